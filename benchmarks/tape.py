@@ -17,7 +17,7 @@ from oomph.blocks.base import Module, Stack
 from oomph.blocks.basic import Embedding, Head, Norm
 from oomph.blocks.mlp import GatedMLP
 from oomph.families import model_from_config
-from oomph.fold import fold, fold_grid
+from oomph.steps import step, grid
 from oomph.job import TrainJob
 from oomph.model import Model
 from oomph.play import train_step

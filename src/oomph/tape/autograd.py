@@ -32,13 +32,16 @@ UNIQUE_GRADIENT, UNIQUE_STORAGE, STOLEN = 3, 2, 2
 class Node:
     """One recorded operation: who made its inputs, what it saved, and what its backward allocates."""
 
-    __slots__ = ("__weakref__", "backward", "context", "edges", "inputs", "name", "outputs", "saved", "sequence")
+    __slots__ = (
+        "__weakref__", "backward", "context", "edges", "inputs", "name", "outputs", "saved", "scope", "sequence",
+    )  # fmt: skip
 
     def __init__(self, name: str, sequence: int, inputs: Sequence[Sym], backward: Backward, outputs: int) -> None:
         self.name = name
         self.sequence = sequence
         self.backward = backward
         self.outputs = outputs
+        self.scope = inputs[0].tape.scope
         self.edges = [_edge(operand) for operand in inputs]
         self.inputs = [(operand.shape, operand.dtype) for operand in inputs]
         self.saved: list[Any] = []
@@ -95,8 +98,12 @@ def save(node: Node | None, *tensors: Sym | None) -> None:
         if tensor is None:
             node.saved.append(None)
         else:
-            hooks = tensor.tape.pack_hooks
-            node.saved.append(hooks[-1](tensor) if hooks else tensor.detach())
+            tape = tensor.tape
+            if tape.pack_hooks:
+                node.saved.append(tape.pack_hooks[-1](tensor))
+            else:
+                tape.recorder.why.setdefault(tensor.storage.ordinal, f"saved for {node.name}")
+                node.saved.append(tensor.detach())
 
 
 def made_by(result: Sym, node: Node | None, output: int = 0) -> Sym:
@@ -124,6 +131,7 @@ def backward(loss: Sym) -> None:
                 continue
             if tape.on_node is not None:
                 tape.on_node(node.sequence)
+            tape.scope = node.scope
             results = _call(node, gradients)
             gradients.reverse()  # a std::vector dies front to back, a list back to front
             del gradients
@@ -146,6 +154,7 @@ def backward(loss: Sym) -> None:
                     rank = -target.sequence if isinstance(target, Node) else -sys.maxsize
                     heapq.heappush(ready, (rank, pushed, target))
         del root
+        tape.scope = ""
 
 
 def _dependencies(root: Node) -> dict[Target, int]:
@@ -238,3 +247,4 @@ def _accumulate_grad(node: AccumulateGrad, buffer: Gradients) -> None:
         leaf.grad = gradient.detach()
     else:
         leaf.grad = new(leaf.tape, leaf.shape, leaf.dtype, leaf.strides, "clone")
+    leaf.tape.recorder.name(leaf.grad.storage.ordinal, leaf.made_for, "gradient")

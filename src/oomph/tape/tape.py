@@ -21,9 +21,10 @@ class Tape:
     trace torch never does; set it to False to equal one.
     """
 
-    def __init__(self, recorder: Recorder | None = None, in_place_sums: bool = True) -> None:
-        self.recorder = Recorder() if recorder is None else recorder
+    def __init__(self, in_place_sums: bool = True) -> None:
+        self.recorder = Recorder()
         self.in_place_sums = in_place_sums
+        self.scope = ""  # the path of the module at work
         self.grad_enabled = True
         self.next_sequence = 0
         self.pack_hooks: list[Pack] = []
@@ -44,7 +45,24 @@ class Tape:
         """Return a leaf that may want a gradient."""
         made = new(self, shape, dtype, op="parameter")
         made.requires_grad = requires_grad
+        self.note(made, "parameter")
         return made
+
+    def note(self, tensor: Sym, why: str) -> None:
+        """Say why a tensor is alive, where it is more than a temporary."""
+        self.recorder.why[tensor.storage.ordinal] = why
+
+    def begin_layer(self, index: int, path: str) -> None:
+        """Begin the forward pass of a decoder layer."""
+        self.recorder.mark(f"layer {index} forward")
+        self.layer_starts.append(self.next_sequence)
+        self.scope = path
+
+    def end_layers(self) -> None:
+        """Begin what follows the last layer."""
+        self.recorder.mark("head forward")
+        self.layers_end = self.next_sequence
+        self.scope = ""
 
     @contextmanager
     def no_grad(self) -> Iterator[None]:
