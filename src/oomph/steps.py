@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
-from oomph.fold import Classes, Unfoldable, folded, segments, unfolded, written
 from oomph.job import TrainJob
 from oomph.model import Model
-from oomph.play import train_step
 from oomph.recipe import Numbers, Recipe, Stretch, Sums, highest, stretches
 from oomph.structure import Job, decoder_stack, is_uniform, structure, symbolic, with_layers
 from oomph.tape.sizes import Sheet, Size, number, yes
@@ -26,9 +24,14 @@ JOBS_AT_ONCE = 8192  # so that a column of numbers stays in a core's cache
 class Step:
     """A step with numbers: ints for one job, arrays for many."""
 
-    recipe: Recipe
+    sums: Sums
     sizes: tuple[Numbers, ...]  # bytes of one tensor of each class, rounded to 512
     extra: Numbers  # how often the repeated layers repeat beyond those played
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that the numbers were put in."""
+        return self.sums.recipe
 
     @cached_property
     def stretches(self) -> list[Stretch]:
@@ -98,11 +101,14 @@ def with_numbers(sums: Sums) -> Step:
     """Return the step for the numbers put in."""
     recipe = sums.recipe
     extra = (sums.number(recipe.layers) - recipe.depth) // recipe.period if recipe.period else 0
-    return Step(recipe, tuple(sums.class_bytes()), extra)
+    return Step(sums, tuple(sums.class_bytes()), extra)
 
 
 def compiled(sheet: Sheet, model: Model, job: Any, layers: Size, in_place_sums: bool = True) -> Recipe:
     """Return the recipe of a step whose sizes are expressions of a sheet; `layers` is its first axis."""
+    from oomph.fold import Classes, Unfoldable, folded, segments, unfolded, written
+    from oomph.play import train_step
+
     path, stack = decoder_stack(model)
     period = job.checkpoint_every if isinstance(job, TrainJob) and job.checkpointing != "none" else 1
     rest = number(layers) % period
