@@ -152,7 +152,7 @@ def ledger(found: Subject, name: str | None, fleet: Fleet | None, side_by_side: 
             assumptions += ("several GPUs: whole layers placed in order, as evenly as can be; engines differ",)
     return Ledger(
         job={"kind": "weigh", "model": found.source.name, "origin": found.source.origin, "format": stored_as},
-        model=_facts(found),
+        model=facts(found),
         items=items,
         device=fleet.to_dict() if fleet else None,
         verdict=verdict,
@@ -280,7 +280,7 @@ def _class_defaults(model: Model) -> tuple[str, ...]:
     return (f"absent from the config, so the class default: {taken}",)
 
 
-def _facts(found: Subject) -> dict[str, Any]:
+def facts(found: Subject) -> dict[str, Any]:
     """Return what the ledger says of the model itself."""
     model, header = found.model, found.source.header
     return {
