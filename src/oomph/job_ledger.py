@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from oomph.errors import UnsupportedError
-from oomph.estimate import Subject, facts
+from oomph.answer import Subject, facts
 from oomph.job import TrainJob, describe
 from oomph.ledger import Figure, Instant, Item, Ledger, Verdict
 from oomph.peak import Alive, alive_at, highest_place
@@ -18,6 +18,7 @@ from oomph.verdict import status
 if TYPE_CHECKING:
     from oomph.devices import Fleet
     from oomph.model import Model
+    from oomph.timeline import Timeline
 
 STAYING = ("parameter", "buffer", "optimizer state")
 # What people call the tensors that are often most of a peak.
@@ -67,6 +68,15 @@ def job_ledger(found: Subject, job: Job, fleet: Fleet | None = None) -> Ledger:
         why=_why(played, instant, alive),
     )
     return ledger
+
+
+def timeline(found: Subject, job: Job, fleet: Fleet | None = None) -> Timeline:
+    """Return memory over the job as a drawing sees it."""
+    from oomph.step_timeline import step_timeline
+
+    kind = "training step" if isinstance(job, TrainJob) else "prefill and decode"
+    title = f"{found.model.name}: {kind}, {job.batch} x {job.seq_len} tokens, {job.precision}"
+    return step_timeline(step(found.model, job), title, fleet.device.capacity_bytes if fleet else None)
 
 
 def _instant(one: Stretch) -> Instant:

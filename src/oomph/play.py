@@ -198,7 +198,8 @@ def _micro_batch(tape: Tape, bound: Bound, forward: Forward, model: Model, job: 
         loss, logits = forward(*arguments)
         outputs = [logits, loss]  # dies from the back, the loss first, as a ModelOutput does
         del arguments, logits
-        recorder.mark("autocast exit")
+        if tape.autocast is not None:
+            recorder.mark("autocast exit")
     if loss is None:
         raise UnsupportedError("Training needs labels.")
     if job.accumulation > 1:

@@ -74,7 +74,12 @@ def _recipe(row: list[object]) -> Recipe:
     """Return a recipe as it was written; raises what a damaged one makes happen."""
     atoms, products, guards, classes, parts, *rest = row
     found = Recipe(
-        atoms, products, guards, tuple(Class(*one) for one in classes), tuple(Part(*one) for one in parts), *rest  # type: ignore[misc, arg-type, attr-defined]
+        atoms,
+        products,
+        guards,
+        tuple(Class(*one) for one in classes),
+        tuple(Part(*one) for one in parts),
+        *rest,  # type: ignore[misc, arg-type, attr-defined]
     )
     axes = sum(how == "axis" for how, _, _ in found.atoms)
     Sums(found, [1] * axes).class_bytes()
