@@ -20,8 +20,6 @@ from oomph.job import TrainJob
 from oomph.model import Model
 from oomph.play import train_step
 from oomph.steps import grid, step
-from oomph.recipe import Sums
-from oomph.tape.sizes import Sheet
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2")
 N_FAST, N_SLOW = 12, 420

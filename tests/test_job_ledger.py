@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import oomph
-from oomph.errors import UnsupportedError, UsageError
 from oomph.answer import Subject, resolve
+from oomph.errors import UnsupportedError, UsageError
 from oomph.header import Source
 from oomph.job import TrainJob
 from oomph.job_ledger import job_ledger, timeline
@@ -40,7 +40,7 @@ def ledger_of(job: TrainJob, layers: int = 32) -> oomph.Ledger:
     ids=["foreach", "fused", "checkpointed", "long"],
 )
 def test_the_peak_has_a_place(job: TrainJob, gib: float, peak: str) -> None:
-    """Where the traced peaks of Llama-3-8B lie: at the optimizer's copy, the loss, or in the last layers of backward."""
+    """Where the traced peaks of Llama-3-8B lie: the optimizer's copy, the loss, or the last layers of backward."""
     ledger = ledger_of(job)
     allocated = ledger.figure("allocated")
     assert allocated is not None

@@ -1,11 +1,11 @@
-"""From a model and a job to a Ledger: what is alive at the peak, the instants of the step, and whether a device holds it."""
+"""From a model and a job to a Ledger: what is alive at the peak, the step's instants, whether a device holds it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from oomph.errors import UnsupportedError
 from oomph.answer import Subject, facts
+from oomph.errors import UnsupportedError
 from oomph.job import TrainJob, describe
 from oomph.ledger import Figure, Instant, Item, Ledger, Verdict
 from oomph.peak import Alive, alive_at, highest_place

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from oomph.errors import UnsupportedError
-from oomph.job import TrainJob
+from oomph.job import InferJob, TrainJob
 from oomph.model import Model
 from oomph.optimizers import Optimizer
 from oomph.optimizers.clip import clip_grad_norm
@@ -86,6 +86,13 @@ def weight_dtype(job: TrainJob) -> str:
 def autocast_dtype(job: TrainJob) -> str | None:
     """Return the dtype autocast works in, None without autocast."""
     return job.precision.removeprefix("amp-") if job.precision.startswith("amp-") else None
+
+
+def play(model: Model, job: TrainJob | InferJob, *, layers: Size | None = None, in_place_sums: bool = True) -> Played:
+    """Play a job, whichever it is."""
+    if isinstance(job, InferJob):
+        raise UnsupportedError("oomph cannot play inference yet.", "Trace the real code instead: oomph trace.")
+    return train_step(model, job, layers=layers, in_place_sums=in_place_sums)
 
 
 def train_step(model: Model, job: TrainJob, *, layers: Size | None = None, in_place_sums: bool = True) -> Played:

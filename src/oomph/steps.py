@@ -107,7 +107,7 @@ def with_numbers(sums: Sums) -> Step:
 def compiled(sheet: Sheet, model: Model, job: Any, layers: Size, in_place_sums: bool = True) -> Recipe:
     """Return the recipe of a step whose sizes are expressions of a sheet; `layers` is its first axis."""
     from oomph.fold import Classes, Unfoldable, folded, segments, unfolded, written
-    from oomph.play import train_step
+    from oomph.play import play
 
     path, stack = decoder_stack(model)
     period = job.checkpoint_every if isinstance(job, TrainJob) and job.checkpointing != "none" else 1
@@ -115,7 +115,7 @@ def compiled(sheet: Sheet, model: Model, job: Any, layers: Size, in_place_sums: 
     depth = PERIODS * period + rest
 
     def played(depth: int) -> Any:
-        recorder = train_step(with_layers(model, depth), job, layers=layers, in_place_sums=in_place_sums).recorder
+        recorder = play(with_layers(model, depth), job, layers=layers, in_place_sums=in_place_sums).recorder
         return segments(recorder, classes)
 
     if is_uniform(stack) and yes(layers > depth + period) and yes(layers % period == rest):
@@ -129,7 +129,7 @@ def compiled(sheet: Sheet, model: Model, job: Any, layers: Size, in_place_sums: 
     yes(layers == depth)
     classes = Classes(path)
     whole = with_layers(model, depth) if is_uniform(stack) else model
-    recorder = train_step(whole, job, layers=layers, in_place_sums=in_place_sums).recorder
+    recorder = play(whole, job, layers=layers, in_place_sums=in_place_sums).recorder
     return written(sheet, classes, unfolded(segments(recorder, classes)), layers, depth, 0)
 
 

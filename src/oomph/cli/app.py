@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -24,7 +24,7 @@ EXAMPLES = """\b
 
 
 # Commands with a module of their own, imported when they are called: weighing a model must not wait for them.
-ELSEWHERE = {"train": "oomph.cli.jobs", "serve": "oomph.cli.jobs"}
+ELSEWHERE = {"serve": "oomph.cli.jobs", "trace": "oomph.cli.trace", "train": "oomph.cli.jobs"}
 
 
 class DefaultCommand(click.Group):
@@ -187,8 +187,8 @@ def gpus(text: Sequence[str], as_json: bool) -> None:
 def rules(model: str, seq: int, batch: int, params: str | None, as_json: bool, offline: bool) -> None:
     """Show the published rules of thumb for MODEL beside the truth, and what each leaves out."""
     from oomph import rules as published
-    from oomph.errors import UnsupportedError
     from oomph.answer import subject
+    from oomph.errors import UnsupportedError
 
     weighed = subject(model, offline=offline)
     if weighed.counted_by != "config":

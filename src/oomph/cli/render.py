@@ -132,6 +132,7 @@ def _kinds(ledger: Ledger) -> list[tuple[str, int]]:
 
 
 def plain_table(*columns: str, right: Sequence[int] = ()) -> Table:
+    """Return a table with a line below its head; `right` are the columns of numbers."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for index, name in enumerate(columns):
         table.add_column(name, justify="right" if index in right else "left", overflow="fold")

@@ -9,13 +9,12 @@ from rich.text import Text
 
 from oomph.cli.render import BAR, FREE, FULL, MAX_BAR, ROOMY, STYLES, Output, plain_table, shape_text
 from oomph.cli.text import printable_ledger
-from oomph.ledger import largest
+from oomph.ledger import TOP, largest
 from oomph.units import count, human
 
 if TYPE_CHECKING:
     from oomph.ledger import Ledger
 
-TOP = 10  # tensors shown unless all are asked for
 TITLES = {
     "weights": "weights",
     "weight_copies": "weights cast by autocast",

@@ -135,7 +135,7 @@ class Expression:
         return not self < other
 
     def __bool__(self) -> bool:
-        return not self == 0
+        return self != 0
 
     __hash__ = object.__hash__
 
