@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from oomph import ops
 from oomph.errors import UnsupportedError
 from oomph.job import TrainJob
 from oomph.model import Model
@@ -20,6 +21,7 @@ from oomph.stream import ROUND
 from oomph.tape import Recorder, Tape
 from oomph.tape.autograd import backward, like
 from oomph.tape.bound import Bound, bind
+from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sizes import Size, ceil_to
 from oomph.tape.sym import Sym
 from oomph.tape.tape import autocast
@@ -98,10 +100,7 @@ def refuse_unplayed(job: TrainJob) -> None:
     odd = {
         "attention": job.attention in ("efficient", "cudnn", "math"),
         "padding": job.padding,
-        "checkpointing": job.checkpointing == "reentrant",
-        "checkpoint_every": job.checkpoint_every != 1,
         "use_cache": job.use_cache,
-        "fp32_outputs": job.fp32_outputs,
     }
     unknown = ", ".join(f"{name}={getattr(job, name)}" for name, found in odd.items() if found)
     if unknown:
@@ -174,9 +173,12 @@ def _micro_batch(tape: Tape, bound: Bound, forward: Forward, model: Model, job: 
     recorder.mark("embedding forward")
     inputs = [tape.empty((job.batch, job.seq_len), "int64", op=name) for name in ("input_ids", "labels")]
     rate = DROPOUT if job.dropout else 0.0
-    arguments: tuple[Any, ...] = (bound, *inputs, job.checkpointing != "none", model.model_type, rate)
+    checkpointing = Checkpointing(job.checkpointing, job.checkpoint_every)
+    arguments: tuple[Any, ...] = (bound, *inputs, checkpointing, model.model_type, rate)
     with autocast(tape, autocast_dtype(job)):
         loss, logits = forward(*arguments)
+        if job.fp32_outputs:
+            logits = ops.cast(logits, "fp32")
         outputs = [logits, loss]  # dies from the back, the loss first, as a ModelOutput does
         del arguments, logits
         recorder.mark("autocast exit")
