@@ -118,7 +118,7 @@ def _word(one: Alive) -> str:
         return WORDS[op]
     if why == "gradient":
         return "gradients"
-    if why == "checkpoint":
+    if why in ("checkpoint", "saved for CheckpointFunction"):
         return "inputs of checkpointed layers"
     if why == "autocast copy":
         return "weights cast by autocast"

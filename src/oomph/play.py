@@ -11,6 +11,7 @@ from functools import cached_property
 from importlib import import_module
 from typing import Any
 
+from oomph import ops
 from oomph.errors import UnsupportedError
 from oomph.job import InferJob, TrainJob
 from oomph.model import Model
@@ -22,6 +23,7 @@ from oomph.structure import decoder_stack
 from oomph.tape import Recorder, Tape
 from oomph.tape.autograd import backward, like
 from oomph.tape.bound import Bound, bind
+from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sizes import Size, ceil_to, number
 from oomph.tape.sym import Sym
 from oomph.tape.tape import autocast
@@ -127,10 +129,7 @@ def refuse_unplayed(job: TrainJob) -> None:
     odd = {
         "attention": job.attention in ("efficient", "cudnn", "math"),
         "padding": job.padding,
-        "checkpointing": job.checkpointing == "reentrant",
-        "checkpoint_every": job.checkpoint_every != 1,
         "use_cache": job.use_cache,
-        "fp32_outputs": job.fp32_outputs,
     }
     unknown = ", ".join(f"{name}={getattr(job, name)}" for name, found in odd.items() if found)
     if unknown:
@@ -200,9 +199,12 @@ def _micro_batch(tape: Tape, bound: Bound, forward: Forward, model: Model, job: 
     for one in inputs:
         tape.note(one, "input")
     rate = DROPOUT if job.dropout else 0.0
-    arguments: tuple[Any, ...] = (bound, *inputs, job.checkpointing != "none", model.model_type, rate)
+    checkpointing = Checkpointing(job.checkpointing, job.checkpoint_every)
+    arguments: tuple[Any, ...] = (bound, *inputs, checkpointing, model.model_type, rate)
     with autocast(tape, autocast_dtype(job)):
         loss, logits = forward(*arguments)
+        if job.fp32_outputs:
+            logits = ops.cast(logits, "fp32")
         outputs = [logits, loss]  # dies from the back, the loss first, as a ModelOutput does
         del arguments, logits
         if tape.autocast is not None:

@@ -45,8 +45,14 @@ def _cast_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradie
     return [like(gradient, dtype) if gradient.dtype != dtype else gradient]
 
 
+def in_fp32(x: Sym) -> Sym:
+    """Return an argument of an operation that autocast runs in fp32 (AT_FORALL_FP32 in ATen/autocast_mode.h)."""
+    return x if x.tape.autocast is None else cast(x, "fp32")
+
+
 def power(x: Sym) -> Sym:
-    """Return x.pow(2). Saves x; backward makes pow, scaled copy and product."""
+    """Return x.pow(2), in fp32 under autocast. Saves x; backward makes pow, scaled copy and product."""
+    x = in_fp32(x)
     node = record("Pow", (x,), _power_backward)
     save(node, x)
     return made_by(result("pow", x.shape, x.dtype, x), node)

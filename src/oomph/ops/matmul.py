@@ -43,7 +43,13 @@ def _mm_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradient
 
 
 def addmm(bias: Sym, x: Sym, weight: Sym) -> Sym:
-    """Return bias + x @ weight. The bias gradient is the incoming one, summed when it is handed on."""
+    """Return bias + x @ weight; autocast casts its arguments, the last one first.
+
+    The bias gradient is the incoming one, summed when it is handed on.
+    """
+    weight = autocast_argument(weight, cached=True)
+    x = autocast_argument(x)
+    bias = autocast_argument(bias, cached=True)
     node = record("Addmm", (bias, x, weight), _addmm_backward)
     if node is not None:
         node.context = _is_column_major(weight)

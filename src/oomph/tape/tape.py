@@ -67,7 +67,18 @@ class Tape:
     @contextmanager
     def no_grad(self) -> Iterator[None]:
         """Record nothing for a backward pass inside."""
-        before, self.grad_enabled = self.grad_enabled, False
+        with self._grad_mode(False):
+            yield
+
+    @contextmanager
+    def enable_grad(self) -> Iterator[None]:
+        """Record operations for a backward pass inside, also within another one."""
+        with self._grad_mode(True):
+            yield
+
+    @contextmanager
+    def _grad_mode(self, enabled: bool) -> Iterator[None]:
+        before, self.grad_enabled = self.grad_enabled, enabled
         try:
             yield
         finally:
