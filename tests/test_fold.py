@@ -45,10 +45,12 @@ def random_case(seed: int) -> tuple[Model, TrainJob, bool]:
     job = TrainJob(
         batch=rng.choice([1, 2, 3]),
         seq_len=rng.choice([1, 8, 37, 100]),
-        precision=rng.choice(["bf16"] if family == "gpt2" else ["bf16", "amp-bf16", *["fp32"] * (kernel == "eager")]),
+        precision=rng.choice(["bf16", "amp-bf16", *["fp32"] * (kernel == "eager")]),
         attention=kernel,
         dropout=rng.random() < 0.5,
-        checkpointing=rng.choice(["none", "non-reentrant"]),
+        checkpointing=rng.choice(["none", "non-reentrant", "reentrant"]),
+        checkpoint_every=rng.choice([1, 1, 2, 3]),
+        fp32_outputs=rng.random() < 0.3,
         hold_logits=rng.random() < 0.5,
         accumulation=rng.choice([1, 1, 2]),
         clip_gradients=rng.random() < 0.5,
@@ -65,7 +67,8 @@ def check(seed: int) -> None:
     folded = step(model, job, in_place_sums=in_place_sums)
     full = train_step(model, job, in_place_sums=in_place_sums)
     found = (folded.peak, folded.resident, folded.forward_end, folded.end)
-    assert folded.folded, f"seed {seed} did not fold: {job}"
+    period = job.checkpoint_every if job.checkpointing != "none" else 1
+    assert folded.folded or model.num_layers <= 4 * period + 2, f"seed {seed} did not fold: {job}"
     expected = (full.peak, full.resident, full.live[full.forward_end], full.live[-1])
     assert found == expected, f"seed {seed}: {job}"
 

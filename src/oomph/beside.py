@@ -67,9 +67,9 @@ def beside(job: Job, played: Played | None, trace: Trace, refused: str = "") -> 
     """Return both sides; `played` must have been played with `in_place_sums=False`, as a trace sums."""
     theirs = list(_instants(trace.stream, _begin(trace.stream)))
     kept: list[tuple[str, int | None, int]] = [
-        ("parameters", played and played.kept("parameter"), trace.parameter_bytes),
-        ("buffers", played and played.kept("buffer"), trace.buffer_bytes),
-        ("optimizer states", played and played.kept("optimizer state"), trace.optimizer_bytes),
+        ("parameters", _kept(played, "parameter"), trace.parameter_bytes),
+        ("buffers", _kept(played, "buffer"), trace.buffer_bytes),
+        ("optimizer states", _kept(played, "optimizer state"), trace.optimizer_bytes),
     ]
     if played is None:
         return Beside(trace, tuple(Row(name, None, each) for name, each in theirs), tuple(kept), None, refused)
@@ -81,6 +81,10 @@ def beside(job: Job, played: Played | None, trace: Trace, refused: str = "") -> 
         steps(stream, played.start, unordered), steps(trace.stream, _begin(trace.stream), unordered)
     )
     return Beside(trace, tuple(_matched(ours, theirs)), tuple(kept), parting)
+
+
+def _kept(played: Played | None, why: str) -> int | None:
+    return None if played is None else played.kept(why)
 
 
 def _begin(stream: Stream) -> int:

@@ -33,8 +33,13 @@ def render(both: Beside, ledger: Ledger, explain: bool) -> None:
     out.print(_instants(both, explain))
     tensors = plain_table("alive at the trace's peak", "shape", "bytes", *["traced"] * (out.width >= ROOMY), right=(2,))
     for item in largest(ledger.items, TOP):
-        row = [Text(item.name), Text(f"{shape_text(item)} {item.dtype}"), human(item.n_bytes)]
-        tensors.add_row(*row, *[item.evidence.removeprefix("traced: ")] * (out.width >= ROOMY))
+        shape = Text(f"{shape_text(item)} {item.dtype}")
+        tensors.add_row(
+            Text(item.name),
+            shape,
+            human(item.n_bytes),
+            *[item.evidence.removeprefix("traced: ")] * (out.width >= ROOMY),
+        )
     out.print(tensors)
     for text in both.trace.warnings:
         out.print(Text(f"! {printable(text)}", style="yellow"))
