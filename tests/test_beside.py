@@ -48,7 +48,7 @@ def test_a_difference_has_an_event_and_an_operation() -> None:
     raw = models.LLAMA
     job = TrainJob(2, 37, optimizer="none")
     traced = trace(raw, TrainJob(2, 37, optimizer="none", hold_logits=False))
-    both = beside(job, train_step(model_from_config(raw), job, in_place_sums=False), traced)
+    both = beside(job, train_step(model_from_config(raw), job, on="trace"), traced)
     assert both.equal is False
     assert both.parting is not None
     assert "frees" in str(both.parting)

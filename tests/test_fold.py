@@ -20,13 +20,14 @@ from oomph.job import TrainJob
 from oomph.model import Model
 from oomph.play import train_step
 from oomph.steps import grid, step
+from oomph.tape.tape import Place
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2")
 N_FAST, N_SLOW = 12, 420
 
 
-def random_case(seed: int) -> tuple[Model, TrainJob, bool]:
-    """Return a small model of 5 to 40 layers, a job, and how gradients are summed."""
+def random_case(seed: int) -> tuple[Model, TrainJob, Place]:
+    """Return a small model of 5 to 40 layers, a job, and whose events are played."""
     rng = random.Random(seed)
     family, heads = rng.choice(FAMILIES), rng.choice([2, 4, 6, 10])
     kernel = "flash" if family == "gpt2" else rng.choice(["flash", "eager"])
@@ -59,13 +60,13 @@ def random_case(seed: int) -> tuple[Model, TrainJob, bool]:
         steady=rng.random() < 0.5,
         set_to_none=rng.random() < 0.5,
     )
-    return model_from_config(raw), job, rng.random() < 0.5
+    return model_from_config(raw), job, rng.choice(["gpu", "cpu", "trace"])
 
 
 def check(seed: int) -> None:
-    model, job, in_place_sums = random_case(seed)
-    folded = step(model, job, in_place_sums=in_place_sums)
-    full = train_step(model, job, in_place_sums=in_place_sums)
+    model, job, on = random_case(seed)
+    folded = step(model, job, on=on)
+    full = train_step(model, job, on=on)
     found = (folded.peak, folded.resident, folded.forward_end, folded.end)
     period = job.checkpoint_every if job.checkpointing != "none" else 1
     assert folded.folded or model.num_layers <= 4 * period + 2, f"seed {seed} did not fold: {job}"

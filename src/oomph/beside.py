@@ -64,7 +64,7 @@ class Beside:
 
 
 def beside(job: Job, played: Played | None, trace: Trace, refused: str = "") -> Beside:
-    """Return both sides; `played` must have been played with `in_place_sums=False`, as a trace sums."""
+    """Return both sides; `played` must have been played with `on="trace"`, as a trace sums."""
     theirs = list(_instants(trace.stream, _begin(trace.stream)))
     kept: list[tuple[str, int | None, int]] = [
         ("parameters", _kept(played, "parameter"), trace.parameter_bytes),

@@ -26,7 +26,7 @@ from oomph.tape.bound import Bound, bind
 from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sizes import Size, ceil_to, number
 from oomph.tape.sym import Sym
-from oomph.tape.tape import autocast
+from oomph.tape.tape import Place, autocast
 
 DROPOUT = 0.1  # any rate but 0 allocates the same
 Forward = Callable[..., "tuple[Sym | None, Sym]"]
@@ -90,22 +90,22 @@ def autocast_dtype(job: TrainJob) -> str | None:
     return job.precision.removeprefix("amp-") if job.precision.startswith("amp-") else None
 
 
-def play(model: Model, job: TrainJob | InferJob, *, layers: Size | None = None, in_place_sums: bool = True) -> Played:
+def play(model: Model, job: TrainJob | InferJob, *, layers: Size | None = None, on: Place = "gpu") -> Played:
     """Play a job, whichever it is."""
     if isinstance(job, InferJob):
         raise UnsupportedError("oomph cannot play inference yet.", "Trace the real code instead: oomph trace.")
-    return train_step(model, job, layers=layers, in_place_sums=in_place_sums)
+    return train_step(model, job, layers=layers, on=on)
 
 
-def train_step(model: Model, job: TrainJob, *, layers: Size | None = None, in_place_sums: bool = True) -> Played:
+def train_step(model: Model, job: TrainJob, *, layers: Size | None = None, on: Place = "gpu") -> Played:
     """Play one training step: micro-batches, clipping, optimizer, zero_grad.
 
     `layers` is how many layers the model is meant to have where it stands for a deeper one (see fold.py).
-    `in_place_sums=False` equals a trace, which never adds gradients in place (see Tape).
+    `on` says whose events are played (see tape.Place).
     """
     program = program_of(model)
     refuse_unplayed(job)
-    tape = Tape(in_place_sums)
+    tape = Tape(on)
     recorder = tape.recorder
     tape.kernel = job.attention
     with tape.playing():

@@ -28,10 +28,11 @@ def step_timeline(step: Step, title: str, capacity_bytes: int | None = None) -> 
 
 
 def _instant(name: str, repeats: int, repetition: int) -> str:
-    """Return the name of one repetition: "layers 2 to 31 forward" is "layer 2 forward" and so on."""
+    """Return the name of one repetition: the first of "layers 2 to 31 forward", 30 times, is "layer 2 forward"."""
     span = SPAN.fullmatch(name)
     if span is None:
         return name
     first, last = int(span[1]), int(span[2])
-    step = ((last - first) // abs(last - first)) * ((abs(last - first) + 1) // repeats)
-    return f"layer {first + step * repetition} {span[3]}"
+    sign, period = (1, (last - first + 1) // repeats) if last > first else (-1, (first - last + 1) // repeats)
+    first += sign * period * repetition
+    return f"layer {first} {span[3]}" if period == 1 else f"layers {first} to {first + sign * (period - 1)} {span[3]}"

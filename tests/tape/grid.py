@@ -74,7 +74,7 @@ def grid(count: int = JOBS, seed: int = 20261122) -> Iterator[tuple[dict[str, An
 
 def played(raw: dict[str, Any], job: TrainJob) -> tuple[Played, list[Step]]:
     """The tape's step as a trace would see it, with its comparable events."""
-    found = train_step(model_from_config(raw), job, in_place_sums=False)
+    found = train_step(model_from_config(raw), job, on="trace")
     stream = found.recorder.stream()
     stream.events = stream.events[: found.end]  # what dies after the step is not the job's
     return found, steps(stream, found.start, job.precision.startswith("amp-"))

@@ -28,10 +28,7 @@ GPT2: dict[str, Any] = {
 
 def saved_per_layer(raw: dict[str, Any], job: TrainJob) -> int:
     """Bytes one more layer keeps from its forward to its backward pass."""
-    ends = [
-        train_step(model_from_config({**raw, "num_hidden_layers": layers}), job, in_place_sums=False)
-        for layers in (2, 3)
-    ]
+    ends = [train_step(model_from_config({**raw, "num_hidden_layers": layers}), job, on="trace") for layers in (2, 3)]
     kept = [one.live[one.forward_end] - one.resident for one in ends]
     return kept[1] - kept[0]
 
@@ -92,7 +89,7 @@ def test_tied_autocast_gradients_are_added_in_place_in_a_real_run() -> None:
     }
     job = TrainJob(1, 8, precision="amp-bf16", optimizer="none")
     model = model_from_config(raw)
-    real, traced = train_step(model, job), train_step(model, job, in_place_sums=False)
+    real, traced = train_step(model, job), train_step(model, job, on="trace")
     table = 4 * raw["vocab_size"] * raw["hidden_size"]
     incoming = 4 * 8 * raw["hidden_size"]  # the embedding's incoming gradient, gone by the time of the sum
     assert traced.peak - real.peak == table - incoming

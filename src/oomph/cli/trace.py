@@ -67,7 +67,7 @@ def _played(found: Subject, job: Job) -> tuple[Played | None, str]:
     from oomph.play import play
 
     try:
-        return play(found.model, job, in_place_sums=False), ""
+        return play(found.model, job, on="trace"), ""
     except UnsupportedError as error:
         return None, error.problem
 

@@ -256,7 +256,7 @@ def _add(tape: Tape, buffer: Gradients, index: int, gradient: Sym) -> None:
         buffer[index] = gradient
         return
     if (
-        tape.in_place_sums
+        tape.on != "trace"
         and not old.is_view
         and sys.getrefcount(old) <= UNIQUE_GRADIENT
         and sys.getrefcount(old.storage) <= UNIQUE_STORAGE
