@@ -1,4 +1,4 @@
-"""Which group a tensor of a played training step belongs to: by the operation that made it, and by how long it lives."""
+"""The group of a tensor in a played training step: by the operation that made it, and by how long it lives."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def step_groups(stream: Stream) -> Callable[[int, Label | None], str]:
             return "weights"
         if label.op in STATES:
             return "optimizer"
-        if label.instant.endswith("backward") and ordinal in left_behind or label.op == "zeros_like":
+        if (label.instant.endswith("backward") and ordinal in left_behind) or label.op == "zeros_like":
             return "gradients"
         return OTHERWISE.get(label.instant, "activations")
 

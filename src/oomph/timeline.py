@@ -161,14 +161,14 @@ def aligned(timelines: Sequence[Timeline]) -> tuple[tuple[float, ...], ...]:
 
 def _anchors(base: Timeline, line: Timeline) -> Iterator[tuple[int, float]]:
     """Yield (index in line, x) of the borders of every instant that both have, rising in both."""
-    places = {key: instant for key, instant in _numbered(base)}
-    shared = [(places[key], own) for key, own in _numbered(line) if key[0] and key in places]
+    places = dict(numbered(base))
+    shared = [(places[key], own) for key, own in numbered(line) if key[0] and key in places]
     for there, own in _rising(shared):
         yield own.first, there.first / len(base.points)
         yield own.end, there.end / len(base.points)
 
 
-def _numbered(line: Timeline) -> Iterator[tuple[tuple[str, int], Instant]]:
+def numbered(line: Timeline) -> Iterator[tuple[tuple[str, int], Instant]]:
     """Yield each instant under its name and how often the name came before: with accumulation they repeat."""
     seen: dict[str, int] = {}
     for instant in line.instants():

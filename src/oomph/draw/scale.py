@@ -13,6 +13,9 @@ from oomph.units import GIB, KIB, MIB
 
 STEPS = (1, 2, 5, 10)
 TENTH = 10
+ROWS = 4  # of labels below the axis
+GAP = 4.0  # between a line and its words, in pixels
+MOST_FLAGS = 12
 TICKS = 6  # at most so many above zero
 _NUMBER = re.compile(r"\d+")
 
@@ -74,35 +77,55 @@ def _label(first: str, last: str) -> str:
 
 
 class Label(NamedTuple):
-    """A label below the axis: where it points, its middle, its row from 0."""
+    """A label below the axis: the place it names, the middle of its words, its row. In row 0 it needs no line."""
 
     text: str
     x: float
     middle: float
     row: int
+    wide: float
 
 
-def labels(
-    wanted: Iterable[tuple[str, float, float]], size: float, frame: tuple[float, float], rows: int
-) -> list[Label]:
-    """Return the labels of stretches (text, from, to) that fit below an axis from frame[0] to frame[1], the first first.
+def labels(stretches: Iterable[tuple[str, float, float]], size: float, left: float, right: float) -> list[Label]:
+    """Return labels for the stretches (text, from, to) of an axis that reaches from left to right.
 
-    A label wider than its stretch goes a row down, with a line up to the axis, to whichever side there is room.
+    One that fits below its stretch stands there. The others hang on lines like flags, in rows below, so that no line
+    crosses words; where there is no room for all, the narrowest stretches go without.
     """
-    placed: list[Label] = []
-    for text, low, high in wanted:
-        wide, x = text_width(text, size), (low + high) / 2
-        tries = [Label(text, x, x, 0)] if wide <= high - low else []
-        middles = [min(max(x + shift, frame[0] + wide / 2), frame[1] - wide / 2) for shift in (0, -wide / 2, wide / 2)]
-        tries += [Label(text, x, middle, row) for row in range(1, rows) for middle in middles]
-        free = next((label for label in tries if not any(_touch(label, other, size) for other in placed)), None)
-        placed += [free] if free else []
+    placed, narrow = [], []
+    for text, low, high in stretches:
+        label = Label(text, (low + high) / 2, (low + high) / 2, 0, text_width(text, size))
+        if label.wide <= high - low:
+            placed.append(label)
+        else:
+            narrow.append((high - low, label))
+    hung = [label for _, label in sorted(narrow, key=lambda one: -one[0])][:MOST_FLAGS]
+    inward = [label for label in hung if label.x + label.wide + size <= right]
+    outward = [label for label in hung if label not in inward and label.x - label.wide - size >= left]
+    for flags, side in ((inward, 1), (outward, -1)):
+        while (more := _hang(placed, flags, side, size)) is None:
+            flags.pop()
+        placed += more
     return placed
 
 
+def _hang(placed: list[Label], flags: list[Label], side: int, size: float) -> list[Label] | None:
+    """Return places for all flags, None if there is no room: those whose words lie under others' lines go lower."""
+    hung: list[Label] = []
+    for flag in sorted(flags, key=lambda one: -side * one.x):
+        middle = flag.x + side * (flag.wide / 2 + GAP)
+        tries = (flag._replace(middle=middle, row=row) for row in range(1, ROWS))
+        free = next((one for one in tries if not any(_touch(one, other, size) for other in placed + hung)), None)
+        if free is None:
+            return None
+        hung.append(free)
+    return hung
+
+
 def _touch(one: Label, other: Label, size: float) -> bool:
-    """Tell whether two labels, or the line of one and the words of the other, would touch."""
-    if one.row == other.row:
-        return abs(one.middle - other.middle) < (text_width(one.text, size) + text_width(other.text, size) + size) / 2
+    """Tell whether the words of two labels, or the line of one and the words of the other, would touch."""
     upper, lower = sorted((one, other), key=lambda label: label.row)
-    return abs(lower.x - upper.middle) < text_width(upper.text, size) / 2 + 2
+    if upper.row == lower.row:
+        words = abs(upper.middle - lower.middle) < (upper.wide + lower.wide + size) / 2
+        return words or any(abs(a.x - b.middle) < b.wide / 2 for a, b in ((one, other), (other, one)) if a.row)
+    return abs(lower.x - upper.middle) < upper.wide / 2 + GAP / 2

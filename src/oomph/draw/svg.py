@@ -11,7 +11,7 @@ from itertools import accumulate
 
 from oomph.draw.colours import colours
 from oomph.draw.markup import Markup, element, joined, number, text_width
-from oomph.draw.scale import Span, labels, spans, ticks, unit
+from oomph.draw.scale import ROWS, Span, labels, spans, ticks, unit
 from oomph.timeline import Timeline, aligned
 from oomph.units import human
 
@@ -91,9 +91,7 @@ class Drawing:
     frame: Frame
 
 
-def draw_svg(
-    timelines: Sequence[Timeline], width: float = 960, height: float = 540, label_rows: int = 4, name: str = "oomph"
-) -> Drawing:
+def draw_svg(timelines: Sequence[Timeline], width: float = 960, height: float = 540, name: str = "oomph") -> Drawing:
     """Return the first timeline as areas, further ones as lines over it. Names must be clean and points few.
 
     `name` sets the ids apart where a page holds two drawings.
@@ -106,7 +104,7 @@ def draw_svg(
     legend, legend_rows = _legend(timelines, width)
     left = PAD + max(text_width(text, FONT) for _, text in scale) + TICK * 2
     top = PAD + LINE * (LEGEND + 0.7 + legend_rows)
-    frame = Frame(width, height, left, width - PAD, top, height - PAD - LINE * label_rows, most_bytes)
+    frame = Frame(width, height, left, width - PAD, top, height - PAD - LINE * ROWS, most_bytes)
     runs = spans(first)
     body = joined(
         element("rect", class_="page", width=width, height=height),
@@ -115,7 +113,7 @@ def draw_svg(
         *_heights(frame, scale),
         *_zone(frame, shown),
         element("g", *_areas(frame, first, edges[0]), class_="areas"),
-        *_instants(frame, first, runs, edges[0], label_rows),
+        *_instants(frame, first, runs, edges[0]),
         *_limit(frame, first, edges[0], shown),
         *_outlines(frame, timelines, edges),
         *_peak(frame, first, edges[0]),
@@ -143,7 +141,7 @@ def describe(timelines: Sequence[Timeline], runs: Sequence[Span]) -> str:
     parts = ", ".join(f"{name} {human(n_bytes)}" for name, n_bytes in zip(first.groups, at_peak.groups, strict=True))
     sentences = [
         f"Memory over one job ({first.source}). Peak {human(first.peak_bytes)}{_at(at_peak.instant)}: {parts}.",
-        *(f"{_source(first, other)}: peak {human(other.peak_bytes)}." for other in others),
+        *(f"{source_name(first, other)}: peak {human(other.peak_bytes)}." for other in others),
     ]
     if (capacity := _capacity(timelines)) is not None:
         sentences.append(f"The device has {human(capacity)}.")
@@ -163,7 +161,7 @@ def _highest(timelines: Sequence[Timeline]) -> int:
     return max(1, *(one.peak_bytes for one in timelines))
 
 
-def _source(first: Timeline, other: Timeline) -> str:
+def source_name(first: Timeline, other: Timeline) -> str:
     """Return what tells another timeline from the first: its source, with its title where that differs, too."""
     return other.source if other.title == first.title else f"{other.source}, {other.title}"
 
@@ -195,7 +193,9 @@ def _legend(timelines: Sequence[Timeline], width: float) -> tuple[Markup, int]:
     first, *others = timelines
     at_peak = first.points[first.peak].groups
     entries = [(f"{name} {human(n_bytes)}", "") for name, n_bytes in zip(first.groups, at_peak, strict=True)]
-    entries += [(f"{_source(first, other)} {human(other.peak_bytes)}", f"dash{i}") for i, other in enumerate(others)]
+    entries += [
+        (f"{source_name(first, other)} {human(other.peak_bytes)}", f"dash{i}") for i, other in enumerate(others)
+    ]
     fills = colours(first.groups)
     said = "at the peak:"
     pieces = [element("text", said, class_="soft", x=PAD, y=PAD + LINE * LEGEND)]
@@ -242,7 +242,8 @@ def _areas(frame: Frame, timeline: Timeline, edges: Sequence[float]) -> Iterator
 
 def _steps(frame: Frame, heights: Sequence[int], edges: Sequence[float]) -> Markup:
     """Return the path along heights that stay until the next point. Its x never falls."""
-    path, before = [], ""
+    path: list[str] = []
+    before = ""
     for n_bytes, edge in zip(heights, edges, strict=False):
         y = number(frame.y(n_bytes))
         if y != before:
@@ -252,22 +253,21 @@ def _steps(frame: Frame, heights: Sequence[int], edges: Sequence[float]) -> Mark
     return Markup("".join([*path, f"H{number(frame.x(edges[len(heights)]))}"]))
 
 
-def _instants(
-    frame: Frame, timeline: Timeline, runs: Sequence[Span], edges: Sequence[float], label_rows: int
-) -> Iterator[Markup]:
+def _instants(frame: Frame, timeline: Timeline, runs: Sequence[Span], edges: Sequence[float]) -> Iterator[Markup]:
     """The axis below: a short tick for every instant, a long one and a label for every span."""
     ground = number(frame.bottom)
     short = "".join(f"M{number(frame.x(edges[one.first]))} {ground}v{number(TICK)}" for one in timeline.instants())
     long = "".join(f"M{number(frame.x(edges[run.first]))} {ground}v{number(LONG_TICK)}" for run in runs)
     yield element("path", class_="axis", d=Markup(f"M{number(frame.left)} {ground}H{number(frame.right)}{short}{long}"))
-    widest = sorted((run for run in runs if run.label), key=lambda run: edges[run.first] - edges[run.end])
-    wanted = [(run.label, frame.x(edges[run.first]), frame.x(edges[run.end])) for run in widest]
-    for label in labels(wanted, FONT, (frame.left, frame.right), label_rows):
+    named = [(run.label, frame.x(edges[run.first]), frame.x(edges[run.end])) for run in runs if run.label]
+    for label in labels(named, FONT, frame.left, frame.right):
         y = frame.bottom + LONG_TICK + FONT + LINE * label.row
-        if label.row:
-            line = f"M{number(label.x)} {number(frame.bottom + TICK)}V{number(y - FONT)}"
+        side = 0 if not label.row else 1 if label.middle > label.x else -1
+        if side:
+            line = f"M{number(label.x)} {number(frame.bottom + TICK)}V{number(y)}"
             yield element("path", class_="grid", d=Markup(line))
-        yield element("text", label.text, class_="soft", text_anchor="middle", x=label.middle, y=y)
+        anchor = ("middle", "start", "end")[side]
+        yield element("text", label.text, class_="soft", text_anchor=anchor, x=label.x + side * TICK, y=y)
 
 
 def _zone(frame: Frame, capacity: int | None) -> Iterator[Markup]:
