@@ -35,7 +35,7 @@ class Point:
     """A height of memory.
 
     `instant` is the moment's name ("" where none is known), `groups` the bytes alive by group, `top` the largest
-    tensors alive in words.
+    tensors made in the job, in words, equal ones together.
     """
 
     instant: str
@@ -131,7 +131,7 @@ def from_stream(
 ) -> Timeline:
     """Return the timeline of a stream's events from `start` to `stop`, thinned as `thinned` does.
 
-    `group` says which group an allocation belongs to, by its ordinal and label. Bytes are rounded to 512 B each, as
+    A point names the largest tensors made since the start; what lay there before is seen in its groups. `group` says which group an allocation belongs to, by its ordinal and label. Bytes are rounded to 512 B each, as
     `Stream.live` counts them. An instant begins at the height the one before it left; one without events is left out,
     unless it is the last.
     """
@@ -145,7 +145,8 @@ def from_stream(
     of = {ordinal: group(ordinal, stream.labels.get(ordinal)) for ordinal, n_bytes in stream.events if n_bytes > 0}
     found = dict.fromkeys(of.values()) or {STACKED[0]: None}
     groups = (*(name for name in STACKED if name in found), *(name for name in found if name not in STACKED))
-    points = tuple(_points(stream, [moments[index] for index in kept], of, groups))
+    made = {ordinal for ordinal, n_bytes in stream.events[start:stop] if n_bytes > 0}
+    points = tuple(_points(stream, [moments[index] for index in kept], of, groups, made))
     return Timeline(title, source, groups, points, capacity_bytes)
 
 
@@ -235,9 +236,9 @@ def _highest(totals: Sequence[int], first: int, end: int) -> int:
 
 
 def _points(
-    stream: Stream, moments: list[tuple[int, str]], of: dict[int, str], groups: tuple[str, ...]
+    stream: Stream, moments: list[tuple[int, str]], of: dict[int, str], groups: tuple[str, ...], made: set[int]
 ) -> Iterator[Point]:
-    """Yield a point for each (position, instant), positions rising."""
+    """Yield a point for each (position, instant), positions rising; tensors in `made` are named."""
     place = {name: index for index, name in enumerate(groups)}
     alive = [0] * len(groups)
     kinds: dict[tuple[str, tuple[int, ...], str], list[int]] = {}  # equal tensors: how many, bytes
@@ -246,7 +247,7 @@ def _points(
         for ordinal, n_bytes in stream.events[done:position]:
             sign = 1 if n_bytes > 0 else -1
             alive[place[of[ordinal]]] += sign * rounded(abs(n_bytes))
-            if label := stream.labels.get(ordinal):
+            if ordinal in made and (label := stream.labels.get(ordinal)):
                 kind = kinds.setdefault((label.op, label.shape, label.dtype), [0, 0])
                 kind[0] += sign
                 kind[1] += n_bytes

@@ -1,7 +1,7 @@
 """A timeline as a page: one file that needs no network, with what is alive at the pointer and a table of the same.
 
-Two drawings of the same data, for wide and narrow windows; style chooses. Nothing may be loaded and only the page's own
-script may run: its hash stands in the content security policy.
+Three drawings of the same data, so that words stay readable in windows of any width. Nothing may be loaded and only the
+page's own script may run: its hash stands in the content security policy.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from importlib.resources import files
 from typing import Any
 
 from oomph.draw.colours import colours
-from oomph.draw.markup import Markup, element, joined
+from oomph.draw.markup import Markup, element
 from oomph.draw.scale import spans
 from oomph.draw.svg import STYLE, Frame, draw_svg, source_name
 from oomph.timeline import Instant, Timeline, aligned, numbered
 from oomph.units import human
 
-NARROW = (360, 520)  # pixels; text in it is as large as the page's
+DRAWINGS = {"narrow": (360, 540), "middle": (680, 500), "wide": (1080, 560)}  # pixels; page.css says which is shown
 EDGE_DIGITS = 5  # of an edge's place between 0 and 1
 HINT = "Point, touch or use the arrow keys: what is alive there. Page up and down: instants. p: the peak."
 
@@ -28,8 +28,7 @@ HINT = "Point, touch or use the arrow keys: what is alive there. Page up and dow
 def draw_html(timelines: Sequence[Timeline]) -> str:
     """Return the page. Names must be clean and points few."""
     first = timelines[0]
-    wide = draw_svg(timelines, name="wide")
-    narrow = draw_svg(timelines, *NARROW, name="narrow")
+    drawings = {name: draw_svg(timelines, *size, name=name) for name, size in DRAWINGS.items()}
     fills = "".join(f".fill{index}{{background:{fill}}}\n" for index, fill in enumerate(colours(first.groups)))
     style, script = _resource("page.css") + fills, _resource("page.js")
     pointer = element(
@@ -45,8 +44,7 @@ def draw_html(timelines: Sequence[Timeline]) -> str:
     )
     chart = element(
         "div",
-        element("div", wide.markup, id="wide"),
-        element("div", narrow.markup, id="narrow"),
+        *(element("div", drawing.markup, class_=f"drawing {name}") for name, drawing in drawings.items()),
         element("div", id="cursor", hidden="hidden"),
         pointer,
         id="chart",
@@ -59,7 +57,12 @@ def draw_html(timelines: Sequence[Timeline]) -> str:
             element("p", HINT, class_="hint"),
             *_tables(timelines),
         ),
-        element("script", _data(timelines, (wide.frame, narrow.frame)), type="application/json", id="data"),
+        element(
+            "script",
+            _data(timelines, [drawing.frame for drawing in drawings.values()]),
+            type="application/json",
+            id="data",
+        ),
         element("script", Markup(script)),
     )
     head = element(

@@ -5,8 +5,9 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const pointer = document.getElementById("pointer");
 const cursor = document.getElementById("cursor");
 const readout = document.getElementById("readout");
+const drawings = [...document.querySelectorAll(".drawing")];
 const [first, ...others] = data.timelines;
-const NARROW = matchMedia("(max-width: 640px)");
+const NARROW = matchMedia("(max-width: 520px)");
 const UNITS = [[2 ** 30, "GiB"], [2 ** 20, "MiB"], [2 ** 10, "KiB"]];
 let shown = first.peak;
 
@@ -63,7 +64,7 @@ function show(index) {
 }
 
 function place(x) {
-  const frame = data.frames[NARROW.matches ? 1 : 0];
+  const frame = data.frames[drawings.findIndex((one) => one.offsetWidth)];
   const at = frame.left + (frame.right - frame.left) * x;
   cursor.style.left = 100 * at + "%";
   cursor.style.top = 100 * frame.top + "%";
@@ -90,7 +91,7 @@ function neighbour(step) {
 }
 
 function follow(event) {
-  const frame = data.frames[NARROW.matches ? 1 : 0];
+  const frame = data.frames[drawings.findIndex((one) => one.offsetWidth)];
   const box = pointer.getBoundingClientRect();
   const x = ((event.clientX - box.left) / box.width - frame.left) / (frame.right - frame.left);
   show(pointAt(first.edges, x));

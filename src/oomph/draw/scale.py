@@ -100,9 +100,10 @@ def labels(stretches: Iterable[tuple[str, float, float]], size: float, left: flo
         else:
             narrow.append((high - low, label))
     hung = [label for _, label in sorted(narrow, key=lambda one: -one[0])][:MOST_FLAGS]
-    inward = [label for label in hung if label.x + label.wide + size <= right]
-    outward = [label for label in hung if label not in inward and label.x - label.wide - size >= left]
-    for flags, side in ((inward, 1), (outward, -1)):
+    hung = [label for label in hung if label.wide + GAP <= max(label.x - left, right - label.x)]
+    early = [label for label in hung if label.x - left <= right - label.x]
+    late = [label for label in hung if label not in early]
+    for flags, side in ((early, 1), (late, -1)):  # they fly inward
         while (more := _hang(placed, flags, side, size)) is None:
             flags.pop()
         placed += more

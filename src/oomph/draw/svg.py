@@ -19,7 +19,7 @@ FONT, HEAD = 12.0, 16.0  # as in STYLE
 LINE = 18.0  # from one line of text to the next
 PAD = 16.0
 BOLD = 1.1  # how much wider bold text is
-TITLE, SUBTITLE, LEGEND = 0.7, 1.8, 3.0  # baselines of the first lines, in lines
+BASE, GAP = 0.7, 0.25  # a baseline in its line, a gap below the heading, in lines
 CHIP = 10.0  # a legend's square
 TICK, LONG_TICK = 4.0, 8.0
 FITS_SCALE = 3  # a capacity further above the peak than this would flatten the drawing: it is told in words only
@@ -101,14 +101,16 @@ def draw_svg(timelines: Sequence[Timeline], width: float = 960, height: float = 
     shown = capacity if capacity is not None and capacity <= FITS_SCALE * _highest(timelines) else None
     most_bytes = int(HEADROOM * max(_highest(timelines), shown or 0))
     scale = ticks(most_bytes)
-    legend, legend_rows = _legend(timelines, width)
+    heading, lines = _heading(first, capacity, width)
+    under = PAD + LINE * (lines + BASE + GAP)
+    legend, rows = _legend(timelines, width, under)
     left = PAD + max(text_width(text, FONT) for _, text in scale) + TICK * 2
-    top = PAD + LINE * (LEGEND + 0.7 + legend_rows)
+    top = under + LINE * (rows + BASE)
     frame = Frame(width, height, left, width - PAD, top, height - PAD - LINE * ROWS, most_bytes)
     runs = spans(first)
     body = joined(
         element("rect", class_="page", width=width, height=height),
-        *_heading(first, capacity, width),
+        heading,
         legend,
         *_heights(frame, scale),
         *_zone(frame, shown),
@@ -166,17 +168,29 @@ def source_name(first: Timeline, other: Timeline) -> str:
     return other.source if other.title == first.title else f"{other.source}, {other.title}"
 
 
-def _heading(first: Timeline, capacity: int | None, width: float) -> Iterator[Markup]:
-    yield element(
-        "text", _fitting(first.title, width - 2 * PAD, HEAD * BOLD), class_="title", x=PAD, y=PAD + LINE * TITLE
-    )
+def _heading(first: Timeline, capacity: int | None, width: float) -> tuple[Markup, int]:
+    """Return the title and what is said of the peak, and the number of lines they take."""
     words = f"{first.source} · peak {human(first.peak_bytes)}"
     if capacity is not None:
         over = first.peak_bytes - capacity
-        side = f"{human(abs(over))} {'over' if over > 0 else 'below'}"
-        words += f" · {side} the device's {human(capacity)}"
+        words += f" · {human(abs(over))} {'over' if over > 0 else 'below'} the device's {human(capacity)}"
     style = "warn" if capacity is not None and first.peak_bytes > capacity else "soft"
-    yield element("text", _fitting(words, width - 2 * PAD, FONT), class_=style, x=PAD, y=PAD + LINE * SUBTITLE)
+    title = _wrapped(first.title, width - 2 * PAD, HEAD * BOLD)
+    lines = [("title", line) for line in title] + [(style, line) for line in _wrapped(words, width - 2 * PAD, FONT)]
+    pieces = [
+        element("text", line, class_=name, x=PAD, y=PAD + LINE * (index + BASE))
+        for index, (name, line) in enumerate(lines)
+    ]
+    return joined(*pieces), len(lines)
+
+
+def _wrapped(text: str, width: float, size: float) -> list[str]:
+    """Return text in at most two lines of a width, cut where it is longer."""
+    first = text
+    while text_width(first, size) > width and " " in first:
+        first = first.rpartition(" ")[0]
+    rest = text.removeprefix(first).strip()
+    return [_fitting(line, width, size) for line in (first, rest) if line]
 
 
 def _fitting(text: str, width: float, size: float) -> str:
@@ -188,7 +202,7 @@ def _fitting(text: str, width: float, size: float) -> str:
     return text + "…"
 
 
-def _legend(timelines: Sequence[Timeline], width: float) -> tuple[Markup, int]:
+def _legend(timelines: Sequence[Timeline], width: float, top: float) -> tuple[Markup, int]:
     """Return the legend with each group's bytes at the peak, and its number of rows."""
     first, *others = timelines
     at_peak = first.points[first.peak].groups
@@ -198,7 +212,7 @@ def _legend(timelines: Sequence[Timeline], width: float) -> tuple[Markup, int]:
     ]
     fills = colours(first.groups)
     said = "at the peak:"
-    pieces = [element("text", said, class_="soft", x=PAD, y=PAD + LINE * LEGEND)]
+    pieces = [element("text", said, class_="soft", x=PAD, y=top)]
     x, row = PAD + text_width(said, FONT), 0
     for index, (words, dash) in enumerate(entries):
         text = _fitting(words, width - 2 * PAD - 2 * LINE, FONT)
@@ -206,7 +220,7 @@ def _legend(timelines: Sequence[Timeline], width: float) -> tuple[Markup, int]:
         wide = sample + text_width(text, FONT)
         if x > PAD and x + wide > width - PAD:
             x, row = PAD, row + 1
-        y = PAD + LINE * (LEGEND + row)
+        y = top + LINE * row
         if dash:
             line = Markup(f"M{number(x)} {number(y - CHIP / 2)}h{number(sample - 6)}")
             pieces.append(element("path", class_=f"line {dash}", d=line))
