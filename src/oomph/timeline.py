@@ -131,9 +131,9 @@ def from_stream(
 ) -> Timeline:
     """Return the timeline of a stream's events from `start` to `stop`, thinned as `thinned` does.
 
-    A point names the largest tensors made since the start; what lay there before is seen in its groups. `group` says which group an allocation belongs to, by its ordinal and label. Bytes are rounded to 512 B each, as
+    `group` says which group an allocation belongs to, by its ordinal and label. Bytes are rounded to 512 B each, as
     `Stream.live` counts them. An instant begins at the height the one before it left; one without events is left out,
-    unless it is the last.
+    unless it is the last. A point names the largest tensors made since the start.
     """
     spans = _spans(stream, start, len(stream.events) if stop is None else stop)
     live = [0, *stream.live()]

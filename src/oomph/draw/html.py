@@ -16,7 +16,9 @@ from typing import Any
 from oomph.draw.colours import colours
 from oomph.draw.markup import Markup, element
 from oomph.draw.scale import spans
-from oomph.draw.svg import STYLE, Frame, draw_svg, source_name
+from oomph.draw.style import STYLE
+from oomph.draw.svg import Frame, draw_svg
+from oomph.draw.words import source_name
 from oomph.timeline import Instant, Timeline, aligned, numbered
 from oomph.units import human
 

@@ -95,12 +95,12 @@ def labels(stretches: Iterable[tuple[str, float, float]], size: float, left: flo
     placed, narrow = [], []
     for text, low, high in stretches:
         label = Label(text, (low + high) / 2, (low + high) / 2, 0, text_width(text, size))
-        if label.wide <= high - low:
+        if label.wide + 2 * GAP <= high - low:
             placed.append(label)
         else:
             narrow.append((high - low, label))
     hung = [label for _, label in sorted(narrow, key=lambda one: -one[0])][:MOST_FLAGS]
-    hung = [label for label in hung if label.wide + GAP <= max(label.x - left, right - label.x)]
+    hung = [one for one in hung if one.wide + GAP <= max(one.x - left, right - one.x)]
     early = [label for label in hung if label.x - left <= right - label.x]
     late = [label for label in hung if label not in early]
     for flags, side in ((early, 1), (late, -1)):  # they fly inward

@@ -12,54 +12,15 @@ from itertools import accumulate
 from oomph.draw.colours import colours
 from oomph.draw.markup import Markup, element, joined, number, text_width
 from oomph.draw.scale import ROWS, Span, labels, spans, ticks, unit
+from oomph.draw.style import FONT, STYLE
+from oomph.draw.words import BASE, BOLD, GAP, LINE, PAD, at_instant, capacity_of, describe, heading, legend
 from oomph.timeline import Timeline, aligned
 from oomph.units import human
 
-FONT, HEAD = 12.0, 16.0  # as in STYLE
-LINE = 18.0  # from one line of text to the next
-PAD = 16.0
-BOLD = 1.1  # how much wider bold text is
-BASE, GAP = 0.7, 0.25  # a baseline in its line, a gap below the heading, in lines
-CHIP = 10.0  # a legend's square
 TICK, LONG_TICK = 4.0, 8.0
 FITS_SCALE = 3  # a capacity further above the peak than this would flatten the drawing: it is told in words only
+FLEETING = ("activations", "temporaries")  # groups that come and go within an instant
 HEADROOM = 1.06  # the axis ends a little above the highest point and the capacity
-DESCRIBED = 12  # spans in the text for screen readers
-
-STYLE = """\
-.oomph{font:12px system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,"DejaVu Sans",sans-serif;fill:#1f2328}
-.oomph .page{fill:#fff}
-.oomph .title{font-size:16px;font-weight:600}
-.oomph .soft{fill:#59636e}
-.oomph .grid{stroke:#d1d9e0;fill:none}
-.oomph .axis{stroke:#818b98;fill:none}
-.oomph .areas{stroke:#fff;stroke-width:.6;stroke-linejoin:round}
-.oomph .over{fill:#d1242f;fill-opacity:.14}
-.oomph .capacity{stroke:#d1242f;stroke-width:1.5;fill:none}
-.oomph .warn{fill:#b3121f}
-.oomph .strong{font-weight:600}
-.oomph .halo{stroke:#fff;stroke-width:3.5;stroke-opacity:.75;fill:none}
-.oomph .line{stroke:#1f2328;stroke-width:1.6;fill:none}
-.oomph .pin{stroke:#1f2328;fill:none}
-.oomph .dot{fill:#1f2328;stroke:#fff;stroke-width:1.5}
-.oomph .dash0{stroke-dasharray:7 4}
-.oomph .dash1{stroke-dasharray:1.6 3.2}
-.oomph .dash2{stroke-dasharray:9 3 2 3}
-@media (prefers-color-scheme:dark){
-.oomph{fill:#f0f6fc}
-.oomph .page{fill:#0d1117}
-.oomph .soft{fill:#9198a1}
-.oomph .grid{stroke:#2f353d}
-.oomph .axis{stroke:#656c76}
-.oomph .areas{stroke:#0d1117}
-.oomph .over{fill:#f85149;fill-opacity:.22}
-.oomph .capacity{stroke:#f85149}
-.oomph .warn{fill:#ff7b72}
-.oomph .halo{stroke:#0d1117}
-.oomph .line,.oomph .pin{stroke:#f0f6fc}
-.oomph .dot{fill:#f0f6fc;stroke:#0d1117}
-}
-"""
 
 
 @dataclass(frozen=True)
@@ -97,21 +58,21 @@ def draw_svg(timelines: Sequence[Timeline], width: float = 960, height: float = 
     `name` sets the ids apart where a page holds two drawings.
     """
     first, edges = timelines[0], aligned(timelines)
-    capacity = _capacity(timelines)
+    capacity = capacity_of(timelines)
     shown = capacity if capacity is not None and capacity <= FITS_SCALE * _highest(timelines) else None
     most_bytes = int(HEADROOM * max(_highest(timelines), shown or 0))
     scale = ticks(most_bytes)
-    heading, lines = _heading(first, capacity, width)
+    head, lines = heading(first, capacity, width)
     under = PAD + LINE * (lines + BASE + GAP)
-    legend, rows = _legend(timelines, width, under)
+    key, rows = legend(timelines, width, under)
     left = PAD + max(text_width(text, FONT) for _, text in scale) + TICK * 2
     top = under + LINE * (rows + BASE)
     frame = Frame(width, height, left, width - PAD, top, height - PAD - LINE * ROWS, most_bytes)
     runs = spans(first)
     body = joined(
         element("rect", class_="page", width=width, height=height),
-        heading,
-        legend,
+        head,
+        key,
         *_heights(frame, scale),
         *_zone(frame, shown),
         element("g", *_areas(frame, first, edges[0]), class_="areas"),
@@ -136,99 +97,8 @@ def draw_svg(timelines: Sequence[Timeline], width: float = 960, height: float = 
     return Drawing(markup, frame)
 
 
-def describe(timelines: Sequence[Timeline], runs: Sequence[Span]) -> str:
-    """Return the drawing in words."""
-    first, *others = timelines
-    at_peak = first.points[first.peak]
-    parts = ", ".join(f"{name} {human(n_bytes)}" for name, n_bytes in zip(first.groups, at_peak.groups, strict=True))
-    sentences = [
-        f"Memory over one job ({first.source}). Peak {human(first.peak_bytes)}{_at(at_peak.instant)}: {parts}.",
-        *(f"{source_name(first, other)}: peak {human(other.peak_bytes)}." for other in others),
-    ]
-    if (capacity := _capacity(timelines)) is not None:
-        sentences.append(f"The device has {human(capacity)}.")
-    highest = [f"{run.label} {human(first.totals[run.peak])}" for run in runs if run.label][:DESCRIBED]
-    return " ".join([*sentences, *(["Highest by instant: " + ", ".join(highest) + "."] if highest else [])])
-
-
-def _at(instant: str) -> str:
-    return f" at {instant}" if instant else ""
-
-
-def _capacity(timelines: Sequence[Timeline]) -> int | None:
-    return next((one.capacity_bytes for one in timelines if one.capacity_bytes is not None), None)
-
-
 def _highest(timelines: Sequence[Timeline]) -> int:
     return max(1, *(one.peak_bytes for one in timelines))
-
-
-def source_name(first: Timeline, other: Timeline) -> str:
-    """Return what tells another timeline from the first: its source, with its title where that differs, too."""
-    return other.source if other.title == first.title else f"{other.source}, {other.title}"
-
-
-def _heading(first: Timeline, capacity: int | None, width: float) -> tuple[Markup, int]:
-    """Return the title and what is said of the peak, and the number of lines they take."""
-    words = f"{first.source} · peak {human(first.peak_bytes)}"
-    if capacity is not None:
-        over = first.peak_bytes - capacity
-        words += f" · {human(abs(over))} {'over' if over > 0 else 'below'} the device's {human(capacity)}"
-    style = "warn" if capacity is not None and first.peak_bytes > capacity else "soft"
-    title = _wrapped(first.title, width - 2 * PAD, HEAD * BOLD)
-    lines = [("title", line) for line in title] + [(style, line) for line in _wrapped(words, width - 2 * PAD, FONT)]
-    pieces = [
-        element("text", line, class_=name, x=PAD, y=PAD + LINE * (index + BASE))
-        for index, (name, line) in enumerate(lines)
-    ]
-    return joined(*pieces), len(lines)
-
-
-def _wrapped(text: str, width: float, size: float) -> list[str]:
-    """Return text in at most two lines of a width, cut where it is longer."""
-    first = text
-    while text_width(first, size) > width and " " in first:
-        first = first.rpartition(" ")[0]
-    rest = text.removeprefix(first).strip()
-    return [_fitting(line, width, size) for line in (first, rest) if line]
-
-
-def _fitting(text: str, width: float, size: float) -> str:
-    """Return text cut to a width."""
-    if text_width(text, size) <= width:
-        return text
-    while text and text_width(text + "…", size) > width:
-        text = text[:-1]
-    return text + "…"
-
-
-def _legend(timelines: Sequence[Timeline], width: float, top: float) -> tuple[Markup, int]:
-    """Return the legend with each group's bytes at the peak, and its number of rows."""
-    first, *others = timelines
-    at_peak = first.points[first.peak].groups
-    entries = [(f"{name} {human(n_bytes)}", "") for name, n_bytes in zip(first.groups, at_peak, strict=True)]
-    entries += [
-        (f"{source_name(first, other)} {human(other.peak_bytes)}", f"dash{i}") for i, other in enumerate(others)
-    ]
-    fills = colours(first.groups)
-    said = "at the peak:"
-    pieces = [element("text", said, class_="soft", x=PAD, y=top)]
-    x, row = PAD + text_width(said, FONT), 0
-    for index, (words, dash) in enumerate(entries):
-        text = _fitting(words, width - 2 * PAD - 2 * LINE, FONT)
-        sample = 2 * LINE if dash else LINE
-        wide = sample + text_width(text, FONT)
-        if x > PAD and x + wide > width - PAD:
-            x, row = PAD, row + 1
-        y = top + LINE * row
-        if dash:
-            line = Markup(f"M{number(x)} {number(y - CHIP / 2)}h{number(sample - 6)}")
-            pieces.append(element("path", class_=f"line {dash}", d=line))
-        else:
-            pieces.append(element("rect", x=x, y=y - CHIP, width=CHIP, height=CHIP, rx=2, fill=fills[index]))
-        pieces.append(element("text", text, x=x + sample, y=y))
-        x += wide + LINE
-    return joined(*pieces), row + 1
 
 
 def _heights(frame: Frame, scale: Sequence[tuple[int, str]]) -> Iterator[Markup]:
@@ -249,8 +119,8 @@ def _areas(frame: Frame, timeline: Timeline, edges: Sequence[float]) -> Iterator
         steps = _steps(frame, [heights[index] for heights in tops], edges)
         ground = Markup(f"{steps}V{number(frame.bottom)}H{number(frame.x(edges[0]))}Z")
         fill = colours(timeline.groups)[index]
-        # The outline of the highest is its own colour, so that a peak of one event stays visible.
-        own = {"stroke": fill} if index == len(timeline.groups) - 1 else {}
+        # An outline of its own colour keeps a peak of one event visible.
+        own = {"stroke": fill} if timeline.groups[index] in FLEETING else {}
         yield element("path", d=ground, fill=fill, **own)
 
 
@@ -298,7 +168,7 @@ def _limit(frame: Frame, first: Timeline, edges: Sequence[float], capacity: int 
     y = frame.y(capacity)
     yield element("path", class_="capacity", d=Markup(f"M{number(frame.left)} {number(y)}H{number(frame.right)}"))
     early = edges[first.peak] < 1 / 2
-    words = element(
+    yield element(
         "text",
         f"device {human(capacity)}",
         class_="warn",
@@ -306,7 +176,6 @@ def _limit(frame: Frame, first: Timeline, edges: Sequence[float], capacity: int 
         y=y - TICK,
         text_anchor="end" if early else "start",
     )
-    yield words
 
 
 def _outlines(frame: Frame, timelines: Sequence[Timeline], edges: Sequence[Sequence[float]]) -> Iterator[Markup]:
@@ -320,7 +189,7 @@ def _outlines(frame: Frame, timelines: Sequence[Timeline], edges: Sequence[Seque
 def _peak(frame: Frame, first: Timeline, edges: Sequence[float]) -> Iterator[Markup]:
     """A pin in the highest point, its bytes and instant in the strip above the plot."""
     x, y = frame.x((edges[first.peak] + edges[first.peak + 1]) / 2), frame.y(first.peak_bytes)
-    text = f"peak {human(first.peak_bytes)}{_at(first.points[first.peak].instant)}"
+    text = f"peak {human(first.peak_bytes)}{at_instant(first.points[first.peak].instant)}"
     half = BOLD * text_width(text, FONT) / 2
     middle = min(max(x, PAD + half), frame.right - half)
     yield element("path", class_="pin", d=Markup(f"M{number(x)} {number(frame.top - TICK * 2)}V{number(y)}"))
