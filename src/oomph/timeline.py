@@ -154,10 +154,11 @@ def aligned(timelines: Sequence[Timeline]) -> tuple[tuple[float, ...], ...]:
     """Return the edges of each timeline's points on a common axis from 0 to 1: point i reaches from x[i] to x[i + 1].
 
     The first is laid out evenly. The others take their places from the instants they have in common with it, in
-    order; in between, and where nothing is in common, they are laid out proportionally.
+    order; in between, and where nothing is in common, they are laid out proportionally. One that begins or ends with
+    an instant from the middle of the first covers only that part of the axis.
     """
     base = timelines[0]
-    return tuple(_edges(line, [(0, 0.0), *_anchors(base, line), (len(line.points), 1.0)]) for line in timelines)
+    return tuple(_edges(line, list(_anchors(base, line))) for line in timelines)
 
 
 def _anchors(base: Timeline, line: Timeline) -> Iterator[tuple[int, float]]:
@@ -198,6 +199,10 @@ def _rising(pairs: list[tuple[Instant, Instant]]) -> list[tuple[Instant, Instant
 
 def _edges(line: Timeline, anchors: list[tuple[int, float]]) -> tuple[float, ...]:
     """Return an x for each edge of the line's points, by straight lines between the anchors."""
+    if not anchors or anchors[0][0] > 0:
+        anchors = [(0, 0.0), *anchors]
+    if anchors[-1][0] < len(line.points):
+        anchors = [*anchors, (len(line.points), 1.0)]
     indices = [index for index, _ in anchors]
     edges = []
     for edge in range(len(line.points) + 1):
