@@ -208,7 +208,8 @@ def _edges(line: Timeline, anchors: list[tuple[int, float]]) -> tuple[float, ...
     for edge in range(len(line.points) + 1):
         right = min(bisect_right(indices, edge), len(anchors) - 1)
         (low, x_low), (high, x_high) = anchors[right - 1], anchors[right]
-        edges.append(x_low + (x_high - x_low) * (edge - low) / (high - low) if high > low else x_high)
+        inside = x_low + (x_high - x_low) * (edge - low) / (high - low) if high > low else x_high
+        edges.append(min(inside, x_high))  # floats may overshoot
     return tuple(edges)
 
 
