@@ -9,13 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oomph.errors import UsageError
-from oomph.families import model_from_config
-from oomph.job import TrainJob
-from oomph.play import train_step
-from oomph.step_groups import step_end, step_groups
 from oomph.stream import Event, Label, Stream
 from oomph.timeline import Point, Timeline, aligned, from_stream, thinned
-from tests.configs import LLAMA_3_8B
 
 NAMES = st.sampled_from(["", "forward", "layer 0", "layer 1", "loss", "step"])
 POINTS = st.lists(st.builds(Point, NAMES, st.tuples(st.integers(0, 50), st.integers(0, 50))), min_size=1, max_size=80)
@@ -131,27 +126,6 @@ def test_an_empty_stream_is_a_timeline_of_nothing() -> None:
     """One point of zero bytes."""
     made = from_stream(Stream(), lambda *_: "all", title="t", source="measured")
     assert made.totals == (0,)
-
-
-@pytest.mark.parametrize(("accumulation", "clip"), [(1, False), (2, True)])
-def test_a_played_step_is_told_apart(accumulation: int, clip: bool) -> None:
-    """Weights and states are those the tape says, gradients are as large as the parameters they belong to."""
-    model = model_from_config({**LLAMA_3_8B, "num_hidden_layers": 2})
-    played = train_step(model, TrainJob(1, 64, accumulation=accumulation, clip_gradients=clip), events=True)
-    stream = played.recorder.stream
-    assert stream is not None
-    made = from_stream(
-        stream, step_groups(stream), title="t", source="estimate", start=played.start, stop=step_end(stream)
-    )
-    assert made.peak_bytes == played.peak
-    at = {name: index for index, name in enumerate(made.groups)}
-    columns = list(zip(*(point.groups for point in made.points), strict=True))
-    assert set(columns[at["weights"]]) == {played.parameters}
-    assert set(columns[at["optimizer"]]) == {played.states}
-    assert set(columns[at["buffers"]]) == {played.buffers}
-    assert max(columns[at["gradients"]]) == played.parameters
-    assert made.totals[-1] == played.end
-    assert {one.name for one in made.instants() if one.name == "optimizer step"}
 
 
 @given(st.lists(TIMELINES, min_size=1, max_size=3))
