@@ -51,16 +51,18 @@ def seen() -> list[dict[str, Any]]:
     return rows
 
 
-def main() -> None:
+def main(check: bool) -> int:
+    """Write the file, or with `check` say whether it is what the facts give; return the exit status."""
     constants = json.loads(JSON.read_text(encoding="utf-8"))
     constants["cuda_context"]["seen"] = seen()
     text = json.dumps(constants, indent=2, ensure_ascii=False) + "\n"
-    if "--check" in sys.argv:
-        if text != JSON.read_text(encoding="utf-8"):
-            raise SystemExit(f"{JSON.name} is not what the facts give: run python scripts/make_constants.py.")
-        return
-    JSON.write_text(text, encoding="utf-8")
+    if not check:
+        JSON.write_text(text, encoding="utf-8")
+    elif text != JSON.read_text(encoding="utf-8"):
+        print(f"{JSON.name} is not what the facts give: run python scripts/make_constants.py.")
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main("--check" in sys.argv[1:]))
