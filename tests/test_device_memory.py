@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oomph.allocator import Config, replay
@@ -199,6 +199,7 @@ def streams(draw: st.DrawFn) -> Stream:
     return Stream(events, labels=labels)
 
 
+@settings(max_examples=100, deadline=None)
 @given(streams(), st.sampled_from([None, RTX_4090, H100, find("rtx-5080"), find("mi300x")]), st.integers(1, 2))
 def test_what_always_holds(job: Stream, device, processes: int) -> None:
     """Tensors <= allocated <= reserved <= device, points <= bounds, items explain the device's figure to the byte."""
@@ -209,9 +210,10 @@ def test_what_always_holds(job: Stream, device, processes: int) -> None:
     assert job.peak_bytes + sum(item.n_bytes for item in found.items) == found.device.n_bytes
     assert job.peak_bytes + sum(item.safe_bytes for item in found.items) >= found.device.safe_bytes
     assert all(item.group in GROUPS and item.source in SOURCES and item.evidence for item in found.items)
-    assert all(item.n_bytes <= item.safe_bytes for item in found.items)
+    assert all(0 <= item.n_bytes <= item.safe_bytes for item in found.items)
 
 
+@settings(max_examples=100, deadline=None)
 @given(streams(), st.sampled_from([None, RTX_4090, H100]))
 def test_what_is_reserved_at_most_fits(job: Stream, device) -> None:
     """A device as large as the upper bound runs the job; one that cannot hold the tensors does not."""
