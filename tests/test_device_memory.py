@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from oomph.allocator import Config, replay
 from oomph.constants import rule
-from oomph.device_memory import Figures, figures, first_products, fits, followed, with_workspaces
+from oomph.device_memory import Figures, figures, first_products, fits, followed, one_more, with_workspaces
 from oomph.devices import find
 from oomph.families import model_from_config
 from oomph.job import TrainJob
@@ -42,6 +42,7 @@ TRAINING = stream(
     (2, -8 * MIB, "", ""),
     (1, -8 * MIB, "", ""),
 )
+HOLES = Stream([Event(0, 30 * MIB), Event(0, -30 * MIB), Event(1, 40 * MIB)])
 
 
 # --- cuBLAS's workspaces
@@ -104,7 +105,7 @@ def test_the_chain_by_hand() -> None:
     of 20 MiB: 8 + 8.125 MiB leave too little for the next 8, and 8 + 8.125 MiB fill the second one as well."""
     found = figures(TRAINING, RTX_4090)
     assert found.allocated.n_bytes == found.allocated.safe_bytes == 144 * MIB + 2 * CUBLAS
-    assert found.reserved.n_bytes == found.reserved.safe_bytes == (2 * 64 + 2 * 20) * MIB
+    assert found.reserved.n_bytes == (2 * 64 + 2 * 20) * MIB
     assert found.device.n_bytes == 168 * MIB + CONTEXT_4090
 
 
@@ -135,9 +136,17 @@ def test_several_processes_hold_nccl() -> None:
 
 def test_expandable_segments_on_request() -> None:
     """The allocator's settings are obeyed: what is freed in between is used again."""
-    holes = Stream([Event(0, 30 * MIB), Event(0, -30 * MIB), Event(1, 40 * MIB)])
-    assert figures(holes, H100).reserved.n_bytes == 70 * MIB
-    assert figures(holes, H100, Config(expandable_segments=True)).reserved.n_bytes == 40 * MIB
+    assert figures(HOLES, H100).reserved.n_bytes == 70 * MIB
+    assert figures(HOLES, H100, Config(expandable_segments=True)).reserved.n_bytes == 40 * MIB
+
+
+def test_one_more_of_the_largest_request() -> None:
+    """The upper bound of reserved: a request after the first free may miss the cache, in a segment of its own size."""
+    assert figures(HOLES, H100).reserved.safe_bytes == (70 + 40) * MIB
+    assert figures(HOLES, H100, Config(expandable_segments=True)).reserved.safe_bytes == 40 * MIB
+    assert figures(Stream(HOLES.events[:1]), H100).reserved.safe_bytes == 30 * MIB
+    assert one_more(Stream([Event(0, 9 * MIB), Event(0, -9 * MIB), Event(1, 3 * MIB)]), Config()) == 20 * MIB
+    assert one_more(Stream(), Config()) == 0
 
 
 # --- later steps
@@ -163,8 +172,6 @@ def test_following_keeps_names() -> None:
 
 
 # --- what fits
-
-HOLES = Stream([Event(0, 30 * MIB), Event(0, -30 * MIB), Event(1, 40 * MIB)])
 
 
 @pytest.mark.parametrize(("room_mib", "runs", "retries"), [(70, True, 0), (69, True, 1), (40, True, 1), (39, False, 1)])
