@@ -10,9 +10,9 @@ import oomph
 from oomph.devices import find
 from oomph.draw import write
 from oomph.job import TrainJob
-from oomph.play import train_step
-from oomph.step_groups import step_end, step_groups
-from oomph.timeline import Timeline, from_stream
+from oomph.step_timeline import step_timeline
+from oomph.steps import step
+from oomph.timeline import Timeline
 
 TARGET = Path(__file__).parents[1] / "docs" / "timeline.svg"
 JOB = TrainJob(batch=1, seq_len=2048)
@@ -20,18 +20,8 @@ JOB = TrainJob(batch=1, seq_len=2048)
 
 def example() -> Timeline:
     """A step of Llama-3-8B with torch's usual AdamW: its peak is the copy that the optimizer's step makes."""
-    played = train_step(oomph.load("llama-3-8b"), JOB, events=True)
-    stream = played.recorder.stream
-    assert stream is not None
-    return from_stream(
-        stream,
-        step_groups(stream),
-        title=f"llama-3-8b: training step, batch {JOB.batch} x {JOB.seq_len}",
-        source="estimate",
-        start=played.start,
-        stop=step_end(stream),
-        capacity_bytes=find("h100").program_bytes,
-    )
+    title = f"llama-3-8b: training step, batch {JOB.batch} x {JOB.seq_len}"
+    return step_timeline(step(oomph.load("llama-3-8b"), JOB), title, find("h100").program_bytes)
 
 
 def main() -> None:

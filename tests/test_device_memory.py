@@ -92,8 +92,8 @@ def test_a_published_peak() -> None:
     """The peak of the same run, 72,434,837,504 bytes, is the tape's optimizer step with workspaces; the batch and some
     scalars, together under half a MiB, are on top because that trainer keeps them."""
     job = TrainJob(4, 4096, checkpointing="non-reentrant", hold_logits=False, clip_gradients=True)
-    played = train_step(model_from_config(MISTRAL_7B), job, events=True)
-    found = figures(played.recorder.stream, find("a100-80gb-sxm"))
+    played = train_step(model_from_config(MISTRAL_7B), job)
+    found = figures(played.recorder.stream(), find("a100-80gb-sxm"))
     assert 0 <= 72_434_837_504 - found.allocated.n_bytes < MIB // 2
 
 

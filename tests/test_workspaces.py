@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
-from oomph.tape.many import Jobs
-from oomph.tape.sizes import values
+from oomph.tape.sizes import Sheet, number
 from oomph.workspaces import (
     OUTPUTS,
     Buffer,
@@ -125,14 +123,12 @@ def test_peak_counts_rounded_blocks_alive_together() -> None:
     ],
     ids=["flash", "efficient", "efficient fp32", "efficient staged", "embedding"],
 )
-def test_many_jobs_at_once(rule) -> None:
-    """Played for several jobs together a rule gives what it gives for each."""
-    batches, lengths = np.array([4, 5, 6]), np.array([1000, 2048, 4100])
-    jobs = Jobs()
-    together = rule(jobs.axis(batches), jobs.axis(lengths))
-    for at, (batch, length) in enumerate(zip(batches.tolist(), lengths.tolist(), strict=True)):
-        alone = rule(batch, length)
-        assert [type(step) for step in together] == [type(step) for step in alone]
-        for one, step in zip(alone, together, strict=True):
+def test_sizes_may_be_expressions(rule) -> None:
+    """Played on expressions a rule gives what it gives for numbers."""
+    for batch, length in ((4, 1000), (5, 2048), (6, 4100)):
+        sheet = Sheet()
+        lifted, alone = rule(sheet.axis(batch), sheet.axis(length)), rule(batch, length)
+        assert [type(step) for step in lifted] == [type(step) for step in alone]
+        for one, step in zip(alone, lifted, strict=True):
             if isinstance(one, Buffer):
-                assert np.broadcast_to(values(step.n_bytes), 3)[at] == one.n_bytes, one.name
+                assert number(step.n_bytes) == one.n_bytes, one.name

@@ -21,8 +21,8 @@ from oomph.units import human
 SOURCES = ("estimate", "trace", "measured")
 # From the bottom up: what lies there for good, then what comes and goes.
 STACKED = (
-    "weights", "adapters", "master_weights", "optimizer", "buffers", "runtime", "kv_cache", "state", "gradients",
-    "activations", "temporaries",
+    "weights", "adapters", "master_weights", "optimizer", "buffers", "runtime", "kv_cache", "state", "weight_copies",
+    "gradients", "activations", "temporaries",
 )  # fmt: skip
 MOST_POINTS = 1200  # a little more than a drawing has pixels across
 LARGEST = 3  # tensors named at a point

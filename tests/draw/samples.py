@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
+from oomph import steps
 from oomph.families import model_from_config
 from oomph.job import TrainJob
-from oomph.play import train_step
-from oomph.step_groups import step_end, step_groups
-from oomph.timeline import Point, Timeline, from_stream
+from oomph.step_timeline import step_timeline
+from oomph.timeline import Point, Timeline
 from oomph.units import GIB
 from tests.configs import LLAMA_3_8B
 
@@ -21,13 +22,8 @@ HOSTILE = (
 def step(layers: int = 32, source: str = "estimate") -> Timeline:
     """A training step; a trace differs from an estimate in how gradients are summed."""
     model = model_from_config({**LLAMA_3_8B, "num_hidden_layers": layers})
-    played = train_step(model, TrainJob(1, 2048), events=True, in_place_sums=source == "estimate")
-    stream = played.recorder.stream
-    assert stream is not None
-    return from_stream(
-        stream, step_groups(stream), title="llama-3-8b: training step, batch 1 x 2048", source=source,
-        start=played.start, stop=step_end(stream), capacity_bytes=79 * GIB,
-    )  # fmt: skip
+    played = steps.step(model, TrainJob(1, 2048), on="gpu" if source == "estimate" else "trace")
+    return replace(step_timeline(played, "llama-3-8b: training step, batch 1 x 2048", 79 * GIB), source=source)
 
 
 def hostile() -> Timeline:

@@ -1,15 +1,13 @@
-"""Groups of a step's tensors, held against the figures that tape and trace keep themselves."""
+"""Groups of a traced step's tensors, held against the figures that the trace keeps itself."""
 
 from __future__ import annotations
 
 import pytest
 
-from oomph.families import model_from_config
 from oomph.job import TrainJob
-from oomph.play import train_step
-from oomph.step_groups import step_end, step_groups, step_start
 from oomph.stream import Stream
 from oomph.timeline import from_stream
+from oomph.trace_groups import trace_groups, trace_start
 from tests.configs import LLAMA_3_8B
 
 RAW = {**LLAMA_3_8B, "num_hidden_layers": 2, "hidden_size": 512, "intermediate_size": 1024, "vocab_size": 1000}
@@ -26,27 +24,8 @@ JOBS = {
 
 def heights(stream: Stream, start: int) -> dict[str, list[int]]:
     """Bytes of each group over the step; none of it left out."""
-    made = from_stream(
-        stream, step_groups(stream), title="t", source="trace", start=start, stop=step_end(stream), most=10**6
-    )
+    made = from_stream(stream, trace_groups(stream), title="t", source="trace", start=start, most=10**6)
     return dict(zip(made.groups, map(list, zip(*(point.groups for point in made.points), strict=True)), strict=True))
-
-
-@pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
-def test_a_played_step_is_told_apart(job: TrainJob) -> None:
-    """Weights, buffers and states are those the tape says; gradients grow as large as the parameters they belong to."""
-    played = train_step(model_from_config(RAW), job, events=True)
-    stream = played.recorder.stream
-    assert stream is not None
-    assert step_start(stream) == played.start
-    found = heights(stream, played.start)
-    assert set(found["weights"]) == {played.parameters}
-    assert set(found["buffers"]) == {played.buffers}
-    assert max(found.get("optimizer", [0])) == found.get("optimizer", [0])[-1] == played.states
-    assert max(found["gradients"]) == played.parameters
-    assert found["gradients"][-1] == (0 if job.set_to_none else played.parameters)
-    assert found["activations"][-1] == found.get("temporaries", [0])[-1] == 0
-    assert max(map(sum, zip(*found.values(), strict=True))) == played.peak
 
 
 @pytest.mark.slow
@@ -55,7 +34,7 @@ def test_a_traced_step_is_told_apart(job: TrainJob) -> None:
     """The same groups under the trace's own names: bytes as the real module and optimizer hold them."""
     trace = pytest.importorskip("oomph.referee.trace")
     traced = trace.run(RAW, job)
-    found = heights(traced.stream, step_start(traced.stream))
+    found = heights(traced.stream, trace_start(traced.stream))
     assert set(found["weights"]) == {traced.parameter_bytes}
     assert set(found["buffers"]) == {traced.buffer_bytes}
     assert max(found["gradients"]) == traced.parameter_bytes

@@ -1,4 +1,4 @@
-"""The group of a tensor in a training step, played or traced: by what made it, and by how long it lives."""
+"""The group of a tensor in a traced training step: by what made it, and by how long it lives."""
 
 from __future__ import annotations
 
@@ -8,25 +8,24 @@ from itertools import pairwise
 from oomph.stream import Label, Stream
 
 BEFORE = frozenset({"parameters", "gradients", "optimizer states", "other"})  # instants of what lies there already
-LAST = "end"  # the tape's mark after zero_grad: from here it takes itself apart
-# What made a tensor: the tape's names, and the trace's.
+# What lies there before the step says what it is.
 BY_OPERATION = {
     "parameter": "weights",
     "buffer": "buffers",
     "gradient": "gradients",
-    **dict.fromkeys(("optimizer state", "exp_avg", "exp_avg_sq", "momentum_buffer", "step"), "optimizer"),
+    "optimizer state": "optimizer",
 }
 BY_INSTANT = {"parameters": "buffers", "clip gradients": "temporaries", "optimizer step": "temporaries"}
 
 
-def step_groups(stream: Stream) -> Callable[[int, Label | None], str]:
+def trace_groups(stream: Stream) -> Callable[[int, Label | None], str]:
     """Return what `timeline.from_stream` asks about a step's stream.
 
     A gradient is what a backward made that is still there when the last backward is over, or what lay there zeroed; a
     state also what a first optimizer step leaves behind. What clipping and the optimizer make for themselves are
     temporaries, everything else made in the step activations.
     """
-    gradients, states = stream.live_at(_backward_end(stream)), stream.live_at(step_end(stream))
+    gradients, states = stream.live_at(_backward_end(stream)), stream.live_at(len(stream.events))
 
     def group(ordinal: int, label: Label | None) -> str:
         if label is None:
@@ -43,14 +42,9 @@ def step_groups(stream: Stream) -> Callable[[int, Label | None], str]:
     return group
 
 
-def step_start(stream: Stream) -> int:
+def trace_start(stream: Stream) -> int:
     """Return the position of the step's first event: what is before it was there already."""
     return next((position for position, name in stream.marks if name not in BEFORE), 0)
-
-
-def step_end(stream: Stream) -> int:
-    """Return the position after the step's last event: what follows is not part of the job."""
-    return next((position for position, name in reversed(stream.marks) if name == LAST), len(stream.events))
 
 
 def _backward_end(stream: Stream) -> int:
