@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from contextlib import contextmanager
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,14 +26,31 @@ EXAMPLES = """\b
 """
 
 
+# Commands with a module of their own, imported when they are called: weighing a model must not wait for them.
+ELSEWHERE = {"measure": "oomph.cli.measure"}
+
+
 class DefaultCommand(click.Group):
     """A group whose first word, when it is not a command, is a model to weigh."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        return sorted({*self.commands, *ELSEWHERE})
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Return a command, imported now if it has a module of its own."""
+        if name not in ELSEWHERE:
+            return super().get_command(ctx, name)
+        command: click.Command = getattr(import_module(ELSEWHERE[name]), name)
+        return command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put `weigh` in front unless a command or only help or the version is asked for."""
         words = [arg for arg in args if arg == "-" or not arg.startswith("-")]
         own = {"--help", "-h", "--version"}
-        if not (words and args[0] == words[0] and words[0] in self.commands) and not (not words and own & {*args}):
+        if not (words and args[0] == words[0] and words[0] in self.list_commands(ctx)) and not (
+            not words and own & {*args}
+        ):
             args = ["weigh", *args] if args else ["--help"]
         return super().parse_args(ctx, args)
 
