@@ -6,7 +6,9 @@ more of the same. On a smaller GPU the rows that do not fit say so. To add a row
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Iterator
+from itertools import combinations
 from typing import Any
 
 from oomph.errors import UsageError
@@ -58,40 +60,45 @@ ONE_AT_A_TIME: tuple[dict[str, Any], ...] = (
     {"precision": "amp-bf16", "fp32_outputs": True}, {"precision": "fp16"},
 )  # fmt: skip
 
-# What jobs of the standard suite are mixed from. Values repeat where they are common in use.
+# What mixed jobs are drawn from. Values repeat where they are common in use.
 AXES: dict[str, tuple[Any, ...]] = {
-    "checkpointing": ("none", "non-reentrant", "none", "reentrant", "non-reentrant"),
-    "precision": ("bf16", "amp-bf16", "bf16", "fp32", "amp-bf16", "bf16", "bf16"),
-    "attention": ("flash", "efficient", "eager", "flash", "cudnn", "flash", "math", "flash", "flash", "eager", "flash"),
-    "optimizer": ("adamw", "adamw", "sgd", "adamw", "sgd-momentum", "adamw", "adamw", "none", "adamw"),
-    "implementation": ("foreach", "fused", "foreach", "loop"),
-    "padding": (False, False, True, False, False, False),
-    "accumulation": (1, 1, 2, 1, 1, 3, 1, 1),
-    "clip_gradients": (False, True, False),
-    "hold_logits": (True, False),
-    "fp32_outputs": (False, False, False, True, False),
-    "set_to_none": (True, True, True, True, False, True, True),
+    "checkpointing": ("none", "none", "non-reentrant", "non-reentrant", "reentrant"),
     "checkpoint_every": (1, 1, 2),
+    "precision": ("bf16", "bf16", "bf16", "amp-bf16", "amp-bf16", "fp32"),
+    "attention": ("flash", "flash", "flash", "flash", "efficient", "cudnn", "math", "eager"),
+    "padding": (False, False, False, True),
+    "optimizer": ("adamw", "adamw", "adamw", "adamw", "sgd", "sgd-momentum", "none"),
+    "implementation": ("foreach", "foreach", "fused", "loop"),
+    "accumulation": (1, 1, 1, 2, 3),
+    "clip_gradients": (False, True),
+    "hold_logits": (True, False),
+    "fp32_outputs": (False, False, True),
+    "set_to_none": (True, True, True, False),
+    "seq_len": (128, 256, 512, 1000, 1024, 1536, 2048, 4096),  # 1000: no multiple of a kernel's block
 }
-LENGTHS = (1024, 512, 2048, 256, 1000, 4096, 128, 1536)  # 1000: no multiple of a kernel's block
-TOKENS = 4096  # in a micro-batch, at most
+CANDIDATES = 50  # drawn for each row; the one with most pairs of values that no row had is taken
+TOKENS = (1024, 2048, 4096)  # in a micro-batch, as far as whole sequences go
 QUADRATIC = ("eager", "math")  # kernels whose scores take memory by the square of the length
 LONGEST_SCORES = 1024
+GPT2_POSITIONS = 1024
 
 
-def _mixed(models: Iterable[tuple[str, int]], start: int = 0) -> Iterator[Entry]:
-    """Yield a job per (model, layers; 0 is all), every axis walked at a pace of its own so that all pairs meet."""
-    for index, (model, layers) in enumerate(models, start):
-        job = {
-            axis: values[(index * (place + 1) + index // len(values)) % len(values)]
-            for place, (axis, values) in enumerate(AXES.items())
-        }
-        length = LENGTHS[(index + index // len(LENGTHS)) % len(LENGTHS)]
-        if job["attention"] in QUADRATIC or model in (GPT2, MEDIUM, LARGE, XL):
-            length = min(length, LONGEST_SCORES)
+def _mixed(models: Iterable[tuple[str, int]], seed: str) -> Iterator[Entry]:
+    """Yield a job per (model, layers; 0 is all) such that pairs of values meet early, then as they are common."""
+    met: set[tuple[tuple[str, Any], tuple[str, Any]]] = set()
+    rng = random.Random(seed)
+    for model, layers in models:
+        drawn = [{axis: rng.choice(values) for axis, values in AXES.items()} for _ in range(CANDIDATES)]
+        job = max(drawn, key=lambda each: len({*combinations(each.items(), 2)} - met))
+        met.update(combinations(job.items(), 2))
+        length, tokens = job.pop("seq_len"), rng.choice(TOKENS)
         if job["checkpointing"] == "none":
-            job["checkpoint_every"] = 1
-        yield _train(model, length, max(1, TOKENS // length // (1 + index % 4)), layers, **job)
+            del job["checkpoint_every"]
+        if job["attention"] in QUADRATIC:
+            length = min(length, LONGEST_SCORES)
+        if model in (GPT2, MEDIUM, LARGE, XL):
+            length = min(length, GPT2_POSITIONS)
+        yield _train(model, length, max(1, tokens // length), layers, **job)
 
 
 def small() -> Iterator[Entry]:
@@ -125,7 +132,9 @@ def standard() -> Iterator[Entry]:
     yield _train(GPT2, 1024, 4, dropout=False, attention="eager")
     some = (QWEN3, LLAMA_1B, GPT2, QWEN2, TINY, SMOL_360M, MEDIUM)
     larger = ((LLAMA_8B, 4), (QWEN3_1B, 0), (MISTRAL, 6), (QWEN2_7B, 4), (QWEN3_8B, 4), (LLAMA_3B, 8), (XL, 12))
-    yield from _mixed([each for pair in zip([(name, 0) for name in some], larger, strict=True) for each in pair] * 5)
+    yield from _mixed(
+        [each for pair in zip([(name, 0) for name in some], larger, strict=True) for each in pair] * 5, "standard"
+    )
     yield from _large()
 
 
@@ -173,7 +182,7 @@ def full() -> Iterator[Entry]:
     for model in (QWEN2_1B, MISTRAL):
         yield from _inference(model, LLAMA_8B)
     models = [(QWEN3_4B, 0), (QWEN2_3B, 0), (LLAMA_3B, 0), (LARGE, 0), (QWEN3_1B, 0), (MISTRAL, 12), (XL, 0)]
-    yield from _mixed(models * 10, start=64)
+    yield from _mixed(models * 10, "full")
 
 
 SUITES = {"small": small, "standard": standard, "full": full}
