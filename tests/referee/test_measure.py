@@ -205,8 +205,6 @@ def test_a_budget_ends_between_rows(stand_in: None) -> None:
     """A row that would probably end too late is not begun; the first one always is."""
     on = referee.device()
     entries = [entry(job=TrainJob(batch=batch, seq_len=5)) for batch in range(1, 5)]
-    first = next(referee.measure(entries, on))[0]
-    assert first["status"] == "ok"
     rows = list(referee.measure(entries, on, seconds=0.5))
     assert len(rows) == 1  # how long one takes is not known before
     assert rows[0][1].left == 3
