@@ -26,7 +26,7 @@ from oomph.units import gib
 
 ROOT = Path(__file__).parents[1]
 HEADINGS = ("Effect", "Cost", "When", "Flag", "Source")
-COMMANDS = ([], ["weigh"], ["train"], ["serve"], ["trace"], ["models"], ["gpus"], ["rules"])
+COMMANDS = ([], ["weigh"], ["train"], ["serve"], ["trace"], ["measure"], ["models"], ["gpus"], ["rules"])
 SHOWN_RULES = 24  # lines of `oomph rules` in the README: the table, not its notes
 
 

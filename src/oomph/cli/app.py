@@ -24,7 +24,12 @@ EXAMPLES = """\b
 
 
 # Commands with a module of their own, imported when they are called: weighing a model must not wait for them.
-ELSEWHERE = {"serve": "oomph.cli.jobs", "trace": "oomph.cli.trace", "train": "oomph.cli.jobs"}
+ELSEWHERE = {
+    "measure": "oomph.cli.measure",
+    "serve": "oomph.cli.jobs",
+    "trace": "oomph.cli.trace",
+    "train": "oomph.cli.jobs",
+}
 
 
 class DefaultCommand(click.Group):
