@@ -88,7 +88,27 @@ def schema() -> dict[str, Any]:
             "counted_by": {"enum": ["config", "class", "header"]},
         }
     )
-    job = obj({"kind": {"enum": ["weigh"]}, "model": TEXT, "origin": TEXT, "format": TEXT})
+    job = obj(
+        {"kind": {"enum": ["weigh", "train", "serve"]}, "model": TEXT, "origin": TEXT, "format": TEXT},
+        description="for train and serve also every input of the job with its value",
+    )
+    figure = obj(
+        {
+            "name": {"enum": ["allocated", "reserved", "device"]},
+            "bytes": BYTES,
+            "safe_bytes": BYTES,
+            "reasons": array(TEXT),
+        }
+    )
+    instant = obj(
+        {
+            "name": TEXT,
+            "repeats": {"type": "integer", "minimum": 1},
+            "start_bytes": BYTES,
+            "peak_bytes": BYTES,
+            "end_bytes": BYTES,
+        }
+    )
     whole = obj(
         {
             "schema_version": {"const": SCHEMA_VERSION},
@@ -99,6 +119,10 @@ def schema() -> dict[str, Any]:
             "verdict": null_or(verdict),
             "total_bytes": BYTES,
             "safe_bytes": BYTES,
+            "figures": array(figure),
+            "instants": array(instant),
+            "peak": {**null_or(TEXT), "description": "the instant at which most is allocated"},
+            "why": TEXT,
             "groups": obj(dict.fromkeys(GROUPS, BYTES)),
             "kinds": {"type": "object", "additionalProperties": BYTES},
             "items": array(item),

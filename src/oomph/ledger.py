@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 
 GROUPS = (
     "weights",
@@ -21,9 +21,12 @@ GROUPS = (
     "optimizer",
     "master_weights",
     "adapters",
+    "weight_copies",
     "buffers",
     "runtime",
 )
+
+TOP = 10  # of the tensors at a peak, how many are shown unless all are asked for
 
 # Where a number comes from. There is no fifth kind: nothing is fitted.
 SOURCES = ("derived", "read", "rule", "measured")
@@ -68,6 +71,49 @@ class Item:
             "instants": list(self.instants),
             "source": self.source,
             "evidence": self.evidence,
+        }
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One way to say how much a job takes: "allocated" (tensors), "reserved" (what torch holds on to) or "device".
+
+    `n_bytes` is the point, `safe_bytes` an upper bound, `reasons` why they are not what the figure before it is.
+    """
+
+    name: str
+    n_bytes: int
+    safe_bytes: int
+    reasons: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figure as JSON knows it."""
+        return {
+            "name": self.name,
+            "bytes": self.n_bytes,
+            "safe_bytes": self.safe_bytes,
+            "reasons": list(self.reasons),
+        }
+
+
+@dataclass(frozen=True)
+class Instant:
+    """A stretch of a job: `repeats` equal ones in a row, bytes allocated at its start, at most, and at its end."""
+
+    name: str
+    repeats: int
+    start_bytes: int
+    peak_bytes: int
+    end_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the instant as JSON knows it."""
+        return {
+            "name": self.name,
+            "repeats": self.repeats,
+            "start_bytes": self.start_bytes,
+            "peak_bytes": self.peak_bytes,
+            "end_bytes": self.end_bytes,
         }
 
 
@@ -129,7 +175,8 @@ class Ledger:
     """Every byte of one job at its largest instant, and what follows from it.
 
     Bytes are of the whole job over all its devices; only the verdict is about one device, the fullest. `model`,
-    `job` and `device` are plain facts to print; everything that is computed from items is a property.
+    `job` and `device` are plain facts to print; everything that is computed from items is a property. A job that runs
+    has `figures` and `instants`, and a sentence `why` its peak is where it is.
     """
 
     job: dict[str, Any]
@@ -141,6 +188,9 @@ class Ledger:
     assumptions: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     not_loaded: tuple[Item, ...] = field(default=())
+    figures: tuple[Figure, ...] = ()
+    instants: tuple[Instant, ...] = ()
+    why: str = ""
 
     @property
     def total_bytes(self) -> int:
@@ -159,6 +209,15 @@ class Ledger:
         for item in self.items:
             found[item.group] += item.n_bytes
         return found
+
+    @property
+    def peak(self) -> Instant | None:
+        """The instant at which most is allocated, the first of equals; None for a model that is only weighed."""
+        return max(self.instants, key=lambda instant: instant.peak_bytes, default=None)
+
+    def figure(self, name: str) -> Figure | None:
+        """Return the figure of this name, None where it is not known."""
+        return next((each for each in self.figures if each.name == name), None)
 
     @property
     def kinds(self) -> dict[str, int]:
@@ -182,6 +241,10 @@ class Ledger:
             "verdict": self.verdict.to_dict() if self.verdict else None,
             "total_bytes": self.total_bytes,
             "safe_bytes": self.safe_bytes,
+            "figures": [figure.to_dict() for figure in self.figures],
+            "instants": [instant.to_dict() for instant in self.instants],
+            "peak": self.peak.name if self.peak else None,
+            "why": self.why,
             "groups": self.groups,
             "kinds": self.kinds,
             "items": [item.to_dict() for item in self.items],

@@ -7,24 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from typing import Any
 
 from oomph import ops
 from oomph.errors import UnsupportedError
-from oomph.job import TrainJob
+from oomph.job import InferJob, TrainJob
 from oomph.model import Model
 from oomph.optimizers import Optimizer
 from oomph.optimizers.clip import clip_grad_norm
 from oomph.programs import PROGRAMS
 from oomph.stream import ROUND
+from oomph.structure import decoder_stack
 from oomph.tape import Recorder, Tape
 from oomph.tape.autograd import backward, like
 from oomph.tape.bound import Bound, bind
 from oomph.tape.checkpoint import Checkpointing
-from oomph.tape.sizes import Size, ceil_to
+from oomph.tape.sizes import Size, ceil_to, number
 from oomph.tape.sym import Sym
-from oomph.tape.tape import autocast
+from oomph.tape.tape import Place, autocast
 
 DROPOUT = 0.1  # any rate but 0 allocates the same
 Forward = Callable[..., "tuple[Sym | None, Sym]"]
@@ -32,23 +34,40 @@ Forward = Callable[..., "tuple[Sym | None, Sym]"]
 
 @dataclass
 class Played:
-    """One training step on the tape. Bytes count every allocation rounded to 512 B.
+    """One training step on the tape: its events, and where in them what stands. Bytes round allocations to 512 B.
 
-    `parameters`, `buffers` and `states` are what lies there for good; `resident` is alive before the step (with
-    gradients that were kept), `forward_end` when the loss is known, `backward_end` when all gradients are there, `end`
-    after zero_grad. `start` is the position of the step's first event in the stream.
+    `start` is the position of the step's first event, `forward_end` where the loss is known, `backward_end` where all
+    gradients are there, `end` after zero_grad.
     """
 
     recorder: Recorder
-    parameters: Size = 0
-    buffers: Size = 0
-    states: Size = 0
-    resident: Size = 0
-    forward_end: Size = 0
-    backward_end: Size = 0
-    end: Size = 0
-    peak: Size = 0
     start: int = 0
+    forward_end: int = 0
+    backward_end: int = 0
+    end: int = 0
+
+    @cached_property
+    def live(self) -> list[int]:
+        """Bytes alive before the first event and after each one, up to the end of the step."""
+        return list(self.recorder.live())[: self.end + 1]
+
+    @property
+    def peak(self) -> int:
+        """The most bytes alive during the step."""
+        return max(self.live[self.start :])
+
+    @property
+    def resident(self) -> int:
+        """Bytes alive before the step: parameters, buffers, and what an earlier step left."""
+        return self.live[self.start]
+
+    def kept(self, why: str) -> int:
+        """Return the bytes alive at the end of the step that are a parameter, a buffer, an optimizer state ..."""
+        recorder = self.recorder
+        alive = {event for event in recorder.events[: self.end] if event >= 0}
+        alive -= {~event for event in recorder.events[: self.end] if event < 0}
+        found = [recorder.allocations[ordinal] for ordinal in alive if recorder.why.get(ordinal) == why]
+        return sum(ceil_to(number(one.n_bytes), ROUND) for one in found)
 
 
 def program_of(model: Model) -> Any:
@@ -71,26 +90,36 @@ def autocast_dtype(job: TrainJob) -> str | None:
     return job.precision.removeprefix("amp-") if job.precision.startswith("amp-") else None
 
 
-def train_step(model: Model, job: TrainJob, *, in_place_sums: bool = True, events: bool = False) -> Played:
+def play(model: Model, job: TrainJob | InferJob, *, layers: Size | None = None, on: Place = "gpu") -> Played:
+    """Play a job, whichever it is."""
+    if isinstance(job, InferJob):
+        raise UnsupportedError("oomph cannot play inference yet.", "Trace the real code instead: oomph trace.")
+    return train_step(model, job, layers=layers, on=on)
+
+
+def train_step(model: Model, job: TrainJob, *, layers: Size | None = None, on: Place = "gpu") -> Played:
     """Play one training step: micro-batches, clipping, optimizer, zero_grad.
 
-    `in_place_sums=False` equals a trace, which never adds gradients in place (see Tape).
+    `layers` is how many layers the model is meant to have where it stands for a deeper one (see fold.py).
+    `on` says whose events are played (see tape.Place).
     """
     program = program_of(model)
     refuse_unplayed(job)
-    tape = Tape(Recorder(events), in_place_sums)
+    tape = Tape(on)
     recorder = tape.recorder
     tape.kernel = job.attention
     with tape.playing():
         recorder.mark("parameters")
         bound = bind(model, tape, weight_dtype(job))
+        tape.scope = ""
         parameters = [one for one in bound.parameters() if one.requires_grad]
-        played = Played(recorder, parameters=recorder.live)
         buffers = program.buffers(bound)
-        played.buffers = recorder.live - played.parameters
+        for each in buffers:
+            tape.note(each, "buffer")
         optimizer = None if job.optimizer == "none" else Optimizer(job.optimizer, parameters, job.implementation)
         _leave_behind(optimizer, parameters, job)
-        _step(tape, bound, program.causal_lm, model, job, optimizer, parameters, played)
+        played = Played(recorder, recorder.position)
+        _step(tape, bound, program.causal_lm, model, job, optimizer, parameters, played, layers)
         del bound, buffers, optimizer, parameters
     return played
 
@@ -120,6 +149,7 @@ def _leave_behind(optimizer: Optimizer | None, parameters: list[Sym], job: Train
     if not job.set_to_none:
         for one in parameters:
             one.grad = like(one, one.dtype, "zeros_like")
+            one.tape.recorder.name(one.grad.storage.ordinal, one.made_for, "gradient")
 
 
 def _step(
@@ -131,39 +161,33 @@ def _step(
     optimizer: Optimizer | None,
     parameters: list[Sym],
     played: Played,
+    layers: Size | None,
 ) -> None:
-    """Play a whole step and note what is alive when."""
+    """Play a whole step and note where what stands."""
     recorder = tape.recorder
-    recorder.segments.clear()
-    played.start, played.resident, recorder.peak = _position(recorder), recorder.live, recorder.live
     for _ in range(job.accumulation):
         _micro_batch(tape, bound, forward, model, job, played)
-    played.backward_end = recorder.live
+    played.backward_end = recorder.position
     if job.clip_gradients:
         recorder.mark("clip gradients")
-        clip_grad_norm(parameters)
+        clip_grad_norm(parameters, _at_depth(parameters, model, layers))
     if optimizer is not None:
-        before = recorder.live
-        recorder.mark("optimizer step")
         optimizer.step()
-        made = recorder.live - before  # in a first step
-        kept = played.resident - played.parameters - played.buffers
-        played.states = made if not job.steady else kept - (_gradient_bytes(parameters) if not job.set_to_none else 0)
     recorder.mark("zero_grad")
     if job.set_to_none:
         for one in parameters:
             one.grad = None
     recorder.mark("end")
-    played.end, played.peak = recorder.live, recorder.peak
+    played.end = recorder.position
 
 
-def _gradient_bytes(parameters: list[Sym]) -> Size:
-    """Return the bytes of the gradients that are there, rounded as the allocator does."""
-    total: Size = 0
-    for one in parameters:
-        if one.grad is not None:
-            total = total + ceil_to(one.grad.storage.n_bytes, ROUND)
-    return total
+def _at_depth(parameters: list[Sym], model: Model, layers: Size | None) -> Size:
+    """Return how many parameters there are in a model of `layers` layers."""
+    if layers is None:
+        return len(parameters)
+    path, stack = decoder_stack(model)
+    inside = sum(one.made_for.startswith(f"{path}.") for one in parameters)
+    return layers * (inside // len(stack.layers)) + (len(parameters) - inside)
 
 
 def _micro_batch(tape: Tape, bound: Bound, forward: Forward, model: Model, job: TrainJob, played: Played) -> None:
@@ -172,6 +196,8 @@ def _micro_batch(tape: Tape, bound: Bound, forward: Forward, model: Model, job: 
     tape.layer_starts.clear()
     recorder.mark("embedding forward")
     inputs = [tape.empty((job.batch, job.seq_len), "int64", op=name) for name in ("input_ids", "labels")]
+    for one in inputs:
+        tape.note(one, "input")
     rate = DROPOUT if job.dropout else 0.0
     checkpointing = Checkpointing(job.checkpointing, job.checkpoint_every)
     arguments: tuple[Any, ...] = (bound, *inputs, checkpointing, model.model_type, rate)
@@ -181,7 +207,8 @@ def _micro_batch(tape: Tape, bound: Bound, forward: Forward, model: Model, job: 
             logits = ops.cast(logits, "fp32")
         outputs = [logits, loss]  # dies from the back, the loss first, as a ModelOutput does
         del arguments, logits
-        recorder.mark("autocast exit")
+        if tape.autocast is not None:
+            recorder.mark("autocast exit")
     if loss is None:
         raise UnsupportedError("Training needs labels.")
     if job.accumulation > 1:
@@ -189,7 +216,7 @@ def _micro_batch(tape: Tape, bound: Bound, forward: Forward, model: Model, job: 
     if not job.hold_logits:
         del outputs
     recorder.mark("loss backward")
-    played.forward_end = recorder.live
+    played.forward_end = recorder.position
     tape.on_node = _crossing(tape)
     backward(loss)
     tape.on_node = None
@@ -211,7 +238,3 @@ def _crossing(tape: Tape) -> Callable[[int], None]:
             tape.recorder.mark(f"{borders.pop()[1]} backward")
 
     return cross
-
-
-def _position(recorder: Recorder) -> int:
-    return len(recorder.stream.events) if recorder.stream is not None else 0

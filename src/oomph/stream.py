@@ -22,12 +22,18 @@ class Event(NamedTuple):
 
 
 class Label(NamedTuple):
-    """What an allocation is: the operation that made it, its shape and dtype, the instant it was made in."""
+    """What an allocation is: the operation that made it, its shape and dtype, the instant it was made in.
+
+    Where it is known: `scope`, the module or parameter it belongs to, and `why` it is more than a temporary
+    ("parameter", "gradient", "saved for Silu").
+    """
 
     op: str
     shape: tuple[int, ...]
     dtype: str
     instant: str
+    scope: str = ""
+    why: str = ""
 
 
 @dataclass

@@ -74,10 +74,9 @@ def grid(count: int = JOBS, seed: int = 20261122) -> Iterator[tuple[dict[str, An
 
 def played(raw: dict[str, Any], job: TrainJob) -> tuple[Played, list[Step]]:
     """The tape's step as a trace would see it, with its comparable events."""
-    found = train_step(model_from_config(raw), job, in_place_sums=False, events=True)
-    stream = found.recorder.stream
-    assert stream is not None
-    stream.events = stream.events[: stream.marks[-1][0]]  # what dies after the step is not the job's
+    found = train_step(model_from_config(raw), job, on="trace")
+    stream = found.recorder.stream()
+    stream.events = stream.events[: found.end]  # what dies after the step is not the job's
     return found, steps(stream, found.start, job.precision.startswith("amp-"))
 
 

@@ -28,11 +28,9 @@ GPT2: dict[str, Any] = {
 
 def saved_per_layer(raw: dict[str, Any], job: TrainJob) -> int:
     """Bytes one more layer keeps from its forward to its backward pass."""
-    ends = [
-        train_step(model_from_config({**raw, "num_hidden_layers": layers}), job, in_place_sums=False)
-        for layers in (2, 3)
-    ]
-    return ends[1].forward_end - ends[0].forward_end - (ends[1].resident - ends[0].resident)
+    ends = [train_step(model_from_config({**raw, "num_hidden_layers": layers}), job, on="trace") for layers in (2, 3)]
+    kept = [one.live[one.forward_end] - one.resident for one in ends]
+    return kept[1] - kept[0]
 
 
 @pytest.mark.parametrize(
@@ -88,11 +86,12 @@ def test_a_step_gives_back_what_it_took() -> None:
     """After zero_grad only parameters, buffers and states are there; the first step makes the states."""
     model = model_from_config({**LLAMA_3_8B, "num_hidden_layers": 2})
     steady = train_step(model, TrainJob(1, 64))
-    assert steady.end == steady.resident == steady.parameters + steady.buffers + steady.states
+    parameters, buffers, states = (steady.kept(why) for why in ("parameter", "buffer", "optimizer state"))
+    assert steady.live[-1] == steady.resident == parameters + buffers + states
     first = train_step(model, TrainJob(1, 64, steady=False))
-    assert first.states == steady.states == 2 * steady.parameters
-    assert first.resident == first.parameters + first.buffers
-    assert first.end == steady.end
+    assert first.kept("optimizer state") == states == 2 * parameters
+    assert first.resident == parameters + buffers
+    assert first.live[-1] == steady.live[-1]
 
 
 def test_tied_autocast_gradients_are_added_in_place_in_a_real_run() -> None:
@@ -106,7 +105,7 @@ def test_tied_autocast_gradients_are_added_in_place_in_a_real_run() -> None:
     }
     job = TrainJob(1, 8, precision="amp-bf16", optimizer="none")
     model = model_from_config(raw)
-    real, traced = train_step(model, job), train_step(model, job, in_place_sums=False)
+    real, traced = train_step(model, job), train_step(model, job, on="trace")
     table = 4 * raw["vocab_size"] * raw["hidden_size"]
     incoming = 4 * 8 * raw["hidden_size"]  # the embedding's incoming gradient, gone by the time of the sum
     assert traced.peak - real.peak == table - incoming
@@ -128,16 +127,15 @@ def test_every_byte_is_freed_and_the_collector_is_put_back() -> None:
     """Nothing of a played step stays alive, and playing does not leave the cycle collector off."""
     assert gc.isenabled()
     played = train_step(model_from_config({**LLAMA_3_8B, "num_hidden_layers": 1}), TrainJob(1, 8))
-    assert played.recorder.live == 0
+    assert sum(1 if event >= 0 else -1 for event in played.recorder.events) == 0
     assert gc.isenabled()
 
 
 def test_every_allocation_has_a_name() -> None:
     """Each event's label says the operation, the shape, the dtype and the instant."""
-    played = train_step(model_from_config({**LLAMA_3_8B, "num_hidden_layers": 1}), TrainJob(1, 8), events=True)
-    assert played.recorder.stream is not None
-    labels = played.recorder.stream.labels
-    assert len(labels) == played.recorder.count
+    recorder = train_step(model_from_config({**LLAMA_3_8B, "num_hidden_layers": 1}), TrainJob(1, 8)).recorder
+    labels = recorder.stream().labels
+    assert len(labels) == len(recorder.allocations)
     assert all(label.op and label.dtype and label.instant for label in labels.values())
 
 

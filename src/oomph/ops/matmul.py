@@ -100,6 +100,7 @@ def autocast_argument(x: Sym, cached: bool = False) -> Sym:
         return cast(x, context.dtype)
     if id(x) not in context.casts:
         context.casts[id(x)] = cast(x, context.dtype)
+        x.tape.note(context.casts[id(x)], "autocast copy")
     return context.casts[id(x)]
 
 

@@ -29,14 +29,22 @@ class Optimizer:
 
     def make_states(self) -> None:
         """Allocate the states of every parameter that trains."""
-        if not self.states:
-            self.states = [self.rule.state(self.name, one, self.implementation) for one in self.parameters]
+        if self.states:
+            return
+        for one in self.parameters:
+            self.states.append(self.rule.state(self.name, one, self.implementation))
+            for state in self.states[-1]:
+                one.tape.recorder.name(state.storage.ordinal, one.made_for, "optimizer state")
 
     def step(self) -> None:
         """Play one update of all parameters."""
+        mark = self.parameters[0].tape.recorder.mark
         first = not self.states
         if first and self.rule.STATES_FIRST:
+            mark("optimizer states")
             self.make_states()
+        mark("optimizer step")
         self.rule.step(self.name, self.parameters, self.states, self.implementation)
-        if first:
+        if first and not self.rule.STATES_FIRST:
+            mark("optimizer states")
             self.make_states()

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym, new
 
 
-def clip_grad_norm(parameters: Sequence[Sym]) -> None:
-    """Play clip_grad_norm_(parameters, foreach=True)."""
+def clip_grad_norm(parameters: Sequence[Sym], count: Size) -> None:
+    """Play clip_grad_norm_(parameters, foreach=True); `count` is how many there are in the whole model."""
     gradients = [one.grad for one in parameters if one.grad is not None]
     tape, dtype = parameters[0].tape, parameters[0].dtype
     norms = [new(tape, (), dtype, op="_foreach_norm") for _ in gradients]
-    stacked = new(tape, (len(norms),), dtype, op="stack")
+    stacked = new(tape, (count,), dtype, op="stack")
     total_norm = new(tape, (), dtype, op="linalg_vector_norm")
     del stacked, norms
     shifted = new(tape, (), dtype, op="add")

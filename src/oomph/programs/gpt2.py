@@ -82,15 +82,13 @@ def model(
     ops.packed_sequence_test(tape, input_ids.shape[0], input_ids.shape[1])
     hidden_states = ops.dropout(hidden_states, rate)
     for index, layer in enumerate(m.h):
-        tape.recorder.mark(f"layer {index} forward")
-        tape.layer_starts.append(tape.next_sequence)
+        tape.begin_layer(index, layer.path)
         if checkpointing.takes(index):
             call = partial(block, layer, rate=rate, position_ids=position_ids)
             hidden_states = checkpointing(tape, call, hidden_states)
             del call
         else:
             hidden_states = block(layer, hidden_states, rate, position_ids)
-    tape.recorder.mark("head forward")
-    tape.layers_end = tape.next_sequence
+    tape.end_layers()
     hidden_states = m.ln_f(hidden_states)
     return hidden_states

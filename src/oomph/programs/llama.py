@@ -65,16 +65,14 @@ def model(
     position_embeddings = ops.rotary_tables(hidden_states, input_ids.shape[1], head_dim(m))
 
     for index, layer in enumerate(m.layers):
-        tape.recorder.mark(f"layer {index} forward")
-        tape.layer_starts.append(tape.next_sequence)
+        tape.begin_layer(index, layer.path)
         if checkpointing.takes(index):
             hidden_states = checkpointing(
                 tape, _Call(layer, position_embeddings, causal_mask, position_ids, model_type), hidden_states
             )
         else:
             hidden_states = decoder_layer(layer, hidden_states, position_embeddings, causal_mask)
-    tape.recorder.mark("head forward")
-    tape.layers_end = tape.next_sequence
+    tape.end_layers()
     hidden_states = m.norm(hidden_states)
     return hidden_states
 

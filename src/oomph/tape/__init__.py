@@ -9,8 +9,7 @@ Consequences: CPython only, the cycle collector must be off while a tape plays, 
 """
 
 from oomph.tape.recorder import Recorder
-from oomph.tape.sizes import MixedBranch
 from oomph.tape.sym import Sym
 from oomph.tape.tape import Tape
 
-__all__ = ["MixedBranch", "Recorder", "Sym", "Tape"]
+__all__ = ["Recorder", "Sym", "Tape"]

@@ -33,13 +33,16 @@ ONLY_EDGE = 2  # references a node has that only one edge holds: the edge and th
 class Node:
     """One recorded operation: who made its inputs, what it saved, and what its backward allocates."""
 
-    __slots__ = ("__weakref__", "backward", "context", "edges", "inputs", "name", "outputs", "saved", "sequence")
+    __slots__ = (
+        "__weakref__", "backward", "context", "edges", "inputs", "name", "outputs", "saved", "scope", "sequence",
+    )  # fmt: skip
 
     def __init__(self, name: str, sequence: int, inputs: Sequence[Sym], backward: Backward, outputs: int) -> None:
         self.name = name
         self.sequence = sequence
         self.backward = backward
         self.outputs = outputs
+        self.scope = inputs[0].tape.scope
         self.edges = [_edge(operand) for operand in inputs]
         self.inputs = [(operand.shape, operand.dtype) for operand in inputs]
         self.saved: list[Any] = []
@@ -117,8 +120,12 @@ def save(node: Node | None, *tensors: Sym | None) -> None:
         if tensor is None:
             node.saved.append(None)
         else:
-            hooks = tensor.tape.pack_hooks
-            node.saved.append(hooks[-1](tensor) if hooks else tensor.detach())
+            tape = tensor.tape
+            if tape.pack_hooks:
+                node.saved.append(tape.pack_hooks[-1](tensor))
+            else:
+                tape.recorder.why.setdefault(tensor.storage.ordinal, f"saved for {node.name}")
+                node.saved.append(tensor.detach())
 
 
 def made_by(result: Sym, node: Node | None, output: int = 0) -> Sym:
@@ -135,6 +142,7 @@ def backward(loss: Sym) -> None:
         root = new(tape, (), loss.dtype, op="ones_like")  # lives until the pass is over
         run_engine(tape, loss.node, [root])
         del root
+        tape.scope = ""
 
 
 def run_engine(tape: Tape, start: Node, incoming: Gradients) -> None:
@@ -156,6 +164,7 @@ def run_engine(tape: Tape, start: Node, incoming: Gradients) -> None:
             continue
         if tape.on_node is not None:
             tape.on_node(node.sequence)
+        tape.scope = node.scope
         results = _call(node, gradients)
         gradients.reverse()  # a std::vector dies front to back, a list back to front
         del gradients
@@ -247,7 +256,7 @@ def _add(tape: Tape, buffer: Gradients, index: int, gradient: Sym) -> None:
         buffer[index] = gradient
         return
     if (
-        tape.in_place_sums
+        tape.on != "trace"
         and not old.is_view
         and sys.getrefcount(old) <= UNIQUE_GRADIENT
         and sys.getrefcount(old.storage) <= UNIQUE_STORAGE
@@ -269,3 +278,6 @@ def _accumulate_grad(node: AccumulateGrad, buffer: Gradients) -> None:
         leaf.grad = gradient.detach()
     else:
         leaf.grad = new(leaf.tape, leaf.shape, leaf.dtype, leaf.strides, "clone")
+    recorder = leaf.tape.recorder
+    if recorder.why.get(leaf.storage.ordinal) == "parameter":
+        recorder.name(leaf.grad.storage.ordinal, leaf.made_for, "gradient")

@@ -24,11 +24,12 @@ Trains = Callable[[str], bool]
 class Bound:
     """A block on a tape; its parts by the names of the real class, its dimensions as the block's own fields."""
 
-    __slots__ = ("block", "parts", "stacked", "tape")
+    __slots__ = ("block", "parts", "path", "stacked", "tape")
 
     def __init__(self, block: Block, tape: Tape, dtype: str, trains: Trains, path: str = "") -> None:
         self.block = block
         self.tape = tape
+        self.path = path
         self.parts: dict[str, Any] = {}
         self.stacked: list[Bound] = []
         for name, part in block.parts.items():
@@ -59,7 +60,11 @@ class Bound:
             raise UnsupportedError(
                 f"oomph has no program for {type(self.block).__name__} blocks yet.", "Trace the model: oomph trace."
             )
-        return program(self, *args, **kwargs)
+        tape = self.tape
+        outer, tape.scope = tape.scope, self.path
+        result = program(self, *args, **kwargs)
+        tape.scope = outer
+        return result
 
     def parameters(self) -> Iterator[Sym]:
         """Yield every parameter below, each once, in the order of the real class."""
@@ -75,6 +80,7 @@ def _bind(part: Part, tape: Tape, dtype: str, trains: Trains, path: str) -> Any:
     if part is None:
         return None
     if isinstance(part, Tensor):
+        tape.scope = path
         return tape.parameter(part.shape, dtype, trains(path))
     return Bound(part, tape, dtype, trains, path)
 

@@ -52,6 +52,10 @@ class _Frame:
         self.filled = 0
         self.done = False
         self.autocast = tape.autocast.dtype if tape.autocast is not None else None
+        self.scope = tape.scope
+        for tensor in inputs:
+            if isinstance(tensor, Sym):
+                tape.recorder.why.setdefault(tensor.storage.ordinal, "checkpoint")
 
     def pack(self, tensor: Sym) -> _Holder:
         """Save nothing, remember the place."""
@@ -66,6 +70,7 @@ class _Frame:
         tensor = tensor.detach()
         if holder is not None:
             holder.tensor = tensor
+            self.tape.recorder.why.setdefault(tensor.storage.ordinal, "recomputed")
         if self.filled == len(self.holders):
             raise _Stop
         return tensor.detach()
@@ -76,6 +81,7 @@ class _Frame:
         tape.pack_hooks.append(self.refill)
         before, tape.grad_enabled = tape.grad_enabled, True
         tape.autocast = Autocast(self.autocast) if self.autocast else None
+        tape.scope = self.scope
         try:
             try:
                 self.function(*self.inputs)

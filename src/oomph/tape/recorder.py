@@ -1,83 +1,81 @@
-"""What the tape's tensors ask for and give back, in order; bytes alive, their peak, and where segments lie.
+"""What the tape's tensors ask for and give back, in order, and what is known of each of them.
 
-Bytes alive can only be most where an allocation is followed by a free: these heights are kept, not a running maximum,
-because bytes of many jobs are formulas that nobody wants to compare at every event.
+Nothing is added up while a job plays: bytes may be expressions, and most of what could be computed nobody asks for.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 from oomph.stream import ROUND, Event, Label, Stream
-from oomph.tape.sizes import Size, ceil_to, largest
+from oomph.tape.sizes import Size, ceil_to, number
 
 
-class Segment:
-    """A stretch between two marks: bytes alive at its start and end, and the heights in between."""
+class Allocation(NamedTuple):
+    """What a tensor was made as: its bytes, the operation, shape, dtype, and the module that was at work."""
 
-    __slots__ = ("end", "name", "start", "tops")
-
-    def __init__(self, name: str, live: Size) -> None:
-        self.name, self.start, self.end = name, live, live
-        self.tops: list[Size] = []
-
-    @property
-    def peak(self) -> Size:
-        """The most bytes alive in it."""
-        return largest([self.start, *self.tops])
+    n_bytes: Size
+    op: str
+    shape: tuple[Size, ...]
+    dtype: str
+    scope: str
 
 
 class Recorder:
-    """Counts bytes alive, each allocation rounded to 512 B; keeps the events only if asked to."""
+    """The events of a playing job: the ordinal of an allocation, or its complement ~ordinal for the free.
 
-    def __init__(self, keep_events: bool = False) -> None:
-        self.live: Size = 0
-        self.count = 0
-        self.instant = ""
-        self.segments: list[Segment] = []
-        self.stream = Stream() if keep_events else None
-        self._tops: list[Size] = []
-        self._rising = False
+    `marks` are (position in events, name of the instant that begins there); `why` says of allocations that are more
+    than a temporary what they are ("parameter", "gradient", "saved for Silu").
+    """
+
+    def __init__(self) -> None:
+        self.events: list[int] = []
+        self.allocations: list[Allocation] = []
+        self.marks: list[tuple[int, str]] = []
+        self.why: dict[int, str] = {}
 
     @property
-    def peak(self) -> Size:
-        """The most bytes alive since it was last set."""
-        return largest([*self._tops, self.live])
+    def position(self) -> int:
+        """How many events there were so far."""
+        return len(self.events)
 
-    @peak.setter
-    def peak(self, floor: Size) -> None:
-        self._tops, self._rising = [floor], False
-
-    def allocate(self, n_bytes: Size, op: str, shape: tuple[Size, ...], dtype: str) -> int:
-        """Count an allocation and return its ordinal."""
-        ordinal = self.count
-        self.count += 1
-        self.live = self.live + ceil_to(n_bytes, ROUND)
-        self._rising = True
-        if self.stream is not None:
-            self.stream.events.append(Event(ordinal, n_bytes))
-            self.stream.labels[ordinal] = Label(op, shape, dtype, self.instant)
+    def allocate(self, n_bytes: Size, op: str, shape: tuple[Size, ...], dtype: str, scope: str) -> int:
+        """Note an allocation and return its ordinal."""
+        ordinal = len(self.allocations)
+        self.allocations.append(Allocation(n_bytes, op, shape, dtype, scope))
+        self.events.append(ordinal)
         return ordinal
 
-    def free(self, ordinal: int, n_bytes: Size) -> None:
-        """Count the end of an allocation."""
-        if self._rising:
-            self._top()
-        self.live = self.live - ceil_to(n_bytes, ROUND)
-        if self.stream is not None:
-            self.stream.events.append(Event(ordinal, -n_bytes))
+    def name(self, ordinal: int, scope: str, why: str) -> None:
+        """Say of an allocation that it is more than a temporary, and whose."""
+        self.allocations[ordinal] = self.allocations[ordinal]._replace(scope=scope)
+        self.why[ordinal] = why
 
     def mark(self, name: str) -> None:
-        """Begin a segment: an instant with a name."""
-        if self._rising:
-            self._top()
-        if self.segments:
-            self.segments[-1].end = self.live
-        self.segments.append(Segment(name, self.live))
-        self.instant = name
-        if self.stream is not None:
-            self.stream.marks.append((len(self.stream.events), name))
+        """Begin an instant."""
+        self.marks.append((len(self.events), name))
 
-    def _top(self) -> None:
-        self._rising = False
-        self._tops.append(self.live)
-        if self.segments:
-            self.segments[-1].tops.append(self.live)
+    def live(self) -> Iterator[int]:
+        """Yield the bytes alive before the first and after each event, every allocation rounded to 512 B."""
+        rounded = [ceil_to(number(one.n_bytes), ROUND) for one in self.allocations]
+        total = 0
+        yield total
+        for event in self.events:
+            total += rounded[event] if event >= 0 else -rounded[~event]
+            yield total
+
+    def stream(self) -> Stream:
+        """Return the events in the form that trace, measurement and allocator share."""
+        sizes = [number(one.n_bytes) for one in self.allocations]
+        stream = Stream(marks=list(self.marks))
+        stream.events = [Event(at, sizes[at]) if at >= 0 else Event(~at, -sizes[~at]) for at in self.events]
+        begins = dict(self.marks)  # of several marks at one position the last one counts
+        instant = ""
+        for position, event in enumerate(self.events):
+            instant = begins.get(position, instant)
+            if event >= 0:
+                made, why = self.allocations[event], self.why.get(event, "")
+                shape = tuple(map(number, made.shape))
+                stream.labels[event] = Label(made.op, shape, made.dtype, instant, made.scope, why)
+        return stream

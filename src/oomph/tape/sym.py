@@ -6,30 +6,35 @@ Strides are modelled because layouts decide where torch copies: a "contiguous" f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from oomph.dtypes import BITS
-from oomph.tape.sizes import Size, first, product, yes
+from oomph.tape.sizes import Size, number, product, yes
 
 if TYPE_CHECKING:
     from oomph.tape.tape import Tape
 
 WIDTH = {name: bits // 8 for name, bits in BITS.items() if bits >= 8}  # bytes per element
+# Layouts are asked for again and again: a step has a thousand tensors of a few dozen shapes.
+remembered = lru_cache(4096)
+Sizes: TypeAlias = "tuple[Size, ...]"
+Layout: TypeAlias = "tuple[Sizes, Sizes]"  # shape and strides
 
 
 class Storage:
     """Bytes on the device. Nothing but reference counts ends it, as with torch's own."""
 
-    __slots__ = ("__weakref__", "n_bytes", "ordinal", "tape")
+    __slots__ = ("__weakref__", "events", "ordinal", "tape")
 
     def __init__(self, tape: Tape, n_bytes: Size, op: str, shape: tuple[Size, ...], dtype: str) -> None:
         self.tape = tape
-        self.n_bytes = n_bytes
-        self.ordinal = tape.recorder.allocate(n_bytes, op, shape, dtype)
+        self.events = tape.recorder.events
+        self.ordinal = tape.recorder.allocate(n_bytes, op, shape, dtype, tape.scope)
 
     def __del__(self) -> None:
-        self.tape.recorder.free(self.ordinal, self.n_bytes)
+        self.events.append(~self.ordinal)
 
 
 class Sym:
@@ -61,6 +66,11 @@ class Sym:
         return self.storage.tape
 
     @property
+    def made_for(self) -> str:
+        """The path of the module or parameter whose storage this is."""
+        return self.storage.tape.recorder.allocations[self.storage.ordinal].scope
+
+    @property
     def is_leaf(self) -> bool:
         """True for what no recorded operation made."""
         return self.node is None
@@ -71,25 +81,11 @@ class Sym:
 
     def is_contiguous(self) -> bool:
         """Tell whether elements lie in row-major order without gaps; axes of length 1 do not matter."""
-        expected: Size = 1
-        for size, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
-            if not yes((size == 1) | (stride == expected)):
-                return False
-            expected = expected * size
-        return True
+        return _is_contiguous(self.shape, self.strides)
 
     def is_dense(self) -> bool:
         """Tell whether elements lie without gaps and overlaps, in any order of axes."""
-        expected: Size = 1
-        axes = [axis for axis in range(len(self.shape)) if not yes(self.shape[axis] == 1)]
-        axes.sort(key=lambda axis: first(self.strides[axis]))
-        for axis in axes:
-            if not yes(self.strides[axis] == expected):
-                for a, b in pairwise(axes):
-                    yes(self.strides[a] <= self.strides[b])  # jobs with another order than the first are split off
-                return False
-            expected = expected * self.shape[axis]
-        return True
+        return _is_dense(self.shape, self.strides)
 
     # Arithmetic reads in programs as it does in the modules they mirror.
     def __add__(self, other: Sym | float) -> Sym:
@@ -110,7 +106,32 @@ class Sym:
         return elementwise.neg(self)
 
 
-def row_major(shape: Sequence[Size]) -> tuple[Size, ...]:
+@remembered
+def _is_contiguous(shape: Sizes, strides: Sizes) -> bool:
+    expected: Size = 1
+    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if not yes((size == 1) | (stride == expected)):
+            return False
+        expected = expected * size
+    return True
+
+
+@remembered
+def _is_dense(shape: Sizes, strides: Sizes) -> bool:
+    expected: Size = 1
+    axes = [axis for axis in range(len(shape)) if not yes(shape[axis] == 1)]
+    axes.sort(key=lambda axis: number(strides[axis]))
+    for axis in axes:
+        if not yes(strides[axis] == expected):
+            for a, b in pairwise(axes):
+                yes(strides[a] <= strides[b])  # the order of the axes is a branch too
+            return False
+        expected = expected * shape[axis]
+    return True
+
+
+@remembered
+def row_major(shape: Sizes) -> Sizes:
     """Return the strides of a contiguous tensor.
 
     >>> row_major((2, 3, 4))
@@ -124,10 +145,15 @@ def row_major(shape: Sequence[Size]) -> tuple[Size, ...]:
     return tuple(reversed(strides))
 
 
+@remembered
+def _numel(shape: Sizes) -> Size:
+    return product(shape)
+
+
 def new(tape: Tape, shape: Sequence[Size], dtype: str, strides: Sequence[Size] | None = None, op: str = "") -> Sym:
     """Return a tensor with a storage of its own, contiguous unless `strides` (dense) are given."""
     shape = tuple(shape)
-    storage = Storage(tape, product(shape) * WIDTH[dtype], op, shape, dtype)
+    storage = Storage(tape, _numel(shape) * WIDTH[dtype], op, shape, dtype)
     return Sym(shape, dtype, row_major(shape) if strides is None else strides, storage)
 
 
@@ -138,12 +164,17 @@ def view_of(base: Sym, shape: Sequence[Size], strides: Sequence[Size]) -> Sym:
     return made
 
 
-def elementwise_strides(shape: Sequence[Size], operands: Sequence[Sym]) -> tuple[Size, ...]:
+def elementwise_strides(shape: Sequence[Size], operands: Sequence[Sym]) -> Sizes:
     """Return the layout torch's TensorIterator gives an elementwise result: axes ordered by the operands' strides.
 
     Source: ATen/native/TensorIterator.cpp, reorder_dimensions: insertion sort, the first operand whose strides
     differ decides, broadcast axes (stride 0) are ambiguous.
     """
+    return _elementwise_strides(tuple(shape), tuple([(one.shape, one.strides) for one in operands]))
+
+
+@remembered
+def _elementwise_strides(shape: Sizes, operands: tuple[Layout, ...]) -> Sizes:
     rank = len(shape)
     tables = [_aligned(operand, shape) for operand in operands]
     order = list(range(rank))[::-1]
@@ -164,11 +195,11 @@ def elementwise_strides(shape: Sequence[Size], operands: Sequence[Sym]) -> tuple
     return tuple(strides)
 
 
-def _aligned(operand: Sym, shape: Sequence[Size]) -> list[Size]:
+def _aligned(operand: Layout, shape: Sizes) -> list[Size]:
     """Return an operand's strides on the axes of the result, 0 where it is broadcast."""
-    missing = len(shape) - len(operand.shape)
+    missing = len(shape) - len(operand[0])
     found: list[Size] = [0] * missing
-    for axis, (size, stride) in enumerate(zip(operand.shape, operand.strides, strict=True), missing):
+    for axis, (size, stride) in enumerate(zip(*operand, strict=True), missing):
         found.append(0 if yes(size == 1) and not yes(shape[axis] == 1) else stride)
     return found
 
@@ -185,12 +216,17 @@ def _compare(a: int, b: int, tables: Sequence[Sequence[Size]], shape: Sequence[S
     return 0
 
 
-def view_strides(shape: Sequence[Size], strides: Sequence[Size], wanted: Sequence[Size]) -> tuple[Size, ...] | None:
+def view_strides(shape: Sequence[Size], strides: Sequence[Size], wanted: Sequence[Size]) -> Sizes | None:
     """Return the strides of a view of another shape, None if only a copy can have that shape.
 
     Source: ATen/TensorUtils.cpp, computeStride: axes that follow each other in memory form chunks, and the new
     axes must cut within chunks.
     """
+    return _view_strides(tuple(shape), tuple(strides), tuple(wanted))
+
+
+@remembered
+def _view_strides(shape: Sizes, strides: Sizes, wanted: Sizes) -> Sizes | None:
     if not shape:
         return (1,) * len(wanted)
     found: list[Size] = [0] * len(wanted)
@@ -212,7 +248,7 @@ def view_strides(shape: Sequence[Size], strides: Sequence[Size], wanted: Sequenc
     return tuple(found) if at == -1 else None
 
 
-def broadcast(a: Sequence[Size], b: Sequence[Size]) -> tuple[Size, ...]:
+def broadcast(a: Sequence[Size], b: Sequence[Size]) -> Sizes:
     """Return the shape two operands have together.
 
     >>> broadcast((2, 1, 4), (3, 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 from oomph.tape.recorder import Recorder
 from oomph.tape.sizes import Size
@@ -14,16 +14,21 @@ from oomph.tape.sym import Sym, new
 Pack = Callable[[Sym], Any]
 
 
+# Whose events: a GPU's, with the buffers its kernels allocate inside an operation; a CPU's, without them; or those that
+# a trace sees, under which torch also never adds gradients of a tensor that is used twice in place.
+Place = Literal["gpu", "cpu", "trace"]
+
+
 class Tape:
     """Where symbolic tensors live while a job plays.
 
-    `in_place_sums`: gradients of a tensor used twice are added in place where torch does so in a real run. Under a
-    trace torch never does; set it to False to equal one.
+    `on` says whose events are played, see Place.
     """
 
-    def __init__(self, recorder: Recorder | None = None, in_place_sums: bool = True) -> None:
-        self.recorder = Recorder() if recorder is None else recorder
-        self.in_place_sums = in_place_sums
+    def __init__(self, on: Place = "gpu") -> None:
+        self.recorder = Recorder()
+        self.on = on
+        self.scope = ""  # the path of the module at work
         self.grad_enabled = True
         self.next_sequence = 0
         self.pack_hooks: list[Pack] = []
@@ -44,7 +49,24 @@ class Tape:
         """Return a leaf that may want a gradient."""
         made = new(self, shape, dtype, op="parameter")
         made.requires_grad = requires_grad
+        self.note(made, "parameter")
         return made
+
+    def note(self, tensor: Sym, why: str) -> None:
+        """Say why a tensor is alive, where it is more than a temporary."""
+        self.recorder.why[tensor.storage.ordinal] = why
+
+    def begin_layer(self, index: int, path: str) -> None:
+        """Begin the forward pass of a decoder layer."""
+        self.recorder.mark(f"layer {index} forward")
+        self.layer_starts.append(self.next_sequence)
+        self.scope = path
+
+    def end_layers(self) -> None:
+        """Begin what follows the last layer."""
+        self.recorder.mark("head forward")
+        self.layers_end = self.next_sequence
+        self.scope = ""
 
     @contextmanager
     def no_grad(self) -> Iterator[None]:

@@ -1,0 +1,129 @@
+"""What two jobs have in common when a step of one is a step of the other with other numbers.
+
+The structure of a job is everything that is no size (kinds of blocks, options, which sizes are one and the same); its
+numbers are the distinct sizes. Equal sizes are one axis: that they are equal is part of the structure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from typing import Any
+
+from oomph.blocks.base import Block, Stack
+from oomph.errors import UnsupportedError
+from oomph.job import InferJob, TrainJob
+from oomph.model import Model
+from oomph.tape.sizes import Sheet, Size
+from oomph.tensor import Tensor
+
+Job = TrainJob | InferJob
+STACKS = ("model.layers", "transformer.h")
+JOB_SIZES = ("batch", "seq_len", "max_cache_len")
+
+
+@dataclass(frozen=True)
+class Structure:
+    """A job's structure as a text, and its numbers: those of the job, then those of the model."""
+
+    key: str
+    numbers: tuple[int, ...]
+
+
+def structure(model: Model, job: Job) -> Structure:
+    """Return the structure of a job, the number of its layers left out where all are equal."""
+    words = [type(job).__name__, model.model_type, str(model.tied)]
+    seen: dict[int, int] = {}
+    stack_path, stack = decoder_stack(model)
+    for path, part in model.parts.items():
+        words.append(path)
+        if path == stack_path and is_uniform(stack):
+            part = stack.layers[0]
+        _describe(part, words, seen)
+    words += [f"{field.name}={getattr(job, field.name)}" for field in fields(job) if field.name not in JOB_SIZES]
+    return Structure(" ".join(words), (*_job_sizes(job), *seen))
+
+
+def decoder_stack(model: Model) -> tuple[str, Stack]:
+    """Return the decoder's layers and their path."""
+    for path in STACKS:
+        part = model.parts.get(path)
+        if isinstance(part, Stack) and part.layers:
+            return path, part
+    raise UnsupportedError("oomph finds no decoder layers in this model.", "Trace the real code instead: oomph trace.")
+
+
+def is_uniform(stack: Stack) -> bool:
+    """Tell whether all layers are equal."""
+    return len(stack.groups()) == 1
+
+
+def with_layers(model: Model, depth: int) -> Model:
+    """Return a model of equal layers with another number of them."""
+    path, stack = decoder_stack(model)
+    shallow = replace(stack, layers=(stack.layers[0],) * depth)
+    return replace(model, parts={**model.parts, path: shallow}, num_layers=depth)
+
+
+def _job_sizes(job: Job) -> list[int]:
+    return [getattr(job, name) for name in JOB_SIZES if hasattr(job, name)]
+
+
+@cache
+def _names(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))
+
+
+def _describe(value: Any, words: list[str], seen: dict[int, int]) -> None:
+    """Add what a value of a block is to the words; a size by which one of the distinct sizes it is."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        words.append(f"#{seen.setdefault(value, len(seen))}")
+    elif isinstance(value, Stack):
+        for layer, places in value.groups():
+            words.append(f"stack{places}")
+            _describe(layer, words, seen)
+    elif isinstance(value, (Block, Tensor)):
+        kind: Any = type(value)
+        words.append(kind.__name__)
+        for name in _names(kind):
+            _describe(getattr(value, name), words, seen)
+    elif isinstance(value, Mapping):
+        for name, each in value.items():
+            words.append(str(name))
+            _describe(each, words, seen)
+    elif isinstance(value, tuple):
+        words.append(f"tuple{len(value)}")
+        for each in value:
+            _describe(each, words, seen)
+    else:
+        words.append(repr(value))
+
+
+def symbolic(model: Model, job: Job, sheet: Sheet) -> tuple[Model, Job]:
+    """Return model and job with expressions for their numbers; axes are made in the order of `structure`'s numbers."""
+    sizes: dict[str, Any] = {name: sheet.axis(getattr(job, name)) for name in JOB_SIZES if hasattr(job, name)}
+    axes: dict[int, Size] = {}
+    known: dict[int, Any] = {}
+
+    def lifted(value: Any) -> Any:
+        if isinstance(value, int) and not isinstance(value, bool):
+            if value not in axes:
+                axes[value] = sheet.axis(value)
+            return axes[value]
+        if isinstance(value, Stack):
+            for layer, _ in value.groups():
+                known[id(layer)] = lifted(layer)
+            return replace(value, layers=tuple(known[id(layer)] for layer in value.layers))
+        if isinstance(value, (Block, Tensor)):
+            if id(value) not in known:
+                kind: Any = type(value)
+                changed = {name: lifted(getattr(value, name)) for name in _names(kind)}
+                known[id(value)] = replace(value, **changed)  # type: ignore[type-var]  # every block is a dataclass
+            return known[id(value)]
+        if isinstance(value, Mapping):
+            return {name: lifted(each) for name, each in value.items()}
+        return tuple(map(lifted, value)) if isinstance(value, tuple) else value
+
+    parts = {path: lifted(part) for path, part in model.parts.items()}
+    return replace(model, parts=parts), replace(job, **sizes)
