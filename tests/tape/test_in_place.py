@@ -23,6 +23,7 @@ from oomph.families import model_from_config
 from oomph.job import TrainJob
 from oomph.play import train_step
 from oomph.stream import Event
+from oomph.tape.tape import Place
 from tests.referee import models
 from tests.referee.test_trace_profile import PLAIN, RANDOM_STATE, SCALARS, excursion
 
@@ -31,6 +32,7 @@ pytestmark = pytest.mark.slow
 MISTRAL = {**models.MISTRAL, "sliding_window": None}
 LARGE_TIED = {**models.TIED, "vocab_size": 4001}
 STEADY = {"optimizer": "adamw", "steady": True}
+PLACES: tuple[Place, Place] = ("cpu", "trace")
 AMP = {"precision": "amp-bf16"}
 SETUPS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (models.LLAMA, {}),
@@ -56,14 +58,12 @@ SETUPS: list[tuple[dict[str, Any], dict[str, Any]]] = [
 ]
 
 
-def played(raw: dict[str, Any], job: TrainJob) -> list[Event]:
+def played(raw: dict[str, Any], job: TrainJob, on: Place = "cpu") -> list[Event]:
     """The tape's events of the step, without frees of what was there before."""
-    found = train_step(model_from_config(raw), job, events=True)
-    stream = found.recorder.stream
-    assert stream is not None
-    before = {event.ordinal for event in stream.events[: found.start]}
-    end = stream.marks[-1][0]
-    return [event for event in stream.events[found.start : end] if event.ordinal not in before]
+    found = train_step(model_from_config(raw), job, on=on)
+    events = found.recorder.stream().events
+    before = {event.ordinal for event in events[: found.start]}
+    return [event for event in events[found.start : found.end] if event.ordinal not in before]
 
 
 def brief_life(events: list[Event], at: int) -> list[int]:
@@ -123,10 +123,5 @@ def test_sums_out_of_place_do_not_equal_the_run() -> None:
     Both numbers are older than the tape's rule (see test_trace_profile).
     """
     job = TrainJob(**{**PLAIN, **AMP})
-    peaks = []
-    for in_place in (True, False):
-        found = train_step(model_from_config(LARGE_TIED), job, in_place_sums=in_place, events=True)
-        assert found.recorder.stream is not None
-        events = found.recorder.stream.events[found.start : found.recorder.stream.marks[-1][0]]
-        peaks.append(excursion([event.n_bytes for event in events]))
+    peaks = [excursion([event.n_bytes for event in played(LARGE_TIED, job, on)]) for on in PLACES]
     assert peaks == [9_111_228, 12_127_164]
