@@ -88,6 +88,19 @@ def test_every_nth_layer_from_the_first() -> None:
     assert not any(Checkpointing("none", 1).takes(layer) for layer in range(7))
 
 
+def test_a_checkpoint_of_inputs_without_gradients_has_none() -> None:
+    """Reentrant only: the function runs unrecorded, so its weights get nothing unless an input wants a gradient."""
+    tape = Tape()
+    with tape.playing():
+        x, w = tape.empty((), "fp32"), tape.parameter((), "fp32")
+        assert not Checkpointing("reentrant")(tape, lambda hidden: hidden * w, x).requires_grad
+        assert Checkpointing("non-reentrant")(tape, lambda hidden: hidden * w, x).requires_grad
+        mixed = Checkpointing("reentrant")(tape, lambda hidden, mask: hidden * mask, ops.silu(w), x)
+        backward(mixed)
+        assert w.grad is not None
+        assert x.grad is None
+
+
 def test_a_deep_graph_goes_before_the_tensor_it_hangs_on() -> None:
     """torch takes a graph down node by node; what a checkpoint keeps at its bottom dies before the loss does."""
     tape = Tape()

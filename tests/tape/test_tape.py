@@ -112,7 +112,7 @@ def test_tied_autocast_gradients_are_added_in_place_in_a_real_run() -> None:
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.integers(1, 4), st.integers(1, 200), st.sampled_from(["none", "non-reentrant"]))
+@given(st.integers(1, 4), st.integers(1, 200), st.sampled_from(["none", "reentrant", "non-reentrant"]))
 def test_more_never_takes_less(batch: int, seq_len: int, checkpointing: Any) -> None:
     """One more sequence or token never lowers the peak."""
     model = model_from_config({**LLAMA_3_8B, "num_hidden_layers": 2, "vocab_size": 1000, "intermediate_size": 300})
