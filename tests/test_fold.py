@@ -50,7 +50,7 @@ def random_case(seed: int) -> tuple[Model, TrainJob, Place]:
         attention=kernel,
         dropout=rng.random() < 0.5,
         checkpointing=rng.choice(["none", "non-reentrant", "reentrant"]),
-        checkpoint_every=rng.choice([1, 1, 2, 3]),
+        checkpoint_every=rng.choice([1, 1, 2, 3, 5]),
         fp32_outputs=rng.random() < 0.3,
         hold_logits=rng.random() < 0.5,
         accumulation=rng.choice([1, 1, 2]),
@@ -69,7 +69,7 @@ def check(seed: int) -> None:
     full = train_step(model, job, on=on)
     found = (folded.peak, folded.resident, folded.forward_end, folded.end)
     period = job.checkpoint_every if job.checkpointing != "none" else 1
-    assert folded.folded or model.num_layers <= 4 * period + 2, f"seed {seed} did not fold: {job}"
+    assert folded.folded or model.num_layers < 5 * period, f"seed {seed} did not fold: {job}"
     expected = (full.peak, full.resident, full.live[full.forward_end], full.live[-1])
     assert found == expected, f"seed {seed}: {job}"
 

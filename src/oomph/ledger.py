@@ -210,6 +210,11 @@ class Ledger:
         return found
 
     @property
+    def tensors(self) -> tuple[Item, ...]:
+        """The items that are tensors: without what the runtime takes beside them."""
+        return tuple(item for item in self.items if item.group != "runtime")
+
+    @property
     def peak(self) -> Instant | None:
         """The instant at which most is allocated, the first of equals; None for a model that is only weighed."""
         return max(self.instants, key=lambda instant: instant.peak_bytes, default=None)

@@ -85,7 +85,7 @@ def job_page(ledger: Ledger, explain: bool) -> str:
             [[group, human(size), f"{size:,}"] for group, size in ledger.groups.items() if size],
         ),
     ]
-    shown = largest(ledger.items, len(ledger.items) if explain else TOP)
+    shown = largest(ledger.tensors, len(ledger.items) if explain else TOP)
     rows = [[item.name, _axes(item), item.dtype, human(item.n_bytes), item.evidence] for item in shown]
     parts.append(table(["alive at the peak", "axes", "dtype", "size", "why"], rows))
     instants = [[one.name, human(one.peak_bytes), human(one.end_bytes)] for one in ledger.instants]

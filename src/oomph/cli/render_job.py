@@ -94,12 +94,13 @@ def _figures(ledger: Ledger) -> Table:
 def _tensors(ledger: Ledger, most: int, roomy: bool) -> Table:
     table = plain_table("alive at the peak", *["shape"] * roomy, "bytes", "why", right=(1 + roomy,))
     table.columns[1 + roomy].no_wrap = True
-    for item in largest(ledger.items, most):
+    shown = largest(ledger.tensors, most)
+    for item in shown:
         shape = [Text(f"{shape_text(item)} {item.dtype}")] * roomy
         table.add_row(Text(_short(item.name)), *shape, human(item.n_bytes), Text(item.evidence))
-    rest = len(ledger.items) - most
+    rest = len(ledger.tensors) - most
     if rest > 0:
-        left = sum(item.n_bytes for item in ledger.items) - sum(item.n_bytes for item in largest(ledger.items, most))
+        left = sum(item.n_bytes for item in ledger.tensors) - sum(item.n_bytes for item in shown)
         table.add_row(Text(f"{rest} more", style="dim"), *[""] * roomy, human(left), "")
     return table
 
