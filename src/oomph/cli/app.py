@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import oomph
+from oomph.cli.explain import explain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -221,3 +222,6 @@ def _count(text: str | None) -> int | None:
     from oomph.units import parse_count
 
     return parse_count(text)
+
+
+cli.add_command(explain)

@@ -1,0 +1,165 @@
+"""`oomph explain`: what autograd keeps, and the memory rule of every operation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from oomph.explain import Row, SavedTensors
+
+TOPICS = {
+    "saved-tensors MODEL": "what autograd keeps from each layer's forward to its backward, with closed forms",
+    "op [NAME]": "an operation's rule: what it allocates, what it saves and why, what its backward allocates",
+}
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def job_options(command: Command) -> Command:
+    """Add the options that describe a job, named as the fields of TrainJob."""
+    from typing import get_args
+
+    from oomph.job import Checkpointing, Kernel, Precision
+
+    for option in (
+        click.option("--no-dropout", "dropout", is_flag=True, flag_value=False, default=True, help="Every rate is 0."),
+        click.option("--checkpointing", type=click.Choice(get_args(Checkpointing)), default="none", show_default=True),
+        click.option("--attention", type=click.Choice(get_args(Kernel)), default="flash", show_default=True),
+        click.option("--precision", type=click.Choice(get_args(Precision)), default="bf16", show_default=True),
+        click.option("--batch", type=int, default=1, show_default=True, help="Sequences of a micro-batch."),
+        click.option("--seq", "seq_len", type=int, default=2048, show_default=True, help="Tokens of a sequence."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def explain(ctx: click.Context) -> None:
+    """Explain where numbers come from: saved tensors, operations."""
+    if ctx.invoked_subcommand is None:
+        for topic, what in TOPICS.items():
+            click.echo(f"oomph explain {topic:<22} {what}")
+
+
+@explain.command("saved-tensors")
+@click.argument("model")
+@job_options
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--markdown", is_flag=True, help="Tables to paste into an issue or a page.")
+@click.option("--offline", is_flag=True, help="Never ask a server, whatever MODEL is.")
+def saved_tensors(model: str, as_json: bool, markdown: bool, offline: bool, **options: Any) -> None:
+    """Show what a training step of MODEL keeps for its backward pass, tensor by tensor.
+
+    MODEL is what `oomph MODEL` takes, or a bare model_type such as llama: then its class's default config.
+    """
+    from oomph import explain as explained
+    from oomph.cli.app import _dump, _output
+    from oomph.job import TrainJob
+
+    if as_json and markdown:
+        raise click.UsageError("--json and --markdown exclude each other: choose one.")
+    found = explained.saved_tensors(explained.model_of(model, offline=offline), TrainJob(**options))
+    if as_json:
+        _dump(found.to_dict())
+        return
+    with _output():
+        if markdown:
+            click.echo(page(found))
+        else:
+            render(found)
+
+
+@explain.command("op")
+@click.argument("name", required=False)
+def operation(name: str | None) -> None:
+    """Print the memory rule of an operation or optimizer, or list them all."""
+    from oomph.cli.app import _output
+    from oomph.operations import rule, rules
+
+    with _output():
+        if name is None:
+            for each in rules():
+                click.echo(f"{each.name:<30} {each.summary}")
+            return
+        click.echo(rule(name).text)
+
+
+COLUMNS = ("tensor", "shape", "dtype", "bytes", "closed form", "kept for")
+
+
+def cells(row: Row, stack: str) -> list[str]:
+    """Return a row's cells: the module's path is that within the layer."""
+    module = row.module.removeprefix(f"{stack}.*").removeprefix(".")
+    name = f"{module}: {row.operation}" if module else row.operation
+    times = f"{row.count} x " if row.count > 1 else ""
+    shape = ", ".join(f"{axis} {size}" if axis else str(size) for axis, size in row.shape)
+    return [name, f"{times}[{shape}]", row.dtype, f"{row.n_bytes:,}", row.formula, row.needed_by]
+
+
+def sums(found: SavedTensors) -> list[list[str]]:
+    """Return the last lines: what a layer keeps, all layers, the rest."""
+    per = "A, per layer" if found.every == 1 else f"per {found.every} layers"
+    return [
+        [per, "", "", f"{found.row_bytes:,}", found.formula, ""],
+        [f"{found.layers} layers", "", "", f"{found.layers_bytes:,}", "", ""],
+    ]
+
+
+def headline(found: SavedTensors) -> str:
+    """Return what the tables are about."""
+    from oomph.cli.text import printable
+
+    job = found.job
+    words = [f"b={job['batch']}", f"s={job['seq_len']}", job["precision"], f"{job['attention']} attention"]
+    if job["checkpointing"] != "none":
+        words.append(f"{job['checkpointing']} checkpointing")
+    return f"{printable(found.model)}: tensors kept for the backward pass, {', '.join(words)}"
+
+
+def legend(found: SavedTensors) -> str:
+    """Return what the letters stand for."""
+    letters = [f"{letter} {means} {size}" for letter, means, size in found.letters]
+    return ", ".join([*letters, "T = b·s", "round512: up to a multiple of 512 B, as the allocator does"])
+
+
+def page(found: SavedTensors) -> str:
+    """Return the tables as Markdown."""
+    from oomph.cli.markdown import table
+
+    inside = [*(cells(row, found.stack) for row in found.rows), *sums(found)]
+    outside = [cells(row, found.stack) for row in found.outside]
+    outside.append(["outside the layers", "", "", f"{found.outside_bytes:,}", "", ""])
+    return "\n\n".join([f"### {headline(found)}", table(COLUMNS, inside), table(COLUMNS, outside), legend(found)])
+
+
+def render(found: SavedTensors) -> None:
+    """Print the tables for people."""
+    from rich.text import Text
+
+    from oomph.cli.render import Output
+
+    out = Output()
+    out.print(Text(headline(found), style="bold"))
+    out.print(_table([cells(row, found.stack) for row in found.rows], sums(found)))
+    total = [["outside the layers", "", "", f"{found.outside_bytes:,}", "", ""]]
+    out.print(_table([cells(row, found.stack) for row in found.outside], total))
+    out.print(Text(legend(found), style="dim"))
+
+
+def _table(rows: Sequence[Sequence[str]], last: Sequence[Sequence[str]]) -> Any:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for name in COLUMNS:
+        table.add_column(name, justify="right" if name == "bytes" else "left", no_wrap=name == "bytes", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    table.add_section()
+    for row in last:
+        table.add_row(*(Text(cell, style="bold") for cell in row))
+    return table
