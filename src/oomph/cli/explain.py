@@ -90,12 +90,12 @@ def operation(name: str | None) -> None:
 COLUMNS = ("tensor", "shape", "dtype", "bytes", "closed form", "kept for")
 
 
-def cells(row: Row, stack: str) -> list[str]:
-    """Return a row's cells: the module's path is that within the layer."""
+def cells(row: Row, stack: str, named: bool = True) -> list[str]:
+    """Return a row's cells: the module's path is that within the layer; axes are `named` where there is room."""
     module = row.module.removeprefix(f"{stack}.*").removeprefix(".")
     name = f"{module}: {row.operation}" if module else row.operation
     times = f"{row.count} x " if row.count > 1 else ""
-    shape = ", ".join(f"{axis} {size}" if axis else str(size) for axis, size in row.shape)
+    shape = ", ".join(f"{axis} {size}" if axis and named else str(size) for axis, size in row.shape)
     return [name, f"{times}[{shape}]", row.dtype, f"{row.n_bytes:,}", row.formula, row.needed_by]
 
 
@@ -106,6 +106,11 @@ def sums(found: SavedTensors) -> list[list[str]]:
         [per, "", "", f"{found.row_bytes:,}", found.formula, ""],
         [f"{found.layers} layers", "", "", f"{found.layers_bytes:,}", "", ""],
     ]
+
+
+def rest(found: SavedTensors) -> list[str]:
+    """Return the last line of what is kept outside the layers."""
+    return ["outside the layers", "", "", f"{found.outside_bytes:,}", "", ""]
 
 
 def headline(found: SavedTensors) -> str:
@@ -130,8 +135,7 @@ def page(found: SavedTensors) -> str:
     from oomph.cli.markdown import table
 
     inside = [*(cells(row, found.stack) for row in found.rows), *sums(found)]
-    outside = [cells(row, found.stack) for row in found.outside]
-    outside.append(["outside the layers", "", "", f"{found.outside_bytes:,}", "", ""])
+    outside = [*(cells(row, found.stack) for row in found.outside), rest(found)]
     return "\n\n".join([f"### {headline(found)}", table(COLUMNS, inside), table(COLUMNS, outside), legend(found)])
 
 
@@ -139,13 +143,13 @@ def render(found: SavedTensors) -> None:
     """Print the tables for people."""
     from rich.text import Text
 
-    from oomph.cli.render import Output
+    from oomph.cli.render import WIDE, Output
 
     out = Output()
+    named = out.width >= WIDE
     out.print(Text(headline(found), style="bold"))
-    out.print(_table([cells(row, found.stack) for row in found.rows], sums(found)))
-    total = [["outside the layers", "", "", f"{found.outside_bytes:,}", "", ""]]
-    out.print(_table([cells(row, found.stack) for row in found.outside], total))
+    out.print(_table([cells(row, found.stack, named) for row in found.rows], sums(found)))
+    out.print(_table([cells(row, found.stack, named) for row in found.outside], [rest(found)]))
     out.print(Text(legend(found), style="dim"))
 
 
