@@ -26,7 +26,8 @@ from oomph.units import gib
 
 ROOT = Path(__file__).parents[1]
 HEADINGS = ("Effect", "Cost", "When", "Flag", "Source")
-COMMANDS = ([], ["weigh"], ["models"], ["gpus"], ["rules"], ["explain"], ["explain", "saved-tensors"], ["explain", "op"])
+EXPLAINING = (["explain"], ["explain", "saved-tensors"], ["explain", "op"])
+COMMANDS = ([], ["weigh"], ["models"], ["gpus"], ["rules"], *EXPLAINING)
 SHOWN_RULES = 24  # lines of `oomph rules` in the README: the table, not its notes
 
 

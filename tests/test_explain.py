@@ -130,13 +130,18 @@ def test_llama_3_8b_under_autocast() -> None:
     assert found.row_bytes == expected == 931_415_040
 
 
-@pytest.mark.parametrize(("precision", "width"), [("bf16", 2)])
-def test_llama_3_8b_checkpointed(precision: Any, width: int) -> None:
-    """Only a layer's input stays; the first layer's is the embedding's output."""
-    found = explained(LLAMA_3_8B, TrainJob(precision=precision, checkpointing="non-reentrant"))
-    assert lines(found) == [(": add", precision, width * T * h, f"{width}·T·h", "the layer's second forward")]
-    assert found.row_bytes == 16_777_216
+def test_llama_3_8b_checkpointed() -> None:
+    """Only a layer's input stays, 2Th; the first layer's is the embedding's output and counted there."""
+    found = explained(LLAMA_3_8B, TrainJob(checkpointing="non-reentrant"))
+    assert lines(found) == [(": add", "bf16", 2 * T * h, "2·T·h", "the layer's second forward")]
+    assert found.row_bytes == 2 * T * h == 16_777_216
     assert not [row for row in found.outside if row.operation == "embedding"]
+
+
+def test_llama_3_8b_checkpointed_under_autocast() -> None:
+    """The fp32 input, 4Th; autocast's cache ends with its context, before backward."""
+    found = explained(LLAMA_3_8B, TrainJob(precision="amp-bf16", checkpointing="non-reentrant"))
+    assert lines(found) == [(": add", "fp32", 4 * T * h, "4·T·h", "the layer's second forward")]
 
 
 def test_qwen3_8b() -> None:
@@ -162,8 +167,12 @@ def test_gpt2_with_dropout() -> None:
     ffn = 4 * hidden
     wide = ("2·T·i", 2 * tokens * ffn)
     gelu = [
-        ("mlp.c_fc: addmm", "Pow"), ("mlp: mul", "Mul"), ("mlp: tanh", "Tanh"), ("mlp: add", "Mul"), ("mlp: mul", "Addmm"),
-    ]  # fmt: skip
+        ("mlp.c_fc: addmm", "Pow"),
+        ("mlp: mul", "Mul"),
+        ("mlp: tanh", "Tanh"),
+        ("mlp: add", "Mul"),
+        ("mlp: mul", "Addmm"),
+    ]
     expected = [
         *((name, "bf16", wide[1], wide[0], backward) for name, backward in gelu),
         ("attn.c_attn: addmm", "bf16", 6 * tokens * hidden, "6·T·a·d", "Flash"),  # a·d = h
@@ -280,7 +289,7 @@ def test_command_for_people_and_pages(capsys: pytest.CaptureFixture[str]) -> Non
         code, out, _ = run(capsys, "saved-tensors", "llama-3-8b", *form)
         assert code == 0
         assert "411,321,344" in out
-        assert "gate_proj" in out
+        assert "16·T·h" in out
     code, _, err = run(capsys, "saved-tensors", "llama", "--json", "--markdown")
     assert (code, "choose one" in err) == (2, True)
 

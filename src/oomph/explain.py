@@ -7,6 +7,7 @@ layer keeps. Bytes are rounded to 512 per tensor, as torch's allocator does.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -23,6 +24,7 @@ from oomph.structure import decoder_stack, is_uniform
 
 FORWARD_END = "loss backward"  # the stretch that begins when the loss is known
 GROUPS = frozenset({REST, "weight_copies", "kv_cache"})  # of the ledger: what a forward pass adds to
+WORD = re.compile(r"[^\W\d_]\w*")  # a letter or a name in a formula
 SAVED_FOR = "saved for "
 NEEDED_BY = {
     "checkpoint": "the layer's second forward",
@@ -230,7 +232,7 @@ def _rows(counts: Counts) -> tuple[Row, ...]:
 
 def _letters(forms: Forms, rows: tuple[Row, ...]) -> tuple[tuple[str, str, int], ...]:
     """Return the letters that stand in formulas."""
-    used = {letter for row in rows for monomial, _ in row.terms for letter, _ in monomial}
+    used = {"b", "s", *(word for row in rows for word in WORD.findall(row.formula))}
     return tuple(
         (letter, " = ".join(names), size) for letter, (names, size) in forms.legend.items() if letter in used
     )  # fmt: skip

@@ -88,6 +88,7 @@ def operation(name: str | None) -> None:
 
 
 COLUMNS = ("tensor", "shape", "dtype", "bytes", "closed form", "kept for")
+NARROW = ("tensor", "shape", "bytes", "closed form", "kept for")
 
 
 def cells(row: Row, stack: str, named: bool = True) -> list[str]:
@@ -96,7 +97,8 @@ def cells(row: Row, stack: str, named: bool = True) -> list[str]:
     name = f"{module}: {row.operation}" if module else row.operation
     times = f"{row.count} x " if row.count > 1 else ""
     shape = ", ".join(f"{axis} {size}" if axis and named else str(size) for axis, size in row.shape)
-    return [name, f"{times}[{shape}]", row.dtype, f"{row.n_bytes:,}", row.formula, row.needed_by]
+    needed_by = row.needed_by if named else row.needed_by.removesuffix(" backward")
+    return [name, f"{times}[{shape}]", row.dtype, f"{row.n_bytes:,}", row.formula, needed_by]
 
 
 def sums(found: SavedTensors) -> list[list[str]]:
@@ -140,27 +142,33 @@ def page(found: SavedTensors) -> str:
 
 
 def render(found: SavedTensors) -> None:
-    """Print the tables for people."""
+    """Print the tables for people; a narrow terminal has the dtype before the shape, whose axes are not named."""
     from rich.text import Text
 
     from oomph.cli.render import WIDE, Output
 
     out = Output()
-    named = out.width >= WIDE
+    wide = out.width >= WIDE
+
+    def fitted(rows: Sequence[Sequence[str]]) -> list[Sequence[str]]:
+        return [row if wide else (row[0], f"{row[2]} {row[1]}".strip(), *row[3:]) for row in rows]
+
     out.print(Text(headline(found), style="bold"))
-    out.print(_table([cells(row, found.stack, named) for row in found.rows], sums(found)))
-    out.print(_table([cells(row, found.stack, named) for row in found.outside], [rest(found)]))
+    for rows, last in ((found.rows, sums(found)), (found.outside, [rest(found)])):
+        body = [cells(row, found.stack, wide) for row in rows]
+        out.print(_table(COLUMNS if wide else NARROW, fitted(body), fitted(last)))
     out.print(Text(legend(found), style="dim"))
 
 
-def _table(rows: Sequence[Sequence[str]], last: Sequence[Sequence[str]]) -> Any:
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], last: Sequence[Sequence[str]]) -> Any:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for name in COLUMNS:
-        table.add_column(name, justify="right" if name == "bytes" else "left", no_wrap=name == "bytes", overflow="fold")
+    for name in columns:
+        right = name == "bytes"
+        table.add_column(name, justify="right" if right else "left", no_wrap=right, overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
     table.add_section()

@@ -29,8 +29,8 @@ def wider(a: str, b: str) -> str:
     Source: c10/core/ScalarType.cpp, promoteTypes.
 
     >>> from oomph.tape.testing import cost, fp32
-    >>> wider("bf16", "fp32"), cost(lambda a, b: a * b, (4, 256), fp32(4, 256))
-    ('fp32', Cost(allocated=4096, saved=6144, backward=10240))
+    >>> wider("bf16", "fp32"), cost(lambda a, b: a * b, (4, 256), fp32(4, 256)).allocated
+    ('fp32', 4096)
     """
     return a if WIDTH[a] >= WIDTH[b] else b
 
