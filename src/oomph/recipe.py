@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 from oomph.stream import ROUND
 from oomph.tape.sizes import COMPARE, COMPUTE
 
+DIVISIONS = frozenset({"//", "%"})
 Numbers: TypeAlias = Any  # int, or an array of one int64 per job
 # An int stands for itself, a tuple of one int for the product of that index.
 Term: TypeAlias = "int | tuple[int]"
@@ -35,7 +36,7 @@ class Change(NamedTuple):
     """How many tensors of a class come (or go, if negative) on the way to a height: `count + growth·extra`."""
 
     kind: int
-    count: int
+    count: int  # type: ignore[assignment]  # a tuple's own method, which nobody calls here
     growth: int
 
 
@@ -75,15 +76,25 @@ class Recipe:
 
 
 class Sums:
-    """The products of a recipe for given numbers of its axes."""
+    """The products of a recipe for given numbers of its axes.
+
+    Numbers that make a divisor 0 cannot be put in: for them the guards do not hold and the quotient means nothing.
+    """
 
     def __init__(self, recipe: Recipe, axes: Sequence[Numbers]) -> None:
         self.recipe = recipe
+        self.divisible: Numbers = True
         self.atoms: list[Numbers] = []
         for how, left, right in recipe.atoms:
-            found = axes[left] if how == "axis" else COMPUTE[how](self._early(left), self._early(right))  # type: ignore[index]
+            found = axes[left] if how == "axis" else self._computed(how, self._early(left), self._early(right))  # type: ignore[index]
             self.atoms.append(found)
         self.products = [self._product(factor, atoms) for factor, atoms in recipe.products]
+
+    def _computed(self, how: str, left: Numbers, right: Numbers) -> Numbers:
+        if how in DIVISIONS:
+            self.divisible = self.divisible & (right != 0)
+            right = right + (right == 0)  # by 1 instead
+        return COMPUTE[how](left, right)
 
     def _product(self, factor: int, atoms: tuple[int, ...]) -> Numbers:
         total: Numbers = factor
@@ -100,7 +111,9 @@ class Sums:
 
     def hold(self) -> Numbers:
         """Tell whether all guards come out as when the step was played: a bool, or one per job."""
-        answer: Numbers = True
+        answer = self.divisible
+        if answer is False:
+            return False
         for how, left, right, expected in self.recipe.guards:
             found = COMPARE[how](self.number(left), self.number(right)) == expected
             if found is False:
@@ -181,10 +194,8 @@ def name_of(part: Part, period: int, extra: Numbers) -> str:
     moved = part.layer + (extra * period if part.shifted else 0)
     if not part.repeated:
         return f"layer {moved} {part.work}"
-    if part.shifted:  # a backward pass goes down
-        last = part.layer - period + 1
-    else:
-        last = part.layer + period * (1 + extra) - 1
+    # A backward pass goes down.
+    last = part.layer - period + 1 if part.shifted else part.layer + period * (1 + extra) - 1
     return f"layers {moved} to {last} {part.work}" if last != moved else f"layer {moved} {part.work}"
 
 
