@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from oomph import formats
 from oomph.agree import Agreement, agree, compare
+from oomph.answer import ledger, resolve
 from oomph.errors import SourceError
-from oomph.estimate import ledger, resolve
 from oomph.families import model_from_config
 from oomph.formats.base import Format, Stored, stored
 from oomph.header import Header, StoredTensor

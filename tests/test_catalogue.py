@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from oomph.estimate import estimate, load
+from oomph.answer import estimate, load
 from oomph.families import model_from_config
 from oomph.sources import catalogue
 from tests.conftest import shared_params

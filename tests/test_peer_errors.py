@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from oomph import formats, weigh
+from oomph.answer import estimate, ledger, resolve
 from oomph.blocks.attention import Attention
 from oomph.blocks.base import descend
-from oomph.estimate import estimate, ledger, resolve
 from oomph.families import model_from_config
 from oomph.formats.gguf_types import BY_NAME
 from oomph.header import Source

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oomph import formats, weigh
+from oomph.answer import ledger, resolve
 from oomph.errors import OomphError, SourceError, UnsupportedError
-from oomph.estimate import ledger, resolve
 from oomph.families import model_from_config
 from oomph.formats.registry import FORMATS
 from oomph.header import Header, Source, StoredTensor

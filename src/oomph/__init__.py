@@ -15,20 +15,24 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from oomph.answer import estimate as estimate
+    from oomph.answer import load as load
     from oomph.errors import OomphError as OomphError
-    from oomph.estimate import estimate as estimate
-    from oomph.estimate import load as load
+    from oomph.job import InferJob as InferJob
+    from oomph.job import TrainJob as TrainJob
     from oomph.ledger import Ledger as Ledger
     from oomph.model import Model as Model
 
 _HOMES = {
-    "estimate": "oomph.estimate",
-    "load": "oomph.estimate",
+    "estimate": "oomph.answer",
+    "load": "oomph.answer",
     "Ledger": "oomph.ledger",
     "Model": "oomph.model",
+    "InferJob": "oomph.job",
     "OomphError": "oomph.errors",
+    "TrainJob": "oomph.job",
 }
-__all__ = ["Ledger", "Model", "OomphError", "__version__", "estimate", "load"]
+__all__ = ["InferJob", "Ledger", "Model", "OomphError", "TrainJob", "__version__", "estimate", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -134,7 +134,7 @@ def model_of(ref: str, *, offline: bool = False) -> Model:
 
     if ref in FAMILIES and catalogue.find(ref) is None and not os.path.exists(ref):
         return model_from_config(class_defaults(ref), f"{ref} (class defaults)")
-    from oomph.estimate import load
+    from oomph.answer import load
 
     return load(ref, offline=offline)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import groupby
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from oomph.recipe import Change, Class, Delta, Part, Recipe, Term
 from oomph.tape.recorder import Recorder
@@ -40,7 +40,7 @@ class Classes:
 
     def __init__(self, stack: str) -> None:
         self.prefix = f"{stack}."
-        self.numbers: dict[tuple[object, ...], int] = {}
+        self.numbers: dict[tuple[Any, ...], int] = {}
         self._scopes: dict[str, str] = {}
 
     def scope(self, path: str) -> str:
@@ -187,9 +187,9 @@ def _repeated(period: Sequence[Segment], shifted: bool) -> Part:
 
 
 def _joined(a: Delta, b: Delta) -> Delta:
-    total = {change.kind: change.count for change in a}
+    total = {change.kind: change.number for change in a}
     for change in b:
-        total[change.kind] = total.get(change.kind, 0) + change.count
+        total[change.kind] = total.get(change.kind, 0) + change.number
     return _constant(tuple((kind, count) for kind, count in sorted(total.items()) if count))
 
 
@@ -207,7 +207,7 @@ def written(
     atoms = tuple((how, term(left), term(right)) for how, left, right in sheet.atoms)
     guards = tuple((how, term(left), term(right), answer) for (how, left, right), answer in sheet.guards.items())
     rows = tuple(
-        Class(term(n_bytes), op, tuple(map(term, shape)), dtype, scope, why)  # type: ignore[arg-type]
+        Class(term(n_bytes), op, tuple(map(term, shape)), dtype, scope, why)
         for n_bytes, op, shape, dtype, scope, why in classes.numbers
     )
     total = term(layers)

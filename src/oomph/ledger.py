@@ -26,6 +26,8 @@ GROUPS = (
     "runtime",
 )
 
+TOP = 10  # of the tensors at a peak, how many are shown unless all are asked for
+
 # Where a number comes from. There is no fifth kind: nothing is fitted.
 SOURCES = ("derived", "read", "rule", "measured")
 

@@ -11,8 +11,9 @@ from functools import cached_property
 from importlib import import_module
 from typing import Any
 
+from oomph import ops
 from oomph.errors import UnsupportedError
-from oomph.job import TrainJob
+from oomph.job import InferJob, TrainJob
 from oomph.model import Model
 from oomph.optimizers import Optimizer
 from oomph.optimizers.clip import clip_grad_norm
@@ -22,9 +23,10 @@ from oomph.structure import decoder_stack
 from oomph.tape import Recorder, Tape
 from oomph.tape.autograd import backward, like
 from oomph.tape.bound import Bound, bind
+from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sizes import Size, ceil_to, number
 from oomph.tape.sym import Sym
-from oomph.tape.tape import autocast
+from oomph.tape.tape import Place, autocast
 
 DROPOUT = 0.1  # any rate but 0 allocates the same
 Forward = Callable[..., "tuple[Sym | None, Sym]"]
@@ -88,15 +90,22 @@ def autocast_dtype(job: TrainJob) -> str | None:
     return job.precision.removeprefix("amp-") if job.precision.startswith("amp-") else None
 
 
-def train_step(model: Model, job: TrainJob, *, layers: Size | None = None, in_place_sums: bool = True) -> Played:
+def play(model: Model, job: TrainJob | InferJob, *, layers: Size | None = None, on: Place = "gpu") -> Played:
+    """Play a job, whichever it is."""
+    if isinstance(job, InferJob):
+        raise UnsupportedError("oomph cannot play inference yet.", "Trace the real code instead: oomph trace.")
+    return train_step(model, job, layers=layers, on=on)
+
+
+def train_step(model: Model, job: TrainJob, *, layers: Size | None = None, on: Place = "gpu") -> Played:
     """Play one training step: micro-batches, clipping, optimizer, zero_grad.
 
     `layers` is how many layers the model is meant to have where it stands for a deeper one (see fold.py).
-    `in_place_sums=False` equals a trace, which never adds gradients in place (see Tape).
+    `on` says whose events are played (see tape.Place).
     """
     program = program_of(model)
     refuse_unplayed(job)
-    tape = Tape(in_place_sums)
+    tape = Tape(on)
     recorder = tape.recorder
     tape.kernel = job.attention
     with tape.playing():
@@ -120,10 +129,7 @@ def refuse_unplayed(job: TrainJob) -> None:
     odd = {
         "attention": job.attention in ("efficient", "cudnn", "math"),
         "padding": job.padding,
-        "checkpointing": job.checkpointing == "reentrant",
-        "checkpoint_every": job.checkpoint_every != 1,
         "use_cache": job.use_cache,
-        "fp32_outputs": job.fp32_outputs,
     }
     unknown = ", ".join(f"{name}={getattr(job, name)}" for name, found in odd.items() if found)
     if unknown:
@@ -193,12 +199,16 @@ def _micro_batch(tape: Tape, bound: Bound, forward: Forward, model: Model, job: 
     for one in inputs:
         tape.note(one, "input")
     rate = DROPOUT if job.dropout else 0.0
-    arguments: tuple[Any, ...] = (bound, *inputs, job.checkpointing != "none", model.model_type, rate)
+    checkpointing = Checkpointing(job.checkpointing, job.checkpoint_every)
+    arguments: tuple[Any, ...] = (bound, *inputs, checkpointing, model.model_type, rate)
     with autocast(tape, autocast_dtype(job)):
         loss, logits = forward(*arguments)
+        if job.fp32_outputs:
+            logits = ops.cast(logits, "fp32")
         outputs = [logits, loss]  # dies from the back, the loss first, as a ModelOutput does
         del arguments, logits
-        recorder.mark("autocast exit")
+        if tape.autocast is not None:
+            recorder.mark("autocast exit")
     if loss is None:
         raise UnsupportedError("Training needs labels.")
     if job.accumulation > 1:

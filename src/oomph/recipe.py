@@ -33,10 +33,10 @@ class Class(NamedTuple):
 
 
 class Change(NamedTuple):
-    """How many tensors of a class come (or go, if negative) on the way to a height: `count + growth·extra`."""
+    """How many tensors of a class come (or go, if negative) on the way to a height: `number + growth·extra`."""
 
     kind: int
-    count: int  # type: ignore[assignment]  # a tuple's own method, which nobody calls here
+    number: int
     growth: int
 
 
@@ -178,8 +178,8 @@ def stretches(recipe: Recipe, sizes: Sequence[Numbers], extra: Numbers) -> list[
     for part in recipe.parts:
         start, heights = live, []
         for delta in part.deltas:
-            for kind, count, growth in delta:
-                live = live + sizes[kind] * (count + growth * extra if growth else count)
+            for kind, number, growth in delta:
+                live = live + sizes[kind] * (number + growth * extra if growth else number)
             heights.append(live)
         repeats = 1 + extra if part.repeated else 1
         found.append(Stretch(name_of(part, recipe.period, extra), repeats, start, tuple(heights[:-1]), live))
@@ -194,8 +194,8 @@ def name_of(part: Part, period: int, extra: Numbers) -> str:
     moved = part.layer + (extra * period if part.shifted else 0)
     if not part.repeated:
         return f"layer {moved} {part.work}"
-    # A backward pass goes down.
-    last = part.layer - period + 1 if part.shifted else part.layer + period * (1 + extra) - 1
+    down = part.shifted  # a backward pass goes from the last layer to the first
+    last = part.layer - period + 1 if down else part.layer + period * (1 + extra) - 1
     return f"layers {moved} to {last} {part.work}" if last != moved else f"layer {moved} {part.work}"
 
 
@@ -208,8 +208,8 @@ def alive(recipe: Recipe, extra: int, at: int, top: int, repetition: int = 0) ->
 
     def follow(part: Part, deltas: Sequence[Delta], times: int = 1) -> None:
         for delta in deltas:
-            for kind, count, growth in delta:
-                counts[kind] += (count + growth * extra) * times
+            for kind, number, growth in delta:
+                counts[kind] += (number + growth * extra) * times
 
     for part in recipe.parts[:at]:
         follow(part, part.deltas, 1 + extra if part.repeated else 1)

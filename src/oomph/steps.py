@@ -12,6 +12,7 @@ from oomph.model import Model
 from oomph.recipe import Numbers, Recipe, Stretch, Sums, highest, stretches
 from oomph.structure import Job, decoder_stack, is_uniform, structure, symbolic, with_layers
 from oomph.tape.sizes import Sheet, Size, number, yes
+from oomph.tape.tape import Place
 
 if TYPE_CHECKING:
     from oomph.sources.kept import Shelf
@@ -69,7 +70,7 @@ class Step:
         return self.recipe.period > 0
 
 
-def step(model: Model, job: Job, layers: int | None = None, *, in_place_sums: bool = True) -> Step:
+def step(model: Model, job: Job, layers: int | None = None, *, on: Place = "gpu") -> Step:
     """Return the step of a model with `layers` equal layers (as many as it has, if None)."""
     _, stack = decoder_stack(model)
     if layers is None:
@@ -77,7 +78,7 @@ def step(model: Model, job: Job, layers: int | None = None, *, in_place_sums: bo
     elif layers != len(stack.layers):
         model = with_layers(model, layers)
     found = structure(model, job)
-    key, numbers = f"{found.key} in_place={in_place_sums}", (layers, *found.numbers)
+    key, numbers = f"{found.key} on={on}", (layers, *found.numbers)
     shelf = _shelf()
     for recipe in shelf.get(key):
         sums = Sums(recipe, numbers)
@@ -85,7 +86,7 @@ def step(model: Model, job: Job, layers: int | None = None, *, in_place_sums: bo
             return with_numbers(sums)
     sheet = Sheet()
     depth = sheet.axis(layers)
-    recipe = compiled(sheet, *symbolic(model, job, sheet), depth, in_place_sums)
+    recipe = compiled(sheet, *symbolic(model, job, sheet), depth, on)
     shelf.put(key, recipe)
     return with_numbers(Sums(recipe, numbers))
 
@@ -104,10 +105,10 @@ def with_numbers(sums: Sums) -> Step:
     return Step(sums, tuple(sums.class_bytes()), extra)
 
 
-def compiled(sheet: Sheet, model: Model, job: Any, layers: Size, in_place_sums: bool = True) -> Recipe:
+def compiled(sheet: Sheet, model: Model, job: Any, layers: Size, on: Place = "gpu") -> Recipe:
     """Return the recipe of a step whose sizes are expressions of a sheet; `layers` is its first axis."""
     from oomph.fold import Classes, Unfoldable, folded, segments, unfolded, written
-    from oomph.play import train_step
+    from oomph.play import play
 
     path, stack = decoder_stack(model)
     period = job.checkpoint_every if isinstance(job, TrainJob) and job.checkpointing != "none" else 1
@@ -115,7 +116,7 @@ def compiled(sheet: Sheet, model: Model, job: Any, layers: Size, in_place_sums: 
     depth = PERIODS * period + rest
 
     def played(depth: int) -> Any:
-        recorder = train_step(with_layers(model, depth), job, layers=layers, in_place_sums=in_place_sums).recorder
+        recorder = play(with_layers(model, depth), job, layers=layers, on=on).recorder
         return segments(recorder, classes)
 
     if is_uniform(stack) and yes(layers > depth + period) and yes(layers % period == rest):
@@ -129,13 +130,11 @@ def compiled(sheet: Sheet, model: Model, job: Any, layers: Size, in_place_sums: 
     yes(layers == depth)
     classes = Classes(path)
     whole = with_layers(model, depth) if is_uniform(stack) else model
-    recorder = train_step(whole, job, layers=layers, in_place_sums=in_place_sums).recorder
+    recorder = play(whole, job, layers=layers, on=on).recorder
     return written(sheet, classes, unfolded(segments(recorder, classes)), layers, depth, 0)
 
 
-def grid(
-    build: Callable[..., tuple[Model, Job, Size]], columns: Mapping[str, Any], *, in_place_sums: bool = True
-) -> Any:
+def grid(build: Callable[..., tuple[Model, Job, Size]], columns: Mapping[str, Any], *, on: Place = "gpu") -> Any:
     """Return the peak bytes of many jobs at once: an int64 array of one per job.
 
     `columns` maps names to arrays of one length (entry i of each makes job i); `build(**sizes)` returns model, job and
@@ -151,7 +150,7 @@ def grid(
         sheet = Sheet()
         first = {name: sheet.axis(int(column[waiting[0]])) for name, column in arrays.items()}
         model, job, layers = build(**first)
-        recipe = compiled(sheet, model, job, layers, in_place_sums)
+        recipe = compiled(sheet, model, job, layers, on)
         left = []
         for start in range(0, len(waiting), JOBS_AT_ONCE):
             chosen = waiting[start : start + JOBS_AT_ONCE]

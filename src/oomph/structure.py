@@ -33,17 +33,16 @@ class Structure:
 
 def structure(model: Model, job: Job) -> Structure:
     """Return the structure of a job, the number of its layers left out where all are equal."""
-    words, seen = [model.model_type, str(model.tied)], {}
+    words = [type(job).__name__, model.model_type, str(model.tied)]
+    seen: dict[int, int] = {}
     stack_path, stack = decoder_stack(model)
     for path, part in model.parts.items():
         words.append(path)
         if path == stack_path and is_uniform(stack):
             part = stack.layers[0]
         _describe(part, words, seen)
-    for field in fields(job):
-        if field.name not in JOB_SIZES:
-            words.append(f"{field.name}={getattr(job, field.name)}")
-    return Structure(" ".join([type(job).__name__, *words]), (*_job_sizes(job), *seen))
+    words += [f"{field.name}={getattr(job, field.name)}" for field in fields(job) if field.name not in JOB_SIZES]
+    return Structure(" ".join(words), (*_job_sizes(job), *seen))
 
 
 def decoder_stack(model: Model) -> tuple[str, Stack]:
@@ -72,7 +71,7 @@ def _job_sizes(job: Job) -> list[int]:
 
 
 @cache
-def _names(kind: type[Any]) -> tuple[str, ...]:
+def _names(kind: Any) -> tuple[str, ...]:
     return tuple(field.name for field in fields(kind))
 
 
@@ -85,7 +84,7 @@ def _describe(value: Any, words: list[str], seen: dict[int, int]) -> None:
             words.append(f"stack{places}")
             _describe(layer, words, seen)
     elif isinstance(value, (Block, Tensor)):
-        kind = type(value)
+        kind: Any = type(value)
         words.append(kind.__name__)
         for name in _names(kind):
             _describe(getattr(value, name), words, seen)
@@ -103,7 +102,7 @@ def _describe(value: Any, words: list[str], seen: dict[int, int]) -> None:
 
 def symbolic(model: Model, job: Job, sheet: Sheet) -> tuple[Model, Job]:
     """Return model and job with expressions for their numbers; axes are made in the order of `structure`'s numbers."""
-    sizes = {name: sheet.axis(getattr(job, name)) for name in JOB_SIZES if hasattr(job, name)}
+    sizes: dict[str, Any] = {name: sheet.axis(getattr(job, name)) for name in JOB_SIZES if hasattr(job, name)}
     axes: dict[int, Size] = {}
     known: dict[int, Any] = {}
 
@@ -118,8 +117,9 @@ def symbolic(model: Model, job: Job, sheet: Sheet) -> tuple[Model, Job]:
             return replace(value, layers=tuple(known[id(layer)] for layer in value.layers))
         if isinstance(value, (Block, Tensor)):
             if id(value) not in known:
-                changed = {name: lifted(getattr(value, name)) for name in _names(type(value))}
-                known[id(value)] = replace(value, **changed)
+                kind: Any = type(value)
+                changed = {name: lifted(getattr(value, name)) for name in _names(kind)}
+                known[id(value)] = replace(value, **changed)  # type: ignore[type-var]  # every block is a dataclass
             return known[id(value)]
         if isinstance(value, Mapping):
             return {name: lifted(each) for name, each in value.items()}

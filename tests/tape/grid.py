@@ -44,17 +44,17 @@ def config(rng: random.Random, model_type: str) -> dict[str, Any]:
 def job(rng: random.Random, model_type: str) -> TrainJob:
     """A job of every input the tape plays."""
     eager = model_type != "gpt2" and rng.random() < 0.4
-    precision = rng.choice(["bf16", "fp16", "amp-bf16", "fp32" if eager else "bf16"])
-    if model_type == "gpt2":
-        precision = rng.choice(["bf16", "fp16"])
+    precision = rng.choice(["bf16", "fp16", "amp-bf16", "amp-fp16", "fp32" if eager else "bf16"])
     return TrainJob(
         batch=rng.choice([1, 2, 3]),
         seq_len=rng.choice([1, 8, 37, 100]),
         precision=precision,
         attention="eager" if eager else "flash",
         dropout=rng.random() < 0.5,
-        checkpointing=rng.choice(["none", "non-reentrant"]),
+        checkpointing=rng.choice(["none", "reentrant", "non-reentrant"]),
+        checkpoint_every=rng.choice([1, 1, 2, 3]),
         hold_logits=rng.random() < 0.5,
+        fp32_outputs=rng.random() < 0.3,
         accumulation=rng.choice([1, 1, 2, 3]),
         clip_gradients=rng.random() < 0.3,
         optimizer=rng.choice(["adamw", "adamw", "sgd", "sgd-momentum", "none"]),
@@ -74,7 +74,7 @@ def grid(count: int = JOBS, seed: int = 20261122) -> Iterator[tuple[dict[str, An
 
 def played(raw: dict[str, Any], job: TrainJob) -> tuple[Played, list[Step]]:
     """The tape's step as a trace would see it, with its comparable events."""
-    found = train_step(model_from_config(raw), job, in_place_sums=False)
+    found = train_step(model_from_config(raw), job, on="trace")
     stream = found.recorder.stream()
     stream.events = stream.events[: found.end]  # what dies after the step is not the job's
     return found, steps(stream, found.start, job.precision.startswith("amp-"))

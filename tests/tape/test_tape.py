@@ -28,10 +28,7 @@ GPT2: dict[str, Any] = {
 
 def saved_per_layer(raw: dict[str, Any], job: TrainJob) -> int:
     """Bytes one more layer keeps from its forward to its backward pass."""
-    ends = [
-        train_step(model_from_config({**raw, "num_hidden_layers": layers}), job, in_place_sums=False)
-        for layers in (2, 3)
-    ]
+    ends = [train_step(model_from_config({**raw, "num_hidden_layers": layers}), job, on="trace") for layers in (2, 3)]
     kept = [one.live[one.forward_end] - one.resident for one in ends]
     return kept[1] - kept[0]
 
@@ -92,7 +89,7 @@ def test_tied_autocast_gradients_are_added_in_place_in_a_real_run() -> None:
     }
     job = TrainJob(1, 8, precision="amp-bf16", optimizer="none")
     model = model_from_config(raw)
-    real, traced = train_step(model, job), train_step(model, job, in_place_sums=False)
+    real, traced = train_step(model, job), train_step(model, job, on="trace")
     table = 4 * raw["vocab_size"] * raw["hidden_size"]
     incoming = 4 * 8 * raw["hidden_size"]  # the embedding's incoming gradient, gone by the time of the sum
     assert traced.peak - real.peak == table - incoming
@@ -129,10 +126,9 @@ def test_every_allocation_has_a_name() -> None:
 @pytest.mark.parametrize(
     "job",
     [
-        TrainJob(attention="efficient"), TrainJob(padding=True), TrainJob(checkpointing="reentrant"),
-        TrainJob(use_cache=True), TrainJob(fp32_outputs=True), TrainJob(precision="fp32"),
+        TrainJob(attention="efficient"), TrainJob(padding=True), TrainJob(use_cache=True), TrainJob(precision="fp32"),
     ],
-    ids=["kernel", "padding", "reentrant", "use_cache", "fp32_outputs", "fp32 flash"],
+    ids=["kernel", "padding", "use_cache", "fp32 flash"],
 )  # fmt: skip
 def test_what_has_no_rule_yet_is_refused(job: TrainJob) -> None:
     """Never something else in its place."""

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 import click
 
 import oomph
-from oomph.cli.explain import explain
+from oomph.cli.output import dump, output
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from oomph.ledger import Ledger
 
@@ -26,14 +23,36 @@ EXAMPLES = """\b
 """
 
 
+# Commands with a module of their own, imported when they are called: weighing a model must not wait for them.
+ELSEWHERE = {
+    "explain": "oomph.cli.explain",
+    "serve": "oomph.cli.jobs",
+    "trace": "oomph.cli.trace",
+    "train": "oomph.cli.jobs",
+}
+
+
 class DefaultCommand(click.Group):
     """A group whose first word, when it is not a command, is a model to weigh."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        return sorted({*self.commands, *ELSEWHERE})
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Return a command, imported now if it has a module of its own."""
+        if name not in ELSEWHERE:
+            return super().get_command(ctx, name)
+        command: click.Command = getattr(import_module(ELSEWHERE[name]), name)
+        return command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put `weigh` in front unless a command or only help or the version is asked for."""
         words = [arg for arg in args if arg == "-" or not arg.startswith("-")]
         own = {"--help", "-h", "--version"}
-        if not (words and args[0] == words[0] and words[0] in self.commands) and not (not words and own & {*args}):
+        if not (words and args[0] == words[0] and words[0] in self.list_commands(ctx)) and not (
+            not words and own & {*args}
+        ):
             args = ["weigh", *args] if args else ["--help"]
         return super().parse_args(ctx, args)
 
@@ -86,7 +105,7 @@ def weigh(
     MODEL is a name from the catalogue (oomph models), a Hugging Face repository (org/name, org/name@revision,
     org/name:file.gguf), a folder, a config.json, a .safetensors or .gguf file, or - for a config on stdin.
     """
-    from oomph.estimate import estimate
+    from oomph.answer import estimate
 
     if as_json and markdown:
         raise click.UsageError("--json and --markdown exclude each other: choose one.")
@@ -104,39 +123,17 @@ def weigh(
 def _show(ledger: Ledger, as_json: bool, markdown: bool, explain: bool) -> None:
     """Print a ledger in the form asked for."""
     if as_json:
-        _dump(ledger.to_dict())
+        dump(ledger.to_dict())
     elif markdown:
         from oomph.cli.markdown import page
 
-        with _output():
+        with output():
             click.echo(page(ledger, explain))
     else:
         from oomph.cli.render import render
 
-        with _output():
+        with output():
             render(ledger, explain)
-
-
-@contextmanager
-def _output() -> Iterator[None]:
-    """Print within: a reader of a pipe may leave early (`oomph models | head`), a full disk is an error."""
-    try:
-        yield
-        sys.stdout.flush()
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more when it ends
-        if not isinstance(error, BrokenPipeError):
-            from oomph.errors import SourceError
-
-            raise SourceError(f"The output cannot be written: {error.strerror}.", "Is the disk full?") from None
-
-
-def _dump(value: Any) -> None:
-    """Print JSON, indented for people, exact for programs; what the encoding lacks is escaped."""
-    escape = not (sys.stdout.encoding or "").lower().startswith("utf")
-    with _output():
-        json.dump(value, sys.stdout, ensure_ascii=escape, indent=1)
-        sys.stdout.write("\n")
 
 
 @cli.command()
@@ -149,7 +146,7 @@ def models(text: Sequence[str], as_json: bool) -> None:
 
     found = catalogue.search(" ".join(text))
     if as_json:
-        _dump(
+        dump(
             [
                 {"name": row["name"], "repo": row["repo"], "aliases": row["aliases"], "params": row["params"]}
                 for row in found
@@ -161,7 +158,7 @@ def models(text: Sequence[str], as_json: bool) -> None:
         raise UsageError(f"No model in the catalogue matches {words!r}.", catalogue.suggest(words))
     from oomph.cli.render import render_models
 
-    with _output():
+    with output():
         render_models(found)
 
 
@@ -175,13 +172,13 @@ def gpus(text: Sequence[str], as_json: bool) -> None:
 
     found = devices.search(" ".join(text))
     if as_json:
-        _dump([device.to_dict() for device in found])
+        dump([device.to_dict() for device in found])
         return
     if not found:
         raise UsageError(f"No accelerator matches {' '.join(text)!r}.", "See oomph gpus for all.")
     from oomph.cli.render import render_gpus
 
-    with _output():
+    with output():
         render_gpus(found)
 
 
@@ -195,8 +192,8 @@ def gpus(text: Sequence[str], as_json: bool) -> None:
 def rules(model: str, seq: int, batch: int, params: str | None, as_json: bool, offline: bool) -> None:
     """Show the published rules of thumb for MODEL beside the truth, and what each leaves out."""
     from oomph import rules as published
+    from oomph.answer import subject
     from oomph.errors import UnsupportedError
-    from oomph.estimate import subject
 
     weighed = subject(model, offline=offline)
     if weighed.counted_by != "config":
@@ -207,11 +204,11 @@ def rules(model: str, seq: int, batch: int, params: str | None, as_json: bool, o
     found = weighed.model
     applied = published.apply(found, seq, batch, _count(params))
     if as_json:
-        _dump(published.to_dict(found, applied, seq, batch))
+        dump(published.to_dict(found, applied, seq, batch))
         return
     from oomph.cli.render import render_rules
 
-    with _output():
+    with output():
         render_rules(found, applied, seq, batch)
 
 
@@ -222,6 +219,3 @@ def _count(text: str | None) -> int | None:
     from oomph.units import parse_count
 
     return parse_count(text)
-
-
-cli.add_command(explain)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from oomph.cli.job_options import train_job, train_options
 
 if TYPE_CHECKING:
     from oomph.explain import Row, SavedTensors
@@ -14,28 +16,10 @@ TOPICS = {
     "saved-tensors MODEL": "what autograd keeps from each layer's forward to its backward, with closed forms",
     "op [NAME]": "an operation's rule: what it allocates, what it saves and why, what its backward allocates",
 }
-Command = TypeVar("Command", bound=Callable[..., Any])
+HELP = {"help_option_names": ["-h", "--help"]}
 
 
-def job_options(command: Command) -> Command:
-    """Add the options that describe a job, named as the fields of TrainJob."""
-    from typing import get_args
-
-    from oomph.job import Checkpointing, Kernel, Precision
-
-    for option in (
-        click.option("--no-dropout", "dropout", is_flag=True, flag_value=False, default=True, help="Every rate is 0."),
-        click.option("--checkpointing", type=click.Choice(get_args(Checkpointing)), default="none", show_default=True),
-        click.option("--attention", type=click.Choice(get_args(Kernel)), default="flash", show_default=True),
-        click.option("--precision", type=click.Choice(get_args(Precision)), default="bf16", show_default=True),
-        click.option("--batch", type=int, default=1, show_default=True, help="Sequences of a micro-batch."),
-        click.option("--seq", "seq_len", type=int, default=2048, show_default=True, help="Tokens of a sequence."),
-    ):
-        command = option(command)
-    return command
-
-
-@click.group(invoke_without_command=True)
+@click.group(invoke_without_command=True, context_settings=HELP)
 @click.pass_context
 def explain(ctx: click.Context) -> None:
     """Explain where numbers come from: saved tensors, operations."""
@@ -46,7 +30,7 @@ def explain(ctx: click.Context) -> None:
 
 @explain.command("saved-tensors")
 @click.argument("model")
-@job_options
+@train_options
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @click.option("--markdown", is_flag=True, help="Tables to paste into an issue or a page.")
 @click.option("--offline", is_flag=True, help="Never ask a server, whatever MODEL is.")
@@ -56,16 +40,15 @@ def saved_tensors(model: str, as_json: bool, markdown: bool, offline: bool, **op
     MODEL is what `oomph MODEL` takes, or a bare model_type such as llama: then its class's default config.
     """
     from oomph import explain as explained
-    from oomph.cli.app import _dump, _output
-    from oomph.job import TrainJob
+    from oomph.cli.output import dump, output
 
     if as_json and markdown:
         raise click.UsageError("--json and --markdown exclude each other: choose one.")
-    found = explained.saved_tensors(explained.model_of(model, offline=offline), TrainJob(**options))
+    found = explained.saved_tensors(explained.model_of(model, offline=offline), train_job(options))
     if as_json:
-        _dump(found.to_dict())
+        dump(found.to_dict())
         return
-    with _output():
+    with output():
         if markdown:
             click.echo(page(found))
         else:
@@ -76,10 +59,10 @@ def saved_tensors(model: str, as_json: bool, markdown: bool, offline: bool, **op
 @click.argument("name", required=False)
 def operation(name: str | None) -> None:
     """Print the memory rule of an operation or optimizer, or list them all."""
-    from oomph.cli.app import _output
+    from oomph.cli.output import output
     from oomph.operations import rule, rules
 
-    with _output():
+    with output():
         if name is None:
             for each in rules():
                 click.echo(f"{each.name:<30} {each.summary}")

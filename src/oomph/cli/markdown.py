@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from oomph.cli.text import printable_ledger
+from oomph.ledger import TOP, largest
 from oomph.units import count, human
 
 if TYPE_CHECKING:
-    from oomph.ledger import Ledger
+    from oomph.ledger import Item, Ledger
 
 
 def table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -54,7 +55,7 @@ def page(ledger: Ledger, explain: bool) -> str:
         items = [
             [
                 item.name,
-                " x ".join(f"{axis} {size}" for axis, size in item.axes),
+                _axes(item),
                 item.dtype,
                 f"{item.n_bytes:,}",
                 item.source,
@@ -64,6 +65,38 @@ def page(ledger: Ledger, explain: bool) -> str:
         parts.append(table(["tensor", "axes", "dtype", "bytes", "source"], items))
     notes = [f"- warning: {text}" for text in ledger.warnings] + [f"- assumed: {text}" for text in ledger.assumptions]
     return "\n\n".join([*parts, "\n".join(notes)]).rstrip()
+
+
+def job_page(ledger: Ledger, explain: bool) -> str:
+    """Return the ledger of a job."""
+    ledger = printable_ledger(ledger)
+    model, job = ledger.model, ledger.job
+    parts = [
+        f"### {model['name'] or model['model_type']}: {job['kind']}, {job['batch']} x {job['seq_len']} tokens, "
+        f"{job['precision']}",
+        ledger.verdict.sentence if ledger.verdict else ledger.why,
+        *([ledger.why] if ledger.verdict else []),
+        table(
+            ["figure", "point", "at most", "bytes"],
+            [[one.name, human(one.n_bytes), human(one.safe_bytes), f"{one.n_bytes:,}"] for one in ledger.figures],
+        ),
+        table(
+            ["at the peak", "size", "bytes"],
+            [[group, human(size), f"{size:,}"] for group, size in ledger.groups.items() if size],
+        ),
+    ]
+    shown = largest(ledger.items, len(ledger.items) if explain else TOP)
+    rows = [[item.name, _axes(item), item.dtype, human(item.n_bytes), item.evidence] for item in shown]
+    parts.append(table(["alive at the peak", "axes", "dtype", "size", "why"], rows))
+    instants = [[one.name, human(one.peak_bytes), human(one.end_bytes)] for one in ledger.instants]
+    parts.append(table(["instant", "most", "after it"], instants))
+    notes = [f"- warning: {text}" for text in ledger.warnings]
+    notes.append(f"- the job: {', '.join(ledger.assumptions)}")
+    return "\n\n".join([*parts, "\n".join(notes)])
+
+
+def _axes(item: Item) -> str:
+    return " x ".join(f"{axis} {size}" for axis, size in item.axes)
 
 
 def _size(n_bytes: int | None) -> str:

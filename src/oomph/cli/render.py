@@ -131,7 +131,8 @@ def _kinds(ledger: Ledger) -> list[tuple[str, int]]:
     return sorted(ledger.kinds.items(), key=lambda pair: pair[1], reverse=True)
 
 
-def _table(*columns: str, right: Sequence[int] = ()) -> Table:
+def plain_table(*columns: str, right: Sequence[int] = ()) -> Table:
+    """Return a table with a line below its head; `right` are the columns of numbers."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for index, name in enumerate(columns):
         table.add_column(name, justify="right" if index in right else "left", overflow="fold")
@@ -142,7 +143,7 @@ def formats_table(ledger: Ledger, layers: bool) -> Table:
     """Return the same model in several formats, side by side; `layers` asks for the largest layer too."""
     judged = ledger.verdict is not None
     middle = ["largest layer"] * layers
-    table = _table("format", "weights", *middle, "at most", *["fits"] * judged, right=range(1, 3 + layers))
+    table = plain_table("format", "weights", *middle, "at most", *["fits"] * judged, right=range(1, 3 + layers))
     for column in table.columns[1:]:
         column.no_wrap = True
     for row in ledger.alternatives:
@@ -170,7 +171,7 @@ def _reasons(ledger: Ledger) -> dict[str, list[str]]:
 
 def blocks_table(ledger: Ledger, out: Output) -> Table:
     """Return the bytes by kind of block with the shapes behind them."""
-    table = _table("block", "bytes", "share", "shapes", right=(1, 2))
+    table = plain_table("block", "bytes", "share", "shapes", right=(1, 2))
     table.columns[1].no_wrap = True
     total = max(ledger.total_bytes, 1)
     for index, (kind, n_bytes) in enumerate(_kinds(ledger)):
@@ -211,7 +212,7 @@ def _not_loaded(items: Sequence[Item]) -> str:
 
 def _explain(ledger: Ledger, out: Output) -> None:
     """Print every item, assumption and reason."""
-    table = _table("tensor", "shape", "bytes", "source", right=(2,))
+    table = plain_table("tensor", "shape", "bytes", "source", right=(2,))
     for item in ledger.items:
         shown = f"{item.n_bytes:,}" if item.n_bytes == item.safe_bytes else f"{item.n_bytes:,} to {item.safe_bytes:,}"
         shape = f"{shape_text(item)} {item.dtype}" if item.axes else ""
@@ -227,7 +228,7 @@ def render_models(rows: Sequence[dict[str, Any]]) -> None:
     """Print catalogue entries, on a wide terminal with other spellings of a name."""
     out = Output()
     wide = out.width >= WIDE
-    table = _table("name", "parameters", "repository", *["also"] * wide, right=(1,))
+    table = plain_table("name", "parameters", "repository", *["also"] * wide, right=(1,))
     for column in table.columns[:2]:
         column.no_wrap = True
     for row in rows:
@@ -237,7 +238,7 @@ def render_models(rows: Sequence[dict[str, Any]]) -> None:
 
 def render_gpus(found: Sequence[Device]) -> None:
     """Print devices with what is sold, and what a program sees."""
-    table = _table("id", "name", "sold as", "programs see", "bandwidth", "TFLOPS", right=(2, 3, 4, 5))
+    table = plain_table("id", "name", "sold as", "programs see", "bandwidth", "TFLOPS", right=(2, 3, 4, 5))
     for device in found:
         bandwidth = f"{device.bandwidth / 10**9:,.0f} GB/s" if device.bandwidth else "-"
         flops = f"{device.tflops:g}" if device.tflops else "-"
@@ -256,7 +257,7 @@ def render_rules(model: Model, applied: Sequence[Applied], seq: int, batch: int)
     """Print the rules of thumb beside the truth."""
     out = Output()
     out.print(Text(f"{model.name}: rules of thumb at s={seq}, b={batch}", style="bold"))
-    table = _table("rule", "formula", "says", "derived", "off by", right=(2, 3, 4))
+    table = plain_table("rule", "formula", "says", "derived", "off by", right=(2, 3, 4))
     for row in applied:
         truth = gib(row.truth_bytes) if row.truth_bytes is not None else "-"
         off = f"{row.n_bytes / row.truth_bytes - 1:+.1%}" if row.truth_bytes else "-"

@@ -86,8 +86,23 @@ def _cast_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradie
     return [like(gradient, dtype) if gradient.dtype != dtype else gradient]
 
 
+def in_fp32(x: Sym) -> Sym:
+    """Return an argument of an operation that autocast runs in fp32: its fp32 copy under autocast, else x itself.
+
+    Source: AT_FORALL_FP32 in ATen/autocast_mode.h.
+
+    >>> from oomph.tape.testing import cost
+    >>> from oomph.tape.tape import Tape, autocast
+    >>> tape = Tape()
+    >>> with autocast(tape, "bf16"):
+    ...     cost(in_fp32, (4, 256), tape=tape)
+    Cost(allocated=4096, saved=0, backward=2048)
+    """
+    return x if x.tape.autocast is None else cast(x, "fp32")
+
+
 def power(x: Sym) -> Sym:
-    """Return x.pow(2), shaped like x.
+    """Return x.pow(2), shaped like x, in fp32 under autocast.
 
     Saves x, for its own backward g · (2 · x.pow(1)), which makes three tensors of x's size: power, scaled power,
     product. Source: torch/csrc/autograd/FunctionsManual.cpp, pow_backward.
@@ -96,6 +111,7 @@ def power(x: Sym) -> Sym:
     >>> cost(power, fp32(4, 256))
     Cost(allocated=4096, saved=4096, backward=12288)
     """
+    x = in_fp32(x)
     node = record("Pow", (x,), _power_backward)
     save(node, x)
     return made_by(result("pow", x.shape, x.dtype, x), node)

@@ -52,7 +52,7 @@ def _mm_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradient
 
 
 def addmm(bias: Sym, x: Sym, weight: Sym) -> Sym:
-    """Return bias [N] + x [M, K] @ weight [K, N]: a new [M, N].
+    """Return bias [N] + x [M, K] @ weight [K, N]: a new [M, N]. Autocast casts its arguments, the last one first.
 
     Saves x for the weight's gradient and the weight for x's; the bias' gradient is the incoming one, summed over M when
     it is handed on. Source: torch tools/autograd/derivatives.yaml (addmm).
@@ -61,6 +61,9 @@ def addmm(bias: Sym, x: Sym, weight: Sym) -> Sym:
     >>> cost(addmm, (512,), (4, 256), (256, 512))
     Cost(allocated=4096, saved=264192, backward=265216)
     """
+    weight = autocast_argument(weight, cached=True)
+    x = autocast_argument(x)
+    bias = autocast_argument(bias, cached=True)
     node = record("Addmm", (bias, x, weight), _addmm_backward)
     if node is not None:
         node.context = _is_column_major(weight)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from oomph.ops.elementwise import grad
+from oomph.ops.elementwise import grad, in_fp32
 from oomph.tape.autograd import Gradients, Node, made_by, record, save
 from oomph.tape.sym import Sym, new
 
 
 def layer_norm(x: Sym, weight: Sym, bias: Sym) -> Sym:
-    """Return native_layer_norm of x [.., H] with weight and bias [H]: the result, mean and rstd [.., 1].
+    """Return native_layer_norm of x [.., H] with weight and bias [H]: the result, mean and rstd [.., 1], in fp32 under
+    autocast.
 
     Saves x, mean and rstd for x's gradient and the weight's (x normed again from them), the weight for x's, and the
     bias, which the kernel is handed too. On a CPU (and under a trace) mean and rstd have x's dtype; CUDA keeps them in
@@ -21,6 +22,7 @@ def layer_norm(x: Sym, weight: Sym, bias: Sym) -> Sym:
     >>> cost(layer_norm, (4, 256), (256,), (256,))
     Cost(allocated=2064, saved=3088, backward=3072)
     """
+    x = in_fp32(x)
     node = record("LayerNorm", (x, weight, bias), _layer_norm_backward)
     save(node, bias, x)
     out = new(x.tape, x.shape, x.dtype, op="native_layer_norm")

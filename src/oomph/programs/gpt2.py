@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from oomph import ops
 from oomph.programs.loss import causal_lm_loss
 from oomph.tape.bound import Bound
-from oomph.tape.checkpoint import checkpoint
+from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sym import Sym
 
 
@@ -29,8 +31,8 @@ def attention(m: Bound, hidden_states: Sym, rate: float) -> Sym:
     return attn_output
 
 
-def block(m: Bound, hidden_states: Sym, rate: float) -> Sym:
-    """Mirror GPT2Block.forward."""
+def block(m: Bound, hidden_states: Sym, rate: float, position_ids: Sym) -> Sym:
+    """Mirror GPT2Block.forward, which takes position_ids and has no use for them: a checkpoint keeps them alive."""
     residual = hidden_states
     hidden_states = m.ln_1(hidden_states)
     attn_output = attention(m.attn, hidden_states, rate)
@@ -50,7 +52,7 @@ def mlp(m: Bound, hidden_states: Sym, rate: float) -> Sym:
 
 
 def causal_lm(
-    m: Bound, input_ids: Sym, labels: Sym | None, checkpointing: bool, model_type: str, rate: float
+    m: Bound, input_ids: Sym, labels: Sym | None, checkpointing: Checkpointing, model_type: str, rate: float
 ) -> tuple[Sym | None, Sym]:
     """Mirror GPT2LMHeadModel.forward: loss and logits."""
     hidden_states = model(m.transformer, input_ids, checkpointing, rate)
@@ -65,7 +67,7 @@ def causal_lm(
 def model(
     m: Bound,
     input_ids: Sym,
-    checkpointing: bool,
+    checkpointing: Checkpointing,
     rate: float,
     position_ids: Sym | None = None,
     inputs_embeds: Sym | None = None,
@@ -81,10 +83,12 @@ def model(
     hidden_states = ops.dropout(hidden_states, rate)
     for index, layer in enumerate(m.h):
         tape.begin_layer(index, layer.path)
-        if checkpointing:
-            hidden_states = checkpoint(tape, block, layer, hidden_states, rate)
+        if checkpointing.takes(index):
+            call = partial(block, layer, rate=rate, position_ids=position_ids)
+            hidden_states = checkpointing(tape, call, hidden_states)
+            del call
         else:
-            hidden_states = block(layer, hidden_states, rate)
+            hidden_states = block(layer, hidden_states, rate, position_ids)
     tape.end_layers()
     hidden_states = m.ln_f(hidden_states)
     return hidden_states

@@ -12,7 +12,7 @@ from oomph import ops
 from oomph.blocks.attention import Attention
 from oomph.programs.loss import causal_lm_loss
 from oomph.tape.bound import Bound
-from oomph.tape.checkpoint import checkpoint
+from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sym import Sym
 
 HOLDS_MASK_ARGUMENTS = frozenset({"qwen2", "qwen3"})
@@ -43,7 +43,7 @@ def decoder_layer(
 def model(
     m: Bound,
     input_ids: Sym,
-    checkpointing: bool,
+    checkpointing: Checkpointing,
     model_type: str,
     position_ids: Sym | None = None,
     inputs_embeds: Sym | None = None,
@@ -66,8 +66,8 @@ def model(
 
     for index, layer in enumerate(m.layers):
         tape.begin_layer(index, layer.path)
-        if checkpointing:
-            hidden_states = checkpoint(
+        if checkpointing.takes(index):
+            hidden_states = checkpointing(
                 tape, _Call(layer, position_embeddings, causal_mask, position_ids, model_type), hidden_states
             )
         else:
@@ -106,7 +106,7 @@ def head_dim(m: Bound) -> int:
 
 
 def causal_lm(
-    m: Bound, input_ids: Sym, labels: Sym | None, checkpointing: bool, model_type: str, rate: float
+    m: Bound, input_ids: Sym, labels: Sym | None, checkpointing: Checkpointing, model_type: str, rate: float
 ) -> tuple[Sym | None, Sym]:
     """Mirror LlamaForCausalLM.forward: loss and logits. These families drop nothing out, whatever the rate."""
     hidden_states = model(m.model, input_ids, checkpointing, model_type)

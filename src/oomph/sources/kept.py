@@ -13,6 +13,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from oomph.recipe import Class, Part, Recipe, Sums
 
@@ -70,11 +71,11 @@ class Shelf:
             part.replace(path)
 
 
-def _recipe(row: list[object]) -> Recipe:
+def _recipe(row: list[Any]) -> Recipe:
     """Return a recipe as it was written; raises what a damaged one makes happen."""
     atoms, products, guards, classes, parts, *rest = row
     found = Recipe(
-        atoms, products, guards, tuple(Class(*one) for one in classes), tuple(Part(*one) for one in parts), *rest  # type: ignore[misc, arg-type, attr-defined]
+        atoms, products, guards, tuple(Class(*one) for one in classes), tuple(Part(*one) for one in parts), *rest
     )
     axes = sum(how == "axis" for how, _, _ in found.atoms)
     Sums(found, [1] * axes).class_bytes()

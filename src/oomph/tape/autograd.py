@@ -27,6 +27,7 @@ Backward: TypeAlias = "Callable[[Node, Gradients, list[Any]], Gradients]"
 # References a gradient has that only the engine holds: the buffer, a local, an argument of getrefcount; its storage
 # has the gradient's own and the argument.
 UNIQUE_GRADIENT, UNIQUE_STORAGE, STOLEN = 3, 2, 2
+ONLY_EDGE = 2  # references a node has that only one edge holds: the edge and the argument of getrefcount
 
 
 class Node:
@@ -51,6 +52,19 @@ class Node:
         """Tell whether the gradient of this input is wanted."""
         return self.edges[index] is not None
 
+    def __del__(self) -> None:
+        """Take the graph below down node by node, as torch's deleteNode does: before the tensor it was hung on dies.
+
+        Left alone, CPython would put the end of a deep graph off until after that tensor's.
+        """
+        self.saved.clear()
+        orphans: list[Target] = []
+        _move_orphans(self, orphans)
+        while orphans:
+            node = orphans.pop()
+            if isinstance(node, Node):
+                _move_orphans(node, orphans)
+
 
 class AccumulateGrad:
     """Where a leaf's gradient ends. It keeps its leaf alive; the leaf knows it only weakly."""
@@ -62,6 +76,14 @@ class AccumulateGrad:
 
 
 Target: TypeAlias = "Node | AccumulateGrad"
+
+
+def _move_orphans(node: Node, orphans: list[Target]) -> None:
+    """Cut a node's edges, keeping those nodes that nobody else holds (gatherFunctions)."""
+    for index, edge in enumerate(node.edges):
+        node.edges[index] = None
+        if edge is not None and sys.getrefcount(edge[0]) <= ONLY_EDGE:
+            orphans.append(edge[0])
 
 
 def _edge(operand: Sym) -> tuple[Target, int] | None:
@@ -118,43 +140,52 @@ def backward(loss: Sym) -> None:
     tape = loss.tape
     with tape.no_grad():
         root = new(tape, (), loss.dtype, op="ones_like")  # lives until the pass is over
-        waiting = _dependencies(loss.node)
-        buffers: dict[Target, Gradients] = {loss.node: [root]}
-        ready = [(-loss.node.sequence, 0, loss.node)]
-        pushed = 0
-        while ready:
-            node = heapq.heappop(ready)[2]
-            gradients = buffers.pop(node)
-            if isinstance(node, AccumulateGrad):
-                _accumulate_grad(node, gradients)
-                del gradients
-                continue
-            if tape.on_node is not None:
-                tape.on_node(node.sequence)
-            tape.scope = node.scope
-            results = _call(node, gradients)
-            gradients.reverse()  # a std::vector dies front to back, a list back to front
-            del gradients
-            for index in range(len(node.saved)):  # release_variables
-                node.saved[index] = None
-            for index, edge in enumerate(node.edges):
-                if edge is None:
-                    continue
-                gradient, results[index] = results[index], None
-                target, output = edge
-                waiting[target] -= 1
-                buffer = buffers.get(target)
-                if buffer is None:
-                    buffer = buffers[target] = [None] * (target.outputs if isinstance(target, Node) else 1)
-                if gradient is not None:
-                    _add(tape, buffer, output, gradient)
-                gradient = buffer = None
-                if not waiting[target]:
-                    pushed += 1
-                    rank = -target.sequence if isinstance(target, Node) else -sys.maxsize
-                    heapq.heappush(ready, (rank, pushed, target))
+        run_engine(tape, loss.node, [root])
         del root
         tape.scope = ""
+
+
+def run_engine(tape: Tape, start: Node, incoming: Gradients) -> None:
+    """Run backward from a node with the gradients of its outputs, which the caller holds throughout.
+
+    A node's own backward may run the engine again (reentrant checkpointing). torch puts both runs into one queue where
+    the inner one comes first, so it is over before the outer one goes on.
+    """
+    waiting = _dependencies(start)
+    buffers: dict[Target, Gradients] = {start: list(incoming)}
+    ready: list[tuple[int, int, Target]] = [(-start.sequence, 0, start)]
+    pushed = 0
+    while ready:
+        node = heapq.heappop(ready)[2]
+        gradients = buffers.pop(node)
+        if isinstance(node, AccumulateGrad):
+            _accumulate_grad(node, gradients)
+            del gradients
+            continue
+        if tape.on_node is not None:
+            tape.on_node(node.sequence)
+        tape.scope = node.scope
+        results = _call(node, gradients)
+        gradients.reverse()  # a std::vector dies front to back, a list back to front
+        del gradients
+        for index in range(len(node.saved)):  # release_variables
+            node.saved[index] = None
+        for index, edge in enumerate(node.edges):
+            if edge is None:
+                continue
+            gradient, results[index] = results[index], None
+            target, output = edge
+            waiting[target] -= 1
+            buffer = buffers.get(target)
+            if buffer is None:
+                buffer = buffers[target] = [None] * (target.outputs if isinstance(target, Node) else 1)
+            if gradient is not None:
+                _add(tape, buffer, output, gradient)
+            gradient = buffer = None
+            if not waiting[target]:
+                pushed += 1
+                rank = -target.sequence if isinstance(target, Node) else -sys.maxsize
+                heapq.heappush(ready, (rank, pushed, target))
 
 
 def _dependencies(root: Node) -> dict[Target, int]:
@@ -225,7 +256,7 @@ def _add(tape: Tape, buffer: Gradients, index: int, gradient: Sym) -> None:
         buffer[index] = gradient
         return
     if (
-        tape.in_place_sums
+        tape.on != "trace"
         and not old.is_view
         and sys.getrefcount(old) <= UNIQUE_GRADIENT
         and sys.getrefcount(old.storage) <= UNIQUE_STORAGE
@@ -247,4 +278,6 @@ def _accumulate_grad(node: AccumulateGrad, buffer: Gradients) -> None:
         leaf.grad = gradient.detach()
     else:
         leaf.grad = new(leaf.tape, leaf.shape, leaf.dtype, leaf.strides, "clone")
-    leaf.tape.recorder.name(leaf.grad.storage.ordinal, leaf.made_for, "gradient")
+    recorder = leaf.tape.recorder
+    if recorder.why.get(leaf.storage.ordinal) == "parameter":
+        recorder.name(leaf.grad.storage.ordinal, leaf.made_for, "gradient")

@@ -1,18 +1,23 @@
-"""Gradient checkpointing, non-reentrant: a layer saves nothing but its inputs and runs again when first asked.
+"""Gradient checkpointing: a layer saves nothing but its inputs and runs again in the backward pass.
 
-Source: torch/utils/checkpoint.py (_checkpoint_without_reentrant_generator): every saved tensor becomes a holder; the
-first one that is unpacked runs the function again, whose saved tensors fill the holders; when the last is filled
-the rerun stops, before the operation that saved it allocates its result.
+Source: torch/utils/checkpoint.py. Non-reentrant (_checkpoint_without_reentrant_generator): every saved tensor becomes
+a holder; the first one that is unpacked runs the function again, whose saved tensors fill the holders; when the last
+is filled the rerun stops, before the operation that saved it allocates its result. Reentrant (CheckpointFunction): one
+operation, whose backward runs the function to its end and then a backward pass of its own. Random states are kept too,
+but in host memory.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+from oomph.job import Checkpointing as Kind
+from oomph.tape.autograd import Gradients, Node, made_by, record, run_engine, save
 from oomph.tape.sym import Sym
-from oomph.tape.tape import Autocast, Tape
+from oomph.tape.tape import Autocast, Tape, autocast
 
 
 class _Stop(Exception):  # noqa: N818  the early stop of the rerun, as in torch
@@ -89,7 +94,7 @@ class _Frame:
         self.done = True
 
 
-def checkpoint(tape: Tape, function: Callable[..., Any], *inputs: Any) -> Any:
+def _checkpoint(tape: Tape, function: Callable[..., Any], *inputs: Any) -> Any:
     """Call a function whose saved tensors are recomputed in the backward pass."""
     frame = _Frame(tape, function, inputs)
     tape.pack_hooks.append(frame.pack)
@@ -97,3 +102,59 @@ def checkpoint(tape: Tape, function: Callable[..., Any], *inputs: Any) -> Any:
         return function(*inputs)
     finally:
         tape.pack_hooks.pop()
+
+
+class _Call:
+    """What a reentrant checkpoint keeps beside its tensors, as long as the graph: function, other inputs, autocast."""
+
+    def __init__(self, tape: Tape, function: Callable[..., Any], inputs: tuple[Any, ...]) -> None:
+        self.function = function
+        self.inputs = [None if isinstance(one, Sym) else one for one in inputs]
+        self.places = [place for place, one in enumerate(inputs) if isinstance(one, Sym)]
+        self.autocast = tape.autocast.dtype if tape.autocast is not None else None
+
+
+def _checkpoint_reentrant(tape: Tape, function: Callable[..., Any], *inputs: Any) -> Any:
+    """Call a function without recording it, as one operation that saves its inputs (CheckpointFunction.forward)."""
+    tensors = [one for one in inputs if isinstance(one, Sym)]
+    node = record("CheckpointFunction", tensors, _rerun_with_backward)
+    with tape.no_grad():
+        output = function(*inputs)
+    save(node, *tensors)
+    if node is not None:
+        node.context = _Call(tape, function, inputs)
+    return made_by(output, node)
+
+
+def _rerun_with_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    """Mirror CheckpointFunction.backward: run again on detached inputs, then a backward pass within this one.
+
+    The function's output lives through that pass, and so does its incoming gradient.
+    """
+    call: _Call = node.context
+    tape = saved[0].tape
+    inputs: list[Any] = list(call.inputs)
+    for at, place in enumerate(call.places):
+        inputs[place] = saved[at].detach()
+        inputs[place].requires_grad = node.needs(at)
+    with tape.enable_grad(), autocast(tape, call.autocast):
+        output = call.function(*inputs)
+    run_engine(tape, output.node, gradients)
+    return [inputs[place].grad for place in call.places]
+
+
+@dataclass(frozen=True)
+class Checkpointing:
+    """Which layers are checkpointed (0, n, 2n ... with `every` n) and how. Called with a function and its inputs."""
+
+    kind: Kind = "none"
+    every: int = 1
+
+    def takes(self, layer: int) -> bool:
+        """Tell whether a layer is checkpointed."""
+        return self.kind != "none" and layer % self.every == 0
+
+    def __call__(self, tape: Tape, function: Callable[..., Any], *inputs: Any) -> Any:
+        """Call a function so that its backward pass runs it again."""
+        how = _checkpoint_reentrant if self.kind == "reentrant" else _checkpoint
+        return how(tape, function, *inputs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 from oomph.tape.recorder import Recorder
 from oomph.tape.sizes import Size
@@ -14,16 +14,20 @@ from oomph.tape.sym import Sym, new
 Pack = Callable[[Sym], Any]
 
 
+# Whose events: a GPU's, with the buffers its kernels allocate inside an operation; a CPU's, without them; or those that
+# a trace sees, under which torch also never adds gradients of a tensor that is used twice in place.
+Place = Literal["gpu", "cpu", "trace"]
+
+
 class Tape:
     """Where symbolic tensors live while a job plays.
 
-    `in_place_sums`: gradients of a tensor used twice are added in place where torch does so in a real run. Under a
-    trace torch never does; set it to False to equal one.
+    `on` says whose events are played, see Place.
     """
 
-    def __init__(self, in_place_sums: bool = True) -> None:
+    def __init__(self, on: Place = "gpu") -> None:
         self.recorder = Recorder()
-        self.in_place_sums = in_place_sums
+        self.on = on
         self.scope = ""  # the path of the module at work
         self.grad_enabled = True
         self.next_sequence = 0
@@ -67,7 +71,18 @@ class Tape:
     @contextmanager
     def no_grad(self) -> Iterator[None]:
         """Record nothing for a backward pass inside."""
-        before, self.grad_enabled = self.grad_enabled, False
+        with self._grad_mode(False):
+            yield
+
+    @contextmanager
+    def enable_grad(self) -> Iterator[None]:
+        """Record operations for a backward pass inside, also within another one."""
+        with self._grad_mode(True):
+            yield
+
+    @contextmanager
+    def _grad_mode(self, enabled: bool) -> Iterator[None]:
+        before, self.grad_enabled = self.grad_enabled, enabled
         try:
             yield
         finally:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from oomph import formats, weigh
-from oomph.errors import ConfigError, OomphError, SourceError, UnsupportedError
+from oomph.errors import ConfigError, OomphError, SourceError, UnsupportedError, UsageError
 from oomph.formats.base import Format
 from oomph.ledger import Alternative, Ledger
 from oomph.model import Model
@@ -16,6 +16,7 @@ from oomph.units import human
 if TYPE_CHECKING:
     from oomph.devices import Fleet
     from oomph.header import Header, Source
+    from oomph.structure import Job
 
 # What people choose between, shown side by side when they name none.
 SIDE_BY_SIDE = ("bf16", "fp8", "int8", "nf4-dq", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q2_k")
@@ -112,9 +113,11 @@ def estimate(
     gpu: str | None = None,
     side_by_side: Iterable[str] | None = None,
     offline: bool = False,
+    job: Job | None = None,
 ) -> Ledger:
-    """Weigh a model: every stored byte of its weights, and whether a device holds them.
+    """Weigh a model: every stored byte of its weights, and whether a device holds them; or say what a job takes.
 
+    `job` is a TrainJob or an InferJob, whose precision is the format; without one the model is weighed, and
     `format` is how the weights are stored (default: as the model is published), `gpu` a device, several
     ("2xh100") or a size ("24GiB"), `side_by_side` the formats to compare with (default: the usual ones).
     """
@@ -123,6 +126,12 @@ def estimate(
         from oomph.devices import parse_gpus
 
         fleet = parse_gpus(gpu)
+    if job is not None:
+        from oomph.job_ledger import job_ledger
+
+        if format is not None:
+            raise UsageError("A job takes no format: its precision says how weights are kept.", "Leave it out.")
+        return job_ledger(subject(ref, offline=offline), job, fleet)
     return ledger(subject(ref, offline=offline), format, fleet, side_by_side)
 
 
@@ -152,7 +161,7 @@ def ledger(found: Subject, name: str | None, fleet: Fleet | None, side_by_side: 
             assumptions += ("several GPUs: whole layers placed in order, as evenly as can be; engines differ",)
     return Ledger(
         job={"kind": "weigh", "model": found.source.name, "origin": found.source.origin, "format": stored_as},
-        model=_facts(found),
+        model=facts(found),
         items=items,
         device=fleet.to_dict() if fleet else None,
         verdict=verdict,
@@ -280,7 +289,7 @@ def _class_defaults(model: Model) -> tuple[str, ...]:
     return (f"absent from the config, so the class default: {taken}",)
 
 
-def _facts(found: Subject) -> dict[str, Any]:
+def facts(found: Subject) -> dict[str, Any]:
     """Return what the ledger says of the model itself."""
     model, header = found.model, found.source.header
     return {

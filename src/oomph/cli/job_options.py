@@ -1,0 +1,158 @@
+"""Options that describe a job, one per field of TrainJob and InferJob, with the fields' own types and defaults.
+
+`train_options` and `infer_options` are decorators for commands about one kind of job, `either_options` for those that
+take both (`--infer` switches). The parsed values come to the command under the names of the fields; `train_job`,
+`infer_job` and `either_job` make the job of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, fields
+from typing import Any, TypeVar, get_args, get_type_hints
+
+import click
+from click.core import ParameterSource
+
+from oomph.errors import UsageError
+from oomph.job import InferJob, TrainJob
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Job = type[TrainJob] | type[InferJob]
+
+# How options are spelled where the field's name with hyphens is not it. A pair with a slash turns a thing on or off.
+SPELLINGS: dict[Job, dict[str, tuple[str, ...]]] = {
+    TrainJob: {
+        "seq_len": ("--seq", "--seq-len"),
+        "optimizer": ("--optim", "--optimizer"),
+        "accumulation": ("--accumulation", "--grad-accum"),
+        "clip_gradients": ("--clip/--no-clip",),
+        "hold_logits": ("--hold-logits/--drop-logits",),
+        "steady": ("--steady/--first-step",),
+        "set_to_none": ("--set-to-none/--keep-gradients",),
+    },
+    InferJob: {
+        "seq_len": ("--context",),
+        "batch": ("--concurrency",),
+    },
+}
+HELP: dict[Job, dict[str, str]] = {
+    TrainJob: {
+        "batch": "Sequences in a micro-batch.",
+        "seq_len": "Tokens in a sequence.",
+        "precision": "Dtype of weights, gradients and states; amp: fp32 weights under autocast.",
+        "attention": "Attention kernel.",
+        "padding": "The batch has a padding mask, which shuts flash out.",
+        "dropout": "Dropout as the config says, or none.",
+        "checkpointing": "Gradient checkpointing.",
+        "checkpoint_every": "Checkpoint every n-th layer.",
+        "use_cache": "Keep a key-value cache while training.",
+        "hold_logits": "The caller keeps the logits until backward is done.",
+        "fp32_outputs": "Logits come as fp32 copies, as from accelerate.",
+        "accumulation": "Micro-batches per optimizer step.",
+        "clip_gradients": "Clip the gradients' norm.",
+        "optimizer": "Optimizer.",
+        "implementation": "How the optimizer goes through the parameters.",
+        "steady": "A later step, when optimizer states exist, or the first one.",
+        "set_to_none": "zero_grad frees the gradients, or fills them with zeros.",
+    },
+    InferJob: {
+        "batch": "Sequences at a time.",
+        "seq_len": "Tokens that are read at once (prefill).",
+        "decode": "Tokens written after them, one by one.",
+        "precision": "Dtype of weights and cache.",
+        "attention": "Attention kernel.",
+        "padding": "The batch has a padding mask, which shuts flash out.",
+        "cache": "Key-value cache: none, growing, or of full length from the start.",
+        "max_cache_len": "Tokens a static cache holds; 0: prefill and decode.",
+        "logits_to_keep": "Tokens whose logits are kept, from the last; 0: all.",
+    },
+}
+
+
+def train_options(command: Command) -> Command:
+    """Add an option for every field of TrainJob."""
+    return _add(command, [_option(field, _spellings(TrainJob, field.name), TrainJob) for field in fields(TrainJob)])
+
+
+def infer_options(command: Command) -> Command:
+    """Add an option for every field of InferJob."""
+    return _add(command, [_option(field, _spellings(InferJob, field.name), InferJob) for field in fields(InferJob)])
+
+
+def either_options(command: Command) -> Command:
+    """Add `--infer` and the options of both kinds; what both have is one option under both spellings."""
+    training = {field.name: field for field in fields(TrainJob)}
+    shared = [field.name for field in fields(InferJob) if field.name in training]
+    made = [click.option("--infer", is_flag=True, help="A prefill and decoding instead of a training step.")]
+    for name, field in training.items():
+        spellings = _spellings(TrainJob, name)
+        if name in shared:
+            spellings = tuple(dict.fromkeys((*spellings, *_spellings(InferJob, name))))
+        made.append(_option(field, spellings, TrainJob))
+    made += [
+        _option(field, _spellings(InferJob, field.name), InferJob, "With --infer: ")
+        for field in fields(InferJob)
+        if field.name not in training
+    ]
+    return _add(command, made)
+
+
+def train_job(values: Mapping[str, Any]) -> TrainJob:
+    """Return the job that parsed options describe; other values are left alone."""
+    return TrainJob(**{field.name: values[field.name] for field in fields(TrainJob)})
+
+
+def infer_job(values: Mapping[str, Any]) -> InferJob:
+    """Return the job that parsed options describe; other values are left alone."""
+    return InferJob(**{field.name: values[field.name] for field in fields(InferJob)})
+
+
+def either_job(values: Mapping[str, Any]) -> TrainJob | InferJob:
+    """Return the job of a command with `either_options`; called while the command runs.
+
+    Raises UsageError for an option that the other kind of job has.
+    """
+    kind: Job = InferJob if values["infer"] else TrainJob
+    mine, all_of_them = ({field.name for each in kinds for field in fields(each)} for kinds in ((kind,), SPELLINGS))
+    for option in given():
+        if option.name in all_of_them - mine:
+            about = "inference" if values["infer"] else "training"
+            fix = "Leave it out, or leave out --infer." if values["infer"] else "Add --infer, or leave it out."
+            raise UsageError(f"{option.opts[0]} says nothing about {about}.", fix)
+    return infer_job(values) if values["infer"] else train_job(values)
+
+
+def given() -> list[click.Parameter]:
+    """Return the options of the running command that were typed."""
+    context = click.get_current_context()
+    return [
+        option
+        for option in context.command.params
+        if option.name and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
+    ]
+
+
+def _add(command: Command, options: list[Callable[[Any], Any]]) -> Command:
+    for option in reversed(options):  # the last decorator's option comes first
+        command = option(command)
+    return command
+
+
+def _spellings(kind: Job, name: str) -> tuple[str, ...]:
+    if name in SPELLINGS[kind]:
+        return SPELLINGS[kind][name]
+    words = name.replace("_", "-")
+    return (f"--{words}/--no-{words}" if get_type_hints(kind)[name] is bool else f"--{words}",)
+
+
+def _option(field: Field[Any], spellings: tuple[str, ...], kind: Job, before: str = "") -> Callable[[Any], Any]:
+    """Return the option of a field: a choice for a Literal, a switch for a bool, else a number."""
+    hint = get_type_hints(kind)[field.name]
+    choices = get_args(hint)
+    assert field.default is not MISSING  # every input of a job has a default that is printed
+    words = before + HELP[kind][field.name]
+    if hint is bool:
+        return click.option(*spellings, field.name, default=field.default, show_default=True, help=words)
+    what: Any = click.Choice(choices) if choices else hint
+    return click.option(*spellings, field.name, type=what, default=field.default, show_default=True, help=words)

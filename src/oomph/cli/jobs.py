@@ -1,0 +1,90 @@
+"""`oomph train` and `oomph serve`: what a job takes, where its peak is, and whether a device holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from oomph.cli.job_options import infer_job, infer_options, train_job, train_options
+
+if TYPE_CHECKING:
+    from oomph.ledger import Ledger
+    from oomph.structure import Job
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+HELP = {"help_option_names": ["-h", "--help"]}
+
+
+def _about(command: Command) -> Command:
+    """Add what every kind of job takes: the model before, the device and the form of the answer after its options."""
+    for decorate in (
+        click.option("--offline", is_flag=True, help="Never ask a server, whatever MODEL is."),
+        click.option("--explain", is_flag=True, help="Every tensor alive at the peak, every input of the job."),
+        click.option("--markdown", is_flag=True, help="Tables to paste into an issue or a page."),
+        click.option("--json", "as_json", is_flag=True, help="The versioned ledger as JSON."),
+        click.option(
+            "--timeline", metavar="FILE", help="Draw memory over the job, the peak marked: .svg, .png or .html."
+        ),
+        click.option("--gpu", "-g", metavar="G", help="A device (rtx-4090), a size (24GiB) or auto."),
+    ):
+        command = decorate(command)
+    return command
+
+
+@click.command(context_settings=HELP)
+@click.argument("model")
+@train_options
+@_about
+def train(model: str, **values: Any) -> int:
+    """Say what one training step of MODEL takes on one GPU: every byte at its peak, and why it is there."""
+    return _run(model, train_job(values), values)
+
+
+@click.command(context_settings=HELP)
+@click.argument("model")
+@infer_options
+@_about
+def serve(model: str, **values: Any) -> int:
+    """Say what prefill and decoding of MODEL take on one GPU, as transformers runs them."""
+    return _run(model, infer_job(values), values)
+
+
+def _run(model: str, job: Job, values: dict[str, Any]) -> int:
+    from oomph.answer import subject
+    from oomph.job_ledger import job_ledger, timeline
+
+    if values["as_json"] and values["markdown"]:
+        raise click.UsageError("--json and --markdown exclude each other: choose one.")
+    fleet = None
+    if values["gpu"]:
+        from oomph.devices import parse_gpus
+
+        fleet = parse_gpus(values["gpu"])
+    found = subject(model, offline=values["offline"])
+    ledger = job_ledger(found, job, fleet)
+    if values["timeline"]:
+        from oomph.draw import write
+
+        write(values["timeline"], [timeline(found, job, fleet)])
+    show(ledger, values["as_json"], values["markdown"], values["explain"])
+    return 0 if ledger.verdict is None or ledger.verdict.fits else 1
+
+
+def show(ledger: Ledger, as_json: bool, markdown: bool, explain: bool) -> None:
+    """Print a job's ledger in the form asked for."""
+    from oomph.cli.output import dump, output
+
+    if as_json:
+        dump(ledger.to_dict())
+        return
+    with output():
+        if markdown:
+            from oomph.cli.markdown import job_page
+
+            click.echo(job_page(ledger, explain))
+        else:
+            from oomph.cli.render_job import render
+
+            render(ledger, explain)

@@ -1,0 +1,122 @@
+"""A job's ledger for people: the verdict, what stays and what comes on top at the peak, the instants of the step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from oomph.cli.render import BAR, FREE, FULL, MAX_BAR, ROOMY, STYLES, Output, plain_table, shape_text
+from oomph.cli.text import printable_ledger
+from oomph.ledger import TOP, largest
+from oomph.units import count, human
+
+if TYPE_CHECKING:
+    from oomph.ledger import Ledger
+
+TITLES = {
+    "weights": "weights",
+    "weight_copies": "weights cast by autocast",
+    "optimizer": "optimizer states",
+    "kv_cache": "key-value cache",
+    "runtime": "CUDA context, allocator",
+}
+
+
+def render(ledger: Ledger, explain: bool) -> None:
+    """Print a job's ledger."""
+    out = Output()
+    ledger = printable_ledger(ledger)
+    out.print(_headline(ledger))
+    if ledger.verdict:
+        out.print(Text(ledger.verdict.sentence, style=STYLES[ledger.verdict.status]))
+    out.print(_bar(ledger, out))
+    out.print(_groups(ledger, out))
+    out.print(_figures(ledger))
+    out.print(Text(ledger.why, style="bold"))
+    out.print(_tensors(ledger, len(ledger.items) if explain else TOP, out.width >= ROOMY))
+    out.print(_instants(ledger, explain))
+    for text in ledger.warnings:
+        out.print(Text(f"! {text}", style="yellow"))
+    out.print(Text(f"The job: {', '.join(ledger.assumptions)}", style="dim"))
+    if not explain:
+        out.print(Text("--explain: every tensor at the peak and every instant; --timeline FILE.svg draws it.", "dim"))
+
+
+def _headline(ledger: Ledger) -> Text:
+    model, job = ledger.model, ledger.job
+    text = Text(str(model["name"] or model["model_type"]), style="bold")
+    work = "training step" if job["kind"] == "train" else "prefill and decode"
+    text.append(f"  {count(model['params'])} parameters · {work} · {job['precision']} · {job['batch']} x ", style="")
+    text.append(f"{job['seq_len']} tokens", style="")
+    return text
+
+
+def _by_size(ledger: Ledger) -> list[tuple[str, int]]:
+    return sorted(((name, size) for name, size in ledger.groups.items() if size), key=lambda pair: -pair[1])
+
+
+def _bar(ledger: Ledger, out: Output) -> Text:
+    """Return one line of blocks: what is alive at the peak by group, then what stays free on the device."""
+    width = min(out.width, MAX_BAR)
+    total = max(ledger.verdict.capacity_bytes if ledger.verdict else 0, ledger.total_bytes, 1)
+    text = Text()
+    for index, (_, n_bytes) in enumerate(_by_size(ledger)):
+        text.append(out.blocks(FULL) * round(n_bytes / total * width), style=BAR[index % len(BAR)])
+    text.append(out.blocks(FREE) * max(0, width - len(text)) if total > ledger.total_bytes else "", style="dim")
+    return text
+
+
+def _groups(ledger: Ledger, out: Output) -> Table:
+    table = plain_table("at the peak", "bytes", "share", right=(1, 2))
+    for index, (group, n_bytes) in enumerate(_by_size(ledger)):
+        name = Text(out.blocks(f"{FULL} "), style=BAR[index % len(BAR)])
+        name.append(TITLES.get(group, group), style="default")
+        table.add_row(name, human(n_bytes), f"{n_bytes / max(ledger.total_bytes, 1):.1%}")
+    return table
+
+
+def _figures(ledger: Ledger) -> Table:
+    table = plain_table("figure", "point", "at most", "what it is", right=(1, 2))
+    words = {
+        "allocated": "tensors: torch.cuda.max_memory_allocated",
+        "reserved": "what torch's allocator holds: max_memory_reserved",
+        "device": "what nvidia-smi shows",
+    }
+    for figure in ledger.figures:
+        table.add_row(figure.name, human(figure.n_bytes), human(figure.safe_bytes), words[figure.name])
+    for column in table.columns[1:3]:
+        column.no_wrap = True
+    return table
+
+
+def _tensors(ledger: Ledger, most: int, roomy: bool) -> Table:
+    table = plain_table("alive at the peak", *["shape"] * roomy, "bytes", "why", right=(1 + roomy,))
+    table.columns[1 + roomy].no_wrap = True
+    for item in largest(ledger.items, most):
+        shape = [Text(f"{shape_text(item)} {item.dtype}")] * roomy
+        table.add_row(Text(_short(item.name)), *shape, human(item.n_bytes), Text(item.evidence))
+    rest = len(ledger.items) - most
+    if rest > 0:
+        left = sum(item.n_bytes for item in ledger.items) - sum(item.n_bytes for item in largest(ledger.items, most))
+        table.add_row(Text(f"{rest} more", style="dim"), *[""] * roomy, human(left), "")
+    return table
+
+
+def _short(name: str) -> str:
+    """Return a tensor's name without what every name of a model begins or ends with."""
+    return name.removeprefix("model.").removeprefix("transformer.").removesuffix(".weight").replace(".weight.", ".")
+
+
+def _instants(ledger: Ledger, explain: bool) -> Table:
+    """Return the instants of the step with their peaks; without `explain` those that matter."""
+    table = plain_table("instant", "most", "after it", right=(1, 2))
+    peak = ledger.peak
+    for instant in ledger.instants:
+        here = instant is peak
+        if explain or here or instant.repeats > 1 or "layer" not in instant.name:
+            style = "bold" if here else ""
+            name = f"{instant.name}  <- peak" if here else instant.name
+            table.add_row(Text(name, style=style), human(instant.peak_bytes), human(instant.end_bytes))
+    return table

@@ -1,0 +1,142 @@
+"""From a model and a job to a Ledger: what is alive at the peak, the step's instants, whether a device holds it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from oomph.answer import Subject, facts
+from oomph.errors import UnsupportedError
+from oomph.job import TrainJob, describe
+from oomph.ledger import Figure, Instant, Item, Ledger, Verdict
+from oomph.peak import Alive, alive_at, highest_place
+from oomph.recipe import Stretch
+from oomph.steps import Step, step
+from oomph.structure import Job
+from oomph.units import human
+from oomph.verdict import status
+
+if TYPE_CHECKING:
+    from oomph.devices import Fleet
+    from oomph.model import Model
+    from oomph.timeline import Timeline
+
+STAYING = ("parameter", "buffer", "optimizer state")
+# What people call the tensors that are often most of a peak.
+WORDS = {
+    "_foreach_sqrt": "the square roots of all second moments at once (foreach)",
+    "log_softmax": "log-probabilities of every token",
+    "NllLoss_backward": "the gradient of the log-probabilities",
+    "LogSoftmax_backward": "the gradient of the fp32 logits",
+    "softmax": "attention probabilities",
+}
+NAMED = 3  # of what comes on top at the peak
+
+
+def job_ledger(found: Subject, job: Job, fleet: Fleet | None = None) -> Ledger:
+    """Return the ledger of a job on one device.
+
+    Raises UnsupportedError where the tape has no program for the model or no rule for an input of the job.
+    """
+    if fleet is not None and fleet.count > 1:
+        raise UnsupportedError("oomph does not spread a job over several GPUs yet.", "Name one of them.")
+    if found.counted_by != "config":
+        raise UnsupportedError(
+            f"What {found.model.name} does is not told by names and shapes.", "Point oomph at its config.json."
+        )
+    played = step(found.model, job)
+    place = highest_place(played)
+    alive = alive_at(played, place)
+    instant = played.stretches[place.at].name
+    kind = "train" if isinstance(job, TrainJob) else "serve"
+    allocated = Figure("allocated", played.peak, played.peak)
+    items = tuple(_item(one, found.model, instant) for one in alive)
+    ledger = Ledger(
+        job={
+            "kind": kind,
+            "model": found.source.name,
+            "origin": found.source.origin,
+            "format": job.precision,
+            **describe(job),
+        },
+        model=facts(found),
+        items=items,
+        device=fleet.to_dict() if fleet else None,
+        assumptions=_assumed(job),
+        warnings=(*found.warnings, *found.model.notes),
+        figures=(allocated,),
+        instants=tuple(map(_instant, played.stretches)),
+        why=_why(played, instant, alive),
+    )
+    return ledger
+
+
+def timeline(found: Subject, job: Job, fleet: Fleet | None = None) -> Timeline:
+    """Return memory over the job as a drawing sees it."""
+    from oomph.step_timeline import step_timeline
+
+    kind = "training step" if isinstance(job, TrainJob) else "prefill and decode"
+    title = f"{found.model.name}: {kind}, {job.batch} x {job.seq_len} tokens, {job.precision}"
+    return step_timeline(step(found.model, job), title, fleet.device.capacity_bytes if fleet else None)
+
+
+def _instant(one: Stretch) -> Instant:
+    return Instant(one.name, one.repeats, one.start, one.peak, one.last_end)
+
+
+def _item(one: Alive, model: Model, instant: str) -> Item:
+    """Return one line of the ledger; axes multiply to the elements, bytes are rounded as the allocator does."""
+    kinds = {weight.name: weight.kind for weight in model.weights}
+    axes = one.shape if one.count == 1 else (("tensors", one.count), *one.shape)
+    why = one.kind.why or f"temporary of {one.kind.op}"
+    kind = kinds.get(one.kind.scope, "") if one.kind.why == "parameter" else ""
+    return Item(one.name, one.group, one.n_bytes, kind, axes, one.kind.dtype, "derived", why, instants=(instant,))
+
+
+def _assumed(job: Job) -> tuple[str, ...]:
+    """Return the job's inputs in words, each with its value: they move gigabytes."""
+    return tuple(f"{name}={value}" for name, value in describe(job).items())
+
+
+def _why(played: Step, instant: str, alive: list[Alive]) -> str:
+    """Return a sentence on what the peak is made of."""
+    stays = sum(one.n_bytes for one in alive if one.kind.why in STAYING)
+    sums: dict[str, int] = {}
+    for one in alive:
+        if one.kind.why not in STAYING:
+            word = _word(one)
+            sums[word] = sums.get(word, 0) + one.n_bytes
+    largest = sorted(sums.items(), key=lambda pair: pair[1], reverse=True)
+    on_top = ", ".join(f"{human(n_bytes)} {word}" for word, n_bytes in largest[:NAMED])
+    rest = sum(n_bytes for _, n_bytes in largest[NAMED:])
+    others = f", {human(rest)} other" if rest else ""
+    return f"The peak is in {instant}: {human(stays)} stay the whole step; on top {on_top}{others}."
+
+
+def _word(one: Alive) -> str:
+    why, op = one.kind.why, one.kind.op
+    if op in WORDS:
+        return WORDS[op]
+    if why == "gradient":
+        return "gradients"
+    if why in ("checkpoint", "saved for CheckpointFunction"):
+        return "inputs of checkpointed layers"
+    if why == "autocast copy":
+        return "weights cast by autocast"
+    if why.startswith("saved") or why == "recomputed":
+        return "saved for backward"
+    return "temporaries"
+
+
+def verdict(what: str, device: Figure, fleet: Fleet) -> Verdict:
+    """Return whether a device holds a job."""
+    capacity = fleet.device.capacity_bytes
+    found = status(device.n_bytes, device.safe_bytes, capacity)
+    margin = capacity - device.safe_bytes
+    takes = f"{what} takes {human(device.n_bytes)}"
+    shown = f"{human(capacity)} that {fleet.device.name} shows programs"
+    words = {
+        "fits": f"Fits: {takes} of the {shown}; at least {human(margin)} stay free.",
+        "tight": f"Tight: {takes} of the {shown}, but may take up to {human(device.safe_bytes)}.",
+        "too_big": f"Does not fit: {takes}, {human(device.n_bytes - capacity)} more than the {shown}.",
+    }
+    return Verdict(found, capacity, margin, words[found])

@@ -1,0 +1,117 @@
+"""A job's ledger: the peak's bytes by name, the instants, and the same answer from Python and from the command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import oomph
+from oomph.answer import Subject, resolve
+from oomph.errors import UnsupportedError, UsageError
+from oomph.header import Source
+from oomph.job import TrainJob
+from oomph.job_ledger import job_ledger, timeline
+from oomph.play import train_step
+from oomph.units import GIB
+from tests.configs import DEEPSEEK_V3, LLAMA_3_8B
+from tests.test_cli import as_json, run
+from tests.test_fold import random_case
+
+SOURCE = Source("random", "config", {})
+ROOT = Path(__file__).parents[1]
+
+
+def ledger_of(job: TrainJob, layers: int = 32) -> oomph.Ledger:
+    return job_ledger(resolve(Source("llama", "config", {**LLAMA_3_8B, "num_hidden_layers": layers})), job)
+
+
+@pytest.mark.parametrize(
+    ("job", "gib", "peak"),
+    [
+        (TrainJob(1, 2048), 74.79, "optimizer step"),
+        (TrainJob(1, 2048, implementation="fused"), 60.62, "loss backward"),
+        (TrainJob(1, 8192, implementation="fused", checkpointing="non-reentrant"), 62.61, "layer 0 backward"),
+        (TrainJob(1, 32768, implementation="fused", checkpointing="non-reentrant"), 108.69, "loss backward"),
+    ],
+    ids=["foreach", "fused", "checkpointed", "long"],
+)
+def test_the_peak_has_a_place(job: TrainJob, gib: float, peak: str) -> None:
+    """Where the traced peaks of Llama-3-8B lie: the optimizer's copy, the loss, or the last layers of backward."""
+    ledger = ledger_of(job)
+    allocated = ledger.figure("allocated")
+    assert allocated is not None
+    assert round(allocated.n_bytes / GIB, 2) == gib
+    assert ledger.peak is not None
+    assert ledger.peak.name == peak
+    assert peak in ledger.why
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_every_byte_at_the_peak_has_a_name(seed: int) -> None:
+    """Items add up to the allocated peak of the full play; parameters and states are all of the model's."""
+    model, job, _ = random_case(seed)
+    ledger = job_ledger(Subject(SOURCE, model, "config"), job)
+    full = train_step(model, job)
+    assert sum(item.n_bytes for item in ledger.items) == full.peak
+    assert all(item.name and item.group and item.evidence for item in ledger.items)
+    assert ledger.groups["weights"] == full.kept("parameter")
+    assert ledger.groups["buffers"] == full.kept("buffer")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_timeline_has_the_heights_of_the_full_play(seed: int) -> None:
+    """The drawing's points are the step's: the same peak, the same start and end, groups that add up."""
+    model, job, _ = random_case(seed)
+    drawn, full = timeline(Subject(SOURCE, model, "config"), job), train_step(model, job)
+    assert drawn.peak_bytes == full.peak
+    assert drawn.points[-1].total_bytes == full.live[-1]
+    if job.checkpointing != "none" and job.checkpoint_every > 1:
+        return  # layers between two checkpointed ones share an instant
+    names = [instant.name for instant in drawn.instants()]
+    marks = [name for _, name in full.recorder.marks[:-1]]
+    assert [name for at, name in enumerate(names) if at == 0 or name != names[at - 1]] == [
+        name for at, name in enumerate(marks) if at == 0 or name != marks[at - 1]
+    ]
+
+
+def test_train_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """The answer names the peak's instant, why, and the largest tensors; JSON follows the committed schema."""
+    from jsonschema import validate
+
+    code, out, _ = run(capsys, "train", "llama-3-8b", "--seq", "2048", "--implementation", "fused")
+    assert code == 0
+    for text in ("60.62 GiB", "loss backward", "layers.*.mlp.gate_proj", "batch=1"):
+        assert text in out
+    found = as_json(capsys, "train", "llama-3-8b", "--seq", "2048", "--implementation", "fused")
+    validate(found, json.loads((ROOT / "docs" / "ledger.schema.json").read_text()))
+    assert found["peak"] == "loss backward"
+    assert found["job"]["kind"] == "train"
+    assert found["job"]["seq_len"] == 2048
+    same = oomph.estimate("llama-3-8b", job=TrainJob(1, 2048, implementation="fused"))
+    assert found["figures"] == [figure.to_dict() for figure in same.figures]
+
+
+def test_what_cannot_be_played_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """A family without a program, several GPUs, a format beside a job: each says what to do instead."""
+    code, _, err = run(capsys, "train", "deepseek-v3")
+    assert code == 3
+    assert "oomph trace" in err
+    code, _, err = run(capsys, "train", "llama-3-8b", "--gpu", "2xh100")
+    assert code == 3
+    with pytest.raises(UsageError):
+        oomph.estimate("llama-3-8b", job=TrainJob(), format="nf4")
+    with pytest.raises(UnsupportedError):
+        job_ledger(resolve(Source("deepseek", "config", DEEPSEEK_V3)), TrainJob())
+    code, _, err = run(capsys, "train", "llama-3-8b", "--attention", "flsh")
+    assert code == 2
+    assert "flash" in err
+
+
+def test_names_of_the_package_stay_what_they_are() -> None:
+    """oomph.estimate is a function also after other names were used; a module of that name once took its place."""
+    code = "import oomph; oomph.load('gpt2'); [oomph.estimate('gpt2').total_bytes for _ in range(2)]"
+    subprocess.run([sys.executable, "-c", code], check=True)
