@@ -29,6 +29,7 @@ SAVED_FOR = "saved for "
 NEEDED_BY = {
     "checkpoint": "the layer's second forward",
     "recomputed": "the layer's second forward",
+    "saved for CheckpointFunction": "the layer's second forward",
     "autocast copy": "autocast's cache of weights",
     "input": "its caller",
     "": "its caller",
@@ -94,9 +95,14 @@ class SavedTensors:
         return text(_total(self.rows))
 
     @property
+    def periods(self) -> int:
+        """How often the rows are there; layers that are left over are among what is outside."""
+        return self.layers // self.every
+
+    @property
     def layers_bytes(self) -> int:
         """What all layers keep."""
-        return self.row_bytes * (self.layers // self.every)
+        return self.row_bytes * self.periods
 
     @property
     def outside_bytes(self) -> int:

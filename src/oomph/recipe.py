@@ -78,21 +78,23 @@ class Recipe:
 class Sums:
     """The products of a recipe for given numbers of its axes.
 
-    Numbers that make a divisor 0 cannot be put in: for them the guards do not hold and the quotient means nothing.
+    Numbers that are too few or make a divisor 0 cannot be put in: the guards do not hold, the products mean nothing.
     """
 
     def __init__(self, recipe: Recipe, axes: Sequence[Numbers]) -> None:
         self.recipe = recipe
-        self.divisible: Numbers = True
+        self.possible: Numbers = len(axes) >= sum(how == "axis" for how, _, _ in recipe.atoms)
         self.atoms: list[Numbers] = []
         for how, left, right in recipe.atoms:
-            found = axes[left] if how == "axis" else self._computed(how, self._early(left), self._early(right))  # type: ignore[index]
-            self.atoms.append(found)
+            if how == "axis":
+                self.atoms.append(axes[left] if self.possible is not False else 1)  # type: ignore[index]
+            else:
+                self.atoms.append(self._computed(how, self._early(left), self._early(right)))
         self.products = [self._product(factor, atoms) for factor, atoms in recipe.products]
 
     def _computed(self, how: str, left: Numbers, right: Numbers) -> Numbers:
         if how in DIVISIONS:
-            self.divisible = self.divisible & (right != 0)
+            self.possible = self.possible & (right != 0)
             right = right + (right == 0)  # by 1 instead
         return COMPUTE[how](left, right)
 
@@ -111,7 +113,7 @@ class Sums:
 
     def hold(self) -> Numbers:
         """Tell whether all guards come out as when the step was played: a bool, or one per job."""
-        answer = self.divisible
+        answer = self.possible
         if answer is False:
             return False
         for how, left, right, expected in self.recipe.guards:

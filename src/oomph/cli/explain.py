@@ -89,13 +89,14 @@ def sums(found: SavedTensors) -> list[list[str]]:
     per = "A, per layer" if found.every == 1 else f"per {found.every} layers"
     return [
         [per, "", "", f"{found.row_bytes:,}", found.formula, ""],
-        [f"{found.layers} layers", "", "", f"{found.layers_bytes:,}", "", ""],
+        [f"{found.periods * found.every} layers", "", "", f"{found.layers_bytes:,}", "", ""],
     ]
 
 
 def rest(found: SavedTensors) -> list[str]:
     """Return the last line of what is kept outside the layers."""
-    return ["outside the layers", "", "", f"{found.outside_bytes:,}", "", ""]
+    name = "outside the layers" if found.periods * found.every == found.layers else "the other layers, and outside"
+    return [name, "", "", f"{found.outside_bytes:,}", "", ""]
 
 
 def headline(found: SavedTensors) -> str:
