@@ -17,7 +17,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from oomph.recipe import Class, Part, Recipe, Sums, Term, alive, stretches
+from oomph.recipe import Class, Part, Recipe
+from oomph.tape.sizes import COMPARE, COMPUTE
 
 RULES = ("blocks", "ops", "optimizers", "programs", "tape", ".")  # folders whose code decides what a step is
 MAX_BYTES = 2**22  # of one file; a recipe takes some sixty thousand
@@ -119,38 +120,67 @@ def _tuples(value: list[Any]) -> tuple[Any, ...]:
 
 
 def _check(recipe: Recipe) -> None:
-    """Try everything that is done with a recipe; numbers must stay small enough to compute with."""
-    axes = _axes(recipe)
-    sums = Sums(recipe, [1] * axes)
-    sums.hold()
-    sizes = sums.class_bytes()
-    axes_of_tensors = [sums.number(size) for one in recipe.classes for size in one.shape]
-    numbers = (recipe.depth, recipe.period, sums.number(recipe.layers), *sizes, *axes_of_tensors)
-    if not all(type(each) is int for each in numbers) or recipe.period < 0:
-        raise ValueError("a recipe's numbers are whole")
-    stretches(recipe, sizes, 1)
-    alive(recipe, 1, len(recipe.parts) - 1, -1)
+    """Raise ValueError unless everything in a recipe is of its kind and in its range."""
+    terms = range(len(recipe.products))
+    _require(_is_term(recipe.layers, terms) and _are_counts(recipe.depth, recipe.period))
+    _check_numbers(recipe)
+    for how, left, right, answer in recipe.guards:
+        _require(how in COMPARE and _is_term(left, terms) and _is_term(right, terms) and type(answer) is bool)
+    for n_bytes, op, shape, dtype, scope, why in recipe.classes:
+        _require(_is_term(n_bytes, terms) and all(_is_term(size, terms) for size in shape))
+        _require(all(type(text) is str for text in (op, dtype, scope, why)))
+    kinds = range(len(recipe.classes))
+    _require(bool(recipe.parts))
+    for work, layer, shifted, repeated, deltas in recipe.parts:
+        _require(type(work) is str and (layer is None or _are_counts(layer)))
+        _require(type(shifted) is type(repeated) is bool and bool(deltas))
+        for delta in deltas:
+            for kind, count, growth in delta:
+                _require(type(kind) is int and kind in kinds and _are_short(count, growth))
 
 
-def _axes(recipe: Recipe) -> int:
-    """Return how many axes a recipe has; raises ValueError if a number could become too long."""
-    bits: list[int] = []
-    axes = 0
+def _require(condition: bool) -> None:
+    if not condition:
+        raise ValueError("no recipe of ours")
 
-    def of(term: Term) -> int:
-        if isinstance(term, int):
-            return term.bit_length()
-        factor, atoms = recipe.products[term[0]]
+
+def _is_term(value: Any, terms: range) -> bool:
+    """Tell whether a value is a number, or the place of a product."""
+    if type(value) is tuple:
+        return len(value) == 1 and type(value[0]) is int and value[0] in terms
+    return _are_short(value)
+
+
+def _are_counts(*values: Any) -> bool:
+    return _are_short(*values) and min(values) >= 0
+
+
+def _are_short(*values: Any) -> bool:
+    return all(type(each) is int and each.bit_length() <= MAX_BITS for each in values)
+
+
+def _check_numbers(recipe: Recipe) -> None:
+    """Raise ValueError unless atoms are made of atoms before them, and no number can become too long."""
+    axes, bits = 0, []
+
+    def of_product(factor: Any, atoms: tuple[Any, ...]) -> int:
+        _require(type(factor) is int and all(type(atom) is int and 0 <= atom < len(bits) for atom in atoms))
         return factor.bit_length() + sum(bits[atom] for atom in atoms)
 
+    def of_term(term: Any) -> int:
+        _require(_is_term(term, range(len(recipe.products))))
+        return of_product(*recipe.products[term[0]]) if type(term) is tuple else term.bit_length()
+
     for how, left, right in recipe.atoms:
-        axes += how == "axis"
-        bits.append(AXIS_BITS if how == "axis" else max(of(left), of(right)) + 1)
-        if bits[-1] > MAX_BITS:
-            raise ValueError("a number is too long")
-    if any(of((at,)) > MAX_BITS for at in range(len(recipe.products))):
-        raise ValueError("a number is too long")
-    return axes
+        if how == "axis":
+            _require(type(left) is int and left == axes)
+            axes += 1
+            bits.append(AXIS_BITS)
+        else:
+            _require(how in COMPUTE)
+            bits.append(max(of_term(left), of_term(right)) + 1)
+        _require(bits[-1] <= MAX_BITS)
+    _require(all(of_product(*each) <= MAX_BITS for each in recipe.products))
 
 
 def shelf() -> Shelf:
