@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from oomph.recipe import Class, Part, Recipe
+from oomph.recipe import Class, Part, Recipe, Term
 from oomph.tape.sizes import COMPARE, COMPUTE
 
 RULES = ("blocks", "ops", "optimizers", "programs", "tape", ".")  # folders whose code decides what a step is
@@ -161,15 +161,16 @@ def _are_short(*values: Any) -> bool:
 
 def _check_numbers(recipe: Recipe) -> None:
     """Raise ValueError unless atoms are made of atoms before them, and no number can become too long."""
-    axes, bits = 0, []
+    axes = 0
+    bits: list[int] = []  # of each atom at most
 
-    def of_product(factor: Any, atoms: tuple[Any, ...]) -> int:
+    def of_product(factor: int, atoms: tuple[int, ...]) -> int:
         _require(type(factor) is int and all(type(atom) is int and 0 <= atom < len(bits) for atom in atoms))
         return factor.bit_length() + sum(bits[atom] for atom in atoms)
 
-    def of_term(term: Any) -> int:
+    def of_term(term: Term) -> int:
         _require(_is_term(term, range(len(recipe.products))))
-        return of_product(*recipe.products[term[0]]) if type(term) is tuple else term.bit_length()
+        return term.bit_length() if isinstance(term, int) else of_product(*recipe.products[term[0]])
 
     for how, left, right in recipe.atoms:
         if how == "axis":
