@@ -26,8 +26,8 @@ from oomph.units import gib
 
 ROOT = Path(__file__).parents[1]
 HEADINGS = ("Effect", "Cost", "When", "Flag", "Source")
-EXPLAINING = (["explain"], ["explain", "saved-tensors"], ["explain", "op"])
-COMMANDS = ([], ["weigh"], ["models"], ["gpus"], ["rules"], *EXPLAINING)
+EXPLAIN = (["explain"], ["explain", "saved-tensors"], ["explain", "op"])
+COMMANDS = ([], ["weigh"], ["train"], ["serve"], ["trace"], ["measure"], *EXPLAIN, ["models"], ["gpus"], ["rules"])
 SHOWN_RULES = 24  # lines of `oomph rules` in the README: the table, not its notes
 
 

@@ -147,7 +147,7 @@ def ledger(found: Subject, name: str | None, fleet: Fleet | None, side_by_side: 
 
     kept = _store(found, name)
     weighed, stored_as, assumptions = kept.weighed, kept.name, kept.assumptions
-    items = (*weighed.items, *reserves(weighed.tensors))
+    items = (*weighed.items, *reserves(weighed.tensors, fleet.device if fleet else None))
     rows = tuple(_alternative(found, other, fleet) for other in side_by_side)
     overhead = sum(item.safe_bytes - item.n_bytes for item in items)
     verdict = None
@@ -272,7 +272,7 @@ def _alternative(found: Subject, name: str, fleet: Fleet | None) -> Alternative:
     except OomphError as error:
         return Alternative(fmt.name, fmt.title, None, None, reason=error.problem)
     total = weighed.total_bytes
-    overhead = sum(item.safe_bytes for item in reserves(weighed.tensors))
+    overhead = sum(item.safe_bytes for item in reserves(weighed.tensors, fleet.device if fleet else None))
     fits = None
     if fleet is not None:
         point = fullest(_pieces(weighed, fleet), fleet.count)

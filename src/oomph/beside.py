@@ -14,6 +14,7 @@ from oomph.play import Played
 from oomph.referee.trace import Trace, phases
 from oomph.stream import Stream, rounded
 from oomph.structure import Job
+from oomph.trace_groups import BEFORE, trace_groups
 
 # The estimate names its instants more finely than hooks on the real modules can; what they call one is one here.
 ONE = {
@@ -21,8 +22,6 @@ ONE = {
     "optimizer states": "optimizer step",
 }  # fmt: skip
 PART_OF_BEFORE = ("embedding backward", "after backward", "autocast exit")
-BEFORE = ("parameters", "gradients", "optimizer states", "other")  # instants of a trace before the job
-GROUP_OF = {"parameter": "weights", "buffer": "buffers", "gradient": "gradients", "optimizer state": "optimizer"}
 NUMBER, ONE_LAYER = re.compile(r"\.\d+\."), re.compile(r"layer \d+")
 LAYER = re.compile(r"layer \d+ (\w+)")
 
@@ -125,17 +124,12 @@ def _matched(
         yield Row(name, estimate, None)
 
 
-def group_of(trace: Trace, ordinal: int) -> str:
-    """Return the ledger's group of an allocation of a trace; what is made in the job is an activation."""
-    label = trace.stream.labels[ordinal]
-    return GROUP_OF.get(label.op, "activations")
-
-
 def trace_ledger(model: dict[str, Any], job: dict[str, Any], found: Trace) -> Ledger:
     """Return a trace as a ledger: what is alive at its peak, its instants, its allocated bytes."""
     stream = found.stream
     live = [0, *stream.live()]
     top = max(range(_begin(stream), len(live)), key=live.__getitem__)
+    group_of = trace_groups(stream)
     rows: dict[tuple[Any, ...], list[int]] = {}
     for ordinal, n_bytes in stream.live_at(top).items():
         label = stream.labels[ordinal]
@@ -145,7 +139,7 @@ def trace_ledger(model: dict[str, Any], job: dict[str, Any], found: Trace) -> Le
             label.op,
             label.shape,
             label.dtype,
-            group_of(found, ordinal),
+            group_of(ordinal, label),
             ONE_LAYER.sub("a layer", label.instant),
         )
         rows.setdefault(key, []).append(rounded(n_bytes))

@@ -23,7 +23,7 @@ from oomph.stream import ROUND
 from oomph.structure import decoder_stack, is_uniform
 
 FORWARD_END = "loss backward"  # the stretch that begins when the loss is known
-GROUPS = frozenset({REST, "weight_copies", "kv_cache"})  # of the ledger: what a forward pass adds to
+GROUPS = frozenset({REST, "temporaries", "weight_copies", "kv_cache"})  # of the ledger: what a forward pass adds to
 WORD = re.compile(r"[^\W\d_]\w*")  # a letter or a name in a formula
 SAVED_FOR = "saved for "
 NEEDED_BY = {

@@ -17,6 +17,7 @@ GROUPS = (
     "kv_cache",
     "state",
     "activations",
+    "temporaries",
     "gradients",
     "optimizer",
     "master_weights",

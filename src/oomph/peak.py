@@ -14,8 +14,9 @@ GROUP_OF = {
     "autocast copy": "weight_copies",
     "buffer": "buffers",
     "kv cache": "kv_cache",
+    "": "temporaries",
 }
-REST = "activations"
+REST = "activations"  # inputs, and whatever is kept for a backward pass
 # The axes of a recipe made by `steps.step`: depth, then the job's sizes, then the model's.
 BATCH, LENGTH = 1, 2
 

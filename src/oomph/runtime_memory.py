@@ -8,10 +8,14 @@ larger ones get a segment of their own rounded up to 2 MiB.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from oomph.constants import constant
+from oomph.constants import measured
 from oomph.ledger import Item
 from oomph.units import KIB, MIB
+
+if TYPE_CHECKING:
+    from oomph.devices import Device
 
 ROUND = KIB // 2
 SMALL, SMALL_SEGMENT = MIB, 2 * MIB
@@ -34,23 +38,22 @@ def segment_bytes(size: int, copies: int) -> int:
     return -(-copies // (segment // size)) * segment
 
 
-def reserves(tensors: Iterable[tuple[int, int]]) -> Sequence[Item]:
+def reserves(tensors: Iterable[tuple[int, int]], device: Device | None = None) -> Sequence[Item]:
     """Return what comes on top of resident tensors, given as (bytes of one, copies): point 0, safe bound above.
 
     The allocator's slack assumes that tensors of one size share segments and different sizes do not, which is
-    more than torch needs when it loads a model.
+    more than torch needs when it loads a model. The CUDA context is that of the device, of an unknown one the largest.
     """
     sizes: dict[int, int] = {}
     for size, copies in tensors:
         sizes[size] = sizes.get(size, 0) + copies
     total = sum(size * copies for size, copies in sizes.items())
     slack = sum(segment_bytes(size, copies) for size, copies in sizes.items()) - total
-    context = constant("cuda_context")
-    seen = "; ".join(f"{entry['gpu']}: {entry['source']}" for entry in context["seen"])
+    context = measured("cuda_context", device)
     return (
         Item(
             "allocator rounding", "runtime", 0, safe=slack, source="rule",
             evidence="torch 2.13 CUDACachingAllocator: 512 B rounding, 2/20 MiB segments",
         ),
-        Item("CUDA context", "runtime", 0, safe=context["high"], source="measured", evidence=seen),
+        Item("CUDA context", "runtime", 0, safe=context.high, source="measured", evidence=context.evidence),
     )  # fmt: skip

@@ -5,26 +5,47 @@ from __future__ import annotations
 import re
 
 from oomph.ledger import GROUPS
-from oomph.peak import by_group
+from oomph.peak import Place, alive_at, by_group
+from oomph.recipe import Stretch
 from oomph.steps import Step
-from oomph.timeline import Point, Timeline
+from oomph.timeline import LARGEST, Point, Timeline
+from oomph.units import human
 
 SPAN = re.compile(r"layers (\d+) to (\d+) (\w+)")
 
 
 def step_timeline(step: Step, title: str, capacity_bytes: int | None = None) -> Timeline:
-    """Return the timeline of one job's step."""
+    """Return the timeline of one job's step, from its first to its last event; the largest tensors at each peak."""
     heights = {group: by_group(step, group) for group in GROUPS}
     shown = tuple(group for group in GROUPS if any(any(stretch) for stretch in heights[group]))
     points = []
     for at, stretch in enumerate(step.stretches):
+        if at == 0:  # what stands there before the step
+            continue
         columns = [heights[group][at] for group in shown]
+        highest = _highest(stretch)
+        top = _largest(step, Place(at, highest - 1, 0))
         for repetition in range(stretch.repeats):
             rises = [(column[-1] - column[0]) * repetition for column in columns]
-            for height in zip(*columns, strict=True):
-                instant = _instant(stretch.name, stretch.repeats, repetition)
-                points.append(Point(instant, tuple(a + b for a, b in zip(height, rises, strict=True))))
+            instant = _instant(stretch.name, stretch.repeats, repetition)
+            for index, height in enumerate(zip(*columns, strict=True)):
+                groups = tuple(a + b for a, b in zip(height, rises, strict=True))
+                points.append(Point(instant, groups, top if index == highest else ()))
     return Timeline(title, "estimate", shown, tuple(points), capacity_bytes)
+
+
+def _highest(stretch: Stretch) -> int:
+    """Return which of a stretch's start and tops is highest."""
+    heights = (stretch.start, *stretch.tops)
+    return heights.index(max(heights))
+
+
+def _largest(step: Step, place: Place) -> tuple[str, ...]:
+    """Return the largest tensors alive at a height, in words."""
+    return tuple(
+        f"{one.count} x {one.name} {[size for _, size in one.shape]} {one.kind.dtype}: {human(one.n_bytes)}"
+        for one in alive_at(step, place)[:LARGEST]
+    )
 
 
 def _instant(name: str, repeats: int, repetition: int) -> str:

@@ -21,8 +21,8 @@ from oomph.units import human
 SOURCES = ("estimate", "trace", "measured")
 # From the bottom up: what lies there for good, then what comes and goes.
 STACKED = (
-    "weights", "adapters", "master_weights", "optimizer", "buffers", "runtime", "kv_cache", "state", "gradients",
-    "activations",
+    "weights", "adapters", "master_weights", "optimizer", "buffers", "runtime", "kv_cache", "state", "weight_copies",
+    "gradients", "activations", "temporaries",
 )  # fmt: skip
 MOST_POINTS = 1200  # a little more than a drawing has pixels across
 LARGEST = 3  # tensors named at a point
@@ -35,7 +35,7 @@ class Point:
     """A height of memory.
 
     `instant` is the moment's name ("" where none is known), `groups` the bytes alive by group, `top` the largest
-    tensors alive in words.
+    tensors made in the job, in words, equal ones together.
     """
 
     instant: str
@@ -133,7 +133,7 @@ def from_stream(
 
     `group` says which group an allocation belongs to, by its ordinal and label. Bytes are rounded to 512 B each, as
     `Stream.live` counts them. An instant begins at the height the one before it left; one without events is left out,
-    unless it is the last.
+    unless it is the last. A point names the largest tensors made since the start.
     """
     spans = _spans(stream, start, len(stream.events) if stop is None else stop)
     live = [0, *stream.live()]
@@ -145,7 +145,8 @@ def from_stream(
     of = {ordinal: group(ordinal, stream.labels.get(ordinal)) for ordinal, n_bytes in stream.events if n_bytes > 0}
     found = dict.fromkeys(of.values()) or {STACKED[0]: None}
     groups = (*(name for name in STACKED if name in found), *(name for name in found if name not in STACKED))
-    points = tuple(_points(stream, [moments[index] for index in kept], of, groups))
+    made = {ordinal for ordinal, n_bytes in stream.events[start:stop] if n_bytes > 0}
+    points = tuple(_points(stream, [moments[index] for index in kept], of, groups, made))
     return Timeline(title, source, groups, points, capacity_bytes)
 
 
@@ -153,22 +154,23 @@ def aligned(timelines: Sequence[Timeline]) -> tuple[tuple[float, ...], ...]:
     """Return the edges of each timeline's points on a common axis from 0 to 1: point i reaches from x[i] to x[i + 1].
 
     The first is laid out evenly. The others take their places from the instants they have in common with it, in
-    order; in between, and where nothing is in common, they are laid out proportionally.
+    order; in between, and where nothing is in common, they are laid out proportionally. One that begins or ends with
+    an instant from the middle of the first covers only that part of the axis.
     """
     base = timelines[0]
-    return tuple(_edges(line, [(0, 0.0), *_anchors(base, line), (len(line.points), 1.0)]) for line in timelines)
+    return tuple(_edges(line, list(_anchors(base, line))) for line in timelines)
 
 
 def _anchors(base: Timeline, line: Timeline) -> Iterator[tuple[int, float]]:
     """Yield (index in line, x) of the borders of every instant that both have, rising in both."""
-    places = {key: instant for key, instant in _numbered(base)}
-    shared = [(places[key], own) for key, own in _numbered(line) if key[0] and key in places]
+    places = dict(numbered(base))
+    shared = [(places[key], own) for key, own in numbered(line) if key[0] and key in places]
     for there, own in _rising(shared):
         yield own.first, there.first / len(base.points)
         yield own.end, there.end / len(base.points)
 
 
-def _numbered(line: Timeline) -> Iterator[tuple[tuple[str, int], Instant]]:
+def numbered(line: Timeline) -> Iterator[tuple[tuple[str, int], Instant]]:
     """Yield each instant under its name and how often the name came before: with accumulation they repeat."""
     seen: dict[str, int] = {}
     for instant in line.instants():
@@ -197,12 +199,17 @@ def _rising(pairs: list[tuple[Instant, Instant]]) -> list[tuple[Instant, Instant
 
 def _edges(line: Timeline, anchors: list[tuple[int, float]]) -> tuple[float, ...]:
     """Return an x for each edge of the line's points, by straight lines between the anchors."""
+    if not anchors or anchors[0][0] > 0:
+        anchors = [(0, 0.0), *anchors]
+    if anchors[-1][0] < len(line.points):
+        anchors = [*anchors, (len(line.points), 1.0)]
     indices = [index for index, _ in anchors]
     edges = []
     for edge in range(len(line.points) + 1):
         right = min(bisect_right(indices, edge), len(anchors) - 1)
         (low, x_low), (high, x_high) = anchors[right - 1], anchors[right]
-        edges.append(x_low + (x_high - x_low) * (edge - low) / (high - low) if high > low else x_high)
+        inside = x_low + (x_high - x_low) * (edge - low) / (high - low) if high > low else x_high
+        edges.append(min(inside, x_high))  # floats may overshoot
     return tuple(edges)
 
 
@@ -235,9 +242,9 @@ def _highest(totals: Sequence[int], first: int, end: int) -> int:
 
 
 def _points(
-    stream: Stream, moments: list[tuple[int, str]], of: dict[int, str], groups: tuple[str, ...]
+    stream: Stream, moments: list[tuple[int, str]], of: dict[int, str], groups: tuple[str, ...], made: set[int]
 ) -> Iterator[Point]:
-    """Yield a point for each (position, instant), positions rising."""
+    """Yield a point for each (position, instant), positions rising; tensors in `made` are named."""
     place = {name: index for index, name in enumerate(groups)}
     alive = [0] * len(groups)
     kinds: dict[tuple[str, tuple[int, ...], str], list[int]] = {}  # equal tensors: how many, bytes
@@ -246,7 +253,7 @@ def _points(
         for ordinal, n_bytes in stream.events[done:position]:
             sign = 1 if n_bytes > 0 else -1
             alive[place[of[ordinal]]] += sign * rounded(abs(n_bytes))
-            if label := stream.labels.get(ordinal):
+            if ordinal in made and (label := stream.labels.get(ordinal)):
                 kind = kinds.setdefault((label.op, label.shape, label.dtype), [0, 0])
                 kind[0] += sign
                 kind[1] += n_bytes

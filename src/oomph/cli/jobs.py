@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -67,7 +68,7 @@ def _run(model: str, job: Job, values: dict[str, Any]) -> int:
     if values["timeline"]:
         from oomph.draw import write
 
-        write(values["timeline"], [timeline(found, job, fleet)])
+        write(Path(values["timeline"]), [timeline(found, job, fleet)])
     show(ledger, values["as_json"], values["markdown"], values["explain"])
     return 0 if ledger.verdict is None or ledger.verdict.fits else 1
 

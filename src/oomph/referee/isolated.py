@@ -12,11 +12,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import IO, Any
 
 MAX_ANSWER = 256 * 2**20  # characters of all messages together
-SAFE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"}
+SAFE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
+NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 SECRET = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
@@ -34,39 +36,73 @@ def messages(module: str, question: Any, seconds: float) -> Iterator[dict[str, A
 
     Raises Died when it takes longer than `seconds` in all, writes too much or no JSON, or fails.
     """
-    environment = {key: value for key, value in os.environ.items() if key not in SECRET} | SAFE
-    late = threading.Event()
-    with tempfile.TemporaryDirectory() as empty, tempfile.TemporaryFile() as asked:
-        asked.write(json.dumps(question).encode())
-        asked.seek(0)
-        process = subprocess.Popen(
-            [sys.executable, "-m", module],
-            stdin=asked,
+    with Worker(module) as worker:
+        yield from worker.ask(question, seconds)
+
+
+class Worker:
+    """`python -m module`, started at once so that it can do its imports while others work, and asked one question.
+
+    `arguments` are the words after the module's name. The GPU is hidden from it unless `gpu` is set. Leaving the
+    context ends the process.
+    """
+
+    def __init__(self, module: str, arguments: Sequence[str] = (), *, gpu: bool = False) -> None:
+        environment = {key: value for key, value in os.environ.items() if key not in SECRET} | SAFE
+        self._empty = tempfile.TemporaryDirectory()
+        self._late = threading.Event()
+        self._asked = False
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            cwd=empty,
-            env=environment,
+            cwd=self._empty.name,
+            env=environment if gpu else environment | NO_GPU,
             encoding="utf-8",
         )
 
-        def stop() -> None:
-            late.set()
-            process.kill()
+    def __enter__(self) -> Worker:
+        return self
 
-        clock = threading.Timer(seconds, stop)
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def ask(self, question: Any, seconds: float) -> Iterator[dict[str, Any]]:
+        """Yield the answers to the one question this process gets; raises Died as `messages` does."""
+        process = self._process
+        assert process.stdin is not None  # PIPE was asked for
+        assert process.stdout is not None
+        clock = threading.Timer(seconds, self._stop)
+        clock.daemon = True
         clock.start()
+        self._asked = True
         try:
-            assert process.stdout is not None  # PIPE was asked for
+            with suppress(BrokenPipeError), process.stdin:
+                process.stdin.write(json.dumps(question))
             yield from _parsed(process.stdout)
         except ValueError:  # not JSON: cut off or not ours
             process.kill()
         finally:
             clock.cancel()
-            if process.poll() is None and process.stdout is not None and not process.stdout.closed:
-                process.stdout.close()
-            returncode = _ended(process)
-    if returncode:
-        raise Died(returncode, late.is_set())
+            self.close()
+        if process.returncode:
+            raise Died(process.returncode, self._late.is_set())
+
+    def close(self) -> None:
+        """End the process if it still runs, and remove its folder."""
+        if not self._asked:
+            self._process.kill()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None and not pipe.closed:
+                with suppress(BrokenPipeError):
+                    pipe.close()
+        _ended(self._process)
+        self._empty.cleanup()
+
+    def _stop(self) -> None:
+        self._late.set()
+        self._process.kill()
 
 
 def _parsed(out: IO[str]) -> Iterator[dict[str, Any]]:

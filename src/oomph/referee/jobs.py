@@ -38,8 +38,8 @@ class Watcher(Protocol):
         """Hear that the optimizer has made its step."""
 
 
-def build(raw: Mapping[str, Any], job: TrainJob | InferJob) -> Any:
-    """Return the causal-LM class of a config in the job's dtype and attention, in train or eval mode.
+def build(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu") -> Any:
+    """Return the causal-LM class of a config on a device, in the job's dtype and attention, in train or eval mode.
 
     Raises UnsupportedError when transformers has no such class. Code that comes with a model is never run.
     """
@@ -56,9 +56,10 @@ def build(raw: Mapping[str, Any], job: TrainJob | InferJob) -> Any:
     dtype = DTYPES["fp32" if job.precision.startswith(AUTOCAST) else job.precision]
     # None lets a class without SDPA fall back to eager, as from_pretrained does.
     attention = "eager" if job.attention == "eager" else None
-    model = transformers.AutoModelForCausalLM.from_config(
-        config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
-    )
+    with torch.device(device):
+        model = transformers.AutoModelForCausalLM.from_config(
+            config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
+        )
     return model.train() if isinstance(job, TrainJob) else model.eval()
 
 
@@ -78,13 +79,16 @@ def decoder_layers(model: Any) -> list[Any]:
     return max(layers or lists, key=len, default=[])
 
 
-def train(model: Any, job: TrainJob, watcher: Watcher) -> None:
-    """Make one optimizer step that counts: the first, or one after it when states or gradients are left behind."""
+def train(model: Any, job: TrainJob, watcher: Watcher, warm_up: bool | None = None) -> None:
+    """Make one optimizer step that counts, after another one if `warm_up` (None: if that leaves anything behind).
+
+    Inputs are made where the model is.
+    """
     _checkpoint(model, job)
     if job.fp32_outputs:
         model.forward = returning_fp32(model.forward)
     optimizer = make_optimizer(job, [each for each in model.parameters() if each.requires_grad])
-    if has_warm_up(job):
+    if has_warm_up(job) if warm_up is None else warm_up:
         _step(model, job, optimizer, watcher)
     watcher.ready(model, optimizer)
     _step(model, job, optimizer, watcher)
@@ -137,9 +141,9 @@ def _step(model: Any, job: TrainJob, optimizer: Any, watcher: Watcher) -> None:
 def _micro_batch(model: Any, job: TrainJob, watcher: Watcher) -> None:
     """Run forward and backward of one micro-batch; its inputs and outputs die at the end, outputs first."""
     watcher.mark("forward")
-    inputs = _inputs(job.batch, job.seq_len, job.seq_len if job.padding else 0)
-    inputs["labels"] = torch.zeros(job.batch, job.seq_len, dtype=torch.long)
-    with _autocast(job):
+    inputs = _inputs(model.device, job.batch, job.seq_len, job.seq_len if job.padding else 0)
+    inputs["labels"] = torch.zeros(job.batch, job.seq_len, dtype=torch.long, device=model.device)
+    with _autocast(job, model.device.type):
         outputs = model(**inputs, use_cache=job.use_cache)
     loss = outputs.loss
     if job.accumulation > 1:
@@ -154,19 +158,19 @@ def _micro_batch(model: Any, job: TrainJob, watcher: Watcher) -> None:
     inputs.clear()
 
 
-def _inputs(batch: int, length: int, masked: int) -> dict[str, Any]:
+def _inputs(device: Any, batch: int, length: int, masked: int) -> dict[str, Any]:
     """Return token ids [batch, length] int64 and a mask [batch, masked] int64, if any, whose first column is 0."""
-    inputs = {"input_ids": torch.zeros(batch, length, dtype=torch.long)}
+    inputs = {"input_ids": torch.zeros(batch, length, dtype=torch.long, device=device)}
     if masked:
-        inputs["attention_mask"] = torch.ones(batch, masked, dtype=torch.long)
+        inputs["attention_mask"] = torch.ones(batch, masked, dtype=torch.long, device=device)
         inputs["attention_mask"][:, :1].zero_()
     return inputs
 
 
-def _autocast(job: TrainJob) -> Any:
+def _autocast(job: TrainJob, device_type: str) -> Any:
     if not job.precision.startswith(AUTOCAST):
         return contextlib.nullcontext()
-    return torch.autocast("cpu", dtype=DTYPES[job.precision.removeprefix(AUTOCAST)])
+    return torch.autocast(device_type, dtype=DTYPES[job.precision.removeprefix(AUTOCAST)])
 
 
 def returning_fp32(forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -187,17 +191,26 @@ def returning_fp32(forward: Callable[..., Any]) -> Callable[..., Any]:
     return forward_in_fp32
 
 
-def infer(model: Any, job: InferJob, watcher: Watcher) -> None:
-    """Run a prefill and `decode` single tokens after it; of each pass only the cache stays."""
-    watcher.ready(model, None)
+def infer(model: Any, job: InferJob, watcher: Watcher, warm_up: bool = False) -> None:
+    """Run a prefill and `decode` single tokens after it; of each pass only the cache stays.
+
+    `warm_up` asks for the same once before, whose cache is dropped.
+    """
     with torch.no_grad():
-        watcher.mark("prefill")
-        cache = _pass(model, job, job.seq_len, job.seq_len, _empty_cache(model, job))
-        for index in range(1, job.decode + 1):
-            watcher.mark(f"decode {index}")
-            seen = job.seq_len + index
-            cache = _pass(model, job, seen if job.cache == "none" else 1, seen, cache)
-        watcher.mark("end")
+        if warm_up:
+            _prefill_and_decode(model, job, watcher)
+        watcher.ready(model, None)
+        _prefill_and_decode(model, job, watcher)
+
+
+def _prefill_and_decode(model: Any, job: InferJob, watcher: Watcher) -> None:
+    watcher.mark("prefill")
+    cache = _pass(model, job, job.seq_len, job.seq_len, _empty_cache(model, job))
+    for index in range(1, job.decode + 1):
+        watcher.mark(f"decode {index}")
+        seen = job.seq_len + index
+        cache = _pass(model, job, seen if job.cache == "none" else 1, seen, cache)
+    watcher.mark("end")
 
 
 def _empty_cache(model: Any, job: InferJob) -> Any:
@@ -211,7 +224,7 @@ def _empty_cache(model: Any, job: InferJob) -> Any:
 
 def _pass(model: Any, job: InferJob, new: int, seen: int, cache: Any) -> Any:
     """Run `new` tokens of `seen`, return the cache. The mask, when there is one, covers all tokens seen."""
-    inputs = _inputs(job.batch, new, seen if job.padding else 0)
+    inputs = _inputs(model.device, job.batch, new, seen if job.padding else 0)
     takes = inspect.signature(model.forward).parameters
     name = "past_key_values" if "past_key_values" in takes else "cache_params"  # Mamba's word
     options = {name: cache, "use_cache": job.cache != "none"}

@@ -1,0 +1,106 @@
+"""Suites: every input of a job occurs in every value, pairs meet, and what is meant for 8 GiB fits them."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from itertools import combinations
+from typing import Any, get_args, get_type_hints
+
+import pytest
+
+from oomph.errors import UnsupportedError, UsageError
+from oomph.families import model_from_config
+from oomph.job import InferJob, TrainJob, describe
+from oomph.play import train_step
+from oomph.referee import suites
+from oomph.referee.measure import Entry, identity
+
+ON: dict[str, Any] = {"versions": {}, "environment": {}, "gpu": ""}
+GIB = 2**30
+
+
+def jobs(name: str, kind: type) -> list[dict[str, Any]]:
+    return [describe(entry.job) for entry in suites.get(name) if isinstance(entry.job, kind)]
+
+
+@pytest.mark.parametrize(("name", "least", "most"), [("small", 22, 30), ("standard", 130, 160), ("full", 250, 400)])
+def test_sizes_and_names(name: str, least: int, most: int) -> None:
+    """No row says the same as another, and each name is one row's."""
+    found = suites.get(name)
+    ids = {identity(entry, ON): entry.name for entry in found}
+    assert least <= len(ids) <= most
+    assert len(set(ids.values())) == len(ids)
+
+
+def test_full_holds_standard_first() -> None:
+    """A run of the full suite takes up a file of the standard one."""
+    standard = suites.get("standard")
+    assert suites.get("full")[: len(standard)] == standard
+
+
+def test_an_unknown_suite_names_those_there_are() -> None:
+    """As every other name that is misspelt."""
+    with pytest.raises(UsageError, match="standard"):
+        suites.get("large")
+
+
+@pytest.mark.parametrize("kind", [TrainJob, InferJob])
+def test_every_value_of_every_input_occurs(kind: type) -> None:
+    """The standard suite has each choice, each switch both ways and at least two of each number."""
+    missing = {"precision": {"fp16", "amp-fp16"}} if kind is InferJob else {"precision": {"amp-fp16"}}
+    missing["attention"] = {"efficient", "cudnn"} if kind is InferJob else set()
+    for field, hint in get_type_hints(kind).items():
+        found = {job[field] for job in jobs("standard", kind)}
+        if hint is int:
+            assert len(found) >= 2, field
+        else:
+            wanted = set(get_args(hint)) or {True, False}
+            assert wanted - found <= missing.get(field, set()), field
+
+
+def test_pairs_of_inputs_meet() -> None:
+    """Of the inputs that change a step most, every value meets every other one's in the standard suite."""
+    values = {
+        "checkpointing": ("none", "reentrant", "non-reentrant"),
+        "precision": ("bf16", "amp-bf16", "fp32"),
+        "attention": ("flash", "efficient", "cudnn", "math", "eager"),
+        "optimizer": ("adamw", "sgd", "sgd-momentum"),
+        "hold_logits": (True, False),
+        "accumulation": (1, 2),
+        "padding": (True, False),
+        "implementation": ("foreach", "fused", "loop"),
+        "fp32_outputs": (True, False),
+    }
+    found = jobs("standard", TrainJob)
+    missing = [
+        (one, a, two, b)
+        for one, two in combinations(values, 2)
+        for a in values[one]
+        for b in values[two]
+        if not any(job[one] == a and job[two] == b for job in found)
+    ]
+    assert missing == []
+
+
+def test_families_and_tied_heads() -> None:
+    """The standard suite has five families, tied and untied heads."""
+    found = [model_from_config(entry.config) for entry in suites.get("standard")]
+    assert {model.model_type for model in found} == {"llama", "mistral", "qwen2", "qwen3", "gpt2"}
+    assert {model.tied for model in found} == {True, False}
+
+
+def peak_bytes(entry: Entry) -> int:
+    """Peak of an entry on the tape, or traced where the tape does not play its job."""
+    if isinstance(entry.job, TrainJob):
+        with suppress(UnsupportedError):
+            return int(train_step(model_from_config(entry.config), entry.job).peak)
+    from oomph.referee.trace import trace
+
+    return trace(entry.config, entry.job, layer_marks=False).stream.peak_bytes
+
+
+@pytest.mark.slow
+def test_small_fits_8_gib() -> None:
+    """One GiB is left for the context, cuBLAS and what is not allocated in one piece."""
+    found = {entry.name: peak_bytes(entry) / GIB for entry in suites.get("small")}
+    assert max(found.values()) < 7, {name: size for name, size in found.items() if size >= 7}
