@@ -193,6 +193,26 @@ def test_gpt2_with_dropout() -> None:
     assert found.row_bytes == 58 * tokens * hidden + 4 * tokens * heads + 8 * tokens + 1024 == 365_364_224
 
 
+def test_gpt2_under_autocast() -> None:
+    """Weights cast once (2·N_linear), norms and residuals in fp32: 555,746,304 bytes a layer, as traced."""
+    found = explained(GPT2, TrainJob(8, 1024, precision="amp-bf16"))
+    assert found.row_bytes == 555_746_304
+    weights = [row for row in found.rows if row.needed_by == "autocast's cache of weights" and len(row.shape) > 1]
+    assert sum(row.n_bytes for row in weights) == 2 * 12 * 768**2  # c_attn 3h², c_proj h², two maps of 4h²
+
+
+@pytest.mark.parametrize("checkpointing", ["reentrant", "non-reentrant"])
+def test_every_second_layer_checkpointed(checkpointing: Any) -> None:
+    """Two layers keep what one layer keeps and one layer's input; of 33 layers one is left over."""
+    raw = {**LLAMA_3_8B, "num_hidden_layers": 33}
+    found = explained(raw, TrainJob(checkpointing=checkpointing, checkpoint_every=2))
+    assert (found.every, found.periods) == (2, 16)
+    assert found.row_bytes == 411_321_344 + 2 * T * h
+    whole = explained(LLAMA_3_8B, TrainJob())
+    # Layer 32 is checkpointed, as layers 0, 2, 4 ... are.
+    assert found.outside_bytes - whole.outside_bytes in range(2 * T * h, 2 * T * h + 2 * 8 * T)
+
+
 SMALL = {
     "model_type": "llama", "vocab_size": 515, "hidden_size": 96, "intermediate_size": 331, "num_attention_heads": 6,
     "num_key_value_heads": 2,
@@ -203,7 +223,8 @@ JOBS = st.builds(
     seq_len=st.integers(1, 100),
     precision=st.sampled_from(["bf16", "amp-bf16"]),
     attention=st.sampled_from(["flash", "eager"]),
-    checkpointing=st.sampled_from(["none", "non-reentrant"]),
+    checkpointing=st.sampled_from(["none", "non-reentrant", "reentrant"]),
+    checkpoint_every=st.integers(1, 3),
     accumulation=st.integers(1, 2),
     hold_logits=st.booleans(),
     optimizer=st.just("none"),
@@ -216,14 +237,14 @@ def test_rows_add_up_to_what_the_full_play_holds(job: TrainJob, layers: int) -> 
     """Layers and the rest together are the bytes that forward added, at any depth; no row is negative."""
     model = model_from_config({**SMALL, "num_hidden_layers": layers})
     found, played = saved_tensors(model, job), train_step(model, job)
-    gradients = played.kept("gradient") if job.accumulation == 1 else _gradient_bytes(played)
-    assert found.layers_bytes + found.outside_bytes == played.live[played.forward_end] - played.resident - gradients
+    forward = played.live[played.forward_end] - played.resident - _gradient_bytes(played)
+    assert found.layers_bytes + found.outside_bytes == forward
     assert all(row.count > 0 for row in (*found.rows, *found.outside))
-    assert found.every == 1
+    assert found.every == (1 if job.checkpointing == "none" else job.checkpoint_every)
 
 
 def _gradient_bytes(played: Any) -> int:
-    """Bytes of gradients alive when the loss of the last micro-batch is known: one for each bf16 or fp32 parameter."""
+    """Bytes of gradients alive when the loss of the last micro-batch is known: what earlier ones left."""
     recorder = played.recorder
     alive: set[int] = set()
     for event in recorder.events[: played.forward_end]:
