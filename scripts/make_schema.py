@@ -97,7 +97,6 @@ def schema() -> dict[str, Any]:
             "name": {"enum": ["allocated", "reserved", "device"]},
             "bytes": BYTES,
             "safe_bytes": BYTES,
-            "reasons": array(TEXT),
         }
     )
     instant = obj(

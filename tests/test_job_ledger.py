@@ -115,3 +115,37 @@ def test_names_of_the_package_stay_what_they_are() -> None:
     """oomph.estimate is a function also after other names were used; a module of that name once took its place."""
     code = "import oomph; oomph.load('gpt2'); [oomph.estimate('gpt2').total_bytes for _ in range(2)]"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("gpu", [None, "h100", "24GiB"])
+def test_items_add_up_to_what_the_gpu_shows(gpu: str | None) -> None:
+    """Tensors at the peak, workspaces, the allocator's share and the context are the device figure, point and bound."""
+    for job in (TrainJob(1, 512), TrainJob(2, 100, steady=False), TrainJob(1, 512, optimizer="sgd-momentum")):
+        ledger = oomph.estimate("qwen2.5-0.5b", job=job, gpu=gpu)
+        allocated, reserved, device = (ledger.figure(name) for name in ("allocated", "reserved", "device"))
+        assert allocated and reserved and device
+        assert ledger.total_bytes == device.n_bytes
+        assert ledger.safe_bytes == device.safe_bytes
+        assert allocated.n_bytes <= reserved.n_bytes < device.n_bytes
+        assert (ledger.verdict is None) == (gpu is None)
+
+
+def test_a_job_that_does_not_fit_exits_1(capsys: pytest.CaptureFixture[str]) -> None:
+    """8B with AdamW on 24 GB: no, with the bytes of its tensors and what the device shows."""
+    code, out, _ = run(capsys, "train", "llama-3-8b", "--gpu", "rtx-4090")
+    assert code == 1
+    assert "Does not fit" in out
+    code, out, _ = run(capsys, "train", "gpt2", "--seq", "256", "--gpu", "rtx-4090")
+    assert code == 0
+    assert "stay free" in out
+
+
+def test_a_timeline_is_drawn_on_request(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """--timeline writes the drawing; another suffix is refused with the choices."""
+    drawn = tmp_path / "step.svg"
+    code, _, _ = run(capsys, "train", "gpt2", "--seq", "256", "--timeline", str(drawn))
+    assert code == 0
+    assert drawn.read_text().startswith("<svg")
+    code, _, err = run(capsys, "train", "gpt2", "--timeline", "step.bmp")
+    assert code == 2
+    assert ".html" in err

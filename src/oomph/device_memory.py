@@ -16,21 +16,13 @@ from typing import TYPE_CHECKING
 
 from oomph.allocator import Config, Replay, replay
 from oomph.constants import Constant, measured, rule
-from oomph.ledger import Item
+from oomph.ledger import Figure, Item
 from oomph.stream import Event, Stream
 
 if TYPE_CHECKING:
     from oomph.devices import Device
 
 MATRIX_PRODUCTS = frozenset({"mm", "addmm", "bmm", "baddbmm", "addbmm", "_grouped_mm", "_scaled_mm"})
-
-
-@dataclass(frozen=True)
-class Figure:
-    """Bytes to count on, and the most it can be for all that is known."""
-
-    n_bytes: int
-    safe_bytes: int
 
 
 @dataclass(frozen=True)
@@ -82,12 +74,15 @@ def figures(
     if positions and workspace.high > workspace.n_bytes:
         safe = replay(with_workspaces(stream, positions, workspace.high), config)
     beside = _beside(device, processes)
-    allocated = Figure(point.allocated_peak_bytes, max(point.allocated_peak_bytes, safe.allocated_peak_bytes))
+    most_allocated = max(point.allocated_peak_bytes, safe.allocated_peak_bytes)
+    allocated = Figure("allocated", point.allocated_peak_bytes, most_allocated)
     # larger workspaces may lie better and need less
     most = max(point.reserved_peak_bytes, safe.reserved_peak_bytes) + one_more(stream, config or Config())
-    reserved = Figure(point.reserved_peak_bytes, most)
+    reserved = Figure("reserved", point.reserved_peak_bytes, most)
     shown = Figure(
-        reserved.n_bytes + sum(one.n_bytes for one in beside), reserved.safe_bytes + sum(one.high for one in beside)
+        "device",
+        reserved.n_bytes + sum(one.n_bytes for one in beside),
+        reserved.safe_bytes + sum(one.high for one in beside),
     )
     items = _items(stream.peak_bytes, len(positions), workspace, reserved, beside)
     return Figures(allocated, reserved, shown, tuple(items), point)

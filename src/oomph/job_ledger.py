@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from oomph.answer import Subject, facts
+from oomph.device_memory import Figures, figures, fits, followed
 from oomph.errors import UnsupportedError
 from oomph.job import TrainJob, describe
-from oomph.ledger import Figure, Instant, Item, Ledger, Verdict
+from oomph.ledger import Instant, Item, Ledger, Verdict
 from oomph.peak import Alive, alive_at, highest_place
+from oomph.play import Played, play
 from oomph.recipe import Stretch
 from oomph.steps import Step, step
+from oomph.stream import Stream
 from oomph.structure import Job
 from oomph.units import human
 from oomph.verdict import status
@@ -48,9 +52,11 @@ def job_ledger(found: Subject, job: Job, fleet: Fleet | None = None) -> Ledger:
     alive = alive_at(played, place)
     instant = played.stretches[place.at].name
     kind = "train" if isinstance(job, TrainJob) else "serve"
-    allocated = Figure("allocated", played.peak, played.peak)
-    items = tuple(_item(one, found.model, instant) for one in alive)
-    ledger = Ledger(
+    events = job_stream(found.model, job)
+    on_device = figures(events, fleet.device if fleet else None)
+    items = (*(_item(one, found.model, instant) for one in alive), *on_device.items)
+    said = f"{'training' if kind == 'train' else 'serving'} {found.model.name}"
+    return Ledger(
         job={
             "kind": kind,
             "model": found.source.name,
@@ -61,13 +67,27 @@ def job_ledger(found: Subject, job: Job, fleet: Fleet | None = None) -> Ledger:
         model=facts(found),
         items=items,
         device=fleet.to_dict() if fleet else None,
+        verdict=_verdict(said, on_device, events, fleet) if fleet else None,
         assumptions=_assumed(job),
         warnings=(*found.warnings, *found.model.notes),
-        figures=(allocated,),
+        figures=(on_device.allocated, on_device.reserved, on_device.device),
         instants=tuple(map(_instant, played.stretches)),
         why=_why(played, instant, alive),
     )
-    return ledger
+
+
+def job_stream(model: Model, job: Job) -> Stream:
+    """Return the events of a job from an empty GPU on: a steady step follows a first one, whose traces it works in."""
+    if not isinstance(job, TrainJob) or not job.steady:
+        return _events(play(model, job))
+    later = play(model, job)
+    return followed(_events(play(model, replace(job, steady=False))), _events(later), later.start)
+
+
+def _events(played: Played) -> Stream:
+    stream = played.recorder.stream()
+    stream.events = stream.events[: played.end]
+    return stream
 
 
 def timeline(found: Subject, job: Job, fleet: Fleet | None = None) -> Timeline:
@@ -127,16 +147,21 @@ def _word(one: Alive) -> str:
     return "temporaries"
 
 
-def verdict(what: str, device: Figure, fleet: Fleet) -> Verdict:
-    """Return whether a device holds a job."""
-    capacity = fleet.device.capacity_bytes
-    found = status(device.n_bytes, device.safe_bytes, capacity)
-    margin = capacity - device.safe_bytes
-    takes = f"{what} takes {human(device.n_bytes)}"
+def _verdict(what: str, found: Figures, stream: Stream, fleet: Fleet) -> Verdict:
+    """Return whether a device holds a job; close to its capacity the allocator is played with just that much."""
+    figure, capacity = found.device, fleet.device.capacity_bytes
+    beside = figure.n_bytes - found.reserved.n_bytes
+    outcome = status(found.allocated.n_bytes + beside, figure.safe_bytes, capacity)
+    if outcome == "tight":
+        outcome = fits(stream, capacity, fleet.device).status
+    takes = f"{what} takes {human(figure.n_bytes)}"
     shown = f"{human(capacity)} that {fleet.device.name} shows programs"
+    free = capacity - figure.safe_bytes
     words = {
-        "fits": f"Fits: {takes} of the {shown}; at least {human(margin)} stay free.",
-        "tight": f"Tight: {takes} of the {shown}, but may take up to {human(device.safe_bytes)}.",
-        "too_big": f"Does not fit: {takes}, {human(device.n_bytes - capacity)} more than the {shown}.",
+        "fits": f"Fits: {takes} of the {shown}"
+        + (f"; at least {human(free)} stay free." if free >= 0 else ", once torch gives back what it only keeps."),
+        "tight": f"Tight: {takes} of the {shown}, and may take up to {human(figure.safe_bytes)}.",
+        "too_big": f"Does not fit: {takes}, {human(found.allocated.n_bytes)} of it tensors; "
+        f"{fleet.device.name} shows programs {human(capacity)}.",
     }
-    return Verdict(found, capacity, margin, words[found])
+    return Verdict(outcome, capacity, free, words[outcome])

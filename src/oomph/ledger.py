@@ -79,13 +79,12 @@ class Item:
 class Figure:
     """One way to say how much a job takes: "allocated" (tensors), "reserved" (what torch holds on to) or "device".
 
-    `n_bytes` is the point, `safe_bytes` an upper bound, `reasons` why they are not what the figure before it is.
+    `n_bytes` is the point, `safe_bytes` an upper bound.
     """
 
     name: str
     n_bytes: int
     safe_bytes: int
-    reasons: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figure as JSON knows it."""
@@ -93,7 +92,6 @@ class Figure:
             "name": self.name,
             "bytes": self.n_bytes,
             "safe_bytes": self.safe_bytes,
-            "reasons": list(self.reasons),
         }
 
 

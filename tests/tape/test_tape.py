@@ -40,10 +40,19 @@ def saved_per_layer(raw: dict[str, Any], job: TrainJob) -> int:
         (LLAMA_3_8B, TrainJob(1, 2048, optimizer="none", attention="eager"), 1_241_530_368),
         (LLAMA_3_8B, TrainJob(1, 2048, optimizer="none", precision="amp-bf16"), 931_415_040),
         (LLAMA_3_8B, TrainJob(1, 2048, optimizer="none", checkpointing="non-reentrant"), 2 * 2048 * 4096),
+        (LLAMA_3_8B, TrainJob(1, 2048, optimizer="none", checkpointing="reentrant"), 2 * 2048 * 4096),
         (QWEN3_8B, TrainJob(1, 2048, optimizer="none"), 441_009_152),
         (GPT2, TrainJob(8, 1024, optimizer="none"), 365_364_224),
     ],
-    ids=["llama-flash", "llama-eager", "llama-amp", "llama-checkpointed", "qwen3-flash", "gpt2-dropout"],
+    ids=[
+        "llama-flash",
+        "llama-eager",
+        "llama-amp",
+        "llama-checkpointed",
+        "llama-reentrant",
+        "qwen3-flash",
+        "gpt2-dropout",
+    ],
 )
 def test_saved_bytes_per_layer(raw: dict[str, Any], job: TrainJob, expected: int) -> None:
     """What one layer saves, as traced through the real classes (transformers 5.23, torch 2.13)."""
@@ -56,11 +65,18 @@ def test_saved_bytes_per_layer(raw: dict[str, Any], job: TrainJob, expected: int
         (TrainJob(1, 2048), 74.79),
         (TrainJob(1, 2048, implementation="fused"), 60.62),
         (TrainJob(4, 2048, implementation="fused", checkpointing="non-reentrant"), 62.61),
+        (TrainJob(4, 2048, implementation="fused", checkpointing="reentrant"), 62.67),
+        (TrainJob(4, 2048, implementation="fused", checkpointing="reentrant", checkpoint_every=3), 91.69),
+        (TrainJob(8, 2048, implementation="fused", checkpointing="non-reentrant"), 76.77),
+        (TrainJob(8, 2048, implementation="fused", checkpointing="non-reentrant", fp32_outputs=True), 80.69),
         (TrainJob(1, 2048, implementation="fused", precision="amp-bf16"), 121.99),
         (TrainJob(1, 2048, implementation="fused", attention="eager"), 85.36),
     ],
-    ids=["foreach", "fused", "checkpointed", "autocast", "eager"],
-)
+    ids=[
+        "foreach", "fused", "checkpointed", "reentrant", "every-third", "large-logits", "fp32-outputs", "autocast",
+        "eager",
+    ],
+)  # fmt: skip
 def test_peaks_of_llama_3_8b(job: TrainJob, gib: float) -> None:
     """Allocated peaks of a whole step of Llama-3-8B, as traced."""
     assert round(train_step(model_from_config(LLAMA_3_8B), job).peak / GIB, 2) == gib
@@ -96,7 +112,7 @@ def test_tied_autocast_gradients_are_added_in_place_in_a_real_run() -> None:
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.integers(1, 4), st.integers(1, 200), st.sampled_from(["none", "non-reentrant"]))
+@given(st.integers(1, 4), st.integers(1, 200), st.sampled_from(["none", "reentrant", "non-reentrant"]))
 def test_more_never_takes_less(batch: int, seq_len: int, checkpointing: Any) -> None:
     """One more sequence or token never lowers the peak."""
     model = model_from_config({**LLAMA_3_8B, "num_hidden_layers": 2, "vocab_size": 1000, "intermediate_size": 300})

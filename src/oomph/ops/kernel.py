@@ -1,0 +1,38 @@
+"""What a CUDA kernel allocates inside an operation, around its results: played on a GPU, unseen by a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from oomph.tape.sym import Sym, new
+from oomph.workspaces import Buffer, Freed, Step
+
+if TYPE_CHECKING:
+    from oomph.tape.tape import Tape
+
+T = TypeVar("T")
+
+
+def run(tape: Tape, steps: tuple[Step, ...], results: Callable[[], T]) -> T:
+    """Return an operation's results, its kernel's buffers coming and going around them; what is left dies last first.
+
+    >>> from oomph.tape import Tape
+    >>> from oomph.workspaces import OUTPUTS
+    >>> tape = Tape()
+    >>> run(tape, (Buffer("scratch", (256,), "fp32"), OUTPUTS), lambda: tape.empty((8,), "bf16")).shape
+    (8,)
+    >>> [one.op for one in tape.recorder.allocations], tape.recorder.events
+    (['scratch', 'empty'], [0, 1, -1, -2])
+    """
+    buffers: dict[str, Sym] = {}
+    for step in steps:
+        if isinstance(step, Buffer):
+            buffers[step.name] = new(tape, step.shape, step.dtype, op=step.name)
+        elif isinstance(step, Freed):
+            del buffers[step.name]
+        else:
+            found = results()
+    while buffers:
+        buffers.popitem()
+    return found
