@@ -26,7 +26,8 @@ from oomph.units import gib
 
 ROOT = Path(__file__).parents[1]
 HEADINGS = ("Effect", "Cost", "When", "Flag", "Source")
-COMMANDS = ([], ["weigh"], ["train"], ["serve"], ["trace"], ["measure"], ["models"], ["gpus"], ["rules"])
+EXPLAIN = (["explain"], ["explain", "saved-tensors"], ["explain", "op"])
+COMMANDS = ([], ["weigh"], ["train"], ["serve"], ["trace"], ["measure"], *EXPLAIN, ["models"], ["gpus"], ["rules"])
 SHOWN_RULES = 24  # lines of `oomph rules` in the README: the table, not its notes
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 from oomph.stream import ROUND
 from oomph.tape.sizes import COMPARE, COMPUTE
 
+DIVISIONS = frozenset({"//", "%"})
 Numbers: TypeAlias = Any  # int, or an array of one int64 per job
 # An int stands for itself, a tuple of one int for the product of that index.
 Term: TypeAlias = "int | tuple[int]"
@@ -75,15 +76,27 @@ class Recipe:
 
 
 class Sums:
-    """The products of a recipe for given numbers of its axes."""
+    """The products of a recipe for given numbers of its axes.
+
+    Numbers that are too few or make a divisor 0 cannot be put in: the guards do not hold, the products mean nothing.
+    """
 
     def __init__(self, recipe: Recipe, axes: Sequence[Numbers]) -> None:
         self.recipe = recipe
+        self.possible: Numbers = len(axes) >= sum(how == "axis" for how, _, _ in recipe.atoms)
         self.atoms: list[Numbers] = []
         for how, left, right in recipe.atoms:
-            found = axes[left] if how == "axis" else COMPUTE[how](self._early(left), self._early(right))  # type: ignore[index]
-            self.atoms.append(found)
+            if how == "axis":
+                self.atoms.append(axes[left] if self.possible is not False else 1)  # type: ignore[index]
+            else:
+                self.atoms.append(self._computed(how, self._early(left), self._early(right)))
         self.products = [self._product(factor, atoms) for factor, atoms in recipe.products]
+
+    def _computed(self, how: str, left: Numbers, right: Numbers) -> Numbers:
+        if how in DIVISIONS:
+            self.possible = self.possible & (right != 0)
+            right = right + (right == 0)  # by 1 instead
+        return COMPUTE[how](left, right)
 
     def _product(self, factor: int, atoms: tuple[int, ...]) -> Numbers:
         total: Numbers = factor
@@ -100,7 +113,9 @@ class Sums:
 
     def hold(self) -> Numbers:
         """Tell whether all guards come out as when the step was played: a bool, or one per job."""
-        answer: Numbers = True
+        answer = self.possible
+        if answer is False:
+            return False
         for how, left, right, expected in self.recipe.guards:
             found = COMPARE[how](self.number(left), self.number(right)) == expected
             if found is False:

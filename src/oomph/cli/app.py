@@ -25,6 +25,7 @@ EXAMPLES = """\b
 
 # Commands with a module of their own, imported when they are called: weighing a model must not wait for them.
 ELSEWHERE = {
+    "explain": "oomph.cli.explain",
     "measure": "oomph.cli.measure",
     "serve": "oomph.cli.jobs",
     "trace": "oomph.cli.trace",

@@ -23,6 +23,16 @@ def supported() -> list[str]:
     return sorted(FAMILIES)
 
 
+def class_defaults(model_type: str) -> dict[str, Any]:
+    """Return the whole config of a type that spells nothing out: what its class takes.
+
+    >>> class_defaults("gpt2")["hidden_size"]
+    768
+    """
+    family = import_module(f"oomph.families.{FAMILIES[model_type]}")
+    return {**family.TYPES[model_type], "model_type": model_type}
+
+
 def typed(config: Config, model_type: str) -> Config:
     """Return the same config read with the defaults and aliases of `model_type`."""
     if model_type not in FAMILIES:

@@ -9,17 +9,42 @@ from oomph.tape.sym import WIDTH, Sym, broadcast, elementwise_strides, new
 
 
 def result(op: str, shape: Any, dtype: str, *operands: Sym) -> Sym:
-    """Return the result of an elementwise operation on these operands."""
+    """Return the new tensor an elementwise operation makes of its operands: `shape`, `dtype`, and the layout that
+    torch's TensorIterator would give it. Allocates that and nothing else; whether something is saved is up to the
+    rule.
+
+    Source: ATen/native/TensorIterator.cpp, allocate_or_resize_outputs.
+
+    >>> from oomph.tape.testing import cost, frozen
+    >>> cost(lambda x: result("exp", x.shape, "fp32", x), frozen(4, 256))
+    Cost(allocated=4096, saved=0, backward=0)
+    """
     return new(operands[0].tape, shape, dtype, elementwise_strides(shape, operands), op)
 
 
 def wider(a: str, b: str) -> str:
-    """Return the dtype two tensors are computed in."""
+    """Return the dtype two floating tensors are computed in: the one with more bytes, the first of equals. A bf16
+    factor of an fp32 one makes an fp32 product.
+
+    Source: c10/core/ScalarType.cpp, promoteTypes.
+
+    >>> from oomph.tape.testing import cost, fp32
+    >>> wider("bf16", "fp32"), cost(lambda a, b: a * b, (4, 256), fp32(4, 256)).allocated
+    ('fp32', 4096)
+    """
     return a if WIDTH[a] >= WIDTH[b] else b
 
 
 def grad(gradients: Gradients, index: int = 0) -> Sym:
-    """Return a gradient that is there."""
+    """Return a gradient that a rule was called with: the `index`-th output's. Allocates nothing; a missing one is a bug
+    in a rule, since the engine runs no node before a gradient came.
+
+    Source: torch/csrc/autograd/engine.cpp, Engine::evaluate_function.
+
+    >>> from oomph.tape.testing import cost, frozen
+    >>> cost(lambda x: grad([x]), frozen(4, 256))
+    Cost(allocated=0, saved=0, backward=0)
+    """
     found = gradients[index]
     if found is None:
         raise AssertionError("a backward rule was called without its gradient")
@@ -27,12 +52,28 @@ def grad(gradients: Gradients, index: int = 0) -> Sym:
 
 
 def unary(x: Sym, op: str = "unary") -> Sym:
-    """Return an elementwise function whose history does not matter (cos, sin, scaling of positions)."""
+    """Return an elementwise function of x whose history does not matter: cos, sin, scaling of positions. One tensor
+    like x, nothing saved, no backward.
+
+    Source: ATen/native/UnaryOps.cpp.
+
+    >>> from oomph.tape.testing import cost, frozen
+    >>> cost(lambda x: unary(x, "cos"), frozen(4, 256))
+    Cost(allocated=2048, saved=0, backward=0)
+    """
     return result(op, x.shape, x.dtype, x)
 
 
 def cast(x: Sym, dtype: str) -> Sym:
-    """Return x.to(dtype): x itself if it is that already. Saves nothing; backward casts the gradient back."""
+    """Return x.to(dtype): x itself if it is that already, else a copy in x's layout.
+
+    Saves nothing: backward casts the gradient back, one tensor of x's dtype. Source: torch
+    tools/autograd/derivatives.yaml (_to_copy), ATen/native/TensorConversions.cpp.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda x: cast(x, "fp32"), (4, 256))
+    Cost(allocated=4096, saved=0, backward=2048)
+    """
     if x.dtype == dtype:
         return x
     node = record("ToCopy", (x,), _cast_backward)
@@ -46,12 +87,30 @@ def _cast_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradie
 
 
 def in_fp32(x: Sym) -> Sym:
-    """Return an argument of an operation that autocast runs in fp32 (AT_FORALL_FP32 in ATen/autocast_mode.h)."""
+    """Return an argument of an operation that autocast runs in fp32: its fp32 copy under autocast, else x itself.
+
+    Source: AT_FORALL_FP32 in ATen/autocast_mode.h.
+
+    >>> from oomph.tape.testing import cost
+    >>> from oomph.tape.tape import Tape, autocast
+    >>> tape = Tape()
+    >>> with autocast(tape, "bf16"):
+    ...     cost(in_fp32, (4, 256), tape=tape)
+    Cost(allocated=4096, saved=0, backward=2048)
+    """
     return x if x.tape.autocast is None else cast(x, "fp32")
 
 
 def power(x: Sym) -> Sym:
-    """Return x.pow(2), in fp32 under autocast. Saves x; backward makes pow, scaled copy and product."""
+    """Return x.pow(2), shaped like x, in fp32 under autocast.
+
+    Saves x, for its own backward g · (2 · x.pow(1)), which makes three tensors of x's size: power, scaled power,
+    product. Source: torch/csrc/autograd/FunctionsManual.cpp, pow_backward.
+
+    >>> from oomph.tape.testing import cost, fp32
+    >>> cost(power, fp32(4, 256))
+    Cost(allocated=4096, saved=4096, backward=12288)
+    """
     x = in_fp32(x)
     node = record("Pow", (x,), _power_backward)
     save(node, x)
@@ -68,7 +127,15 @@ def _power_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradi
 
 
 def mean(x: Sym) -> Sym:
-    """Return x.mean(-1, keepdim=True). Saves nothing; backward is the expanded gradient divided by the size."""
+    """Return x.mean(-1, keepdim=True): [.., H] to [.., 1].
+
+    Saves nothing, sizes do: backward divides the expanded gradient by H, one tensor of x's size. Source:
+    torch/csrc/autograd/FunctionsManual.cpp, mean_backward.
+
+    >>> from oomph.tape.testing import cost, fp32
+    >>> cost(mean, fp32(4, 256))
+    Cost(allocated=16, saved=0, backward=4096)
+    """
     node = record("Mean", (x,), _mean_backward)
     return made_by(new(x.tape, (*x.shape[:-1], 1), x.dtype, op="mean"), node)
 
@@ -79,18 +146,40 @@ def _mean_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradie
 
 
 def add_scalar(x: Sym) -> Sym:
-    """Return x + number. Saves nothing; the gradient passes through."""
+    """Return x + number, shaped like x.
+
+    Saves nothing: the gradient passes through. Source: torch tools/autograd/derivatives.yaml (add.Scalar).
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(add_scalar, (4, 256))
+    Cost(allocated=2048, saved=0, backward=0)
+    """
     node = record("AddScalar", (x,), pass_through)
     return made_by(result("add", x.shape, x.dtype, x), node)
 
 
 def pass_through(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
-    """Return the gradient as it came."""
+    """Return the gradient as it came: the backward of what changes no gradient. Allocates nothing.
+
+    Source: torch tools/autograd/derivatives.yaml, entries whose formula is `grad` (add.Scalar, clone).
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda x: x + 1.0, (4, 256)).backward
+    0
+    """
     return [gradients[0]]
 
 
 def rsqrt(x: Sym) -> Sym:
-    """Return 1/sqrt(x). Saves the result; backward is -0.5 · g · result³."""
+    """Return 1/sqrt(x), shaped like x.
+
+    Saves the result, not x: backward is -0.5 · g · result³, three tensors of its size (cube, scaled gradient, product).
+    Source: torch tools/autograd/derivatives.yaml (rsqrt).
+
+    >>> from oomph.tape.testing import cost, fp32
+    >>> cost(rsqrt, fp32(4, 1))
+    Cost(allocated=16, saved=16, backward=48)
+    """
     node = record("Rsqrt", (x,), _rsqrt_backward)
     out = result("rsqrt", x.shape, x.dtype, x)
     save(node, out)
@@ -107,7 +196,16 @@ def _rsqrt_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradi
 
 
 def mul(a: Sym, b: Sym) -> Sym:
-    """Return a · b. Saves each operand only if the other wants a gradient."""
+    """Return a · b in their common shape and dtype.
+
+    Saves each operand only if the other wants a gradient: a's is g · b, b's is g · a, each a tensor of the result's
+    shape before it is summed to its operand's. Source: torch tools/autograd/derivatives.yaml (mul.Tensor),
+    torch/csrc/autograd/FunctionsManual.cpp, mul_tensor_backward.
+
+    >>> from oomph.tape.testing import cost, frozen
+    >>> cost(mul, (4, 256), (4, 256)), cost(mul, (4, 256), frozen(4, 256))
+    (Cost(allocated=2048, saved=4096, backward=4096), Cost(allocated=2048, saved=2048, backward=2048))
+    """
     node = record("Mul", (a, b), _mul_backward)
     if node is not None:
         save(node, b if a.requires_grad else None, a if b.requires_grad else None)  # other, self
@@ -122,7 +220,15 @@ def _mul_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradien
 
 
 def mul_scalar(x: Sym) -> Sym:
-    """Return x · number. Saves nothing."""
+    """Return x · number, shaped like x.
+
+    Saves no tensor, the number suffices: backward is g · number, one tensor of x's size. Source: torch
+    tools/autograd/derivatives.yaml (mul.Scalar).
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(mul_scalar, (4, 256))
+    Cost(allocated=2048, saved=0, backward=2048)
+    """
     node = record("MulScalar", (x,), _scaled_backward)
     return made_by(result("mul", x.shape, x.dtype, x), node)
 
@@ -133,7 +239,15 @@ def _scaled_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Grad
 
 
 def add(a: Sym, b: Sym) -> Sym:
-    """Return a + b. Saves nothing; both gradients are the incoming one."""
+    """Return a + b in their common shape and dtype.
+
+    Saves nothing: both gradients are the incoming one, summed where an operand was broadcast. Source: torch
+    tools/autograd/derivatives.yaml (add.Tensor).
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(add, (4, 256), (4, 256)), cost(add, (4, 256), (256,)).backward
+    (Cost(allocated=2048, saved=0, backward=0), 512)
+    """
     node = record("Add", (a, b), _add_backward)
     return made_by(result("add", broadcast(a.shape, b.shape), wider(a.dtype, b.dtype), a, b), node)
 
@@ -143,7 +257,14 @@ def _add_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradien
 
 
 def neg(x: Sym) -> Sym:
-    """Return -x. Saves nothing."""
+    """Return -x, shaped like x.
+
+    Saves nothing: backward is -g, one tensor. Source: torch tools/autograd/derivatives.yaml (neg).
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(neg, (4, 256))
+    Cost(allocated=2048, saved=0, backward=2048)
+    """
     node = record("Neg", (x,), _neg_backward)
     return made_by(result("neg", x.shape, x.dtype, x), node)
 
@@ -154,14 +275,30 @@ def _neg_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradien
 
 
 def silu(x: Sym) -> Sym:
-    """Return x · sigmoid(x). Saves x; one kernel each way."""
+    """Return x · sigmoid(x), shaped like x: one kernel each way.
+
+    Saves x, for silu_backward, which makes the gradient at once: sigmoid is not kept. Source: torch
+    tools/autograd/derivatives.yaml (silu), ATen/native/cuda/ActivationSiluKernel.cu.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(silu, (4, 256))
+    Cost(allocated=2048, saved=2048, backward=2048)
+    """
     node = record("Silu", (x,), _with_saved)
     save(node, x)
     return made_by(result("silu", x.shape, x.dtype, x), node)
 
 
 def tanh(x: Sym) -> Sym:
-    """Return tanh(x). Saves the result."""
+    """Return tanh(x), shaped like x.
+
+    Saves the result, not x: backward is g · (1 - result²) in one kernel. Source: torch tools/autograd/derivatives.yaml
+    (tanh, tanh_backward).
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(tanh, (4, 256))
+    Cost(allocated=2048, saved=2048, backward=2048)
+    """
     node = record("Tanh", (x,), _with_saved)
     out = result("tanh", x.shape, x.dtype, x)
     save(node, out)
@@ -174,15 +311,30 @@ def _with_saved(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients
 
 
 def gelu_new(x: Sym) -> Sym:
-    """Return NewGELUActivation, which transformers writes out: seven operations, five of them saved.
+    """Return NewGELUActivation, which transformers writes out instead of calling a kernel: eight tensors of x's size.
 
     Mirror: 0.5 * input * (1.0 + torch.tanh(c * (input + 0.044715 * torch.pow(input, 3.0))))
+
+    Saves four of them: x for pow, tanh's result, and both factors of the last product; a matrix product that follows
+    saves the result as a fifth. Source: transformers, activations.py, NewGELUActivation.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(gelu_new, (4, 256))
+    Cost(allocated=16384, saved=8192, backward=18432)
     """
     return (x * 0.5) * (tanh((x + power(x) * 0.044715) * 0.8) + 1.0)
 
 
 def softmax(x: Sym) -> Sym:
-    """Return softmax over the last axis. Saves the result; results are contiguous."""
+    """Return softmax over the last axis, contiguous, of x's shape and dtype.
+
+    Saves the result, not x: backward is result · (g - sum(g · result)) in one kernel, a contiguous tensor. Source:
+    torch tools/autograd/derivatives.yaml (_softmax), ATen/native/cuda/SoftMax.cu.
+
+    >>> from oomph.tape.testing import cost, fp32
+    >>> cost(softmax, fp32(4, 256))
+    Cost(allocated=4096, saved=4096, backward=4096)
+    """
     node = record("Softmax", (x,), same_as_input)
     out = new(x.tape, x.shape, x.dtype, op="softmax")
     save(node, out)
@@ -190,13 +342,29 @@ def softmax(x: Sym) -> Sym:
 
 
 def same_as_input(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
-    """Return a contiguous gradient of the input's shape and dtype."""
+    """Return a contiguous gradient of the input's shape and dtype: the backward of kernels that make it in one go
+    (softmax, log_softmax, nll_loss).
+
+    Source: ATen/native/cuda/SoftMax.cu, host_softmax_backward.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(softmax, (4, 256)).backward
+    2048
+    """
     shape, dtype = node.inputs[0]
     return [new(grad(gradients).tape, shape, dtype, op=f"{node.name}_backward")]
 
 
 def dropout(x: Sym, rate: float) -> Sym:
-    """Return native_dropout(x): a result and a bool mask, which is saved. x itself when the rate is 0."""
+    """Return native_dropout(x): a result like x and a bool mask of one byte per element. x itself when the rate is 0.
+
+    Saves the mask, for the backward g · mask · scale, one tensor; x is not kept. Source: ATen/native/cuda/Dropout.cu,
+    torch tools/autograd/derivatives.yaml (native_dropout).
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda x: dropout(x, 0.1), (4, 256))
+    Cost(allocated=3072, saved=1024, backward=2048)
+    """
     if not rate:
         return x
     node = record("Dropout", (x,), _dropout_backward)

@@ -10,9 +10,17 @@ from oomph.tape.sym import Sym, new
 
 
 def layer_norm(x: Sym, weight: Sym, bias: Sym) -> Sym:
-    """Return native_layer_norm: the result, mean and rstd, in fp32 under autocast. Saves all but the result.
+    """Return native_layer_norm of x [.., H] with weight and bias [H]: the result, mean and rstd [.., 1], in fp32 under
+    autocast.
 
-    On a CPU (and under a trace) mean and rstd have x's dtype; CUDA keeps them in fp32 (a few kB more).
+    Saves x, mean and rstd for x's gradient and the weight's (x normed again from them), the weight for x's, and the
+    bias, which the kernel is handed too. On a CPU (and under a trace) mean and rstd have x's dtype; CUDA keeps them in
+    fp32 (a few kB more). Source: ATen/native/cuda/layer_norm_kernel.cu, torch tools/autograd/derivatives.yaml
+    (native_layer_norm).
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(layer_norm, (4, 256), (256,), (256,))
+    Cost(allocated=2064, saved=3088, backward=3072)
     """
     x = in_fp32(x)
     node = record("LayerNorm", (x, weight, bias), _layer_norm_backward)

@@ -16,7 +16,14 @@ STATES_FIRST = True
 
 
 def state(name: str, parameter: Sym, implementation: str) -> list[Sym]:
-    """Return step (fused only, fp32 scalar), exp_avg and exp_avg_sq in the parameter's shape, dtype and layout."""
+    """Return step (fused only, fp32 scalar), exp_avg and exp_avg_sq in the parameter's shape, dtype and layout.
+
+    They live as long as the optimizer: twice the parameters. Source: torch/optim/adam.py, _init_group.
+
+    >>> from oomph.tape.testing import cost
+    >>> [cost(lambda one: state("adamw", one, how), (4, 256)).allocated for how in ("foreach", "fused")]
+    [4096, 4100]
+    """
     tape, shape, strides = parameter.tape, parameter.shape, parameter.strides
     counter = [new(tape, (), "fp32", op="step")] if implementation == "fused" else []
     moments = [new(tape, shape, parameter.dtype, strides, op=op) for op in ("exp_avg", "exp_avg_sq")]
@@ -24,7 +31,17 @@ def state(name: str, parameter: Sym, implementation: str) -> list[Sym]:
 
 
 def step(name: str, parameters: Sequence[Sym], states: Sequence[Sequence[Sym]], implementation: str) -> None:
-    """Play one update."""
+    """Play one update of `parameters` with their `states`; nothing of it stays.
+
+    foreach makes the square roots of all second moments at once, loop a root and a denominator of one parameter after
+    another, fused works in place. Source: torch/optim/adam.py, _multi_tensor_adam, _single_tensor_adam.
+
+    >>> from oomph.tape.testing import cost, frozen
+    >>> def update(one, how):
+    ...     return step("adamw", [one], [[one, one]], how)
+    >>> [cost(lambda one: update(one, how), frozen(4, 256)).allocated for how in ("foreach", "loop", "fused")]
+    [2048, 4096, 0]
+    """
     if implementation == "foreach":
         roots = [result("_foreach_sqrt", one[-1].shape, one[-1].dtype, one[-1]) for one in states]
         del roots

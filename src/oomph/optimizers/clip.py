@@ -9,7 +9,19 @@ from oomph.tape.sym import Sym, new
 
 
 def clip_grad_norm(parameters: Sequence[Sym], count: Size) -> None:
-    """Play clip_grad_norm_(parameters, foreach=True); `count` is how many there are in the whole model."""
+    """Play clip_grad_norm_(parameters, foreach=True); `count` is how many there are in the whole model.
+
+    A scalar per gradient in its dtype, all of them stacked once more, then five scalars (norm, shifted, inverse,
+    coefficient, clamped); gradients are scaled in place. Source: torch/nn/utils/clip_grad.py.
+
+    >>> from oomph.tape.testing import cost, frozen
+    >>> def clip(one):
+    ...     one.grad = one
+    ...     clip_grad_norm([one], 1)
+    ...     one.grad = None
+    >>> cost(clip, frozen(4, 256))
+    Cost(allocated=14, saved=0, backward=0)
+    """
     gradients = [one.grad for one in parameters if one.grad is not None]
     tape, dtype = parameters[0].tape, parameters[0].dtype
     norms = [new(tape, (), dtype, op="_foreach_norm") for _ in gradients]

@@ -13,11 +13,25 @@ STATES_FIRST = False  # the buffers are clones of the gradients, made within the
 
 
 def state(name: str, parameter: Sym, implementation: str) -> list[Sym]:
-    """Return the momentum buffer, if the optimizer has one."""
+    """Return the momentum buffer, if the optimizer has one: the parameter's shape, dtype and layout.
+
+    Source: torch/optim/sgd.py, a clone of the first gradient.
+
+    >>> from oomph.tape.testing import cost
+    >>> [cost(lambda one: state(name, one, "foreach"), (4, 256)).allocated for name in ("sgd", "sgd-momentum")]
+    [0, 2048]
+    """
     if name != "sgd-momentum":
         return []
     return [new(parameter.tape, parameter.shape, parameter.dtype, parameter.strides, op="momentum_buffer")]
 
 
 def step(name: str, parameters: Sequence[Sym], states: Sequence[Sequence[Sym]], implementation: str) -> None:
-    """Play one update: everything happens in place."""
+    """Play one update: everything happens in place, nothing is allocated.
+
+    Source: torch/optim/sgd.py, _multi_tensor_sgd without weight decay.
+
+    >>> from oomph.tape.testing import cost, frozen
+    >>> cost(lambda one: step("sgd", [one], [[]], "foreach"), frozen(4, 256))
+    Cost(allocated=0, saved=0, backward=0)
+    """

@@ -1,8 +1,9 @@
 """Recipes of steps kept between commands, in the user's cache folder.
 
 A step that was played once need not be played again for other sizes. Files are small, written whole or not at all, and
-belong to one state of oomph's rules; what cannot be read or written is simply played again. OOMPH_CACHE names another
-folder; empty, it keeps nothing.
+belong to one state of oomph's rules; what cannot be read or written is simply played again. A file begins with the
+digest of what follows, and what follows must make sense: a damaged file is as good as none, and so is a hostile one.
+OOMPH_CACHE names another folder; empty, it keeps nothing.
 """
 
 from __future__ import annotations
@@ -11,16 +12,21 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 import sys
 from pathlib import Path
 from typing import Any
 
-from oomph.recipe import Class, Part, Recipe, Sums
+from oomph.recipe import Class, Part, Recipe, Term
+from oomph.tape.sizes import COMPARE, COMPUTE
 
 RULES = ("blocks", "ops", "optimizers", "programs", "tape", ".")  # folders whose code decides what a step is
 MAX_BYTES = 2**22  # of one file; a recipe takes some sixty thousand
 MAX_FILES = 512
+MAX_BITS = 2**12  # of a number in a recipe: sizes have forty, products of all axes of a tensor a few hundred
+AXIS_BITS = 32
 BRANCHES = 16  # recipes of one structure that are kept
+DIGEST = 64  # characters of a sha256
 
 
 class Shelf:
@@ -44,16 +50,18 @@ class Shelf:
         self._write(key, recipes)
 
     def _path(self, key: str) -> Path | None:
-        return self.folder and self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
+        return self.folder and self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.recipes"
 
     def _read(self, key: str) -> list[Recipe]:
         path = self._path(key)
         if path is None:
             return []
         try:
-            with open(path, "rb") as file:
-                kept = json.loads(file.read(MAX_BYTES))
-            return [_recipe(row) for row in kept["recipes"]] if kept["key"] == key else []
+            text = _regular(path)
+            if _digest(text[DIGEST:]) != text[:DIGEST]:
+                return []
+            kept = json.loads(text[DIGEST:])
+            return [_recipe(row) for row in kept["recipes"][:BRANCHES]] if kept["key"] == key else []
         except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
             return []
 
@@ -61,33 +69,130 @@ class Shelf:
         path = self._path(key)
         if path is None:
             return
-        text = json.dumps({"key": key, "recipes": [list(vars(one).values()) for one in recipes]}, separators=(",", ":"))
+        text = _text(key, recipes)
+        if len(text) > MAX_BYTES:
+            text = _text(key, recipes[:1])
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            if sum(1 for _ in os.scandir(path.parent)) >= MAX_FILES:
+            full = sum(1 for _ in os.scandir(path.parent)) >= MAX_FILES
+            if len(text) > MAX_BYTES or (full and not path.exists()):
                 return
             part = path.with_suffix(f".{os.getpid()}")
-            part.write_text(text)
-            part.replace(path)
+            try:
+                part.write_bytes(text)
+                part.replace(path)
+            finally:
+                part.unlink(missing_ok=True)
+
+
+def _regular(path: Path) -> bytes:
+    """Return a file's text; a pipe, a device or a folder has none."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            return b""
+        return file.read(MAX_BYTES)
+
+
+def _text(key: str, recipes: list[Recipe]) -> bytes:
+    rows = [list(vars(one).values()) for one in recipes]
+    text = json.dumps({"key": key, "recipes": rows}, separators=(",", ":")).encode()
+    return _digest(text) + text
+
+
+def _digest(text: bytes) -> bytes:
+    return hashlib.sha256(text).hexdigest().encode()
 
 
 def _recipe(row: list[Any]) -> Recipe:
-    """Return a recipe as it was written; raises what a damaged one makes happen."""
-    atoms, products, guards, classes, parts, *rest = row
+    """Return a recipe as it was written; raises one of the errors that a reader expects for any other."""
+    atoms, products, guards, classes, parts, layers, depth, period = _tuples(row)
     found = Recipe(
-        atoms, products, guards, tuple(Class(*one) for one in classes), tuple(Part(*one) for one in parts), *rest
-    )
-    axes = sum(how == "axis" for how, _, _ in found.atoms)
-    Sums(found, [1] * axes).class_bytes()
+        atoms, products, guards, tuple(Class(*one) for one in classes), tuple(Part(*one) for one in parts),
+        layers, depth, period,
+    )  # fmt: skip
+    _check(found)
     return found
 
 
+def _tuples(value: list[Any]) -> tuple[Any, ...]:
+    """Return lists, as JSON has them, as the tuples they were."""
+    return tuple([_tuples(each) if type(each) is list else each for each in value])
+
+
+def _check(recipe: Recipe) -> None:
+    """Raise ValueError unless everything in a recipe is of its kind and in its range."""
+    terms = range(len(recipe.products))
+    _require(_is_term(recipe.layers, terms) and _are_counts(recipe.depth, recipe.period))
+    _check_numbers(recipe)
+    for how, left, right, answer in recipe.guards:
+        _require(how in COMPARE and _is_term(left, terms) and _is_term(right, terms) and type(answer) is bool)
+    for n_bytes, op, shape, dtype, scope, why in recipe.classes:
+        _require(_is_term(n_bytes, terms) and all(_is_term(size, terms) for size in shape))
+        _require(all(type(text) is str for text in (op, dtype, scope, why)))
+    kinds = range(len(recipe.classes))
+    _require(bool(recipe.parts))
+    for work, layer, shifted, repeated, deltas in recipe.parts:
+        _require(type(work) is str and (layer is None or _are_counts(layer)))
+        _require(type(shifted) is type(repeated) is bool and bool(deltas))
+        for delta in deltas:
+            for kind, count, growth in delta:
+                _require(type(kind) is int and kind in kinds and _are_short(count, growth))
+
+
+def _require(condition: bool) -> None:
+    if not condition:
+        raise ValueError("no recipe of ours")
+
+
+def _is_term(value: Any, terms: range) -> bool:
+    """Tell whether a value is a number, or the place of a product."""
+    if type(value) is tuple:
+        return len(value) == 1 and type(value[0]) is int and value[0] in terms
+    return _are_short(value)
+
+
+def _are_counts(*values: Any) -> bool:
+    return _are_short(*values) and min(values) >= 0
+
+
+def _are_short(*values: Any) -> bool:
+    return all(type(each) is int and each.bit_length() <= MAX_BITS for each in values)
+
+
+def _check_numbers(recipe: Recipe) -> None:
+    """Raise ValueError unless atoms are made of atoms before them, and no number can become too long."""
+    axes = 0
+    bits: list[int] = []  # of each atom at most
+
+    def of_product(factor: int, atoms: tuple[int, ...]) -> int:
+        _require(type(factor) is int and all(type(atom) is int and 0 <= atom < len(bits) for atom in atoms))
+        return factor.bit_length() + sum(bits[atom] for atom in atoms)
+
+    def of_term(term: Term) -> int:
+        _require(_is_term(term, range(len(recipe.products))))
+        return term.bit_length() if isinstance(term, int) else of_product(*recipe.products[term[0]])
+
+    for how, left, right in recipe.atoms:
+        if how == "axis":
+            _require(type(left) is int and left == axes)
+            axes += 1
+            bits.append(AXIS_BITS)
+        else:
+            _require(how in COMPUTE)
+            bits.append(max(of_term(left), of_term(right)) + 1)
+        _require(bits[-1] <= MAX_BITS)
+    _require(all(of_product(*each) <= MAX_BITS for each in recipe.products))
+
+
 def shelf() -> Shelf:
-    """Return the shelf of this process's user."""
+    """Return the shelf of this process's user; it keeps nothing where there is no place for it."""
     named = os.environ.get("OOMPH_CACHE")
     if named == "":
         return Shelf(None)
-    return Shelf(Path(named) / _state() if named else _cache_home() / "oomph" / _state())
+    try:
+        return Shelf((Path(named) if named else _cache_home() / "oomph") / _state())
+    except (OSError, RuntimeError):  # oomph's own files are no files (a zip), or a user without a home
+        return Shelf(None)
 
 
 def _cache_home() -> Path:

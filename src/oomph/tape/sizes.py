@@ -49,7 +49,8 @@ class Sheet:
         if found is None:
             self.atoms.append(key)
             self.numbers.append(number)
-            found = self._atoms[key] = Expression(self, 1, (len(self.atoms) - 1,), number)
+            # An atom is also the product of itself alone: (2·x) // 2 is x.
+            found = self._atoms[key] = self.product(1, (len(self.atoms) - 1,), number)
         return found
 
     def compute(self, how: str, left: SizeLike, right: SizeLike) -> Expression:
@@ -110,6 +111,9 @@ class Expression:
 
     def __mod__(self, other: SizeLike) -> SizeLike:
         return self.sheet.compute("%", self, other)
+
+    def __rmod__(self, other: int) -> SizeLike:
+        return self.sheet.compute("%", other, self)
 
     def __neg__(self) -> SizeLike:
         return self * -1

@@ -1,0 +1,106 @@
+"""What one operation costs, for worked examples in docstrings and for tests: `cost(silu, (4, 256))`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from oomph.tape.autograd import Gradients, Node, Target, backward, made_by, record
+from oomph.tape.sizes import number
+from oomph.tape.sym import Sym, new
+from oomph.tape.tape import Tape
+
+INCOMING = "incoming gradient"
+
+
+class Cost(NamedTuple):
+    """Bytes of tensors, not rounded: what the forward allocates, what is kept from it to its backward (inputs that
+    are kept included, each storage once), and all that the backward allocates.
+    """
+
+    allocated: int
+    saved: int
+    backward: int
+
+
+class Given(NamedTuple):
+    """An argument: a tensor of a shape and dtype that wants a gradient or does not."""
+
+    shape: tuple[int, ...]
+    dtype: str = "bf16"
+    trains: bool = True
+
+    def on(self, tape: Tape) -> Sym:
+        """Return it on a tape; one that trains is no leaf, so that no gradient is accumulated."""
+        made = tape.empty(self.shape, self.dtype)
+        if not self.trains:
+            return made
+        made.requires_grad = True
+        return made_by(made.detach(), record("Given", (made,), lambda node, gradients, saved: [None]))
+
+
+def fp32(*shape: int) -> Given:
+    """Return an fp32 argument."""
+    return Given(shape, "fp32")
+
+
+def frozen(*shape: int) -> Given:
+    """Return a bf16 argument that wants no gradient."""
+    return Given(shape, trains=False)
+
+
+def ids(*shape: int) -> Given:
+    """Return an int64 argument: token ids, labels."""
+    return Given(shape, "int64", trains=False)
+
+
+def cost(operation: Callable[..., Any], *arguments: tuple[int, ...] | Given, tape: Tape | None = None) -> Cost:
+    """Return what an operation on new tensors takes; a bare shape is a bf16 tensor that wants a gradient.
+
+    >>> cost(lambda a, b: a * b, (4, 256), frozen(4, 256))
+    Cost(allocated=2048, saved=2048, backward=2048)
+    """
+    tape = Tape() if tape is None else tape
+    with tape.playing():
+        tensors = [(one if isinstance(one, Given) else Given(one)).on(tape) for one in arguments]
+        begin = len(tape.recorder.allocations)
+        outputs = _tensors(operation(*tensors))
+        end = len(tape.recorder.allocations)
+        saved = {kept.storage.ordinal for one in outputs for kept in _saved(one.node)}
+        differentiable = [one for one in outputs if one.requires_grad]
+        if differentiable:
+            backward(_scalar(differentiable))
+        made = [number(one.n_bytes) for one in tape.recorder.allocations]
+        ops = [one.op for one in tape.recorder.allocations]
+    after = sum(made[at] for at in range(end, len(made)) if ops[at] not in (INCOMING, "ones_like"))
+    return Cost(sum(made[begin:end]), sum(made[at] for at in saved), after)
+
+
+def _tensors(result: Any) -> list[Sym]:
+    """Return the tensors among an operation's results."""
+    return [one for one in (result if isinstance(result, (tuple, list)) else (result,)) if isinstance(one, Sym)]
+
+
+def _saved(root: Node | None) -> Iterator[Sym]:
+    """Yield what the nodes behind a tensor keep."""
+    waiting: list[Target | None] = [root]
+    seen: set[Target] = set()
+    while waiting:
+        node = waiting.pop()
+        if not isinstance(node, Node) or node in seen:
+            continue
+        seen.add(node)
+        yield from (kept for kept in node.saved if isinstance(kept, Sym))
+        waiting += [edge[0] for edge in node.edges if edge is not None]
+
+
+def _scalar(outputs: list[Sym]) -> Sym:
+    """Return a loss whose backward hands each output a contiguous gradient and keeps none."""
+
+    def hand_out(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+        return [new(tape, shape, dtype, op=INCOMING) for shape, dtype in node.inputs]
+
+    tape = outputs[0].tape
+    node = record("Loss", outputs, hand_out)
+    made = Sym((), "fp32", (), outputs[0].storage)
+    return made_by(made, node)
