@@ -24,8 +24,7 @@ from oomph.tape.sizes import Size, ceil_to
 from oomph.tape.sym import Sym
 from oomph.tape.tape import autocast
 
-DROPOUT = 0.1  # any rate but 0 allocates the same
-Forward = Callable[..., "tuple[Sym | None, Sym]"]
+Forward = Callable[..., "tuple[Sym | None, Sym, Any]"]
 
 
 @dataclass
@@ -78,7 +77,7 @@ def train_step(model: Model, job: TrainJob, *, in_place_sums: bool = True, event
     refuse_unplayed(job)
     tape = Tape(Recorder(events), in_place_sums)
     recorder = tape.recorder
-    tape.kernel = job.attention
+    tape.kernel, tape.dropout = job.attention, job.dropout
     with tape.playing():
         recorder.mark("parameters")
         bound = bind(model, tape, weight_dtype(job))
@@ -96,20 +95,13 @@ def train_step(model: Model, job: TrainJob, *, in_place_sums: bool = True, event
 def refuse_unplayed(job: TrainJob) -> None:
     """Refuse inputs that the tape has no rule for yet, naming each; never play something else instead."""
     odd = {
-        "attention": job.attention in ("efficient", "cudnn", "math"),
-        "padding": job.padding,
         "checkpointing": job.checkpointing == "reentrant",
         "checkpoint_every": job.checkpoint_every != 1,
-        "use_cache": job.use_cache,
         "fp32_outputs": job.fp32_outputs,
     }
     unknown = ", ".join(f"{name}={getattr(job, name)}" for name, found in odd.items() if found)
     if unknown:
         raise UnsupportedError(f"oomph cannot play {unknown} yet.", "Trace the real code instead: oomph trace.")
-    if job.attention == "flash" and weight_dtype(job) == "fp32" and autocast_dtype(job) is None:
-        raise UnsupportedError(
-            "The flash kernel has no fp32 form: torch takes another.", "Say --attention eager, or another precision."
-        )
 
 
 def _leave_behind(optimizer: Optimizer | None, parameters: list[Sym], job: TrainJob) -> None:
@@ -172,13 +164,18 @@ def _micro_batch(tape: Tape, bound: Bound, forward: Forward, model: Model, job: 
     recorder = tape.recorder
     tape.layer_starts.clear()
     recorder.mark("embedding forward")
-    inputs = [tape.empty((job.batch, job.seq_len), "int64", op=name) for name in ("input_ids", "labels")]
-    rate = DROPOUT if job.dropout else 0.0
-    arguments: tuple[Any, ...] = (bound, *inputs, job.checkpointing != "none", model.model_type, rate)
+    names = ("input_ids", "attention_mask", "labels") if job.padding else ("input_ids", "labels")
+    inputs = [tape.empty((job.batch, job.seq_len), "int64", op=name) for name in names]
+    checkpointing = job.checkpointing != "none"
+    arguments: tuple[Any, ...] = (bound, inputs[0], inputs[-1], checkpointing, model.model_type)
+    options = {
+        "attention_mask": inputs[1] if job.padding else None,
+        "use_cache": job.use_cache and not checkpointing,  # merge_with_config_defaults switches it off
+    }
     with autocast(tape, autocast_dtype(job)):
-        loss, logits = forward(*arguments)
-        outputs = [logits, loss]  # dies from the back, the loss first, as a ModelOutput does
-        del arguments, logits
+        loss, logits, cache = forward(*arguments, **options)
+        outputs = [cache, logits, loss]  # dies from the back, the loss first, as a ModelOutput does
+        del arguments, options, logits, cache
         recorder.mark("autocast exit")
     if loss is None:
         raise UnsupportedError("Training needs labels.")

@@ -12,20 +12,28 @@ from oomph.job import TrainJob
 from oomph.play import Played, train_step
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2")
+WINDOWS = (None, 2, 8, 30, 100, 101)
 JOBS = 240  # of the grid
 
 
 def config(rng: random.Random, model_type: str) -> dict[str, Any]:
-    """A tiny model of odd sizes: heads shared or not, tied or not, shallow or less so."""
+    """A tiny model of odd sizes: heads shared or not, head sizes no kernel likes, windows, tied or not."""
     heads = rng.choice([2, 4, 6, 10])
     raw: dict[str, Any] = {
         "model_type": model_type,
         "vocab_size": rng.choice([64, 515, 1013, 4000]),
         "num_hidden_layers": rng.choice([1, 2, 3, 6]),
     }
-    hidden = heads * rng.choice([8, 16, 32, 40])
+    hidden = heads * rng.choice([6, 8, 16, 20, 32, 40, 136])
     if model_type == "gpt2":
-        return raw | {"hidden_size": hidden, "num_attention_heads": heads, "max_position_embeddings": 128}
+        rate = rng.choice([0.0, 0.1, 0.1, 0.125])
+        return raw | {
+            "hidden_size": hidden,
+            "num_attention_heads": heads,
+            "max_position_embeddings": 128,
+            "attn_pdrop": rate,
+            "resid_pdrop": rng.choice([0.0, 0.1]),
+        }
     raw |= {
         "hidden_size": hidden,
         "intermediate_size": rng.choice([17, 64, 331, 700]),
@@ -33,27 +41,28 @@ def config(rng: random.Random, model_type: str) -> dict[str, Any]:
         "num_key_value_heads": rng.choice([1, 2, heads]),
         "max_position_embeddings": 128,
         "tie_word_embeddings": rng.random() < 0.4,
+        "attention_dropout": rng.choice([0.0, 0.0, 0.1, 0.25]),
     }
     if model_type == "mistral":
-        raw["sliding_window"] = None
+        raw["sliding_window"] = rng.choice(WINDOWS)
+    if model_type.startswith("qwen") and rng.random() < 0.4:
+        raw |= {"use_sliding_window": True, "sliding_window": rng.choice(WINDOWS), "max_window_layers": 1}
     if model_type == "qwen3":
-        raw["head_dim"] = rng.choice([8, 40])
+        raw["head_dim"] = rng.choice([8, 18, 40, 264])
     return raw
 
 
 def job(rng: random.Random, model_type: str) -> TrainJob:
     """A job of every input the tape plays."""
-    eager = model_type != "gpt2" and rng.random() < 0.4
-    precision = rng.choice(["bf16", "fp16", "amp-bf16", "fp32" if eager else "bf16"])
-    if model_type == "gpt2":
-        precision = rng.choice(["bf16", "fp16"])
     return TrainJob(
         batch=rng.choice([1, 2, 3]),
         seq_len=rng.choice([1, 8, 37, 100]),
-        precision=precision,
-        attention="eager" if eager else "flash",
+        precision=rng.choice(["bf16", "fp16", "fp32", "amp-bf16", "amp-fp16"]),
+        attention=rng.choice(["flash", "flash", "efficient", "cudnn", "math", "eager"]),
+        padding=rng.random() < 0.4,
         dropout=rng.random() < 0.5,
         checkpointing=rng.choice(["none", "non-reentrant"]),
+        use_cache=rng.random() < 0.3,
         hold_logits=rng.random() < 0.5,
         accumulation=rng.choice([1, 1, 2, 3]),
         clip_gradients=rng.random() < 0.3,

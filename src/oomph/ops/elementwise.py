@@ -45,8 +45,14 @@ def _cast_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradie
     return [like(gradient, dtype) if gradient.dtype != dtype else gradient]
 
 
+def in_fp32(x: Sym) -> Sym:
+    """Return what an operation of autocast's fp32 list gets (ATen/autocast_mode.h): x in fp32 under autocast."""
+    return x if x.tape.autocast is None or x.tape.autocast_paused else cast(x, "fp32")
+
+
 def power(x: Sym) -> Sym:
-    """Return x.pow(2). Saves x; backward makes pow, scaled copy and product."""
+    """Return x.pow(n), in fp32 under autocast. Saves x; backward makes pow, scaled copy and product."""
+    x = in_fp32(x)
     node = record("Pow", (x,), _power_backward)
     save(node, x)
     return made_by(result("pow", x.shape, x.dtype, x), node)
@@ -176,7 +182,8 @@ def gelu_new(x: Sym) -> Sym:
 
 
 def softmax(x: Sym) -> Sym:
-    """Return softmax over the last axis. Saves the result; results are contiguous."""
+    """Return softmax over the last axis, in fp32 under autocast. Saves the result; results are contiguous."""
+    x = in_fp32(x)
     node = record("Softmax", (x,), same_as_input)
     out = new(x.tape, x.shape, x.dtype, op="softmax")
     save(node, out)
@@ -190,8 +197,8 @@ def same_as_input(node: Node, gradients: Gradients, saved: list[Any]) -> Gradien
 
 
 def dropout(x: Sym, rate: float) -> Sym:
-    """Return native_dropout(x): a result and a bool mask, which is saved. x itself when the rate is 0."""
-    if not rate:
+    """Return native_dropout(x): a result and a bool mask, which is saved. x itself if nothing is to be dropped."""
+    if not rate or not x.tape.dropout:
         return x
     node = record("Dropout", (x,), _dropout_backward)
     out = result("native_dropout", x.shape, x.dtype, x)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from oomph.ops.elementwise import grad, pass_through
-from oomph.tape.autograd import Gradients, Node, made_by, record, sum_to
+from oomph.tape.autograd import Gradients, Node, like, made_by, record, sum_to
 from oomph.tape.sizes import Size, product, yes
 from oomph.tape.sym import Sym, new, view_of, view_strides
 
@@ -82,10 +82,12 @@ def contiguous(x: Sym) -> Sym:
     return made_by(new(x.tape, x.shape, x.dtype, op="clone"), node)
 
 
-def slice_last(x: Sym, start: Size, stop: Size) -> Sym:
-    """Return x[..., start:stop]. Backward allocates the whole input (zeros and copy)."""
+def slice_axis(x: Sym, axis: int, start: Size, stop: Size) -> Sym:
+    """Return x[..., start:stop, ...]: a view. Backward allocates the whole input (zeros and copy)."""
     node = record("Slice", (x,), _whole_backward)
-    return made_by(Sym((*x.shape[:-1], stop - start), x.dtype, x.strides, x.storage), node)
+    shape = list(x.shape)
+    shape[axis] = stop - start
+    return made_by(Sym(shape, x.dtype, x.strides, x.storage), node)
 
 
 def _whole_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
@@ -100,11 +102,21 @@ def split(x: Sym, size: Size, parts: int) -> tuple[Sym, ...]:
     return tuple(made_by(Sym(shape, x.dtype, x.strides, x.storage), node, at) for at in range(parts))
 
 
-def cat_last(a: Sym, b: Sym) -> Sym:
-    """Return both beside each other on the last axis, a new contiguous tensor. Backward hands out views."""
-    node = record("Cat", (a, b), _cat_backward)
-    shape = (*a.shape[:-1], a.shape[-1] + b.shape[-1])
-    return made_by(new(a.tape, shape, a.dtype, op="cat"), node)
+def cat(tensors: Sequence[Sym], axis: int, dtype: str | None = None) -> Sym:
+    """Return tensors one behind the other on an axis, a new contiguous tensor. Backward hands out views.
+
+    `dtype` is that of an empty tensor before them, if it is wider than theirs.
+
+    >>> from oomph.tape import Tape
+    >>> tape = Tape()
+    >>> cat([tape.empty((1, 8, 5, 128), "bf16"), tape.empty((1, 8, 1, 128), "bf16")], 2).storage.n_bytes
+    12288
+    """
+    node = record("Cat", tensors, _cat_backward)
+    shape = list(tensors[0].shape)
+    for more in tensors[1:]:
+        shape[axis] = shape[axis] + more.shape[axis]
+    return made_by(new(tensors[0].tape, shape, dtype or tensors[0].dtype, op="cat"), node)
 
 
 def _cat_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
@@ -113,6 +125,18 @@ def _cat_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradien
         view_of(gradient, shape, gradient.strides) if node.needs(at) else None
         for at, (shape, _) in enumerate(node.inputs)
     ]
+
+
+def pad_last(x: Sym, missing: Size) -> Sym:
+    """Return F.pad(x, (0, missing)): a contiguous copy, longer on the last axis. Backward copies what was there."""
+    node = record("ConstantPadNd", (x,), _pad_backward)
+    return made_by(new(x.tape, (*x.shape[:-1], x.shape[-1] + missing), x.dtype, op="constant_pad_nd"), node)
+
+
+def _pad_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient = grad(gradients)
+    shape = node.inputs[0][0]
+    return [like(view_of(gradient, shape, gradient.strides), gradient.dtype, "constant_pad_nd")]
 
 
 def rows(x: Sym) -> Size:

@@ -43,7 +43,13 @@ def _mm_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradient
 
 
 def addmm(bias: Sym, x: Sym, weight: Sym) -> Sym:
-    """Return bias + x @ weight. The bias gradient is the incoming one, summed when it is handed on."""
+    """Return bias + x @ weight. The bias gradient is the incoming one, summed when it is handed on.
+
+    Autocast casts weight, x and bias in that order.
+    """
+    weight = autocast_argument(weight, cached=True)
+    x = autocast_argument(x)
+    bias = autocast_argument(bias, cached=True)
     node = record("Addmm", (bias, x, weight), _addmm_backward)
     if node is not None:
         node.context = _is_column_major(weight)
@@ -88,7 +94,7 @@ def matmul(x: Sym, y: Sym) -> Sym:
 def autocast_argument(x: Sym, cached: bool = False) -> Sym:
     """Return an fp32 argument in autocast's dtype; casts of leaf weights that want gradients are kept."""
     context = x.tape.autocast
-    if context is None or x.dtype != "fp32":
+    if context is None or x.tape.autocast_paused or x.dtype != "fp32":
         return x
     if not (cached and x.requires_grad and x.is_leaf):
         return cast(x, context.dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from oomph.ops.elementwise import grad
+from oomph.ops.elementwise import grad, in_fp32
 from oomph.tape.autograd import Gradients, Node, made_by, record, save
 from oomph.tape.sym import Sym, new
 
@@ -12,8 +12,10 @@ from oomph.tape.sym import Sym, new
 def layer_norm(x: Sym, weight: Sym, bias: Sym) -> Sym:
     """Return native_layer_norm: the result, mean and rstd. Saves all but the result.
 
-    On a CPU (and under a trace) mean and rstd have x's dtype; CUDA keeps them in fp32 (a few kB more).
+    In fp32 under autocast. On a CPU (and under a trace) mean and rstd have x's dtype; CUDA keeps them in fp32 (a few
+    kB more).
     """
+    x = in_fp32(x)
     node = record("LayerNorm", (x, weight, bias), _layer_norm_backward)
     save(node, bias, x)
     out = new(x.tape, x.shape, x.dtype, op="native_layer_norm")

@@ -28,7 +28,9 @@ class Tape:
         self.next_sequence = 0
         self.pack_hooks: list[Pack] = []
         self.autocast: Autocast | None = None
+        self.autocast_paused = False  # inside an operation that autocast has prepared
         self.kernel = "flash"
+        self.dropout = False  # whether anything is dropped out
         # Where each layer's operations begin and where the last layer's end, by sequence number: the backward pass
         # crosses them in reverse, which is how its segments are marked.
         self.layer_starts: list[int] = []
@@ -54,6 +56,15 @@ class Tape:
             yield
         finally:
             self.grad_enabled = before
+
+    @contextmanager
+    def without_autocast(self) -> Iterator[None]:
+        """Cast nothing inside."""
+        before, self.autocast_paused = self.autocast_paused, True
+        try:
+            yield
+        finally:
+            self.autocast_paused = before
 
     @contextmanager
     def playing(self) -> Iterator[None]:
