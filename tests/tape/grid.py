@@ -8,12 +8,13 @@ from typing import Any
 
 from oomph.compare import Parting, Step, first_difference, peak_bytes, steps
 from oomph.families import model_from_config
-from oomph.job import TrainJob
+from oomph.job import InferJob, TrainJob
 from oomph.play import Played, train_step
+from oomph.play_infer import Inferred, infer
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2")
 WINDOWS = (None, 2, 8, 30, 100, 101)
-JOBS = 240  # of the grid
+JOBS, INFER_JOBS = 240, 90  # of the grids
 
 
 def config(rng: random.Random, model_type: str) -> dict[str, Any]:
@@ -81,21 +82,49 @@ def grid(count: int = JOBS, seed: int = 20261122) -> Iterator[tuple[dict[str, An
         yield config(rng, model_type), job(rng, model_type)
 
 
-def played(raw: dict[str, Any], job: TrainJob) -> tuple[Played, list[Step]]:
+def infer_job(rng: random.Random) -> InferJob:
+    """A prefill and a few tokens, of every input."""
+    seq_len, decode = rng.choice([1, 2, 8, 29, 99]), rng.choice([0, 1, 2, 3])
+    return InferJob(
+        batch=rng.choice([1, 1, 2, 3]),
+        seq_len=seq_len,
+        decode=decode,
+        precision=rng.choice(["bf16", "fp16", "fp32"]),
+        attention=rng.choice(["flash", "flash", "efficient", "cudnn", "math", "eager"]),
+        padding=rng.random() < 0.4,
+        cache=rng.choice(["none", "dynamic", "dynamic", "static", "static"]),
+        max_cache_len=rng.choice([0, seq_len + decode, seq_len + decode + 9]),
+        logits_to_keep=rng.choice([0, 1, 1, 2]),
+    )
+
+
+def infer_grid(count: int = INFER_JOBS, seed: int = 20261126) -> Iterator[tuple[dict[str, Any], InferJob]]:
+    """Inference jobs, all families in turn."""
+    rng = random.Random(seed)
+    for index in range(count):
+        yield config(rng, FAMILIES[index % len(FAMILIES)]), infer_job(rng)
+
+
+def played(raw: dict[str, Any], job: TrainJob | InferJob) -> tuple[Played | Inferred, list[Step]]:
     """The tape's step as a trace would see it, with its comparable events."""
-    found = train_step(model_from_config(raw), job, in_place_sums=False, events=True)
+    model = model_from_config(raw)
+    found: Played | Inferred
+    if isinstance(job, InferJob):
+        found = infer(model, job, traced=True, events=True)
+    else:
+        found = train_step(model, job, in_place_sums=False, events=True)
     stream = found.recorder.stream
     assert stream is not None
     stream.events = stream.events[: stream.marks[-1][0]]  # what dies after the step is not the job's
     return found, steps(stream, found.start, job.precision.startswith("amp-"))
 
 
-def compare(raw: dict[str, Any], job: TrainJob) -> tuple[Parting | None, int, int]:
+def compare(raw: dict[str, Any], job: TrainJob | InferJob) -> tuple[Parting | None, int, int]:
     """Where tape and trace part (None: nowhere), and the peak of each above what was there before."""
     from oomph.referee.trace import trace
 
     _, ours = played(raw, job)
     found = trace(raw, job, layer_marks=False).stream
-    start = next(position for position, name in found.marks if name == "forward")
+    start = next(position for position, name in found.marks if name in ("forward", "prefill"))
     theirs = steps(found, start, job.precision.startswith("amp-"))
     return first_difference(ours, theirs), peak_bytes(ours), peak_bytes(theirs)

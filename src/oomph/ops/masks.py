@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 
 class _Indices(NamedTuple):
-    """Positions as [1, 1, S, 1] and [1, 1, 1, T], int64, and how many sequences there are."""
+    """Numbers of sequences [B] and heads [1], positions as [1, 1, S, 1] and [1, 1, 1, T], all int64."""
 
-    batch: Size
+    rows: Sym
+    heads: Sym
     queries: Sym
     keys: Sym
 
@@ -83,10 +84,8 @@ def _sdpa_mask(
     head_arange = tape.empty((1,), "int64", op="arange")
     q_arange = unary(tape.empty((q_length,), "int64", op="arange"), "add")
     kv_arange = unary(tape.empty((kv_length,), "int64", op="arange"), "add")
-    mask = rule(_Indices(batch, _standing(q_arange), _lying(kv_arange)))
-    mask = expand(mask, (batch, 1, q_length, kv_length))
-    del padding_mask, batch_arange, head_arange, q_arange, kv_arange
-    return mask
+    mask = rule(_Indices(batch_arange, head_arange, _standing(q_arange), _lying(kv_arange)))
+    return expand(mask, (batch, 1, q_length, kv_length))
 
 
 def _eager_mask(
@@ -104,12 +103,11 @@ def _eager_mask(
 
 
 def _not_needed(padding_mask: Sym | None, lengths: Lengths, window: Size | None) -> bool:
-    """Mirror _ignore_causal_mask_sdpa: tell whether is_causal says it all. Padded batches are looked at and need one."""
+    """Mirror _ignore_causal_mask_sdpa: is_causal says it all. Padded batches are looked at and need one."""
     q_length, kv_length, q_offset, _ = lengths
     if padding_mask is not None and yes(padding_mask.shape[-1] > kv_length):
         mask_indices = unary(padding_mask.tape.empty((kv_length,), "int64", op="arange"), "add")
-        padding_mask = padding_mask.tape.empty((padding_mask.shape[0], kv_length), "bool", op="index")
-        del mask_indices
+        padding_mask = padding_mask.tape.empty((padding_mask.shape[0], *mask_indices.shape), "bool", op="index")
     if window is not None and yes(kv_length >= window):
         return False
     if (yes(q_length == 1) or yes(kv_length == q_length)) and not _has_holes(padding_mask):
@@ -152,7 +150,7 @@ def _within(window: Size) -> Rule:
 
 def _unpadded(padding_mask: Sym) -> Rule:
     """Mirror padding_mask_function: padding_mask[batch_idx, kv_idx]."""
-    return lambda at: padding_mask.tape.empty((at.batch, 1, 1, at.keys.shape[-1]), "bool", op="index")
+    return lambda at: padding_mask.tape.empty((at.rows.shape[0], 1, 1, at.keys.shape[-1]), "bool", op="index")
 
 
 def _compared(op: str, a: Sym, b: Sym) -> Sym:

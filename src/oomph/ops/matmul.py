@@ -103,6 +103,15 @@ def autocast_argument(x: Sym, cached: bool = False) -> Sym:
     return context.casts[id(x)]
 
 
+def _folds(x: Sym) -> bool:
+    """Tell whether matmul makes one matrix of x also for a frozen weight; else it repeats the weight, without a copy.
+
+    Source: ATen/native/LinearAlgebra.cpp, should_fold. Whether gradients are recorded does not matter.
+    """
+    steps = zip(x.shape[1:-1], x.strides[:-2], x.strides[1:-1], strict=True)
+    return all(yes(outer == inner * size) for size, outer, inner in steps)
+
+
 def linear(x: Sym, weight: Sym, bias: Sym | None = None) -> Sym:
     """Return F.linear: x [.., in] with weight [out, in].
 
@@ -120,6 +129,8 @@ def linear(x: Sym, weight: Sym, bias: Sym | None = None) -> Sym:
         out = addmm(bias, rows, turned)
     else:
         turned = transpose(weight, 0, 1)
+        if not (weight.requires_grad or _folds(x)):
+            return new(x.tape, (*x.shape[:-1], weight.shape[0]), x.dtype, op="bmm")
         rows = view(x, flat)
         out = mm(rows, turned)
     return view(out, (*x.shape[:-1], weight.shape[0]))

@@ -7,12 +7,18 @@ from oomph.programs.cache import Cache, dynamic_cache
 from oomph.programs.loss import causal_lm_loss, kept
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import checkpoint
+from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym
 
 
 def buffers(m: Bound) -> list[Sym]:
     """Return what is on the device beside the parameters: nothing."""
     return []
+
+
+def sliding_windows(m: Bound) -> list[Size | None]:
+    """Return the window of every layer: attention is full."""
+    return [None for _ in m.transformer.h]
 
 
 def attention(
