@@ -18,7 +18,7 @@ class Tape:
     """Where symbolic tensors live while a job plays.
 
     `in_place_sums`: gradients of a tensor used twice are added in place where torch does so in a real run. Under a
-    trace torch never does; set it to False to equal one.
+    trace torch never does; set it to False to equal one. The same holds for the mask the math kernel of attention adds.
     """
 
     def __init__(self, recorder: Recorder | None = None, in_place_sums: bool = True) -> None:
