@@ -46,8 +46,8 @@ def infer(model: Model, job: InferJob, *, events: bool = False, traced: bool = F
     `traced=True` equals a trace, under which the math kernel adds its mask out of place (see Tape).
     """
     program = program_of(model)
-    needed = job.seq_len + job.decode
-    if job.cache == "static" and job.max_cache_len and yes(needed > job.max_cache_len):
+    needed, length = job.seq_len + job.decode, cache_length(job)
+    if job.cache == "static" and yes(needed > length):
         raise UsageError(
             f"A static cache of {job.max_cache_len} tokens cannot hold {needed}.", "Raise --max-cache-len, or say 0."
         )
@@ -67,14 +67,18 @@ def infer(model: Model, job: InferJob, *, events: bool = False, traced: bool = F
     return played
 
 
+def cache_length(job: InferJob) -> Size:
+    """Return how many tokens a static cache has room for."""
+    return job.seq_len + job.decode if yes(job.max_cache_len == 0) else job.max_cache_len
+
+
 def _passes(bound: Bound, program: Any, model: Model, job: InferJob, played: Inferred) -> None:
     """Play the prefill and every single token, and note what is alive when."""
     recorder = bound.tape.recorder
     recorder.mark("prefill")
     cache = None
     if job.cache == "static":
-        length = job.max_cache_len or job.seq_len + job.decode
-        cache = static_cache(bound.tape, program.sliding_windows(bound), length)
+        cache = static_cache(bound.tape, program.sliding_windows(bound), cache_length(job))
     cache = _pass(bound, program, model, job, job.seq_len, job.seq_len, cache)
     played.prefill_end = recorder.live
     for index in range(1, job.decode + 1):

@@ -68,7 +68,7 @@ def causal_lm(
     attention_mask: Sym | None = None,
     past_key_values: Cache | None = None,
     use_cache: bool = False,
-    logits_to_keep: int = 0,
+    logits_to_keep: Size = 0,
 ) -> tuple[Sym | None, Sym, Cache | None]:
     """Mirror GPT2LMHeadModel.forward: loss, logits and cache."""
     hidden_states, past_key_values = model(

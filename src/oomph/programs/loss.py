@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from oomph import ops
-from oomph.tape.sizes import yes
+from oomph.tape.sizes import Size, yes
 from oomph.tape.sym import Sym, view_of
 
 
-def kept(hidden_states: Sym, logits_to_keep: int) -> Sym:
+def kept(hidden_states: Sym, logits_to_keep: Size) -> Sym:
     """Mirror slice_logits_to_keep: the last positions of [B, S, H] as a view; 0 keeps all."""
     length = hidden_states.shape[1]
-    if not logits_to_keep or yes(length <= logits_to_keep):
+    if yes(logits_to_keep == 0) or yes(length <= logits_to_keep):
         return hidden_states
     return ops.slice_axis(hidden_states, 1, length - logits_to_keep, length)
 
