@@ -10,8 +10,9 @@ import pytest
 from oomph.families import model_from_config
 from oomph.job import TrainJob
 from oomph.ops.sdpa import Call, taken
+from oomph.ops.sdpa_math import math_attention
 from oomph.play import train_step
-from oomph.tape import Tape
+from oomph.tape import Recorder, Tape
 from tests.configs import LLAMA_3_8B
 
 DTYPES = ("bf16", "fp16", "fp32")
@@ -105,3 +106,33 @@ def test_a_window_shorter_than_the_sequence_builds_a_mask(window: int | None) ->
     job = TrainJob(1, 1024, optimizer="none")
     mistral = {"model_type": "mistral", "sliding_window": window}
     assert (forward_end(job, **mistral) > forward_end(job)) == (window in (512, 1024))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_math_kernel_of_a_real_run(masked: bool, shared: bool) -> None:
+    """Allocations and frees of 64 B and more equal those torch.profiler sees in a run without any mode."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    heads, kv_heads, length, size = 8, 2 if shared else 8, 96, 64
+    shapes = ((1, heads, length, size), *[(1, kv_heads, length, size)] * 2)
+    real = [torch.zeros(shape) for shape in shapes]
+    mask = torch.zeros(1, 1, length, length) if masked else None
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        math = torch.ops.aten._scaled_dot_product_attention_math
+        kept = math(*real, mask, 0.0, not masked, enable_gqa=shared)[0]
+    del kept
+    memory = [event for event in found.profiler.kineto_results.events() if event.name() == "[memory]"]
+    theirs = [event.nbytes() for event in sorted(memory, key=lambda event: event.start_ns())]
+    tape = Tape(Recorder(keep_events=True))
+    ours = [tape.empty(shape, "fp32") for shape in shapes]
+    numbers = tape.empty((1, 1, length, length), "fp32") if masked else None
+    stream = tape.recorder.stream
+    assert stream is not None
+    start = len(stream.events)
+    result = math_attention(*ours, numbers, 0.0, not masked, shared)
+    events = [event.n_bytes for event in stream.events[start:]]
+    assert [n for n in events if abs(n) >= 64] == [n for n in theirs if abs(n) >= 64]
+    del result
