@@ -11,7 +11,8 @@ from oomph.errors import UnsupportedError
 from oomph.job import TrainJob, describe
 from oomph.ledger import Instant, Item, Ledger, Verdict
 from oomph.peak import Alive, alive_at, highest_place
-from oomph.play import Played, play
+from oomph.play import play
+from oomph.played import Played
 from oomph.recipe import Stretch
 from oomph.steps import Step, step
 from oomph.stream import Stream
