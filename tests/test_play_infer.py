@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from oomph.errors import UsageError
+from oomph.errors import UnsupportedError, UsageError
 from oomph.families import model_from_config
 from oomph.job import InferJob
 from oomph.play_infer import infer
@@ -52,6 +52,12 @@ def test_without_a_cache_nothing_stays() -> None:
     found = llama(InferJob(2, 64, decode=2, cache="none"))
     assert found.live[-1] == found.live[found.forward_end] == found.resident
     assert sum(1 if event >= 0 else -1 for event in found.recorder.events) == 0
+
+
+def test_endless_decoding_is_refused() -> None:
+    """With the way to ask for its end instead."""
+    with pytest.raises(UnsupportedError, match="not 100000"):
+        llama(InferJob(1, 64, decode=100_000))
 
 
 def test_a_static_cache_that_is_too_short_is_refused() -> None:

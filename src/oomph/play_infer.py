@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from oomph.errors import UsageError
+from oomph.errors import UnsupportedError, UsageError
 from oomph.job import InferJob
 from oomph.model import Model
 from oomph.played import Played
@@ -19,6 +19,8 @@ from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sizes import Size, yes
 from oomph.tape.tape import Place
 
+MOST_DECODED = 256  # each token is a pass through all layers; so many take some seconds
+
 
 def infer(model: Model, job: InferJob, *, on: Place = "gpu") -> Played:
     """Play a prefill of `seq_len` tokens and `decode` single tokens after it.
@@ -26,6 +28,11 @@ def infer(model: Model, job: InferJob, *, on: Place = "gpu") -> Played:
     `on` says whose events are played (see tape.Place).
     """
     program = program_of(model)
+    if job.decode > MOST_DECODED:
+        raise UnsupportedError(
+            f"oomph plays up to {MOST_DECODED} tokens one by one, not {job.decode}.",
+            "The last one takes the most: read more with --context and --decode a few.",
+        )
     needed, length = job.seq_len + job.decode, cache_length(job)
     if job.cache == "static" and yes(needed > length):
         raise UsageError(
