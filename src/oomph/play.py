@@ -104,6 +104,7 @@ def _step(
         recorder.mark("clip gradients")
         clip_grad_norm(parameters, _at_depth(parameters, model, layers))
     if optimizer is not None:
+        tape.scope = "optimizer"
         optimizer.step()
     recorder.mark("zero_grad")
     if job.set_to_none:
@@ -126,6 +127,7 @@ def _micro_batch(tape: Tape, bound: Bound, forward: Forward, model: Model, job: 
     """Play forward and backward of one micro-batch; its inputs and outputs die at the end, outputs first."""
     recorder = tape.recorder
     tape.layer_starts.clear()
+    tape.scope = ""
     recorder.mark("embedding forward")
     names = ("input_ids", "attention_mask", "labels") if job.padding else ("input_ids", "labels")
     inputs = [tape.empty((job.batch, job.seq_len), "int64", op=name) for name in names]

@@ -77,6 +77,7 @@ def _pass(
 ) -> Cache | None:
     """Play `new` tokens of `seen`, return the cache. The mask, when there is one, covers all tokens seen."""
     tape = bound.tape
+    tape.scope = ""
     inputs = {"input_ids": tape.note(tape.empty((job.batch, new), "int64", op="input_ids"), "input")}
     if job.padding:
         inputs["attention_mask"] = tape.note(tape.empty((job.batch, seen), "int64", op="attention_mask"), "input")

@@ -78,6 +78,7 @@ def causal_lm(
         m.transformer, input_ids, checkpointing, past_key_values, attention_mask, use_cache=use_cache
     )
     hidden_states = kept(hidden_states, logits_to_keep)
+    m.tape.scope = "lm_head"
     weight = m.lm_head.parts["weight"]
     logits = ops.linear(hidden_states, m.transformer.wte.weight if weight is None else weight)
     loss = None

@@ -158,6 +158,7 @@ def causal_lm(
         use_cache=use_cache,
     )
     hidden_states = kept(hidden_states, logits_to_keep)
+    m.tape.scope = "lm_head"
     weight = m.lm_head.parts["weight"]
     logits = ops.linear(hidden_states, m.model.embed_tokens.weight if weight is None else weight)
     loss = None

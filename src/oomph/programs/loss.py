@@ -20,6 +20,7 @@ def causal_lm_loss(logits: Sym, labels: Sym) -> Sym:
 
     The shifted labels are a view for one sequence and a copy for more: axes of length 1 have no stride.
     """
+    logits.tape.scope = "loss"
     logits = ops.cast(logits, "fp32")
     batch, length = labels.shape
     labels = labels.tape.empty((batch, length + 1), "int64", op="pad")
