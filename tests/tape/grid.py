@@ -34,12 +34,14 @@ def config(rng: random.Random, model_type: str) -> dict[str, Any]:
             "max_position_embeddings": 128,
             "attn_pdrop": rate,
             "resid_pdrop": rng.choice([0.0, 0.1]),
+            "activation_function": rng.choice(["gelu_new", "gelu_new", "gelu", "relu"]),
         }
     raw |= {
         "hidden_size": hidden,
         "intermediate_size": rng.choice([17, 64, 331, 700]),
         "num_attention_heads": heads,
         "num_key_value_heads": rng.choice([1, 2, heads]),
+        "hidden_act": rng.choice(["silu", "silu", "gelu_pytorch_tanh"]),
         "max_position_embeddings": 128,
         "tie_word_embeddings": rng.random() < 0.4,
         "attention_dropout": rng.choice([0.0, 0.0, 0.1, 0.25]),

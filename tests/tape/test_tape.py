@@ -145,6 +145,22 @@ def test_a_family_without_a_program_is_refused() -> None:
         train_step(model_from_config({**DEEPSEEK_V3, "num_hidden_layers": 4}), TrainJob())
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_act": "mish"},
+        {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
+        {"architectures": ["LlamaForSequenceClassification"]},
+        {"architectures": ["LlamaModel"]},
+    ],
+    ids=["activation", "rope", "classifier", "bare"],
+)
+def test_what_a_config_asks_for_without_a_rule_is_refused(changes: dict[str, Any]) -> None:
+    """Never something else in its place."""
+    with pytest.raises(UnsupportedError, match="oomph cannot play"):
+        train_step(model_from_config({**LLAMA_3_8B, "num_hidden_layers": 1, **changes}), TrainJob(1, 8))
+
+
 def test_jobs_refuse_what_no_job_could_have() -> None:
     """Values are checked, close matches suggested; every input is printed."""
     with pytest.raises(UsageError, match="flsh"):

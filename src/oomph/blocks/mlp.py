@@ -22,6 +22,7 @@ class GatedMLP(Block):
     ffn_size: int
     bias: bool = False
     names: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
+    activation: str = "silu"
     role: Role = "linear"
     kind: str = "mlp"
 
@@ -42,7 +43,7 @@ class GatedMLP(Block):
         from oomph import ops
 
         gate, up, down = (m[name] for name in m.names)
-        down_proj: Sym = down(ops.silu(gate(x)) * up(x))
+        down_proj: Sym = down(ops.activate(m.activation, gate(x)) * up(x))
         return down_proj
 
 
@@ -55,6 +56,7 @@ class MLP(Block):
     bias: bool = False
     names: tuple[str, str] = ("up_proj", "down_proj")
     dropout: Block | None = None
+    activation: str = "gelu_new"
     role: Role = "linear"
     kind: str = "mlp"
 
@@ -70,12 +72,12 @@ class MLP(Block):
 
     @staticmethod
     def program(m: Bound, hidden_states: Sym) -> Sym:
-        """Mirror GPT2MLP.forward with its unfused GELU (gelu_new)."""
+        """Mirror GPT2MLP.forward."""
         from oomph import ops
 
         up, down = (m[name] for name in m.names)
         hidden_states = up(hidden_states)
-        hidden_states = ops.gelu_new(hidden_states)
+        hidden_states = ops.activate(m.activation, hidden_states)
         hidden_states = down(hidden_states)
         if m.dropout is not None:
             hidden_states = m.dropout(hidden_states)

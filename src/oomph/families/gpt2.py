@@ -60,7 +60,10 @@ def build(config: Config) -> Model:
                 dropout=config.rate("attn_pdrop", DROPOUT), resid_dropout=resid_dropout,
             ),
             "ln_2": norm,
-            "mlp": MLP(hidden, ffn, bias=True, names=("c_fc", "c_proj"), dropout=resid_dropout, role=role),
+            "mlp": MLP(
+                hidden, ffn, bias=True, names=("c_fc", "c_proj"), dropout=resid_dropout, role=role,
+                activation=config.str("activation_function", "gelu_new"),
+            ),
         }
     )  # fmt: skip
     tokens, places = ("tokens_embed", "positions_embed") if first else ("wte", "wpe")

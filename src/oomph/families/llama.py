@@ -140,7 +140,7 @@ def build(config: Config) -> Model:
     post_norm = Norm(hidden) if kind == "hyperclovax" and config.bool("use_post_norm") else None
     parts: dict[str, Part] = {
         "self_attn": attention,
-        "mlp": GatedMLP(hidden, config.int("intermediate_size"), mlp_bias),
+        "mlp": GatedMLP(hidden, config.int("intermediate_size"), mlp_bias, activation=config.str("hidden_act", "silu")),
         "input_layernorm": Norm(hidden),
         "post_attention_layernorm": Norm(hidden),
         "post_norm1": post_norm,

@@ -47,7 +47,7 @@ def build(config: Config) -> Model:
     """Return the decoder; MiMo's prediction layers stand beside it as "mtp"."""
     hidden = config.size("hidden_size")
     attention = qwen_attention(config, hidden)
-    mlp = GatedMLP(hidden, config.int("intermediate_size"))
+    mlp = GatedMLP(hidden, config.int("intermediate_size"), activation=config.str("hidden_act", "silu"))
     norms = {"input_layernorm": Norm(hidden), "post_attention_layernorm": Norm(hidden)}
     windows = sliding_windows(config, config.depth("num_hidden_layers"))
     layers = {

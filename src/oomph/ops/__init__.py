@@ -4,6 +4,7 @@ Grouped by kind, one function per operation with its backward beside it. A rule 
 works: record the node, save inputs, allocate the result, save results.
 """
 
+from oomph.ops.activation import activate
 from oomph.ops.attention import attention, gpt2_attention
 from oomph.ops.elementwise import add, cast, dropout, gelu_new, mean, mul, neg, power, rsqrt, silu, softmax, tanh, unary
 from oomph.ops.indexing import cat, contiguous, expand, rows, slice_axis, split, transpose, unsqueeze, view
@@ -15,6 +16,7 @@ from oomph.ops.rotary import apply_rotary, rotary_tables
 from oomph.ops.table import embedding
 
 __all__ = [
+    "activate",
     "add",
     "addmm",
     "apply_rotary",

@@ -284,7 +284,7 @@ def silu(x: Sym) -> Sym:
     >>> cost(silu, (4, 256))
     Cost(allocated=2048, saved=2048, backward=2048)
     """
-    node = record("Silu", (x,), _with_saved)
+    node = record("Silu", (x,), with_saved)
     save(node, x)
     return made_by(result("silu", x.shape, x.dtype, x), node)
 
@@ -299,13 +299,14 @@ def tanh(x: Sym) -> Sym:
     >>> cost(tanh, (4, 256))
     Cost(allocated=2048, saved=2048, backward=2048)
     """
-    node = record("Tanh", (x,), _with_saved)
+    node = record("Tanh", (x,), with_saved)
     out = result("tanh", x.shape, x.dtype, x)
     save(node, out)
     return made_by(out, node)
 
 
-def _with_saved(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+def with_saved(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    """Return the gradient of one kernel that needs what was saved, laid out as both."""
     gradient = grad(gradients)
     return [result(f"{node.name}_backward", gradient.shape, gradient.dtype, gradient, saved[0])]
 

@@ -25,9 +25,11 @@ PROGRAMS: dict[str, str] = {
 
 def program_of(model: Model) -> Any:
     """Return the program file of a model's type; refused with a way to go on where there is none."""
+    missing = [] if "lm_head" in model.parts else ["a model without a language head"]
     if model.model_type not in PROGRAMS:
+        missing = [model.model_type or "this architecture"]
+    if missing := [*missing, *model.unplayed]:
         raise UnsupportedError(
-            f"oomph cannot play a step of {model.model_type or 'this architecture'} yet.",
-            "Trace the real code instead: oomph trace.",
+            f"oomph cannot play {' and '.join(missing)} yet.", "Trace the real code instead: oomph trace."
         )
     return import_module(f"oomph.programs.{PROGRAMS[model.model_type]}")
