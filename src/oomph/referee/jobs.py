@@ -141,7 +141,7 @@ def _step(model: Any, job: TrainJob, optimizer: Any, watcher: Watcher) -> None:
 def _micro_batch(model: Any, job: TrainJob, watcher: Watcher) -> None:
     """Run forward and backward of one micro-batch; its inputs and outputs die at the end, outputs first."""
     watcher.mark("forward")
-    inputs = _inputs(model.device, job.batch, job.seq_len, job.seq_len if job.padding else 0)
+    inputs = _inputs(model, job.batch, job.seq_len, job.seq_len if job.padding else 0)
     inputs["labels"] = torch.zeros(job.batch, job.seq_len, dtype=torch.long, device=model.device)
     with _autocast(job, model.device.type):
         outputs = model(**inputs, use_cache=job.use_cache)
@@ -158,9 +158,13 @@ def _micro_batch(model: Any, job: TrainJob, watcher: Watcher) -> None:
     inputs.clear()
 
 
-def _inputs(device: Any, batch: int, length: int, masked: int) -> dict[str, Any]:
-    """Return token ids [batch, length] int64 and a mask [batch, masked] int64, if any, whose first column is 0."""
-    inputs = {"input_ids": torch.zeros(batch, length, dtype=torch.long, device=device)}
+def _inputs(model: Any, batch: int, length: int, masked: int) -> dict[str, Any]:
+    """Return token ids [batch, length] int64 and a mask [batch, masked] int64, if any, whose first column is 0.
+
+    The ids are random: what a CUDA embedding's backward takes grows with how many different ones there are.
+    """
+    device, vocab = model.device, model.config.get_text_config().vocab_size
+    inputs = {"input_ids": torch.randint(vocab, (batch, length), device=device)}
     if masked:
         inputs["attention_mask"] = torch.ones(batch, masked, dtype=torch.long, device=device)
         inputs["attention_mask"][:, :1].zero_()
@@ -224,7 +228,7 @@ def _empty_cache(model: Any, job: InferJob) -> Any:
 
 def _pass(model: Any, job: InferJob, new: int, seen: int, cache: Any) -> Any:
     """Run `new` tokens of `seen`, return the cache. The mask, when there is one, covers all tokens seen."""
-    inputs = _inputs(model.device, job.batch, new, seen if job.padding else 0)
+    inputs = _inputs(model, job.batch, new, seen if job.padding else 0)
     takes = inspect.signature(model.forward).parameters
     name = "past_key_values" if "past_key_values" in takes else "cache_params"  # Mamba's word
     options = {name: cache, "use_cache": job.cache != "none"}
