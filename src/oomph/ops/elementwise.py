@@ -190,6 +190,19 @@ def softmax(x: Sym) -> Sym:
     return made_by(out, node)
 
 
+def softmax_in_fp32(x: Sym) -> Sym:
+    """Return softmax(x, dtype=fp32): x is cast first, but on CUDA one kernel takes fp16 (a trace casts, as the CPU).
+
+    Source: ATen/native/SoftMax.cpp, softmax; bf16 has no such kernel.
+    """
+    if x.dtype != "fp16" or not x.tape.in_place_sums:
+        return softmax(cast(x, "fp32"))
+    node = record("Softmax", (x,), same_as_input)
+    out = new(x.tape, x.shape, "fp32", op="softmax")
+    save(node, out)
+    return made_by(out, node)
+
+
 def same_as_input(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
     """Return a contiguous gradient of the input's shape and dtype."""
     shape, dtype = node.inputs[0]
