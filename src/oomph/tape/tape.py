@@ -18,8 +18,8 @@ class Tape:
     """Where symbolic tensors live while a job plays.
 
     `in_place_sums`: gradients of a tensor used twice are added in place where torch does so in a real run. Under a
-    trace torch never does; set it to False to equal one. It also
-    stands for what else only a real run does: see ops/sdpa_math.py, and softmax_in_fp32 in ops/elementwise.py.
+    trace torch never does; set it to False to equal one. It also stands for what else only a real run does: see
+    ops/sdpa_math.py, and softmax_in_fp32 in ops/elementwise.py.
     """
 
     def __init__(self, recorder: Recorder | None = None, in_place_sums: bool = True) -> None:
