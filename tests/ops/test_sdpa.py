@@ -100,6 +100,16 @@ def test_a_cache_in_training_keeps_copies_of_keys_and_values() -> None:
     assert plain == cached
 
 
+@pytest.mark.parametrize(("precision", "traced", "copies"), [("bf16", False, 2), ("fp16", True, 2), ("fp16", False, 1)])
+def test_cuda_reads_fp16_scores_without_a_copy_in_fp32(precision: Any, traced: bool, copies: int) -> None:
+    """SoftMax.cpp, softmax: of half-precision scores only bf16 ones are cast before the fp32 softmax."""
+    model = model_from_config({**LLAMA_3_8B, "num_hidden_layers": 1})
+    job = TrainJob(1, 64, precision=precision, attention="eager", optimizer="none")
+    stream = train_step(model, job, on="trace" if traced else "gpu").recorder.stream()
+    labels = [label for label in stream.labels.values() if label.instant == "layer 0 forward"]
+    assert sum(label.shape == (1, 32, 64, 64) and label.dtype == "fp32" for label in labels) == copies
+
+
 @pytest.mark.parametrize("window", [512, 1024, 1025, None])
 def test_a_window_shorter_than_the_sequence_builds_a_mask(window: int | None) -> None:
     """Mistral's sliding window shuts flash out as soon as it is no longer than the sequence."""

@@ -7,7 +7,7 @@ integrations/sdpa_attention.py; eager_attention_forward in models/llama/modeling
 from __future__ import annotations
 
 from oomph.errors import UnsupportedError
-from oomph.ops.elementwise import cast, dropout, softmax
+from oomph.ops.elementwise import cast, dropout, softmax, softmax_in_fp32
 from oomph.ops.indexing import contiguous, expand, slice_axis, transpose, unsqueeze, view
 from oomph.ops.matmul import matmul
 from oomph.ops.sdpa import FLASH_HEAD_DIM, Call, scaled_dot_product_attention
@@ -77,7 +77,7 @@ def eager_attention(query: Sym, key: Sym, value: Sym, mask: Sym, rate: float) ->
     value_states = repeat_kv(value, times)
     attn_weights = matmul(query, transpose(key_states, 2, 3)) * 1.0
     attn_weights = attn_weights + mask
-    attn_weights = cast(softmax(cast(attn_weights, "fp32")), query.dtype)
+    attn_weights = cast(softmax_in_fp32(attn_weights), query.dtype)
     attn_weights = dropout(attn_weights, rate)
     attn_output = matmul(attn_weights, value_states)
     attn_output = contiguous(transpose(attn_output, 1, 2))

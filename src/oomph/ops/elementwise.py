@@ -343,6 +343,23 @@ def softmax(x: Sym) -> Sym:
     return made_by(out, node)
 
 
+def softmax_in_fp32(x: Sym) -> Sym:
+    """Return softmax(x, dtype=fp32), shaped like x: x is cast first, but on a GPU one kernel takes fp16.
+
+    Saves the fp32 result, as softmax does. Source: ATen/native/SoftMax.cpp, softmax; bf16 has no such kernel.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(softmax_in_fp32, (4, 256))
+    Cost(allocated=6144, saved=4096, backward=6144)
+    """
+    if x.dtype != "fp16" or x.tape.on != "gpu":
+        return softmax(cast(x, "fp32"))
+    node = record("Softmax", (x,), same_as_input)
+    out = new(x.tape, x.shape, "fp32", op="softmax")
+    save(node, out)
+    return made_by(out, node)
+
+
 def same_as_input(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
     """Return a contiguous gradient of the input's shape and dtype: the backward of kernels that make it in one go
     (softmax, log_softmax, nll_loss).

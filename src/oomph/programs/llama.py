@@ -64,7 +64,7 @@ def model(
     Locals die in the order in which a frame lists them, arguments first: hence position_ids before inputs_embeds.
     """
     tape = m.tape
-    windows = [layer.self_attn.sliding_window for layer in m.layers]
+    windows = _windows(m)
     inputs_embeds = m.embed_tokens(input_ids)
     if use_cache and past_key_values is None:
         past_key_values = dynamic_cache(tape, windows)
@@ -97,7 +97,11 @@ def model(
 
 def sliding_windows(m: Bound) -> list[Size | None]:
     """Return the window of every layer, None where attention is full."""
-    return [layer.self_attn.sliding_window for layer in m.model.layers]
+    return _windows(m.model)
+
+
+def _windows(m: Bound) -> list[Size | None]:
+    return [layer.self_attn.sliding_window for layer in m.layers]
 
 
 def mask_order(windows: Sequence[Size | None], model_type: str) -> list[Size | None]:
