@@ -217,17 +217,13 @@ def embedding_backward(tokens: Size, vocab: Size, hidden: Size) -> tuple[Step, .
     )
 
 
-def foreach_norm(elements: Sequence[int]) -> tuple[Step, ...]:
-    """Return the steps of torch._foreach_norm over tensors of so many elements, as clip_grad_norm_ calls it.
+def foreach_norm(count: Size, largest: Size) -> tuple[Step, ...]:
+    """Return the steps of torch._foreach_norm over `count` tensors, the largest of so many elements.
 
     One fp32 per chunk of 65536 elements of the largest tensor, for every tensor: before the results, freed after them.
     Source: torch 2.13, ATen/native/cuda/ForeachReduceOp.cu, foreach_tensor_norm_cuda.
 
-    >>> peak_bytes(foreach_norm([128256 * 4096, *[4096] * 290]))  # Llama-3-8B has 291 parameters
+    >>> peak_bytes(foreach_norm(291, 128256 * 4096))  # Llama-3-8B's parameters
     9330688
     """
-    most: Size = 0
-    for size in elements:
-        most = size if yes(most < size) else most
-    chunks = _parts(most, CHUNK)
-    return (Buffer("output_per_tensor", (len(elements) * chunks,), "fp32"), OUTPUTS)
+    return (Buffer("output_per_tensor", (count * _parts(largest, CHUNK),), "fp32"), OUTPUTS)

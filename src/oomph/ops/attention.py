@@ -9,14 +9,25 @@ from __future__ import annotations
 from oomph.errors import UnsupportedError
 from oomph.ops.elementwise import cast, dropout, softmax, softmax_in_fp32
 from oomph.ops.indexing import contiguous, expand, slice_axis, transpose, unsqueeze, view
+from oomph.ops.kernel_choice import FLASH_HEAD_DIM, Call
 from oomph.ops.matmul import matmul
-from oomph.ops.sdpa import FLASH_HEAD_DIM, Call, scaled_dot_product_attention
+from oomph.ops.sdpa import scaled_dot_product_attention
 from oomph.tape.sizes import Size, yes
 from oomph.tape.sym import Sym
 
 
 def attention(query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: float) -> tuple[Sym, Sym | None]:
-    """Run the job's attention kernel; returns the output [B, S, N, D] and, from the eager one, the weights."""
+    """Run the job's attention kernel on q [B, N, S, D] and k, v [B, K, T, D]; returns the output [B, S, N, D] and, from
+    the eager one, the weights [B, N, S, T], else None.
+
+    Saves what the kernel saves, see sdpa_attention and eager_attention. Source: transformers 5.23, modeling_utils.py,
+    ALL_ATTENTION_FUNCTIONS.
+
+    Flash, see flash_attention:
+    >>> from oomph.tape.testing import cost, transposed
+    >>> cost(transposed(attention, None, 0.0), *[(1, 64, 2, 128)] * 3)
+    Cost(allocated=33304, saved=131608, backward=230400)
+    """
     if query.tape.kernel == "eager":
         return eager_attention(query, key, value, _needed(mask), rate)
     return sdpa_attention(query, key, value, mask, rate), None
@@ -29,10 +40,18 @@ def _needed(mask: Sym | None) -> Sym:
 
 
 def sdpa_attention(query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: float) -> Sym:
-    """Mirror sdpa_attention_forward.
+    """Mirror sdpa_attention_forward: the output [B, S, N, D], a copy unless the kernel made it so.
 
     Fewer key heads are left to the kernel without a mask, folded into the queries of a single token, else repeated.
-    Without a mask several queries are causal; of a static cache just filled only the filled part is looked at.
+    Without a mask several queries are causal; of a static cache just filled only the filled part is looked at. Saves
+    what the kernel saves: repeated keys and values if they had to be. Source: transformers 5.23,
+    integrations/sdpa_attention.py, sdpa_attention_forward.
+
+    Flash with 2 key heads for 4: q and output 64·4·128·2 B, k and v half of it, log-sum-exp 4·64·4 B, random state
+    24 B; in backward also dk and dv for all 4 heads.
+    >>> from oomph.tape.testing import cost, transposed
+    >>> cost(transposed(sdpa_attention, None, 0.0), (1, 64, 4, 128), *[(1, 64, 2, 128)] * 2)
+    Cost(allocated=66584, saved=197656, backward=526336)
     """
     batch, heads, length, size = query.shape
     grouped = False
@@ -59,9 +78,12 @@ def sdpa_attention(query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: flo
 def repeat_kv(hidden_states: Sym, times: Size) -> Sym:
     """Mirror repeat_kv: [B, K, T, D] to [B, K·times, T, D], a copy unless times is 1.
 
-    >>> from oomph.tape import Tape
-    >>> repeat_kv(Tape().empty((1, 8, 100, 128), "bf16"), 4).storage.n_bytes == 4 * 8 * 100 * 128 * 2
-    True
+    Saves nothing; backward sums each group's gradients to one tensor of the input's size. Source: transformers 5.23,
+    integrations/sdpa_attention.py, repeat_kv.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda x: repeat_kv(x, 4), (1, 2, 64, 128))
+    Cost(allocated=131072, saved=0, backward=32768)
     """
     batch, heads, length, size = hidden_states.shape
     if yes(times == 1):
@@ -71,7 +93,21 @@ def repeat_kv(hidden_states: Sym, times: Size) -> Sym:
 
 
 def eager_attention(query: Sym, key: Sym, value: Sym, mask: Sym, rate: float) -> tuple[Sym, Sym]:
-    """Mirror Llama's eager_attention_forward: scores [B, N, S, T], in fp32 for the softmax, cast back, multiplied."""
+    """Mirror Llama's eager_attention_forward: the output [B, S, N, D] and the weights [B, N, S, T], in fp32 for the
+    softmax, cast back, multiplied.
+
+    Saves q and the (repeated) keys for the scores, the fp32 softmax, its cast and the (repeated) values for the output;
+    of several sequences copies of q, k and v, which no view can bring into one batch of matrices; with dropout its mask
+    and the dropped weights instead of the cast. Source: transformers 5.23, models/llama/modeling_llama.py,
+    eager_attention_forward.
+
+    Saved: q, k, v 64·2·128·2 B each, softmax 2·64·64·4 B, its cast half of it.
+    >>> from oomph.tape.testing import cost, frozen, transposed
+    >>> def eager(q, k, v, mask):
+    ...     return transposed(eager_attention, mask, 0.0)(q, k, v)[0]
+    >>> cost(eager, *[(1, 64, 2, 128)] * 3, frozen(1, 1, 64, 64))
+    Cost(allocated=196608, saved=147456, backward=212992)
+    """
     times = query.shape[1] // key.shape[1]
     key_states = repeat_kv(key, times)
     value_states = repeat_kv(value, times)
@@ -85,7 +121,21 @@ def eager_attention(query: Sym, key: Sym, value: Sym, mask: Sym, rate: float) ->
 
 
 def gpt2_attention(query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: float) -> tuple[Sym, Sym | None]:
-    """Run the job's kernel for GPT-2, whose eager form keeps the softmax in the scores' dtype but under autocast."""
+    """Run the job's kernel for GPT-2 on q, k, v [B, N, S, D]: the output [B, S, N, D] and, from the eager one, the
+    weights. Its eager form keeps the softmax in the scores' dtype but under autocast.
+
+    Saves what the kernel saves; the eager one q, k, v, and the softmax once, in the scores' dtype. Source: transformers
+    5.23, models/gpt2/modeling_gpt2.py, eager_attention_forward.
+
+    >>> from oomph.tape import Tape
+    >>> from oomph.tape.testing import cost, frozen, transposed
+    >>> tape = Tape()
+    >>> tape.kernel = "eager"
+    >>> def eager(q, k, v, mask):
+    ...     return transposed(gpt2_attention, mask, 0.0)(q, k, v)[0]
+    >>> cost(eager, *[(1, 64, 2, 128)] * 3, frozen(1, 1, 64, 64), tape=tape)
+    Cost(allocated=98304, saved=114688, backward=147456)
+    """
     if query.tape.kernel != "eager":
         return sdpa_attention(query, key, value, mask, rate), None
     attn_weights = matmul(query, transpose(key, 2, 3)) * 1.0

@@ -199,7 +199,15 @@ def _cat_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradien
 
 
 def pad_last(x: Sym, missing: Size) -> Sym:
-    """Return F.pad(x, (0, missing)): a contiguous copy, longer on the last axis. Backward copies what was there."""
+    """Return F.pad(x, (0, missing)): a contiguous copy of x [.., D], [.., D + missing].
+
+    Saves nothing; backward copies what was there out of the gradient, one tensor of x's size. Source:
+    ATen/native/PadNd.cpp, constant_pad_nd; torch/csrc/autograd/FunctionsManual.cpp, constant_pad_nd_backward.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda x: pad_last(x, 4), (4, 100))
+    Cost(allocated=832, saved=0, backward=800)
+    """
     node = record("ConstantPadNd", (x,), _pad_backward)
     return made_by(new(x.tape, (*x.shape[:-1], x.shape[-1] + missing), x.dtype, op="constant_pad_nd"), node)
 

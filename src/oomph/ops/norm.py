@@ -14,20 +14,21 @@ def layer_norm(x: Sym, weight: Sym, bias: Sym) -> Sym:
     autocast.
 
     Saves x, mean and rstd for x's gradient and the weight's (x normed again from them), the weight for x's, and the
-    bias, which the kernel is handed too. On a CPU (and under a trace) mean and rstd have x's dtype; CUDA keeps them in
-    fp32 (a few kB more). Source: ATen/native/cuda/layer_norm_kernel.cu, torch tools/autograd/derivatives.yaml
+    bias, which the kernel is handed too. CUDA makes mean and rstd in fp32; on a CPU and under a trace they have x's
+    dtype. Source: ATen/native/cuda/layer_norm_kernel.cu, torch tools/autograd/derivatives.yaml
     (native_layer_norm).
 
     >>> from oomph.tape.testing import cost
     >>> cost(layer_norm, (4, 256), (256,), (256,))
-    Cost(allocated=2064, saved=3088, backward=3072)
+    Cost(allocated=2080, saved=3104, backward=3072)
     """
     x = in_fp32(x)
     node = record("LayerNorm", (x, weight, bias), _layer_norm_backward)
     save(node, bias, x)
     out = new(x.tape, x.shape, x.dtype, op="native_layer_norm")
-    mean = new(x.tape, (*x.shape[:-1], 1), x.dtype, op="native_layer_norm")
-    rstd = new(x.tape, (*x.shape[:-1], 1), x.dtype, op="native_layer_norm")
+    moments = "fp32" if x.tape.on == "gpu" else x.dtype
+    mean = new(x.tape, (*x.shape[:-1], 1), moments, op="native_layer_norm")
+    rstd = new(x.tape, (*x.shape[:-1], 1), moments, op="native_layer_norm")
     save(node, weight)
     save(node, mean, rstd)
     del mean, rstd  # a std::tuple destroys its first element first

@@ -1,86 +1,47 @@
-"""scaled_dot_product_attention: which kernel torch takes on CUDA, and what each fused one allocates and saves.
+"""scaled_dot_product_attention on CUDA: what each fused kernel allocates and saves.
 
-Shapes [B, N, S, D] for queries, [B, K, T, D] for keys and values: batch, heads, positions, head size. The choice
-follows ATen/native/transformers/cuda/sdp_utils.cpp for compute capability 8.0 and more, as referee/sdpa.py does; the
-math kernel has a file of its own. Scratch memory inside the kernels is not counted.
+Shapes [B, N, S, D] for queries, [B, K, T, D] for keys and values: batch, heads, positions, head size. Which kernel
+torch takes is in kernel_choice.py, the math kernel in sdpa_math.py, the buffers inside a kernel in workspaces.py; a
+tape does not know its device, so they are those of compute capability 8.0 (A100).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-from oomph.ops.elementwise import result
-from oomph.ops.indexing import expand, pad_last, slice_axis
+from oomph.ops.elementwise import grad, result
+from oomph.ops.indexing import expand, pad_last, slice_axis, swapped
+from oomph.ops.kernel import run
+from oomph.ops.kernel_choice import ALIGNMENT, Call, taken
 from oomph.ops.matmul import autocast_argument
 from oomph.ops.sdpa_math import math_attention
 from oomph.tape.autograd import Gradients, Node, made_by, record, save
 from oomph.tape.sizes import Size, yes
 from oomph.tape.sym import Sym, elementwise_strides, new
+from oomph.workspaces import Buffer, Step, efficient_backward, flash_backward
 
-# Kernels in the order they are tried, by the one that is asked for; "math" always works.
-ORDER = {
-    "flash": ("flash", "efficient"),
-    "efficient": ("efficient",),
-    "cudnn": ("cudnn", "flash", "efficient"),
-    "math": (),
-}
-HALF = ("fp16", "bf16")
-FLASH_HEAD_DIM = 256  # sdp_utils.cpp, check_head_dim_size_flash
-CUDNN_HEAD_DIM = 128  # check_cudnn_tensor_shapes, but for newer cuDNN on Hopper and Blackwell
-ALIGNMENT = 8  # elements; pad_last_dim<8>, mem_eff_alignment, cuDNN's head sizes
-FP32_ALIGNMENT = 4  # elements; minimum_gemm_alignment for fp32
-SIXTEENTH = 16  # check_cudnn_dropout: rates are multiples of 1/16
 LOG_SUM_EXP_STEP = 32  # rows; mem_efficient_attention pads its log-sum-exp to a multiple
 
 
-@dataclass(frozen=True)
-class Call:
-    """The other arguments of one call: a mask [B, 1, S, T] or none, dropout rate, and the two flags."""
-
-    mask: Sym | None = None
-    rate: float = 0.0
-    is_causal: bool = False
-    grouped: bool = False  # enable_gqa: keys may have fewer heads
-
-
 def scaled_dot_product_attention(query: Sym, key: Sym, value: Sym, call: Call) -> Sym:
-    """Return F.scaled_dot_product_attention on the kernel torch takes; autocast casts its arguments, the last first."""
+    """Return F.scaled_dot_product_attention of q [B, N, S, D] and k, v [B, K, T, D] on the kernel that torch takes: a
+    new [B, N, S, D]. Autocast casts its arguments, the last first.
+
+    Saves what the kernel taken saves, under autocast the casts. Source: ATen/native/transformers/attention.cpp,
+    scaled_dot_product_attention; ATen/autocast_mode.h lists it in the lower precision.
+
+    fp32 is nothing for flash, so memory-efficient: q, k, v, output 64·2·128·4 B each, log-sum-exp 2·64·4 B, random
+    state 16 B; in backward three gradients, a product as large, two sums of 2·64·4 B, and for each head two tiles of
+    128·64 numbers of 4 B with locks of 16 B.
+    >>> from oomph.tape.testing import attending, cost, fp32
+    >>> cost(attending(scaled_dot_product_attention, Call()), *[fp32(1, 64, 2, 128)] * 3)
+    Cost(allocated=66064, saved=262672, backward=394304)
+    """
     value = autocast_argument(value)
     key = autocast_argument(key)
     query = autocast_argument(query)
     with query.tape.without_autocast():
         return KERNELS[taken(query.tape.kernel, query, key, value, call)](query, key, value, call)
-
-
-def taken(asked: str, query: Sym, key: Sym, value: Sym, call: Call) -> str:
-    """Return the kernel that torch takes when one is asked for.
-
-    >>> from oomph.tape import Tape
-    >>> tape = Tape()
-    >>> half, single = (tape.empty((1, 8, 64, 128), dtype) for dtype in ("bf16", "fp32"))
-    >>> taken("flash", half, half, half, Call()), taken("flash", single, single, single, Call())
-    ('flash', 'efficient')
-    """
-    return next((each for each in ORDER[asked] if usable(each, query, key, value, call)), "math")
-
-
-def usable(kernel: str, query: Sym, key: Sym, value: Sym, call: Call) -> bool:
-    """Say whether a fused kernel takes these tensors (sdp_utils.cpp, can_use_*)."""
-    if not all(yes(each.strides[-1] == 1) for each in (query, key, value)):
-        return False
-    size, half = query.shape[-1], query.dtype in HALF
-    shared = not yes(query.shape[1] == key.shape[1])
-    if shared and not call.grouped:
-        return False
-    if kernel == "flash":
-        square = not call.is_causal or yes(query.shape[2] == key.shape[2])
-        return half and call.mask is None and square and yes(size <= FLASH_HEAD_DIM)
-    fits = yes(size % (ALIGNMENT if half else FP32_ALIGNMENT) == 0)
-    if kernel == "efficient":
-        return fits and not shared
-    short = yes(key.shape[2] == 1) or (call.rate > 0 and yes(query.shape[2] == 1))
-    return half and fits and yes(size <= CUDNN_HEAD_DIM) and not short and (call.rate * SIXTEENTH).is_integer()
 
 
 def _in_layout_of(x: Sym, op: str) -> Sym:
@@ -89,18 +50,21 @@ def _in_layout_of(x: Sym, op: str) -> Sym:
 
 
 def flash_attention(query: Sym, key: Sym, value: Sym, call: Call | None = None) -> Sym:
-    """Return flash attention: saves k, q, v, the fp32 log-sum-exp [B, N, S], the output and the random state.
+    """Return flash attention of q [B, N, S, D] and k, v [B, K, T, D]: a new [B, N, S, D], scores are never written out.
 
-    Keys and values may have fewer heads. Head sizes are padded to a multiple of 8 and cut again. Output and gradients
-    keep the memory order of the inputs. Source: ATen/native/transformers/attention.cpp (pad_last_dim) and
-    cuda/attention.cu, _scaled_dot_product_flash_attention.
+    Saves k, q, v and the output, from which backward computes the scores again tile by tile, the fp32 log-sum-exp
+    [B, N, S] that makes them probabilities, and the random state, which repeats the dropout. Keys and values may have
+    fewer heads. Head sizes are padded to a multiple of 8 and cut again. Output and gradients keep the memory order of
+    the inputs. Backward adds up the gradient of q in fp32 (workspaces.flash_backward), and first copies the output and
+    its gradient if they do not lie in memory as [B, S, N, D], as after padding. Source:
+    ATen/native/transformers/attention.cpp (pad_last_dim); cuda/attention.cu, _scaled_dot_product_flash_attention;
+    cuda/attention_backward.cu, _flash_attention_backward.
 
-    Output 2·128·64·2 B, log-sum-exp 2·64·4 B, random state 24 B:
-    >>> from oomph.tape import Tape
-    >>> tape = Tape()
-    >>> q = tape.parameter((1, 2, 64, 128), "bf16")
-    >>> sum(one.storage.n_bytes for one in flash_attention(q, q, q).node.saved[3:])
-    33304
+    q, k, v and output 64·2·128·2 B each, log-sum-exp 2·64·4 B, random state 24 B; in backward three gradients, 64
+    positions padded to 128: 2·128·4 B of sums, 128·2·128·4 B of q's gradient.
+    >>> from oomph.tape.testing import attending, cost
+    >>> cost(attending(flash_attention), *[(1, 64, 2, 128)] * 3)
+    Cost(allocated=33304, saved=131608, backward=230400)
     """
     size = query.shape[-1]
     if yes(size % ALIGNMENT == 0):
@@ -112,7 +76,7 @@ def flash_attention(query: Sym, key: Sym, value: Sym, call: Call | None = None) 
 
 def _flash(query: Sym, key: Sym, value: Sym) -> Sym:
     op = "_scaled_dot_product_flash_attention"
-    node = record("Flash", (query, key, value), _same_layout_backward)
+    node = record("Flash", (query, key, value), _flash_backward)
     save(node, key, query, value)
     tape, (batch, heads, length, _) = query.tape, query.shape
     out = _in_layout_of(query, op)
@@ -124,6 +88,23 @@ def _flash(query: Sym, key: Sym, value: Sym) -> Sym:
     return made_by(out, node)
 
 
+def _flash_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    key, query, _, _, out = saved[:5]
+    batch, heads, length, size = query.shape
+    steps = (
+        *_copies(grad_out=grad(gradients), out=out),
+        *flash_backward(batch, heads, key.shape[1], length, size, query.dtype, key.shape[2]),
+    )
+    return run(query.tape, steps, lambda: _same_layout_backward(node, gradients, saved))
+
+
+def _copies(**tensors: Sym) -> tuple[Step, ...]:
+    """Return the copies a kernel makes of [B, N, S, D] tensors that do not lie in memory as [B, S, N, D]."""
+    return tuple(
+        Buffer(name, one.shape, one.dtype) for name, one in tensors.items() if not swapped(one, 1, 2).is_contiguous()
+    )
+
+
 def _same_layout_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
     key, query, value = saved[:3]
     results: Gradients = [_in_layout_of(one, f"{node.name}_backward") for one in (query, key, value)]
@@ -132,19 +113,20 @@ def _same_layout_backward(node: Node, gradients: Gradients, saved: list[Any]) ->
 
 
 def efficient_attention(query: Sym, key: Sym, value: Sym, call: Call) -> Sym:
-    """Return memory-efficient attention: saves mask, k, q, v, log-sum-exp, the output and the random state.
+    """Return memory-efficient attention of q [B, N, S, D] and k, v [B, N, T, D]: a new [B, N, S, D].
 
-    A boolean mask becomes numbers [B, 1, S, T], its rows padded to 8 elements, shared by all heads. The fp32
-    log-sum-exp has its rows padded to 32 and is there only for a backward pass. Output and gradients lie as
-    [B, S, N, D]. Source: ATen/native/transformers/cuda/attention.cu, _scaled_dot_product_efficient_attention, and
-    attention.cpp, preprocess_mask.
+    Saves mask, k, q, v and the output, from which backward computes the scores again, the fp32 log-sum-exp, its rows
+    padded to 32 and there only for a backward pass, and the random state. A boolean mask becomes numbers [B, 1, S, T],
+    its rows padded to 8 elements, shared by all heads. Output and gradients lie as [B, S, N, D]. Backward adds up the
+    gradient of q in fp32 (workspaces.efficient_backward), and first copies the output's gradient if it does not lie so.
+    Source: ATen/native/transformers/cuda/attention.cu, _scaled_dot_product_efficient_attention; attention.cpp,
+    preprocess_mask; cuda/attention_backward.cu, _efficient_attention_backward.
 
-    Output 2·100·64·2 B, log-sum-exp 2·128·4 B, random state 16 B:
-    >>> from oomph.tape import Tape
-    >>> tape = Tape()
-    >>> q = tape.parameter((1, 2, 100, 64), "bf16")
-    >>> sum(one.storage.n_bytes for one in efficient_attention(q, q, q, Call()).node.saved[4:])
-    26640
+    q, k, v and output 100·2·64·2 B each, log-sum-exp 2·128·4 B, random state 16 B; in backward three gradients,
+    2·100·4 B of sums, and for each head two tiles of 64·64 numbers of 4 B with locks of 16 B.
+    >>> from oomph.tape.testing import attending, cost
+    >>> cost(attending(efficient_attention, Call()), *[(1, 100, 2, 64)] * 3)
+    Cost(allocated=26640, saved=103440, backward=143200)
     """
     op = "_scaled_dot_product_efficient_attention"
     mask = _for_every_head(additive(call.mask, query.dtype), query, key)
@@ -162,8 +144,11 @@ def efficient_attention(query: Sym, key: Sym, value: Sym, call: Call) -> Sym:
 
 
 def _efficient_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
-    tape = saved[1].tape
-    return [_heads_inside(tape, shape, dtype, "Efficient_backward") for shape, dtype in node.inputs]
+    gradient = grad(gradients)
+    tape, (batch, heads, length, size) = gradient.tape, gradient.shape
+    steps = (*_copies(grad_out=gradient), *efficient_backward(batch, heads, length, size, gradient.dtype))
+    op = "Efficient_backward"
+    return run(tape, steps, lambda: [_heads_inside(tape, shape, dtype, op) for shape, dtype in node.inputs])
 
 
 def _heads_inside(tape: Any, shape: tuple[Size, ...], dtype: str, op: str) -> Sym:
@@ -173,17 +158,17 @@ def _heads_inside(tape: Any, shape: tuple[Size, ...], dtype: str, op: str) -> Sy
 
 
 def cudnn_attention(query: Sym, key: Sym, value: Sym, call: Call) -> Sym:
-    """Return cuDNN attention: saves mask, k, q, v, log-sum-exp [B, N, S, 1] fp32, the output and the random state.
+    """Return cuDNN attention of q [B, N, S, D] and k, v [B, K, T, D]: a new [B, N, S, D] in the memory order of q.
 
-    A boolean mask becomes numbers. Source: ATen/native/transformers/cuda/attention.cu,
-    _scaled_dot_product_cudnn_attention.
+    Saves mask, k, q, v and the output, from which backward computes the scores again, the fp32 log-sum-exp
+    [B, N, S, 1] and the random state. A boolean mask becomes numbers. cuDNN's own workspace is not known and not
+    counted. Source: ATen/native/transformers/cuda/attention.cu, _scaled_dot_product_cudnn_attention;
+    cuda/attention_backward.cu, _cudnn_attention_backward.
 
-    Output 2·64·128·2 B, log-sum-exp 2·64·4 B, random state 16 B:
-    >>> from oomph.tape import Tape
-    >>> tape = Tape()
-    >>> q = tape.parameter((1, 2, 64, 128), "bf16")
-    >>> sum(one.storage.n_bytes for one in cudnn_attention(q, q, q, Call()).node.saved[4:])
-    33296
+    q, k, v and output 64·2·128·2 B each, log-sum-exp 2·64·4 B, random state 16 B; in backward three gradients.
+    >>> from oomph.tape.testing import attending, cost
+    >>> cost(attending(cudnn_attention, Call()), *[(1, 64, 2, 128)] * 3)
+    Cost(allocated=33296, saved=131600, backward=98304)
     """
     op = "_scaled_dot_product_cudnn_attention"
     mask = additive(call.mask, query.dtype)
@@ -217,7 +202,15 @@ KERNELS = {
 
 
 def additive(mask: Sym | None, dtype: str) -> Sym | None:
-    """Return a boolean mask as 0 and minus infinity in a dtype (attention.cpp, convert_boolean_attn_mask)."""
+    """Return a boolean mask as 0 and minus infinity in a dtype: a new tensor of its shape, made in every layer again;
+    the two numbers are scalars for a moment. Without a mask nothing.
+
+    Source: ATen/native/transformers/attention.cpp, convert_boolean_attn_mask.
+
+    >>> from oomph.tape.testing import Given, cost
+    >>> cost(lambda mask: additive(mask, "bf16"), Given((1, 1, 64, 64), "bool", trains=False))
+    Cost(allocated=8196, saved=0, backward=0)
+    """
     if mask is None:
         return None
     infinity = mask.tape.empty((), dtype, op="scalar_tensor")

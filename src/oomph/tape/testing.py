@@ -54,13 +54,30 @@ def ids(*shape: int) -> Given:
     return Given(shape, "int64", trains=False)
 
 
+def transposed(kernel: Callable[..., Any], *others: Any) -> Callable[..., Any]:
+    """Return a kernel for [B, N, S, D] as models call it: on q, k, v that lie in memory as [B, S, N, D]."""
+    from oomph.ops.indexing import transpose
+
+    return lambda *qkv: kernel(*(transpose(each, 1, 2) for each in qkv), *others)
+
+
+def attending(kernel: Callable[..., Sym], *others: Any) -> Callable[..., Sym]:
+    """Return the same with the output turned back, so that its gradient lies as a model's does."""
+    from oomph.ops.indexing import transpose
+
+    return lambda *qkv: transpose(transposed(kernel, *others)(*qkv), 1, 2)
+
+
 def cost(operation: Callable[..., Any], *arguments: tuple[int, ...] | Given, tape: Tape | None = None) -> Cost:
-    """Return what an operation on new tensors takes; a bare shape is a bf16 tensor that wants a gradient.
+    """Return what an operation on new tensors takes on a GPU, its kernels' buffers included; a bare shape is a bf16
+    tensor that wants a gradient. Rates of dropout count.
 
     >>> cost(lambda a, b: a * b, (4, 256), frozen(4, 256))
     Cost(allocated=2048, saved=2048, backward=2048)
     """
-    tape = Tape() if tape is None else tape
+    if tape is None:
+        tape = Tape()
+        tape.dropout = True
     with tape.playing():
         tensors = [(one if isinstance(one, Given) else Given(one)).on(tape) for one in arguments]
         begin = len(tape.recorder.allocations)
