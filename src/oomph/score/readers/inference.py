@@ -1,0 +1,114 @@
+"""Published rows of serving engines: weights of vLLM and SGLang, peaks of transformers' generate().
+
+An engine's pools, graphs and buffers are refused by name until the engine is modelled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from oomph.answer import Subject
+from oomph.job import InferJob
+from oomph.score.asking import Case, catalogued, device, weights
+from oomph.score.reading import Answer, Ask, Question, Schema, notes, refuse, shown, whole, words
+
+UNQUANTISED = ("none", "bf16/fp16 (none)", "BF16", "bf16", "FP16", "fp16")
+DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+PUBLISHED = ("auto", "auto(bf16)")
+# How engines call what a config's quantization_config calls otherwise.
+METHODS = {"awq_marlin": "awq", "gptq_marlin": "gptq", "fp8": "fp8", "mxfp4": "mxfp4", "awq": "awq", "gptq": "gptq"}
+METHODS |= {"compressed-tensors": "compressed-tensors"}
+# Made while loading: vLLM's quantization/fp8.py keeps one scale per tensor where the checkpoint is not fp8.
+WHILE_LOADING = {("vllm", "fp8"): "fp8-tensor"}
+SPREAD = ("tp", "pp", "dp", "attn_tp", "n_gpus")
+INSIDE = {  # what engines count as weights beside the model's own
+    "LoRA": "slots for adapters are counted in it",
+    "speculative decoding": "weights of the draft are counted in it",
+    "NPU build": "how that build lays out quantised weights is not known",
+}
+
+
+def _group(row: Mapping[str, Any]) -> str:
+    return shown(row.get("engine"))
+
+
+def _question(row: Mapping[str, Any]) -> Question:
+    for key in SPREAD:
+        if row.get(key) not in (None, 1):
+            raise refuse(f"{key}={shown(row[key])}", "one GPU only")
+    engine = words(row, "engine")
+    found = catalogued(words(row, "model"))
+    if engine == "transformers":
+        return _generate(row, found)
+    if engine not in ("vllm", "sglang"):
+        raise refuse(f"engine {shown(engine)}", "where it puts which layers is not modelled yet")
+    for word, why in INSIDE.items():
+        if word in notes(row):
+            raise refuse(f"weights with {word}", why)
+    name, assumed = _format(row, engine, found)
+    return Question({"weights_gib": lambda: weights(found, name)}, assumed)
+
+
+def _format(row: Mapping[str, Any], engine: str, found: Subject) -> tuple[str | None, tuple[str, ...]]:
+    """Return the format of the weights (None: as published), and what had to be assumed."""
+    quant = row.get("quant")
+    asked = (found.source.config or {}).get("quantization_config")
+    method = asked.get("quant_method") if isinstance(asked, Mapping) else None
+    if quant is None or quant in UNQUANTISED:
+        if method is not None and quant is not None:
+            raise refuse(f"quant {shown(quant)}", f"the model is published in {shown(method)}")
+        return _plain(row)
+    if not isinstance(quant, str):
+        raise refuse("quant", f"{shown(quant)} is not text")
+    if method is not None and METHODS.get(quant) == method:
+        return None, ()
+    if (engine, quant) in WHILE_LOADING and method is None:
+        return WHILE_LOADING[engine, quant], ("fp8 made while loading, one scale per tensor: vLLM's way",)
+    raise refuse(f"quant {shown(quant)}", "which format that is, is not said exactly")
+
+
+def _plain(row: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:
+    dtype = row.get("dtype")
+    if dtype is None or dtype in PUBLISHED:
+        return None, ("dtype not said: as published, the engine's default",)
+    if dtype not in DTYPES:
+        raise refuse(f"dtype {shown(dtype)}", "not a dtype of weights that oomph knows")
+    return DTYPES[dtype], ()
+
+
+def _generate(row: Mapping[str, Any], found: Subject) -> Question:
+    """Return how the peaks of transformers' speed benchmark are estimated: prefill, then tokens one by one."""
+    quant, version = row.get("quant"), words(row, "engine_version")
+    if quant not in UNQUANTISED:
+        raise refuse(f"quant {shown(quant)}", "jobs of quantised models are not modelled yet")
+    if version.startswith("4.38."):
+        raise refuse("transformers 4.38", "prefill makes fp32 logits of every token, which no job says")
+    said, read, total = notes(row), whole(row, "input_len"), whole(row, "total_len")
+    if read == 1 and "stop early" in said:
+        raise refuse("total_len", "its notes say that rows of one token may have stopped early")
+    written = total - read
+    if written < 1:
+        raise refuse("total_len", "not more than input_len")
+    batch, gpu = whole(row, "batch_size"), device(row.get("gpu"))
+    prefill = Case(found, InferJob(batch, read), gpu)
+    last = Case(found, InferJob(batch, max(1, total - 2), decode=1), gpu)  # the last token goes in, nothing comes after
+    steady = "steady-state" in said
+    asks: dict[str, Ask] = {"peak_gib": lambda: _standing(last) if steady else _highest(prefill, last)}
+    what = "what stands at the end, as its notes say" if steady else "the higher of prefill and last token"
+    return Question(asks, (f"transformers {version}, estimated by the rules of the one oomph follows", what))
+
+
+def _standing(last: Case) -> Answer:
+    return last.resident()
+
+
+def _highest(prefill: Case, last: Case) -> Answer:
+    """Return the peak of reading or of the last token written, whichever is higher; tokens between take less."""
+    first, after = prefill.figure("allocated"), last.figure("allocated")
+    beside = after.n_bytes - max(one.peak_bytes for one in last.ledger.instants)
+    end = max(one.peak_bytes for one in last.ledger.instants if one.name.startswith("decode")) + beside
+    return Answer(max(first.n_bytes, end), max(first.safe_bytes, end + after.safe_bytes - after.n_bytes))
+
+
+SCHEMA = Schema("inference", ("engine", "model", "measured"), _group, _question, failures=("oom_sampler_warmup",))
