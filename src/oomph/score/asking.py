@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property, lru_cache
+from math import prod
 from typing import Any
 
 from oomph.answer import Subject, ledger
@@ -19,8 +20,9 @@ from oomph.score.reading import Answer, refuse, shown
 from oomph.structure import Job
 from oomph.units import parse_size
 
+WORKSPACES = "cuBLAS workspaces"  # the ledger's item for them, handles x bytes: once made they stay
 KEPT = 256  # ledgers of equal jobs that are kept
-MAX_PASSES = 4096  # layers times micro-batches or decoded tokens: what may be played for one row
+MAX_PASSES = 2048  # layers times micro-batches or decoded tokens: what may be played for one row
 _CAPACITY = re.compile(r"\((\d{1,4}\.\d{1,6} GiB)\)")  # as a program printed it: "Tesla T4 (14.741 GiB)"
 _ASIDE = re.compile(r"\s*\([^)]*\)")
 
@@ -37,10 +39,10 @@ class Case:
         repeats = self.job.accumulation if isinstance(self.job, TrainJob) else 1 + self.job.decode
         if self.subject.model.num_layers * repeats > MAX_PASSES:
             raise refuse("too long", f"{self.subject.model.num_layers} layers, {repeats} times")
-        fleet = Fleet(self.device) if self.device else None
         if self.subject.source.origin == "catalogue":
-            return _known(self.subject.source.name, self.job, fleet)
-        return job_ledger(self.subject, self.job, fleet)
+            gpu = (self.device.id, self.device.program_bytes) if self.device else None
+            return _known(self.subject.source.name, self.job, gpu)
+        return job_ledger(self.subject, self.job, Fleet(self.device) if self.device else None)
 
     def figure(self, name: str) -> Answer:
         """Return one of the three figures: allocated, reserved, device."""
@@ -52,9 +54,10 @@ class Case:
         return Answer(found.n_bytes, found.safe_bytes)
 
     def resident(self) -> Answer:
-        """Return what is allocated when the step has ended."""
-        end = self.ledger.instants[-1].end_bytes
-        return Answer(end, end + self._unsure())
+        """Return what is allocated when the job has ended: what its tensors take, and cuBLAS's workspaces."""
+        end, most = self.ledger.instants[-1].end_bytes, self.figure("allocated")
+        beside = sum(prod(size for _, size in item.axes) for item in self.ledger.items if item.name == WORKSPACES)
+        return Answer(end + beside, end + beside + most.safe_bytes - most.n_bytes)
 
     def must_not_fit(self) -> Answer:
         """Return the device figure with the verdict on it."""
@@ -63,13 +66,10 @@ class Case:
             raise refuse("verdict", "there is none for this job")
         return replace(answer, status=verdict.status)
 
-    def _unsure(self) -> int:
-        allocated = self.figure("allocated")
-        return allocated.safe_bytes - allocated.n_bytes
-
 
 @lru_cache(maxsize=KEPT)
-def _known(name: str, job: Job, fleet: Fleet | None) -> Ledger:
+def _known(name: str, job: Job, gpu: tuple[str, int | None] | None) -> Ledger:
+    fleet = Fleet(replace(find(gpu[0]), program_bytes=gpu[1])) if gpu else None
     return job_ledger(catalogued(name), job, fleet)
 
 

@@ -70,7 +70,7 @@ def _nothing(row: Mapping[str, Any]) -> int | None:
 class Schema:
     """One kind of rows. `keys` are those by which a row is known; `quantities` are names of numbers under `measured`.
 
-    `names` empty means every number is a quantity. `question` raises UnsupportedError for a row it cannot ask about.
+    `names` empty means all of them are. `question` raises UnsupportedError for a row it cannot ask about.
     """
 
     name: str
@@ -165,8 +165,8 @@ def quantities(row: Mapping[str, Any], schema: Schema) -> tuple[Quantity, ...]:
 
 
 def _numbers(measured: Mapping[str, Any]) -> Iterable[str]:
-    """Return the names of all that may be a quantity: no lists, objects, sentences and marks."""
-    return [name for name, value in measured.items() if not isinstance(value, (bool, str, list, dict))]
+    """Return the names of all that should be a number; lists and objects break one of them down."""
+    return [name for name, value in measured.items() if not isinstance(value, (list, dict))]
 
 
 def _quantity(measured: Mapping[str, Any], name: str, schema: Schema, unscored: tuple[str, ...]) -> Quantity:
@@ -183,9 +183,9 @@ UNITS = {"gib": GIB, "mib": MIB, "bytes": 1}
 
 
 def unit(name: str) -> int | None:
-    """Return the bytes of the unit a quantity's name ends in, None where it is none of memory.
+    """Return the bytes of the unit a quantity's name says last, None where it says none of memory.
 
-    >>> unit("peak_allocated_gib"), unit("kv_tokens")
-    (1073741824, None)
+    >>> unit("peak_allocated_gib"), unit("torch_reserved_peak_gib_est"), unit("kv_tokens")
+    (1073741824, 1073741824, None)
     """
-    return UNITS.get(name.rsplit("_", 1)[-1])
+    return next((UNITS[word] for word in reversed(name.split("_")) if word in UNITS), None)

@@ -22,6 +22,7 @@ METHODS |= {"compressed-tensors": "compressed-tensors"}
 # Made while loading: vLLM's quantization/fp8.py keeps one scale per tensor where the checkpoint is not fp8.
 WHILE_LOADING = {("vllm", "fp8"): "fp8-tensor"}
 SPREAD = ("tp", "pp", "dp", "attn_tp", "n_gpus")
+STEADY = "steady-state"
 INSIDE = {  # what engines count as weights beside the model's own
     "LoRA": "slots for adapters are counted in it",
     "speculative decoding": "weights of the draft are counted in it",
@@ -79,28 +80,29 @@ def _plain(row: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:
 
 def _generate(row: Mapping[str, Any], found: Subject) -> Question:
     """Return how the peaks of transformers' speed benchmark are estimated: prefill, then tokens one by one."""
-    quant, version = row.get("quant"), words(row, "engine_version")
-    if quant not in UNQUANTISED:
-        raise refuse(f"quant {shown(quant)}", "jobs of quantised models are not modelled yet")
-    if version.startswith("4.38."):
+    reading, writing = jobs_of(row)
+    gpu = device(row.get("gpu"))
+    prefill, last = Case(found, reading, gpu), Case(found, writing, gpu)
+    version = f"transformers {words(row, 'engine_version')}, estimated by the rules of the one oomph follows"
+    if STEADY in notes(row):
+        return Question({"peak_gib": last.resident}, (version, "what stands at the end, as its notes say"))
+    asks: dict[str, Ask] = {"peak_gib": lambda: _highest(prefill, last)}
+    return Question(asks, (version, "the higher of the prefill and the last token"))
+
+
+def jobs_of(row: Mapping[str, Any]) -> tuple[InferJob, InferJob]:
+    """Return the prefill and a job that ends where the last token was written; raises UnsupportedError."""
+    if row.get("quant") not in UNQUANTISED:
+        raise refuse(f"quant {shown(row.get('quant'))}", "jobs of quantised models are not modelled yet")
+    if words(row, "engine_version").startswith("4.38."):
         raise refuse("transformers 4.38", "prefill makes fp32 logits of every token, which no job says")
-    said, read, total = notes(row), whole(row, "input_len"), whole(row, "total_len")
-    if read == 1 and "stop early" in said:
+    read, total, batch = whole(row, "input_len"), whole(row, "total_len"), whole(row, "batch_size")
+    if read == 1 and "stop early" in notes(row):
         raise refuse("total_len", "its notes say that rows of one token may have stopped early")
-    written = total - read
-    if written < 1:
-        raise refuse("total_len", "not more than input_len")
-    batch, gpu = whole(row, "batch_size"), device(row.get("gpu"))
-    prefill = Case(found, InferJob(batch, read), gpu)
-    last = Case(found, InferJob(batch, max(1, total - 2), decode=1), gpu)  # the last token goes in, nothing comes after
-    steady = "steady-state" in said
-    asks: dict[str, Ask] = {"peak_gib": lambda: _standing(last) if steady else _highest(prefill, last)}
-    what = "what stands at the end, as its notes say" if steady else "the higher of prefill and last token"
-    return Question(asks, (f"transformers {version}, estimated by the rules of the one oomph follows", what))
-
-
-def _standing(last: Case) -> Answer:
-    return last.resident()
+    cached = total - 1  # the last token is written, but not read again
+    if cached <= read:
+        raise refuse("total_len", "not two tokens more than input_len")
+    return InferJob(batch, read), InferJob(batch, cached - 1, decode=1)
 
 
 def _highest(prefill: Case, last: Case) -> Answer:

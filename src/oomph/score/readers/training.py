@@ -48,21 +48,17 @@ def _group(row: Mapping[str, Any]) -> str:
 
 
 def _question(row: Mapping[str, Any]) -> Question:
+    job, assumed = job_of(row)
+    return Question(_asks(row, Case(catalogued(words(row, "model")), job, device(row.get("gpu")))), assumed)
+
+
+def job_of(row: Mapping[str, Any]) -> tuple[TrainJob, tuple[str, ...]]:
+    """Return the job a row describes and what had to be assumed; raises UnsupportedError for what is no job of ours."""
     _refuse_kind(row)
-    found = catalogued(words(row, "model"))
     precision, autocast = _precision(row)
-    checkpointing = _one_of(row, "checkpointing", CHECKPOINTING)
-    batch, packed = whole(row, "micro_batch"), row.get("packing")
-    assumed = [f"{words(row, 'framework_version')}, estimated by the rules of the versions oomph follows"]
-    if checkpointing == "reentrant":
-        assumed.append("reentrant checkpointing: the default of transformers 4")
-    if autocast:
-        assumed.append("autocast over 16-bit weights casts nothing; logits are copied to fp32 by accelerate")
-    micro_batches = whole(row, "grad_accum")
-    if micro_batches > MICRO_BATCHES:
-        assumed.append(f"{micro_batches} micro-batches take what {MICRO_BATCHES} take")
-    assumed.append("the Trainer clips gradients and drops the logits before backward, its defaults")
-    if packed is not True and not isinstance(packed, str) and packed is not False:
+    checkpointing: Checkpointing = _one_of(row, "checkpointing", CHECKPOINTING)
+    batch, packed, micro_batches = whole(row, "micro_batch"), row.get("packing"), whole(row, "grad_accum")
+    if not isinstance(packed, (bool, str)):
         raise refuse("packing", "not said, so whether there is a mask")
     job = TrainJob(
         batch=batch,
@@ -78,7 +74,14 @@ def _question(row: Mapping[str, Any]) -> Question:
         clip_gradients=True,
         implementation=_optimizer(row, precision),
     )
-    return Question(_asks(row, Case(found, job, device(row.get("gpu")))), tuple(assumed))
+    assumed = {
+        f"{words(row, 'framework_version')}, estimated by the rules of the versions oomph follows": True,
+        "the Trainer clips gradients and drops the logits before backward, its defaults": True,
+        "reentrant checkpointing: the default of transformers 4": checkpointing == "reentrant",
+        "autocast over 16-bit weights casts nothing; accelerate copies logits to fp32": autocast,
+        f"{micro_batches} micro-batches take what {MICRO_BATCHES} take": micro_batches > MICRO_BATCHES,
+    }
+    return job, tuple(text for text, so in assumed.items() if so)
 
 
 def _asks(row: Mapping[str, Any], case: Case) -> dict[str, Ask]:
@@ -110,7 +113,7 @@ def _refuse_kind(row: Mapping[str, Any]) -> None:
         raise refuse("compile", "compiled code is not modelled")
     if row.get("cpu_offload") not in (None, False):
         raise refuse("cpu_offload", "not modelled yet")
-    if row.get("unit_ambiguous") is not False:
+    if row.get("unit_ambiguous") is not False and row.get("status") != "oom":
         raise refuse("unit", "whether its GB are GiB is not known")
     spread = row.get("parallel")
     for name, value in spread.items() if isinstance(spread, Mapping) else ():

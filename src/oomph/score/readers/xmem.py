@@ -32,16 +32,29 @@ def _group(row: Mapping[str, Any]) -> str:
 
 
 def _question(row: Mapping[str, Any]) -> Question:
-    optimizer = words(row, "optimizer")
+    job = job_of(row)
+    found = catalogued(words(row, "model"))
+    case = Case(found, job, device(row.get("gpu"), _total_bytes(row)))
+    kept = outputs_bytes(found, job)
+    asks: dict[str, Ask] = {
+        "nvml_peak_gib": _refuse_nvml,
+        "torch_reserved_peak_gib_est": lambda: _with(case.figure("reserved"), kept),
+        MUST_NOT_FIT: lambda: _with(case.must_not_fit(), kept),
+    }
+    unsaid = ("when gradients are zeroed is not said: taken as at the start",) * (row.get("zero_grad_mode") is None)
+    return Question(asks, (*ASSUMED, *unsaid))
+
+
+def job_of(row: Mapping[str, Any]) -> TrainJob:
+    """Return the job a row describes; raises UnsupportedError for what is no job of ours."""
+    optimizer, zero_grad = words(row, "optimizer"), row.get("zero_grad_mode")
     if optimizer not in OPTIMIZERS:
         raise refuse(f"optimizer {shown(optimizer)}", "not modelled yet")
     if words(row, "dtype") != "float32" or row.get("grad_checkpointing") is not False:
         raise refuse("dtype or checkpointing", "only fp32 without checkpointing is known of this script")
-    zero_grad = row.get("zero_grad_mode")
-    if zero_grad not in (None, START, AFTER_STEP):
+    if isinstance(zero_grad, bool) or zero_grad not in (None, START, AFTER_STEP):
         raise refuse(f"zero_grad_mode={shown(zero_grad)}", "gradients die between forward and backward")
-    found = catalogued(words(row, "model"))
-    job = TrainJob(
+    return TrainJob(
         batch=whole(row, "batch_size"),
         seq_len=whole(row, "seq_len"),
         precision="fp32",
@@ -51,15 +64,6 @@ def _question(row: Mapping[str, Any]) -> Question:
         hold_logits=True,
         optimizer=OPTIMIZERS[optimizer],
     )
-    case = Case(found, job, device(row.get("gpu"), _total_bytes(row)))
-    kept = outputs_bytes(found, job)
-    asks: dict[str, Ask] = {
-        "nvml_peak_gib": _refuse_nvml,
-        "torch_reserved_peak_gib_est": lambda: _with(case.figure("reserved"), kept),
-        MUST_NOT_FIT: lambda: _with(case.must_not_fit(), kept),
-    }
-    unsaid = ("when gradients are zeroed is not said: taken as at the start",) if zero_grad is None else ()
-    return Question(asks, (*ASSUMED, *unsaid))
 
 
 def _total_bytes(row: Mapping[str, Any]) -> int | None:
