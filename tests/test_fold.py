@@ -18,12 +18,13 @@ from oomph.blocks.mlp import GatedMLP
 from oomph.families import model_from_config
 from oomph.job import TrainJob
 from oomph.model import Model
-from oomph.play import train_step
+from oomph.play import play, train_step
 from oomph.steps import grid, step
 from oomph.tape.tape import Place
+from tests.tape.grid import config, infer_job
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2")
-N_FAST, N_SLOW = 12, 420
+N_FAST, N_SLOW, N_INFER = 12, 420, 30
 
 
 def random_case(seed: int) -> tuple[Model, TrainJob, Place]:
@@ -85,6 +86,16 @@ def test_folded_step_equals_the_step_played_in_full(seed: int) -> None:
 def test_many_folded_steps_equal_the_step_played_in_full(seed: int) -> None:
     """The same for over 400 random jobs over all families and inputs of a job."""
     check(seed)
+
+
+@pytest.mark.parametrize("seed", range(N_INFER))
+def test_a_folded_inference_equals_the_one_played_in_full(seed: int) -> None:
+    """Prefill and decoding with every cache: peak, resident and end bytes are those of the full play."""
+    rng = random.Random(seed)
+    raw = config(rng, rng.choice(FAMILIES)) | {"num_hidden_layers": rng.randint(5, 12)}
+    model, job = model_from_config(raw), infer_job(rng)
+    folded, full = step(model, job), play(model, job)
+    assert (folded.peak, folded.resident, folded.end) == (full.peak, full.resident, full.live[-1]), f"{raw} {job}"
 
 
 def llama_8b(layers: int, **options: Any) -> Model:

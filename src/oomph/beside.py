@@ -10,7 +10,7 @@ from typing import Any
 
 from oomph.compare import Parting, first_difference, steps
 from oomph.ledger import Figure, Instant, Item, Ledger
-from oomph.play import Played
+from oomph.played import Played
 from oomph.referee.trace import Trace, phases
 from oomph.stream import Stream, rounded
 from oomph.structure import Job

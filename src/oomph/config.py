@@ -134,6 +134,15 @@ class Config:
             raise self.error(key, "is not a finite number")
         return float(value)
 
+    def rate(self, key: Text, default: Number) -> Number:
+        """Return a probability; null and absent mean `default`, which is not noted: no weight depends on it."""
+        value = self.raw.get(key)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+            raise self.error(key, "is not a number from 0 to 1")
+        return float(value)
+
     def list(self, key: Text, most: Whole = MAX_EXPERTS) -> Items | None:
         """Return a list, or None when null or absent."""
         value = self.get(key)

@@ -11,7 +11,8 @@ from oomph.errors import UnsupportedError
 from oomph.job import TrainJob, describe
 from oomph.ledger import Instant, Item, Ledger, Verdict
 from oomph.peak import Alive, alive_at, highest_place
-from oomph.play import Played, play
+from oomph.play import play
+from oomph.played import Played
 from oomph.recipe import Stretch
 from oomph.steps import Step, step
 from oomph.stream import Stream
@@ -50,7 +51,8 @@ def job_ledger(found: Subject, job: Job, fleet: Fleet | None = None) -> Ledger:
     played = step(found.model, job)
     place = highest_place(played)
     alive = alive_at(played, place)
-    instant = played.stretches[place.at].name
+    names = _names(played)
+    instant = names[place.at]
     kind = "train" if isinstance(job, TrainJob) else "serve"
     events = job_stream(found.model, job)
     on_device = figures(events, fleet.device if fleet else None)
@@ -71,7 +73,7 @@ def job_ledger(found: Subject, job: Job, fleet: Fleet | None = None) -> Ledger:
         assumptions=_assumed(job),
         warnings=(*found.warnings, *found.model.notes),
         figures=(on_device.allocated, on_device.reserved, on_device.device),
-        instants=tuple(map(_instant, played.stretches)),
+        instants=tuple(map(_instant, names, played.stretches)),
         why=_why(played, instant, alive),
     )
 
@@ -99,8 +101,18 @@ def timeline(found: Subject, job: Job, fleet: Fleet | None = None) -> Timeline:
     return step_timeline(step(found.model, job), title, fleet.device.capacity_bytes if fleet else None)
 
 
-def _instant(one: Stretch) -> Instant:
-    return Instant(one.name, one.repeats, one.start, one.peak, one.last_end)
+def _names(played: Step) -> list[str]:
+    """Return what to call the stretches; a layer's forward of inference is that of a pass."""
+    names, work = [], ""
+    for one in played.stretches:
+        if one.name == "prefill" or one.name.startswith("decode "):
+            work = one.name
+        names.append(f"{work}, {one.name.removesuffix(' forward')}" if work not in ("", one.name) else one.name)
+    return names
+
+
+def _instant(name: str, one: Stretch) -> Instant:
+    return Instant(name, one.repeats, one.start, one.peak, one.last_end)
 
 
 def _item(one: Alive, model: Model, instant: str) -> Item:
@@ -129,7 +141,7 @@ def _why(played: Step, instant: str, alive: list[Alive]) -> str:
     on_top = ", ".join(f"{human(n_bytes)} {word}" for word, n_bytes in largest[:NAMED])
     rest = sum(n_bytes for _, n_bytes in largest[NAMED:])
     others = f", {human(rest)} other" if rest else ""
-    return f"The peak is in {instant}: {human(stays)} stay the whole step; on top {on_top}{others}."
+    return f"The peak is in {instant}: {human(stays)} stay all the time; on top {on_top}{others}."
 
 
 def _word(one: Alive) -> str:
@@ -138,6 +150,8 @@ def _word(one: Alive) -> str:
         return WORDS[op]
     if why == "gradient":
         return "gradients"
+    if why == "kv cache":
+        return "key-value cache"
     if why in ("checkpoint", "saved for CheckpointFunction"):
         return "inputs of checkpointed layers"
     if why == "autocast copy":

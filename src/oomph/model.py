@@ -15,7 +15,8 @@ class Model:
     """A model as blocks. `parts` maps a dotted path ("model.layers") to the block that stands there.
 
     Multi-token-prediction layers are parts of kind "mtp": weighed apart, never in `params`. `assumed` are the
-    config keys that were absent and the class defaults taken for them.
+    config keys that were absent and the class defaults taken for them, `unplayed` what the config asks for that the
+    tape has no rule for.
     """
 
     parts: Mapping[str, Part]
@@ -29,6 +30,7 @@ class Model:
     dtype: str | None = None
     assumed: Mapping[str, object] | None = None
     notes: tuple[str, ...] = ()
+    unplayed: tuple[str, ...] = ()
 
     @cached_property
     def weights(self) -> tuple[Weight, ...]:

@@ -13,6 +13,7 @@ from typing import Any
 from oomph.errors import UsageError, close_matches
 
 PACKAGES = ("oomph.ops", "oomph.optimizers")
+HELPERS = frozenset({"oomph.ops.kernel"})  # what rules are made with, itself no rule
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,8 @@ class Rule:
 def modules() -> list[ModuleType]:
     """Return the modules that hold rules."""
     packages = [import_module(name) for name in PACKAGES]
-    return [
-        import_module(f"{package.__name__}.{found.name}")
-        for package in packages
-        for found in iter_modules(package.__path__)
-    ]
+    names = [f"{package.__name__}.{found.name}" for package in packages for found in iter_modules(package.__path__)]
+    return [import_module(name) for name in names if name not in HELPERS]
 
 
 def rules() -> list[Rule]:

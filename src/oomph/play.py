@@ -6,9 +6,6 @@ What is alive when, and what the peak is, are then in the recorder; nothing here
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
-from importlib import import_module
 from typing import Any
 
 from oomph import ops
@@ -17,67 +14,19 @@ from oomph.job import InferJob, TrainJob
 from oomph.model import Model
 from oomph.optimizers import Optimizer
 from oomph.optimizers.clip import clip_grad_norm
-from oomph.programs import PROGRAMS
-from oomph.stream import ROUND
+from oomph.play_infer import infer
+from oomph.played import Played
+from oomph.programs import program_of
 from oomph.structure import decoder_stack
-from oomph.tape import Recorder, Tape
+from oomph.tape import Tape
 from oomph.tape.autograd import backward, like
 from oomph.tape.bound import Bound, bind
 from oomph.tape.checkpoint import Checkpointing
-from oomph.tape.sizes import Size, ceil_to, number
+from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym
 from oomph.tape.tape import Place, autocast
 
-DROPOUT = 0.1  # any rate but 0 allocates the same
-Forward = Callable[..., "tuple[Sym | None, Sym]"]
-
-
-@dataclass
-class Played:
-    """One training step on the tape: its events, and where in them what stands. Bytes round allocations to 512 B.
-
-    `start` is the position of the step's first event, `forward_end` where the loss is known, `backward_end` where all
-    gradients are there, `end` after zero_grad.
-    """
-
-    recorder: Recorder
-    start: int = 0
-    forward_end: int = 0
-    backward_end: int = 0
-    end: int = 0
-
-    @cached_property
-    def live(self) -> list[int]:
-        """Bytes alive before the first event and after each one, up to the end of the step."""
-        return list(self.recorder.live())[: self.end + 1]
-
-    @property
-    def peak(self) -> int:
-        """The most bytes alive during the step."""
-        return max(self.live[self.start :])
-
-    @property
-    def resident(self) -> int:
-        """Bytes alive before the step: parameters, buffers, and what an earlier step left."""
-        return self.live[self.start]
-
-    def kept(self, why: str) -> int:
-        """Return the bytes alive at the end of the step that are a parameter, a buffer, an optimizer state ..."""
-        recorder = self.recorder
-        alive = {event for event in recorder.events[: self.end] if event >= 0}
-        alive -= {~event for event in recorder.events[: self.end] if event < 0}
-        found = [recorder.allocations[ordinal] for ordinal in alive if recorder.why.get(ordinal) == why]
-        return sum(ceil_to(number(one.n_bytes), ROUND) for one in found)
-
-
-def program_of(model: Model) -> Any:
-    """Return the program file of a model's type; refused with a way to go on where there is none."""
-    if model.model_type not in PROGRAMS:
-        raise UnsupportedError(
-            f"oomph cannot play a step of {model.model_type or 'this architecture'} yet.",
-            "Trace the real code instead: oomph trace.",
-        )
-    return import_module(f"oomph.programs.{PROGRAMS[model.model_type]}")
+Forward = Callable[..., "tuple[Sym | None, Sym, Any]"]
 
 
 def weight_dtype(job: TrainJob) -> str:
@@ -93,7 +42,7 @@ def autocast_dtype(job: TrainJob) -> str | None:
 def play(model: Model, job: TrainJob | InferJob, *, layers: Size | None = None, on: Place = "gpu") -> Played:
     """Play a job, whichever it is."""
     if isinstance(job, InferJob):
-        raise UnsupportedError("oomph cannot play inference yet.", "Trace the real code instead: oomph trace.")
+        return infer(model, job, on=on)
     return train_step(model, job, layers=layers, on=on)
 
 
@@ -104,10 +53,9 @@ def train_step(model: Model, job: TrainJob, *, layers: Size | None = None, on: P
     `on` says whose events are played (see tape.Place).
     """
     program = program_of(model)
-    refuse_unplayed(job)
     tape = Tape(on)
     recorder = tape.recorder
-    tape.kernel = job.attention
+    tape.kernel, tape.dropout = job.attention, job.dropout
     with tape.playing():
         recorder.mark("parameters")
         bound = bind(model, tape, weight_dtype(job))
@@ -122,22 +70,6 @@ def train_step(model: Model, job: TrainJob, *, layers: Size | None = None, on: P
         _step(tape, bound, program.causal_lm, model, job, optimizer, parameters, played, layers)
         del bound, buffers, optimizer, parameters
     return played
-
-
-def refuse_unplayed(job: TrainJob) -> None:
-    """Refuse inputs that the tape has no rule for yet, naming each; never play something else instead."""
-    odd = {
-        "attention": job.attention in ("efficient", "cudnn", "math"),
-        "padding": job.padding,
-        "use_cache": job.use_cache,
-    }
-    unknown = ", ".join(f"{name}={getattr(job, name)}" for name, found in odd.items() if found)
-    if unknown:
-        raise UnsupportedError(f"oomph cannot play {unknown} yet.", "Trace the real code instead: oomph trace.")
-    if job.attention == "flash" and weight_dtype(job) == "fp32" and autocast_dtype(job) is None:
-        raise UnsupportedError(
-            "The flash kernel has no fp32 form: torch takes another.", "Say --attention eager, or another precision."
-        )
 
 
 def _leave_behind(optimizer: Optimizer | None, parameters: list[Sym], job: TrainJob) -> None:
@@ -172,6 +104,7 @@ def _step(
         recorder.mark("clip gradients")
         clip_grad_norm(parameters, _at_depth(parameters, model, layers))
     if optimizer is not None:
+        tape.scope = "optimizer"
         optimizer.step()
     recorder.mark("zero_grad")
     if job.set_to_none:
@@ -194,19 +127,25 @@ def _micro_batch(tape: Tape, bound: Bound, forward: Forward, model: Model, job: 
     """Play forward and backward of one micro-batch; its inputs and outputs die at the end, outputs first."""
     recorder = tape.recorder
     tape.layer_starts.clear()
+    tape.scope = ""
     recorder.mark("embedding forward")
-    inputs = [tape.empty((job.batch, job.seq_len), "int64", op=name) for name in ("input_ids", "labels")]
+    names = ("input_ids", "attention_mask", "labels") if job.padding else ("input_ids", "labels")
+    inputs = [tape.empty((job.batch, job.seq_len), "int64", op=name) for name in names]
     for one in inputs:
         tape.note(one, "input")
-    rate = DROPOUT if job.dropout else 0.0
     checkpointing = Checkpointing(job.checkpointing, job.checkpoint_every)
-    arguments: tuple[Any, ...] = (bound, *inputs, checkpointing, model.model_type, rate)
+    arguments: tuple[Any, ...] = (bound, inputs[0], inputs[-1], checkpointing, model.model_type)
+    options = {
+        "attention_mask": inputs[1] if job.padding else None,
+        # merge_with_config_defaults switches it off
+        "use_cache": job.use_cache and job.checkpointing == "none",
+    }
     with autocast(tape, autocast_dtype(job)):
-        loss, logits = forward(*arguments)
+        loss, logits, cache = forward(*arguments, **options)
         if job.fp32_outputs:
             logits = ops.cast(logits, "fp32")
-        outputs = [logits, loss]  # dies from the back, the loss first, as a ModelOutput does
-        del arguments, logits
+        outputs = [cache, logits, loss]  # dies from the back, the loss first, as a ModelOutput does
+        del arguments, options, logits, cache
         if tape.autocast is not None:
             recorder.mark("autocast exit")
     if loss is None:

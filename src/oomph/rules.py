@@ -17,6 +17,7 @@ from oomph.units import GIB
 
 if TYPE_CHECKING:
     from oomph.model import Model
+    from oomph.steps import Step
 
 PAPER = "Korthikanti et al. 2022, Reducing Activation Recomputation in Large Transformer Models, section 4"
 ARTICLE = "The Kaitchup, April 2024, Estimating the Memory Consumption of LLMs for Inference and Fine-Tuning"
@@ -104,21 +105,21 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "inference", "activations, one layer, inference", "32sbh + 4as²b", f"{ARTICLE}, after {PAPER}",
-        f"KV cache; {NOT_TODAY}", inference_activations,
+        f"KV cache; {NOT_TODAY}", inference_activations, "layer",
     ),
     Rule(
         "inference_x2", "the same, counted as 16-bit values", "2(32sbh + 4as²b)", ARTICLE,
         "the formula counts bytes at 16 bit already: the second factor 2 doubles it",
-        lambda m: 2 * inference_activations(m),
+        lambda m: 2 * inference_activations(m), "layer",
     ),
     Rule(
         "training", "activations, all layers, training", "L(34sbh + 5as²b)", PAPER,
-        NOT_TODAY, training_activations,
+        NOT_TODAY, training_activations, "kept",
     ),
     Rule(
         "training_x2", "the same, counted as 16-bit values", "2L(34sbh + 5as²b)", ARTICLE,
         "the formula counts bytes at 16 bit already: the second factor 2 doubles it",
-        lambda m: 2 * training_activations(m),
+        lambda m: 2 * training_activations(m), "kept",
     ),
     Rule(
         "adamw_master", "AdamW: fp32 copy of the weights", "4n", ARTICLE,
@@ -126,11 +127,11 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "adamw_gradients", "AdamW: 16-bit gradients", "2n", ARTICLE,
-        "under autocast gradients are fp32", lambda m: 2 * m.params,
+        "under autocast gradients are fp32", lambda m: 2 * m.params, "gradients",
     ),
     Rule(
         "adamw_states", "AdamW: two fp32 states", "8n", ARTICLE,
-        "the foreach step's temporaries: about one more copy of the parameters", lambda m: 8 * m.params,
+        "the foreach step's temporaries: about one more copy of the parameters", lambda m: 8 * m.params, "states",
     ),
     Rule(
         "adamw", "AdamW fine-tuning, together", "14n", ARTICLE,
@@ -139,11 +140,11 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "sixteen", "16 bytes per parameter", "16n", ZERO,
         "activations, step temporaries, fragmentation; wrong for pure bf16 (8n) and fp32 gradients (18n)",
-        lambda m: 16 * m.params,
+        lambda m: 16 * m.params, "step",
     ),
     Rule(
         "eleuther", "mixed precision + AdamW + fp32 gradients", "2n + 4n + 12n", ELEUTHER,
-        "activations (given apart there)", lambda m: 18 * m.params,
+        "activations (given apart there)", lambda m: 18 * m.params, "step",
     ),
     Rule(
         "accelerate_model", "accelerate: model in 16 bit", "2n", ACCELERATE,
@@ -153,18 +154,18 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "accelerate", "accelerate: training using Adam, fp32", "4 · 4n", ACCELERATE,
         "prints the largest of model, gradients, states and step, which all live at once; builds AutoModel, so "
-        "an untied head is missing from n", lambda m: 16 * (m.params - m.untied_head),
+        "an untied head is missing from n", lambda m: 16 * (m.params - m.untied_head), "step fp32",
     ),
     Rule(
         "accelerate16", "accelerate: training using Adam, 16-bit", "2 · 4n", ACCELERATE,
-        "the same: a largest-of where a sum belongs", lambda m: 8 * (m.params - m.untied_head),
+        "the same: a largest-of where a sum belongs", lambda m: 8 * (m.params - m.untied_head), "step bf16",
     ),
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Applied:
-    """A rule's answer for one model beside what oomph derives in bytes (None where it derives nothing yet)."""
+    """A rule's answer for one model beside what oomph derives in bytes (None where it derives nothing)."""
 
     rule: Rule
     n_bytes: int
@@ -185,10 +186,48 @@ def apply(model: Model, seq: int, batch: int, params: int | None = None) -> list
     from oomph import formats, weigh
 
     shape = shape_of(model, seq, batch, params)
-    truth = {
-        rule.compare: weigh.in_format(model, formats.get(rule.compare)).total_bytes for rule in RULES if rule.compare
-    }
+    truth = {name: weigh.in_format(model, formats.get(name)).total_bytes for name in ("fp32", "bf16", "int8", "nf4")}
+    truth |= _played(model, seq, batch)
     return [Applied(rule, int(rule.bytes(shape)), truth.get(rule.compare)) for rule in RULES]
+
+
+def _played(model: Model, seq: int, batch: int) -> dict[str, int]:
+    """Return what playing the job gives, by the names that rules compare with; nothing where it cannot be played.
+
+    "layer": the most one layer takes while it reads the tokens; "kept": what all layers keep for backward in bf16 with
+    flash attention; "step": the peak of a whole step of AdamW, of fp32 weights under autocast unless another is named.
+    """
+    from oomph.errors import UnsupportedError
+    from oomph.explain import saved_tensors
+    from oomph.job import InferJob, TrainJob
+    from oomph.steps import step
+
+    try:
+        reading = step(model, InferJob(batch, seq, cache="none"))
+        plain, mixed = (step(model, TrainJob(batch, seq, precision=one)) for one in ("bf16", "amp-bf16"))
+        full = step(model, TrainJob(batch, seq, precision="fp32", attention="efficient"))
+        kept = saved_tensors(model, TrainJob(batch, seq)).layers_bytes
+    except UnsupportedError:
+        return {}
+    layer = next(one for one in reading.stretches if one.name.startswith("layer"))
+    gradients, states = (_kept(one, group) for one, group in ((plain, "gradients"), (mixed, "optimizer")))
+    return {
+        "layer": max(layer.tops) - layer.start,
+        "kept": kept,
+        "gradients": gradients,
+        "states": states,
+        "step": mixed.peak,
+        "step fp32": full.peak,
+        "step bf16": plain.peak,
+    }
+
+
+def _kept(played: Step, group: str) -> int:
+    """Return the most bytes of a group alive at the optimizer's step."""
+    from oomph.peak import by_group
+
+    heights = by_group(played, group)
+    return max(max(heights[at]) for at, one in enumerate(played.stretches) if one.name == "optimizer step")
 
 
 def to_dict(model: Model, applied: list[Applied], seq: int, batch: int) -> dict[str, Any]:

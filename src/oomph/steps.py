@@ -46,7 +46,7 @@ class Step:
 
     @property
     def forward_end(self) -> Numbers:
-        """Bytes alive when the (last micro-batch's) loss is known."""
+        """Bytes alive when the (last micro-batch's) loss is known; of a training step."""
         return next(one.start for one in reversed(self.stretches) if one.name == "loss backward")
 
     @property

@@ -199,7 +199,12 @@ def test_patches_are_taken_back() -> None:
         return [
             functional.scaled_dot_product_attention, functional.dropout, functional.rms_norm, torch.nn.Module._apply,
             masking.is_tracing, masking.fast_all, torch.cuda.is_bf16_supported, has_kernel("aten::exp", "AutocastCPU"),
+            has_kernel("aten::dropout", "AutogradCPU"), promoted(),
         ]  # fmt: skip
+
+    def promoted() -> Any:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return torch.cat([torch.ones(1), torch.ones(1, dtype=torch.bfloat16)]).dtype
 
     before = patched()
     trace(models.LLAMA, train(padding=True, precision="amp-bf16"))
@@ -227,6 +232,18 @@ def test_autocast_lists_are_torch_s() -> None:
     assert all(left_out.match(name) for name in rest), rest
     assert listed("AT_FORALL_FP32_SET_OPT_DTYPE") - set(autocast.FP32_UNLESS_ASKED) == {
         "linalg_matrix_norm", "linalg_matrix_norm.str_ord",
+    }  # fmt: skip
+
+
+def test_the_math_kernel_drops_out_as_cuda_does() -> None:
+    """Dropout inside C++ keeps a boolean mask, and autocast has no say inside the kernel."""
+    from oomph.referee.trace import trace
+
+    found = trace(models.GPT2, train(attention="math", precision="amp-bf16")).stream
+    scores = [label for label in found.labels.values() if label.op in ("native_dropout", "_safe_softmax")]
+    weights = [label for label in scores if len(label.shape) == 4]
+    assert {(label.op, label.dtype) for label in weights} == {
+        ("_safe_softmax", "fp32"), ("native_dropout", "fp32"), ("native_dropout", "bool"),
     }  # fmt: skip
 
 

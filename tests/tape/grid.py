@@ -8,51 +8,65 @@ from typing import Any
 
 from oomph.compare import Parting, Step, first_difference, peak_bytes, steps
 from oomph.families import model_from_config
-from oomph.job import TrainJob
-from oomph.play import Played, train_step
+from oomph.job import InferJob, TrainJob
+from oomph.play import play
+from oomph.played import Played
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2")
-JOBS = 240  # of the grid
+WINDOWS = (None, 2, 8, 30, 100, 101)
+JOBS, INFER_JOBS = 240, 90  # of the grids
 
 
 def config(rng: random.Random, model_type: str) -> dict[str, Any]:
-    """A tiny model of odd sizes: heads shared or not, tied or not, shallow or less so."""
+    """A tiny model of odd sizes: heads shared or not, head sizes no kernel likes, windows, tied or not."""
     heads = rng.choice([2, 4, 6, 10])
     raw: dict[str, Any] = {
         "model_type": model_type,
         "vocab_size": rng.choice([64, 515, 1013, 4000]),
-        "num_hidden_layers": rng.choice([1, 2, 3, 6]),
+        "num_hidden_layers": rng.choice([1, 2, 2, 3]),
     }
-    hidden = heads * rng.choice([8, 16, 32, 40])
+    hidden = heads * rng.choice([6, 8, 16, 20, 32, 40, 136])
     if model_type == "gpt2":
-        return raw | {"hidden_size": hidden, "num_attention_heads": heads, "max_position_embeddings": 128}
+        rate = rng.choice([0.0, 0.1, 0.1, 0.125])
+        return raw | {
+            "hidden_size": hidden,
+            "num_attention_heads": heads,
+            "max_position_embeddings": 128,
+            "attn_pdrop": rate,
+            "resid_pdrop": rng.choice([0.0, 0.1]),
+            "activation_function": rng.choice(["gelu_new", "gelu_new", "gelu", "relu"]),
+        }
     raw |= {
         "hidden_size": hidden,
         "intermediate_size": rng.choice([17, 64, 331, 700]),
         "num_attention_heads": heads,
         "num_key_value_heads": rng.choice([1, 2, heads]),
+        "hidden_act": rng.choice(["silu", "silu", "gelu_pytorch_tanh"]),
         "max_position_embeddings": 128,
         "tie_word_embeddings": rng.random() < 0.4,
+        "attention_dropout": rng.choice([0.0, 0.0, 0.1, 0.25]),
     }
     if model_type == "mistral":
-        raw["sliding_window"] = None
+        raw["sliding_window"] = rng.choice(WINDOWS)
+    if model_type.startswith("qwen") and rng.random() < 0.4:
+        raw |= {"use_sliding_window": True, "sliding_window": rng.choice(WINDOWS), "max_window_layers": 1}
     if model_type == "qwen3":
-        raw["head_dim"] = rng.choice([8, 40])
+        raw["head_dim"] = rng.choice([8, 18, 40, 264])
     return raw
 
 
 def job(rng: random.Random, model_type: str) -> TrainJob:
     """A job of every input the tape plays."""
-    eager = model_type != "gpt2" and rng.random() < 0.4
-    precision = rng.choice(["bf16", "fp16", "amp-bf16", "amp-fp16", "fp32" if eager else "bf16"])
     return TrainJob(
         batch=rng.choice([1, 2, 3]),
         seq_len=rng.choice([1, 8, 37, 100]),
-        precision=precision,
-        attention="eager" if eager else "flash",
+        precision=rng.choice(["bf16", "fp16", "fp32", "amp-bf16", "amp-fp16"]),
+        attention=rng.choice(["flash", "flash", "efficient", "cudnn", "math", "eager"]),
+        padding=rng.random() < 0.4,
         dropout=rng.random() < 0.5,
         checkpointing=rng.choice(["none", "reentrant", "non-reentrant"]),
         checkpoint_every=rng.choice([1, 1, 2, 3]),
+        use_cache=rng.random() < 0.3,
         hold_logits=rng.random() < 0.5,
         fp32_outputs=rng.random() < 0.3,
         accumulation=rng.choice([1, 1, 2, 3]),
@@ -72,20 +86,43 @@ def grid(count: int = JOBS, seed: int = 20261122) -> Iterator[tuple[dict[str, An
         yield config(rng, model_type), job(rng, model_type)
 
 
-def played(raw: dict[str, Any], job: TrainJob) -> tuple[Played, list[Step]]:
+def infer_job(rng: random.Random) -> InferJob:
+    """A prefill and a few tokens, of every input."""
+    seq_len, decode = rng.choice([1, 2, 8, 29, 99]), rng.choice([0, 1, 2, 3])
+    return InferJob(
+        batch=rng.choice([1, 1, 2, 3]),
+        seq_len=seq_len,
+        decode=decode,
+        precision=rng.choice(["bf16", "fp16", "fp32"]),
+        attention=rng.choice(["flash", "flash", "efficient", "cudnn", "math", "eager"]),
+        padding=rng.random() < 0.4,
+        cache=rng.choice(["none", "dynamic", "dynamic", "static", "static"]),
+        max_cache_len=rng.choice([0, seq_len + decode, seq_len + decode + 9]),
+        logits_to_keep=rng.choice([0, 1, 1, 2]),
+    )
+
+
+def infer_grid(count: int = INFER_JOBS, seed: int = 20261126) -> Iterator[tuple[dict[str, Any], InferJob]]:
+    """Inference jobs, all families in turn."""
+    rng = random.Random(seed)
+    for index in range(count):
+        yield config(rng, FAMILIES[index % len(FAMILIES)]), infer_job(rng)
+
+
+def played(raw: dict[str, Any], job: TrainJob | InferJob) -> tuple[Played, list[Step]]:
     """The tape's step as a trace would see it, with its comparable events."""
-    found = train_step(model_from_config(raw), job, on="trace")
+    found = play(model_from_config(raw), job, on="trace")
     stream = found.recorder.stream()
     stream.events = stream.events[: found.end]  # what dies after the step is not the job's
     return found, steps(stream, found.start, job.precision.startswith("amp-"))
 
 
-def compare(raw: dict[str, Any], job: TrainJob) -> tuple[Parting | None, int, int]:
+def compare(raw: dict[str, Any], job: TrainJob | InferJob) -> tuple[Parting | None, int, int]:
     """Where tape and trace part (None: nowhere), and the peak of each above what was there before."""
     from oomph.referee.trace import trace
 
     _, ours = played(raw, job)
     found = trace(raw, job, layer_marks=False).stream
-    start = next(position for position, name in found.marks if name == "forward")
+    start = next(position for position, name in found.marks if name in ("forward", "prefill"))
     theirs = steps(found, start, job.precision.startswith("amp-"))
     return first_difference(ours, theirs), peak_bytes(ours), peak_bytes(theirs)

@@ -139,23 +139,26 @@ def test_every_allocation_has_a_name() -> None:
     assert all(label.op and label.dtype and label.instant for label in labels.values())
 
 
-@pytest.mark.parametrize(
-    "job",
-    [
-        TrainJob(attention="efficient"), TrainJob(padding=True), TrainJob(use_cache=True), TrainJob(precision="fp32"),
-    ],
-    ids=["kernel", "padding", "use_cache", "fp32 flash"],
-)  # fmt: skip
-def test_what_has_no_rule_yet_is_refused(job: TrainJob) -> None:
-    """Never something else in its place."""
-    with pytest.raises(UnsupportedError):
-        train_step(model_from_config({**LLAMA_3_8B, "num_hidden_layers": 1}), job)
-
-
 def test_a_family_without_a_program_is_refused() -> None:
     """With the way to go on."""
     with pytest.raises(UnsupportedError, match="deepseek_v3"):
         train_step(model_from_config({**DEEPSEEK_V3, "num_hidden_layers": 4}), TrainJob())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_act": "mish"},
+        {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
+        {"architectures": ["LlamaForSequenceClassification"]},
+        {"architectures": ["LlamaModel"]},
+    ],
+    ids=["activation", "rope", "classifier", "bare"],
+)
+def test_what_a_config_asks_for_without_a_rule_is_refused(changes: dict[str, Any]) -> None:
+    """Never something else in its place."""
+    with pytest.raises(UnsupportedError, match="oomph cannot play"):
+        train_step(model_from_config({**LLAMA_3_8B, "num_hidden_layers": 1, **changes}), TrainJob(1, 8))
 
 
 def test_jobs_refuse_what_no_job_could_have() -> None:

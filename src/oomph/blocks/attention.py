@@ -14,6 +14,7 @@ from oomph.errors import ConfigError
 from oomph.tensor import Role, Tensor
 
 if TYPE_CHECKING:
+    from oomph.programs.cache import Cache
     from oomph.tape.bound import Bound
     from oomph.tape.sym import Sym
 
@@ -25,7 +26,8 @@ class Attention(Block):
     `qkv` names the input maps as the class does: three names, or one for a fused map. `gated` doubles the
     query map (Qwen3-Next's output gate). `q_norm`/`k_norm` are the norms on queries and keys, if any;
     `sinks` is one learned logit per head (gpt-oss); `head_gate` names a map that gates the output of each head
-    (LFM3); `out_features` is the output map's width where it is not H (Zamba).
+    (LFM3); `out_features` is the output map's width where it is not H (Zamba). `dropout` is the rate on the attention
+    weights, `resid_dropout` what follows the output map; `sliding_window` is how many tokens a query sees, None all.
 
     Llama-3-8B: 4096·128·(32 + 2·8) + 32·128·4096 parameters.
     >>> from oomph.blocks.base import walk
@@ -49,6 +51,9 @@ class Attention(Block):
     sinks: bool = False
     head_gate: str = ""
     out_features: int | None = None
+    dropout: float = 0.0
+    resid_dropout: Block | None = None
+    sliding_window: int | None = None
     role: Role = "linear"
     kind: str = "attention"
 
@@ -81,16 +86,23 @@ class Attention(Block):
             self.norms[0]: self.q_norm,
             self.norms[1]: self.k_norm,
             **({self.head_gate: Linear(self.hidden_size, self.num_heads)} if self.head_gate else {}),
+            "resid_dropout": self.resid_dropout,
             "sinks": Tensor((self.num_heads,), "param") if self.sinks else None,
         }
 
     @staticmethod
     def program(
-        m: Bound, hidden_states: Sym, position_embeddings: tuple[Sym, Sym], attention_mask: Sym | None
+        m: Bound,
+        hidden_states: Sym,
+        position_embeddings: tuple[Sym, Sym],
+        attention_mask: Sym | None,
+        past_key_values: Cache | None = None,
+        index: int = 0,
     ) -> tuple[Sym, Sym | None]:
         """Mirror LlamaAttention.forward, and Qwen3Attention.forward where there are norms; returns the output.
 
-        hidden_states [B, S, H], cos and sin [1, S, D]; the attention weights of the eager kernel die with the frame.
+        hidden_states [B, S, H], cos and sin [1, S, D], `index` of the layer in the cache; the attention weights of the
+        eager kernel die with the frame.
         """
         from oomph import ops
 
@@ -110,7 +122,10 @@ class Attention(Block):
         cos, sin = position_embeddings
         query_states, key_states = ops.apply_rotary(query_states, key_states, cos, sin)
 
-        attn_output, attn_weights = ops.attention(query_states, key_states, value_states, attention_mask)
+        if past_key_values is not None:
+            key_states, value_states = past_key_values.update(key_states, value_states, index)
+
+        attn_output, attn_weights = ops.attention(query_states, key_states, value_states, attention_mask, m.dropout)
         attn_output = ops.contiguous(ops.view(attn_output, (batch, length, m.num_heads * m.head_dim)))
         attn_output = m[m.out](attn_output)
         return attn_output, attn_weights

@@ -121,6 +121,25 @@ class Head(Block):
 
 
 @dataclass(frozen=True)
+class Dropout(Block):
+    """nn.Dropout: no parameters, but a mask to keep while training."""
+
+    rate: float
+
+    @property
+    def parts(self) -> Parts:
+        """Nothing."""
+        return {}
+
+    @staticmethod
+    def program(m: Bound, x: Sym) -> Sym:
+        """Mirror nn.Dropout.forward."""
+        from oomph import ops
+
+        return ops.dropout(x, m.rate)
+
+
+@dataclass(frozen=True)
 class Conv(Block):
     """A convolution: kernel (out, in / groups, *size) and bias."""
 

@@ -22,6 +22,7 @@ class GatedMLP(Block):
     ffn_size: int
     bias: bool = False
     names: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
+    activation: str = "silu"
     role: Role = "linear"
     kind: str = "mlp"
 
@@ -42,7 +43,7 @@ class GatedMLP(Block):
         from oomph import ops
 
         gate, up, down = (m[name] for name in m.names)
-        down_proj: Sym = down(ops.silu(gate(x)) * up(x))
+        down_proj: Sym = down(ops.activate(m.activation, gate(x)) * up(x))
         return down_proj
 
 
@@ -54,6 +55,8 @@ class MLP(Block):
     ffn_size: int
     bias: bool = False
     names: tuple[str, str] = ("up_proj", "down_proj")
+    dropout: Block | None = None
+    activation: str = "gelu_new"
     role: Role = "linear"
     kind: str = "mlp"
 
@@ -64,15 +67,18 @@ class MLP(Block):
         return {
             up: Linear(self.hidden_size, self.ffn_size, self.bias, self.role),
             down: Linear(self.ffn_size, self.hidden_size, self.bias, self.role),
+            "dropout": self.dropout,
         }
 
     @staticmethod
     def program(m: Bound, hidden_states: Sym) -> Sym:
-        """Mirror GPT2MLP.forward with its unfused GELU (gelu_new), dropout left to the caller."""
+        """Mirror GPT2MLP.forward."""
         from oomph import ops
 
         up, down = (m[name] for name in m.names)
         hidden_states = up(hidden_states)
-        hidden_states = ops.gelu_new(hidden_states)
+        hidden_states = ops.activate(m.activation, hidden_states)
         hidden_states = down(hidden_states)
+        if m.dropout is not None:
+            hidden_states = m.dropout(hidden_states)
         return hidden_states

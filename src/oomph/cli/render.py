@@ -271,7 +271,8 @@ def render_rules(model: Model, applied: Sequence[Applied], seq: int, batch: int)
         out.print(Text(f"  {row.rule.title}: {row.rule.leaves_out}", style="dim"))
     out.print(
         Text(
-            "derived: bytes oomph derives from the model's own tensors; '-' until training and serving are modelled.",
+            "derived: bytes oomph derives from the model's own tensors and by playing the job (16-bit activations, "
+            "flash attention; steps with AdamW, foreach); '-' where there is nothing to compare with.",
             "dim",
         )
     )

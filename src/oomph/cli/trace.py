@@ -14,7 +14,7 @@ from oomph.cli.job_options import either_job, either_options
 
 if TYPE_CHECKING:
     from oomph.answer import Subject
-    from oomph.play import Played
+    from oomph.played import Played
     from oomph.structure import Job
 
 

@@ -17,6 +17,8 @@ OTHER_HEADS = (
     "ForRewardModel",
     "DoubleHeadsModel",
 )
+# Rotary embeddings whose frequencies are made anew as sequences grow.
+RESCALED = ("dynamic", "longrope")
 
 
 def causal_lm(
@@ -54,7 +56,15 @@ def causal_lm(
         vocab_size=vocab,
         tied=tied and head in top,
         context_length=config.optional_int("max_position_embeddings"),
+        unplayed=_unplayed(config),
     )
+
+
+def _unplayed(config: Config) -> tuple[str, ...]:
+    """Return what a config asks for that the tape has no rule for, though no weight depends on it."""
+    rope = config.section("rope_parameters") or config.section("rope_scaling")
+    kind = str(rope.get("rope_type", rope.get("type")))[:40]
+    return (f"rope_type={kind}",) if kind in RESCALED else ()
 
 
 def output_head(config: Config, hidden: int, vocab: int, tied: bool, name: str, bias: bool) -> dict[str, Part]:

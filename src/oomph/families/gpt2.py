@@ -10,7 +10,7 @@ from typing import Any
 
 from oomph.blocks.attention import Attention
 from oomph.blocks.base import Module
-from oomph.blocks.basic import Embedding, Norm
+from oomph.blocks.basic import Dropout, Embedding, Norm
 from oomph.blocks.mlp import MLP
 from oomph.config import Config
 from oomph.errors import UnsupportedError
@@ -32,6 +32,7 @@ TYPES: dict[str, dict[str, Any]] = {
         "num_attention_heads": 12, "tie_word_embeddings": True,
     },
 }  # fmt: skip
+DROPOUT = 0.1  # resid_pdrop, embd_pdrop and attn_pdrop of every class here
 _SPELLINGS: dict[str, tuple[str, ...]] = {
     "hidden_size": ("n_embd",), "max_position_embeddings": ("n_positions", "n_ctx"),
     "num_attention_heads": ("n_head",), "num_hidden_layers": ("n_layer",),
@@ -48,6 +49,7 @@ def build(config: Config) -> Model:
     role: Role = "linear" if config.model_type == "gpt_bigcode" else "conv1d"
     ffn = (None if first else config.optional_int("n_inner")) or 4 * hidden
     norm = Norm(hidden, bias=True)
+    resid_dropout = Dropout(config.rate("resid_pdrop", DROPOUT))
     layer = Module(
         {
             "ln_1": norm,
@@ -55,9 +57,13 @@ def build(config: Config) -> Model:
                 hidden, heads, 1 if config.bool("multi_query") else heads,
                 config.divide(hidden, heads, "attention heads"),
                 qkv_bias=True, out_bias=True, qkv=("c_attn",), out="c_proj", role=role,
+                dropout=config.rate("attn_pdrop", DROPOUT), resid_dropout=resid_dropout,
             ),
             "ln_2": norm,
-            "mlp": MLP(hidden, ffn, bias=True, names=("c_fc", "c_proj"), role=role),
+            "mlp": MLP(
+                hidden, ffn, bias=True, names=("c_fc", "c_proj"), dropout=resid_dropout, role=role,
+                activation=config.str("activation_function", "gelu_new"),
+            ),
         }
     )  # fmt: skip
     tokens, places = ("tokens_embed", "positions_embed") if first else ("wte", "wpe")
@@ -67,7 +73,7 @@ def build(config: Config) -> Model:
         (layer,) * config.depth("num_hidden_layers"),
         None if first else norm,
         embed=f"transformer.{tokens}",
-        extra={f"transformer.{places}": positions},
+        extra={f"transformer.{places}": positions, "transformer.drop": Dropout(config.rate("embd_pdrop", DROPOUT))},
         stack="transformer.h",
         norm="transformer.ln_f",
     )

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from oomph.config import Config
 
 LINEAR, FULL, HYBRID = "linear_attention", "full_attention", "hybrid"
+SLIDING = "sliding_attention"
 
 # What configs wrote before transformers 5.
 RENAMED = {"mamba": LINEAR, "attention": FULL}

@@ -26,7 +26,7 @@ TYPES: dict[str, dict[str, Any]] = {
     "mistral": {
         "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
         "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 131072,
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": False, "sliding_window": 4096,
     },
     "ministral": {
         "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
@@ -117,6 +117,7 @@ MULTI_HEAD = ("baichuan", "internlm")  # every head has keys and values of its o
 
 def grouped_attention(config: Config, hidden: int, **options: Any) -> Attention:
     """Return the attention most families share, sized by the usual keys; `options` are Attention's own."""
+    options.setdefault("dropout", config.rate("attention_dropout", 0.0))
     heads = config.int("num_attention_heads")
     kv_heads = config.optional_int("num_key_value_heads") or heads
     return Attention(hidden, heads, kv_heads, head_dim(config, hidden, heads), **options)
@@ -130,6 +131,8 @@ def build(config: Config) -> Model:
     attention = grouped_attention(
         config, hidden, qkv_bias=qkv_bias, out_bias=out_bias, sinks=kind == "granite_swa", **fused
     )
+    if kind == "mistral":
+        attention = replace(attention, sliding_window=config.optional_int("sliding_window"))
     if kind in MULTI_HEAD:
         attention = replace(attention, num_kv_heads=attention.num_heads)
     if kind == "helium" and attention.num_heads * attention.head_dim != hidden:  # its output map is H to H
@@ -137,7 +140,7 @@ def build(config: Config) -> Model:
     post_norm = Norm(hidden) if kind == "hyperclovax" and config.bool("use_post_norm") else None
     parts: dict[str, Part] = {
         "self_attn": attention,
-        "mlp": GatedMLP(hidden, config.int("intermediate_size"), mlp_bias),
+        "mlp": GatedMLP(hidden, config.int("intermediate_size"), mlp_bias, activation=config.str("hidden_act", "silu")),
         "input_layernorm": Norm(hidden),
         "post_attention_layernorm": Norm(hidden),
         "post_norm1": post_norm,

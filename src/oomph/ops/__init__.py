@@ -4,51 +4,46 @@ Grouped by kind, one function per operation with its backward beside it. A rule 
 works: record the node, save inputs, allocate the result, save results.
 """
 
-from oomph.ops.attention import (
-    attention,
-    eager_mask,
-    flash_attention,
-    packed_sequence_test,
-    scaled_dot_product_attention,
-)
+from oomph.ops.activation import activate
+from oomph.ops.attention import attention, gpt2_attention
 from oomph.ops.elementwise import add, cast, dropout, gelu_new, mean, mul, neg, power, rsqrt, silu, softmax, tanh, unary
-from oomph.ops.indexing import cat_last, contiguous, expand, rows, slice_last, split, transpose, unsqueeze, view
+from oomph.ops.indexing import cat, contiguous, expand, rows, slice_axis, split, transpose, unsqueeze, view
 from oomph.ops.loss import cross_entropy
+from oomph.ops.masks import causal_mask
 from oomph.ops.matmul import addmm, bmm, linear, matmul
 from oomph.ops.norm import layer_norm
 from oomph.ops.rotary import apply_rotary, rotary_tables
 from oomph.ops.table import embedding
 
 __all__ = [
+    "activate",
     "add",
     "addmm",
     "apply_rotary",
     "attention",
     "bmm",
     "cast",
-    "cat_last",
+    "cat",
+    "causal_mask",
     "contiguous",
     "cross_entropy",
     "dropout",
-    "eager_mask",
     "embedding",
     "expand",
-    "flash_attention",
     "gelu_new",
+    "gpt2_attention",
     "layer_norm",
     "linear",
     "matmul",
     "mean",
     "mul",
     "neg",
-    "packed_sequence_test",
     "power",
     "rotary_tables",
     "rows",
     "rsqrt",
-    "scaled_dot_product_attention",
     "silu",
-    "slice_last",
+    "slice_axis",
     "softmax",
     "split",
     "tanh",

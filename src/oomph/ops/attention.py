@@ -1,64 +1,68 @@
-"""Attention kernels. Shapes [B, N, S, D]: batch, heads, sequence, head size."""
+"""How transformers attends: its eager kernel written out, and its way into torch's scaled_dot_product_attention.
+
+Shapes [B, N, S, D] for queries, [B, K, T, D] for keys and values. Source: transformers 5.23,
+integrations/sdpa_attention.py; eager_attention_forward in models/llama/modeling_llama.py and gpt2/modeling_gpt2.py.
+"""
 
 from __future__ import annotations
 
-from typing import Any
-
 from oomph.errors import UnsupportedError
-from oomph.ops.elementwise import cast, dropout, softmax, unary
-from oomph.ops.indexing import contiguous, expand, transpose, unsqueeze, view
+from oomph.ops.elementwise import cast, dropout, softmax
+from oomph.ops.indexing import contiguous, expand, slice_axis, transpose, unsqueeze, view
 from oomph.ops.matmul import matmul
-from oomph.tape.autograd import Gradients, Node, made_by, record, save
+from oomph.ops.sdpa import FLASH_HEAD_DIM, Call, scaled_dot_product_attention
 from oomph.tape.sizes import Size, yes
-from oomph.tape.sym import Sym, elementwise_strides, new
-from oomph.tape.tape import Tape
+from oomph.tape.sym import Sym
 
 
-def _in_layout_of(x: Sym, op: str) -> Sym:
-    strides = x.strides if x.is_dense() else elementwise_strides(x.shape, (x,))
-    return new(x.tape, x.shape, x.dtype, strides, op)
+def attention(query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: float) -> tuple[Sym, Sym | None]:
+    """Run the job's attention kernel; returns the output [B, S, N, D] and, from the eager one, the weights."""
+    if query.tape.kernel == "eager":
+        return eager_attention(query, key, value, _needed(mask), rate)
+    return sdpa_attention(query, key, value, mask, rate), None
 
 
-def flash_attention(query: Sym, key: Sym, value: Sym) -> Sym:
-    """Return flash attention: saves k, q, v, the fp32 log-sum-exp [B, N, S], the output and the random state.
+def _needed(mask: Sym | None) -> Sym:
+    if mask is None:
+        raise UnsupportedError("The eager kernel needs a mask.", "Say --attention flash, or trace the model.")
+    return mask
 
-    Keys and values may have fewer heads. Output and gradients keep the memory order of the inputs. Source:
-    ATen/native/transformers/cuda/attention.cu, _scaled_dot_product_flash_attention.
+
+def sdpa_attention(query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: float) -> Sym:
+    """Mirror sdpa_attention_forward.
+
+    Fewer key heads are left to the kernel without a mask, folded into the queries of a single token, else repeated.
+    Without a mask several queries are causal; of a static cache just filled only the filled part is looked at.
     """
-    op = "_scaled_dot_product_flash_attention"
-    node = record("Flash", (query, key, value), _flash_backward)
-    save(node, key, query, value)
-    tape, (batch, heads, length, _) = query.tape, query.shape
-    out = _in_layout_of(query, op)
-    log_sum_exp = new(tape, (batch, heads, length), "fp32", op=op)
-    seed = new(tape, (2,), "uint64", op=op)
-    offset = new(tape, (), "uint64", op=op)
-    save(node, log_sum_exp, out, seed, offset)
-    del offset, seed, log_sum_exp  # the C++ result dies back to front
-    return made_by(out, node)
-
-
-def _flash_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
-    key, query, value = saved[:3]
-    results: Gradients = [
-        _in_layout_of(one, "_scaled_dot_product_flash_attention_backward") for one in (query, key, value)
-    ]
-    del key, query, value
-    return results
-
-
-def scaled_dot_product_attention(query: Sym, key: Sym, value: Sym) -> Sym:
-    """Return F.scaled_dot_product_attention on the flash kernel; autocast casts its arguments, the last one first."""
-    context = query.tape.autocast
-    if context is not None:
-        value = cast(value, context.dtype)
-        key = cast(key, context.dtype)
-        query = cast(query, context.dtype)
-    return flash_attention(query, key, value)
+    batch, heads, length, size = query.shape
+    grouped = False
+    if not yes(heads == key.shape[1]):
+        times = heads // key.shape[1]
+        if mask is None and yes(size <= FLASH_HEAD_DIM):
+            grouped = True
+        elif yes(length == 1):
+            query = view(query, (batch, key.shape[1], times, size))
+        else:
+            key = repeat_kv(key, times)
+            value = repeat_kv(value, times)
+    is_causal = mask is None and not yes(length == 1)
+    if is_causal and yes(key.shape[2] > length):
+        key = slice_axis(key, 2, 0, length)
+        value = slice_axis(value, 2, 0, length)
+    call = Call(mask, rate if query.tape.dropout else 0.0, is_causal, grouped)
+    attn_output = scaled_dot_product_attention(query, key, value, call)
+    attn_output = view(attn_output, (batch, heads, length, size))
+    attn_output = contiguous(transpose(attn_output, 1, 2))
+    return attn_output
 
 
 def repeat_kv(hidden_states: Sym, times: Size) -> Sym:
-    """Mirror repeat_kv: [B, K, S, D] to [B, K·times, S, D], a copy unless times is 1."""
+    """Mirror repeat_kv: [B, K, T, D] to [B, K·times, T, D], a copy unless times is 1.
+
+    >>> from oomph.tape import Tape
+    >>> repeat_kv(Tape().empty((1, 8, 100, 128), "bf16"), 4).storage.n_bytes == 4 * 8 * 100 * 128 * 2
+    True
+    """
     batch, heads, length, size = hidden_states.shape
     if yes(times == 1):
         return hidden_states
@@ -67,7 +71,7 @@ def repeat_kv(hidden_states: Sym, times: Size) -> Sym:
 
 
 def eager_attention(query: Sym, key: Sym, value: Sym, mask: Sym, rate: float) -> tuple[Sym, Sym]:
-    """Mirror eager_attention_forward: scores [B, N, S, S] in fp32 for the softmax, cast back, multiplied out."""
+    """Mirror Llama's eager_attention_forward: scores [B, N, S, T], in fp32 for the softmax, cast back, multiplied."""
     times = query.shape[1] // key.shape[1]
     key_states = repeat_kv(key, times)
     value_states = repeat_kv(value, times)
@@ -80,44 +84,15 @@ def eager_attention(query: Sym, key: Sym, value: Sym, mask: Sym, rate: float) ->
     return attn_output, attn_weights
 
 
-def attention(query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: float = 0.0) -> tuple[Sym, Sym | None]:
-    """Run the job's attention kernel; returns the output [B, S, N, D] and, from the eager one, the weights."""
-    if query.tape.kernel == "eager":
-        if mask is None:
-            raise UnsupportedError("The eager kernel needs a mask.", "Say --attention flash, or trace the model.")
-        return eager_attention(query, key, value, mask, rate)
-    return transpose(scaled_dot_product_attention(query, key, value), 1, 2), None
-
-
-def eager_mask(tape: Tape, batch: Size, length: Size, dtype: str) -> Sym:
-    """Mirror create_causal_mask for the eager kernel: [B, 1, S, S] with minus infinity above the diagonal."""
-    rows = tape.empty((batch,), "int64", op="arange")
-    heads = tape.empty((1,), "int64", op="arange")
-    positions = tape.empty((length,), "int64", op="arange")
-    queries = unary(positions, "add")
-    del positions
-    positions = tape.empty((length,), "int64", op="arange")
-    keys = unary(positions, "add")
-    del positions
-    allowed = tape.empty((1, 1, length, length), "bool", op="le")
-    del rows, heads, queries, keys
-    zero = tape.empty((), dtype, op="scalar_tensor")
-    lowest = tape.empty((), dtype, op="scalar_tensor")
-    mask = tape.empty((batch, 1, length, length), dtype, op="where")
-    del lowest, zero, allowed
-    return mask
-
-
-def packed_sequence_test(tape: Tape, batch: Size, length: Size) -> None:
-    """Mirror find_packed_sequence_indices: small int64 tensors that look for packed sequences, and find none."""
-    first_dummy_value = tape.empty((batch, 1), "int64", op="sub")
-    joined = tape.empty((batch, length + 1), "int64", op="cat")
-    position_diff = tape.empty((batch, length), "int64", op="sub")
-    del joined
-    differs = tape.empty((batch, length), "bool", op="ne")
-    packed_sequence_mask = tape.empty((batch, length), "int64", op="cumsum")
-    del differs
-    last = tape.empty((batch,), "bool", op="eq")
-    answer = tape.empty((), "bool", op="all")
-    del last, answer
-    del first_dummy_value, position_diff, packed_sequence_mask
+def gpt2_attention(query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: float) -> tuple[Sym, Sym | None]:
+    """Run the job's kernel for GPT-2, whose eager form keeps the softmax in the scores' dtype but under autocast."""
+    if query.tape.kernel != "eager":
+        return sdpa_attention(query, key, value, mask, rate), None
+    attn_weights = matmul(query, transpose(key, 2, 3)) * 1.0
+    attn_weights = attn_weights + _needed(mask)
+    attn_weights = softmax(attn_weights)
+    attn_weights = cast(attn_weights, value.dtype)
+    attn_weights = dropout(attn_weights, rate)
+    attn_output = matmul(attn_weights, value)
+    attn_output = transpose(attn_output, 1, 2)
+    return attn_output, attn_weights

@@ -98,11 +98,11 @@ def in_fp32(x: Sym) -> Sym:
     ...     cost(in_fp32, (4, 256), tape=tape)
     Cost(allocated=4096, saved=0, backward=2048)
     """
-    return x if x.tape.autocast is None else cast(x, "fp32")
+    return x if x.tape.autocast is None or x.tape.autocast_paused else cast(x, "fp32")
 
 
 def power(x: Sym) -> Sym:
-    """Return x.pow(2), shaped like x, in fp32 under autocast.
+    """Return x.pow(n), shaped like x, in fp32 under autocast.
 
     Saves x, for its own backward g · (2 · x.pow(1)), which makes three tensors of x's size: power, scaled power,
     product. Source: torch/csrc/autograd/FunctionsManual.cpp, pow_backward.
@@ -284,7 +284,7 @@ def silu(x: Sym) -> Sym:
     >>> cost(silu, (4, 256))
     Cost(allocated=2048, saved=2048, backward=2048)
     """
-    node = record("Silu", (x,), _with_saved)
+    node = record("Silu", (x,), with_saved)
     save(node, x)
     return made_by(result("silu", x.shape, x.dtype, x), node)
 
@@ -299,13 +299,14 @@ def tanh(x: Sym) -> Sym:
     >>> cost(tanh, (4, 256))
     Cost(allocated=2048, saved=2048, backward=2048)
     """
-    node = record("Tanh", (x,), _with_saved)
+    node = record("Tanh", (x,), with_saved)
     out = result("tanh", x.shape, x.dtype, x)
     save(node, out)
     return made_by(out, node)
 
 
-def _with_saved(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+def with_saved(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    """Return the gradient of one kernel that needs what was saved, laid out as both."""
     gradient = grad(gradients)
     return [result(f"{node.name}_backward", gradient.shape, gradient.dtype, gradient, saved[0])]
 
@@ -326,7 +327,7 @@ def gelu_new(x: Sym) -> Sym:
 
 
 def softmax(x: Sym) -> Sym:
-    """Return softmax over the last axis, contiguous, of x's shape and dtype.
+    """Return softmax over the last axis, contiguous, of x's shape and dtype, in fp32 under autocast.
 
     Saves the result, not x: backward is result · (g - sum(g · result)) in one kernel, a contiguous tensor. Source:
     torch tools/autograd/derivatives.yaml (_softmax), ATen/native/cuda/SoftMax.cu.
@@ -335,6 +336,7 @@ def softmax(x: Sym) -> Sym:
     >>> cost(softmax, fp32(4, 256))
     Cost(allocated=4096, saved=4096, backward=4096)
     """
+    x = in_fp32(x)
     node = record("Softmax", (x,), same_as_input)
     out = new(x.tape, x.shape, x.dtype, op="softmax")
     save(node, out)
@@ -356,7 +358,8 @@ def same_as_input(node: Node, gradients: Gradients, saved: list[Any]) -> Gradien
 
 
 def dropout(x: Sym, rate: float) -> Sym:
-    """Return native_dropout(x): a result like x and a bool mask of one byte per element. x itself when the rate is 0.
+    """Return native_dropout(x): a result like x and a bool mask of one byte per element. x itself if nothing is to
+    be dropped.
 
     Saves the mask, for the backward g · mask · scale, one tensor; x is not kept. Source: ATen/native/cuda/Dropout.cu,
     torch tools/autograd/derivatives.yaml (native_dropout).
@@ -365,7 +368,7 @@ def dropout(x: Sym, rate: float) -> Sym:
     >>> cost(lambda x: dropout(x, 0.1), (4, 256))
     Cost(allocated=3072, saved=1024, backward=2048)
     """
-    if not rate:
+    if not rate or not x.tape.dropout:
         return x
     node = record("Dropout", (x,), _dropout_backward)
     out = result("native_dropout", x.shape, x.dtype, x)

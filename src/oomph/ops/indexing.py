@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from oomph.ops.elementwise import grad, pass_through
-from oomph.tape.autograd import Gradients, Node, made_by, record, sum_to
+from oomph.tape.autograd import Gradients, Node, like, made_by, record, sum_to
 from oomph.tape.sizes import Size, product, yes
 from oomph.tape.sym import Sym, new, view_of, view_strides
 
@@ -135,18 +135,20 @@ def contiguous(x: Sym) -> Sym:
     return made_by(new(x.tape, x.shape, x.dtype, op="clone"), node)
 
 
-def slice_last(x: Sym, start: Size, stop: Size) -> Sym:
-    """Return x[..., start:stop]: a view, which keeps the whole of x alive.
+def slice_axis(x: Sym, axis: int, start: Size, stop: Size) -> Sym:
+    """Return x[..., start:stop, ...]: a view, which keeps the whole of x alive.
 
     Saves nothing; backward allocates the whole input again, zeros with the gradient copied in. Source:
     ATen/native/TensorShape.cpp, slice_backward.
 
     >>> from oomph.tape.testing import cost
-    >>> cost(lambda x: slice_last(x, 0, 128), (4, 256))
+    >>> cost(lambda x: slice_axis(x, -1, 0, 128), (4, 256))
     Cost(allocated=0, saved=0, backward=2048)
     """
     node = record("Slice", (x,), _whole_backward)
-    return made_by(Sym((*x.shape[:-1], stop - start), x.dtype, x.strides, x.storage), node)
+    shape = list(x.shape)
+    shape[axis] = stop - start
+    return made_by(Sym(shape, x.dtype, x.strides, x.storage), node)
 
 
 def _whole_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
@@ -169,19 +171,23 @@ def split(x: Sym, size: Size, parts: int) -> tuple[Sym, ...]:
     return tuple(made_by(Sym(shape, x.dtype, x.strides, x.storage), node, at) for at in range(parts))
 
 
-def cat_last(a: Sym, b: Sym) -> Sym:
-    """Return a [.., M] and b [.., N] beside each other, a new contiguous tensor [.., M + N].
+def cat(tensors: Sequence[Sym], axis: int, dtype: str | None = None) -> Sym:
+    """Return tensors one behind the other on an axis, a new contiguous tensor: a cache [B, K, S, D] and one token.
+
+    `dtype` is that of an empty tensor before them, if it is wider than theirs.
 
     Saves nothing, sizes do: backward hands out views of the gradient. Source: ATen/native/cuda/Shape.cu, cat;
     torch/csrc/autograd/FunctionsManual.cpp, cat_tensors_backward.
 
     >>> from oomph.tape.testing import cost
-    >>> cost(cat_last, (4, 128), (4, 128))
+    >>> cost(lambda a, b: cat([a, b], -1), (4, 128), (4, 128))
     Cost(allocated=2048, saved=0, backward=0)
     """
-    node = record("Cat", (a, b), _cat_backward)
-    shape = (*a.shape[:-1], a.shape[-1] + b.shape[-1])
-    return made_by(new(a.tape, shape, a.dtype, op="cat"), node)
+    node = record("Cat", tensors, _cat_backward)
+    shape = list(tensors[0].shape)
+    for more in tensors[1:]:
+        shape[axis] = shape[axis] + more.shape[axis]
+    return made_by(new(tensors[0].tape, shape, dtype or tensors[0].dtype, op="cat"), node)
 
 
 def _cat_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
@@ -190,6 +196,18 @@ def _cat_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradien
         view_of(gradient, shape, gradient.strides) if node.needs(at) else None
         for at, (shape, _) in enumerate(node.inputs)
     ]
+
+
+def pad_last(x: Sym, missing: Size) -> Sym:
+    """Return F.pad(x, (0, missing)): a contiguous copy, longer on the last axis. Backward copies what was there."""
+    node = record("ConstantPadNd", (x,), _pad_backward)
+    return made_by(new(x.tape, (*x.shape[:-1], x.shape[-1] + missing), x.dtype, op="constant_pad_nd"), node)
+
+
+def _pad_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient = grad(gradients)
+    shape = node.inputs[0][0]
+    return [like(view_of(gradient, shape, gradient.strides), gradient.dtype, "constant_pad_nd")]
 
 
 def rows(x: Sym) -> Size:

@@ -134,7 +134,7 @@ def autocast_argument(x: Sym, cached: bool = False) -> Sym:
     Cost(allocated=2048, saved=0, backward=4096)
     """
     context = x.tape.autocast
-    if context is None or x.dtype != "fp32":
+    if context is None or x.tape.autocast_paused or x.dtype != "fp32":
         return x
     if not (cached and x.requires_grad and x.is_leaf):
         return cast(x, context.dtype)
@@ -142,6 +142,15 @@ def autocast_argument(x: Sym, cached: bool = False) -> Sym:
         context.casts[id(x)] = cast(x, context.dtype)
         x.tape.note(context.casts[id(x)], "autocast copy")
     return context.casts[id(x)]
+
+
+def _folds(x: Sym) -> bool:
+    """Tell whether matmul makes one matrix of x also for a frozen weight; else it repeats the weight, without a copy.
+
+    Source: ATen/native/LinearAlgebra.cpp, should_fold. Whether gradients are recorded does not matter.
+    """
+    steps = zip(x.shape[1:-1], x.strides[:-2], x.strides[1:-1], strict=True)
+    return all(yes(outer == inner * size) for size, outer, inner in steps)
 
 
 def linear(x: Sym, weight: Sym, bias: Sym | None = None) -> Sym:
@@ -166,6 +175,8 @@ def linear(x: Sym, weight: Sym, bias: Sym | None = None) -> Sym:
         out = addmm(bias, rows, turned)
     else:
         turned = transpose(weight, 0, 1)
+        if not (weight.requires_grad or _folds(x)):
+            return new(x.tape, (*x.shape[:-1], weight.shape[0]), x.dtype, op="bmm")
         rows = view(x, flat)
         out = mm(rows, turned)
     return view(out, (*x.shape[:-1], weight.shape[0]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from oomph.ops.elementwise import cast, unary
-from oomph.ops.indexing import cat_last, slice_last
+from oomph.ops.indexing import cat, slice_axis
 from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym
 
@@ -23,7 +23,7 @@ def rotary_tables(x: Sym, length: Size, head_dim: Size) -> tuple[Sym, Sym]:
         positions = tape.empty((1, length, 1), "fp32", op="_to_copy")
         freqs = tape.empty((1, length, head_dim // 2), "fp32", op="mul")
         del positions
-        emb = cat_last(freqs, freqs)
+        emb = cat((freqs, freqs), -1)
         turned = unary(emb, "cos")
         cos = unary(turned, "mul")
         del turned
@@ -35,9 +35,9 @@ def rotary_tables(x: Sym, length: Size, head_dim: Size) -> tuple[Sym, Sym]:
 
 def _rotate_half(x: Sym) -> Sym:
     """Mirror rotate_half."""
-    x1 = slice_last(x, 0, x.shape[-1] // 2)
-    x2 = slice_last(x, x.shape[-1] // 2, x.shape[-1])
-    return cat_last(-x2, x1)
+    x1 = slice_axis(x, -1, 0, x.shape[-1] // 2)
+    x2 = slice_axis(x, -1, x.shape[-1] // 2, x.shape[-1])
+    return cat((-x2, x1), -1)
 
 
 def _unsqueeze_heads(table: Sym) -> Sym:

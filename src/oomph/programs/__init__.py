@@ -6,6 +6,14 @@ pass, and `buffers`, what lies on the device beside the parameters.
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from oomph.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from oomph.model import Model
+
 PROGRAMS: dict[str, str] = {
     "gpt2": "gpt2",
     "llama": "llama",
@@ -13,3 +21,15 @@ PROGRAMS: dict[str, str] = {
     "qwen2": "llama",
     "qwen3": "llama",
 }
+
+
+def program_of(model: Model) -> Any:
+    """Return the program file of a model's type; refused with a way to go on where there is none."""
+    missing = [] if "lm_head" in model.parts else ["a model without a language head"]
+    if model.model_type not in PROGRAMS:
+        missing = [model.model_type or "this architecture"]
+    if missing := [*missing, *model.unplayed]:
+        raise UnsupportedError(
+            f"oomph cannot play {' and '.join(missing)} yet.", "Trace the real code instead: oomph trace."
+        )
+    return import_module(f"oomph.programs.{PROGRAMS[model.model_type]}")

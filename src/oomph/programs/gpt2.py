@@ -5,9 +5,11 @@ from __future__ import annotations
 from functools import partial
 
 from oomph import ops
-from oomph.programs.loss import causal_lm_loss
+from oomph.programs.cache import Cache, dynamic_cache
+from oomph.programs.loss import causal_lm_loss, kept
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
+from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym
 
 
@@ -16,7 +18,14 @@ def buffers(m: Bound) -> list[Sym]:
     return []
 
 
-def attention(m: Bound, hidden_states: Sym, rate: float) -> Sym:
+def sliding_windows(m: Bound) -> list[Size | None]:
+    """Return the window of every layer: attention is full."""
+    return [None for _ in m.transformer.h]
+
+
+def attention(
+    m: Bound, hidden_states: Sym, past_key_values: Cache | None, attention_mask: Sym | None, index: int
+) -> tuple[Sym, Sym | None]:
     """Mirror GPT2Attention.forward: one fused map, heads split off as views."""
     batch, length, hidden = hidden_states.shape
     shape = (batch, length, m.num_heads, m.head_dim)
@@ -24,71 +33,89 @@ def attention(m: Bound, hidden_states: Sym, rate: float) -> Sym:
     key_states = ops.transpose(ops.view(key_states, shape), 1, 2)
     value_states = ops.transpose(ops.view(value_states, shape), 1, 2)
     query_states = ops.transpose(ops.view(query_states, shape), 1, 2)
-    attn_output = ops.transpose(ops.scaled_dot_product_attention(query_states, key_states, value_states), 1, 2)
-    attn_output = ops.view(attn_output, (batch, length, hidden))
+    if past_key_values is not None:
+        key_states, value_states = past_key_values.update(key_states, value_states, index)
+    attn_output, attn_weights = ops.gpt2_attention(query_states, key_states, value_states, attention_mask, m.dropout)
+    attn_output = ops.contiguous(ops.view(attn_output, (batch, length, hidden)))
     attn_output = m.c_proj(attn_output)
-    attn_output = ops.dropout(attn_output, rate)
-    return attn_output
+    attn_output = m.resid_dropout(attn_output)
+    return attn_output, attn_weights
 
 
-def block(m: Bound, hidden_states: Sym, rate: float, position_ids: Sym) -> Sym:
+def block(
+    m: Bound,
+    hidden_states: Sym,
+    past_key_values: Cache | None = None,
+    attention_mask: Sym | None = None,
+    index: int = 0,
+    position_ids: Sym | None = None,
+) -> Sym:
     """Mirror GPT2Block.forward, which takes position_ids and has no use for them: a checkpoint keeps them alive."""
     residual = hidden_states
     hidden_states = m.ln_1(hidden_states)
-    attn_output = attention(m.attn, hidden_states, rate)
+    attn_output, _ = attention(m.attn, hidden_states, past_key_values, attention_mask, index)
     hidden_states = attn_output + residual
     residual = hidden_states
     hidden_states = m.ln_2(hidden_states)
-    feed_forward_hidden_states = mlp(m.mlp, hidden_states, rate)
+    feed_forward_hidden_states = m.mlp(hidden_states)
     hidden_states = residual + feed_forward_hidden_states
     return hidden_states
 
 
-def mlp(m: Bound, hidden_states: Sym, rate: float) -> Sym:
-    """Mirror GPT2MLP.forward."""
-    hidden_states = m(hidden_states)
-    hidden_states = ops.dropout(hidden_states, rate)
-    return hidden_states
-
-
 def causal_lm(
-    m: Bound, input_ids: Sym, labels: Sym | None, checkpointing: Checkpointing, model_type: str, rate: float
-) -> tuple[Sym | None, Sym]:
-    """Mirror GPT2LMHeadModel.forward: loss and logits."""
-    hidden_states = model(m.transformer, input_ids, checkpointing, rate)
+    m: Bound,
+    input_ids: Sym,
+    labels: Sym | None,
+    checkpointing: Checkpointing,
+    model_type: str,
+    attention_mask: Sym | None = None,
+    past_key_values: Cache | None = None,
+    use_cache: bool = False,
+    logits_to_keep: Size = 0,
+) -> tuple[Sym | None, Sym, Cache | None]:
+    """Mirror GPT2LMHeadModel.forward: loss, logits and cache."""
+    hidden_states, past_key_values = model(
+        m.transformer, input_ids, checkpointing, past_key_values, attention_mask, use_cache=use_cache
+    )
+    hidden_states = kept(hidden_states, logits_to_keep)
+    m.tape.scope = "lm_head"
     weight = m.lm_head.parts["weight"]
     logits = ops.linear(hidden_states, m.transformer.wte.weight if weight is None else weight)
     loss = None
     if labels is not None:
         loss = causal_lm_loss(logits, labels)
-    return loss, logits
+    return loss, logits, past_key_values
 
 
 def model(
     m: Bound,
     input_ids: Sym,
     checkpointing: Checkpointing,
-    rate: float,
+    past_key_values: Cache | None = None,
+    attention_mask: Sym | None = None,
     position_ids: Sym | None = None,
     inputs_embeds: Sym | None = None,
-) -> Sym:
+    use_cache: bool = False,
+) -> tuple[Sym, Cache | None]:
     """Mirror GPT2Model.forward. Locals die in the order of the frame, arguments first."""
     tape = m.tape
+    if use_cache and past_key_values is None:
+        past_key_values = dynamic_cache(tape, [None] * len(m.h.stacked))
     inputs_embeds = m.wte(input_ids)
     position_ids = ops.unary(tape.empty((input_ids.shape[1],), "int64", op="arange"), "add")
     position_ids = ops.unsqueeze(position_ids, 0)
     position_embeds = m.wpe(position_ids)
     hidden_states: Sym = inputs_embeds + position_embeds
-    ops.packed_sequence_test(tape, input_ids.shape[0], input_ids.shape[1])
-    hidden_states = ops.dropout(hidden_states, rate)
+    causal_mask = ops.causal_mask(inputs_embeds, attention_mask, past_key_values)
+    hidden_states = m.drop(hidden_states)
     for index, layer in enumerate(m.h):
         tape.begin_layer(index, layer.path)
         if checkpointing.takes(index):
-            call = partial(block, layer, rate=rate, position_ids=position_ids)
-            hidden_states = checkpointing(tape, call, hidden_states)
+            call = partial(block, layer, position_ids=position_ids)
+            hidden_states = checkpointing(tape, call, hidden_states, None, causal_mask)
             del call
         else:
-            hidden_states = block(layer, hidden_states, rate, position_ids)
+            hidden_states = block(layer, hidden_states, past_key_values, causal_mask, index, position_ids)
     tape.end_layers()
     hidden_states = m.ln_f(hidden_states)
-    return hidden_states
+    return hidden_states, past_key_values

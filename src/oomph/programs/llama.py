@@ -6,13 +6,16 @@ end of the model's forward, which keeps the embeddings and position ids alive.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from oomph import ops
 from oomph.blocks.attention import Attention
-from oomph.programs.loss import causal_lm_loss
+from oomph.programs.cache import Cache, dynamic_cache
+from oomph.programs.loss import causal_lm_loss, kept
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
+from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym
 
 HOLDS_MASK_ARGUMENTS = frozenset({"qwen2", "qwen3"})
@@ -25,12 +28,17 @@ def buffers(m: Bound) -> list[Sym]:
 
 
 def decoder_layer(
-    m: Bound, hidden_states: Sym, position_embeddings: tuple[Sym, Sym], attention_mask: Sym | None
+    m: Bound,
+    hidden_states: Sym,
+    position_embeddings: tuple[Sym, Sym],
+    attention_mask: Sym | None,
+    past_key_values: Cache | None = None,
+    index: int = 0,
 ) -> Sym:
     """Mirror LlamaDecoderLayer.forward."""
     residual = hidden_states
     hidden_states = m.input_layernorm(hidden_states)
-    hidden_states, _ = m.self_attn(hidden_states, position_embeddings, attention_mask)
+    hidden_states, _ = m.self_attn(hidden_states, position_embeddings, attention_mask, past_key_values, index)
     hidden_states = residual + hidden_states
 
     residual = hidden_states
@@ -45,20 +53,26 @@ def model(
     input_ids: Sym,
     checkpointing: Checkpointing,
     model_type: str,
+    attention_mask: Sym | None = None,
     position_ids: Sym | None = None,
+    past_key_values: Cache | None = None,
     inputs_embeds: Sym | None = None,
-) -> Sym:
-    """Mirror LlamaModel.forward: the last hidden state [B, S, H].
+    use_cache: bool = False,
+) -> tuple[Sym, Cache | None]:
+    """Mirror LlamaModel.forward: the last hidden state [B, S, H] and the cache.
 
     Locals die in the order in which a frame lists them, arguments first: hence position_ids before inputs_embeds.
     """
     tape = m.tape
+    windows = [layer.self_attn.sliding_window for layer in m.layers]
     inputs_embeds = m.embed_tokens(input_ids)
+    if use_cache and past_key_values is None:
+        past_key_values = dynamic_cache(tape, windows)
     position_ids = ops.unary(tape.empty((input_ids.shape[1],), "int64", op="arange"), "add")
-    ops.packed_sequence_test(tape, input_ids.shape[0], input_ids.shape[1])
-    causal_mask = None
-    if tape.kernel == "eager":
-        causal_mask = ops.eager_mask(tape, input_ids.shape[0], input_ids.shape[1], m.embed_tokens.weight.dtype)
+    causal_masks = {
+        window: ops.causal_mask(inputs_embeds, attention_mask, past_key_values, window)
+        for window in mask_order(windows, model_type)
+    }
     if model_type in HOLDS_MASK_ARGUMENTS:
         mask_kwargs = {"inputs_embeds": inputs_embeds, "position_ids": position_ids}  # noqa: F841
     hidden_states: Sym = inputs_embeds
@@ -68,13 +82,30 @@ def model(
         tape.begin_layer(index, layer.path)
         if checkpointing.takes(index):
             hidden_states = checkpointing(
-                tape, _Call(layer, position_embeddings, causal_mask, position_ids, model_type), hidden_states
+                tape,
+                _Call(layer, position_embeddings, causal_masks[windows[index]], position_ids, model_type),
+                hidden_states,
             )
         else:
-            hidden_states = decoder_layer(layer, hidden_states, position_embeddings, causal_mask)
+            hidden_states = decoder_layer(
+                layer, hidden_states, position_embeddings, causal_masks[windows[index]], past_key_values, index
+            )
     tape.end_layers()
     hidden_states = m.norm(hidden_states)
-    return hidden_states
+    return hidden_states, past_key_values
+
+
+def sliding_windows(m: Bound) -> list[Size | None]:
+    """Return the window of every layer, None where attention is full."""
+    return [layer.self_attn.sliding_window for layer in m.model.layers]
+
+
+def mask_order(windows: Sequence[Size | None], model_type: str) -> list[Size | None]:
+    """Return the windows for which masks are made, in order: Qwen always makes the full one first."""
+    distinct = list(dict.fromkeys(windows))
+    if model_type in HOLDS_MASK_ARGUMENTS:
+        return [None, *(window for window in distinct if window is not None)]
+    return distinct
 
 
 class _Call:
@@ -106,13 +137,31 @@ def head_dim(m: Bound) -> int:
 
 
 def causal_lm(
-    m: Bound, input_ids: Sym, labels: Sym | None, checkpointing: Checkpointing, model_type: str, rate: float
-) -> tuple[Sym | None, Sym]:
-    """Mirror LlamaForCausalLM.forward: loss and logits. These families drop nothing out, whatever the rate."""
-    hidden_states = model(m.model, input_ids, checkpointing, model_type)
+    m: Bound,
+    input_ids: Sym,
+    labels: Sym | None,
+    checkpointing: Checkpointing,
+    model_type: str,
+    attention_mask: Sym | None = None,
+    past_key_values: Cache | None = None,
+    use_cache: bool = False,
+    logits_to_keep: Size = 0,
+) -> tuple[Sym | None, Sym, Cache | None]:
+    """Mirror LlamaForCausalLM.forward: loss, logits and cache."""
+    hidden_states, past_key_values = model(
+        m.model,
+        input_ids,
+        checkpointing,
+        model_type,
+        attention_mask,
+        past_key_values=past_key_values,
+        use_cache=use_cache,
+    )
+    hidden_states = kept(hidden_states, logits_to_keep)
+    m.tape.scope = "lm_head"
     weight = m.lm_head.parts["weight"]
     logits = ops.linear(hidden_states, m.model.embed_tokens.weight if weight is None else weight)
     loss = None
     if labels is not None:
         loss = causal_lm_loss(logits, labels)
-    return loss, logits
+    return loss, logits, past_key_values

@@ -6,6 +6,7 @@ against that header. Operations that the CPU casts the same way keep torch's own
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +23,7 @@ FP32_UNLESS_ASKED = (
     "prod", "prod.dim_int", "softmax.int", "log_softmax.int", "cumprod", "cumsum", "linalg_vector_norm", "sum",
     "sum.dim_IntList",
 )  # fmt: skip
+AS_THEY_ARE = ("cat", "stack", "index_copy")  # the CPU promotes their arguments, CUDA leaves them alone
 KEY = "AutocastCPU"
 
 
@@ -35,6 +37,10 @@ def cuda_rules() -> Iterator[None]:
                 if not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", KEY):
                     packet, _, overload = name.partition(".")
                     library.impl(name, rule(getattr(getattr(torch.ops.aten, packet), overload or "default")), KEY)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns that a kernel is replaced
+            for name in AS_THEY_ARE:
+                library.impl(name, _as_it_is(getattr(torch.ops.aten, name).default), KEY)
         yield
     finally:
         library._destroy()
@@ -44,7 +50,8 @@ def _eligible(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.is_floating_point() and value.dtype != torch.float64
 
 
-def _without_autocast() -> Any:
+def without_autocast() -> Any:
+    """Return a context in which autocast does nothing, as inside an operation that autocast has prepared."""
     return torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU))
 
 
@@ -55,8 +62,18 @@ def _in_fp32(op: Any) -> Callable[..., Any]:
         return value.to(torch.float32) if _eligible(value) else value
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        with _without_autocast():
+        with without_autocast():
             return op(*map(cast, args), **{name: cast(value) for name, value in kwargs.items()})
+
+    return call
+
+
+def _as_it_is(op: Any) -> Callable[..., Any]:
+    """Return the operation with its arguments as they are."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with without_autocast():
+            return op(*args, **kwargs)
 
     return call
 
@@ -70,7 +87,7 @@ def _in_fp32_unless_asked(op: Any) -> Callable[..., Any]:
         given = args[place] if len(args) > place else kwargs.pop("dtype", None)
         if given is None and _eligible(args[0]):
             given = torch.float32
-        with _without_autocast():
+        with without_autocast():
             return op(*args[:place], **kwargs, dtype=given)
 
     return call

@@ -87,7 +87,7 @@ def cuda_kernels(attention: str, taken: Callable[[str], None]) -> Iterator[None]
             patch.object(functional, "scaled_dot_product_attention", sdpa.replacement(attention, taken))
         )
         # CUDA drops out in one kernel that keeps a boolean mask; the CPU multiplies by noise in the input's dtype.
-        stack.enter_context(patch.object(functional, "dropout", _dropout(functional.dropout)))
+        stack.enter_context(_fused_dropout())
         # CUDA has one kernel for RMS norm; the CPU composes it.
         stack.enter_context(patch.object(functional, "rms_norm", _rms_norm))
         # CPU autocast keeps fewer operations in fp32 (no softmax, layer norm, pow, sum).
@@ -130,13 +130,19 @@ def _grouped_output(left: Any, right: Any, offsets: Any, out_dtype: Any) -> Any:
     return torch.empty_strided(shape, strides, dtype=dtype, device=left.device)
 
 
-def _dropout(original: Callable[..., Any]) -> Callable[..., Any]:
-    def dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
-        if inplace or not training or not 0 < p < 1:
-            return original(input, p, training, inplace)
-        return torch.native_dropout(input, p, training)[0]
+@contextmanager
+def _fused_dropout() -> Iterator[None]:
+    """Send dropout to native_dropout, also where C++ calls it (the math kernel of attention does)."""
+    library = torch.library.Library("aten", "IMPL")
 
-    return dropout
+    def dropout(input: Any, p: float, train: bool) -> Any:
+        return torch.native_dropout(input, p, train)[0] if train and p else input
+
+    try:
+        library.impl("dropout", dropout, "AutogradCPU")
+        yield
+    finally:
+        library._destroy()
 
 
 def _rms_norm(input: Any, normalized_shape: Any, weight: Any = None, eps: float | None = None) -> Any:

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (its name everywhere)
 from torch import Tensor
+
+from oomph.referee.autocast import without_autocast
 
 aten = torch.ops.aten
 # Kernels in the order they are tried, by the one that is asked for; "math" always works.
@@ -77,7 +80,9 @@ def replacement(asked: str, taken: Callable[[str], None]) -> Callable[..., Tenso
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Any:
-        if torch.is_autocast_enabled("cpu"):  # the C++ autocast wrapper comes before the choice of a kernel
+        guard: Any = nullcontext()
+        if torch.is_autocast_enabled("cpu"):  # the C++ autocast wrapper comes before the choice, and only once
+            guard = without_autocast()
             dtype = torch.get_autocast_dtype("cpu")
             if attn_mask is not None and attn_mask.is_floating_point():
                 attn_mask = attn_mask.to(dtype)
@@ -85,7 +90,8 @@ def replacement(asked: str, taken: Callable[[str], None]) -> Callable[..., Tenso
         call = Call(attn_mask, dropout_p, is_causal, scale, enable_gqa)
         kernel = next((each for each in ORDER[asked] if usable(each, query, key, value, call)), "math")
         taken(kernel)
-        return KERNELS[kernel](query, key, value, call)
+        with guard:
+            return KERNELS[kernel](query, key, value, call)
 
     return scaled_dot_product_attention
 

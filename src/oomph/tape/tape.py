@@ -33,7 +33,9 @@ class Tape:
         self.next_sequence = 0
         self.pack_hooks: list[Pack] = []
         self.autocast: Autocast | None = None
+        self.autocast_paused = False  # inside an operation that autocast has prepared
         self.kernel = "flash"
+        self.dropout = False  # whether anything is dropped out
         # Where each layer's operations begin and where the last layer's end, by sequence number: the backward pass
         # crosses them in reverse, which is how its segments are marked.
         self.layer_starts: list[int] = []
@@ -52,9 +54,10 @@ class Tape:
         self.note(made, "parameter")
         return made
 
-    def note(self, tensor: Sym, why: str) -> None:
-        """Say why a tensor is alive, where it is more than a temporary."""
+    def note(self, tensor: Sym, why: str) -> Sym:
+        """Say why a tensor is alive, where it is more than a temporary; return it."""
         self.recorder.why[tensor.storage.ordinal] = why
+        return tensor
 
     def begin_layer(self, index: int, path: str) -> None:
         """Begin the forward pass of a decoder layer."""
@@ -87,6 +90,15 @@ class Tape:
             yield
         finally:
             self.grad_enabled = before
+
+    @contextmanager
+    def without_autocast(self) -> Iterator[None]:
+        """Cast nothing inside."""
+        before, self.autocast_paused = self.autocast_paused, True
+        try:
+            yield
+        finally:
+            self.autocast_paused = before
 
     @contextmanager
     def playing(self) -> Iterator[None]:

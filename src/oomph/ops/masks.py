@@ -1,0 +1,182 @@
+"""Attention masks as transformers builds them: small comparisons of positions, broadcast to [B, 1, S, T].
+
+S queries, T keys. Without padding and without a window shorter than the keys, sdpa needs no mask at all; with one it
+gets booleans, which torch turns into numbers in every layer again (see sdpa.py). The eager kernel always gets numbers.
+Source: transformers 5.23, masking_utils.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from oomph.ops.elementwise import cast, result, unary
+from oomph.ops.indexing import expand, pad_last, slice_axis
+from oomph.tape.sizes import Size, yes
+from oomph.tape.sym import Sym, broadcast, view_of
+from oomph.tape.tape import Tape
+
+if TYPE_CHECKING:
+    from oomph.programs.cache import Cache
+
+
+class _Indices(NamedTuple):
+    """Numbers of sequences [B] and heads [1], positions as [1, 1, S, 1] and [1, 1, 1, T], all int64."""
+
+    rows: Sym
+    heads: Sym
+    queries: Sym
+    keys: Sym
+
+
+Rule = Callable[[_Indices], Sym]
+
+
+def causal_mask(
+    inputs_embeds: Sym, attention_mask: Sym | None, past_key_values: Cache | None, window: Size | None = None
+) -> Sym | None:
+    """Mirror create_causal_mask or, with a window, create_sliding_window_causal_mask.
+
+    inputs_embeds [B, S, H]; attention_mask [B, T] int64, 0 where there is padding. Returns None where sdpa can do
+    without, else [B, 1, S, T]: booleans (in one sequence's bytes if nothing is padded), for eager in the dtype of the
+    embeddings.
+
+    >>> from oomph.tape import Tape
+    >>> tape = Tape()
+    >>> embeds, padding = tape.empty((2, 8, 64), "bf16"), tape.empty((2, 8), "int64")
+    >>> causal_mask(embeds, None, None) is None, causal_mask(embeds, padding, None).storage.n_bytes
+    (True, 128)
+    """
+    tape, (batch, q_length) = inputs_embeds.tape, inputs_embeds.shape[:2]
+    if attention_mask is not None:
+        attention_mask = cast(attention_mask, "bool")
+    q_offset: Size | Sym = 0
+    kv_length, kv_offset = q_length if attention_mask is None else attention_mask.shape[-1], 0
+    may_skip = tape.kernel != "eager"
+    if past_key_values is not None:
+        q_offset, kv_length, kv_offset = past_key_values.mask_sizes(q_length, window)
+        may_skip = may_skip and not (past_key_values.is_static and yes(q_length == 1))
+    elif attention_mask is None:
+        packed_sequence_test(tape, batch, q_length)
+    rule = _causal if window is None else _all_of(_within(window), _causal)
+    lengths = (q_length, kv_length, q_offset, kv_offset)
+    if tape.kernel == "eager":
+        return _eager_mask(tape, batch, lengths, rule, attention_mask, window, inputs_embeds.dtype)
+    return _sdpa_mask(tape, batch, lengths, rule, attention_mask, window, may_skip)
+
+
+Lengths = tuple[Size, Size, "Size | Sym", Size]
+
+
+def _sdpa_mask(
+    tape: Tape, batch: Size, lengths: Lengths, rule: Rule, padding: Sym | None, window: Size | None, may_skip: bool
+) -> Sym | None:
+    """Mirror sdpa_mask: booleans, or None where they are not needed."""
+    q_length, kv_length, _, kv_offset = lengths
+    padding_mask = padding
+    if padding is not None and yes(kv_length + kv_offset > padding.shape[-1]):
+        padding_mask = pad_last(padding, kv_length + kv_offset - padding.shape[-1])
+    if may_skip and _not_needed(padding_mask, lengths, window):
+        return None
+    if padding_mask is not None:
+        rule = _all_of(rule, _unpadded(padding_mask))
+    batch_arange = tape.empty((batch,), "int64", op="arange")
+    head_arange = tape.empty((1,), "int64", op="arange")
+    q_arange = unary(tape.empty((q_length,), "int64", op="arange"), "add")
+    kv_arange = unary(tape.empty((kv_length,), "int64", op="arange"), "add")
+    mask = rule(_Indices(batch_arange, head_arange, _standing(q_arange), _lying(kv_arange)))
+    return expand(mask, (batch, 1, q_length, kv_length))
+
+
+def _eager_mask(
+    tape: Tape, batch: Size, lengths: Lengths, rule: Rule, padding: Sym | None, window: Size | None, dtype: str
+) -> Sym:
+    """Mirror eager_mask: 0 where allowed, the lowest number elsewhere."""
+    mask = _sdpa_mask(tape, batch, lengths, rule, padding, window, may_skip=False)
+    if mask is None:
+        raise AssertionError("a mask that may not be skipped was skipped")
+    zero = tape.empty((), dtype, op="zeros")
+    lowest = tape.empty((), dtype, op="scalar_tensor")
+    numbers = result("where", mask.shape, dtype, mask)
+    del lowest, zero, mask
+    return numbers
+
+
+def _not_needed(padding_mask: Sym | None, lengths: Lengths, window: Size | None) -> bool:
+    """Mirror _ignore_causal_mask_sdpa: is_causal says it all. Padded batches are looked at and need one."""
+    q_length, kv_length, q_offset, _ = lengths
+    if padding_mask is not None and yes(padding_mask.shape[-1] > kv_length):
+        mask_indices = unary(padding_mask.tape.empty((kv_length,), "int64", op="arange"), "add")
+        padding_mask = padding_mask.tape.empty((padding_mask.shape[0], *mask_indices.shape), "bool", op="index")
+    if window is not None and yes(kv_length >= window):
+        return False
+    if (yes(q_length == 1) or yes(kv_length == q_length)) and not _has_holes(padding_mask):
+        return True
+    at_start = not isinstance(q_offset, Sym) and yes(q_offset == 0)
+    return at_start and not _has_holes(None if padding_mask is None else slice_axis(padding_mask, 1, 0, q_length))
+
+
+def _has_holes(padding_mask: Sym | None) -> bool:
+    """Mirror fast_all, which sums and compares; a job with padding has some."""
+    if padding_mask is None:
+        return False
+    total = padding_mask.tape.empty((), "int64", op="sum")
+    equal = padding_mask.tape.empty((), "bool", op="eq")
+    del total, equal
+    return True
+
+
+def _all_of(*rules: Rule) -> Rule:
+    """Mirror and_masks."""
+
+    def rule(at: _Indices) -> Sym:
+        allowed = at.queries.tape.empty((), "bool", op="new_ones")
+        for each in rules:
+            allowed = _compared("bitwise_and", allowed, each(at))
+        return allowed
+
+    return rule
+
+
+def _causal(at: _Indices) -> Sym:
+    """Mirror causal_mask_function: kv_idx <= q_idx."""
+    return _compared("le", at.keys, at.queries)
+
+
+def _within(window: Size) -> Rule:
+    """Mirror sliding_window_overlay: kv_idx > q_idx - sliding_window."""
+    return lambda at: _compared("gt", at.keys, unary(at.queries, "sub"))
+
+
+def _unpadded(padding_mask: Sym) -> Rule:
+    """Mirror padding_mask_function: padding_mask[batch_idx, kv_idx]."""
+    return lambda at: padding_mask.tape.empty((at.rows.shape[0], 1, 1, at.keys.shape[-1]), "bool", op="index")
+
+
+def _compared(op: str, a: Sym, b: Sym) -> Sym:
+    return result(op, broadcast(a.shape, b.shape), "bool", a, b)
+
+
+def _standing(positions: Sym) -> Sym:
+    (length,) = positions.shape
+    return view_of(positions, (1, 1, length, 1), (length, length, 1, 1))
+
+
+def _lying(positions: Sym) -> Sym:
+    (length,) = positions.shape
+    return view_of(positions, (1, 1, 1, length), (length, length, length, 1))
+
+
+def packed_sequence_test(tape: Tape, batch: Size, length: Size) -> None:
+    """Mirror find_packed_sequence_indices: small int64 tensors that look for packed sequences, and find none."""
+    first_dummy_value = tape.empty((batch, 1), "int64", op="sub")
+    joined = tape.empty((batch, length + 1), "int64", op="cat")
+    position_diff = tape.empty((batch, length), "int64", op="sub")
+    del joined
+    differs = tape.empty((batch, length), "bool", op="ne")
+    packed_sequence_mask = tape.empty((batch, length), "int64", op="cumsum")
+    del differs
+    last = tape.empty((batch,), "bool", op="eq")
+    answer = tape.empty((), "bool", op="all")
+    del last, answer
+    del first_dummy_value, position_diff, packed_sequence_mask

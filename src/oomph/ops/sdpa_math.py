@@ -1,0 +1,98 @@
+"""The math kernel of scaled_dot_product_attention, which always works: composed of plain operations, in fp32.
+
+Source: ATen/native/transformers/attention.cpp, _scaled_dot_product_attention_math.
+"""
+
+from __future__ import annotations
+
+from oomph.ops.elementwise import cast, dropout, pass_through, result, same_as_input
+from oomph.ops.indexing import expand, transpose, unsqueeze, view
+from oomph.ops.matmul import matmul
+from oomph.tape.autograd import made_by, record, save
+from oomph.tape.sizes import Size, yes
+from oomph.tape.sym import Sym, new
+from oomph.tape.tape import Tape
+
+HALF = ("fp16", "bf16")
+
+
+def math_attention(
+    query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: float, is_causal: bool, grouped: bool
+) -> Sym:
+    """Return attention [B, N, S, D] from its parts: scores and weights [B, N, S, T] in fp32.
+
+    fp16 and bf16 inputs are computed in fp32. Saved are the scaled queries and keys (each copied to where a batched
+    product wants it), the values, and the softmax; the weights once more in the inputs' dtype are made and dropped.
+
+    Output 2·64·128·2 B; three times 2·64·128·4 B for queries, keys and values; softmax 2·64·64·4 B:
+    >>> tape = Tape()
+    >>> q = tape.parameter((1, 2, 64, 128), "bf16")
+    >>> before = tape.recorder.live
+    >>> out = math_attention(q, q, q, None, 0.0, False, False)
+    >>> tape.recorder.live - before == 32768 + 3 * 65536 + 32768
+    True
+    """
+    tape, dtype = query.tape, query.dtype
+    query_acc, key_acc, value_acc = (cast(each, "fp32") if dtype in HALF else each for each in (query, key, value))
+    scaled = query_acc * 1.0
+    if is_causal:
+        mask = _lower_triangle(tape, query.shape[2], key.shape[2], scaled.dtype)
+    times = query.shape[1] // key.shape[1]
+    key_expanded = _repeat_interleave(key_acc, times) if grouped else key_acc
+    value_expanded = _repeat_interleave(value_acc, times) if grouped else value_acc
+    attn = matmul(scaled, transpose(key_expanded, 2, 3) * 1.0)
+    if mask is not None:
+        attn = _add_mask(attn, mask)
+    attn = safe_softmax(attn)
+    attn = dropout(attn, rate)
+    weights = cast(attn, dtype)
+    out = cast(matmul(attn, value_expanded), dtype)
+    del attn, key_expanded, value_expanded  # a std::tuple destroys its first element first, locals die in reverse
+    del scaled, mask, value_acc, key_acc, query_acc
+    del weights
+    return out
+
+
+def _lower_triangle(tape: Tape, length: Size, keys: Size, dtype: str) -> Sym:
+    """Return the causal mask [S, T] as numbers."""
+    ones = tape.empty((length, keys), "bool", op="ones")
+    allowed = tape.empty((length, keys), "bool", op="tril")
+    del ones
+    infinity = tape.empty((), dtype, op="scalar_tensor")
+    zero = tape.empty((), dtype, op="scalar_tensor")
+    mask = tape.empty((length, keys), dtype, op="where")
+    del zero, infinity, allowed
+    return mask
+
+
+def _repeat_interleave(x: Sym, times: Size) -> Sym:
+    """Return keys or values for every query head, a copy (pre_process_group_query_attention_input)."""
+    batch, heads, length, size = x.shape
+    if yes(times == 1):
+        return x
+    spread = expand(unsqueeze(x, 2), (batch, heads, times, length, size))
+    node = record("Clone", (spread,), pass_through)
+    copy = made_by(new(x.tape, spread.shape, x.dtype, op="clone"), node)
+    return view(copy, (batch, heads * times, length, size))
+
+
+def _add_mask(attn: Sym, mask: Sym) -> Sym:
+    """Return scores + mask: in place in a real run, out of place under a trace (areAnyTensorSubclassLike)."""
+    if attn.tape.on == "trace":
+        return attn + mask
+    return made_by(attn.detach(), record("Add", (attn,), pass_through))
+
+
+def safe_softmax(x: Sym) -> Sym:
+    """Return _safe_softmax: softmax with rows of nothing but minus infinity set to 0. Saves the result.
+
+    It looks for such rows in a comparison as large as the scores, one byte each, which a trace does not see.
+    """
+    node = record("SafeSoftmax", (x,), same_as_input)
+    out = result("_safe_softmax", x.shape, x.dtype, x)
+    if x.tape.on != "trace":
+        masked = result("eq", x.shape, "bool", x)
+        rows = result("all", (*x.shape[:-1], 1), "bool", x)
+        del rows, masked
+    save(node, out)
+    return made_by(out, node)

@@ -1,0 +1,215 @@
+"""Caches of keys and values, [B, K, T, D] per layer. Source: transformers 5.23, cache_utils.py.
+
+Attributes are set in the order of the real classes: an object's attributes die in that order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from oomph import ops
+from oomph.tape.sizes import Size, yes
+from oomph.tape.sym import Sym
+from oomph.tape.tape import Tape
+
+
+class DynamicLayer:
+    """Mirror DynamicLayer: grows by concatenation, old and new alive side by side for a moment."""
+
+    window: Size | None = None
+
+    def __init__(self) -> None:
+        self.keys: Sym | None = None
+        self.values: Sym | None = None
+
+    def update(self, key_states: Sym, value_states: Sym) -> tuple[Sym, Sym]:
+        """Append new keys and values, return all."""
+        self.keys = _appended(self.keys, key_states, key_states.dtype)
+        self.values = _appended(self.values, value_states, key_states.dtype)
+        return self.keys, self.values
+
+    def seq_length(self) -> Size | Sym:
+        """Return how many tokens were seen."""
+        return 0 if self.keys is None else self.keys.shape[2]
+
+    def mask_sizes(self, query_length: Size) -> tuple[Size, Size]:
+        """Return number and offset of the keys that queries will see."""
+        seen = self.seq_length()
+        return (query_length if isinstance(seen, Sym) else seen + query_length), 0
+
+
+class DynamicSlidingWindowLayer(DynamicLayer):
+    """Mirror DynamicSlidingWindowLayer: keeps the last window - 1 tokens, as views of all it last attended to."""
+
+    def __init__(self, tape: Tape, window: Size) -> None:
+        super().__init__()
+        self.window = self._window = window
+        self.cumulative_length: Size = 0
+        self.window_tensor = tape.empty((), "int64", op="lift_fresh")
+
+    def update(self, key_states: Sym, value_states: Sym) -> tuple[Sym, Sym]:
+        """Append new keys and values, return all, keep the last ones."""
+        self.cumulative_length = self.cumulative_length + key_states.shape[2]
+        full_key_states = _appended(self.keys, key_states, key_states.dtype)
+        full_value_states = _appended(self.values, value_states, key_states.dtype)
+        self.keys = self._last(full_key_states)
+        self.values = self._last(full_value_states)
+        return full_key_states, full_value_states
+
+    def _last(self, states: Sym) -> Sym:
+        length, kept = states.shape[2], self._window - 1
+        if yes(kept == 0) or yes(length <= kept):  # states[-0:] are all
+            return ops.slice_axis(states, 2, 0, length)
+        return ops.slice_axis(states, 2, length - kept, length)
+
+    def seq_length(self) -> Size | Sym:
+        """Return how many tokens were seen."""
+        return self.cumulative_length
+
+    def mask_sizes(self, query_length: Size) -> tuple[Size, Size]:
+        """Return number and offset of the keys that queries will see."""
+        seen, window = self.cumulative_length, self._window
+        if yes(seen < window):
+            return seen + query_length, 0
+        return window - 1 + query_length, seen - window + 1
+
+
+def _appended(states: Sym | None, more: Sym, dtype: str) -> Sym:
+    """Return states and more; at first the states are empty, of the keys' dtype, which under autocast is fp32."""
+    return ops.cat((more,), 2, dtype) if states is None else ops.cat((states, more), 2)
+
+
+class Cache:
+    """One cache layer per decoder layer."""
+
+    is_static = False
+
+    def __init__(self, layers: Sequence[DynamicLayer | StaticLayer]) -> None:
+        self.layers = list(layers)
+
+    def update(self, key_states: Sym, value_states: Sym, index: int) -> tuple[Sym, Sym]:
+        """Put keys and values of one layer in, return those to attend to."""
+        layer = self.layers[index]
+        attended = layer.update(key_states, value_states)
+        for each in (layer.keys, layer.values):
+            if each is not None:
+                each.tape.note(each, "kv cache")
+        return attended
+
+    def seq_length(self) -> Size | Sym:
+        """Return how many tokens the first layer has seen, a tensor in static layers that are in use."""
+        return self.layers[0].seq_length()
+
+    def mask_sizes(self, query_length: Size, window: Size | None) -> tuple[Size | Sym, Size, Size]:
+        """Return query offset, number of keys and their offset for layers with or without a window."""
+        alike = [layer for layer in self.layers if (layer.window is None) == (window is None)]
+        layer = alike[0] if alike else self.layers[0]
+        return layer.seq_length(), *layer.mask_sizes(query_length)
+
+
+class StaticLayer:
+    """Mirror StaticLayer: `length` tokens are allocated at the first use and written in place."""
+
+    window: Size | None = None
+
+    def __init__(self, tape: Tape, length: Size) -> None:
+        self.keys: Sym | None = None
+        self.values: Sym | None = None
+        self.length = length
+        self.cumulative_length = tape.empty((), "int64", op="lift_fresh")
+
+    def fill(self, key_states: Sym, value_states: Sym) -> tuple[Sym, Sym]:
+        """Return the tensors, allocated if they are not yet."""
+        if self.keys is None or self.values is None:
+            batch, heads, _, size = key_states.shape
+            shape = (batch, heads, self.length, size)
+            self.keys = key_states.tape.empty(shape, key_states.dtype, op="zeros")
+            self.values = value_states.tape.empty(shape, value_states.dtype, op="zeros")
+        return self.keys, self.values
+
+    def update(self, key_states: Sym, value_states: Sym) -> tuple[Sym, Sym]:
+        """Write new keys and values at their positions, return the whole tensors."""
+        keys, values = self.fill(key_states, value_states)
+        self.write(key_states)
+        return keys, values
+
+    def write(self, key_states: Sym) -> None:
+        """Play index_copy_ at positions arange(new) + cumulative_length."""
+        position = ops.unary(key_states.tape.empty((key_states.shape[2],), "int64", op="arange"), "add")
+        del position
+
+    def seq_length(self) -> Size | Sym:
+        """Return how many tokens were seen: a tensor once the layer is in use."""
+        return 0 if self.keys is None else self.cumulative_length
+
+    def mask_sizes(self, query_length: Size) -> tuple[Size, Size]:
+        """Return number and offset of the keys that queries will see."""
+        return self.length, 0
+
+
+class StaticSlidingWindowLayer(StaticLayer):
+    """Mirror StaticSlidingWindowLayer: at most a window of tokens is allocated; full, it is rolled."""
+
+    def __init__(self, tape: Tape, length: Size, window: Size) -> None:
+        super().__init__(tape, window if yes(window < length) else length)
+        self.window = window
+        self.seen: Size = 0
+
+    def update(self, key_states: Sym, value_states: Sym) -> tuple[Sym, Sym]:
+        """Write new keys and values, return what to attend to: the tensors, or more where a window overflows."""
+        keys, values = self.fill(key_states, value_states)
+        tape, added, seen = key_states.tape, key_states.shape[2], self.seen
+        self.seen = seen + added
+        if yes(seen >= self.length):
+            if yes(added == 1):
+                new_keys = ops.unary(keys, "roll")
+                new_values = ops.unary(values, "roll")
+                index = tape.empty((1,), "int64", op="lift_fresh")
+                del new_keys, new_values, index
+                return keys, values
+            return (
+                ops.cat((ops.slice_axis(keys, 2, 1, self.length), key_states), 2),
+                ops.cat((ops.slice_axis(values, 2, 1, self.length), value_states), 2),
+            )
+        if yes(seen + added > self.length):
+            if yes(seen == 0):
+                return key_states, value_states
+            return (
+                ops.cat((ops.slice_axis(keys, 2, 0, seen), key_states), 2),
+                ops.cat((ops.slice_axis(values, 2, 0, seen), value_states), 2),
+            )
+        self.write(key_states)
+        return keys, values
+
+    def seq_length(self) -> Size | Sym:
+        """Return how many tokens were seen, a plain number here."""
+        return self.seen
+
+    def mask_sizes(self, query_length: Size) -> tuple[Size, Size]:
+        """Return number and offset of the keys that queries will see."""
+        seen, window = self.seen, self.length
+        offset = seen - window + 1 if yes(seen - window + 1 > 0) else 0
+        if yes(seen >= window):
+            return window + query_length - 1, offset
+        return (seen + query_length if yes(seen + query_length > window) else window), offset
+
+
+class StaticCache(Cache):
+    """A cache whose tensors never move or grow."""
+
+    is_static = True
+
+
+def dynamic_cache(tape: Tape, windows: Sequence[Size | None]) -> Cache:
+    """Return DynamicCache(config): a growing layer, or one with a window, for each decoder layer."""
+    return Cache([DynamicLayer() if window is None else DynamicSlidingWindowLayer(tape, window) for window in windows])
+
+
+def static_cache(tape: Tape, windows: Sequence[Size | None], length: Size) -> Cache:
+    """Return StaticCache(config, max_cache_len=length)."""
+    return StaticCache(
+        [
+            StaticLayer(tape, length) if window is None else StaticSlidingWindowLayer(tape, length, window)
+            for window in windows
+        ]
+    )
