@@ -27,6 +27,7 @@ EXAMPLES = """\b
 ELSEWHERE = {
     "explain": "oomph.cli.explain",
     "measure": "oomph.cli.measure",
+    "score": "oomph.cli.score",
     "serve": "oomph.cli.jobs",
     "trace": "oomph.cli.trace",
     "train": "oomph.cli.jobs",

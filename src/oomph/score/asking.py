@@ -1,0 +1,122 @@
+"""Estimates for measured rows: models from the catalogue or from a row's own config, never from the network."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property, lru_cache
+from math import prod
+from typing import Any
+
+from oomph.answer import Subject, ledger
+from oomph.devices import Device, Fleet, find
+from oomph.errors import OomphError, UsageError
+from oomph.header import Source
+from oomph.job import TrainJob
+from oomph.job_ledger import job_ledger
+from oomph.ledger import Ledger
+from oomph.score.reading import Answer, refuse, shown
+from oomph.structure import Job
+from oomph.units import parse_size
+
+WORKSPACES = "cuBLAS workspaces"  # the ledger's item for them, handles x bytes: once made they stay
+KEPT = 256  # ledgers of equal jobs that are kept
+MAX_PASSES = 2048  # layers times micro-batches or decoded tokens: what may be played for one row
+_CAPACITY = re.compile(r"\((\d{1,4}\.\d{1,6} GiB)\)")  # as a program printed it: "Tesla T4 (14.741 GiB)"
+_ASIDE = re.compile(r"\s*\([^)]*\)")
+
+
+class Case:
+    """One job on one GPU, estimated when it is first asked for. Equal cases of catalogued models share the answer."""
+
+    def __init__(self, found: Subject, job: Job, device: Device | None) -> None:
+        self.subject, self.job, self.device = found, job, device
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The ledger of the job."""
+        repeats = self.job.accumulation if isinstance(self.job, TrainJob) else 1 + self.job.decode
+        if self.subject.model.num_layers * repeats > MAX_PASSES:
+            raise refuse("too long", f"{self.subject.model.num_layers} layers, {repeats} times")
+        if self.subject.source.origin == "catalogue":
+            gpu = (self.device.id, self.device.program_bytes) if self.device else None
+            return _known(self.subject.source.name, self.job, gpu)
+        return job_ledger(self.subject, self.job, Fleet(self.device) if self.device else None)
+
+    def figure(self, name: str) -> Answer:
+        """Return one of the three figures: allocated, reserved, device."""
+        if name == "device" and self.device is None:
+            raise refuse("gpu", "not known, and device memory depends on it")
+        found = self.ledger.figure(name)
+        if found is None:
+            raise refuse(f"{name} memory", "not modelled for this job")
+        return Answer(found.n_bytes, found.safe_bytes)
+
+    def resident(self) -> Answer:
+        """Return what is allocated when the job has ended: what its tensors take, and cuBLAS's workspaces."""
+        end, most = self.ledger.instants[-1].end_bytes, self.figure("allocated")
+        beside = sum(prod(size for _, size in item.axes) for item in self.ledger.items if item.name == WORKSPACES)
+        return Answer(end + beside, end + beside + most.safe_bytes - most.n_bytes)
+
+    def must_not_fit(self) -> Answer:
+        """Return the device figure with the verdict on it."""
+        answer, verdict = self.figure("device"), self.ledger.verdict
+        if verdict is None:
+            raise refuse("verdict", "there is none for this job")
+        return replace(answer, status=verdict.status)
+
+
+@lru_cache(maxsize=KEPT)
+def _known(name: str, job: Job, gpu: tuple[str, int | None] | None) -> Ledger:
+    fleet = Fleet(replace(find(gpu[0]), program_bytes=gpu[1])) if gpu else None
+    return job_ledger(catalogued(name), job, fleet)
+
+
+@lru_cache(maxsize=KEPT)
+def catalogued(name: str) -> Subject:
+    """Return a model by the name a row gives it; refused where the catalogue has none of that name."""
+    from oomph.families import model_from_config
+    from oomph.sources import catalogue
+
+    source = catalogue.find(name) if len(name) <= 200 else None
+    if source is None or source.config is None:
+        raise refuse("not in the catalogue", shown(name))
+    return Subject(source, model_from_config(source.config, source.name), "config")
+
+
+def configured(name: str, config: Any) -> Subject:
+    """Return the model of a config that came with a row."""
+    from oomph.families import model_from_config
+
+    if not isinstance(config, Mapping):
+        raise refuse("config", "not an object")
+    return Subject(Source(name, "config", config), model_from_config(config, name), "config")
+
+
+def device(text: Any, total_bytes: int | None = None) -> Device | None:
+    """Return the GPU a row names, None where it names none that is known.
+
+    The memory that a program printed on it, given or between brackets, replaces the table's.
+    """
+    if not isinstance(text, str):
+        return None
+    printed = _CAPACITY.search(text[:200])
+    try:
+        known = find(_ASIDE.sub("", text[:200]))
+    except UsageError:
+        return None
+    seen = total_bytes or (parse_size(printed[1]) if printed else None)
+    return replace(known, program_bytes=seen) if seen else known
+
+
+def weights(found: Subject, format_name: str | None) -> Answer:
+    """Return the weights in a named format (None: as published); the upper bound has the allocator's rounding in it."""
+    weighed = ledger(found, format_name, None, ())
+    context = [item for item in weighed.items if item.name == "CUDA context"]
+    return Answer(weighed.total_bytes, weighed.safe_bytes - sum(item.safe_bytes for item in context))
+
+
+def reason(error: OomphError) -> str:
+    """Return why something is refused, without what a person could do about it."""
+    return error.problem.rstrip(".")

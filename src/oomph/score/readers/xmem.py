@@ -1,0 +1,100 @@
+"""Rows of xMem's evaluation: four steps of fp32 training of a randomly initialised model, seen from NVML.
+
+What its script does and what its figures mean was read in its source; a row says the rest. The script keeps `outputs`
+until the next forward pass has ended, which no job of ours says: those bytes are in the upper bound, not in the point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from oomph.answer import Subject
+from oomph.job import OptimizerName, TrainJob
+from oomph.score.asking import Case, catalogued, device
+from oomph.score.reading import MUST_NOT_FIT, Answer, Ask, Question, Schema, refuse, shown, whole, words
+
+# torch.optim.Adam without weight decay runs the same functions as AdamW, foreach on a GPU.
+OPTIMIZERS: dict[str, OptimizerName] = {"AdamW": "adamw", "Adam": "adamw", "SGD": "sgd"}
+FP32_BYTES = 4
+AFTER_STEP = 2  # zero_grad_mode: at the start of an iteration, after its forward pass, after its step
+START = 0
+ASSUMED = (
+    "PyTorch 2.6 and transformers 4.51, estimated by the rules of those oomph follows",
+    "a padding mask is passed; fp32, so memory-efficient attention",
+    "the outputs of the step before are counted in the upper bound only",
+)
+
+
+def _group(row: Mapping[str, Any]) -> str:
+    return "xMem"
+
+
+def _question(row: Mapping[str, Any]) -> Question:
+    job = job_of(row)
+    found = catalogued(words(row, "model"))
+    case = Case(found, job, device(row.get("gpu"), _total_bytes(row)))
+    kept = outputs_bytes(found, job)
+    asks: dict[str, Ask] = {
+        "nvml_peak_gib": _refuse_nvml,
+        "torch_reserved_peak_gib_est": lambda: _with(case.figure("reserved"), kept),
+        MUST_NOT_FIT: lambda: _with(case.must_not_fit(), kept),
+    }
+    unsaid = ("when gradients are zeroed is not said: taken as at the start",) * (row.get("zero_grad_mode") is None)
+    return Question(asks, (*ASSUMED, *unsaid))
+
+
+def job_of(row: Mapping[str, Any]) -> TrainJob:
+    """Return the job a row describes; raises UnsupportedError for what is no job of ours."""
+    optimizer, zero_grad = words(row, "optimizer"), row.get("zero_grad_mode")
+    if optimizer not in OPTIMIZERS:
+        raise refuse(f"optimizer {shown(optimizer)}", "not modelled yet")
+    if words(row, "dtype") != "float32" or row.get("grad_checkpointing") is not False:
+        raise refuse("dtype or checkpointing", "only fp32 without checkpointing is known of this script")
+    if isinstance(zero_grad, bool) or zero_grad not in (None, START, AFTER_STEP):
+        raise refuse(f"zero_grad_mode={shown(zero_grad)}", "gradients die between forward and backward")
+    return TrainJob(
+        batch=whole(row, "batch_size"),
+        seq_len=whole(row, "seq_len"),
+        precision="fp32",
+        attention="efficient",
+        padding=True,
+        use_cache=True,
+        hold_logits=True,
+        optimizer=OPTIMIZERS[optimizer],
+    )
+
+
+def _total_bytes(row: Mapping[str, Any]) -> int | None:
+    value = row.get("gpu_total_bytes")
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 2**50 else None
+
+
+def _refuse_nvml() -> Answer:
+    raise refuse("nvml_peak_gib", "how much of the CUDA context is in it is not known; the reserved part is scored")
+
+
+def _with(answer: Answer, kept: int) -> Answer:
+    return replace(answer, safe_bytes=answer.safe_bytes + kept)
+
+
+def outputs_bytes(found: Subject, job: TrainJob) -> int:
+    """Return the bytes of a step's logits [batch, seq, vocab] in fp32.
+
+    distilgpt2 at 10 x 128 tokens:
+
+    >>> outputs_bytes(catalogued("distilbert/distilgpt2"), TrainJob(batch=10, seq_len=128))
+    257315840
+    """
+    return job.batch * job.seq_len * found.model.vocab_size * FP32_BYTES
+
+
+SCHEMA = Schema(
+    "xMem",
+    ("source", "task", "zero_grad_mode", "dup_group", "measured"),
+    _group,
+    _question,
+    names=("nvml_peak_gib", "torch_reserved_peak_gib_est"),
+    total_bytes=_total_bytes,
+)
