@@ -100,6 +100,17 @@ def test_a_published_peak() -> None:
 # --- the three figures
 
 
+def test_a_full_device_empties_the_cache() -> None:
+    """30 MiB are freed and 40 asked for: 70 reserved without an end, 40 on a device that holds 60 beside the context.
+
+    On one that does not hold the job at all, the figures are those of a device without an end.
+    """
+    stream = Stream([Event(0, 30 * MIB), Event(0, -30 * MIB), Event(1, 40 * MIB)])
+    for room, reserved in ((100, 70), (60, 40), (39, 70)):
+        found = figures(stream, RTX_4090, capacity_bytes=CONTEXT_4090 + room * MIB)
+        assert found.reserved.n_bytes == reserved * MIB
+
+
 def test_the_chain_by_hand() -> None:
     """RTX 4090. Allocated: 64 + 8 + 8 + 64 MiB and two workspaces of 8.125 MiB. Reserved: two of 64 MiB, and segments
     of 20 MiB: 8 + 8.125 MiB leave too little for the next 8, and 8 + 8.125 MiB fill the second one as well."""

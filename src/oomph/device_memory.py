@@ -57,10 +57,13 @@ def figures(
     *,
     processes: int = 1,
     recorded: bool = False,
+    capacity_bytes: int | None = None,
 ) -> Figures:
     """Return the three figures of a stream on a device, None for an unknown one.
 
     `config` is the allocator's, `processes` how many work together. A `recorded` stream has cuBLAS's workspaces in it.
+    With a capacity, what programs see of the device, the cache is emptied where the point would not fit, as torch does,
+    so less is reserved; a job that does not run even so is shown as if memory had no end.
 
     >>> from oomph.devices import find
     >>> stream = Stream([Event(0, 30 * 2**20), Event(0, -30 * 2**20), Event(1, 40 * 2**20)])
@@ -70,20 +73,26 @@ def figures(
     """
     workspace = rule("cublas_workspace", device)
     positions = [] if recorded else first_products(stream)
-    point = safe = replay(with_workspaces(stream, positions, workspace.n_bytes), config)
-    if positions and workspace.high > workspace.n_bytes:
-        safe = replay(with_workspaces(stream, positions, workspace.high), config)
     beside = _beside(device, processes)
+    context = sum(one.n_bytes for one in beside)
+
+    def play(workspace_bytes: int) -> Replay:
+        whole = with_workspaces(stream, positions, workspace_bytes)
+        free = replay(whole, config)
+        if capacity_bytes is None or free.reserved_peak_bytes + context <= capacity_bytes:
+            return free
+        bounded = replay(whole, config, max(0, capacity_bytes - context), capacity_bytes)
+        return bounded if bounded.fits else free
+
+    point = safe = play(workspace.n_bytes)
+    if positions and workspace.high > workspace.n_bytes:
+        safe = play(workspace.high)
     most_allocated = max(point.allocated_peak_bytes, safe.allocated_peak_bytes)
     allocated = Figure("allocated", point.allocated_peak_bytes, most_allocated)
     # larger workspaces may lie better and need less
     most = max(point.reserved_peak_bytes, safe.reserved_peak_bytes) + one_more(stream, config or Config())
     reserved = Figure("reserved", point.reserved_peak_bytes, most)
-    shown = Figure(
-        "device",
-        reserved.n_bytes + sum(one.n_bytes for one in beside),
-        reserved.safe_bytes + sum(one.high for one in beside),
-    )
+    shown = Figure("device", point.reserved_peak_bytes + context, most + sum(one.high for one in beside))
     items = _items(stream.peak_bytes, len(positions), workspace, reserved, beside)
     return Figures(allocated, reserved, shown, tuple(items), point)
 

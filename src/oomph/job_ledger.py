@@ -55,7 +55,8 @@ def job_ledger(found: Subject, job: Job, fleet: Fleet | None = None) -> Ledger:
     instant = names[place.at]
     kind = "train" if isinstance(job, TrainJob) else "serve"
     events = job_stream(found.model, job)
-    on_device = figures(events, fleet.device if fleet else None)
+    device = fleet.device if fleet else None
+    on_device = figures(events, device, capacity_bytes=device.capacity_bytes if device else None)
     items = (*(_item(one, found.model, instant) for one in alive), *on_device.items)
     said = f"{'training' if kind == 'train' else 'serving'} {found.model.name}"
     return Ledger(
