@@ -54,6 +54,7 @@ def random_case(seed: int) -> tuple[Model, TrainJob, Place]:
         checkpoint_every=rng.choice([1, 1, 2, 3, 5]),
         fp32_outputs=rng.random() < 0.3,
         hold_logits=rng.random() < 0.5,
+        keep_outputs=rng.random() < 0.2,
         accumulation=rng.choice([1, 1, 2]),
         clip_gradients=rng.random() < 0.5,
         optimizer=rng.choice(["adamw", "sgd", "sgd-momentum", "none"]),

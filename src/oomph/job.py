@@ -30,8 +30,10 @@ class TrainJob:
 
     `batch` and `seq_len` are of one micro-batch, in sequences and tokens. `steady` asks for a later step, when
     optimizer states exist; otherwise the first. `hold_logits`: the caller keeps the model's output through the
-    backward pass, as `outputs = model(...); outputs.loss.backward()` does. `fp32_outputs`: accelerate's wrapper,
-    which returns logits as fp32 copies. `padding`: the batch carries a padding mask, which disables flash.
+    backward pass, as `outputs = model(...); outputs.loss.backward()` does. `keep_outputs`: that variable outlives the
+    step, as in a loop written out in one function, until the next forward pass gives it another value.
+    `fp32_outputs`: accelerate's wrapper, which returns logits as fp32 copies. `padding`: the batch carries a padding
+    mask, which disables flash.
     """
 
     batch: int = 1
@@ -44,6 +46,7 @@ class TrainJob:
     checkpoint_every: int = 1
     use_cache: bool = False
     hold_logits: bool = True
+    keep_outputs: bool = False
     fp32_outputs: bool = False
     accumulation: int = 1
     clip_gradients: bool = False

@@ -81,7 +81,7 @@ def job_ledger(found: Subject, job: Job, fleet: Fleet | None = None) -> Ledger:
 
 def job_stream(model: Model, job: Job) -> Stream:
     """Return the events of a job from an empty GPU on: a steady step follows a first one, whose traces it works in."""
-    if not isinstance(job, TrainJob) or not job.steady:
+    if not isinstance(job, TrainJob) or not job.steady or job.keep_outputs:  # outputs kept: both steps are played
         return _events(play(model, job))
     later = play(model, job)
     return followed(_events(play(model, replace(job, steady=False))), _events(later), later.start)

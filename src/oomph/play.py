@@ -6,6 +6,7 @@ What is alive when, and what the peak is, are then in the recorder; nothing here
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from oomph import ops
@@ -65,10 +66,16 @@ def train_step(model: Model, job: TrainJob, *, layers: Size | None = None, on: P
         for each in buffers:
             tape.note(each, "buffer")
         optimizer = None if job.optimizer == "none" else Optimizer(job.optimizer, parameters, job.implementation)
-        _leave_behind(optimizer, parameters, job)
-        played = Played(recorder, recorder.position)
-        _step(tape, bound, program.causal_lm, model, job, optimizer, parameters, played, layers)
-        del bound, buffers, optimizer, parameters
+        kept: list[Any] = []  # what the caller's variable holds from one forward pass to the next
+        played = Played(recorder)
+        step = partial(_step, tape, bound, program.causal_lm, model, job, optimizer, parameters, played, layers, kept)
+        if job.keep_outputs and job.steady:
+            step()  # what outputs leave behind is a whole graph
+        else:
+            _leave_behind(optimizer, parameters, job)
+        played.start = recorder.position
+        step()
+        del step, kept, bound, buffers, optimizer, parameters
     return played
 
 
@@ -94,11 +101,12 @@ def _step(
     parameters: list[Sym],
     played: Played,
     layers: Size | None,
+    kept: list[Any],
 ) -> None:
     """Play a whole step and note where what stands."""
     recorder = tape.recorder
     for _ in range(job.accumulation):
-        _micro_batch(tape, bound, forward, model, job, played)
+        _micro_batch(tape, bound, forward, model, job, played, kept)
     played.backward_end = recorder.position
     if job.clip_gradients:
         recorder.mark("clip gradients")
@@ -123,8 +131,13 @@ def _at_depth(parameters: list[Sym], model: Model, layers: Size | None) -> Size:
     return layers * (inside // len(stack.layers)) + (len(parameters) - inside)
 
 
-def _micro_batch(tape: Tape, bound: Bound, forward: Forward, model: Model, job: TrainJob, played: Played) -> None:
-    """Play forward and backward of one micro-batch; its inputs and outputs die at the end, outputs first."""
+def _micro_batch(
+    tape: Tape, bound: Bound, forward: Forward, model: Model, job: TrainJob, played: Played, kept: list[Any]
+) -> None:
+    """Play forward and backward of one micro-batch; its inputs and outputs die at the end, outputs first.
+
+    Outputs that are kept die when the next ones take their place.
+    """
     recorder = tape.recorder
     tape.layer_starts.clear()
     tape.scope = ""
@@ -146,6 +159,8 @@ def _micro_batch(tape: Tape, bound: Bound, forward: Forward, model: Model, job: 
             logits = ops.cast(logits, "fp32")
         outputs = [cache, logits, loss]  # dies from the back, the loss first, as a ModelOutput does
         del arguments, options, logits, cache
+        if job.keep_outputs:
+            kept[:] = [outputs]
         if tape.autocast is not None:
             recorder.mark("autocast exit")
     if loss is None:

@@ -68,6 +68,7 @@ def job(rng: random.Random, model_type: str) -> TrainJob:
         checkpoint_every=rng.choice([1, 1, 2, 3]),
         use_cache=rng.random() < 0.3,
         hold_logits=rng.random() < 0.5,
+        keep_outputs=rng.random() < 0.25,
         fp32_outputs=rng.random() < 0.3,
         accumulation=rng.choice([1, 1, 2, 3]),
         clip_gradients=rng.random() < 0.3,

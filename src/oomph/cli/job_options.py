@@ -48,6 +48,7 @@ HELP: dict[Job, dict[str, str]] = {
         "checkpoint_every": "Checkpoint every n-th layer.",
         "use_cache": "Keep a key-value cache while training.",
         "hold_logits": "The caller keeps the logits until backward is done.",
+        "keep_outputs": "Outputs live until the next forward pass is over, as in a plain loop.",
         "fp32_outputs": "Logits come as fp32 copies, as from accelerate.",
         "accumulation": "Micro-batches per optimizer step.",
         "clip_gradients": "Clip the gradients' norm.",

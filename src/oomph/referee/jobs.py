@@ -88,15 +88,16 @@ def train(model: Any, job: TrainJob, watcher: Watcher, warm_up: bool | None = No
     if job.fp32_outputs:
         model.forward = returning_fp32(model.forward)
     optimizer = make_optimizer(job, [each for each in model.parameters() if each.requires_grad])
+    kept: list[Any] = []  # what the caller's variable holds from one forward pass to the next
     if has_warm_up(job) if warm_up is None else warm_up:
-        _step(model, job, optimizer, watcher)
+        _step(model, job, optimizer, watcher, kept)
     watcher.ready(model, optimizer)
-    _step(model, job, optimizer, watcher)
+    _step(model, job, optimizer, watcher, kept)
 
 
 def has_warm_up(job: TrainJob) -> bool:
-    """Say whether a steady step differs from the first: it leaves optimizer states or gradients behind."""
-    return job.steady and (job.optimizer in ("adamw", "sgd-momentum") or not job.set_to_none)
+    """Say whether a steady step differs from the first: it leaves optimizer states, gradients or outputs behind."""
+    return job.steady and (job.optimizer in ("adamw", "sgd-momentum") or not job.set_to_none or job.keep_outputs)
 
 
 def _checkpoint(model: Any, job: TrainJob) -> None:
@@ -121,9 +122,9 @@ def make_optimizer(job: TrainJob, parameters: list[Any]) -> Any:
     return torch.optim.SGD(parameters, lr=LEARNING_RATE, momentum=momentum, **how)
 
 
-def _step(model: Any, job: TrainJob, optimizer: Any, watcher: Watcher) -> None:
+def _step(model: Any, job: TrainJob, optimizer: Any, watcher: Watcher, kept: list[Any]) -> None:
     for _ in range(job.accumulation):
-        _micro_batch(model, job, watcher)
+        _micro_batch(model, job, watcher, kept)
     watcher.backward_done(model)
     if job.clip_gradients:
         watcher.mark("clip gradients")
@@ -138,13 +139,18 @@ def _step(model: Any, job: TrainJob, optimizer: Any, watcher: Watcher) -> None:
     watcher.mark("end")
 
 
-def _micro_batch(model: Any, job: TrainJob, watcher: Watcher) -> None:
-    """Run forward and backward of one micro-batch; its inputs and outputs die at the end, outputs first."""
+def _micro_batch(model: Any, job: TrainJob, watcher: Watcher, kept: list[Any]) -> None:
+    """Run forward and backward of one micro-batch; its inputs and outputs die at the end, outputs first.
+
+    Outputs that are kept die when the next ones take their place.
+    """
     watcher.mark("forward")
     inputs = _inputs(model, job.batch, job.seq_len, job.seq_len if job.padding else 0)
     inputs["labels"] = torch.zeros(job.batch, job.seq_len, dtype=torch.long, device=model.device)
     with _autocast(job, model.device.type):
         outputs = model(**inputs, use_cache=job.use_cache)
+        if job.keep_outputs:
+            kept[:] = [outputs]
     loss = outputs.loss
     if job.accumulation > 1:
         loss = loss / job.accumulation

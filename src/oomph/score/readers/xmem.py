@@ -1,29 +1,25 @@
 """Rows of xMem's evaluation: four steps of fp32 training of a randomly initialised model, seen from NVML.
 
-What its script does and what its figures mean was read in its source; a row says the rest. The script keeps `outputs`
-until the next forward pass has ended, which no job of ours says: those bytes are in the upper bound, not in the point.
+What its script does and what its figures mean was read in its source; a row says the rest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
-from oomph.answer import Subject
 from oomph.job import OptimizerName, TrainJob
 from oomph.score.asking import Case, catalogued, device
 from oomph.score.reading import MUST_NOT_FIT, Answer, Ask, Question, Schema, refuse, shown, whole, words
 
 # torch.optim.Adam without weight decay runs the same functions as AdamW, foreach on a GPU.
 OPTIMIZERS: dict[str, OptimizerName] = {"AdamW": "adamw", "Adam": "adamw", "SGD": "sgd"}
-FP32_BYTES = 4
 AFTER_STEP = 2  # zero_grad_mode: at the start of an iteration, after its forward pass, after its step
 START = 0
 ASSUMED = (
     "PyTorch 2.6 and transformers 4.51, estimated by the rules of those oomph follows",
     "a padding mask is passed; fp32, so memory-efficient attention",
-    "the outputs of the step before are counted in the upper bound only",
+    "the outputs of a step live until the forward pass of the next one has ended",
 )
 
 
@@ -35,11 +31,10 @@ def _question(row: Mapping[str, Any]) -> Question:
     job = job_of(row)
     found = catalogued(words(row, "model"))
     case = Case(found, job, device(row.get("gpu"), _total_bytes(row)))
-    kept = outputs_bytes(found, job)
     asks: dict[str, Ask] = {
         "nvml_peak_gib": _refuse_nvml,
-        "torch_reserved_peak_gib_est": lambda: _with(case.figure("reserved"), kept),
-        MUST_NOT_FIT: lambda: _with(case.must_not_fit(), kept),
+        "torch_reserved_peak_gib_est": lambda: case.figure("reserved"),
+        MUST_NOT_FIT: case.must_not_fit,
     }
     unsaid = ("when gradients are zeroed is not said: taken as at the start",) * (row.get("zero_grad_mode") is None)
     return Question(asks, (*ASSUMED, *unsaid))
@@ -61,7 +56,7 @@ def job_of(row: Mapping[str, Any]) -> TrainJob:
         attention="efficient",
         padding=True,
         use_cache=True,
-        hold_logits=True,
+        keep_outputs=True,
         optimizer=OPTIMIZERS[optimizer],
     )
 
@@ -73,21 +68,6 @@ def _total_bytes(row: Mapping[str, Any]) -> int | None:
 
 def _refuse_nvml() -> Answer:
     raise refuse("nvml_peak_gib", "how much of the CUDA context is in it is not known; the reserved part is scored")
-
-
-def _with(answer: Answer, kept: int) -> Answer:
-    return replace(answer, safe_bytes=answer.safe_bytes + kept)
-
-
-def outputs_bytes(found: Subject, job: TrainJob) -> int:
-    """Return the bytes of a step's logits [batch, seq, vocab] in fp32.
-
-    distilgpt2 at 10 x 128 tokens:
-
-    >>> outputs_bytes(catalogued("distilbert/distilgpt2"), TrainJob(batch=10, seq_len=128))
-    257315840
-    """
-    return job.batch * job.seq_len * found.model.vocab_size * FP32_BYTES
 
 
 SCHEMA = Schema(
