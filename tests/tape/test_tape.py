@@ -82,10 +82,6 @@ def test_peaks_of_llama_3_8b(job: TrainJob, gib: float) -> None:
     assert round(train_step(model_from_config(LLAMA_3_8B), job, on="trace").peak / GIB, 2) == gib
 
 
-def test_peak_of_a_long_sequence_on_a_gpu() -> None:
-    """PLACEHOLDER"""
-
-
 def test_a_step_gives_back_what_it_took() -> None:
     """After zero_grad only parameters, buffers and states are there; the first step makes the states."""
     model = model_from_config({**LLAMA_3_8B, "num_hidden_layers": 2})
