@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -127,6 +128,30 @@ def test_shallow_models_are_played_in_full(layers: int) -> None:
     folded = step(model, job)
     assert folded.peak == train_step(model, job).peak
     assert folded.folded == (layers > 4)
+
+
+@pytest.mark.parametrize("on", ["gpu", "trace"])
+@pytest.mark.parametrize(
+    ("job", "sizes"),
+    [
+        (TrainJob(2, 2048, clip_gradients=True, optimizer="none"), {}),
+        (TrainJob(2, 2048, padding=True, checkpointing="non-reentrant"), {}),
+        (TrainJob(1, 130, precision="fp32", padding=True), {"num_key_value_heads": 32}),
+        (TrainJob(1, 64, attention="math"), {}),
+        (TrainJob(1, 130), {"hidden_size": 3200, "num_key_value_heads": 32}),
+    ],
+    ids=["flash and clipping", "efficient", "efficient in fp32", "math", "padded heads"],
+)
+def test_what_kernels_allocate_folds(job: TrainJob, sizes: dict[str, Any], on: Place) -> None:
+    """Buffers inside operations, sorted embeddings and norms of gradients included, at every height of the step."""
+    model = llama_8b(9, **sizes)
+    folded, full = step(model, job, on=on), train_step(model, job, on=on)
+    assert folded.folded
+    starts = {name: full.live[at] for at, name in full.recorder.marks}
+    assert all(starts[one.name] == one.start for one in folded.stretches if one.repeats == 1)
+    marks = [*full.recorder.marks, (full.end, "")]
+    peaks = {name: max(full.live[at : end + 1]) for (at, name), (end, _) in pairwise(marks)}
+    assert all(peaks[one.name] == one.peak for one in folded.stretches[1:] if one.repeats == 1)
 
 
 def test_depth_can_be_given_apart_from_the_model() -> None:

@@ -100,7 +100,7 @@ def test_a_small_table_bounds_the_segments() -> None:
 
 def test_foreach_norm() -> None:
     """A float per chunk of 65536 of the largest tensor, for every tensor, before the results."""
-    steps = foreach_norm([65537, 10, 3])
+    steps = foreach_norm(3, 65537)
     assert sizes(steps) == {"output_per_tensor": 3 * 2 * 4}
     assert steps[-1] is OUTPUTS
 

@@ -79,7 +79,7 @@ def test_saved_bytes_per_layer(raw: dict[str, Any], job: TrainJob, expected: int
 )  # fmt: skip
 def test_peaks_of_llama_3_8b(job: TrainJob, gib: float) -> None:
     """Allocated peaks of a whole step of Llama-3-8B, as traced."""
-    assert round(train_step(model_from_config(LLAMA_3_8B), job).peak / GIB, 2) == gib
+    assert round(train_step(model_from_config(LLAMA_3_8B), job, on="trace").peak / GIB, 2) == gib
 
 
 def test_a_step_gives_back_what_it_took() -> None:
