@@ -74,7 +74,7 @@ def job_ledger(found: Subject, job: Job, fleet: Fleet | None = None) -> Ledger:
         assumptions=_assumed(job),
         warnings=(*found.warnings, *found.model.notes),
         figures=(on_device.allocated, on_device.reserved, on_device.device),
-        instants=tuple(map(_instant, names, played.stretches)),
+        instants=tuple(map(_instant, names, played.stretches))[played.begin - 1 :],
         why=_why(played, instant, alive),
     )
 

@@ -59,7 +59,7 @@ class Place:
 
 def highest_place(step: Step) -> Place:
     """Return where most is alive: the first of equal heights."""
-    for at, one in enumerate(step.stretches):
+    for at, one in enumerate(step.stretches[step.begin :], step.begin):
         for repetition, rise in ((0, 0), (one.repeats - 1, one.rise)):
             for top, height in enumerate((one.start, *one.tops), -1):
                 if height + rise == step.peak:

@@ -20,7 +20,7 @@ def step_timeline(step: Step, title: str, capacity_bytes: int | None = None) -> 
     shown = tuple(group for group in GROUPS if any(any(stretch) for stretch in heights[group]))
     points = []
     for at, stretch in enumerate(step.stretches):
-        if at == 0:  # what stands there before the step
+        if at < step.begin:  # what was there before the step
             continue
         columns = [heights[group][at] for group in shown]
         highest = _highest(stretch)

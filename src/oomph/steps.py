@@ -36,13 +36,19 @@ class Step:
 
     @cached_property
     def stretches(self) -> list[Stretch]:
-        """The parts of the step in order; the first is what stands there before it."""
+        """The parts of the step in order; what lies before `begin` was there already."""
         return stretches(self.recipe, self.sizes, self.extra)
+
+    @property
+    def begin(self) -> int:
+        """The first stretch of the step that counts: before it lie parameters and, if it was played, another step."""
+        ends = [at for at, one in enumerate(self.stretches) if one.name == "end"]
+        return ends[-1] + 1 if ends else 1
 
     @property
     def resident(self) -> Numbers:
         """Bytes alive before the step."""
-        return self.stretches[0].end
+        return self.stretches[self.begin].start
 
     @property
     def forward_end(self) -> Numbers:
@@ -57,12 +63,12 @@ class Step:
     @cached_property
     def peak(self) -> Numbers:
         """The most bytes alive."""
-        return highest([one.peak for one in self.stretches])
+        return highest([one.peak for one in self.stretches[self.begin :]])
 
     @property
     def peak_name(self) -> str:
         """The stretch in which the peak lies, the first one of equals; for one job only."""
-        return max(self.stretches, key=lambda one: int(one.peak)).name
+        return max(self.stretches[self.begin :], key=lambda one: int(one.peak)).name
 
     @property
     def folded(self) -> bool:
