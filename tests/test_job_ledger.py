@@ -154,3 +154,19 @@ def test_a_timeline_is_drawn_on_request(capsys: pytest.CaptureFixture[str], tmp_
     code, _, err = run(capsys, "train", "gpt2", "--timeline", "step.bmp")
     assert code == 2
     assert ".html" in err
+
+
+def test_a_snapshot_is_laid_over_the_timeline(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A recorded snapshot is a second line in the drawing; without a drawing, or damaged, it is refused."""
+    snapshot, drawn = tmp_path / "snapshot.json", tmp_path / "step.svg"
+    block = {"address": 0, "size": 1024, "requested_size": 1000, "state": "active_allocated"}
+    segment = {"device": 0, "address": 0, "total_size": 2097152, "stream": 0, "blocks": [block]}
+    events = [{"action": action, "addr": 1024, "size": 2**30, "stream": 0} for action in ("alloc", "free_completed")]
+    snapshot.write_text(json.dumps({"segments": [segment], "device_traces": [events]}))
+    command = ("train", "gpt2", "--seq", "256", "--overlay", str(snapshot))
+    code, _, _ = run(capsys, *command, "--timeline", str(drawn))
+    assert code == 0
+    assert "measured" in drawn.read_text()
+    assert run(capsys, *command)[0] == 2
+    snapshot.write_text("[]")
+    assert run(capsys, *command, "--timeline", str(drawn))[0] == 4

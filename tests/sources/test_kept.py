@@ -290,15 +290,30 @@ def test_what_could_not_be_read_is_not_written(folder: Path, monkeypatch: pytest
     assert len(list(folder.iterdir())) == 1
 
 
-def test_a_full_folder_takes_no_more_but_keeps_what_it_has_fresh(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the limit known structures are still written, new ones are not."""
-    monkeypatch.setattr(kept, "MAX_FILES", 1)
+def test_a_full_folder_forgets_the_oldest(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the limit a new structure takes the place of the one that was written first; a known one only its own."""
+    monkeypatch.setattr(kept, "MAX_FILES", 2)
     shelf = Shelf(folder)
-    shelf.put(KEY, RECIPE)
+    for at, key in enumerate((KEY, "other")):
+        shelf.put(key, RECIPE)
+        newest = max(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        os.utime(newest, (at, at))
+    shelf.put("third", RECIPE)
+    assert [len(Shelf(folder).get(key)) for key in (KEY, "other", "third")] == [0, 1, 1]
     shelf.put("other", RECIPE)
-    shelf.put(KEY, RECIPE)
-    assert (len(Shelf(folder).get(KEY)), Shelf(folder).get("other")) == (2, [])
-    assert len(list(folder.iterdir())) == 1
+    assert [len(Shelf(folder).get(key)) for key in ("other", "third")] == [2, 1]
+
+
+def test_folders_of_other_rules_are_removed_when_they_are_old(tmp_path: Path) -> None:
+    """A new state of the rules begins a folder; those that nothing wrote to for long go, others stay."""
+    old, young, foreign = (tmp_path / name for name in ("recipes-old", "recipes-young", "mine"))
+    for each in (old, young, foreign):
+        each.mkdir()
+        (each / "file").touch()
+    for each in (old, foreign):
+        os.utime(each, (0, 0))
+    Shelf(tmp_path / "recipes-new").put(KEY, RECIPE)
+    assert {each.name for each in tmp_path.iterdir()} == {"recipes-young", "recipes-new", "mine"}
 
 
 def test_where_the_shelf_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from oomph.cli.job_options import infer_job, infer_options, train_job, train_opt
 if TYPE_CHECKING:
     from oomph.ledger import Ledger
     from oomph.structure import Job
+    from oomph.timeline import Timeline
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -25,6 +26,13 @@ def _about(command: Command) -> Command:
         click.option("--explain", is_flag=True, help="Every tensor alive at the peak, every input of the job."),
         click.option("--markdown", is_flag=True, help="Tables to paste into an issue or a page."),
         click.option("--json", "as_json", is_flag=True, help="The versioned ledger as JSON."),
+        click.option(
+            "--overlay",
+            "overlays",
+            metavar="SNAPSHOT",
+            multiple=True,
+            help="Lay a recorded memory snapshot of torch over the timeline; as often as you like.",
+        ),
         click.option(
             "--timeline", metavar="FILE", help="Draw memory over the job, the peak marked: .svg, .png or .html."
         ),
@@ -56,6 +64,8 @@ def _run(model: str, job: Job, values: dict[str, Any]) -> int:
     from oomph.answer import subject
     from oomph.job_ledger import job_ledger, timeline
 
+    if values["overlays"] and not values["timeline"]:
+        raise click.UsageError("--overlay needs --timeline: say where to draw.")
     if values["as_json"] and values["markdown"]:
         raise click.UsageError("--json and --markdown exclude each other: choose one.")
     fleet = None
@@ -68,9 +78,18 @@ def _run(model: str, job: Job, values: dict[str, Any]) -> int:
     if values["timeline"]:
         from oomph.draw import write
 
-        write(Path(values["timeline"]), [timeline(found, job, fleet)])
+        measured = [_measured(Path(path)) for path in values["overlays"]]
+        write(Path(values["timeline"]), [timeline(found, job, fleet), *measured])
     show(ledger, values["as_json"], values["markdown"], values["explain"])
     return 0 if ledger.verdict is None or ledger.verdict.fits else 1
+
+
+def _measured(path: Path) -> Timeline:
+    """Return a recorded snapshot as a drawing sees it: bytes allocated, of which nothing more is known."""
+    from oomph.snapshot import read_recording
+    from oomph.timeline import from_stream
+
+    return from_stream(read_recording(path).stream, lambda *_: "allocated", title=path.name, source="measured")
 
 
 def show(ledger: Ledger, as_json: bool, markdown: bool, explain: bool) -> None:

@@ -12,8 +12,10 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import stat
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ from oomph.tape.sizes import COMPARE, COMPUTE
 RULES = ("blocks", "ops", "optimizers", "programs", "tape", ".")  # folders whose code decides what a step is
 MAX_BYTES = 2**22  # of one file; a recipe takes some sixty thousand
 MAX_FILES = 512
+PREFIX = "recipes-"  # of a folder's name
+FORGOTTEN = 30 * 24 * 3600  # seconds after which a folder that nothing wrote to is not missed
 MAX_BITS = 2**12  # of a number in a recipe: sizes have forty, products of all axes of a tensor a few hundred
 AXIS_BITS = 32
 BRANCHES = 16  # recipes of one structure that are kept
@@ -73,16 +77,32 @@ class Shelf:
         if len(text) > MAX_BYTES:
             text = _text(key, recipes[:1])
         with contextlib.suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            full = sum(1 for _ in os.scandir(path.parent)) >= MAX_FILES
-            if len(text) > MAX_BYTES or (full and not path.exists()):
+            if len(text) > MAX_BYTES:
                 return
+            if not path.parent.is_dir():
+                path.parent.mkdir(parents=True)
+                _forget_others(path.parent)
+            _make_room(path)
             part = path.with_suffix(f".{os.getpid()}")
             try:
                 part.write_bytes(text)
                 part.replace(path)
             finally:
                 part.unlink(missing_ok=True)
+
+
+def _make_room(path: Path) -> None:
+    """Remove the oldest file of a full folder, unless a file is written that is there already."""
+    files = list(os.scandir(path.parent))
+    if len(files) >= MAX_FILES and not path.exists():
+        os.unlink(min(files, key=lambda entry: entry.stat().st_mtime_ns))
+
+
+def _forget_others(folder: Path) -> None:
+    """Remove recipes of other states of the rules, which nothing reads any more, where none was written for long."""
+    for other in folder.parent.glob(f"{PREFIX}*"):
+        if other != folder and other.is_dir() and time.time() - other.stat().st_mtime > FORGOTTEN:
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def _regular(path: Path) -> bytes:
@@ -212,4 +232,4 @@ def _state() -> str:
             if entry.name.endswith(".py"):
                 found = entry.stat()
                 digest.update(f"{entry.name} {found.st_size} {found.st_mtime_ns}\n".encode())
-    return f"recipes-{digest.hexdigest()[:16]}"
+    return f"{PREFIX}{digest.hexdigest()[:16]}"
