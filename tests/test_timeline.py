@@ -189,3 +189,11 @@ def test_what_is_no_timeline_is_refused(wrong: dict) -> None:
     good = {"title": "t", "source": "trace", "groups": ("a", "b"), "points": (Point("a", (1, 2)),)}
     with pytest.raises(UsageError):
         Timeline(**{**good, **wrong})
+
+
+def test_every_group_of_a_ledger_has_its_place() -> None:
+    """What a ledger can hold can be drawn."""
+    from oomph.ledger import GROUPS
+    from oomph.timeline import STACKED
+
+    assert set(STACKED) == set(GROUPS)

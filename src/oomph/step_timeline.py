@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 
-from oomph.ledger import GROUPS
 from oomph.peak import Place, alive_at, by_group
 from oomph.recipe import Stretch
 from oomph.steps import Step
-from oomph.timeline import LARGEST, Point, Timeline
+from oomph.timeline import LARGEST, STACKED, Point, Timeline
 from oomph.units import human
 
 SPAN = re.compile(r"layers (\d+) to (\d+) (\w+)")
@@ -16,8 +15,8 @@ SPAN = re.compile(r"layers (\d+) to (\d+) (\w+)")
 
 def step_timeline(step: Step, title: str, capacity_bytes: int | None = None) -> Timeline:
     """Return the timeline of one job's step, from its first to its last event; the largest tensors at each peak."""
-    heights = {group: by_group(step, group) for group in GROUPS}
-    shown = tuple(group for group in GROUPS if any(any(stretch) for stretch in heights[group]))
+    heights = {group: by_group(step, group) for group in STACKED}
+    shown = tuple(group for group in STACKED if any(any(stretch) for stretch in heights[group]))
     points = []
     for at, stretch in enumerate(step.stretches):
         if at < step.begin:  # what was there before the step
