@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 WORST = 10  # rows shown of each quantity
 REASONS = 12
+MAX_ID = 80
 ERRORS = ("median", "mean", "p90", "max")
 
 
@@ -45,6 +46,8 @@ def _errors(found: Sequence[Outcome], whole: Summary) -> Table:
     """Return the statistics of one quantity, groups first."""
     columns = ("n", "refused", *ERRORS, "bias", "under", "safe")
     table = plain_table("group", *columns, right=range(1, 1 + len(columns)))
+    for column in table.columns[1:]:
+        column.no_wrap = True
     groups = [(name, summary(each)) for name, each in by_group(found).items()]
     for name, each in (*((name, each) for name, each in groups if each.n), ("all", whole)):
         cells = [_percent(getattr(each, name)) for name in ERRORS]
@@ -66,9 +69,11 @@ def _fits(found: Sequence[Outcome], whole: Summary) -> Table:
 
 def _rows(found: Sequence[Outcome]) -> Table:
     table = plain_table("row", "measured", "predicted", "safe", "error", right=range(1, 5))
+    for column in table.columns[1:]:
+        column.no_wrap = True
     for one in found:
         error = one.status if one.quantity == MUST_NOT_FIT else _signed(one.relative_error)
-        table.add_row(Text(printable(one.id)), _figure(one.measured), _figure(one.predicted), _figure(one.safe), error)
+        table.add_row(Text(_short(one.id)), _figure(one.measured), _figure(one.predicted), _figure(one.safe), error)
     return table
 
 
@@ -90,6 +95,16 @@ def _refusals(out: Output, outcomes: Sequence[Outcome], all_rows: bool) -> None:
     out.print(table)
     if len(ordered) > len(shown):
         out.print(Text(f"and {len(ordered) - len(shown)} more reasons: --rows", style="dim"))
+
+
+def _short(ident: str) -> str:
+    """Return an id for a table; its two ends tell one row from another.
+
+    >>> _short("a" * 50 + "b" * 50) == "a" * 39 + "..." + "b" * 38
+    True
+    """
+    half = (MAX_ID - len("...")) // 2
+    return printable(ident if len(ident) <= MAX_ID else f"{ident[: MAX_ID - len('...') - half]}...{ident[-half:]}")
 
 
 def _figure(value: float | None) -> str:

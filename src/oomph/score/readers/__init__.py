@@ -35,7 +35,7 @@ def read(row: Mapping[str, Any], where: str) -> Reading:
     """
     schema = schema_of(row, where)
     ident = row.get("id")
-    name = shown(ident) if isinstance(ident, str) and ident.strip() else where
+    name = ident if isinstance(ident, str) and ident.strip() else where
     group = schema.group(row)
     confidence = row.get("confidence")
     trusted = confidence if isinstance(confidence, str) else "high" if schema is measured.SCHEMA else "low"

@@ -1,4 +1,4 @@
-"""Published rows of serving engines: weights of vLLM and SGLang, peaks of transformers' generate().
+"""Published rows of serving engines: weights of vLLM, peaks of transformers' generate().
 
 An engine's pools, graphs and buffers are refused by name until the engine is modelled.
 """
@@ -42,7 +42,9 @@ def _question(row: Mapping[str, Any]) -> Question:
     found = catalogued(words(row, "model"))
     if engine == "transformers":
         return _generate(row, found)
-    if engine not in ("vllm", "sglang"):
+    if engine == "sglang":
+        raise refuse("engine sglang", "prints what the device has less after loading, which is more than the weights")
+    if engine != "vllm":
         raise refuse(f"engine {shown(engine)}", "where it puts which layers is not modelled yet")
     for word, why in INSIDE.items():
         if word in notes(row):
@@ -73,7 +75,7 @@ def _plain(row: Mapping[str, Any]) -> tuple[str | None, tuple[str, ...]]:
     dtype = row.get("dtype")
     if dtype is None or dtype in PUBLISHED:
         return None, ("dtype not said: as published, the engine's default",)
-    if dtype not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         raise refuse(f"dtype {shown(dtype)}", "not a dtype of weights that oomph knows")
     return DTYPES[dtype], ()
 

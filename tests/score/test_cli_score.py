@@ -1,0 +1,144 @@
+"""`oomph score` as people and programs use it: tables, JSON, hostile files, the published rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oomph.sources.json_lines import read_lines
+from tests.conftest import SHARED
+from tests.score.rows import ALL, INFERENCE, MEASURED, TRAINING, changed
+from tests.test_cli import run
+
+FILES = ("training.jsonl", "inference.jsonl", "llmd_vllm.jsonl", "xmem.jsonl")
+
+
+def written(folder: Path, *rows: dict[str, Any]) -> str:
+    """A file of rows."""
+    path = folder / "rows.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows) + "\n\n")
+    return str(path)
+
+
+def test_tables_for_people(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Quantities with their groups, the worst rows, and rows that were not estimated by reason."""
+    oom = changed(TRAINING, id="too-much", gpu="A100-40GB", status="oom", measured={"nvidia_smi_gib": 39.0})
+    path = written(tmp_path, *ALL, oom, changed(TRAINING, method="lora"))
+    code, out, err = run(capsys, "score", path)
+    assert (code, err) == (0, "")
+    for text in ("7 rows, 6 of them", "weights_gib", "by-hand-inference", "-0.22%", "ran out of memory", "method lora"):
+        assert text in out
+
+
+def test_rows_shows_every_row_and_every_reason(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """More rows than the worst are listed, reasons in full."""
+    rows = [changed(INFERENCE, id=f"row-{n}") for n in range(15)]
+    path = written(tmp_path, *rows, changed(INFERENCE, tp=4))
+    _, short, _ = run(capsys, "score", path)
+    _, long, _ = run(capsys, "score", path, "--rows")
+    assert sum(f"row-{n} " in short for n in range(15)) == 10
+    assert sum(f"row-{n} " in long for n in range(15)) == 15
+    assert "tp=4: one GPU only" in long
+
+
+def test_json_for_programs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Rows of several files in their order, one per quantity, and the summary."""
+    path = written(tmp_path, MEASURED)
+    code, out, _ = run(capsys, "score", path, path, "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert [row["id"] for row in found["rows"]] == ["by-hand-measured"] * 8
+    assert set(found["rows"][0]) == {"id", "quantity", "measured", "predicted", "safe", "relative_error", "refused"}
+    assert found["summary"]["peak_reserved_gib"]["n"] == 2
+
+
+def test_an_escape_sequence_in_a_row_drives_no_terminal(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Ids, groups, quantities and reasons are printed without control characters."""
+    row = changed(INFERENCE, id="a\x1b[2Jb", engine="v\x1b[2J", measured={"x\x1b[2J_gib": 1.0})
+    _, out, _ = run(capsys, "score", written(tmp_path, row, changed(INFERENCE, id="a\x1b[2Jb")), "--rows")
+    assert "\x1b[2J" not in out
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b'{"a": 1', "Line 2 of rows.jsonl is not JSON"),
+        (b"[1]", "Line 2 of rows.jsonl holds a list"),
+        (b'{"measured": NaN}', "Line 2 of rows.jsonl holds NaN"),
+        (b"\xff\xfe", "Line 2 of rows.jsonl is not UTF-8"),
+        (b'{"a": 1, "a": 2}', "Line 2 of rows.jsonl has the key"),
+        (b'{"a":' * 100 + b"1" + b"}" * 100, "Line 2 of rows.jsonl is nested"),
+        (b"{}", "Line 2 of rows.jsonl has no schema"),
+        (b"x" * (2 * 2**20 + 1), "Line 2 of rows.jsonl is longer than"),
+    ],
+)
+def test_a_broken_line_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path, line: bytes, words: str) -> None:
+    """An error says which line of which file, exits with 4, and is no traceback."""
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(json.dumps(INFERENCE).encode() + b"\n" + line + b"\n")
+    code, _, err = run(capsys, "score", str(path))
+    assert code == 4
+    assert words in err
+
+
+def test_no_more_lines_than_allowed_are_read(tmp_path: Path) -> None:
+    """The line beyond the limit is an error, those before it were read; empty lines count as lines."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text("{}\n\n{}\n")
+    assert [number for number, _ in read_lines(path, max_lines=3)] == [1, 3]
+    with pytest.raises(Exception, match="more than 2 lines"):
+        list(read_lines(path, max_lines=2))
+
+
+@pytest.mark.parametrize("name", ["missing.jsonl", "."])
+def test_what_is_no_file_is_an_error(capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str) -> None:
+    """A missing file and a folder are said in a sentence."""
+    code, _, err = run(capsys, "score", str(tmp_path / name))
+    assert code == 4
+    assert "file" in err
+
+
+def test_an_empty_file_is_no_rows(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Nothing in, nothing out, and that could be scored."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text("")
+    code, out, _ = run(capsys, "score", str(path))
+    assert code == 0
+    assert "0 rows" in out
+
+
+def test_no_file_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """The command says what it needs."""
+    code, _, err = run(capsys, "score")
+    assert code == 2
+    assert "FILE" in err
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", FILES)
+def test_every_published_row_is_scored_or_refused(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    """As many rows come out as the file has, under the same ids, each refused with a reason or with an estimate."""
+    path = SHARED / "truth" / name
+    _, out, _ = run(capsys, "score", str(path), "--json")
+    rows = json.loads(out)["rows"]
+    known = [json.loads(line)["id"] for line in path.read_text().splitlines()]
+    assert list(dict.fromkeys(row["id"] for row in rows)) == list(dict.fromkeys(known))
+    for row in rows:
+        assert (row["refused"] is None) == (row["predicted"] is not None)
+        assert row["refused"] is None or row["refused"].strip()
+
+
+@pytest.mark.shared
+def test_what_is_estimated_of_published_rows_is_close(capsys: pytest.CaptureFixture[str]) -> None:
+    """Allocated peaks of transformers within 1.5 % (two digits were printed), a Trainer's within 0.1 %."""
+    paths = [str(SHARED / "truth" / name) for name in ("training.jsonl", "inference.jsonl")]
+    _, out, _ = run(capsys, "score", *paths, "--json")
+    summary = json.loads(out)["summary"]
+    assert summary["peak_gib"]["n"] >= 30
+    assert summary["peak_gib"]["median"] < 0.002
+    assert summary["peak_gib"]["max"] < 0.015
+    assert summary["peak_allocated_gib"]["n"] >= 2
+    assert summary["peak_allocated_gib"]["max"] < 0.001

@@ -1,0 +1,342 @@
+"""Each schema's rows become the jobs they describe, or a refusal that names what is missing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from oomph.constants import rule
+from oomph.devices import find
+from oomph.errors import SourceError
+from oomph.job import InferJob, TrainJob
+from oomph.score.readers import inference, training, xmem
+from oomph.score.reading import MUST_NOT_FIT
+from oomph.score.scoring import Outcome, score
+from oomph.units import GIB
+from tests.score.rows import GENERATE, INFERENCE, JOB, MEASURED, TRAINING, XMEM, changed
+
+
+def scored(row: dict[str, Any]) -> dict[str, Outcome]:
+    """The outcomes of one row by quantity."""
+    return {one.quantity: one for one in score([("Line 1 of rows.jsonl", row)])}
+
+
+def reasons(row: dict[str, Any]) -> set[str | None]:
+    """Why the quantities of one row are refused; None for one that is not."""
+    return {one.refused for one in scored(row).values()}
+
+
+def test_a_training_row_is_the_job_it_describes() -> None:
+    """The Trainer's defaults are in the job: gradients clipped, logits dropped, reentrant checkpointing."""
+    job, assumed = training.job_of(TRAINING)
+    assert job == TrainJob(
+        batch=4, seq_len=4096, checkpointing="reentrant", hold_logits=False, clip_gradients=True
+    )  # fmt: skip
+    assert any("transformers 4.48.1" in text for text in assumed)
+    assert any("reentrant" in text for text in assumed)
+
+
+def test_full_fine_tuning_of_mistral_equals_what_was_measured() -> None:
+    """Bf16 weights, gradients, two states and the foreach step's copy: 10 bytes for 7,241,732,096 parameters."""
+    found = scored(TRAINING)
+    peak, resident = found["peak_allocated_gib"], found["resident_alloc_gib"]
+    assert peak.predicted == pytest.approx(10 * 7241732096 / GIB, rel=1e-3)
+    assert resident.predicted == pytest.approx(6 * 7241732096 / GIB, rel=1e-3)
+    assert abs(peak.relative_error or 1) < 1e-4
+    assert abs(resident.relative_error or 1) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"method": "lora"}, "method lora: not modelled yet"),
+        ({"n_gpus": 8}, "n_gpus=8: one GPU only"),
+        ({"n_gpus": None}, "n_gpus=unknown: one GPU only"),
+        ({"n_gpus": True}, "n_gpus=True: one GPU only"),
+        ({"model": "nobody/nothing"}, "not in the catalogue: nobody/nothing"),
+        ({"loss_impl": "liger"}, "loss liger: not modelled yet"),
+        ({"optimizer": "adamw_8bit"}, "optimizer adamw_8bit: not modelled yet"),
+        ({"optimizer_dtype": "int8"}, "optimizer_dtype int8: weights are bf16, and torch keeps states like them"),
+        ({"precision_mode": None}, "precision_mode: not said"),
+        ({"precision_mode": "amp", "weight_dtype": "fp16"}, "precision amp over fp16: not modelled yet"),
+        ({"attention_impl": None}, "attention_impl: not said"),
+        ({"checkpointing": "unsloth offloaded"}, "checkpointing unsloth offloaded: not modelled yet"),
+        ({"framework_version": "2024"}, "framework_version: which checkpointing is its default is not known"),
+        ({"compile": True}, "compile: compiled code is not modelled"),
+        ({"cpu_offload": "true"}, "cpu_offload: not modelled yet"),
+        ({"seq_len": None}, "seq_len: not said"),
+        ({"seq_len": "4096"}, "seq_len: 4096 is not a whole number from 1 to 2147483648"),
+        ({"micro_batch": -1}, "micro_batch: -1 is not a whole number from 1 to 2147483648"),
+        ({"packing": None}, "packing: not said, so whether there is a mask"),
+        ({"unit_ambiguous": True}, "unit: whether its GB are GiB is not known"),
+        ({"parallel": {"fsdp_zero": "zero2"}}, "parallel fsdp_zero=zero2: not modelled yet"),
+        ({"metric": "not stated"}, "metric: which memory was measured is not stated"),
+        (
+            {"notes": "Lengths depend on dataset unless packing=true."},
+            "seq_len: a limit; the lengths of the real batches are not recorded",
+        ),
+        (
+            {"framework": "torchtune"},
+            "framework torchtune: its model code or its engine is not modelled yet",
+        ),
+        ({"status": "crashed", "notes": "power cut"}, "status crashed: power cut"),
+    ],
+)
+def test_a_training_row_says_what_it_lacks(change: dict[str, Any], reason: str) -> None:
+    """Whatever is not a job of ours is refused by name, for each quantity once."""
+    found = scored(changed(TRAINING, **change))
+    assert set(found) == {"peak_allocated_gib", "resident_alloc_gib"}
+    assert {one.refused for one in found.values()} == {reason}
+
+
+def test_micro_batches_after_the_second_repeat_it() -> None:
+    """Gradients of the first lie beside the second; a third takes no more."""
+    job, assumed = training.job_of(changed(TRAINING, grad_accum=16))
+    assert job.accumulation == 2
+    assert any("16 micro-batches" in text for text in assumed)
+
+
+def test_a_job_that_ran_out_of_memory_must_not_fit() -> None:
+    """Of an oom row only the verdict counts: Mistral's 67 GiB do not fit an A100-40GB, but they do fit an H200."""
+    row = changed(TRAINING, status="oom", measured={"nvidia_smi_gib": 39.1}, confidence="medium")
+    small = scored({**row, "gpu": "A100-40GB"})
+    assert set(small) == {MUST_NOT_FIT}
+    outcome = small[MUST_NOT_FIT]
+    assert outcome.status == "too_big"
+    assert outcome.measured == find("a100-40gb").capacity_bytes / GIB
+    assert outcome.relative_error is None
+    assert scored({**row, "gpu": "H200-141GB"})[MUST_NOT_FIT].status == "fits"
+    unknown = scored({**row, "gpu": "a card"})[MUST_NOT_FIT]
+    assert unknown.refused == "gpu a card: not a GPU that oomph knows"
+
+
+def test_weights_of_a_serving_row() -> None:
+    """Llama-3.1-8B has 8,030,261,248 parameters: 2 bytes each in bf16, 4 in fp32."""
+    found = scored(INFERENCE)
+    assert found["weights_gib"].predicted == 2 * 8030261248 / GIB
+    assert found["kv_tokens"].refused == "kv_tokens: not modelled"
+    assert set(found) == {"weights_gib", "kv_tokens"}
+    assert scored(changed(INFERENCE, dtype="float32"))["weights_gib"].predicted == 4 * 8030261248 / GIB
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"tp": 2}, "tp=2: one GPU only"),
+        ({"engine": "mlx-lm"}, "engine mlx-lm: where it puts which layers is not modelled yet"),
+        ({"quant": "bitsandbytes"}, "quant bitsandbytes: which format that is, is not said exactly"),
+        ({"quant": ["fp8"]}, "quant: ['fp8'] is not text"),
+        ({"dtype": "int3"}, "dtype int3: not a dtype of weights that oomph knows"),
+        ({"dtype": ["bfloat16"]}, "dtype ['bfloat16']: not a dtype of weights that oomph knows"),
+        ({"notes": "LoRA enabled"}, "weights with LoRA: slots for adapters are counted in it"),
+        ({"notes": ["do not score weights_gib"]}, "weights_gib: the row's notes say not to score it"),
+        ({"measured": {"weights_gib": -1}}, "weights_gib: -1 is no measurement of memory"),
+        ({"measured": {"weights_gib": "14.99"}}, "weights_gib: 14.99 is no measurement of memory"),
+        ({"measured": {"weights_gib": 10**400}}, "weights_gib: 1" + "0" * 56 + "... is no measurement of memory"),
+        ({"confidence": "low"}, "confidence low: not asked for"),
+        ({"confidence": 7}, "confidence low: not asked for"),
+    ],
+)
+def test_a_serving_row_says_what_it_lacks(change: dict[str, Any], reason: str) -> None:
+    """Refusals name the setting, the engine or the field."""
+    assert scored(changed(INFERENCE, **change))["weights_gib"].refused == reason
+
+
+def test_a_published_format_is_the_models_own() -> None:
+    """gpt-oss is published in MXFP4, so quant=mxfp4 is as published; none would be another model."""
+    row = changed(INFERENCE, model="openai/gpt-oss-20b", quant="mxfp4")
+    hidden, experts, layers, vocab, block = 2880, 32, 24, 201088, 32
+    mxfp4 = experts * 3 * hidden * (hidden // block) * (block // 2 + 1)  # codes of 4 bits and a scale byte per block
+    attention = 2 * 4096 * hidden + 4096 + hidden + 2 * 512 * (hidden + 1) + 64  # q, o, k, v with biases; sinks
+    others = experts * 3 * hidden + experts * (hidden + 1) + 2 * hidden  # experts' biases, router, norms
+    by_hand = layers * (mxfp4 + 2 * (attention + others)) + 2 * (2 * vocab * hidden + hidden)
+    assert scored(row)["weights_gib"].predicted == by_hand / GIB
+    row["quant"] = "BF16"
+    assert scored(row)["weights_gib"].refused == "quant BF16: the model is published in mxfp4"
+
+
+def test_generating_is_a_prefill_and_a_last_token() -> None:
+    """8192 tokens with 6144 read at once: the last of the cache's 8191 is read alone."""
+    assert inference.jobs_of(GENERATE) == (InferJob(1, 6144), InferJob(1, 8190, decode=1))
+    outcome = scored(GENERATE)["peak_gib"]
+    assert outcome.refused is None
+    assert abs(outcome.relative_error or 1) < 0.01
+
+
+def test_a_row_of_what_stands_at_the_end_is_scored_as_that() -> None:
+    """QwenLM's table of Qwen3: weights and 1+2047 cached tokens of 2 x 28 x 8 x 128 numbers, no prefill in it."""
+    row = changed(
+        GENERATE, model="Qwen/Qwen3-0.6B", input_len=1, total_len=2049, notes="treat as steady-state, not true peak"
+    )
+    outcome = scored(row)["peak_gib"]
+    assert outcome.predicted is not None
+    by_hand = 2 * 596049920 + 2 * 2 * 28 * 8 * 128 * 2048
+    assert by_hand < outcome.predicted * GIB < by_hand + 40 * 2**20  # two cuBLAS workspaces, tables of rotary angles
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"quant": "AWQ"}, "quant AWQ: jobs of quantised models are not modelled yet"),
+        (
+            {"engine_version": "4.38.2"},
+            "transformers 4.38: prefill makes fp32 logits of every token, which no job says",
+        ),
+        (
+            {"input_len": 1, "notes": "input=1 rows can stop early"},
+            "total_len: its notes say that rows of one token may have stopped early",
+        ),
+        ({"total_len": 6144}, "total_len: not two tokens more than input_len"),
+        ({"n_gpus": 2}, "n_gpus=2: one GPU only"),
+    ],
+)
+def test_a_row_of_generating_says_what_it_lacks(change: dict[str, Any], reason: str) -> None:
+    """Versions, formats and lengths that no job says are refused."""
+    assert reasons(changed(GENERATE, **change)) == {reason}
+
+
+def test_an_xmem_row_is_the_job_of_its_script() -> None:
+    """fp32, a padding mask, memory-efficient attention, outputs held; Adam is AdamW without decay."""
+    wanted = TrainJob(
+        batch=47, seq_len=128, precision="fp32", attention="efficient", padding=True, use_cache=True, hold_logits=True
+    )
+    assert xmem.job_of(XMEM) == wanted
+    assert xmem.job_of(changed(XMEM, optimizer="Adam")) == wanted
+    assert xmem.job_of(changed(XMEM, optimizer="SGD")).optimizer == "sgd"
+
+
+def test_an_xmem_row_is_scored_on_reserved_memory() -> None:
+    """The step before's logits, 47 x 128 x 50257 fp32 numbers, are in the upper bound."""
+    found = scored(XMEM)
+    outcome = found["torch_reserved_peak_gib_est"]
+    assert outcome.predicted is not None
+    assert outcome.safe is not None
+    assert (outcome.safe - outcome.predicted) * GIB >= 47 * 128 * 50257 * 4
+    assert set(found) == {"torch_reserved_peak_gib_est", "nvml_peak_gib"}
+    assert "CUDA context" in (found["nvml_peak_gib"].refused or "")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"optimizer": "Adafactor"}, "optimizer Adafactor: not modelled yet"),
+        ({"seq_len": None}, "seq_len: not said"),
+        ({"zero_grad_mode": 1}, "zero_grad_mode=1: gradients die between forward and backward"),
+        ({"zero_grad_mode": [0]}, "zero_grad_mode=[0]: gradients die between forward and backward"),
+        ({"dtype": "float16"}, "dtype or checkpointing: only fp32 without checkpointing is known of this script"),
+    ],
+)
+def test_an_xmem_row_says_what_it_lacks(change: dict[str, Any], reason: str) -> None:
+    """What the script did in another way is refused."""
+    assert reasons(changed(XMEM, **change)) == {reason}
+
+
+def test_a_measured_row_needs_no_catalogue() -> None:
+    """Its config is in it. SGD keeps no states: what stays are 13,107,200 bytes of bf16 weights by hand and tables."""
+    found = scored(MEASURED)
+    assert set(found) == {"peak_allocated_gib", "peak_reserved_gib", "nvidia_smi_gib", "resident_alloc_gib"}
+    assert all(one.refused is None for one in found.values())
+    hidden, ffn, vocab, layers = 512, 1024, 1024, 4
+    per_layer = 4 * hidden * hidden + 3 * hidden * ffn + 2 * hidden
+    weights = 2 * (layers * per_layer + 2 * vocab * hidden + hidden)
+    workspaces = 2 * rule("cublas_workspace", find("h100")).n_bytes
+    resident = round((found["resident_alloc_gib"].predicted or 0) * GIB)
+    assert weights <= resident - workspaces <= weights + 2 * 512  # two tables of 32 frequencies
+    assert found["peak_allocated_gib"].measured == 100 * 2**20 / GIB  # the exact bytes, not the rounded GiB
+
+
+def test_a_measured_row_of_inference() -> None:
+    """Kind infer makes an InferJob; a quantity is read from the figure of its name."""
+    job = {
+        "batch": 1, "seq_len": 64, "decode": 1, "precision": "bf16", "attention": "flash", "padding": False,
+        "cache": "dynamic", "max_cache_len": 0, "logits_to_keep": 1,
+    }  # fmt: skip
+    row = {**MEASURED, "kind": "infer", "job": job}
+    assert reasons(row) == {None}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"job": {"seq_len": "64"}}, "job.seq_len: 64 is not int"),
+        ({"job": {"padding": 1}}, "job.padding: 1 is not bool"),
+        ({"job": {"batch": True}}, "job.batch: True is not int"),
+        ({"job": {"attention": None}}, "job.attention: unknown is not str"),
+        ({"job": {"attention": "warp"}}, "attention cannot be 'warp'"),
+        ({"job": {"batch": 0}}, "batch cannot be 0"),
+        ({"job": {"new": 1}}, "job.new: no input of a job that this oomph has"),
+        ({"job": {"accumulation": 10**6}}, "too long: 4 layers, 1000000 times"),
+        ({"kind": "dream"}, "kind dream: neither train nor infer"),
+        ({"config": {"model_type": "phi99"}}, None),
+        ({"config": {"hidden_size": -1}}, None),
+        ({"config": {"num_hidden_layers": 10**9}}, None),
+        ({"status": "error", "reason": "Boom"}, "status error: Boom"),
+    ],
+)
+def test_a_measured_row_says_what_it_lacks(change: dict[str, Any], reason: str | None) -> None:
+    """Wrong inputs and impossible configs are refused; None stands for the config reader's own words."""
+    found = reasons(changed(MEASURED, **change))
+    assert None not in found
+    assert reason is None or found == {reason}
+
+
+def test_a_job_without_one_of_its_inputs_is_refused() -> None:
+    """A measured row carries every input; one that is missing is not guessed."""
+    row = {**MEASURED, "job": {name: value for name, value in JOB.items() if name != "steady"}}
+    assert reasons(row) == {"job.steady: not said"}
+    assert reasons({**MEASURED, "job": []}) == {"job: not an object"}
+    assert reasons({**MEASURED, "config": "tiny"}) == {"config: not an object"}
+
+
+def test_an_allocator_told_otherwise_is_scored_on_tensors_only() -> None:
+    """Expandable segments change reserved memory, not what is allocated."""
+    row = {**MEASURED, "environment": {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}}
+    found = scored(row)
+    assert found["peak_allocated_gib"].refused is None
+    assert "PYTORCH_CUDA_ALLOC_CONF" in (found["peak_reserved_gib"].refused or "")
+    assert "PYTORCH_CUDA_ALLOC_CONF" in (found["nvidia_smi_gib"].refused or "")
+
+
+def test_a_measured_row_that_ran_out_uses_the_memory_its_gpu_said() -> None:
+    """device.total_bytes replaces the table's figure; no job fits a GPU of 64 MiB."""
+    row = {**MEASURED, "status": "oom", "device": {"total_bytes": 64 * 2**20}}
+    outcome = scored(row)[MUST_NOT_FIT]
+    assert (outcome.measured, outcome.status) == (64 * 2**20 / GIB, "too_big")
+
+
+def test_an_unknown_gpu_leaves_what_needs_none() -> None:
+    """Allocated and reserved memory are estimated without a device, what a driver shows is not."""
+    found = scored({**MEASURED, "gpu": None, "device": None})
+    assert found["peak_allocated_gib"].refused is None
+    assert found["nvidia_smi_gib"].refused == "gpu: not known, and device memory depends on it"
+
+
+@pytest.mark.parametrize("row", [{}, {"a": 1}, {"engine": "vllm"}, {"schema": None, "measured": {}}])
+def test_a_row_without_a_schema_is_an_error_that_shows_what_is_expected(row: dict[str, Any]) -> None:
+    """Nothing can be told of such a row, so it is no refusal."""
+    with pytest.raises(SourceError, match="has no schema that oomph knows") as error:
+        scored(row)
+    for words in ("training: framework, method, measured", "inference: engine, model, measured"):
+        assert words in error.value.fix
+
+
+def test_a_later_schema_is_an_error_that_says_which_is_read() -> None:
+    """oomph-measure-2 may mean anything."""
+    with pytest.raises(SourceError, match="oomph-measure-2") as error:
+        scored({**MEASURED, "schema": "oomph-measure-2"})
+    assert "oomph-measure-1" in error.value.fix
+
+
+@pytest.mark.parametrize("measured", [None, [], "14 GiB", {}, {"per_device": {"model": 1}}, {"weights_gib": None}])
+def test_a_row_that_measured_nothing_is_one_refusal(measured: Any) -> None:
+    """It is counted, under the quantity "nothing"."""
+    found = scored({**INFERENCE, "measured": measured})
+    assert list(found) == ["nothing"]
+    assert found["nothing"].refused
+
+
+@pytest.mark.parametrize("ident", [None, 7, "", {"a": 1}])
+def test_a_row_without_an_id_is_named_by_its_line(ident: Any) -> None:
+    """An outcome always says which row it is of."""
+    assert {one.id for one in scored({**INFERENCE, "id": ident}).values()} == {"Line 1 of rows.jsonl"}
