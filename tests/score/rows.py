@@ -108,6 +108,7 @@ JOB: dict[str, Any] = {
     "checkpoint_every": 1,
     "use_cache": False,
     "hold_logits": True,
+    "keep_outputs": False,
     "fp32_outputs": False,
     "accumulation": 1,
     "clip_gradients": False,

@@ -199,7 +199,7 @@ def test_a_row_of_generating_says_what_it_lacks(change: dict[str, Any], reason: 
 def test_an_xmem_row_is_the_job_of_its_script() -> None:
     """fp32, a padding mask, memory-efficient attention, outputs held; Adam is AdamW without decay."""
     wanted = TrainJob(
-        batch=47, seq_len=128, precision="fp32", attention="efficient", padding=True, use_cache=True, hold_logits=True
+        batch=47, seq_len=128, precision="fp32", attention="efficient", padding=True, use_cache=True, keep_outputs=True
     )
     assert xmem.job_of(XMEM) == wanted
     assert xmem.job_of(changed(XMEM, optimizer="Adam")) == wanted
@@ -207,12 +207,10 @@ def test_an_xmem_row_is_the_job_of_its_script() -> None:
 
 
 def test_an_xmem_row_is_scored_on_reserved_memory() -> None:
-    """The step before's logits, 47 x 128 x 50257 fp32 numbers, are in the upper bound."""
+    """NVML saw 18 MiB more than torch reserved; how much of a context is in that is not known, so it is not scored."""
     found = scored(XMEM)
     outcome = found["torch_reserved_peak_gib_est"]
-    assert outcome.predicted is not None
-    assert outcome.safe is not None
-    assert (outcome.safe - outcome.predicted) * GIB >= 47 * 128 * 50257 * 4
+    assert abs(outcome.relative_error or 1) < 0.02
     assert set(found) == {"torch_reserved_peak_gib_est", "nvml_peak_gib"}
     assert "CUDA context" in (found["nvml_peak_gib"].refused or "")
 
@@ -281,10 +279,16 @@ def test_a_measured_row_says_what_it_lacks(change: dict[str, Any], reason: str |
     assert reason is None or found == {reason}
 
 
-def test_a_job_without_one_of_its_inputs_is_refused() -> None:
-    """A measured row carries every input; one that is missing is not guessed."""
-    row = {**MEASURED, "job": {name: value for name, value in JOB.items() if name != "steady"}}
-    assert reasons(row) == {"job.steady: not said"}
+def test_an_input_that_came_later_has_its_default() -> None:
+    """A row written before jobs could say `keep_outputs` is estimated as if it had said no, and says so."""
+    row = {**MEASURED, "job": {name: value for name, value in JOB.items() if name != "keep_outputs"}}
+    old, new = scored(row)["peak_allocated_gib"], scored(MEASURED)["peak_allocated_gib"]
+    assert old.predicted == new.predicted
+    assert (old.assumed, new.assumed) == (("not said, so the default: keep_outputs",), ())
+
+
+def test_a_job_that_is_none_is_refused() -> None:
+    """Job and config must be objects."""
     assert reasons({**MEASURED, "job": []}) == {"job: not an object"}
     assert reasons({**MEASURED, "config": "tiny"}) == {"config: not an object"}
 

@@ -43,7 +43,8 @@ def _question(row: Mapping[str, Any]) -> Question:
     odd = _odd_allocator(row)
     if odd:
         asks |= dict.fromkeys(("peak_reserved_gib", "nvidia_smi_gib", MUST_NOT_FIT), lambda: _refuse_allocator(odd))
-    return Question(asks)
+    later = [field.name for field in fields(job) if field.name not in row["job"]]
+    return Question(asks, (f"not said, so the default: {', '.join(later)}",) if later else ())
 
 
 def _odd_allocator(row: Mapping[str, Any]) -> str:
@@ -57,7 +58,10 @@ def _refuse_allocator(name: str) -> Any:
 
 
 def _job(row: Mapping[str, Any]) -> Job:
-    """Return the job of a row; every input must be one that this oomph has, of the right type."""
+    """Return the job of a row; every input must be one that this oomph has, of the right type.
+
+    An input that came to jobs after the row was written has its default: what jobs did before.
+    """
     kind, inputs = words(row, "kind"), row.get("job")
     if kind not in KINDS:
         raise refuse(f"kind {shown(kind)}", "neither train nor infer")
@@ -71,9 +75,6 @@ def _job(row: Mapping[str, Any]) -> Job:
         wanted = hints[name] if hints[name] in (int, bool) else str
         if type(value) is not wanted:
             raise refuse(f"job.{name}", f"{shown(value)} is not {wanted.__name__}")
-    missing = sorted(known - set(inputs))
-    if missing:
-        raise refuse(f"job.{missing[0]}", "not said")
     return job_type(**inputs)
 
 
