@@ -39,6 +39,8 @@ def render(outcomes: Sequence[Outcome], all_rows: bool) -> None:
         scored = [one for one in shown if one.refused is None]
         if scored:
             out.print(_rows(scored))
+    if all_rows:
+        _assumptions(out, outcomes)
     _refusals(out, outcomes, all_rows)
 
 
@@ -75,6 +77,21 @@ def _rows(found: Sequence[Outcome]) -> Table:
         error = one.status if one.quantity == MUST_NOT_FIT else _signed(one.relative_error)
         table.add_row(Text(_short(one.id)), _figure(one.measured), _figure(one.predicted), _figure(one.safe), error)
     return table
+
+
+def _assumptions(out: Output, outcomes: Sequence[Outcome]) -> None:
+    """Print what rows do not say and what was taken for it."""
+    rows: dict[str, set[int]] = {}
+    for one in outcomes:
+        for text in one.assumed:
+            rows.setdefault(text, set()).add(one.row)
+    if not rows:
+        return
+    table = plain_table("assumed", "rows", right=(1,))
+    for text, which in sorted(rows.items(), key=lambda pair: len(pair[1]), reverse=True):
+        table.add_row(Text(printable(text)), str(len(which)))
+    out.print()
+    out.print(table)
 
 
 def _refusals(out: Output, outcomes: Sequence[Outcome], all_rows: bool) -> None:
