@@ -33,7 +33,8 @@ class TrainJob:
     backward pass, as `outputs = model(...); outputs.loss.backward()` does. `keep_outputs`: that variable outlives the
     step, as in a loop written out in one function, until the next forward pass gives it another value.
     `fp32_outputs`: accelerate's wrapper, which returns logits as fp32 copies. `padding`: the batch carries a padding
-    mask, which disables flash.
+    mask, which disables flash. `packing`: each row holds several sequences one behind the other, told apart by position
+    ids that the caller passes instead of a mask; transformers then builds a mask itself, unless there is a cache.
     """
 
     batch: int = 1
@@ -41,6 +42,7 @@ class TrainJob:
     precision: Precision = "bf16"
     attention: Kernel = "flash"
     padding: bool = False
+    packing: bool = False
     dropout: bool = True  # as the config says; False sets every rate to 0
     checkpointing: Checkpointing = "none"
     checkpoint_every: int = 1
@@ -95,6 +97,11 @@ def check(job: TrainJob | InferJob) -> None:
         low = 0 if field.name in ("decode", "max_cache_len", "logits_to_keep") else 1
         if hints[field.name] is int and not low <= value <= MOST:
             raise UsageError(f"{field.name} cannot be {value}.", f"Give a whole number of at least {low}.")
+    if isinstance(job, TrainJob) and job.padding and job.packing:
+        problem = (
+            "A batch cannot have both a padding mask and packed sequences: transformers looks for them without a mask."
+        )
+        raise UsageError(problem, "Leave out padding or packing.")
 
 
 def describe(job: TrainJob | InferJob) -> dict[str, Any]:

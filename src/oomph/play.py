@@ -142,7 +142,8 @@ def _micro_batch(
     tape.layer_starts.clear()
     tape.scope = ""
     recorder.mark("embedding forward")
-    names = ("input_ids", "attention_mask", "labels") if job.padding else ("input_ids", "labels")
+    between = ["attention_mask"] * job.padding + ["position_ids"] * job.packing
+    names = ("input_ids", *between, "labels")
     inputs = [tape.empty((job.batch, job.seq_len), "int64", op=name) for name in names]
     for one in inputs:
         tape.note(one, "input")
@@ -150,6 +151,7 @@ def _micro_batch(
     arguments: tuple[Any, ...] = (bound, inputs[0], inputs[-1], checkpointing, model.model_type)
     options = {
         "attention_mask": inputs[1] if job.padding else None,
+        "position_ids": inputs[1] if job.packing else None,
         # merge_with_config_defaults switches it off
         "use_cache": job.use_cache and job.checkpointing == "none",
     }

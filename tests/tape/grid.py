@@ -57,12 +57,14 @@ def config(rng: random.Random, model_type: str) -> dict[str, Any]:
 
 def job(rng: random.Random, model_type: str) -> TrainJob:
     """A job of every input the tape plays."""
+    padding = rng.random() < 0.4
     return TrainJob(
         batch=rng.choice([1, 2, 3]),
         seq_len=rng.choice([1, 8, 37, 100]),
         precision=rng.choice(["bf16", "fp16", "fp32", "amp-bf16", "amp-fp16"]),
         attention=rng.choice(["flash", "flash", "efficient", "cudnn", "math", "eager"]),
-        padding=rng.random() < 0.4,
+        padding=padding,
+        packing=not padding and rng.random() < 0.35,
         dropout=rng.random() < 0.5,
         checkpointing=rng.choice(["none", "reentrant", "non-reentrant"]),
         checkpoint_every=rng.choice([1, 1, 2, 3]),

@@ -1,6 +1,6 @@
 """Attention masks as transformers builds them: small comparisons of positions, broadcast to [B, 1, S, T].
 
-S queries, T keys. Without padding and without a window shorter than the keys, sdpa needs no mask at all; with one it
+S queries, T keys. Without padding, packing or a window shorter than the keys, sdpa needs no mask at all; with one it
 gets booleans, which torch turns into numbers in every layer again (see sdpa.py). The eager kernel always gets numbers.
 Source: transformers 5.23, masking_utils.py.
 """
@@ -21,27 +21,35 @@ if TYPE_CHECKING:
 
 
 class _Indices(NamedTuple):
-    """Numbers of sequences [B] and heads [1], positions as [1, 1, S, 1] and [1, 1, 1, T], all int64."""
+    """Numbers of sequences [B] and heads [1], positions as [1, 1, S, 1] and [1, 1, 1, T], all int64.
+
+    A tuple dies from the back, queries before keys: as the arguments of a mask function do.
+    """
 
     rows: Sym
     heads: Sym
-    queries: Sym
     keys: Sym
+    queries: Sym
 
 
 Rule = Callable[[_Indices], Sym]
 
 
 def causal_mask(
-    inputs_embeds: Sym, attention_mask: Sym | None, past_key_values: Cache | None, window: Size | None = None
+    inputs_embeds: Sym,
+    attention_mask: Sym | None,
+    past_key_values: Cache | None,
+    window: Size | None = None,
+    packed: Sym | None = None,
 ) -> Sym | None:
     """Mirror create_causal_mask or, with a window, create_sliding_window_causal_mask.
 
-    inputs_embeds [B, S, H]; attention_mask [B, T] int64, 0 where there is padding. Returns None where sdpa can do
-    without, else [B, 1, S, T]: booleans (in one sequence's bytes if nothing is padded), for eager in the dtype of the
-    embeddings. Beside it positions and comparisons, which die with it or before. Saved by the attention that takes it,
-    not here: a mask wants no gradient. Source: transformers 5.23, masking_utils.py, create_causal_mask, sdpa_mask,
-    eager_mask.
+    inputs_embeds [B, S, H]; attention_mask [B, T] int64, 0 where there is padding; packed [B, S] int64, position ids of
+    a caller that packs several sequences into a row. Returns None where sdpa can do without, else [B, 1, S, T]:
+    booleans (in one sequence's bytes if nothing is padded or packed), for eager in the dtype of the embeddings. With a
+    cache transformers does not look for packed sequences. Beside it positions and comparisons, which die with it or
+    before. Saved by the attention that takes it, not here: a mask wants no gradient. Source: transformers 5.23,
+    masking_utils.py, create_causal_mask, sdpa_mask, eager_mask.
 
     The mask of 2·64·64 B; "causal" and its conjunction with "allowed", 64·64 B each; positions as int64, 4·64 and 3;
     "not padded" of 2·64 B twice; twice a sum and an answer that look for padding; one boolean to begin with.
@@ -51,19 +59,28 @@ def causal_mask(
     Cost(allocated=18731, saved=0, backward=0)
     >>> made[0].shape
     (2, 1, 64, 64)
+
+    Packed, beside the 3,235 B of the search (see packed_sequences): the mask of 2·64·64 B, as large "causal", "in the
+    same sequence" and its conjunction with the first boolean; numbers of sequences and positions, int64 of 2·64 twice
+    each; the plain positions, 4·64 and 3; one boolean to begin with.
+    >>> cost(lambda x, ids: causal_mask(x, None, None, packed=ids), frozen(2, 64, 8), ids(2, 64))
+    Cost(allocated=42172, saved=0, backward=0)
     """
     tape, (batch, q_length) = inputs_embeds.tape, inputs_embeds.shape[:2]
     if attention_mask is not None:
         attention_mask = cast(attention_mask, "bool")
     q_offset: Size | Sym = 0
     kv_length, kv_offset = q_length if attention_mask is None else attention_mask.shape[-1], 0
-    may_skip = tape.kernel != "eager"
+    may_skip, packed_sequence_mask = tape.kernel != "eager", None
     if past_key_values is not None:
         q_offset, kv_length, kv_offset = past_key_values.mask_sizes(q_length, window)
         may_skip = may_skip and not (past_key_values.is_static and yes(q_length == 1))
     elif attention_mask is None:
-        packed_sequence_test(tape, batch, q_length)
+        packed_sequence_mask = packed_sequences(tape, batch, q_length, packed is not None)
     rule = _causal if window is None else _all_of(_within(window), _causal)
+    if packed is not None and packed_sequence_mask is not None:
+        rule = _all_of(_in_same_sequence(packed_sequence_mask), _at_positions(rule, packed))
+        may_skip = False
     lengths = (q_length, kv_length, q_offset, kv_offset)
     if tape.kernel == "eager":
         return _eager_mask(tape, batch, lengths, rule, attention_mask, window, inputs_embeds.dtype)
@@ -89,7 +106,7 @@ def _sdpa_mask(
     head_arange = tape.empty((1,), "int64", op="arange")
     q_arange = unary(tape.empty((q_length,), "int64", op="arange"), "add")
     kv_arange = unary(tape.empty((kv_length,), "int64", op="arange"), "add")
-    mask = rule(_Indices(batch_arange, head_arange, _standing(q_arange), _lying(kv_arange)))
+    mask = rule(_Indices(batch_arange, head_arange, keys=_lying(kv_arange), queries=_standing(q_arange)))
     return expand(mask, (batch, 1, q_length, kv_length))
 
 
@@ -158,6 +175,25 @@ def _unpadded(padding_mask: Sym) -> Rule:
     return lambda at: padding_mask.tape.empty((at.rows.shape[0], 1, 1, at.keys.shape[-1]), "bool", op="index")
 
 
+def _in_same_sequence(packed_sequence_mask: Sym) -> Rule:
+    """Mirror packed_sequence_mask_function."""
+    return lambda at: _compared(
+        "eq", _looked_up(packed_sequence_mask, at.queries), _looked_up(packed_sequence_mask, at.keys)
+    )
+
+
+def _at_positions(rule: Rule, position_ids: Sym) -> Rule:
+    """Mirror remap_positions_for_packed_sequence: a rule about positions within each sequence."""
+    return lambda at: rule(
+        at._replace(queries=_looked_up(position_ids, at.queries), keys=_looked_up(position_ids, at.keys))
+    )
+
+
+def _looked_up(table: Sym, at: Sym) -> Sym:
+    """Return table[rows, at] of a table [B, S]: int64 [B, 1, S, 1] or [B, 1, 1, S]."""
+    return table.tape.empty((table.shape[0], *at.shape[1:]), table.dtype, op="index")
+
+
 def _compared(op: str, a: Sym, b: Sym) -> Sym:
     return result(op, broadcast(a.shape, b.shape), "bool", a, b)
 
@@ -172,14 +208,16 @@ def _lying(positions: Sym) -> Sym:
     return view_of(positions, (1, 1, 1, length), (length, length, length, 1))
 
 
-def packed_sequence_test(tape: Tape, batch: Size, length: Size) -> None:
-    """Mirror find_packed_sequence_indices: small int64 tensors that look for packed sequences [B, S], and find none.
+def packed_sequences(tape: Tape, batch: Size, length: Size, packed: bool) -> Sym | None:
+    """Mirror find_packed_sequence_indices: small int64 tensors that look for packed sequences in positions [B, S].
 
-    Nothing of them stays. Source: transformers 5.23, masking_utils.py, find_packed_sequence_indices.
+    Returns the number of every token's sequence in its row, int64 [B, S], or None where each row holds one sequence:
+    `packed` False, or one token. Nothing else stays. Source: transformers 5.23, masking_utils.py,
+    find_packed_sequence_indices.
 
     Int64 [B, 1], [B, S + 1], [B, S] twice, booleans [B, S] and [B], and the answer:
     >>> from oomph.tape.testing import cost, ids
-    >>> cost(lambda x: packed_sequence_test(x.tape, *x.shape), ids(2, 64))
+    >>> cost(lambda x: packed_sequences(x.tape, *x.shape, packed=True), ids(2, 64))
     Cost(allocated=3235, saved=0, backward=0)
     """
     first_dummy_value = tape.empty((batch, 1), "int64", op="sub")
@@ -192,4 +230,5 @@ def packed_sequence_test(tape: Tape, batch: Size, length: Size) -> None:
     last = tape.empty((batch,), "bool", op="eq")
     answer = tape.empty((), "bool", op="all")
     del last, answer
-    del first_dummy_value, position_diff, packed_sequence_mask
+    del first_dummy_value, position_diff
+    return packed_sequence_mask if packed and not yes(length == 1) else None

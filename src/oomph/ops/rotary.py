@@ -8,20 +8,21 @@ from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym
 
 
-def rotary_tables(x: Sym, length: Size, head_dim: Size) -> tuple[Sym, Sym]:
-    """Mirror LlamaRotaryEmbedding.forward: cos and sin [1, S, D] in x's dtype, computed in fp32 without gradient.
+def rotary_tables(x: Sym, position_ids: Sym, head_dim: Size) -> tuple[Sym, Sym]:
+    """Mirror LlamaRotaryEmbedding.forward: cos and sin [P, S, D] in x's dtype, computed in fp32 without gradient.
 
+    position_ids [P, S] int64; P is 1 where all sequences have the same positions, else the batch.
     Saves nothing itself; the tables live as long as a layer's products keep them, once per model. Source: transformers,
     models/llama/modeling_llama.py.
 
-    >>> from oomph.tape.testing import cost
-    >>> cost(lambda x: rotary_tables(x, 4, 64), (2, 4, 512))
+    >>> from oomph.tape.testing import cost, ids
+    >>> cost(lambda x, positions: rotary_tables(x, positions, 64), (2, 4, 512), ids(1, 4))
     Cost(allocated=6672, saved=0, backward=0)
     """
-    tape = x.tape
+    tape, (rows, length) = x.tape, position_ids.shape
     with tape.no_grad():
-        positions = tape.empty((1, length, 1), "fp32", op="_to_copy")
-        freqs = tape.empty((1, length, head_dim // 2), "fp32", op="mul")
+        positions = tape.empty((rows, length, 1), "fp32", op="_to_copy")
+        freqs = tape.empty((rows, length, head_dim // 2), "fp32", op="mul")
         del positions
         emb = cat((freqs, freqs), -1)
         turned = unary(emb, "cos")
@@ -41,13 +42,13 @@ def _rotate_half(x: Sym) -> Sym:
 
 
 def _unsqueeze_heads(table: Sym) -> Sym:
-    """Return [1, S, D] as [1, 1, S, D]; tables have no history."""
+    """Return [P, S, D] as [P, 1, S, D]; tables have no history."""
     shape, strides = table.shape, table.strides
     return Sym((shape[0], 1, *shape[1:]), table.dtype, (strides[0], strides[0], *strides[1:]), table.storage)
 
 
 def apply_rotary(q: Sym, k: Sym, cos: Sym, sin: Sym) -> tuple[Sym, Sym]:
-    """Mirror apply_rotary_pos_emb: q [B, N, S, D] and k [B, K, S, D] turned by cos and sin [1, S, D], unfused.
+    """Mirror apply_rotary_pos_emb: q [B, N, S, D] and k [B, K, S, D] turned by cos and sin [P, S, D], unfused.
 
     Each of q and k takes five tensors of its size: a negated half and the halves joined, two products, their sum. Saves
     only the tables, for the products' backward: q and k themselves are not kept, since the tables want no gradient.

@@ -69,13 +69,14 @@ def causal_lm(
     checkpointing: Checkpointing,
     model_type: str,
     attention_mask: Sym | None = None,
+    position_ids: Sym | None = None,
     past_key_values: Cache | None = None,
     use_cache: bool = False,
     logits_to_keep: Size = 0,
 ) -> tuple[Sym | None, Sym, Cache | None]:
     """Mirror GPT2LMHeadModel.forward: loss, logits and cache."""
     hidden_states, past_key_values = model(
-        m.transformer, input_ids, checkpointing, past_key_values, attention_mask, use_cache=use_cache
+        m.transformer, input_ids, checkpointing, past_key_values, attention_mask, position_ids, use_cache=use_cache
     )
     hidden_states = kept(hidden_states, logits_to_keep)
     m.tape.scope = "lm_head"
@@ -102,11 +103,13 @@ def model(
     if use_cache and past_key_values is None:
         past_key_values = dynamic_cache(tape, [None] * len(m.h.stacked))
     inputs_embeds = m.wte(input_ids)
-    position_ids = ops.unary(tape.empty((input_ids.shape[1],), "int64", op="arange"), "add")
-    position_ids = ops.unsqueeze(position_ids, 0)
+    packed = position_ids
+    if position_ids is None:
+        position_ids = ops.unary(tape.empty((input_ids.shape[1],), "int64", op="arange"), "add")
+        position_ids = ops.unsqueeze(position_ids, 0)
     position_embeds = m.wpe(position_ids)
     hidden_states: Sym = inputs_embeds + position_embeds
-    causal_mask = ops.causal_mask(inputs_embeds, attention_mask, past_key_values)
+    causal_mask = ops.causal_mask(inputs_embeds, attention_mask, past_key_values, packed=packed)
     hidden_states = m.drop(hidden_states)
     for index, layer in enumerate(m.h):
         tape.begin_layer(index, layer.path)

@@ -68,15 +68,18 @@ def model(
     inputs_embeds = m.embed_tokens(input_ids)
     if use_cache and past_key_values is None:
         past_key_values = dynamic_cache(tape, windows)
-    position_ids = ops.unary(tape.empty((input_ids.shape[1],), "int64", op="arange"), "add")
+    packed = position_ids
+    if position_ids is None:
+        position_ids = ops.unary(tape.empty((input_ids.shape[1],), "int64", op="arange"), "add")
+        position_ids = ops.unsqueeze(position_ids, 0)
     causal_masks = {
-        window: ops.causal_mask(inputs_embeds, attention_mask, past_key_values, window)
+        window: ops.causal_mask(inputs_embeds, attention_mask, past_key_values, window, packed)
         for window in mask_order(windows, model_type)
     }
     if model_type in HOLDS_MASK_ARGUMENTS:
         mask_kwargs = {"inputs_embeds": inputs_embeds, "position_ids": position_ids}  # noqa: F841
     hidden_states: Sym = inputs_embeds
-    position_embeddings = ops.rotary_tables(hidden_states, input_ids.shape[1], head_dim(m))
+    position_embeddings = ops.rotary_tables(hidden_states, position_ids, head_dim(m))
 
     for index, layer in enumerate(m.layers):
         tape.begin_layer(index, layer.path)
@@ -147,6 +150,7 @@ def causal_lm(
     checkpointing: Checkpointing,
     model_type: str,
     attention_mask: Sym | None = None,
+    position_ids: Sym | None = None,
     past_key_values: Cache | None = None,
     use_cache: bool = False,
     logits_to_keep: Size = 0,
@@ -158,7 +162,8 @@ def causal_lm(
         checkpointing,
         model_type,
         attention_mask,
-        past_key_values=past_key_values,
+        position_ids,
+        past_key_values,
         use_cache=use_cache,
     )
     hidden_states = kept(hidden_states, logits_to_keep)

@@ -31,11 +31,13 @@ class _Answering(FakeTensorMode):  # type: ignore[misc]
     and optimizers read a step count. A plain batch says yes to the former; any number is 1.
     """
 
+    plain = True  # what is asked now is answered as on a plain batch
+
     def dispatch(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Answer for `.item()`, `bool()` and `torch.equal`, and remember where a boolean came from."""
         if func is aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
             if args[0].dtype == torch.bool:
-                return getattr(args[0], "oomph_yes", False)
+                return self.plain and getattr(args[0], "oomph_yes", False)
             return 1.0 if args[0].is_floating_point() else 1
         if func is aten.equal.default:
             return True
@@ -53,15 +55,23 @@ class _Answering(FakeTensorMode):  # type: ignore[misc]
 
 
 @contextmanager
-def fake_tensors(padded: bool = False) -> Iterator[None]:
-    """Make every tensor fake, with transformers none the wiser. `padded`: attention masks have holes."""
+def fake_tensors(padded: bool = False, packed: bool = False) -> Iterator[None]:
+    """Make every tensor fake, with transformers none the wiser.
+
+    `padded`: attention masks have holes. `packed`: rows of two tokens and more hold several sequences.
+    """
     import transformers.masking_utils as masking
 
-    real_all = masking.fast_all
+    mode = _Answering(allow_non_fake_inputs=True)
+    real_all, real_find = masking.fast_all, masking.find_packed_sequence_indices
 
     def some_are_masked(tensor: torch.Tensor) -> bool:
         real_all(tensor)  # what it allocates
         return False
+
+    def some_are_packed(position_ids: torch.Tensor) -> Any:
+        with patch.object(mode, "plain", position_ids.shape[1] == 1):
+            return real_find(position_ids)
 
     with ExitStack() as stack:
         # transformers takes a fake tensor for a sign of compilation and then builds a 4-d mask that no real run
@@ -69,11 +79,13 @@ def fake_tensors(padded: bool = False) -> Iterator[None]:
         stack.enter_context(patch.object(masking, "is_tracing", lambda tensor=None: False))
         if padded:
             stack.enter_context(patch.object(masking, "fast_all", some_are_masked))
+        if packed:
+            stack.enter_context(patch.object(masking, "find_packed_sequence_indices", some_are_packed))
         # Parameters that are fake cannot be swapped (they have weak references), so `.to()` would fail: re-bind them.
         stack.enter_context(patch.object(torch.nn.Module, "_apply", _rebind))
         # Static caches ask Dynamo to keep their address; it would look for a real one.
         stack.enter_context(patch("torch._dynamo.mark_static_address", lambda *args, **kwargs: None))
-        stack.enter_context(_Answering(allow_non_fake_inputs=True))
+        stack.enter_context(mode)
         yield
 
 

@@ -84,6 +84,8 @@ def train(model: Any, job: TrainJob, watcher: Watcher, warm_up: bool | None = No
 
     Inputs are made where the model is.
     """
+    if job.packing and "position_ids" not in inspect.signature(model.forward).parameters:
+        raise UnsupportedError(f"{type(model).__name__} takes no position ids.", "Leave out packing.")
     _checkpoint(model, job)
     if job.fp32_outputs:
         model.forward = returning_fp32(model.forward)
@@ -146,6 +148,8 @@ def _micro_batch(model: Any, job: TrainJob, watcher: Watcher, kept: list[Any]) -
     """
     watcher.mark("forward")
     inputs = _inputs(model, job.batch, job.seq_len, job.seq_len if job.padding else 0)
+    if job.packing:
+        inputs["position_ids"] = _two_in_a_row(job, model.device)
     inputs["labels"] = torch.zeros(job.batch, job.seq_len, dtype=torch.long, device=model.device)
     with _autocast(job, model.device.type):
         outputs = model(**inputs, use_cache=job.use_cache)
@@ -175,6 +179,16 @@ def _inputs(model: Any, batch: int, length: int, masked: int) -> dict[str, Any]:
         inputs["attention_mask"] = torch.ones(batch, masked, dtype=torch.long, device=device)
         inputs["attention_mask"][:, :1].zero_()
     return inputs
+
+
+def _two_in_a_row(job: TrainJob, device: Any) -> torch.Tensor:
+    """Return position ids [batch, seq_len] int64 of two sequences in each row, the second as long or one shorter.
+
+    Made in place, so that nothing else is allocated.
+    """
+    first = (job.seq_len + 1) // 2
+    counted = torch.ones(job.batch, job.seq_len, dtype=torch.long, device=device).cumsum_(1)
+    return counted.sub_(1).remainder_(first)
 
 
 def _autocast(job: TrainJob, device_type: str) -> Any:

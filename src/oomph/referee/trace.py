@@ -126,7 +126,7 @@ def trace(
         if not real:
             from oomph.referee.fake import fake_tensors
 
-            stack.enter_context(fake_tensors(padded=job.padding))
+            stack.enter_context(fake_tensors(job.padding, packed=isinstance(job, TrainJob) and job.packing))
         stack.enter_context(_kernels(job, kernels) if device == "cuda" else nullcontext())
         stack.enter_context(tracker)
         model = jobs.build(raw_config, job)
