@@ -61,6 +61,7 @@ def test_nothing_typed_is_the_default_job() -> None:
         ("--precision amp-bf16 --attention eager", {"precision": "amp-bf16", "attention": "eager"}),
         ("--padding --no-dropout", {"padding": True, "dropout": False}),
         ("--no-padding --dropout", {}),
+        ("--packing", {"packing": True}),
         ("--checkpointing reentrant --checkpoint-every 2", {"checkpointing": "reentrant", "checkpoint_every": 2}),
         ("--optim sgd --implementation fused", {"optimizer": "sgd", "implementation": "fused"}),
         ("--optimizer none", {"optimizer": "none"}),

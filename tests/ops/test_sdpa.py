@@ -91,6 +91,28 @@ def test_padding_repeats_keys_and_keeps_a_mask() -> None:
     assert padded - plain == repeated - grouped + 2 * 1024**2 + 1024 * 8
 
 
+@pytest.mark.parametrize("use_cache", [False, True])
+def test_packing_repeats_keys_and_keeps_a_mask_but_with_a_cache(use_cache: bool) -> None:
+    """Position ids that begin anew get a mask, which costs as under padding; with a cache transformers does not look.
+
+    By hand, 2 rows of 1024 tokens, 32 heads of 128 on 8: the caller's position ids take 2·1024·8 B, the tables of
+    cosines and sines [2, 1024, 128] are two instead of one for both rows, 2·1024·128·2 B more. Without a cache, per
+    row: keys and values for all heads instead of grouped ones, and a mask of numbers, 1024²·2 B.
+    """
+    plain, packed = (
+        forward_end(TrainJob(2, 1024, optimizer="none", packing=yes, use_cache=use_cache)) for yes in (False, True)
+    )
+    ids, tables = 2 * 1024 * 8, 2 * 1024 * 128 * 2
+    repeated, grouped, mask = 2 * 32 * 1024 * 128 * 2, 2 * 8 * 1024 * 128 * 2, 1024**2 * 2
+    assert packed - plain == ids + tables + (0 if use_cache else 2 * (repeated - grouped + mask))
+
+
+def test_one_token_in_a_row_is_not_packed() -> None:
+    """There is nothing to tell apart, so no mask: only the position ids, 2·8 B, allocated as 512."""
+    plain, packed = (forward_end(TrainJob(2, 1, optimizer="none", packing=yes)) for yes in (False, True))
+    assert packed - plain == 512
+
+
 def test_a_cache_in_training_keeps_copies_of_keys_and_values() -> None:
     """use_cache=True in training holds what torch.cat made, in place of the projections it was made from.
 

@@ -65,6 +65,11 @@ CPU_CASES = {
     "fused, clipped": (models.LLAMA, train(implementation="fused", clip_gradients=True)),
     "momentum, gradients kept": (models.LLAMA, train(optimizer="sgd-momentum", set_to_none=False, use_cache=True)),
     "padding": (models.LLAMA, train(padding=True, implementation="loop")),
+    "packing": (models.LLAMA, train(packing=True)),
+    "packing, one token": (models.LLAMA, train(packing=True, seq_len=1)),
+    "packing, a cache": (models.LLAMA, train(packing=True, use_cache=True)),
+    "packing, gpt-2": (models.GPT2, train(packing=True, attention="eager", checkpointing="reentrant")),
+    "packing, sliding window": (models.MISTRAL, train(packing=True, batch=1, precision="fp32", accumulation=2)),
     "sliding window": (models.MISTRAL, train(optimizer="none")),
     "decode": (models.LLAMA, infer(decode=2)),
     "decode, static, padded": (models.LLAMA, infer(decode=2, cache="static", padding=True)),
@@ -245,6 +250,15 @@ def test_the_math_kernel_drops_out_as_cuda_does() -> None:
     assert {(label.op, label.dtype) for label in weights} == {
         ("_safe_softmax", "fp32"), ("native_dropout", "fp32"), ("native_dropout", "bool"),
     }  # fmt: skip
+
+
+def test_a_class_without_position_ids_cannot_pack() -> None:
+    """BLOOM knows no positions but those of its keys."""
+    from oomph.referee.trace import trace
+
+    bloom = {"model_type": "bloom", "vocab_size": 101, "hidden_size": 64, "n_layer": 1, "n_head": 2}
+    with pytest.raises(UnsupportedError, match="BloomForCausalLM takes no position ids"):
+        trace(bloom, train(packing=True))
 
 
 def test_outputs_in_fp32_as_accelerate_does() -> None:

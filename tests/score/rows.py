@@ -103,6 +103,7 @@ JOB: dict[str, Any] = {
     "precision": "bf16",
     "attention": "flash",
     "padding": False,
+    "packing": False,
     "dropout": True,
     "checkpointing": "none",
     "checkpoint_every": 1,
