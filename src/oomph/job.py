@@ -98,10 +98,8 @@ def check(job: TrainJob | InferJob) -> None:
         if hints[field.name] is int and not low <= value <= MOST:
             raise UsageError(f"{field.name} cannot be {value}.", f"Give a whole number of at least {low}.")
     if isinstance(job, TrainJob) and job.padding and job.packing:
-        problem = (
-            "A batch cannot have both a padding mask and packed sequences: transformers looks for them without a mask."
-        )
-        raise UsageError(problem, "Leave out padding or packing.")
+        fix = "Leave one out: transformers looks for packed sequences only where there is no mask."
+        raise UsageError("A batch has a padding mask or packed sequences, not both.", fix)
 
 
 def describe(job: TrainJob | InferJob) -> dict[str, Any]:
