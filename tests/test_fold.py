@@ -62,6 +62,7 @@ def random_case(seed: int) -> tuple[Model, TrainJob, Place]:
         implementation=rng.choice(["foreach", "fused", "loop"]),
         steady=rng.random() < 0.5,
         set_to_none=rng.random() < 0.5,
+        zero_grad=rng.choice(["after-step", "before-forward", "before-backward"]),
     )
     return model_from_config(raw), job, rng.choice(["gpu", "cpu", "trace"])
 

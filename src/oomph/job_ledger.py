@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from oomph.answer import Subject, facts
-from oomph.device_memory import Figures, figures, fits, followed
+from oomph.device_memory import Figures, figures, fits
 from oomph.errors import UnsupportedError
 from oomph.job import TrainJob, describe
 from oomph.ledger import Instant, Item, Ledger, Verdict
 from oomph.peak import Alive, alive_at, highest_place
-from oomph.play import play
-from oomph.played import Played
+from oomph.play import play, train_step
 from oomph.recipe import Stretch
 from oomph.steps import Step, step
 from oomph.stream import Stream
@@ -81,13 +79,7 @@ def job_ledger(found: Subject, job: Job, fleet: Fleet | None = None) -> Ledger:
 
 def job_stream(model: Model, job: Job) -> Stream:
     """Return the events of a job from an empty GPU on: a steady step follows a first one, whose traces it works in."""
-    if not isinstance(job, TrainJob) or not job.steady or job.keep_outputs:  # outputs kept: both steps are played
-        return _events(play(model, job))
-    later = play(model, job)
-    return followed(_events(play(model, replace(job, steady=False))), _events(later), later.start)
-
-
-def _events(played: Played) -> Stream:
+    played = train_step(model, job, warm_up=True) if isinstance(job, TrainJob) else play(model, job)
     stream = played.recorder.stream()
     stream.events = stream.events[: played.end]
     return stream
