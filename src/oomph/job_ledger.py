@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from oomph.answer import Subject, facts
+from oomph.closed_form import Forms, axis_name
 from oomph.device_memory import Figures, figures, fits
 from oomph.errors import UnsupportedError
 from oomph.job import TrainJob, describe
@@ -55,7 +56,8 @@ def job_ledger(found: Subject, job: Job, fleet: Fleet | None = None) -> Ledger:
     events = job_stream(found.model, job)
     device = fleet.device if fleet else None
     on_device = figures(events, device, capacity_bytes=device.capacity_bytes if device else None)
-    items = (*(_item(one, found.model, instant) for one in alive), *on_device.items)
+    forms = Forms(played.sums, found.model)
+    items = (*(_item(one, found.model, forms, instant) for one in alive), *on_device.items)
     said = f"{'training' if kind == 'train' else 'serving'} {found.model.name}"
     return Ledger(
         job={
@@ -108,10 +110,13 @@ def _instant(name: str, one: Stretch) -> Instant:
     return Instant(name, one.repeats, one.start, one.peak, one.last_end)
 
 
-def _item(one: Alive, model: Model, instant: str) -> Item:
+def _item(one: Alive, model: Model, forms: Forms, instant: str) -> Item:
     """Return one line of the ledger; axes multiply to the elements, bytes are rounded as the allocator does."""
     kinds = {weight.name: weight.kind for weight in model.weights}
-    axes = one.shape if one.count == 1 else (("tensors", one.count), *one.shape)
+    names = [axis_name(forms.of(term)) or f"d{at}" for at, term in enumerate(one.kind.shape)]
+    axes = tuple(zip(names, one.shape, strict=True))
+    if one.count > 1:
+        axes = (("tensors", one.count), *axes)
     why = one.kind.why or f"temporary of {one.kind.op}"
     kind = kinds.get(one.kind.scope, "") if one.kind.why == "parameter" else ""
     return Item(one.name, one.group, one.n_bytes, kind, axes, one.kind.dtype, "derived", why, instants=(instant,))

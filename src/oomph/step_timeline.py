@@ -42,7 +42,7 @@ def _highest(stretch: Stretch) -> int:
 def _largest(step: Step, place: Place) -> tuple[str, ...]:
     """Return the largest tensors alive at a height, in words."""
     return tuple(
-        f"{one.count} x {one.name} {[size for _, size in one.shape]} {one.kind.dtype}: {human(one.n_bytes)}"
+        f"{one.count} x {one.name} {list(one.shape)} {one.kind.dtype}: {human(one.n_bytes)}"
         for one in alive_at(step, place)[:LARGEST]
     )
 
