@@ -10,7 +10,7 @@ from oomph.device_memory import Figures, figures, fits
 from oomph.errors import UnsupportedError
 from oomph.job import TrainJob, describe
 from oomph.ledger import Instant, Item, Ledger, Verdict
-from oomph.peak import Alive, alive_at, highest_place
+from oomph.peak import STAYING, Alive, alive_at, highest_place
 from oomph.play import play, train_step
 from oomph.recipe import Stretch
 from oomph.steps import Step, step
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from oomph.model import Model
     from oomph.timeline import Timeline
 
-STAYING = ("parameter", "buffer", "optimizer state")
 # What people call the tensors that are often most of a peak.
 WORDS = {
     "_foreach_sqrt": "the square roots of all second moments at once (foreach)",

@@ -16,6 +16,7 @@ GROUP_OF = {
     "kv cache": "kv_cache",
     "": "temporaries",
 }
+STAYING = ("parameter", "buffer", "optimizer state")  # what lies there all the time
 REST = "activations"  # inputs, and whatever is kept for a backward pass
 
 
