@@ -151,7 +151,15 @@ def test_a_suite_can_be_stopped_and_taken_up_again(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")])}
     command = [sys.executable, "-c", STAND_IN, "measure", "--suite", "small", "-o", str(path)]
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell that runs the tests in the background lets its children ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 120
     while (not path.exists() or path.read_bytes().count(b"\n") < 2) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oomph.allocator import Config, replay
+from oomph.allocator import Config
 from oomph.constants import rule
-from oomph.device_memory import Figures, figures, first_products, fits, followed, one_more, with_workspaces
+from oomph.device_memory import Figures, figures, first_products, fits, one_more, with_workspaces
 from oomph.devices import find
 from oomph.families import model_from_config
 from oomph.job import TrainJob
@@ -18,6 +18,7 @@ from oomph.stream import Event, Label, Stream
 from oomph.units import KIB, MIB
 
 RTX_4090, H100 = find("rtx-4090"), find("h100")
+AROUND = 2 * MIB  # one segment of the small pool, for what the program keeps beside the job
 CONTEXT_4090 = round(0.70 * 2**30 - 222.14 * MIB)  # github.com/pytorch/torchchat/issues/1341, the middle one of three
 CUBLAS = (2 * 4096 + 8 * 16) * KIB
 MISTRAL_7B = {
@@ -115,7 +116,8 @@ def test_the_chain_by_hand() -> None:
     """RTX 4090. Allocated: 64 + 8 + 8 + 64 MiB and two workspaces of 8.125 MiB. Reserved: two of 64 MiB, and segments
     of 20 MiB: 8 + 8.125 MiB leave too little for the next 8, and 8 + 8.125 MiB fill the second one as well."""
     found = figures(TRAINING, RTX_4090)
-    assert found.allocated.n_bytes == found.allocated.safe_bytes == 144 * MIB + 2 * CUBLAS
+    assert found.allocated.n_bytes == 144 * MIB + 2 * CUBLAS
+    assert found.allocated.safe_bytes == found.allocated.n_bytes + AROUND
     assert found.reserved.n_bytes == (2 * 64 + 2 * 20) * MIB
     assert found.device.n_bytes == 168 * MIB + CONTEXT_4090
 
@@ -131,10 +133,14 @@ def test_an_unknown_device_widens_the_bounds() -> None:
     """No device: the default workspaces and the widest of all, the widest context, and the items say so."""
     found = figures(TRAINING)
     assert found.allocated.n_bytes == 144 * MIB + 2 * CUBLAS
-    assert found.allocated.safe_bytes == (144 + 2 * 204) * MIB
+    assert found.allocated.safe_bytes == (144 + 2 * 204) * MIB + AROUND
     assert found.device.safe_bytes > found.device.n_bytes + 2 * (204 - 9) * MIB
-    assert [item.name for item in found.items] == ["cuBLAS workspaces", "allocator rounding and cache", "CUDA context"]
-    assert ["no rule" in found.items[0].evidence, "not measured" in found.items[2].evidence] == [True, True]
+    around, workspaces, rounding, context = found.items
+    assert (workspaces.name, rounding.name, context.name) == (
+        "cuBLAS workspaces", "allocator rounding and cache", "CUDA context",
+    )  # fmt: skip
+    assert (around.n_bytes, around.safe_bytes) == (0, AROUND)
+    assert ["no rule" in workspaces.evidence, "not measured" in context.evidence] == [True, True]
 
 
 def test_several_processes_hold_nccl() -> None:
@@ -153,33 +159,11 @@ def test_expandable_segments_on_request() -> None:
 
 def test_one_more_of_the_largest_request() -> None:
     """The upper bound of reserved: a request after the first free may miss the cache, in a segment of its own size."""
-    assert figures(HOLES, H100).reserved.safe_bytes == (70 + 40) * MIB
-    assert figures(HOLES, H100, Config(expandable_segments=True)).reserved.safe_bytes == 40 * MIB
-    assert figures(Stream(HOLES.events[:1]), H100).reserved.safe_bytes == 30 * MIB
+    assert figures(HOLES, H100).reserved.safe_bytes == (70 + 40) * MIB + AROUND
+    assert figures(HOLES, H100, Config(expandable_segments=True)).reserved.safe_bytes == 40 * MIB + AROUND
+    assert figures(Stream(HOLES.events[:1]), H100).reserved.safe_bytes == 30 * MIB + AROUND
     assert one_more(Stream([Event(0, 9 * MIB), Event(0, -9 * MIB), Event(1, 3 * MIB)]), Config()) == 20 * MIB
     assert one_more(Stream(), Config()) == 0
-
-
-# --- later steps
-
-
-def test_later_steps_reserve_more() -> None:
-    """What the first step leaves sits in the freed 40 MiB; the next 40 then cut the 60, and 60 more are asked for."""
-    first = Stream(
-        [Event(0, 40 * MIB), Event(1, 60 * MIB), Event(0, -40 * MIB), Event(2, 10 * MIB), Event(1, -60 * MIB)]
-    )
-    step = Stream(
-        [Event(0, 10 * MIB), Event(1, 40 * MIB), Event(2, 60 * MIB), Event(1, -40 * MIB), Event(2, -60 * MIB)]
-    )
-    assert replay(step).reserved_peak_bytes == 110 * MIB
-    both = followed(first, step, 1, times=2)
-    assert replay(both).reserved_peak_bytes == 160 * MIB
-    assert len({event.ordinal for event in both.events}) == 3 + 2 * 2
-
-
-def test_following_keeps_names() -> None:
-    """Added events have none: the workspaces were made in the first step."""
-    assert first_products(followed(TRAINING, TRAINING, 1)) == first_products(TRAINING)
 
 
 # --- what fits

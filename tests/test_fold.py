@@ -63,6 +63,7 @@ def random_case(seed: int) -> tuple[Model, TrainJob, Place]:
         steady=rng.random() < 0.5,
         set_to_none=rng.random() < 0.5,
         packing=rng.random() < 0.2,
+        zero_grad=rng.choice(["after-step", "before-forward", "before-backward"]),
     )
     return model_from_config(raw), job, rng.choice(["gpu", "cpu", "trace"])
 

@@ -60,7 +60,7 @@ def classes_at_peak(one: Step) -> Counter[Kind]:
     found: Counter[Kind] = Counter()
     for each in alive_at(one, highest_place(one)):
         kind = each.kind
-        shape = tuple(size for _, size in each.shape)
+        shape = each.shape
         found[one.sums.number(kind.n_bytes), kind.op, shape, kind.dtype, kind.scope, kind.why] += each.count
     return found
 

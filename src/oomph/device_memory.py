@@ -18,10 +18,14 @@ from oomph.allocator import Config, Replay, replay
 from oomph.constants import Constant, measured, rule
 from oomph.ledger import Figure, Item
 from oomph.stream import Event, Stream
+from oomph.units import MIB
 
 if TYPE_CHECKING:
     from oomph.devices import Device
 
+# What a program keeps beside the job (losses, metrics, a batch fetched ahead) is no input of a job: the upper bounds of
+# allocated and reserved leave it one segment of the allocator's small pool.
+SMALL_SEGMENT = 2 * MIB
 MATRIX_PRODUCTS = frozenset({"mm", "addmm", "bmm", "baddbmm", "addbmm", "_grouped_mm", "_scaled_mm"})
 
 
@@ -87,13 +91,14 @@ def figures(
     point = safe = play(workspace.n_bytes)
     if positions and workspace.high > workspace.n_bytes:
         safe = play(workspace.high)
-    most_allocated = max(point.allocated_peak_bytes, safe.allocated_peak_bytes)
+    around = 0 if recorded else SMALL_SEGMENT
+    most_allocated = max(point.allocated_peak_bytes, safe.allocated_peak_bytes) + around
     allocated = Figure("allocated", point.allocated_peak_bytes, most_allocated)
     # larger workspaces may lie better and need less
-    most = max(point.reserved_peak_bytes, safe.reserved_peak_bytes) + one_more(stream, config or Config())
+    most = max(point.reserved_peak_bytes, safe.reserved_peak_bytes) + one_more(stream, config or Config()) + around
     reserved = Figure("reserved", point.reserved_peak_bytes, most)
     shown = Figure("device", point.reserved_peak_bytes + context, most + sum(one.high for one in beside))
-    items = _items(stream.peak_bytes, len(positions), workspace, reserved, beside)
+    items = _items(stream.peak_bytes, len(positions), workspace, reserved, beside, around)
     return Figures(allocated, reserved, shown, tuple(items), point)
 
 
@@ -189,35 +194,23 @@ def with_workspaces(stream: Stream, positions: Iterable[int], n_bytes: int) -> S
     return Stream(events, marks)
 
 
-def followed(stream: Stream, later: Stream, start: int, times: int = 1) -> Stream:
-    """Return a stream followed by another's events from `start` on, so many times over, each under new ordinals.
-
-    A first step leaves the memory in the order in which it came, so the steps after it reserve more than a later step
-    alone. What `later` frees must be its own, from `start` on. Labels of what is added are kept, marks are not.
-
-    >>> first = Stream([Event(0, 512), Event(1, 512), Event(1, -512)])
-    >>> [event.ordinal for event in followed(first, first, 1, 2).events]
-    [0, 1, 1, 3, 3, 5, 5]
-    """
-    events, labels = list(stream.events), dict(stream.labels)
-    step = later.events[start:]
-    width = 1 + max((event.ordinal for event in (*stream.events, *step)), default=-1)
-    for number in range(1, times + 1):
-        shift = number * width
-        events += [Event(ordinal + shift, n_bytes) for ordinal, n_bytes in step]
-    return Stream(events, list(stream.marks), labels)
-
-
 def _beside(device: Device | None, processes: int) -> list[Constant]:
     """Return what a process holds outside the allocator."""
     return [measured("cuda_context", device), *([measured("nccl", device)] if processes > 1 else [])]
 
 
-def _items(tensors: int, count: int, workspace: Constant, reserved: Figure, beside: list[Constant]) -> Iterable[Item]:
+def _items(
+    tensors: int, count: int, workspace: Constant, reserved: Figure, beside: list[Constant], around: int
+) -> Iterable[Item]:
     """Yield a line for each thing between the tensors' peak and the device's figure, its gap named in the evidence.
 
     Workspaces made from memory that was free again by then add less than they take.
     """
+    if around:
+        yield Item(
+            "small tensors of the program around the job", "runtime", 0, source="rule", safe=around,
+            evidence="losses, metrics, a batch fetched ahead: one segment of the allocator's small pool",
+        )  # fmt: skip
     added = min(count * workspace.n_bytes, reserved.n_bytes - tensors)
     most = max(added, min(count * workspace.high, reserved.safe_bytes - tensors))
     if count:
@@ -230,7 +223,7 @@ def _items(tensors: int, count: int, workspace: Constant, reserved: Figure, besi
         "allocator rounding and cache", "runtime", share, source="rule",
         evidence="the stream played through the rules of torch 2.13's CUDACachingAllocator.cpp; at most one more of "
         "the largest request: whether it finds a place in the cache hangs on small things",
-        safe=max(share, reserved.safe_bytes - tensors - most),
+        safe=max(share, reserved.safe_bytes - tensors - most - around),
     )  # fmt: skip
     for one in beside:
         title = {"cuda_context": "CUDA context", "nccl": "NCCL"}[one.name]

@@ -196,7 +196,7 @@ def _row(alive: Alive, forms: Forms) -> Row:
     """Return the row of one of these tensors."""
     kind, n_bytes = alive.kind, alive.n_bytes // alive.count
     shape = tuple(
-        (axis_name(forms.of(term)), size) for term, (_, size) in zip(kind.shape, alive.shape, strict=True)
+        (axis_name(forms.of(term)), size) for term, size in zip(kind.shape, alive.shape, strict=True)
     )  # fmt: skip
     needed_by = NEEDED_BY.get(kind.why) or f"{kind.why.removeprefix(SAVED_FOR)} backward"
     exact = forms.of(kind.n_bytes)

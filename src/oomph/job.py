@@ -22,6 +22,7 @@ Kernel = Literal["flash", "efficient", "cudnn", "math", "eager"]
 Checkpointing = Literal["none", "reentrant", "non-reentrant"]
 OptimizerName = Literal["adamw", "sgd", "sgd-momentum", "none"]
 Implementation = Literal["foreach", "fused", "loop"]
+ZeroGrad = Literal["after-step", "before-forward", "before-backward"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class TrainJob:
     `fp32_outputs`: accelerate's wrapper, which returns logits as fp32 copies. `padding`: the batch carries a padding
     mask, which disables flash. `packing`: each row holds several sequences one behind the other, told apart by position
     ids that the caller passes instead of a mask; transformers then builds a mask itself, unless there is a cache.
+    `zero_grad`: where gradients are zeroed, or freed with `set_to_none`; of several micro-batches in the first one.
     """
 
     batch: int = 1
@@ -56,9 +58,15 @@ class TrainJob:
     implementation: Implementation = "foreach"
     steady: bool = True
     set_to_none: bool = True
+    zero_grad: ZeroGrad = "after-step"
 
     def __post_init__(self) -> None:
         check(self)
+
+    @property
+    def leaves_gradients(self) -> bool:
+        """Say whether gradients of one step are still there when the next begins."""
+        return not self.set_to_none or self.zero_grad != "after-step"
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from oomph.answer import Subject, facts
-from oomph.device_memory import Figures, figures, fits, followed
+from oomph.closed_form import Forms, axis_name
+from oomph.device_memory import Figures, figures, fits
 from oomph.errors import UnsupportedError
 from oomph.job import TrainJob, describe
 from oomph.ledger import Instant, Item, Ledger, Verdict
-from oomph.peak import Alive, alive_at, highest_place
-from oomph.play import play
-from oomph.played import Played
+from oomph.peak import STAYING, Alive, alive_at, highest_place
+from oomph.play import play, train_step
 from oomph.recipe import Stretch
 from oomph.steps import Step, step
 from oomph.stream import Stream
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from oomph.model import Model
     from oomph.timeline import Timeline
 
-STAYING = ("parameter", "buffer", "optimizer state")
 # What people call the tensors that are often most of a peak.
 WORDS = {
     "_foreach_sqrt": "the square roots of all second moments at once (foreach)",
@@ -57,7 +55,8 @@ def job_ledger(found: Subject, job: Job, fleet: Fleet | None = None) -> Ledger:
     events = job_stream(found.model, job)
     device = fleet.device if fleet else None
     on_device = figures(events, device, capacity_bytes=device.capacity_bytes if device else None)
-    items = (*(_item(one, found.model, instant) for one in alive), *on_device.items)
+    forms = Forms(played.sums, found.model)
+    items = (*(_item(one, found.model, forms, instant) for one in alive), *on_device.items)
     said = f"{'training' if kind == 'train' else 'serving'} {found.model.name}"
     return Ledger(
         job={
@@ -81,13 +80,7 @@ def job_ledger(found: Subject, job: Job, fleet: Fleet | None = None) -> Ledger:
 
 def job_stream(model: Model, job: Job) -> Stream:
     """Return the events of a job from an empty GPU on: a steady step follows a first one, whose traces it works in."""
-    if not isinstance(job, TrainJob) or not job.steady or job.keep_outputs:  # outputs kept: both steps are played
-        return _events(play(model, job))
-    later = play(model, job)
-    return followed(_events(play(model, replace(job, steady=False))), _events(later), later.start)
-
-
-def _events(played: Played) -> Stream:
+    played = train_step(model, job, warm_up=True) if isinstance(job, TrainJob) else play(model, job)
     stream = played.recorder.stream()
     stream.events = stream.events[: played.end]
     return stream
@@ -116,10 +109,13 @@ def _instant(name: str, one: Stretch) -> Instant:
     return Instant(name, one.repeats, one.start, one.peak, one.last_end)
 
 
-def _item(one: Alive, model: Model, instant: str) -> Item:
+def _item(one: Alive, model: Model, forms: Forms, instant: str) -> Item:
     """Return one line of the ledger; axes multiply to the elements, bytes are rounded as the allocator does."""
     kinds = {weight.name: weight.kind for weight in model.weights}
-    axes = one.shape if one.count == 1 else (("tensors", one.count), *one.shape)
+    names = [axis_name(forms.of(term)) or f"d{at}" for at, term in enumerate(one.kind.shape)]
+    axes = tuple(zip(names, one.shape, strict=True))
+    if one.count > 1:
+        axes = (("tensors", one.count), *axes)
     why = one.kind.why or f"temporary of {one.kind.op}"
     kind = kinds.get(one.kind.scope, "") if one.kind.why == "parameter" else ""
     return Item(one.name, one.group, one.n_bytes, kind, axes, one.kind.dtype, "derived", why, instants=(instant,))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from oomph.recipe import Class, Part, Term, alive, stretches
+from oomph.recipe import Class, alive, stretches
 from oomph.steps import Step
 
 GROUP_OF = {
@@ -16,9 +16,8 @@ GROUP_OF = {
     "kv cache": "kv_cache",
     "": "temporaries",
 }
+STAYING = ("parameter", "buffer", "optimizer state")  # what lies there all the time
 REST = "activations"  # inputs, and whatever is kept for a backward pass
-# The axes of a recipe made by `steps.step`: depth, then the job's sizes, then the model's.
-BATCH, LENGTH = 1, 2
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Alive:
     """Equal tensors alive at a height: `count` of them, `n_bytes` together, rounded to 512 B each."""
 
     kind: Class
-    shape: tuple[tuple[str, int], ...]
+    shape: tuple[int, ...]
     count: int
     n_bytes: int
 
@@ -77,26 +76,11 @@ def alive_at(step: Step, place: Place) -> list[Alive]:
     recipe = step.recipe
     counts = alive(recipe, step.extra, place.at, place.top, place.repetition)
     found = [
-        Alive(kind, _shape(step, kind.shape), count, count * n_bytes)
+        Alive(kind, tuple(map(step.sums.number, kind.shape)), count, count * n_bytes)
         for kind, count, n_bytes in zip(recipe.classes, counts, step.sizes, strict=True)
         if count
     ]
     return sorted(found, key=lambda one: one.n_bytes, reverse=True)
-
-
-def _shape(step: Step, terms: tuple[Term, ...]) -> tuple[tuple[str, int], ...]:
-    return tuple((_axis(step, at, term), step.sums.number(term)) for at, term in enumerate(terms))
-
-
-def _axis(step: Step, at: int, term: Term) -> str:
-    """Return the name of an axis: batch, sequence or tokens where it is one, else its place."""
-    if not isinstance(term, int):
-        factor, atoms = step.recipe.products[term[0]]
-        axes = tuple(step.recipe.atoms[atom][1] if step.recipe.atoms[atom][0] == "axis" else None for atom in atoms)
-        names = {(BATCH,): "batch", (LENGTH,): "seq", (BATCH, LENGTH): "tokens"}
-        if factor == 1 and axes in names:
-            return names[axes]  # type: ignore[index]
-    return f"d{at}"
 
 
 def by_group(step: Step, group: str) -> list[list[int]]:
@@ -106,8 +90,3 @@ def by_group(step: Step, group: str) -> list[list[int]]:
         for kind, size in zip(step.recipe.classes, step.sizes, strict=True)
     ]
     return [[one.start, *one.tops, one.end] for one in stretches(step.recipe, sizes, step.extra)]
-
-
-def is_layer(part: Part) -> bool:
-    """Tell whether a part is a pass through a decoder layer."""
-    return part.layer is not None

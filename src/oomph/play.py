@@ -19,7 +19,7 @@ from oomph.play_infer import infer
 from oomph.played import Played
 from oomph.programs import program_of
 from oomph.structure import decoder_stack
-from oomph.tape import Tape
+from oomph.tape import Recorder, Tape
 from oomph.tape.autograd import backward, like
 from oomph.tape.bound import Bound, bind
 from oomph.tape.checkpoint import Checkpointing
@@ -47,11 +47,14 @@ def play(model: Model, job: TrainJob | InferJob, *, layers: Size | None = None, 
     return train_step(model, job, layers=layers, on=on)
 
 
-def train_step(model: Model, job: TrainJob, *, layers: Size | None = None, on: Place = "gpu") -> Played:
+def train_step(
+    model: Model, job: TrainJob, *, layers: Size | None = None, on: Place = "gpu", warm_up: bool = False
+) -> Played:
     """Play one training step: micro-batches, clipping, optimizer, zero_grad.
 
     `layers` is how many layers the model is meant to have where it stands for a deeper one (see fold.py).
-    `on` says whose events are played (see tape.Place).
+    `on` says whose events are played (see tape.Place). A steady step works on what an earlier one left, which is put
+    there; with `warm_up`, or where outputs are kept and so a whole graph, the earlier one is played too.
     """
     program = program_of(model)
     tape = Tape(on)
@@ -69,8 +72,8 @@ def train_step(model: Model, job: TrainJob, *, layers: Size | None = None, on: P
         kept: list[Any] = []  # what the caller's variable holds from one forward pass to the next
         played = Played(recorder)
         step = partial(_step, tape, bound, program.causal_lm, model, job, optimizer, parameters, played, layers, kept)
-        if job.keep_outputs and job.steady:
-            step()  # what outputs leave behind is a whole graph
+        if job.steady and (warm_up or job.keep_outputs):
+            step()
         else:
             _leave_behind(optimizer, parameters, job)
         played.start = recorder.position
@@ -80,12 +83,12 @@ def train_step(model: Model, job: TrainJob, *, layers: Size | None = None, on: P
 
 
 def _leave_behind(optimizer: Optimizer | None, parameters: list[Sym], job: TrainJob) -> None:
-    """Allocate what an earlier step left: optimizer states, and gradients that were zeroed but kept."""
+    """Allocate what an earlier step left: optimizer states, and gradients that are not freed yet or never."""
     if not job.steady:
         return
     if optimizer is not None:
         optimizer.make_states()
-    if not job.set_to_none:
+    if job.leaves_gradients:
         for one in parameters:
             one.grad = like(one, one.dtype, "zeros_like")
             one.tape.recorder.name(one.grad.storage.ordinal, one.made_for, "gradient")
@@ -105,8 +108,12 @@ def _step(
 ) -> None:
     """Play a whole step and note where what stands."""
     recorder = tape.recorder
-    for _ in range(job.accumulation):
-        _micro_batch(tape, bound, forward, model, job, played, kept)
+    zero_grad = partial(_zero_grad, recorder, parameters, job)
+    if job.zero_grad == "before-forward":
+        zero_grad()
+    for index in range(job.accumulation):
+        first = index == 0 and job.zero_grad == "before-backward"
+        _micro_batch(tape, bound, forward, model, job, played, kept, zero_grad if first else None)
     played.backward_end = recorder.position
     if job.clip_gradients:
         recorder.mark("clip gradients")
@@ -114,12 +121,18 @@ def _step(
     if optimizer is not None:
         tape.scope = "optimizer"
         optimizer.step()
+    if job.zero_grad == "after-step":
+        zero_grad()
+    recorder.mark("end")
+    played.end = recorder.position
+
+
+def _zero_grad(recorder: Recorder, parameters: list[Sym], job: TrainJob) -> None:
+    """Free the gradients, or leave them, filled with zeros."""
     recorder.mark("zero_grad")
     if job.set_to_none:
         for one in parameters:
             one.grad = None
-    recorder.mark("end")
-    played.end = recorder.position
 
 
 def _at_depth(parameters: list[Sym], model: Model, layers: Size | None) -> Size:
@@ -132,7 +145,14 @@ def _at_depth(parameters: list[Sym], model: Model, layers: Size | None) -> Size:
 
 
 def _micro_batch(
-    tape: Tape, bound: Bound, forward: Forward, model: Model, job: TrainJob, played: Played, kept: list[Any]
+    tape: Tape,
+    bound: Bound,
+    forward: Forward,
+    model: Model,
+    job: TrainJob,
+    played: Played,
+    kept: list[Any],
+    zero_grad: Callable[[], None] | None,
 ) -> None:
     """Play forward and backward of one micro-batch; its inputs and outputs die at the end, outputs first.
 
@@ -171,6 +191,8 @@ def _micro_batch(
         loss = loss * (1 / job.accumulation)
     if not job.hold_logits:
         del outputs
+    if zero_grad is not None:
+        zero_grad()
     recorder.mark("loss backward")
     played.forward_end = recorder.position
     tape.on_node = _crossing(tape)

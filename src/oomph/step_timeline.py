@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from oomph.peak import Place, alive_at, by_group
+from oomph.peak import STAYING, Place, alive_at, by_group
 from oomph.recipe import Stretch
 from oomph.steps import Step
 from oomph.timeline import LARGEST, STACKED, Point, Timeline
@@ -40,10 +40,10 @@ def _highest(stretch: Stretch) -> int:
 
 
 def _largest(step: Step, place: Place) -> tuple[str, ...]:
-    """Return the largest tensors alive at a height, in words."""
+    """Return the largest tensors alive at a height, in words, without those that always are."""
+    moving = [one for one in alive_at(step, place) if one.kind.why not in STAYING]
     return tuple(
-        f"{one.count} x {one.name} {[size for _, size in one.shape]} {one.kind.dtype}: {human(one.n_bytes)}"
-        for one in alive_at(step, place)[:LARGEST]
+        f"{one.count} x {one.name} {list(one.shape)} {one.kind.dtype}: {human(one.n_bytes)}" for one in moving[:LARGEST]
     )
 
 

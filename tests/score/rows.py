@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from oomph.job import TrainJob, describe
+
 # fms-acceleration's benchmark: full fine-tuning of Mistral-7B on one A100-80GB, as its CSV has it.
 TRAINING: dict[str, Any] = {
     "id": "by-hand-training",
@@ -97,27 +99,7 @@ TINY: dict[str, Any] = {
     "vocab_size": 1024,
     "tie_word_embeddings": False,
 }
-JOB: dict[str, Any] = {
-    "batch": 1,
-    "seq_len": 64,
-    "precision": "bf16",
-    "attention": "flash",
-    "padding": False,
-    "packing": False,
-    "dropout": True,
-    "checkpointing": "none",
-    "checkpoint_every": 1,
-    "use_cache": False,
-    "hold_logits": True,
-    "keep_outputs": False,
-    "fp32_outputs": False,
-    "accumulation": 1,
-    "clip_gradients": False,
-    "optimizer": "sgd",
-    "implementation": "foreach",
-    "steady": True,
-    "set_to_none": True,
-}
+JOB = describe(TrainJob(1, 64, optimizer="sgd"))
 MEASURED: dict[str, Any] = {
     "schema": "oomph-measure-1",
     "id": "by-hand-measured",

@@ -134,8 +134,9 @@ def test_every_published_row_is_scored_or_refused(capsys: pytest.CaptureFixture[
 
 @pytest.mark.shared
 def test_what_is_estimated_of_published_rows_is_close(capsys: pytest.CaptureFixture[str]) -> None:
-    """Allocated peaks of transformers within 1.5 % (two digits were printed), a Trainer's within 0.1 %."""
-    paths = [str(SHARED / "truth" / name) for name in ("training.jsonl", "inference.jsonl")]
+    """Allocated peaks of transformers within 1.5 % (two digits were printed), a Trainer's within 0.1 %; reserved memory
+    of plain training loops within 1.5 % in the median (it jumps, see docs/accuracy.md)."""
+    paths = [str(SHARED / "truth" / name) for name in ("training.jsonl", "inference.jsonl", "xmem.jsonl")]
     _, out, _ = run(capsys, "score", *paths, "--json")
     summary = json.loads(out)["summary"]
     assert summary["peak_gib"]["n"] >= 30
@@ -143,3 +144,5 @@ def test_what_is_estimated_of_published_rows_is_close(capsys: pytest.CaptureFixt
     assert summary["peak_gib"]["max"] < 0.015
     assert summary["peak_allocated_gib"]["n"] >= 2
     assert summary["peak_allocated_gib"]["max"] < 0.001
+    assert summary["torch_reserved_peak_gib_est"]["n"] >= 17
+    assert summary["torch_reserved_peak_gib_est"]["median"] < 0.015

@@ -11,6 +11,7 @@ from oomph.families import model_from_config
 from oomph.job import InferJob, TrainJob
 from oomph.play import play
 from oomph.played import Played
+from oomph.trace_groups import trace_start
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2")
 WINDOWS = (None, 2, 8, 30, 100, 101)
@@ -78,6 +79,7 @@ def job(rng: random.Random, model_type: str) -> TrainJob:
         implementation=rng.choice(["foreach", "fused", "loop"]),
         steady=rng.random() < 0.7,
         set_to_none=rng.random() < 0.7,
+        zero_grad=rng.choice(["after-step", "after-step", "before-forward", "before-backward"]),
     )
 
 
@@ -126,6 +128,6 @@ def compare(raw: dict[str, Any], job: TrainJob | InferJob) -> tuple[Parting | No
 
     _, ours = played(raw, job)
     found = trace(raw, job, layer_marks=False).stream
-    start = next(position for position, name in found.marks if name in ("forward", "prefill"))
+    start = trace_start(found)
     theirs = steps(found, start, job.precision.startswith("amp-"))
     return first_difference(ours, theirs), peak_bytes(ours), peak_bytes(theirs)

@@ -20,6 +20,8 @@ EXAMPLES = """\b
   oomph Qwen/Qwen3-32B --gpu 2xh100        a Hugging Face repository (config and headers, never weights)
   oomph ./my-model --format nf4            a folder, a config.json, a .safetensors or .gguf file
   cat config.json | oomph - --json         a config on standard input
+  oomph train llama-3-8b --seq 4096 --checkpointing non-reentrant --gpu h100
+  oomph serve qwen2.5-7b --context 8192 --concurrency 4 --gpu 24GiB --timeline serve.html
 """
 
 

@@ -57,6 +57,7 @@ HELP: dict[Job, dict[str, str]] = {
         "implementation": "How the optimizer goes through the parameters.",
         "steady": "A later step, when optimizer states exist, or the first one.",
         "set_to_none": "zero_grad frees the gradients, or fills them with zeros.",
+        "zero_grad": "Where in the loop zero_grad is called.",
     },
     InferJob: {
         "batch": "Sequences at a time.",

@@ -4,9 +4,9 @@ Grouped by kind, one function per operation with its backward beside it. A rule 
 works: record the node, save inputs, allocate the result, save results.
 """
 
-from oomph.ops.activation import activate
+from oomph.ops.activation import activate, gelu_new, silu, tanh
 from oomph.ops.attention import attention, gpt2_attention
-from oomph.ops.elementwise import add, cast, dropout, gelu_new, mean, mul, neg, power, rsqrt, silu, softmax, tanh, unary
+from oomph.ops.elementwise import add, cast, dropout, mean, mul, neg, power, rsqrt, softmax, unary
 from oomph.ops.indexing import cat, contiguous, expand, rows, slice_axis, split, transpose, unsqueeze, view
 from oomph.ops.loss import cross_entropy
 from oomph.ops.masks import causal_mask

@@ -3,11 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from oomph.errors import UnsupportedError
-from oomph.ops.elementwise import gelu_new, result, silu, tanh, with_saved
-from oomph.tape.autograd import made_by, record, save
+from oomph.ops.elementwise import grad, power, result
+from oomph.tape.autograd import Gradients, Node, made_by, record, save
 from oomph.tape.sym import Sym
+
+
+def silu(x: Sym) -> Sym:
+    """Return x · sigmoid(x), shaped like x: one kernel each way.
+
+    Saves x, for silu_backward, which makes the gradient at once: sigmoid is not kept. Source: torch
+    tools/autograd/derivatives.yaml (silu), ATen/native/cuda/ActivationSiluKernel.cu.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(silu, (4, 256))
+    Cost(allocated=2048, saved=2048, backward=2048)
+    """
+    node = record("Silu", (x,), _with_saved)
+    save(node, x)
+    return made_by(result("silu", x.shape, x.dtype, x), node)
+
+
+def tanh(x: Sym) -> Sym:
+    """Return tanh(x), shaped like x.
+
+    Saves the result, not x: backward is g · (1 - result²) in one kernel. Source: torch tools/autograd/derivatives.yaml
+    (tanh, tanh_backward).
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(tanh, (4, 256))
+    Cost(allocated=2048, saved=2048, backward=2048)
+    """
+    node = record("Tanh", (x,), _with_saved)
+    out = result("tanh", x.shape, x.dtype, x)
+    save(node, out)
+    return made_by(out, node)
+
+
+def gelu_new(x: Sym) -> Sym:
+    """Return NewGELUActivation, which transformers writes out instead of calling a kernel: eight tensors of x's size.
+
+    Mirror: 0.5 * input * (1.0 + torch.tanh(c * (input + 0.044715 * torch.pow(input, 3.0))))
+
+    Saves four of them: x for pow, tanh's result, and both factors of the last product; a matrix product that follows
+    saves the result as a fifth. Source: transformers, activations.py, NewGELUActivation.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(gelu_new, (4, 256))
+    Cost(allocated=16384, saved=8192, backward=18432)
+    """
+    return (x * 0.5) * (tanh((x + power(x) * 0.044715) * 0.8) + 1.0)
 
 
 def gelu(x: Sym) -> Sym:
@@ -19,7 +66,7 @@ def gelu(x: Sym) -> Sym:
     >>> cost(gelu, (4, 256))
     Cost(allocated=2048, saved=2048, backward=2048)
     """
-    node = record("Gelu", (x,), with_saved)
+    node = record("Gelu", (x,), _with_saved)
     save(node, x)
     return made_by(result("gelu", x.shape, x.dtype, x), node)
 
@@ -33,10 +80,16 @@ def relu(x: Sym) -> Sym:
     >>> cost(relu, (4, 256))
     Cost(allocated=2048, saved=2048, backward=2048)
     """
-    node = record("Relu", (x,), with_saved)
+    node = record("Relu", (x,), _with_saved)
     out = result("relu", x.shape, x.dtype, x)
     save(node, out)
     return made_by(out, node)
+
+
+def _with_saved(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    """Return the gradient that one kernel makes of the incoming one and what was saved (silu_backward and its like)."""
+    gradient = grad(gradients)
+    return [result(f"{node.name}_backward", gradient.shape, gradient.dtype, gradient, saved[0])]
 
 
 ACTIVATIONS: dict[str, Callable[[Sym], Sym]] = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -99,7 +100,7 @@ def train(model: Any, job: TrainJob, watcher: Watcher, warm_up: bool | None = No
 
 def has_warm_up(job: TrainJob) -> bool:
     """Say whether a steady step differs from the first: it leaves optimizer states, gradients or outputs behind."""
-    return job.steady and (job.optimizer in ("adamw", "sgd-momentum") or not job.set_to_none or job.keep_outputs)
+    return job.steady and (job.optimizer in ("adamw", "sgd-momentum") or job.leaves_gradients or job.keep_outputs)
 
 
 def _checkpoint(model: Any, job: TrainJob) -> None:
@@ -125,8 +126,14 @@ def make_optimizer(job: TrainJob, parameters: list[Any]) -> Any:
 
 
 def _step(model: Any, job: TrainJob, optimizer: Any, watcher: Watcher, kept: list[Any]) -> None:
-    for _ in range(job.accumulation):
-        _micro_batch(model, job, watcher, kept)
+    zero_grad = partial((optimizer or model).zero_grad, set_to_none=job.set_to_none)
+    if job.zero_grad == "before-forward":
+        watcher.mark("zero_grad")
+        zero_grad()
+    for index in range(job.accumulation):
+        _micro_batch(
+            model, job, watcher, kept, zero_grad if index == 0 and job.zero_grad == "before-backward" else None
+        )
     watcher.backward_done(model)
     if job.clip_gradients:
         watcher.mark("clip gradients")
@@ -136,12 +143,15 @@ def _step(model: Any, job: TrainJob, optimizer: Any, watcher: Watcher, kept: lis
         watcher.mark("optimizer step")
         optimizer.step()
         watcher.updated(optimizer)
-    watcher.mark("zero_grad")
-    (optimizer or model).zero_grad(set_to_none=job.set_to_none)
+    if job.zero_grad == "after-step":
+        watcher.mark("zero_grad")
+        zero_grad()
     watcher.mark("end")
 
 
-def _micro_batch(model: Any, job: TrainJob, watcher: Watcher, kept: list[Any]) -> None:
+def _micro_batch(
+    model: Any, job: TrainJob, watcher: Watcher, kept: list[Any], zero_grad: Callable[[], None] | None
+) -> None:
     """Run forward and backward of one micro-batch; its inputs and outputs die at the end, outputs first.
 
     Outputs that are kept die when the next ones take their place.
@@ -160,6 +170,9 @@ def _micro_batch(model: Any, job: TrainJob, watcher: Watcher, kept: list[Any]) -
         loss = loss / job.accumulation
     if not job.hold_logits:
         del outputs
+    if zero_grad is not None:
+        watcher.mark("zero_grad")
+        zero_grad()
     watcher.mark("backward")
     loss.backward()
     if job.hold_logits:

@@ -57,7 +57,8 @@ ONE_AT_A_TIME: tuple[dict[str, Any], ...] = (
     {"attention": "math"}, {"attention": "cudnn"}, {"accumulation": 2}, {"clip_gradients": True},
     {"hold_logits": False}, {"fp32_outputs": True}, {"steady": False}, {"set_to_none": False}, {"use_cache": True},
     {"checkpointing": "non-reentrant", "checkpoint_every": 2}, {"checkpointing": "reentrant", "checkpoint_every": 2},
-    {"precision": "amp-bf16", "fp32_outputs": True}, {"precision": "fp16"}, {"keep_outputs": True}, {"packing": True},
+    {"precision": "amp-bf16", "fp32_outputs": True}, {"precision": "fp16"}, {"keep_outputs": True},
+    {"zero_grad": "before-forward"}, {"zero_grad": "before-backward"}, {"packing": True},
 )  # fmt: skip
 
 # What mixed jobs are drawn from. Values repeat where they are common in use.
