@@ -146,14 +146,14 @@ def row_major(shape: Sizes) -> Sizes:
 
 
 @remembered
-def _numel(shape: Sizes) -> Size:
-    return product(shape)
+def _n_bytes(shape: Sizes, dtype: str) -> Size:
+    return product(shape) * WIDTH[dtype]
 
 
 def new(tape: Tape, shape: Sequence[Size], dtype: str, strides: Sequence[Size] | None = None, op: str = "") -> Sym:
     """Return a tensor with a storage of its own, contiguous unless `strides` (dense) are given."""
     shape = tuple(shape)
-    storage = Storage(tape, _numel(shape) * WIDTH[dtype], op, shape, dtype)
+    storage = Storage(tape, _n_bytes(shape, dtype), op, shape, dtype)
     return Sym(shape, dtype, row_major(shape) if strides is None else strides, storage)
 
 
