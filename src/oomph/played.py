@@ -39,10 +39,10 @@ class Played:
         """Bytes alive before the step: parameters, buffers, and what an earlier step left."""
         return self.live[self.start]
 
-    def kept(self, why: str) -> int:
-        """Return the bytes alive at the end of the step that are a parameter, a buffer, an optimizer state ..."""
+    def kept(self, why: str, position: int | None = None) -> int:
+        """Return the bytes that are a parameter, a buffer, an optimizer state ... after so many events (None: all)."""
         recorder = self.recorder
-        alive = {event for event in recorder.events[: self.end] if event >= 0}
-        alive -= {~event for event in recorder.events[: self.end] if event < 0}
+        events = recorder.events[: self.end if position is None else position]
+        alive = {event for event in events if event >= 0} - {~event for event in events if event < 0}
         found = [recorder.allocations[ordinal] for ordinal in alive if recorder.why.get(ordinal) == why]
         return sum(ceil_to(number(one.n_bytes), ROUND) for one in found)

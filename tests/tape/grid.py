@@ -122,12 +122,27 @@ def played(raw: dict[str, Any], job: TrainJob | InferJob) -> tuple[Played, list[
     return found, steps(stream, found.start, job.precision.startswith("amp-"))
 
 
-def compare(raw: dict[str, Any], job: TrainJob | InferJob) -> tuple[Parting | None, int, int]:
-    """Where tape and trace part (None: nowhere), and the peak of each above what was there before."""
+def compare(raw: dict[str, Any], job: TrainJob | InferJob) -> tuple[Parting | None, tuple[int, ...], tuple[int, ...]]:
+    """Where tape and trace part (None: nowhere), and what each says in bytes.
+
+    That is the peak above what was there before, what lies there when the loss is known, and what is kept: parameters,
+    buffers, gradients when all are there, optimizer states.
+    """
     from oomph.referee.trace import trace
 
-    _, ours = played(raw, job)
-    found = trace(raw, job, layer_marks=False).stream
-    start = trace_start(found)
-    theirs = steps(found, start, job.precision.startswith("amp-"))
-    return first_difference(ours, theirs), peak_bytes(ours), peak_bytes(theirs)
+    tape, ours = played(raw, job)
+    traced = trace(raw, job, layer_marks=False)
+    start, live = trace_start(traced.stream), [0, *traced.stream.live()]
+    theirs = steps(traced.stream, start, job.precision.startswith("amp-"))
+    forward = [position for position, name in traced.stream.marks if name == "backward"]
+    return (
+        first_difference(ours, theirs),
+        (
+            peak_bytes(ours), tape.live[tape.forward_end] - tape.resident if forward else 0, tape.kept("parameter"),
+            tape.kept("buffer"), tape.kept("gradient", tape.backward_end), tape.kept("optimizer state"),
+        ),
+        (
+            peak_bytes(theirs), live[forward[-1]] - live[start] if forward else 0, traced.parameter_bytes,
+            traced.buffer_bytes, traced.gradient_bytes, traced.optimizer_bytes,
+        ),
+    )  # fmt: skip
