@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from oomph.job import OptimizerName, TrainJob
+from oomph.job import OptimizerName, TrainJob, ZeroGrad
 from oomph.score.asking import Case, catalogued, device
 from oomph.score.reading import MUST_NOT_FIT, Answer, Ask, Question, Schema, refuse, shown, whole, words
 
 # torch.optim.Adam without weight decay runs the same functions as AdamW, foreach on a GPU.
 OPTIMIZERS: dict[str, OptimizerName] = {"AdamW": "adamw", "Adam": "adamw", "SGD": "sgd"}
-AFTER_STEP = 2  # zero_grad_mode: at the start of an iteration, after its forward pass, after its step
-START = 0
+# zero_grad_mode: at the start of an iteration, after its forward pass, after its step; where it is not said, the first.
+ZERO_GRAD: dict[object, ZeroGrad] = {
+    None: "before-forward", 0: "before-forward", 1: "before-backward", 2: "after-step",
+}  # fmt: skip
 ASSUMED = (
     "PyTorch 2.6 and transformers 4.51, estimated by the rules of those oomph follows",
     "a padding mask is passed; fp32, so memory-efficient attention",
@@ -47,8 +49,8 @@ def job_of(row: Mapping[str, Any]) -> TrainJob:
         raise refuse(f"optimizer {shown(optimizer)}", "not modelled yet")
     if words(row, "dtype") != "float32" or row.get("grad_checkpointing") is not False:
         raise refuse("dtype or checkpointing", "only fp32 without checkpointing is known of this script")
-    if isinstance(zero_grad, bool) or zero_grad not in (None, START, AFTER_STEP):
-        raise refuse(f"zero_grad_mode={shown(zero_grad)}", "gradients die between forward and backward")
+    if isinstance(zero_grad, (bool, list, dict)) or zero_grad not in ZERO_GRAD:
+        raise refuse(f"zero_grad_mode={shown(zero_grad)}", "0, 1 and 2 are known")
     return TrainJob(
         batch=whole(row, "batch_size"),
         seq_len=whole(row, "seq_len"),
@@ -58,6 +60,7 @@ def job_of(row: Mapping[str, Any]) -> TrainJob:
         use_cache=True,
         keep_outputs=True,
         optimizer=OPTIMIZERS[optimizer],
+        zero_grad=ZERO_GRAD[zero_grad],
     )
 
 
