@@ -348,12 +348,24 @@ def test_an_empty_name_keeps_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_change_of_the_rules_is_another_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder's name changes when one of the files that decide a step does."""
-    before = kept._state()
-    assert before == kept._state()
-    monkeypatch.setattr(kept, "RULES", kept.RULES[1:])
-    assert kept._state() != before
+def test_a_change_of_the_rules_is_another_folder(tmp_path: Path) -> None:
+    """In a checkout the folder's name changes with any file that decides a step, else when oomph is installed anew."""
+    home = tmp_path / "src" / "oomph"
+    for folder in kept.RULES:
+        (home / folder).mkdir(parents=True, exist_ok=True)
+        (home / folder / "__init__.py").touch()
+    rule, first = home / "ops" / "silu.py", home / "__init__.py"
+    rule.write_text("old")
+    installed = kept._state(home)
+    rule.write_text("newer")
+    assert kept._state(home) == installed
+    os.utime(first, (0, 0))
+    assert kept._state(home) != installed
+    (tmp_path / "pyproject.toml").touch()
+    before = kept._state(home)
+    assert kept._state(home) == before != installed
+    rule.write_text("newest")
+    assert kept._state(home) != before
 
 
 WRITER = """

@@ -242,11 +242,10 @@ def _cache_home() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
-def _state() -> str:
-    """Return a name for the rules as they are: it changes with every file of them."""
-    home = Path(__file__).parents[1]
+def _state(home: Path = Path(__file__).parents[1]) -> str:
+    """Return a name for the rules as they are: in a checkout it changes with every file, else with an installation."""
     digest = hashlib.sha256()
-    if not (home.parents[1] / "pyproject.toml").exists():  # installed, where files do not change one by one
+    if not (home.parents[1] / "pyproject.toml").exists():
         digest.update(f"{__version__} {home} {(home / '__init__.py').stat().st_mtime_ns}".encode())
         return f"{PREFIX}{digest.hexdigest()[:16]}"
     for folder in RULES:
