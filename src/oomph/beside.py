@@ -21,6 +21,10 @@ ONE = {
     "embedding forward": "forward", "head forward": "head", "loss": "head", "loss backward": "backward",
     "optimizer states": "optimizer step",
 }  # fmt: skip
+# And the other way round, for drawings that lay one over the other.
+AS_ESTIMATED = {
+    "forward": "embedding forward", "head": "head forward", "loss": "head forward", "backward": "loss backward",
+}  # fmt: skip
 PART_OF_BEFORE = ("embedding backward", "after backward", "autocast exit")
 NUMBER, ONE_LAYER = re.compile(r"\.\d+\."), re.compile(r"layer \d+")
 LAYER = re.compile(r"layer \d+ (\w+)")

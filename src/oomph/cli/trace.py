@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,12 +75,15 @@ def _played(found: Subject, job: Job) -> tuple[Played | None, str]:
 
 
 def _draw(path: str, found: Subject, job: Job, traced: Any, refused: str) -> None:
+    from oomph.beside import AS_ESTIMATED
     from oomph.draw import write
     from oomph.job_ledger import timeline
     from oomph.timeline import from_stream
     from oomph.trace_groups import trace_groups, trace_start
 
-    stream = traced.stream
+    stream = replace(
+        traced.stream, marks=[(position, AS_ESTIMATED.get(name, name)) for position, name in traced.stream.marks]
+    )
     drawn = from_stream(stream, trace_groups(stream), title=found.model.name, source="trace", start=trace_start(stream))
     write(Path(path), [drawn] if refused else [timeline(found, job), drawn])
 
