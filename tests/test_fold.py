@@ -92,6 +92,15 @@ def test_many_folded_steps_equal_the_step_played_in_full(seed: int) -> None:
     check(seed)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_more_micro_batches_repeat_the_ones_before(seed: int) -> None:
+    """A step of seven micro-batches, of which three are played, has the heights of seven played one by one."""
+    model, job, on = random_case(seed)
+    job = replace(job, accumulation=7)
+    found, full = step(model, job, on=on), train_step(model, job, on=on)
+    assert (found.peak, found.resident, found.end) == (full.peak, full.resident, full.live[-1])
+
+
 @pytest.mark.parametrize("seed", range(N_INFER))
 def test_a_folded_inference_equals_the_one_played_in_full(seed: int) -> None:
     """Prefill and decoding with every cache: peak, resident and end bytes are those of the full play."""

@@ -6,7 +6,7 @@ GPU), so that the three can be held against each other. Defaults are printed wit
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args, get_type_hints
 
 from oomph.errors import UsageError, close_matches
@@ -89,6 +89,20 @@ class InferJob:
 
     def __post_init__(self) -> None:
         check(self)
+
+
+REPEATED = 3  # micro-batches from which on each does what the one before did
+
+
+def shortened(job: TrainJob | InferJob) -> TrainJob | InferJob:
+    """Return a job with no more micro-batches than tell what all of them do: heights repeat from the second on.
+
+    >>> shortened(TrainJob(accumulation=64)).accumulation
+    3
+    """
+    if isinstance(job, TrainJob) and job.accumulation > REPEATED:
+        return replace(job, accumulation=REPEATED)
+    return job
 
 
 MOST = 2**31  # tokens, sequences or micro-batches beyond which a number is a slip of the keyboard

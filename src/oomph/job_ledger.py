@@ -8,7 +8,7 @@ from oomph.answer import Subject, facts
 from oomph.closed_form import Forms, axis_name
 from oomph.device_memory import Figures, figures, fits
 from oomph.errors import UnsupportedError
-from oomph.job import TrainJob, describe
+from oomph.job import TrainJob, describe, shortened
 from oomph.ledger import Instant, Item, Ledger, Verdict
 from oomph.peak import STAYING, Alive, alive_at, highest_place
 from oomph.play import play, train_step
@@ -80,6 +80,7 @@ def job_ledger(found: Subject, job: Job, fleet: Fleet | None = None) -> Ledger:
 
 def job_stream(model: Model, job: Job) -> Stream:
     """Return the events of a job from an empty GPU on: a steady step follows a first one, whose traces it works in."""
+    job = shortened(job)
     played = train_step(model, job, warm_up=True) if isinstance(job, TrainJob) else play(model, job)
     stream = played.recorder.stream()
     stream.events = stream.events[: played.end]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
-from oomph.job import TrainJob
+from oomph.job import TrainJob, shortened
 from oomph.model import Model
 from oomph.recipe import Numbers, Recipe, Stretch, Sums, highest, stretches
 from oomph.structure import Job, decoder_stack, is_uniform, structure, symbolic, with_layers
@@ -78,6 +78,7 @@ class Step:
 
 def step(model: Model, job: Job, layers: int | None = None, *, on: Place = "gpu") -> Step:
     """Return the step of a model with `layers` equal layers (as many as it has, if None)."""
+    job = shortened(job)
     _, stack = decoder_stack(model)
     if layers is None:
         layers = len(stack.layers)
