@@ -7,6 +7,7 @@ GPU), so that the three can be held against each other. Defaults are printed wit
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any, Literal, get_args, get_type_hints
 
 from oomph.errors import UsageError, close_matches
@@ -110,7 +111,8 @@ MOST = 2**31  # tokens, sequences or micro-batches beyond which a number is a sl
 
 def check(job: TrainJob | InferJob) -> None:
     """Refuse values that no job could have, with close matches for misspelt ones."""
-    hints = get_type_hints(type(job))
+    kind: Any = type(job)
+    hints = _hints(kind)
     for field in fields(job):
         value, choices = getattr(job, field.name), get_args(hints[field.name])
         if choices and value not in choices:
@@ -122,6 +124,11 @@ def check(job: TrainJob | InferJob) -> None:
     if isinstance(job, TrainJob) and job.padding and job.packing:
         fix = "Leave one out: transformers looks for packed sequences only where there is no mask."
         raise UsageError("A batch has a padding mask or packed sequences, not both.", fix)
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def describe(job: TrainJob | InferJob) -> dict[str, Any]:

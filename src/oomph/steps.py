@@ -113,7 +113,7 @@ def with_numbers(sums: Sums) -> Step:
 
 
 def compiled(sheet: Sheet, model: Model, job: Any, layers: Size, on: Place = "gpu") -> Recipe:
-    """Return the recipe of a step whose sizes are expressions of a sheet; `layers` is its first axis."""
+    """Return the recipe of a step whose sizes, and number of layers, may be expressions of a sheet."""
     from oomph.fold import Classes, Unfoldable, folded, segments, unfolded, written
     from oomph.play import play
 
