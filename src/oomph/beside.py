@@ -22,9 +22,8 @@ ONE = {
     "optimizer states": "optimizer step",
 }  # fmt: skip
 # And the other way round, for drawings that lay one over the other.
-AS_ESTIMATED = {
-    "forward": "embedding forward", "head": "head forward", "loss": "head forward", "backward": "loss backward",
-}  # fmt: skip
+AS_ESTIMATED = {theirs: ours for ours, theirs in ONE.items() if theirs != "optimizer step" and ours != "loss"}
+AS_ESTIMATED["loss"] = AS_ESTIMATED["head"]
 PART_OF_BEFORE = ("embedding backward", "after backward", "autocast exit")
 NUMBER, ONE_LAYER = re.compile(r"\.\d+\."), re.compile(r"layer \d+")
 LAYER = re.compile(r"layer \d+ (\w+)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from oomph.answer import Subject, facts
@@ -56,7 +57,8 @@ def job_ledger(found: Subject, job: Job, fleet: Fleet | None = None) -> Ledger:
     device = fleet.device if fleet else None
     on_device = figures(events, device, capacity_bytes=device.capacity_bytes if device else None)
     forms = Forms(played.sums, found.model)
-    items = (*(_item(one, found.model, forms, instant) for one in alive), *on_device.items)
+    kinds = {weight.name: weight.kind for weight in found.model.weights}
+    items = (*(_item(one, kinds, forms, instant) for one in alive), *on_device.items)
     said = f"{'training' if kind == 'train' else 'serving'} {found.model.name}"
     return Ledger(
         job={
@@ -110,9 +112,8 @@ def _instant(name: str, one: Stretch) -> Instant:
     return Instant(name, one.repeats, one.start, one.peak, one.last_end)
 
 
-def _item(one: Alive, model: Model, forms: Forms, instant: str) -> Item:
+def _item(one: Alive, kinds: Mapping[str, str], forms: Forms, instant: str) -> Item:
     """Return one line of the ledger; axes multiply to the elements, bytes are rounded as the allocator does."""
-    kinds = {weight.name: weight.kind for weight in model.weights}
     names = [axis_name(forms.of(term)) or f"d{at}" for at, term in enumerate(one.kind.shape)]
     axes = tuple(zip(names, one.shape, strict=True))
     if one.count > 1:

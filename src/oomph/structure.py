@@ -33,7 +33,7 @@ class Structure:
 
 def structure(model: Model, job: Job) -> Structure:
     """Return the structure of a job, the number of its layers left out where all are equal."""
-    words = [type(job).__name__, model.model_type, str(model.tied)]
+    words = [type(job).__name__, model.model_type, str(model.tied), *model.unplayed]
     seen: dict[int, int] = {}
     stack_path, stack = decoder_stack(model)
     for path, part in model.parts.items():

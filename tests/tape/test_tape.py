@@ -13,6 +13,7 @@ from oomph.errors import UnsupportedError, UsageError
 from oomph.families import model_from_config
 from oomph.job import TrainJob, describe
 from oomph.play import train_step
+from oomph.steps import step
 from oomph.units import GIB
 from tests.configs import DEEPSEEK_V3, LLAMA_3_8B
 
@@ -159,6 +160,14 @@ def test_what_a_config_asks_for_without_a_rule_is_refused(changes: dict[str, Any
     """Never something else in its place."""
     with pytest.raises(UnsupportedError, match="oomph cannot play"):
         train_step(model_from_config({**LLAMA_3_8B, "num_hidden_layers": 1, **changes}), TrainJob(1, 8))
+
+
+def test_a_kept_step_of_another_model_refuses_as_well() -> None:
+    """A model that is refused is not answered from the kept step of one that is alike in every size."""
+    raw = {**LLAMA_3_8B, "num_hidden_layers": 1}
+    assert step(model_from_config(raw), TrainJob(1, 8)).peak
+    with pytest.raises(UnsupportedError, match="dynamic"):
+        step(model_from_config({**raw, "rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}), TrainJob(1, 8))
 
 
 def test_jobs_refuse_what_no_job_could_have() -> None:
