@@ -6,8 +6,11 @@ Sizes may be symbolic: a rule uses only + - * // and asks `yes` before it branch
 
 Shape letters: B batch, N heads, K key/value heads, S sequence, D head size, T tokens, V vocabulary, H hidden.
 
+Some depend on the processor's size; a tape does not know its device, so they are those of an H100, whose recorded
+events equal these one by one (measurements/recordings, tests/test_recordings.py).
+
 Not modelled, because only the library knows or because they are small: cuDNN attention's workspace, histograms of
-sorts and scans (under 2 % of the sorted arrays), partial sums of large reductions (a few MiB).
+sorts and scans (under 2 % of the sorted arrays), the splits of attention for a single query (some hundred KiB).
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from typing import TypeAlias
 
 from oomph.dtypes import BITS
 from oomph.stream import ROUND
-from oomph.tape.sizes import Size, ceil_to, product, yes
+from oomph.tape.sizes import Size, ceil_to, number, product, yes
 
 SEQUENCE_TILE = 128  # flash_api.cpp mha_bwd: sequences are padded to it in the accumulators
 HEAD_TILE, LARGE_HEAD_TILE = 32, 64  # the same for head sizes, up to 128 and above
@@ -28,6 +31,16 @@ FEW_TOKENS = 3072  # Embedding.cu: up to here one kernel adds row by row, withou
 ROWS_PER_THREAD = 10  # EmbeddingBackwardKernel.cu NROWS_PER_THREAD
 
 CHUNK = 65536  # MultiTensorApply.cuh kChunkSize
+
+MULTIPROCESSORS, THREADS_EACH = 132, 2048  # H100 and H200; an A100 has 108
+
+# Reduce.cuh: threads of a block per element of a vector load, what a thread sums up at least and at most
+BLOCK_THREADS, WARP, LEAST_VALUES, MOST_VALUES = 512, 32, 16, 256
+VECTORS = (4, 2, 1)  # elements that are loaded at once, where the width of a row allows it
+
+QUERY_BLOCK = 64  # flash_api.cpp set_params_splitkv
+SPLITS_ALLOWED = 128  # num_splits_heuristic: the most, and
+NEARLY_BUSY = 8, 10  # the share of the processor from which on nothing is split
 
 LOCK_BYTES = 16  # kernel_backward.h GradQTempStorage: lock, counter, padding
 MOST_SPLITS = 200  # attention_backward.cu: staging of key gradients, shared by all batches and heads
@@ -114,6 +127,98 @@ def flash_backward(
         return steps
     expanded = (batch, keys, heads, head_size)
     return (*steps, Buffer("dk_expanded", expanded, dtype), Buffer("dv_expanded", expanded, dtype))
+
+
+def flash_forward(batch: Size, heads: Size, length: Size, head_size: Size, keys: Size) -> tuple[Step, ...]:
+    """Return the steps of flash attention's forward without dropout: none, but for few and short sequences.
+
+    Where batch, heads and blocks of 64 queries do not fill the processor, the keys are split, and every split has an
+    output [B, N, S, D] in fp32, D padded to the kernel's tile, and its log-sum-exp, which are then joined. They come
+    after output and log-sum-exp and before the random state. A single query is left out: its splits are small.
+
+    Source: torch 2.13, ATen/native/transformers/cuda/flash_attn/flash_api.cpp, set_params_splitkv.
+
+    >>> [step.n_bytes for step in flash_forward(1, 9, 1024, 64, 1024) if isinstance(step, Buffer)]
+    [147456, 9437184]
+    >>> flash_forward(1, 32, 2048, 128, 2048)
+    (Outputs(),)
+    """
+    processors = 2 * MULTIPROCESSORS  # two blocks of 128 threads on each
+    blocks = batch * heads * _parts(length, QUERY_BLOCK)
+    share, of = NEARLY_BUSY
+    if yes(length == 1) or not yes(blocks * of < share * processors):
+        return (OUTPUTS,)
+    narrow, wide = yes(head_size <= 64), yes(head_size > SMALL_HEAD)
+    splits = _splits(blocks, _parts(keys, 256 if narrow else 64 if wide else 128), processors)
+    if splits == 1:
+        return (OUTPUTS,)
+    padded_head = ceil_to(head_size, LARGE_HEAD_TILE if wide else HEAD_TILE)
+    return (
+        Buffer("softmax_lse_accum", (splits, batch, heads, length), "fp32"),
+        Buffer("out_accum", (splits, batch, heads, length, padded_head), "fp32"),
+        OUTPUTS,
+        Freed("softmax_lse_accum"),
+    )
+
+
+def _splits(blocks: Size, key_blocks: Size, processors: int) -> int:
+    """Return the smallest number of splits that keeps the processor nearly as busy as the best (num_splits_heuristic).
+
+    Hangs on the very numbers, so they are asked for one by one: what was played holds for jobs with the same.
+    """
+    count, most = _exactly(blocks), _exactly(key_blocks)
+    busy: dict[int, float] = {}
+    for splits in range(1, min(SPLITS_ALLOWED, processors, most) + 1):
+        if splits == 1 or -(-most // splits) != -(-most // (splits - 1)):
+            waves = count * splits / processors
+            busy[splits] = waves / -(-count * splits // processors)
+    return next(splits for splits, share in busy.items() if share >= 0.85 * max(busy.values()))
+
+
+def _exactly(size: Size) -> int:
+    """Return the number of a size in the job at hand, which what is played then depends on."""
+    found = number(size)
+    yes(size == found)
+    return found
+
+
+def column_sum(rows: Size, columns: Size) -> tuple[Step, ...]:
+    """Return the steps of the sum of [rows, columns] over the rows, as of every gradient of a norm's scale or a bias.
+
+    From some thousand rows on blocks share a column, and each leaves its fp32 sums behind, [blocks, columns], one for
+    each of its lanes and vectors: as much as two bytes for every element summed, until there are as many blocks as the
+    processor runs at once. Beside them one counter for each group of columns. Both come after the result.
+
+    Source: torch 2.13, ATen/native/cuda/Reduce.cuh, setReduceConfig, global_memory_size, semaphore_size.
+
+    >>> [step.n_bytes for step in column_sum(2048, 768) if isinstance(step, Buffer)]  # a bias of GPT-2, 2 x 1024 tokens
+    [12582912, 24]
+    >>> column_sum(512, 1024)
+    (Outputs(),)
+    """
+    vector = next(each for each in VECTORS if yes(columns % each == 0))
+    width = WARP
+    while width > 1 and yes(columns // vector < width):
+        width //= 2
+    height = BLOCK_THREADS // vector // width
+    values = _parts(rows, height)
+    if not yes(values >= MOST_VALUES):
+        return (OUTPUTS,)
+    groups = _parts(columns // vector, width)
+    wanted = MULTIPROCESSORS * (THREADS_EACH // (width * height))
+    if not yes(groups <= wanted):
+        return (OUTPUTS,)
+    blocks, least = _parts(values, LEAST_VALUES), _parts(values, MOST_VALUES)
+    room = (wanted + groups - 1) // groups
+    blocks = blocks if yes(blocks <= room) else room
+    blocks = blocks if yes(blocks >= least) else least
+    if not yes(blocks > 1):
+        return (OUTPUTS,)
+    return (
+        OUTPUTS,
+        Buffer("partial_sums", (blocks, columns, width * vector), "fp32"),
+        Buffer("semaphores", (groups,), "int32"),
+    )
 
 
 def efficient_backward(

@@ -336,8 +336,12 @@ def dropout(x: Sym, rate: float) -> Sym:
     if not rate or not x.tape.dropout:
         return x
     node = record("Dropout", (x,), _dropout_backward)
-    out = result("native_dropout", x.shape, x.dtype, x)
-    mask = result("native_dropout", x.shape, "bool", x)
+    if x.tape.on == "gpu":  # Dropout.cu makes the mask first
+        mask = result("native_dropout", x.shape, "bool", x)
+        out = result("native_dropout", x.shape, x.dtype, x)
+    else:
+        out = result("native_dropout", x.shape, x.dtype, x)
+        mask = result("native_dropout", x.shape, "bool", x)
     save(node, mask)
     return made_by(out, node)
 

@@ -18,7 +18,7 @@ from oomph.ops.sdpa_math import math_attention
 from oomph.tape.autograd import Gradients, Node, made_by, record, save
 from oomph.tape.sizes import Size, yes
 from oomph.tape.sym import Sym, elementwise_strides, new
-from oomph.workspaces import Buffer, Step, efficient_backward, flash_backward
+from oomph.workspaces import OUTPUTS, Buffer, Step, efficient_backward, flash_backward, flash_forward
 
 LOG_SUM_EXP_STEP = 32  # rows; mem_efficient_attention pads its log-sum-exp to a multiple
 
@@ -67,24 +67,30 @@ def flash_attention(query: Sym, key: Sym, value: Sym, call: Call | None = None) 
     Cost(allocated=33304, saved=131608, backward=230400)
     """
     size = query.shape[-1]
+    drops = call is not None and call.rate > 0
     if yes(size % ALIGNMENT == 0):
-        return _flash(query, key, value)
+        return _flash(query, key, value, drops)
     missing = ALIGNMENT - size % ALIGNMENT
     query, key, value = pad_last(query, missing), pad_last(key, missing), pad_last(value, missing)
-    return slice_axis(_flash(query, key, value), -1, 0, size)
+    return slice_axis(_flash(query, key, value, drops), -1, 0, size)
 
 
-def _flash(query: Sym, key: Sym, value: Sym) -> Sym:
+def _flash(query: Sym, key: Sym, value: Sym, drops: bool) -> Sym:
     op = "_scaled_dot_product_flash_attention"
     node = record("Flash", (query, key, value), _flash_backward)
     save(node, key, query, value)
-    tape, (batch, heads, length, _) = query.tape, query.shape
+    tape, (batch, heads, length, head_size) = query.tape, query.shape
     out = _in_layout_of(query, op)
     log_sum_exp = new(tape, (batch, heads, length), "fp32", op=op)
-    seed = new(tape, (2,), "uint64", op=op)
-    offset = new(tape, (), "uint64", op=op)
+    splits = (OUTPUTS,) if drops or tape.on != "gpu" else flash_forward(batch, heads, length, head_size, key.shape[2])
+    seed, offset = run(
+        tape, splits, lambda: (new(tape, (2,), "uint64", op=op), new(tape, (), "uint64", op=op))
+    )  # fmt: skip
     save(node, log_sum_exp, out, seed, offset)
-    del offset, seed, log_sum_exp  # the C++ result dies back to front
+    if tape.on == "gpu":  # a C++ result dies front to back, in a trace Python's back to front
+        del log_sum_exp, seed, offset
+    else:
+        del offset, seed, log_sum_exp
     return made_by(out, node)
 
 

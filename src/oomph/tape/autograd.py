@@ -15,8 +15,9 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from oomph.tape.sizes import Size, yes
+from oomph.tape.sizes import Size, product, yes
 from oomph.tape.sym import Sym, elementwise_strides, new, row_major
+from oomph.workspaces import Buffer, column_sum
 
 if TYPE_CHECKING:
     from oomph.tape.tape import Tape
@@ -240,7 +241,25 @@ def sum_to(gradient: Sym, shape: Sequence[Size]) -> Sym:
     if not extra and same_shape(summed, gradient.shape):
         return gradient
     total = new(gradient.tape, summed, gradient.dtype, op="sum")
+    if gradient.tape.on == "gpu":
+        _sum_columns(gradient, summed)
     return Sym(shape, total.dtype, row_major(shape), total.storage) if extra else total
+
+
+def _sum_columns(gradient: Sym, summed: Sequence[Size]) -> None:
+    """Play the buffers of a sum over the leading axes; one over others has none here."""
+    axes = [(size, yes(left == size)) for left, size in zip(summed, gradient.shape, strict=True) if not yes(size == 1)]
+    rows = [size for size, kept in axes if not kept]
+    columns = [size for size, kept in axes if kept]
+    if any(not kept for _, kept in axes[len(rows) :]):
+        return
+    buffers = [
+        new(gradient.tape, step.shape, step.dtype, op=step.name)
+        for step in column_sum(product(rows), product(columns))
+        if isinstance(step, Buffer)
+    ]
+    while buffers:
+        buffers.pop()
 
 
 def like(x: Sym, dtype: str, op: str = "_to_copy") -> Sym:
