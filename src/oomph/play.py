@@ -60,6 +60,7 @@ def train_step(
     tape = Tape(on)
     recorder = tape.recorder
     tape.kernel, tape.dropout = job.attention, job.dropout
+    tape.experts, tape.routing = job.experts, job.routing
     with tape.playing():
         recorder.mark("parameters")
         bound = bind(model, tape, weight_dtype(job))

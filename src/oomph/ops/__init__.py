@@ -4,15 +4,17 @@ Grouped by kind, one function per operation with its backward beside it. A rule 
 works: record the node, save inputs, allocate the result, save results.
 """
 
-from oomph.ops.activation import activate, gelu_new, silu, tanh
+from oomph.ops.activation import activate, gelu_new, sigmoid, silu, tanh
 from oomph.ops.attention import attention, gpt2_attention
-from oomph.ops.elementwise import add, cast, dropout, mean, mul, neg, power, rsqrt, softmax, unary
+from oomph.ops.elementwise import add, cast, dropout, mean, mul, neg, power, rsqrt, softmax, softmax_in_fp32, unary
+from oomph.ops.grouped import grouped_mm
 from oomph.ops.indexing import cat, contiguous, expand, rows, slice_axis, split, transpose, unsqueeze, view
 from oomph.ops.loss import cross_entropy
 from oomph.ops.masks import causal_mask
 from oomph.ops.matmul import addmm, bmm, linear, matmul
 from oomph.ops.norm import layer_norm
 from oomph.ops.rotary import apply_rotary, rotary_tables
+from oomph.ops.routing import divide_in_place, gather, histogram, sort, sum_over, take, topk
 from oomph.ops.table import embedding
 
 __all__ = [
@@ -42,13 +44,23 @@ __all__ = [
     "rotary_tables",
     "rows",
     "rsqrt",
+    "sigmoid",
     "silu",
     "slice_axis",
     "softmax",
+    "softmax_in_fp32",
     "split",
     "tanh",
     "transpose",
     "unary",
     "unsqueeze",
     "view",
+    "divide_in_place",
+    "gather",
+    "grouped_mm",
+    "histogram",
+    "sort",
+    "sum_over",
+    "take",
+    "topk",
 ]

@@ -18,8 +18,12 @@ PROGRAMS: dict[str, str] = {
     "gpt2": "gpt2",
     "llama": "llama",
     "mistral": "llama",
+    "mixtral": "llama",
+    "olmoe": "llama",
     "qwen2": "llama",
+    "qwen2_moe": "llama",
     "qwen3": "llama",
+    "qwen3_moe": "llama",
 }
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from oomph.tape.tape import Tape
 
 Trains = Callable[[str], bool]
+BUFFER_DTYPE = "fp32"  # of stored buffers, whatever the dtype of the weights
 
 
 class Bound:
@@ -32,7 +33,7 @@ class Bound:
         self.path = path
         self.parts: dict[str, Any] = {}
         self.stacked: list[Bound] = []
-        for name, part in block.parts.items():
+        for name, part in block.built_parts.items():
             where = f"{path}.{name}" if path else name
             made = _bind(part, tape, dtype, trains, where)
             self.parts[name] = made
@@ -81,6 +82,8 @@ def _bind(part: Part, tape: Tape, dtype: str, trains: Trains, path: str) -> Any:
         return None
     if isinstance(part, Tensor):
         tape.scope = path
+        if part.role == "buffer":
+            return tape.note(tape.empty(part.shape, BUFFER_DTYPE, op="buffer"), "buffer")
         return tape.parameter(part.shape, dtype, trains(path))
     return Bound(part, tape, dtype, trains, path)
 
