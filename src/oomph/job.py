@@ -20,6 +20,12 @@ Precision = Literal[
     "amp-fp16",
 ]
 Kernel = Literal["flash", "efficient", "cudnn", "math", "eager"]
+Experts = Literal[
+    "grouped_mm",  # one product for all experts; what transformers takes unless told otherwise
+    "eager",  # a loop over the experts that were hit
+    "batched_mm",  # a copy of its expert's weights for every token
+]
+Routing = Literal["balanced", "worst"]
 Checkpointing = Literal["none", "reentrant", "non-reentrant"]
 OptimizerName = Literal["adamw", "sgd", "sgd-momentum", "none"]
 Implementation = Literal["foreach", "fused", "loop"]
@@ -44,6 +50,8 @@ class TrainJob:
     `fp32_outputs`: accelerate's wrapper, which returns logits as fp32 copies. `padding`: the batch carries a padding
     mask, which disables flash. `packing`: each row holds several sequences one behind the other, told apart by position
     ids that the caller passes instead of a mask; transformers then builds a mask itself, unless there is a cache.
+    `experts`: in which form a mixture computes its experts; `routing`: how tokens are spread over them, evenly or all to
+    the same ones, which changes bytes in the eager form only.
     `zero_grad`: where gradients are zeroed, or freed with `set_to_none`; of several micro-batches in the first one.
 
     `method` is how PEFT wraps the model, and what trains. `rank` is the adapters'; `targets` the maps that get one:
@@ -55,6 +63,8 @@ class TrainJob:
     seq_len: int = 2048
     precision: Precision = "bf16"
     attention: Kernel = "flash"
+    experts: Experts = "grouped_mm"
+    routing: Routing = "balanced"
     padding: bool = False
     packing: bool = False
     dropout: bool = True  # as the config says; False sets every rate to 0
@@ -96,7 +106,8 @@ class InferJob:
     """One forward pass without gradients: a prefill of `seq_len` tokens, or `decode` single tokens after it.
 
     `cache`: none, dynamic (grows by concatenation) or static (`max_cache_len` tokens allocated at once; 0 means
-    seq_len + decode). `logits_to_keep` 0 keeps the logits of every token, 1 only the last one's.
+    seq_len + decode). `experts` and `routing` as in TrainJob; generate() decodes with batched_mm where grouped_mm is
+    asked for. `logits_to_keep` 0 keeps the logits of every token, 1 only the last one's.
     """
 
     batch: int = 1
@@ -104,6 +115,8 @@ class InferJob:
     decode: int = 0
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     attention: Kernel = "flash"
+    experts: Experts = "grouped_mm"
+    routing: Routing = "balanced"
     padding: bool = False
     cache: Literal["none", "dynamic", "static"] = "dynamic"
     max_cache_len: int = 0

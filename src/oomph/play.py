@@ -63,6 +63,7 @@ def train_step(
     recorder = tape.recorder
     tape.kernel, tape.dropout = job.attention, job.dropout
     tape.inputs_train = job.checkpointing != "none"  # transformers' enable_input_require_grads
+    tape.experts, tape.routing = job.experts, job.routing
     with tape.playing():
         recorder.mark("parameters")
         bound = bind(model, tape, weight_dtype(job))

@@ -10,7 +10,8 @@ Some depend on the processor's size; a tape does not know its device, so they ar
 events equal these one by one (measurements/recordings, tests/test_recordings.py).
 
 Not modelled, because only the library knows or because they are small: cuDNN attention's workspace, histograms of
-sorts and scans (under 2 % of the sorted arrays), the splits of attention for a single query (some hundred KiB).
+sorts and scans (under 2 % of the sorted arrays), the splits of attention for a single query (some hundred KiB), the
+tables of pointers and sizes that a grouped product hands its kernel (some hundred bytes an expert).
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ SMALL_HEAD = 128
 
 FEW_TOKENS = 3072  # Embedding.cu: up to here one kernel adds row by row, without sorting
 ROWS_PER_THREAD = 10  # EmbeddingBackwardKernel.cu NROWS_PER_THREAD
+
+SMALL_SORT = 4096  # SortingCommon/Sort.cpp should_use_small_sort: up to here numbers are sorted where they are
 
 CHUNK = 65536  # MultiTensorApply.cuh kChunkSize
 
@@ -332,3 +335,40 @@ def foreach_norm(count: Size, largest: Size) -> tuple[Step, ...]:
     9330688
     """
     return (Buffer("output_per_tensor", (count * _parts(largest, CHUNK),), "fp32"), OUTPUTS)
+
+
+def sort_pairs(count: Size) -> tuple[Step, ...]:
+    """Return the steps of torch.sort on one row of int64, after its results: nothing up to 4096 numbers.
+
+    Above, the positions before the sort, int64, and cub's second copy of numbers and positions.
+
+    Source: torch 2.13, ATen/native/cuda/Sort.cpp (should_use_small_sort), SortStable.cu, segmented_sort_large_segments.
+
+    >>> [step.n_bytes for step in sort_pairs(16384) if isinstance(step, Buffer)]
+    [131072, 262144]
+    """
+    if yes(count <= SMALL_SORT):
+        return (OUTPUTS,)
+    return (OUTPUTS, Buffer("indices", (count,), "int64"), Buffer("sort", (2, count), "int64"))
+
+
+def index_put_with_sort(count: Size) -> tuple[Step, ...]:
+    """Return the steps of adding M rows to places that may repeat, after the zeros they are added to.
+
+    The places, wrapped around (int64 [M], gone early) and as offsets; sorted, with where they stood; and for the sort
+    the positions and cub's second copy of both. Source: torch 2.13, ATen/native/cuda/Indexing.cu,
+    index_put_with_sort_kernel, computeLinearIndex.
+
+    >>> peak_bytes(index_put_with_sort(16384)) == 6 * 8 * 16384
+    True
+    """
+    return (
+        OUTPUTS,
+        Buffer("remainder", (count,), "int64"),
+        Buffer("linear_index", (count,), "int64"),
+        Freed("remainder"),
+        Buffer("sorted_indices", (count,), "int64"),
+        Buffer("orig_indices", (count,), "int64"),
+        Buffer("range", (count,), "int64"),
+        Buffer("sort", (2, count), "int64"),
+    )

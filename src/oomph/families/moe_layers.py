@@ -12,7 +12,7 @@ from oomph.blocks.attention import Attention
 from oomph.blocks.base import Block, Module, Part
 from oomph.blocks.basic import Norm
 from oomph.blocks.mlp import GatedMLP
-from oomph.blocks.moe import MoE, Router, shared_expert
+from oomph.blocks.moe import MoE, Router, StackedExperts, shared_expert
 from oomph.config import MAX_EXPERTS, Config
 from oomph.families.common import head_dim
 
@@ -63,7 +63,14 @@ def gqa(config: Config, hidden: int, *, bias: bool = False, out_bias: bool = Fal
     dim = head_dim(config, hidden, heads)
     norm = Norm(dim) if qk_norm else None
     kv_heads = config.optional_int("num_key_value_heads") or heads
-    return Attention(hidden, heads, kv_heads, dim, qkv_bias=bias, out_bias=out_bias, q_norm=norm, k_norm=norm)
+    rate = config.rate("attention_dropout", 0.0)
+    biases = {"qkv_bias": bias, "out_bias": out_bias}
+    return Attention(hidden, heads, kv_heads, dim, q_norm=norm, k_norm=norm, dropout=rate, **biases)
+
+
+def stacked(config: Config, hidden: int, ffn: int, experts: int) -> StackedExperts:
+    """Return the experts as transformers keeps them on a device."""
+    return StackedExperts(hidden, ffn, experts, activation=config.str("hidden_act", "silu"))
 
 
 def routed_moe(

@@ -4,9 +4,23 @@ Grouped by kind, one function per operation with its backward beside it. A rule 
 works: record the node, save inputs, allocate the result, save results.
 """
 
-from oomph.ops.activation import activate, gelu_new, silu, tanh
+from oomph.ops.activation import activate, gelu_new, sigmoid, silu, tanh
 from oomph.ops.attention import attention, gpt2_attention
-from oomph.ops.elementwise import add, add_, cast, dropout, mean, mul, neg, power, rsqrt, softmax, unary
+from oomph.ops.elementwise import (
+    add,
+    add_,
+    cast,
+    dropout,
+    mean,
+    mul,
+    neg,
+    power,
+    rsqrt,
+    softmax,
+    softmax_in_fp32,
+    unary,
+)
+from oomph.ops.grouped import grouped_mm
 from oomph.ops.indexing import (
     cat,
     contiguous,
@@ -25,6 +39,7 @@ from oomph.ops.masks import causal_mask
 from oomph.ops.matmul import addmm, bmm, linear, matmul
 from oomph.ops.norm import layer_norm
 from oomph.ops.rotary import apply_partial_rotary, apply_rotary, rotary_buffers, rotary_tables
+from oomph.ops.routing import divide_in_place, gather, histogram, sort, sum_over, take, topk
 from oomph.ops.table import embedding
 
 __all__ = [
@@ -41,11 +56,15 @@ __all__ = [
     "causal_mask",
     "contiguous",
     "cross_entropy",
+    "divide_in_place",
     "dropout",
     "embedding",
     "expand",
+    "gather",
     "gelu_new",
     "gpt2_attention",
+    "grouped_mm",
+    "histogram",
     "layer_norm",
     "leading",
     "linear",
@@ -58,12 +77,18 @@ __all__ = [
     "rotary_tables",
     "rows",
     "rsqrt",
+    "sigmoid",
     "silu",
     "slice_axis",
     "softmax",
+    "softmax_in_fp32",
+    "sort",
     "split",
     "split_sizes",
+    "sum_over",
+    "take",
     "tanh",
+    "topk",
     "transpose",
     "unary",
     "unsqueeze",

@@ -42,6 +42,22 @@ def tanh(x: Sym) -> Sym:
     return made_by(out, node)
 
 
+def sigmoid(x: Sym) -> Sym:
+    """Return sigmoid(x), shaped like x.
+
+    Saves the result, not x: backward is g · result · (1 - result) in one kernel. Source: torch
+    tools/autograd/derivatives.yaml (sigmoid, sigmoid_backward).
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(sigmoid, (4, 256))
+    Cost(allocated=2048, saved=2048, backward=2048)
+    """
+    node = record("Sigmoid", (x,), _with_saved)
+    out = result("sigmoid", x.shape, x.dtype, x)
+    save(node, out)
+    return made_by(out, node)
+
+
 def gelu_new(x: Sym) -> Sym:
     """Return NewGELUActivation, which transformers writes out instead of calling a kernel: eight tensors of x's size.
 

@@ -21,8 +21,12 @@ PROGRAMS: dict[str, str] = {
     "llama": "llama",
     "mistral": "llama",
     "phi": "phi",
+    "mixtral": "llama",
+    "olmoe": "llama",
     "qwen2": "llama",
+    "qwen2_moe": "llama",
     "qwen3": "llama",
+    "qwen3_moe": "llama",
 }
 HEADS = ("lm_head", "embed_out", "output_projection")  # paths of language heads
 

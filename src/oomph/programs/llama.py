@@ -18,8 +18,13 @@ from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym
 
-HOLDS_MASK_ARGUMENTS = frozenset({"qwen2", "qwen3"})
-IDS_FIRST = frozenset({"mistral"})  # hands position_ids to its layers before position_embeddings
+HOLDS_MASK_ARGUMENTS = frozenset({"qwen2", "qwen3", "qwen2_moe"})
+CACHE_FIRST = frozenset({"mixtral", "qwen3_moe"})  # makes its cache before it embeds
+IDS_FIRST = frozenset(
+    {"mistral", "mixtral", "qwen2_moe", "qwen3_moe"}
+)  # hands position_ids to its layers before position_embeddings
+
+ROTARY_FIRST = frozenset({"olmoe", "deepseek_v2", "deepseek_v3"})  # hands position_embeddings on before the mask
 
 
 def buffers(m: Bound) -> list[Sym]:
@@ -43,9 +48,15 @@ def decoder_layer(
 
     residual = hidden_states
     hidden_states = m.post_attention_layernorm(hidden_states)
-    hidden_states = m.mlp(hidden_states)
+    hidden_states = feed_forward(m)(hidden_states)
     hidden_states = residual + hidden_states
     return hidden_states
+
+
+def feed_forward(m: Bound) -> Bound:
+    """Return the MLP or the mixture of a layer under the name it has in checkpoints."""
+    found: Bound = next(m[name] for name in ("mlp", "block_sparse_moe", "feed_forward") if name in m.parts)
+    return found
 
 
 def model(
@@ -65,6 +76,8 @@ def model(
     """
     tape = m.tape
     windows = _windows(m)
+    if use_cache and past_key_values is None and model_type in CACHE_FIRST:
+        past_key_values = dynamic_cache(tape, windows)
     inputs_embeds = m.embed_tokens(input_ids)
     if use_cache and past_key_values is None:
         past_key_values = dynamic_cache(tape, windows)
@@ -110,6 +123,8 @@ def _windows(m: Bound) -> list[Size | None]:
 def mask_order(windows: Sequence[Size | None], model_type: str) -> list[Size | None]:
     """Return the windows for which masks are made, in order: Qwen always makes the full one first."""
     distinct = list(dict.fromkeys(windows))
+    if model_type == "qwen2_moe" and distinct == [None]:
+        return [None, 0]  # makes the mask of a window even where the config has none
     if model_type in HOLDS_MASK_ARGUMENTS:
         return [None, *(window for window in distinct if window is not None)]
     return distinct
@@ -127,7 +142,8 @@ class _Call:
         self.layer = layer
         rotary, positions = {"position_embeddings": position_embeddings}, {"position_ids": ids}
         # A dict, not attributes: instances of a class share the order of their attributes.
-        self.arguments: dict[str, Any] = {"attention_mask": mask}
+        self.arguments: dict[str, Any] = dict(rotary) if model_type in ROTARY_FIRST else {}
+        self.arguments["attention_mask"] = mask
         self.arguments |= {**positions, **rotary} if model_type in IDS_FIRST else {**rotary, **positions}
 
     def __call__(self, hidden_states: Sym) -> Sym:

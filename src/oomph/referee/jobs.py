@@ -57,9 +57,11 @@ def build(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu")
     dtype = DTYPES["fp32" if job.precision.startswith(AUTOCAST) else job.precision]
     # None lets a class without SDPA fall back to eager, as from_pretrained does.
     attention = "eager" if job.attention == "eager" else None
+    # Left out, grouped_mm is taken by classes that have it.
+    experts = {} if job.experts == "grouped_mm" else {"experts_implementation": job.experts}
     with torch.device(device):
         model = transformers.AutoModelForCausalLM.from_config(
-            config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
+            config, dtype=dtype, attn_implementation=attention, trust_remote_code=False, **experts
         )
     if not isinstance(job, TrainJob):
         return model.eval()

@@ -35,6 +35,8 @@ class Tape:
         self.autocast: Autocast | None = None
         self.autocast_paused = False  # inside an operation that autocast has prepared
         self.kernel = "flash"
+        self.experts = "grouped_mm"  # the form in which experts are computed
+        self.routing = "balanced"  # how tokens are assumed to be spread, where that changes a byte
         self.dropout = False  # whether anything is dropped out
         self.inputs_train = False  # whether embedded inputs want gradients though their table may be frozen
         # Where each layer's operations begin and where the last layer's end, by sequence number: the backward pass

@@ -1,0 +1,68 @@
+"""Tiny random configs of mixture-of-experts families, for the grid of jobs on which the tape must equal the trace."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+WINDOWS = (None, 2, 8, 30, 100, 101)
+
+
+def _common(rng: random.Random, model_type: str) -> dict[str, Any]:
+    """Sizes that every family has: odd ones, heads shared or not."""
+    heads = rng.choice([2, 4, 6])
+    experts = rng.choice([2, 4, 5, 8])
+    return {
+        "model_type": model_type,
+        "vocab_size": rng.choice([64, 515, 1013]),
+        "num_hidden_layers": rng.choice([1, 2, 2, 3]),
+        "hidden_size": heads * rng.choice([8, 16, 32, 40]),
+        "intermediate_size": rng.choice([8, 24, 64, 136]),
+        "num_attention_heads": heads,
+        "num_key_value_heads": rng.choice([1, 2, heads]),
+        "max_position_embeddings": 128,
+        "tie_word_embeddings": rng.random() < 0.4,
+        "hidden_act": rng.choice(["silu", "silu", "gelu_pytorch_tanh"]),
+        "attention_dropout": rng.choice([0.0, 0.0, 0.1]),
+        "num_experts": experts,
+        "num_experts_per_tok": rng.choice([n for n in (1, 2, 3) if n <= experts]),
+    }
+
+
+def mixtral(rng: random.Random) -> dict[str, Any]:
+    """Mixtral."""
+    raw = _common(rng, "mixtral")
+    return raw | {"num_local_experts": raw.pop("num_experts"), "sliding_window": rng.choice(WINDOWS)}
+
+
+def olmoe(rng: random.Random) -> dict[str, Any]:
+    """OLMoE, whose norms span all heads."""
+    return _common(rng, "olmoe") | {"norm_topk_prob": rng.random() < 0.5, "attention_bias": rng.random() < 0.3}
+
+
+def _qwen(rng: random.Random, model_type: str) -> dict[str, Any]:
+    raw = _common(rng, model_type) | {
+        "moe_intermediate_size": rng.choice([8, 24, 64, 136]),
+        "norm_topk_prob": rng.random() < 0.5,
+        "decoder_sparse_step": rng.choice([1, 1, 2]),
+        "mlp_only_layers": rng.choice([[], [], [0]]),
+    }
+    if rng.random() < 0.4:
+        raw |= {"use_sliding_window": True, "sliding_window": rng.choice(WINDOWS[1:]), "max_window_layers": 2}
+    return raw
+
+
+def qwen2_moe(rng: random.Random) -> dict[str, Any]:
+    """Qwen2-MoE, with a shared expert."""
+    return _qwen(rng, "qwen2_moe") | {
+        "shared_expert_intermediate_size": rng.choice([17, 64, 331]),
+        "qkv_bias": rng.random() < 0.7,
+    }
+
+
+def qwen3_moe(rng: random.Random) -> dict[str, Any]:
+    """Qwen3-MoE, with norms on every head."""
+    return _qwen(rng, "qwen3_moe") | {"head_dim": rng.choice([8, 18, 40]), "attention_bias": rng.random() < 0.3}
+
+
+CONFIGS = {"mixtral": mixtral, "olmoe": olmoe, "qwen2_moe": qwen2_moe, "qwen3_moe": qwen3_moe}
