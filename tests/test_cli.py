@@ -207,3 +207,11 @@ def test_hostile_names_cannot_drive_the_terminal(capsys: pytest.CaptureFixture[s
     code, _, err = run(capsys, "x\x1b]0;gone\x07")
     assert code in (2, 4)
     assert "\x1b" not in err
+
+
+def test_python_m_oomph_is_the_command() -> None:
+    """Where scripts are not on the PATH the module is called; its exit code and its name in the help are the same."""
+    command = [sys.executable, "-m", "oomph", "llama-3-70b", "--gpu", "rtx-4090"]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 1
+    shown = subprocess.run([sys.executable, "-m", "oomph", "--help"], capture_output=True, check=True, text=True).stdout
+    assert shown.startswith("Usage: oomph")

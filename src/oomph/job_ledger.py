@@ -9,14 +9,14 @@ from oomph.answer import Subject, facts
 from oomph.closed_form import Forms, axis_name
 from oomph.device_memory import Figures, figures, fits
 from oomph.errors import UnsupportedError
-from oomph.job import TrainJob, describe, shortened
+from oomph.job import TrainJob, describe
 from oomph.ledger import Instant, Item, Ledger, Verdict
 from oomph.methods import adapted, trainable_params
 from oomph.peak import STAYING, Alive, alive_at, highest_place
-from oomph.play import play, train_step
 from oomph.recipe import Stretch
 from oomph.steps import Step, step
 from oomph.stream import Stream
+from oomph.streams import job_stream
 from oomph.structure import Job
 from oomph.units import human
 from oomph.verdict import status
@@ -24,7 +24,6 @@ from oomph.verdict import status
 if TYPE_CHECKING:
     from oomph.allocator import Config
     from oomph.devices import Fleet
-    from oomph.model import Model
     from oomph.timeline import Timeline
 
 # What people call the tensors that are often most of a peak.
@@ -82,15 +81,6 @@ def job_ledger(found: Subject, job: Job, fleet: Fleet | None = None, config: Con
         instants=tuple(map(_instant, names, played.stretches))[played.begin - 1 :],
         why=_why(played, instant, alive),
     )
-
-
-def job_stream(model: Model, job: Job) -> Stream:
-    """Return the events of a job from an empty GPU on: a steady step follows a first one, whose traces it works in."""
-    job = shortened(job)
-    played = train_step(model, job, warm_up=True) if isinstance(job, TrainJob) else play(model, job)
-    stream = played.recorder.stream()
-    stream.events = stream.events[: played.end]
-    return stream
 
 
 def timeline(found: Subject, job: Job, fleet: Fleet | None = None) -> Timeline:

@@ -146,3 +146,19 @@ def test_what_is_estimated_of_published_rows_is_close(capsys: pytest.CaptureFixt
     assert summary["peak_allocated_gib"]["max"] < 0.001
     assert summary["torch_reserved_peak_gib_est"]["n"] >= 17
     assert summary["torch_reserved_peak_gib_est"]["median"] < 0.015
+
+
+@pytest.mark.parametrize("columns", ["80", "120"])
+def test_names_of_groups_are_words(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    """A terminal of 80 columns shows them whole too, as long as a word is not longer than any in the published rows."""
+    monkeypatch.setenv("COLUMNS", columns)
+    path = written(tmp_path, *ALL, changed(TRAINING, model="a-model"))
+    shown = set(run(capsys, "score", path)[1].split())
+    summaries = json.loads(run(capsys, "score", path, "--json")[1])["summary"].values()
+    names = {
+        word for each in summaries for name, group in each["groups"].items() if group["n"] for word in name.split()
+    }
+    assert "(fms-hf-tuning)" in names
+    assert names <= shown

@@ -21,6 +21,7 @@ WORST = 10  # rows shown of each quantity
 REASONS = 12
 MAX_ID = 80
 ERRORS = ("median", "mean", "p90", "max")
+BROAD = 100  # columns from which the mean has its place beside names that are words, not pieces of words
 
 
 def render(outcomes: Sequence[Outcome], all_rows: bool) -> None:
@@ -34,7 +35,7 @@ def render(outcomes: Sequence[Outcome], all_rows: bool) -> None:
         if not whole.n:
             continue
         out.print(Text(f"\n{printable(quantity)}", style="bold"))
-        out.print(_errors(found, whole) if quantity != MUST_NOT_FIT else _fits(found, whole))
+        out.print(_errors(found, whole, out.width >= BROAD) if quantity != MUST_NOT_FIT else _fits(found, whole))
         shown = found if all_rows else worst(found, WORST)
         scored = [one for one in shown if one.refused is None]
         if scored:
@@ -44,15 +45,16 @@ def render(outcomes: Sequence[Outcome], all_rows: bool) -> None:
     _refusals(out, outcomes, all_rows)
 
 
-def _errors(found: Sequence[Outcome], whole: Summary) -> Table:
-    """Return the statistics of one quantity, groups first."""
-    columns = ("n", "refused", *ERRORS, "bias", "under", "safe")
+def _errors(found: Sequence[Outcome], whole: Summary, broad: bool) -> Table:
+    """Return the statistics of one quantity, groups first; a narrow terminal leaves out the mean."""
+    errors = [name for name in ERRORS if broad or name != "mean"]
+    columns = ("n", "refused", *errors, "bias", "under", "safe")
     table = plain_table("group", *columns, right=range(1, 1 + len(columns)))
     for column in table.columns[1:]:
         column.no_wrap = True
     groups = [(name, summary(each)) for name, each in by_group(found).items()]
     for name, each in (*((name, each) for name, each in groups if each.n), ("all", whole)):
-        cells = [_percent(getattr(each, name)) for name in ERRORS]
+        cells = [_percent(getattr(each, name)) for name in errors]
         shares = [_percent(each.under, 0), _percent(each.within_safe, 0)]
         table.add_row(Text(printable(name)), str(each.n), str(each.refused), *cells, _signed(each.bias), *shares)
     return table

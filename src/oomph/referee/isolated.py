@@ -1,7 +1,7 @@
 """A process of its own for code that is not ours: limits on time and memory, offline, no secrets, an empty folder.
 
 The other process reads one question from standard input (JSON) and writes messages to standard output, one JSON
-object a line. Whatever else it prints goes nowhere.
+object a line. Of whatever else it prints only the last line is kept, in case it ends without an answer.
 """
 
 from __future__ import annotations
@@ -20,15 +20,22 @@ MAX_ANSWER = 256 * 2**20  # characters of all messages together
 SAFE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 SECRET = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+TAIL, LINE = 4096, 200  # characters kept of what a process prints beside its answer, and of its last line
 
 
 class Died(Exception):  # noqa: N818  (what happened, not whose fault)
-    """The other process ended without the message that was waited for."""
+    """The other process ended without the message that was waited for; `said` is the last line it printed."""
 
-    def __init__(self, returncode: int, too_slow: bool) -> None:
+    def __init__(self, returncode: int, too_slow: bool, said: str = "") -> None:
         super().__init__(returncode)
         self.returncode = returncode
         self.too_slow = too_slow
+        self.said = said
+
+    @property
+    def how(self) -> str:
+        """How it ended, in words: "exit 1, after: ImportError: ..."."""
+        return f"exit {self.returncode}, after: {self.said}" if self.said else f"exit {self.returncode}"
 
 
 def messages(module: str, question: Any, seconds: float) -> Iterator[dict[str, Any]]:
@@ -48,7 +55,7 @@ class Worker:
     """
 
     def __init__(self, module: str, arguments: Sequence[str] = (), *, gpu: bool = False) -> None:
-        environment = {key: value for key, value in os.environ.items() if key not in SECRET} | SAFE
+        environment = {key: value for key, value in os.environ.items() if key not in SECRET} | SAFE | _search_path()
         self._empty = tempfile.TemporaryDirectory()
         self._late = threading.Event()
         self._asked = False
@@ -56,11 +63,14 @@ class Worker:
             [sys.executable, "-m", module, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             cwd=self._empty.name,
             env=environment if gpu else environment | NO_GPU,
             encoding="utf-8",
+            errors="replace",
         )
+        assert self._process.stderr is not None  # PIPE was asked for
+        self._said = _Tail(self._process.stderr)
 
     def __enter__(self) -> Worker:
         return self
@@ -87,7 +97,7 @@ class Worker:
             clock.cancel()
             self.close()
         if process.returncode:
-            raise Died(process.returncode, self._late.is_set())
+            raise Died(process.returncode, self._late.is_set(), self._said.last_line())
 
     def close(self) -> None:
         """End the process if it still runs, and remove its folder."""
@@ -103,6 +113,33 @@ class Worker:
     def _stop(self) -> None:
         self._late.set()
         self._process.kill()
+
+
+class _Tail(threading.Thread):
+    """The end of what a process prints beside its answer, read away so that it never waits for a reader."""
+
+    def __init__(self, pipe: IO[str]) -> None:
+        super().__init__(daemon=True)
+        self._pipe, self._text = pipe, ""
+        self.start()
+
+    def run(self) -> None:
+        """Read until the process, and whoever it started, has closed its end."""
+        with suppress(ValueError, OSError), self._pipe:
+            while read := self._pipe.read(TAIL):
+                self._text = (self._text + read)[-TAIL:]
+
+    def last_line(self) -> str:
+        """Return the last line that is not empty, once the process has ended."""
+        self.join(timeout=1)
+        return next((line.strip()[:LINE] for line in reversed(self._text.splitlines()) if line.strip()), "")
+
+
+def _search_path() -> dict[str, str]:
+    """Return PYTHONPATH with folders that the other process finds too, which works in another one."""
+    path = os.environ.get("PYTHONPATH")
+    folders = [os.path.abspath(each) for each in path.split(os.pathsep) if each] if path else []
+    return {"PYTHONPATH": os.pathsep.join(folders)} if folders else {}
 
 
 def _parsed(out: IO[str]) -> Iterator[dict[str, Any]]:

@@ -205,12 +205,12 @@ def _answer(worker: isolated.Worker, question: dict[str, Any], seconds: float) -
         try:
             for message in worker.ask(question, seconds):
                 return message
-            ended = "0"
+            ended = "exit 0"
         except isolated.Died as died:
             if died.too_slow:
                 return {"reason": f"it took more than {seconds:g} seconds"}
-            ended = str(died.returncode)
-    return {"reason": f"the process ended without an answer (exit {ended})"}
+            ended = died.how
+    return {"reason": f"the process ended without an answer ({ended})"}
 
 
 def sentence(row: Mapping[str, Any], progress: Progress) -> str:

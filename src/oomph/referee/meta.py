@@ -54,15 +54,15 @@ def _ask(raw: Mapping[str, Any], model_type: str) -> dict[str, Any]:
     try:
         for answer in isolated.messages("oomph.referee.meta", dict(raw), SECONDS):
             return answer
-        ended = 0
+        ended = "exit 0"
     except isolated.Died as died:
         if died.too_slow:
             raise UnsupportedError(
                 f"Building this {model_type!r} took transformers more than {SECONDS} seconds.", "Check the config."
             ) from None
-        ended = died.returncode
+        ended = died.how
     raise UnsupportedError(
-        f"Building this {model_type!r} with transformers ended without an answer (exit {ended}).",
+        f"Building this {model_type!r} with transformers ended without an answer ({ended}).",
         "It may need more memory than it is given; check the config.",
     )
 

@@ -93,12 +93,12 @@ def run(
                 raise UnsupportedError(f"The trace failed: {message['error'][:300]}", "Check the config and the job.")
             if progress is not None:
                 progress(message["done"], message["total"])
-        ended = 0
+        ended = "exit 0"
     except isolated.Died as died:
         if died.too_slow:
             raise UnsupportedError(f"The trace took more than {seconds:.0f} seconds.", "Try fewer layers.") from None
-        ended = died.returncode
-    raise UnsupportedError(f"The trace ended without an answer (exit {ended}).", "It may need more memory.")
+        ended = died.how
+    raise UnsupportedError(f"The trace ended without an answer ({ended}).", "It may need more memory.")
 
 
 def trace(
