@@ -16,6 +16,7 @@ from oomph.methods import adapted
 from oomph.model import Model
 from oomph.optimizers import Optimizer
 from oomph.optimizers.clip import clip_grad_norm
+from oomph.pattern import Depth
 from oomph.play_infer import infer
 from oomph.played import Played
 from oomph.programs import program_of
@@ -41,7 +42,7 @@ def autocast_dtype(job: TrainJob) -> str | None:
     return job.precision.removeprefix("amp-") if job.precision.startswith("amp-") else None
 
 
-def play(model: Model, job: TrainJob | InferJob, *, layers: Size | None = None, on: Place = "gpu") -> Played:
+def play(model: Model, job: TrainJob | InferJob, *, layers: Depth | None = None, on: Place = "gpu") -> Played:
     """Play a job, whichever it is."""
     if isinstance(job, InferJob):
         return infer(model, job, on=on)
@@ -49,11 +50,11 @@ def play(model: Model, job: TrainJob | InferJob, *, layers: Size | None = None, 
 
 
 def train_step(
-    model: Model, job: TrainJob, *, layers: Size | None = None, on: Place = "gpu", warm_up: bool = False
+    model: Model, job: TrainJob, *, layers: Depth | None = None, on: Place = "gpu", warm_up: bool = False
 ) -> Played:
     """Play one training step: micro-batches, clipping, optimizer, zero_grad.
 
-    `layers` is how many layers the model is meant to have where it stands for a deeper one (see fold.py).
+    `layers` is how deep the model is meant to be where it stands for a deeper one (see fold.py).
     `on` says whose events are played (see tape.Place). A steady step works on what an earlier one left, which is put
     there; with `warm_up`, or where outputs are kept and so a whole graph, the earlier one is played too.
     """
@@ -109,7 +110,7 @@ def _step(
     optimizer: Optimizer | None,
     parameters: list[Sym],
     played: Played,
-    layers: Size | None,
+    layers: Depth | None,
     kept: list[Any],
 ) -> None:
     """Play a whole step and note where what stands."""
@@ -141,13 +142,17 @@ def _zero_grad(recorder: Recorder, parameters: list[Sym], job: TrainJob) -> None
             one.grad = None
 
 
-def _at_depth(parameters: list[Sym], model: Model, layers: Size | None) -> Size:
-    """Return how many parameters there are in a model of `layers` layers."""
-    if layers is None:
+def _at_depth(parameters: list[Sym], model: Model, deep: Depth | None) -> Size:
+    """Return how many parameters there are in a model that is as deep as it is meant to be."""
+    if deep is None:
         return len(parameters)
     path, stack = decoder_stack(model)
-    inside = sum(one.made_for.startswith(f"{path}.") for one in parameters)
-    return layers * (inside // len(stack.layers)) + (len(parameters) - inside)
+    before, period, fixed = len(deep.pattern.before), len(deep.pattern.period), deep.pattern.fixed
+    numbers = (one.made_for[len(path) + 1 :].partition(".")[0] for one in parameters if one.made_for.startswith(path))
+    inside = sum(before <= int(number) < before + period for number in numbers)
+    periods = (len(stack.layers) - fixed) // period
+    others = len(stack.layers) - periods * period
+    return (deep.layers - others) // period * inside + (len(parameters) - periods * inside)
 
 
 def _micro_batch(
