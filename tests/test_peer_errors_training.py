@@ -41,13 +41,13 @@ def beside_weights(found: Step, name: str = "loss backward") -> float:
 
 
 def test_a1_a12_activations_of_an_unfused_layer() -> None:
-    """34sbh is 8.5 GiB for all layers; transformers keeps 49 bytes per token and channel, and at the loss 15.7 GiB stand
-    beside the weights, logits and their fp32 copies among them."""
+    """34sbh is 8.5 GiB for all layers; transformers keeps 49 bytes per token and channel, and at the loss 15.7 GiB
+    stand beside the weights, logits and their fp32 copies among them."""
     layer = saved_tensors(llama(), TrainJob(1, TOKENS)).layers_bytes / 32
     assert layer == 411_321_344 == pytest.approx(49.03 * TOKENS * HIDDEN, rel=1e-3)
     assert beside_weights(played()) == pytest.approx(15.75, abs=0.01)
     shape = rules.shape_of(llama(), TOKENS, 1)
-    assert 34 * TOKENS * HIDDEN * 32 / GIB == pytest.approx(8.5)
+    assert 34 * TOKENS * HIDDEN * 32 == 8.5 * GIB
     assert rules.training_activations(shape) / GIB == pytest.approx(28.5)  # with the scores flash never writes
 
 
@@ -107,7 +107,7 @@ def test_s2_bytes_a_parameter_depend_on_the_convention(precision: str, implement
 
 
 def test_s6_an_mlp_is_most_of_a_layer() -> None:
-    """4h² a layer has no MLP in it: its three matrices are 81 % of a layer of Llama-3-8B, and they keep gradients too."""
+    """4h² a layer has no MLP in it: its three matrices are 81 % of a layer of Llama-3-8B."""
     kinds = llama().by_kind
     assert kinds["mlp"] / (kinds["mlp"] + kinds["attention"]) == pytest.approx(0.81, abs=0.01)
 
