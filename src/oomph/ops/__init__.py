@@ -7,7 +7,7 @@ works: record the node, save inputs, allocate the result, save results.
 from oomph.ops.activation import activate, gelu_new, silu, tanh
 from oomph.ops.attention import attention, gpt2_attention
 from oomph.ops.elementwise import add, cast, dropout, mean, mul, neg, power, rsqrt, softmax, unary
-from oomph.ops.indexing import cat, contiguous, expand, rows, slice_axis, split, transpose, unsqueeze, view
+from oomph.ops.indexing import cat, clone, contiguous, expand, rows, slice_axis, split, transpose, unsqueeze, view
 from oomph.ops.loss import cross_entropy
 from oomph.ops.masks import causal_mask
 from oomph.ops.matmul import addmm, bmm, linear, matmul
@@ -25,6 +25,7 @@ __all__ = [
     "cast",
     "cat",
     "causal_mask",
+    "clone",
     "contiguous",
     "cross_entropy",
     "dropout",
