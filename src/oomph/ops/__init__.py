@@ -23,6 +23,7 @@ from oomph.ops.elementwise import (
 from oomph.ops.grouped import grouped_mm
 from oomph.ops.indexing import (
     cat,
+    clone,
     contiguous,
     expand,
     leading,
@@ -54,6 +55,7 @@ __all__ = [
     "cast",
     "cat",
     "causal_mask",
+    "clone",
     "contiguous",
     "cross_entropy",
     "divide_in_place",
