@@ -46,6 +46,8 @@ class TrainJob:
     `optimizer` is a name of oomph.optimizer_names; `implementation` is torch.optim's way through the parameters, others
     have one way of their own. `embedding_32bit`: 8-bit optimizers of bitsandbytes keep fp32 states for embeddings, as
     the HF Trainer asks them to.
+    `optimizer_in_backward`: each parameter has its own optimizer, which steps and frees the gradient as soon as it is
+    there (a post-accumulate-grad hook).
     `zero_grad`: where gradients are zeroed, or freed with `set_to_none`; of several micro-batches in the first one.
     """
 
@@ -67,18 +69,20 @@ class TrainJob:
     optimizer: OptimizerName = "adamw"
     implementation: Implementation = "foreach"
     embedding_32bit: bool = True
+    optimizer_in_backward: bool = False
     steady: bool = True
     set_to_none: bool = True
     zero_grad: ZeroGrad = "after-step"
 
     def __post_init__(self) -> None:
         check(self)
+        _check_in_backward(self)
         object.__setattr__(self, "implementation", _implementation(self.optimizer, self.implementation))
 
     @property
     def leaves_gradients(self) -> bool:
         """Say whether gradients of one step are still there when the next begins."""
-        return not self.set_to_none or self.zero_grad != "after-step"
+        return not self.set_to_none or (self.zero_grad != "after-step" and not self.optimizer_in_backward)
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,20 @@ def _implementation(optimizer: str, asked: str) -> str:
 @cache
 def _hints(kind: Any) -> dict[str, Any]:
     return get_type_hints(kind)
+
+
+def _check_in_backward(job: TrainJob) -> None:
+    """Refuse what needs all gradients at once where each is gone before the next is there."""
+    if not job.optimizer_in_backward:
+        return
+    for wrong, what in (
+        (job.optimizer == "none", "no optimizer"),
+        (job.accumulation > 1, "gradient accumulation"),
+        (job.clip_gradients, "clipping"),
+        (not job.set_to_none, "gradients that are kept"),
+    ):
+        if wrong:
+            raise UsageError(f"An optimizer in backward does not go with {what}.", "Leave one of the two out.")
 
 
 def describe(job: TrainJob | InferJob) -> dict[str, Any]:

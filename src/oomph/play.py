@@ -109,6 +109,8 @@ def _step(
     """Play a whole step and note where what stands."""
     recorder = tape.recorder
     zero_grad = partial(_zero_grad, recorder, parameters, job)
+    if optimizer is not None and job.optimizer_in_backward:
+        tape.on_gradient = partial(_step_in_backward, optimizer)
     if job.zero_grad == "before-forward":
         zero_grad()
     for index in range(job.accumulation):
@@ -118,13 +120,24 @@ def _step(
     if job.clip_gradients:
         recorder.mark("clip gradients")
         clip_grad_norm(parameters, _at_depth(parameters, model, layers))
-    if optimizer is not None:
+    if optimizer is not None and not job.optimizer_in_backward:
         tape.scope = "optimizer"
         optimizer.step()
     if job.zero_grad == "after-step":
         zero_grad()
     recorder.mark("end")
     played.end = recorder.position
+
+
+def _step_in_backward(optimizer: Optimizer, parameter: Sym) -> None:
+    """Update a parameter and free its gradient; other leaves (inputs of a layer that runs again) are left alone."""
+    if not optimizer.updates(parameter):
+        return
+    tape = parameter.tape
+    outer, tape.scope = tape.scope, "optimizer"
+    optimizer.step_one(parameter)
+    parameter.grad = None
+    tape.scope = outer
 
 
 def _zero_grad(recorder: Recorder, parameters: list[Sym], job: TrainJob) -> None:
