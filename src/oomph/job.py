@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any, Literal, get_args, get_type_hints
 
 from oomph.errors import UsageError, close_matches
+from oomph.optimizer_names import KINDS
 
 Precision = Literal[
     "bf16",  # weights, gradients and optimizer states in bf16
@@ -27,7 +28,12 @@ Experts = Literal[
 ]
 Routing = Literal["balanced", "worst"]
 Checkpointing = Literal["none", "reentrant", "non-reentrant"]
-OptimizerName = Literal["adamw", "sgd", "sgd-momentum", "none"]
+OptimizerName = Literal[
+    "adamw", "adamw_torch", "adamw_torch_fused", "adamw-amsgrad", "sgd", "sgd-momentum", "rmsprop", "adagrad",
+    "adafactor", "adamw_8bit", "adamw_bnb_8bit", "adamw_bnb_32bit", "paged_adamw_8bit", "paged_adamw_32bit",
+    "lion_8bit", "lion_32bit", "paged_lion_8bit", "paged_lion_32bit", "rmsprop_bnb", "rmsprop_bnb_8bit",
+    "rmsprop_bnb_32bit", "ademamix", "ademamix_8bit", "paged_ademamix_8bit", "paged_ademamix_32bit", "none",
+]  # fmt: skip
 Implementation = Literal["foreach", "fused", "loop"]
 ZeroGrad = Literal["after-step", "before-forward", "before-backward"]
 Method = Literal[
@@ -57,6 +63,11 @@ class TrainJob:
     ids that the caller passes instead of a mask; transformers then builds a mask itself, unless there is a cache.
     `experts`: in which form a mixture computes its experts; `routing`: how tokens are spread over them, evenly or all to
     the same ones, which changes bytes in the eager form only.
+    `optimizer` is a name of oomph.optimizer_names; `implementation` is torch.optim's way through the parameters, others
+    have one way of their own. `embedding_32bit`: 8-bit optimizers of bitsandbytes keep fp32 states for embeddings, as
+    the HF Trainer asks them to.
+    `optimizer_in_backward`: each parameter has its own optimizer, which steps and frees the gradient as soon as it is
+    there (a post-accumulate-grad hook).
     `zero_grad`: where gradients are zeroed, or freed with `set_to_none`; of several micro-batches in the first one.
 
     `method` is how PEFT wraps the model, and what trains. `rank` is the adapters'; `targets` the maps that get one:
@@ -85,6 +96,8 @@ class TrainJob:
     clip_gradients: bool = False
     optimizer: OptimizerName = "adamw"
     implementation: Implementation = "foreach"
+    embedding_32bit: bool = True
+    optimizer_in_backward: bool = False
     steady: bool = True
     set_to_none: bool = True
     zero_grad: ZeroGrad = "after-step"
@@ -101,6 +114,8 @@ class TrainJob:
         for name, value in PRESETS.get(self.method, {}).items():
             if getattr(self, name) == DEFAULTS[name]:
                 object.__setattr__(self, name, value)
+        _check_in_backward(self)
+        object.__setattr__(self, "implementation", _implementation(self.optimizer, self.implementation))
 
     @property
     def weight_dtype(self) -> str:
@@ -115,7 +130,7 @@ class TrainJob:
     @property
     def leaves_gradients(self) -> bool:
         """Say whether gradients of one step are still there when the next begins."""
-        return not self.set_to_none or self.zero_grad != "after-step"
+        return not self.set_to_none or (self.zero_grad != "after-step" and not self.optimizer_in_backward)
 
 
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(TrainJob)}
@@ -197,9 +212,35 @@ def _check_training(job: TrainJob) -> None:
         raise UsageError("A batch has a padding mask or packed sequences, not both.", fix)
 
 
+def _implementation(optimizer: str, asked: str) -> str:
+    """Return the way an optimizer goes through the parameters; refuses one that it does not have."""
+    kind = KINDS.get(optimizer)
+    ways = kind.implementations if kind is not None else ()
+    if asked in ways or ((kind is None or asked == TrainJob.implementation) and len(ways) != 1):
+        return asked
+    if asked == TrainJob.implementation:
+        return ways[0]
+    fix = f"It has {' and '.join(ways)}." if ways else "Leave it out: this optimizer has one way of its own."
+    raise UsageError(f"{optimizer} has no implementation {asked!r}.", fix)
+
+
 @cache
 def _hints(kind: Any) -> dict[str, Any]:
     return get_type_hints(kind)
+
+
+def _check_in_backward(job: TrainJob) -> None:
+    """Refuse what needs all gradients at once where each is gone before the next is there."""
+    if not job.optimizer_in_backward:
+        return
+    for wrong, what in (
+        (job.optimizer == "none", "no optimizer"),
+        (job.accumulation > 1, "gradient accumulation"),
+        (job.clip_gradients, "clipping"),
+        (not job.set_to_none, "gradients that are kept"),
+    ):
+        if wrong:
+            raise UsageError(f"An optimizer in backward does not go with {what}.", "Leave one of the two out.")
 
 
 def describe(job: TrainJob | InferJob) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def train_step(
         buffers = program.buffers(bound)
         for each in buffers:
             tape.note(each, "buffer")
-        optimizer = None if job.optimizer == "none" else Optimizer(job.optimizer, parameters, job.implementation)
+        optimizer = None if job.optimizer == "none" else Optimizer(job, bound, parameters)
         kept: list[Any] = []  # what the caller's variable holds from one forward pass to the next
         played = Played(recorder)
         step = partial(_step, tape, bound, program.causal_lm, model, job, optimizer, parameters, played, layers, kept)
@@ -111,6 +111,8 @@ def _step(
     """Play a whole step and note where what stands."""
     recorder = tape.recorder
     zero_grad = partial(_zero_grad, recorder, parameters, job)
+    if optimizer is not None and job.optimizer_in_backward:
+        tape.on_gradient = partial(_step_in_backward, optimizer)
     if job.zero_grad == "before-forward":
         zero_grad()
     for index in range(job.accumulation):
@@ -120,13 +122,24 @@ def _step(
     if job.clip_gradients:
         recorder.mark("clip gradients")
         clip_grad_norm(parameters, _at_depth(parameters, model, layers))
-    if optimizer is not None:
+    if optimizer is not None and not job.optimizer_in_backward:
         tape.scope = "optimizer"
         optimizer.step()
     if job.zero_grad == "after-step":
         zero_grad()
     recorder.mark("end")
     played.end = recorder.position
+
+
+def _step_in_backward(optimizer: Optimizer, parameter: Sym) -> None:
+    """Update a parameter and free its gradient; other leaves (inputs of a layer that runs again) are left alone."""
+    if not optimizer.updates(parameter):
+        return
+    tape = parameter.tape
+    outer, tape.scope = tape.scope, "optimizer"
+    optimizer.step_one(parameter)
+    parameter.grad = None
+    tape.scope = outer
 
 
 def _zero_grad(recorder: Recorder, parameters: list[Sym], job: TrainJob) -> None:

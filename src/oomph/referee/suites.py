@@ -13,6 +13,7 @@ from typing import Any
 
 from oomph.errors import UsageError
 from oomph.job import InferJob, TrainJob
+from oomph.optimizer_names import KINDS
 from oomph.referee.measure import Entry, name_of
 from oomph.sources import catalogue
 
@@ -186,4 +187,21 @@ def full() -> Iterator[Entry]:
     yield from _mixed(models * 10, "full")
 
 
-SUITES = {"small": small, "standard": standard, "full": full}
+def optimizers() -> Iterator[Entry]:
+    """Yield every optimizer on one model, a later step and, where that makes states, the first; some on two others."""
+    for name, kind in KINDS.items():
+        precision = "fp16" if name.startswith("rmsprop_bnb") else "bf16"  # for which it has no kernel
+        yield _train(SMOL, 512, 2, optimizer=name, precision=precision)
+        if kind.has_state:
+            yield _train(SMOL, 512, 2, optimizer=name, precision=precision, steady=False)
+    for name in ("adamw_8bit", "paged_adamw_8bit", "lion_8bit"):
+        yield _train(SMOL, 512, 2, optimizer=name, embedding_32bit=False)
+    for name in ("adamw", "adamw_8bit", "adafactor"):
+        yield _train(SMOL, 512, 2, optimizer=name, optimizer_in_backward=True)
+        yield _train(SMOL, 512, 2, optimizer=name, optimizer_in_backward=True, checkpointing="reentrant")
+    for name in ("adamw_8bit", "paged_adamw_32bit", "adafactor", "lion_8bit"):
+        yield _train(LLAMA_1B, 1024, optimizer=name)
+        yield _train(GPT2, 1024, optimizer=name, precision="amp-bf16")
+
+
+SUITES = {"small": small, "standard": standard, "full": full, "optimizers": optimizers}

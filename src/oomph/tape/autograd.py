@@ -288,15 +288,22 @@ def _add(tape: Tape, buffer: Gradients, index: int, gradient: Sym) -> None:
 def _accumulate_grad(node: AccumulateGrad, buffer: Gradients) -> None:
     """Steal the first gradient of a leaf, copy it, or add to the one that is there (in place)."""
     leaf, gradient = node.leaf, buffer.pop()
-    if gradient is None or leaf.grad is not None:
+    if gradient is None:
         return
-    same_layout = len(gradient.shape) == len(leaf.shape) and all(
+    if leaf.grad is None:
+        if sys.getrefcount(gradient) <= STOLEN and _lies_like(gradient, leaf):
+            leaf.grad = gradient.detach()
+        else:
+            leaf.grad = new(leaf.tape, leaf.shape, leaf.dtype, leaf.strides, "clone")
+        recorder = leaf.tape.recorder
+        if recorder.why.get(leaf.storage.ordinal) == "parameter":
+            recorder.name(leaf.grad.storage.ordinal, leaf.made_for, "gradient")
+    if leaf.tape.on_gradient is not None:
+        leaf.tape.on_gradient(leaf)  # while the gradient that came is still there
+
+
+def _lies_like(gradient: Sym, leaf: Sym) -> bool:
+    """Tell whether a gradient has the layout of its leaf."""
+    return len(gradient.shape) == len(leaf.shape) and all(
         yes((size == 1) | (a == b)) for size, a, b in zip(leaf.shape, gradient.strides, leaf.strides, strict=True)
     )
-    if same_layout and sys.getrefcount(gradient) <= STOLEN:
-        leaf.grad = gradient.detach()
-    else:
-        leaf.grad = new(leaf.tape, leaf.shape, leaf.dtype, leaf.strides, "clone")
-    recorder = leaf.tape.recorder
-    if recorder.why.get(leaf.storage.ordinal) == "parameter":
-        recorder.name(leaf.grad.storage.ordinal, leaf.made_for, "gradient")

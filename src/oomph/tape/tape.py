@@ -45,6 +45,8 @@ class Tape:
         self.layers_end = 0
         # Called with a node's sequence number before it runs backward.
         self.on_node: Callable[[int], None] | None = None
+        # Called with a leaf when its gradient is complete, as a post-accumulate-grad hook is.
+        self.on_gradient: Callable[[Sym], None] | None = None
 
     def empty(self, shape: Sequence[Size], dtype: str, op: str = "empty") -> Sym:
         """Return a new tensor that nothing made: an input, a mask, a temporary."""
