@@ -5,14 +5,32 @@ works: record the node, save inputs, allocate the result, save results.
 """
 
 from oomph.ops.activation import activate, gelu_new, silu, tanh
+from oomph.ops.alibi import alibi_mask, alibi_of_length, alibi_of_mask, alibi_slopes, falcon_alibi
 from oomph.ops.attention import attention, gpt2_attention
-from oomph.ops.elementwise import add, add_, cast, dropout, mean, mul, neg, power, rsqrt, softmax, unary
+from oomph.ops.elementwise import (
+    add,
+    add_,
+    cast,
+    dropout,
+    mean,
+    mul,
+    mul_,
+    neg,
+    power,
+    rsqrt,
+    softmax,
+    softmax_as,
+    softmax_in_fp32,
+    unary,
+)
 from oomph.ops.indexing import (
     cat,
     contiguous,
     expand,
     leading,
+    picked,
     rows,
+    select,
     slice_axis,
     split,
     split_sizes,
@@ -21,8 +39,8 @@ from oomph.ops.indexing import (
     view,
 )
 from oomph.ops.loss import cross_entropy
-from oomph.ops.masks import causal_mask
-from oomph.ops.matmul import addmm, bmm, linear, matmul
+from oomph.ops.masks import as_numbers, causal_mask
+from oomph.ops.matmul import addmm, autocast_argument, bmm, linear, linear_unfused, matmul
 from oomph.ops.norm import layer_norm
 from oomph.ops.rotary import apply_partial_rotary, apply_rotary, rotary_buffers, rotary_tables
 from oomph.ops.table import embedding
@@ -32,9 +50,15 @@ __all__ = [
     "add",
     "add_",
     "addmm",
+    "alibi_mask",
+    "alibi_of_length",
+    "alibi_of_mask",
+    "alibi_slopes",
     "apply_partial_rotary",
     "apply_rotary",
+    "as_numbers",
     "attention",
+    "autocast_argument",
     "bmm",
     "cast",
     "cat",
@@ -44,23 +68,30 @@ __all__ = [
     "dropout",
     "embedding",
     "expand",
+    "falcon_alibi",
     "gelu_new",
     "gpt2_attention",
     "layer_norm",
     "leading",
     "linear",
+    "linear_unfused",
     "matmul",
     "mean",
     "mul",
+    "mul_",
     "neg",
+    "picked",
     "power",
     "rotary_buffers",
     "rotary_tables",
     "rows",
     "rsqrt",
+    "select",
     "silu",
     "slice_axis",
     "softmax",
+    "softmax_as",
+    "softmax_in_fp32",
     "split",
     "split_sizes",
     "tanh",

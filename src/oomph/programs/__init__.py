@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from oomph.model import Model
 
 PROGRAMS: dict[str, str] = {
+    "falcon": "falcon",
     "gpt2": "gpt2",
     "gpt_bigcode": "gpt_bigcode",
     "gpt_neox": "gpt_neox",

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from oomph import ops
+from oomph.errors import UnsupportedError
 from oomph.programs.cache import Cache
 from oomph.programs.loss import causal_lm_loss, kept
 from oomph.tape.bound import Bound
@@ -87,3 +88,11 @@ def project(head: Bound, hidden_states: Sym, table: Sym) -> Sym:
     head.tape.scope = "lm_head"
     weight, bias = head.parts["weight"], head.parts["bias"]
     return ops.linear(hidden_states, table if weight is None else weight, bias)
+
+
+def seen_length(past_key_values: Cache) -> Size:
+    """Return how many tokens a cache holds, for classes that make a tensor of that length."""
+    seen = past_key_values.seq_length()
+    if isinstance(seen, Sym):  # on the device
+        raise UnsupportedError("oomph cannot play decoding from a static cache here yet.", "Say --cache dynamic.")
+    return seen
