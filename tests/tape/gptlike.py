@@ -87,7 +87,20 @@ def falcon(rng: random.Random) -> dict[str, Any]:
     }
 
 
-FAMILIES: dict[str, Sampler] = {"gpt_neox": gpt_neox, "phi": phi, "gpt_bigcode": gpt_bigcode, "falcon": falcon}
+def opt(rng: random.Random) -> dict[str, Any]:
+    """Norms before or after, the embedding as wide as the layers or not."""
+    return sizes(rng) | {
+        "ffn_dim": rng.choice([17, 64, 331]),
+        "activation_function": rng.choice(["relu", "gelu"]),
+        "dropout": rng.choice(RATES),
+        "attention_dropout": rng.choice(RATES),
+        "do_layer_norm_before": rng.random() < 0.6,
+        "word_embed_proj_dim": rng.choice([None, 24]),
+        "enable_bias": rng.random() < 0.7,
+    }
+
+
+FAMILIES: dict[str, Sampler] = {"gpt_neox": gpt_neox, "phi": phi, "gpt_bigcode": gpt_bigcode, "falcon": falcon, "opt": opt}
 
 
 def config(rng: random.Random, model_type: str) -> dict[str, Any]:

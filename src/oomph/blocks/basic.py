@@ -28,6 +28,7 @@ class Linear(Block):
     out_features: int
     bias: bool = False
     role: Role = "linear"
+    kind: str = ""
 
     @property
     def parts(self) -> Parts:

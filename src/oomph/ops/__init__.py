@@ -5,7 +5,7 @@ works: record the node, save inputs, allocate the result, save results.
 """
 
 from oomph.ops.activation import activate, gelu_new, silu, tanh
-from oomph.ops.alibi import alibi_mask, alibi_of_length, alibi_of_mask, alibi_slopes, falcon_alibi
+from oomph.ops.alibi import alibi_mask, alibi_of_length, alibi_of_mask, alibi_slopes, counted_along, falcon_alibi
 from oomph.ops.attention import attention, gpt2_attention
 from oomph.ops.elementwise import (
     add,
@@ -64,6 +64,7 @@ __all__ = [
     "cat",
     "causal_mask",
     "contiguous",
+    "counted_along",
     "cross_entropy",
     "dropout",
     "embedding",

@@ -110,6 +110,22 @@ def falcon_alibi(attention_mask: Sym, num_heads: Size, dtype: str) -> Sym:
     return alibi if alibi.dtype == dtype else like(alibi, dtype)
 
 
+def counted_along(position_ids: Sym) -> Sym:
+    """Mirror OPT's (position_ids * mask - 1).long(): positions [B, T] int64 of a mask's running sum in its dtype.
+
+    Nothing is saved. Source: transformers 5.23, models/opt/modeling_opt.py, OPTDecoder.forward.
+
+    Two products of 2·8 int64; from an fp32 mask half of that each, and int64 at last.
+    >>> from oomph.tape.testing import cost, ids
+    >>> cost(counted_along, ids(2, 8)).allocated
+    256
+    """
+    times = unary(position_ids, "mul")
+    less = unary(times, "sub")
+    del times
+    return less if less.dtype == "int64" else like(less, "int64")
+
+
 def _counted(attention_mask: Sym) -> Sym:
     """Mirror (attention_mask.cumsum(dim=-1) - 1) * attention_mask."""
     counted = unary(attention_mask, "cumsum")

@@ -193,6 +193,9 @@ def linear(x: Sym, weight: Sym, bias: Sym | None = None) -> Sym:
         bias = autocast_argument(bias, cached=True) if bias is not None else None
         weight = autocast_argument(weight, cached=True)
         x = autocast_argument(x)
+    if len(x.shape) == len(weight.shape):  # a matrix, which is not flattened
+        turned = transpose(weight, 0, 1)
+        return mm(x, turned) if bias is None else addmm(bias, x, turned)
     flat: tuple[Size, Size] = (product(x.shape[:-1]), x.shape[-1])
     if bias is not None and not x.is_contiguous():
         out = linear(x, weight)

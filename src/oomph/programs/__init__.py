@@ -21,6 +21,7 @@ PROGRAMS: dict[str, str] = {
     "gpt_neox": "gpt_neox",
     "llama": "llama",
     "mistral": "llama",
+    "opt": "opt",
     "phi": "phi",
     "qwen2": "llama",
     "qwen3": "llama",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
+from operator import getitem
 from typing import Any
 
 from oomph import ops
@@ -23,9 +24,14 @@ def no_buffers(m: Bound) -> list[Sym]:
     return []
 
 
-def full_attention(base: str, layers: str) -> Callable[[Bound], list[Size | None]]:
+def at(m: Bound, path: str) -> Any:
+    """Return the part at a dotted path."""
+    return reduce(getitem, path.split("."), m)
+
+
+def full_attention(layers: str) -> Callable[[Bound], list[Size | None]]:
     """Return a program's `sliding_windows`: no layer has one."""
-    return lambda m: [None] * len(m[base][layers].stacked)
+    return lambda m: [None] * len(at(m, layers).stacked)
 
 
 def counted_positions(input_ids: Sym) -> Sym:
@@ -71,10 +77,16 @@ def language_model(body: Body, base: str, embed: str, head: str = "lm_head") -> 
         logits_to_keep: Size = 0,
     ) -> tuple[Sym | None, Sym, Cache | None]:
         hidden_states, past_key_values = body(
-            m[base], input_ids, checkpointing, attention_mask, position_ids, past_key_values, use_cache=use_cache
+            m[base],
+            input_ids,
+            checkpointing,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
         )
         hidden_states = kept(hidden_states, logits_to_keep)
-        logits = project(m[head], hidden_states, m[base][embed].weight)
+        logits = project(m[head], hidden_states, at(m[base], embed).weight)
         loss = None
         if labels is not None:
             loss = causal_lm_loss(logits, labels)
