@@ -28,7 +28,8 @@ class Attention(Block):
     `sinks` is one learned logit per head (gpt-oss); `head_gate` names a map that gates the output of each head
     (LFM3); `out_features` is the output map's width where it is not H (Zamba). `dropout` is the rate on the attention
     weights, `resid_dropout` what follows the output map; `sliding_window` is how many tokens a query sees, None all;
-    `rotary_dim` is how many of the D numbers of a head are turned, None all.
+    `rotary_dim` is how many of the D numbers of a head are turned, None all; `layout` is how a
+    fused map lays out heads, where the class has several ways.
 
     Llama-3-8B: 4096·128·(32 + 2·8) + 32·128·4096 parameters.
     >>> from oomph.blocks.base import walk
@@ -56,6 +57,7 @@ class Attention(Block):
     resid_dropout: Block | None = None
     sliding_window: int | None = None
     rotary_dim: int | None = None
+    layout: str = ""
     role: Role = "linear"
     kind: str = "attention"
 

@@ -82,6 +82,19 @@ class Norm(Block):
 
 
 @dataclass(frozen=True)
+class Buffer(Block):
+    """A tensor that a class registers, on the device but in no checkpoint: a table of sines, a triangle of booleans."""
+
+    shape: tuple[int, ...]
+    dtype: str = "fp32"
+
+    @property
+    def parts(self) -> Parts:
+        """Nothing that is stored."""
+        return {}
+
+
+@dataclass(frozen=True)
 class Embedding(Block):
     """A table of `rows` vectors: tokens, positions (kind "position_embedding"), token types."""
 

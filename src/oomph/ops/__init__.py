@@ -5,6 +5,7 @@ works: record the node, save inputs, allocate the result, save results.
 """
 
 from oomph.ops.activation import activate, gelu_new, sigmoid, silu, tanh
+from oomph.ops.alibi import alibi_mask, alibi_of_length, alibi_of_mask, alibi_slopes, counted_along, falcon_alibi
 from oomph.ops.attention import attention, gpt2_attention
 from oomph.ops.elementwise import (
     add,
@@ -13,10 +14,12 @@ from oomph.ops.elementwise import (
     dropout,
     mean,
     mul,
+    mul_,
     neg,
     power,
     rsqrt,
     softmax,
+    softmax_as,
     softmax_in_fp32,
     unary,
 )
@@ -27,7 +30,9 @@ from oomph.ops.indexing import (
     contiguous,
     expand,
     leading,
+    picked,
     rows,
+    select,
     slice_axis,
     split,
     split_sizes,
@@ -36,8 +41,8 @@ from oomph.ops.indexing import (
     view,
 )
 from oomph.ops.loss import cross_entropy
-from oomph.ops.masks import causal_mask
-from oomph.ops.matmul import addmm, bmm, linear, matmul
+from oomph.ops.masks import as_numbers, causal_mask
+from oomph.ops.matmul import addmm, autocast_argument, bmm, linear, linear_unfused, matmul
 from oomph.ops.norm import layer_norm
 from oomph.ops.rotary import apply_partial_rotary, apply_rotary, rotary_buffers, rotary_tables
 from oomph.ops.routing import divide_in_place, gather, histogram, sort, sum_over, take, topk
@@ -48,20 +53,28 @@ __all__ = [
     "add",
     "add_",
     "addmm",
+    "alibi_mask",
+    "alibi_of_length",
+    "alibi_of_mask",
+    "alibi_slopes",
     "apply_partial_rotary",
     "apply_rotary",
+    "as_numbers",
     "attention",
+    "autocast_argument",
     "bmm",
     "cast",
     "cat",
     "causal_mask",
     "clone",
     "contiguous",
+    "counted_along",
     "cross_entropy",
     "divide_in_place",
     "dropout",
     "embedding",
     "expand",
+    "falcon_alibi",
     "gather",
     "gelu_new",
     "gpt2_attention",
@@ -70,19 +83,24 @@ __all__ = [
     "layer_norm",
     "leading",
     "linear",
+    "linear_unfused",
     "matmul",
     "mean",
     "mul",
+    "mul_",
     "neg",
+    "picked",
     "power",
     "rotary_buffers",
     "rotary_tables",
     "rows",
     "rsqrt",
+    "select",
     "sigmoid",
     "silu",
     "slice_axis",
     "softmax",
+    "softmax_as",
     "softmax_in_fp32",
     "sort",
     "split",

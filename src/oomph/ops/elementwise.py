@@ -269,6 +269,19 @@ def add_(x: Sym, other: Sym) -> Sym:
     return made_by(x, record("Add", (x, other), _add_backward))
 
 
+def mul_(x: Sym) -> Sym:
+    """Return x *= number (or x /= number), written into x, which is handed back with its new history.
+
+    Saves no tensor: backward is g · number, one tensor. Source: torch tools/autograd/derivatives.yaml (mul.Scalar,
+    div.Scalar).
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(mul_, (4, 256))
+    Cost(allocated=0, saved=0, backward=2048)
+    """
+    return made_by(x, record("MulScalar", (x,), _scaled_backward))
+
+
 def neg(x: Sym) -> Sym:
     """Return -x, shaped like x.
 
@@ -319,6 +332,22 @@ def softmax_in_fp32(x: Sym) -> Sym:
     out = new(x.tape, x.shape, "fp32", op="softmax")
     save(node, out)
     return made_by(out, node)
+
+
+def softmax_as(x: Sym, dtype: str) -> Sym:
+    """Return softmax(x, dtype=dtype), shaped like x; a dtype that is spelled out holds under autocast too.
+
+    Saves the result, as softmax does. Source: ATen/native/SoftMax.cpp, softmax; ATen/autocast_mode.h,
+    fp32_set_opt_dtype.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda x: softmax_as(x, "bf16"), (4, 256))
+    Cost(allocated=2048, saved=2048, backward=2048)
+    """
+    if dtype == "fp32":
+        return softmax_in_fp32(x)
+    with x.tape.without_autocast():
+        return softmax(cast(x, dtype))
 
 
 def same_as_input(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:

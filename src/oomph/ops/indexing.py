@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from oomph.ops.elementwise import grad, pass_through
-from oomph.tape.autograd import Gradients, Node, like, made_by, record, sum_to
+from oomph.tape.autograd import Gradients, Node, like, made_by, record, save, sum_to
 from oomph.tape.sizes import Size, product, yes
 from oomph.tape.sym import Sym, new, view_of, view_strides
 
@@ -167,6 +167,47 @@ def slice_axis(x: Sym, axis: int, start: Size, stop: Size) -> Sym:
 def _whole_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
     gradient = next(one for one in gradients if one is not None)
     return [new(gradient.tape, node.inputs[0][0], gradient.dtype, op=f"{node.name}_backward")]
+
+
+def select(x: Sym, axis: int) -> Sym:
+    """Return x[..., i, ...], one place of an axis, which is gone: a view, which keeps the whole of x alive.
+
+    Saves nothing; backward allocates the whole input again, zeros with the gradient copied in. Source:
+    ATen/native/TensorShape.cpp, select_backward.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda x: select(x, 1), (4, 3, 256))
+    Cost(allocated=0, saved=0, backward=6144)
+    """
+    node = record("Select", (x,), _whole_backward)
+    shape, strides = list(x.shape), list(x.strides)
+    del shape[axis], strides[axis]
+    return made_by(Sym(shape, x.dtype, strides, x.storage), node)
+
+
+def picked(x: Sym, axis: int) -> Sym:
+    """Return x[..., [i], ...], one place of an axis, which stays: a list is an index tensor, so the result is a copy.
+
+    Saves the index, one int64; backward allocates the whole input again, zeros with the gradient added in (under a
+    trace twice: not in place). Source:
+    torch/csrc/autograd/python_variable_indexing.cpp, sequenceToVariable; FunctionsManual.cpp, index_backward.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda x: picked(x, 1), (4, 3, 256))
+    Cost(allocated=2056, saved=8, backward=6144)
+    """
+    index = x.tape.empty((1,), "int64", op="lift_fresh")
+    node = record("Index", (x,), _index_backward)
+    save(node, index)
+    shape = list(x.shape)
+    shape[axis] = 1
+    return made_by(new(x.tape, shape, x.dtype, op="index"), node)
+
+
+def _index_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient, shape = grad(gradients), node.inputs[0][0]
+    zeros = new(gradient.tape, shape, gradient.dtype, op="Index_backward")
+    return [zeros if gradient.tape.on != "trace" else new(gradient.tape, shape, gradient.dtype, op="index_put")]
 
 
 def leading(x: Sym, size: Size) -> Sym:

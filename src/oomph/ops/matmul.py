@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from oomph.ops.elementwise import add_, cast, grad
-from oomph.ops.indexing import swapped, transpose, view
+from oomph.ops.indexing import expand, swapped, transpose, view
 from oomph.tape.autograd import Gradients, Node, made_by, record, save
 from oomph.tape.sizes import Size, product, yes
 from oomph.tape.sym import Sym, new
@@ -101,8 +101,8 @@ def _bmm_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradien
 
 
 def matmul(x: Sym, y: Sym) -> Sym:
-    """Return x [A, B, M, K] @ y [A, B, K, N]: both are folded to A·B matrices, a copy where strides forbid a view.
-    Autocast casts y first.
+    """Return x [A, B, M, K] @ y [A, B, K, N]: both are folded to A·B matrices, a copy where strides forbid a view, and
+    where y [A, 1, K, N] is the same for all of B. Autocast casts y first.
 
     Saves what bmm saves, copies included. Source: ATen/native/LinearAlgebra.cpp, _matmul_impl.
 
@@ -114,6 +114,8 @@ def matmul(x: Sym, y: Sym) -> Sym:
     x = autocast_argument(x)
     a, b = x.shape[:2]
     left = view(x, (a * b, *x.shape[2:]))
+    if not yes(y.shape[1] == b):
+        y = expand(y, (a, b, *y.shape[2:]))
     right = view(y, (a * b, *y.shape[2:]))
     out = bmm(left, right)
     del right, left  # C++ locals die in reverse order
@@ -144,6 +146,28 @@ def autocast_argument(x: Sym, cached: bool = False) -> Sym:
     return context.casts[id(x)]
 
 
+def linear_unfused(x: Sym, weight: Sym, bias: Sym | None = None) -> Sym:
+    """Return x @ weight.T + bias, as Falcon writes it: x [.., K] with weight [N, K] and bias [N] to [.., N].
+
+    Saves what linear saves, but under autocast a cast of the weight for each use: the cache holds weights, not views of
+    them. The bias makes one tensor more, in fp32 under autocast. Source: transformers 5.23,
+    models/falcon/modeling_falcon.py, FalconLinear; ATen/autocast_mode.cpp, cached_cast.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(linear_unfused, (2, 4, 256), (512, 256), (512,))
+    Cost(allocated=16384, saved=266240, backward=267264)
+    """
+    out = _times(x, transpose(weight, 0, 1))
+    return out if bias is None else out + bias
+
+
+def _times(x: Sym, matrix: Sym) -> Sym:
+    """Return x [.., K] @ matrix [K, N]."""
+    matrix = autocast_argument(matrix)
+    x = autocast_argument(x)
+    return view(mm(view(x, (product(x.shape[:-1]), x.shape[-1])), matrix), (*x.shape[:-1], matrix.shape[1]))
+
+
 def _folds(x: Sym) -> bool:
     """Tell whether matmul makes one matrix of x also for a frozen weight; else it repeats the weight, without a copy.
 
@@ -169,6 +193,9 @@ def linear(x: Sym, weight: Sym, bias: Sym | None = None) -> Sym:
         bias = autocast_argument(bias, cached=True) if bias is not None else None
         weight = autocast_argument(weight, cached=True)
         x = autocast_argument(x)
+    if len(x.shape) == len(weight.shape):  # a matrix, which is not flattened
+        turned = transpose(weight, 0, 1)
+        return mm(x, turned) if bias is None else addmm(bias, x, turned)
     flat: tuple[Size, Size] = (product(x.shape[:-1]), x.shape[-1])
     if bias is not None and not x.is_contiguous():
         out = linear(x, weight)

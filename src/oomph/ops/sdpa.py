@@ -7,6 +7,7 @@ tape does not know its device, so they are those of compute capability 8.0 (A100
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from oomph.ops.elementwise import grad, result
@@ -37,6 +38,8 @@ def scaled_dot_product_attention(query: Sym, key: Sym, value: Sym, call: Call) -
     >>> cost(attending(scaled_dot_product_attention, Call()), *[fp32(1, 64, 2, 128)] * 3)
     Cost(allocated=66064, saved=262672, backward=394304)
     """
+    if call.mask is not None and call.mask.dtype != "bool":
+        call = replace(call, mask=autocast_argument(call.mask))
     value = autocast_argument(value)
     key = autocast_argument(key)
     query = autocast_argument(query)
@@ -208,7 +211,7 @@ KERNELS = {
 
 
 def additive(mask: Sym | None, dtype: str) -> Sym | None:
-    """Return a boolean mask as 0 and minus infinity in a dtype: a new tensor of its shape, made in every layer again;
+    """Return a mask of numbers as it is, a boolean one as 0 and minus infinity in a dtype: a new tensor of its shape, made in every layer again;
     the two numbers are scalars for a moment. Without a mask nothing.
 
     Source: ATen/native/transformers/attention.cpp, convert_boolean_attn_mask.
@@ -217,8 +220,8 @@ def additive(mask: Sym | None, dtype: str) -> Sym | None:
     >>> cost(lambda mask: additive(mask, "bf16"), Given((1, 1, 64, 64), "bool", trains=False))
     Cost(allocated=8196, saved=0, backward=0)
     """
-    if mask is None:
-        return None
+    if mask is None or mask.dtype != "bool":
+        return mask
     infinity = mask.tape.empty((), dtype, op="scalar_tensor")
     zero = mask.tape.empty((), dtype, op="scalar_tensor")
     numbers = result("where", mask.shape, dtype, mask)

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from oomph.model import Model
 
 PROGRAMS: dict[str, str] = {
+    "falcon": "falcon",
     "gpt2": "gpt2",
     "gpt_bigcode": "gpt_bigcode",
     "gpt_neox": "gpt_neox",
     "llama": "llama",
     "mistral": "llama",
+    "opt": "opt",
     "phi": "phi",
     "mixtral": "llama",
     "olmoe": "llama",

@@ -9,7 +9,7 @@ from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sym import Sym
 
-sliding_windows = full_attention("model", "layers")
+sliding_windows = full_attention("model.layers")
 
 
 def buffers(m: Bound) -> list[Sym]:

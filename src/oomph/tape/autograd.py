@@ -189,6 +189,11 @@ def run_engine(tape: Tape, start: Node, incoming: Gradients) -> None:
                 heapq.heappush(ready, (rank, pushed, target))
 
 
+def root_of(outputs: Sequence[Sym]) -> Node:
+    """Return what runs first where a pass begins at several tensors (GraphRoot): it hands out their gradients."""
+    return Node("GraphRoot", sys.maxsize, outputs, lambda node, gradients, saved: list(gradients), len(outputs))
+
+
 def _dependencies(root: Node) -> dict[Target, int]:
     """Return how many gradients each node below the root waits for."""
     found: dict[Target, int] = {}
