@@ -65,4 +65,28 @@ def qwen3_moe(rng: random.Random) -> dict[str, Any]:
     return _qwen(rng, "qwen3_moe") | {"head_dim": rng.choice([8, 18, 40]), "attention_bias": rng.random() < 0.3}
 
 
-CONFIGS = {"mixtral": mixtral, "olmoe": olmoe, "qwen2_moe": qwen2_moe, "qwen3_moe": qwen3_moe}
+def deepseek_v3(rng: random.Random) -> dict[str, Any]:
+    """DeepSeek-V3: latent attention, dense layers first, experts in groups."""
+    raw = _common(rng, "deepseek_v3")
+    groups = rng.choice([1, 2, 4])
+    raw["num_key_value_heads"] = raw["num_attention_heads"]
+    return raw | {
+        "moe_intermediate_size": rng.choice([8, 24, 64, 136]),
+        "n_routed_experts": groups * rng.choice([2, 3]),
+        "num_experts_per_tok": rng.choice([1, 2]),
+        "n_shared_experts": rng.choice([1, 2]),
+        "n_group": groups,
+        "topk_group": rng.choice([1, groups]),
+        "first_k_dense_replace": rng.choice([0, 1, 2]),
+        "norm_topk_prob": rng.random() < 0.6,
+        "kv_lora_rank": rng.choice([8, 17, 32]),
+        "q_lora_rank": rng.choice([None, 16, 24]),
+        "qk_rope_head_dim": rng.choice([4, 8, 16]),
+        "qk_nope_head_dim": rng.choice([8, 16, 24, 132]),
+        "v_head_dim": rng.choice([8, 16, 20, 40]),
+        "rope_interleave": rng.random() < 0.7,
+        "attention_bias": rng.random() < 0.3,
+    }
+
+
+CONFIGS = {"deepseek_v3": deepseek_v3, "mixtral": mixtral, "olmoe": olmoe, "qwen2_moe": qwen2_moe, "qwen3_moe": qwen3_moe}

@@ -6,14 +6,27 @@ works: record the node, save inputs, allocate the result, save results.
 
 from oomph.ops.activation import activate, gelu_new, sigmoid, silu, tanh
 from oomph.ops.attention import attention, gpt2_attention
-from oomph.ops.elementwise import add, cast, dropout, mean, mul, neg, power, rsqrt, softmax, softmax_in_fp32, unary
+from oomph.ops.elementwise import add, cast, dropout, masked_fill, mean, mul, neg, power, rsqrt, softmax, softmax_in_fp32, sub, unary
 from oomph.ops.grouped import grouped_mm
-from oomph.ops.indexing import cat, contiguous, expand, rows, slice_axis, split, transpose, unsqueeze, view
+from oomph.ops.indexing import (
+    cat,
+    contiguous,
+    copy_into_slice,
+    every_other,
+    expand,
+    rows,
+    slice_axis,
+    split,
+    split_sizes,
+    transpose,
+    unsqueeze,
+    view,
+)
 from oomph.ops.loss import cross_entropy
 from oomph.ops.masks import causal_mask
 from oomph.ops.matmul import addmm, bmm, linear, matmul
 from oomph.ops.norm import layer_norm
-from oomph.ops.rotary import apply_rotary, rotary_tables
+from oomph.ops.rotary import apply_rotary, apply_rotary_interleaved, rotary_tables
 from oomph.ops.routing import divide_in_place, gather, histogram, sort, sum_over, take, topk
 from oomph.ops.table import embedding
 
@@ -22,20 +35,28 @@ __all__ = [
     "add",
     "addmm",
     "apply_rotary",
+    "apply_rotary_interleaved",
     "attention",
     "bmm",
     "cast",
     "cat",
     "causal_mask",
     "contiguous",
+    "copy_into_slice",
     "cross_entropy",
+    "divide_in_place",
     "dropout",
     "embedding",
+    "every_other",
     "expand",
+    "gather",
     "gelu_new",
     "gpt2_attention",
+    "grouped_mm",
+    "histogram",
     "layer_norm",
     "linear",
+    "masked_fill",
     "matmul",
     "mean",
     "mul",
@@ -49,18 +70,16 @@ __all__ = [
     "slice_axis",
     "softmax",
     "softmax_in_fp32",
+    "sort",
     "split",
+    "split_sizes",
+    "sub",
+    "sum_over",
+    "take",
     "tanh",
+    "topk",
     "transpose",
     "unary",
     "unsqueeze",
     "view",
-    "divide_in_place",
-    "gather",
-    "grouped_mm",
-    "histogram",
-    "sort",
-    "sum_over",
-    "take",
-    "topk",
 ]

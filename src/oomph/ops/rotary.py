@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from oomph.ops.elementwise import cast, unary
-from oomph.ops.indexing import cat, slice_axis
+from oomph.ops.indexing import cat, every_other, slice_axis
 from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym
 
@@ -45,6 +45,26 @@ def _unsqueeze_heads(table: Sym) -> Sym:
     """Return [P, S, D] as [P, 1, S, D]; tables have no history."""
     shape, strides = table.shape, table.strides
     return Sym((shape[0], 1, *shape[1:]), table.dtype, (strides[0], strides[0], *strides[1:]), table.storage)
+
+
+def apply_rotary_interleaved(q: Sym, k: Sym, cos: Sym, sin: Sym) -> tuple[Sym, Sym]:
+    """Mirror apply_rotary_pos_emb_interleave: pairs of neighbours of q [B, N, S, D] and k [B, 1, S, D] turned by the
+    first half of cos and sin [P, S, D], unfused.
+
+    Each of q and k takes four products, a difference and a sum of half its size, and the result. Saves only the tables.
+    Source: transformers 5.23, models/deepseek_v3/modeling_deepseek_v3.py.
+
+    >>> from oomph.tape.testing import cost, frozen
+    >>> cost(apply_rotary_interleaved, (2, 8, 4, 64), (2, 1, 4, 64), frozen(1, 4, 64), frozen(1, 4, 64))
+    Cost(allocated=36864, saved=1024, backward=41472)
+    """
+    cos = _unsqueeze_heads(slice_axis(cos, -1, 0, cos.shape[-1] // 2))
+    sin = _unsqueeze_heads(slice_axis(sin, -1, 0, sin.shape[-1] // 2))
+    q1, q2 = every_other(q, 0), every_other(q, 1)
+    k1, k2 = every_other(k, 0), every_other(k, 1)
+    q_embed = cat([q1 * cos - q2 * sin, q2 * cos + q1 * sin], -1)
+    k_embed = cat([k1 * cos - k2 * sin, k2 * cos + k1 * sin], -1)
+    return q_embed, k_embed
 
 
 def apply_rotary(q: Sym, k: Sym, cos: Sym, sin: Sym) -> tuple[Sym, Sym]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from oomph import ops
 from oomph.blocks.attention import Attention
+from oomph.blocks.latent_attention import LatentAttention
 from oomph.programs.cache import Cache, dynamic_cache
 from oomph.programs.loss import causal_lm_loss, kept
 from oomph.tape.bound import Bound
@@ -152,6 +153,8 @@ class _Call:
 def head_dim(m: Bound) -> int:
     """Return the width of the rotary tables."""
     block = next(iter(m.layers)).self_attn.block
+    if isinstance(block, LatentAttention):
+        return block.qk_rope_head_dim
     if not isinstance(block, Attention):
         raise TypeError("the layers of this frame hold plain attention")
     return block.head_dim
