@@ -7,7 +7,7 @@ O head dim with position (rope), V value head dim.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from oomph.blocks.base import Block, Parts
 from oomph.blocks.basic import Linear, Norm
@@ -104,12 +104,12 @@ class LatentAttention(Block):
     def program(
         m: Bound,
         hidden_states: Sym,
-        position_embeddings: tuple[Sym, Sym],
+        position_embeddings: Any,
         attention_mask: Sym | None,
         past_key_values: Cache | None = None,
         index: int = 0,
     ) -> tuple[Sym, Sym | None]:
-        """Mirror DeepseekV3Attention.forward; what is cached is the latent and the rotary key."""
+        """Mirror DeepseekV3Attention.forward and DeepSeek-V2's; what is cached is the latent and the rotary key."""
         from oomph import ops
 
         batch, length = hidden_states.shape[:2]
@@ -124,9 +124,12 @@ class LatentAttention(Block):
         kv_nope = m.kv_a_layernorm(kv_nope)
         kv_nope = ops.view(kv_nope, (batch, 1, length, m.kv_lora_rank))
         k_rot = ops.view(k_rot, (batch, 1, length, m.qk_rope_head_dim))
-        cos, sin = position_embeddings
-        turn = ops.apply_rotary_interleaved if m.rotary == "interleaved" else ops.apply_rotary
-        q_rot, k_rot = turn(q_rot, k_rot, cos, sin)
+        if m.rotary == "complex":
+            q_rot, k_rot = ops.apply_rotary_complex(q_rot, k_rot, position_embeddings)
+        else:
+            cos, sin = position_embeddings
+            turn = ops.apply_rotary_interleaved if m.rotary == "interleaved" else ops.apply_rotary
+            q_rot, k_rot = turn(q_rot, k_rot, cos, sin)
         if past_key_values is not None:
             kv_nope, k_rot = past_key_values.update(kv_nope, k_rot, index)
         query_states = ops.cat((q_pass, q_rot), -1)
@@ -134,6 +137,8 @@ class LatentAttention(Block):
         attn_output, attn_weights = ops.attention(query_states, key_states, value_states, attention_mask, m.dropout)
         attn_output = ops.contiguous(ops.view(attn_output, (batch, length, m.num_heads * m.v_head_dim)))
         attn_output = m.o_proj(attn_output)
+        if m.rotary == "complex":  # DeepSeek-V2 names the normed latent after the rotary key
+            del q_states, q_pass, q_rot, compressed_kv, k_rot
         return attn_output, attn_weights
 
 

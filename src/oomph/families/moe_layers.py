@@ -93,6 +93,8 @@ def routed_moe(
     ffn, count = config.int("moe_intermediate_size"), config.int(experts, high=MAX_EXPERTS)
     act = config.str("hidden_act", "silu")
     groups, chosen = config.optional_int("n_group") or 1, config.optional_int("topk_group") or 1
+    if config.str("topk_method") == "greedy" or (config.model_type == "deepseek_v2" and not config.str("topk_method")):
+        groups = 0  # no groups are looked at
     always = config.optional_int(shared, low=0) or 0
     beside: dict[str, Part] = dict(extra or {})
     if always:

@@ -26,8 +26,14 @@ from oomph.ops.loss import cross_entropy
 from oomph.ops.masks import causal_mask
 from oomph.ops.matmul import addmm, bmm, linear, matmul
 from oomph.ops.norm import layer_norm
-from oomph.ops.rotary import apply_rotary, apply_rotary_interleaved, rotary_tables
-from oomph.ops.routing import divide_in_place, gather, histogram, sort, sum_over, take, topk
+from oomph.ops.rotary import (
+    apply_rotary,
+    apply_rotary_complex,
+    apply_rotary_interleaved,
+    complex_tables,
+    rotary_tables,
+)
+from oomph.ops.routing import divide_in_place, gather, histogram, largest, sort, sum_over, take, topk
 from oomph.ops.table import embedding
 
 __all__ = [
@@ -35,11 +41,13 @@ __all__ = [
     "add",
     "addmm",
     "apply_rotary",
+    "apply_rotary_complex",
     "apply_rotary_interleaved",
     "attention",
     "bmm",
     "cast",
     "cat",
+    "complex_tables",
     "causal_mask",
     "contiguous",
     "copy_into_slice",
@@ -54,6 +62,7 @@ __all__ = [
     "gpt2_attention",
     "grouped_mm",
     "histogram",
+    "largest",
     "layer_norm",
     "linear",
     "masked_fill",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from oomph.model import Model
 
 PROGRAMS: dict[str, str] = {
+    "deepseek_v2": "llama",
     "deepseek_v3": "llama",
     "gpt2": "gpt2",
     "llama": "llama",

@@ -91,7 +91,8 @@ def model(
     if model_type in HOLDS_MASK_ARGUMENTS:
         mask_kwargs = {"inputs_embeds": inputs_embeds, "position_ids": position_ids}  # noqa: F841
     hidden_states: Sym = inputs_embeds
-    position_embeddings = ops.rotary_tables(hidden_states, position_ids, head_dim(m))
+    tables = ops.complex_tables if model_type == "deepseek_v2" else ops.rotary_tables
+    position_embeddings: Any = tables(hidden_states, position_ids, head_dim(m))
 
     for index, layer in enumerate(m.layers):
         tape.begin_layer(index, layer.path)

@@ -92,11 +92,13 @@ def qwen_router(m: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
     return router_logits, router_scores, router_indices
 
 
-def deepseek_v3(m: Bound, hidden_states: Sym) -> Sym:
-    """Mirror DeepseekV3MoE.forward: the shared experts run last, on what came in."""
+def deepseek(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror DeepseekV3MoE.forward and DeepSeek-V2's: the shared experts run last, on what came in."""
     residuals = hidden_states
     orig_shape = hidden_states.shape
-    _, topk_weights, topk_indices = deepseek_v3_router(m, hidden_states)
+    _, topk_weights, topk_indices = (deepseek_v2_router if m.style == "deepseek_v2" else deepseek_v3_router)(
+        m, hidden_states
+    )
     hidden_states = _flat(hidden_states)
     hidden_states = ops.view(m[m.experts_name](hidden_states, topk_indices, topk_weights), orig_shape)
     hidden_states = hidden_states + m.shared_experts(residuals)
@@ -125,6 +127,28 @@ def deepseek_v3_router(m: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
     return router_logits, topk_weights, topk_indices
 
 
+def deepseek_v2_router(m: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
+    """Mirror DeepseekV2TopkRouter.forward: in fp32, softmax scores; greedy, or first the best groups."""
+    router, tape = m[m.router_name], m.tape
+    hidden_states = _flat(hidden_states)
+    router_logits = ops.linear(ops.cast(hidden_states, "fp32"), ops.cast(router.weight, "fp32"))
+    scores = ops.softmax_in_fp32(router_logits)
+    if not m.groups[0]:
+        topk_weights, topk_indices = ops.topk(scores, m.top_k)
+    else:
+        group_scores = ops.largest(_grouped(m, scores))
+        group_idx = ops.topk(group_scores, m.groups[1])[1]
+        group_mask = tape.empty(group_scores.shape, group_scores.dtype, op="zeros_like")
+        score_mask = _spread(m, group_mask)
+        scores = ops.masked_fill(scores, ops.unary(ops.cast(score_mask, "bool"), "bitwise_not"))
+        topk_weights, topk_indices = ops.topk(scores, m.top_k)
+        del hidden_states
+    topk_weights = topk_weights * SCALE
+    if m.groups[0]:
+        del scores, group_scores, group_idx
+    return router_logits, topk_weights, topk_indices
+
+
 def _grouped(m: Bound, scores: Sym) -> Sym:
     """Return scores [T, E] as [T, groups, E / groups]."""
     groups = m.groups[0]
@@ -139,7 +163,8 @@ def _spread(m: Bound, group_mask: Sym) -> Sym:
 
 
 STYLES = {
-    "deepseek_v3": deepseek_v3,
+    "deepseek_v2": deepseek,
+    "deepseek_v3": deepseek,
     "mixtral": mixtral,
     "olmoe": olmoe,
     "qwen2_moe": qwen2_moe,
