@@ -98,4 +98,12 @@ def deepseek_v2(rng: random.Random) -> dict[str, Any]:
     return raw
 
 
-CONFIGS = {"deepseek_v2": deepseek_v2, "deepseek_v3": deepseek_v3, "mixtral": mixtral, "olmoe": olmoe, "qwen2_moe": qwen2_moe, "qwen3_moe": qwen3_moe}
+def dots1(rng: random.Random) -> dict[str, Any]:
+    """dots.llm1: grouped-query attention with head norms, DeepSeek-V3's mixture."""
+    latent = ("kv_lora_rank", "q_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim", "rope_interleave")
+    raw = deepseek_v3(rng) | {"model_type": "dots1", "head_dim": rng.choice([8, 18, 40])}
+    raw["num_key_value_heads"] = rng.choice([1, 2, raw["num_attention_heads"]])
+    return {key: value for key, value in raw.items() if key not in latent}
+
+
+CONFIGS = {"dots1": dots1, "deepseek_v2": deepseek_v2, "deepseek_v3": deepseek_v3, "mixtral": mixtral, "olmoe": olmoe, "qwen2_moe": qwen2_moe, "qwen3_moe": qwen3_moe}

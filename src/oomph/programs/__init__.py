@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 PROGRAMS: dict[str, str] = {
     "deepseek_v2": "llama",
     "deepseek_v3": "llama",
+    "dots1": "llama",
     "gpt2": "gpt2",
     "llama": "llama",
     "mistral": "llama",

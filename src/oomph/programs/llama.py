@@ -20,6 +20,7 @@ from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym
 
 HOLDS_MASK_ARGUMENTS = frozenset({"qwen2", "qwen3", "qwen2_moe"})
+CAPTURES_MASK_ARGUMENTS = frozenset({"dots1"})  # the same in a closure, which dies after the frame's locals
 CACHE_FIRST = frozenset({"mixtral", "qwen3_moe"})  # makes its cache before it embeds
 IDS_FIRST = frozenset({"mistral", "mixtral", "qwen2_moe", "qwen3_moe"})  # hands position_ids to its layers before position_embeddings
 
@@ -106,6 +107,8 @@ def model(
             hidden_states = decoder_layer(
                 layer, hidden_states, position_embeddings, causal_masks[windows[index]], past_key_values, index
             )
+    if model_type in CAPTURES_MASK_ARGUMENTS:
+        mask_kwargs_cell = {"inputs_embeds": inputs_embeds, "position_ids": position_ids}  # noqa: F841
     tape.end_layers()
     hidden_states = m.norm(hidden_states)
     return hidden_states, past_key_values
