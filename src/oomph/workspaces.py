@@ -225,9 +225,16 @@ def column_sum(rows: Size, columns: Size) -> tuple[Step, ...]:
 
 
 def efficient_backward(
-    batch: Size, heads: Size, length: Size, head_size: Size, dtype: str, compute_capability: str = "8.0"
+    batch: Size,
+    heads: Size,
+    length: Size,
+    head_size: Size,
+    dtype: str,
+    compute_capability: str = "8.0",
+    value_size: Size | None = None,
 ) -> tuple[Step, ...]:
     """Return the steps of memory-efficient attention's backward on compute capability 8.0 and more; N heads for all.
+    `value_size` is the head size of values where it differs.
 
     After the results: delta, one fp32 a row (for fp32 inputs made from a product as large as the output, which dies
     before the next step), and one workspace in which the gradient of q is added up in fp32 tile by tile, each tile
@@ -242,18 +249,21 @@ def efficient_backward(
     [98304, 6297600]
     """
     half = BITS[dtype] < BITS["fp32"]
-    rows, columns, widest = _tile(half, head_size, compute_capability)
+    value_size = head_size if value_size is None else value_size
+    largest = value_size if yes(value_size > head_size) else head_size
+    rows, columns, widest = _tile(half, largest, compute_capability)
     tiles = _parts(length, rows) * _parts(head_size, columns)
     accumulated = tiles * (LOCK_BYTES + rows * columns * BITS["fp32"] // 8)
     if half and widest > rows:
-        staged = _key_splits(batch * heads, length, columns) * columns * ceil_to(head_size, rows)
-        accumulated = accumulated + 2 * staged * (BITS["fp32"] // 8)
+        staged = _key_splits(batch * heads, length, columns) * columns
+        widths = ceil_to(head_size, rows) + ceil_to(value_size, rows)
+        accumulated = accumulated + staged * widths * (BITS["fp32"] // 8)
     workspace = Buffer("workspace", (batch * heads * accumulated,), "uint8")
     if half:
         return (OUTPUTS, Buffer("delta", (batch, heads, length), "fp32"), workspace)
     return (
         OUTPUTS,
-        Buffer("product", (batch, length, heads, head_size), "fp32"),
+        Buffer("product", (batch, length, heads, value_size), "fp32"),
         Buffer("sum", (batch, length, heads), "fp32"),
         Freed("product"),
         Buffer("delta", (batch, heads, length), "fp32"),

@@ -100,7 +100,13 @@ def opt(rng: random.Random) -> dict[str, Any]:
     }
 
 
-FAMILIES: dict[str, Sampler] = {"gpt_neox": gpt_neox, "phi": phi, "gpt_bigcode": gpt_bigcode, "falcon": falcon, "opt": opt}
+FAMILIES: dict[str, Sampler] = {
+    "gpt_neox": gpt_neox,
+    "phi": phi,
+    "gpt_bigcode": gpt_bigcode,
+    "falcon": falcon,
+    "opt": opt,
+}
 
 
 def config(rng: random.Random, model_type: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from oomph.ops.elementwise import (
     add_,
     cast,
     dropout,
+    masked_fill,
     mean,
     mul,
     mul_,
@@ -21,6 +22,7 @@ from oomph.ops.elementwise import (
     softmax,
     softmax_as,
     softmax_in_fp32,
+    sub,
     unary,
 )
 from oomph.ops.grouped import grouped_mm
@@ -28,6 +30,8 @@ from oomph.ops.indexing import (
     cat,
     clone,
     contiguous,
+    copy_into_slice,
+    every_other,
     expand,
     leading,
     picked,
@@ -44,8 +48,16 @@ from oomph.ops.loss import cross_entropy
 from oomph.ops.masks import as_numbers, causal_mask
 from oomph.ops.matmul import addmm, autocast_argument, bmm, linear, linear_unfused, matmul
 from oomph.ops.norm import layer_norm
-from oomph.ops.rotary import apply_partial_rotary, apply_rotary, rotary_buffers, rotary_tables
-from oomph.ops.routing import divide_in_place, gather, histogram, sort, sum_over, take, topk
+from oomph.ops.rotary import (
+    apply_partial_rotary,
+    apply_rotary,
+    apply_rotary_complex,
+    apply_rotary_interleaved,
+    complex_tables,
+    rotary_buffers,
+    rotary_tables,
+)
+from oomph.ops.routing import divide_in_place, gather, histogram, largest, sort, sum_over, take, topk
 from oomph.ops.table import embedding
 
 __all__ = [
@@ -59,6 +71,8 @@ __all__ = [
     "alibi_slopes",
     "apply_partial_rotary",
     "apply_rotary",
+    "apply_rotary_complex",
+    "apply_rotary_interleaved",
     "as_numbers",
     "attention",
     "autocast_argument",
@@ -67,12 +81,15 @@ __all__ = [
     "cat",
     "causal_mask",
     "clone",
+    "complex_tables",
     "contiguous",
+    "copy_into_slice",
     "counted_along",
     "cross_entropy",
     "divide_in_place",
     "dropout",
     "embedding",
+    "every_other",
     "expand",
     "falcon_alibi",
     "gather",
@@ -80,10 +97,12 @@ __all__ = [
     "gpt2_attention",
     "grouped_mm",
     "histogram",
+    "largest",
     "layer_norm",
     "leading",
     "linear",
     "linear_unfused",
+    "masked_fill",
     "matmul",
     "mean",
     "mul",
@@ -105,6 +124,7 @@ __all__ = [
     "sort",
     "split",
     "split_sizes",
+    "sub",
     "sum_over",
     "take",
     "tanh",

@@ -160,4 +160,3 @@ def alibi_of_length(tape: Tape, batch: Size, num_heads: Size, length: Size, dtyp
     repeated = tape.empty((batch * num_heads, 1, length), "fp32", op="repeat")
     del alibi
     return slopes, repeated if dtype == "fp32" else like(repeated, dtype)
-

@@ -70,7 +70,7 @@ def sdpa_attention(query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: flo
         value = slice_axis(value, 2, 0, length)
     call = Call(mask, rate if query.tape.dropout else 0.0, is_causal, grouped)
     attn_output = scaled_dot_product_attention(query, key, value, call)
-    attn_output = view(attn_output, (batch, heads, length, size))
+    attn_output = view(attn_output, (batch, heads, length, value.shape[-1]))
     attn_output = contiguous(transpose(attn_output, 1, 2))
     return attn_output
 

@@ -282,6 +282,46 @@ def mul_(x: Sym) -> Sym:
     return made_by(x, record("MulScalar", (x,), _scaled_backward))
 
 
+def sub(a: Sym, b: Sym) -> Sym:
+    """Return a - b in their common shape and dtype.
+
+    Saves nothing: b's gradient is the negated one, a new tensor. Source: torch tools/autograd/derivatives.yaml
+    (sub.Tensor).
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(sub, (4, 256), (4, 256))
+    Cost(allocated=2048, saved=0, backward=2048)
+    """
+    node = record("Sub", (a, b), _sub_backward)
+    return made_by(result("sub", broadcast(a.shape, b.shape), wider(a.dtype, b.dtype), a, b), node)
+
+
+def _sub_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient = grad(gradients)
+    other = result("neg", gradient.shape, gradient.dtype, gradient) if node.needs(1) else None
+    return [gradients[0] if node.needs(0) else None, other]
+
+
+def masked_fill(x: Sym, mask: Sym) -> Sym:
+    """Return x.masked_fill(mask, number), a new tensor shaped like x.
+
+    Saves the mask, one byte each: backward fills the gradient with 0 where it is set, one tensor. Source: torch
+    tools/autograd/derivatives.yaml (masked_fill.Scalar).
+
+    >>> from oomph.tape.testing import Given, cost, fp32
+    >>> cost(masked_fill, fp32(4, 256), Given((4, 256), "bool", trains=False))
+    Cost(allocated=4096, saved=1024, backward=4096)
+    """
+    node = record("MaskedFill", (x,), _masked_fill_backward)
+    save(node, mask)
+    return made_by(result("masked_fill", x.shape, x.dtype, x), node)
+
+
+def _masked_fill_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient = grad(gradients)
+    return [result("masked_fill", gradient.shape, gradient.dtype, gradient)]
+
+
 def neg(x: Sym) -> Sym:
     """Return -x, shaped like x.
 

@@ -8,7 +8,7 @@ from typing import Any
 from oomph.ops.elementwise import grad, pass_through
 from oomph.tape.autograd import Gradients, Node, like, made_by, record, save, sum_to
 from oomph.tape.sizes import Size, product, yes
-from oomph.tape.sym import Sym, new, view_of, view_strides
+from oomph.tape.sym import WIDTH, Sym, new, view_of, view_strides
 
 
 def reshaped(x: Sym, shape: Sequence[Size]) -> Sym:
@@ -225,6 +225,62 @@ def leading(x: Sym, size: Size) -> Sym:
     return made_by(x.detach(), node)
 
 
+def every_other(x: Sym, start: int) -> Sym:
+    """Return x[..., start::2]: a view, which keeps the whole of x alive.
+
+    Saves nothing; backward allocates the whole input again, zeros with the gradient copied in. Source:
+    ATen/native/TensorShape.cpp, slice_backward.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda x: every_other(x, 1), (4, 256))
+    Cost(allocated=0, saved=0, backward=2048)
+    """
+    node = record("Slice", (x,), _whole_backward)
+    shape = (*x.shape[:-1], x.shape[-1] // 2)
+    return made_by(Sym(shape, x.dtype, (*x.strides[:-1], x.strides[-1] * 2), x.storage), node)
+
+
+def split_sizes(x: Sym, sizes: Sequence[Size]) -> tuple[Sym, ...]:
+    """Return x cut along the last axis into views of these sizes; each keeps the whole of x alive.
+
+    Saves nothing; backward joins the gradients to one tensor of x's size. Source:
+    torch/csrc/autograd/FunctionsManual.cpp, split_with_sizes_backward.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda x: split_sizes(x, (192, 64)), (4, 256))
+    Cost(allocated=0, saved=0, backward=2048)
+    """
+    node = record("SplitWithSizes", (x,), _whole_backward, outputs=len(sizes))
+    views = [Sym((*x.shape[:-1], size), x.dtype, x.strides, x.storage) for size in sizes]
+    return tuple(made_by(one, node, at) for at, one in enumerate(views))
+
+
+def copy_into_slice(x: Sym, source: Sym) -> Sym:
+    """Return x after x[..., a:b].copy_(source): x's own bytes with a new history. Where the slice lies changes no byte.
+
+    Saves nothing; backward copies the whole gradient to take the slice out of it, as a copy too; where x has a history
+    that copy goes on, the slice zeroed. Source: torch/csrc/autograd/functions/tensor.cpp, CopySlices::apply,
+    CopyBackwards::apply.
+
+    >>> from oomph.tape.testing import cost, frozen
+    >>> cost(copy_into_slice, frozen(4, 256), (4, 64)), cost(copy_into_slice, (4, 256), (4, 64)).backward
+    (Cost(allocated=0, saved=0, backward=2560), 3072)
+    """
+    node = record("CopySlices", (x, source), _copy_slices_backward)
+    return made_by(x.detach(), node)
+
+
+def _copy_slices_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient, ((shape, _), (part, dtype)) = grad(gradients), node.inputs
+    whole = new(gradient.tape, shape, gradient.dtype, op="new_empty_strided")
+    own = new(gradient.tape, part, gradient.dtype, op="clone")
+    zeros = new(gradient.tape, part, gradient.dtype, op="zeros_like") if node.needs(0) else None
+    if own.dtype != dtype and node.needs(1):
+        own = like(own, dtype)
+    del zeros
+    return [whole if node.needs(0) else None, own if node.needs(1) else None]
+
+
 def split(x: Sym, size: Size, parts: int) -> tuple[Sym, ...]:
     """Return x cut along the last axis into `parts` views of `size`; each keeps the whole of x alive.
 
@@ -257,7 +313,7 @@ def split_sizes(x: Sym, sizes: Sequence[Size]) -> tuple[Sym, ...]:
 def cat(tensors: Sequence[Sym], axis: int, dtype: str | None = None) -> Sym:
     """Return tensors one behind the other on an axis, a new contiguous tensor: a cache [B, K, S, D] and one token.
 
-    `dtype` is that of an empty tensor before them, if it is wider than theirs.
+    `dtype` is that of an empty tensor before them, if it is wider than theirs; the widest of theirs is taken.
 
     Saves nothing, sizes do: backward hands out views of the gradient. Source: ATen/native/cuda/Shape.cu, cat;
     torch/csrc/autograd/FunctionsManual.cpp, cat_tensors_backward.
@@ -268,9 +324,10 @@ def cat(tensors: Sequence[Sym], axis: int, dtype: str | None = None) -> Sym:
     """
     node = record("Cat", tensors, _cat_backward)
     shape = list(tensors[0].shape)
-    for more in tensors[1:]:
-        shape[axis] = shape[axis] + more.shape[axis]
-    return made_by(new(tensors[0].tape, shape, dtype or tensors[0].dtype, op="cat"), node)
+    for size in [more.shape[axis] for more in tensors[1:]]:  # no name holds a tensor longer than its list does
+        shape[axis] = shape[axis] + size
+    dtype = dtype or max([one.dtype for one in tensors], key=WIDTH.__getitem__)
+    return made_by(new(tensors[0].tape, shape, dtype, op="cat"), node)
 
 
 def _cat_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:

@@ -47,7 +47,11 @@ def scaled_dot_product_attention(query: Sym, key: Sym, value: Sym, call: Call) -
         return KERNELS[taken(query.tape.kernel, query, key, value, call)](query, key, value, call)
 
 
-def _in_layout_of(x: Sym, op: str) -> Sym:
+def _in_layout_of(x: Sym, op: str, width: Size | None = None) -> Sym:
+    """Return a new tensor in the memory order of x, of another width if that is given (alloc_with_matching_layout)."""
+    if width is not None and not yes(width == x.shape[-1]):
+        shape = (*x.shape[:-1], width)
+        return new(x.tape, shape, x.dtype, elementwise_strides(shape, (x,)), op)
     strides = x.strides if x.is_dense() else elementwise_strides(x.shape, (x,))
     return new(x.tape, x.shape, x.dtype, strides, op)
 
@@ -141,8 +145,8 @@ def efficient_attention(query: Sym, key: Sym, value: Sym, call: Call) -> Sym:
     mask = _for_every_head(additive(call.mask, query.dtype), query, key)
     node = record("Efficient", (query, key, value), _efficient_backward)
     save(node, mask, key, query, value)
-    tape, (batch, heads, length, size) = query.tape, query.shape
-    out = _heads_inside(tape, (batch, heads, length, size), query.dtype, op)
+    tape, (batch, heads, length, _) = query.tape, query.shape
+    out = _heads_inside(tape, (batch, heads, length, value.shape[-1]), query.dtype, op)
     rows = (length + LOG_SUM_EXP_STEP - 1) // LOG_SUM_EXP_STEP * LOG_SUM_EXP_STEP
     log_sum_exp = new(tape, (batch, heads, rows), "fp32", op=op) if node is not None else None
     seed = new(tape, (), "int64", op=op)
@@ -154,8 +158,10 @@ def efficient_attention(query: Sym, key: Sym, value: Sym, call: Call) -> Sym:
 
 def _efficient_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
     gradient = grad(gradients)
-    tape, (batch, heads, length, size) = gradient.tape, gradient.shape
-    steps = (*_copies(grad_out=gradient), *efficient_backward(batch, heads, length, size, gradient.dtype))
+    tape, (batch, heads, length, value_size) = gradient.tape, gradient.shape
+    size = node.inputs[0][0][-1]
+    backward = efficient_backward(batch, heads, length, size, gradient.dtype, value_size=value_size)
+    steps = (*_copies(grad_out=gradient), *backward)
     op = "Efficient_backward"
     return run(tape, steps, lambda: [_heads_inside(tape, shape, dtype, op) for shape, dtype in node.inputs])
 
@@ -184,7 +190,7 @@ def cudnn_attention(query: Sym, key: Sym, value: Sym, call: Call) -> Sym:
     node = record("Cudnn", (query, key, value), _cudnn_backward)
     save(node, mask, key, query, value)
     tape, (batch, heads, length, _) = query.tape, query.shape
-    out = _in_layout_of(query, op)
+    out = _in_layout_of(query, op, value.shape[-1])
     log_sum_exp = new(tape, (batch, heads, length, 1), "fp32", op=op)
     seed = new(tape, (), "int64", op=op)
     offset = new(tape, (), "int64", op=op)

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 PROGRAMS: dict[str, str] = {
     "falcon": "falcon",
+    "deepseek_v2": "llama",
+    "deepseek_v3": "llama",
+    "dots1": "llama",
     "gpt2": "gpt2",
     "gpt_bigcode": "gpt_bigcode",
     "gpt_neox": "gpt_neox",

@@ -11,6 +11,7 @@ from typing import Any
 
 from oomph import ops
 from oomph.blocks.attention import Attention
+from oomph.blocks.latent_attention import LatentAttention
 from oomph.programs.cache import Cache, dynamic_cache
 from oomph.programs.loss import causal_lm_loss, kept
 from oomph.tape.bound import Bound
@@ -19,6 +20,7 @@ from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym
 
 HOLDS_MASK_ARGUMENTS = frozenset({"qwen2", "qwen3", "qwen2_moe"})
+CAPTURES_MASK_ARGUMENTS = frozenset({"dots1"})  # the same in a closure, which dies after the frame's locals
 CACHE_FIRST = frozenset({"mixtral", "qwen3_moe"})  # makes its cache before it embeds
 IDS_FIRST = frozenset(
     {"mistral", "mixtral", "qwen2_moe", "qwen3_moe"}
@@ -92,7 +94,8 @@ def model(
     if model_type in HOLDS_MASK_ARGUMENTS:
         mask_kwargs = {"inputs_embeds": inputs_embeds, "position_ids": position_ids}  # noqa: F841
     hidden_states: Sym = inputs_embeds
-    position_embeddings = ops.rotary_tables(hidden_states, position_ids, head_dim(m))
+    tables = ops.complex_tables if model_type == "deepseek_v2" else ops.rotary_tables
+    position_embeddings: Any = tables(hidden_states, position_ids, head_dim(m))
 
     for index, layer in enumerate(m.layers):
         tape.begin_layer(index, layer.path)
@@ -106,6 +109,8 @@ def model(
             hidden_states = decoder_layer(
                 layer, hidden_states, position_embeddings, causal_masks[windows[index]], past_key_values, index
             )
+    if model_type in CAPTURES_MASK_ARGUMENTS:
+        mask_kwargs_cell = {"inputs_embeds": inputs_embeds, "position_ids": position_ids}  # noqa: F841
     tape.end_layers()
     hidden_states = m.norm(hidden_states)
     return hidden_states, past_key_values
@@ -154,6 +159,8 @@ class _Call:
 def head_dim(m: Bound) -> int:
     """Return the width of the rotary tables."""
     block = next(iter(m.layers)).self_attn.block
+    if isinstance(block, LatentAttention):
+        return block.qk_rope_head_dim
     if not isinstance(block, Attention):
         raise TypeError("the layers of this frame hold plain attention")
     return block.head_dim

@@ -99,6 +99,8 @@ def nested(model: Model) -> Module:
     """Return the model's parts as a tree: "model.layers" becomes layers inside model."""
     tree: dict[str, Any] = {}
     for path, part in model.parts.items():
+        if isinstance(part, Block) and part.kind == "mtp":
+            continue  # transformers loads none of it
         node = tree
         *outer, last = path.split(".")
         for name in outer:

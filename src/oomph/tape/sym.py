@@ -100,6 +100,11 @@ class Sym:
 
     __rmul__ = __mul__
 
+    def __sub__(self, other: Sym) -> Sym:
+        from oomph.ops import elementwise
+
+        return elementwise.sub(self, other)
+
     def __neg__(self) -> Sym:
         from oomph.ops import elementwise
 
