@@ -23,6 +23,18 @@ Kernel = Literal["flash", "efficient", "cudnn", "math", "eager"]
 Checkpointing = Literal["none", "reentrant", "non-reentrant"]
 OptimizerName = Literal["adamw", "sgd", "sgd-momentum", "none"]
 Implementation = Literal["foreach", "fused", "loop"]
+Loss = Literal[
+    "hf",  # transformers' own, of logits in fp32
+    "hf-4.46",  # as it was from 4.46 to 4.49: shifted fp32 logits are one more copy
+    "hf-4.45",  # up to 4.45: the model's logits are fp32, and shifted ones a copy
+    "shifted",  # logits shifted in their own dtype: models with code of their own
+    "mean",  # of fp32 logits, as profiling scripts take it
+    "fused",  # Unsloth's kernel in transformers 4.46 to 4.49, as fms-acceleration puts it
+    "fused-4.45",  # the same up to 4.45
+    "liger",  # Liger's fused linear cross entropy
+    "liger-fms",  # the same of 2024, as fms-acceleration carries it
+    "cut",  # Apple's cut cross entropy
+]
 ZeroGrad = Literal["after-step", "before-forward", "before-backward"]
 
 
@@ -37,12 +49,16 @@ class TrainJob:
     `fp32_outputs`: accelerate's wrapper, which returns logits as fp32 copies. `padding`: the batch carries a padding
     mask, which disables flash. `packing`: each row holds several sequences one behind the other, told apart by position
     ids that the caller passes instead of a mask; transformers then builds a mask itself, unless there is a cache.
+    `autocast`: 16-bit weights under autocast too, as accelerate's mixed precision over them: adapters in fp32 are cast,
+    losses upcast. `loss`: what follows the last hidden state.
     `zero_grad`: where gradients are zeroed, or freed with `set_to_none`; of several micro-batches in the first one.
     """
 
     batch: int = 1
     seq_len: int = 2048
     precision: Precision = "bf16"
+    autocast: bool = False
+    loss: Loss = "hf"
     attention: Kernel = "flash"
     padding: bool = False
     packing: bool = False
@@ -106,6 +122,7 @@ def shortened(job: TrainJob | InferJob) -> TrainJob | InferJob:
     return job
 
 
+SIXTEEN_BIT_LOSSES = frozenset({"cut", "liger-fms"})  # whose products fail with, or whose kernels refuse, fp32 weights
 MOST = 2**31  # tokens, sequences or micro-batches beyond which a number is a slip of the keyboard
 
 
@@ -124,6 +141,12 @@ def check(job: TrainJob | InferJob) -> None:
     if isinstance(job, TrainJob) and job.padding and job.packing:
         fix = "Leave one out: transformers looks for packed sequences only where there is no mask."
         raise UsageError("A batch has a padding mask or packed sequences, not both.", fix)
+    if isinstance(job, TrainJob) and job.loss in SIXTEEN_BIT_LOSSES and job.precision not in ("bf16", "fp16"):
+        raise UsageError(
+            f"The loss {job.loss} wants weights in 16 bit.", "Take precision bf16 or fp16, or the loss liger."
+        )
+    if isinstance(job, TrainJob) and job.autocast and job.precision == "fp32":
+        raise UsageError("fp32 weights under autocast are a precision of their own.", "Take amp-bf16 or amp-fp16.")
 
 
 @cache

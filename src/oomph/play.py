@@ -27,7 +27,7 @@ from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym
 from oomph.tape.tape import Place, autocast
 
-Forward = Callable[..., "tuple[Sym | None, Sym, Any]"]
+Forward = Callable[..., "tuple[Sym | None, Sym | None, Any]"]
 
 
 def weight_dtype(job: TrainJob) -> str:
@@ -37,7 +37,7 @@ def weight_dtype(job: TrainJob) -> str:
 
 def autocast_dtype(job: TrainJob) -> str | None:
     """Return the dtype autocast works in, None without autocast."""
-    return job.precision.removeprefix("amp-") if job.precision.startswith("amp-") else None
+    return job.precision.removeprefix("amp-") if job.autocast or job.precision.startswith("amp-") else None
 
 
 def play(model: Model, job: TrainJob | InferJob, *, layers: Size | None = None, on: Place = "gpu") -> Played:
@@ -59,7 +59,7 @@ def train_step(
     program = program_of(model)
     tape = Tape(on)
     recorder = tape.recorder
-    tape.kernel, tape.dropout = job.attention, job.dropout
+    tape.kernel, tape.dropout, tape.loss = job.attention, job.dropout, job.loss
     with tape.playing():
         recorder.mark("parameters")
         bound = bind(model, tape, weight_dtype(job))
@@ -177,9 +177,11 @@ def _micro_batch(
     }
     with autocast(tape, autocast_dtype(job)):
         loss, logits, cache = forward(*arguments, **options)
-        if job.fp32_outputs:
+        if job.fp32_outputs and logits is not None:
             logits = ops.cast(logits, "fp32")
         outputs = [cache, logits, loss]  # dies from the back, the loss first, as a ModelOutput does
+        if job.loss == "mean" and logits is not None:
+            loss = ops.mean_of_all(logits)
         del arguments, options, logits, cache
         if job.keep_outputs:
             kept[:] = [outputs]

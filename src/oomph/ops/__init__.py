@@ -8,10 +8,11 @@ from oomph.ops.activation import activate, gelu_new, silu, tanh
 from oomph.ops.attention import attention, gpt2_attention
 from oomph.ops.elementwise import add, cast, dropout, mean, mul, neg, power, rsqrt, softmax, unary
 from oomph.ops.indexing import cat, contiguous, expand, rows, slice_axis, split, transpose, unsqueeze, view
-from oomph.ops.loss import cross_entropy
+from oomph.ops.loss import cross_entropy, fused_cross_entropy
 from oomph.ops.masks import causal_mask
 from oomph.ops.matmul import addmm, bmm, linear, matmul
 from oomph.ops.norm import layer_norm
+from oomph.ops.reduce import divided, mean_of_all, total
 from oomph.ops.rotary import apply_rotary, rotary_tables
 from oomph.ops.table import embedding
 
@@ -27,15 +28,18 @@ __all__ = [
     "causal_mask",
     "contiguous",
     "cross_entropy",
+    "divided",
     "dropout",
     "embedding",
     "expand",
+    "fused_cross_entropy",
     "gelu_new",
     "gpt2_attention",
     "layer_norm",
     "linear",
     "matmul",
     "mean",
+    "mean_of_all",
     "mul",
     "neg",
     "power",
@@ -47,6 +51,7 @@ __all__ = [
     "softmax",
     "split",
     "tanh",
+    "total",
     "transpose",
     "unary",
     "unsqueeze",
