@@ -36,6 +36,13 @@ Loss = Literal[
     "cut",  # Apple's cut cross entropy
 ]
 ZeroGrad = Literal["after-step", "before-forward", "before-backward"]
+Method = Literal[
+    "full",
+    "lora",
+    "qlora",  # lora on an nf4 base with double quantisation, prepared as PEFT does, all linear maps
+]
+AdapterDtype = Literal["fp32", "base"]
+RANKED = frozenset({"lora", "qlora"})  # methods that have a rank
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,10 @@ class TrainJob:
     `autocast`: 16-bit weights under autocast too, as accelerate's mixed precision over them: adapters in fp32 are cast,
     losses upcast. `loss`: what follows the last hidden state.
     `zero_grad`: where gradients are zeroed, or freed with `set_to_none`; of several micro-batches in the first one.
+
+    `method` is how PEFT wraps the model, and what trains. `rank` is the adapters'; `targets` the maps that get one:
+    names with commas between them, "all-linear", or "default", which is PEFT's choice for the model. `adapter_dropout`
+    is the rate on an adapter's input; `adapter_dtype` fp32 is what PEFT's autocast_adapter_dtype does.
     """
 
     batch: int = 1
@@ -76,9 +87,19 @@ class TrainJob:
     steady: bool = True
     set_to_none: bool = True
     zero_grad: ZeroGrad = "after-step"
+    method: Method = "full"
+    rank: int = 8
+    targets: str = "default"
+    adapter_dropout: float = 0.0
+    adapter_dtype: AdapterDtype = "fp32"
 
     def __post_init__(self) -> None:
         check(self)
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Names of the fields that are sizes."""
+        return ("batch", "seq_len", "rank") if self.method in RANKED else ("batch", "seq_len")
 
     @property
     def leaves_gradients(self) -> bool:
@@ -106,6 +127,11 @@ class InferJob:
 
     def __post_init__(self) -> None:
         check(self)
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Names of the fields that are sizes."""
+        return ("batch", "seq_len", "max_cache_len")
 
 
 REPEATED = 3  # micro-batches from which on each does what the one before did
@@ -138,7 +164,17 @@ def check(job: TrainJob | InferJob) -> None:
         low = 0 if field.name in ("decode", "max_cache_len", "logits_to_keep") else 1
         if hints[field.name] is int and not low <= value <= MOST:
             raise UsageError(f"{field.name} cannot be {value}.", f"Give a whole number of at least {low}.")
-    if isinstance(job, TrainJob) and job.padding and job.packing:
+        if hints[field.name] is float and not 0 <= value < 1:
+            raise UsageError(f"{field.name} cannot be {value}.", "A rate is at least 0 and less than 1.")
+    if isinstance(job, TrainJob):
+        _check_training(job)
+
+
+def _check_training(job: TrainJob) -> None:
+    """Refuse what does not go together."""
+    if not any(word.strip() for word in job.targets.split(",")):
+        raise UsageError("targets names no module.", "Say q_proj,v_proj, all-linear or default.")
+    if job.padding and job.packing:
         fix = "Leave one out: transformers looks for packed sequences only where there is no mask."
         raise UsageError("A batch has a padding mask or packed sequences, not both.", fix)
     if isinstance(job, TrainJob) and job.loss in SIXTEEN_BIT_LOSSES and job.precision not in ("bf16", "fp16"):

@@ -10,8 +10,9 @@ from functools import partial
 from typing import Any
 
 from oomph import ops
-from oomph.errors import UnsupportedError
+from oomph.errors import UnsupportedError, UsageError
 from oomph.job import InferJob, TrainJob
+from oomph.methods import adapted
 from oomph.model import Model
 from oomph.optimizers import Optimizer
 from oomph.optimizers.clip import clip_grad_norm
@@ -57,14 +58,18 @@ def train_step(
     there; with `warm_up`, or where outputs are kept and so a whole graph, the earlier one is played too.
     """
     program = program_of(model)
+    model = adapted(model, job)
     tape = Tape(on)
     recorder = tape.recorder
     tape.kernel, tape.dropout, tape.loss = job.attention, job.dropout, job.loss
+    tape.inputs_train = job.checkpointing != "none"  # transformers' enable_input_require_grads
     with tape.playing():
         recorder.mark("parameters")
         bound = bind(model, tape, weight_dtype(job))
         tape.scope = ""
         parameters = [one for one in bound.parameters() if one.requires_grad]
+        if not parameters:
+            raise UsageError("Nothing trains in this job.", "Choose a method, or parts to train, that the model has.")
         buffers = program.buffers(bound)
         for each in buffers:
             tape.note(each, "buffer")

@@ -60,6 +60,11 @@ HELP: dict[Job, dict[str, str]] = {
         "steady": "A later step, when optimizer states exist, or the first one.",
         "set_to_none": "zero_grad frees the gradients, or fills them with zeros.",
         "zero_grad": "Where in the loop zero_grad is called.",
+        "method": "What trains, and what PEFT adds.",
+        "rank": "Rank of adapters.",
+        "targets": "Maps that get an adapter: names with commas, all-linear, or PEFT's choice for the model.",
+        "adapter_dropout": "Rate of dropout on an adapter's input.",
+        "adapter_dtype": "Dtype of adapters: fp32 as in PEFT, or the base's.",
     },
     InferJob: {
         "batch": "Sequences at a time.",

@@ -62,7 +62,13 @@ def build(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu")
         model = transformers.AutoModelForCausalLM.from_config(
             config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
         )
-    return model.train() if isinstance(job, TrainJob) else model.eval()
+    if not isinstance(job, TrainJob):
+        return model.eval()
+    if job.method == "full":
+        return model.train()
+    from oomph.referee.adapters import adapt
+
+    return adapt(model, job).train()
 
 
 def _without_dropout(config: Any) -> None:
@@ -86,7 +92,7 @@ def train(model: Any, job: TrainJob, watcher: Watcher, warm_up: bool | None = No
 
     Inputs are made where the model is.
     """
-    if job.packing and "position_ids" not in inspect.signature(model.forward).parameters:
+    if job.packing and "position_ids" not in inspect.signature(unwrapped(model).forward).parameters:
         raise UnsupportedError(f"{type(model).__name__} takes no position ids.", "Leave out packing.")
     _checkpoint(model, job)
     install(model, job.loss)
@@ -98,6 +104,11 @@ def train(model: Any, job: TrainJob, watcher: Watcher, warm_up: bool | None = No
         _step(model, job, optimizer, watcher, kept)
     watcher.ready(model, optimizer)
     _step(model, job, optimizer, watcher, kept)
+
+
+def unwrapped(model: Any) -> Any:
+    """Return transformers' own model inside PEFT's."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def has_warm_up(job: TrainJob) -> bool:

@@ -27,7 +27,9 @@ IGNORED = -100
 
 
 def install(model: Any, loss: str) -> None:
-    """Give a model the loss of a job."""
+    """Give a model, or the one that PEFT wrapped, the loss of a job."""
+    if hasattr(model, "get_base_model"):
+        model = model.get_base_model()
     if loss in OWN:
         if loss == "mean":
             _upcast(model)
