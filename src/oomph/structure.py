@@ -19,7 +19,9 @@ from oomph.tape.sizes import Sheet, Size
 from oomph.tensor import Tensor
 
 Job = TrainJob | InferJob
-STACKS = ("model.layers", "transformer.h")
+STACKS = (
+    "model.layers", "transformer.h", "gpt_neox.layers", "transformer.blocks", "model.decoder.layers", "biogpt.layers",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,13 @@ class Rewritten(Block):
 
 
 @dataclass(frozen=True, eq=False)
+class Layer(Module):
+    """A decoder layer whose attention and MLP stand side by side if `parallel`, else one behind the other."""
+
+    parallel: bool = False
+
+
+@dataclass(frozen=True, eq=False)
 class Stack(Block):
     """An indexed list of blocks, like nn.ModuleList: decoder layers, experts.
 

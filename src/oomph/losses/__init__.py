@@ -1,7 +1,7 @@
 """The end of a causal language model in training: the output projection and the loss, one file per way of computing it.
 
-A file holds `end(hidden_states, weight, labels)`: hidden states [B, S, H], the projection's weight [V, H] and labels
-[B, S] to the loss, None where the caller makes one of the logits, and the logits that the model returns, None where
+A file holds `end(hidden_states, weight, labels, bias)`: hidden states [B, S, H], the projection's weight [V, H], labels
+[B, S] and bias [V] to the loss, None where the caller makes one of the logits, and the logits that the model returns, None where
 they never exist as a whole.
 """
 
@@ -27,6 +27,7 @@ LOSSES: dict[str, str] = {
     "liger-fms": "liger_fms",
     "cut": "cut",
 }
+WITHOUT_BIAS = frozenset({"liger", "liger-fms", "cut"})  # played for heads without one
 OF_LOGITS = frozenset({"hf"})  # what a program can compute that makes its logits itself
 
 
@@ -35,9 +36,13 @@ def loss_file(name: str) -> Any:
     return import_module(f"oomph.losses.{LOSSES[name]}")
 
 
-def end_of_model(hidden_states: Sym, weight: Sym, labels: Sym) -> tuple[Sym | None, Sym | None]:
+def end_of_model(
+    hidden_states: Sym, weight: Sym, labels: Sym, bias: Sym | None = None
+) -> tuple[Sym | None, Sym | None]:
     """Return the loss of the job that is played, and the logits, if there are any."""
-    found: tuple[Sym | None, Sym | None] = loss_file(hidden_states.tape.loss).end(hidden_states, weight, labels)
+    if bias is not None and hidden_states.tape.loss in WITHOUT_BIAS:
+        check_loss(hidden_states.tape.loss, "a head with a bias")
+    found: tuple[Sym | None, Sym | None] = loss_file(hidden_states.tape.loss).end(hidden_states, weight, labels, bias)
     return found
 
 

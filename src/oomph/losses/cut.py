@@ -10,6 +10,6 @@ from oomph.ops.linear_loss import cut_cross_entropy
 from oomph.tape.sym import Sym
 
 
-def end(hidden_states: Sym, weight: Sym, labels: Sym) -> tuple[Sym, None]:
+def end(hidden_states: Sym, weight: Sym, labels: Sym, bias: Sym | None = None) -> tuple[Sym, None]:
     """Return the loss; there are no logits."""
     return cut_cross_entropy(ops.contiguous(hidden_states), weight, labels), None

@@ -12,9 +12,9 @@ from oomph.losses.labels import shifted
 from oomph.tape.sym import Sym
 
 
-def end(hidden_states: Sym, weight: Sym, labels: Sym) -> tuple[Sym, Sym]:
+def end(hidden_states: Sym, weight: Sym, labels: Sym, bias: Sym | None = None) -> tuple[Sym, Sym]:
     """Return loss and logits."""
-    logits = ops.linear(hidden_states, weight)
+    logits = ops.linear(hidden_states, weight, bias)
     loss = fast_loss(logits, labels)
     return loss, logits
 

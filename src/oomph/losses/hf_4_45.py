@@ -10,9 +10,9 @@ from oomph.losses.shifted import shifted_loss
 from oomph.tape.sym import Sym
 
 
-def end(hidden_states: Sym, weight: Sym, labels: Sym) -> tuple[Sym, Sym]:
+def end(hidden_states: Sym, weight: Sym, labels: Sym, bias: Sym | None = None) -> tuple[Sym, Sym]:
     """Return loss and logits, in fp32."""
-    logits = ops.linear(hidden_states, weight)
+    logits = ops.linear(hidden_states, weight, bias)
     logits = ops.cast(logits, "fp32")
     loss = shifted_loss(logits, labels)
     return loss, logits

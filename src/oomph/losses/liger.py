@@ -13,7 +13,7 @@ from oomph.ops.linear_loss import fused_linear_cross_entropy
 from oomph.tape.sym import Sym
 
 
-def end(hidden_states: Sym, weight: Sym, labels: Sym) -> tuple[Sym, None]:
+def end(hidden_states: Sym, weight: Sym, labels: Sym, bias: Sym | None = None) -> tuple[Sym, None]:
     """Return the loss; there are no logits."""
     return _causal_lm_loss(hidden_states, weight, labels), None
 

@@ -11,7 +11,7 @@ from oomph.ops.linear_loss import fused_linear_cross_entropy_2024
 from oomph.tape.sym import Sym
 
 
-def end(hidden_states: Sym, weight: Sym, labels: Sym) -> tuple[Sym, None]:
+def end(hidden_states: Sym, weight: Sym, labels: Sym, bias: Sym | None = None) -> tuple[Sym, None]:
     """Return the loss; there are no logits. Mirrors lce_forward."""
     shift_hidden_states, shift_labels = shifted(hidden_states, labels)
     return fused_linear_cross_entropy_2024(shift_hidden_states, weight, shift_labels), None

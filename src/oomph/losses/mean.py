@@ -9,8 +9,8 @@ from oomph import ops
 from oomph.tape.sym import Sym
 
 
-def end(hidden_states: Sym, weight: Sym, labels: Sym) -> tuple[None, Sym]:
+def end(hidden_states: Sym, weight: Sym, labels: Sym, bias: Sym | None = None) -> tuple[None, Sym]:
     """Return the logits, in fp32: the caller takes their mean."""
-    logits = ops.linear(hidden_states, weight)
+    logits = ops.linear(hidden_states, weight, bias)
     logits = ops.cast(logits, "fp32")
     return None, logits

@@ -22,9 +22,11 @@ def causal_lm_loss(logits: Sym, labels: Sym) -> Sym:
     return hf.causal_lm_loss(logits, labels)
 
 
-def head_and_loss(hidden_states: Sym, weight: Sym, labels: Sym | None) -> tuple[Sym | None, Sym | None]:
+def head_and_loss(
+    hidden_states: Sym, weight: Sym, labels: Sym | None, bias: Sym | None = None
+) -> tuple[Sym | None, Sym | None]:
     """Return the job's loss, None without labels, and the logits, None where the loss makes none."""
     hidden_states.tape.scope = "lm_head"
     if labels is None:
-        return None, ops.linear(hidden_states, weight)
-    return end_of_model(hidden_states, weight, labels)
+        return None, ops.linear(hidden_states, weight, bias)
+    return end_of_model(hidden_states, weight, labels, bias)
