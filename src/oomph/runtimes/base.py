@@ -63,11 +63,11 @@ class Runtime:
     source: str
     defaults: Callable[[Versions], Defaults]
 
-    def fields(self, versions: Versions = Versions()) -> dict[str, Any]:  # noqa: B008  frozen
+    def fields(self, versions: Versions = Versions()) -> dict[str, Any]:
         """Return the fields of a job that it sets."""
         return {name: default.value for name, default in self.defaults(versions).items()}
 
-    def job(self, versions: Versions = Versions(), **given: Any) -> TrainJob:  # noqa: B008  frozen
+    def job(self, versions: Versions = Versions(), **given: Any) -> TrainJob:
         """Return a job as this program runs it; what is given wins.
 
         >>> from oomph.runtimes import runtime

@@ -1,4 +1,4 @@
-"""finetune.py of Qwen's first models: the Trainer under autocast over bf16 weights, with code that came with the model."""
+"""Qwen's first finetune.py: the Trainer under autocast over bf16 weights, with code that came with the model."""
 
 from __future__ import annotations
 
