@@ -31,9 +31,12 @@ Loss = Literal[
     "mean",  # of fp32 logits, as profiling scripts take it
     "fused",  # Unsloth's kernel in transformers 4.46 to 4.49, as fms-acceleration puts it
     "fused-4.45",  # the same up to 4.45
+    "fused-shifted",  # the same of logits in their own dtype
     "liger",  # Liger's fused linear cross entropy
     "liger-fms",  # the same of 2024, as fms-acceleration carries it
     "cut",  # Apple's cut cross entropy
+    "torchtune",  # logits in 8 chunks, cast to fp32 chunk by chunk
+    "litgpt",  # 128 tokens at a time, in the logits' own dtype
 ]
 ZeroGrad = Literal["after-step", "before-forward", "before-backward"]
 Method = Literal[

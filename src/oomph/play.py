@@ -182,7 +182,7 @@ def _micro_batch(
     }
     with autocast(tape, autocast_dtype(job)):
         loss, logits, cache = forward(*arguments, **options)
-        if job.fp32_outputs and logits is not None:
+        if job.fp32_outputs and isinstance(logits, Sym):
             logits = ops.cast(logits, "fp32")
         outputs = [cache, logits, loss]  # dies from the back, the loss first, as a ModelOutput does
         if job.loss == "mean" and logits is not None:

@@ -12,15 +12,17 @@ from oomph.ops.indexing import (
     contiguous,
     expand,
     leading,
+    pieces,
     rows,
     slice_axis,
     split,
+    split_axis,
     split_sizes,
     transpose,
     unsqueeze,
     view,
 )
-from oomph.ops.loss import cross_entropy, fused_cross_entropy
+from oomph.ops.loss import cross_entropy, cross_entropy_of_rows, fused_cross_entropy
 from oomph.ops.masks import causal_mask
 from oomph.ops.matmul import addmm, bmm, linear, matmul
 from oomph.ops.norm import layer_norm
@@ -42,6 +44,7 @@ __all__ = [
     "causal_mask",
     "contiguous",
     "cross_entropy",
+    "cross_entropy_of_rows",
     "divided",
     "dropout",
     "embedding",
@@ -57,6 +60,7 @@ __all__ = [
     "mean_of_all",
     "mul",
     "neg",
+    "pieces",
     "power",
     "rotary_buffers",
     "rotary_tables",
@@ -66,6 +70,7 @@ __all__ = [
     "slice_axis",
     "softmax",
     "split",
+    "split_axis",
     "split_sizes",
     "tanh",
     "total",

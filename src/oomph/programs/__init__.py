@@ -21,6 +21,7 @@ PROGRAMS: dict[str, str] = {
     "llama": "llama",
     "mistral": "llama",
     "phi": "phi",
+    "qwen": "qwen",
     "qwen2": "llama",
     "qwen3": "llama",
 }

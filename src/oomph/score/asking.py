@@ -15,7 +15,7 @@ from oomph.device_memory import SMALL_SEGMENT
 from oomph.devices import Device, Fleet, find
 from oomph.errors import OomphError, UsageError
 from oomph.header import Source
-from oomph.job import TrainJob
+from oomph.job import TrainJob, shortened
 from oomph.job_ledger import job_ledger
 from oomph.ledger import Ledger
 from oomph.score.reading import Answer, refuse, shown
@@ -39,7 +39,8 @@ class Case:
     @cached_property
     def ledger(self) -> Ledger:
         """The ledger of the job."""
-        repeats = self.job.accumulation if isinstance(self.job, TrainJob) else 1 + self.job.decode
+        job = shortened(self.job)
+        repeats = job.accumulation if isinstance(job, TrainJob) else 1 + job.decode
         if self.subject.model.num_layers * repeats > MAX_PASSES:
             raise refuse("too long", f"{self.subject.model.num_layers} layers, {repeats} times")
         if self.subject.source.origin == "catalogue":
