@@ -45,7 +45,12 @@ Method = Literal[
     "qlora",  # lora on an nf4 base with double quantisation, prepared as PEFT does, all linear maps
 ]
 AdapterDtype = Literal["fp32", "base"]
+Quantization = Literal["none", "nf4", "nf4-dq", "fp4", "fp4-dq"]  # of a frozen base; the names of formats
 RANKED = frozenset({"lora", "qlora"})  # methods that have a rank
+# What a method stands for, where the field has its default.
+PRESETS: dict[str, dict[str, Any]] = {
+    "qlora": {"quantization": "nf4-dq", "kbit_preparation": True, "targets": "all-linear"},
+}
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,9 @@ class TrainJob:
 
     `method` is how PEFT wraps the model, and what trains. `rank` is the adapters'; `targets` the maps that get one:
     names with commas between them, "all-linear", or "default", which is PEFT's choice for the model. `adapter_dropout`
-    is the rate on an adapter's input; `adapter_dtype` fp32 is what PEFT's autocast_adapter_dtype does.
+    is the rate on an adapter's input; `adapter_dtype` fp32 is what PEFT's autocast_adapter_dtype does. `quantization`
+    is bitsandbytes' of a frozen base; `kbit_preparation` PEFT's prepare_model_for_kbit_training, which keeps all else
+    in fp32. qlora sets these three as its paper does; lora with them spelled out is free to differ.
     """
 
     batch: int = 1
@@ -95,9 +102,19 @@ class TrainJob:
     targets: str = "default"
     adapter_dropout: float = 0.0
     adapter_dtype: AdapterDtype = "fp32"
+    quantization: Quantization = "none"
+    kbit_preparation: bool = False
 
     def __post_init__(self) -> None:
         check(self)
+        for name, value in PRESETS.get(self.method, {}).items():
+            if getattr(self, name) == DEFAULTS[name]:
+                object.__setattr__(self, name, value)
+
+    @property
+    def weight_dtype(self) -> str:
+        """The dtype that weights are kept in unless a method says otherwise: fp32 under autocast."""
+        return "fp32" if self.precision.startswith("amp-") else self.precision
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -108,6 +125,9 @@ class TrainJob:
     def leaves_gradients(self) -> bool:
         """Say whether gradients of one step are still there when the next begins."""
         return not self.set_to_none or self.zero_grad != "after-step"
+
+
+DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(TrainJob)}
 
 
 @dataclass(frozen=True)
@@ -177,6 +197,8 @@ def _check_training(job: TrainJob) -> None:
     """Refuse what does not go together."""
     if not any(word.strip() for word in job.targets.split(",")):
         raise UsageError("targets names no module.", "Say q_proj,v_proj, all-linear or default.")
+    if job.quantization != "none" and job.method == "full":
+        raise UsageError("Quantised weights do not train.", "Add --method lora, or leave --quantization out.")
     if job.padding and job.packing:
         fix = "Leave one out: transformers looks for packed sequences only where there is no mask."
         raise UsageError("A batch has a padding mask or packed sequences, not both.", fix)

@@ -31,11 +31,6 @@ from oomph.tape.tape import Place, autocast
 Forward = Callable[..., "tuple[Sym | None, Sym | None, Any]"]
 
 
-def weight_dtype(job: TrainJob) -> str:
-    """Return the dtype parameters are kept in: fp32 under autocast."""
-    return "fp32" if job.precision.startswith("amp-") else job.precision
-
-
 def autocast_dtype(job: TrainJob) -> str | None:
     """Return the dtype autocast works in, None without autocast."""
     return job.precision.removeprefix("amp-") if job.autocast or job.precision.startswith("amp-") else None
@@ -65,7 +60,7 @@ def train_step(
     tape.inputs_train = job.checkpointing != "none"  # transformers' enable_input_require_grads
     with tape.playing():
         recorder.mark("parameters")
-        bound = bind(model, tape, weight_dtype(job))
+        bound = bind(model, tape, job.weight_dtype)
         tape.scope = ""
         parameters = [one for one in bound.parameters() if one.requires_grad]
         if not parameters:

@@ -227,3 +227,19 @@ def foreach_norm(count: Size, largest: Size) -> tuple[Step, ...]:
     9330688
     """
     return (Buffer("output_per_tensor", (count * _parts(largest, CHUNK),), "fp32"), OUTPUTS)
+
+
+def dequantised_linear(
+    shape: tuple[Size, Size], blocks: tuple[Size, ...], dtype: str, nested: bool
+) -> tuple[Step, ...]:
+    """Return the steps of a product with a 4-bit weight [N, K] that no fused kernel takes: it is dequantised first.
+
+    Quantised scales become fp32 twice, as they are and with their offset added. Source: bitsandbytes 0.50,
+    backends/cuda/ops.py, _dequant_linear_fallback.
+
+    >>> steps = dequantised_linear((14336, 4096), (917504,), "bf16", True)
+    >>> [step.n_bytes for step in steps if isinstance(step, Buffer)]
+    [3670016, 3670016, 117440512]
+    """
+    scales = (Buffer("absmax_dq", blocks, "fp32"), Buffer("absmax", blocks, "fp32")) if nested else ()
+    return (*scales, Buffer("B_dq", shape, dtype), OUTPUTS)

@@ -65,6 +65,8 @@ HELP: dict[Job, dict[str, str]] = {
         "targets": "Maps that get an adapter: names with commas, all-linear, or PEFT's choice for the model.",
         "adapter_dropout": "Rate of dropout on an adapter's input.",
         "adapter_dtype": "Dtype of adapters: fp32 as in PEFT, or the base's.",
+        "quantization": "How bitsandbytes keeps the frozen base; dq: scales quantised too.",
+        "kbit_preparation": "PEFT's prepare_model_for_kbit_training: what is not quantised is kept in fp32.",
     },
     InferJob: {
         "batch": "Sequences at a time.",

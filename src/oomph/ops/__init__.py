@@ -9,6 +9,7 @@ from oomph.ops.attention import attention, gpt2_attention
 from oomph.ops.elementwise import add, add_, cast, dropout, mean, mul, neg, power, rsqrt, softmax, unary
 from oomph.ops.indexing import (
     cat,
+    clone,
     contiguous,
     expand,
     leading,
@@ -42,6 +43,7 @@ __all__ = [
     "cast",
     "cat",
     "causal_mask",
+    "clone",
     "contiguous",
     "cross_entropy",
     "cross_entropy_of_rows",

@@ -135,6 +135,19 @@ def contiguous(x: Sym) -> Sym:
     return made_by(new(x.tape, x.shape, x.dtype, op="clone"), node)
 
 
+def clone(x: Sym) -> Sym:
+    """Return x.clone(): a copy in x's layout where that is dense.
+
+    Saves nothing: the gradient passes through. Source: ATen/native/TensorFactories.cpp, clone.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(clone, (4, 256))
+    Cost(allocated=2048, saved=0, backward=0)
+    """
+    node = record("Clone", (x,), pass_through)
+    return made_by(like(x, x.dtype, "clone"), node)
+
+
 def slice_axis(x: Sym, axis: int, start: Size, stop: Size) -> Sym:
     """Return x[..., start:stop, ...]: a view, which keeps the whole of x alive.
 
