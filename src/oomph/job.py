@@ -35,6 +35,21 @@ OptimizerName = Literal[
     "rmsprop_bnb_32bit", "ademamix", "ademamix_8bit", "paged_ademamix_8bit", "paged_ademamix_32bit", "none",
 ]  # fmt: skip
 Implementation = Literal["foreach", "fused", "loop"]
+Loss = Literal[
+    "hf",  # transformers' own, of logits in fp32
+    "hf-4.46",  # as it was from 4.46 to 4.49: shifted fp32 logits are one more copy
+    "hf-4.45",  # up to 4.45: the model's logits are fp32, and shifted ones a copy
+    "shifted",  # logits shifted in their own dtype: models with code of their own
+    "mean",  # of fp32 logits, as profiling scripts take it
+    "fused",  # Unsloth's kernel in transformers 4.46 to 4.49, as fms-acceleration puts it
+    "fused-4.45",  # the same up to 4.45
+    "fused-shifted",  # the same of logits in their own dtype
+    "liger",  # Liger's fused linear cross entropy
+    "liger-fms",  # the same of 2024, as fms-acceleration carries it
+    "cut",  # Apple's cut cross entropy
+    "torchtune",  # logits in 8 chunks, cast to fp32 chunk by chunk
+    "litgpt",  # 128 tokens at a time, in the logits' own dtype
+]
 ZeroGrad = Literal["after-step", "before-forward", "before-backward"]
 Method = Literal[
     "full",
@@ -68,6 +83,8 @@ class TrainJob:
     the HF Trainer asks them to.
     `optimizer_in_backward`: each parameter has its own optimizer, which steps and frees the gradient as soon as it is
     there (a post-accumulate-grad hook).
+    `autocast`: 16-bit weights under autocast too, as accelerate's mixed precision over them: adapters in fp32 are cast,
+    losses upcast. `loss`: what follows the last hidden state.
     `zero_grad`: where gradients are zeroed, or freed with `set_to_none`; of several micro-batches in the first one.
 
     `method` is how PEFT wraps the model, and what trains. `rank` is the adapters'; `targets` the maps that get one:
@@ -80,6 +97,8 @@ class TrainJob:
     batch: int = 1
     seq_len: int = 2048
     precision: Precision = "bf16"
+    autocast: bool = False
+    loss: Loss = "hf"
     attention: Kernel = "flash"
     experts: Experts = "grouped_mm"
     routing: Routing = "balanced"
@@ -180,6 +199,7 @@ def shortened(job: TrainJob | InferJob) -> TrainJob | InferJob:
     return job
 
 
+SIXTEEN_BIT_LOSSES = frozenset({"cut", "liger-fms"})  # whose products fail with, or whose kernels refuse, fp32 weights
 MOST = 2**31  # tokens, sequences or micro-batches beyond which a number is a slip of the keyboard
 
 
@@ -210,6 +230,12 @@ def _check_training(job: TrainJob) -> None:
     if job.padding and job.packing:
         fix = "Leave one out: transformers looks for packed sequences only where there is no mask."
         raise UsageError("A batch has a padding mask or packed sequences, not both.", fix)
+    if isinstance(job, TrainJob) and job.loss in SIXTEEN_BIT_LOSSES and job.precision not in ("bf16", "fp16"):
+        raise UsageError(
+            f"The loss {job.loss} wants weights in 16 bit.", "Take precision bf16 or fp16, or the loss liger."
+        )
+    if isinstance(job, TrainJob) and job.autocast and job.precision == "fp32":
+        raise UsageError("fp32 weights under autocast are a precision of their own.", "Take amp-bf16 or amp-fp16.")
 
 
 def _implementation(optimizer: str, asked: str) -> str:

@@ -29,12 +29,12 @@ from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym
 from oomph.tape.tape import Place, autocast
 
-Forward = Callable[..., "tuple[Sym | None, Sym, Any]"]
+Forward = Callable[..., "tuple[Sym | None, Sym | None, Any]"]
 
 
 def autocast_dtype(job: TrainJob) -> str | None:
     """Return the dtype autocast works in, None without autocast."""
-    return job.precision.removeprefix("amp-") if job.precision.startswith("amp-") else None
+    return job.precision.removeprefix("amp-") if job.autocast or job.precision.startswith("amp-") else None
 
 
 def play(model: Model, job: TrainJob | InferJob, *, layers: Depth | None = None, on: Place = "gpu") -> Played:
@@ -57,7 +57,7 @@ def train_step(
     model = adapted(model, job)
     tape = Tape(on)
     recorder = tape.recorder
-    tape.kernel, tape.dropout = job.attention, job.dropout
+    tape.kernel, tape.dropout, tape.loss = job.attention, job.dropout, job.loss
     tape.inputs_train = job.checkpointing != "none"  # transformers' enable_input_require_grads
     tape.experts, tape.routing = job.experts, job.routing
     with tape.playing():
@@ -196,9 +196,11 @@ def _micro_batch(
     }
     with autocast(tape, autocast_dtype(job)):
         loss, logits, cache = forward(*arguments, **options)
-        if job.fp32_outputs:
+        if job.fp32_outputs and isinstance(logits, Sym):
             logits = ops.cast(logits, "fp32")
         outputs = [cache, logits, loss]  # dies from the back, the loss first, as a ModelOutput does
+        if job.loss == "mean" and logits is not None:
+            loss = ops.mean_of_all(logits)
         del arguments, options, logits, cache
         if job.keep_outputs:
             kept[:] = [outputs]

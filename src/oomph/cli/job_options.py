@@ -42,6 +42,8 @@ HELP: dict[Job, dict[str, str]] = {
         "batch": "Sequences in a micro-batch.",
         "seq_len": "Tokens in a sequence.",
         "precision": "Dtype of weights, gradients and states; amp: fp32 weights under autocast.",
+        "autocast": "16-bit weights under autocast too, as accelerate does.",
+        "loss": "What follows the last hidden state; see docs/losses.md.",
         "attention": "Attention kernel.",
         "experts": "How a mixture computes its experts; transformers takes grouped_mm.",
         "routing": "How tokens are spread over the experts; tells in the eager form only.",

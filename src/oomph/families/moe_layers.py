@@ -64,8 +64,9 @@ def gqa(config: Config, hidden: int, *, bias: bool = False, out_bias: bool = Fal
     norm = Norm(dim) if qk_norm else None
     kv_heads = config.optional_int("num_key_value_heads") or heads
     rate = config.rate("attention_dropout", 0.0)
-    biases = {"qkv_bias": bias, "out_bias": out_bias}
-    return Attention(hidden, heads, kv_heads, dim, q_norm=norm, k_norm=norm, dropout=rate, **biases)
+    return Attention(
+        hidden, heads, kv_heads, dim, qkv_bias=bias, out_bias=out_bias, q_norm=norm, k_norm=norm, dropout=rate
+    )  # fmt: skip
 
 
 def stacked(config: Config, hidden: int, ffn: int, experts: int) -> StackedExperts:

@@ -45,7 +45,10 @@ def quantised(model: Model, job: TrainJob) -> Model:
         if not isinstance(block, Linear) or len(stored.get(path, ())) < 2:  # one tensor: the weight as it is
             return part
         tensors = dict(_tensor(one, path) for one in stored[path])
-        return Linear4bit(block.in_features, block.out_features, block.bias, block.role, tensors, loaded, compute, bias)
+        return Linear4bit(
+            block.in_features, block.out_features, block.bias, block.role,
+            stored=tensors, loaded=loaded, compute=compute, bias_dtype=bias,
+        )  # fmt: skip
 
     return replace(model, parts={path: rewritten(part, change, path) for path, part in model.parts.items()})
 

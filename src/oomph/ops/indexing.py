@@ -7,7 +7,7 @@ from typing import Any
 
 from oomph.ops.elementwise import grad, pass_through
 from oomph.tape.autograd import Gradients, Node, like, made_by, record, save, sum_to
-from oomph.tape.sizes import Size, product, yes
+from oomph.tape.sizes import Size, number, product, yes
 from oomph.tape.sym import WIDTH, Sym, new, view_of, view_strides
 
 
@@ -294,20 +294,34 @@ def split(x: Sym, size: Size, parts: int) -> tuple[Sym, ...]:
     return split_sizes(x, (size,) * parts)
 
 
-def split_sizes(x: Sym, sizes: Sequence[Size]) -> tuple[Sym, ...]:
-    """Return x cut along the last axis into views of these sizes, as split does into equal ones.
+def split_axis(x: Sym, axis: int, sizes: Sequence[Size]) -> tuple[Sym, ...]:
+    """Return x cut along any axis into views of these sizes, as split_sizes does along the last.
 
-    Saves nothing; backward joins the gradients to one tensor of x's size. Source:
+    Saves nothing; backward joins the gradients to one tensor of x's size, when all are there. Source:
     torch/csrc/autograd/FunctionsManual.cpp, split_with_sizes_backward.
 
     >>> from oomph.tape.testing import cost
-    >>> cost(lambda x: split_sizes(x, (128, 64, 64)), (4, 256))
+    >>> cost(lambda x: split_axis(x, 0, (3, 1)), (4, 256))
     Cost(allocated=0, saved=0, backward=2048)
     """
     node = record("Split", (x,), _whole_backward, outputs=len(sizes))
-    return tuple(
-        made_by(Sym((*x.shape[:-1], size), x.dtype, x.strides, x.storage), node, at) for at, size in enumerate(sizes)
-    )
+    shapes = [(*x.shape[:axis], size, *x.shape[axis + 1 :]) for size in sizes]
+    return tuple(made_by(Sym(shape, x.dtype, x.strides, x.storage), node, at) for at, shape in enumerate(shapes))
+
+
+def pieces(length: Size, size: Size) -> list[Size]:
+    """Return the lengths of the pieces of a split into pieces of one size: the last one is what is left. Allocates
+    nothing; how many there are is part of what was played.
+
+    Source: ATen/native/TensorShape.cpp, split.
+
+    >>> from oomph.tape.testing import cost, frozen
+    >>> pieces(300, 128), cost(lambda x: pieces(4, 4), frozen(1)).allocated
+    ([128, 128, 44], 0)
+    """
+    count = number((length + size - 1) // size)
+    yes((length + size - 1) // size == count)
+    return [size] * (count - 1) + [length - size * (count - 1)]
 
 
 def cat(tensors: Sequence[Sym], axis: int, dtype: str | None = None) -> Sym:

@@ -177,6 +177,11 @@ def _folds(x: Sym) -> bool:
     return all(yes(outer == inner * size) for size, outer, inner in steps)
 
 
+def _repeated(matrix: Sym, count: Size) -> Sym:
+    """Return a matrix as one of each of a batch: a view."""
+    return Sym((count, *matrix.shape), matrix.dtype, (0, *matrix.strides), matrix.storage)
+
+
 def linear(x: Sym, weight: Sym, bias: Sym | None = None) -> Sym:
     """Return F.linear: x [.., K] with weight [N, K] and bias [N] to [.., N].
 
@@ -207,7 +212,9 @@ def linear(x: Sym, weight: Sym, bias: Sym | None = None) -> Sym:
     else:
         turned = transpose(weight, 0, 1)
         if not (weight.requires_grad or _folds(x)):
-            return new(x.tape, (*x.shape[:-1], weight.shape[0]), x.dtype, op="bmm")
+            batch: tuple[Size, ...] = (product(x.shape[:-2]), *x.shape[-2:])
+            out = bmm(view(x, batch), _repeated(turned, batch[0]))
+            return view(out, (*x.shape[:-1], weight.shape[0]))
         rows = view(x, flat)
         out = mm(rows, turned)
     return view(out, (*x.shape[:-1], weight.shape[0]))

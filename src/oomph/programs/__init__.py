@@ -28,6 +28,7 @@ PROGRAMS: dict[str, str] = {
     "phi": "phi",
     "mixtral": "llama",
     "olmoe": "llama",
+    "qwen": "qwen",
     "qwen2": "llama",
     "qwen2_moe": "llama",
     "qwen3": "llama",

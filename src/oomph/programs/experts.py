@@ -50,7 +50,7 @@ def _grouped_linear(m: Bound, name: str, x: Sym, offsets: Sym, expert_ids: Sym) 
     weight: Sym = m[name]
     selected_biases = ops.take(m[f"{name}_bias"], expert_ids) if m.bias else None
     out = ops.grouped_mm(x, weight if m.transposed else ops.transpose(weight, -2, -1), offsets)
-    return out if selected_biases is None else ops.add_in_place(out, selected_biases)
+    return out if selected_biases is None else ops.add_(out, selected_biases)
 
 
 def gated(m: Bound, gate_up: Sym) -> Sym:

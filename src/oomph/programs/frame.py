@@ -10,7 +10,7 @@ from typing import Any
 from oomph import ops
 from oomph.errors import UnsupportedError
 from oomph.programs.cache import Cache
-from oomph.programs.loss import causal_lm_loss, kept
+from oomph.programs.loss import head_and_loss, kept
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sizes import Size
@@ -43,13 +43,13 @@ def counted_positions(input_ids: Sym) -> Sym:
 def call(
     layer: Bound,
     index: int,
-    block: Callable[..., Sym],
+    block: Callable[..., Any],
     checkpointing: Checkpointing,
     past_key_values: Cache | None,
     hidden_states: Sym,
     *arguments: Any,
     **options: Any,
-) -> Sym:
+) -> Any:
     """Call a decoder layer, or checkpoint it: `arguments` are then saved, `options` kept alive in a partial.
 
     `block(layer, hidden_states, *arguments, **options, past_key_values, index)` is its forward.
@@ -57,7 +57,7 @@ def call(
     tape = layer.tape
     tape.begin_layer(index, layer.path)
     if checkpointing.takes(index):
-        return checkpointing(tape, partial(block, layer, **options), hidden_states, *arguments)  # type: ignore[no-any-return]
+        return checkpointing(tape, partial(block, layer, **options), hidden_states, *arguments)
     return block(layer, hidden_states, *arguments, **options, past_key_values=past_key_values, index=index)
 
 
@@ -75,7 +75,7 @@ def language_model(body: Body, base: str, embed: str, head: str = "lm_head") -> 
         past_key_values: Cache | None = None,
         use_cache: bool = False,
         logits_to_keep: Size = 0,
-    ) -> tuple[Sym | None, Sym, Cache | None]:
+    ) -> tuple[Sym | None, Sym | None, Cache | None]:
         hidden_states, past_key_values = body(
             m[base],
             input_ids,
@@ -86,20 +86,16 @@ def language_model(body: Body, base: str, embed: str, head: str = "lm_head") -> 
             use_cache=use_cache,
         )
         hidden_states = kept(hidden_states, logits_to_keep)
-        logits = project(m[head], hidden_states, at(m[base], embed).weight)
-        loss = None
-        if labels is not None:
-            loss = causal_lm_loss(logits, labels)
+        loss, logits = project(m[head], hidden_states, at(m[base], embed).weight, labels)
         return loss, logits, past_key_values
 
     return causal_lm
 
 
-def project(head: Bound, hidden_states: Sym, table: Sym) -> Sym:
-    """Mirror lm_head(hidden_states): with the embedding's `table` where the head is tied to it."""
-    head.tape.scope = "lm_head"
+def project(head: Bound, hidden_states: Sym, table: Sym, labels: Sym | None) -> tuple[Sym | None, Sym | None]:
+    """Return loss and logits, with the embedding's `table` as the head's weight where it is tied to it."""
     weight, bias = head.parts["weight"], head.parts["bias"]
-    return ops.linear(hidden_states, table if weight is None else weight, bias)
+    return head_and_loss(hidden_states, table if weight is None else weight, labels, bias)
 
 
 def seen_length(past_key_values: Cache) -> Size:

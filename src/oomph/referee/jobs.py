@@ -17,6 +17,7 @@ import torch
 from oomph.errors import UnsupportedError
 from oomph.job import InferJob, TrainJob
 from oomph.optimizer_names import KINDS
+from oomph.referee.losses import install
 from oomph.referee.meta import clean
 from oomph.referee.optimizers import make_optimizer
 
@@ -107,6 +108,7 @@ def train(model: Any, job: TrainJob, watcher: Watcher, warm_up: bool | None = No
     if job.packing and "position_ids" not in inspect.signature(unwrapped(model).forward).parameters:
         raise UnsupportedError(f"{type(model).__name__} takes no position ids.", "Leave out packing.")
     _checkpoint(model, job)
+    install(model, job.loss)
     if job.fp32_outputs:
         model.forward = returning_fp32(model.forward)
     optimizer = make_optimizer(job, model)
@@ -175,11 +177,13 @@ def _micro_batch(
     if job.packing:
         inputs["position_ids"] = _two_in_a_row(job, model.device)
     inputs["labels"] = torch.zeros(job.batch, job.seq_len, dtype=torch.long, device=model.device)
+    given = {name: each for name, each in inputs.items() if job.loss != "mean" or name != "labels"}
     with _autocast(job, model.device.type):
-        outputs = model(**inputs, use_cache=job.use_cache)
+        outputs = model(**given, use_cache=job.use_cache)
+        loss = outputs.logits.mean() if job.loss == "mean" else outputs.loss
         if job.keep_outputs:
             kept[:] = [outputs]
-    loss = outputs.loss
+    del given
     if job.accumulation > 1:
         loss = loss / job.accumulation
     if not job.hold_logits:
@@ -219,7 +223,7 @@ def _two_in_a_row(job: TrainJob, device: Any) -> torch.Tensor:
 
 
 def _autocast(job: TrainJob, device_type: str) -> Any:
-    if not job.precision.startswith(AUTOCAST):
+    if not (job.autocast or job.precision.startswith(AUTOCAST)):
         return contextlib.nullcontext()
     return torch.autocast(device_type, dtype=DTYPES[job.precision.removeprefix(AUTOCAST)])
 

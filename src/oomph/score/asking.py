@@ -10,13 +10,16 @@ from typing import Any
 
 from oomph.allocator import Config
 from oomph.answer import Subject, ledger
+from oomph.constants import rule
+from oomph.device_memory import SMALL_SEGMENT
 from oomph.devices import Device, Fleet, find
 from oomph.errors import OomphError, UsageError
 from oomph.header import Source
-from oomph.job import TrainJob
+from oomph.job import TrainJob, shortened
 from oomph.job_ledger import job_ledger
 from oomph.ledger import Ledger
 from oomph.score.reading import Answer, refuse, shown
+from oomph.steps import Step, step
 from oomph.structure import Job
 from oomph.units import parse_size
 
@@ -36,7 +39,8 @@ class Case:
     @cached_property
     def ledger(self) -> Ledger:
         """The ledger of the job."""
-        repeats = self.job.accumulation if isinstance(self.job, TrainJob) else 1 + self.job.decode
+        job = shortened(self.job)
+        repeats = job.accumulation if isinstance(job, TrainJob) else 1 + job.decode
         if self.subject.model.num_layers * repeats > MAX_PASSES:
             raise refuse("too long", f"{self.subject.model.num_layers} layers, {repeats} times")
         if self.subject.source.origin == "catalogue":
@@ -59,6 +63,29 @@ class Case:
         if end is None:
             raise refuse("resident memory", "not modelled for this job")
         return Answer(end, end + most.safe_bytes - most.n_bytes)
+
+    def weights(self) -> Answer:
+        """Return what parameters and buffers take before the first step."""
+        return self._answer(self._step.resident, 0)
+
+    def after_forward(self) -> Answer:
+        """Return what is allocated when the loss is known, the forward pass' cuBLAS workspace among it."""
+        return self._answer(self._step.forward_end, 1)
+
+    def after_backward(self) -> Answer:
+        """Return what is allocated when the backward pass is over and outputs are still held."""
+        found = next(one for one in reversed(self._step.stretches) if one.name == "after backward")
+        return self._answer(found.start, 2)
+
+    def _answer(self, n_bytes: Any, workspaces: int) -> Answer:
+        size = rule("cublas_workspace", self.device)
+        around = SMALL_SEGMENT + workspaces * (size.high - size.n_bytes)
+        point = int(n_bytes) + workspaces * size.n_bytes
+        return Answer(point, point + around)
+
+    @cached_property
+    def _step(self) -> Step:
+        return step(self.subject.model, self.job)
 
     def must_not_fit(self) -> Answer:
         """Return the device figure with the verdict on it."""
