@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 from oomph.blocks.base import Block, Stack
 from oomph.model import Model
 from oomph.recipe import Sums, Term
+from oomph.structure import Job
 
 # The letters of the field, in the order in which products are written; T stands for b·s.
 LETTERS: dict[str, tuple[str, str]] = {
@@ -25,12 +26,12 @@ LETTERS: dict[str, tuple[str, str]] = {
     "head_dim": ("d", "head_dim"),
     "ffn_size": ("i", "ffn"),
     "vocab_size": ("V", "vocab"),
+    "rank": ("r", "rank"),
 }
 TOKENS = ("T", "tokens")
 LONG = dict([TOKENS, *LETTERS.values()])
 ORDER = {letter: at for at, letter in enumerate(LONG)}
 POWERS = {1: "", 2: "²", 3: "³"}
-JOB_AXES = ("layers", "batch", "seq_len")  # axes 0, 1, 2 of a recipe made by `steps.step`; then the model's sizes
 
 Monomial: TypeAlias = "tuple[tuple[str, int], ...]"  # letters with their powers, sorted; () is the number 1
 Form: TypeAlias = "dict[Monomial, Fraction]"
@@ -63,8 +64,9 @@ def _sizes(value: Any, name: str = "") -> Iterator[tuple[str, int]]:
 class Forms:
     """The closed forms of the terms of one recipe with numbers put in; `legend` names the letters that were used."""
 
-    def __init__(self, sums: Sums, model: Model) -> None:
+    def __init__(self, sums: Sums, model: Model, job: Job) -> None:
         self.sums = sums
+        self._job_axes = ("layers", *job.axes)  # the first ones of a recipe made by `steps.step`
         self.legend: dict[str, tuple[tuple[str, ...], int]] = {}
         self._names = sizes_of(model)
         self._atoms: list[Form] = []
@@ -93,7 +95,7 @@ class Forms:
         return {((f"({text(a)} {how} {text(b)})", 1),): Fraction(1)}
 
     def _letter(self, axis: Any, size: int) -> str:
-        names = (JOB_AXES[axis],) if axis < len(JOB_AXES) else self._names.get(size, (f"axis_{axis}",))
+        names = (self._job_axes[axis],) if axis < len(self._job_axes) else self._names.get(size, (f"axis_{axis}",))
         known = [name for name in LETTERS if name in names]
         letter = LETTERS[known[0]][0] if known else names[0]
         self.legend[letter] = (tuple(LETTERS[name][1] for name in known) or names, size)

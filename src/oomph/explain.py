@@ -152,8 +152,8 @@ def saved_tensors(model: Model, job: TrainJob) -> SavedTensors:
     """
     whole = step(model, job)
     deep, (stack, _) = _deep(whole, model, job), decoder_stack(model)
-    forms = Forms(deep.sums, model)
-    kept = _counts(whole, Forms(whole.sums, model))
+    forms = Forms(deep.sums, model, job)
+    kept = _counts(whole, Forms(whole.sums, model, job))
     if deep.folded:
         every = deep.recipe.period
         more = replace(deep, extra=deep.extra + 1)

@@ -23,7 +23,26 @@ Kernel = Literal["flash", "efficient", "cudnn", "math", "eager"]
 Checkpointing = Literal["none", "reentrant", "non-reentrant"]
 OptimizerName = Literal["adamw", "sgd", "sgd-momentum", "none"]
 Implementation = Literal["foreach", "fused", "loop"]
+Loss = Literal[
+    "hf",  # transformers' own, of logits in fp32
+    "hf-4.46",  # as it was from 4.46 to 4.49: shifted fp32 logits are one more copy
+    "hf-4.45",  # up to 4.45: the model's logits are fp32, and shifted ones a copy
+    "shifted",  # logits shifted in their own dtype: models with code of their own
+    "mean",  # of fp32 logits, as profiling scripts take it
+    "fused",  # Unsloth's kernel in transformers 4.46 to 4.49, as fms-acceleration puts it
+    "fused-4.45",  # the same up to 4.45
+    "liger",  # Liger's fused linear cross entropy
+    "liger-fms",  # the same of 2024, as fms-acceleration carries it
+    "cut",  # Apple's cut cross entropy
+]
 ZeroGrad = Literal["after-step", "before-forward", "before-backward"]
+Method = Literal[
+    "full",
+    "lora",
+    "qlora",  # lora on an nf4 base with double quantisation, prepared as PEFT does, all linear maps
+]
+AdapterDtype = Literal["fp32", "base"]
+RANKED = frozenset({"lora", "qlora"})  # methods that have a rank
 
 
 @dataclass(frozen=True)
@@ -37,12 +56,20 @@ class TrainJob:
     `fp32_outputs`: accelerate's wrapper, which returns logits as fp32 copies. `padding`: the batch carries a padding
     mask, which disables flash. `packing`: each row holds several sequences one behind the other, told apart by position
     ids that the caller passes instead of a mask; transformers then builds a mask itself, unless there is a cache.
+    `autocast`: 16-bit weights under autocast too, as accelerate's mixed precision over them: adapters in fp32 are cast,
+    losses upcast. `loss`: what follows the last hidden state.
     `zero_grad`: where gradients are zeroed, or freed with `set_to_none`; of several micro-batches in the first one.
+
+    `method` is how PEFT wraps the model, and what trains. `rank` is the adapters'; `targets` the maps that get one:
+    names with commas between them, "all-linear", or "default", which is PEFT's choice for the model. `adapter_dropout`
+    is the rate on an adapter's input; `adapter_dtype` fp32 is what PEFT's autocast_adapter_dtype does.
     """
 
     batch: int = 1
     seq_len: int = 2048
     precision: Precision = "bf16"
+    autocast: bool = False
+    loss: Loss = "hf"
     attention: Kernel = "flash"
     padding: bool = False
     packing: bool = False
@@ -60,9 +87,19 @@ class TrainJob:
     steady: bool = True
     set_to_none: bool = True
     zero_grad: ZeroGrad = "after-step"
+    method: Method = "full"
+    rank: int = 8
+    targets: str = "default"
+    adapter_dropout: float = 0.0
+    adapter_dtype: AdapterDtype = "fp32"
 
     def __post_init__(self) -> None:
         check(self)
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Names of the fields that are sizes."""
+        return ("batch", "seq_len", "rank") if self.method in RANKED else ("batch", "seq_len")
 
     @property
     def leaves_gradients(self) -> bool:
@@ -91,6 +128,11 @@ class InferJob:
     def __post_init__(self) -> None:
         check(self)
 
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Names of the fields that are sizes."""
+        return ("batch", "seq_len", "max_cache_len")
+
 
 REPEATED = 3  # micro-batches from which on each does what the one before did
 
@@ -106,6 +148,7 @@ def shortened(job: TrainJob | InferJob) -> TrainJob | InferJob:
     return job
 
 
+SIXTEEN_BIT_LOSSES = frozenset({"cut", "liger-fms"})  # whose products fail with, or whose kernels refuse, fp32 weights
 MOST = 2**31  # tokens, sequences or micro-batches beyond which a number is a slip of the keyboard
 
 
@@ -121,9 +164,25 @@ def check(job: TrainJob | InferJob) -> None:
         low = 0 if field.name in ("decode", "max_cache_len", "logits_to_keep") else 1
         if hints[field.name] is int and not low <= value <= MOST:
             raise UsageError(f"{field.name} cannot be {value}.", f"Give a whole number of at least {low}.")
-    if isinstance(job, TrainJob) and job.padding and job.packing:
+        if hints[field.name] is float and not 0 <= value < 1:
+            raise UsageError(f"{field.name} cannot be {value}.", "A rate is at least 0 and less than 1.")
+    if isinstance(job, TrainJob):
+        _check_training(job)
+
+
+def _check_training(job: TrainJob) -> None:
+    """Refuse what does not go together."""
+    if not any(word.strip() for word in job.targets.split(",")):
+        raise UsageError("targets names no module.", "Say q_proj,v_proj, all-linear or default.")
+    if job.padding and job.packing:
         fix = "Leave one out: transformers looks for packed sequences only where there is no mask."
         raise UsageError("A batch has a padding mask or packed sequences, not both.", fix)
+    if isinstance(job, TrainJob) and job.loss in SIXTEEN_BIT_LOSSES and job.precision not in ("bf16", "fp16"):
+        raise UsageError(
+            f"The loss {job.loss} wants weights in 16 bit.", "Take precision bf16 or fp16, or the loss liger."
+        )
+    if isinstance(job, TrainJob) and job.autocast and job.precision == "fp32":
+        raise UsageError("fp32 weights under autocast are a precision of their own.", "Take amp-bf16 or amp-fp16.")
 
 
 @cache

@@ -11,6 +11,7 @@ from oomph.device_memory import Figures, figures, fits
 from oomph.errors import UnsupportedError
 from oomph.job import TrainJob, describe
 from oomph.ledger import Instant, Item, Ledger, Verdict
+from oomph.methods import adapted, trainable_params
 from oomph.peak import STAYING, Alive, alive_at, highest_place
 from oomph.recipe import Stretch
 from oomph.steps import Step, step
@@ -55,8 +56,8 @@ def job_ledger(found: Subject, job: Job, fleet: Fleet | None = None) -> Ledger:
     events = job_stream(found.model, job)
     device = fleet.device if fleet else None
     on_device = figures(events, device, capacity_bytes=device.capacity_bytes if device else None)
-    forms = Forms(played.sums, found.model)
-    kinds = {weight.name: weight.kind for weight in found.model.weights}
+    forms = Forms(played.sums, found.model, job)
+    kinds = {weight.name: weight.kind for weight in adapted(found.model, job).weights}
     items = (*(_item(one, kinds, forms, instant) for one in alive), *on_device.items)
     said = f"{'training' if kind == 'train' else 'serving'} {found.model.name}"
     return Ledger(
@@ -66,6 +67,7 @@ def job_ledger(found: Subject, job: Job, fleet: Fleet | None = None) -> Ledger:
             "origin": found.source.origin,
             "format": job.precision,
             **describe(job),
+            **({"trainable_params": trainable_params(found.model, job)} if isinstance(job, TrainJob) else {}),
         },
         model=facts(found),
         items=items,

@@ -10,8 +10,9 @@ from functools import partial
 from typing import Any
 
 from oomph import ops
-from oomph.errors import UnsupportedError
+from oomph.errors import UnsupportedError, UsageError
 from oomph.job import InferJob, TrainJob
+from oomph.methods import adapted
 from oomph.model import Model
 from oomph.optimizers import Optimizer
 from oomph.optimizers.clip import clip_grad_norm
@@ -27,7 +28,7 @@ from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym
 from oomph.tape.tape import Place, autocast
 
-Forward = Callable[..., "tuple[Sym | None, Sym, Any]"]
+Forward = Callable[..., "tuple[Sym | None, Sym | None, Any]"]
 
 
 def weight_dtype(job: TrainJob) -> str:
@@ -37,7 +38,7 @@ def weight_dtype(job: TrainJob) -> str:
 
 def autocast_dtype(job: TrainJob) -> str | None:
     """Return the dtype autocast works in, None without autocast."""
-    return job.precision.removeprefix("amp-") if job.precision.startswith("amp-") else None
+    return job.precision.removeprefix("amp-") if job.autocast or job.precision.startswith("amp-") else None
 
 
 def play(model: Model, job: TrainJob | InferJob, *, layers: Size | None = None, on: Place = "gpu") -> Played:
@@ -57,14 +58,18 @@ def train_step(
     there; with `warm_up`, or where outputs are kept and so a whole graph, the earlier one is played too.
     """
     program = program_of(model)
+    model = adapted(model, job)
     tape = Tape(on)
     recorder = tape.recorder
-    tape.kernel, tape.dropout = job.attention, job.dropout
+    tape.kernel, tape.dropout, tape.loss = job.attention, job.dropout, job.loss
+    tape.inputs_train = job.checkpointing != "none"  # transformers' enable_input_require_grads
     with tape.playing():
         recorder.mark("parameters")
         bound = bind(model, tape, weight_dtype(job))
         tape.scope = ""
         parameters = [one for one in bound.parameters() if one.requires_grad]
+        if not parameters:
+            raise UsageError("Nothing trains in this job.", "Choose a method, or parts to train, that the model has.")
         buffers = program.buffers(bound)
         for each in buffers:
             tape.note(each, "buffer")
@@ -177,9 +182,11 @@ def _micro_batch(
     }
     with autocast(tape, autocast_dtype(job)):
         loss, logits, cache = forward(*arguments, **options)
-        if job.fp32_outputs:
+        if job.fp32_outputs and logits is not None:
             logits = ops.cast(logits, "fp32")
         outputs = [cache, logits, loss]  # dies from the back, the loss first, as a ModelOutput does
+        if job.loss == "mean" and logits is not None:
+            loss = ops.mean_of_all(logits)
         del arguments, options, logits, cache
         if job.keep_outputs:
             kept[:] = [outputs]

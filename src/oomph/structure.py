@@ -19,8 +19,9 @@ from oomph.tape.sizes import Sheet, Size
 from oomph.tensor import Tensor
 
 Job = TrainJob | InferJob
-STACKS = ("model.layers", "transformer.h")
-JOB_SIZES = ("batch", "seq_len", "max_cache_len")
+STACKS = (
+    "model.layers", "transformer.h", "gpt_neox.layers", "transformer.blocks", "model.decoder.layers", "biogpt.layers",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def structure(model: Model, job: Job) -> Structure:
         if path == stack_path and is_uniform(stack):
             part = stack.layers[0]
         _describe(part, words, seen)
-    words += [f"{field.name}={getattr(job, field.name)}" for field in fields(job) if field.name not in JOB_SIZES]
+    words += [f"{field.name}={getattr(job, field.name)}" for field in fields(job) if field.name not in job.axes]
     return Structure(" ".join(words), (*_job_sizes(job), *seen))
 
 
@@ -67,7 +68,7 @@ def with_layers(model: Model, depth: int) -> Model:
 
 
 def _job_sizes(job: Job) -> list[int]:
-    return [getattr(job, name) for name in JOB_SIZES if hasattr(job, name)]
+    return [getattr(job, name) for name in job.axes]
 
 
 @cache
@@ -102,7 +103,7 @@ def _describe(value: Any, words: list[str], seen: dict[int, int]) -> None:
 
 def symbolic(model: Model, job: Job, sheet: Sheet) -> tuple[Model, Job]:
     """Return model and job with expressions for their numbers; axes are made in the order of `structure`'s numbers."""
-    sizes: dict[str, Any] = {name: sheet.axis(getattr(job, name)) for name in JOB_SIZES if hasattr(job, name)}
+    sizes: dict[str, Any] = {name: sheet.axis(getattr(job, name)) for name in job.axes}
     axes: dict[int, Size] = {}
     known: dict[int, Any] = {}
 

@@ -40,10 +40,16 @@ AXES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Tensor:
-    """One parameter tensor: its shape as stored by the model's class, and its role."""
+    """One parameter tensor: its shape as stored by the model's class, and its role.
+
+    `dtype` is one of its own, whatever the job's precision is; None is the job's. `trains` is False where a method of
+    fine-tuning freezes it.
+    """
 
     shape: tuple[int, ...]
     role: Role
+    dtype: str | None = None
+    trains: bool = True
 
     @property
     def numel(self) -> int:

@@ -27,7 +27,8 @@ class Attention(Block):
     query map (Qwen3-Next's output gate). `q_norm`/`k_norm` are the norms on queries and keys, if any;
     `sinks` is one learned logit per head (gpt-oss); `head_gate` names a map that gates the output of each head
     (LFM3); `out_features` is the output map's width where it is not H (Zamba). `dropout` is the rate on the attention
-    weights, `resid_dropout` what follows the output map; `sliding_window` is how many tokens a query sees, None all.
+    weights, `resid_dropout` what follows the output map; `sliding_window` is how many tokens a query sees, None all;
+    `rotary_dim` is how many of the D numbers of a head are turned, None all.
 
     Llama-3-8B: 4096·128·(32 + 2·8) + 32·128·4096 parameters.
     >>> from oomph.blocks.base import walk
@@ -54,6 +55,7 @@ class Attention(Block):
     dropout: float = 0.0
     resid_dropout: Block | None = None
     sliding_window: int | None = None
+    rotary_dim: int | None = None
     role: Role = "linear"
     kind: str = "attention"
 

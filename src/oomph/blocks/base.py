@@ -6,9 +6,9 @@ gives the real parameter names and shapes. `None` parts are absent (an optional 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Union
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Union
 
 from oomph.tensor import Tensor, Weight
 
@@ -41,6 +41,27 @@ class Module(Block):
     def parts(self) -> Parts:
         """The members as given."""
         return self.members
+
+
+@dataclass(frozen=True, eq=False)
+class Rewritten(Block):
+    """A block whose parts were exchanged, as PEFT exchanges the submodules of a module: all else is as it was."""
+
+    block: Block
+    members: Parts
+    kind: str = ""
+
+    @property
+    def parts(self) -> Parts:
+        """The new parts, under the old names."""
+        return self.members
+
+
+@dataclass(frozen=True, eq=False)
+class Layer(Module):
+    """A decoder layer whose attention and MLP stand side by side if `parallel`, else one behind the other."""
+
+    parallel: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +113,26 @@ def walk(
         return
     for key, child in part.parts.items():
         yield from walk(child, f"{name}.{key}" if name else key, kind, places, used, of)
+
+
+def rewritten(part: Part, change: Callable[[str, Part], Part], path: str = "") -> Part:
+    """Return a part with `change(path, part)` in its place; what is not changed is gone into.
+
+    Layers that are equal are changed once and stay one object: their path has a * for the number.
+    """
+    if part is None:
+        return None
+    new = change(path, part)
+    if new is not part or isinstance(part, Tensor):
+        return new
+    if isinstance(part, Stack):
+        known: dict[int, Any] = {id(layer): rewritten(layer, change, f"{path}.*") for layer, _ in part.groups()}
+        return replace(part, layers=tuple(known[id(layer)] for layer in part.layers))
+    parts = part.parts
+    members = {name: rewritten(each, change, f"{path}.{name}" if path else name) for name, each in parts.items()}
+    if all(members[name] is each for name, each in parts.items()):
+        return part
+    return Rewritten(part.block if isinstance(part, Rewritten) else part, members, part.kind)
 
 
 def descend(parts: Parts) -> Iterator[Block]:

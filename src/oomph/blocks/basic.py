@@ -95,10 +95,13 @@ class Embedding(Block):
 
     @staticmethod
     def program(m: Bound, ids: Sym) -> Sym:
-        """Mirror nn.Embedding.forward."""
+        """Mirror nn.Embedding.forward, and the hook on input embeddings that lets checkpointed layers train."""
         from oomph import ops
 
-        return ops.embedding(m.weight, ids)
+        output = ops.embedding(m.weight, ids)
+        if m.tape.inputs_train and m.kind == "embedding":
+            output.requires_grad = True
+        return output
 
 
 @dataclass(frozen=True)

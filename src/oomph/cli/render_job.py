@@ -49,7 +49,8 @@ def headline(ledger: Ledger) -> Text:
     model, job = ledger.model, ledger.job
     text = Text(str(model["name"] or model["model_type"]), style="bold")
     work = "training step" if job["kind"] == "train" else "prefill and decode"
-    text.append(f"  {count(model['params'])} parameters · {work} · {job['precision']} · {job['batch']} x ", style="")
+    trains = f", {count(job['trainable_params'])} train ({job['method']})" if "trainable_params" in job else ""
+    text.append(f"  {count(model['params'])} parameters{trains} · {work} · {job['precision']} · {job['batch']} x ")
     text.append(f"{job['seq_len']} tokens", style="")
     return text
 

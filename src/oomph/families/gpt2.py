@@ -32,6 +32,7 @@ TYPES: dict[str, dict[str, Any]] = {
         "num_attention_heads": 12, "tie_word_embeddings": True,
     },
 }  # fmt: skip
+ACTIVATION = {"gpt_bigcode": "gelu_pytorch_tanh"}
 DROPOUT = 0.1  # resid_pdrop, embd_pdrop and attn_pdrop of every class here
 _SPELLINGS: dict[str, tuple[str, ...]] = {
     "hidden_size": ("n_embd",), "max_position_embeddings": ("n_positions", "n_ctx"),
@@ -62,7 +63,7 @@ def build(config: Config) -> Model:
             "ln_2": norm,
             "mlp": MLP(
                 hidden, ffn, bias=True, names=("c_fc", "c_proj"), dropout=resid_dropout, role=role,
-                activation=config.str("activation_function", "gelu_new"),
+                activation=config.str("activation_function", ACTIVATION.get(config.model_type, "gelu_new")),
             ),
         }
     )  # fmt: skip

@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 from oomph.blocks.base import Module
-from oomph.blocks.basic import Norm
+from oomph.blocks.basic import Dropout, Norm
 from oomph.blocks.mlp import MLP, GatedMLP
 from oomph.config import Config
-from oomph.families.common import causal_lm
+from oomph.families.common import causal_lm, rotary_width
 from oomph.families.llama import grouped_attention
 from oomph.model import Model
 
@@ -26,6 +26,7 @@ TYPES: dict[str, dict[str, Any]] = {
         "num_attention_heads": 32, "max_position_embeddings": 4096, "tie_word_embeddings": False,
     },
 }  # fmt: skip
+PARTIAL_ROTARY = 0.5  # PhiConfig's partial_rotary_factor
 
 
 def build(config: Config) -> Model:
@@ -37,18 +38,25 @@ def phi(config: Config) -> Model:
     """Return Phi 1, 1.5 or 2: one norm a layer."""
     hidden = config.size("hidden_size")
     attention = grouped_attention(config, hidden, qkv_bias=True, out_bias=True, out="dense")
+    attention = replace(attention, rotary_dim=rotary_width(config, attention.head_dim, PARTIAL_ROTARY))
+    dropout = Dropout(config.rate("resid_pdrop", 0.0))
     if config.bool("qk_layernorm"):
         norm = Norm(config.divide(hidden, attention.num_heads, "attention heads"), bias=True)
         attention = replace(attention, q_norm=norm, k_norm=norm, norms=("q_layernorm", "k_layernorm"))
     layer = Module(
         {
             "self_attn": attention,
-            "mlp": MLP(hidden, config.int("intermediate_size"), bias=True, names=("fc1", "fc2")),
+            "mlp": MLP(
+                hidden, config.int("intermediate_size"), bias=True, names=("fc1", "fc2"),
+                activation=config.str("hidden_act", "gelu_new"),
+            ),
             "input_layernorm": Norm(hidden, bias=True),
+            "resid_dropout": dropout,
         }
-    )
+    )  # fmt: skip
     layers = (layer,) * config.depth("num_hidden_layers")
-    return causal_lm(config, layers, Norm(hidden, bias=True), norm="model.final_layernorm", head_bias=True)
+    extra = {"model.embed_dropout": Dropout(config.rate("embd_pdrop", 0.0))}
+    return causal_lm(config, layers, Norm(hidden, bias=True), norm="model.final_layernorm", head_bias=True, extra=extra)
 
 
 def phi3(config: Config) -> Model:

@@ -256,6 +256,19 @@ def _add_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradien
     return [gradients[0] if node.needs(0) else None, gradients[0] if node.needs(1) else None]
 
 
+def add_(x: Sym, other: Sym) -> Sym:
+    """Return x += other, written into x, which is handed back with its new history. Allocates nothing.
+
+    Saves nothing: both gradients are the incoming one, cast and summed to the operands. Source: torch
+    tools/autograd/derivatives.yaml (add.Tensor).
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda a, b: add_(a, b), (4, 256), (4, 256))
+    Cost(allocated=0, saved=0, backward=0)
+    """
+    return made_by(x, record("Add", (x, other), _add_backward))
+
+
 def neg(x: Sym) -> Sym:
     """Return -x, shaped like x.
 

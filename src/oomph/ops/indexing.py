@@ -156,6 +156,21 @@ def _whole_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradi
     return [new(gradient.tape, node.inputs[0][0], gradient.dtype, op=f"{node.name}_backward")]
 
 
+def leading(x: Sym, size: Size) -> Sym:
+    """Return x[..., :size]: a slice, but where that is all of x an alias, whose backward is nothing at all.
+
+    Source: ATen/TensorIndexing.h, impl::applySlice.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda x: leading(x, 128), (4, 256)).backward, cost(lambda x: leading(x, 256), (4, 256)).backward
+    (2048, 0)
+    """
+    if not yes(size == x.shape[-1]):
+        return slice_axis(x, -1, 0, size)
+    node = record("Alias", (x,), pass_through)
+    return made_by(x.detach(), node)
+
+
 def split(x: Sym, size: Size, parts: int) -> tuple[Sym, ...]:
     """Return x cut along the last axis into `parts` views of `size`; each keeps the whole of x alive.
 
@@ -166,9 +181,23 @@ def split(x: Sym, size: Size, parts: int) -> tuple[Sym, ...]:
     >>> cost(lambda x: split(x, 64, 4), (4, 256))
     Cost(allocated=0, saved=0, backward=2048)
     """
-    node = record("Split", (x,), _whole_backward, outputs=parts)
-    shape = (*x.shape[:-1], size)
-    return tuple(made_by(Sym(shape, x.dtype, x.strides, x.storage), node, at) for at in range(parts))
+    return split_sizes(x, (size,) * parts)
+
+
+def split_sizes(x: Sym, sizes: Sequence[Size]) -> tuple[Sym, ...]:
+    """Return x cut along the last axis into views of these sizes, as split does into equal ones.
+
+    Saves nothing; backward joins the gradients to one tensor of x's size. Source:
+    torch/csrc/autograd/FunctionsManual.cpp, split_with_sizes_backward.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda x: split_sizes(x, (128, 64, 64)), (4, 256))
+    Cost(allocated=0, saved=0, backward=2048)
+    """
+    node = record("Split", (x,), _whole_backward, outputs=len(sizes))
+    return tuple(
+        made_by(Sym((*x.shape[:-1], size), x.dtype, x.strides, x.storage), node, at) for at, size in enumerate(sizes)
+    )
 
 
 def cat(tensors: Sequence[Sym], axis: int, dtype: str | None = None) -> Sym:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from oomph.ops.elementwise import same_as_input
-from oomph.tape.autograd import made_by, record, save
+from typing import Any
+
+from oomph.ops.elementwise import in_fp32, same_as_input
+from oomph.tape.autograd import Gradients, Node, made_by, record, save
+from oomph.tape.sizes import yes
 from oomph.tape.sym import Sym, new
 
 
 def log_softmax(x: Sym) -> Sym:
-    """Return log_softmax of logits [T, V] over V, contiguous, in x's dtype.
+    """Return log_softmax of logits [T, V] over V, contiguous, in x's dtype, in fp32 under autocast.
 
     Saves the result, as large as the logits: backward is g - exp(result) · sum(g), another tensor of that size. Source:
     torch tools/autograd/derivatives.yaml (_log_softmax), ATen/native/cuda/SoftMax.cu.
@@ -17,6 +20,7 @@ def log_softmax(x: Sym) -> Sym:
     >>> cost(log_softmax, fp32(4, 1000))
     Cost(allocated=16000, saved=16000, backward=16000)
     """
+    x = in_fp32(x)
     node = record("LogSoftmax", (x,), same_as_input)
     out = new(x.tape, x.shape, x.dtype, op="log_softmax")
     save(node, out)
@@ -52,3 +56,36 @@ def cross_entropy(x: Sym, target: Sym) -> Sym:
     Cost(allocated=16008, saved=16036, backward=32000)
     """
     return nll_loss(log_softmax(x), target)
+
+
+MOST_FUSED = 2**16  # columns that one program of the Triton kernel takes: MAX_FUSED_SIZE
+
+
+def fused_cross_entropy(logits: Sym, target: Sym) -> Sym:
+    """Return Unsloth's Fast_CrossEntropyLoss of logits [T, V] and labels [T]: losses [T], fp32.
+
+    Saves the logits, log-sum-exps [T] fp32 and the labels; backward writes the gradient over the logits, so it makes
+    nothing. More than 65536 columns are done in parts: a log-sum-exp for each and their sum, and a boolean per token.
+    Source: fms-acceleration-foak 0.7, kernels/unsloth/cross_entropy_loss.py, Fast_CrossEntropyLoss.
+
+    >>> from oomph.tape.testing import cost, fp32, ids
+    >>> cost(fused_cross_entropy, fp32(4, 1000), ids(4)), cost(fused_cross_entropy, fp32(4, 70000), ids(4)).allocated
+    (Cost(allocated=32, saved=16048, backward=0), 68)
+    """
+    tape, (tokens, vocab) = logits.tape, logits.shape
+    node = record("FastCrossEntropyLoss", (logits,), _written_over)
+    losses = new(tape, (tokens,), "fp32", op="empty")
+    if yes(vocab <= MOST_FUSED):
+        logsumexp = new(tape, (tokens,), "fp32", op="empty")
+    else:
+        logsumexp = new(tape, (tokens, (vocab + MOST_FUSED - 1) // MOST_FUSED), "fp32", op="empty")
+        logsumexp = new(tape, (tokens,), "fp32", op="logsumexp")
+        ignored = new(tape, (tokens,), "bool", op="eq")
+        del ignored
+    save(node, logits, logsumexp, target)
+    return made_by(losses, node)
+
+
+def _written_over(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    logits: Sym = saved[0]
+    return [logits]

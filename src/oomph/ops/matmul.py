@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from oomph.ops.elementwise import cast, grad
+from oomph.ops.elementwise import add_, cast, grad
 from oomph.ops.indexing import swapped, transpose, view
 from oomph.tape.autograd import Gradients, Node, made_by, record, save
 from oomph.tape.sizes import Size, product, yes
@@ -158,7 +158,8 @@ def linear(x: Sym, weight: Sym, bias: Sym | None = None) -> Sym:
 
     Saves x for the weight's gradient and the weight for x's; under autocast the casts. Under autocast bias, weight,
     input are cast in that order (C++ arguments are evaluated right to left). Without a bias the weight is transposed
-    before x is flattened, with one after: visible in the order of nodes. Source: ATen/native/Linear.cpp.
+    before x is flattened, with one after: visible in the order of nodes. To an x with gaps the
+    bias is added afterwards: in place, but not under a trace. Source: ATen/native/Linear.cpp.
 
     >>> from oomph.tape.testing import cost, frozen
     >>> cost(linear, (2, 4, 256), (512, 256)), cost(linear, (2, 4, 256), frozen(512, 256))
@@ -169,6 +170,9 @@ def linear(x: Sym, weight: Sym, bias: Sym | None = None) -> Sym:
         weight = autocast_argument(weight, cached=True)
         x = autocast_argument(x)
     flat: tuple[Size, Size] = (product(x.shape[:-1]), x.shape[-1])
+    if bias is not None and not x.is_contiguous():
+        out = linear(x, weight)
+        return out + bias if x.tape.on == "trace" else add_(out, bias)
     if bias is not None:
         rows = view(x, flat)
         turned = transpose(weight, 0, 1)

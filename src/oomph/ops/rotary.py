@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from oomph.ops.elementwise import cast, unary
-from oomph.ops.indexing import cat, slice_axis
+from oomph.ops.indexing import cat, leading, slice_axis
 from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym
+from oomph.tape.tape import Tape
 
 
 def rotary_tables(x: Sym, position_ids: Sym, head_dim: Size) -> tuple[Sym, Sym]:
@@ -32,6 +33,19 @@ def rotary_tables(x: Sym, position_ids: Sym, head_dim: Size) -> tuple[Sym, Sym]:
         sin = unary(turned, "mul")
         del turned
         return cast(cos, x.dtype), cast(sin, x.dtype)
+
+
+def rotary_buffers(tape: Tape, rotary_dim: Size) -> list[Sym]:
+    """Return inv_freq and original_inv_freq, fp32 [D / 2] each: no parameters, not stored, but on the device.
+
+    Source: transformers, models/llama/modeling_llama.py, LlamaRotaryEmbedding.__init__.
+
+    >>> from oomph.tape.testing import cost, frozen
+    >>> made = []
+    >>> cost(lambda x: made.extend(rotary_buffers(x.tape, 64)), frozen(1))
+    Cost(allocated=256, saved=0, backward=0)
+    """
+    return [tape.empty((rotary_dim // 2,), "fp32", op="inv_freq") for _ in range(2)]
 
 
 def _rotate_half(x: Sym) -> Sym:
@@ -62,4 +76,27 @@ def apply_rotary(q: Sym, k: Sym, cos: Sym, sin: Sym) -> tuple[Sym, Sym]:
     sin = _unsqueeze_heads(sin)
     q_embed = (q * cos) + (_rotate_half(q) * sin)
     k_embed = (k * cos) + (_rotate_half(k) * sin)
+    return q_embed, k_embed
+
+
+def apply_partial_rotary(q: Sym, k: Sym, cos: Sym, sin: Sym) -> tuple[Sym, Sym]:
+    """Mirror GPT-NeoX's apply_rotary_pos_emb: the first R numbers of each head are turned, the rest joined on.
+
+    q and k [B, N, S, D], cos and sin [P, S, R]. Each of q and k takes four and a half tensors of R numbers per head and one of D.
+    Saves only the tables; backward makes zeros of the whole q for each of its slices. Source: transformers,
+    models/gpt_neox/modeling_gpt_neox.py, apply_rotary_pos_emb.
+
+    >>> from oomph.tape.testing import cost, frozen
+    >>> cost(apply_partial_rotary, (2, 8, 4, 64), (2, 8, 4, 64), frozen(1, 4, 16), frozen(1, 4, 16))
+    Cost(allocated=34816, saved=256, backward=51200)
+    """
+    cos = _unsqueeze_heads(cos)
+    sin = _unsqueeze_heads(sin)
+    rotary_dim, size = cos.shape[-1], q.shape[-1]
+    q_rot, q_pass = leading(q, rotary_dim), slice_axis(q, -1, rotary_dim, size)
+    k_rot, k_pass = leading(k, rotary_dim), slice_axis(k, -1, rotary_dim, size)
+    q_embed = (q_rot * cos) + (_rotate_half(q_rot) * sin)
+    k_embed = (k_rot * cos) + (_rotate_half(k_rot) * sin)
+    q_embed = cat((q_embed, q_pass), -1)
+    k_embed = cat((k_embed, k_pass), -1)
     return q_embed, k_embed

@@ -16,16 +16,20 @@ if TYPE_CHECKING:
 
 PROGRAMS: dict[str, str] = {
     "gpt2": "gpt2",
+    "gpt_bigcode": "gpt_bigcode",
+    "gpt_neox": "gpt_neox",
     "llama": "llama",
     "mistral": "llama",
+    "phi": "phi",
     "qwen2": "llama",
     "qwen3": "llama",
 }
+HEADS = ("lm_head", "embed_out", "output_projection")  # paths of language heads
 
 
 def program_of(model: Model) -> Any:
     """Return the program file of a model's type; refused with a way to go on where there is none."""
-    missing = [] if "lm_head" in model.parts else ["a model without a language head"]
+    missing = [] if any(head in model.parts for head in HEADS) else ["a model without a language head"]
     if model.model_type not in PROGRAMS:
         missing = [model.model_type or "this architecture"]
     if missing := [*missing, *model.unplayed]:

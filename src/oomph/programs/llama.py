@@ -12,7 +12,7 @@ from typing import Any
 from oomph import ops
 from oomph.blocks.attention import Attention
 from oomph.programs.cache import Cache, dynamic_cache
-from oomph.programs.loss import causal_lm_loss, kept
+from oomph.programs.loss import head_and_loss, kept
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sizes import Size
@@ -154,7 +154,7 @@ def causal_lm(
     past_key_values: Cache | None = None,
     use_cache: bool = False,
     logits_to_keep: Size = 0,
-) -> tuple[Sym | None, Sym, Cache | None]:
+) -> tuple[Sym | None, Sym | None, Cache | None]:
     """Mirror LlamaForCausalLM.forward: loss, logits and cache."""
     hidden_states, past_key_values = model(
         m.model,
@@ -167,10 +167,6 @@ def causal_lm(
         use_cache=use_cache,
     )
     hidden_states = kept(hidden_states, logits_to_keep)
-    m.tape.scope = "lm_head"
     weight = m.lm_head.parts["weight"]
-    logits = ops.linear(hidden_states, m.model.embed_tokens.weight if weight is None else weight)
-    loss = None
-    if labels is not None:
-        loss = causal_lm_loss(logits, labels)
+    loss, logits = head_and_loss(hidden_states, m.model.embed_tokens.weight if weight is None else weight, labels)
     return loss, logits, past_key_values

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from oomph import ops
+from oomph.losses import check_loss, end_of_model, hf
 from oomph.tape.sizes import Size, yes
-from oomph.tape.sym import Sym, view_of
+from oomph.tape.sym import Sym
 
 
 def kept(hidden_states: Sym, logits_to_keep: Size) -> Sym:
@@ -16,15 +17,16 @@ def kept(hidden_states: Sym, logits_to_keep: Size) -> Sym:
 
 
 def causal_lm_loss(logits: Sym, labels: Sym) -> Sym:
-    """Mirror ForCausalLMLoss: logits [B, S, V] in fp32, labels padded by one and shifted.
+    """Return transformers' own loss of logits that a program made; refused where the job has another one."""
+    check_loss(logits.tape.loss, "this model")
+    return hf.causal_lm_loss(logits, labels)
 
-    The shifted labels are a view for one sequence and a copy for more: axes of length 1 have no stride.
-    """
-    logits.tape.scope = "loss"
-    logits = ops.cast(logits, "fp32")
-    batch, length = labels.shape
-    labels = labels.tape.empty((batch, length + 1), "int64", op="pad")
-    shift_labels = ops.contiguous(view_of(labels, (batch, length), labels.strides))
-    logits = ops.view(logits, (batch * length, logits.shape[-1]))
-    shift_labels = ops.view(shift_labels, (batch * length,))
-    return ops.cross_entropy(logits, shift_labels)
+
+def head_and_loss(
+    hidden_states: Sym, weight: Sym, labels: Sym | None, bias: Sym | None = None
+) -> tuple[Sym | None, Sym | None]:
+    """Return the job's loss, None without labels, and the logits, None where the loss makes none."""
+    hidden_states.tape.scope = "lm_head"
+    if labels is None:
+        return None, ops.linear(hidden_states, weight, bias)
+    return end_of_model(hidden_states, weight, labels, bias)

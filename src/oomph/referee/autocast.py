@@ -23,7 +23,8 @@ FP32_UNLESS_ASKED = (
     "prod", "prod.dim_int", "softmax.int", "log_softmax.int", "cumprod", "cumsum", "linalg_vector_norm", "sum",
     "sum.dim_IntList",
 )  # fmt: skip
-AS_THEY_ARE = ("cat", "stack", "index_copy")  # the CPU promotes their arguments, CUDA leaves them alone
+# The CPU promotes their arguments, CUDA leaves them alone.
+AS_THEY_ARE = ("cat", "stack", "index_copy")
 KEY = "AutocastCPU"
 
 
@@ -41,6 +42,7 @@ def cuda_rules() -> Iterator[None]:
             warnings.simplefilter("ignore")  # torch warns that a kernel is replaced
             for name in AS_THEY_ARE:
                 library.impl(name, _as_it_is(getattr(torch.ops.aten, name).default), KEY)
+            library.impl("cross_entropy_loss", _cross_entropy, KEY)  # the CPU casts it as a whole, CUDA its parts
         yield
     finally:
         library._destroy()
@@ -76,6 +78,14 @@ def _as_it_is(op: Any) -> Callable[..., Any]:
             return op(*args, **kwargs)
 
     return call
+
+
+def _cross_entropy(
+    logits: Any, target: Any, weight: Any = None, reduction: int = 1, ignore_index: int = -100, smoothing: float = 0.0
+) -> Any:
+    """Mirror cross_entropy_loss of labels that are numbers of classes (ATen/native/LossNLL.cpp)."""
+    aten = torch.ops.aten
+    return aten.nll_loss_nd(aten.log_softmax.int(logits, 1), target, weight, reduction, ignore_index)
 
 
 def _in_fp32_unless_asked(op: Any) -> Callable[..., Any]:

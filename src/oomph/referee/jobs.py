@@ -16,6 +16,7 @@ import torch
 
 from oomph.errors import UnsupportedError
 from oomph.job import InferJob, TrainJob
+from oomph.referee.losses import install
 from oomph.referee.meta import clean
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -61,7 +62,13 @@ def build(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu")
         model = transformers.AutoModelForCausalLM.from_config(
             config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
         )
-    return model.train() if isinstance(job, TrainJob) else model.eval()
+    if not isinstance(job, TrainJob):
+        return model.eval()
+    if job.method == "full":
+        return model.train()
+    from oomph.referee.adapters import adapt
+
+    return adapt(model, job).train()
 
 
 def _without_dropout(config: Any) -> None:
@@ -85,9 +92,10 @@ def train(model: Any, job: TrainJob, watcher: Watcher, warm_up: bool | None = No
 
     Inputs are made where the model is.
     """
-    if job.packing and "position_ids" not in inspect.signature(model.forward).parameters:
+    if job.packing and "position_ids" not in inspect.signature(unwrapped(model).forward).parameters:
         raise UnsupportedError(f"{type(model).__name__} takes no position ids.", "Leave out packing.")
     _checkpoint(model, job)
+    install(model, job.loss)
     if job.fp32_outputs:
         model.forward = returning_fp32(model.forward)
     optimizer = make_optimizer(job, [each for each in model.parameters() if each.requires_grad])
@@ -96,6 +104,11 @@ def train(model: Any, job: TrainJob, watcher: Watcher, warm_up: bool | None = No
         _step(model, job, optimizer, watcher, kept)
     watcher.ready(model, optimizer)
     _step(model, job, optimizer, watcher, kept)
+
+
+def unwrapped(model: Any) -> Any:
+    """Return transformers' own model inside PEFT's."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def has_warm_up(job: TrainJob) -> bool:
@@ -161,11 +174,13 @@ def _micro_batch(
     if job.packing:
         inputs["position_ids"] = _two_in_a_row(job, model.device)
     inputs["labels"] = torch.zeros(job.batch, job.seq_len, dtype=torch.long, device=model.device)
+    given = {name: each for name, each in inputs.items() if job.loss != "mean" or name != "labels"}
     with _autocast(job, model.device.type):
-        outputs = model(**inputs, use_cache=job.use_cache)
+        outputs = model(**given, use_cache=job.use_cache)
+        loss = outputs.logits.mean() if job.loss == "mean" else outputs.loss
         if job.keep_outputs:
             kept[:] = [outputs]
-    loss = outputs.loss
+    del given
     if job.accumulation > 1:
         loss = loss / job.accumulation
     if not job.hold_logits:
@@ -205,7 +220,7 @@ def _two_in_a_row(job: TrainJob, device: Any) -> torch.Tensor:
 
 
 def _autocast(job: TrainJob, device_type: str) -> Any:
-    if not job.precision.startswith(AUTOCAST):
+    if not (job.autocast or job.precision.startswith(AUTOCAST)):
         return contextlib.nullcontext()
     return torch.autocast(device_type, dtype=DTYPES[job.precision.removeprefix(AUTOCAST)])
 

@@ -36,6 +36,7 @@ class TrackerWatcher:
         for index, layer in enumerate(layers):
             layer.register_forward_pre_hook(self._forward_hook(f"layer {index} forward"))
             layer.register_forward_hook(self._output_hook(f"layer {index} backward", index == len(layers) - 1))
+        model = jobs.unwrapped(model)
         if hasattr(model, "loss_function"):
             model.loss_function = self._marked_loss(model.loss_function)
 

@@ -10,6 +10,8 @@ from math import prod
 from typing import Any
 
 from oomph.answer import Subject, ledger
+from oomph.constants import rule
+from oomph.device_memory import SMALL_SEGMENT
 from oomph.devices import Device, Fleet, find
 from oomph.errors import OomphError, UsageError
 from oomph.header import Source
@@ -17,6 +19,7 @@ from oomph.job import TrainJob
 from oomph.job_ledger import job_ledger
 from oomph.ledger import Ledger
 from oomph.score.reading import Answer, refuse, shown
+from oomph.steps import Step, step
 from oomph.structure import Job
 from oomph.units import parse_size
 
@@ -58,6 +61,29 @@ class Case:
         end, most = self.ledger.instants[-1].end_bytes, self.figure("allocated")
         beside = sum(prod(size for _, size in item.axes) for item in self.ledger.items if item.name == WORKSPACES)
         return Answer(end + beside, end + beside + most.safe_bytes - most.n_bytes)
+
+    def weights(self) -> Answer:
+        """Return what parameters and buffers take before the first step."""
+        return self._answer(self._step.resident, 0)
+
+    def after_forward(self) -> Answer:
+        """Return what is allocated when the loss is known, the forward pass' cuBLAS workspace among it."""
+        return self._answer(self._step.forward_end, 1)
+
+    def after_backward(self) -> Answer:
+        """Return what is allocated when the backward pass is over and outputs are still held."""
+        found = next(one for one in reversed(self._step.stretches) if one.name == "after backward")
+        return self._answer(found.start, 2)
+
+    def _answer(self, n_bytes: Any, workspaces: int) -> Answer:
+        size = rule("cublas_workspace", self.device)
+        around = SMALL_SEGMENT + workspaces * (size.high - size.n_bytes)
+        point = int(n_bytes) + workspaces * size.n_bytes
+        return Answer(point, point + around)
+
+    @cached_property
+    def _step(self) -> Step:
+        return step(self.subject.model, self.job)
 
     def must_not_fit(self) -> Answer:
         """Return the device figure with the verdict on it."""

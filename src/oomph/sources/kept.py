@@ -23,7 +23,16 @@ from oomph import __version__
 from oomph.recipe import Change, Class, Delta, Part, Recipe, Term
 from oomph.tape.sizes import COMPARE, COMPUTE
 
-RULES = ("blocks", "ops", "optimizers", "programs", "tape", ".")  # folders whose code decides what a step is
+RULES = (
+    "blocks",
+    "formats",
+    "methods",
+    "ops",
+    "optimizers",
+    "programs",
+    "tape",
+    ".",
+)  # folders whose code decides what a step is
 MAX_BYTES = 2**22  # of one file; a recipe takes some sixty thousand
 MAX_FILES = 512
 PREFIX = "recipes-"  # of a folder's name

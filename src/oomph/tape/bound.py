@@ -6,10 +6,10 @@ Programs read like the forward of the module they mirror: `m.q_proj(hidden_state
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from oomph.blocks.base import Block, Module, Part, Stack
+from oomph.blocks.base import Block, Module, Part, Rewritten, Stack
 from oomph.errors import UnsupportedError
 from oomph.tensor import Tensor
 
@@ -18,25 +18,26 @@ if TYPE_CHECKING:
     from oomph.tape.sym import Sym
     from oomph.tape.tape import Tape
 
-Trains = Callable[[str], bool]
-
 
 class Bound:
-    """A block on a tape; its parts by the names of the real class, its dimensions as the block's own fields."""
+    """A block on a tape; its parts by the names of the real class, its dimensions as the block's own fields.
+
+    Of a rewritten block the parts are the new ones, all else is the old block's.
+    """
 
     __slots__ = ("block", "parts", "path", "stacked", "tape")
 
-    def __init__(self, block: Block, tape: Tape, dtype: str, trains: Trains, path: str = "") -> None:
-        self.block = block
+    def __init__(self, block: Block, tape: Tape, dtype: str, path: str = "") -> None:
+        self.block = block.block if isinstance(block, Rewritten) else block
         self.tape = tape
         self.path = path
         self.parts: dict[str, Any] = {}
         self.stacked: list[Bound] = []
         for name, part in block.parts.items():
             where = f"{path}.{name}" if path else name
-            made = _bind(part, tape, dtype, trains, where)
+            made = _bind(part, tape, dtype, where)
             self.parts[name] = made
-            if isinstance(block, Stack):
+            if isinstance(self.block, Stack):
                 self.stacked.append(made)
 
     def __getattr__(self, name: str) -> Any:
@@ -75,19 +76,19 @@ class Bound:
                 yield part
 
 
-def _bind(part: Part, tape: Tape, dtype: str, trains: Trains, path: str) -> Any:
+def _bind(part: Part, tape: Tape, dtype: str, path: str) -> Any:
     """Return a part on the tape: a parameter, a block, or None."""
     if part is None:
         return None
     if isinstance(part, Tensor):
         tape.scope = path
-        return tape.parameter(part.shape, dtype, trains(path))
-    return Bound(part, tape, dtype, trains, path)
+        return tape.parameter(part.shape, part.dtype or dtype, part.trains)
+    return Bound(part, tape, dtype, path)
 
 
-def bind(model: Model, tape: Tape, dtype: str, trains: Trains = lambda path: True) -> Bound:
+def bind(model: Model, tape: Tape, dtype: str) -> Bound:
     """Return a whole model on a tape, its dotted paths as nested parts: bound.model.embed_tokens."""
-    return Bound(nested(model), tape, dtype, trains)
+    return Bound(nested(model), tape, dtype)
 
 
 def nested(model: Model) -> Module:

@@ -35,7 +35,9 @@ class Tape:
         self.autocast: Autocast | None = None
         self.autocast_paused = False  # inside an operation that autocast has prepared
         self.kernel = "flash"
+        self.loss = "hf"  # which of oomph.losses the end of the model is
         self.dropout = False  # whether anything is dropped out
+        self.inputs_train = False  # whether embedded inputs want gradients though their table may be frozen
         # Where each layer's operations begin and where the last layer's end, by sequence number: the backward pass
         # crosses them in reverse, which is how its segments are marked.
         self.layer_starts: list[int] = []

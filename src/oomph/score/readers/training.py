@@ -1,46 +1,36 @@
-"""Published rows of training runs. What a row does not say is a documented default of its program, or a refusal."""
+"""Published rows of training runs, translated into jobs. What a row does not say is its program's default, from
+oomph.runtimes; what cannot be told from either is a refusal.
+"""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
-from oomph.job import Checkpointing, Implementation, Kernel, Precision, TrainJob
-from oomph.score.asking import Case, catalogued, device
+from oomph.job import TrainJob
+from oomph.runtimes import runtime
+from oomph.runtimes.base import Runtime, Versions
+from oomph.runtimes.trainer import mixed, use_cache
+from oomph.score.asking import Case, device
+from oomph.score.readers.training_words import (
+    ATTENTION,
+    CHECKPOINTING,
+    FRAMEWORKS,
+    FULL,
+    IMPLEMENTATIONS,
+    LORA,
+    LOSSES,
+    UNSTATED_LENGTHS,
+    UNSTATED_METRIC,
+    default_targets,
+    described,
+    named,
+)  # fmt: skip
 from oomph.score.reading import MUST_NOT_FIT, Ask, Question, Schema, notes, refuse, shown, whole, words
 
-# Programs that run transformers' own model code under its Trainer, from the start of their names.
-TRAINERS = ("HF Trainer", "ms-swift 2.x (HF Trainer)", "ms-swift 3.x/4.x transformers backend", "TRL SFTTrainer")
-FULL = ("full", "full SFT")
-LOSSES = ("eager", "eager (HF)", "eager HF")
-IMPLEMENTATIONS: dict[str, Implementation] = {
-    "AdamW (HF adamw_torch default)": "foreach",
-    "AdamW (HF adamw_torch)": "foreach",
-    "AdamW (adamw_torch)": "foreach",
-    "adamw_torch": "foreach",
-    "adamw_torch_fused": "fused",
-}
-KERNELS: dict[str, Kernel] = {
-    "flash_attention_2": "flash",
-    "flash_attn": "flash",
-    "flash_attn 2": "flash",
-    "flash attention": "flash",
-    "flash": "flash",
-    "eager": "eager",
-}
-CHECKPOINTING: dict[str, Checkpointing] = {
-    "none": "none",
-    "full": "reentrant",
-    "full (HF)": "reentrant",
-    "full (HF gradient_checkpointing=True)": "reentrant",
-    "full (HF, use_reentrant=False)": "non-reentrant",
-}
-LENGTHS = ("Lengths depend on dataset", "token count per batch unknown", "batch lengths unknown")
-NOT_STATED = "not stated"
+SIXTEEN = {"bf16": "bf16", "bfloat16": "bf16", "fp16": "fp16", "float16": "fp16"}
 SAME_DTYPE = (None, "same as trainable param dtype")
-MICRO_BATCHES = 2  # the first, and one more with gradients of the first beside it; all later ones repeat that
-_VERSION = re.compile(r"transformers (\d+)\.")
+ADAPTERS_FP32_SINCE = (0, 11)  # PEFT that makes adapters fp32 on 16-bit weights: autocast_adapter_dtype
 
 
 def _group(row: Mapping[str, Any]) -> str:
@@ -49,123 +39,150 @@ def _group(row: Mapping[str, Any]) -> str:
 
 def _question(row: Mapping[str, Any]) -> Question:
     job, assumed = job_of(row)
-    return Question(_asks(row, Case(catalogued(words(row, "model")), job, device(row.get("gpu")))), assumed)
-
-
-def job_of(row: Mapping[str, Any]) -> tuple[TrainJob, tuple[str, ...]]:
-    """Return the job a row describes and what had to be assumed; raises UnsupportedError for what is no job of ours."""
-    _refuse_kind(row)
-    precision, autocast = _precision(row)
-    checkpointing: Checkpointing = _one_of(row, "checkpointing", CHECKPOINTING)
-    batch, packed, micro_batches = whole(row, "micro_batch"), row.get("packing"), whole(row, "grad_accum")
-    if not isinstance(packed, (bool, str)):
-        raise refuse("packing", "not said, so whether there is a mask")
-    job = TrainJob(
-        batch=batch,
-        seq_len=whole(row, "seq_len"),
-        precision=precision,
-        attention=_one_of(row, "attention_impl", KERNELS),
-        padding=packed is False and batch > 1,
-        checkpointing=checkpointing,
-        use_cache=checkpointing == "none",
-        hold_logits=False,
-        fp32_outputs=autocast,
-        accumulation=min(micro_batches, MICRO_BATCHES),
-        clip_gradients=True,
-        implementation=_optimizer(row, precision),
-    )
-    assumed = {
-        f"{words(row, 'framework_version')}, estimated by the rules of the versions oomph follows": True,
-        "the Trainer clips gradients and drops the logits before backward, its defaults": True,
-        "reentrant checkpointing: the default of transformers 4": checkpointing == "reentrant",
-        "autocast over 16-bit weights casts nothing; accelerate copies logits to fp32": autocast,
-        f"{micro_batches} micro-batches take what {MICRO_BATCHES} take": micro_batches > MICRO_BATCHES,
-    }
-    return job, tuple(text for text, so in assumed.items() if so)
+    subject = described(words(row, "model"), words(row, "framework")) or named(words(row, "model"))
+    return Question(_asks(row, Case(subject, job, device(row.get("gpu")))), assumed)
 
 
 def _asks(row: Mapping[str, Any], case: Case) -> dict[str, Ask]:
-    if NOT_STATED in words(row, "metric"):
-        raise refuse("metric", "which memory was measured is not stated")
     return {
         "peak_allocated_gib": lambda: case.figure("allocated"),
         "peak_reserved_gib": lambda: case.figure("reserved"),
         "nvidia_smi_gib": lambda: case.figure("device"),
         "resident_alloc_gib": case.resident,
+        "weights_gib": case.weights,
+        "allocated_after_forward_gib": case.after_forward,
+        "allocated_after_backward_gib": case.after_backward,
         MUST_NOT_FIT: case.must_not_fit,
     }
+
+
+def job_of(row: Mapping[str, Any]) -> tuple[TrainJob, tuple[str, ...]]:
+    """Return the job a row describes and what had to be assumed; raises UnsupportedError for what is no job of ours."""
+    program = _program(row)
+    _refuse_kind(row)
+    versions = Versions.found_in(words(row, "framework_version"))
+    given = {**_precision(row), **_loss(row, versions), **_shape(row), **_optimizer(row), **_method(row, versions)}
+    fields = {**program.fields(versions), **given}
+    fields["use_cache"] = fields["use_cache"] and use_cache(fields["checkpointing"])
+    assumed = {
+        f"{words(row, 'framework_version')}, estimated by the layers of the versions oomph follows": True,
+        "autocast over 16-bit weights; accelerate copies logits to fp32": bool(fields.get("autocast")),
+        "which attention is not stated: SDPA, the class's default": "not stated" in words(row, "attention_impl"),
+        "which memory is not stated: reserved": UNSTATED_METRIC in words(row, "metric"),
+        "whether its GB are GiB is not known: taken as GiB": row.get("unit_ambiguous") is not False,
+    }
+    taken = program.taken(versions, given)
+    return TrainJob(**fields), (*(text for text, so in assumed.items() if so), *taken)
+
+
+def _program(row: Mapping[str, Any]) -> Runtime:
+    framework = words(row, "framework")
+    found = next((name for start, name in FRAMEWORKS if framework.startswith(start)), None)
+    if found is None or "FSDP" in framework:
+        raise refuse(f"framework {shown(framework)}", "its model code or its engine is not modelled yet")
+    return runtime(found)
 
 
 def _refuse_kind(row: Mapping[str, Any]) -> None:
     """Refuse what no job of ours is, the most telling reason first."""
     method, gpus = words(row, "method"), row.get("n_gpus")
-    if method not in FULL:
+    if method not in (*FULL, *LORA):
         raise refuse(f"method {shown(method)}", "not modelled yet")
     if gpus != 1 or isinstance(gpus, bool):
         raise refuse(f"n_gpus={shown(gpus)}", "one GPU only")
-    framework = words(row, "framework")
-    if not framework.startswith(TRAINERS) or "DeepSpeed" in framework or "FSDP" in framework:
-        raise refuse(f"framework {shown(framework)}", "its model code or its engine is not modelled yet")
-    loss = words(row, "loss_impl")
-    if loss not in LOSSES:
-        raise refuse(f"loss {shown(loss)}", "not modelled yet")
     if row.get("compile") not in (None, False):
         raise refuse("compile", "compiled code is not modelled")
     if row.get("cpu_offload") not in (None, False):
         raise refuse("cpu_offload", "not modelled yet")
-    if row.get("unit_ambiguous") is not False and row.get("status") != "oom":
-        raise refuse("unit", "whether its GB are GiB is not known")
     spread = row.get("parallel")
     for name, value in spread.items() if isinstance(spread, Mapping) else ():
         if value not in (None, 1, "none"):
             raise refuse(f"parallel {shown(name)}={shown(value)}", "not modelled yet")
-    for text in LENGTHS:
+    for text in UNSTATED_LENGTHS:
         if text in notes(row):
             raise refuse("seq_len", "a limit; the lengths of the real batches are not recorded")
 
 
-def _precision(row: Mapping[str, Any]) -> tuple[Precision, bool]:
-    """Return the precision, and whether accelerate wraps 16-bit weights in autocast."""
+def _shape(row: Mapping[str, Any]) -> dict[str, Any]:
+    batch, packed, attention = whole(row, "micro_batch"), row.get("packing"), words(row, "attention_impl")
+    if not isinstance(packed, (bool, str)):
+        raise refuse("packing", "not said, so whether there is a mask")
+    kernel = _one_of(row, "attention_impl", ATTENTION)
+    return {
+        "batch": batch,
+        "seq_len": whole(row, "seq_len"),
+        "accumulation": whole(row, "grad_accum"),
+        "attention": kernel,
+        # flash_attn itself takes padding out; LitGPT has no mask at all.
+        "padding": packed is False and batch > 1 and kernel != "flash" and "LitGPT" not in attention,
+        "checkpointing": _one_of(row, "checkpointing", CHECKPOINTING),
+    }
+
+
+def _precision(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields for a precision, and whether accelerate wraps 16-bit weights in autocast."""
     mode, dtype = words(row, "precision_mode"), words(row, "weight_dtype")
-    if mode.startswith("pure bf16") and dtype in ("bf16", "bfloat16"):
-        return "bf16", False
-    if mode.startswith("pure fp16") and dtype == "fp16":
-        return "fp16", False
+    weights = SIXTEEN.get(dtype)
+    if weights and mode.startswith(f"pure {weights}"):
+        return {"precision": weights, "autocast": False, "fp32_outputs": False}
     if mode.startswith("fp32") and dtype == "fp32":
-        return "fp32", False
-    if mode.startswith("amp bf16") and dtype in ("bf16", "bfloat16"):
-        return "bf16", True
-    if mode.startswith("amp ") and dtype == "fp32":
-        return ("amp-fp16" if "fp16" in mode else "amp-bf16"), True
+        return {"precision": "fp32", "autocast": False, "fp32_outputs": False}
+    low = next((low for low in ("bf16", "fp16") if mode.startswith(f"amp {low}")), None)
+    if low and (weights == low or dtype == "fp32"):
+        return {"autocast": False, **mixed(low, dtype if dtype == "fp32" else low)}
     raise refuse(f"precision {shown(mode)} over {shown(dtype)}", "not modelled yet")
 
 
-def _optimizer(row: Mapping[str, Any], precision: str) -> Implementation:
-    states = row.get("optimizer_dtype")
-    if (
-        states not in SAME_DTYPE
-        and states != precision.removeprefix("amp-")
-        and not (precision.startswith("amp-") and states == "fp32")
-    ):
-        raise refuse(f"optimizer_dtype {shown(states)}", f"weights are {precision}, and torch keeps states like them")
-    implementation = IMPLEMENTATIONS.get(words(row, "optimizer"))
-    if implementation is None:
-        raise refuse(f"optimizer {shown(row['optimizer'])}", "not modelled yet")
-    return implementation
+def _loss(row: Mapping[str, Any], versions: Versions) -> dict[str, Any]:
+    """Return the loss a row names; {} where it is the program's own."""
+    said = words(row, "loss_impl")
+    if said not in LOSSES:
+        raise refuse(f"loss {shown(said)}", "not modelled yet")
+    name = LOSSES[said]
+    if name == "fused" and not versions.at_least("transformers", 4, 46):
+        name = "fused-4.45"
+    if "santacoder" in words(row, "model") and not name:
+        name = "shifted" if not versions.at_least("transformers", 4, 46) else ""
+    return {"loss": name} if name else {}
+
+
+def _method(row: Mapping[str, Any], versions: Versions) -> dict[str, Any]:
+    method = words(row, "method")
+    if method in FULL:
+        return {"method": "full"}
+    lora = row.get("lora")
+    if not isinstance(lora, Mapping):
+        raise refuse("lora", "not said")
+    targets, dtype = lora.get("targets"), lora.get("adapter_dtype")
+    if isinstance(targets, list) and all(isinstance(one, str) for one in targets):
+        found = ",".join(targets)
+    else:
+        found = default_targets(words(row, "model"), targets)
+    fp32 = versions.at_least("peft", *ADAPTERS_FP32_SINCE) and not str(dtype).startswith("bf16")
+    return {
+        "method": "lora",
+        "rank": whole(lora, "rank"),
+        "targets": found,
+        "adapter_dtype": "fp32" if fp32 else "base",
+    }
+
+
+def _optimizer(row: Mapping[str, Any]) -> dict[str, Any]:
+    states, said = row.get("optimizer_dtype"), words(row, "optimizer")
+    if said.startswith("none"):
+        return {"optimizer": "none", "clip_gradients": False, "steady": False}
+    if states not in SAME_DTYPE and states not in ("bf16", "fp32"):
+        raise refuse(f"optimizer_dtype {shown(states)}", "torch keeps states like the weights")
+    if said not in IMPLEMENTATIONS:
+        raise refuse(f"optimizer {shown(said)}", "not modelled yet")
+    return {"optimizer": "adamw", "implementation": IMPLEMENTATIONS[said]}
 
 
 def _one_of(row: Mapping[str, Any], key: str, known: Mapping[str, Any]) -> Any:
     value = words(row, key)
     if value not in known:
         raise refuse(f"{key} {shown(value)}", "not modelled yet")
-    if known[value] == "reentrant" and not _is_transformers_4(row):
-        raise refuse("framework_version", "which checkpointing is its default is not known")
     return known[value]
-
-
-def _is_transformers_4(row: Mapping[str, Any]) -> bool:
-    found = _VERSION.search(words(row, "framework_version"))
-    return found is not None and found[1] == "4"
 
 
 SCHEMA = Schema("training", ("framework", "method", "measured"), _group, _question)

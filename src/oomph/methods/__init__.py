@@ -1,0 +1,31 @@
+"""Fine-tuning methods: functions from a Model to a Model that exchange blocks as PEFT exchanges modules.
+
+A method is one file with `adapt(model, job)`: it puts its own blocks in the place of those it targets, and marks what
+does not train. Nothing else knows of methods: the tape plays the blocks it finds.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from oomph.job import InferJob, TrainJob
+    from oomph.model import Model
+
+METHODS: dict[str, str] = {"lora": "lora", "qlora": "lora"}  # the file of each method; full has none
+
+
+def adapted(model: Model, job: TrainJob | InferJob) -> Model:
+    """Return the model that a job trains: its method's blocks in place, its dtypes and what is frozen written down."""
+    method = getattr(job, "method", "full")
+    if method == "full":
+        return model
+    changed: Model = import_module(f"oomph.methods.{METHODS[method]}").adapt(model, job)
+    return changed
+
+
+def trainable_params(model: Model, job: TrainJob) -> int:
+    """Return how many parameters train, adapters included (PEFT's print_trainable_parameters)."""
+    weights = adapted(model, job).weights
+    return sum(one.numel for one in weights if one.is_param and one.kind != "mtp" and one.tensor.trains)

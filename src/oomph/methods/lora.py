@@ -1,0 +1,82 @@
+"""LoRA: two low-rank maps beside a frozen linear map, y = x Wᵀ + (x Aᵀ) Bᵀ·scaling.
+
+Effect: only A and B have gradients and optimizer states; frozen maps save no input. Cost: each adapter saves its own
+input, in PEFT's default a copy in fp32, with dropout a dropped copy and a mask, so that activations take more than in
+full fine-tuning. Source: PEFT 0.21, tuners/lora/layer.py, Linear.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from oomph.blocks.base import Block, Part, Parts, Rewritten
+from oomph.blocks.basic import Dropout, Linear
+from oomph.methods.targets import LORA_TARGETS, names_of, typed, wrap_targets
+
+if TYPE_CHECKING:
+    from oomph.job import TrainJob
+    from oomph.model import Model
+    from oomph.tape.bound import Bound
+    from oomph.tape.sym import Sym
+
+SCALING = 2.0  # lora_alpha / r; no byte depends on it
+
+
+def adapt(model: Model, job: TrainJob) -> Model:
+    """Return the model with LoraLinear blocks in the place of the targeted maps, all else frozen."""
+    rate = job.adapter_dropout if job.dropout else 0.0
+
+    def wrap(path: str, base: Part) -> Block:
+        return LoraLinear(base, *features(base), job.rank, rate, adapter_dtype(job))
+
+    return wrap_targets(model, names_of(model, job.targets, LORA_TARGETS), wrap)
+
+
+def adapter_dtype(job: TrainJob) -> str | None:
+    """Return the dtype of adapters: fp32 as PEFT's autocast_adapter_dtype makes them, None for the job's."""
+    return "fp32" if job.adapter_dtype == "fp32" else None
+
+
+def features(base: Part) -> tuple[int, int]:
+    """Return how wide a linear map's input and output are."""
+    block = base.block if isinstance(base, Rewritten) else base
+    if not isinstance(block, Linear):
+        raise TypeError("an adapter stands beside a linear map")
+    return block.in_features, block.out_features
+
+
+@dataclass(frozen=True, eq=False)
+class LoraLinear(Block):
+    """A linear map with an adapter: A (rank, in) and B (out, rank) in `dtype` (None: the job's).
+
+    >>> from oomph.blocks.base import walk
+    >>> sum(w.numel for w in walk(LoraLinear(Linear(4096, 1024), 4096, 1024, 16, 0.0, "fp32")) if "lora" in w.name)
+    81920
+    """
+
+    base: Part
+    in_features: int
+    out_features: int
+    rank: int
+    rate: float
+    dtype: str | None
+
+    @property
+    def parts(self) -> Parts:
+        """The wrapped map, the dropout and the two maps of the adapter."""
+        down: Part = typed(Linear(self.in_features, self.rank), dtype=self.dtype)
+        up: Part = typed(Linear(self.rank, self.out_features), dtype=self.dtype)
+        return {"base_layer": self.base, "lora_dropout": Dropout(self.rate), "lora_A": down, "lora_B": up}
+
+    @staticmethod
+    def program(m: Bound, x: Sym) -> Sym:
+        """Mirror lora.Linear.forward."""
+        from oomph import ops
+
+        result: Sym = m.base_layer(x)
+        torch_result_dtype = result.dtype
+        x = ops.cast(x, m.lora_A.weight.dtype)
+        result = result + m.lora_B(m.lora_A(m.lora_dropout(x))) * SCALING
+        result = ops.cast(result, torch_result_dtype)
+        return result

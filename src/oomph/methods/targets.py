@@ -1,0 +1,117 @@
+"""Which modules get an adapter: names as PEFT's configs have them, and PEFT's own choice for a model type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from oomph.blocks.base import Block, Part, rewritten
+from oomph.blocks.basic import Linear
+from oomph.errors import UnsupportedError, UsageError, close_matches
+from oomph.model import Model
+from oomph.tensor import Tensor
+
+# TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING of PEFT 0.21, utils/constants.py, for the models that are played.
+LORA_TARGETS: dict[str, tuple[str, ...]] = {
+    "gpt2": ("c_attn",),
+    "llama": ("q_proj", "v_proj"),
+    "mistral": ("q_proj", "v_proj"),
+    "qwen2": ("q_proj", "v_proj"),
+    "qwen3": ("q_proj", "v_proj"),
+}
+ALL_LINEAR = "all-linear"
+DEFAULT = "default"
+
+Wrap = Callable[[str, Part], Block]
+
+
+def names_of(model: Model, targets: str, defaults: dict[str, tuple[str, ...]]) -> tuple[str, ...] | None:
+    """Return the names a job targets, None for all linear maps; raises UsageError where PEFT would."""
+    if targets == ALL_LINEAR:
+        return None
+    if targets == DEFAULT:
+        if model.model_type not in defaults:
+            raise UsageError(
+                f"PEFT has no default targets for {model.model_type or 'this model'}.",
+                "Name them (--targets q_proj,v_proj), or say --targets all-linear.",
+            )
+        return defaults[model.model_type]
+    return split(targets)
+
+
+def split(names: str) -> tuple[str, ...]:
+    """Return names written with commas between them.
+
+    >>> split("q_proj, v_proj")
+    ('q_proj', 'v_proj')
+    """
+    return tuple(dict.fromkeys(word.strip() for word in names.split(",") if word.strip()))
+
+
+def matches(path: str, names: tuple[str, ...]) -> bool:
+    """Tell whether one of the names is a module's path or the end of it, cut at a dot (check_target_module_exists).
+
+    >>> matches("model.layers.*.self_attn.q_proj", ("q_proj",)), matches("model.layers.*.mlp.up_proj", ("proj",))
+    (True, False)
+    """
+    return any(path == name or path.endswith(f".{name}") for name in names)
+
+
+def wrap_targets(model: Model, names: tuple[str, ...] | None, wrap: Wrap) -> Model:
+    """Return the model with `wrap(path, block)` in the place of each targeted linear map, all else frozen.
+
+    `names` None are all linear maps but the head. Raises UsageError for a name that no module has, UnsupportedError for
+    one that is no linear map.
+    """
+    found: set[str] = set()
+    seen: set[str] = set()
+
+    def change(path: str, part: Part) -> Part:
+        if isinstance(part, Block):
+            seen.add(path)
+            name = _hit(path, part, names)
+            if name is None:
+                return part
+            found.add(name)
+            return wrap(path, freeze(part))
+        return freeze(part)
+
+    parts = {path: rewritten(part, change, path) for path, part in model.parts.items()}
+    for name in names or ():
+        if name not in found:
+            known = {path.rpartition(".")[2] for path in seen} - {"*", ""}
+            raise UsageError(f"The model has no module {name[:80]!r} to adapt.", close_matches(name, known))
+    if not found:
+        raise UsageError("The model has no linear map to adapt.", "Name the targets.")
+    return replace(model, parts=parts)
+
+
+def _hit(path: str, block: Block, names: tuple[str, ...] | None) -> str | None:
+    """Return which name targets a block, None for none of them."""
+    if names is None:
+        return ALL_LINEAR if isinstance(block, Linear) else None
+    name = next((name for name in names if matches(path, (name,))), None)
+    if name is not None and not isinstance(block, Linear):
+        raise UnsupportedError(
+            f"oomph cannot play an adapter on {path} yet: it is no linear map within the layers.",
+            "Leave it out, or trace the real code: oomph trace.",
+        )
+    return name
+
+
+def freeze(part: Part) -> Part:
+    """Return a part none of whose tensors trains."""
+    return typed(part, trains=False)
+
+
+def typed(part: Part, *, dtype: str | None = None, trains: bool | None = None) -> Part:
+    """Return a part whose tensors all have a dtype of their own, or all train or not; None changes nothing."""
+
+    def change(path: str, part: Part) -> Part:
+        if not isinstance(part, Tensor):
+            return part
+        return replace(
+            part, dtype=part.dtype if dtype is None else dtype, trains=part.trains if trains is None else trains
+        )
+
+    return rewritten(part, change)

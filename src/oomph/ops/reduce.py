@@ -1,0 +1,65 @@
+"""Sums and means of whole tensors, and quotients of scalars: the last step of a loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from oomph.ops.elementwise import grad, result
+from oomph.tape.autograd import Gradients, Node, made_by, record, save
+from oomph.tape.sym import Sym, new
+
+
+def total(x: Sym) -> Sym:
+    """Return x.sum(): a scalar.
+
+    Saves nothing; backward expands the gradient, a view. Source: torch tools/autograd/derivatives.yaml (sum).
+
+    >>> from oomph.tape.testing import cost, fp32
+    >>> cost(total, fp32(1000))
+    Cost(allocated=4, saved=0, backward=0)
+    """
+    node = record("Sum", (x,), _expanded)
+    return made_by(new(x.tape, (), x.dtype, op="sum"), node)
+
+
+def _expanded(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient, (shape, _) = grad(gradients), node.inputs[0]
+    return [Sym(shape, gradient.dtype, (0,) * len(shape), gradient.storage)]
+
+
+def mean_of_all(x: Sym) -> Sym:
+    """Return x.mean(): a scalar.
+
+    Saves nothing, sizes do; backward divides the expanded gradient, one tensor of x's size. Source:
+    torch/csrc/autograd/FunctionsManual.cpp, mean_backward.
+
+    >>> from oomph.tape.testing import cost, fp32
+    >>> cost(mean_of_all, fp32(4, 256))
+    Cost(allocated=4, saved=0, backward=4096)
+    """
+    node = record("Mean", (x,), _spread)
+    return made_by(new(x.tape, (), x.dtype, op="mean"), node)
+
+
+def _spread(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    shape, dtype = node.inputs[0]
+    return [new(grad(gradients).tape, shape, dtype, op="div")]
+
+
+def divided(x: Sym, by: Sym) -> Sym:
+    """Return x / by for scalars, `by` without a gradient: a loss by the number of tokens.
+
+    Saves `by`, for g / by, a scalar. Source: torch tools/autograd/derivatives.yaml (div.Tensor).
+
+    >>> from oomph.tape.testing import cost, fp32, ids
+    >>> cost(divided, fp32(), ids())
+    Cost(allocated=4, saved=8, backward=4)
+    """
+    node = record("Div", (x,), _divided)
+    save(node, by)
+    return made_by(result("div", x.shape, x.dtype, x), node)
+
+
+def _divided(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient = grad(gradients)
+    return [result("div", gradient.shape, gradient.dtype, gradient)]

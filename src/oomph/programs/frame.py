@@ -1,0 +1,85 @@
+"""What the frames of decoder families have in common: positions, the call of a layer, the language head on top."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from oomph import ops
+from oomph.programs.cache import Cache
+from oomph.programs.loss import head_and_loss, kept
+from oomph.tape.bound import Bound
+from oomph.tape.checkpoint import Checkpointing
+from oomph.tape.sizes import Size
+from oomph.tape.sym import Sym
+
+Body = Callable[..., "tuple[Sym, Cache | None]"]
+
+
+def no_buffers(m: Bound) -> list[Sym]:
+    """Return what is on the device beside the parameters: nothing."""
+    return []
+
+
+def full_attention(base: str, layers: str) -> Callable[[Bound], list[Size | None]]:
+    """Return a program's `sliding_windows`: no layer has one."""
+    return lambda m: [None] * len(m[base][layers].stacked)
+
+
+def counted_positions(input_ids: Sym) -> Sym:
+    """Mirror position_ids = torch.arange(length) + past_seen_tokens, then unsqueeze(0): int64 [1, S]."""
+    position_ids = ops.unary(input_ids.tape.empty((input_ids.shape[1],), "int64", op="arange"), "add")
+    return ops.unsqueeze(position_ids, 0)
+
+
+def call(
+    layer: Bound,
+    index: int,
+    block: Callable[..., Sym],
+    checkpointing: Checkpointing,
+    past_key_values: Cache | None,
+    hidden_states: Sym,
+    *arguments: Any,
+    **options: Any,
+) -> Sym:
+    """Call a decoder layer, or checkpoint it: `arguments` are then saved, `options` kept alive in a partial.
+
+    `block(layer, hidden_states, *arguments, **options, past_key_values, index)` is its forward.
+    """
+    tape = layer.tape
+    tape.begin_layer(index, layer.path)
+    if checkpointing.takes(index):
+        return checkpointing(tape, partial(block, layer, **options), hidden_states, *arguments)  # type: ignore[no-any-return]
+    return block(layer, hidden_states, *arguments, **options, past_key_values=past_key_values, index=index)
+
+
+def language_model(body: Body, base: str, embed: str, head: str = "lm_head") -> Callable[..., Any]:
+    """Return FooForCausalLM.forward of a FooModel.forward: the model at `base`, its embedding, the head's path."""
+
+    def causal_lm(
+        m: Bound,
+        input_ids: Sym,
+        labels: Sym | None,
+        checkpointing: Checkpointing,
+        model_type: str,
+        attention_mask: Sym | None = None,
+        position_ids: Sym | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool = False,
+        logits_to_keep: Size = 0,
+    ) -> tuple[Sym | None, Sym | None, Cache | None]:
+        hidden_states, past_key_values = body(
+            m[base], input_ids, checkpointing, attention_mask, position_ids, past_key_values, use_cache=use_cache
+        )
+        hidden_states = kept(hidden_states, logits_to_keep)
+        loss, logits = project(m[head], hidden_states, m[base][embed].weight, labels)
+        return loss, logits, past_key_values
+
+    return causal_lm
+
+
+def project(head: Bound, hidden_states: Sym, table: Sym, labels: Sym | None) -> tuple[Sym | None, Sym | None]:
+    """Return loss and logits, with the embedding's `table` as the head's weight where it is tied to it."""
+    weight, bias = head.parts["weight"], head.parts["bias"]
+    return head_and_loss(hidden_states, table if weight is None else weight, labels, bias)

@@ -1,0 +1,37 @@
+"""Programs that run a job: what each takes where the user says nothing. One file per program.
+
+A file holds `RUNTIME`. Nothing here computes a byte: a runtime is a set of values for the fields of a TrainJob, each
+with the reason it has that value, and depends on nothing but the versions of the libraries beneath.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from oomph.errors import UsageError, close_matches
+
+if TYPE_CHECKING:
+    from oomph.runtimes.base import Runtime
+
+RUNTIMES: dict[str, str] = {
+    "pytorch": "pytorch",
+    "trainer": "trainer",
+    "trl": "trl",
+    "fms": "fms",
+    "swift": "swift",
+    "qwen": "qwen",
+    "llama-factory": "llama_factory",
+    "axolotl": "axolotl",
+    "unsloth": "unsloth",
+    "torchtune": "torchtune",
+    "litgpt": "litgpt",
+}
+
+
+def runtime(name: str) -> Runtime:
+    """Return a runtime by its name."""
+    if name not in RUNTIMES:
+        raise UsageError(f"There is no framework {name[:80]!r}.", close_matches(name, RUNTIMES) or "See docs.")
+    found: Runtime = import_module(f"oomph.runtimes.{RUNTIMES[name]}").RUNTIME
+    return found

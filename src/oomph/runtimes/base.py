@@ -1,0 +1,88 @@
+"""What a runtime is, and the versions it depends on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from oomph.job import TrainJob
+
+Version = tuple[int, ...]
+# The newest releases whose defaults are written down here; what is newer is taken to do as they do.
+NEWEST: dict[str, Version] = {"torch": (2, 13), "transformers": (5, 23), "peft": (0, 21), "trl": (1, 16)}
+_NAMED = re.compile(r"\b([A-Za-z_]+)[ =]+(\d+(?:\.\d+){1,3})")
+LONGEST = 500  # characters of a text in which versions are looked for
+
+
+@dataclass(frozen=True)
+class Versions:
+    """Versions of libraries; one that is not known is the newest.
+
+    >>> Versions.found_in("torch 2.4.1, transformers 4.48.1").of("transformers")
+    (4, 48, 1)
+    >>> Versions().at_least("torch", 2, 8)
+    True
+    """
+
+    known: tuple[tuple[str, Version], ...] = ()
+
+    @staticmethod
+    def found_in(text: str) -> Versions:
+        """Return the versions that a text names."""
+        pairs = {name.lower(): tuple(map(int, number.split("."))) for name, number in _NAMED.findall(text[:LONGEST])}
+        return Versions(tuple(sorted(pairs.items())))
+
+    def of(self, library: str) -> Version:
+        """Return the version of a library."""
+        return dict(self.known).get(library, NEWEST.get(library, (0,)))
+
+    def at_least(self, library: str, *least: int) -> bool:
+        """Tell whether a library is of some version or newer."""
+        return self.of(library) >= least
+
+
+@dataclass(frozen=True)
+class Default:
+    """A value for a field of a job, and why it is this one."""
+
+    value: Any
+    why: str
+
+
+Defaults = Mapping[str, Default]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A program: its name, what it is in a line, where its defaults are written down, and what they are."""
+
+    name: str
+    what: str
+    source: str
+    defaults: Callable[[Versions], Defaults]
+
+    def fields(self, versions: Versions = Versions()) -> dict[str, Any]:
+        """Return the fields of a job that it sets."""
+        return {name: default.value for name, default in self.defaults(versions).items()}
+
+    def job(self, versions: Versions = Versions(), **given: Any) -> TrainJob:
+        """Return a job as this program runs it; what is given wins.
+
+        >>> from oomph.runtimes import runtime
+        >>> runtime("trainer").job(batch=2).clip_gradients
+        True
+        """
+        return TrainJob(**{**self.fields(versions), **given})
+
+    def taken(self, versions: Versions, given: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return in words which defaults a job takes, given what the user said."""
+        return tuple(
+            f"{name}={default.value}: {default.why}"
+            for name, default in self.defaults(versions).items()
+            if name not in given and name in _FIELDS
+        )
+
+
+_FIELDS = {field.name for field in fields(TrainJob)}

@@ -1,0 +1,23 @@
+"""ms-swift: the Trainer under autocast over 16-bit weights, layers checkpointed."""
+
+from __future__ import annotations
+
+from oomph.runtimes import trainer
+from oomph.runtimes.base import Default, Defaults, Runtime, Versions
+
+
+def defaults(versions: Versions) -> Defaults:
+    """Return the defaults of `swift sft`."""
+    return {
+        **trainer.defaults(versions),
+        "precision": Default("bf16", "weights are loaded in bf16"),
+        "autocast": Default(True, "bf16 is on as well, so all runs under autocast"),
+        "fp32_outputs": Default(True, "accelerate returns fp32 logits under mixed precision"),
+        "checkpointing": Default(trainer.checkpointing(versions), "gradient_checkpointing is on"),
+        "use_cache": Default(False, "checkpointing switches it off"),
+        "rank": Default(8, "lora_rank is 8"),
+        "adapter_dropout": Default(0.05, "lora_dropout is 0.05"),
+    }
+
+
+RUNTIME = Runtime("swift", "ms-swift", "ms-swift, llm/utils/argument.py", defaults)

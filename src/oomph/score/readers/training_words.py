@@ -1,0 +1,115 @@
+"""The words of published training rows, and what they mean: programs, methods, losses, kernels, names of models."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from oomph.answer import Subject
+from oomph.job import Checkpointing, Implementation, Kernel
+from oomph.score.asking import catalogued, configured
+from oomph.score.reading import refuse, shown
+
+# Which runtime a framework's name means, by its start; the first that fits.
+FRAMEWORKS: tuple[tuple[str, str], ...] = (
+    ("HF Trainer/TRL SFT (fms-hf-tuning)", "fms"),
+    ("Qwen finetune.py", "qwen"),
+    ("ms-swift", "swift"),
+    ("HF transformers (notebook profile)", "pytorch"),
+    ("TRL SFTTrainer", "trl"),
+    ("HF Trainer", "trainer"),
+)
+FULL = ("full", "full SFT")
+LORA = ("lora",)
+LOSSES: dict[str, str] = {  # "" is the program's own
+    "eager": "",
+    "eager (HF)": "",
+    "eager HF": "",
+    "eager HF remote code (CrossEntropyLoss on logits)": "",
+    "fused triton cross-entropy (foak FastCrossEntropy), logits materialised": "fused",
+    "liger fused linear CE": "liger-fms",
+    "logits.mean() (HF logits upcast to fp32)": "mean",
+}
+IMPLEMENTATIONS: dict[str, Implementation] = {
+    "AdamW (HF adamw_torch default)": "foreach",
+    "AdamW (HF adamw_torch)": "foreach",
+    "AdamW (adamw_torch)": "foreach",
+    "adamw_torch": "foreach",
+    "adamw_torch_fused": "fused",
+}
+ATTENTION: dict[str, Kernel] = {
+    "flash_attention_2": "flash",
+    "flash_attn": "flash",
+    "flash_attn 2": "flash",
+    "flash attention": "flash",
+    "flash-attn 2 (Qwen remote code)": "flash",
+    "flash": "flash",
+    "HF llama default of the time (sdpa/eager not stated)": "flash",
+    "eager": "eager",
+    "eager (flash off)": "eager",
+}
+CHECKPOINTING: dict[str, Checkpointing] = {
+    "none": "none",
+    "full": "reentrant",
+    "full (HF)": "reentrant",
+    "full (HF gradient_checkpointing)": "reentrant",
+    "full (HF gradient_checkpointing=True)": "reentrant",
+    "full (HF, use_reentrant=False)": "non-reentrant",
+}
+UNSTATED_LENGTHS = ("Lengths depend on dataset", "token count per batch unknown", "batch lengths unknown")
+UNSTATED_METRIC = "not stated"
+# What rows call models that the catalogue has under another name.
+MODELS: dict[str, str] = {
+    "NousResearch/Llama-2-70b-hf": "llama-2-70b",
+    "TheBloke/Llama-2-70B-GPTQ": "llama-2-70b",
+    "Llama 2 13 B": "llama-2-13b",
+    "Qwen-1.8B": "qwen-1-8b-chat",
+    "Qwen-1.8B-Chat": "qwen-1-8b-chat",
+    "Qwen-1.8B-Chat-Int4": "qwen-1-8b-chat",
+    "Qwen-7B": "qwen-7b-chat",
+    "Qwen-7B-Chat-Int4": "qwen-7b-chat",
+    "Qwen-14B": "qwen-14b-chat",
+    "Qwen-14B-Chat-Int4": "qwen-14b-chat",
+    "Qwen-72B-Chat-Int4": "qwen-72b-chat",
+    "yi-6b-chat": "yi-6b",
+    "openbuddy-zephyr-7b-chat": "zephyr-7b-beta",
+    "baichuan2-7b-chat": "baichuan2-7b-base",
+    "tiny-llama": "tinyllama-1.1b-chat-v1.0",
+    "StableLM Alpha 3 B": "stablelm-base-alpha-3b",
+    "phi-1.5 1.3 B": "phi-1.5",
+}
+DEFAULT_TARGETS = (("qwen", "c_attn"), ("baichuan", "W_pack"), ("chatglm", "query_key_value"))  # ms-swift's, by name
+QKV = "q_proj,k_proj,v_proj"
+_RANDOM = re.compile(
+    r"LlamaForCausalLM random-init: hidden (\d{1,6}), (\d{1,3}) layers, (\d{1,3}) heads/(\d{1,3}) kv, "
+    r"inter (\d{1,6}), vocab (\d{1,7})"
+)
+
+
+def described(model: str, framework: str) -> Subject | None:
+    """Return the model that a row spells out instead of naming it, None for a name."""
+    found = _RANDOM.fullmatch(model)
+    if found is None:
+        return None
+    keys = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size",
+            "vocab_size")  # fmt: skip
+    sizes = dict(zip(keys, map(int, found.groups()), strict=True))
+    return configured(model, {"model_type": "llama", "tie_word_embeddings": False, **sizes})
+
+
+def named(model: str) -> Subject:
+    """Return the model a row names."""
+    return catalogued(MODELS.get(model, model))
+
+
+def default_targets(model: str, said: Any) -> str:
+    """Return which modules a program's default means for a model; refused where a row says nothing of them."""
+    if not isinstance(said, str):
+        raise refuse("lora targets", shown(said))
+    if said.startswith("PEFT llama default"):
+        return "q_proj,v_proj"
+    if said.startswith("DEFAULT"):
+        return next((names for start, names in DEFAULT_TARGETS if model.lower().startswith(start)), QKV)
+    if said.startswith("ALL"):
+        return "all-linear"
+    raise refuse("lora targets", shown(said))

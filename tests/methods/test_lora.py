@@ -1,0 +1,146 @@
+"""LoRA against closed forms worked out by hand from traces of PEFT on Llama-3-8B, and against what peers get wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from oomph.errors import UnsupportedError, UsageError
+from oomph.explain import saved_tensors
+from oomph.families import model_from_config
+from oomph.job import TrainJob
+from oomph.methods import adapted, trainable_params
+from oomph.methods.targets import LORA_TARGETS
+from oomph.play import train_step
+from oomph.steps import step
+from oomph.units import GIB
+from tests.configs import LLAMA_3_8B
+from tests.referee import models
+from tests.tape.grid import compare
+
+MODEL = model_from_config(LLAMA_3_8B)
+FULL = 411_321_344  # bytes a layer saves in full fine-tuning
+
+
+def lora(**options: Any) -> TrainJob:
+    return TrainJob(method="lora", rank=16, **options)
+
+
+@pytest.mark.parametrize(
+    ("job", "layer", "formula"),
+    [
+        (
+            lora(targets="all-linear", adapter_dtype="base"),
+            378_225_664,
+            "4·T·a·d + 4·T·k·d + 12·T·h + 4·T·a + 8·T·i + 14·T·r + 8·T + 1024",
+        ),
+        (
+            lora(targets="q_proj,v_proj", adapter_dtype="base"),
+            302_400_512,
+            "4·T·a·d + 4·T·k·d + 10·T·h + 4·T·a + 6·T·i + 4·T·r + 8·T + 1024",
+        ),
+        (
+            lora(targets="all-linear", adapter_dropout=0.05),
+            684_868_608,
+            "9·T·a·d + 4·T·k·d + 33·T·h + 4·T·a + 11·T·i + 28·T·r + 8·T + 1024",
+        ),
+    ],
+    ids=["bf16 adapters", "q and v only", "PEFT's default with dropout"],
+)
+def test_what_a_layer_saves(job: TrainJob, layer: int, formula: str) -> None:
+    """Frozen maps save no input and frozen norms no normed copy; each adapter saves its own input."""
+    found = saved_tensors(MODEL, job)
+    assert (found.row_bytes, found.formula) == (layer, formula)
+
+
+def test_peft_s_default_saves_more_than_full_fine_tuning() -> None:
+    """fp32 adapters copy the input of every adapted map, dropout copies it once more.
+
+    Peers have no term for it (A13: 16.3 GiB in all for this job, of which the weights are 15.0).
+    """
+    for rate, layer in ((0.0, 605_176_832), (0.05, 684_868_608)):
+        found = saved_tensors(MODEL, lora(targets="all-linear", adapter_dropout=rate))
+        assert found.row_bytes == layer > FULL
+        assert (found.layers_bytes + found.outside_bytes) / GIB > 19
+
+
+@pytest.mark.slow
+def test_real_peft_saves_as_much_on_the_real_shapes() -> None:
+    """Two layers of Llama-3-8B with PEFT's default adapters, traced: the same events, the same peak."""
+    raw = {**models.LLAMA3_8B, "num_hidden_layers": 2}
+    parting, ours, theirs = compare(raw, lora(targets="all-linear", adapter_dropout=0.05))
+    assert parting is None, str(parting)
+    assert ours == theirs
+
+
+def test_s4_adapters_are_as_wide_as_the_maps() -> None:
+    """41.94 million, not 29.36: the ffn is 14336 wide and keys 1024; q and v alone are 6.8 million."""
+    assert trainable_params(MODEL, lora(targets="all-linear")) == 41_943_040
+    assert trainable_params(MODEL, lora()) == 6_815_744
+    assert trainable_params(MODEL, TrainJob()) == MODEL.params
+
+
+def test_only_adapters_have_gradients_and_states() -> None:
+    """fp32: 4 bytes of gradient and 8 of states for each of 41.94 million parameters."""
+    played = step(MODEL, lora(targets="all-linear"))
+    adapters = 4 * 41_943_040
+    assert played.resident - step(MODEL, lora(targets="all-linear", steady=False)).resident == 2 * adapters
+    assert step(MODEL, lora(targets="all-linear", set_to_none=False)).resident - played.resident == adapters
+
+
+@pytest.mark.parametrize("rank", [1, 8, 64])
+@pytest.mark.parametrize("checkpointing", ["none", "non-reentrant"])
+def test_a_folded_step_of_any_rank_equals_one_played_in_full(rank: int, checkpointing: Any) -> None:
+    """Rank is an axis of the recipe: one play answers for all."""
+    job = TrainJob(method="lora", rank=rank, targets="all-linear", checkpointing=checkpointing)
+    folded = step(MODEL, job)
+    assert folded.folded
+    assert folded.peak == train_step(MODEL, job).peak
+
+
+def test_dropout_is_off_where_all_of_it_is() -> None:
+    """dropout=False leaves no rate above 0, adapters' included."""
+    still = step(MODEL, lora(adapter_dropout=0.05, dropout=False))
+    assert still.peak == step(MODEL, lora()).peak < step(MODEL, lora(adapter_dropout=0.05)).peak
+
+
+def test_a_plain_model_is_what_it_was() -> None:
+    """Full fine-tuning changes no block; a method changes none of the model it is given."""
+    before = MODEL.params
+    assert adapted(MODEL, TrainJob()) is MODEL
+    assert adapted(MODEL, lora()) is not MODEL
+    assert MODEL.params == before == 8_030_261_248
+
+
+def test_names_are_checked_as_peft_checks_them() -> None:
+    """A name that no module has, one that is no linear map in the layers, a rate of 1, a rank of 0."""
+    with pytest.raises(UsageError, match="no module 'q_prj'") as found:
+        adapted(MODEL, lora(targets="q_prj"))
+    assert "q_proj" in found.value.fix
+    with pytest.raises(UnsupportedError, match="embed_tokens"):
+        adapted(MODEL, lora(targets="embed_tokens"))
+    with pytest.raises(UsageError, match="adapter_dropout cannot be 1"):
+        lora(adapter_dropout=1.0)
+    with pytest.raises(UsageError, match="rank cannot be 0"):
+        TrainJob(method="lora", rank=0)
+    with pytest.raises(UsageError, match="targets"):
+        lora(targets=" , ")
+
+
+@pytest.mark.slow
+def test_default_targets_are_peft_s() -> None:
+    """The mapping of the installed PEFT, for the models that oomph plays."""
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as THEIRS
+
+    assert {name: tuple(THEIRS[name]) for name in LORA_TARGETS} == LORA_TARGETS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("raw", [models.LLAMA, models.GPT2], ids=["llama", "gpt2"])
+def test_trainable_parameters_are_those_of_peft(raw: dict[str, Any]) -> None:
+    """As many as PEFT's get_nb_trainable_parameters counts on the real class."""
+    from oomph.referee.jobs import build
+
+    job = TrainJob(method="lora", rank=3, targets="all-linear")
+    assert trainable_params(model_from_config(raw), job) == build(raw, job).get_nb_trainable_parameters()[0]

@@ -1,0 +1,84 @@
+"""Tiny configs of GPT-like families, for jobs on which the tape must equal the trace."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from oomph.job import InferJob, TrainJob
+from tests.tape.grid import infer_job, job
+
+Sampler = Callable[[random.Random], dict[str, Any]]
+ACTIVATIONS = ["gelu", "gelu_new", "gelu_pytorch_tanh", "relu"]
+RATES = [0.0, 0.1, 0.125]
+
+
+def sizes(rng: random.Random, widths: tuple[int, ...] = (8, 16, 20, 32, 40)) -> dict[str, Any]:
+    """What every family has, by the names most give it."""
+    heads = rng.choice([2, 3, 4, 6])
+    return {
+        "vocab_size": rng.choice([64, 515, 1013]),
+        "num_hidden_layers": rng.choice([1, 2, 2, 3]),
+        "num_attention_heads": heads,
+        "hidden_size": heads * rng.choice(widths),
+        "max_position_embeddings": 128,
+        "tie_word_embeddings": rng.random() < 0.5,
+    }
+
+
+def gpt_neox(rng: random.Random) -> dict[str, Any]:
+    """Attention and MLP side by side or not, a part of each head turned."""
+    return sizes(rng) | {
+        "intermediate_size": rng.choice([17, 64, 331]),
+        "hidden_act": rng.choice(ACTIVATIONS),
+        "attention_dropout": rng.choice(RATES),
+        "hidden_dropout": rng.choice(RATES),
+        "use_parallel_residual": rng.random() < 0.6,
+        "attention_bias": rng.random() < 0.7,
+        "rotary_pct": rng.choice([0.25, 0.5, 1.0]),
+    }
+
+
+def phi(rng: random.Random) -> dict[str, Any]:
+    """One norm for attention and MLP, heads shared or not, norms on queries and keys."""
+    raw = sizes(rng)
+    return raw | {
+        "intermediate_size": rng.choice([17, 64, 331]),
+        "num_key_value_heads": rng.choice([1, raw["num_attention_heads"]]),
+        "hidden_act": rng.choice(ACTIVATIONS),
+        "attention_dropout": rng.choice(RATES),
+        "resid_pdrop": rng.choice(RATES),
+        "embd_pdrop": rng.choice(RATES),
+        "partial_rotary_factor": rng.choice([0.5, 0.5, 1.0]),
+        "qk_layernorm": rng.random() < 0.4,
+    }
+
+
+def gpt_bigcode(rng: random.Random) -> dict[str, Any]:
+    """One key/value head or all."""
+    return sizes(rng) | {
+        "n_inner": rng.choice([None, 331]),
+        "activation_function": rng.choice(ACTIVATIONS),
+        "attn_pdrop": rng.choice(RATES),
+        "resid_pdrop": rng.choice(RATES),
+        "embd_pdrop": rng.choice(RATES),
+        "multi_query": rng.random() < 0.7,
+    }
+
+
+FAMILIES: dict[str, Sampler] = {"gpt_neox": gpt_neox, "phi": phi, "gpt_bigcode": gpt_bigcode}
+
+
+def config(rng: random.Random, model_type: str) -> dict[str, Any]:
+    """A tiny model of a family."""
+    return {"model_type": model_type, **FAMILIES[model_type](rng)}
+
+
+def grid(each: int = 3, seed: int = 20261126) -> Iterator[tuple[dict[str, Any], TrainJob | InferJob]]:
+    """`each` jobs per family, the last one of them inference."""
+    for model_type in FAMILIES:
+        rng = random.Random(f"{model_type} {seed}")
+        for index in range(each):
+            made: TrainJob | InferJob = infer_job(rng) if index == each - 1 else job(rng, model_type)
+            yield config(rng, model_type), made
