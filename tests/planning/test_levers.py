@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from oomph.job import TrainJob
-from oomph.planning.change import changed, settings
+from oomph.planning.change import settings, together
 from oomph.planning.lever import Lever, Price
 from oomph.planning.levers import levers
 from oomph.planning.upgrades import UPGRADES
@@ -26,6 +26,12 @@ EXAMPLES: dict[str, tuple[dict[str, Any], TrainJob]] = {
     "no fp32 copies of the outputs": (LLAMA | WORDS, TrainJob(2, 512, fp32_outputs=True)),
     "no key-value cache": (LLAMA | SMALL, TrainJob(4, 1024, use_cache=True, attention="eager")),
     "free gradients after the step": (LLAMA, TrainJob(2, 1024, set_to_none=False)),
+    "Liger's cross entropy": (LLAMA | WORDS, TrainJob(2, 512)),
+    "cut cross entropy": (LLAMA | WORDS, TrainJob(2, 512)),
+    "adapters in the dtype of the weights": (LLAMA, TrainJob(2, 512, method="lora", rank=64)),
+    "LoRA": (LLAMA, TrainJob(1, 64)),
+    "QLoRA": (LLAMA, TrainJob(1, 64, method="lora")),
+    "lower rank": (LLAMA, TrainJob(1, 64, method="lora", rank=64)),
     "fused optimizer": (LLAMA, TrainJob(1, 64)),
     "SGD with momentum": (LLAMA, TrainJob(1, 64)),
     "SGD": (LLAMA, TrainJob(1, 64, optimizer="sgd-momentum")),
@@ -50,7 +56,7 @@ def test_a_lever_saves_where_it_should(lever: Lever) -> None:
     on = bench(raw)
     steps = settings(on, lever, job)
     assert steps
-    peaks = [on.peak(job), *(on.peak(changed(job, [step])) for step in steps)]
+    peaks = [on.peak(job), *(on.peak(together(job, [step])) for step in steps)]
     assert peaks == sorted(set(peaks), reverse=True)
 
 
@@ -81,4 +87,4 @@ def test_no_lever_is_shown_that_takes_more(seed: int) -> None:
     on, job = bench(random_model(rng)), random_job(rng)
     for lever in levers():
         for step in settings(on, lever, job):
-            assert on.peak(changed(job, [step])) < on.peak(job), (lever.name, step)
+            assert on.peak(together(job, [step])) < on.peak(job), (lever.name, step)

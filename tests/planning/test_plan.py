@@ -14,7 +14,7 @@ from oomph.errors import UnsupportedError
 from oomph.job import TrainJob
 from oomph.job_ledger import job_ledger
 from oomph.planning.bench import Bench
-from oomph.planning.change import changed
+from oomph.planning.change import changed, together
 from oomph.planning.combine import combination
 from oomph.planning.levers import levers
 from oomph.planning.plan import on_devices, plan
@@ -77,7 +77,7 @@ def test_nothing_can_be_left_out_of_a_combination(share: float) -> None:
     on = bench(LLAMA, fleet)
     steps = combination(on, HEAVY, levers())
     assert steps
-    assert on.fits(changed(HEAVY, steps))
+    assert on.fits(together(HEAVY, steps))
     for at in range(len(steps)):
         assert not on.fits(changed(HEAVY, [*steps[:at], *steps[at + 1 :]]))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from oomph.job import TrainJob, describe
 from oomph.planning.bench import Bench
-from oomph.planning.lever import Lever, delta
+from oomph.planning.lever import Lever, delta, replaced
 from oomph.planning.result import STATUSES, Change, Part, Refusal
 
 Step = tuple[Lever, dict[str, Any]]  # a lever and the fields it sets
@@ -16,7 +16,7 @@ Step = tuple[Lever, dict[str, Any]]  # a lever and the fields it sets
 
 def change_of(bench: Bench, base: TrainJob, steps: Sequence[Step]) -> Change:
     """Return what some levers do together to a job."""
-    job = changed(base, steps)
+    job = together(base, steps)
     parts, now = [], base
     for lever, fields in steps:
         sets = tuple((name, getattr(now, name), after) for name, after in fields.items())
@@ -27,12 +27,19 @@ def change_of(bench: Bench, base: TrainJob, steps: Sequence[Step]) -> Change:
     return Change(tuple(parts), describe(job), bench.peak(job), saved, status, bench.device(job))
 
 
-def changed(base: TrainJob, steps: Iterable[Step]) -> TrainJob:
-    """Return the job that some levers make of another."""
+def changed(base: TrainJob, steps: Iterable[Step]) -> TrainJob | None:
+    """Return the job that some levers make of another, None where what they set does not go together."""
     fields: dict[str, Any] = {}
     for _, each in steps:
         fields |= each
-    return replace(base, **fields)
+    return replaced(base, fields)
+
+
+def together(base: TrainJob, steps: Iterable[Step]) -> TrainJob:
+    """Return the job that levers make which were pulled one after the other, so that they go together."""
+    job = changed(base, steps)
+    assert job is not None
+    return job
 
 
 def settings(bench: Bench, lever: Lever, job: TrainJob) -> list[Step]:
@@ -50,7 +57,7 @@ def singles(bench: Bench, job: TrainJob, levers: Sequence[Lever]) -> list[tuple[
     for lever in levers:
         steps = settings(bench, lever, job)
         if steps:
-            chosen = next((one for one in steps if bench.fits(changed(job, [one]))), steps[-1])
+            chosen = next((one for one in steps if bench.fits(together(job, [one]))), steps[-1])
             found.append((lever, change_of(bench, job, [chosen])))
     return sorted(found, key=lambda one: (STATUSES.index(one[1].status), one[0].price, -one[1].saved_bytes))
 

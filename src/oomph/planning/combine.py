@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from oomph.job import TrainJob
 from oomph.planning.bench import Bench
-from oomph.planning.change import Step, changed, settings
+from oomph.planning.change import Step, changed, settings, together
 from oomph.planning.lever import Lever
 
 
@@ -19,10 +19,10 @@ def combination(bench: Bench, job: TrainJob, levers: Sequence[Lever]) -> list[St
     """Return the levers to pull, with what each sets; None where all of them are not enough."""
     steps: list[Step] = []
     for lever in levers:
-        found = settings(bench, lever, changed(job, steps))
+        found = settings(bench, lever, together(job, steps))
         if found:
             steps.append(found[-1])
-            if bench.fits(changed(job, steps)):
+            if bench.fits(together(job, steps)):
                 return _needed(bench, job, steps)
     return None
 
@@ -33,7 +33,7 @@ def _needed(bench: Bench, job: TrainJob, steps: list[Step]) -> list[Step]:
         at = steps.index(step)
         for milder in _milder(bench, job, steps, at):
             less = changed(job, milder)
-            if not bench.refusal(less) and bench.fits(less):
+            if less is not None and not bench.refusal(less) and bench.fits(less):
                 steps = milder
                 break
     return steps
@@ -42,5 +42,5 @@ def _needed(bench: Bench, job: TrainJob, steps: list[Step]) -> list[Step]:
 def _milder(bench: Bench, job: TrainJob, steps: list[Step], at: int) -> list[list[Step]]:
     """Return the steps without one of them, then with milder settings of it."""
     before, (lever, fields), after = steps[:at], steps[at], steps[at + 1 :]
-    others = [one for one in settings(bench, lever, changed(job, before)) if one[1] != fields]
+    others = [one for one in settings(bench, lever, together(job, before)) if one[1] != fields]
     return [[*before, *after], *([*before, one, *after] for one in others)]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 from typing import Any
 
+from oomph.errors import UsageError
 from oomph.job import TrainJob
 from oomph.model import Model
 
@@ -56,17 +57,31 @@ class Lever:
 def setting(when: Callable[[TrainJob], bool] | None = None, **values: Any) -> Changes:
     """Return the changes of a lever that sets fields to values, where they are not so yet (and `when` says yes).
 
+    Where these values do not go together with the rest of a job the lever does not apply.
+
     >>> lever = setting(hold_logits=False)
     >>> [job.hold_logits for job in lever(TrainJob(), None)], list(lever(TrainJob(hold_logits=False), None))
     ([False], [])
     """
 
     def changes(job: TrainJob, model: Model) -> Iterable[TrainJob]:
-        changed = replace(job, **values)
-        if changed != job and (when is None or when(job)):
+        changed = replaced(job, values)
+        if changed is not None and changed != job and (when is None or when(job)):
             yield changed
 
     return changes
+
+
+def replaced(job: TrainJob, fields: Delta) -> TrainJob | None:
+    """Return a job with other fields, None where they do not go together.
+
+    >>> replaced(TrainJob(packing=True), {"padding": True}) is None
+    True
+    """
+    try:
+        return replace(job, **fields)
+    except UsageError:
+        return None
 
 
 def halving(name: str, least: int, then: Callable[[int], Delta] | None = None) -> Changes:

@@ -19,10 +19,11 @@ from oomph.job import InferJob, TrainJob
 from oomph.ledger import Ledger
 from oomph.planning.bench import Bench
 from oomph.planning.result import TOO_BIG, Limit, Limits
-from oomph.structure import JOB_SIZES, Job, decoder_stack, is_uniform, with_layers
+from oomph.structure import Job, decoder_stack, is_uniform, with_layers
 from oomph.units import human
 
 MOST = 2**24  # a value beyond which nobody looks
+DEFAULT = ("batch", "seq_len")
 GUESSES = 6  # after which the search halves what is left, whatever the heights say
 
 
@@ -40,6 +41,7 @@ AXES = {
     "concurrency": Axis("batch", "{} sequences at a time", (InferJob,)),
     "seq": Axis("seq_len", "sequences of {} tokens", (TrainJob,)),
     "context": Axis("seq_len", "a prefill of {} tokens", (InferJob,)),
+    "rank": Axis("rank", "adapters of rank {}", (TrainJob,)),
     "layers": Axis("layers", "{} layers"),
 }
 
@@ -65,12 +67,13 @@ def limits(found: Subject, job: Job, fleet: Fleet, over: Sequence[str]) -> Limit
     Without any named they are those that people ask for: how many sequences, and how long.
     """
     bench = Bench(found, fleet)
-    names = over or [name for name, axis in AXES.items() if axis.field in JOB_SIZES and isinstance(job, axis.kinds)]
+    names = over or [name for name, axis in AXES.items() if axis.field in DEFAULT and isinstance(job, axis.kinds)]
     return Limits(bench.ledger(job), tuple(largest(found, job, fleet, name, bench) for name in names))
 
 
 def _axis(over: str, job: Job) -> Axis:
-    mine = {name: axis for name, axis in AXES.items() if isinstance(job, axis.kinds)}
+    has = (*job.axes, "layers")
+    mine = {name: axis for name, axis in AXES.items() if isinstance(job, axis.kinds) and axis.field in has}
     if over not in mine:
         hint = close_matches(over, mine) or f"Choose one of {', '.join(mine)}."
         raise UsageError(f"{over!r} is nothing this job could have more of.", hint)

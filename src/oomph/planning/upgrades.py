@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from oomph.job import RANKED
 from oomph.planning.lever import Lever, Price, setting
 from oomph.planning.levers.recompute import CHECKPOINTING
 
+RAISED = 4  # how much higher a rank is looked at
 UPGRADES = (
     Lever(
         "no gradient checkpointing",
@@ -21,10 +25,24 @@ UPGRADES = (
         setting(lambda job: job.optimizer in ("sgd", "sgd-momentum"), optimizer="adamw"),
     ),
     Lever(
+        "all weights train",
+        Price.NOTHING,
+        "Learns more of what is new than adapters do, and forgets more of what was known.",
+        "https://arxiv.org/abs/2405.09673",
+        setting(lambda job: job.method in RANKED, method="full"),
+    ),
+    Lever(
+        "four times the rank",
+        Price.SPEED,
+        "Adapters of a higher rank can learn more; a little slower.",
+        "https://arxiv.org/abs/2405.09673",
+        lambda job, model: [replace(job, rank=RAISED * job.rank)] if job.method in RANKED else [],
+    ),
+    Lever(
         "fp32 weights",
         Price.SPEED,
         "Updates much smaller than a weight are no longer rounded away; weights are cast at every step.",
         "https://arxiv.org/abs/1710.03740",
-        setting(lambda job: job.precision == "bf16", precision="amp-bf16"),
+        setting(lambda job: job.precision == "bf16" and job.method == "full", precision="amp-bf16"),
     ),
 )

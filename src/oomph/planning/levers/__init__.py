@@ -7,7 +7,7 @@ from importlib import import_module
 
 from oomph.planning.lever import Lever
 
-TOPICS = ("loop", "optimizer", "attention", "recompute", "precision", "data")
+TOPICS = ("loop", "loss", "attention", "recompute", "precision", "method", "optimizer", "data")
 
 
 @cache
