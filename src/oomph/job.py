@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any, Literal, get_args, get_type_hints
 
 from oomph.errors import UsageError, close_matches
+from oomph.optimizer_names import KINDS
 
 Precision = Literal[
     "bf16",  # weights, gradients and optimizer states in bf16
@@ -21,7 +22,12 @@ Precision = Literal[
 ]
 Kernel = Literal["flash", "efficient", "cudnn", "math", "eager"]
 Checkpointing = Literal["none", "reentrant", "non-reentrant"]
-OptimizerName = Literal["adamw", "sgd", "sgd-momentum", "none"]
+OptimizerName = Literal[
+    "adamw", "adamw_torch", "adamw_torch_fused", "adamw-amsgrad", "sgd", "sgd-momentum", "rmsprop", "adagrad",
+    "adafactor", "adamw_8bit", "adamw_bnb_8bit", "adamw_bnb_32bit", "paged_adamw_8bit", "paged_adamw_32bit",
+    "lion_8bit", "lion_32bit", "paged_lion_8bit", "paged_lion_32bit", "rmsprop_bnb", "rmsprop_bnb_8bit",
+    "rmsprop_bnb_32bit", "ademamix", "ademamix_8bit", "paged_ademamix_8bit", "paged_ademamix_32bit", "none",
+]  # fmt: skip
 Implementation = Literal["foreach", "fused", "loop"]
 Loss = Literal[
     "hf",  # transformers' own, of logits in fp32
@@ -58,6 +64,9 @@ class TrainJob:
     ids that the caller passes instead of a mask; transformers then builds a mask itself, unless there is a cache.
     `autocast`: 16-bit weights under autocast too, as accelerate's mixed precision over them: adapters in fp32 are cast,
     losses upcast. `loss`: what follows the last hidden state.
+    `optimizer` is a name of oomph.optimizer_names; `implementation` is torch.optim's way through the parameters, others
+    have one way of their own. `embedding_32bit`: 8-bit optimizers of bitsandbytes keep fp32 states for embeddings, as
+    the HF Trainer asks them to.
     `zero_grad`: where gradients are zeroed, or freed with `set_to_none`; of several micro-batches in the first one.
 
     `method` is how PEFT wraps the model, and what trains. `rank` is the adapters'; `targets` the maps that get one:
@@ -84,6 +93,7 @@ class TrainJob:
     clip_gradients: bool = False
     optimizer: OptimizerName = "adamw"
     implementation: Implementation = "foreach"
+    embedding_32bit: bool = True
     steady: bool = True
     set_to_none: bool = True
     zero_grad: ZeroGrad = "after-step"
@@ -95,6 +105,7 @@ class TrainJob:
 
     def __post_init__(self) -> None:
         check(self)
+        object.__setattr__(self, "implementation", _implementation(self.optimizer, self.implementation))
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -183,6 +194,18 @@ def _check_training(job: TrainJob) -> None:
         )
     if isinstance(job, TrainJob) and job.autocast and job.precision == "fp32":
         raise UsageError("fp32 weights under autocast are a precision of their own.", "Take amp-bf16 or amp-fp16.")
+
+
+def _implementation(optimizer: str, asked: str) -> str:
+    """Return the way an optimizer goes through the parameters; refuses one that it does not have."""
+    kind = KINDS.get(optimizer)
+    ways = kind.implementations if kind is not None else ()
+    if asked in ways or ((kind is None or asked == TrainJob.implementation) and len(ways) != 1):
+        return asked
+    if asked == TrainJob.implementation:
+        return ways[0]
+    fix = f"It has {' and '.join(ways)}." if ways else "Leave it out: this optimizer has one way of its own."
+    raise UsageError(f"{optimizer} has no implementation {asked!r}.", fix)
 
 
 @cache

@@ -13,7 +13,9 @@ from typing import Any
 from oomph.errors import UsageError, close_matches
 
 PACKAGES = ("oomph.ops", "oomph.optimizers")
-HELPERS = frozenset({"oomph.ops.kernel", "oomph.ops.kernel_choice"})  # what rules are made with, itself no rule
+HELPERS = frozenset(
+    {"oomph.ops.kernel", "oomph.ops.kernel_choice", "oomph.optimizers.settings"}
+)  # what rules are made with, itself no rule
 
 
 @dataclass(frozen=True)

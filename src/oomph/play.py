@@ -73,7 +73,7 @@ def train_step(
         buffers = program.buffers(bound)
         for each in buffers:
             tape.note(each, "buffer")
-        optimizer = None if job.optimizer == "none" else Optimizer(job.optimizer, parameters, job.implementation)
+        optimizer = None if job.optimizer == "none" else Optimizer(job, bound, parameters)
         kept: list[Any] = []  # what the caller's variable holds from one forward pass to the next
         played = Played(recorder)
         step = partial(_step, tape, bound, program.causal_lm, model, job, optimizer, parameters, played, layers, kept)

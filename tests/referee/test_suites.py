@@ -11,6 +11,7 @@ import pytest
 from oomph.errors import UnsupportedError, UsageError
 from oomph.families import model_from_config
 from oomph.job import InferJob, TrainJob, describe
+from oomph.optimizer_names import KINDS
 from oomph.play import train_step
 from oomph.referee import suites
 from oomph.referee.measure import Entry, identity
@@ -49,6 +50,8 @@ def test_every_value_of_every_input_occurs(kind: type) -> None:
     """The standard suite has each choice, each switch both ways and at least two of each number."""
     missing = {"precision": {"fp16", "amp-fp16"}} if kind is InferJob else {"precision": {"amp-fp16"}}
     missing["attention"] = {"efficient", "cudnn"} if kind is InferJob else set()
+    missing["optimizer"] = set(KINDS)  # they have a suite of their own
+    missing["embedding_32bit"] = {False}
     for field, hint in get_type_hints(kind).items():
         found = {job[field] for job in jobs("standard", kind)}
         if hint is int:
@@ -56,6 +59,14 @@ def test_every_value_of_every_input_occurs(kind: type) -> None:
         else:
             wanted = set(get_args(hint)) or {True, False}
             assert wanted - found <= missing.get(field, set()), field
+
+
+def test_every_optimizer_has_its_rows() -> None:
+    """A later step and a first one of each that keeps anything, with fp32 states for embeddings and without."""
+    found = jobs("optimizers", TrainJob)
+    for name, kind in KINDS.items():
+        assert {job["steady"] for job in found if job["optimizer"] == name} == {True, not kind.has_state}, name
+    assert {job["embedding_32bit"] for job in found} == {True, False}
 
 
 def test_pairs_of_inputs_meet() -> None:

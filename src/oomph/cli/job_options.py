@@ -20,6 +20,7 @@ from oomph.job import InferJob, TrainJob
 Command = TypeVar("Command", bound=Callable[..., Any])
 Job = type[TrainJob] | type[InferJob]
 
+MANY = 10  # choices that are too many to be told in the option's name
 # How options are spelled where the field's name with hyphens is not it. A pair with a slash turns a thing on or off.
 SPELLINGS: dict[Job, dict[str, tuple[str, ...]]] = {
     TrainJob: {
@@ -56,7 +57,8 @@ HELP: dict[Job, dict[str, str]] = {
         "accumulation": "Micro-batches per optimizer step.",
         "clip_gradients": "Clip the gradients' norm.",
         "optimizer": "Optimizer.",
-        "implementation": "How the optimizer goes through the parameters.",
+        "implementation": "How torch.optim goes through the parameters; other optimizers have one way of their own.",
+        "embedding_32bit": "8-bit optimizers keep fp32 states for embeddings, as the HF Trainer asks.",
         "steady": "A later step, when optimizer states exist, or the first one.",
         "set_to_none": "zero_grad frees the gradients, or fills them with zeros.",
         "zero_grad": "Where in the loop zero_grad is called.",
@@ -178,4 +180,7 @@ def _option(field: Field[Any], spellings: tuple[str, ...], kind: Job, before: st
     if hint is bool:
         return click.option(*spellings, field.name, default=field.default, show_default=True, help=words)
     what: Any = click.Choice(choices) if choices else hint
-    return click.option(*spellings, field.name, type=what, default=field.default, show_default=True, help=words)
+    more: dict[str, Any] = {}
+    if len(choices) > MANY:
+        more["metavar"], words = "NAME", f"{words} One of: {', '.join(choices)}."
+    return click.option(*spellings, field.name, type=what, default=field.default, show_default=True, help=words, **more)

@@ -1,50 +1,80 @@
 """Optimizers on the tape: the state a parameter gets, and the temporaries of a step. One file each.
 
-A file holds `state(parameter, implementation)`, the tensors kept per parameter, and `step(parameters, states,
-implementation)`, which allocates and frees what the real step does.
+A file holds `state(settings, parameter)`, the tensors that a step leaves for a parameter, `step(settings, parameters,
+states)`, which allocates and frees what the real step does, and STATES, which says when states are made: "before" the
+first step, "after" it, "within" it (by the rule, where a parameter's list is empty), or with the optimizer ("made").
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from oomph.blocks.basic import Embedding
+from oomph.optimizer_names import KINDS
+from oomph.optimizers.settings import named
+from oomph.tape.bound import Bound
 from oomph.tape.sym import Sym
 
-OPTIMIZERS: dict[str, str] = {"adamw": "adamw", "sgd": "sgd", "sgd-momentum": "sgd"}
+if TYPE_CHECKING:
+    from oomph.job import TrainJob
 
 State = list[Sym]
 
 
 class Optimizer:
-    """The states of a model's parameters, made when a step first needs them, as torch.optim does."""
+    """The states of a model's parameters, made when a step first needs them, as the real optimizers do."""
 
-    def __init__(self, name: str, parameters: Sequence[Sym], implementation: str) -> None:
-        self.name = name
-        self.rule: Any = import_module(f"oomph.optimizers.{OPTIMIZERS[name]}")
+    def __init__(self, job: TrainJob, bound: Bound, parameters: Sequence[Sym]) -> None:
+        self.rule: Any = import_module(f"oomph.optimizers.{KINDS[job.optimizer].rule}")
+        self.settings = replace(
+            named(job.optimizer, job.implementation),
+            embedding_32bit=job.embedding_32bit,
+            embeddings=frozenset(one.storage.ordinal for one in embeddings(bound)),
+        )
         self.parameters = list(parameters)
-        self.implementation = implementation
-        self.states: list[State] = []
+        self.states: list[State] = [[] for _ in parameters]
+        self.stepped = False
+        if self.rule.STATES == "made":
+            self.make_states()
 
     def make_states(self) -> None:
-        """Allocate the states of every parameter that trains."""
-        if self.states:
-            return
-        for one in self.parameters:
-            self.states.append(self.rule.state(self.name, one, self.implementation))
-            for state in self.states[-1]:
-                one.tape.recorder.name(state.storage.ordinal, one.made_for, "optimizer state")
+        """Allocate what a step leaves for every parameter that trains."""
+        if not any(self.states):
+            for one, states in zip(self.parameters, self.states, strict=True):
+                states += self.rule.state(self.settings, one)
+        self.stepped = True
+        self._name()
 
     def step(self) -> None:
         """Play one update of all parameters."""
         mark = self.parameters[0].tape.recorder.mark
-        first = not self.states
-        if first and self.rule.STATES_FIRST:
+        first, self.stepped = not self.stepped, True
+        if first and self.rule.STATES == "before":
             mark("optimizer states")
             self.make_states()
         mark("optimizer step")
-        self.rule.step(self.name, self.parameters, self.states, self.implementation)
-        if first and not self.rule.STATES_FIRST:
+        self.rule.step(self.settings, self.parameters, self.states)
+        if first and self.rule.STATES == "after":
             mark("optimizer states")
             self.make_states()
+        self._name()
+
+    def _name(self) -> None:
+        for one, states in zip(self.parameters, self.states, strict=True):
+            for state in states:
+                one.tape.recorder.name(state.storage.ordinal, one.made_for, "optimizer state")
+
+
+def embeddings(bound: Bound) -> list[Sym]:
+    """Return the tables of all embeddings below a block."""
+    found: list[Sym] = []
+    for part in bound.parts.values():
+        if isinstance(part, Bound):
+            if isinstance(part.block, Embedding):
+                found += part.parameters()
+            else:
+                found += embeddings(part)
+    return found

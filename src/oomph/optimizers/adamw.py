@@ -1,4 +1,4 @@
-"""AdamW as torch.optim has it: two states per parameter in the parameter's dtype.
+"""AdamW as torch.optim has it: two states per parameter in the parameter's dtype, three with amsgrad.
 
 Temporaries: foreach makes the square roots of all second moments at once, one more copy of the parameters; loop makes
 two of one parameter's size; fused makes none but keeps its step counters on the GPU (the others keep them in host
@@ -10,42 +10,48 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from oomph.ops.elementwise import result
+from oomph.optimizers.settings import Settings
 from oomph.tape.sym import Sym, new
 
-STATES_FIRST = True
+STATES = "before"
 
 
-def state(name: str, parameter: Sym, implementation: str) -> list[Sym]:
-    """Return step (fused only, fp32 scalar), exp_avg and exp_avg_sq in the parameter's shape, dtype and layout.
+def state(settings: Settings, parameter: Sym) -> list[Sym]:
+    """Return step (fused only, fp32 scalar), exp_avg, exp_avg_sq and, with amsgrad, max_exp_avg_sq in the parameter's
+    shape, dtype and layout.
 
     They live as long as the optimizer: twice the parameters. Source: torch/optim/adam.py, _init_group.
 
+    >>> from oomph.optimizers.settings import named
     >>> from oomph.tape.testing import cost
-    >>> [cost(lambda one: state("adamw", one, how), (4, 256)).allocated for how in ("foreach", "fused")]
-    [4096, 4100]
+    >>> ways = [named("adamw", "foreach"), named("adamw", "fused"), named("adamw-amsgrad", "foreach")]
+    >>> [cost(lambda one: state(way, one), (4, 256)).allocated for way in ways]
+    [4096, 4100, 6144]
     """
     tape, shape, strides = parameter.tape, parameter.shape, parameter.strides
-    counter = [new(tape, (), "fp32", op="step")] if implementation == "fused" else []
-    moments = [new(tape, shape, parameter.dtype, strides, op=op) for op in ("exp_avg", "exp_avg_sq")]
-    return counter + moments
+    counter = [new(tape, (), "fp32", op="step")] if settings.implementation == "fused" else []
+    moments = ["exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if settings.name == "amsgrad" else [])]
+    return counter + [new(tape, shape, parameter.dtype, strides, op=op) for op in moments]
 
 
-def step(name: str, parameters: Sequence[Sym], states: Sequence[Sequence[Sym]], implementation: str) -> None:
+def step(settings: Settings, parameters: Sequence[Sym], states: Sequence[Sequence[Sym]]) -> None:
     """Play one update of `parameters` with their `states`; nothing of it stays.
 
     foreach makes the square roots of all second moments at once, loop a root and a denominator of one parameter after
-    another, fused works in place. Source: torch/optim/adam.py, _multi_tensor_adam, _single_tensor_adam.
+    another, fused works in place; so does amsgrad's maximum. Source: torch/optim/adam.py, _multi_tensor_adam,
+    _single_tensor_adam.
 
+    >>> from oomph.optimizers.settings import named
     >>> from oomph.tape.testing import cost, frozen
     >>> def update(one, how):
-    ...     return step("adamw", [one], [[one, one]], how)
+    ...     return step(named("adamw", how), [one], [[one, one]])
     >>> [cost(lambda one: update(one, how), frozen(4, 256)).allocated for how in ("foreach", "loop", "fused")]
     [2048, 4096, 0]
     """
-    if implementation == "foreach":
+    if settings.implementation == "foreach":
         roots = [result("_foreach_sqrt", one[-1].shape, one[-1].dtype, one[-1]) for one in states]
         del roots
-    elif implementation == "loop":
+    elif settings.implementation == "loop":
         for one in states:
             second = one[-1]
             denominator = result("div", second.shape, second.dtype, result("sqrt", second.shape, second.dtype, second))

@@ -16,12 +16,14 @@ import torch
 
 from oomph.errors import UnsupportedError
 from oomph.job import InferJob, TrainJob
+from oomph.optimizer_names import KINDS
 from oomph.referee.losses import install
 from oomph.referee.meta import clean
+from oomph.referee.optimizers import make_optimizer
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 AUTOCAST = "amp-"  # precisions that keep fp32 weights
-LEARNING_RATE, MOMENTUM, LARGEST_NORM = 1e-4, 0.9, 1.0  # no byte depends on them
+LARGEST_NORM = 1.0  # no byte depends on it
 
 
 class Watcher(Protocol):
@@ -98,7 +100,7 @@ def train(model: Any, job: TrainJob, watcher: Watcher, warm_up: bool | None = No
     install(model, job.loss)
     if job.fp32_outputs:
         model.forward = returning_fp32(model.forward)
-    optimizer = make_optimizer(job, [each for each in model.parameters() if each.requires_grad])
+    optimizer = make_optimizer(job, model)
     kept: list[Any] = []  # what the caller's variable holds from one forward pass to the next
     if has_warm_up(job) if warm_up is None else warm_up:
         _step(model, job, optimizer, watcher, kept)
@@ -113,7 +115,8 @@ def unwrapped(model: Any) -> Any:
 
 def has_warm_up(job: TrainJob) -> bool:
     """Say whether a steady step differs from the first: it leaves optimizer states, gradients or outputs behind."""
-    return job.steady and (job.optimizer in ("adamw", "sgd-momentum") or job.leaves_gradients or job.keep_outputs)
+    has_state = job.optimizer in KINDS and KINDS[job.optimizer].has_state
+    return job.steady and (has_state or job.leaves_gradients or job.keep_outputs)
 
 
 def _checkpoint(model: Any, job: TrainJob) -> None:
@@ -125,17 +128,6 @@ def _checkpoint(model: Any, job: TrainJob) -> None:
     for index, layer in enumerate(decoder_layers(model)):
         if index % job.checkpoint_every:
             layer.gradient_checkpointing = False
-
-
-def make_optimizer(job: TrainJob, parameters: list[Any]) -> Any:
-    """Return the optimizer of a job, or None."""
-    if job.optimizer == "none":
-        return None
-    how = {"foreach": job.implementation == "foreach", "fused": job.implementation == "fused"}
-    if job.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=LEARNING_RATE, **how)
-    momentum = MOMENTUM if job.optimizer == "sgd-momentum" else 0.0
-    return torch.optim.SGD(parameters, lr=LEARNING_RATE, momentum=momentum, **how)
 
 
 def _step(model: Any, job: TrainJob, optimizer: Any, watcher: Watcher, kept: list[Any]) -> None:

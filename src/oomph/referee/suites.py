@@ -13,6 +13,7 @@ from typing import Any
 
 from oomph.errors import UsageError
 from oomph.job import InferJob, TrainJob
+from oomph.optimizer_names import KINDS
 from oomph.referee.measure import Entry, name_of
 from oomph.sources import catalogue
 
@@ -186,4 +187,17 @@ def full() -> Iterator[Entry]:
     yield from _mixed(models * 10, "full")
 
 
-SUITES = {"small": small, "standard": standard, "full": full}
+def optimizers() -> Iterator[Entry]:
+    """Yield every optimizer on one model, a later step and, where that makes states, the first; some on two others."""
+    for name, kind in KINDS.items():
+        yield _train(SMOL, 512, 2, optimizer=name)
+        if kind.has_state:
+            yield _train(SMOL, 512, 2, optimizer=name, steady=False)
+    for name in ("adamw_8bit", "paged_adamw_8bit", "lion_8bit"):
+        yield _train(SMOL, 512, 2, optimizer=name, embedding_32bit=False)
+    for name in ("adamw_8bit", "paged_adamw_32bit", "adafactor", "lion_8bit"):
+        yield _train(LLAMA_1B, 1024, optimizer=name)
+        yield _train(GPT2, 1024, optimizer=name, precision="amp-bf16")
+
+
+SUITES = {"small": small, "standard": standard, "full": full, "optimizers": optimizers}

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from oomph.dtypes import canonical
 from oomph.stream import Event, Label, Stream, rounded
 
+aten = torch.ops.aten
 Named = Iterable[tuple[str, torch.Tensor]]
 
 
@@ -40,6 +41,7 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
         self.stream = Stream()
         self.names: dict[int, str] = {}
         self.instant = ""
+        self.counters_on_host = False  # the optimizer's, of steps
         self._count = 0
         self._watched: dict[int, _Watch] = {}
         self._on_host: dict[int, _Watch] = {}
@@ -83,6 +85,13 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
         keys = {tensor.untyped_storage()._cdata for tensor in tensors}
         return sum(rounded(self._watched[key].n_bytes) for key in keys if key in self._watched)
 
+    def forget(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Learn that tensors seen before are in host memory also when the model is on a GPU."""
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            if self._watched.pop(storage._cdata, None) is not None:
+                self._on_host[storage._cdata] = _Watch(storage)
+
     def _see(self, tensor: torch.Tensor, func: Any) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
@@ -120,10 +129,15 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
     def _made_on_host(self, tensor: torch.Tensor, func: Any) -> bool:
         """Say whether a tensor is in host memory also when the model is on a GPU.
 
-        `torch.tensor(1.0)` without a device, as torch.optim makes for Adam's step counts, is; a fused optimizer's
-        counts are made by `torch.zeros(device=...)` and are not.
+        `torch.tensor(1.0)` without a device, as torch.optim makes for step counts, is; so is `torch.zeros(())`, but for
+        fused optimizers, whose counts are made where the parameters are. What is on "meta" stands for paged memory.
         """
-        return self.instant == "optimizer step" and func is torch.ops.aten.lift_fresh.default and tensor.dim() == 0
+        if self.instant != "optimizer step":
+            return False
+        if tensor.device.type == "meta":
+            return True
+        makes = func is aten.lift_fresh.default or (func is aten.zeros.default and self.counters_on_host)
+        return makes and tensor.dim() == 0
 
 
 def _tensors(result: Any) -> Iterator[torch.Tensor]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from oomph.job import InferJob, TrainJob
 from oomph.referee import jobs
+from oomph.referee.optimizers import counters_on_host
 from oomph.referee.tracker import Tracker
 
 Progress = Callable[[int, int], None]  # layers done, layers in all
@@ -42,6 +43,8 @@ class TrackerWatcher:
 
     def ready(self, model: Any, optimizer: Any) -> None:
         """Begin the stream: parameters and buffers, gradients left from before, optimizer states."""
+        self.tracker.forget(counters_on_host(optimizer))
+        self.tracker.counters_on_host = optimizer is not None and not optimizer.defaults.get("fused")
         gradients = [(f"{name}.grad", each.grad) for name, each in model.named_parameters() if each.grad is not None]
         groups: list[Any] = [
             ("parameters", "parameter", list(model.named_parameters())),

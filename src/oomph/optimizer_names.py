@@ -1,0 +1,57 @@
+"""What people type for an optimizer, and which rule plays it.
+
+Names of the HF Trainer (`TrainingArguments.optim`) mean what the Trainer builds for them; the short ones are oomph's
+own. One table, so that the command line, the rules, the referee and readers of other frameworks agree.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+TORCH = ("foreach", "fused", "loop")  # how torch.optim goes through the parameters; foreach is its default on a GPU
+NO_FUSED = ("foreach", "loop")
+FUSED = ("fused",)
+
+
+class Kind(NamedTuple):
+    """An optimizer: the file in `optimizers/` that plays it, and which of the file's optimizers it is.
+
+    `bits` of a state's element, where the library has a choice; `paged` states lie in unified memory. `implementations`
+    are those a job may ask for: none where the library has one way only, one where the name settles it.
+    """
+
+    rule: str
+    name: str
+    bits: int = 0
+    paged: bool = False
+    implementations: tuple[str, ...] = ()
+    has_state: bool = True
+
+
+KINDS: Final[dict[str, Kind]] = {
+    "adamw": Kind("adamw", "adamw", implementations=TORCH),
+    "adamw_torch": Kind("adamw", "adamw", implementations=TORCH),
+    "adamw_torch_fused": Kind("adamw", "adamw", implementations=FUSED),
+    "adamw-amsgrad": Kind("adamw", "amsgrad", implementations=TORCH),
+    "sgd": Kind("sgd", "sgd", implementations=TORCH, has_state=False),
+    "sgd-momentum": Kind("sgd", "sgd-momentum", implementations=TORCH),
+    "rmsprop": Kind("rmsprop", "rmsprop", implementations=NO_FUSED),
+    "adagrad": Kind("adagrad", "adagrad", implementations=NO_FUSED),
+    "adafactor": Kind("adafactor", "adafactor"),
+    "adamw_8bit": Kind("bnb", "adamw", 8),
+    "adamw_bnb_8bit": Kind("bnb", "adamw", 8),
+    "adamw_bnb_32bit": Kind("bnb", "adamw", 32),
+    "paged_adamw_8bit": Kind("bnb", "adamw", 8, paged=True),
+    "paged_adamw_32bit": Kind("bnb", "adamw", 32, paged=True),
+    "lion_8bit": Kind("bnb", "lion", 8),
+    "lion_32bit": Kind("bnb", "lion", 32),
+    "paged_lion_8bit": Kind("bnb", "lion", 8, paged=True),
+    "paged_lion_32bit": Kind("bnb", "lion", 32, paged=True),
+    "rmsprop_bnb": Kind("bnb", "rmsprop", 32),
+    "rmsprop_bnb_8bit": Kind("bnb", "rmsprop", 8),
+    "rmsprop_bnb_32bit": Kind("bnb", "rmsprop", 32),
+    "ademamix": Kind("bnb", "ademamix", 32),
+    "ademamix_8bit": Kind("bnb", "ademamix", 8),
+    "paged_ademamix_32bit": Kind("bnb", "ademamix", 32, paged=True),
+    "paged_ademamix_8bit": Kind("bnb", "ademamix", 8, paged=True),
+}

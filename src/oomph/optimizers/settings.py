@@ -1,0 +1,38 @@
+"""What a rule must know beside a parameter: the job's choices, and which parameters are special."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from oomph.optimizer_names import KINDS
+from oomph.tape.sym import Sym
+
+
+@dataclass(frozen=True)
+class Settings:
+    """An optimizer as a job asks for it. `shared` holds tensors that the states of all parameters have in common.
+
+    `embeddings` are parameters by the ordinals of their storages; with `embedding_32bit` their states stay fp32.
+    """
+
+    name: str
+    implementation: str = "foreach"
+    bits: int = 0
+    paged: bool = False
+    embedding_32bit: bool = True
+    embeddings: frozenset[int] = frozenset()
+    shared: dict[str, Sym] = field(default_factory=dict)
+
+    def is_embedding(self, parameter: Sym) -> bool:
+        """Tell whether a parameter is the table of an embedding."""
+        return parameter.storage.ordinal in self.embeddings
+
+
+def named(optimizer: str, implementation: str = "foreach") -> Settings:
+    """Return the settings of an optimizer by the name a job has for it.
+
+    >>> named("paged_adamw_8bit").bits, named("sgd").bits
+    (8, 0)
+    """
+    kind = KINDS[optimizer]
+    return Settings(kind.name, implementation, kind.bits, kind.paged)

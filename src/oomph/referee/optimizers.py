@@ -1,0 +1,139 @@
+"""The real optimizers of a job: torch.optim, bitsandbytes, transformers, set up as people and the HF Trainer do.
+
+`as_on_cuda` makes those that ask where a tensor lies do on tensors called "cpu" what they do on a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+from unittest.mock import patch
+
+import torch
+
+from oomph.errors import UnsupportedError
+from oomph.job import TrainJob
+from oomph.optimizer_names import KINDS, Kind
+
+LEARNING_RATE, MOMENTUM = 1e-4, 0.9  # no byte depends on them
+BNB = {"adamw": "AdamW", "lion": "Lion", "rmsprop": "RMSprop", "ademamix": "AdEMAMix"}
+CODE = 256  # numbers in a code book of bitsandbytes
+PAGED = 1e5  # elements from which on bitsandbytes pages a state
+PACKAGES = {
+    "bnb": "bitsandbytes"
+}  # that a rule's real optimizers come from, where it is not one of the two always here
+
+
+def make_optimizer(job: TrainJob, model: Any) -> Any:
+    """Return the optimizer of a job for the parameters of a model that train, or None.
+
+    Raises UnsupportedError when the package that has it is not installed.
+    """
+    if job.optimizer == "none":
+        return None
+    kind = KINDS[job.optimizer]
+    package = PACKAGES.get(kind.rule)
+    if package is not None and find_spec(package) is None:
+        raise UnsupportedError(f"{job.optimizer} needs {package}.", f"Do: pip install {package}")
+    parameters = [each for each in model.parameters() if each.requires_grad]
+    return MAKERS[kind.rule](kind, job, model, parameters)
+
+
+def _adamw(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
+    return torch.optim.AdamW(parameters, lr=LEARNING_RATE, amsgrad=kind.name == "amsgrad", **_how(job))
+
+
+def _sgd(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
+    momentum = MOMENTUM if kind.name == "sgd-momentum" else 0.0
+    return torch.optim.SGD(parameters, lr=LEARNING_RATE, momentum=momentum, **_how(job))
+
+
+def _rmsprop(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
+    return torch.optim.RMSprop(parameters, lr=LEARNING_RATE, foreach=job.implementation == "foreach")
+
+
+def _adagrad(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
+    return torch.optim.Adagrad(parameters, lr=LEARNING_RATE, foreach=job.implementation == "foreach")
+
+
+def _adafactor(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
+    from transformers.optimization import Adafactor
+
+    return Adafactor(parameters, lr=LEARNING_RATE, scale_parameter=False, relative_step=False)
+
+
+def _bnb(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
+    optim: Any = import_module("bitsandbytes.optim")
+    manager = optim.GlobalOptimManager.get_instance()
+    manager.initialize()  # it would remember the modules of jobs before
+    if kind.bits == 8 and job.embedding_32bit:
+        for module in model.modules():
+            if isinstance(module, torch.nn.Embedding):
+                manager.register_module_override(module, "weight", {"optim_bits": 32})
+    paged = {"is_paged": True} if kind.paged else {}  # RMSprop has no such argument
+    return getattr(optim, BNB[kind.name])(parameters, lr=LEARNING_RATE, optim_bits=kind.bits, **paged)
+
+
+MAKERS: dict[str, Callable[[Kind, TrainJob, Any, list[Any]], Any]] = {
+    "adamw": _adamw, "sgd": _sgd, "rmsprop": _rmsprop, "adagrad": _adagrad, "adafactor": _adafactor, "bnb": _bnb,
+}  # fmt: skip
+
+
+def _how(job: TrainJob) -> dict[str, bool]:
+    return {"foreach": job.implementation == "foreach", "fused": job.implementation == "fused"}
+
+
+def counters_on_host(optimizer: Any) -> Iterator[Any]:
+    """Yield the step counters that torch.optim keeps in host memory, whatever the model is on."""
+    for group in optimizer.param_groups if optimizer is not None else ():
+        if not group.get("fused") and not group.get("capturable"):
+            steps = (optimizer.state.get(one, {}).get("step") for one in group["params"])
+            yield from (step for step in steps if isinstance(step, torch.Tensor))
+
+
+class _CodeOnHost:
+    """A code book that is made in host memory and copied to the GPU when the first state needs it."""
+
+    def to(self, device: Any) -> Any:
+        """Return the copy, which then stays."""
+        return torch.empty(CODE, dtype=torch.float32, device=device)
+
+
+@contextmanager
+def as_on_cuda(job: Any) -> Iterator[None]:
+    """Let bitsandbytes allocate for tensors called "cpu" what it does for those on a GPU.
+
+    Paged states are put on the meta device: no allocator of a GPU sees them.
+    """
+    kind = KINDS.get(getattr(job, "optimizer", "none"))
+    with ExitStack() as stack:
+        if kind is not None and kind.rule == "bnb" and find_spec("bitsandbytes") is not None:
+            base = import_module("bitsandbytes.optim.optimizer").Optimizer8bit
+            ademamix = import_module("bitsandbytes.optim.ademamix").AdEMAMix
+            functional = import_module("bitsandbytes.functional")
+            stack.enter_context(patch.object(base, "fill_qmap", _codes_on_host))
+            stack.enter_context(patch.object(base, "get_state_buffer", _state_buffer))
+            stack.enter_context(patch.object(ademamix, "_get_state_double_buffer", _double_buffer))
+            # States that are not where their parameter is would be refused; nothing is computed here anyway.
+            for name in ("optimizer_update_32bit", "optimizer_update_8bit_blockwise", "prefetch_tensor"):
+                stack.enter_context(patch.object(functional, name, lambda *args, **kwargs: None))
+        yield
+
+
+def _codes_on_host(self: Any) -> None:
+    self.name2qmap.update({"dynamic": _CodeOnHost(), "udynamic": _CodeOnHost()})
+
+
+def _state_buffer(self: Any, p: Any, dtype: Any = torch.float32) -> Any:
+    return torch.zeros_like(p, dtype=dtype, device=_where(self, p))
+
+
+def _double_buffer(self: Any, p: Any, dtype: Any = torch.float32) -> Any:
+    return torch.zeros((2, *p.size()), dtype=dtype, device=_where(self, p))
+
+
+def _where(optimizer: Any, p: Any) -> Any:
+    return "meta" if optimizer.is_paged and p.numel() >= PAGED else p.device

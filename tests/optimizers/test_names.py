@@ -1,0 +1,50 @@
+"""The table of optimizer names: what jobs take, what the HF Trainer calls them, which ways they have."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import get_args
+
+import pytest
+
+from oomph.errors import UsageError
+from oomph.job import OptimizerName, TrainJob
+from oomph.optimizer_names import KINDS
+
+OWN = {"adamw", "adamw-amsgrad", "sgd-momentum", "adamw_bnb_32bit"}  # names that are not the HF Trainer's
+
+
+def test_a_job_takes_the_names_of_the_table() -> None:
+    """The command line's choices are the table's names, and none at all."""
+    assert {*KINDS, "none"} == set(get_args(OptimizerName))
+
+
+def test_every_name_has_a_rule() -> None:
+    """A rule's file says when its states are made, and has both functions."""
+    for name, kind in KINDS.items():
+        rule = import_module(f"oomph.optimizers.{kind.rule}")
+        assert rule.STATES in ("before", "after", "within", "made"), name
+        assert callable(rule.state), name
+        assert callable(rule.step), name
+
+
+@pytest.mark.slow
+def test_names_are_those_of_the_trainer() -> None:
+    """What is not oomph's own short name is a value of TrainingArguments.optim."""
+    from transformers.training_args import OptimizerNames
+
+    assert set(KINDS) - OWN <= {each.value for each in OptimizerNames}
+
+
+def test_a_name_settles_the_implementation() -> None:
+    """adamw_torch_fused is fused without more words, and the job says so."""
+    assert TrainJob(optimizer="adamw_torch_fused").implementation == "fused"
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "implementation"), [("adamw_torch_fused", "loop"), ("adamw_8bit", "fused"), ("rmsprop", "fused")]
+)
+def test_an_implementation_that_there_is_not_is_refused(optimizer: OptimizerName, implementation: str) -> None:
+    """torch has no fused RMSprop, and bitsandbytes one way only."""
+    with pytest.raises(UsageError, match="has no implementation"):
+        TrainJob(optimizer=optimizer, implementation=implementation)  # type: ignore[arg-type]

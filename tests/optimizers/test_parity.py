@@ -1,0 +1,51 @@
+"""The tape's optimizer steps equal the real ones' under a trace, event by event: states, temporaries, their order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from oomph.job import TrainJob
+from tests.referee import models
+from tests.tape.grid import compare
+
+pytestmark = pytest.mark.slow
+
+# Weights of more and of fewer than 4096 and 100000 elements, matrices and vectors, an embedding for positions.
+LLAMA = {**models.LLAMA, "num_hidden_layers": 1}
+TIED = {**LLAMA, "tie_word_embeddings": True}
+GPT2 = {**models.GPT2, "n_layer": 1}
+JOBS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    (LLAMA, {"optimizer": "adamw_torch_fused", "steady": False}),
+    (GPT2, {"optimizer": "adamw-amsgrad", "implementation": "loop"}),
+    (LLAMA, {"optimizer": "adamw-amsgrad", "steady": False}),
+    (GPT2, {"optimizer": "rmsprop", "steady": False}),
+    (LLAMA, {"optimizer": "rmsprop", "implementation": "loop"}),
+    (GPT2, {"optimizer": "adagrad", "steady": False}),
+    (LLAMA, {"optimizer": "adagrad", "implementation": "loop", "precision": "fp32"}),
+    (LLAMA, {"optimizer": "adafactor"}),
+    (GPT2, {"optimizer": "adafactor", "steady": False}),
+    (TIED, {"optimizer": "adafactor", "precision": "amp-bf16", "steady": False}),
+    (LLAMA, {"optimizer": "adamw_bnb_8bit"}),
+    (GPT2, {"optimizer": "adamw_8bit", "steady": False}),
+    (TIED, {"optimizer": "adamw_8bit", "embedding_32bit": False, "steady": False}),
+    (LLAMA, {"optimizer": "adamw_bnb_32bit", "steady": False}),
+    (LLAMA, {"optimizer": "paged_adamw_8bit", "steady": False}),
+    (GPT2, {"optimizer": "paged_adamw_32bit"}),
+    (LLAMA, {"optimizer": "lion_8bit", "steady": False}),
+    (GPT2, {"optimizer": "paged_lion_32bit", "steady": False}),
+    (LLAMA, {"optimizer": "rmsprop_bnb_8bit"}),
+    (LLAMA, {"optimizer": "ademamix_8bit", "steady": False}),
+    (GPT2, {"optimizer": "paged_ademamix_32bit", "steady": False}),
+]
+
+
+@pytest.mark.parametrize(
+    ("raw", "inputs"), JOBS, ids=[f"{raw['model_type']}-{'-'.join(map(str, job.values()))}" for raw, job in JOBS]
+)
+def test_every_event_of_the_step_equals_the_trace(raw: dict[str, Any], inputs: dict[str, Any]) -> None:
+    """First steps make states, later ones find them: same allocations, frees, order, peak and bytes of states."""
+    parting, ours, theirs = compare(raw, TrainJob(1, 8, **inputs))
+    assert parting is None, str(parting)
+    assert ours == theirs

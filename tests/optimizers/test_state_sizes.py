@@ -1,0 +1,75 @@
+"""Bytes of states against the real libraries' own tensors, and per parameter against what was measured by others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from oomph.families import model_from_config
+from oomph.job import TrainJob
+from oomph.peak import by_group
+from oomph.steps import step
+from tests.referee import models
+
+MISTRAL_7B: dict[str, Any] = {
+    "model_type": "mistral", "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336,
+    "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "sliding_window": None,
+}  # fmt: skip
+
+PARAMS = 7_241_732_096
+
+
+def played(raw: dict[str, Any], **inputs: Any) -> Any:
+    return step(model_from_config(raw), TrainJob(1, 64, **inputs))
+
+
+def kept(one: Any, group: str) -> int:
+    return max(height for heights in by_group(one, group)[one.begin :] for height in heights)
+
+
+@pytest.mark.parametrize(("raw", "params"), [(MISTRAL_7B, 7.242e9), (models.LLAMA3_8B, 8.030e9)])
+def test_pure_bf16_with_foreach_is_ten_bytes_a_parameter(raw: dict[str, Any], params: float) -> None:
+    """Weights, gradients, two states, roots: 72.43e9 B of Mistral-7B and 80.32e9 B of Llama-3-8B were measured."""
+    assert played(raw).peak / params == pytest.approx(10.0, rel=2e-3)
+
+
+def test_fused_has_no_fifth_copy() -> None:
+    """Without the roots it is eight bytes a parameter."""
+    assert played(MISTRAL_7B, optimizer="adamw_torch_fused").peak / PARAMS == pytest.approx(8.0, rel=2e-3)
+
+
+def test_after_a_step_weights_and_states_are_there() -> None:
+    """Six bytes a parameter in pure bf16: 43.47e9 B of Mistral-7B were measured."""
+    assert played(MISTRAL_7B).end == pytest.approx(43.47e9, rel=1e-3)
+
+
+def test_8bit_states_are_two_bytes_and_the_scales() -> None:
+    """2 + 8/256 bytes per parameter, but for norms and, as the Trainer has it, the embedding, both in fp32."""
+    head_and_layers, embedding, norms = PARAMS - 32000 * 4096 - 65 * 4096, 32000 * 4096, 65 * 4096
+    exact = (2 + 8 / 256) * head_and_layers + 8 * embedding
+    assert kept(played(MISTRAL_7B, optimizer="adamw_8bit"), "optimizer") == pytest.approx(exact, rel=1e-4)
+    everything = (2 + 8 / 256) * (head_and_layers + embedding + norms)
+    plain = played(MISTRAL_7B, optimizer="adamw_8bit", embedding_32bit=False)
+    assert kept(plain, "optimizer") == pytest.approx(everything, rel=1e-4)
+
+
+def test_32bit_states_of_bitsandbytes_are_fp32_whatever_the_weights() -> None:
+    """torch keeps them as the weights are, bitsandbytes in fp32: 8 bytes a parameter, not 4."""
+    assert kept(played(MISTRAL_7B, optimizer="adamw_bnb_32bit"), "optimizer") == pytest.approx(8 * PARAMS, rel=1e-3)
+    assert kept(played(MISTRAL_7B), "optimizer") == pytest.approx(4 * PARAMS, rel=1e-3)
+
+
+def test_paged_states_are_not_on_the_gpu_but_their_scales_are() -> None:
+    """Of 8-bit states the allocator sees the scales of the large parameters, and the states of small ones."""
+    seen = kept(played(MISTRAL_7B, optimizer="paged_adamw_8bit", embedding_32bit=False), "optimizer")
+    norms, code_books = 65 * 2 * (4096 + 512), 2 * 1024  # of 4096 elements: 8-bit, not paged; their scales rounded up
+    assert seen == 8 * (PARAMS - 65 * 4096) // 256 + norms + code_books
+    assert kept(played(MISTRAL_7B, optimizer="paged_adamw_32bit"), "optimizer") == 65 * 2 * 4 * 4096
+
+
+def test_adafactor_keeps_rows_and_columns_but_computes_in_fp32() -> None:
+    """States are next to nothing; a step takes four fp32 tensors of the largest weight."""
+    one = played(MISTRAL_7B, optimizer="adafactor")
+    assert kept(one, "optimizer") < 0.002 * PARAMS
+    assert one.peak - 4 * PARAMS == pytest.approx(4 * 4 * 32000 * 4096, rel=0.02)
