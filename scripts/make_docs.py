@@ -27,7 +27,7 @@ from oomph.units import gib
 ROOT = Path(__file__).parents[1]
 HEADINGS = ("Effect", "Cost", "When", "Flag", "Source")
 EXPLAIN = (["explain"], ["explain", "saved-tensors"], ["explain", "op"])
-JOBS = (["train"], ["serve"], ["trace"], ["measure"], ["score"])
+JOBS = (["train"], ["serve"], ["plan"], ["max"], ["trace"], ["measure"], ["score"])
 COMMANDS = ([], ["weigh"], *JOBS, *EXPLAIN, ["models"], ["gpus"], ["rules"])
 SHOWN_RULES = 24  # lines of `oomph rules` in the README: the table, not its notes
 

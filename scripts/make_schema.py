@@ -1,4 +1,4 @@
-"""Write docs/ledger.schema.json from the ledger's own classes. `--check` fails if the committed file differs."""
+"""Write the schemas of the JSON that commands print. `--check` fails if a committed file differs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from oomph.ledger import GROUPS, SCHEMA_VERSION, SOURCES
+from oomph.planning.lever import PRICES
+from oomph.planning.result import STATUSES
 
-TARGET = Path(__file__).parents[1] / "docs" / "ledger.schema.json"
+DOCS = Path(__file__).parents[1] / "docs"
 
 BYTES = {"type": "integer", "minimum": 0}
 TEXT = {"type": "string"}
@@ -26,6 +28,55 @@ def array(items: dict[str, Any]) -> dict[str, Any]:
 
 def null_or(schema: dict[str, Any]) -> dict[str, Any]:
     return {"anyOf": [schema, {"type": "null"}]}
+
+
+def verdict() -> dict[str, Any]:
+    return obj(
+        {
+            "status": {"enum": ["fits", "tight", "too_big"]},
+            "fits": {"type": "boolean"},
+            "capacity_bytes": BYTES,
+            "margin_bytes": {"type": "integer"},
+            "sentence": TEXT,
+        }
+    )
+
+
+def figure() -> dict[str, Any]:
+    return obj({"name": {"enum": ["allocated", "reserved", "device"]}, "bytes": BYTES, "safe_bytes": BYTES})
+
+
+def model() -> dict[str, Any]:
+    counts = (
+        "params",
+        "active_params",
+        "embedding_params",
+        "head_params",
+        "mtp_params",
+        "hidden_size",
+        "num_layers",
+        "vocab_size",
+    )
+    return obj(
+        {
+            "name": TEXT,
+            "model_type": TEXT,
+            **dict.fromkeys(counts, BYTES),
+            "tied": {"type": "boolean"},
+            "by_kind": {"type": "object", "additionalProperties": BYTES},
+            "context_length": null_or(BYTES),
+            "stored_dtype": null_or(TEXT),
+            "stored_bytes": null_or(BYTES),
+            "counted_by": {"enum": ["config", "class", "header"]},
+        }
+    )
+
+
+def job() -> dict[str, Any]:
+    return obj(
+        {"kind": {"enum": ["weigh", "train", "serve"]}, "model": TEXT, "origin": TEXT, "format": TEXT},
+        description="for train and serve also every input of the job with its value",
+    )
 
 
 def schema() -> dict[str, Any]:
@@ -56,49 +107,6 @@ def schema() -> dict[str, Any]:
             "reason": TEXT,
         }
     )
-    verdict = obj(
-        {
-            "status": {"enum": ["fits", "tight", "too_big"]},
-            "fits": {"type": "boolean"},
-            "capacity_bytes": BYTES,
-            "margin_bytes": {"type": "integer"},
-            "sentence": TEXT,
-        }
-    )
-    counts = (
-        "params",
-        "active_params",
-        "embedding_params",
-        "head_params",
-        "mtp_params",
-        "hidden_size",
-        "num_layers",
-        "vocab_size",
-    )
-    model = obj(
-        {
-            "name": TEXT,
-            "model_type": TEXT,
-            **dict.fromkeys(counts, BYTES),
-            "tied": {"type": "boolean"},
-            "by_kind": {"type": "object", "additionalProperties": BYTES},
-            "context_length": null_or(BYTES),
-            "stored_dtype": null_or(TEXT),
-            "stored_bytes": null_or(BYTES),
-            "counted_by": {"enum": ["config", "class", "header"]},
-        }
-    )
-    job = obj(
-        {"kind": {"enum": ["weigh", "train", "serve"]}, "model": TEXT, "origin": TEXT, "format": TEXT},
-        description="for train and serve also every input of the job with its value",
-    )
-    figure = obj(
-        {
-            "name": {"enum": ["allocated", "reserved", "device"]},
-            "bytes": BYTES,
-            "safe_bytes": BYTES,
-        }
-    )
     instant = obj(
         {
             "name": TEXT,
@@ -112,13 +120,13 @@ def schema() -> dict[str, Any]:
         {
             "schema_version": {"const": SCHEMA_VERSION},
             "oomph_version": TEXT,
-            "job": job,
-            "model": model,
+            "job": job(),
+            "model": model(),
             "device": null_or({"type": "object"}),
-            "verdict": null_or(verdict),
+            "verdict": null_or(verdict()),
             "total_bytes": BYTES,
             "safe_bytes": BYTES,
-            "figures": array(figure),
+            "figures": array(figure()),
             "resident_bytes": null_or(BYTES),
             "instants": array(instant),
             "peak": {**null_or(TEXT), "description": "the instant at which most is allocated"},
@@ -132,21 +140,117 @@ def schema() -> dict[str, Any]:
             "warnings": array(TEXT),
         }
     )
+    return whole
+
+
+def head(**more: Any) -> dict[str, Any]:
+    """What every answer of a plan begins with."""
+    return {"schema_version": {"const": SCHEMA_VERSION}, "oomph_version": TEXT, "job": job(), "model": model(), **more}
+
+
+def limit() -> dict[str, Any]:
+    """The largest value of one input: at it the job fits, beyond it does not."""
+    brief = obj(
+        {
+            "job": job(),
+            "num_layers": BYTES,
+            "figures": array(figure()),
+            "peak": null_or(TEXT),
+            "why": TEXT,
+            "verdict": null_or(verdict()),
+        }
+    )
+    return obj(
+        {
+            "over": TEXT,
+            "value": {**BYTES, "description": "0: not even one fits"},
+            "bound": {**TEXT, "description": "memory, or why no larger value was looked at"},
+            "sentence": TEXT,
+            "monotone": {"type": "boolean"},
+            "larger_values_that_fit": array(BYTES),
+            "at": null_or(brief),
+            "beyond": null_or(brief),
+        }
+    )
+
+
+def change() -> dict[str, Any]:
+    """A changed job: the levers pulled, what that saves, and whether it fits."""
+    sets = obj({"input": TEXT, "before": {}, "after": {}})
+    part = obj(
+        {
+            "lever": TEXT,
+            "sets": array(sets),
+            "price": {"enum": list(PRICES.values())},
+            "cost": TEXT,
+            "source": {**TEXT, "format": "uri"},
+        }
+    )
+    return obj(
+        {
+            "parts": array(part),
+            "job": {"type": "object"},
+            "peak_bytes": BYTES,
+            "saved_bytes": {"type": "integer", "description": "of tensors at the peak"},
+            "status": {"enum": list(STATUSES)},
+            "device": null_or(figure()),
+        }
+    )
+
+
+def plan() -> dict[str, Any]:
+    """The JSON schema of `oomph plan`."""
+    return obj(
+        head(
+            device={"type": "object"},
+            verdict=verdict(),
+            figures=array(figure()),
+            peak=TEXT,
+            peak_bytes=BYTES,
+            why=TEXT,
+            advice=TEXT,
+            changes=array(change()),
+            combination=null_or(change()),
+            room=array(limit()),
+            upgrades=array(change()),
+            refused=array(obj({"lever": TEXT, "reason": TEXT})),
+        )
+    )
+
+
+def on_devices() -> dict[str, Any]:
+    """The JSON schema of `oomph plan` with several GPUs."""
+    brief = limit()["properties"]["at"]["anyOf"][0]["properties"]
+    return obj(head(devices=array(obj({"device": {"type": "object"}, **brief}))))
+
+
+def limits() -> dict[str, Any]:
+    """The JSON schema of `oomph max`."""
+    return obj(head(device={"type": "object"}, limits=array(limit())))
+
+
+def titled(title: str, found: dict[str, Any]) -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "oomph ledger",
+        "title": title,
         "description": "Bytes are integers. A new key is a minor version, a changed meaning a major one.",
-        **whole,
+        **found,
     }
 
 
 def main() -> None:
-    text = json.dumps(schema(), indent=2) + "\n"
-    if "--check" in sys.argv:
-        if not TARGET.is_file() or TARGET.read_text() != text:
-            sys.exit(f"{TARGET.name} is out of date: run python scripts/make_schema.py")
-        return
-    TARGET.write_text(text)
+    pages = {
+        "ledger.schema.json": titled("oomph ledger", schema()),
+        "plan.schema.json": titled("oomph plan", plan()),
+        "plan-gpus.schema.json": titled("oomph plan, several GPUs", on_devices()),
+        "max.schema.json": titled("oomph max", limits()),
+    }
+    for name, found in pages.items():
+        path, text = DOCS / name, json.dumps(found, indent=2) + "\n"
+        if "--check" not in sys.argv:
+            path.write_text(text)
+        elif not path.is_file() or path.read_text() != text:
+            sys.exit(f"{name} is out of date: run python scripts/make_schema.py")
 
 
 if __name__ == "__main__":

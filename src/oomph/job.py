@@ -76,8 +76,8 @@ class TrainJob:
     `fp32_outputs`: accelerate's wrapper, which returns logits as fp32 copies. `padding`: the batch carries a padding
     mask, which disables flash. `packing`: each row holds several sequences one behind the other, told apart by position
     ids that the caller passes instead of a mask; transformers then builds a mask itself, unless there is a cache.
-    `experts`: in which form a mixture computes its experts; `routing`: how tokens are spread over them, evenly or all to
-    the same ones, which changes bytes in the eager form only.
+    `experts`: in which form a mixture computes its experts; `routing`: how tokens are spread over them, evenly or all
+    to the same ones, which changes bytes in the eager form only.
     `optimizer` is a name of oomph.optimizer_names; `implementation` is torch.optim's way through the parameters, others
     have one way of their own. `embedding_32bit`: 8-bit optimizers of bitsandbytes keep fp32 states for embeddings, as
     the HF Trainer asks them to.

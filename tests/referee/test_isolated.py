@@ -32,7 +32,7 @@ def test_the_last_line_of_a_process_that_cannot_start() -> None:
 
 
 def test_what_it_said_is_bounded_and_never_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Megabytes on stderr are read away; the last line counts, cut to a length, and bytes that are no text do no harm."""
+    """Megabytes on stderr are read away; the last line counts, cut to a length; odd bytes do no harm."""
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     code = "import os, sys\nsys.stderr.write('noise\\n' * 2**19 + 'x' * 10_000 + '\\n\\n')\nsys.stderr.flush()\n"
     ended = died(module(tmp_path, code + "os.write(2, b'\\xff\\n')\nos._exit(7)"))

@@ -21,6 +21,8 @@ EXAMPLES = """\b
   oomph ./my-model --format nf4            a folder, a config.json, a .safetensors or .gguf file
   cat config.json | oomph - --json         a config on standard input
   oomph train llama-3-8b --seq 4096 --checkpointing non-reentrant --gpu h100
+  oomph plan llama-3-8b train --gpu rtx-4090             what would make it fit, and what that costs
+  oomph max llama-3-8b train --gpu h100 --over batch      the largest batch that fits
   oomph serve qwen2.5-7b --context 8192 --concurrency 4 --gpu 24GiB --timeline serve.html
 """
 
@@ -28,12 +30,17 @@ EXAMPLES = """\b
 # Commands with a module of their own, imported when they are called: weighing a model must not wait for them.
 ELSEWHERE = {
     "explain": "oomph.cli.explain",
+    "max": "oomph.cli.plan",
     "measure": "oomph.cli.measure",
+    "plan": "oomph.cli.plan",
     "score": "oomph.cli.score",
     "serve": "oomph.cli.jobs",
     "trace": "oomph.cli.trace",
     "train": "oomph.cli.jobs",
 }
+
+
+FUNCTIONS = {"max": "largest"}  # where a name is taken in Python
 
 
 class DefaultCommand(click.Group):
@@ -47,7 +54,7 @@ class DefaultCommand(click.Group):
         """Return a command, imported now if it has a module of its own."""
         if name not in ELSEWHERE:
             return super().get_command(ctx, name)
-        command: click.Command = getattr(import_module(ELSEWHERE[name]), name)
+        command: click.Command = getattr(import_module(ELSEWHERE[name]), FUNCTIONS.get(name, name))
         return command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

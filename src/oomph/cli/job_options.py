@@ -152,6 +152,19 @@ def given() -> list[click.Parameter]:
     ]
 
 
+def spelled(kind: Job, name: str, value: Any) -> str:
+    """Return how a field's value is typed.
+
+    >>> spelled(TrainJob, "seq_len", 512), spelled(TrainJob, "hold_logits", False), spelled(TrainJob, "packing", True)
+    ('--seq 512', '--drop-logits', '--packing')
+    """
+    first = _spellings(kind, name)[0]
+    if get_type_hints(kind)[name] is not bool:
+        return f"{first} {value}"
+    on, off = first.split("/")
+    return on if value else off
+
+
 def _add(command: Command, options: list[Callable[[Any], Any]]) -> Command:
     for option in reversed(options):  # the last decorator's option comes first
         command = option(command)

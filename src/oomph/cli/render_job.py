@@ -28,7 +28,7 @@ def render(ledger: Ledger, explain: bool) -> None:
     """Print a job's ledger."""
     out = Output()
     ledger = printable_ledger(ledger)
-    out.print(_headline(ledger))
+    out.print(headline(ledger))
     if ledger.verdict:
         out.print(Text(ledger.verdict.sentence, style=STYLES[ledger.verdict.status]))
     out.print(_bar(ledger, out))
@@ -44,7 +44,8 @@ def render(ledger: Ledger, explain: bool) -> None:
         out.print(Text("--explain: every tensor at the peak and every instant; --timeline FILE.svg draws it.", "dim"))
 
 
-def _headline(ledger: Ledger) -> Text:
+def headline(ledger: Ledger) -> Text:
+    """Return the first line: what is run, and how much of it."""
     model, job = ledger.model, ledger.job
     text = Text(str(model["name"] or model["model_type"]), style="bold")
     work = "training step" if job["kind"] == "train" else "prefill and decode"

@@ -1,0 +1,107 @@
+"""`oomph plan` and `oomph max`: what would make a job fit, and the largest value with which it does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from oomph.cli.job_options import either_job, either_options, train_job, train_options
+from oomph.cli.output import dump, output
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from oomph.devices import Fleet
+
+HELP = {"help_option_names": ["-h", "--help"]}
+OFFLINE = click.option("--offline", is_flag=True, help="Never ask a server, whatever MODEL is.")
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="The versioned answer as JSON.")
+
+
+@click.command(context_settings=HELP)
+@click.argument("model")
+@click.argument("kind", type=click.Choice(["train"]), default="train", metavar="[train]")
+@click.option(
+    "--gpu", "-g", required=True, metavar="G", help="A device (rtx-4090), a size (24GiB), auto; or several with commas"
+    " between them, to see which holds the job as it is.",
+)  # fmt: skip
+@train_options
+@click.option("--explain", is_flag=True, help="Every change, also those that do not make it fit.")
+@AS_JSON
+@OFFLINE
+def plan(model: str, **values: Any) -> int:
+    """Say what would make a training step of MODEL fit on a GPU, and what each change costs in speed and quality.
+
+    The changes are one at a time, the cheapest that fits first, and where no single one is enough the cheapest
+    combination. For a job that fits: what is left, and what it could have for that.
+    """
+    from oomph.answer import subject
+    from oomph.planning.plan import on_devices
+    from oomph.planning.plan import plan as make
+
+    fleets = _fleets(values["gpu"])
+    found, job = subject(model, offline=values["offline"]), train_job(values)
+    if len(fleets) > 1:
+        several = on_devices(found, job, fleets)
+        if values["as_json"]:
+            dump(several.to_dict())
+        else:
+            from oomph.cli.render_plan import render_devices
+
+            with output():
+                render_devices(several)
+        return 0 if several.fits else 1
+    made = make(found, job, fleets[0])
+    if values["as_json"]:
+        dump(made.to_dict())
+    else:
+        from oomph.cli.render_plan import render
+
+        with output():
+            render(made, values["explain"])
+    return 0 if made.verdict.fits else 1
+
+
+@click.command("max", context_settings=HELP)
+@click.argument("model")
+@click.argument("kind", type=click.Choice(["train", "serve"]), default="train", metavar="[train|serve]")
+@click.option("--gpu", "-g", required=True, metavar="G", help="A device (rtx-4090), a size (24GiB) or auto.")
+@click.option(
+    "--over", multiple=True, metavar="INPUT", help="What to have more of: batch, seq, layers; of serve concurrency,"
+    " context, layers. As often as you like; each with all else as it is.",
+)  # fmt: skip
+@either_options
+@AS_JSON
+@OFFLINE
+def largest(model: str, over: Sequence[str], **values: Any) -> int:
+    """Say how many sequences, tokens or layers of MODEL's job fit on a GPU: one more does not.
+
+    Exit code 1: not even one does.
+    """
+    from oomph.answer import subject
+    from oomph.planning.solve import limits
+
+    values["infer"] = values["infer"] or values["kind"] == "serve"
+    job = either_job(values)
+    (fleet,) = _fleets(values["gpu"], most=1)
+    found = limits(subject(model, offline=values["offline"]), job, fleet, over)
+    if values["as_json"]:
+        dump(found.to_dict())
+    else:
+        from oomph.cli.render_plan import render_limits
+
+        with output():
+            render_limits(found)
+    return 0 if all(limit.value for limit in found.limits) else 1
+
+
+def _fleets(text: str, most: int | None = None) -> list[Fleet]:
+    """Return the devices named."""
+    from oomph.devices import parse_gpus
+    from oomph.errors import UsageError
+
+    names = [name for name in text.split(",") if name.strip()]
+    if not names or (most is not None and len(names) > most):
+        raise UsageError(f"--gpu {text!r} names {len(names)} devices.", "Name one: --gpu rtx-4090.")
+    return [parse_gpus(name.strip()) for name in names]

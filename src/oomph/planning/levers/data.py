@@ -1,0 +1,38 @@
+"""What the model sees: how long sequences are, and how batches are made of them."""
+
+from __future__ import annotations
+
+from oomph.planning.lever import Lever, Price, halving, setting
+
+SHORTEST = 256  # tokens; below it few texts are whole
+
+LEVERS = (
+    Lever(
+        "no dropout",
+        Price.TRAINING,
+        "Faster; without it a model overfits sooner when it sees small data several times.",
+        "https://jmlr.org/papers/v15/srivastava14a.html",
+        setting(dropout=False),
+    ),
+    Lever(
+        "no padding mask",
+        Price.DATA,
+        "Faster; batches must then be of sequences of one length, or packed, so that flash attention can be used.",
+        "https://arxiv.org/abs/2407.09105",
+        setting(lambda job: job.padding, padding=False, attention="flash"),
+    ),
+    Lever(
+        "packing without position ids",
+        Price.DATA,
+        "Faster with flash attention; the sequences of a row then see each other, as in most pretraining.",
+        "https://arxiv.org/abs/2407.09105",
+        setting(lambda job: job.packing, packing=False, attention="flash"),
+    ),
+    Lever(
+        "shorter sequences",
+        Price.DATA,
+        "Faster; longer texts are cut, and what depends on more context is not learned.",
+        "https://arxiv.org/abs/2404.10830",
+        halving("seq_len", SHORTEST),
+    ),
+)

@@ -1,0 +1,41 @@
+"""Which parameters train, and how the others are stored."""
+
+from __future__ import annotations
+
+from oomph.job import RANKED
+from oomph.planning.lever import Lever, Price, halving, setting
+
+LEAST_RANK = 4  # the smallest that the LoRA paper finds enough on its tasks
+
+_half_the_rank = halving("rank", LEAST_RANK)
+
+LEVERS = (
+    Lever(
+        "adapters in the dtype of the weights",
+        Price.ROUNDING,
+        "Faster: inputs are not cast to fp32 and back; small updates of a bf16 adapter may be rounded away.",
+        "https://huggingface.co/docs/peft/developer_guides/troubleshooting",
+        setting(lambda job: job.method in RANKED, adapter_dtype="base"),
+    ),
+    Lever(
+        "LoRA",
+        Price.TRAINING,
+        "Faster steps; only small adapters train, which learn less of what is new, and forget less of what was known.",
+        "https://arxiv.org/abs/2405.09673",
+        setting(lambda job: job.method == "full", method="lora"),
+    ),
+    Lever(
+        "QLoRA",
+        Price.TRAINING,
+        "Slower than LoRA, as each weight is unpacked at each use; in its paper as good as LoRA on 16-bit weights.",
+        "https://arxiv.org/abs/2305.14314",
+        setting(lambda job: job.method in ("full", "lora"), method="qlora"),
+    ),
+    Lever(
+        "lower rank",
+        Price.TRAINING,
+        "A little faster; adapters of a lower rank can learn less.",
+        "https://arxiv.org/abs/2106.09685",
+        lambda job, model: _half_the_rank(job, model) if job.method in RANKED else (),
+    ),
+)

@@ -1,0 +1,191 @@
+"""The largest value of one input of a job with which it still fits: exact, one more does not.
+
+Heights of a step are milliseconds, a ledger with its allocator is more. So the search asks heights for a guess: the
+largest value whose tensors, with what an estimate nearby takes beside them, are no more than the device shows. Each
+guess is then judged in full, until one value fits and the next does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from oomph.answer import Subject
+from oomph.devices import Fleet
+from oomph.errors import UsageError, close_matches
+from oomph.job import InferJob, TrainJob
+from oomph.ledger import Ledger
+from oomph.planning.bench import Bench
+from oomph.planning.result import TOO_BIG, Limit, Limits
+from oomph.structure import Job, decoder_stack, is_uniform, with_layers
+from oomph.units import human
+
+MOST = 2**24  # a value beyond which nobody looks
+DEFAULT = ("batch", "seq_len")
+GUESSES = 6  # after which the search halves what is left, whatever the heights say
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An input to search over: the field of a job, or "layers" of the model; `kinds` are the jobs that have it."""
+
+    field: str
+    what: str  # with {} for the number
+    kinds: tuple[type, ...] = (TrainJob, InferJob)
+
+
+AXES = {
+    "batch": Axis("batch", "{} sequences in a micro-batch", (TrainJob,)),
+    "concurrency": Axis("batch", "{} sequences at a time", (InferJob,)),
+    "seq": Axis("seq_len", "sequences of {} tokens", (TrainJob,)),
+    "context": Axis("seq_len", "a prefill of {} tokens", (InferJob,)),
+    "rank": Axis("rank", "adapters of rank {}", (TrainJob,)),
+    "layers": Axis("layers", "{} layers"),
+}
+
+
+def largest(found: Subject, job: Job, fleet: Fleet, over: str, bench: Bench | None = None) -> Limit:
+    """Return the largest value of an axis with which a job fits on a device.
+
+    Raises UsageError for an axis that the job does not have, UnsupportedError as the engine does.
+    """
+    axis = _axis(over, job)
+    most, why = _most(found, job, axis)
+    search = Search(partial(_bench_of, found, job, fleet, axis, bench), most)
+    value = search.run()
+    at = search.ledger(value) if value else None
+    beyond = search.ledger(value + 1) if value < most else None
+    bound = "memory" if beyond else why
+    return Limit(over, value, bound, _sentence(axis, value, at, beyond, why), at, beyond, search.odd(value))
+
+
+def limits(found: Subject, job: Job, fleet: Fleet, over: Sequence[str]) -> Limits:
+    """Return the largest values of several axes, each with everything else as the job has it.
+
+    Without any named they are those that people ask for: how many sequences, and how long.
+    """
+    bench = Bench(found, fleet)
+    names = over or [name for name, axis in AXES.items() if axis.field in DEFAULT and isinstance(job, axis.kinds)]
+    return Limits(bench.ledger(job), tuple(largest(found, job, fleet, name, bench) for name in names))
+
+
+def _axis(over: str, job: Job) -> Axis:
+    has = (*job.axes, "layers")
+    mine = {name: axis for name, axis in AXES.items() if isinstance(job, axis.kinds) and axis.field in has}
+    if over not in mine:
+        hint = close_matches(over, mine) or f"Choose one of {', '.join(mine)}."
+        raise UsageError(f"{over!r} is nothing this job could have more of.", hint)
+    return mine[over]
+
+
+def _most(found: Subject, job: Job, axis: Axis) -> tuple[int, str]:
+    """Return the largest value that makes sense, and what stands in the way of more."""
+    context = found.model.context_length
+    if axis.field == "seq_len" and context:
+        written = job.decode if isinstance(job, InferJob) else 0
+        return max(1, context - written), f"the model is made for {context} tokens"
+    if axis.field == "layers" and not is_uniform(decoder_stack(found.model)[1]):
+        raise UsageError("The layers of this model differ: there is no telling which one more would be.")
+    return MOST, f"{MOST} is where oomph stops to look"
+
+
+def _bench_of(found: Subject, job: Job, fleet: Fleet, axis: Axis, bench: Bench | None, value: int) -> tuple[Bench, Job]:
+    """Return a bench and the job to put on it for a value."""
+    if axis.field == "layers":
+        return Bench(replace(found, model=with_layers(found.model, value)), fleet), job
+    size: dict[str, Any] = {axis.field: value}
+    return bench or Bench(found, fleet), replace(job, **size)
+
+
+class Search:
+    """A search for the largest value that fits; `place` gives the bench and the job for one."""
+
+    def __init__(self, place: Callable[[int], tuple[Bench, Job]], most: int) -> None:
+        self.most = most
+        self._place = place
+        self._placed: dict[int, tuple[Bench, Job]] = {}
+        self._beside = 0  # bytes that the last ledger had on the device beside its tensors, at most
+
+    def at(self, value: int) -> tuple[Bench, Job]:
+        """Return the bench and the job of a value."""
+        if value not in self._placed:
+            self._placed[value] = self._place(value)
+        return self._placed[value]
+
+    def ledger(self, value: int) -> Ledger:
+        """Return the ledger of a value."""
+        bench, job = self.at(value)
+        return bench.ledger(job)
+
+    def run(self) -> int:
+        """Return a value that fits, the next one not, or the largest there is; 0 where 1 does not fit."""
+        if not self.fits(1):
+            return 0
+        low, high = 1, min(self.most, self._tensors_fit(1, self.most)) + 1
+        guesses = 0
+        while high - low > 1:
+            guess = self._tensors_fit(low, high - 1, self._beside) if guesses < GUESSES else (low + high) // 2
+            value = min(max(guess, low + 1), high - 1)
+            guesses += 1
+            if self.fits(value):
+                low = value
+            else:
+                high = value
+        return low
+
+    def fits(self, value: int) -> bool:
+        """Say whether the upper bound of a value fits, and remember what it had beside its tensors."""
+        bench, job = self.at(value)
+        if bench.status(job) == TOO_BIG and bench.device(job) is None:
+            return False
+        figure = bench.device(job)
+        if figure is not None:
+            self._beside = figure.safe_bytes - bench.peak(job)
+        return bench.fits(job)
+
+    def odd(self, value: int) -> tuple[int, ...]:
+        """Return larger values that fit although one more than `value` does not, of a few that are looked at."""
+        last = self._tensors_fit(value, self.most) if 0 < value < self.most else 0
+        looked_at = sorted({value + 2, (value + 2 + last) // 2, last})
+        return tuple(one for one in looked_at if value + 1 < one <= last and self.fits(one))
+
+    def _tensors_fit(self, low: int, most: int, beside: int | None = None) -> int:
+        """Return the largest value up to `most` whose tensors fit, with so much beside them; `low` if none above does.
+
+        Without `beside` it is what no job goes without.
+        """
+
+        def enough(value: int) -> bool:
+            bench, job = self.at(value)
+            room = bench.room if beside is None else bench.fleet.device.capacity_bytes - beside
+            return bench.peak(job) <= room
+
+        step = 1
+        while low + step <= most and enough(low + step):
+            low, step = low + step, step * 2
+        high = min(low + step, most + 1)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if enough(middle) else (low, middle)
+        return low
+
+
+def _sentence(axis: Axis, value: int, at: Ledger | None, beyond: Ledger | None, why: str) -> str:
+    """Return the limit, and what sets it, in words."""
+    one_more = (
+        f"{axis.what.format(value + 1)}: {beyond.verdict.sentence} {beyond.why}" if beyond and beyond.verdict else ""
+    )
+    if at is None:
+        return f"Not even {one_more}"
+    most = f"At most {axis.what.format(value)}"
+    if beyond is None:
+        return f"{most}: {why}, and memory would do for that ({_takes(at)})."
+    return f"{most} ({_takes(at)}). With {one_more}"
+
+
+def _takes(ledger: Ledger) -> str:
+    figure = ledger.figure("device")
+    assert figure is not None  # there is a device
+    return f"{human(figure.n_bytes)}, at most {human(figure.safe_bytes)}"
