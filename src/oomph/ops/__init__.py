@@ -6,13 +6,26 @@ works: record the node, save inputs, allocate the result, save results.
 
 from oomph.ops.activation import activate, gelu_new, silu, tanh
 from oomph.ops.attention import attention, gpt2_attention
-from oomph.ops.elementwise import add, cast, dropout, mean, mul, neg, power, rsqrt, softmax, unary
-from oomph.ops.indexing import cat, contiguous, expand, rows, slice_axis, split, transpose, unsqueeze, view
+from oomph.ops.elementwise import add, cast, dropout, mean, mul, neg, power, rsqrt, softmax, sub, unary
+from oomph.ops.indexing import (
+    cat,
+    contiguous,
+    expand,
+    part,
+    rows,
+    slice_axis,
+    split,
+    split_heads,
+    transpose,
+    unsqueeze,
+    view,
+)
 from oomph.ops.loss import cross_entropy
 from oomph.ops.masks import causal_mask
 from oomph.ops.matmul import addmm, bmm, linear, matmul
 from oomph.ops.norm import layer_norm
 from oomph.ops.rotary import apply_rotary, rotary_tables
+from oomph.ops.rotary_kinds import joined, rotate
 from oomph.ops.table import embedding
 
 __all__ = [
@@ -32,20 +45,25 @@ __all__ = [
     "expand",
     "gelu_new",
     "gpt2_attention",
+    "joined",
     "layer_norm",
     "linear",
     "matmul",
     "mean",
     "mul",
     "neg",
+    "part",
     "power",
     "rotary_tables",
+    "rotate",
     "rows",
     "rsqrt",
     "silu",
     "slice_axis",
     "softmax",
     "split",
+    "split_heads",
+    "sub",
     "tanh",
     "transpose",
     "unary",

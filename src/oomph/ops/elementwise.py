@@ -256,6 +256,26 @@ def _add_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradien
     return [gradients[0] if node.needs(0) else None, gradients[0] if node.needs(1) else None]
 
 
+def sub(a: Sym, b: Sym) -> Sym:
+    """Return a - b in their common shape and dtype.
+
+    Saves nothing: a's gradient is the incoming one, b's is its negative, one tensor, summed where b was broadcast.
+    Source: torch tools/autograd/derivatives.yaml (sub.Tensor).
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(sub, (4, 256), (4, 256)), cost(sub, (4, 256), (4, 1)).backward
+    (Cost(allocated=2048, saved=0, backward=2048), 2056)
+    """
+    node = record("Sub", (a, b), _sub_backward)
+    return made_by(result("sub", broadcast(a.shape, b.shape), wider(a.dtype, b.dtype), a, b), node)
+
+
+def _sub_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient = grad(gradients)
+    other = result("neg", gradient.shape, gradient.dtype, gradient) if node.needs(1) else None
+    return [gradient if node.needs(0) else None, other]
+
+
 def neg(x: Sym) -> Sym:
     """Return -x, shaped like x.
 

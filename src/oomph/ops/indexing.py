@@ -7,7 +7,7 @@ from typing import Any
 
 from oomph.ops.elementwise import grad, pass_through
 from oomph.tape.autograd import Gradients, Node, like, made_by, record, sum_to
-from oomph.tape.sizes import Size, product, yes
+from oomph.tape.sizes import Size, number, product, yes
 from oomph.tape.sym import Sym, new, view_of, view_strides
 
 
@@ -156,6 +156,60 @@ def _whole_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradi
     return [new(gradient.tape, node.inputs[0][0], gradient.dtype, op=f"{node.name}_backward")]
 
 
+def part(x: Sym, start: Size, stop: Size) -> Sym:
+    """Return x[..., start:stop] as Python's indexing makes it: a view; of all of x an alias, whose gradient passes
+    through.
+
+    Saves nothing; backward of a proper part allocates the whole input again, even for an empty one. Source:
+    torch/csrc/autograd/python_variable_indexing.cpp, ATen/TensorIndexing.h, applySlice.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda x: part(x, 0, 128), (4, 256)).backward, cost(lambda x: part(x, 0, 256), (4, 256)).backward
+    (2048, 0)
+    """
+    if not (yes(start == 0) and yes(stop == x.shape[-1])):
+        return slice_axis(x, -1, start, stop)
+    node = record("Alias", (x,), pass_through)
+    return made_by(Sym(x.shape, x.dtype, x.strides, x.storage), node)
+
+
+def every_second(x: Sym, first: int) -> Sym:
+    """Return x[..., first::2] of an even last axis: a view with gaps.
+
+    Saves nothing; backward allocates the whole input again, zeros with the gradient copied in. Source:
+    ATen/native/TensorShape.cpp, slice_backward.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda x: every_second(x, 1), (4, 256))
+    Cost(allocated=0, saved=0, backward=2048)
+    """
+    node = record("Slice", (x,), _whole_backward)
+    shape, strides = (*x.shape[:-1], x.shape[-1] // 2), (*x.strides[:-1], x.strides[-1] * 2)
+    return made_by(Sym(shape, x.dtype, strides, x.storage), node)
+
+
+def stack_last(tensors: Sequence[Sym]) -> Sym:
+    """Return torch.stack(tensors, -1): new and contiguous, with their number as a last axis.
+
+    Saves nothing; backward hands out views of the gradient. Source: ATen/native/TensorShape.cpp, stack;
+    torch/csrc/autograd/FunctionsManual.cpp, stack_tensors_backward.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda a, b: stack_last([a, b]), (4, 128), (4, 128))
+    Cost(allocated=2048, saved=0, backward=0)
+    """
+    node = record("Stack", tensors, _stack_backward)
+    return made_by(new(tensors[0].tape, (*tensors[0].shape, len(tensors)), tensors[0].dtype, op="stack"), node)
+
+
+def _stack_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient = grad(gradients)
+    return [
+        view_of(gradient, shape, gradient.strides[:-1]) if node.needs(at) else None
+        for at, (shape, _) in enumerate(node.inputs)
+    ]
+
+
 def split(x: Sym, size: Size, parts: int) -> tuple[Sym, ...]:
     """Return x cut along the last axis into `parts` views of `size`; each keeps the whole of x alive.
 
@@ -169,6 +223,23 @@ def split(x: Sym, size: Size, parts: int) -> tuple[Sym, ...]:
     node = record("Split", (x,), _whole_backward, outputs=parts)
     shape = (*x.shape[:-1], size)
     return tuple(made_by(Sym(shape, x.dtype, x.strides, x.storage), node, at) for at in range(parts))
+
+
+def split_heads(x: Sym) -> tuple[Sym, ...]:
+    """Return x [B, N, S, D] cut along its second axis into N views of one head each; each keeps all of x alive.
+
+    Saves nothing; backward joins the gradients to one tensor of x's size. Source:
+    torch/csrc/autograd/FunctionsManual.cpp, split_backward.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(split_heads, (1, 4, 8, 16))
+    Cost(allocated=0, saved=0, backward=1024)
+    """
+    heads = number(x.shape[1])
+    yes(x.shape[1] == heads)
+    node = record("Split", (x,), _whole_backward, outputs=heads)
+    shape = (x.shape[0], 1, *x.shape[2:])
+    return tuple(made_by(Sym(shape, x.dtype, x.strides, x.storage), node, at) for at in range(heads))
 
 
 def cat(tensors: Sequence[Sym], axis: int, dtype: str | None = None) -> Sym:

@@ -8,8 +8,9 @@ from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym
 
 
-def rotary_tables(x: Sym, position_ids: Sym, head_dim: Size) -> tuple[Sym, Sym]:
-    """Mirror LlamaRotaryEmbedding.forward: cos and sin [P, S, D] in x's dtype, computed in fp32 without gradient.
+def rotary_tables(x: Sym, position_ids: Sym, head_dim: Size, dtype: str | None = None) -> tuple[Sym, Sym]:
+    """Mirror LlamaRotaryEmbedding.forward: cos and sin [P, S, D] in x's dtype, or another, computed in fp32 without
+    gradient.
 
     position_ids [P, S] int64; P is 1 where all sequences have the same positions, else the batch.
     Saves nothing itself; the tables live as long as a layer's products keep them, once per model. Source: transformers,
@@ -31,18 +32,32 @@ def rotary_tables(x: Sym, position_ids: Sym, head_dim: Size) -> tuple[Sym, Sym]:
         turned = unary(emb, "sin")
         sin = unary(turned, "mul")
         del turned
-        return cast(cos, x.dtype), cast(sin, x.dtype)
+        return cast(cos, dtype or x.dtype), cast(sin, dtype or x.dtype)
 
 
-def _rotate_half(x: Sym) -> Sym:
-    """Mirror rotate_half."""
+def rotate_half(x: Sym) -> Sym:
+    """Mirror rotate_half: the second half, negated, before the first. Two tensors, of half of x and of all.
+
+    Saves nothing; backward makes all of x again for each half. Source: transformers, models/llama/modeling_llama.py.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(rotate_half, (2, 8, 4, 64))
+    Cost(allocated=12288, saved=0, backward=20480)
+    """
     x1 = slice_axis(x, -1, 0, x.shape[-1] // 2)
     x2 = slice_axis(x, -1, x.shape[-1] // 2, x.shape[-1])
     return cat((-x2, x1), -1)
 
 
-def _unsqueeze_heads(table: Sym) -> Sym:
-    """Return [P, S, D] as [P, 1, S, D]; tables have no history."""
+def unsqueeze_heads(table: Sym) -> Sym:
+    """Return a table [P, S, D] as [P, 1, S, D]: a view; tables have no history.
+
+    Source: transformers, models/llama/modeling_llama.py, apply_rotary_pos_emb.
+
+    >>> from oomph.tape.testing import cost, frozen
+    >>> cost(unsqueeze_heads, frozen(1, 4, 64)).allocated
+    0
+    """
     shape, strides = table.shape, table.strides
     return Sym((shape[0], 1, *shape[1:]), table.dtype, (strides[0], strides[0], *strides[1:]), table.storage)
 
@@ -58,8 +73,8 @@ def apply_rotary(q: Sym, k: Sym, cos: Sym, sin: Sym) -> tuple[Sym, Sym]:
     >>> cost(apply_rotary, (2, 8, 4, 64), (2, 2, 4, 64), frozen(1, 4, 64), frozen(1, 4, 64))
     Cost(allocated=46080, saved=1024, backward=46080)
     """
-    cos = _unsqueeze_heads(cos)
-    sin = _unsqueeze_heads(sin)
-    q_embed = (q * cos) + (_rotate_half(q) * sin)
-    k_embed = (k * cos) + (_rotate_half(k) * sin)
+    cos = unsqueeze_heads(cos)
+    sin = unsqueeze_heads(sin)
+    q_embed = (q * cos) + (rotate_half(q) * sin)
+    k_embed = (k * cos) + (rotate_half(k) * sin)
     return q_embed, k_embed

@@ -10,17 +10,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from oomph.errors import UnsupportedError
+from oomph.programs.frames import FRAMES
 
 if TYPE_CHECKING:
     from oomph.model import Model
 
-PROGRAMS: dict[str, str] = {
-    "gpt2": "gpt2",
-    "llama": "llama",
-    "mistral": "llama",
-    "qwen2": "llama",
-    "qwen3": "llama",
-}
+PROGRAMS: dict[str, str] = {"gpt2": "gpt2", **dict.fromkeys(FRAMES, "llama")}
 
 
 def program_of(model: Model) -> Any:
