@@ -115,7 +115,7 @@ FAMILIES: dict[str, tuple[Callable[[random.Random], Config], ...]] = {
     "olmo": (biased, act, tied),
     "olmo2": (biased, act, tied),
     "olmo3": (biased, act, sliding, tied),
-    "phi3": (act, tied, lambda rng: {"sliding_window": rng.choice([None, 8, 200]), "resid_pdrop": rng.choice([0.0, 0.1])}),
+    "phi3": (act, tied, lambda rng: {"sliding_window": rng.choice([None, 8]), "resid_pdrop": rng.choice([0.0, 0.1])}),
     "seed_oss": (biased, own_heads, act, tied, lambda rng: {"residual_dropout": rng.choice([0.0, 0.1])}),
     "smollm3": (biased, act, tied, no_rope),
     "stablelm": (act, tied, stablelm),

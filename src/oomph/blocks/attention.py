@@ -29,10 +29,11 @@ class Attention(Block):
     `sinks` is one learned logit per head (gpt-oss); `head_gate` names a map that gates the output of each head
     (LFM3); `out_features` is the output map's width where it is not H (Zamba). `dropout` is the rate on the attention
     weights, `resid_dropout` what follows the output map; `sliding_window` is how many tokens a query sees, None all.
-    `norm_place` is where the norms stand: "heads" before heads are moved to the front, "turned" after, "whole" on all
-    heads at once, "rotated" after the rotary embedding. `rotary` names how positions are put in, "" not at all (see
-    ops/rotary_kinds.py), `rotary_dim` in how many channels of a head, None all; `own_tables`: sliding and full layers
-    have rotary tables of their own. `softcap`: scores are bounded by a tanh.
+    `norm_place` is where the norms stand (see PROJECTIONS): "heads" before heads are moved to the front, "turned"
+    after, "whole" on all heads at once, "rotated" after the rotary embedding. `out_first`: the output map is the
+    class's first parameter. `rotary` names how positions are put in, "" not at all (see ops/rotary_kinds.py),
+    `rotary_dim` in how many channels of a head, None all; `own_tables`: sliding and full layers have rotary tables of
+    their own. `softcap`: scores are bounded by a tanh.
 
     Llama-3-8B: 4096·128·(32 + 2·8) + 32·128·4096 parameters.
     >>> from oomph.blocks.base import walk
@@ -60,6 +61,7 @@ class Attention(Block):
     resid_dropout: Block | None = None
     sliding_window: int | None = None
     norm_place: str = "heads"
+    out_first: bool = False
     rotary: str = "llama"
     rotary_dim: int | None = None
     own_tables: bool = False
@@ -90,9 +92,9 @@ class Attention(Block):
             for name, width in zip(self.qkv, widths, strict=True)
         }
         attended = self.num_heads * (self.v_head_dim or self.head_dim)
+        out = {self.out: Linear(attended, self.out_features or self.hidden_size, self.out_bias, self.role)}
         return {
-            **maps,
-            self.out: Linear(attended, self.out_features or self.hidden_size, self.out_bias, self.role),
+            **(out | maps if self.out_first else maps | out),
             self.norms[0]: self.q_norm,
             self.norms[1]: self.k_norm,
             **({self.head_gate: Linear(self.hidden_size, self.num_heads)} if self.head_gate else {}),
@@ -154,7 +156,7 @@ def _projection(m: Bound) -> str:
     """Return which of the ways to q, k and v an attention takes."""
     if len(m.qkv) == 1:
         return "fused"
-    return m.norm_place if m[m.norms[0]] is not None else "plain"
+    return "plain" if m.norm_place == "heads" and m[m.norms[0]] is None else m.norm_place
 
 
 def _plain(m: Bound, hidden_states: Sym) -> Projected:
@@ -192,18 +194,37 @@ def _norm_of_turned(m: Bound, hidden_states: Sym) -> Projected:
 
 
 def _norm_of_whole(m: Bound, hidden_states: Sym) -> Projected:
-    """Mirror Olmo2Attention.forward."""
+    """Mirror Olmo2Attention.forward, or OlmoAttention.forward, where all three maps come before anything else."""
     from oomph import ops
 
     q_proj, k_proj, v_proj = (m[name] for name in m.qkv)
     q_norm, k_norm = (m[name] for name in m.norms)
     query_shape, key_shape = _shapes(m, hidden_states)
-    query_states = q_norm(q_proj(hidden_states))
-    key_states = k_norm(k_proj(hidden_states))
+    query_states = q_proj(hidden_states) if q_norm is None else q_norm(q_proj(hidden_states))
+    key_states = k_proj(hidden_states) if k_norm is None else k_norm(k_proj(hidden_states))
     value_states = v_proj(hidden_states)
     query_states = ops.transpose(ops.view(query_states, query_shape), 1, 2)
     key_states = ops.transpose(ops.view(key_states, key_shape), 1, 2)
     value_states = ops.transpose(ops.view(value_states, key_shape), 1, 2)
+    return None, query_states, key_states, value_states
+
+
+def _norm_per_head(m: Bound, hidden_states: Sym) -> Projected:
+    """Mirror StableLmAttention.forward."""
+    from oomph import ops
+
+    q_proj, k_proj, v_proj = (m[name] for name in m.qkv)
+    q_norm, k_norm = (m[name] for name in m.norms)
+    query_shape, key_shape = _shapes(m, hidden_states)
+    query_states = q_proj(hidden_states)
+    key_states = k_proj(hidden_states)
+    value_states = v_proj(hidden_states)
+    query_states = ops.transpose(ops.view(query_states, query_shape), 1, 2)
+    key_states = ops.transpose(ops.view(key_states, key_shape), 1, 2)
+    value_states = ops.transpose(ops.view(value_states, key_shape), 1, 2)
+    if q_norm is not None:
+        query_states = q_norm(query_states)
+        key_states = k_norm(key_states)
     return None, query_states, key_states, value_states
 
 
@@ -254,6 +275,7 @@ PROJECTIONS: dict[str, Callable[[Bound, Sym], Projected]] = {
     "heads": _norm_of_heads,
     "turned": _norm_of_turned,
     "whole": _norm_of_whole,
+    "per head": _norm_per_head,
     "before turning": _norm_before_turning,
     "fused": _fused,
 }

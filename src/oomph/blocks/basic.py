@@ -115,7 +115,7 @@ class Embedding(Block):
 
         if not m.scaled:
             return ops.embedding(m.weight, ids)
-        return ops.embedding(m.weight, ids) * ops.cast(m.embed_scale, m.weight.dtype)
+        return ops.embedding(m.weight, ids) * m.embed_scale
 
 
 @dataclass(frozen=True)

@@ -96,12 +96,15 @@ def layer_written_out(m: Bound, hidden_states: Sym) -> Sym:
 
 
 def layer_plus_one(m: Bound, hidden_states: Sym) -> Sym:
-    """Mirror NemotronLayerNorm1P.forward: the scale is 1 + weight; under autocast all is cast, and autocast is off."""
+    """Mirror NemotronLayerNorm1P.forward: the scale is 1 + weight; under autocast all is cast, and autocast is off.
+
+    The class asks whether CUDA's autocast is on, which a CPU's is not.
+    """
     from oomph import ops
 
     tape = m.tape
     weight, bias = m.weight + 1.0, m.bias
-    if tape.autocast is not None:
+    if tape.autocast is not None and tape.on == "gpu":
         dtype = tape.autocast.dtype
         hidden_states, weight, bias = (ops.cast(one, dtype) for one in (hidden_states, weight, bias))
     with tape.without_autocast():

@@ -82,10 +82,9 @@ def rotary_dim(config: Config, head_dim: int, default: float) -> int:
     factor = rope_parameters(config).get("partial_rotary_factor")
     if factor is None:
         factor = config.rate("partial_rotary_factor", default)
-    turned = int(head_dim * factor) if isinstance(factor, (int, float)) and 0 <= factor <= 1 else 0
-    if turned < 2 or turned % 2:
-        raise config.error("partial_rotary_factor", f"of {str(factor)[:40]} turns no pairs of {head_dim} channels")
-    return turned
+    if not isinstance(factor, (int, float)) or not 0 <= factor <= 1:
+        raise config.error("partial_rotary_factor", f"is {str(factor)[:40]!r}, not a number from 0 to 1")
+    return int(head_dim * factor)
 
 
 def by_window(windows: Sequence[int | None], layer: Callable[[int | None], Block]) -> list[Block]:

@@ -48,7 +48,7 @@ def build(config: Config) -> Model:
         norm = Norm(attention.head_dim)
         attention = replace(attention, q_norm=norm, k_norm=norm, norm_place="turned")
     elif kind == "olmo":
-        attention = replace(attention, rotary="olmo")
+        attention = replace(attention, norm_place="whole", rotary="olmo")
     else:
         queries = attention.num_heads * attention.head_dim
         keys = attention.num_kv_heads * attention.head_dim

@@ -54,7 +54,7 @@ def phi(config: Config) -> Model:
 def phi3(config: Config) -> Model:
     """Return Phi 3, 3.5, 4 or 4-mini."""
     hidden = config.size("hidden_size")
-    attention = grouped_attention(config, hidden, qkv=("qkv_proj",), rotary="phi3")
+    attention = grouped_attention(config, hidden, qkv=("qkv_proj",), out_first=True, rotary="phi3")
     attention = replace(
         attention,
         rotary_dim=rotary_dim(config, attention.head_dim, 1.0),

@@ -37,6 +37,7 @@ def build(config: Config) -> Model:
         config.divide(hidden, heads, "attention heads"),
         qkv_bias=config.bool("use_qkv_bias"),
         dropout=config.rate("attention_dropout", 0.0),
+        norm_place="per head",
         rotary="stablelm",
     )
     attention = replace(attention, rotary_dim=rotary_dim(config, attention.head_dim, QUARTER))
@@ -46,7 +47,6 @@ def build(config: Config) -> Model:
             q_norm=ListedHeadNorm(heads, attention.head_dim),
             k_norm=ListedHeadNorm(attention.num_kv_heads, attention.head_dim),
             norms=("q_layernorm", "k_layernorm"),
-            norm_place="turned",
         )
     norm = Norm(hidden, bias=True)
     layer = Module(

@@ -256,8 +256,8 @@ def cat(tensors: Sequence[Sym], axis: int, dtype: str | None = None) -> Sym:
     """
     node = record("Cat", tensors, _cat_backward)
     shape = list(tensors[0].shape)
-    for more in tensors[1:]:
-        shape[axis] = shape[axis] + more.shape[axis]
+    for more in [one.shape[axis] for one in tensors[1:]]:  # sizes, not tensors: the list's elements die with it
+        shape[axis] = shape[axis] + more
     return made_by(new(tensors[0].tape, shape, dtype or tensors[0].dtype, op="cat"), node)
 
 

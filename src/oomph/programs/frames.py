@@ -77,5 +77,5 @@ FRAMES: dict[str, Frame] = {
     "smollm3": QWEN,
     "stablelm": Frame(layer=layers.stablelm, ids_first=True),
     "starcoder2": MISTRAL,
-    "vaultgemma": Frame(norms=("input_layernorm", "", "pre_feedforward_layernorm", ""), masks="both"),
+    "vaultgemma": replace(GEMMA2, norms=("input_layernorm", "", "pre_feedforward_layernorm", "")),
 }

@@ -13,6 +13,7 @@ from typing import Any
 
 from oomph import ops
 from oomph.blocks.attention import Attention
+from oomph.errors import UnsupportedError
 from oomph.families.layer_types import FULL, SLIDING
 from oomph.ops.rotary_kinds import FP32_TABLES
 from oomph.programs.cache import Cache, dynamic_cache
@@ -21,7 +22,7 @@ from oomph.programs.layers import Tables
 from oomph.programs.loss import causal_lm_loss, kept
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
-from oomph.tape.sizes import Size
+from oomph.tape.sizes import Size, yes
 from oomph.tape.sym import Sym
 
 
@@ -30,9 +31,10 @@ def buffers(m: Bound) -> list[Sym]:
     first = attention(m.model)
     tables = len(set(_windows(m.model))) if first.own_tables else 1
     found = [m.tape.empty((rotary_size(first) // 2,), "fp32", op="inv_freq") for _ in range(2 * tables)]
-    if m.model.embed_tokens.scaled:
-        m.model.embed_tokens.parts["embed_scale"] = m.tape.empty((), "fp32", op="embed_scale")
-        found.append(m.model.embed_tokens.embed_scale)
+    table = m.model.embed_tokens
+    if table.scaled:
+        table.parts["embed_scale"] = m.tape.empty((), table.weight.dtype, op="embed_scale")
+        found.append(table.embed_scale)
     return found
 
 
@@ -153,9 +155,12 @@ def attention(m: Bound) -> Attention:
     return block
 
 
-def rotary_size(block: Attention) -> int:
+def rotary_size(block: Attention) -> Size:
     """Return the width of the rotary tables."""
-    return block.head_dim if block.rotary_dim is None else block.rotary_dim
+    size: Size = block.head_dim if block.rotary_dim is None else block.rotary_dim
+    if yes(size % 2 == 1) or yes(size == 0):
+        raise UnsupportedError("A rotary embedding turns pairs of channels.", "Check partial_rotary_factor.")
+    return size
 
 
 def causal_lm(

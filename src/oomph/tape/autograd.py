@@ -173,19 +173,22 @@ def run_engine(tape: Tape, start: Node, incoming: Gradients) -> None:
         for index, edge in enumerate(node.edges):
             if edge is None:
                 continue
-            gradient, results[index] = results[index], None
             target, output = edge
             waiting[target] -= 1
             buffer = buffers.get(target)
             if buffer is None:
                 buffer = buffers[target] = [None] * (target.outputs if isinstance(target, Node) else 1)
-            if gradient is not None:
-                _add(tape, buffer, output, gradient)
-            gradient = buffer = None
+            if results[index] is not None and buffer[output] is None:
+                buffer[output], results[index] = results[index], None
+            elif results[index] is not None:  # what is added stays in the vector of results until that dies
+                _add(tape, buffer, output, results[index])
+            buffer = None
             if not waiting[target]:
                 pushed += 1
                 rank = -target.sequence if isinstance(target, Node) else -sys.maxsize
                 heapq.heappush(ready, (rank, pushed, target))
+        results.reverse()  # it dies front to back
+        del results
 
 
 def _dependencies(root: Node) -> dict[Target, int]:
@@ -252,9 +255,6 @@ def like(x: Sym, dtype: str, op: str = "_to_copy") -> Sym:
 def _add(tape: Tape, buffer: Gradients, index: int, gradient: Sym) -> None:
     """Add a gradient to what a node already received (InputBuffer::accumulate)."""
     old = buffer[index]
-    if old is None:
-        buffer[index] = gradient
-        return
     if (
         tape.on != "trace"
         and not old.is_view
