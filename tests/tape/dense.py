@@ -10,7 +10,7 @@ from oomph.job import InferJob, TrainJob
 from tests.tape.grid import infer_job, job
 
 Config = dict[str, Any]
-JOBS, INFER_JOBS = 3, 2  # of each family
+JOBS, INFER_JOBS = 2, 1  # of each family
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 

@@ -115,7 +115,8 @@ class Embedding(Block):
 
         if not m.scaled:
             return ops.embedding(m.weight, ids)
-        return ops.embedding(m.weight, ids) * m.embed_scale
+        scaled: Sym = ops.embedding(m.weight, ids) * m.embed_scale
+        return scaled
 
 
 @dataclass(frozen=True)

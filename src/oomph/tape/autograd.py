@@ -178,10 +178,7 @@ def run_engine(tape: Tape, start: Node, incoming: Gradients) -> None:
             buffer = buffers.get(target)
             if buffer is None:
                 buffer = buffers[target] = [None] * (target.outputs if isinstance(target, Node) else 1)
-            if results[index] is not None and buffer[output] is None:
-                buffer[output], results[index] = results[index], None
-            elif results[index] is not None:  # what is added stays in the vector of results until that dies
-                _add(tape, buffer, output, results[index])
+            _take(tape, buffer, output, results, index)
             buffer = None
             if not waiting[target]:
                 pushed += 1
@@ -252,9 +249,17 @@ def like(x: Sym, dtype: str, op: str = "_to_copy") -> Sym:
     return new(x.tape, x.shape, dtype, strides, op)
 
 
-def _add(tape: Tape, buffer: Gradients, index: int, gradient: Sym) -> None:
-    """Add a gradient to what a node already received (InputBuffer::accumulate)."""
-    old = buffer[index]
+def _take(tape: Tape, buffer: Gradients, output: int, results: Gradients, index: int) -> None:
+    """Hand a result to the node that waits for it (InputBuffer::add, accumulate).
+
+    The first one is moved; what is added to it stays in the vector of results until that dies.
+    """
+    gradient, old = results[index], buffer[output]
+    if gradient is None:
+        return
+    if old is None:
+        buffer[output], results[index] = gradient, None
+        return
     if (
         tape.on != "trace"
         and not old.is_view
@@ -263,7 +268,7 @@ def _add(tape: Tape, buffer: Gradients, index: int, gradient: Sym) -> None:
         and old.is_dense()
     ):
         return
-    buffer[index] = new(tape, old.shape, old.dtype, elementwise_strides(old.shape, (old, gradient)), "add")
+    buffer[output] = new(tape, old.shape, old.dtype, elementwise_strides(old.shape, (old, gradient)), "add")
 
 
 def _accumulate_grad(node: AccumulateGrad, buffer: Gradients) -> None:
