@@ -22,7 +22,7 @@ def end(hidden_states: Sym, weight: Sym, labels: Sym, bias: Sym | None = None) -
     del chunks
     hidden_states.tape.scope = "loss"
     targets = ops.split_axis(labels, 1, sizes)
-    total: Sym | None = None
+    total: Any = None
     for chunk, target in zip(logits, targets, strict=True):
         rows = ops.view(chunk, (ops.rows(chunk), chunk.shape[-1]))
         wide = ops.cast(rows, "fp32")

@@ -33,7 +33,7 @@ from oomph.ops.indexing import (
     copy_into_slice,
     every_other,
     expand,
-    leading,
+    part,
     picked,
     pieces,
     rows,
@@ -41,6 +41,7 @@ from oomph.ops.indexing import (
     slice_axis,
     split,
     split_axis,
+    split_heads,
     split_sizes,
     transpose,
     unsqueeze,
@@ -60,6 +61,7 @@ from oomph.ops.rotary import (
     rotary_buffers,
     rotary_tables,
 )
+from oomph.ops.rotary_kinds import joined, rotate
 from oomph.ops.routing import divide_in_place, gather, histogram, largest, sort, sum_over, take, topk
 from oomph.ops.table import embedding
 
@@ -103,9 +105,9 @@ __all__ = [
     "gpt2_attention",
     "grouped_mm",
     "histogram",
+    "joined",
     "largest",
     "layer_norm",
-    "leading",
     "linear",
     "linear_unfused",
     "masked_fill",
@@ -115,11 +117,13 @@ __all__ = [
     "mul",
     "mul_",
     "neg",
+    "part",
     "picked",
     "pieces",
     "power",
     "rotary_buffers",
     "rotary_tables",
+    "rotate",
     "rows",
     "rsqrt",
     "select",
@@ -132,6 +136,7 @@ __all__ = [
     "sort",
     "split",
     "split_axis",
+    "split_heads",
     "split_sizes",
     "sub",
     "sum_over",

@@ -285,12 +285,12 @@ def mul_(x: Sym) -> Sym:
 def sub(a: Sym, b: Sym) -> Sym:
     """Return a - b in their common shape and dtype.
 
-    Saves nothing: b's gradient is the negated one, a new tensor. Source: torch tools/autograd/derivatives.yaml
-    (sub.Tensor).
+    Saves nothing: a's gradient is the incoming one, b's is its negative, one tensor, summed where b was broadcast.
+    Source: torch tools/autograd/derivatives.yaml (sub.Tensor).
 
     >>> from oomph.tape.testing import cost
-    >>> cost(sub, (4, 256), (4, 256))
-    Cost(allocated=2048, saved=0, backward=2048)
+    >>> cost(sub, (4, 256), (4, 256)), cost(sub, (4, 256), (4, 1)).backward
+    (Cost(allocated=2048, saved=0, backward=2048), 2056)
     """
     node = record("Sub", (a, b), _sub_backward)
     return made_by(result("sub", broadcast(a.shape, b.shape), wider(a.dtype, b.dtype), a, b), node)
@@ -299,7 +299,7 @@ def sub(a: Sym, b: Sym) -> Sym:
 def _sub_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
     gradient = grad(gradients)
     other = result("neg", gradient.shape, gradient.dtype, gradient) if node.needs(1) else None
-    return [gradients[0] if node.needs(0) else None, other]
+    return [gradient if node.needs(0) else None, other]
 
 
 def masked_fill(x: Sym, mask: Sym) -> Sym:

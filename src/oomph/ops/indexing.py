@@ -210,19 +210,21 @@ def _index_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradi
     return [zeros if gradient.tape.on != "trace" else new(gradient.tape, shape, gradient.dtype, op="index_put")]
 
 
-def leading(x: Sym, size: Size) -> Sym:
-    """Return x[..., :size]: a slice, but where that is all of x an alias, whose backward is nothing at all.
+def part(x: Sym, start: Size, stop: Size) -> Sym:
+    """Return x[..., start:stop] as Python's indexing makes it: a view; of all of x an alias, whose gradient passes
+    through.
 
-    Source: ATen/TensorIndexing.h, impl::applySlice.
+    Saves nothing; backward of a proper part allocates the whole input again, even for an empty one. Source:
+    torch/csrc/autograd/python_variable_indexing.cpp, ATen/TensorIndexing.h, applySlice.
 
     >>> from oomph.tape.testing import cost
-    >>> cost(lambda x: leading(x, 128), (4, 256)).backward, cost(lambda x: leading(x, 256), (4, 256)).backward
+    >>> cost(lambda x: part(x, 0, 128), (4, 256)).backward, cost(lambda x: part(x, 0, 256), (4, 256)).backward
     (2048, 0)
     """
-    if not yes(size == x.shape[-1]):
-        return slice_axis(x, -1, 0, size)
+    if not (yes(start == 0) and yes(stop == x.shape[-1])):
+        return slice_axis(x, -1, start, stop)
     node = record("Alias", (x,), pass_through)
-    return made_by(x.detach(), node)
+    return made_by(Sym(x.shape, x.dtype, x.strides, x.storage), node)
 
 
 def every_other(x: Sym, start: int) -> Sym:
@@ -281,6 +283,28 @@ def _copy_slices_backward(node: Node, gradients: Gradients, saved: list[Any]) ->
     return [whole if node.needs(0) else None, own if node.needs(1) else None]
 
 
+def stack_last(tensors: Sequence[Sym]) -> Sym:
+    """Return torch.stack(tensors, -1): new and contiguous, with their number as a last axis.
+
+    Saves nothing; backward hands out views of the gradient. Source: ATen/native/TensorShape.cpp, stack;
+    torch/csrc/autograd/FunctionsManual.cpp, stack_tensors_backward.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda a, b: stack_last([a, b]), (4, 128), (4, 128))
+    Cost(allocated=2048, saved=0, backward=0)
+    """
+    node = record("Stack", tensors, _stack_backward)
+    return made_by(new(tensors[0].tape, (*tensors[0].shape, len(tensors)), tensors[0].dtype, op="stack"), node)
+
+
+def _stack_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient = grad(gradients)
+    return [
+        view_of(gradient, shape, gradient.strides[:-1]) if node.needs(at) else None
+        for at, (shape, _) in enumerate(node.inputs)
+    ]
+
+
 def split(x: Sym, size: Size, parts: int) -> tuple[Sym, ...]:
     """Return x cut along the last axis into `parts` views of `size`; each keeps the whole of x alive.
 
@@ -322,6 +346,23 @@ def pieces(length: Size, size: Size) -> list[Size]:
     count = number((length + size - 1) // size)
     yes((length + size - 1) // size == count)
     return [size] * (count - 1) + [length - size * (count - 1)]
+
+
+def split_heads(x: Sym) -> tuple[Sym, ...]:
+    """Return x [B, N, S, D] cut along its second axis into N views of one head each; each keeps all of x alive.
+
+    Saves nothing; backward joins the gradients to one tensor of x's size. Source:
+    torch/csrc/autograd/FunctionsManual.cpp, split_backward.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(split_heads, (1, 4, 8, 16))
+    Cost(allocated=0, saved=0, backward=1024)
+    """
+    heads = number(x.shape[1])
+    yes(x.shape[1] == heads)
+    node = record("Split", (x,), _whole_backward, outputs=heads)
+    shape = (x.shape[0], 1, *x.shape[2:])
+    return tuple(made_by(Sym(shape, x.dtype, x.strides, x.storage), node, at) for at in range(heads))
 
 
 def cat(tensors: Sequence[Sym], axis: int, dtype: str | None = None) -> Sym:

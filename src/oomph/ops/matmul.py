@@ -62,7 +62,7 @@ def addmm(bias: Sym, x: Sym, weight: Sym) -> Sym:
     Cost(allocated=4096, saved=264192, backward=265216)
     """
     weight = autocast_argument(weight, cached=True)
-    x = autocast_argument(x)
+    x = autocast_argument(x, cached=True)
     bias = autocast_argument(bias, cached=True)
     node = record("Addmm", (bias, x, weight), _addmm_backward)
     if node is not None:
@@ -125,8 +125,9 @@ def matmul(x: Sym, y: Sym) -> Sym:
 def autocast_argument(x: Sym, cached: bool = False) -> Sym:
     """Return an fp32 argument in autocast's dtype; anything else, and all without autocast, as it is.
 
-    Casts of leaf weights that want gradients are `cached`: they live until the autocast context ends, once per weight.
-    Other casts live as long as the operation's node needs them. Source: ATen/autocast_mode.cpp, cached_cast.
+    Casts of leaves that want gradients are `cached`: they live until the autocast context ends, once per weight. What a
+    reentrant checkpoint hands to a layer when it runs again is such a leaf too. Other casts live as long as the
+    operation's node needs them. Source: ATen/autocast_mode.cpp, cached_cast.
 
     >>> from oomph.tape.testing import cost, fp32
     >>> from oomph.tape.tape import Tape, autocast
@@ -197,7 +198,7 @@ def linear(x: Sym, weight: Sym, bias: Sym | None = None) -> Sym:
     if x.tape.autocast is not None:
         bias = autocast_argument(bias, cached=True) if bias is not None else None
         weight = autocast_argument(weight, cached=True)
-        x = autocast_argument(x)
+        x = autocast_argument(x, cached=True)
     if len(x.shape) == len(weight.shape):  # a matrix, which is not flattened
         turned = transpose(weight, 0, 1)
         return mm(x, turned) if bias is None else addmm(bias, x, turned)

@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from oomph.ops.elementwise import cast, grad, result, unary
-from oomph.ops.indexing import cat, every_other, leading, slice_axis, view
+from oomph.ops.indexing import cat, every_other, part, slice_axis, view
 from oomph.tape.autograd import Gradients, Node, made_by, record, save
 from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym, broadcast, new, view_of
 from oomph.tape.tape import Tape
 
 
-def rotary_tables(x: Sym, position_ids: Sym, head_dim: Size) -> tuple[Sym, Sym]:
-    """Mirror LlamaRotaryEmbedding.forward: cos and sin [P, S, D] in x's dtype, computed in fp32 without gradient.
+def rotary_tables(x: Sym, position_ids: Sym, head_dim: Size, dtype: str | None = None) -> tuple[Sym, Sym]:
+    """Mirror LlamaRotaryEmbedding.forward: cos and sin [P, S, D] in x's dtype, or another, computed in fp32 without
+    gradient.
 
     position_ids [P, S] int64; P is 1 where all sequences have the same positions, else the batch.
     Saves nothing itself; the tables live as long as a layer's products keep them, once per model. Source: transformers,
@@ -35,7 +36,7 @@ def rotary_tables(x: Sym, position_ids: Sym, head_dim: Size) -> tuple[Sym, Sym]:
         turned = unary(emb, "sin")
         sin = unary(turned, "mul")
         del turned
-        return cast(cos, x.dtype), cast(sin, x.dtype)
+        return cast(cos, dtype or x.dtype), cast(sin, dtype or x.dtype)
 
 
 def rotary_buffers(tape: Tape, rotary_dim: Size) -> list[Sym]:
@@ -51,15 +52,29 @@ def rotary_buffers(tape: Tape, rotary_dim: Size) -> list[Sym]:
     return [tape.empty((rotary_dim // 2,), "fp32", op="inv_freq") for _ in range(2)]
 
 
-def _rotate_half(x: Sym) -> Sym:
-    """Mirror rotate_half."""
+def rotate_half(x: Sym) -> Sym:
+    """Mirror rotate_half: the second half, negated, before the first. Two tensors, of half of x and of all.
+
+    Saves nothing; backward makes all of x again for each half. Source: transformers, models/llama/modeling_llama.py.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(rotate_half, (2, 8, 4, 64))
+    Cost(allocated=12288, saved=0, backward=20480)
+    """
     x1 = slice_axis(x, -1, 0, x.shape[-1] // 2)
     x2 = slice_axis(x, -1, x.shape[-1] // 2, x.shape[-1])
     return cat((-x2, x1), -1)
 
 
-def _unsqueeze_heads(table: Sym) -> Sym:
-    """Return [P, S, D] as [P, 1, S, D]; tables have no history."""
+def unsqueeze_heads(table: Sym) -> Sym:
+    """Return a table [P, S, D] as [P, 1, S, D]: a view; tables have no history.
+
+    Source: transformers, models/llama/modeling_llama.py, apply_rotary_pos_emb.
+
+    >>> from oomph.tape.testing import cost, frozen
+    >>> cost(unsqueeze_heads, frozen(1, 4, 64)).allocated
+    0
+    """
     shape, strides = table.shape, table.strides
     return Sym((shape[0], 1, *shape[1:]), table.dtype, (strides[0], strides[0], *strides[1:]), table.storage)
 
@@ -75,8 +90,8 @@ def apply_rotary_interleaved(q: Sym, k: Sym, cos: Sym, sin: Sym) -> tuple[Sym, S
     >>> cost(apply_rotary_interleaved, (2, 8, 4, 64), (2, 1, 4, 64), frozen(1, 4, 64), frozen(1, 4, 64))
     Cost(allocated=36864, saved=1024, backward=41472)
     """
-    cos = _unsqueeze_heads(slice_axis(cos, -1, 0, cos.shape[-1] // 2))
-    sin = _unsqueeze_heads(slice_axis(sin, -1, 0, sin.shape[-1] // 2))
+    cos = unsqueeze_heads(slice_axis(cos, -1, 0, cos.shape[-1] // 2))
+    sin = unsqueeze_heads(slice_axis(sin, -1, 0, sin.shape[-1] // 2))
     q1, q2 = every_other(q, 0), every_other(q, 1)
     k1, k2 = every_other(k, 0), every_other(k, 1)
     q_embed = cat([q1 * cos - q2 * sin, q2 * cos + q1 * sin], -1)
@@ -95,31 +110,31 @@ def apply_rotary(q: Sym, k: Sym, cos: Sym, sin: Sym) -> tuple[Sym, Sym]:
     >>> cost(apply_rotary, (2, 8, 4, 64), (2, 2, 4, 64), frozen(1, 4, 64), frozen(1, 4, 64))
     Cost(allocated=46080, saved=1024, backward=46080)
     """
-    cos = _unsqueeze_heads(cos)
-    sin = _unsqueeze_heads(sin)
-    q_embed = (q * cos) + (_rotate_half(q) * sin)
-    k_embed = (k * cos) + (_rotate_half(k) * sin)
+    cos = unsqueeze_heads(cos)
+    sin = unsqueeze_heads(sin)
+    q_embed = (q * cos) + (rotate_half(q) * sin)
+    k_embed = (k * cos) + (rotate_half(k) * sin)
     return q_embed, k_embed
 
 
 def apply_partial_rotary(q: Sym, k: Sym, cos: Sym, sin: Sym) -> tuple[Sym, Sym]:
     """Mirror GPT-NeoX's apply_rotary_pos_emb: the first R numbers of each head are turned, the rest joined on.
 
-    q and k [B, N, S, D], cos and sin [P, S, R]. Each of q and k takes four and a half tensors of R numbers per head and one of D.
-    Saves only the tables; backward makes zeros of the whole q for each of its slices. Source: transformers,
+    q and k [B, N, S, D], cos and sin [P, S, R]. Each of q and k takes four and a half tensors of R numbers per head and
+    one of D. Saves only the tables; backward makes zeros of the whole q for each of its slices. Source: transformers,
     models/gpt_neox/modeling_gpt_neox.py, apply_rotary_pos_emb.
 
     >>> from oomph.tape.testing import cost, frozen
     >>> cost(apply_partial_rotary, (2, 8, 4, 64), (2, 8, 4, 64), frozen(1, 4, 16), frozen(1, 4, 16))
     Cost(allocated=34816, saved=256, backward=51200)
     """
-    cos = _unsqueeze_heads(cos)
-    sin = _unsqueeze_heads(sin)
+    cos = unsqueeze_heads(cos)
+    sin = unsqueeze_heads(sin)
     rotary_dim, size = cos.shape[-1], q.shape[-1]
-    q_rot, q_pass = leading(q, rotary_dim), slice_axis(q, -1, rotary_dim, size)
-    k_rot, k_pass = leading(k, rotary_dim), slice_axis(k, -1, rotary_dim, size)
-    q_embed = (q_rot * cos) + (_rotate_half(q_rot) * sin)
-    k_embed = (k_rot * cos) + (_rotate_half(k_rot) * sin)
+    q_rot, q_pass = part(q, 0, rotary_dim), slice_axis(q, -1, rotary_dim, size)
+    k_rot, k_pass = part(k, 0, rotary_dim), slice_axis(k, -1, rotary_dim, size)
+    q_embed = (q_rot * cos) + (rotate_half(q_rot) * sin)
+    k_embed = (k_rot * cos) + (rotate_half(k_rot) * sin)
     q_embed = cat((q_embed, q_pass), -1)
     k_embed = cat((k_embed, k_pass), -1)
     return q_embed, k_embed
@@ -160,7 +175,7 @@ def apply_rotary_complex(q: Sym, k: Sym, freqs_cis: Sym) -> tuple[Sym, Sym]:
     """
     xq_ = _as_complex(q)
     xk_ = _as_complex(k)
-    freqs_cis = _unsqueeze_heads(freqs_cis)
+    freqs_cis = unsqueeze_heads(freqs_cis)
     xq_out = cast(_as_real(_turned(xq_, freqs_cis)), q.dtype)
     xk_out = cast(_as_real(_turned(xk_, freqs_cis)), k.dtype)
     return xq_out, xk_out

@@ -174,19 +174,19 @@ def run_engine(tape: Tape, start: Node, incoming: Gradients) -> None:
         for index, edge in enumerate(node.edges):
             if edge is None:
                 continue
-            gradient, results[index] = results[index], None
             target, output = edge
             waiting[target] -= 1
             buffer = buffers.get(target)
             if buffer is None:
                 buffer = buffers[target] = [None] * (target.outputs if isinstance(target, Node) else 1)
-            if gradient is not None:
-                _add(tape, buffer, output, gradient)
-            gradient = buffer = None
+            _take(tape, buffer, output, results, index)
+            buffer = None
             if not waiting[target]:
                 pushed += 1
                 rank = -target.sequence if isinstance(target, Node) else -sys.maxsize
                 heapq.heappush(ready, (rank, pushed, target))
+        results.reverse()  # it dies front to back
+        del results
 
 
 def root_of(outputs: Sequence[Sym]) -> Node:
@@ -273,11 +273,16 @@ def like(x: Sym, dtype: str, op: str = "_to_copy") -> Sym:
     return new(x.tape, x.shape, dtype, strides, op)
 
 
-def _add(tape: Tape, buffer: Gradients, index: int, gradient: Sym) -> None:
-    """Add a gradient to what a node already received (InputBuffer::accumulate)."""
-    old = buffer[index]
+def _take(tape: Tape, buffer: Gradients, output: int, results: Gradients, index: int) -> None:
+    """Hand a result to the node that waits for it (InputBuffer::add, accumulate).
+
+    The first one is moved; what is added to it stays in the vector of results until that dies.
+    """
+    gradient, old = results[index], buffer[output]
+    if gradient is None:
+        return
     if old is None:
-        buffer[index] = gradient
+        buffer[output], results[index] = gradient, None
         return
     if (
         tape.on != "trace"
@@ -287,7 +292,7 @@ def _add(tape: Tape, buffer: Gradients, index: int, gradient: Sym) -> None:
         and old.is_dense()
     ):
         return
-    buffer[index] = new(tape, old.shape, old.dtype, elementwise_strides(old.shape, (old, gradient)), "add")
+    buffer[output] = new(tape, old.shape, old.dtype, elementwise_strides(old.shape, (old, gradient)), "add")
 
 
 def _accumulate_grad(node: AccumulateGrad, buffer: Gradients) -> None:
