@@ -126,7 +126,8 @@ def compiled(sheet: Sheet, model: Model, job: Any, layers: Size, on: Place = "gp
         recorder = play(with_layers(model, depth), job, layers=layers, on=on).recorder
         return segments(recorder, classes)
 
-    if is_uniform(stack) and yes(layers > depth + period) and yes(layers % period == rest):
+    frozen = isinstance(job, TrainJob) and job.freeze_layers > 0  # makes the first layers different
+    if is_uniform(stack) and not frozen and yes(layers > depth + period) and yes(layers % period == rest):
         classes = Classes(path)
         try:
             parts = folded(played(depth), played(depth + period))
