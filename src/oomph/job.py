@@ -55,6 +55,8 @@ Method = Literal[
     "full",
     "lora",
     "qlora",  # lora on an nf4 base with double quantisation, prepared as PEFT does, all linear maps
+    "bitfit",  # biases alone
+    "ln-tuning",  # copies of norms
 ]
 AdapterDtype = Literal["fp32", "base"]
 Quantization = Literal["none", "nf4", "nf4-dq", "fp4", "fp4-dq"]  # of a frozen base; the names of formats
@@ -91,7 +93,9 @@ class TrainJob:
     names with commas between them, "all-linear", or "default", which is PEFT's choice for the model. `adapter_dropout`
     is the rate on an adapter's input; `adapter_dtype` fp32 is what PEFT's autocast_adapter_dtype does. `quantization`
     is bitsandbytes' of a frozen base; `kbit_preparation` PEFT's prepare_model_for_kbit_training, which keeps all else
-    in fp32. qlora sets these three as its paper does; lora with them spelled out is free to differ.
+    in fp32; qlora sets these three as its paper does, lora with them spelled out is free to differ. `modules_to_save`
+    are modules of which a copy trains. `freeze_embeddings` and `freeze_layers` freeze parts in full fine-tuning: the
+    tables of tokens and positions, the first so many layers.
     """
 
     batch: int = 1
@@ -127,6 +131,9 @@ class TrainJob:
     adapter_dtype: AdapterDtype = "fp32"
     quantization: Quantization = "none"
     kbit_preparation: bool = False
+    modules_to_save: str = ""
+    freeze_embeddings: bool = False
+    freeze_layers: int = 0
 
     def __post_init__(self) -> None:
         check(self)
@@ -212,7 +219,7 @@ def check(job: TrainJob | InferJob) -> None:
         if choices and value not in choices:
             hint = close_matches(str(value), choices) or f"Choose one of {', '.join(map(str, choices))}."
             raise UsageError(f"{field.name} cannot be {value!r}.", hint)
-        low = 0 if field.name in ("decode", "max_cache_len", "logits_to_keep") else 1
+        low = 0 if field.name in ("decode", "max_cache_len", "logits_to_keep", "freeze_layers") else 1
         if hints[field.name] is int and not low <= value <= MOST:
             raise UsageError(f"{field.name} cannot be {value}.", f"Give a whole number of at least {low}.")
         if hints[field.name] is float and not 0 <= value < 1:
@@ -227,6 +234,12 @@ def _check_training(job: TrainJob) -> None:
         raise UsageError("targets names no module.", "Say q_proj,v_proj, all-linear or default.")
     if job.quantization != "none" and job.method == "full":
         raise UsageError("Quantised weights do not train.", "Add --method lora, or leave --quantization out.")
+    if job.method != "full" and (job.freeze_embeddings or job.freeze_layers):
+        raise UsageError(
+            f"{job.method} freezes what it does not train.", "Leave --freeze-... out, or take method full."
+        )
+    if job.modules_to_save and job.method in ("full", "bitfit"):
+        raise UsageError("Copies of modules train beside adapters only.", "Add --method lora.")
     if job.padding and job.packing:
         fix = "Leave one out: transformers looks for packed sequences only where there is no mask."
         raise UsageError("A batch has a padding mask or packed sequences, not both.", fix)

@@ -72,6 +72,9 @@ HELP: dict[Job, dict[str, str]] = {
         "adapter_dtype": "Dtype of adapters: fp32 as in PEFT, or the base's.",
         "quantization": "How bitsandbytes keeps the frozen base; dq: scales quantised too.",
         "kbit_preparation": "PEFT's prepare_model_for_kbit_training: what is not quantised is kept in fp32.",
+        "modules_to_save": "Modules of which a copy trains beside adapters: lm_head,embed_tokens.",
+        "freeze_embeddings": "Freeze the embeddings.",
+        "freeze_layers": "Freeze the first so many layers.",
     },
     InferJob: {
         "batch": "Sequences at a time.",

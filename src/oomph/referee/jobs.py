@@ -68,7 +68,7 @@ def build(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu")
         )
     if not isinstance(job, TrainJob):
         return model.eval()
-    if job.method != "full":
+    if job.method != "full" or job.freeze_embeddings or job.freeze_layers:
         from oomph.referee.adapters import adapt
 
         model = adapt(model, job, device)
