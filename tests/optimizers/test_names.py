@@ -11,7 +11,7 @@ from oomph.errors import UsageError
 from oomph.job import OptimizerName, TrainJob
 from oomph.optimizer_names import KINDS
 
-OWN = {"adamw", "adamw-amsgrad", "sgd-momentum", "adamw_bnb_32bit"}  # names that are not the HF Trainer's
+OWN = {"adamw", "adamw-amsgrad", "sgd-momentum", "adamw_bnb_32bit", "muon"}  # names that are not the HF Trainer's
 
 
 def test_a_job_takes_the_names_of_the_table() -> None:
@@ -37,8 +37,9 @@ def test_names_are_those_of_the_trainer() -> None:
 
 
 def test_a_name_settles_the_implementation() -> None:
-    """adamw_torch_fused is fused without more words, and the job says so."""
+    """adamw_torch_fused is fused without more words, layerwise GaLore steps in backward, and the job says so."""
     assert TrainJob(optimizer="adamw_torch_fused").implementation == "fused"
+    assert TrainJob(optimizer="galore_adamw_layerwise").optimizer_in_backward
 
 
 @pytest.mark.parametrize(
