@@ -8,7 +8,7 @@ import pytest
 
 from oomph.job import TrainJob
 from tests.referee import models
-from tests.tape.grid import compare
+from tests.tape.grid import compare, played
 
 pytestmark = pytest.mark.slow
 
@@ -63,3 +63,15 @@ def test_every_event_of_the_step_equals_the_trace(raw: dict[str, Any], inputs: d
     parting, ours, theirs = compare(raw, TrainJob(1, 8, **inputs))
     assert parting is None, str(parting)
     assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    "optimizer", ["adamw_bnb_8bit", "adamw_bnb_32bit", "lion_8bit", "ademamix_8bit", "adafactor", "muon"]
+)
+def test_states_are_as_large_as_on_a_real_cpu(optimizer: Any) -> None:
+    """The libraries themselves, with nothing patched, on tensors that have memory: bytes of all states."""
+    from oomph.referee.trace import trace
+
+    job = TrainJob(1, 8, "fp32", "eager", optimizer=optimizer)
+    tape, _ = played(LLAMA, job)
+    assert tape.kept("optimizer state") == trace(LLAMA, job, device="cpu", real=True).optimizer_bytes
