@@ -32,7 +32,8 @@ OptimizerName = Literal[
     "adamw", "adamw_torch", "adamw_torch_fused", "adamw-amsgrad", "sgd", "sgd-momentum", "rmsprop", "adagrad",
     "adafactor", "adamw_8bit", "adamw_bnb_8bit", "adamw_bnb_32bit", "paged_adamw_8bit", "paged_adamw_32bit",
     "lion_8bit", "lion_32bit", "paged_lion_8bit", "paged_lion_32bit", "rmsprop_bnb", "rmsprop_bnb_8bit",
-    "rmsprop_bnb_32bit", "ademamix", "ademamix_8bit", "paged_ademamix_8bit", "paged_ademamix_32bit", "none",
+    "rmsprop_bnb_32bit", "ademamix", "ademamix_8bit", "paged_ademamix_8bit", "paged_ademamix_32bit", "galore_adamw",
+    "galore_adamw_layerwise", "muon", "none",
 ]  # fmt: skip
 Implementation = Literal["foreach", "fused", "loop"]
 Loss = Literal[
@@ -84,7 +85,8 @@ class TrainJob:
     have one way of their own. `embedding_32bit`: 8-bit optimizers of bitsandbytes keep fp32 states for embeddings, as
     the HF Trainer asks them to.
     `optimizer_in_backward`: each parameter has its own optimizer, which steps and frees the gradient as soon as it is
-    there (a post-accumulate-grad hook).
+    there (a post-accumulate-grad hook). `optim_rank`: of the projections of GaLore, which a step computes anew if it is
+    the first, or with `update_projection` (one in 200 by default).
     `autocast`: 16-bit weights under autocast too, as accelerate's mixed precision over them: adapters in fp32 are cast,
     losses upcast. `loss`: what follows the last hidden state.
     `zero_grad`: where gradients are zeroed, or freed with `set_to_none`; of several micro-batches in the first one.
@@ -121,6 +123,8 @@ class TrainJob:
     implementation: Implementation = "foreach"
     embedding_32bit: bool = True
     optimizer_in_backward: bool = False
+    optim_rank: int = 128
+    update_projection: bool = False
     steady: bool = True
     set_to_none: bool = True
     zero_grad: ZeroGrad = "after-step"
@@ -140,6 +144,8 @@ class TrainJob:
         for name, value in PRESETS.get(self.method, {}).items():
             if getattr(self, name) == DEFAULTS[name]:
                 object.__setattr__(self, name, value)
+        if self.optimizer in KINDS and KINDS[self.optimizer].in_backward:
+            object.__setattr__(self, "optimizer_in_backward", True)
         _check_in_backward(self)
         object.__setattr__(self, "implementation", _implementation(self.optimizer, self.implementation))
 
@@ -274,6 +280,7 @@ def _check_in_backward(job: TrainJob) -> None:
         return
     for wrong, what in (
         (job.optimizer == "none", "no optimizer"),
+        (job.optimizer == "muon", "Muon, which leaves other parameters to a second optimizer"),
         (job.accumulation > 1, "gradient accumulation"),
         (job.clip_gradients, "clipping"),
         (not job.set_to_none, "gradients that are kept"),

@@ -62,6 +62,8 @@ HELP: dict[Job, dict[str, str]] = {
         "implementation": "How torch.optim goes through the parameters; other optimizers have one way of their own.",
         "embedding_32bit": "8-bit optimizers keep fp32 states for embeddings, as the HF Trainer asks.",
         "optimizer_in_backward": "Each parameter's optimizer steps, and frees the gradient, as soon as it is there.",
+        "optim_rank": "Rank of GaLore's projections.",
+        "update_projection": "A step that computes GaLore's projections anew, as the first does and one in 200.",
         "steady": "A later step, when optimizer states exist, or the first one.",
         "set_to_none": "zero_grad frees the gradients, or fills them with zeros.",
         "zero_grad": "Where in the loop zero_grad is called.",
