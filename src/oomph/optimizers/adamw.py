@@ -33,9 +33,10 @@ def state(name: str, parameter: Sym, implementation: str) -> list[Sym]:
 def step(name: str, parameters: Sequence[Sym], states: Sequence[Sequence[Sym]], implementation: str) -> None:
     """Play one update of `parameters` with their `states`; nothing of it stays.
 
-    foreach makes the square roots of all second moments of a dtype at once, dtype after dtype from the last that
-    occurs on (torch groups them in a hash map), those before dying only when the next are there; loop a root and a denominator of one parameter after
-    another, fused works in place. Source: torch/optim/adam.py, _multi_tensor_adam, _single_tensor_adam.
+    foreach makes the square roots of all second moments of a dtype at once, dtype after dtype from the last that occurs
+    on (torch groups them in a hash map); those before die only when the next are there. loop makes a root and a
+    denominator of one parameter after another, fused works in place. Source: torch/optim/adam.py, _multi_tensor_adam,
+    _single_tensor_adam.
 
     >>> from oomph.tape.testing import cost, frozen
     >>> def update(one, how):
