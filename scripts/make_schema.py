@@ -127,6 +127,7 @@ def schema() -> dict[str, Any]:
             "total_bytes": BYTES,
             "safe_bytes": BYTES,
             "figures": array(figure()),
+            "resident_bytes": null_or(BYTES),
             "instants": array(instant),
             "peak": {**null_or(TEXT), "description": "the instant at which most is allocated"},
             "why": TEXT,

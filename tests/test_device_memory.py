@@ -70,7 +70,7 @@ def test_no_product_no_workspace() -> None:
 def test_workspaces_stay_and_marks_move() -> None:
     """An inserted allocation has an ordinal of its own and is never freed; later marks point at the same event."""
     marked = Stream(TRAINING.events, [(2, "second product"), (4, "after backward's first"), (7, "end")])
-    longer = with_workspaces(marked, [2, 4], CUBLAS)
+    longer = with_workspaces(marked, [(2, CUBLAS), (4, CUBLAS)])
     assert longer.marks == [(2, "second product"), (5, "after backward's first"), (9, "end")]
     assert longer.live_at(9) == {0: 64 * MIB, 4: CUBLAS, 5: CUBLAS}
 
@@ -113,31 +113,32 @@ def test_a_full_device_empties_the_cache() -> None:
 
 
 def test_the_chain_by_hand() -> None:
-    """RTX 4090. Allocated: 64 + 8 + 8 + 64 MiB and two workspaces of 8.125 MiB. Reserved: two of 64 MiB, and segments
-    of 20 MiB: 8 + 8.125 MiB leave too little for the next 8, and 8 + 8.125 MiB fill the second one as well."""
+    """RTX 4090. Allocated: 64 + 8 + 8 + 64 MiB and two workspaces of 8.125 MiB, and 1 MiB for a bias. Reserved: two of
+    64 MiB, one of 2 for the bias, and segments of 20 MiB: 8 + 8.125 MiB leave too little for the next 8, and 8 + 8.125
+    MiB fill the second one as well."""
     found = figures(TRAINING, RTX_4090)
-    assert found.allocated.n_bytes == 144 * MIB + 2 * CUBLAS
+    assert found.allocated.n_bytes == 145 * MIB + 2 * CUBLAS
     assert found.allocated.safe_bytes == found.allocated.n_bytes + AROUND
-    assert found.reserved.n_bytes == (2 * 64 + 2 * 20) * MIB
-    assert found.device.n_bytes == 168 * MIB + CONTEXT_4090
+    assert found.reserved.n_bytes == (2 * 64 + 2 * 20 + 2) * MIB
+    assert found.device.n_bytes == 170 * MIB + CONTEXT_4090
 
 
 def test_hopper_takes_larger_workspaces() -> None:
-    """H100: 32 MiB each, in segments of their own."""
+    """H100: 32 MiB each, beside 1 MiB for a bias, in segments of their own."""
     found = figures(TRAINING, H100)
-    assert found.allocated.n_bytes == (144 + 2 * 32) * MIB
-    assert found.reserved.n_bytes == (2 * 64 + 20 + 2 * 32) * MIB
+    assert found.allocated.n_bytes == (145 + 2 * 32) * MIB
+    assert found.reserved.n_bytes == (2 * 64 + 20 + 2 * 32 + 2) * MIB
 
 
 def test_an_unknown_device_widens_the_bounds() -> None:
     """No device: the default workspaces and the widest of all, the widest context, and the items say so."""
     found = figures(TRAINING)
-    assert found.allocated.n_bytes == 144 * MIB + 2 * CUBLAS
-    assert found.allocated.safe_bytes == (144 + 2 * 204) * MIB + AROUND
+    assert found.allocated.n_bytes == 145 * MIB + 2 * CUBLAS
+    assert found.allocated.safe_bytes == (145 + 2 * 204) * MIB + AROUND
     assert found.device.safe_bytes > found.device.n_bytes + 2 * (204 - 9) * MIB
-    around, workspaces, rounding, context = found.items
-    assert (workspaces.name, rounding.name, context.name) == (
-        "cuBLAS workspaces", "allocator rounding and cache", "CUDA context",
+    around, workspaces, biased, rounding, context = found.items
+    assert (workspaces.name, biased.name, rounding.name, context.name) == (
+        "cuBLAS workspaces", "cuBLASLt workspaces", "allocator rounding and cache", "CUDA context",
     )  # fmt: skip
     assert (around.n_bytes, around.safe_bytes) == (0, AROUND)
     assert ["no rule" in workspaces.evidence, "not measured" in context.evidence] == [True, True]

@@ -21,6 +21,7 @@ from oomph.job import TrainJob
 from oomph.model import Model
 from oomph.play import play, train_step
 from oomph.steps import grid, step
+from oomph.structure import decoder_stack
 from oomph.tape.tape import Place
 from tests.tape.grid import config, infer_job
 
@@ -90,6 +91,50 @@ def test_folded_step_equals_the_step_played_in_full(seed: int) -> None:
 def test_many_folded_steps_equal_the_step_played_in_full(seed: int) -> None:
     """The same for over 400 random jobs over all families and inputs of a job."""
     check(seed)
+
+
+def patterned(seed: int) -> tuple[Model, TrainJob, Place]:
+    """Return a random case whose layers are of two or three kinds in a random pattern."""
+    rng = random.Random(seed)
+    model, job, on = random_case(seed)
+    path, stack = decoder_stack(model)
+    kinds = [stack.layers[0], *(with_ffn(stack.layers[0], rng.choice([19, 300])) for _ in range(rng.choice([1, 2])))]
+    before, period, after = (
+        [rng.choice(kinds) for _ in range(rng.choice(most))] for most in ((0, 0, 1, 3), (1, 2, 3, 6), (0, 0, 1, 2))
+    )
+    body = rng.randint(2, 30)
+    layers = (*before, *(period * body)[:body], *after)
+    parts = {**model.parts, path: Stack(layers)}
+    return replace(model, parts=parts, num_layers=len(layers)), job, on
+
+
+def with_ffn(layer: Any, width: int) -> Module:
+    """Return a layer with a feed-forward block of another width."""
+    return Module({**layer.parts, "mlp": replace(layer.parts["mlp"], ffn_size=width)})
+
+
+def check_pattern(seed: int) -> bool:
+    """Hold a patterned model's folded step against the full play; tell whether it was folded."""
+    model, job, on = patterned(seed)
+    folded, full = step(model, job, on=on), train_step(model, job, on=on)
+    found = (folded.peak, folded.resident, folded.forward_end, folded.end)
+    assert found == (full.peak, full.resident, full.live[full.forward_end], full.live[-1]), f"seed {seed}: {job}"
+    starts = [(name, full.live[at]) for at, name in full.recorder.marks]
+    ours = [(one.name, one.start) for one in folded.stretches if one.name.startswith("layer ") and one.repeats == 1]
+    assert set(ours) <= set(starts), f"seed {seed}: {job}"
+    return folded.folded
+
+
+@pytest.mark.parametrize("seed", range(N_FAST))
+def test_a_pattern_of_layers_folds_to_its_full_play(seed: int) -> None:
+    """Layers before, a period of several kinds, layers after: all bytes are those of the full play."""
+    check_pattern(seed)
+
+
+@pytest.mark.slow
+def test_many_patterns_of_layers_fold_to_their_full_play() -> None:
+    """The same for 150 random patterns; most of them are deep enough to be folded."""
+    assert sum(check_pattern(seed) for seed in range(N_FAST, N_FAST + 150)) > 75
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -171,17 +216,25 @@ def test_depth_can_be_given_apart_from_the_model() -> None:
     assert step(llama_8b(2), job, 33).peak == step(llama_8b(33), job).peak
 
 
-def test_models_with_different_layers_are_played_in_full() -> None:
-    """One odd layer among equal ones is not folded away."""
+def test_an_odd_layer_among_equal_ones_is_not_folded_away() -> None:
+    """It is played, and the bytes are those of the full play."""
     model, job = llama_8b(8), TrainJob(1, 64)
     stack = model.parts["model.layers"]
     assert isinstance(stack, Stack)
     odd = llama_8b(1, intermediate_size=512).parts["model.layers"]
     assert isinstance(odd, Stack)
     mixed = replace(model, parts={**model.parts, "model.layers": Stack((*stack.layers[1:], odd.layers[0]))})
-    folded = step(mixed, job)
-    assert not folded.folded
-    assert folded.peak == train_step(mixed, job).peak < step(model, job).peak
+    assert step(mixed, job).peak == train_step(mixed, job).peak < step(model, job).peak
+
+
+@pytest.mark.parametrize("pattern", ["abcdefg", "abacada"])
+def test_layers_without_a_pattern_are_played_in_full(pattern: str) -> None:
+    """Where no period comes twice there is nothing to fold."""
+    model, job = llama_8b(7), TrainJob(1, 64)
+    kinds = {name: llama_8b(1, intermediate_size=512 + ord(name)).parts["model.layers"].layers[0] for name in pattern}
+    mixed = replace(model, parts={**model.parts, "model.layers": Stack(tuple(kinds[name] for name in pattern))})
+    played = step(mixed, job)
+    assert (played.folded, played.peak) == (False, train_step(mixed, job).peak)
 
 
 def llama_like(layers: Any, **sizes: Any) -> Model:

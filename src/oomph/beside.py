@@ -86,7 +86,8 @@ def beside(job: Job, played: Played | None, trace: Trace, refused: str = "") -> 
 
 
 def _kept(played: Played | None, why: str) -> int | None:
-    return None if played is None else played.kept(why)
+    """Return what there is of these at the end; of parameters at the start, as the trace counts them."""
+    return None if played is None else played.kept(why, played.start if why == "parameter" else None)
 
 
 def _begin(stream: Stream) -> int:

@@ -46,7 +46,8 @@ def constant(name: str) -> dict[str, Any]:
 def measured(name: str, device: Device | None) -> Constant:
     """Return a measured constant for a device, None for one of which nothing is known.
 
-    What was seen on the device itself counts, and its upper bound is the most seen on any of its compute capability.
+    What was seen on the device itself counts, the median of all times it was seen, and its upper bound is the most seen
+    on any of its compute capability.
     Else devices of that compute capability stand for it, else all of them; then the upper bound is the most seen at
     all: contexts grow with the number of multiprocessors, so a small relative bounds nothing.
 
@@ -55,7 +56,7 @@ def measured(name: str, device: Device | None) -> Constant:
     >>> a100.n_bytes // 2**20, a100.high // 2**20, a100.n
     (408, 501, 17)
     >>> measured("cuda_context", find("rtx-5080")).high // 2**20
-    675
+    766
     """
     rows = [row for row in constant(name)["seen"] if row.get("loading", "lazy") == "lazy"]
     capability = device.compute_capability if device else ""
@@ -71,8 +72,8 @@ def measured(name: str, device: Device | None) -> Constant:
     else:
         gap = f"not measured on {where} or its kind: the most seen anywhere"
     return Constant(
-        name, _median_low([row["low"] for row in own or taken]), min(row["low"] for row in taken), high,
-        sum(row["n"] for row in taken), "measured", _seen(taken), gap,
+        name, _median_low([row["low"] for row in own or taken for _ in range(row["n"])]),
+        min(row["low"] for row in taken), high, sum(row["n"] for row in taken), "measured", _seen(taken), gap,
     )  # fmt: skip
 
 

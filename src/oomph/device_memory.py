@@ -10,9 +10,9 @@ name. docs/device-memory.md has the evidence.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from oomph.allocator import Config, Replay, replay
 from oomph.constants import Constant, measured, rule
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 # What a program keeps beside the job (losses, metrics, a batch fetched ahead) is no input of a job: the upper bounds of
 # allocated and reserved leave it one segment of the allocator's small pool.
 SMALL_SEGMENT = 2 * MIB
+Places: TypeAlias = "list[tuple[int, int]]"  # (position in a stream, bytes)
+WORKSPACES = {"cublas_workspace": "cuBLAS workspaces", "cublaslt_workspace": "cuBLASLt workspaces"}
+WITH_BIAS = frozenset({"addmm"})
 MATRIX_PRODUCTS = frozenset({"mm", "addmm", "bmm", "baddbmm", "addbmm", "_grouped_mm", "_scaled_mm"})
 
 
@@ -75,22 +78,21 @@ def figures(
     >>> [figure.n_bytes // 2**20 for figure in (found.allocated, found.reserved, found.device)]
     [40, 70, 564]
     """
-    workspace = rule("cublas_workspace", device)
-    positions = [] if recorded else first_products(stream)
+    workspaces = [] if recorded else _workspaces(stream, device)
     beside = _beside(device, processes)
     context = sum(one.n_bytes for one in beside)
 
-    def play(workspace_bytes: int) -> Replay:
-        whole = with_workspaces(stream, positions, workspace_bytes)
+    def play(places: Places) -> Replay:
+        whole = with_workspaces(stream, places)
         free = replay(whole, config)
         if capacity_bytes is None or free.reserved_peak_bytes + context <= capacity_bytes:
             return free
         bounded = replay(whole, config, max(0, capacity_bytes - context), capacity_bytes)
         return bounded if bounded.fits else free
 
-    point = safe = play(workspace.n_bytes)
-    if positions and workspace.high > workspace.n_bytes:
-        safe = play(workspace.high)
+    point = safe = play(_at_point(workspaces))
+    if _at_most(workspaces) != _at_point(workspaces):
+        safe = play(_at_most(workspaces))
     around = 0 if recorded else SMALL_SEGMENT
     most_allocated = max(point.allocated_peak_bytes, safe.allocated_peak_bytes) + around
     allocated = Figure("allocated", point.allocated_peak_bytes, most_allocated)
@@ -98,7 +100,7 @@ def figures(
     most = max(point.reserved_peak_bytes, safe.reserved_peak_bytes) + one_more(stream, config or Config()) + around
     reserved = Figure("reserved", point.reserved_peak_bytes, most)
     shown = Figure("device", point.reserved_peak_bytes + context, most + sum(one.high for one in beside))
-    items = _items(stream.peak_bytes, len(positions), workspace, reserved, beside, around)
+    items = _items(stream.peak_bytes, workspaces, reserved, beside, around)
     return Figures(allocated, reserved, shown, tuple(items), point)
 
 
@@ -116,21 +118,20 @@ def fits(
     A job whose reserved memory is above the capacity may still fit: what is cached is given back first.
 
     >>> stream = Stream([Event(0, 30 * 2**20), Event(0, -30 * 2**20), Event(1, 40 * 2**20)])
-    >>> [fits(stream, size * 2**20).status for size in (800, 600, 30)]
+    >>> [fits(stream, size * 2**20).status for size in (900, 600, 30)]
     ['fits', 'tight', 'too_big']
     """
-    workspace = rule("cublas_workspace", device)
-    positions = [] if recorded else first_products(stream)
+    workspaces = [] if recorded else _workspaces(stream, device)
     beside = _beside(device, processes)
 
-    def play(workspace_bytes: int, beside_bytes: int) -> Replay:
+    def play(places: Places, beside_bytes: int) -> Replay:
         room = max(0, capacity_bytes - beside_bytes)
-        return replay(with_workspaces(stream, positions, workspace_bytes), config, room, capacity_bytes)
+        return replay(with_workspaces(stream, places), config, room, capacity_bytes)
 
-    point = play(workspace.n_bytes, sum(one.n_bytes for one in beside))
+    point = play(_at_point(workspaces), sum(one.n_bytes for one in beside))
     if not point.fits:
         return Fit("too_big", capacity_bytes, point)
-    safe = play(workspace.high, sum(one.high for one in beside))
+    safe = play(_at_most(workspaces), sum(one.high for one in beside))
     return Fit("fits" if safe.fits else "tight", capacity_bytes, point)
 
 
@@ -152,7 +153,23 @@ def one_more(stream: Stream, config: Config) -> int:
     return config.segment_bytes(config.rounded(largest)) if largest > 0 else 0
 
 
-def first_products(stream: Stream) -> list[int]:
+def _workspaces(stream: Stream, device: Device | None) -> list[tuple[int, Constant]]:
+    """Return what the libraries of matrix products keep, each with the position at which it is allocated."""
+    return [
+        *((position, rule("cublas_workspace", device)) for position in first_products(stream)),
+        *((position, rule("cublaslt_workspace", device)) for position in first_products(stream, WITH_BIAS)),
+    ]
+
+
+def _at_point(workspaces: Sequence[tuple[int, Constant]]) -> Places:
+    return [(position, one.n_bytes) for position, one in workspaces]
+
+
+def _at_most(workspaces: Sequence[tuple[int, Constant]]) -> Places:
+    return [(position, one.high) for position, one in workspaces]
+
+
+def first_products(stream: Stream, ops: Container[str] = MATRIX_PRODUCTS) -> list[int]:
     """Return the positions after the first matrix product of the forward and of the backward pass.
 
     Each host thread has its own cuBLAS handle (ATen/cuda/detail/DeviceThreadHandles.h), and autograd runs the backward
@@ -167,7 +184,7 @@ def first_products(stream: Stream) -> list[int]:
     found: dict[bool, int] = {}
     for position, (ordinal, n_bytes) in enumerate(stream.events):
         label = stream.labels.get(ordinal)
-        if label is None or n_bytes <= 0 or label.op not in MATRIX_PRODUCTS:
+        if label is None or n_bytes <= 0 or label.op not in ops:
             continue
         found.setdefault(label.instant.endswith("backward"), position + 1)
         if len(found) > 1:
@@ -175,22 +192,22 @@ def first_products(stream: Stream) -> list[int]:
     return sorted(found.values())
 
 
-def with_workspaces(stream: Stream, positions: Iterable[int], n_bytes: int) -> Stream:
-    """Return the stream with an allocation that stays at each of the positions; labels are left behind.
+def with_workspaces(stream: Stream, places: Places) -> Stream:
+    """Return the stream with allocations that stay, each of (position, bytes); labels are left behind.
 
-    >>> with_workspaces(Stream([Event(0, 512), Event(0, -512)], [(2, "end")]), [1], 8).events
+    >>> with_workspaces(Stream([Event(0, 512), Event(0, -512)], [(2, "end")]), [(1, 8)]).events
     [Event(ordinal=0, n_bytes=512), Event(ordinal=1, n_bytes=8), Event(ordinal=0, n_bytes=-512)]
     """
-    places = sorted(positions)
+    places = sorted(places, key=lambda place: place[0])
     free = 1 + max((event.ordinal for event in stream.events), default=-1)
     events: list[Event] = []
     start = 0
-    for number, place in enumerate(places):
+    for number, (place, n_bytes) in enumerate(places):
         events += stream.events[start:place]
         events.append(Event(free + number, n_bytes))
         start = place
     events += stream.events[start:]
-    marks = [(position + sum(place < position for place in places), name) for position, name in stream.marks]
+    marks = [(position + sum(place < position for place, _ in places), name) for position, name in stream.marks]
     return Stream(events, marks)
 
 
@@ -200,7 +217,11 @@ def _beside(device: Device | None, processes: int) -> list[Constant]:
 
 
 def _items(
-    tensors: int, count: int, workspace: Constant, reserved: Figure, beside: list[Constant], around: int
+    tensors: int,
+    workspaces: Sequence[tuple[int, Constant]],
+    reserved: Figure,
+    beside: list[Constant],
+    around: int,
 ) -> Iterable[Item]:
     """Yield a line for each thing between the tensors' peak and the device's figure, its gap named in the evidence.
 
@@ -211,19 +232,22 @@ def _items(
             "small tensors of the program around the job", "runtime", 0, source="rule", safe=around,
             evidence="losses, metrics, a batch fetched ahead: one segment of the allocator's small pool",
         )  # fmt: skip
-    added = min(count * workspace.n_bytes, reserved.n_bytes - tensors)
-    most = max(added, min(count * workspace.high, reserved.safe_bytes - tensors))
-    if count:
-        yield Item(
-            "cuBLAS workspaces", "runtime", added, axes=(("handles", count), ("bytes", workspace.n_bytes)),
-            source="rule", evidence=_why(workspace), safe=most,
-        )  # fmt: skip
-    share = reserved.n_bytes - tensors - added
+    left, room = reserved.n_bytes - tensors, reserved.safe_bytes - tensors
+    for name, title in WORKSPACES.items():
+        made = [one for _, one in workspaces if one.name == name]
+        if made:
+            added = min(sum(one.n_bytes for one in made), left)
+            most = max(added, min(sum(one.high for one in made), room))
+            left, room = left - added, room - most
+            yield Item(
+                title, "runtime", added, axes=(("handles", len(made)), ("bytes", made[0].n_bytes)),
+                source="rule", evidence=_why(made[0]), safe=most,
+            )  # fmt: skip
     yield Item(
-        "allocator rounding and cache", "runtime", share, source="rule",
+        "allocator rounding and cache", "runtime", left, source="rule",
         evidence="the stream played through the rules of torch 2.13's CUDACachingAllocator.cpp; at most one more of "
         "the largest request: whether it finds a place in the cache hangs on small things",
-        safe=max(share, reserved.safe_bytes - tensors - most - around),
+        safe=max(left, room - around),
     )  # fmt: skip
     for one in beside:
         title = {"cuda_context": "CUDA context", "nccl": "NCCL"}[one.name]

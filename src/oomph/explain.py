@@ -12,15 +12,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
+from math import lcm
 from typing import Any
 
 from oomph.closed_form import Form, Forms, Monomial, axis_name, constant, plus, text
 from oomph.job import TrainJob, describe
 from oomph.model import Model
+from oomph.pattern import Pattern, pattern
 from oomph.peak import GROUP_OF, REST, Alive, alive_at, start_of
-from oomph.steps import PERIODS, Step, step
+from oomph.steps import Step, step
 from oomph.stream import ROUND
-from oomph.structure import decoder_stack, is_uniform
+from oomph.structure import decoder_stack
 
 FORWARD_END = "loss backward"  # the stretch that begins when the loss is known
 GROUPS = frozenset({REST, "temporaries", "weight_copies", "kv_cache"})  # of the ledger: what a forward pass adds to
@@ -71,8 +73,9 @@ class Row:
 class SavedTensors:
     """What a step keeps for its backward pass.
 
-    `rows` are of `every` layers: 1, the period of checkpointing, or all where they differ. `outside` is what else is
-    kept. `letters` are the axes: letter, what it is called, its length.
+    `rows` are of `every` layers: 1, the period of checkpointing or of the layers' pattern, or all where there is none;
+    they are there `periods` times. `outside` is what else is kept. `letters` are the axes: letter, what it is called,
+    its length.
     """
 
     model: str
@@ -80,6 +83,7 @@ class SavedTensors:
     stack: str
     layers: int
     every: int
+    periods: int
     rows: tuple[Row, ...]
     outside: tuple[Row, ...]
     letters: tuple[tuple[str, str, int], ...]
@@ -93,11 +97,6 @@ class SavedTensors:
     def formula(self) -> str:
         """The sum A in shape letters."""
         return text(_total(self.rows))
-
-    @property
-    def periods(self) -> int:
-        """How often the rows are there; layers that are left over are among what is outside."""
-        return self.layers // self.every
 
     @property
     def layers_bytes(self) -> int:
@@ -126,6 +125,7 @@ class SavedTensors:
         }
 
 
+ENOUGH = 4  # periods more, with which every step is deep enough to be folded
 Counts = dict[Row, int]  # how often a row of one tensor is there
 
 
@@ -151,35 +151,40 @@ def saved_tensors(model: Model, job: TrainJob) -> SavedTensors:
     Raises UnsupportedError for a model or a job that cannot be played.
     """
     whole = step(model, job)
-    deep, (stack, _) = _deep(whole, model, job), decoder_stack(model)
+    path, stack = decoder_stack(model)
+    repeating = pattern(stack.layers)
+    deep = _deep(whole, model, job, repeating)
     forms = Forms(deep.sums, model, job)
     kept = _counts(whole, Forms(whole.sums, model, job))
-    if deep.folded:
+    if deep.folded and repeating is not None:
         every = deep.recipe.period
+        periods = (model.num_layers - repeating.fixed) // every
         more = replace(deep, extra=deep.extra + 1)
         one = _less(_counts(more, forms), _counts(deep, forms), 1)
     else:
-        every = model.num_layers
-        one = {row: count for row, count in kept.items() if row.module.startswith(f"{stack}.*")}
-    rest = _settled(_less(kept, one, model.num_layers // every))
+        every, periods = model.num_layers, 1
+        one = {row: count for row, count in kept.items() if row.module.startswith(f"{path}.*")}
+    rest = _settled(_less(kept, one, periods))
     rows, outside = _rows(one), _rows(rest)
     return SavedTensors(
         model.name or model.model_type,
         describe(job),
-        stack,
+        path,
         model.num_layers,
         every,
+        periods,
         rows,
         outside,
         _letters(forms, (*rows, *outside)),
     )
 
 
-def _deep(whole: Step, model: Model, job: TrainJob) -> Step:
+def _deep(whole: Step, model: Model, job: TrainJob, repeating: Pattern | None) -> Step:
     """Return a step that is folded where a shallow model's is not: deeper, and as many layers from a whole period."""
-    if whole.folded or not is_uniform(decoder_stack(model)[1]):
+    if whole.folded or repeating is None:
         return whole
-    return step(model, job, model.num_layers + (PERIODS + 2) * job.checkpoint_every)
+    every = job.checkpoint_every if job.checkpointing != "none" else 1
+    return step(model, job, model.num_layers + ENOUGH * lcm(len(repeating.period), every))
 
 
 def _counts(one: Step, forms: Forms) -> Counts:

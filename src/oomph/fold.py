@@ -1,10 +1,11 @@
 """From played steps to a recipe: equal layers do equal things, so a few of them say what all will do.
 
-A step is played with three periods of layers and with four, which tells first, repeated and last layers apart (a
-period is one layer, or n where every n-th is checkpointed). Where the deeper play has a run of things more, and that
-run repeats the one before it, the run is repeated; where it has more tensors of a class, their number grows with depth.
-Nothing else may differ. Never is a peak extrapolated: which height is the highest can change with depth. What does
-not fit this pattern is played in full.
+A step is played with a period of layers between the first and the last, and with a period more, which tells first,
+repeated and last layers apart. A period is one layer, those of a pattern (pattern.py), or n where every n-th is
+checkpointed; layers before and after the pattern are always there. Where the deeper play has a run of things more, and
+that run repeats the one before it, the run is repeated; where it has more tensors of a class, their number grows with
+depth. Nothing else may differ. Never is a peak extrapolated: which height is the highest can change with depth. What
+does not fit this pattern is played in full.
 """
 
 from __future__ import annotations

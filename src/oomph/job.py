@@ -21,6 +21,12 @@ Precision = Literal[
     "amp-fp16",
 ]
 Kernel = Literal["flash", "efficient", "cudnn", "math", "eager"]
+Experts = Literal[
+    "grouped_mm",  # one product for all experts; what transformers takes unless told otherwise
+    "eager",  # a loop over the experts that were hit
+    "batched_mm",  # a copy of its expert's weights for every token
+]
+Routing = Literal["balanced", "worst"]
 Checkpointing = Literal["none", "reentrant", "non-reentrant"]
 OptimizerName = Literal[
     "adamw", "adamw_torch", "adamw_torch_fused", "adamw-amsgrad", "sgd", "sgd-momentum", "rmsprop", "adagrad",
@@ -37,9 +43,12 @@ Loss = Literal[
     "mean",  # of fp32 logits, as profiling scripts take it
     "fused",  # Unsloth's kernel in transformers 4.46 to 4.49, as fms-acceleration puts it
     "fused-4.45",  # the same up to 4.45
+    "fused-shifted",  # the same of logits in their own dtype
     "liger",  # Liger's fused linear cross entropy
     "liger-fms",  # the same of 2024, as fms-acceleration carries it
     "cut",  # Apple's cut cross entropy
+    "torchtune",  # logits in 8 chunks, cast to fp32 chunk by chunk
+    "litgpt",  # 128 tokens at a time, in the logits' own dtype
 ]
 ZeroGrad = Literal["after-step", "before-forward", "before-backward"]
 Method = Literal[
@@ -48,7 +57,12 @@ Method = Literal[
     "qlora",  # lora on an nf4 base with double quantisation, prepared as PEFT does, all linear maps
 ]
 AdapterDtype = Literal["fp32", "base"]
+Quantization = Literal["none", "nf4", "nf4-dq", "fp4", "fp4-dq"]  # of a frozen base; the names of formats
 RANKED = frozenset({"lora", "qlora"})  # methods that have a rank
+# What a method stands for, where the field has its default.
+PRESETS: dict[str, dict[str, Any]] = {
+    "qlora": {"quantization": "nf4-dq", "kbit_preparation": True, "targets": "all-linear"},
+}
 
 
 @dataclass(frozen=True)
@@ -62,16 +76,22 @@ class TrainJob:
     `fp32_outputs`: accelerate's wrapper, which returns logits as fp32 copies. `padding`: the batch carries a padding
     mask, which disables flash. `packing`: each row holds several sequences one behind the other, told apart by position
     ids that the caller passes instead of a mask; transformers then builds a mask itself, unless there is a cache.
-    `autocast`: 16-bit weights under autocast too, as accelerate's mixed precision over them: adapters in fp32 are cast,
-    losses upcast. `loss`: what follows the last hidden state.
+    `experts`: in which form a mixture computes its experts; `routing`: how tokens are spread over them, evenly or all
+    to the same ones, which changes bytes in the eager form only.
     `optimizer` is a name of oomph.optimizer_names; `implementation` is torch.optim's way through the parameters, others
     have one way of their own. `embedding_32bit`: 8-bit optimizers of bitsandbytes keep fp32 states for embeddings, as
     the HF Trainer asks them to.
+    `optimizer_in_backward`: each parameter has its own optimizer, which steps and frees the gradient as soon as it is
+    there (a post-accumulate-grad hook).
+    `autocast`: 16-bit weights under autocast too, as accelerate's mixed precision over them: adapters in fp32 are cast,
+    losses upcast. `loss`: what follows the last hidden state.
     `zero_grad`: where gradients are zeroed, or freed with `set_to_none`; of several micro-batches in the first one.
 
     `method` is how PEFT wraps the model, and what trains. `rank` is the adapters'; `targets` the maps that get one:
     names with commas between them, "all-linear", or "default", which is PEFT's choice for the model. `adapter_dropout`
-    is the rate on an adapter's input; `adapter_dtype` fp32 is what PEFT's autocast_adapter_dtype does.
+    is the rate on an adapter's input; `adapter_dtype` fp32 is what PEFT's autocast_adapter_dtype does. `quantization`
+    is bitsandbytes' of a frozen base; `kbit_preparation` PEFT's prepare_model_for_kbit_training, which keeps all else
+    in fp32. qlora sets these three as its paper does; lora with them spelled out is free to differ.
     """
 
     batch: int = 1
@@ -80,6 +100,8 @@ class TrainJob:
     autocast: bool = False
     loss: Loss = "hf"
     attention: Kernel = "flash"
+    experts: Experts = "grouped_mm"
+    routing: Routing = "balanced"
     padding: bool = False
     packing: bool = False
     dropout: bool = True  # as the config says; False sets every rate to 0
@@ -94,6 +116,7 @@ class TrainJob:
     optimizer: OptimizerName = "adamw"
     implementation: Implementation = "foreach"
     embedding_32bit: bool = True
+    optimizer_in_backward: bool = False
     steady: bool = True
     set_to_none: bool = True
     zero_grad: ZeroGrad = "after-step"
@@ -102,10 +125,21 @@ class TrainJob:
     targets: str = "default"
     adapter_dropout: float = 0.0
     adapter_dtype: AdapterDtype = "fp32"
+    quantization: Quantization = "none"
+    kbit_preparation: bool = False
 
     def __post_init__(self) -> None:
         check(self)
+        for name, value in PRESETS.get(self.method, {}).items():
+            if getattr(self, name) == DEFAULTS[name]:
+                object.__setattr__(self, name, value)
+        _check_in_backward(self)
         object.__setattr__(self, "implementation", _implementation(self.optimizer, self.implementation))
+
+    @property
+    def weight_dtype(self) -> str:
+        """The dtype that weights are kept in unless a method says otherwise: fp32 under autocast."""
+        return "fp32" if self.precision.startswith("amp-") else self.precision
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -115,7 +149,10 @@ class TrainJob:
     @property
     def leaves_gradients(self) -> bool:
         """Say whether gradients of one step are still there when the next begins."""
-        return not self.set_to_none or self.zero_grad != "after-step"
+        return not self.set_to_none or (self.zero_grad != "after-step" and not self.optimizer_in_backward)
+
+
+DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(TrainJob)}
 
 
 @dataclass(frozen=True)
@@ -123,7 +160,8 @@ class InferJob:
     """One forward pass without gradients: a prefill of `seq_len` tokens, or `decode` single tokens after it.
 
     `cache`: none, dynamic (grows by concatenation) or static (`max_cache_len` tokens allocated at once; 0 means
-    seq_len + decode). `logits_to_keep` 0 keeps the logits of every token, 1 only the last one's.
+    seq_len + decode). `experts` and `routing` as in TrainJob; generate() decodes with batched_mm where grouped_mm is
+    asked for. `logits_to_keep` 0 keeps the logits of every token, 1 only the last one's.
     """
 
     batch: int = 1
@@ -131,6 +169,8 @@ class InferJob:
     decode: int = 0
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     attention: Kernel = "flash"
+    experts: Experts = "grouped_mm"
+    routing: Routing = "balanced"
     padding: bool = False
     cache: Literal["none", "dynamic", "static"] = "dynamic"
     max_cache_len: int = 0
@@ -185,6 +225,8 @@ def _check_training(job: TrainJob) -> None:
     """Refuse what does not go together."""
     if not any(word.strip() for word in job.targets.split(",")):
         raise UsageError("targets names no module.", "Say q_proj,v_proj, all-linear or default.")
+    if job.quantization != "none" and job.method == "full":
+        raise UsageError("Quantised weights do not train.", "Add --method lora, or leave --quantization out.")
     if job.padding and job.packing:
         fix = "Leave one out: transformers looks for packed sequences only where there is no mask."
         raise UsageError("A batch has a padding mask or packed sequences, not both.", fix)
@@ -211,6 +253,20 @@ def _implementation(optimizer: str, asked: str) -> str:
 @cache
 def _hints(kind: Any) -> dict[str, Any]:
     return get_type_hints(kind)
+
+
+def _check_in_backward(job: TrainJob) -> None:
+    """Refuse what needs all gradients at once where each is gone before the next is there."""
+    if not job.optimizer_in_backward:
+        return
+    for wrong, what in (
+        (job.optimizer == "none", "no optimizer"),
+        (job.accumulation > 1, "gradient accumulation"),
+        (job.clip_gradients, "clipping"),
+        (not job.set_to_none, "gradients that are kept"),
+    ):
+        if wrong:
+            raise UsageError(f"An optimizer in backward does not go with {what}.", "Leave one of the two out.")
 
 
 def describe(job: TrainJob | InferJob) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from oomph.units import human
 from oomph.verdict import status
 
 if TYPE_CHECKING:
+    from oomph.allocator import Config
     from oomph.devices import Fleet
     from oomph.timeline import Timeline
 
@@ -36,8 +37,8 @@ WORDS = {
 NAMED = 3  # of what comes on top at the peak
 
 
-def job_ledger(found: Subject, job: Job, fleet: Fleet | None = None) -> Ledger:
-    """Return the ledger of a job on one device.
+def job_ledger(found: Subject, job: Job, fleet: Fleet | None = None, config: Config | None = None) -> Ledger:
+    """Return the ledger of a job on one device; `config` is the allocator's.
 
     Raises UnsupportedError where the tape has no program for the model or no rule for an input of the job.
     """
@@ -55,7 +56,7 @@ def job_ledger(found: Subject, job: Job, fleet: Fleet | None = None) -> Ledger:
     kind = "train" if isinstance(job, TrainJob) else "serve"
     events = job_stream(found.model, job)
     device = fleet.device if fleet else None
-    on_device = figures(events, device, capacity_bytes=device.capacity_bytes if device else None)
+    on_device = figures(events, device, config, capacity_bytes=device.capacity_bytes if device else None)
     forms = Forms(played.sums, found.model, job)
     kinds = {weight.name: weight.kind for weight in adapted(found.model, job).weights}
     items = (*(_item(one, kinds, forms, instant) for one in alive), *on_device.items)
@@ -72,10 +73,11 @@ def job_ledger(found: Subject, job: Job, fleet: Fleet | None = None) -> Ledger:
         model=facts(found),
         items=items,
         device=fleet.to_dict() if fleet else None,
-        verdict=_verdict(said, on_device, events, fleet) if fleet else None,
+        verdict=_verdict(said, on_device, events, fleet, config) if fleet else None,
         assumptions=_assumed(job),
         warnings=(*found.warnings, *found.model.notes),
         figures=(on_device.allocated, on_device.reserved, on_device.device),
+        resident_bytes=on_device.played.allocated_end_bytes,
         instants=tuple(map(_instant, names, played.stretches))[played.begin - 1 :],
         why=_why(played, instant, alive),
     )
@@ -152,13 +154,13 @@ def _word(one: Alive) -> str:
     return "temporaries"
 
 
-def _verdict(what: str, found: Figures, stream: Stream, fleet: Fleet) -> Verdict:
+def _verdict(what: str, found: Figures, stream: Stream, fleet: Fleet, config: Config | None) -> Verdict:
     """Return whether a device holds a job; close to its capacity the allocator is played with just that much."""
     figure, capacity = found.device, fleet.device.capacity_bytes
     beside = figure.n_bytes - found.reserved.n_bytes
     outcome = status(found.allocated.n_bytes + beside, figure.safe_bytes, capacity)
     if outcome == "tight":
-        outcome = fits(stream, capacity, fleet.device).status
+        outcome = fits(stream, capacity, fleet.device, config).status
     takes = f"{what} takes {human(figure.n_bytes)}"
     shown = f"{human(capacity)} that {fleet.device.name} shows programs"
     free = capacity - figure.safe_bytes

@@ -175,7 +175,8 @@ class Ledger:
 
     Bytes are of the whole job over all its devices; only the verdict is about one device, the fullest. `model`,
     `job` and `device` are plain facts to print; everything that is computed from items is a property. A job that runs
-    has `figures` and `instants`, and a sentence `why` its peak is where it is.
+    has `figures` and `instants`, what is still allocated at its end, `resident_bytes`, and a sentence `why` its peak is
+    where it is.
     """
 
     job: dict[str, Any]
@@ -189,6 +190,7 @@ class Ledger:
     not_loaded: tuple[Item, ...] = field(default=())
     figures: tuple[Figure, ...] = ()
     instants: tuple[Instant, ...] = ()
+    resident_bytes: int | None = None
     why: str = ""
 
     @property
@@ -246,6 +248,7 @@ class Ledger:
             "total_bytes": self.total_bytes,
             "safe_bytes": self.safe_bytes,
             "figures": [figure.to_dict() for figure in self.figures],
+            "resident_bytes": self.resident_bytes,
             "instants": [instant.to_dict() for instant in self.instants],
             "peak": self.peak.name if self.peak else None,
             "why": self.why,

@@ -16,6 +16,7 @@ from oomph.methods import adapted
 from oomph.model import Model
 from oomph.optimizers import Optimizer
 from oomph.optimizers.clip import clip_grad_norm
+from oomph.pattern import Depth
 from oomph.play_infer import infer
 from oomph.played import Played
 from oomph.programs import program_of
@@ -31,17 +32,12 @@ from oomph.tape.tape import Place, autocast
 Forward = Callable[..., "tuple[Sym | None, Sym | None, Any]"]
 
 
-def weight_dtype(job: TrainJob) -> str:
-    """Return the dtype parameters are kept in: fp32 under autocast."""
-    return "fp32" if job.precision.startswith("amp-") else job.precision
-
-
 def autocast_dtype(job: TrainJob) -> str | None:
     """Return the dtype autocast works in, None without autocast."""
     return job.precision.removeprefix("amp-") if job.autocast or job.precision.startswith("amp-") else None
 
 
-def play(model: Model, job: TrainJob | InferJob, *, layers: Size | None = None, on: Place = "gpu") -> Played:
+def play(model: Model, job: TrainJob | InferJob, *, layers: Depth | None = None, on: Place = "gpu") -> Played:
     """Play a job, whichever it is."""
     if isinstance(job, InferJob):
         return infer(model, job, on=on)
@@ -49,11 +45,11 @@ def play(model: Model, job: TrainJob | InferJob, *, layers: Size | None = None, 
 
 
 def train_step(
-    model: Model, job: TrainJob, *, layers: Size | None = None, on: Place = "gpu", warm_up: bool = False
+    model: Model, job: TrainJob, *, layers: Depth | None = None, on: Place = "gpu", warm_up: bool = False
 ) -> Played:
     """Play one training step: micro-batches, clipping, optimizer, zero_grad.
 
-    `layers` is how many layers the model is meant to have where it stands for a deeper one (see fold.py).
+    `layers` is how deep the model is meant to be where it stands for a deeper one (see fold.py).
     `on` says whose events are played (see tape.Place). A steady step works on what an earlier one left, which is put
     there; with `warm_up`, or where outputs are kept and so a whole graph, the earlier one is played too.
     """
@@ -63,9 +59,10 @@ def train_step(
     recorder = tape.recorder
     tape.kernel, tape.dropout, tape.loss = job.attention, job.dropout, job.loss
     tape.inputs_train = job.checkpointing != "none"  # transformers' enable_input_require_grads
+    tape.experts, tape.routing = job.experts, job.routing
     with tape.playing():
         recorder.mark("parameters")
-        bound = bind(model, tape, weight_dtype(job))
+        bound = bind(model, tape, job.weight_dtype)
         tape.scope = ""
         parameters = [one for one in bound.parameters() if one.requires_grad]
         if not parameters:
@@ -108,12 +105,14 @@ def _step(
     optimizer: Optimizer | None,
     parameters: list[Sym],
     played: Played,
-    layers: Size | None,
+    layers: Depth | None,
     kept: list[Any],
 ) -> None:
     """Play a whole step and note where what stands."""
     recorder = tape.recorder
     zero_grad = partial(_zero_grad, recorder, parameters, job)
+    if optimizer is not None and job.optimizer_in_backward:
+        tape.on_gradient = partial(_step_in_backward, optimizer)
     if job.zero_grad == "before-forward":
         zero_grad()
     for index in range(job.accumulation):
@@ -123,13 +122,24 @@ def _step(
     if job.clip_gradients:
         recorder.mark("clip gradients")
         clip_grad_norm(parameters, _at_depth(parameters, model, layers))
-    if optimizer is not None:
+    if optimizer is not None and not job.optimizer_in_backward:
         tape.scope = "optimizer"
         optimizer.step()
     if job.zero_grad == "after-step":
         zero_grad()
     recorder.mark("end")
     played.end = recorder.position
+
+
+def _step_in_backward(optimizer: Optimizer, parameter: Sym) -> None:
+    """Update a parameter and free its gradient; other leaves (inputs of a layer that runs again) are left alone."""
+    if not optimizer.updates(parameter):
+        return
+    tape = parameter.tape
+    outer, tape.scope = tape.scope, "optimizer"
+    optimizer.step_one(parameter)
+    parameter.grad = None
+    tape.scope = outer
 
 
 def _zero_grad(recorder: Recorder, parameters: list[Sym], job: TrainJob) -> None:
@@ -140,13 +150,17 @@ def _zero_grad(recorder: Recorder, parameters: list[Sym], job: TrainJob) -> None
             one.grad = None
 
 
-def _at_depth(parameters: list[Sym], model: Model, layers: Size | None) -> Size:
-    """Return how many parameters there are in a model of `layers` layers."""
-    if layers is None:
+def _at_depth(parameters: list[Sym], model: Model, deep: Depth | None) -> Size:
+    """Return how many parameters there are in a model that is as deep as it is meant to be."""
+    if deep is None:
         return len(parameters)
     path, stack = decoder_stack(model)
-    inside = sum(one.made_for.startswith(f"{path}.") for one in parameters)
-    return layers * (inside // len(stack.layers)) + (len(parameters) - inside)
+    before, period, fixed = len(deep.pattern.before), len(deep.pattern.period), deep.pattern.fixed
+    numbers = (one.made_for[len(path) + 1 :].partition(".")[0] for one in parameters if one.made_for.startswith(path))
+    inside = sum(before <= int(number) < before + period for number in numbers)
+    periods = (len(stack.layers) - fixed) // period
+    others = len(stack.layers) - periods * period
+    return (deep.layers - others) // period * inside + (len(parameters) - periods * inside)
 
 
 def _micro_batch(
@@ -182,7 +196,7 @@ def _micro_batch(
     }
     with autocast(tape, autocast_dtype(job)):
         loss, logits, cache = forward(*arguments, **options)
-        if job.fp32_outputs and logits is not None:
+        if job.fp32_outputs and isinstance(logits, Sym):
             logits = ops.cast(logits, "fp32")
         outputs = [cache, logits, loss]  # dies from the back, the loss first, as a ModelOutput does
         if job.loss == "mean" and logits is not None:

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
+from math import lcm
 from typing import TYPE_CHECKING, Any
 
 from oomph.job import TrainJob, shortened
 from oomph.model import Model
+from oomph.pattern import Depth, pattern
 from oomph.recipe import Numbers, Recipe, Stretch, Sums, highest, stretches
-from oomph.structure import Job, decoder_stack, is_uniform, structure, symbolic, with_layers
+from oomph.structure import Job, decoder_stack, structure, symbolic, with_layers
 from oomph.tape.sizes import Sheet, Size, number, yes
 from oomph.tape.tape import Place
 
 if TYPE_CHECKING:
     from oomph.sources.kept import Shelf
 
-PERIODS = 3  # first, repeated, last; one more shows that the repeated one repeats
 JOBS_AT_ONCE = 8192  # so that a column of numbers stays in a core's cache
 
 
@@ -77,7 +78,7 @@ class Step:
 
 
 def step(model: Model, job: Job, layers: int | None = None, *, on: Place = "gpu") -> Step:
-    """Return the step of a model with `layers` equal layers (as many as it has, if None)."""
+    """Return the step of a model with `layers` layers of its pattern (as many as it has, if None)."""
     job = shortened(job)
     _, stack = decoder_stack(model)
     if layers is None:
@@ -118,27 +119,30 @@ def compiled(sheet: Sheet, model: Model, job: Any, layers: Size, on: Place = "gp
     from oomph.play import play
 
     path, stack = decoder_stack(model)
-    period = job.checkpoint_every if isinstance(job, TrainJob) and job.checkpointing != "none" else 1
-    rest = number(layers) % period
-    depth = PERIODS * period + rest
+    repeating = pattern(stack.layers)
+    deep = Depth(layers, repeating) if repeating else None
 
     def played(depth: int) -> Any:
-        recorder = play(with_layers(model, depth), job, layers=layers, on=on).recorder
-        return segments(recorder, classes)
+        whole = with_layers(model, depth) if repeating else model
+        return segments(play(whole, job, layers=deep, on=on).recorder, classes)
 
-    if is_uniform(stack) and yes(layers > depth + period) and yes(layers % period == rest):
-        classes = Classes(path)
-        try:
-            parts = folded(played(depth), played(depth + period))
-            return written(sheet, classes, parts, layers, depth, period)
-        except Unfoldable:
-            pass
+    if repeating is not None:
+        every = job.checkpoint_every if isinstance(job, TrainJob) and job.checkpointing != "none" else 1
+        period = lcm(len(repeating.period), every)
+        rest = (number(layers) - repeating.fixed) % period
+        ends = 1 + every  # the first layer does other things than those between, and the last ones to a checkpoint
+        depth = repeating.fixed + period + ends + (rest - ends) % period
+        if yes(layers > depth + period) and yes((layers - repeating.fixed) % period == rest):
+            classes = Classes(path)
+            try:
+                parts = folded(played(depth), played(depth + period))
+                return written(sheet, classes, parts, layers, depth, period)
+            except Unfoldable:
+                pass
     depth = number(layers)
     yes(layers == depth)
     classes = Classes(path)
-    whole = with_layers(model, depth) if is_uniform(stack) else model
-    recorder = play(whole, job, layers=layers, on=on).recorder
-    return written(sheet, classes, unfolded(segments(recorder, classes)), layers, depth, 0)
+    return written(sheet, classes, unfolded(played(depth)), layers, depth, 0)
 
 
 def grid(build: Callable[..., tuple[Model, Job, Size]], columns: Mapping[str, Any], *, on: Place = "gpu") -> Any:

@@ -12,9 +12,10 @@ from functools import cache
 from typing import Any
 
 from oomph.blocks.base import Block, Stack
-from oomph.errors import UnsupportedError
+from oomph.errors import UnsupportedError, UsageError
 from oomph.job import InferJob, TrainJob
 from oomph.model import Model
+from oomph.pattern import pattern
 from oomph.tape.sizes import Sheet, Size
 from oomph.tensor import Tensor
 
@@ -33,14 +34,16 @@ class Structure:
 
 
 def structure(model: Model, job: Job) -> Structure:
-    """Return the structure of a job, the number of its layers left out where all are equal."""
+    """Return the structure of a job, the number of its layers left out where they repeat."""
     words = [type(job).__name__, model.model_type, str(model.tied), *model.unplayed]
     seen: dict[int, int] = {}
     stack_path, stack = decoder_stack(model)
+    repeating = pattern(stack.layers)
     for path, part in model.parts.items():
         words.append(path)
-        if path == stack_path and is_uniform(stack):
-            part = stack.layers[0]
+        if path == stack_path and repeating is not None:
+            words += [f"{len(layers)} layers" for layers in repeating]
+            part = replace(stack, layers=repeating.layers(repeating.fixed + len(repeating.period)))
         _describe(part, words, seen)
     words += [f"{field.name}={getattr(job, field.name)}" for field in fields(job) if field.name not in job.axes]
     return Structure(" ".join(words), (*_job_sizes(job), *seen))
@@ -55,15 +58,16 @@ def decoder_stack(model: Model) -> tuple[str, Stack]:
     raise UnsupportedError("oomph finds no decoder layers in this model.", "Trace the real code instead: oomph trace.")
 
 
-def is_uniform(stack: Stack) -> bool:
-    """Tell whether all layers are equal."""
-    return len(stack.groups()) == 1
-
-
 def with_layers(model: Model, depth: int) -> Model:
-    """Return a model of equal layers with another number of them."""
+    """Return a model of the same pattern of layers with another number of them."""
     path, stack = decoder_stack(model)
-    shallow = replace(stack, layers=(stack.layers[0],) * depth)
+    repeating = pattern(stack.layers)
+    if repeating is None or depth < repeating.fixed:
+        raise UsageError(
+            f"The {len(stack.layers)} layers of this model follow no pattern that goes on to {depth}.",
+            "Leave the number of layers to the model.",
+        )
+    shallow = replace(stack, layers=repeating.layers(depth))
     return replace(model, parts={**model.parts, path: shallow}, num_layers=depth)
 
 

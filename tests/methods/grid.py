@@ -25,7 +25,18 @@ def method_job(rng: random.Random, model_type: str) -> TrainJob:
         targets=rng.choice(["default", "all-linear", rng.choice(names)]),
         adapter_dropout=rng.choice([0.0, 0.0, 0.05]),
         adapter_dtype=rng.choice(["fp32", "fp32", "base"]),
+        **quantised(rng),
     )
+
+
+def quantised(rng: random.Random) -> dict[str, Any]:
+    """Every other job on a quantised base, prepared or not."""
+    if rng.random() < 0.5:
+        return {}
+    return {
+        "quantization": rng.choice(["nf4", "nf4-dq", "fp4", "fp4-dq"]),
+        "kbit_preparation": rng.random() < 0.6,
+    }
 
 
 def grid(count: int = JOBS, seed: int = 20261127) -> Iterator[tuple[dict[str, Any], TrainJob]]:

@@ -35,9 +35,15 @@ JOBS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (GPT2, {"optimizer": "paged_adamw_32bit"}),
     (LLAMA, {"optimizer": "lion_8bit", "steady": False}),
     (GPT2, {"optimizer": "paged_lion_32bit", "steady": False}),
-    (LLAMA, {"optimizer": "rmsprop_bnb_8bit"}),
+    (LLAMA, {"optimizer": "rmsprop_bnb_8bit", "precision": "fp16"}),
     (LLAMA, {"optimizer": "ademamix_8bit", "steady": False}),
     (GPT2, {"optimizer": "paged_ademamix_32bit", "steady": False}),
+    (LLAMA, {"optimizer": "adamw", "optimizer_in_backward": True}),
+    (GPT2, {"optimizer": "adamw", "optimizer_in_backward": True, "implementation": "loop", "steady": False}),
+    (TIED, {"optimizer": "adamw_8bit", "optimizer_in_backward": True, "checkpointing": "reentrant", "steady": False}),
+    (GPT2, {"optimizer": "adafactor", "optimizer_in_backward": True, "checkpointing": "non-reentrant"}),
+    (LLAMA, {"optimizer": "sgd", "optimizer_in_backward": True, "precision": "amp-bf16"}),
+    (LLAMA, {"optimizer": "sgd-momentum", "optimizer_in_backward": True, "steady": False}),
 ]
 
 

@@ -51,7 +51,7 @@ def test_every_value_of_every_input_occurs(kind: type) -> None:
     missing = {"precision": {"fp16", "amp-fp16"}} if kind is InferJob else {"precision": {"amp-fp16"}}
     missing["attention"] = {"efficient", "cudnn"} if kind is InferJob else set()
     missing["optimizer"] = set(KINDS)  # they have a suite of their own
-    missing["embedding_32bit"] = {False}
+    missing |= {"embedding_32bit": {False}, "optimizer_in_backward": {True}}
     for field, hint in get_type_hints(kind).items():
         found = {job[field] for job in jobs("standard", kind)}
         if hint is int:
@@ -66,7 +66,8 @@ def test_every_optimizer_has_its_rows() -> None:
     found = jobs("optimizers", TrainJob)
     for name, kind in KINDS.items():
         assert {job["steady"] for job in found if job["optimizer"] == name} == {True, not kind.has_state}, name
-    assert {job["embedding_32bit"] for job in found} == {True, False}
+    for switch in ("embedding_32bit", "optimizer_in_backward"):
+        assert {job[switch] for job in found} == {True, False}
 
 
 def test_pairs_of_inputs_meet() -> None:

@@ -67,7 +67,46 @@ def gpt_bigcode(rng: random.Random) -> dict[str, Any]:
     }
 
 
-FAMILIES: dict[str, Sampler] = {"gpt_neox": gpt_neox, "phi": phi, "gpt_bigcode": gpt_bigcode}
+def falcon(rng: random.Random) -> dict[str, Any]:
+    """Both architectures, ALiBi or rotary embedding, one norm or two."""
+    raw = sizes(rng)
+    heads = raw["num_attention_heads"]
+    new, parallel = rng.random() < 0.4, rng.random() < 0.7
+    return raw | {
+        "ffn_hidden_size": rng.choice([None, 331]),
+        "activation": rng.choice(["gelu", "relu"]),
+        "bias": rng.random() < 0.4,
+        "alibi": not new and rng.random() < 0.4,
+        "new_decoder_architecture": new,
+        "num_kv_heads": rng.choice([n for n in (1, 2, heads) if not heads % n]) if new else None,
+        "multi_query": rng.random() < 0.6,
+        "parallel_attn": new or parallel,
+        "num_ln_in_parallel_attn": rng.choice([None, 1, 2]) if new else None,
+        "attention_dropout": rng.choice(RATES),
+        "hidden_dropout": rng.choice(RATES),
+    }
+
+
+def opt(rng: random.Random) -> dict[str, Any]:
+    """Norms before or after, the embedding as wide as the layers or not."""
+    return sizes(rng) | {
+        "ffn_dim": rng.choice([17, 64, 331]),
+        "activation_function": rng.choice(["relu", "gelu"]),
+        "dropout": rng.choice(RATES),
+        "attention_dropout": rng.choice(RATES),
+        "do_layer_norm_before": rng.random() < 0.6,
+        "word_embed_proj_dim": rng.choice([None, 24]),
+        "enable_bias": rng.random() < 0.7,
+    }
+
+
+FAMILIES: dict[str, Sampler] = {
+    "gpt_neox": gpt_neox,
+    "phi": phi,
+    "gpt_bigcode": gpt_bigcode,
+    "falcon": falcon,
+    "opt": opt,
+}
 
 
 def config(rng: random.Random, model_type: str) -> dict[str, Any]:

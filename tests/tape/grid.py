@@ -138,8 +138,9 @@ def compare(raw: dict[str, Any], job: TrainJob | InferJob) -> tuple[Parting | No
     return (
         first_difference(ours, theirs),
         (
-            peak_bytes(ours), tape.live[tape.forward_end] - tape.resident if forward else 0, tape.kept("parameter"),
-            tape.kept("buffer"), tape.kept("gradient", tape.backward_end), tape.kept("optimizer state"),
+            peak_bytes(ours), tape.live[tape.forward_end] - tape.resident if forward else 0,
+            tape.kept("parameter", tape.start), tape.kept("buffer"), tape.kept("gradient", tape.backward_end),
+            tape.kept("optimizer state"),
         ),
         (
             peak_bytes(theirs), live[forward[-1]] - live[start] if forward else 0, traced.parameter_bytes,

@@ -25,7 +25,7 @@ RAW: dict[str, Any] = {
 }
 PACKAGES = {
     "liger": "liger_kernel", "liger-fms": "fms_acceleration_foak", "fused": "fms_acceleration_foak",
-    "fused-4.45": "fms_acceleration_foak", "cut": "cut_cross_entropy",
+    "fused-shifted": "fms_acceleration_foak", "fused-4.45": "fms_acceleration_foak", "cut": "cut_cross_entropy",
 }  # fmt: skip
 WIDE = 70_001  # columns that Unsloth's kernel takes in two parts
 
@@ -45,6 +45,7 @@ CASES = [
     ("fused", TrainJob(2, 37, loss="fused", hold_logits=False)),
     ("fused", TrainJob(1, 37, "amp-bf16", loss="fused", accumulation=2)),
     ("fused-4.45", TrainJob(2, 37, loss="fused-4.45")),
+    ("fused-shifted", TrainJob(2, 37, loss="fused-shifted")),
     ("cut", TrainJob(2, 100, loss="cut")),
     ("cut", TrainJob(1, 37, loss="cut", checkpointing="non-reentrant")),
 ]  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 
+from oomph.allocator.addresses import AddressSpace
 from oomph.allocator.blocks import ADDRESS_BITS, ALLOCATED, FREE, Block, Pool, merge
 from oomph.allocator.config import MIN_BLOCK_BYTES, SMALL_BYTES, Config
 from oomph.allocator.expandable import grow_range, prefer_bounded, skip_expandable, unmap
@@ -48,7 +49,8 @@ class CachingAllocator:
         self.device_frees = 0  # cudaFree and unmap calls (num_device_free)
         self.retries = 0  # requests that flushed the cache (num_alloc_retries)
         self.searches = 0  # of the large pools, counted while garbage collection is on (get_free_blocks_call_count)
-        self.next_address = 0
+        self.next_address = 0  # of segments in order of their age
+        self.addresses = AddressSpace()  # of segments as the driver places them
         self.had_ranges = False  # whether expandable segments may be about
         self.lanes: dict[int, tuple[Pool, Pool]] = {}
         self.configure(config or Config())
@@ -171,8 +173,11 @@ class CachingAllocator:
             return grow_range(self, pool, size)
         if self.reserved + wanted > self.capacity:
             return None
-        block = Block(self.next_address, wanted, pool)
-        self.next_address += wanted
+        if self.config.by_address:
+            block = Block(self.addresses.take(wanted), wanted, pool)
+        else:
+            block = Block(self.next_address, wanted, pool)
+            self.next_address += wanted
         self.segments += 1
         self.take(wanted)
         return block
@@ -192,6 +197,8 @@ class CachingAllocator:
     def _release(self, block: Block) -> None:
         """Give a whole free segment back to the device (release_block)."""
         block.pool.remove(block)
+        if self.config.by_address:
+            self.addresses.give(block.address, block.size)
         self.segments -= 1
         self.give_back(block.size)
 

@@ -50,6 +50,7 @@ _IGNORED = frozenset(
 class Config:
     """How the allocator is set up; the defaults are torch's.
 
+    `by_address` is no setting but torch up to 2.12, whose free blocks of one size go by address and not by age.
     `max_split_bytes` None splits blocks of any size. `roundup_power2_divisions` holds one number per power of two of
     the request (index 0: below 2 MiB, 1: 2 MiB up to 4 MiB, ... 15: from 32 GiB on); 0 and 1 round to 512 B only.
 
@@ -65,6 +66,7 @@ class Config:
     large_segment_bytes: int = LARGE_SEGMENT_BYTES
     per_process_memory_fraction: float = 1.0
     throw_on_cudamalloc_oom: bool = False
+    by_address: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Config:

@@ -5,6 +5,7 @@ Shape letters: H hidden, N query heads, K key/value heads, D head dim, V value h
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,8 +28,13 @@ class Attention(Block):
     query map (Qwen3-Next's output gate). `q_norm`/`k_norm` are the norms on queries and keys, if any;
     `sinks` is one learned logit per head (gpt-oss); `head_gate` names a map that gates the output of each head
     (LFM3); `out_features` is the output map's width where it is not H (Zamba). `dropout` is the rate on the attention
-    weights, `resid_dropout` what follows the output map; `sliding_window` is how many tokens a query sees, None all;
-    `rotary_dim` is how many of the D numbers of a head are turned, None all.
+    weights, `resid_dropout` what follows the output map; `sliding_window` is how many tokens a query sees, None all.
+    `norm_place` is where the norms stand (see PROJECTIONS): "heads" before heads are moved to the front, "turned"
+    after, "whole" on all heads at once, "rotated" after the rotary embedding. `out_first`: the output map is the
+    class's first parameter. `rotary` names how positions are put in, "" not at all (see ops/rotary_kinds.py),
+    `rotary_dim` in how many channels of a head, None all; `own_tables`: sliding and full layers have rotary tables of
+    their own. `softcap`: scores are bounded by a tanh. `layout` is how a fused map lays out heads, where the class has
+    several ways.
 
     Llama-3-8B: 4096·128·(32 + 2·8) + 32·128·4096 parameters.
     >>> from oomph.blocks.base import walk
@@ -55,7 +61,13 @@ class Attention(Block):
     dropout: float = 0.0
     resid_dropout: Block | None = None
     sliding_window: int | None = None
+    norm_place: str = "heads"
+    out_first: bool = False
+    rotary: str = "llama"
     rotary_dim: int | None = None
+    own_tables: bool = False
+    softcap: bool = False
+    layout: str = ""
     role: Role = "linear"
     kind: str = "attention"
 
@@ -82,9 +94,9 @@ class Attention(Block):
             for name, width in zip(self.qkv, widths, strict=True)
         }
         attended = self.num_heads * (self.v_head_dim or self.head_dim)
+        out = {self.out: Linear(attended, self.out_features or self.hidden_size, self.out_bias, self.role)}
         return {
-            **maps,
-            self.out: Linear(attended, self.out_features or self.hidden_size, self.out_bias, self.role),
+            **(out | maps if self.out_first else maps | out),
             self.norms[0]: self.q_norm,
             self.norms[1]: self.k_norm,
             **({self.head_gate: Linear(self.hidden_size, self.num_heads)} if self.head_gate else {}),
@@ -101,33 +113,171 @@ class Attention(Block):
         past_key_values: Cache | None = None,
         index: int = 0,
     ) -> tuple[Sym, Sym | None]:
-        """Mirror LlamaAttention.forward, and Qwen3Attention.forward where there are norms; returns the output.
+        """Mirror LlamaAttention.forward and the likes of it; returns the output.
 
         hidden_states [B, S, H], cos and sin [1, S, D], `index` of the layer in the cache; the attention weights of the
-        eager kernel die with the frame.
+        eager kernel die with the frame, and so does what a fused map made.
         """
         from oomph import ops
 
         batch, length = hidden_states.shape[:2]
-        q_proj, k_proj, v_proj = (m[name] for name in m.qkv)
-        q_norm, k_norm = (m[name] for name in m.norms)
-        query_shape = (batch, length, m.num_heads, m.head_dim)
-        key_shape = (batch, length, m.num_kv_heads, m.head_dim)
-        if q_norm is not None:
-            query_states = ops.transpose(q_norm(ops.view(q_proj(hidden_states), query_shape)), 1, 2)
-            key_states = ops.transpose(k_norm(ops.view(k_proj(hidden_states), key_shape)), 1, 2)
-        else:
-            query_states = ops.transpose(ops.view(q_proj(hidden_states), query_shape), 1, 2)
-            key_states = ops.transpose(ops.view(k_proj(hidden_states), key_shape), 1, 2)
-        value_states = ops.transpose(ops.view(v_proj(hidden_states), key_shape), 1, 2)
+        _qkv, query_states, key_states, value_states = PROJECTIONS[_projection(m)](m, hidden_states)
 
-        cos, sin = position_embeddings
-        query_states, key_states = ops.apply_rotary(query_states, key_states, cos, sin)
+        if m.rotary:
+            cos, sin = position_embeddings
+            if m.rotary == "stablelm":
+                turned, size = m.rotary_dim, m.head_dim
+                query_rot, query_pass = ops.part(query_states, 0, turned), ops.part(query_states, turned, size)
+                key_rot, key_pass = ops.part(key_states, 0, turned), ops.part(key_states, turned, size)
+                query_rot, key_rot = ops.apply_rotary(query_rot, key_rot, cos, sin)
+                query_states = ops.joined((query_rot, query_pass))
+                key_states = ops.joined((key_rot, key_pass))
+            else:
+                query_states, key_states = ops.rotate(m.rotary, query_states, key_states, cos, sin)
+        if m.norm_place == "rotated":
+            query_states = m[m.norms[0]](query_states)
+            key_states = m[m.norms[1]](key_states)
 
         if past_key_values is not None:
             key_states, value_states = past_key_values.update(key_states, value_states, index)
 
-        attn_output, attn_weights = ops.attention(query_states, key_states, value_states, attention_mask, m.dropout)
+        attn_output, attn_weights = ops.attention(
+            query_states, key_states, value_states, attention_mask, m.dropout, m.softcap
+        )
         attn_output = ops.contiguous(ops.view(attn_output, (batch, length, m.num_heads * m.head_dim)))
         attn_output = m[m.out](attn_output)
+        if m.resid_dropout is not None:
+            attn_output = m.resid_dropout(attn_output)
         return attn_output, attn_weights
+
+
+Projected = tuple["Sym | None", "Sym", "Sym", "Sym"]  # a fused map's result, if any, and q, k, v [B, N or K, S, D]
+
+
+def _projection(m: Bound) -> str:
+    """Return which of the ways to q, k and v an attention takes."""
+    if len(m.qkv) == 1:
+        return "fused"
+    return "plain" if m.norm_place == "heads" and m[m.norms[0]] is None else m.norm_place
+
+
+def _plain(m: Bound, hidden_states: Sym) -> Projected:
+    """Mirror LlamaAttention.forward."""
+    from oomph import ops
+
+    q_proj, k_proj, v_proj = (m[name] for name in m.qkv)
+    query_shape, key_shape = _shapes(m, hidden_states)
+    query_states = ops.transpose(ops.view(q_proj(hidden_states), query_shape), 1, 2)
+    key_states = ops.transpose(ops.view(k_proj(hidden_states), key_shape), 1, 2)
+    value_states = ops.transpose(ops.view(v_proj(hidden_states), key_shape), 1, 2)
+    return None, query_states, key_states, value_states
+
+
+def _norm_of_heads(m: Bound, hidden_states: Sym) -> Projected:
+    """Mirror Qwen3Attention.forward."""
+    from oomph import ops
+
+    q_proj, k_proj, v_proj = (m[name] for name in m.qkv)
+    q_norm, k_norm = (m[name] for name in m.norms)
+    query_shape, key_shape = _shapes(m, hidden_states)
+    query_states = ops.transpose(q_norm(ops.view(q_proj(hidden_states), query_shape)), 1, 2)
+    key_states = ops.transpose(k_norm(ops.view(k_proj(hidden_states), key_shape)), 1, 2)
+    value_states = ops.transpose(ops.view(v_proj(hidden_states), key_shape), 1, 2)
+    return None, query_states, key_states, value_states
+
+
+def _norm_of_turned(m: Bound, hidden_states: Sym) -> Projected:
+    """Mirror Gemma3Attention.forward."""
+    q_norm, k_norm = (m[name] for name in m.norms)
+    _, query_states, key_states, value_states = _plain(m, hidden_states)
+    query_states = q_norm(query_states)
+    key_states = k_norm(key_states)
+    return None, query_states, key_states, value_states
+
+
+def _norm_of_whole(m: Bound, hidden_states: Sym) -> Projected:
+    """Mirror Olmo2Attention.forward, or OlmoAttention.forward, where all three maps come before anything else."""
+    from oomph import ops
+
+    q_proj, k_proj, v_proj = (m[name] for name in m.qkv)
+    q_norm, k_norm = (m[name] for name in m.norms)
+    query_shape, key_shape = _shapes(m, hidden_states)
+    query_states = q_proj(hidden_states) if q_norm is None else q_norm(q_proj(hidden_states))
+    key_states = k_proj(hidden_states) if k_norm is None else k_norm(k_proj(hidden_states))
+    value_states = v_proj(hidden_states)
+    query_states = ops.transpose(ops.view(query_states, query_shape), 1, 2)
+    key_states = ops.transpose(ops.view(key_states, key_shape), 1, 2)
+    value_states = ops.transpose(ops.view(value_states, key_shape), 1, 2)
+    return None, query_states, key_states, value_states
+
+
+def _norm_per_head(m: Bound, hidden_states: Sym) -> Projected:
+    """Mirror StableLmAttention.forward."""
+    from oomph import ops
+
+    q_proj, k_proj, v_proj = (m[name] for name in m.qkv)
+    q_norm, k_norm = (m[name] for name in m.norms)
+    query_shape, key_shape = _shapes(m, hidden_states)
+    query_states = q_proj(hidden_states)
+    key_states = k_proj(hidden_states)
+    value_states = v_proj(hidden_states)
+    query_states = ops.transpose(ops.view(query_states, query_shape), 1, 2)
+    key_states = ops.transpose(ops.view(key_states, key_shape), 1, 2)
+    value_states = ops.transpose(ops.view(value_states, key_shape), 1, 2)
+    if q_norm is not None:
+        query_states = q_norm(query_states)
+        key_states = k_norm(key_states)
+    return None, query_states, key_states, value_states
+
+
+def _norm_before_turning(m: Bound, hidden_states: Sym) -> Projected:
+    """Mirror CohereAttention.forward with use_qk_norm: all three maps come before the norms."""
+    from oomph import ops
+
+    q_proj, k_proj, v_proj = (m[name] for name in m.qkv)
+    q_norm, k_norm = (m[name] for name in m.norms)
+    query_shape, key_shape = _shapes(m, hidden_states)
+    query_states = ops.view(q_proj(hidden_states), query_shape)
+    key_states = ops.view(k_proj(hidden_states), key_shape)
+    value_states = ops.view(v_proj(hidden_states), key_shape)
+    query_states = q_norm(query_states)
+    key_states = k_norm(key_states)
+    query_states = ops.transpose(query_states, 1, 2)
+    key_states = ops.transpose(key_states, 1, 2)
+    value_states = ops.transpose(value_states, 1, 2)
+    return None, query_states, key_states, value_states
+
+
+def _fused(m: Bound, hidden_states: Sym) -> Projected:
+    """Mirror Phi3Attention.forward: q, k and v are views of one map's result."""
+    from oomph import ops
+
+    query_shape, key_shape = _shapes(m, hidden_states)
+    qkv = m[m.qkv[0]](hidden_states)
+    query_pos = m.num_heads * m.head_dim
+    key_pos = query_pos + m.num_kv_heads * m.head_dim
+    query_states = ops.part(qkv, 0, query_pos)
+    key_states = ops.part(qkv, query_pos, key_pos)
+    value_states = ops.part(qkv, key_pos, qkv.shape[-1])
+    query_states = ops.transpose(ops.view(query_states, query_shape), 1, 2)
+    key_states = ops.transpose(ops.view(key_states, key_shape), 1, 2)
+    value_states = ops.transpose(ops.view(value_states, key_shape), 1, 2)
+    return qkv, query_states, key_states, value_states
+
+
+def _shapes(m: Bound, hidden_states: Sym) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the shapes of queries and of keys, heads apart."""
+    batch, length = hidden_states.shape[:2]
+    return (batch, length, m.num_heads, m.head_dim), (batch, length, m.num_kv_heads, m.head_dim)
+
+
+PROJECTIONS: dict[str, Callable[[Bound, Sym], Projected]] = {
+    "plain": _plain,
+    "rotated": _plain,
+    "heads": _norm_of_heads,
+    "turned": _norm_of_turned,
+    "whole": _norm_of_whole,
+    "per head": _norm_per_head,
+    "before turning": _norm_before_turning,
+    "fused": _fused,
+}

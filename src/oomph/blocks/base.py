@@ -29,6 +29,11 @@ class Block:
         """The named parts of this block, in the order of the real class."""
         raise NotImplementedError
 
+    @property
+    def built_parts(self) -> Parts:
+        """The parts as transformers builds them on a device, where they differ: experts stacked into one tensor."""
+        return self.parts
+
 
 @dataclass(frozen=True, eq=False)
 class Module(Block):

@@ -13,9 +13,6 @@ if TYPE_CHECKING:
     from oomph.tape.sym import Sym
 
 
-EPSILON = 1e-6  # its value changes no byte
-
-
 @dataclass(frozen=True)
 class Linear(Block):
     """y = x Wᵀ + b. Weight (out, in) as nn.Linear stores it; `role="conv1d"` stores (in, out) as GPT-2 does.
@@ -28,6 +25,7 @@ class Linear(Block):
     out_features: int
     bias: bool = False
     role: Role = "linear"
+    kind: str = ""
 
     @property
     def parts(self) -> Parts:
@@ -51,10 +49,11 @@ class Linear(Block):
 
 @dataclass(frozen=True)
 class Norm(Block):
-    """RMSNorm (scale only) or, with `bias`, LayerNorm."""
+    """RMSNorm (scale only) or, with `bias`, LayerNorm; `style` names another way to compute it, see norms.py."""
 
     size: int
     bias: bool = False
+    style: str = ""
     kind: str = "norm"
 
     @property
@@ -67,26 +66,56 @@ class Norm(Block):
 
     @staticmethod
     def program(m: Bound, hidden_states: Sym) -> Sym:
-        """Mirror nn.LayerNorm.forward with a bias, else LlamaRMSNorm.forward."""
-        from oomph import ops
+        """Mirror the forward of its style."""
+        from oomph.blocks.norms import STYLES
 
-        if m.parts["bias"] is not None:
-            return ops.layer_norm(hidden_states, m.weight, m.parts["bias"])
-        input_dtype = hidden_states.dtype
-        hidden_states = ops.cast(hidden_states, "fp32")
-        variance = ops.mean(ops.power(hidden_states))
-        hidden_states = hidden_states * ops.rsqrt(variance + EPSILON)
-        weight: Sym = m.weight
-        return weight * ops.cast(hidden_states, input_dtype)
+        return STYLES[m.style or ("layer" if m.bias is not None else "rms")](m, hidden_states)
+
+
+@dataclass(frozen=True)
+class BareNorm(Block):
+    """A norm without parameters, as OLMo 1 has them."""
+
+    style: str = "layer in fp32"
+    kind: str = "norm"
+
+    @property
+    def parts(self) -> Parts:
+        """Nothing."""
+        return {}
+
+    @staticmethod
+    def program(m: Bound, hidden_states: Sym) -> Sym:
+        """Mirror the forward of its style."""
+        from oomph.blocks.norms import STYLES
+
+        return STYLES[m.style](m, hidden_states)
+
+
+@dataclass(frozen=True)
+class Buffer(Block):
+    """A tensor that a class registers, on the device but in no checkpoint: a table of sines, a triangle of booleans."""
+
+    shape: tuple[int, ...]
+    dtype: str = "fp32"
+
+    @property
+    def parts(self) -> Parts:
+        """Nothing that is stored."""
+        return {}
 
 
 @dataclass(frozen=True)
 class Embedding(Block):
-    """A table of `rows` vectors: tokens, positions (kind "position_embedding"), token types."""
+    """A table of `rows` vectors: tokens, positions (kind "position_embedding"), token types.
+
+    `scaled`: vectors are multiplied by a number that lies on the device as a buffer (Gemma).
+    """
 
     rows: int
     size: int
     kind: str = "embedding"
+    scaled: bool = False
 
     @property
     def parts(self) -> Parts:
@@ -95,10 +124,13 @@ class Embedding(Block):
 
     @staticmethod
     def program(m: Bound, ids: Sym) -> Sym:
-        """Mirror nn.Embedding.forward, and the hook on input embeddings that lets checkpointed layers train."""
+        """Mirror nn.Embedding.forward, or GemmaTextScaledWordEmbedding.forward, whose buffer the frame makes, and the
+        hook on input embeddings that lets checkpointed layers train."""
         from oomph import ops
 
-        output = ops.embedding(m.weight, ids)
+        output: Sym = ops.embedding(m.weight, ids)
+        if m.scaled:
+            output = output * m.embed_scale
         if m.tape.inputs_train and m.kind == "embedding":
             output.requires_grad = True
         return output
@@ -106,12 +138,17 @@ class Embedding(Block):
 
 @dataclass(frozen=True)
 class Head(Block):
-    """The output projection onto the vocabulary. Tied: the weight is the embedding's own, nothing is stored."""
+    """The output projection onto the vocabulary. Tied: the weight is the embedding's own, nothing is stored.
+
+    `scaled`: logits are multiplied by a number; `softcap`: they are bounded by a tanh.
+    """
 
     hidden_size: int
     vocab_size: int
     tied: bool = False
     bias: bool = False
+    scaled: bool = False
+    softcap: bool = False
     kind: str = "lm_head"
 
     @property

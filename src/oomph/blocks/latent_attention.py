@@ -7,9 +7,15 @@ O head dim with position (rope), V value head dim.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from oomph.blocks.base import Block, Parts
 from oomph.blocks.basic import Linear, Norm
+
+if TYPE_CHECKING:
+    from oomph.programs.cache import Cache
+    from oomph.tape.bound import Bound
+    from oomph.tape.sym import Sym
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,9 @@ class LatentAttention(Block):
     v_head_dim: int
     bias: bool = False
     indexer: Indexer | None = None
+    dropout: float = 0.0
+    rotary: str = "interleaved"  # neighbours are turned together; "halves": x and x + O/2; "complex": as numbers
+    sliding_window: int | None = None
     kind: str = "attention"
 
     @property
@@ -90,3 +99,59 @@ class LatentAttention(Block):
             "o_proj": Linear(heads * self.v_head_dim, hidden, self.bias),
             "indexer": self.indexer,
         }
+
+    @staticmethod
+    def program(
+        m: Bound,
+        hidden_states: Sym,
+        position_embeddings: Any,
+        attention_mask: Sym | None,
+        past_key_values: Cache | None = None,
+        index: int = 0,
+    ) -> tuple[Sym, Sym | None]:
+        """Mirror DeepseekV3Attention.forward and DeepSeek-V2's; what is cached is the latent and the rotary key."""
+        from oomph import ops
+
+        batch, length = hidden_states.shape[:2]
+        if m.q_lora_rank is None:
+            q_states = m.q_proj(hidden_states)
+        else:
+            q_states = m.q_b_proj(m.q_a_layernorm(m.q_a_proj(hidden_states)))
+        q_states = ops.transpose(ops.view(q_states, (batch, length, m.num_heads, m.qk_head_dim)), 1, 2)
+        q_pass, q_rot = ops.split_sizes(q_states, (m.qk_nope_head_dim, m.qk_rope_head_dim))
+        compressed_kv = m.kv_a_proj_with_mqa(hidden_states)
+        kv_nope, k_rot = ops.split_sizes(compressed_kv, (m.kv_lora_rank, m.qk_rope_head_dim))
+        kv_nope = m.kv_a_layernorm(kv_nope)
+        kv_nope = ops.view(kv_nope, (batch, 1, length, m.kv_lora_rank))
+        k_rot = ops.view(k_rot, (batch, 1, length, m.qk_rope_head_dim))
+        if m.rotary == "complex":
+            q_rot, k_rot = ops.apply_rotary_complex(q_rot, k_rot, position_embeddings)
+        else:
+            cos, sin = position_embeddings
+            turn = ops.apply_rotary_interleaved if m.rotary == "interleaved" else ops.apply_rotary
+            q_rot, k_rot = turn(q_rot, k_rot, cos, sin)
+        if past_key_values is not None:
+            kv_nope, k_rot = past_key_values.update(kv_nope, k_rot, index)
+        query_states = ops.cat((q_pass, q_rot), -1)
+        key_states, value_states = expand_kv(m, kv_nope, k_rot)
+        attn_output, attn_weights = ops.attention(query_states, key_states, value_states, attention_mask, m.dropout)
+        attn_output = ops.contiguous(ops.view(attn_output, (batch, length, m.num_heads * m.v_head_dim)))
+        attn_output = m.o_proj(attn_output)
+        if m.rotary == "complex":  # DeepSeek-V2 names the normed latent after the rotary key
+            del q_states, q_pass, q_rot, compressed_kv, k_rot
+        return attn_output, attn_weights
+
+
+def expand_kv(m: Bound, kv_nope: Sym, k_rot: Sym) -> tuple[Sym, Sym]:
+    """Mirror DeepseekV3Attention.expand_kv: keys [B, N, T, P + O] and values [B, N, T, V] of the latents [B, 1, T, ..]."""
+    from oomph import ops
+
+    batch, _, length, _ = kv_nope.shape
+    key_shape = (batch, length, m.num_heads, m.qk_nope_head_dim + m.v_head_dim)
+    kv_nope = ops.transpose(ops.view(m.kv_b_proj(kv_nope), key_shape), 1, 2)
+    k_nope, value_states = ops.split_sizes(kv_nope, (m.qk_nope_head_dim, m.v_head_dim))
+    k_rot = ops.expand(k_rot, (batch, m.num_heads, length, m.qk_rope_head_dim))
+    key_states = m.tape.empty((batch, m.num_heads, length, m.qk_head_dim), kv_nope.dtype, op="new_empty")
+    key_states = ops.copy_into_slice(key_states, k_nope)
+    key_states = ops.copy_into_slice(key_states, k_rot)
+    return key_states, value_states

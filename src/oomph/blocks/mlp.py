@@ -16,13 +16,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GatedMLP(Block):
-    """down(act(gate(x)) · up(x)): 3·H·F. `names` has three entries, or two when gate and up are fused."""
+    """down(act(gate(x)) · up(x)): 3·H·F. `names` has three entries, or two when gate and up are fused.
+
+    `dropout` is what follows the down map.
+    """
 
     hidden_size: int
     ffn_size: int
     bias: bool = False
     names: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
     activation: str = "silu"
+    dropout: Block | None = None
     role: Role = "linear"
     kind: str = "mlp"
 
@@ -35,16 +39,33 @@ class GatedMLP(Block):
         return {
             **{name: Linear(hidden, width, self.bias, self.role) for name in inner},
             down: Linear(ffn, hidden, self.bias, self.role),
+            **({} if self.dropout is None else {"dropout": self.dropout}),
         }
 
     @staticmethod
     def program(m: Bound, x: Sym) -> Sym:
-        """Mirror LlamaMLP.forward."""
+        """Mirror LlamaMLP.forward; where gate and up are one map, Phi3MLP.forward."""
         from oomph import ops
 
+        if len(m.names) == 2:
+            return _fused(m, x)
         gate, up, down = (m[name] for name in m.names)
         down_proj: Sym = down(ops.activate(m.activation, gate(x)) * up(x))
+        if m.dropout is not None:
+            down_proj = m.dropout(down_proj)
         return down_proj
+
+
+def _fused(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror Phi3MLP.forward: gate and up are views of one map's result."""
+    from oomph import ops
+
+    gate_up_proj, down_proj = (m[name] for name in m.names)
+    up_states = gate_up_proj(hidden_states)
+    gate, up_states = ops.split(up_states, m.ffn_size, 2)
+    up_states = up_states * ops.activate(m.activation, gate)
+    projected: Sym = down_proj(up_states)
+    return projected
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,20 @@ matrices apart (`experts.*.gate_proj`), which is what quantisers see; the elemen
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
 
 from oomph.blocks.base import Block, Module, Part, Parts, Stack
 from oomph.blocks.basic import Linear
+from oomph.blocks.mlp import MLP, GatedMLP
 from oomph.errors import ConfigError
 from oomph.tensor import Tensor
+
+if TYPE_CHECKING:
+    from oomph.tape.bound import Bound
+    from oomph.tape.sym import Sym
+
+Shared = TypeVar("Shared", MLP, GatedMLP, Linear)
 
 
 @dataclass(frozen=True)
@@ -35,13 +43,64 @@ class Router(Block):
         buffer = {self.correction: Tensor((self.num_experts,), "buffer")} if self.correction else {}
         return {**({self.linear: scores} if self.linear else scores.parts), **buffer}
 
+    @staticmethod
+    def program(m: Bound, hidden_states: Sym) -> Sym:
+        """Mirror F.linear(hidden_states, self.weight)."""
+        from oomph import ops
+
+        return ops.linear(hidden_states, m.weight, m.parts["bias"])
+
+
+@dataclass(frozen=True)
+class StackedExperts(Block):
+    """All experts of a layer as transformers 5 keeps them: gate and up in one tensor (E, 2F, H), down in (E, H, F).
+
+    `transposed`: the last two axes the other way round. `bias`: one vector for each expert and tensor. `names` are
+    those of the two tensors; `activation` is what the gate goes through.
+
+    Mixtral-8x7B: 8·(2·14336)·4096 + 8·4096·14336 parameters, as many as in a matrix for each map and expert.
+    >>> [part.numel for part in StackedExperts(4096, 14336, 8).parts.values() if part]
+    [939524096, 469762048]
+    """
+
+    hidden_size: int
+    ffn_size: int
+    num_experts: int
+    activation: str = "silu"
+    transposed: bool = False
+    bias: bool = False
+    names: tuple[str, str] = ("gate_up_proj", "down_proj")
+
+    @property
+    def parts(self) -> Parts:
+        """Gate and up, down, and their biases."""
+        experts, hidden, ffn = self.num_experts, self.hidden_size, self.ffn_size
+        into, out = (2 * ffn, hidden), (hidden, ffn)
+        into, out = (into[::-1], out[::-1]) if self.transposed else (into, out)
+        parts: dict[str, Part] = {}
+        for name, shape, width in zip(self.names, (into, out), (2 * ffn, hidden), strict=True):
+            parts[name] = Tensor((experts, *shape), "expert")
+            if self.bias:
+                parts[f"{name}_bias"] = Tensor((experts, width), "bias")
+        return parts
+
+    @staticmethod
+    def program(m: Bound, hidden_states: Sym, top_k_index: Sym, top_k_weights: Sym) -> Sym:
+        """Mirror the class's experts in the form that the job asks for."""
+        from oomph.programs.experts import experts
+
+        return experts(m, hidden_states, top_k_index, top_k_weights)
+
 
 @dataclass(frozen=True, eq=False)
 class MoE(Block):
     """Router, experts and shared part, under the class's names.
 
     `expert` is one expert (a GatedMLP or MLP with role "expert"); `extra` holds what else the class keeps
-    beside them (shared experts, their gate, latent projections).
+    beside them (shared experts, their gate, latent projections). `stacked` are the experts as the class of
+    transformers keeps them, None where that is not known; `experts_first`: it makes them before the router. `style`
+    names the mixture's program (programs/mixtures.py), `normalised`: the weights of a token's experts add up to 1;
+    `groups`: how many groups of experts there are and of how many a token may use some, (1, 1) where it may use all.
     """
 
     router: Block
@@ -51,6 +110,11 @@ class MoE(Block):
     router_name: str = "gate"
     experts_name: str = "experts"
     extra: Parts | None = None
+    stacked: StackedExperts | None = None
+    experts_first: bool = False
+    style: str = ""
+    normalised: bool = False
+    groups: tuple[int, int] = (1, 1)
     kind: str = "mlp"
 
     def __post_init__(self) -> None:
@@ -67,7 +131,23 @@ class MoE(Block):
         experts = Stack((expert,) * self.num_experts, self.top_k, kind="moe_experts")
         return {self.router_name: self.router, self.experts_name: experts, **(self.extra or {})}
 
+    @property
+    def built_parts(self) -> Parts:
+        """The same with the experts as the class keeps them."""
+        if self.stacked is None:
+            return self.parts
+        router, experts = {self.router_name: self.router}, {self.experts_name: self.stacked}
+        first, second = (experts, router) if self.experts_first else (router, experts)
+        return {**first, **second, **(self.extra or {})}
 
-def shared_expert(expert: Block) -> Part:
+    @staticmethod
+    def program(m: Bound, hidden_states: Sym) -> Sym:
+        """Mirror the forward of the class's sparse block."""
+        from oomph.programs.mixtures import mixture
+
+        return mixture(m, hidden_states)
+
+
+def shared_expert(expert: Shared) -> Shared:
     """Return the same maps counted as a shared expert, which every token passes through."""
-    return Module(expert.parts, kind="moe_shared_expert")
+    return replace(expert, kind="moe_shared_expert")

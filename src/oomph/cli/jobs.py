@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,6 +12,7 @@ import click
 from oomph.cli.job_options import infer_job, infer_options, train_job, train_options
 
 if TYPE_CHECKING:
+    from oomph.cli.framework import Framework
     from oomph.ledger import Ledger
     from oomph.structure import Job
     from oomph.timeline import Timeline
@@ -43,12 +45,22 @@ def _about(command: Command) -> Command:
 
 
 @click.command(context_settings=HELP)
-@click.argument("model")
+@click.argument("model", required=False)
+@click.option("--framework", metavar="NAME", help="Take the defaults of a program: trainer, trl, axolotl, litgpt ...")
+@click.option("--config", metavar="FILE", help="A config file of such a program; typed options win over it.")
 @train_options
 @_about
-def train(model: str, **values: Any) -> int:
+def train(model: str | None, framework: str | None, config: str | None, **values: Any) -> int:
     """Say what one training step of MODEL takes on one GPU: every byte at its peak, and why it is there."""
-    return _run(model, train_job(values), values)
+    if framework is None and config is None and model is not None:
+        return _run(model, train_job(values), values)
+    from oomph.cli.framework import framework_job
+
+    job, said = framework_job(framework, config, values)
+    model = model or said.model
+    if model is None:
+        raise click.UsageError("Say which model: the config names none.")
+    return _run(model, job, values, said)
 
 
 @click.command(context_settings=HELP)
@@ -60,7 +72,7 @@ def serve(model: str, **values: Any) -> int:
     return _run(model, infer_job(values), values)
 
 
-def _run(model: str, job: Job, values: dict[str, Any]) -> int:
+def _run(model: str, job: Job, values: dict[str, Any], said: Framework | None = None) -> int:
     from oomph.answer import subject
     from oomph.job_ledger import job_ledger, timeline
 
@@ -75,6 +87,10 @@ def _run(model: str, job: Job, values: dict[str, Any]) -> int:
         fleet = parse_gpus(values["gpu"])
     found = subject(model, offline=values["offline"])
     ledger = job_ledger(found, job, fleet)
+    if said is not None:
+        ledger = replace(
+            ledger, assumptions=(*said.taken, *ledger.assumptions), warnings=(*said.warnings, *ledger.warnings)
+        )
     if values["timeline"]:
         from oomph.draw import write
 

@@ -46,8 +46,8 @@ def build(config: Config) -> Model:
     mlp = XieluMLP if config.str("hidden_act") == "xielu" else MLP
     layer = Module(
         {
-            "self_attn": replace(attention, q_norm=norm, k_norm=norm),
-            "mlp": mlp(hidden, config.int("intermediate_size")),
+            "self_attn": replace(attention, q_norm=norm, k_norm=norm, norm_place="turned"),
+            "mlp": mlp(hidden, config.int("intermediate_size"), activation=config.str("hidden_act")),
             "attention_layernorm": Norm(hidden),
             "feedforward_layernorm": Norm(hidden),
         }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from oomph.blocks.base import Block, Part, Parts, Stack
 from oomph.blocks.basic import Embedding, Head, Norm
@@ -33,10 +35,12 @@ def causal_lm(
     tied: bool | None = None,
     head_bias: bool = False,
     extra: Parts | None = None,
+    unplayed: tuple[str, ...] = (),
 ) -> Model:
     """Return a decoder: embedding, `layers` (equal ones the same object), final norm, head, in that order.
 
-    The keyword names are the paths of the real class; `extra` adds parts between embedding and layers.
+    The keyword names are the paths of the real class; `extra` adds parts between embedding and layers, `unplayed` names
+    what the tape has no rule for.
     """
     hidden, vocab = config.size("hidden_size"), config.size("vocab_size")
     if tied is None:
@@ -56,15 +60,45 @@ def causal_lm(
         vocab_size=vocab,
         tied=tied and head in top,
         context_length=config.optional_int("max_position_embeddings"),
-        unplayed=_unplayed(config),
+        unplayed=(*_unplayed(config), *unplayed),
     )
 
 
 def _unplayed(config: Config) -> tuple[str, ...]:
     """Return what a config asks for that the tape has no rule for, though no weight depends on it."""
-    rope = config.section("rope_parameters") or config.section("rope_scaling")
-    kind = str(rope.get("rope_type", rope.get("type")))[:40]
-    return (f"rope_type={kind}",) if kind in RESCALED else ()
+    rope = rope_parameters(config)
+    sections = [rope, *(each for each in rope.values() if isinstance(each, Mapping))]  # one for each kind of layer
+    kinds = {str(each.get("rope_type", each.get("type")))[:40] for each in sections}
+    return tuple(f"rope_type={kind}" for kind in sorted(kinds & set(RESCALED)))
+
+
+def rope_parameters(config: Config) -> Mapping[str, Any]:
+    """Return what a config says of its rotary embedding, under its present or its former name."""
+    return config.section("rope_parameters") or config.section("rope_scaling")
+
+
+def rotary_dim(config: Config, head_dim: int, default: float) -> int:
+    """Return how many channels of a head the rotary embedding turns; `default` is the class's factor."""
+    factor = rope_parameters(config).get("partial_rotary_factor")
+    if factor is None:
+        factor = config.rate("partial_rotary_factor", default)
+    if not isinstance(factor, (int, float)) or not 0 <= factor <= 1:
+        raise config.error("partial_rotary_factor", f"is {str(factor)[:40]!r}, not a number from 0 to 1")
+    return int(head_dim * factor)
+
+
+def by_window(windows: Sequence[int | None], layer: Callable[[int | None], Block]) -> list[Block]:
+    """Return a layer for each window; layers with the same one are the same object."""
+    made = {window: layer(window) for window in dict.fromkeys(windows)}
+    return [made[window] for window in windows]
+
+
+def with_head(model: Model, **changes: Any) -> Model:
+    """Return a model with other options of its language head, if it has one."""
+    head = model.parts.get("lm_head")
+    if not isinstance(head, Head):
+        return model
+    return replace(model, parts={**model.parts, "lm_head": replace(head, **changes)})
 
 
 def output_head(config: Config, hidden: int, vocab: int, tied: bool, name: str, bias: bool) -> dict[str, Part]:
@@ -109,4 +143,4 @@ def rms(size: int) -> Norm:
 
 def layer_norm(size: int, bias: bool = True) -> Norm:
     """Return a LayerNorm."""
-    return Norm(size, bias)
+    return Norm(size, bias, "layer")

@@ -89,6 +89,7 @@ _VOCAB_COPIES = {
 }
 _UNKNOWN_MTP = "The config announces multi-token-prediction layers whose contents are not known; they are not counted."
 _CORRECTED = frozenset({"deepseek_v3", "kimi_k2", "deepseek_v32", "glm_moe_dsa", "glm4_moe_lite", "axk1"})
+STYLES = {"deepseek_v2": "deepseek_v2", "deepseek_v3": "deepseek_v3"}
 _BY_LIST = frozenset({"deepseek_v32", "glm_moe_dsa", "glm4_moe_lite", "axk1"})  # read mlp_layer_types
 _INDEXER_MODES = ("full", "shared")
 
@@ -172,7 +173,16 @@ def latent_attention(config: Config, hidden: int, indexed: bool) -> LatentAttent
         config.int("v_head_dim"),
         bias=config.bool("attention_bias"),
         indexer=indexer,
+        dropout=config.rate("attention_dropout", 0.0),
+        rotary=rotary(config),
     )
+
+
+def rotary(config: Config) -> str:
+    """Return how queries and keys are turned: DeepSeek-V2 as complex numbers, the others pairs of neighbours or not."""
+    if config.model_type == "deepseek_v2":
+        return "complex"
+    return "interleaved" if config.bool("rope_interleave", default=True) else "halves"
 
 
 def experts(config: Config, hidden: int) -> Block:
@@ -182,13 +192,16 @@ def experts(config: Config, hidden: int) -> Block:
         hidden,
         correction="e_score_correction_bias" if config.model_type in _CORRECTED else "",
         shared_bias=mlp_bias(config),
+        style=STYLES.get(config.model_type, ""),
         extra={"post_mlp_layernorm": Norm(hidden)} if config.model_type == "axk1" else None,
     )
 
 
 def dense(config: Config, hidden: int) -> GatedMLP:
     """Return the ordinary MLP of a dense layer."""
-    return GatedMLP(hidden, config.int("intermediate_size"), mlp_bias(config))
+    return GatedMLP(
+        hidden, config.int("intermediate_size"), mlp_bias(config), activation=config.str("hidden_act", "silu")
+    )
 
 
 def mlp_bias(config: Config) -> bool:

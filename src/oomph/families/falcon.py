@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from oomph.blocks.attention import Attention
-from oomph.blocks.base import Module
-from oomph.blocks.basic import Norm
+from oomph.blocks.base import Layer
+from oomph.blocks.basic import Buffer, Dropout, Norm
 from oomph.blocks.mlp import MLP
 from oomph.config import Config
 from oomph.families.common import causal_lm
@@ -28,23 +28,30 @@ def build(config: Config) -> Model:
     """Return the decoder; ffn_hidden_size null or absent means 4·H."""
     hidden, heads = config.size("hidden_size"), config.int("num_attention_heads")
     bias = config.bool("bias")
+    grouped, parallel = config.bool("new_decoder_architecture"), config.bool("parallel_attn")
     attention = Attention(
         hidden, heads, key_value_heads(config, heads), config.divide(hidden, heads, "attention heads"),
         qkv_bias=bias, out_bias=bias, qkv=("query_key_value",), out="dense",
+        dropout=config.rate("attention_dropout", 0.0),
+        layout="grouped" if grouped else "multi-query" if config.bool("multi_query") else "multi-head",
     )  # fmt: skip
     ffn = config.optional_int("ffn_hidden_size") or 4 * hidden
-    layer = Module(
+    activation = config.str("activation", "gelu")
+    layer = Layer(
         {
             "self_attention": attention,
-            "mlp": MLP(hidden, ffn, bias, names=("dense_h_to_4h", "dense_4h_to_h")),
+            "mlp": MLP(hidden, ffn, bias, names=("dense_h_to_4h", "dense_4h_to_h"), activation=activation),
             **{name: Norm(hidden, bias=True) for name in norm_names(config)},
-        }
+            "hidden_dropout": Dropout(config.rate("hidden_dropout", 0.0)),
+        },
+        parallel=parallel,
     )
     return causal_lm(
         config,
         (layer,) * config.depth("num_hidden_layers"),
         Norm(hidden, bias=True),
         embed="transformer.word_embeddings",
+        extra={"transformer.alibi": Buffer(())} if config.bool("alibi") else None,
         stack="transformer.h",
         norm="transformer.ln_f",
     )

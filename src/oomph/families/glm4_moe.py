@@ -55,6 +55,7 @@ TYPES: dict[str, dict[str, Any]] = {
         "num_shared_experts": 1, "num_experts": 192,
     },
 }  # fmt: skip
+STYLES = {"dots1": "deepseek_v3"}
 _ROUTED: dict[str, tuple[str, ...]] = {"n_routed_experts": ("num_local_experts",)}
 ALIASES: dict[str, dict[str, tuple[str, ...]]] = {
     "glm4_moe": {**_ROUTED, "num_nextn_predict_layers": ("num_mtp_layers",)},
@@ -114,9 +115,11 @@ def experts(config: Config, hidden: int) -> Block:
     if config.model_type in ("exaone_moe", "hy_v3"):
         bias = config.model_type == "hy_v3" and config.bool("mlp_bias")
         return routed_moe(config, hidden, experts="num_experts", shared="num_shared_experts", shared_bias=bias)
-    return routed_moe(config, hidden, correction="" if config.model_type == "deepseek" else "e_score_correction_bias")
+    correction = "" if config.model_type == "deepseek" else "e_score_correction_bias"
+    return routed_moe(config, hidden, correction=correction, style=STYLES.get(config.model_type, ""))
 
 
 def dense(config: Config, hidden: int) -> GatedMLP:
     """Return the ordinary MLP of a dense layer."""
-    return GatedMLP(hidden, config.int("intermediate_size"), config.model_type == "hy_v3" and config.bool("mlp_bias"))
+    bias = config.model_type == "hy_v3" and config.bool("mlp_bias")
+    return GatedMLP(hidden, config.int("intermediate_size"), bias, activation=config.str("hidden_act", "silu"))

@@ -37,3 +37,23 @@ def full_every(layers: int, interval: int) -> list[str]:
     ['linear_attention', 'full_attention', 'linear_attention', 'full_attention']
     """
     return [LINEAR if (index + 1) % interval else FULL for index in range(layers)]
+
+
+def full_after_sliding(layers: int, interval: int) -> list[str]:
+    """Return sliding attention with full attention in every `interval`-th layer.
+
+    >>> full_after_sliding(3, 2)
+    ['sliding_attention', 'full_attention', 'sliding_attention']
+    """
+    return [SLIDING if (index + 1) % interval else FULL for index in range(layers)]
+
+
+def windows(config: Config, kinds: list[str]) -> tuple[list[int | None], tuple[str, ...]]:
+    """Return the window of every layer, None where attention is full, and what of them cannot be played.
+
+    A sliding layer without a window, as a null sliding_window leaves it, is an error in the real class.
+    """
+    window = config.optional_int("sliding_window")
+    if window is None:
+        return [None] * len(kinds), ("sliding layers without a window",) * (SLIDING in kinds)
+    return [window if kind == SLIDING else None for kind in kinds], ()

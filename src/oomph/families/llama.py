@@ -12,10 +12,11 @@ from typing import Any
 
 from oomph.blocks.attention import Attention
 from oomph.blocks.base import Module, Part
-from oomph.blocks.basic import Norm
+from oomph.blocks.basic import Dropout, Norm
 from oomph.blocks.mlp import GatedMLP
 from oomph.config import Config
-from oomph.families.common import causal_lm, head_dim
+from oomph.families.common import causal_lm, head_dim, with_head
+from oomph.families.layer_types import FULL, SLIDING, listed, windows
 from oomph.model import Model
 
 TYPES: dict[str, dict[str, Any]] = {
@@ -31,7 +32,7 @@ TYPES: dict[str, dict[str, Any]] = {
     "ministral": {
         "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
         "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 131072,
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": False, "sliding_window": 4096,
     },
     "ministral3": {
         "vocab_size": 131072, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 34,
@@ -112,6 +113,10 @@ BIASES: dict[str, tuple[str, str, str]] = {
     "internlm": ("bias", "bias", ""),
     "baichuan": ("", "", ""),
 }
+STYLES = {"helium": "rms all fp32"}
+ROTARY = {"helium": "helium", "ernie4_5": "ernie4_5"}
+SEED_DROPOUT = 0.1
+NO_ROPE_INTERVAL = 4
 MULTI_HEAD = ("baichuan", "internlm")  # every head has keys and values of its own, whatever the file says
 
 
@@ -128,9 +133,12 @@ def build(config: Config) -> Model:
     hidden, kind = config.size("hidden_size"), config.model_type
     qkv_bias, out_bias, mlp_bias = (bool(key) and config.bool(key) for key in BIASES.get(kind, LLAMA_BIASES))
     fused = {"qkv": ("W_pack",)} if kind == "baichuan" else {}
-    attention = grouped_attention(
-        config, hidden, qkv_bias=qkv_bias, out_bias=out_bias, sinks=kind == "granite_swa", **fused
-    )
+    options = {**fused, "qkv_bias": qkv_bias, "out_bias": out_bias, "sinks": kind == "granite_swa"}
+    if kind == "seed_oss":
+        options["dropout"] = config.rate("attention_dropout", SEED_DROPOUT)
+    if kind == "ernie4_5":
+        options["dropout"] = 0.0  # whatever the file says
+    attention = grouped_attention(config, hidden, **options)
     if kind == "mistral":
         attention = replace(attention, sliding_window=config.optional_int("sliding_window"))
     if kind in MULTI_HEAD:
@@ -138,12 +146,46 @@ def build(config: Config) -> Model:
     if kind == "helium" and attention.num_heads * attention.head_dim != hidden:  # its output map is H to H
         raise config.error("head_dim", f"times {attention.num_heads} heads is not hidden_size ({hidden})")
     post_norm = Norm(hidden) if kind == "hyperclovax" and config.bool("use_post_norm") else None
-    parts: dict[str, Part] = {
-        "self_attn": attention,
-        "mlp": GatedMLP(hidden, config.int("intermediate_size"), mlp_bias, activation=config.str("hidden_act", "silu")),
-        "input_layernorm": Norm(hidden),
-        "post_attention_layernorm": Norm(hidden),
+    style = STYLES.get(kind, "")
+    dropout = Dropout(config.rate("residual_dropout", SEED_DROPOUT)) if kind == "seed_oss" else None
+    ffn, activation = config.int("intermediate_size"), config.str("hidden_act", "silu")
+    rest: dict[str, Part] = {
+        "mlp": GatedMLP(hidden, ffn, mlp_bias, activation=activation, dropout=dropout),
+        "input_layernorm": Norm(hidden, style=style),
+        "post_attention_layernorm": Norm(hidden, style=style),
         "post_norm1": post_norm,
         "post_norm2": post_norm,
     }
-    return causal_lm(config, (Module(parts),) * config.depth("num_hidden_layers"), Norm(hidden))
+    attention = replace(attention, rotary=ROTARY.get(kind, "llama"), resid_dropout=dropout)
+    depth = config.depth("num_hidden_layers")
+    attentions, unplayed = _attentions(config, attention, depth)
+    made = {one: Module({"self_attn": one, **rest}) for one in dict.fromkeys(attentions)}
+    model = causal_lm(config, [made[one] for one in attentions], Norm(hidden, style=style), unplayed=unplayed)
+    return with_head(model, scaled=True) if kind == "granite" else model
+
+
+def _attentions(config: Config, attention: Attention, depth: int) -> tuple[list[Attention], tuple[str, ...]]:
+    """Return the attention of every layer, equal ones equal, and what of them cannot be played."""
+    kind = config.model_type
+    if kind not in ("ministral", "smollm3"):
+        return [attention] * depth, ()
+    kinds = listed(config, depth, allowed=(SLIDING, FULL))
+    if kind == "ministral":
+        places, unplayed = windows(config, kinds or [SLIDING] * depth)
+        if all(window is None for window in places):  # both masks are made whatever the layers are
+            unplayed = ("layers without a window",)
+        return [replace(attention, sliding_window=window) for window in places], unplayed
+    turned = config.ints("no_rope_layers", high=1)
+    if turned is None:
+        interval = config.optional_int("no_rope_layer_interval") or NO_ROPE_INTERVAL
+        turned = [int((index + 1) % interval != 0) for index in range(depth)]
+    if len(turned) < depth:
+        raise config.error("no_rope_layers", f"has {len(turned)} entries for {depth} layers")
+    if kinds is None:
+        slides = config.bool("use_sliding_window") and config.raw.get("sliding_window") is not None
+        kinds = [SLIDING if slides and not turned[index] else FULL for index in range(depth)]
+    places, unplayed = windows(config, kinds)
+    return [
+        replace(attention, sliding_window=window, rotary="llama" if turns else "")
+        for window, turns in zip(places, turned, strict=False)
+    ], unplayed

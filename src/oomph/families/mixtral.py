@@ -14,9 +14,10 @@ from oomph.blocks.base import Module, Part
 from oomph.blocks.basic import Norm
 from oomph.blocks.mlp import GatedMLP
 from oomph.blocks.moe import MoE, Router
+from oomph.blocks.wide_norm_attention import WideNormAttention
 from oomph.config import MAX_EXPERTS, Config
 from oomph.families.common import causal_lm
-from oomph.families.moe_layers import gqa
+from oomph.families.moe_layers import gqa, stacked
 from oomph.families.mtp import predictors
 from oomph.model import Model
 from oomph.tensor import Tensor
@@ -52,6 +53,7 @@ ALIASES: dict[str, dict[str, tuple[str, ...]]] = {
     name: {"num_local_experts": ("num_experts",)} for name in ("mixtral", "minimax_m2", "olmoe", "flex_olmo")
 }
 
+STYLES = {"mixtral": "mixtral", "olmoe": "olmoe"}
 _OLMO = frozenset({"olmoe", "flex_olmo"})
 
 
@@ -78,11 +80,13 @@ def attention(config: Config, hidden: int) -> Attention:
     kind = config.model_type
     bias = kind in ("phimoe", *_OLMO) and config.bool("attention_bias")
     attn = gqa(config, hidden, bias=bias, out_bias=bias)
+    if kind == "mixtral":
+        return replace(attn, sliding_window=config.optional_int("sliding_window"))
     if kind not in ("minimax_m2", *_OLMO):
         return attn
     # OLMoE's class measures its norms by hidden / heads even where head_dim says otherwise.
     dim = config.divide(hidden, attn.num_heads, "attention heads") if kind == "olmoe" else attn.head_dim
-    return replace(attn, q_norm=Norm(attn.num_heads * dim), k_norm=Norm(attn.num_kv_heads * dim))
+    return WideNormAttention.of(attn, attn.num_heads * dim, attn.num_kv_heads * dim)
 
 
 def mixture(config: Config, hidden: int) -> MoE:
@@ -98,6 +102,9 @@ def mixture(config: Config, hidden: int) -> MoE:
         experts,
         config.int("num_experts_per_tok"),
         extra=beside,
+        stacked=stacked(config, hidden, config.int("intermediate_size"), experts),
+        style=STYLES.get(config.model_type, ""),
+        normalised=config.model_type == "mixtral" or config.bool("norm_topk_prob"),
     )
 
 

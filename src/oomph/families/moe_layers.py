@@ -12,7 +12,7 @@ from oomph.blocks.attention import Attention
 from oomph.blocks.base import Block, Module, Part
 from oomph.blocks.basic import Norm
 from oomph.blocks.mlp import GatedMLP
-from oomph.blocks.moe import MoE, Router, shared_expert
+from oomph.blocks.moe import MoE, Router, StackedExperts, shared_expert
 from oomph.config import MAX_EXPERTS, Config
 from oomph.families.common import head_dim
 
@@ -63,7 +63,15 @@ def gqa(config: Config, hidden: int, *, bias: bool = False, out_bias: bool = Fal
     dim = head_dim(config, hidden, heads)
     norm = Norm(dim) if qk_norm else None
     kv_heads = config.optional_int("num_key_value_heads") or heads
-    return Attention(hidden, heads, kv_heads, dim, qkv_bias=bias, out_bias=out_bias, q_norm=norm, k_norm=norm)
+    rate = config.rate("attention_dropout", 0.0)
+    return Attention(
+        hidden, heads, kv_heads, dim, qkv_bias=bias, out_bias=out_bias, q_norm=norm, k_norm=norm, dropout=rate
+    )  # fmt: skip
+
+
+def stacked(config: Config, hidden: int, ffn: int, experts: int) -> StackedExperts:
+    """Return the experts as transformers keeps them on a device."""
+    return StackedExperts(hidden, ffn, experts, activation=config.str("hidden_act", "silu"))
 
 
 def routed_moe(
@@ -75,23 +83,34 @@ def routed_moe(
     shared_name: str = "shared_experts",
     correction: str = "e_score_correction_bias",
     shared_bias: bool = False,
+    style: str = "",
     extra: dict[str, Part] | None = None,
 ) -> MoE:
     """Return DeepSeek's mixture: E fine-grained experts, and n more of the same width fused into one shared MLP.
 
-    `experts` and `shared` are the config's keys for E and n; `correction` names the router's buffer, '' for none.
+    `experts` and `shared` are the config's keys for E and n; `correction` names the router's buffer, '' for none;
+    `style` is the mixture's program, '' where there is none.
     """
     ffn, count = config.int("moe_intermediate_size"), config.int(experts, high=MAX_EXPERTS)
+    act = config.str("hidden_act", "silu")
+    groups, chosen = config.optional_int("n_group") or 1, config.optional_int("topk_group") or 1
+    if config.str("topk_method") == "greedy" or (config.model_type == "deepseek_v2" and not config.str("topk_method")):
+        groups = 0  # no groups are looked at
     always = config.optional_int(shared, low=0) or 0
     beside: dict[str, Part] = dict(extra or {})
     if always:
-        beside[shared_name] = shared_expert(GatedMLP(hidden, ffn * always, shared_bias))
+        beside[shared_name] = shared_expert(GatedMLP(hidden, ffn * always, shared_bias, activation=act))
     return MoE(
         Router(hidden, count, correction=correction),
         GatedMLP(hidden, ffn, role="expert"),
         count,
         config.int("num_experts_per_tok"),
         extra=beside,
+        stacked=stacked(config, hidden, ffn, count),
+        experts_first=True,
+        style=style,
+        normalised=config.bool("norm_topk_prob", default=True),
+        groups=(groups, chosen),
     )
 
 

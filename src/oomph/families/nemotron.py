@@ -5,13 +5,14 @@ Class defaults and structure: transformers 5.23, models/nemotron, arcee, jais2, 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from oomph.blocks.base import Module
 from oomph.blocks.basic import Norm
 from oomph.blocks.mlp import MLP
 from oomph.config import Config
-from oomph.families.common import causal_lm
+from oomph.families.common import causal_lm, rotary_dim
 from oomph.families.llama import grouped_attention
 from oomph.model import Model
 
@@ -34,20 +35,25 @@ TYPES: dict[str, dict[str, Any]] = {
         "num_attention_heads": 6, "max_position_embeddings": 2048, "tie_word_embeddings": False,
     },
 }  # fmt: skip
+HALF = 0.5  # of a head's channels are turned
+STYLES = {"nemotron": "layer plus one"}
 
 
 def build(config: Config) -> Model:
     """Return the decoder: RMSNorm for Arcee, LayerNorm for Nemotron and Jais, none with weights for nanochat."""
     hidden, kind = config.size("hidden_size"), config.model_type
     bias = config.bool("attention_bias")
-    norm = None if kind == "nanochat" else Norm(hidden, bias=kind != "arcee")
-    ffn = config.int("intermediate_size")
-    nano = kind == "nanochat"
-    mlp = MLP(hidden, ffn, names=("fc1", "fc2")) if nano else MLP(hidden, ffn, config.bool("mlp_bias"))
+    norm = None if kind == "nanochat" else Norm(hidden, kind != "arcee", STYLES.get(kind, ""))
+    names = ("fc1", "fc2") if kind == "nanochat" else ("up_proj", "down_proj")
+    mlp_bias = kind != "nanochat" and config.bool("mlp_bias")
+    activation = config.str("hidden_act", "relu2")
+    attention = grouped_attention(config, hidden, qkv_bias=bias, out_bias=bias)
+    if kind == "nemotron":
+        attention = replace(attention, rotary=kind, rotary_dim=rotary_dim(config, attention.head_dim, HALF))
     layer = Module(
         {
-            "self_attn": grouped_attention(config, hidden, qkv_bias=bias, out_bias=bias),
-            "mlp": mlp,
+            "self_attn": attention,
+            "mlp": MLP(hidden, config.int("intermediate_size"), mlp_bias, names, activation=activation),
             "input_layernorm": norm,
             "post_attention_layernorm": norm,
         }

@@ -7,11 +7,13 @@ Class defaults and structure: transformers 5.23, models/opt, xglm, biogpt.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from oomph.blocks.attention import Attention
 from oomph.blocks.base import Module, Part, Stack
-from oomph.blocks.basic import Embedding, Linear, Norm
+from oomph.blocks.basic import Dropout, Embedding, Linear, Norm
 from oomph.config import Config
 from oomph.families.common import causal_lm, output_head
 from oomph.model import Model
@@ -38,6 +40,15 @@ ALIASES: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }  # fmt: skip
 PADDING_ROWS = 2
+DROPOUT = 0.1  # OPTConfig's
+
+
+@dataclass(frozen=True, eq=False)
+class FairseqLayer(Module):
+    """A layer with the maps of its MLP beside attention; norms stand before both or, with `pre_norm` False, after."""
+
+    activation: str = "relu"
+    pre_norm: bool = True
 
 
 def build(config: Config) -> Model:
@@ -69,6 +80,7 @@ def opt(config: Config) -> Model:
     depth, tied = config.depth("num_hidden_layers"), config.bool("tie_word_embeddings")
     final = config.bool("do_layer_norm_before") and not config.bool("_remove_final_layer_norm")
     one = layer(config, hidden, config.int("ffn_dim"), norm, config.bool("enable_bias"))
+    one = replace(one, pre_norm=config.bool("do_layer_norm_before"))
     decoder: dict[str, Part] = {
         "embed_tokens": Embedding(vocab, width),
         "embed_positions": positions(config, hidden),
@@ -85,7 +97,16 @@ def opt(config: Config) -> Model:
         vocab_size=vocab,
         tied=tied and "lm_head" in head,
         context_length=config.int("max_position_embeddings"),
+        unplayed=tuple(unplayed(config)),
     )
+
+
+def unplayed(config: Config) -> Iterator[str]:
+    """Yield what the tape has no rule for: norms without weights, layers left out at random."""
+    if not config.bool("layer_norm_elementwise_affine"):
+        yield "layer_norm_elementwise_affine=false"
+    if config.rate("layerdrop", 0.0):
+        yield "layerdrop"
 
 
 def positions(config: Config, hidden: int) -> Embedding:
@@ -93,16 +114,22 @@ def positions(config: Config, hidden: int) -> Embedding:
     return Embedding(config.int("max_position_embeddings") + PADDING_ROWS, hidden, kind="position_embedding")
 
 
-def layer(config: Config, hidden: int, ffn: int, norm: Norm | None, bias: bool) -> Module:
+def layer(config: Config, hidden: int, ffn: int, norm: Norm | None, bias: bool) -> FairseqLayer:
     """Return one layer; the MLP's maps are the layer's own members."""
     heads = config.int("num_attention_heads")
     width = config.divide(hidden, heads, "attention heads")
-    return Module(
+    return FairseqLayer(
         {
-            "self_attn": Attention(hidden, heads, heads, width, qkv_bias=bias, out_bias=bias, out="out_proj"),
+            "self_attn": Attention(
+                hidden, heads, heads, width, qkv_bias=bias, out_bias=bias, out="out_proj",
+                qkv=("k_proj", "v_proj", "q_proj"),
+                dropout=config.rate("attention_dropout", 0.0),
+            ),
             "self_attn_layer_norm": norm,
-            "fc1": Module(Linear(hidden, ffn, bias).parts, kind="mlp"),
-            "fc2": Module(Linear(ffn, hidden, bias).parts, kind="mlp"),
+            "fc1": Linear(hidden, ffn, bias, kind="mlp"),
+            "fc2": Linear(ffn, hidden, bias, kind="mlp"),
             "final_layer_norm": norm,
-        }
-    )
+            "dropout": Dropout(config.rate("dropout", DROPOUT)),
+        },
+        activation=config.str("activation_function", "relu"),
+    )  # fmt: skip

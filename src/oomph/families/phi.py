@@ -12,7 +12,7 @@ from oomph.blocks.base import Module
 from oomph.blocks.basic import Dropout, Norm
 from oomph.blocks.mlp import MLP, GatedMLP
 from oomph.config import Config
-from oomph.families.common import causal_lm, rotary_width
+from oomph.families.common import causal_lm, rotary_dim, rotary_width
 from oomph.families.llama import grouped_attention
 from oomph.model import Model
 
@@ -62,12 +62,26 @@ def phi(config: Config) -> Model:
 def phi3(config: Config) -> Model:
     """Return Phi 3, 3.5, 4 or 4-mini."""
     hidden = config.size("hidden_size")
+    attention = grouped_attention(config, hidden, qkv=("qkv_proj",), out_first=True, rotary="phi3")
+    attention = replace(
+        attention,
+        rotary_dim=rotary_dim(config, attention.head_dim, 1.0),
+        sliding_window=config.optional_int("sliding_window"),
+    )
+    dropout = Dropout(config.rate("resid_pdrop", 0.0))
     layer = Module(
         {
-            "self_attn": grouped_attention(config, hidden, qkv=("qkv_proj",)),
-            "mlp": GatedMLP(hidden, config.int("intermediate_size"), names=("gate_up_proj", "down_proj")),
+            "self_attn": attention,
+            "mlp": GatedMLP(
+                hidden,
+                config.int("intermediate_size"),
+                names=("gate_up_proj", "down_proj"),
+                activation=config.str("hidden_act", "silu"),
+            ),
             "input_layernorm": Norm(hidden),
             "post_attention_layernorm": Norm(hidden),
+            "resid_attn_dropout": dropout,
+            "resid_mlp_dropout": dropout,
         }
     )
     return causal_lm(config, (layer,) * config.depth("num_hidden_layers"), Norm(hidden))

@@ -90,5 +90,7 @@ def qwen_attention(config: Config, hidden: int) -> Attention:
     bias = config.bool("attention_bias")
     plain = grouped_attention(config, hidden, qkv_bias=bias, out_bias=bias)
     norm = Norm(plain.head_dim)
-    names = ("query_layernorm", "key_layernorm") if config.model_type == "hunyuan_v1_dense" else plain.norms
-    return replace(plain, q_norm=norm, k_norm=norm, norms=names)
+    if config.model_type == "hunyuan_v1_dense":
+        names = ("query_layernorm", "key_layernorm")
+        return replace(plain, q_norm=norm, k_norm=norm, norms=names, norm_place="rotated")
+    return replace(plain, q_norm=norm, k_norm=norm)

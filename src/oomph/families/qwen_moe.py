@@ -5,6 +5,7 @@ Class defaults and structure: transformers 5.23, models/qwen2_moe, models/qwen3_
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from oomph.blocks.base import Block, Module, Part
@@ -13,7 +14,8 @@ from oomph.blocks.mlp import GatedMLP
 from oomph.blocks.moe import MoE, Router, shared_expert
 from oomph.config import MAX_EXPERTS, Config
 from oomph.families.common import causal_lm
-from oomph.families.moe_layers import by_kind, gqa, mlp_kinds, pre_norm_layer
+from oomph.families.layer_types import FULL, SLIDING, listed
+from oomph.families.moe_layers import by_kind, gqa, mlp_kinds, pre_norm_layer, stacked
 from oomph.model import Model
 
 TYPES: dict[str, dict[str, Any]] = {
@@ -49,11 +51,33 @@ def build(config: Config) -> Model:
         bias = config.bool("attention_bias")
         attention = gqa(config, hidden, bias=bias, out_bias=bias, qk_norm=True)
 
-    def layer(kind: str) -> Module:
-        dense = GatedMLP(hidden, config.int("intermediate_size"))
-        return pre_norm_layer(hidden, attention, mixture(config, hidden) if kind == "sparse" else dense)
+    windows = sliding_windows(config, layers)
 
-    return causal_lm(config, by_kind(sparse_steps(config, layers), layer), Norm(hidden))
+    def layer(kind: tuple[str, int | None]) -> Module:
+        mlp_kind, window = kind
+        dense = GatedMLP(hidden, config.int("intermediate_size"), activation=config.str("hidden_act", "silu"))
+        return pre_norm_layer(
+            hidden,
+            replace(attention, sliding_window=window),
+            mixture(config, hidden) if mlp_kind == "sparse" else dense,
+        )
+
+    kinds = list(zip(sparse_steps(config, layers), windows, strict=True))
+    return causal_lm(config, by_kind(kinds, layer), Norm(hidden))
+
+
+def sliding_windows(config: Config, layers: int) -> list[int | None]:
+    """Return the window of every layer, None where attention is full: all alike in Qwen3, by layer_types in Qwen2."""
+    if not config.bool("use_sliding_window") or config.model_type == "mellum":
+        return [None] * layers
+    window = config.optional_int("sliding_window")
+    if config.model_type == "qwen3_moe":
+        return [window] * layers
+    kinds = listed(config, layers, allowed=(SLIDING, FULL))
+    if kinds is None:
+        last = config.int("max_window_layers", 0)
+        kinds = [FULL if index % 2 or index >= last else SLIDING for index in range(layers)]
+    return [window if kind == SLIDING else None for kind in kinds]
 
 
 def sparse_steps(config: Config, layers: int) -> list[str]:
@@ -71,8 +95,19 @@ def mixture(config: Config, hidden: int) -> Block:
     experts = config.int("num_experts", high=MAX_EXPERTS)
     beside: dict[str, Part] = {}
     if config.model_type == "qwen2_moe":
-        shared = GatedMLP(hidden, config.int("shared_expert_intermediate_size"))
+        act = config.str("hidden_act", "silu")
+        shared = GatedMLP(hidden, config.int("shared_expert_intermediate_size"), activation=act)
         beside["shared_expert"] = shared_expert(shared)
         beside["shared_expert_gate"] = shared_expert(Linear(hidden, 1))
     expert = GatedMLP(hidden, config.int("moe_intermediate_size"), role="expert")
-    return MoE(Router(hidden, experts), expert, experts, config.int("num_experts_per_tok"), extra=beside)
+    return MoE(
+        Router(hidden, experts),
+        expert,
+        experts,
+        config.int("num_experts_per_tok"),
+        extra=beside,
+        stacked=stacked(config, hidden, config.int("moe_intermediate_size"), experts),
+        experts_first=config.model_type == "qwen3_moe",
+        style=config.model_type,
+        normalised=config.bool("norm_topk_prob"),
+    )

@@ -10,11 +10,11 @@ from typing import Any
 
 from oomph.blocks.attention import Attention
 from oomph.blocks.base import Module
-from oomph.blocks.basic import Norm
+from oomph.blocks.basic import Dropout, Norm
 from oomph.blocks.head_norm import ListedHeadNorm
 from oomph.blocks.mlp import GatedMLP
 from oomph.config import Config
-from oomph.families.common import causal_lm
+from oomph.families.common import causal_lm, rotary_dim
 from oomph.model import Model
 
 TYPES: dict[str, dict[str, Any]] = {
@@ -24,6 +24,7 @@ TYPES: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False,
     },
 }  # fmt: skip
+QUARTER = 0.25  # of a head's channels are turned
 
 
 def build(config: Config) -> Model:
@@ -35,7 +36,11 @@ def build(config: Config) -> Model:
         config.int("num_key_value_heads"),
         config.divide(hidden, heads, "attention heads"),
         qkv_bias=config.bool("use_qkv_bias"),
+        dropout=config.rate("attention_dropout", 0.0),
+        norm_place="per head",
+        rotary="stablelm",
     )
+    attention = replace(attention, rotary_dim=rotary_dim(config, attention.head_dim, QUARTER))
     if config.bool("qk_layernorm"):
         attention = replace(
             attention,
@@ -47,7 +52,8 @@ def build(config: Config) -> Model:
     layer = Module(
         {
             "self_attn": attention,
-            "mlp": GatedMLP(hidden, config.int("intermediate_size")),
+            "mlp": GatedMLP(hidden, config.int("intermediate_size"), activation=config.str("hidden_act", "silu")),
+            "dropout": Dropout(config.rate("hidden_dropout", 0.0)),
             "input_layernorm": norm,
             "post_attention_layernorm": None if config.bool("use_parallel_residual") else norm,
         }

@@ -5,10 +5,11 @@ Class defaults and structure: transformers 5.23, models/starcoder2.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from oomph.blocks.base import Module
-from oomph.blocks.basic import Norm
+from oomph.blocks.basic import Dropout, Norm
 from oomph.blocks.mlp import MLP
 from oomph.config import Config
 from oomph.families.common import causal_lm
@@ -27,13 +28,22 @@ TYPES: dict[str, dict[str, Any]] = {
 def build(config: Config) -> Model:
     """Return the decoder, every layer the same."""
     hidden, bias = config.size("hidden_size"), config.bool("use_bias")
-    norm = Norm(hidden, bias=True)
+    norm, dropout = Norm(hidden, bias=True), Dropout(config.rate("residual_dropout", 0.0))
+    attention = grouped_attention(config, hidden, qkv_bias=bias, out_bias=bias, resid_dropout=dropout)
     layer = Module(
         {
-            "self_attn": grouped_attention(config, hidden, qkv_bias=bias, out_bias=bias),
-            "mlp": MLP(hidden, config.int("intermediate_size"), bias, names=("c_fc", "c_proj")),
+            "self_attn": replace(attention, sliding_window=config.optional_int("sliding_window")),
+            "mlp": MLP(
+                hidden,
+                config.int("intermediate_size"),
+                bias,
+                names=("c_fc", "c_proj"),
+                dropout=dropout,
+                activation=config.str("hidden_act", "gelu_pytorch_tanh"),
+            ),
             "input_layernorm": norm,
             "post_attention_layernorm": norm,
         }
     )
-    return causal_lm(config, (layer,) * config.depth("num_hidden_layers"), norm)
+    extra = {"model.embedding_dropout": Dropout(config.rate("embedding_dropout", 0.0))}
+    return causal_lm(config, (layer,) * config.depth("num_hidden_layers"), norm, extra=extra)

@@ -23,9 +23,12 @@ LOSSES: dict[str, str] = {
     "mean": "mean",
     "fused": "fused",
     "fused-4.45": "fused_4_45",
+    "fused-shifted": "fused_shifted",
     "liger": "liger",
     "liger-fms": "liger_fms",
     "cut": "cut",
+    "torchtune": "torchtune",
+    "litgpt": "litgpt",
 }
 WITHOUT_BIAS = frozenset({"liger", "liger-fms", "cut"})  # played for heads without one
 OF_LOGITS = frozenset({"hf"})  # what a program can compute that makes its logits itself

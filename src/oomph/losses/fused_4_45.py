@@ -18,10 +18,10 @@ def end(hidden_states: Sym, weight: Sym, labels: Sym, bias: Sym | None = None) -
     logits = ops.cast(logits, "fp32")
     logits.tape.scope = "loss"
     shift_logits, shift_labels = shifted(logits, labels)
-    return _fast_loss(shift_logits, shift_labels), logits
+    return fast_loss(shift_logits, shift_labels), logits
 
 
-def _fast_loss(logits: Sym, target: Sym) -> Sym:
+def fast_loss(logits: Sym, target: Sym) -> Sym:
     """Mirror FastCrossEntropyLoss.forward."""
     loss = ops.fused_cross_entropy(logits, target)
     n_items = count_items(target)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from oomph.job import InferJob, TrainJob
+
 if TYPE_CHECKING:
-    from oomph.job import InferJob, TrainJob
     from oomph.model import Model
 
 METHODS: dict[str, str] = {"lora": "lora", "qlora": "lora"}  # the file of each method; full has none
@@ -18,10 +19,17 @@ METHODS: dict[str, str] = {"lora": "lora", "qlora": "lora"}  # the file of each 
 
 def adapted(model: Model, job: TrainJob | InferJob) -> Model:
     """Return the model that a job trains: its method's blocks in place, its dtypes and what is frozen written down."""
-    method = getattr(job, "method", "full")
-    if method == "full":
+    if not isinstance(job, TrainJob) or job.method == "full":
         return model
-    changed: Model = import_module(f"oomph.methods.{METHODS[method]}").adapt(model, job)
+    if job.kbit_preparation:
+        from oomph.methods.bitsandbytes import prepared
+
+        model = prepared(model, job)
+    if job.quantization != "none":
+        from oomph.methods.bitsandbytes import quantised
+
+        model = quantised(model, job)
+    changed: Model = import_module(f"oomph.methods.{METHODS[job.method]}").adapt(model, job)
     return changed
 
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from oomph.blocks.base import Block, Part, Parts, Rewritten
+from oomph.blocks.base import Block, Part, Parts
 from oomph.blocks.basic import Dropout, Linear
-from oomph.methods.targets import LORA_TARGETS, names_of, typed, wrap_targets
+from oomph.methods.bitsandbytes import Linear4bit
+from oomph.methods.targets import LORA_TARGETS, inner, names_of, typed, wrap_targets
 
 if TYPE_CHECKING:
     from oomph.job import TrainJob
@@ -28,7 +29,8 @@ def adapt(model: Model, job: TrainJob) -> Model:
     rate = job.adapter_dropout if job.dropout else 0.0
 
     def wrap(path: str, base: Part) -> Block:
-        return LoraLinear(base, *features(base), job.rank, rate, adapter_dtype(job))
+        kind = LoraLinear4bit if isinstance(inner(base), Linear4bit) else LoraLinear
+        return kind(base, *features(base), job.rank, rate, adapter_dtype(job))
 
     return wrap_targets(model, names_of(model, job.targets, LORA_TARGETS), wrap)
 
@@ -40,7 +42,7 @@ def adapter_dtype(job: TrainJob) -> str | None:
 
 def features(base: Part) -> tuple[int, int]:
     """Return how wide a linear map's input and output are."""
-    block = base.block if isinstance(base, Rewritten) else base
+    block = inner(base)
     if not isinstance(block, Linear):
         raise TypeError("an adapter stands beside a linear map")
     return block.in_features, block.out_features
@@ -79,4 +81,25 @@ class LoraLinear(Block):
         x = ops.cast(x, m.lora_A.weight.dtype)
         result = result + m.lora_B(m.lora_A(m.lora_dropout(x))) * SCALING
         result = ops.cast(result, torch_result_dtype)
+        return result
+
+
+@dataclass(frozen=True, eq=False)
+class LoraLinear4bit(LoraLinear):
+    """An adapter beside a 4-bit map, whose output is copied; under autocast the input is not cast beforehand."""
+
+    @staticmethod
+    def program(m: Bound, x: Sym) -> Sym:
+        """Mirror lora.bnb.Linear4bit.forward."""
+        from oomph import ops
+
+        result: Sym = m.base_layer(x)
+        result = ops.clone(result)
+        if requires_conversion := m.tape.autocast is None:
+            expected_dtype = result.dtype
+            x = ops.cast(x, m.lora_A.weight.dtype)
+        output: Sym = m.lora_B(m.lora_A(m.lora_dropout(x))) * SCALING
+        if requires_conversion:
+            output = ops.cast(output, expected_dtype)
+        result = result + output
         return result

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from oomph.blocks.base import Block, Part, rewritten
+from oomph.blocks.base import Block, Part, Rewritten, rewritten
 from oomph.blocks.basic import Linear
 from oomph.errors import UnsupportedError, UsageError, close_matches
 from oomph.model import Model
@@ -89,14 +89,19 @@ def wrap_targets(model: Model, names: tuple[str, ...] | None, wrap: Wrap) -> Mod
 def _hit(path: str, block: Block, names: tuple[str, ...] | None) -> str | None:
     """Return which name targets a block, None for none of them."""
     if names is None:
-        return ALL_LINEAR if isinstance(block, Linear) else None
+        return ALL_LINEAR if isinstance(inner(block), Linear) else None
     name = next((name for name in names if matches(path, (name,))), None)
-    if name is not None and not isinstance(block, Linear):
+    if name is not None and not isinstance(inner(block), Linear):
         raise UnsupportedError(
             f"oomph cannot play an adapter on {path} yet: it is no linear map within the layers.",
             "Leave it out, or trace the real code: oomph trace.",
         )
     return name
+
+
+def inner(part: Part) -> Part:
+    """Return a block as it was before some of its parts were rewritten."""
+    return part.block if isinstance(part, Rewritten) else part
 
 
 def freeze(part: Part) -> Part:

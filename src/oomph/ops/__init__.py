@@ -4,28 +4,65 @@ Grouped by kind, one function per operation with its backward beside it. A rule 
 works: record the node, save inputs, allocate the result, save results.
 """
 
-from oomph.ops.activation import activate, gelu_new, silu, tanh
+from oomph.ops.activation import activate, gelu_new, sigmoid, silu, tanh
+from oomph.ops.alibi import alibi_mask, alibi_of_length, alibi_of_mask, alibi_slopes, counted_along, falcon_alibi
 from oomph.ops.attention import attention, gpt2_attention
-from oomph.ops.elementwise import add, add_, cast, dropout, mean, mul, neg, power, rsqrt, softmax, unary
+from oomph.ops.elementwise import (
+    add,
+    add_,
+    cast,
+    dropout,
+    masked_fill,
+    mean,
+    mul,
+    mul_,
+    neg,
+    power,
+    rsqrt,
+    softmax,
+    softmax_as,
+    softmax_in_fp32,
+    sub,
+    unary,
+)
+from oomph.ops.grouped import grouped_mm
 from oomph.ops.indexing import (
     cat,
+    clone,
     contiguous,
+    copy_into_slice,
+    every_other,
     expand,
-    leading,
+    part,
+    picked,
+    pieces,
     rows,
+    select,
     slice_axis,
     split,
+    split_axis,
+    split_heads,
     split_sizes,
     transpose,
     unsqueeze,
     view,
 )
-from oomph.ops.loss import cross_entropy, fused_cross_entropy
-from oomph.ops.masks import causal_mask
-from oomph.ops.matmul import addmm, bmm, linear, matmul
+from oomph.ops.loss import cross_entropy, cross_entropy_of_rows, fused_cross_entropy
+from oomph.ops.masks import as_numbers, causal_mask
+from oomph.ops.matmul import addmm, autocast_argument, bmm, linear, linear_unfused, matmul
 from oomph.ops.norm import layer_norm
 from oomph.ops.reduce import divided, mean_of_all, total
-from oomph.ops.rotary import apply_partial_rotary, apply_rotary, rotary_buffers, rotary_tables
+from oomph.ops.rotary import (
+    apply_partial_rotary,
+    apply_rotary,
+    apply_rotary_complex,
+    apply_rotary_interleaved,
+    complex_tables,
+    rotary_buffers,
+    rotary_tables,
+)
+from oomph.ops.rotary_kinds import joined, rotate
+from oomph.ops.routing import divide_in_place, gather, histogram, largest, sort, sum_over, take, topk
 from oomph.ops.table import embedding
 
 __all__ = [
@@ -33,41 +70,79 @@ __all__ = [
     "add",
     "add_",
     "addmm",
+    "alibi_mask",
+    "alibi_of_length",
+    "alibi_of_mask",
+    "alibi_slopes",
     "apply_partial_rotary",
     "apply_rotary",
+    "apply_rotary_complex",
+    "apply_rotary_interleaved",
+    "as_numbers",
     "attention",
+    "autocast_argument",
     "bmm",
     "cast",
     "cat",
     "causal_mask",
+    "clone",
+    "complex_tables",
     "contiguous",
+    "copy_into_slice",
+    "counted_along",
     "cross_entropy",
+    "cross_entropy_of_rows",
+    "divide_in_place",
     "divided",
     "dropout",
     "embedding",
+    "every_other",
     "expand",
+    "falcon_alibi",
     "fused_cross_entropy",
+    "gather",
     "gelu_new",
     "gpt2_attention",
+    "grouped_mm",
+    "histogram",
+    "joined",
+    "largest",
     "layer_norm",
-    "leading",
     "linear",
+    "linear_unfused",
+    "masked_fill",
     "matmul",
     "mean",
     "mean_of_all",
     "mul",
+    "mul_",
     "neg",
+    "part",
+    "picked",
+    "pieces",
     "power",
     "rotary_buffers",
     "rotary_tables",
+    "rotate",
     "rows",
     "rsqrt",
+    "select",
+    "sigmoid",
     "silu",
     "slice_axis",
     "softmax",
+    "softmax_as",
+    "softmax_in_fp32",
+    "sort",
     "split",
+    "split_axis",
+    "split_heads",
     "split_sizes",
+    "sub",
+    "sum_over",
+    "take",
     "tanh",
+    "topk",
     "total",
     "transpose",
     "unary",

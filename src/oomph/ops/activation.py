@@ -42,6 +42,22 @@ def tanh(x: Sym) -> Sym:
     return made_by(out, node)
 
 
+def sigmoid(x: Sym) -> Sym:
+    """Return sigmoid(x), shaped like x.
+
+    Saves the result, not x: backward is g · result · (1 - result) in one kernel. Source: torch
+    tools/autograd/derivatives.yaml (sigmoid, sigmoid_backward).
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(sigmoid, (4, 256))
+    Cost(allocated=2048, saved=2048, backward=2048)
+    """
+    node = record("Sigmoid", (x,), _with_saved)
+    out = result("sigmoid", x.shape, x.dtype, x)
+    save(node, out)
+    return made_by(out, node)
+
+
 def gelu_new(x: Sym) -> Sym:
     """Return NewGELUActivation, which transformers writes out instead of calling a kernel: eight tensors of x's size.
 
@@ -86,6 +102,21 @@ def relu(x: Sym) -> Sym:
     return made_by(out, node)
 
 
+def relu2(x: Sym) -> Sym:
+    """Return ReLUSquared: relu(x)², shaped like x, two tensors.
+
+    Saves relu's result twice over, which is one tensor, for both slopes; in fp32 under autocast, as pow asks for.
+    Source: transformers 5.23, activations.py, ReLUSquaredActivation.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(relu2, (4, 256))
+    Cost(allocated=4096, saved=2048, backward=8192)
+    """
+    relu_applied = relu(x)
+    squared = power(relu_applied)
+    return squared
+
+
 def _with_saved(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
     """Return the gradient that one kernel makes of the incoming one and what was saved (silu_backward and its like)."""
     gradient = grad(gradients)
@@ -98,6 +129,7 @@ ACTIVATIONS: dict[str, Callable[[Sym], Sym]] = {
     "gelu_python_tanh": gelu,
     "gelu_pytorch_tanh": gelu,
     "relu": relu,
+    "relu2": relu2,
     "silu": silu,
     "swish": silu,
     "tanh": tanh,

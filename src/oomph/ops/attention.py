@@ -7,6 +7,7 @@ integrations/sdpa_attention.py; eager_attention_forward in models/llama/modeling
 from __future__ import annotations
 
 from oomph.errors import UnsupportedError
+from oomph.ops.activation import tanh
 from oomph.ops.elementwise import cast, dropout, softmax, softmax_in_fp32
 from oomph.ops.indexing import contiguous, expand, slice_axis, transpose, unsqueeze, view
 from oomph.ops.kernel_choice import FLASH_HEAD_DIM, Call
@@ -16,9 +17,11 @@ from oomph.tape.sizes import Size, yes
 from oomph.tape.sym import Sym
 
 
-def attention(query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: float) -> tuple[Sym, Sym | None]:
+def attention(
+    query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: float, softcap: bool = False
+) -> tuple[Sym, Sym | None]:
     """Run the job's attention kernel on q [B, N, S, D] and k, v [B, K, T, D]; returns the output [B, S, N, D] and, from
-    the eager one, the weights [B, N, S, T], else None.
+    the eager one, the weights [B, N, S, T], else None. Only the eager one knows soft-capping.
 
     Saves what the kernel saves, see sdpa_attention and eager_attention. Source: transformers 5.23, modeling_utils.py,
     ALL_ATTENTION_FUNCTIONS.
@@ -29,7 +32,7 @@ def attention(query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: float) -
     Cost(allocated=33304, saved=131608, backward=230400)
     """
     if query.tape.kernel == "eager":
-        return eager_attention(query, key, value, _needed(mask), rate)
+        return eager_attention(query, key, value, _needed(mask), rate, softcap)
     return sdpa_attention(query, key, value, mask, rate), None
 
 
@@ -70,7 +73,7 @@ def sdpa_attention(query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: flo
         value = slice_axis(value, 2, 0, length)
     call = Call(mask, rate if query.tape.dropout else 0.0, is_causal, grouped)
     attn_output = scaled_dot_product_attention(query, key, value, call)
-    attn_output = view(attn_output, (batch, heads, length, size))
+    attn_output = view(attn_output, (batch, heads, length, value.shape[-1]))
     attn_output = contiguous(transpose(attn_output, 1, 2))
     return attn_output
 
@@ -92,9 +95,9 @@ def repeat_kv(hidden_states: Sym, times: Size) -> Sym:
     return view(hidden_states, (batch, heads * times, length, size))
 
 
-def eager_attention(query: Sym, key: Sym, value: Sym, mask: Sym, rate: float) -> tuple[Sym, Sym]:
+def eager_attention(query: Sym, key: Sym, value: Sym, mask: Sym, rate: float, softcap: bool = False) -> tuple[Sym, Sym]:
     """Mirror Llama's eager_attention_forward: the output [B, S, N, D] and the weights [B, N, S, T], in fp32 for the
-    softmax, cast back, multiplied.
+    softmax, cast back, multiplied; with `softcap` Gemma 2's, which bounds the scores by a tanh whose result is kept.
 
     Saves q and the (repeated) keys for the scores, the fp32 softmax, its cast and the (repeated) values for the output;
     of several sequences copies of q, k and v, which no view can bring into one batch of matrices; with dropout its mask
@@ -112,6 +115,10 @@ def eager_attention(query: Sym, key: Sym, value: Sym, mask: Sym, rate: float) ->
     key_states = repeat_kv(key, times)
     value_states = repeat_kv(value, times)
     attn_weights = matmul(query, transpose(key_states, 2, 3)) * 1.0
+    if softcap:
+        attn_weights = attn_weights / 1.0
+        attn_weights = tanh(attn_weights)
+        attn_weights = attn_weights * 1.0
     attn_weights = attn_weights + mask
     attn_weights = cast(softmax_in_fp32(attn_weights), query.dtype)
     attn_weights = dropout(attn_weights, rate)

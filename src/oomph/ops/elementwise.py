@@ -269,6 +269,59 @@ def add_(x: Sym, other: Sym) -> Sym:
     return made_by(x, record("Add", (x, other), _add_backward))
 
 
+def mul_(x: Sym) -> Sym:
+    """Return x *= number (or x /= number), written into x, which is handed back with its new history.
+
+    Saves no tensor: backward is g · number, one tensor. Source: torch tools/autograd/derivatives.yaml (mul.Scalar,
+    div.Scalar).
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(mul_, (4, 256))
+    Cost(allocated=0, saved=0, backward=2048)
+    """
+    return made_by(x, record("MulScalar", (x,), _scaled_backward))
+
+
+def sub(a: Sym, b: Sym) -> Sym:
+    """Return a - b in their common shape and dtype.
+
+    Saves nothing: a's gradient is the incoming one, b's is its negative, one tensor, summed where b was broadcast.
+    Source: torch tools/autograd/derivatives.yaml (sub.Tensor).
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(sub, (4, 256), (4, 256)), cost(sub, (4, 256), (4, 1)).backward
+    (Cost(allocated=2048, saved=0, backward=2048), 2056)
+    """
+    node = record("Sub", (a, b), _sub_backward)
+    return made_by(result("sub", broadcast(a.shape, b.shape), wider(a.dtype, b.dtype), a, b), node)
+
+
+def _sub_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient = grad(gradients)
+    other = result("neg", gradient.shape, gradient.dtype, gradient) if node.needs(1) else None
+    return [gradient if node.needs(0) else None, other]
+
+
+def masked_fill(x: Sym, mask: Sym) -> Sym:
+    """Return x.masked_fill(mask, number), a new tensor shaped like x.
+
+    Saves the mask, one byte each: backward fills the gradient with 0 where it is set, one tensor. Source: torch
+    tools/autograd/derivatives.yaml (masked_fill.Scalar).
+
+    >>> from oomph.tape.testing import Given, cost, fp32
+    >>> cost(masked_fill, fp32(4, 256), Given((4, 256), "bool", trains=False))
+    Cost(allocated=4096, saved=1024, backward=4096)
+    """
+    node = record("MaskedFill", (x,), _masked_fill_backward)
+    save(node, mask)
+    return made_by(result("masked_fill", x.shape, x.dtype, x), node)
+
+
+def _masked_fill_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient = grad(gradients)
+    return [result("masked_fill", gradient.shape, gradient.dtype, gradient)]
+
+
 def neg(x: Sym) -> Sym:
     """Return -x, shaped like x.
 
@@ -321,6 +374,22 @@ def softmax_in_fp32(x: Sym) -> Sym:
     return made_by(out, node)
 
 
+def softmax_as(x: Sym, dtype: str) -> Sym:
+    """Return softmax(x, dtype=dtype), shaped like x; a dtype that is spelled out holds under autocast too.
+
+    Saves the result, as softmax does. Source: ATen/native/SoftMax.cpp, softmax; ATen/autocast_mode.h,
+    fp32_set_opt_dtype.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda x: softmax_as(x, "bf16"), (4, 256))
+    Cost(allocated=2048, saved=2048, backward=2048)
+    """
+    if dtype == "fp32":
+        return softmax_in_fp32(x)
+    with x.tape.without_autocast():
+        return softmax(cast(x, dtype))
+
+
 def same_as_input(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
     """Return a contiguous gradient of the input's shape and dtype: the backward of kernels that make it in one go
     (softmax, log_softmax, nll_loss).
@@ -349,8 +418,12 @@ def dropout(x: Sym, rate: float) -> Sym:
     if not rate or not x.tape.dropout:
         return x
     node = record("Dropout", (x,), _dropout_backward)
-    out = result("native_dropout", x.shape, x.dtype, x)
-    mask = result("native_dropout", x.shape, "bool", x)
+    if x.tape.on == "gpu":  # Dropout.cu makes the mask first
+        mask = result("native_dropout", x.shape, "bool", x)
+        out = result("native_dropout", x.shape, x.dtype, x)
+    else:
+        out = result("native_dropout", x.shape, x.dtype, x)
+        mask = result("native_dropout", x.shape, "bool", x)
     save(node, mask)
     return made_by(out, node)
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from oomph.ops.elementwise import grad, pass_through
-from oomph.tape.autograd import Gradients, Node, like, made_by, record, sum_to
-from oomph.tape.sizes import Size, product, yes
-from oomph.tape.sym import Sym, new, view_of, view_strides
+from oomph.tape.autograd import Gradients, Node, like, made_by, record, save, sum_to
+from oomph.tape.sizes import Size, number, product, yes
+from oomph.tape.sym import WIDTH, Sym, new, view_of, view_strides
 
 
 def reshaped(x: Sym, shape: Sequence[Size]) -> Sym:
@@ -135,6 +135,19 @@ def contiguous(x: Sym) -> Sym:
     return made_by(new(x.tape, x.shape, x.dtype, op="clone"), node)
 
 
+def clone(x: Sym) -> Sym:
+    """Return x.clone(): a copy in x's layout where that is dense.
+
+    Saves nothing: the gradient passes through. Source: ATen/native/TensorFactories.cpp, clone.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(clone, (4, 256))
+    Cost(allocated=2048, saved=0, backward=0)
+    """
+    node = record("Clone", (x,), pass_through)
+    return made_by(like(x, x.dtype, "clone"), node)
+
+
 def slice_axis(x: Sym, axis: int, start: Size, stop: Size) -> Sym:
     """Return x[..., start:stop, ...]: a view, which keeps the whole of x alive.
 
@@ -156,19 +169,140 @@ def _whole_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradi
     return [new(gradient.tape, node.inputs[0][0], gradient.dtype, op=f"{node.name}_backward")]
 
 
-def leading(x: Sym, size: Size) -> Sym:
-    """Return x[..., :size]: a slice, but where that is all of x an alias, whose backward is nothing at all.
+def select(x: Sym, axis: int) -> Sym:
+    """Return x[..., i, ...], one place of an axis, which is gone: a view, which keeps the whole of x alive.
 
-    Source: ATen/TensorIndexing.h, impl::applySlice.
+    Saves nothing; backward allocates the whole input again, zeros with the gradient copied in. Source:
+    ATen/native/TensorShape.cpp, select_backward.
 
     >>> from oomph.tape.testing import cost
-    >>> cost(lambda x: leading(x, 128), (4, 256)).backward, cost(lambda x: leading(x, 256), (4, 256)).backward
+    >>> cost(lambda x: select(x, 1), (4, 3, 256))
+    Cost(allocated=0, saved=0, backward=6144)
+    """
+    node = record("Select", (x,), _whole_backward)
+    shape, strides = list(x.shape), list(x.strides)
+    del shape[axis], strides[axis]
+    return made_by(Sym(shape, x.dtype, strides, x.storage), node)
+
+
+def picked(x: Sym, axis: int) -> Sym:
+    """Return x[..., [i], ...], one place of an axis, which stays: a list is an index tensor, so the result is a copy.
+
+    Saves the index, one int64; backward allocates the whole input again, zeros with the gradient added in (under a
+    trace twice: not in place). Source:
+    torch/csrc/autograd/python_variable_indexing.cpp, sequenceToVariable; FunctionsManual.cpp, index_backward.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda x: picked(x, 1), (4, 3, 256))
+    Cost(allocated=2056, saved=8, backward=6144)
+    """
+    index = x.tape.empty((1,), "int64", op="lift_fresh")
+    node = record("Index", (x,), _index_backward)
+    save(node, index)
+    shape = list(x.shape)
+    shape[axis] = 1
+    return made_by(new(x.tape, shape, x.dtype, op="index"), node)
+
+
+def _index_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient, shape = grad(gradients), node.inputs[0][0]
+    zeros = new(gradient.tape, shape, gradient.dtype, op="Index_backward")
+    return [zeros if gradient.tape.on != "trace" else new(gradient.tape, shape, gradient.dtype, op="index_put")]
+
+
+def part(x: Sym, start: Size, stop: Size) -> Sym:
+    """Return x[..., start:stop] as Python's indexing makes it: a view; of all of x an alias, whose gradient passes
+    through.
+
+    Saves nothing; backward of a proper part allocates the whole input again, even for an empty one. Source:
+    torch/csrc/autograd/python_variable_indexing.cpp, ATen/TensorIndexing.h, applySlice.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda x: part(x, 0, 128), (4, 256)).backward, cost(lambda x: part(x, 0, 256), (4, 256)).backward
     (2048, 0)
     """
-    if not yes(size == x.shape[-1]):
-        return slice_axis(x, -1, 0, size)
+    if not (yes(start == 0) and yes(stop == x.shape[-1])):
+        return slice_axis(x, -1, start, stop)
     node = record("Alias", (x,), pass_through)
+    return made_by(Sym(x.shape, x.dtype, x.strides, x.storage), node)
+
+
+def every_other(x: Sym, start: int) -> Sym:
+    """Return x[..., start::2]: a view, which keeps the whole of x alive.
+
+    Saves nothing; backward allocates the whole input again, zeros with the gradient copied in. Source:
+    ATen/native/TensorShape.cpp, slice_backward.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda x: every_other(x, 1), (4, 256))
+    Cost(allocated=0, saved=0, backward=2048)
+    """
+    node = record("Slice", (x,), _whole_backward)
+    shape = (*x.shape[:-1], x.shape[-1] // 2)
+    return made_by(Sym(shape, x.dtype, (*x.strides[:-1], x.strides[-1] * 2), x.storage), node)
+
+
+def split_sizes(x: Sym, sizes: Sequence[Size]) -> tuple[Sym, ...]:
+    """Return x cut along the last axis into views of these sizes; each keeps the whole of x alive.
+
+    Saves nothing; backward joins the gradients to one tensor of x's size. Source:
+    torch/csrc/autograd/FunctionsManual.cpp, split_with_sizes_backward.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda x: split_sizes(x, (192, 64)), (4, 256))
+    Cost(allocated=0, saved=0, backward=2048)
+    """
+    node = record("SplitWithSizes", (x,), _whole_backward, outputs=len(sizes))
+    views = [Sym((*x.shape[:-1], size), x.dtype, x.strides, x.storage) for size in sizes]
+    return tuple(made_by(one, node, at) for at, one in enumerate(views))
+
+
+def copy_into_slice(x: Sym, source: Sym) -> Sym:
+    """Return x after x[..., a:b].copy_(source): x's own bytes with a new history. Where the slice lies changes no byte.
+
+    Saves nothing; backward copies the whole gradient to take the slice out of it, as a copy too; where x has a history
+    that copy goes on, the slice zeroed. Source: torch/csrc/autograd/functions/tensor.cpp, CopySlices::apply,
+    CopyBackwards::apply.
+
+    >>> from oomph.tape.testing import cost, frozen
+    >>> cost(copy_into_slice, frozen(4, 256), (4, 64)), cost(copy_into_slice, (4, 256), (4, 64)).backward
+    (Cost(allocated=0, saved=0, backward=2560), 3072)
+    """
+    node = record("CopySlices", (x, source), _copy_slices_backward)
     return made_by(x.detach(), node)
+
+
+def _copy_slices_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient, ((shape, _), (part, dtype)) = grad(gradients), node.inputs
+    whole = new(gradient.tape, shape, gradient.dtype, op="new_empty_strided")
+    own = new(gradient.tape, part, gradient.dtype, op="clone")
+    zeros = new(gradient.tape, part, gradient.dtype, op="zeros_like") if node.needs(0) else None
+    if own.dtype != dtype and node.needs(1):
+        own = like(own, dtype)
+    del zeros
+    return [whole if node.needs(0) else None, own if node.needs(1) else None]
+
+
+def stack_last(tensors: Sequence[Sym]) -> Sym:
+    """Return torch.stack(tensors, -1): new and contiguous, with their number as a last axis.
+
+    Saves nothing; backward hands out views of the gradient. Source: ATen/native/TensorShape.cpp, stack;
+    torch/csrc/autograd/FunctionsManual.cpp, stack_tensors_backward.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda a, b: stack_last([a, b]), (4, 128), (4, 128))
+    Cost(allocated=2048, saved=0, backward=0)
+    """
+    node = record("Stack", tensors, _stack_backward)
+    return made_by(new(tensors[0].tape, (*tensors[0].shape, len(tensors)), tensors[0].dtype, op="stack"), node)
+
+
+def _stack_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient = grad(gradients)
+    return [
+        view_of(gradient, shape, gradient.strides[:-1]) if node.needs(at) else None
+        for at, (shape, _) in enumerate(node.inputs)
+    ]
 
 
 def split(x: Sym, size: Size, parts: int) -> tuple[Sym, ...]:
@@ -184,26 +318,57 @@ def split(x: Sym, size: Size, parts: int) -> tuple[Sym, ...]:
     return split_sizes(x, (size,) * parts)
 
 
-def split_sizes(x: Sym, sizes: Sequence[Size]) -> tuple[Sym, ...]:
-    """Return x cut along the last axis into views of these sizes, as split does into equal ones.
+def split_axis(x: Sym, axis: int, sizes: Sequence[Size]) -> tuple[Sym, ...]:
+    """Return x cut along any axis into views of these sizes, as split_sizes does along the last.
 
-    Saves nothing; backward joins the gradients to one tensor of x's size. Source:
+    Saves nothing; backward joins the gradients to one tensor of x's size, when all are there. Source:
     torch/csrc/autograd/FunctionsManual.cpp, split_with_sizes_backward.
 
     >>> from oomph.tape.testing import cost
-    >>> cost(lambda x: split_sizes(x, (128, 64, 64)), (4, 256))
+    >>> cost(lambda x: split_axis(x, 0, (3, 1)), (4, 256))
     Cost(allocated=0, saved=0, backward=2048)
     """
     node = record("Split", (x,), _whole_backward, outputs=len(sizes))
-    return tuple(
-        made_by(Sym((*x.shape[:-1], size), x.dtype, x.strides, x.storage), node, at) for at, size in enumerate(sizes)
-    )
+    shapes = [(*x.shape[:axis], size, *x.shape[axis + 1 :]) for size in sizes]
+    return tuple(made_by(Sym(shape, x.dtype, x.strides, x.storage), node, at) for at, shape in enumerate(shapes))
+
+
+def pieces(length: Size, size: Size) -> list[Size]:
+    """Return the lengths of the pieces of a split into pieces of one size: the last one is what is left. Allocates
+    nothing; how many there are is part of what was played.
+
+    Source: ATen/native/TensorShape.cpp, split.
+
+    >>> from oomph.tape.testing import cost, frozen
+    >>> pieces(300, 128), cost(lambda x: pieces(4, 4), frozen(1)).allocated
+    ([128, 128, 44], 0)
+    """
+    count = number((length + size - 1) // size)
+    yes((length + size - 1) // size == count)
+    return [size] * (count - 1) + [length - size * (count - 1)]
+
+
+def split_heads(x: Sym) -> tuple[Sym, ...]:
+    """Return x [B, N, S, D] cut along its second axis into N views of one head each; each keeps all of x alive.
+
+    Saves nothing; backward joins the gradients to one tensor of x's size. Source:
+    torch/csrc/autograd/FunctionsManual.cpp, split_backward.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(split_heads, (1, 4, 8, 16))
+    Cost(allocated=0, saved=0, backward=1024)
+    """
+    heads = number(x.shape[1])
+    yes(x.shape[1] == heads)
+    node = record("Split", (x,), _whole_backward, outputs=heads)
+    shape = (x.shape[0], 1, *x.shape[2:])
+    return tuple(made_by(Sym(shape, x.dtype, x.strides, x.storage), node, at) for at in range(heads))
 
 
 def cat(tensors: Sequence[Sym], axis: int, dtype: str | None = None) -> Sym:
     """Return tensors one behind the other on an axis, a new contiguous tensor: a cache [B, K, S, D] and one token.
 
-    `dtype` is that of an empty tensor before them, if it is wider than theirs.
+    `dtype` is that of an empty tensor before them, if it is wider than theirs; the widest of theirs is taken.
 
     Saves nothing, sizes do: backward hands out views of the gradient. Source: ATen/native/cuda/Shape.cu, cat;
     torch/csrc/autograd/FunctionsManual.cpp, cat_tensors_backward.
@@ -214,9 +379,10 @@ def cat(tensors: Sequence[Sym], axis: int, dtype: str | None = None) -> Sym:
     """
     node = record("Cat", tensors, _cat_backward)
     shape = list(tensors[0].shape)
-    for more in tensors[1:]:
-        shape[axis] = shape[axis] + more.shape[axis]
-    return made_by(new(tensors[0].tape, shape, dtype or tensors[0].dtype, op="cat"), node)
+    for size in [more.shape[axis] for more in tensors[1:]]:  # no name holds a tensor longer than its list does
+        shape[axis] = shape[axis] + size
+    dtype = dtype or max([one.dtype for one in tensors], key=WIDTH.__getitem__)
+    return made_by(new(tensors[0].tape, shape, dtype, op="cat"), node)
 
 
 def _cat_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:

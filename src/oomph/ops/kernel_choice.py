@@ -52,15 +52,23 @@ def _usable(kernel: str, query: Sym, key: Sym, value: Sym, call: Call) -> bool:
     """Say whether a fused kernel takes these tensors (sdp_utils.cpp, can_use_*)."""
     if not all(yes(each.strides[-1] == 1) for each in (query, key, value)):
         return False
-    size, half = query.shape[-1], query.dtype in HALF
+    size, value_size, half = query.shape[-1], value.shape[-1], query.dtype in HALF
     shared = not yes(query.shape[1] == key.shape[1])
     if shared and not call.grouped:
         return False
     if kernel == "flash":
         square = not call.is_causal or yes(query.shape[2] == key.shape[2])
-        return half and call.mask is None and square and yes(size <= FLASH_HEAD_DIM)
-    fits = yes(size % (ALIGNMENT if half else FP32_ALIGNMENT) == 0)
+        return half and call.mask is None and square and yes(size == value_size) and yes(size <= FLASH_HEAD_DIM)
+    step = ALIGNMENT if half else FP32_ALIGNMENT
+    fits = yes(size % step == 0) and yes(value_size % step == 0)
     if kernel == "efficient":
         return fits and not shared
     short = yes(key.shape[2] == 1) or (call.rate > 0 and yes(query.shape[2] == 1))
-    return half and fits and yes(size <= CUDNN_HEAD_DIM) and not short and (call.rate * SIXTEENTH).is_integer()
+    return (
+        half
+        and fits
+        and yes(size <= CUDNN_HEAD_DIM)
+        and yes(value_size <= CUDNN_HEAD_DIM)
+        and not short
+        and (call.rate * SIXTEENTH).is_integer()
+    )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from oomph.ops.elementwise import cast
+from oomph.ops.indexing import pieces
 from oomph.ops.matmul import autocast_argument
 from oomph.tape.autograd import Gradients, Node, made_by, record, save
-from oomph.tape.sizes import Size, number, yes
+from oomph.tape.sizes import Size, yes
 from oomph.tape.sym import Sym, new
 
 SIXTEEN_BITS = ("bf16", "fp16")
@@ -41,13 +42,6 @@ def power_of_two(size: Size) -> int:
     while not yes(size <= found):
         found *= 2
     return found
-
-
-def _chunks(tokens: Size, chunk: Size) -> list[Size]:
-    """Return the lengths of the chunks, the last one what is left."""
-    count = number((tokens + chunk - 1) // chunk)
-    yes((tokens + chunk - 1) // chunk == count)
-    return [chunk] * (count - 1) + [tokens - chunk * (count - 1)]
 
 
 def _rows(x: Sym, count: Size) -> Sym:
@@ -88,7 +82,7 @@ def _liger_forward(_input: Sym, weight: Sym, target: Sym) -> tuple[Sym, Sym, Sym
     counted = new(tape, (), "int64", op="sum")
     del counted
     logits_storage = new(tape, (chunk_size, vocab), _input.dtype, op="empty") if in_place else None
-    for count in _chunks(tokens, chunk_size):
+    for count in pieces(tokens, chunk_size):
         _input_chunk = _rows(_input, count)
         if logits_storage is not None:
             logits_chunk = _rows(logits_storage, count)
@@ -165,7 +159,7 @@ def _liger_forward_2024(_input: Sym, weight: Sym, target: Sym) -> tuple[Sym, Sym
     marked = new(tape, (tokens,), "bool", op="ne")
     total_n_non_ignore = new(tape, (), "int64", op="sum")  # noqa: F841  lives to the end
     del marked
-    for count in _chunks(tokens, chunk_size):
+    for count in pieces(tokens, chunk_size):
         _input_chunk = _rows(_input, count)
         logits_chunk = _product(_input_chunk, weight, (count, vocab))
         loss_1d_slice = loss_1d.detach()  # noqa: F841

@@ -41,13 +41,17 @@ def causal_mask(
     past_key_values: Cache | None,
     window: Size | None = None,
     packed: Sym | None = None,
+    *,
+    may_skip: bool = True,
+    looks: bool = True,
 ) -> Sym | None:
     """Mirror create_causal_mask or, with a window, create_sliding_window_causal_mask.
 
     inputs_embeds [B, S, H]; attention_mask [B, T] int64, 0 where there is padding; packed [B, S] int64, position ids of
     a caller that packs several sequences into a row. Returns None where sdpa can do without, else [B, 1, S, T]:
     booleans (in one sequence's bytes if nothing is padded or packed), for eager in the dtype of the embeddings. With a
-    cache transformers does not look for packed sequences. Beside it positions and comparisons, which die with it or
+    cache, and for a class that does not hand on its position ids (`looks` False), transformers does not look for packed
+    sequences; a class that needs a mask in any case says so (`may_skip` False). Beside it positions and comparisons, which die with it or
     before. Saved by the attention that takes it, not here: a mask wants no gradient. Source: transformers 5.23,
     masking_utils.py, create_causal_mask, sdpa_mask, eager_mask.
 
@@ -71,11 +75,11 @@ def causal_mask(
         attention_mask = cast(attention_mask, "bool")
     q_offset: Size | Sym = 0
     kv_length, kv_offset = q_length if attention_mask is None else attention_mask.shape[-1], 0
-    may_skip, packed_sequence_mask = tape.kernel != "eager", None
+    may_skip, packed_sequence_mask = may_skip and tape.kernel != "eager", None
     if past_key_values is not None:
         q_offset, kv_length, kv_offset = past_key_values.mask_sizes(q_length, window)
         may_skip = may_skip and not (past_key_values.is_static and yes(q_length == 1))
-    elif attention_mask is None:
+    elif attention_mask is None and looks:
         packed_sequence_mask = packed_sequences(tape, batch, q_length, packed is not None)
     rule = _causal if window is None else _all_of(_within(window), _causal)
     if packed is not None and packed_sequence_mask is not None:
@@ -121,6 +125,22 @@ def _eager_mask(
     lowest = tape.empty((), dtype, op="scalar_tensor")
     numbers = result("where", mask.shape, dtype, mask)
     del lowest, zero, mask
+    return numbers
+
+
+def as_numbers(mask: Sym, dtype: str) -> Sym:
+    """Return a boolean mask as 0 and the lowest number of a dtype; the two are scalars for a moment.
+
+    Source: transformers 5.23, models/falcon/modeling_falcon.py, FalconModel.forward.
+
+    >>> from oomph.tape.testing import Given, cost
+    >>> cost(lambda mask: as_numbers(mask, "bf16"), Given((1, 1, 64, 64), "bool", trains=False)).allocated
+    8196
+    """
+    zero = mask.tape.empty((), dtype, op="full")
+    lowest = mask.tape.empty((), dtype, op="scalar_tensor")
+    numbers = result("where", mask.shape, dtype, mask)
+    del lowest, zero
     return numbers
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from oomph.ops.elementwise import add_, cast, grad
-from oomph.ops.indexing import swapped, transpose, view
+from oomph.ops.indexing import expand, swapped, transpose, view
 from oomph.tape.autograd import Gradients, Node, made_by, record, save
 from oomph.tape.sizes import Size, product, yes
 from oomph.tape.sym import Sym, new
@@ -62,7 +62,7 @@ def addmm(bias: Sym, x: Sym, weight: Sym) -> Sym:
     Cost(allocated=4096, saved=264192, backward=265216)
     """
     weight = autocast_argument(weight, cached=True)
-    x = autocast_argument(x)
+    x = autocast_argument(x, cached=True)
     bias = autocast_argument(bias, cached=True)
     node = record("Addmm", (bias, x, weight), _addmm_backward)
     if node is not None:
@@ -101,8 +101,8 @@ def _bmm_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradien
 
 
 def matmul(x: Sym, y: Sym) -> Sym:
-    """Return x [A, B, M, K] @ y [A, B, K, N]: both are folded to A·B matrices, a copy where strides forbid a view.
-    Autocast casts y first.
+    """Return x [A, B, M, K] @ y [A, B, K, N]: both are folded to A·B matrices, a copy where strides forbid a view, and
+    where y [A, 1, K, N] is the same for all of B. Autocast casts y first.
 
     Saves what bmm saves, copies included. Source: ATen/native/LinearAlgebra.cpp, _matmul_impl.
 
@@ -114,6 +114,8 @@ def matmul(x: Sym, y: Sym) -> Sym:
     x = autocast_argument(x)
     a, b = x.shape[:2]
     left = view(x, (a * b, *x.shape[2:]))
+    if not yes(y.shape[1] == b):
+        y = expand(y, (a, b, *y.shape[2:]))
     right = view(y, (a * b, *y.shape[2:]))
     out = bmm(left, right)
     del right, left  # C++ locals die in reverse order
@@ -123,8 +125,9 @@ def matmul(x: Sym, y: Sym) -> Sym:
 def autocast_argument(x: Sym, cached: bool = False) -> Sym:
     """Return an fp32 argument in autocast's dtype; anything else, and all without autocast, as it is.
 
-    Casts of leaf weights that want gradients are `cached`: they live until the autocast context ends, once per weight.
-    Other casts live as long as the operation's node needs them. Source: ATen/autocast_mode.cpp, cached_cast.
+    Casts of leaves that want gradients are `cached`: they live until the autocast context ends, once per weight. What a
+    reentrant checkpoint hands to a layer when it runs again is such a leaf too. Other casts live as long as the
+    operation's node needs them. Source: ATen/autocast_mode.cpp, cached_cast.
 
     >>> from oomph.tape.testing import cost, fp32
     >>> from oomph.tape.tape import Tape, autocast
@@ -144,6 +147,28 @@ def autocast_argument(x: Sym, cached: bool = False) -> Sym:
     return context.casts[id(x)]
 
 
+def linear_unfused(x: Sym, weight: Sym, bias: Sym | None = None) -> Sym:
+    """Return x @ weight.T + bias, as Falcon writes it: x [.., K] with weight [N, K] and bias [N] to [.., N].
+
+    Saves what linear saves, but under autocast a cast of the weight for each use: the cache holds weights, not views of
+    them. The bias makes one tensor more, in fp32 under autocast. Source: transformers 5.23,
+    models/falcon/modeling_falcon.py, FalconLinear; ATen/autocast_mode.cpp, cached_cast.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(linear_unfused, (2, 4, 256), (512, 256), (512,))
+    Cost(allocated=16384, saved=266240, backward=267264)
+    """
+    out = _times(x, transpose(weight, 0, 1))
+    return out if bias is None else out + bias
+
+
+def _times(x: Sym, matrix: Sym) -> Sym:
+    """Return x [.., K] @ matrix [K, N]."""
+    matrix = autocast_argument(matrix)
+    x = autocast_argument(x)
+    return view(mm(view(x, (product(x.shape[:-1]), x.shape[-1])), matrix), (*x.shape[:-1], matrix.shape[1]))
+
+
 def _folds(x: Sym) -> bool:
     """Tell whether matmul makes one matrix of x also for a frozen weight; else it repeats the weight, without a copy.
 
@@ -151,6 +176,11 @@ def _folds(x: Sym) -> bool:
     """
     steps = zip(x.shape[1:-1], x.strides[:-2], x.strides[1:-1], strict=True)
     return all(yes(outer == inner * size) for size, outer, inner in steps)
+
+
+def _repeated(matrix: Sym, count: Size) -> Sym:
+    """Return a matrix as one of each of a batch: a view."""
+    return Sym((count, *matrix.shape), matrix.dtype, (0, *matrix.strides), matrix.storage)
 
 
 def linear(x: Sym, weight: Sym, bias: Sym | None = None) -> Sym:
@@ -168,7 +198,10 @@ def linear(x: Sym, weight: Sym, bias: Sym | None = None) -> Sym:
     if x.tape.autocast is not None:
         bias = autocast_argument(bias, cached=True) if bias is not None else None
         weight = autocast_argument(weight, cached=True)
-        x = autocast_argument(x)
+        x = autocast_argument(x, cached=True)
+    if len(x.shape) == len(weight.shape):  # a matrix, which is not flattened
+        turned = transpose(weight, 0, 1)
+        return mm(x, turned) if bias is None else addmm(bias, x, turned)
     flat: tuple[Size, Size] = (product(x.shape[:-1]), x.shape[-1])
     if bias is not None and not x.is_contiguous():
         out = linear(x, weight)
@@ -180,7 +213,9 @@ def linear(x: Sym, weight: Sym, bias: Sym | None = None) -> Sym:
     else:
         turned = transpose(weight, 0, 1)
         if not (weight.requires_grad or _folds(x)):
-            return new(x.tape, (*x.shape[:-1], weight.shape[0]), x.dtype, op="bmm")
+            batch: tuple[Size, ...] = (product(x.shape[:-2]), *x.shape[-2:])
+            out = bmm(view(x, batch), _repeated(turned, batch[0]))
+            return view(out, (*x.shape[:-1], weight.shape[0]))
         rows = view(x, flat)
         out = mm(rows, turned)
     return view(out, (*x.shape[:-1], weight.shape[0]))

@@ -9,9 +9,9 @@ from oomph.tape.autograd import Gradients, Node, made_by, record, save
 from oomph.tape.sym import Sym, new
 
 
-def layer_norm(x: Sym, weight: Sym, bias: Sym) -> Sym:
-    """Return native_layer_norm of x [.., H] with weight and bias [H]: the result, mean and rstd [.., 1], in fp32 under
-    autocast.
+def layer_norm(x: Sym, weight: Sym | None, bias: Sym | None) -> Sym:
+    """Return native_layer_norm of x [.., H] with weight and bias [H], if any: the result, mean and rstd [.., 1], in
+    fp32 under autocast.
 
     Saves x, mean and rstd for x's gradient and the weight's (x normed again from them), the weight for x's, and the
     bias, which the kernel is handed too. CUDA makes mean and rstd in fp32; on a CPU and under a trace they have x's
@@ -21,9 +21,12 @@ def layer_norm(x: Sym, weight: Sym, bias: Sym) -> Sym:
     >>> from oomph.tape.testing import cost
     >>> cost(layer_norm, (4, 256), (256,), (256,))
     Cost(allocated=2080, saved=3104, backward=3072)
+    >>> cost(lambda x: layer_norm(x, None, None), (4, 256))
+    Cost(allocated=2080, saved=2080, backward=2048)
     """
     x = in_fp32(x)
-    node = record("LayerNorm", (x, weight, bias), _layer_norm_backward)
+    given = [one for one in (weight, bias) if one is not None]
+    node = record("LayerNorm", (x, *given), _layer_norm_backward)
     save(node, bias, x)
     out = new(x.tape, x.shape, x.dtype, op="native_layer_norm")
     moments = "fp32" if x.tape.on == "gpu" else x.dtype

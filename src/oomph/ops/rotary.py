@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from oomph.ops.elementwise import cast, unary
-from oomph.ops.indexing import cat, leading, slice_axis
+from typing import Any
+
+from oomph.ops.elementwise import cast, grad, result, unary
+from oomph.ops.indexing import cat, every_other, part, slice_axis, view
+from oomph.tape.autograd import Gradients, Node, made_by, record, save
 from oomph.tape.sizes import Size
-from oomph.tape.sym import Sym
+from oomph.tape.sym import Sym, broadcast, new, view_of
 from oomph.tape.tape import Tape
 
 
-def rotary_tables(x: Sym, position_ids: Sym, head_dim: Size) -> tuple[Sym, Sym]:
-    """Mirror LlamaRotaryEmbedding.forward: cos and sin [P, S, D] in x's dtype, computed in fp32 without gradient.
+def rotary_tables(x: Sym, position_ids: Sym, head_dim: Size, dtype: str | None = None) -> tuple[Sym, Sym]:
+    """Mirror LlamaRotaryEmbedding.forward: cos and sin [P, S, D] in x's dtype, or another, computed in fp32 without
+    gradient.
 
     position_ids [P, S] int64; P is 1 where all sequences have the same positions, else the batch.
     Saves nothing itself; the tables live as long as a layer's products keep them, once per model. Source: transformers,
@@ -32,7 +36,7 @@ def rotary_tables(x: Sym, position_ids: Sym, head_dim: Size) -> tuple[Sym, Sym]:
         turned = unary(emb, "sin")
         sin = unary(turned, "mul")
         del turned
-        return cast(cos, x.dtype), cast(sin, x.dtype)
+        return cast(cos, dtype or x.dtype), cast(sin, dtype or x.dtype)
 
 
 def rotary_buffers(tape: Tape, rotary_dim: Size) -> list[Sym]:
@@ -48,17 +52,51 @@ def rotary_buffers(tape: Tape, rotary_dim: Size) -> list[Sym]:
     return [tape.empty((rotary_dim // 2,), "fp32", op="inv_freq") for _ in range(2)]
 
 
-def _rotate_half(x: Sym) -> Sym:
-    """Mirror rotate_half."""
+def rotate_half(x: Sym) -> Sym:
+    """Mirror rotate_half: the second half, negated, before the first. Two tensors, of half of x and of all.
+
+    Saves nothing; backward makes all of x again for each half. Source: transformers, models/llama/modeling_llama.py.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(rotate_half, (2, 8, 4, 64))
+    Cost(allocated=12288, saved=0, backward=20480)
+    """
     x1 = slice_axis(x, -1, 0, x.shape[-1] // 2)
     x2 = slice_axis(x, -1, x.shape[-1] // 2, x.shape[-1])
     return cat((-x2, x1), -1)
 
 
-def _unsqueeze_heads(table: Sym) -> Sym:
-    """Return [P, S, D] as [P, 1, S, D]; tables have no history."""
+def unsqueeze_heads(table: Sym) -> Sym:
+    """Return a table [P, S, D] as [P, 1, S, D]: a view; tables have no history.
+
+    Source: transformers, models/llama/modeling_llama.py, apply_rotary_pos_emb.
+
+    >>> from oomph.tape.testing import cost, frozen
+    >>> cost(unsqueeze_heads, frozen(1, 4, 64)).allocated
+    0
+    """
     shape, strides = table.shape, table.strides
     return Sym((shape[0], 1, *shape[1:]), table.dtype, (strides[0], strides[0], *strides[1:]), table.storage)
+
+
+def apply_rotary_interleaved(q: Sym, k: Sym, cos: Sym, sin: Sym) -> tuple[Sym, Sym]:
+    """Mirror apply_rotary_pos_emb_interleave: pairs of neighbours of q [B, N, S, D] and k [B, 1, S, D] turned by the
+    first half of cos and sin [P, S, D], unfused.
+
+    Each of q and k takes four products, a difference and a sum of half its size, and the result. Saves only the tables.
+    Source: transformers 5.23, models/deepseek_v3/modeling_deepseek_v3.py.
+
+    >>> from oomph.tape.testing import cost, frozen
+    >>> cost(apply_rotary_interleaved, (2, 8, 4, 64), (2, 1, 4, 64), frozen(1, 4, 64), frozen(1, 4, 64))
+    Cost(allocated=36864, saved=1024, backward=41472)
+    """
+    cos = unsqueeze_heads(slice_axis(cos, -1, 0, cos.shape[-1] // 2))
+    sin = unsqueeze_heads(slice_axis(sin, -1, 0, sin.shape[-1] // 2))
+    q1, q2 = every_other(q, 0), every_other(q, 1)
+    k1, k2 = every_other(k, 0), every_other(k, 1)
+    q_embed = cat([q1 * cos - q2 * sin, q2 * cos + q1 * sin], -1)
+    k_embed = cat([k1 * cos - k2 * sin, k2 * cos + k1 * sin], -1)
+    return q_embed, k_embed
 
 
 def apply_rotary(q: Sym, k: Sym, cos: Sym, sin: Sym) -> tuple[Sym, Sym]:
@@ -72,31 +110,127 @@ def apply_rotary(q: Sym, k: Sym, cos: Sym, sin: Sym) -> tuple[Sym, Sym]:
     >>> cost(apply_rotary, (2, 8, 4, 64), (2, 2, 4, 64), frozen(1, 4, 64), frozen(1, 4, 64))
     Cost(allocated=46080, saved=1024, backward=46080)
     """
-    cos = _unsqueeze_heads(cos)
-    sin = _unsqueeze_heads(sin)
-    q_embed = (q * cos) + (_rotate_half(q) * sin)
-    k_embed = (k * cos) + (_rotate_half(k) * sin)
+    cos = unsqueeze_heads(cos)
+    sin = unsqueeze_heads(sin)
+    q_embed = (q * cos) + (rotate_half(q) * sin)
+    k_embed = (k * cos) + (rotate_half(k) * sin)
     return q_embed, k_embed
 
 
 def apply_partial_rotary(q: Sym, k: Sym, cos: Sym, sin: Sym) -> tuple[Sym, Sym]:
     """Mirror GPT-NeoX's apply_rotary_pos_emb: the first R numbers of each head are turned, the rest joined on.
 
-    q and k [B, N, S, D], cos and sin [P, S, R]. Each of q and k takes four and a half tensors of R numbers per head and one of D.
-    Saves only the tables; backward makes zeros of the whole q for each of its slices. Source: transformers,
+    q and k [B, N, S, D], cos and sin [P, S, R]. Each of q and k takes four and a half tensors of R numbers per head and
+    one of D. Saves only the tables; backward makes zeros of the whole q for each of its slices. Source: transformers,
     models/gpt_neox/modeling_gpt_neox.py, apply_rotary_pos_emb.
 
     >>> from oomph.tape.testing import cost, frozen
     >>> cost(apply_partial_rotary, (2, 8, 4, 64), (2, 8, 4, 64), frozen(1, 4, 16), frozen(1, 4, 16))
     Cost(allocated=34816, saved=256, backward=51200)
     """
-    cos = _unsqueeze_heads(cos)
-    sin = _unsqueeze_heads(sin)
+    cos = unsqueeze_heads(cos)
+    sin = unsqueeze_heads(sin)
     rotary_dim, size = cos.shape[-1], q.shape[-1]
-    q_rot, q_pass = leading(q, rotary_dim), slice_axis(q, -1, rotary_dim, size)
-    k_rot, k_pass = leading(k, rotary_dim), slice_axis(k, -1, rotary_dim, size)
-    q_embed = (q_rot * cos) + (_rotate_half(q_rot) * sin)
-    k_embed = (k_rot * cos) + (_rotate_half(k_rot) * sin)
+    q_rot, q_pass = part(q, 0, rotary_dim), slice_axis(q, -1, rotary_dim, size)
+    k_rot, k_pass = part(k, 0, rotary_dim), slice_axis(k, -1, rotary_dim, size)
+    q_embed = (q_rot * cos) + (rotate_half(q_rot) * sin)
+    k_embed = (k_rot * cos) + (rotate_half(k_rot) * sin)
     q_embed = cat((q_embed, q_pass), -1)
     k_embed = cat((k_embed, k_pass), -1)
     return q_embed, k_embed
+
+
+def complex_tables(x: Sym, position_ids: Sym, head_dim: Size) -> Sym:
+    """Mirror DeepseekV2RotaryEmbedding.forward: turns as complex numbers [P, S, D / 2], 8 B each, without gradient.
+
+    Saves nothing itself; the table lives as long as a layer's products keep it. Source: transformers 5.23,
+    models/deepseek_v2/modeling_deepseek_v2.py.
+
+    Positions of 4·4 B, angles and ones of 4·32·4 B, the numbers twice.
+    >>> from oomph.tape.testing import cost, ids
+    >>> cost(lambda x, positions: complex_tables(x, positions, 64), (2, 4, 512), ids(1, 4))
+    Cost(allocated=3088, saved=0, backward=0)
+    """
+    tape, (rows, length) = x.tape, position_ids.shape
+    positions = tape.empty((rows, length, 1), "fp32", op="_to_copy")
+    freqs = tape.empty((rows, length, head_dim // 2), "fp32", op="mul")
+    del positions
+    ones = tape.empty(freqs.shape, "fp32", op="ones_like")
+    freqs_cis = tape.empty(freqs.shape, "complex64", op="polar")
+    del ones
+    freqs_cis = unary(freqs_cis, "mul")
+    return freqs_cis
+
+
+def apply_rotary_complex(q: Sym, k: Sym, freqs_cis: Sym) -> tuple[Sym, Sym]:
+    """Mirror DeepSeek-V2's apply_rotary_emb: q [B, N, S, D] and k [B, 1, S, D] as complex numbers times [P, S, D / 2].
+
+    Each of q and k takes an fp32 copy, a product as large and a cast back. Saves only the table; backward needs its
+    conjugate as a copy. Source: transformers 5.23, models/deepseek_v2/modeling_deepseek_v2.py.
+
+    >>> from oomph.tape.testing import Given, cost
+    >>> table = Given((1, 4, 32), "complex64", trains=False)
+    >>> cost(apply_rotary_complex, (2, 8, 4, 64), (2, 1, 4, 64), table)
+    Cost(allocated=46080, saved=1024, backward=48128)
+    """
+    xq_ = _as_complex(q)
+    xk_ = _as_complex(k)
+    freqs_cis = unsqueeze_heads(freqs_cis)
+    xq_out = cast(_as_real(_turned(xq_, freqs_cis)), q.dtype)
+    xk_out = cast(_as_real(_turned(xk_, freqs_cis)), k.dtype)
+    return xq_out, xk_out
+
+
+def _turned(x: Sym, table: Sym) -> Sym:
+    """Return a complex product whose second factor wants no gradient."""
+    node = record("Mul", (x,), _turned_backward)
+    save(node, table)
+    return made_by(result("mul", broadcast(x.shape, table.shape), x.dtype, x, table), node)
+
+
+def _turned_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient, table = grad(gradients), saved[0]
+    conjugate = new(table.tape, table.shape, table.dtype, op="clone")
+    own = result("mul", gradient.shape, gradient.dtype, gradient, conjugate)
+    del conjugate, table
+    return [own]
+
+
+def _as_complex(x: Sym) -> Sym:
+    """Return x [.., D] in fp32 as complex numbers [.., D / 2]: torch.view_as_complex of pairs."""
+    x = cast(x, "fp32")
+    pairs = view(x, (*x.shape[:-1], x.shape[-1] // 2, 2))
+    node = record("ViewAsComplex", (pairs,), _pairs_backward)
+    return made_by(_complex_view(pairs), node)
+
+
+def _as_real(x: Sym) -> Sym:
+    """Return complex numbers [.., D / 2] as [.., D] in fp32: torch.view_as_real, flattened."""
+    node = record("ViewAsReal", (x,), _complex_backward)
+    pairs = made_by(_real_view(x), node)
+    return view(pairs, (*x.shape[:-1], x.shape[-1] * 2))
+
+
+def _complex_view(pairs: Sym) -> Sym:
+    return Sym(pairs.shape[:-1], "complex64", [stride // 2 for stride in pairs.strides[:-1]], pairs.storage)
+
+
+def _real_view(x: Sym) -> Sym:
+    return Sym((*x.shape, 2), "fp32", [*(stride * 2 for stride in x.strides), 1], x.storage)
+
+
+def _pairs_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    return [_viewed(_real_view(_dense(grad(gradients))))]
+
+
+def _complex_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    return [_viewed(_complex_view(_dense(grad(gradients))))]
+
+
+def _viewed(x: Sym) -> Sym:
+    return view_of(x, x.shape, x.strides)
+
+
+def _dense(x: Sym) -> Sym:
+    """Return gradient.contiguous()."""
+    return x if x.is_contiguous() else new(x.tape, x.shape, x.dtype, op="clone")

@@ -7,6 +7,7 @@ tape does not know its device, so they are those of compute capability 8.0 (A100
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from oomph.ops.elementwise import grad, result
@@ -18,7 +19,7 @@ from oomph.ops.sdpa_math import math_attention
 from oomph.tape.autograd import Gradients, Node, made_by, record, save
 from oomph.tape.sizes import Size, yes
 from oomph.tape.sym import Sym, elementwise_strides, new
-from oomph.workspaces import Buffer, Step, efficient_backward, flash_backward
+from oomph.workspaces import OUTPUTS, Buffer, Step, efficient_backward, flash_backward, flash_forward
 
 LOG_SUM_EXP_STEP = 32  # rows; mem_efficient_attention pads its log-sum-exp to a multiple
 
@@ -37,6 +38,8 @@ def scaled_dot_product_attention(query: Sym, key: Sym, value: Sym, call: Call) -
     >>> cost(attending(scaled_dot_product_attention, Call()), *[fp32(1, 64, 2, 128)] * 3)
     Cost(allocated=66064, saved=262672, backward=394304)
     """
+    if call.mask is not None and call.mask.dtype != "bool":
+        call = replace(call, mask=autocast_argument(call.mask))
     value = autocast_argument(value)
     key = autocast_argument(key)
     query = autocast_argument(query)
@@ -44,7 +47,11 @@ def scaled_dot_product_attention(query: Sym, key: Sym, value: Sym, call: Call) -
         return KERNELS[taken(query.tape.kernel, query, key, value, call)](query, key, value, call)
 
 
-def _in_layout_of(x: Sym, op: str) -> Sym:
+def _in_layout_of(x: Sym, op: str, width: Size | None = None) -> Sym:
+    """Return a new tensor in the memory order of x, of another width if that is given (alloc_with_matching_layout)."""
+    if width is not None and not yes(width == x.shape[-1]):
+        shape = (*x.shape[:-1], width)
+        return new(x.tape, shape, x.dtype, elementwise_strides(shape, (x,)), op)
     strides = x.strides if x.is_dense() else elementwise_strides(x.shape, (x,))
     return new(x.tape, x.shape, x.dtype, strides, op)
 
@@ -67,24 +74,30 @@ def flash_attention(query: Sym, key: Sym, value: Sym, call: Call | None = None) 
     Cost(allocated=33304, saved=131608, backward=230400)
     """
     size = query.shape[-1]
+    drops = call is not None and call.rate > 0
     if yes(size % ALIGNMENT == 0):
-        return _flash(query, key, value)
+        return _flash(query, key, value, drops)
     missing = ALIGNMENT - size % ALIGNMENT
     query, key, value = pad_last(query, missing), pad_last(key, missing), pad_last(value, missing)
-    return slice_axis(_flash(query, key, value), -1, 0, size)
+    return slice_axis(_flash(query, key, value, drops), -1, 0, size)
 
 
-def _flash(query: Sym, key: Sym, value: Sym) -> Sym:
+def _flash(query: Sym, key: Sym, value: Sym, drops: bool) -> Sym:
     op = "_scaled_dot_product_flash_attention"
     node = record("Flash", (query, key, value), _flash_backward)
     save(node, key, query, value)
-    tape, (batch, heads, length, _) = query.tape, query.shape
+    tape, (batch, heads, length, head_size) = query.tape, query.shape
     out = _in_layout_of(query, op)
     log_sum_exp = new(tape, (batch, heads, length), "fp32", op=op)
-    seed = new(tape, (2,), "uint64", op=op)
-    offset = new(tape, (), "uint64", op=op)
+    splits = (OUTPUTS,) if drops or tape.on != "gpu" else flash_forward(batch, heads, length, head_size, key.shape[2])
+    seed, offset = run(
+        tape, splits, lambda: (new(tape, (2,), "uint64", op=op), new(tape, (), "uint64", op=op))
+    )  # fmt: skip
     save(node, log_sum_exp, out, seed, offset)
-    del offset, seed, log_sum_exp  # the C++ result dies back to front
+    if tape.on == "gpu":  # a C++ result dies front to back, in a trace Python's back to front
+        del log_sum_exp, seed, offset
+    else:
+        del offset, seed, log_sum_exp
     return made_by(out, node)
 
 
@@ -132,8 +145,8 @@ def efficient_attention(query: Sym, key: Sym, value: Sym, call: Call) -> Sym:
     mask = _for_every_head(additive(call.mask, query.dtype), query, key)
     node = record("Efficient", (query, key, value), _efficient_backward)
     save(node, mask, key, query, value)
-    tape, (batch, heads, length, size) = query.tape, query.shape
-    out = _heads_inside(tape, (batch, heads, length, size), query.dtype, op)
+    tape, (batch, heads, length, _) = query.tape, query.shape
+    out = _heads_inside(tape, (batch, heads, length, value.shape[-1]), query.dtype, op)
     rows = (length + LOG_SUM_EXP_STEP - 1) // LOG_SUM_EXP_STEP * LOG_SUM_EXP_STEP
     log_sum_exp = new(tape, (batch, heads, rows), "fp32", op=op) if node is not None else None
     seed = new(tape, (), "int64", op=op)
@@ -145,8 +158,10 @@ def efficient_attention(query: Sym, key: Sym, value: Sym, call: Call) -> Sym:
 
 def _efficient_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
     gradient = grad(gradients)
-    tape, (batch, heads, length, size) = gradient.tape, gradient.shape
-    steps = (*_copies(grad_out=gradient), *efficient_backward(batch, heads, length, size, gradient.dtype))
+    tape, (batch, heads, length, value_size) = gradient.tape, gradient.shape
+    size = node.inputs[0][0][-1]
+    backward = efficient_backward(batch, heads, length, size, gradient.dtype, value_size=value_size)
+    steps = (*_copies(grad_out=gradient), *backward)
     op = "Efficient_backward"
     return run(tape, steps, lambda: [_heads_inside(tape, shape, dtype, op) for shape, dtype in node.inputs])
 
@@ -175,7 +190,7 @@ def cudnn_attention(query: Sym, key: Sym, value: Sym, call: Call) -> Sym:
     node = record("Cudnn", (query, key, value), _cudnn_backward)
     save(node, mask, key, query, value)
     tape, (batch, heads, length, _) = query.tape, query.shape
-    out = _in_layout_of(query, op)
+    out = _in_layout_of(query, op, value.shape[-1])
     log_sum_exp = new(tape, (batch, heads, length, 1), "fp32", op=op)
     seed = new(tape, (), "int64", op=op)
     offset = new(tape, (), "int64", op=op)
@@ -202,7 +217,7 @@ KERNELS = {
 
 
 def additive(mask: Sym | None, dtype: str) -> Sym | None:
-    """Return a boolean mask as 0 and minus infinity in a dtype: a new tensor of its shape, made in every layer again;
+    """Return a mask of numbers as it is, a boolean one as 0 and minus infinity in a dtype: a new tensor of its shape, made in every layer again;
     the two numbers are scalars for a moment. Without a mask nothing.
 
     Source: ATen/native/transformers/attention.cpp, convert_boolean_attn_mask.
@@ -211,8 +226,8 @@ def additive(mask: Sym | None, dtype: str) -> Sym | None:
     >>> cost(lambda mask: additive(mask, "bf16"), Given((1, 1, 64, 64), "bool", trains=False))
     Cost(allocated=8196, saved=0, backward=0)
     """
-    if mask is None:
-        return None
+    if mask is None or mask.dtype != "bool":
+        return mask
     infinity = mask.tape.empty((), dtype, op="scalar_tensor")
     zero = mask.tape.empty((), dtype, op="scalar_tensor")
     numbers = result("where", mask.shape, dtype, mask)

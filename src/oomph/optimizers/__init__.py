@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from oomph.blocks.basic import Embedding
 from oomph.optimizer_names import KINDS
-from oomph.optimizers.settings import named
+from oomph.optimizers.settings import Settings, named
 from oomph.tape.bound import Bound
 from oomph.tape.sym import Sym
 
@@ -37,16 +37,40 @@ class Optimizer:
         self.parameters = list(parameters)
         self.states: list[State] = [[] for _ in parameters]
         self.stepped = False
+        # In backward every parameter has an optimizer of its own, which shares nothing with the others.
+        self.one_each = job.optimizer_in_backward
+        self._places = {one.storage.ordinal: at for at, one in enumerate(self.parameters)}
         if self.rule.STATES == "made":
             self.make_states()
 
     def make_states(self) -> None:
         """Allocate what a step leaves for every parameter that trains."""
-        if not any(self.states):
-            for one, states in zip(self.parameters, self.states, strict=True):
-                states += self.rule.state(self.settings, one)
+        for one, states in zip(self.parameters, self.states, strict=True):
+            self._make_states(one, states)
+            _name(one, states)
         self.stepped = True
-        self._name()
+
+    def _make_states(self, parameter: Sym, states: State) -> None:
+        if not states:
+            states += self.rule.state(self._own() if self.one_each else self.settings, parameter)
+
+    def _own(self) -> Settings:
+        return replace(self.settings, shared={})
+
+    def updates(self, leaf: Sym) -> bool:
+        """Tell whether a leaf is one of the parameters."""
+        return leaf.storage.ordinal in self._places
+
+    def step_one(self, parameter: Sym) -> None:
+        """Play one update of one parameter, as a hook does that runs when its gradient is complete."""
+        states = self.states[self._places[parameter.storage.ordinal]]
+        first = not states
+        if first and self.rule.STATES == "before":
+            self._make_states(parameter, states)
+        self.rule.step(self._own(), [parameter], [states])
+        if first and self.rule.STATES == "after":
+            self._make_states(parameter, states)
+        _name(parameter, states)
 
     def step(self) -> None:
         """Play one update of all parameters."""
@@ -60,12 +84,14 @@ class Optimizer:
         if first and self.rule.STATES == "after":
             mark("optimizer states")
             self.make_states()
-        self._name()
-
-    def _name(self) -> None:
         for one, states in zip(self.parameters, self.states, strict=True):
-            for state in states:
-                one.tape.recorder.name(state.storage.ordinal, one.made_for, "optimizer state")
+            _name(one, states)
+
+
+def _name(parameter: Sym, states: State) -> None:
+    """Say whose states these are."""
+    for state in states:
+        parameter.tape.recorder.name(state.storage.ordinal, parameter.made_for, "optimizer state")
 
 
 def embeddings(bound: Bound) -> list[Sym]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from oomph.errors import UnsupportedError
 from oomph.optimizers.settings import Settings
 from oomph.tape.sizes import Size, product, yes
 from oomph.tape.sym import Sym, new
@@ -17,6 +18,7 @@ MIN_8BIT_SIZE = 4096  # elements below which a state is fp32 (min_8bit_size)
 BLOCK = 256  # elements that share a scale
 QMAP = 256  # values of an 8-bit code
 MIN_PAGED_SIZE = 100_000  # elements below which a state is not paged (get_state_buffer)
+WITHOUT_BF16 = frozenset({"rmsprop"})  # backends/cuda/ops.py, str2optimizer32bit
 TWO_STATES = frozenset({"adamw", "ademamix"})
 
 
@@ -38,8 +40,13 @@ def state(settings: Settings, parameter: Sym) -> list[Sym]:
     0
     """
     elements = product(parameter.shape)
+    in_8bit = _in_8bit(settings, parameter, elements)
+    if not in_8bit and settings.name in WITHOUT_BF16 and parameter.dtype == "bf16":
+        raise UnsupportedError(
+            "bitsandbytes has no kernel for RMSprop with fp32 states and bf16 gradients.", "Use fp16, fp32 or autocast."
+        )
     names = ["state1", *(["state2"] if settings.name in TWO_STATES else [])]
-    if not _in_8bit(settings, parameter, elements):
+    if not in_8bit:
         return [one for at in range(len(names)) for one in _buffer(settings, parameter, elements, "fp32", at)]
     tape = parameter.tape
     made: list[Sym] = []

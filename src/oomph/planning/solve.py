@@ -19,7 +19,7 @@ from oomph.job import InferJob, TrainJob
 from oomph.ledger import Ledger
 from oomph.planning.bench import Bench
 from oomph.planning.result import TOO_BIG, Limit, Limits
-from oomph.structure import Job, decoder_stack, is_uniform, with_layers
+from oomph.structure import Job, decoder_stack, with_layers
 from oomph.units import human
 
 MOST = 2**24  # a value beyond which nobody looks
@@ -86,7 +86,7 @@ def _most(found: Subject, job: Job, axis: Axis) -> tuple[int, str]:
     if axis.field == "seq_len" and context:
         written = job.decode if isinstance(job, InferJob) else 0
         return max(1, context - written), f"the model is made for {context} tokens"
-    if axis.field == "layers" and not is_uniform(decoder_stack(found.model)[1]):
+    if axis.field == "layers" and len(decoder_stack(found.model)[1].groups()) > 1:
         raise UsageError("The layers of this model differ: there is no telling which one more would be.")
     return MOST, f"{MOST} is where oomph stops to look"
 

@@ -10,19 +10,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from oomph.errors import UnsupportedError
+from oomph.programs.frames import FRAMES
 
 if TYPE_CHECKING:
     from oomph.model import Model
 
 PROGRAMS: dict[str, str] = {
-    "gpt2": "gpt2",
-    "gpt_bigcode": "gpt_bigcode",
-    "gpt_neox": "gpt_neox",
-    "llama": "llama",
-    "mistral": "llama",
-    "phi": "phi",
-    "qwen2": "llama",
-    "qwen3": "llama",
+    **dict.fromkeys(FRAMES, "llama"),
+    **{name: name for name in ("falcon", "gpt2", "gpt_bigcode", "gpt_neox", "opt", "phi", "qwen")},
 }
 HEADS = ("lm_head", "embed_out", "output_projection")  # paths of language heads
 

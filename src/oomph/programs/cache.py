@@ -122,9 +122,9 @@ class StaticLayer:
         """Return the tensors, allocated if they are not yet."""
         if self.keys is None or self.values is None:
             batch, heads, _, size = key_states.shape
-            shape = (batch, heads, self.length, size)
-            self.keys = key_states.tape.empty(shape, key_states.dtype, op="zeros")
-            self.values = value_states.tape.empty(shape, value_states.dtype, op="zeros")
+            shape = (batch, heads, self.length)
+            self.keys = key_states.tape.empty((*shape, size), key_states.dtype, op="zeros")
+            self.values = value_states.tape.empty((*shape, value_states.shape[-1]), value_states.dtype, op="zeros")
         return self.keys, self.values
 
     def update(self, key_states: Sym, value_states: Sym) -> tuple[Sym, Sym]:

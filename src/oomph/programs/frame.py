@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
+from operator import getitem
 from typing import Any
 
 from oomph import ops
+from oomph.errors import UnsupportedError
 from oomph.programs.cache import Cache
 from oomph.programs.loss import head_and_loss, kept
 from oomph.tape.bound import Bound
@@ -22,9 +24,14 @@ def no_buffers(m: Bound) -> list[Sym]:
     return []
 
 
-def full_attention(base: str, layers: str) -> Callable[[Bound], list[Size | None]]:
+def at(m: Bound, path: str) -> Any:
+    """Return the part at a dotted path."""
+    return reduce(getitem, path.split("."), m)
+
+
+def full_attention(layers: str) -> Callable[[Bound], list[Size | None]]:
     """Return a program's `sliding_windows`: no layer has one."""
-    return lambda m: [None] * len(m[base][layers].stacked)
+    return lambda m: [None] * len(at(m, layers).stacked)
 
 
 def counted_positions(input_ids: Sym) -> Sym:
@@ -36,13 +43,13 @@ def counted_positions(input_ids: Sym) -> Sym:
 def call(
     layer: Bound,
     index: int,
-    block: Callable[..., Sym],
+    block: Callable[..., Any],
     checkpointing: Checkpointing,
     past_key_values: Cache | None,
     hidden_states: Sym,
     *arguments: Any,
     **options: Any,
-) -> Sym:
+) -> Any:
     """Call a decoder layer, or checkpoint it: `arguments` are then saved, `options` kept alive in a partial.
 
     `block(layer, hidden_states, *arguments, **options, past_key_values, index)` is its forward.
@@ -50,7 +57,7 @@ def call(
     tape = layer.tape
     tape.begin_layer(index, layer.path)
     if checkpointing.takes(index):
-        return checkpointing(tape, partial(block, layer, **options), hidden_states, *arguments)  # type: ignore[no-any-return]
+        return checkpointing(tape, partial(block, layer, **options), hidden_states, *arguments)
     return block(layer, hidden_states, *arguments, **options, past_key_values=past_key_values, index=index)
 
 
@@ -70,10 +77,16 @@ def language_model(body: Body, base: str, embed: str, head: str = "lm_head") -> 
         logits_to_keep: Size = 0,
     ) -> tuple[Sym | None, Sym | None, Cache | None]:
         hidden_states, past_key_values = body(
-            m[base], input_ids, checkpointing, attention_mask, position_ids, past_key_values, use_cache=use_cache
+            m[base],
+            input_ids,
+            checkpointing,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
         )
         hidden_states = kept(hidden_states, logits_to_keep)
-        loss, logits = project(m[head], hidden_states, m[base][embed].weight, labels)
+        loss, logits = project(m[head], hidden_states, at(m[base], embed).weight, labels)
         return loss, logits, past_key_values
 
     return causal_lm
@@ -83,3 +96,11 @@ def project(head: Bound, hidden_states: Sym, table: Sym, labels: Sym | None) -> 
     """Return loss and logits, with the embedding's `table` as the head's weight where it is tied to it."""
     weight, bias = head.parts["weight"], head.parts["bias"]
     return head_and_loss(hidden_states, table if weight is None else weight, labels, bias)
+
+
+def seen_length(past_key_values: Cache) -> Size:
+    """Return how many tokens a cache holds, for classes that make a tensor of that length."""
+    seen = past_key_values.seq_length()
+    if isinstance(seen, Sym):  # on the device
+        raise UnsupportedError("oomph cannot play decoding from a static cache here yet.", "Say --cache dynamic.")
+    return seen

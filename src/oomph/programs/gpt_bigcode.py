@@ -13,7 +13,7 @@ from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sizes import yes
 from oomph.tape.sym import Sym
 
-sliding_windows = full_attention("transformer", "h")
+sliding_windows = full_attention("transformer.h")
 
 
 def buffers(m: Bound) -> list[Sym]:

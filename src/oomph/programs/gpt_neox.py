@@ -12,7 +12,7 @@ from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sym import Sym
 
-sliding_windows = full_attention("gpt_neox", "layers")
+sliding_windows = full_attention("gpt_neox.layers")
 
 
 def buffers(m: Bound) -> list[Sym]:

@@ -1,7 +1,9 @@
-"""LlamaForCausalLM.forward and its likes (Mistral, Qwen2, Qwen3), with their local variables.
+"""LlamaForCausalLM.forward and its likes with their local variables: the frame around the layers of most decoders.
 
-Source: transformers 5.23, models/llama/modeling_llama.py; models/qwen2 and qwen3 hold a dict of mask arguments to the
-end of the model's forward, which keeps the embeddings and position ids alive.
+Embedding, masks, rotary tables, layers, norm, head, loss; what differs from family to family is in frames.py and in the
+blocks. Source: transformers 5.23, models/llama/modeling_llama.py and those of the types in frames.py. Where masks are
+kept in a mapping (Qwen, Gemma), the dict of their arguments is held to the end of the model's forward, which keeps the
+embeddings and position ids alive.
 """
 
 from __future__ import annotations
@@ -11,48 +13,37 @@ from typing import Any
 
 from oomph import ops
 from oomph.blocks.attention import Attention
+from oomph.blocks.latent_attention import LatentAttention
+from oomph.errors import UnsupportedError
+from oomph.families.layer_types import FULL, SLIDING
+from oomph.ops.rotary_kinds import FP32_TABLES
 from oomph.programs.cache import Cache, dynamic_cache
-from oomph.programs.loss import head_and_loss, kept
+from oomph.programs.frames import FRAMES, Frame
+from oomph.programs.layers import Tables
+from oomph.programs.loss import causal_lm_loss, head_and_loss, kept
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
-from oomph.tape.sizes import Size
+from oomph.tape.sizes import Size, yes
 from oomph.tape.sym import Sym
-
-HOLDS_MASK_ARGUMENTS = frozenset({"qwen2", "qwen3"})
-IDS_FIRST = frozenset({"mistral"})  # hands position_ids to its layers before position_embeddings
 
 
 def buffers(m: Bound) -> list[Sym]:
-    """Return inv_freq and original_inv_freq, which are no parameters and not stored but on the device."""
-    return [m.tape.empty((head_dim(m.model) // 2,), "fp32", op="inv_freq") for _ in range(2)]
-
-
-def decoder_layer(
-    m: Bound,
-    hidden_states: Sym,
-    position_embeddings: tuple[Sym, Sym],
-    attention_mask: Sym | None,
-    past_key_values: Cache | None = None,
-    index: int = 0,
-) -> Sym:
-    """Mirror LlamaDecoderLayer.forward."""
-    residual = hidden_states
-    hidden_states = m.input_layernorm(hidden_states)
-    hidden_states, _ = m.self_attn(hidden_states, position_embeddings, attention_mask, past_key_values, index)
-    hidden_states = residual + hidden_states
-
-    residual = hidden_states
-    hidden_states = m.post_attention_layernorm(hidden_states)
-    hidden_states = m.mlp(hidden_states)
-    hidden_states = residual + hidden_states
-    return hidden_states
+    """Return what is no parameter and not stored but on the device: inv_freq and original_inv_freq, Gemma's factor."""
+    first = attention(m.model)
+    tables = len(set(_windows(m.model))) if has_own_tables(first) else 1
+    found = [m.tape.empty((rotary_size(first) // 2,), "fp32", op="inv_freq") for _ in range(2 * tables)]
+    table = m.model.embed_tokens
+    if table.scaled:
+        table.parts["embed_scale"] = m.tape.empty((), table.weight.dtype, op="embed_scale")
+        found.append(table.embed_scale)
+    return found
 
 
 def model(
     m: Bound,
     input_ids: Sym,
     checkpointing: Checkpointing,
-    model_type: str,
+    frame: Frame,
     attention_mask: Sym | None = None,
     position_ids: Sym | None = None,
     past_key_values: Cache | None = None,
@@ -65,7 +56,11 @@ def model(
     """
     tape = m.tape
     windows = _windows(m)
+    if use_cache and past_key_values is None and frame.cache_first:
+        past_key_values = dynamic_cache(tape, windows)
     inputs_embeds = m.embed_tokens(input_ids)
+    if frame.scaled:
+        inputs_embeds = inputs_embeds * 1.0
     if use_cache and past_key_values is None:
         past_key_values = dynamic_cache(tape, windows)
     packed = position_ids
@@ -74,25 +69,28 @@ def model(
         position_ids = ops.unsqueeze(position_ids, 0)
     causal_masks = {
         window: ops.causal_mask(inputs_embeds, attention_mask, past_key_values, window, packed)
-        for window in mask_order(windows, model_type)
+        for window in mask_order(windows, frame)
     }
-    if model_type in HOLDS_MASK_ARGUMENTS:
+    if frame.masks != "one":
         mask_kwargs = {"inputs_embeds": inputs_embeds, "position_ids": position_ids}  # noqa: F841
     hidden_states: Sym = inputs_embeds
-    position_embeddings = ops.rotary_tables(hidden_states, position_ids, head_dim(m))
+    if "embedding_dropout" in m.parts:
+        hidden_states = m.embedding_dropout(hidden_states)
+    position_embeddings = _tables(m, frame, hidden_states, position_ids, windows)
 
     for index, layer in enumerate(m.layers):
         tape.begin_layer(index, layer.path)
+        kind = windows[index]
         if checkpointing.takes(index):
-            hidden_states = checkpointing(
-                tape,
-                _Call(layer, position_embeddings, causal_masks[windows[index]], position_ids, model_type),
-                hidden_states,
-            )
+            call = _Call(layer, frame, position_embeddings[kind], causal_masks[kind], position_ids)
+            hidden_states = checkpointing(tape, call, hidden_states)
+            del call
         else:
-            hidden_states = decoder_layer(
-                layer, hidden_states, position_embeddings, causal_masks[windows[index]], past_key_values, index
+            hidden_states = frame.layer(
+                layer, frame, hidden_states, position_embeddings[kind], causal_masks[kind], past_key_values, index
             )
+    if frame.captured:
+        mask_kwargs_cell = {"inputs_embeds": inputs_embeds, "position_ids": position_ids}  # noqa: F841
     tape.end_layers()
     hidden_states = m.norm(hidden_states)
     return hidden_states, past_key_values
@@ -107,12 +105,37 @@ def _windows(m: Bound) -> list[Size | None]:
     return [layer.self_attn.sliding_window for layer in m.layers]
 
 
-def mask_order(windows: Sequence[Size | None], model_type: str) -> list[Size | None]:
-    """Return the windows for which masks are made, in order: Qwen always makes the full one first."""
+def mask_order(windows: Sequence[Size | None], frame: Frame) -> list[Size | None]:
+    """Return the windows for which masks are made, in order: mappings of masks begin with the full one."""
     distinct = list(dict.fromkeys(windows))
-    if model_type in HOLDS_MASK_ARGUMENTS:
-        return [None, *(window for window in distinct if window is not None)]
-    return distinct
+    if frame.masks == "one":
+        return distinct
+    if frame.masks == "both" and distinct == [None]:
+        return [None, 0]  # the mask of a window is made even where no layer has one
+    return [None, *(window for window in distinct if window is not None)]
+
+
+def _tables(
+    m: Bound, frame: Frame, hidden_states: Sym, position_ids: Sym, windows: Sequence[Size | None]
+) -> dict[Size, Any]:
+    """Return cos and sin for the layers of each window, made once for all or for each kind.
+
+    Kinds come in the order of a set of their names, which differs from process to process.
+    """
+    first = attention(m)
+    size = rotary_size(first)
+    if frame.complex_tables:
+        return dict.fromkeys(windows, ops.complex_tables(hidden_states, position_ids, size))
+    dtype = "fp32" if isinstance(first, Attention) and first.rotary in FP32_TABLES else None
+    if not has_own_tables(first):
+        tables = ops.rotary_tables(hidden_states, position_ids, size, dtype)
+        return dict.fromkeys(windows, tables)
+    names = {window: FULL if window is None else SLIDING for window in windows}
+    order = list({names[window] for window in windows})
+    return {
+        window: ops.rotary_tables(hidden_states, position_ids, size, dtype)
+        for window in sorted(names, key=lambda window: order.index(names[window]))
+    }
 
 
 class _Call:
@@ -121,26 +144,45 @@ class _Call:
     They die in the order in which the model's forward spells them.
     """
 
-    def __init__(
-        self, layer: Bound, position_embeddings: tuple[Sym, Sym], mask: Sym | None, ids: Sym, model_type: str
-    ) -> None:
+    def __init__(self, layer: Bound, frame: Frame, tables: Tables, mask: Sym | None, ids: Sym) -> None:
         self.layer = layer
-        rotary, positions = {"position_embeddings": position_embeddings}, {"position_ids": ids}
+        self.frame = frame
+        rotary, positions = {"position_embeddings": tables}, {"position_ids": ids}
         # A dict, not attributes: instances of a class share the order of their attributes.
-        self.arguments: dict[str, Any] = {"attention_mask": mask}
-        self.arguments |= {**positions, **rotary} if model_type in IDS_FIRST else {**rotary, **positions}
+        self.arguments: dict[str, Any] = dict(rotary) if frame.rotary_first else {}
+        self.arguments["attention_mask"] = mask
+        self.arguments |= {**positions, **rotary} if frame.ids_first else {**rotary, **positions}
 
     def __call__(self, hidden_states: Sym) -> Sym:
-        arguments = self.arguments
-        return decoder_layer(self.layer, hidden_states, arguments["position_embeddings"], arguments["attention_mask"])
+        arguments, frame = self.arguments, self.frame
+        return frame.layer(
+            self.layer, frame, hidden_states, arguments["position_embeddings"], arguments["attention_mask"]
+        )
 
 
-def head_dim(m: Bound) -> int:
-    """Return the width of the rotary tables."""
+def attention(m: Bound) -> Attention | LatentAttention:
+    """Return the attention of the first layer."""
     block = next(iter(m.layers)).self_attn.block
-    if not isinstance(block, Attention):
-        raise TypeError("the layers of this frame hold plain attention")
-    return block.head_dim
+    if not isinstance(block, (Attention, LatentAttention)):
+        raise TypeError("the layers of this frame hold plain or latent attention")
+    return block
+
+
+def has_own_tables(block: Attention | LatentAttention) -> bool:
+    """Tell whether sliding and full layers have rotary tables of their own."""
+    return isinstance(block, Attention) and block.own_tables
+
+
+def rotary_size(block: Attention | LatentAttention) -> Size:
+    """Return the width of the rotary tables."""
+    size: Size
+    if isinstance(block, LatentAttention):
+        size = block.qk_rope_head_dim
+    else:
+        size = block.head_dim if block.rotary_dim is None else block.rotary_dim
+    if yes(size % 2 == 1) or yes(size == 0):
+        raise UnsupportedError("A rotary embedding turns pairs of channels.", "Check partial_rotary_factor.")
+    return size
 
 
 def causal_lm(
@@ -156,17 +198,22 @@ def causal_lm(
     logits_to_keep: Size = 0,
 ) -> tuple[Sym | None, Sym | None, Cache | None]:
     """Mirror LlamaForCausalLM.forward: loss, logits and cache."""
+    frame = FRAMES[model_type]
+    if not frame.sdpa:
+        m.tape.kernel = "eager"
     hidden_states, past_key_values = model(
-        m.model,
-        input_ids,
-        checkpointing,
-        model_type,
-        attention_mask,
-        position_ids,
-        past_key_values,
-        use_cache=use_cache,
+        m.model, input_ids, checkpointing, frame, attention_mask, position_ids, past_key_values, use_cache=use_cache
     )
     hidden_states = kept(hidden_states, logits_to_keep)
     weight = m.lm_head.parts["weight"]
-    loss, logits = head_and_loss(hidden_states, m.model.embed_tokens.weight if weight is None else weight, labels)
-    return loss, logits, past_key_values
+    table = m.model.embed_tokens.weight if weight is None else weight
+    if not (m.lm_head.softcap or m.lm_head.scaled):
+        loss, logits = head_and_loss(hidden_states, table, labels)
+        return loss, logits, past_key_values
+    m.tape.scope = "lm_head"
+    scaled = ops.linear(hidden_states, table)
+    if m.lm_head.softcap:
+        scaled = scaled / 1.0
+        scaled = ops.tanh(scaled)
+    scaled = scaled * 1.0
+    return None if labels is None else causal_lm_loss(scaled, labels), scaled, past_key_values

@@ -9,7 +9,7 @@ from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sym import Sym
 
-sliding_windows = full_attention("model", "layers")
+sliding_windows = full_attention("model.layers")
 
 
 def buffers(m: Bound) -> list[Sym]:
@@ -36,8 +36,8 @@ def attention(
         query_states = m.q_layernorm(query_states)
         key_states = m.k_layernorm(key_states)
     cos, sin = position_embeddings
-    query_rot, query_pass = ops.leading(query_states, rotary), ops.slice_axis(query_states, -1, rotary, size)
-    key_rot, key_pass = ops.leading(key_states, rotary), ops.slice_axis(key_states, -1, rotary, size)
+    query_rot, query_pass = ops.part(query_states, 0, rotary), ops.slice_axis(query_states, -1, rotary, size)
+    key_rot, key_pass = ops.part(key_states, 0, rotary), ops.slice_axis(key_states, -1, rotary, size)
     query_rot, key_rot = ops.apply_rotary(query_rot, key_rot, cos, sin)
     query_states = ops.cat((query_rot, query_pass), -1)
     key_states = ops.cat((key_rot, key_pass), -1)

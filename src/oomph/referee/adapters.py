@@ -4,19 +4,38 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from oomph.errors import UnsupportedError
 from oomph.job import TrainJob
 from oomph.methods.targets import ALL_LINEAR, DEFAULT, split
 from oomph.referee.meta import INSTALL
 
+COMPUTE = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
-def adapt(model: Any, job: TrainJob) -> Any:
-    """Return a model as PEFT wraps it for a job."""
+
+def adapt(model: Any, job: TrainJob, device: str) -> Any:
+    """Return a model as PEFT wraps it for a job: its base quantised, prepared, with adapters."""
     try:
         import peft
     except ImportError:
         raise UnsupportedError("This method needs peft.", f"Do: {INSTALL}") from None
-    return peft.get_peft_model(model, _config(peft, job), autocast_adapter_dtype=job.adapter_dtype == "fp32")
+    if job.quantization != "none":
+        from oomph.referee.quantised import quantise
+
+        compute = getattr(torch, COMPUTE[job.precision.removeprefix("amp-")])
+        model = quantise(model, job, compute if job.kbit_preparation else model.dtype, compute, device)
+    if job.kbit_preparation:
+        # Checkpointing is turned on where it is for all jobs, with the kind that the job asks for.
+        prepare: Any = peft.prepare_model_for_kbit_training
+        model = prepare(model, use_gradient_checkpointing=False)
+    model = peft.get_peft_model(model, _config(peft, job), autocast_adapter_dtype=job.adapter_dtype == "fp32")
+    if job.adapter_dtype == "base" and job.quantization != "none":
+        # PEFT cannot tell a quantised base's dtype and leaves adapters in fp32; TRL casts them as here.
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(getattr(torch, COMPUTE[job.weight_dtype]))
+    return model
 
 
 def _config(peft: Any, job: TrainJob) -> Any:

@@ -107,11 +107,17 @@ def cuda_kernels(attention: str, taken: Callable[[str], None]) -> Iterator[None]
         stack.enter_context(patch.object(functional, "rms_norm", _rms_norm))
         # CPU autocast keeps fewer operations in fp32 (no softmax, layer norm, pow, sum).
         stack.enter_context(autocast.cuda_rules())
+        # PEFT asks whether autocast is on, of CUDA when it names no device.
+        stack.enter_context(patch.object(torch, "is_autocast_enabled", _autocast_enabled(torch.is_autocast_enabled)))
         # CUDA pads the rows of a grouped product to 16 bytes; torch's shape rule does so in a CUDA build only.
         stack.enter_context(patch.object(meta_rules, "_create_grouped_mm_output_tensor", _grouped_output))
         # Optimizers and models ask whether bf16 works; on the GPUs that are meant it does.
         stack.enter_context(patch.object(torch.cuda, "is_bf16_supported", lambda *args, **kwargs: True))
         yield
+
+
+def _autocast_enabled(real: Callable[..., bool]) -> Callable[..., bool]:
+    return lambda *device: real(*(device or ("cpu",)))
 
 
 def _rebind(module: torch.nn.Module, fn: Callable[[Any], Any], recurse: bool = True) -> torch.nn.Module:

@@ -60,17 +60,28 @@ def build(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu")
     dtype = DTYPES["fp32" if job.precision.startswith(AUTOCAST) else job.precision]
     # None lets a class without SDPA fall back to eager, as from_pretrained does.
     attention = "eager" if job.attention == "eager" else None
-    with torch.device(device):
+    # Left out, grouped_mm is taken by classes that have it.
+    experts = {} if job.experts == "grouped_mm" else {"experts_implementation": job.experts}
+    with torch.device(device), _sparing(job, device):
         model = transformers.AutoModelForCausalLM.from_config(
-            config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
+            config, dtype=dtype, attn_implementation=attention, trust_remote_code=False, **experts
         )
     if not isinstance(job, TrainJob):
         return model.eval()
-    if job.method == "full":
-        return model.train()
-    from oomph.referee.adapters import adapt
+    if job.method != "full":
+        from oomph.referee.adapters import adapt
 
-    return adapt(model, job).train()
+        model = adapt(model, job, device)
+    return model.train()
+
+
+def _sparing(job: TrainJob | InferJob, device: str) -> Any:
+    """Return a context in which what will be quantised takes no memory on a GPU."""
+    if not isinstance(job, TrainJob) or job.quantization == "none" or device == "cpu":
+        return contextlib.nullcontext()
+    from oomph.referee.quantised import linear_maps_without_memory
+
+    return linear_maps_without_memory()
 
 
 def _without_dropout(config: Any) -> None:

@@ -90,6 +90,11 @@ def _fused(model: Any) -> None:
 
 
 def _fused_4_45(model: Any) -> None:
+    _upcast(model)
+    _fused_shifted(model)
+
+
+def _fused_shifted(model: Any) -> None:
     loss = _foak("kernels.unsloth.cross_entropy_loss").FastCrossEntropyLoss
 
     def shifted_loss(logits: Any, labels: Any, vocab_size: int, **kwargs: Any) -> Any:
@@ -100,7 +105,6 @@ def _fused_4_45(model: Any) -> None:
         shift_labels = shift_labels.view(-1)
         return loss_fct(shift_logits, shift_labels)
 
-    _upcast(model)
     model.loss_function = shifted_loss
 
 
@@ -133,6 +137,7 @@ INSTALL: dict[str, Any] = {
     "liger-fms": _liger_fms,
     "fused": _fused,
     "fused-4.45": _fused_4_45,
+    "fused-shifted": _fused_shifted,
     "cut": _cut,
 }
 

@@ -39,7 +39,42 @@ def make_optimizer(job: TrainJob, model: Any) -> Any:
     if package is not None and find_spec(package) is None:
         raise UnsupportedError(f"{job.optimizer} needs {package}.", f"Do: pip install {package}")
     parameters = [each for each in model.parameters() if each.requires_grad]
-    return MAKERS[kind.rule](kind, job, model, parameters)
+    if kind.rule == "bnb":
+        _override_embeddings(kind, job, model)
+    if not job.optimizer_in_backward:
+        return MAKERS[kind.rule](kind, job, model, parameters)
+    own = {one: MAKERS[kind.rule](kind, job, model, [one]) for one in parameters}
+    for one in parameters:
+        one.register_post_accumulate_grad_hook(_updating(own))
+    return InBackward(own)
+
+
+def _updating(own: dict[Any, Any]) -> Callable[[Any], None]:
+    def update(parameter: Any) -> None:
+        own[parameter].step()
+        own[parameter].zero_grad()
+
+    return update
+
+
+class InBackward:
+    """Optimizers of one parameter each, which hooks step; for who asks, an optimizer that has nothing left to do."""
+
+    def __init__(self, own: dict[Any, Any]) -> None:
+        self.own = own
+        self.defaults = next(iter(own.values())).defaults
+        self.param_groups = [group for each in own.values() for group in each.param_groups]
+
+    @property
+    def state(self) -> dict[Any, Any]:
+        """The states of all parameters."""
+        return {parameter: each.state.get(parameter, {}) for parameter, each in self.own.items()}
+
+    def step(self) -> None:
+        """Do nothing: every step is done."""
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Do nothing: no gradient is left."""
 
 
 def _adamw(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
@@ -65,14 +100,18 @@ def _adafactor(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> 
     return Adafactor(parameters, lr=LEARNING_RATE, scale_parameter=False, relative_step=False)
 
 
-def _bnb(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
-    optim: Any = import_module("bitsandbytes.optim")
-    manager = optim.GlobalOptimManager.get_instance()
+def _override_embeddings(kind: Kind, job: TrainJob, model: Any) -> None:
+    """Ask for fp32 states of embeddings, as the HF Trainer does."""
+    manager: Any = import_module("bitsandbytes.optim").GlobalOptimManager.get_instance()
     manager.initialize()  # it would remember the modules of jobs before
     if kind.bits == 8 and job.embedding_32bit:
         for module in model.modules():
             if isinstance(module, torch.nn.Embedding):
                 manager.register_module_override(module, "weight", {"optim_bits": 32})
+
+
+def _bnb(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
+    optim: Any = import_module("bitsandbytes.optim")
     paged = {"is_paged": True} if kind.paged else {}  # RMSprop has no such argument
     return getattr(optim, BNB[kind.name])(parameters, lr=LEARNING_RATE, optim_bits=kind.bits, **paged)
 

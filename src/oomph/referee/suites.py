@@ -190,11 +190,15 @@ def full() -> Iterator[Entry]:
 def optimizers() -> Iterator[Entry]:
     """Yield every optimizer on one model, a later step and, where that makes states, the first; some on two others."""
     for name, kind in KINDS.items():
-        yield _train(SMOL, 512, 2, optimizer=name)
+        precision = "fp16" if name.startswith("rmsprop_bnb") else "bf16"  # for which it has no kernel
+        yield _train(SMOL, 512, 2, optimizer=name, precision=precision)
         if kind.has_state:
-            yield _train(SMOL, 512, 2, optimizer=name, steady=False)
+            yield _train(SMOL, 512, 2, optimizer=name, precision=precision, steady=False)
     for name in ("adamw_8bit", "paged_adamw_8bit", "lion_8bit"):
         yield _train(SMOL, 512, 2, optimizer=name, embedding_32bit=False)
+    for name in ("adamw", "adamw_8bit", "adafactor"):
+        yield _train(SMOL, 512, 2, optimizer=name, optimizer_in_backward=True)
+        yield _train(SMOL, 512, 2, optimizer=name, optimizer_in_backward=True, checkpointing="reentrant")
     for name in ("adamw_8bit", "paged_adamw_32bit", "adafactor", "lion_8bit"):
         yield _train(LLAMA_1B, 1024, optimizer=name)
         yield _train(GPT2, 1024, optimizer=name, precision="amp-bf16")

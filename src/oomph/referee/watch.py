@@ -8,6 +8,7 @@ from typing import Any
 from oomph.job import InferJob, TrainJob
 from oomph.referee import jobs
 from oomph.referee.optimizers import counters_on_host
+from oomph.referee.quantised import scales
 from oomph.referee.tracker import Tracker
 
 Progress = Callable[[int, int], None]  # layers done, layers in all
@@ -46,14 +47,15 @@ class TrackerWatcher:
         self.tracker.forget(counters_on_host(optimizer))
         self.tracker.counters_on_host = optimizer is not None and not optimizer.defaults.get("fused")
         gradients = [(f"{name}.grad", each.grad) for name, each in model.named_parameters() if each.grad is not None]
+        weights = [*model.named_parameters(), *scales(model)]
         groups: list[Any] = [
-            ("parameters", "parameter", list(model.named_parameters())),
+            ("parameters", "parameter", weights),
             ("parameters", "buffer", list(model.named_buffers())),
             ("gradients", "gradient", gradients),
             ("optimizer states", "optimizer state", list(jobs.state_tensors(model, optimizer))),
         ]
         self.tracker.restart([group for group in groups if group[2]])
-        self.facts["parameter_bytes"] = self.tracker.rounded_bytes(model.parameters())
+        self.facts["parameter_bytes"] = self.tracker.rounded_bytes(tensor for _, tensor in weights)
         self.facts["buffer_bytes"] = self.tracker.rounded_bytes(model.buffers())
 
     def backward_done(self, model: Any) -> None:

@@ -23,7 +23,6 @@ RUNTIMES: dict[str, str] = {
     "qwen": "qwen",
     "llama-factory": "llama_factory",
     "axolotl": "axolotl",
-    "unsloth": "unsloth",
     "torchtune": "torchtune",
     "litgpt": "litgpt",
 }

@@ -18,6 +18,7 @@ def defaults(versions: Versions) -> Defaults:
         "rank": Default(64, "lora_r is 64"),
         "adapter_dropout": Default(0.05, "lora_dropout is 0.05"),
         "targets": Default("c_attn,c_proj,w1,w2", "lora_target_modules"),
+        "adapter_dtype": Default("fp32", "PEFT 0.5 and before leave adapters in the dtype they are made in"),
         "loss": Default("shifted", "modeling_qwen.py shifts logits in their own dtype"),
     }
 

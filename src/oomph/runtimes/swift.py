@@ -15,6 +15,7 @@ def defaults(versions: Versions) -> Defaults:
         "fp32_outputs": Default(True, "accelerate returns fp32 logits under mixed precision"),
         "checkpointing": Default(trainer.checkpointing(versions), "gradient_checkpointing is on"),
         "use_cache": Default(False, "checkpointing switches it off"),
+        "adapter_dtype": Default("base", "lora_dtype AUTO: as the weights"),
         "rank": Default(8, "lora_rank is 8"),
         "adapter_dropout": Default(0.05, "lora_dropout is 0.05"),
     }

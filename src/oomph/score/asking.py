@@ -6,16 +6,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property, lru_cache
-from math import prod
 from typing import Any
 
+from oomph.allocator import Config
 from oomph.answer import Subject, ledger
 from oomph.constants import rule
 from oomph.device_memory import SMALL_SEGMENT
 from oomph.devices import Device, Fleet, find
 from oomph.errors import OomphError, UsageError
 from oomph.header import Source
-from oomph.job import TrainJob
+from oomph.job import TrainJob, shortened
 from oomph.job_ledger import job_ledger
 from oomph.ledger import Ledger
 from oomph.score.reading import Answer, refuse, shown
@@ -23,7 +23,7 @@ from oomph.steps import Step, step
 from oomph.structure import Job
 from oomph.units import parse_size
 
-WORKSPACES = "cuBLAS workspaces"  # the ledger's item for them, handles x bytes: once made they stay
+OLD = Config(by_address=True)  # the allocator of torch up to 2.12, which measured all published rows
 KEPT = 256  # ledgers of equal jobs that are kept
 MAX_PASSES = 2048  # layers times micro-batches or decoded tokens: what may be played for one row
 _CAPACITY = re.compile(r"\((\d{1,4}\.\d{1,6} GiB)\)")  # as a program printed it: "Tesla T4 (14.741 GiB)"
@@ -33,19 +33,20 @@ _ASIDE = re.compile(r"\s*\([^)]*\)")
 class Case:
     """One job on one GPU, estimated when it is first asked for. Equal cases of catalogued models share the answer."""
 
-    def __init__(self, found: Subject, job: Job, device: Device | None) -> None:
-        self.subject, self.job, self.device = found, job, device
+    def __init__(self, found: Subject, job: Job, device: Device | None, config: Config = OLD) -> None:
+        self.subject, self.job, self.device, self.config = found, job, device, config
 
     @cached_property
     def ledger(self) -> Ledger:
         """The ledger of the job."""
-        repeats = self.job.accumulation if isinstance(self.job, TrainJob) else 1 + self.job.decode
+        job = shortened(self.job)
+        repeats = job.accumulation if isinstance(job, TrainJob) else 1 + job.decode
         if self.subject.model.num_layers * repeats > MAX_PASSES:
             raise refuse("too long", f"{self.subject.model.num_layers} layers, {repeats} times")
         if self.subject.source.origin == "catalogue":
             gpu = (self.device.id, self.device.program_bytes) if self.device else None
-            return _known(self.subject.source.name, self.job, gpu)
-        return job_ledger(self.subject, self.job, Fleet(self.device) if self.device else None)
+            return _known(self.subject.source.name, self.job, gpu, self.config)
+        return job_ledger(self.subject, self.job, Fleet(self.device) if self.device else None, self.config)
 
     def figure(self, name: str) -> Answer:
         """Return one of the three figures: allocated, reserved, device."""
@@ -57,10 +58,11 @@ class Case:
         return Answer(found.n_bytes, found.safe_bytes)
 
     def resident(self) -> Answer:
-        """Return what is allocated when the job has ended: what its tensors take, and cuBLAS's workspaces."""
-        end, most = self.ledger.instants[-1].end_bytes, self.figure("allocated")
-        beside = sum(prod(size for _, size in item.axes) for item in self.ledger.items if item.name == WORKSPACES)
-        return Answer(end + beside, end + beside + most.safe_bytes - most.n_bytes)
+        """Return what is allocated when the job has ended, in whole blocks as torch counts them."""
+        end, most = self.ledger.resident_bytes, self.figure("allocated")
+        if end is None:
+            raise refuse("resident memory", "not modelled for this job")
+        return Answer(end, end + most.safe_bytes - most.n_bytes)
 
     def weights(self) -> Answer:
         """Return what parameters and buffers take before the first step."""
@@ -94,9 +96,9 @@ class Case:
 
 
 @lru_cache(maxsize=KEPT)
-def _known(name: str, job: Job, gpu: tuple[str, int | None] | None) -> Ledger:
+def _known(name: str, job: Job, gpu: tuple[str, int | None] | None, config: Config) -> Ledger:
     fleet = Fleet(replace(find(gpu[0]), program_bytes=gpu[1])) if gpu else None
-    return job_ledger(catalogued(name), job, fleet)
+    return job_ledger(catalogued(name), job, fleet, config)
 
 
 @lru_cache(maxsize=KEPT)

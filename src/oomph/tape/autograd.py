@@ -15,8 +15,9 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from oomph.tape.sizes import Size, yes
+from oomph.tape.sizes import Size, product, yes
 from oomph.tape.sym import Sym, elementwise_strides, new, row_major
+from oomph.workspaces import Buffer, column_sum
 
 if TYPE_CHECKING:
     from oomph.tape.tape import Tape
@@ -173,19 +174,24 @@ def run_engine(tape: Tape, start: Node, incoming: Gradients) -> None:
         for index, edge in enumerate(node.edges):
             if edge is None:
                 continue
-            gradient, results[index] = results[index], None
             target, output = edge
             waiting[target] -= 1
             buffer = buffers.get(target)
             if buffer is None:
                 buffer = buffers[target] = [None] * (target.outputs if isinstance(target, Node) else 1)
-            if gradient is not None:
-                _add(tape, buffer, output, gradient)
-            gradient = buffer = None
+            _take(tape, buffer, output, results, index)
+            buffer = None
             if not waiting[target]:
                 pushed += 1
                 rank = -target.sequence if isinstance(target, Node) else -sys.maxsize
                 heapq.heappush(ready, (rank, pushed, target))
+        results.reverse()  # it dies front to back
+        del results
+
+
+def root_of(outputs: Sequence[Sym]) -> Node:
+    """Return what runs first where a pass begins at several tensors (GraphRoot): it hands out their gradients."""
+    return Node("GraphRoot", sys.maxsize, outputs, lambda node, gradients, saved: list(gradients), len(outputs))
 
 
 def _dependencies(root: Node) -> dict[Target, int]:
@@ -240,7 +246,25 @@ def sum_to(gradient: Sym, shape: Sequence[Size]) -> Sym:
     if not extra and same_shape(summed, gradient.shape):
         return gradient
     total = new(gradient.tape, summed, gradient.dtype, op="sum")
+    if gradient.tape.on == "gpu":
+        _sum_columns(gradient, summed)
     return Sym(shape, total.dtype, row_major(shape), total.storage) if extra else total
+
+
+def _sum_columns(gradient: Sym, summed: Sequence[Size]) -> None:
+    """Play the buffers of a sum over the leading axes; one over others has none here."""
+    axes = [(size, yes(left == size)) for left, size in zip(summed, gradient.shape, strict=True) if not yes(size == 1)]
+    rows = [size for size, kept in axes if not kept]
+    columns = [size for size, kept in axes if kept]
+    if any(not kept for _, kept in axes[len(rows) :]):
+        return
+    buffers = [
+        new(gradient.tape, step.shape, step.dtype, op=step.name)
+        for step in column_sum(product(rows), product(columns))
+        if isinstance(step, Buffer)
+    ]
+    while buffers:
+        buffers.pop()
 
 
 def like(x: Sym, dtype: str, op: str = "_to_copy") -> Sym:
@@ -249,11 +273,16 @@ def like(x: Sym, dtype: str, op: str = "_to_copy") -> Sym:
     return new(x.tape, x.shape, dtype, strides, op)
 
 
-def _add(tape: Tape, buffer: Gradients, index: int, gradient: Sym) -> None:
-    """Add a gradient to what a node already received (InputBuffer::accumulate)."""
-    old = buffer[index]
+def _take(tape: Tape, buffer: Gradients, output: int, results: Gradients, index: int) -> None:
+    """Hand a result to the node that waits for it (InputBuffer::add, accumulate).
+
+    The first one is moved; what is added to it stays in the vector of results until that dies.
+    """
+    gradient, old = results[index], buffer[output]
+    if gradient is None:
+        return
     if old is None:
-        buffer[index] = gradient
+        buffer[output], results[index] = gradient, None
         return
     if (
         tape.on != "trace"
@@ -263,21 +292,28 @@ def _add(tape: Tape, buffer: Gradients, index: int, gradient: Sym) -> None:
         and old.is_dense()
     ):
         return
-    buffer[index] = new(tape, old.shape, old.dtype, elementwise_strides(old.shape, (old, gradient)), "add")
+    buffer[output] = new(tape, old.shape, old.dtype, elementwise_strides(old.shape, (old, gradient)), "add")
 
 
 def _accumulate_grad(node: AccumulateGrad, buffer: Gradients) -> None:
     """Steal the first gradient of a leaf, copy it, or add to the one that is there (in place)."""
     leaf, gradient = node.leaf, buffer.pop()
-    if gradient is None or leaf.grad is not None:
+    if gradient is None:
         return
-    same_layout = len(gradient.shape) == len(leaf.shape) and all(
+    if leaf.grad is None:
+        if sys.getrefcount(gradient) <= STOLEN and _lies_like(gradient, leaf):
+            leaf.grad = gradient.detach()
+        else:
+            leaf.grad = new(leaf.tape, leaf.shape, leaf.dtype, leaf.strides, "clone")
+        recorder = leaf.tape.recorder
+        if recorder.why.get(leaf.storage.ordinal) == "parameter":
+            recorder.name(leaf.grad.storage.ordinal, leaf.made_for, "gradient")
+    if leaf.tape.on_gradient is not None:
+        leaf.tape.on_gradient(leaf)  # while the gradient that came is still there
+
+
+def _lies_like(gradient: Sym, leaf: Sym) -> bool:
+    """Tell whether a gradient has the layout of its leaf."""
+    return len(gradient.shape) == len(leaf.shape) and all(
         yes((size == 1) | (a == b)) for size, a, b in zip(leaf.shape, gradient.strides, leaf.strides, strict=True)
     )
-    if same_layout and sys.getrefcount(gradient) <= STOLEN:
-        leaf.grad = gradient.detach()
-    else:
-        leaf.grad = new(leaf.tape, leaf.shape, leaf.dtype, leaf.strides, "clone")
-    recorder = leaf.tape.recorder
-    if recorder.why.get(leaf.storage.ordinal) == "parameter":
-        recorder.name(leaf.grad.storage.ordinal, leaf.made_for, "gradient")

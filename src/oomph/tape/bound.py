@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from oomph.tape.sym import Sym
     from oomph.tape.tape import Tape
 
+BUFFER_DTYPE = "fp32"  # of stored buffers, whatever the dtype of the weights
+
 
 class Bound:
     """A block on a tape; its parts by the names of the real class, its dimensions as the block's own fields.
@@ -33,7 +35,7 @@ class Bound:
         self.path = path
         self.parts: dict[str, Any] = {}
         self.stacked: list[Bound] = []
-        for name, part in block.parts.items():
+        for name, part in block.built_parts.items():
             where = f"{path}.{name}" if path else name
             made = _bind(part, tape, dtype, where)
             self.parts[name] = made
@@ -82,6 +84,8 @@ def _bind(part: Part, tape: Tape, dtype: str, path: str) -> Any:
         return None
     if isinstance(part, Tensor):
         tape.scope = path
+        if part.role == "buffer":
+            return tape.note(tape.empty(part.shape, BUFFER_DTYPE, op="buffer"), "buffer")
         return tape.parameter(part.shape, part.dtype or dtype, part.trains)
     return Bound(part, tape, dtype, path)
 
@@ -95,6 +99,8 @@ def nested(model: Model) -> Module:
     """Return the model's parts as a tree: "model.layers" becomes layers inside model."""
     tree: dict[str, Any] = {}
     for path, part in model.parts.items():
+        if isinstance(part, Block) and part.kind == "mtp":
+            continue  # transformers loads none of it
         node = tree
         *outer, last = path.split(".")
         for name in outer:

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from oomph.job import Checkpointing as Kind
-from oomph.tape.autograd import Gradients, Node, made_by, record, run_engine, save
-from oomph.tape.sym import Sym
+from oomph.tape.autograd import Gradients, Node, made_by, record, root_of, run_engine, save
+from oomph.tape.sizes import Size
+from oomph.tape.sym import Sym, new
 from oomph.tape.tape import Autocast, Tape, autocast
 
 
@@ -112,6 +113,7 @@ class _Call:
         self.inputs = [None if isinstance(one, Sym) else one for one in inputs]
         self.places = [place for place, one in enumerate(inputs) if isinstance(one, Sym)]
         self.autocast = tape.autocast.dtype if tape.autocast is not None else None
+        self.outputs: list[tuple[tuple[Size, ...], str] | None] = []
 
 
 def _checkpoint_reentrant(tape: Tape, function: Callable[..., Any], *inputs: Any) -> Any:
@@ -121,26 +123,45 @@ def _checkpoint_reentrant(tape: Tape, function: Callable[..., Any], *inputs: Any
     with tape.no_grad():
         output = function(*inputs)
     save(node, *tensors)
+    outputs = output if isinstance(output, tuple) else (output,)
+    for at, each in enumerate(outputs):
+        if each is not None:
+            made_by(each, node, at)
     if node is not None:
         node.context = _Call(tape, function, inputs)
-    return made_by(output, node)
+        node.context.outputs = [None if each is None else (each.shape, each.dtype) for each in outputs]
+        node.outputs = len(outputs)
+    del outputs
+    return output
 
 
 def _rerun_with_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
     """Mirror CheckpointFunction.backward: run again on detached inputs, then a backward pass within this one.
 
-    The function's output lives through that pass, and so does its incoming gradient.
+    The function's outputs live through that pass, and so do their incoming gradients. An output that nobody used (the
+    weights of eager attention) has zeros for a gradient, which go through its own backward.
     """
     call: _Call = node.context
     tape = saved[0].tape
+    gradients = list(gradients)  # what is made here dies here
+    for at, made in enumerate(call.outputs):
+        if made is not None and gradients[at] is None:
+            gradients[at] = new(tape, *made, op="zeros")
     inputs: list[Any] = list(call.inputs)
     for at, place in enumerate(call.places):
         inputs[place] = saved[at].detach()
         inputs[place].requires_grad = node.needs(at)
     with tape.enable_grad(), autocast(tape, call.autocast):
         output = call.function(*inputs)
-    run_engine(tape, output.node, gradients)
-    return [inputs[place].grad for place in call.places]
+    outputs = output if isinstance(output, tuple) else (output,)
+    ends = [at for at, each in enumerate(outputs) if each is not None]
+    if len(ends) == 1:
+        run_engine(tape, outputs[ends[0]].node, gradients)
+    else:
+        run_engine(tape, root_of([outputs[at] for at in ends]), [gradients[at] for at in ends])
+    results = [inputs[place].grad for place in call.places]
+    del inputs, output, outputs  # before the gradients
+    return results
 
 
 @dataclass(frozen=True)

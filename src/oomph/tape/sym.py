@@ -99,6 +99,17 @@ class Sym:
         return elementwise.mul(self, other) if isinstance(other, Sym) else elementwise.mul_scalar(self)
 
     __rmul__ = __mul__
+    __radd__ = __add__
+
+    def __sub__(self, other: Sym) -> Sym:
+        from oomph.ops import elementwise
+
+        return elementwise.sub(self, other)
+
+    def __truediv__(self, other: float) -> Sym:
+        from oomph.ops import elementwise
+
+        return elementwise.mul_scalar(self)
 
     def __neg__(self) -> Sym:
         from oomph.ops import elementwise

@@ -35,6 +35,8 @@ class Tape:
         self.autocast: Autocast | None = None
         self.autocast_paused = False  # inside an operation that autocast has prepared
         self.kernel = "flash"
+        self.experts = "grouped_mm"  # the form in which experts are computed
+        self.routing = "balanced"  # how tokens are assumed to be spread, where that changes a byte
         self.loss = "hf"  # which of oomph.losses the end of the model is
         self.dropout = False  # whether anything is dropped out
         self.inputs_train = False  # whether embedded inputs want gradients though their table may be frozen
@@ -44,6 +46,8 @@ class Tape:
         self.layers_end = 0
         # Called with a node's sequence number before it runs backward.
         self.on_node: Callable[[int], None] | None = None
+        # Called with a leaf when its gradient is complete, as a post-accumulate-grad hook is.
+        self.on_gradient: Callable[[Sym], None] | None = None
 
     def empty(self, shape: Sequence[Size], dtype: str, op: str = "empty") -> Sym:
         """Return a new tensor that nothing made: an input, a mask, a temporary."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, get_type_hints
 
+from oomph.allocator import Config
 from oomph.job import InferJob, TrainJob
 from oomph.score.asking import Case, configured, device
 from oomph.score.reading import MUST_NOT_FIT, Ask, Question, Schema, number, refuse, shown, words
@@ -13,6 +15,8 @@ from oomph.structure import Job
 
 NAME = "oomph-measure-1"
 KINDS: dict[str, type[TrainJob] | type[InferJob]] = {"train": TrainJob, "infer": InferJob}
+BY_AGE = (2, 13)  # the torch from which on free blocks of one size go by age
+_VERSION = re.compile(r"(\d{1,3})\.(\d{1,3})", re.ASCII)
 ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "PYTORCH_NO_CUDA_MEMORY_CACHING")
 
 
@@ -32,7 +36,7 @@ def _question(row: Mapping[str, Any]) -> Question:
     job = _job(row)
     name = row.get("model")
     found = configured(name if isinstance(name, str) else "", row.get("config"))
-    case = Case(found, job, device(row.get("gpu"), _total_bytes(row)))
+    case = Case(found, job, device(row.get("gpu"), _total_bytes(row)), Config(by_address=_torch_of(row) < BY_AGE))
     asks: dict[str, Ask] = {
         "peak_allocated_gib": lambda: case.figure("allocated"),
         "resident_alloc_gib": case.resident,
@@ -45,6 +49,13 @@ def _question(row: Mapping[str, Any]) -> Question:
         asks |= dict.fromkeys(("peak_reserved_gib", "nvidia_smi_gib", MUST_NOT_FIT), lambda: _refuse_allocator(odd))
     later = [field.name for field in fields(job) if field.name not in row["job"]]
     return Question(asks, (f"not said, so the default: {', '.join(later)}",) if later else ())
+
+
+def _torch_of(row: Mapping[str, Any]) -> tuple[int, int]:
+    """Return major and minor version of the row's torch; the newest where it does not say."""
+    versions = row.get("versions")
+    found = _VERSION.match(str(versions.get("torch", ""))[:40]) if isinstance(versions, Mapping) else None
+    return (int(found[1]), int(found[2])) if found else BY_AGE
 
 
 def _odd_allocator(row: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ oomph.runtimes; what cannot be told from either is a refusal.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from oomph.job import TrainJob
@@ -17,15 +18,18 @@ from oomph.score.readers.training_words import (
     CHECKPOINTING,
     FRAMEWORKS,
     FULL,
+    FUSED_QKV,
     IMPLEMENTATIONS,
     LORA,
     LOSSES,
+    TARGETS,
     UNSTATED_LENGTHS,
     UNSTATED_METRIC,
     default_targets,
     described,
     named,
-)  # fmt: skip
+    positions,
+)
 from oomph.score.reading import MUST_NOT_FIT, Ask, Question, Schema, notes, refuse, shown, whole, words
 
 SIXTEEN = {"bf16": "bf16", "bfloat16": "bf16", "fp16": "fp16", "float16": "fp16"}
@@ -39,14 +43,19 @@ def _group(row: Mapping[str, Any]) -> str:
 
 def _question(row: Mapping[str, Any]) -> Question:
     job, assumed = job_of(row)
-    subject = described(words(row, "model"), words(row, "framework")) or named(words(row, "model"))
+    subject = described(words(row, "model")) or named(words(row, "model"))
+    most = positions(subject)
+    if most and job.seq_len > most:  # learned positions: a longer sequence would not run
+        job = replace(job, seq_len=most)
+        assumed = (*assumed, f"seq_len {most}: the model has no more positions")
     return Question(_asks(row, Case(subject, job, device(row.get("gpu")))), assumed)
 
 
 def _asks(row: Mapping[str, Any], case: Case) -> dict[str, Ask]:
+    unstated = UNSTATED_METRIC in words(row, "metric")
     return {
         "peak_allocated_gib": lambda: case.figure("allocated"),
-        "peak_reserved_gib": lambda: case.figure("reserved"),
+        "peak_reserved_gib": lambda: case.figure("device" if unstated else "reserved"),
         "nvidia_smi_gib": lambda: case.figure("device"),
         "resident_alloc_gib": case.resident,
         "weights_gib": case.weights,
@@ -63,12 +72,12 @@ def job_of(row: Mapping[str, Any]) -> tuple[TrainJob, tuple[str, ...]]:
     versions = Versions.found_in(words(row, "framework_version"))
     given = {**_precision(row), **_loss(row, versions), **_shape(row), **_optimizer(row), **_method(row, versions)}
     fields = {**program.fields(versions), **given}
-    fields["use_cache"] = fields["use_cache"] and use_cache(fields["checkpointing"])
+    fields["use_cache"] = fields.get("use_cache", False) and use_cache(fields["checkpointing"])
     assumed = {
         f"{words(row, 'framework_version')}, estimated by the layers of the versions oomph follows": True,
         "autocast over 16-bit weights; accelerate copies logits to fp32": bool(fields.get("autocast")),
         "which attention is not stated: SDPA, the class's default": "not stated" in words(row, "attention_impl"),
-        "which memory is not stated: reserved": UNSTATED_METRIC in words(row, "metric"),
+        "which memory is not stated: what nvidia-smi shows": UNSTATED_METRIC in words(row, "metric"),
         "whether its GB are GiB is not known: taken as GiB": row.get("unit_ambiguous") is not False,
     }
     taken = program.taken(versions, given)
@@ -139,10 +148,10 @@ def _loss(row: Mapping[str, Any], versions: Versions) -> dict[str, Any]:
     if said not in LOSSES:
         raise refuse(f"loss {shown(said)}", "not modelled yet")
     name = LOSSES[said]
+    if name in ("", "fused") and "bigcode" in words(row, "model") and not versions.at_least("transformers", 4, 50):
+        name = "fused-shifted" if name else "shifted"  # its class computes its loss itself, of logits as they are
     if name == "fused" and not versions.at_least("transformers", 4, 46):
         name = "fused-4.45"
-    if "santacoder" in words(row, "model") and not name:
-        name = "shifted" if not versions.at_least("transformers", 4, 46) else ""
     return {"loss": name} if name else {}
 
 
@@ -155,7 +164,9 @@ def _method(row: Mapping[str, Any], versions: Versions) -> dict[str, Any]:
         raise refuse("lora", "not said")
     targets, dtype = lora.get("targets"), lora.get("adapter_dtype")
     if isinstance(targets, list) and all(isinstance(one, str) for one in targets):
-        found = ",".join(targets)
+        found = ",".join(dict.fromkeys(TARGETS.get(one, one) for one in targets))
+        if words(row, "framework").startswith("litgpt") and any(name in words(row, "model") for name in FUSED_QKV):
+            found = "query_key_value"
     else:
         found = default_targets(words(row, "model"), targets)
     fp32 = versions.at_least("peft", *ADAPTERS_FP32_SINCE) and not str(dtype).startswith("bf16")

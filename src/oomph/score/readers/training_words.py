@@ -16,6 +16,8 @@ FRAMEWORKS: tuple[tuple[str, str], ...] = (
     ("Qwen finetune.py", "qwen"),
     ("ms-swift", "swift"),
     ("HF transformers (notebook profile)", "pytorch"),
+    ("litgpt", "litgpt"),
+    ("torchtune", "torchtune"),
     ("TRL SFTTrainer", "trl"),
     ("HF Trainer", "trainer"),
 )
@@ -28,12 +30,18 @@ LOSSES: dict[str, str] = {  # "" is the program's own
     "eager HF remote code (CrossEntropyLoss on logits)": "",
     "fused triton cross-entropy (foak FastCrossEntropy), logits materialised": "fused",
     "liger fused linear CE": "liger-fms",
+    "chunked_cross_entropy + lm_head_chunk 128": "",
+    "chunked_cross_entropy (chunk 128 over logits; lm_head_chunk_size=128 for LoRA)": "",
+    "CEWithChunkedOutputLoss": "",
+    "CrossEntropyLoss (unchunked)": "hf-4.45",
     "logits.mean() (HF logits upcast to fp32)": "mean",
 }
 IMPLEMENTATIONS: dict[str, Implementation] = {
     "AdamW (HF adamw_torch default)": "foreach",
     "AdamW (HF adamw_torch)": "foreach",
     "AdamW (adamw_torch)": "foreach",
+    "torch.optim.AdamW": "foreach",
+    "AdamW": "foreach",
     "adamw_torch": "foreach",
     "adamw_torch_fused": "fused",
 }
@@ -44,12 +52,15 @@ ATTENTION: dict[str, Kernel] = {
     "flash attention": "flash",
     "flash-attn 2 (Qwen remote code)": "flash",
     "flash": "flash",
+    "torch SDPA": "flash",
+    "torch SDPA / FlexAttention when packed": "flash",
     "HF llama default of the time (sdpa/eager not stated)": "flash",
     "eager": "eager",
     "eager (flash off)": "eager",
 }
 CHECKPOINTING: dict[str, Checkpointing] = {
     "none": "none",
+    "none (single device)": "none",
     "full": "reentrant",
     "full (HF)": "reentrant",
     "full (HF gradient_checkpointing)": "reentrant",
@@ -79,6 +90,13 @@ MODELS: dict[str, str] = {
     "phi-1.5 1.3 B": "phi-1.5",
 }
 DEFAULT_TARGETS = (("qwen", "c_attn"), ("baichuan", "W_pack"), ("chatglm", "query_key_value"))  # ms-swift's, by name
+TARGETS = {  # LitGPT's and torchtune's words
+    "query": "q_proj", "key": "k_proj", "value": "v_proj", "projection": "o_proj", "lora_query": "q_proj",
+    "lora_key": "k_proj", "lora_value": "v_proj", "lora_projection": "o_proj", "q": "q_proj", "k": "k_proj",
+    "v": "v_proj", "output_proj": "o_proj", "mlp": "gate_proj,up_proj,down_proj",
+    "lora_mlp": "gate_proj,up_proj,down_proj", "lora_head": "lm_head",
+}  # fmt: skip
+FUSED_QKV = ("falcon", "StableLM Alpha")  # whose query, key and value are one map
 QKV = "q_proj,k_proj,v_proj"
 _RANDOM = re.compile(
     r"LlamaForCausalLM random-init: hidden (\d{1,6}), (\d{1,3}) layers, (\d{1,3}) heads/(\d{1,3}) kv, "
@@ -86,7 +104,7 @@ _RANDOM = re.compile(
 )
 
 
-def described(model: str, framework: str) -> Subject | None:
+def described(model: str) -> Subject | None:
     """Return the model that a row spells out instead of naming it, None for a name."""
     found = _RANDOM.fullmatch(model)
     if found is None:
@@ -100,6 +118,12 @@ def described(model: str, framework: str) -> Subject | None:
 def named(model: str) -> Subject:
     """Return the model a row names."""
     return catalogued(MODELS.get(model, model))
+
+
+def positions(found: Subject) -> int:
+    """Return how many positions a model has learned vectors for; 0 where it computes them."""
+    kinds = {weight.kind: weight.shape[0] for weight in found.model.weights}
+    return kinds.get("position_embedding", 0)
 
 
 def default_targets(model: str, said: Any) -> str:

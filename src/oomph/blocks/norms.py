@@ -1,0 +1,123 @@
+"""How each kind of norm is computed, which decides what it keeps: `Norm.style` names the kind.
+
+A norm written out in Python keeps every factor of its products; only torch's own LayerNorm is one kernel. The epsilons
+change no byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from oomph.tape.bound import Bound
+    from oomph.tape.sym import Sym
+
+EPSILON = 1e-6
+
+
+def rms(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror LlamaRMSNorm.forward: the scale is applied in the input's dtype."""
+    from oomph import ops
+
+    input_dtype = hidden_states.dtype
+    hidden_states = ops.cast(hidden_states, "fp32")
+    variance = ops.mean(ops.power(hidden_states))
+    hidden_states = hidden_states * ops.rsqrt(variance + EPSILON)
+    weight: Sym = m.weight
+    return weight * ops.cast(hidden_states, input_dtype)
+
+
+def rms_in_fp32(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror Olmo2RMSNorm.forward: the scale is applied in fp32."""
+    from oomph import ops
+
+    input_dtype = hidden_states.dtype
+    hidden_states = ops.cast(hidden_states, "fp32")
+    variance = ops.mean(ops.power(hidden_states))
+    hidden_states = hidden_states * ops.rsqrt(variance + EPSILON)
+    weight: Sym = m.weight
+    return ops.cast(weight * hidden_states, input_dtype)
+
+
+def rms_all_fp32(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror HeliumRMSNorm.forward: the scale is cast to fp32 and applied there."""
+    from oomph import ops
+
+    input_dtype = hidden_states.dtype
+    hidden_states = ops.cast(hidden_states, "fp32")
+    variance = ops.mean(ops.power(hidden_states))
+    hidden_states = hidden_states * ops.rsqrt(variance + EPSILON)
+    return ops.cast(ops.cast(m.weight, "fp32") * hidden_states, input_dtype)
+
+
+def rms_plus_one(m: Bound, x: Sym) -> Sym:
+    """Mirror GemmaRMSNorm.forward: the scale is 1 + weight, in fp32."""
+    from oomph import ops
+
+    output = _normed(ops.cast(x, "fp32"))
+    output = output * (1.0 + ops.cast(m.weight, "fp32"))
+    return ops.cast(output, x.dtype)
+
+
+def _normed(x: Sym) -> Sym:
+    """Mirror GemmaRMSNorm._norm."""
+    from oomph import ops
+
+    return x * ops.rsqrt(ops.mean(ops.power(x)) + EPSILON)
+
+
+def layer(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror nn.LayerNorm.forward."""
+    from oomph import ops
+
+    return ops.layer_norm(hidden_states, m.parts["weight"], m.parts["bias"])
+
+
+def layer_in_fp32(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror OlmoLayerNorm.forward, which has no parameters."""
+    from oomph import ops
+
+    orig_dtype = hidden_states.dtype
+    return ops.cast(ops.layer_norm(ops.cast(hidden_states, "fp32"), None, None), orig_dtype)
+
+
+def layer_written_out(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror CohereLayerNorm.forward: a LayerNorm without bias, in fp32, operation by operation."""
+    from oomph import ops
+
+    input_dtype = hidden_states.dtype
+    hidden_states = ops.cast(hidden_states, "fp32")
+    mean = ops.mean(hidden_states)
+    variance = ops.mean(ops.power(hidden_states - mean))
+    hidden_states = (hidden_states - mean) * ops.rsqrt(variance + EPSILON)
+    hidden_states = ops.cast(m.weight, "fp32") * hidden_states
+    return ops.cast(hidden_states, input_dtype)
+
+
+def layer_plus_one(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror NemotronLayerNorm1P.forward: the scale is 1 + weight; under autocast all is cast, and autocast is off.
+
+    The class asks whether CUDA's autocast is on, which a CPU's is not.
+    """
+    from oomph import ops
+
+    tape = m.tape
+    weight, bias = m.weight + 1.0, m.bias
+    if tape.autocast is not None and tape.on == "gpu":
+        dtype = tape.autocast.dtype
+        hidden_states, weight, bias = (ops.cast(one, dtype) for one in (hidden_states, weight, bias))
+    with tape.without_autocast():
+        return ops.layer_norm(hidden_states, weight, bias)
+
+
+STYLES: dict[str, Callable[[Bound, Sym], Sym]] = {
+    "rms": rms,
+    "rms in fp32": rms_in_fp32,
+    "rms all fp32": rms_all_fp32,
+    "rms plus one": rms_plus_one,
+    "layer": layer,
+    "layer in fp32": layer_in_fp32,
+    "layer written out": layer_written_out,
+    "layer plus one": layer_plus_one,
+}

@@ -1,0 +1,103 @@
+"""A frozen base quantised by bitsandbytes while it is loaded: what QLoRA puts adapters on.
+
+Effect: linear maps keep codes and scales instead of a weight; every use dequantises one weight for a moment. Cost:
+what `formats/bitsandbytes.py` stores. Source: bitsandbytes 0.50, nn/modules.py; PEFT 0.21, utils/other.py,
+prepare_model_for_kbit_training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from oomph.blocks.base import Part, Parts, rewritten
+from oomph.blocks.basic import Linear
+from oomph.formats.base import Stored
+from oomph.methods.targets import inner
+from oomph.tensor import Tensor
+
+if TYPE_CHECKING:
+    from oomph.job import TrainJob
+    from oomph.model import Model
+    from oomph.tape.bound import Bound
+    from oomph.tape.sym import Sym
+
+HALF = frozenset({"bf16", "fp16"})
+
+
+def quantised(model: Model, job: TrainJob) -> Model:
+    """Return the model with the blocks of the job's format in the place of the maps that it quantises."""
+    from oomph import formats
+
+    fmt = formats.get(job.quantization)
+    stored = {
+        weight.name.removesuffix(".weight"): fmt.store(weight, model)
+        for weight in model.weights
+        if fmt.quantises(weight)
+    }
+    loaded = job.precision.removeprefix("amp-") if job.kbit_preparation else job.weight_dtype
+    compute = job.precision.removeprefix("amp-")
+    bias = compute if job.steady else "fp32" if job.kbit_preparation else loaded
+
+    def change(path: str, part: Part) -> Part:
+        block = inner(part)
+        if not isinstance(block, Linear) or len(stored.get(path, ())) < 2:  # one tensor: the weight as it is
+            return part
+        tensors = dict(_tensor(one, path) for one in stored[path])
+        return Linear4bit(
+            block.in_features, block.out_features, block.bias, block.role,
+            stored=tensors, loaded=loaded, compute=compute, bias_dtype=bias,
+        )  # fmt: skip
+
+    return replace(model, parts={path: rewritten(part, change, path) for path, part in model.parts.items()})
+
+
+def _tensor(one: Stored, path: str) -> tuple[str, Tensor]:
+    """Return what is stored of a weight as a tensor that does not train; codes count as the weight, scales do not."""
+    name = one.name.removeprefix(f"{path}.")
+    return name, Tensor(one.shape, "linear" if name == "weight" else "buffer", one.dtype, trains=False)
+
+
+def prepared(model: Model, job: TrainJob) -> Model:
+    """Return the model as prepare_model_for_kbit_training leaves it: what is 16 bits wide and not quantised is fp32."""
+    if job.weight_dtype not in HALF:
+        return model
+
+    def change(path: str, part: Part) -> Part:
+        if isinstance(part, Tensor) and (part.dtype is None or part.dtype in HALF):
+            return replace(part, dtype="fp32")
+        return part
+
+    return replace(model, parts={path: rewritten(part, change, path) for path, part in model.parts.items()})
+
+
+@dataclass(frozen=True, eq=False)
+class Linear4bit(Linear):
+    """bnb.nn.Linear4bit: packed codes with their scales. `loaded` is the dtype the weight was quantised from and is
+    dequantised to, `compute` the one inputs are brought to, and the bias for good when it is first used.
+    """
+
+    stored: Mapping[str, Tensor] = field(default_factory=dict)
+    loaded: str = "bf16"
+    compute: str = "bf16"
+    bias_dtype: str = "bf16"
+
+    @property
+    def parts(self) -> Parts:
+        """Codes, scales and, if any, bias."""
+        return {**self.stored, "bias": Tensor((self.out_features,), "bias", self.bias_dtype) if self.bias else None}
+
+    @staticmethod
+    def program(m: Bound, x: Sym) -> Sym:
+        """Mirror Linear4bit.forward."""
+        from oomph import ops
+        from oomph.ops.quantised import FourBitWeight, matmul_4bit, set_dtype
+
+        inp_dtype = x.dtype
+        x = ops.cast(x, m.compute)
+        bias = m.parts["bias"]
+        if bias is not None:
+            set_dtype(bias, x.dtype)
+        weight = FourBitWeight((m.out_features, m.in_features), m["weight.absmax"], m.loaded)
+        return ops.cast(matmul_4bit(x, weight, bias), inp_dtype)

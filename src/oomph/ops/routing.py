@@ -1,0 +1,198 @@
+"""Sending tokens to experts and back: the largest scores, sorting, picking rows, counting.
+
+Shape letters: T tokens, E experts, k experts of a token, M = T·k pairs of token and expert, H hidden.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from oomph.ops.elementwise import grad, result, wider
+from oomph.ops.kernel import run
+from oomph.tape.autograd import Gradients, Node, made_by, record, save
+from oomph.tape.sizes import Size, product
+from oomph.tape.sym import Sym, new
+from oomph.workspaces import index_put_with_sort, sort_pairs
+
+
+def topk(x: Sym, number: Size) -> tuple[Sym, Sym]:
+    """Return the `number` largest of x [.., E] over the last axis: values in x's dtype and int64 indices, [.., k].
+
+    Saves the indices: backward scatters the values' gradients into zeros shaped like x, in place; under a trace into a
+    copy of them. Up to 4096 values CUDA sorts them where they are. Source: torch tools/autograd/derivatives.yaml (topk),
+    torch/csrc/autograd/FunctionsManual.cpp, value_selecting_reduction_backward; ATen/native/cuda/TensorTopK.cpp.
+
+    >>> from oomph.tape.testing import cost, fp32
+    >>> cost(lambda x: topk(x, 2), fp32(100, 8))
+    Cost(allocated=2400, saved=1600, backward=3200)
+    """
+    node = record("Topk", (x,), _into_zeros, outputs=2)
+    shape = (*x.shape[:-1], number)
+    values = new(x.tape, shape, x.dtype, op="topk")
+    indices = new(x.tape, shape, "int64", op="topk")
+    save(node, indices)
+    return made_by(values, node), indices
+
+
+def largest(x: Sym) -> Sym:
+    """Return x.max(-1).values of x [.., E]: [..]; the int64 indices are made too.
+
+    Saves the indices: backward scatters the gradient into zeros shaped like x, in place; under a trace into a copy of
+    them. Source: torch/csrc/autograd/FunctionsManual.cpp, value_selecting_reduction_backward.
+
+    >>> from oomph.tape.testing import cost, fp32
+    >>> cost(largest, fp32(100, 8))
+    Cost(allocated=1200, saved=800, backward=3200)
+    """
+    node = record("Max", (x,), _into_zeros)
+    values = new(x.tape, x.shape[:-1], x.dtype, op="max")
+    indices = new(x.tape, x.shape[:-1], "int64", op="max")
+    save(node, indices)
+    del indices
+    return made_by(values, node)
+
+
+def gather(x: Sym, index: Sym) -> Sym:
+    """Return x.gather(-1, index): of x [.., E] the values at int64 indices [.., k].
+
+    Saves the index: backward adds the gradient to zeros shaped like x, in place; under a trace to a copy of them.
+    Source: torch/csrc/autograd/FunctionsManual.cpp, gather_backward.
+
+    >>> from oomph.tape.testing import cost, fp32, ids
+    >>> cost(gather, fp32(100, 8), ids(100, 2))
+    Cost(allocated=800, saved=1600, backward=3200)
+    """
+    node = record("Gather", (x,), _into_zeros)
+    save(node, index)
+    return made_by(new(x.tape, index.shape, x.dtype, op="gather"), node)
+
+
+def _into_zeros(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    """Return zeros shaped like the input with the gradient written in: in place but under a trace."""
+    gradient = grad(gradients)
+    return [_filled(gradient, node.inputs[0][0], "scatter")]
+
+
+def _filled(gradient: Sym, shape: Any, op: str) -> Sym:
+    zeros = new(gradient.tape, shape, gradient.dtype, op="new_zeros")
+    return zeros if gradient.tape.on != "trace" else new(gradient.tape, shape, gradient.dtype, op=op)
+
+
+def sort(x: Sym) -> tuple[Sym, Sym]:
+    """Return the values of x [M] in order, and int64 indices of where they stood. No gradient: x are integers.
+
+    Up to 4096 values CUDA sorts them where they are, above with buffers (workspaces.sort_pairs). Source:
+    ATen/native/cuda/Sort.cpp, sort_cuda_kernel.
+
+    Above: indices of 8·8192 B and cub's second copy of values and indices.
+    >>> from oomph.tape.testing import cost, ids
+    >>> cost(sort, ids(4096)), cost(sort, ids(8192)).allocated - 2 * 8 * 8192
+    (Cost(allocated=65536, saved=0, backward=0), 196608)
+    """
+    tape = x.tape
+    values = new(tape, x.shape, x.dtype, op="sort")
+    indices = new(tape, x.shape, "int64", op="sort")
+    run(tape, sort_pairs(product(x.shape)), lambda: None)
+    return values, indices
+
+
+def take(x: Sym, index: Sym) -> Sym:
+    """Return x[index]: rows of x [T, H] at int64 [M], a new [M, H]; of a vector [T] values [M].
+
+    Saves the index: backward adds the gradient's rows to zeros as large as x, in place, under a trace to a copy of
+    them. CUDA sorts the indices for it (workspaces.index_put_with_sort). Source:
+    ATen/native/TensorAdvancedIndexing.cpp, index; torch/csrc/autograd/FunctionsManual.cpp, index_backward.
+
+    >>> from oomph.tape.testing import cost, ids
+    >>> cost(take, (100, 64), ids(200))
+    Cost(allocated=25600, saved=1600, backward=24000)
+    """
+    node = record("Index", (x,), _take_backward)
+    save(node, index)
+    return made_by(new(x.tape, (*index.shape, *x.shape[1:]), x.dtype, op="index"), node)
+
+
+def _take_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient, (shape, dtype) = grad(gradients), node.inputs[0]
+    zeros = new(gradient.tape, shape, dtype, op="new_zeros")
+    if gradient.tape.on == "trace":
+        return [new(gradient.tape, shape, dtype, op="index_put")]
+    run(gradient.tape, index_put_with_sort(product(saved[0].shape)), lambda: None)
+    return [zeros]
+
+
+def histogram(x: Sym, bins: Size) -> Sym:
+    """Return how many of the expert numbers x [M] fall on each of E experts: int32 [E].
+
+    No gradient. The caller has cast x to int32; on a CPU both are fp32, which is as wide. Source:
+    ATen/native/cuda/SummaryOps.cu, _histc_cuda.
+
+    >>> from oomph.tape.testing import Given, cost
+    >>> cost(lambda x: histogram(x, 8), Given((200,), "int32", trains=False))
+    Cost(allocated=32, saved=0, backward=0)
+    """
+    return new(x.tape, (bins,), "int32", op="histc")
+
+
+def sum_over(x: Sym, axis: int, keepdim: bool = False) -> Sym:
+    """Return x.sum(axis): x without that axis, or with length 1 there, in fp32 under autocast.
+
+    Saves nothing, sizes do: backward is the gradient expanded, a view. Source: torch
+    tools/autograd/derivatives.yaml (sum.dim_IntList); torch/csrc/autograd/FunctionsManual.cpp, sum_backward.
+
+    >>> from oomph.tape.testing import cost, fp32
+    >>> cost(lambda x: sum_over(x, 1), fp32(100, 2, 64))
+    Cost(allocated=25600, saved=0, backward=0)
+    """
+    dtype = "fp32" if x.tape.autocast is not None and not x.tape.autocast_paused else x.dtype
+    node = record("Sum", (x,), _expanded)
+    if node is not None:
+        node.context = (axis % len(x.shape), keepdim)
+    shape = list(x.shape)
+    shape[axis] = 1
+    if not keepdim:
+        del shape[axis]
+    return made_by(new(x.tape, shape, dtype, op="sum"), node)
+
+
+def _expanded(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient, (axis, keepdim) = grad(gradients), node.context
+    strides = list(gradient.strides)
+    if keepdim:
+        strides[axis] = 0
+    else:
+        strides.insert(axis, 0)
+    made = Sym(node.inputs[0][0], gradient.dtype, strides, gradient.storage)
+    made.is_view = True
+    return [made]
+
+
+def divide_in_place(x: Sym, y: Sym) -> Sym:
+    """Return x /= y, x [T, k] by y [T, 1]: x's own bytes.
+
+    Saves y and a copy of what x was, which y's gradient needs; without a gradient there is no copy. Backward: x's
+    gradient g / y, and for y's four tensors of x's size, summed. Source: torch tools/autograd/derivatives.yaml
+    (div.Tensor), torch/csrc/autograd/FunctionsManual.cpp, div_tensor_other_grad.
+
+    >>> from oomph.tape.testing import cost, fp32
+    >>> cost(lambda x: divide_in_place(x, sum_over(x, -1, keepdim=True)), fp32(100, 2))
+    Cost(allocated=1200, saved=1200, backward=4400)
+    """
+    node = record("Div", (x, y), _divide_backward)
+    original = new(x.tape, x.shape, x.dtype, x.strides, op="clone") if node is not None else None
+    save(node, y, original)
+    del original  # in C++, before the caller's tensors
+    return made_by(x.detach(), node)
+
+
+def _divide_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient, (y, x) = grad(gradients), saved
+    other = None
+    if node.needs(1):
+        quotient = result("div", x.shape, wider(x.dtype, y.dtype), x, y)
+        again = result("div", x.shape, quotient.dtype, quotient, y)
+        negated = result("neg", gradient.shape, gradient.dtype, gradient)
+        other = result("mul", gradient.shape, wider(negated.dtype, again.dtype), negated, again)
+        del negated, again, quotient
+    own = result("div", gradient.shape, wider(gradient.dtype, y.dtype), gradient, y) if node.needs(0) else None
+    return [own, other]

@@ -1,0 +1,95 @@
+"""What each family's model class does that no block tells: its masks, its layer's forward, the order of arguments.
+
+Source: transformers 5.23, models/<type>/modeling_<type>.py, FooModel.forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from oomph.programs import layers
+from oomph.tape.sym import Sym
+
+Norms = tuple[str, str, str, str]
+PRE: Norms = ("input_layernorm", "", "post_attention_layernorm", "")
+POST: Norms = ("", "post_attention_layernorm", "", "post_feedforward_layernorm")
+SANDWICH: Norms = (
+    "input_layernorm",
+    "post_attention_layernorm",
+    "pre_feedforward_layernorm",
+    "post_feedforward_layernorm",
+)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How a family's model is put together around its blocks.
+
+    `norms` are the names of those before and after attention, before and after the MLP, "" where there is none.
+    `masks`: "one" for all layers; "both", full and sliding whatever the layers are; "full first", sliding only if a
+    layer is. `captured`: the arguments of masks are in a closure, which dies after the frame's locals. `cache_first`:
+    the cache is made before tokens are embedded. `ids_first`: layers are handed position_ids before
+    position_embeddings, `rotary_first` these before the mask. `scaled`: embeddings and what is added to the residual
+    are multiplied by numbers. `complex_tables`: positions are complex numbers. `sdpa`: whether the class can use it.
+    """
+
+    layer: Callable[..., Sym] = layers.residual
+    norms: Norms = PRE
+    masks: Literal["one", "both", "full first"] = "one"
+    captured: bool = False
+    cache_first: bool = False
+    ids_first: bool = False
+    rotary_first: bool = False
+    scaled: bool = False
+    complex_tables: bool = False
+    sdpa: bool = True
+
+
+LLAMA = Frame()
+MISTRAL = Frame(ids_first=True)
+QWEN = Frame(masks="full first")
+DEEPSEEK = Frame(rotary_first=True)
+GEMMA2 = Frame(norms=SANDWICH, masks="both", sdpa=False)
+
+FRAMES: dict[str, Frame] = {
+    "apertus": Frame(norms=("attention_layernorm", "", "feedforward_layernorm", "")),
+    "arcee": LLAMA,
+    "cohere": Frame(layer=layers.parallel),
+    "cohere2": Frame(layer=layers.parallel, masks="both"),
+    "deepseek_v2": replace(DEEPSEEK, complex_tables=True),
+    "deepseek_v3": DEEPSEEK,
+    "dots1": Frame(captured=True),
+    "ernie4_5": LLAMA,
+    "exaone4": Frame(norms=POST, masks="full first", ids_first=True),
+    "gemma": MISTRAL,
+    "gemma2": GEMMA2,
+    "gemma3_text": replace(GEMMA2, sdpa=True),
+    "glm": LLAMA,
+    "glm4": Frame(
+        norms=("input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm", "post_mlp_layernorm")
+    ),
+    "granite": Frame(ids_first=True, scaled=True),
+    "helium": LLAMA,
+    "hunyuan_v1_dense": LLAMA,
+    "llama": LLAMA,
+    "ministral": Frame(masks="both", ids_first=True),
+    "mistral": MISTRAL,
+    "mixtral": Frame(cache_first=True, ids_first=True),
+    "nemotron": MISTRAL,
+    "olmo": LLAMA,
+    "olmo2": Frame(norms=POST),
+    "olmo3": Frame(norms=POST, masks="both", ids_first=True),
+    "olmoe": DEEPSEEK,
+    "phi3": MISTRAL,
+    "qwen2": QWEN,
+    "qwen2_moe": Frame(masks="both", ids_first=True),
+    "qwen3": QWEN,
+    "qwen3_moe": Frame(cache_first=True, ids_first=True),
+    "seed_oss": LLAMA,
+    "smollm3": QWEN,
+    "stablelm": Frame(layer=layers.stablelm, ids_first=True),
+    "starcoder2": MISTRAL,
+    "vaultgemma": replace(GEMMA2, norms=("input_layernorm", "", "pre_feedforward_layernorm", "")),
+}

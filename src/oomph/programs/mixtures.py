@@ -1,0 +1,172 @@
+"""Sparse blocks: which experts each token goes to, and what is added to theirs. One function per family's form.
+
+Shape letters: T tokens, H hidden, E experts, k experts of a token. Source: transformers 5.23, the classes named.
+"""
+
+from __future__ import annotations
+
+from oomph import ops
+from oomph.errors import UnsupportedError
+from oomph.tape.bound import Bound
+from oomph.tape.sym import Sym
+
+SCALE = 2.5  # of the weights; its value changes no byte
+
+
+def mixture(m: Bound, hidden_states: Sym) -> Sym:
+    """Run the sparse block of a mixture's style on [B, S, H]."""
+    if m.style not in STYLES or m.stacked is None:
+        raise UnsupportedError("oomph has no program for this mixture of experts yet.", "Trace the model: oomph trace.")
+    return STYLES[m.style](m, hidden_states)
+
+
+def _flat(hidden_states: Sym) -> Sym:
+    """Return [B, S, H] as [T, H]."""
+    return ops.view(hidden_states, (ops.rows(hidden_states), hidden_states.shape[-1]))
+
+
+def mixtral(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror MixtralSparseMoeBlock.forward."""
+    shape = hidden_states.shape
+    hidden_states = _flat(hidden_states)
+    _, top_k_weights, top_k_index = mixtral_router(m, hidden_states)
+    hidden_states = m[m.experts_name](hidden_states, top_k_index, top_k_weights)
+    hidden_states = ops.view(hidden_states, shape)
+    return hidden_states
+
+
+def mixtral_router(m: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
+    """Mirror MixtralTopKRouter.forward: fp32 softmax over all experts, the k largest made to add up to 1.
+
+    Returns logits [T, E], weights and int64 indices [T, k].
+    """
+    hidden_states = _flat(hidden_states)
+    router_logits = m[m.router_name](hidden_states)
+    router_probs = ops.softmax(ops.cast(router_logits, "fp32"))
+    router_top_value, router_indices = ops.topk(router_probs, m.top_k)
+    router_top_value = ops.divide_in_place(router_top_value, ops.sum_over(router_top_value, -1, keepdim=True))
+    router_scores = router_top_value
+    return router_logits, router_scores, router_indices
+
+
+def olmoe(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror OlmoeSparseMoeBlock.forward."""
+    shape = hidden_states.shape
+    hidden_states = _flat(hidden_states)
+    _, top_k_weights, top_k_index = qwen_router(m, hidden_states)
+    final_hidden_states = ops.view(m[m.experts_name](hidden_states, top_k_index, top_k_weights), shape)
+    return final_hidden_states
+
+
+def qwen3_moe(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror Qwen3MoeSparseMoeBlock.forward."""
+    hidden_states_reshaped = _flat(hidden_states)
+    _, routing_weights, selected_experts = qwen_router(m, hidden_states_reshaped)
+    final_hidden_states = m[m.experts_name](hidden_states_reshaped, selected_experts, routing_weights)
+    return ops.view(final_hidden_states, hidden_states.shape)
+
+
+def qwen2_moe(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror Qwen2MoeSparseMoeBlock.forward: a shared expert comes first, behind a sigmoid of its own."""
+    shape = hidden_states.shape
+    hidden_states_reshaped = _flat(hidden_states)
+    shared_expert_output = m.shared_expert(hidden_states_reshaped)
+    _, routing_weights, selected_experts = qwen_router(m, hidden_states_reshaped)
+    expert_output = m[m.experts_name](hidden_states_reshaped, selected_experts, routing_weights)
+    shared_expert_output = ops.sigmoid(m.shared_expert_gate(hidden_states_reshaped)) * shared_expert_output
+    expert_output = expert_output + shared_expert_output
+    expert_output = ops.view(expert_output, shape)
+    return expert_output
+
+
+def qwen_router(m: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
+    """Mirror Qwen2MoeTopKRouter.forward, OLMoE's and Qwen3's the same: weights in the logits' dtype."""
+    hidden_states = _flat(hidden_states)
+    router_logits = m[m.router_name](hidden_states)
+    router_probs = ops.softmax_in_fp32(router_logits)
+    router_top_value, router_indices = ops.topk(router_probs, m.top_k)
+    if m.normalised:
+        router_top_value = ops.divide_in_place(router_top_value, ops.sum_over(router_top_value, -1, keepdim=True))
+    router_top_value = ops.cast(router_top_value, router_logits.dtype)
+    router_scores = router_top_value
+    return router_logits, router_scores, router_indices
+
+
+def deepseek(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror DeepseekV3MoE.forward and DeepSeek-V2's: the shared experts run last, on what came in."""
+    residuals = hidden_states
+    orig_shape = hidden_states.shape
+    _, topk_weights, topk_indices = (deepseek_v2_router if m.style == "deepseek_v2" else deepseek_v3_router)(
+        m, hidden_states
+    )
+    hidden_states = _flat(hidden_states)
+    hidden_states = ops.view(m[m.experts_name](hidden_states, topk_indices, topk_weights), orig_shape)
+    hidden_states = hidden_states + m.shared_experts(residuals)
+    return hidden_states
+
+
+def deepseek_v3_router(m: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
+    """Mirror DeepseekV3TopkRouter.forward: in fp32, sigmoid scores, first the best groups, then the best experts."""
+    router, tape = m[m.router_name], m.tape
+    hidden_states = _flat(hidden_states)
+    router_logits = ops.linear(ops.cast(hidden_states, "fp32"), ops.cast(router.weight, "fp32"))
+    scores = ops.sigmoid(router_logits)
+    scores_for_choice = scores + router[router.correction]
+    group_scores = ops.sum_over(ops.topk(_grouped(m, scores_for_choice), 2)[0], -1)
+    group_idx = ops.topk(group_scores, m.groups[1])[1]
+    group_mask = tape.empty(group_scores.shape, group_scores.dtype, op="zeros_like")
+    score_mask = _spread(m, group_mask)
+    scores_for_choice = ops.masked_fill(scores_for_choice, ops.unary(ops.cast(score_mask, "bool"), "bitwise_not"))
+    topk_indices = ops.topk(scores_for_choice, m.top_k)[1]
+    topk_weights = ops.gather(scores, topk_indices)
+    if m.normalised:
+        denominator = ops.sum_over(topk_weights, -1, keepdim=True) + 1e-20
+        topk_weights = ops.divide_in_place(topk_weights, denominator)
+    topk_weights = topk_weights * SCALE
+    del hidden_states, scores, scores_for_choice, group_scores, group_idx
+    return router_logits, topk_weights, topk_indices
+
+
+def deepseek_v2_router(m: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
+    """Mirror DeepseekV2TopkRouter.forward: in fp32, softmax scores; greedy, or first the best groups."""
+    router, tape = m[m.router_name], m.tape
+    hidden_states = _flat(hidden_states)
+    router_logits = ops.linear(ops.cast(hidden_states, "fp32"), ops.cast(router.weight, "fp32"))
+    scores = ops.softmax_in_fp32(router_logits)
+    if not m.groups[0]:
+        topk_weights, topk_indices = ops.topk(scores, m.top_k)
+    else:
+        group_scores = ops.largest(_grouped(m, scores))
+        group_idx = ops.topk(group_scores, m.groups[1])[1]
+        group_mask = tape.empty(group_scores.shape, group_scores.dtype, op="zeros_like")
+        score_mask = _spread(m, group_mask)
+        scores = ops.masked_fill(scores, ops.unary(ops.cast(score_mask, "bool"), "bitwise_not"))
+        topk_weights, topk_indices = ops.topk(scores, m.top_k)
+        del hidden_states
+    topk_weights = topk_weights * SCALE
+    if m.groups[0]:
+        del scores, group_scores, group_idx
+    return router_logits, topk_weights, topk_indices
+
+
+def _grouped(m: Bound, scores: Sym) -> Sym:
+    """Return scores [T, E] as [T, groups, E / groups]."""
+    groups = m.groups[0]
+    return ops.view(scores, (scores.shape[0], groups, m.num_experts // groups))
+
+
+def _spread(m: Bound, group_mask: Sym) -> Sym:
+    """Return a mask of groups [T, G] as one of experts [T, E], in general a copy."""
+    tokens, groups = group_mask.shape
+    mask = ops.expand(ops.unsqueeze(group_mask, 2), (tokens, groups, m.num_experts // groups))
+    return ops.view(mask, (tokens, m.num_experts))
+
+
+STYLES = {
+    "deepseek_v2": deepseek,
+    "deepseek_v3": deepseek,
+    "mixtral": mixtral,
+    "olmoe": olmoe,
+    "qwen2_moe": qwen2_moe,
+    "qwen3_moe": qwen3_moe,
+}

@@ -1,0 +1,113 @@
+"""A base that bitsandbytes quantised, with random weights: its real modules, on a GPU and without memory.
+
+On a GPU linear maps are built without memory and quantised one after the other, so that no whole model ever lies there
+in 16 bits. On fake tensors bitsandbytes' parameter classes cannot be made; a plain parameter carries what they would,
+and forward and backward are bitsandbytes' own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor
+
+from oomph.errors import UnsupportedError
+from oomph.job import TrainJob
+
+INSTALL = "pip install bitsandbytes"
+BLOCK, NESTED_BLOCK = 64, 256  # bitsandbytes' defaults, functional.py quantize_4bit
+STATE = ("absmax", "code", "offset")  # tensors of a QuantState; its state2 has the first two
+
+
+@contextmanager
+def linear_maps_without_memory() -> Iterator[None]:
+    """Build every nn.Linear inside on the meta device; where the rest is built is left alone."""
+    original = torch.nn.Linear.__init__
+
+    def init(
+        self: Any, in_features: int, out_features: int, bias: bool = True, device: Any = None, dtype: Any = None
+    ) -> None:
+        original(self, in_features, out_features, bias, device="meta", dtype=dtype)
+
+    with patch.object(torch.nn.Linear, "__init__", init):
+        yield
+
+
+def quantise(model: Any, job: TrainJob, loaded: torch.dtype, compute: torch.dtype, device: str) -> Any:
+    """Return the model with bitsandbytes' modules in the place of those that transformers would convert."""
+    try:
+        import bitsandbytes as bnb
+    except ImportError:
+        raise UnsupportedError("A quantised base needs bitsandbytes.", f"Do: {INSTALL}") from None
+    from transformers.pytorch_utils import Conv1D
+    from transformers.quantizers.base import get_keys_to_not_convert
+    from transformers.quantizers.quantizers_utils import should_convert_module
+
+    left = get_keys_to_not_convert(model)
+    for name, module in list(model.named_modules()):
+        if (type(module) is torch.nn.Linear or isinstance(module, Conv1D)) and should_convert_module(name, left):
+            model.set_submodule(name, _four_bit(bnb, module, job.quantization, loaded, compute, device))
+            module.to_empty(device="meta")
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear) and module.weight.is_meta:
+            module.to_empty(device=device)
+            module.weight.data.normal_()
+    model.is_loaded_in_4bit = model.is_quantized = True
+    return model
+
+
+def _four_bit(bnb: Any, module: Any, how: str, loaded: Any, compute: Any, device: str) -> Any:
+    """Return a Linear4bit as large as a module, its weight random."""
+    rows, columns = module.weight.shape if isinstance(module, torch.nn.Linear) else module.weight.shape[::-1]
+    kind, nested = how.removesuffix("-dq"), how.endswith("-dq")
+    weight = torch.empty(rows, columns, dtype=loaded, device=device)
+    options = {"quant_type": kind, "quant_storage": torch.uint8, "compress_statistics": nested}
+    if isinstance(weight, FakeTensor):
+        made = bnb.nn.Linear4bit.__new__(bnb.nn.Linear4bit)
+        torch.nn.Module.__init__(made)
+        made.in_features, made.out_features, made.compute_dtype = columns, rows, compute
+        made.compute_type_is_set, made.support_avx512bf16_for_cpu = True, False
+        made.weight = _fake_parameter(bnb, weight, kind, nested)
+        for name, value in options.items():
+            setattr(made.weight, name, value)
+    else:
+        made = bnb.nn.Linear4bit(
+            columns, rows, False, compute, nested, kind, quant_storage=torch.uint8, device="meta"
+        )  # fmt: skip
+        made.weight = bnb.nn.Params4bit(weight.normal_(), requires_grad=False, module=made, **options).to(device)
+    bias = getattr(module, "bias", None)
+    made.bias = None if bias is None else torch.nn.Parameter(torch.zeros(rows, dtype=loaded, device=device), False)
+    return made
+
+
+def _fake_parameter(bnb: Any, weight: Any, kind: str, nested: bool) -> Any:
+    """Return what Params4bit and its QuantState hold, as functional.quantize_4bit makes it."""
+    ops, functional = torch.ops.bitsandbytes, bnb.functional
+    packed, absmax = ops.quantize_4bit(weight, BLOCK, kind, torch.uint8)
+    options: dict[str, Any] = {}
+    if nested:
+        offset, table = absmax.mean(), torch.empty(256)
+        absmax, absmax2 = ops.quantize_blockwise(absmax - offset, table, NESTED_BLOCK)
+        inner = functional.QuantState(absmax=absmax2, code=table, blocksize=NESTED_BLOCK, dtype=torch.float32)
+        options = {"offset": offset, "state2": inner}
+    parameter = torch.nn.Parameter(packed, requires_grad=False)
+    parameter.quant_state = functional.QuantState(
+        absmax=absmax, shape=weight.shape, dtype=weight.dtype, blocksize=BLOCK, code=torch.empty(16), quant_type=kind,
+        **options,
+    )  # fmt: skip
+    return parameter
+
+
+def scales(model: Any) -> Iterator[tuple[str, Any]]:
+    """Yield (name, tensor) of what quantised weights need beside their codes; neither parameters nor buffers."""
+    for name, parameter in model.named_parameters():
+        state = getattr(parameter, "quant_state", None)
+        for inner in (state, getattr(state, "state2", None)):
+            for each in STATE:
+                tensor = getattr(inner, each, None)
+                if isinstance(tensor, torch.Tensor):
+                    yield f"{name}.{'nested_' if inner is not state else ''}{each}", tensor

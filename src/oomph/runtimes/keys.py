@@ -1,0 +1,403 @@
+"""What keys of config files mean for a job, framework by framework; what moves memory and is not modelled is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from oomph.errors import ConfigError, UnsupportedError, close_matches
+from oomph.job import OptimizerName
+from oomph.runtimes.trainer import mixed
+
+MOST = 2**31
+
+
+@dataclass(frozen=True)
+class Said:
+    """A config's keys and values; `where` names it in errors."""
+
+    where: str
+    values: Mapping[str, Any]
+
+    def whole(self, key: str) -> int:
+        """Return a whole number of at least 1."""
+        value = self.values[key]
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST:
+            raise ConfigError(f"{self.where}: {key} is {str(value)[:40]!r}.", "Give a whole number of at least 1.")
+        return value
+
+    def switch(self, key: str) -> bool:
+        """Return True or False."""
+        value = self.values.get(key, False)
+        if not isinstance(value, bool):
+            raise ConfigError(f"{self.where}: {key} is {str(value)[:40]!r}.", "Give true or false.")
+        return value
+
+    def rate(self, key: str) -> float:
+        """Return a number from 0 to below 1."""
+        value = self.values[key]
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+            raise ConfigError(f"{self.where}: {key} is {str(value)[:40]!r}.", "Give a number from 0 to below 1.")
+        return float(value)
+
+    def one_of(self, key: str, known: Mapping[str, Any]) -> Any:
+        """Return what a word means."""
+        value = self.values[key]
+        if not isinstance(value, str) or value not in known:
+            hint = close_matches(str(value)[:40], known) or f"oomph reads {', '.join(known)}."
+            raise UnsupportedError(f"{self.where}: {key} {str(value)[:40]!r} is not modelled.", hint)
+        return known[value]
+
+
+Reader = Callable[[Said, str], dict[str, Any]]
+
+
+def number(field: str) -> Reader:
+    """Return the reader of a whole number."""
+    return lambda said, key: {field: said.whole(key)}
+
+
+def refused(why: str) -> Reader:
+    """Return the reader of what is not modelled: anything but false, none or 1 is refused."""
+
+    def read(said: Said, key: str) -> dict[str, Any]:
+        if said.values[key] not in (False, None, 1, "", "no", "NO", "none", 0, [], {}):
+            raise UnsupportedError(f"{said.where}: {key} is not modelled: {why}.", "Leave it out, or trace the job.")
+        return {}
+
+    return read
+
+
+WORDS_FOR_DTYPE = {
+    "bfloat16": "bf16", "bf16": "bf16", "float16": "fp16", "fp16": "fp16", "float32": "fp32", "fp32": "fp32",
+    "torch.bfloat16": "bf16", "torch.float16": "fp16", "torch.float32": "fp32",
+}  # fmt: skip
+
+
+def _weights(said: Said, default: str) -> str:
+    for key in ("torch_dtype", "dtype"):
+        if isinstance(said.values.get(key), str) and said.values[key] != "auto":
+            found: str = said.one_of(key, WORDS_FOR_DTYPE)
+            return found
+    return default
+
+
+def low(dtype: str, weights: str = "fp32") -> Reader:
+    """Return the reader of `bf16: true`: mixed precision over weights that are `weights` unless the config says."""
+
+    def read(said: Said, key: str) -> dict[str, Any]:
+        return mixed(dtype, _weights(said, weights)) if said.values[key] in (True, "auto", "true") else {}
+
+    return read
+
+
+def plain_dtype(said: Said, key: str) -> dict[str, Any]:
+    """Read a dtype of weights where no mixed precision is on."""
+    if said.values[key] == "auto" or said.values.get("bf16") or said.values.get("fp16"):
+        return {}
+    return {"precision": said.one_of(key, WORDS_FOR_DTYPE)}
+
+
+def checkpointing(said: Said, key: str) -> dict[str, Any]:
+    """Read `gradient_checkpointing`, and the way it is asked for."""
+    if not said.switch(key):
+        return {"checkpointing": "none"}
+    options = said.values.get("gradient_checkpointing_kwargs") or {}
+    reentrant = options.get("use_reentrant", False) if isinstance(options, Mapping) else False
+    return {"checkpointing": "reentrant" if reentrant else "non-reentrant", "use_cache": False}
+
+
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "adamw_torch": {"optimizer": "adamw", "implementation": "foreach"},
+    "adamw_torch_fused": {"optimizer": "adamw", "implementation": "fused"},
+    "adamw": {"optimizer": "adamw"},
+    "sgd": {"optimizer": "sgd"},
+    "torch.optim.AdamW": {"optimizer": "adamw", "implementation": "foreach"},
+    "torch.optim.SGD": {"optimizer": "sgd"},
+}
+
+
+def optimizer(said: Said, key: str) -> dict[str, Any]:
+    """Read the name of an optimizer: the Trainer's, or one of oomph's own."""
+    own = {name: {"optimizer": name} for name in get_args(OptimizerName)}
+    found: dict[str, Any] = said.one_of(key, {**own, **OPTIMIZERS})
+    return found
+
+
+def clipping(said: Said, key: str) -> dict[str, Any]:
+    """Read the largest norm: 0 is no clipping."""
+    return {"clip_gradients": bool(said.values[key])}
+
+
+def targets(said: Said, key: str) -> dict[str, Any]:
+    """Read which modules get adapters."""
+    value = said.values[key]
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
+        raise ConfigError(f"{said.where}: {key} is no list of names.", "Give names of modules, or all-linear.")
+    words = [one.strip() for one in names]
+    return {"targets": "all-linear" if words in (["all"], ["all-linear"]) else ",".join(words)}
+
+
+ATTENTION = {
+    "flash_attention_2": "flash", "flash_attention_3": "flash", "fa2": "flash", "sdpa": "flash", "auto": "flash",
+    "eager": "eager", "disabled": "eager", "kernels-community/flash-attn2": "flash",
+}  # fmt: skip
+
+
+def attention(said: Said, key: str) -> dict[str, Any]:
+    """Read the attention's implementation; sdpa takes flash where there is no mask."""
+    return {"attention": said.one_of(key, ATTENTION)}
+
+
+def packed(said: Said, key: str) -> dict[str, Any]:
+    """Read packing: flash_attn tells sequences apart itself, any other way takes a mask."""
+    flash = said.values.get("flash_attention") or "flash" in str(said.values.get("attn_implementation"))
+    return {"packing": said.switch(key) and not flash}
+
+
+def when(field: str, value: Any) -> Reader:
+    """Return the reader of a switch that sets a field if it is on."""
+    return lambda said, key: {field: value} if said.switch(key) else {}
+
+
+def four_bit(said: Said, key: str) -> dict[str, Any]:
+    """Read 4-bit loading of the base."""
+    return {"method": "qlora"} if said.values[key] in (True, 4) else {}
+
+
+def rate(field: str) -> Reader:
+    """Return the reader of a rate of dropout."""
+    return lambda said, key: {field: said.rate(key)}
+
+
+SHARDED = "oomph plays one GPU"
+_BATCH: dict[str, Reader] = {
+    "gradient_accumulation_steps": number("accumulation"),
+    "max_grad_norm": clipping,
+    "gradient_checkpointing": checkpointing,
+    "deepspeed": refused(SHARDED),
+    "fsdp": refused(SHARDED),
+    "fsdp_config": refused(SHARDED),
+}
+_TRAINER: dict[str, Reader] = {
+    "dtype": plain_dtype,
+    "torch_dtype": plain_dtype,
+    "bf16": low("bf16"),
+    "fp16": low("fp16"),
+    "per_device_train_batch_size": number("batch"),
+    **_BATCH,
+    "optim": optimizer,
+    "attn_implementation": attention,
+    "use_liger_kernel": when("loss", "liger"),
+    "torch_compile": refused("compiled code"),
+    "auto_find_batch_size": refused("the batch is then unknown"),
+    "activation_offloading": refused("activations in host memory"),
+    "use_peft": when("method", "lora"),
+    "lora_r": number("rank"),
+    "lora_dropout": rate("adapter_dropout"),
+    "lora_target_modules": targets,
+    "load_in_8bit": refused("8-bit bases"),
+    "load_in_4bit": four_bit,
+}
+READERS: dict[str, dict[str, Reader]] = {
+    "trainer": _TRAINER,
+    "trl": {
+        **_TRAINER,
+        "max_length": number("seq_len"),
+        "max_seq_length": number("seq_len"),
+        "packing": packed,
+        "loss_type": lambda said, key: said.one_of(key, {"nll": {}}),
+    },
+    "axolotl": {
+        "bf16": low("bf16", "bf16"),
+        "fp16": low("fp16", "fp16"),
+        "micro_batch_size": number("batch"),
+        "sequence_len": number("seq_len"),
+        **_BATCH,
+        "optimizer": optimizer,
+        "adapter": lambda said, key: {"method": said.one_of(key, {"lora": "lora", "qlora": "qlora"})},
+        "lora_r": number("rank"),
+        "lora_dropout": rate("adapter_dropout"),
+        "lora_target_modules": targets,
+        "lora_target_linear": when("targets", "all-linear"),
+        "load_in_8bit": refused("8-bit bases"),
+        "sample_packing": packed,
+        "flash_attention": when("attention", "flash"),
+        "eager_attention": when("attention", "eager"),
+        "liger_fused_linear_cross_entropy": when("loss", "liger"),
+        "cut_cross_entropy": when("loss", "cut"),
+        "unfrozen_parameters": refused("parts that train"),
+    },
+    "llama-factory": {
+        "bf16": low("bf16", "bf16"),
+        "fp16": low("fp16", "fp16"),
+        "per_device_train_batch_size": number("batch"),
+        "cutoff_len": number("seq_len"),
+        **_BATCH,
+        "optim": optimizer,
+        "finetuning_type": lambda said, key: {"method": said.one_of(key, {"lora": "lora", "full": "full"})},
+        "quantization_bit": four_bit,
+        "lora_rank": number("rank"),
+        "lora_dropout": rate("adapter_dropout"),
+        "lora_target": targets,
+        "flash_attn": attention,
+        "enable_liger_kernel": when("loss", "liger"),
+        "use_unsloth": refused("Unsloth's kernels"),
+        "use_galore": refused("GaLore"),
+        "freeze_trainable_layers": refused("parts that train"),
+    },
+    "torchtune": {
+        "batch_size": number("batch"),
+        "gradient_accumulation_steps": number("accumulation"),
+        "tokenizer.max_seq_len": number("seq_len"),
+        "dtype": plain_dtype,
+        "enable_activation_checkpointing": lambda said, key: {
+            "checkpointing": "non-reentrant" if said.switch(key) else "none"
+        },
+        "enable_activation_offloading": refused("activations in host memory"),
+        "optimizer._component_": optimizer,
+        "optimizer.fused": when("implementation", "fused"),
+        "optimizer_in_bwd": refused("the optimizer within backward"),
+        "compile": refused("compiled code"),
+        "model.lora_rank": lambda said, key: {"method": "lora", "rank": said.whole(key)},
+        "model.lora_dropout": rate("adapter_dropout"),
+        "model.lora_attn_modules": targets,
+        "loss._component_": lambda said, key: {
+            "loss": said.one_of(
+                key,
+                {
+                    "torchtune.modules.loss.CEWithChunkedOutputLoss": "torchtune",
+                    "torchtune.modules.loss.LinearCrossEntropyLoss": "torchtune",
+                    "torch.nn.CrossEntropyLoss": "hf-4.45",
+                },
+            )
+        },
+    },
+    "accelerate": {
+        "mixed_precision": lambda said, key: said.one_of(
+            key, {"no": {}, "bf16": mixed("bf16", "fp32"), "fp16": mixed("fp16", "fp32")}
+        ),
+        "num_processes": refused(SHARDED),
+        "num_machines": refused(SHARDED),
+        "distributed_type": refused(SHARDED),
+        "deepspeed_config": refused(SHARDED),
+        "fsdp_config": refused(SHARDED),
+        "dynamo_config": refused("compiled code"),
+    },
+}
+MODEL_KEYS = {"axolotl": "base_model", "llama-factory": "model_name_or_path", "trl": "model_name_or_path"}
+# What moves no memory of the job.
+HARMLESS = frozenset(
+    [
+        "output_dir",
+        "logging_dir",
+        "logging_steps",
+        "logging_strategy",
+        "save_steps",
+        "save_strategy",
+        "save_total_limit",
+        "seed",
+        "data_seed",
+        "learning_rate",
+        "lr_scheduler_type",
+        "lr_scheduler",
+        "warmup_steps",
+        "warmup_ratio",
+        "weight_decay",
+        "adam_beta1",
+        "adam_beta2",
+        "adam_epsilon",
+        "num_train_epochs",
+        "num_epochs",
+        "max_steps",
+        "report_to",
+        "run_name",
+        "dataset_name",
+        "dataset_config",
+        "datasets",
+        "dataset_prepared_path",
+        "val_set_size",
+        "eval_strategy",
+        "evaluation_strategy",
+        "eval_steps",
+        "do_train",
+        "do_eval",
+        "overwrite_output_dir",
+        "per_device_eval_batch_size",
+        "push_to_hub",
+        "hub_model_id",
+        "remove_unused_columns",
+        "dataloader_num_workers",
+        "gradient_checkpointing_kwargs",
+        "model_name_or_path",
+        "lora_alpha",
+        "lora_task_type",
+        "trust_remote_code",
+        "tf32",
+        "ddp_timeout",
+        "resume_from_checkpoint",
+        "wandb_project",
+        "wandb_entity",
+        "wandb_watch",
+        "wandb_name",
+        "wandb_log_model",
+        "epochs",
+        "log_every_n_steps",
+        "special_tokens",
+        "tokenizer_type",
+        "model_type",
+        "strict",
+        "chat_template",
+        "train_on_inputs",
+        "group_by_length",
+    ]
+)
+HARMLESS_OF: dict[str, frozenset[str]] = {
+    "axolotl": frozenset(["base_model", "load_in_4bit", "lora_model_dir", "evals_per_epoch", "saves_per_epoch"]),
+    "llama-factory": frozenset(
+        [
+            "stage",
+            "template",
+            "dataset",
+            "dataset_dir",
+            "max_samples",
+            "preprocessing_num_workers",
+            "overwrite_cache",
+            "plot_loss",
+            "val_size",
+            "quantization_method",
+            "save_only_model",
+        ]
+    ),
+    "torchtune": frozenset(
+        [
+            "device",
+            "shuffle",
+            "log_peak_memory_stats",
+            "tokenizer._component_",
+            "tokenizer.path",
+            "model._component_",
+            "model.lora_alpha",
+            "model.apply_lora_to_output",
+        ]
+    ),
+    "accelerate": frozenset(
+        [
+            "compute_environment",
+            "debug",
+            "machine_rank",
+            "main_training_function",
+            "gpu_ids",
+            "rdzv_backend",
+            "same_network",
+            "use_cpu",
+            "downcast_bf16",
+            "tpu_env",
+            "tpu_use_cluster",
+            "tpu_use_sudo",
+            "enable_cpu_affinity",
+        ]
+    ),
+}

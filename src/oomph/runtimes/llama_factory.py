@@ -1,0 +1,23 @@
+"""LLaMA-Factory: the Trainer, layers checkpointed the reentrant way; what trains is made fp32."""
+
+from __future__ import annotations
+
+from oomph.runtimes import trainer
+from oomph.runtimes.base import Default, Defaults, Runtime, Versions
+
+
+def defaults(versions: Versions) -> Defaults:
+    """Return the defaults of `llamafactory-cli train`."""
+    return {
+        **trainer.defaults(versions),
+        "checkpointing": Default("reentrant", "checkpointing is on unless disabled, use_reentrant_gc is True"),
+        "use_cache": Default(False, "checkpointing switches it off"),
+        "seq_len": Default(2048, "cutoff_len is 2048"),
+        "method": Default("lora", "finetuning_type is lora"),
+        "rank": Default(8, "lora_rank is 8"),
+        "targets": Default("all-linear", "lora_target is all"),
+        "adapter_dtype": Default("fp32", "cast_trainable_params_to_fp32, unless pure_bf16"),
+    }
+
+
+RUNTIME = Runtime("llama-factory", "LLaMA-Factory", "LLaMA-Factory, src/llamafactory/hparams", defaults)

@@ -1,0 +1,102 @@
+"""QLoRA: a base that bitsandbytes quantised, prepared by PEFT or not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from oomph import formats, weigh
+from oomph.errors import UsageError
+from oomph.explain import saved_tensors
+from oomph.families import model_from_config
+from oomph.job import TrainJob
+from oomph.methods import trainable_params
+from oomph.play import train_step
+from oomph.steps import step
+from oomph.units import GIB
+from tests.configs import LLAMA_3_8B
+from tests.test_cli import run
+
+MODEL = model_from_config(LLAMA_3_8B)
+QLORA = TrainJob(method="qlora", rank=16)
+
+
+def base_bytes(job: TrainJob) -> int:
+    """Parameters of a step, those of the adapters left out."""
+    played = train_step(MODEL, job)
+    return played.kept("parameter", played.start) - 4 * trainable_params(MODEL, job)
+
+
+@pytest.mark.parametrize("name", ["nf4", "nf4-dq", "fp4", "fp4-dq"])
+@pytest.mark.parametrize("prepared", [False, True])
+def test_the_base_is_what_its_format_stores(name: str, prepared: bool) -> None:
+    """Codes, scales and tables come from formats/, each rounded to 512 B; prepared, all else is in fp32."""
+    job = replace(QLORA, method="lora", quantization=name, kbit_preparation=prepared)
+    stored = weigh.in_format(MODEL, replace(formats.get(name), rest="fp32" if prepared else "bf16"))
+    rounded = sum(-(-n_bytes // 512) * 512 * copies for n_bytes, copies in stored.tensors)
+    assert base_bytes(job) == rounded
+
+
+def test_w11_qlora_keeps_embedding_and_head_in_fp32() -> None:
+    """7.571 GiB with NF4 and 7.268 with its scales quantised: peers say 3.73 to 4.85."""
+    found = {name: base_bytes(replace(QLORA, quantization=name)) / GIB for name in ("nf4", "nf4-dq")}
+    assert {name: round(size, 2) for name, size in found.items()} == {"nf4": 7.57, "nf4-dq": 7.27}
+
+
+def test_qlora_is_lora_with_three_things_set() -> None:
+    """What the paper does; with method lora each can differ."""
+    assert (QLORA.quantization, QLORA.kbit_preparation, QLORA.targets) == ("nf4-dq", True, "all-linear")
+    spelled_out = replace(QLORA, method="lora")
+    assert step(MODEL, spelled_out).peak == step(MODEL, QLORA).peak
+    assert TrainJob(method="qlora", quantization="fp4").quantization == "fp4"
+
+
+def test_a_prepared_base_doubles_the_residual_stream() -> None:
+    """Norms and embedding in fp32 make the hidden states fp32: checkpoints are 4·T·h, not 2·T·h."""
+    checkpointed = replace(QLORA, checkpointing="reentrant")
+    assert saved_tensors(MODEL, checkpointed).formula == "4·T·h"
+    assert saved_tensors(MODEL, replace(checkpointed, method="lora", kbit_preparation=False)).formula == "2·T·h"
+
+
+def test_one_weight_is_dequantised_at_a_time() -> None:
+    """The largest map's 117 MB in bf16 come and go; they never lie there all 32 times."""
+    played = train_step(MODEL, replace(QLORA, checkpointing="reentrant"), on="gpu")
+    sizes = [one for one in played.recorder.allocations if one.op in ("B_dq", "dequantize_4bit")]
+    assert max(one.n_bytes for one in sizes) == 14336 * 4096 * 2
+    alive = most = 0
+    numbers = {at for at, one in enumerate(played.recorder.allocations) if one in sizes}
+    for event in played.recorder.events:
+        alive += (event in numbers) - (~event in numbers)
+        most = max(most, alive)
+    assert most == 1
+
+
+@pytest.mark.parametrize("options", [{}, {"checkpointing": "non-reentrant", "precision": "amp-bf16"}], ids=str)
+def test_a_folded_step_equals_one_played_in_full(options: dict[str, str]) -> None:
+    """Stored sizes are expressions of the model's, so that one recipe holds for all."""
+    job = replace(QLORA, **options)  # type: ignore[arg-type]
+    folded = step(MODEL, job)
+    assert folded.folded
+    assert folded.peak == train_step(MODEL, job).peak
+
+
+def test_what_does_not_go_together_is_refused() -> None:
+    """Codes have no gradients."""
+    with pytest.raises(UsageError, match="do not train"):
+        TrainJob(quantization="nf4")
+
+
+def test_the_command_line_says_what_trains(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """--method qlora prints the method and its trainable parameters, and every input it sets."""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(LLAMA_3_8B))
+    code, out, _ = run(capsys, "train", str(path), "--method", "qlora", "--rank", "16")
+    assert code == 0
+    words = " ".join(out.split())
+    assert "41.94M train (qlora)" in words
+    assert "quantization=nf4-dq, kbit_preparation=True" in words
+    code, out, _ = run(capsys, "train", str(path), "--method", "lora", "--json")
+    assert json.loads(out)["job"]["trainable_params"] == 6_815_744 // 2

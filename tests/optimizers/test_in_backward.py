@@ -1,0 +1,34 @@
+"""Optimizers that step within the backward pass: what they save, and what they do not go with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from oomph.errors import UsageError
+from oomph.job import TrainJob
+from tests.optimizers.test_state_sizes import MISTRAL_7B, PARAMS, kept, played
+
+
+def test_no_two_layers_have_gradients_at_once() -> None:
+    """Of 14.5 GB of gradients less than two percent is ever there: the largest weight's."""
+    usual, in_backward = played(MISTRAL_7B), played(MISTRAL_7B, optimizer_in_backward=True)
+    assert kept(usual, "gradients") == pytest.approx(2 * PARAMS, rel=1e-3)
+    assert kept(in_backward, "gradients") < 0.02 * 2 * PARAMS
+    assert in_backward.folded
+
+
+def test_states_are_the_same_but_for_code_books() -> None:
+    """An optimizer of one parameter whose states have 8 bits has two code books of its own: 290 pairs, not one."""
+    one, each = (played(MISTRAL_7B, optimizer="adamw_8bit", optimizer_in_backward=on) for on in (False, True))
+    assert kept(each, "optimizer") - kept(one, "optimizer") == 2 * 1024 * (9 * 32 + 2 - 1)
+
+
+@pytest.mark.parametrize(
+    "other", [{"accumulation": 2}, {"clip_gradients": True}, {"optimizer": "none"}, {"set_to_none": False}]
+)
+def test_what_needs_all_gradients_is_refused(other: dict[str, Any]) -> None:
+    """Accumulation, clipping, no optimizer, gradients that stay."""
+    with pytest.raises(UsageError, match="in backward does not go with"):
+        TrainJob(optimizer_in_backward=True, **other)

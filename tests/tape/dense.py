@@ -1,0 +1,154 @@
+"""Tiny configs of the dense decoder families, and the jobs on which the tape must equal the trace."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from oomph.job import InferJob, TrainJob
+from tests.tape.grid import infer_job, job
+
+Config = dict[str, Any]
+JOBS, INFER_JOBS = 2, 1  # of each family
+FULL, SLIDING = "full_attention", "sliding_attention"
+
+
+def base(rng: random.Random) -> Config:
+    """What all of them have: odd sizes, heads shared or not."""
+    heads = rng.choice([2, 4, 6])
+    return {
+        "vocab_size": rng.choice([64, 515, 1013]),
+        "hidden_size": heads * rng.choice([8, 16, 20, 40]),
+        "intermediate_size": rng.choice([17, 64, 331]),
+        "num_hidden_layers": rng.choice([2, 2, 3]),
+        "num_attention_heads": heads,
+        "num_key_value_heads": rng.choice([1, 2, heads]),
+        "max_position_embeddings": 128,
+        "pad_token_id": 0,
+        "attention_dropout": rng.choice([0.0, 0.0, 0.1]),
+    }
+
+
+def own_heads(rng: random.Random) -> Config:
+    """Heads whose size is not hidden_size / heads."""
+    return {"head_dim": rng.choice([8, 18, 40])}
+
+
+def sliding(rng: random.Random) -> Config:
+    """A window, and layers of both kinds."""
+    return {"sliding_window": rng.choice([2, 8, 30, 200]), "layer_types": [SLIDING, FULL, SLIDING]}
+
+
+def biased(rng: random.Random) -> Config:
+    """Biases on the attention's maps."""
+    return {"attention_bias": rng.random() < 0.5}
+
+
+def act(rng: random.Random) -> Config:
+    """Another activation now and then."""
+    return {"hidden_act": rng.choice(["silu", "silu", "gelu", "relu"])}
+
+
+def tied(rng: random.Random) -> Config:
+    """Tables tied or not."""
+    return {"tie_word_embeddings": rng.random() < 0.5}
+
+
+def capped(rng: random.Random) -> Config:
+    """Logits and scores bounded or not."""
+    return {
+        "final_logit_softcapping": rng.choice([30.0, None]),
+        "attn_logit_softcapping": rng.choice([50.0, 50.0, None]),
+        "hidden_activation": rng.choice(["gelu_pytorch_tanh", "silu"]),
+    }
+
+
+def partial(*shares: float) -> Callable[[random.Random], Config]:
+    """Some channels of a head turned."""
+    return lambda rng: {"partial_rotary_factor": rng.choice(shares), "head_dim": rng.choice([8, 16, 40])}
+
+
+def no_rope(rng: random.Random) -> Config:
+    """Layers that know no positions, windows in these or nowhere."""
+    return {
+        "no_rope_layers": [rng.randint(0, 1) for _ in range(3)],
+        "use_sliding_window": rng.random() < 0.5,
+        "sliding_window": rng.choice([None, 8]),
+    }
+
+
+def stablelm(rng: random.Random) -> Config:
+    """Both forms of the layer, norms on heads or none."""
+    return {
+        "use_parallel_residual": rng.random() < 0.5,
+        "qk_layernorm": rng.random() < 0.5,
+        "use_qkv_bias": rng.random() < 0.5,
+        "hidden_dropout": rng.choice([0.0, 0.1]),
+        "partial_rotary_factor": rng.choice([0.25, 0.5, 1.0]),
+        "hidden_size": 48 * rng.choice([1, 2]),
+    }
+
+
+def helium(rng: random.Random) -> Config:
+    """A head size that fits hidden_size, which its class asks for."""
+    return {"num_attention_heads": 4, "hidden_size": 64, "head_dim": 16, "num_key_value_heads": rng.choice([2, 4])}
+
+
+FAMILIES: dict[str, tuple[Callable[[random.Random], Config], ...]] = {
+    "apertus": (biased, own_heads, tied, lambda rng: {"hidden_act": rng.choice(["relu2", "silu"])}),
+    "arcee": (biased, own_heads, tied, lambda rng: {"mlp_bias": rng.random() < 0.5}),
+    "cohere": (biased, act, lambda rng: {"use_qk_norm": rng.random() < 0.5, "logit_scale": 0.5}),
+    "cohere2": (biased, act, sliding, tied),
+    "ernie4_5": (own_heads, act, tied, lambda rng: {"use_bias": rng.random() < 0.5}),
+    "exaone4": (own_heads, act, sliding, tied),
+    "gemma": (biased, own_heads, lambda rng: {"hidden_act": rng.choice(["gelu", "silu", "gelu_pytorch_tanh"])}),
+    "gemma2": (biased, own_heads, sliding, capped, tied),
+    "gemma3_text": (biased, own_heads, sliding, capped, tied),
+    "glm": (biased, act, partial(0.5, 1.0), tied),
+    "glm4": (biased, act, partial(0.5, 0.25), tied),
+    "granite": (biased, act, tied, lambda rng: {"logits_scaling": 4.0, "residual_multiplier": 0.2}),
+    "helium": (biased, act, helium, tied),
+    "hunyuan_v1_dense": (biased, own_heads, act, tied),
+    "ministral": (own_heads, act, sliding, tied),
+    "nemotron": (biased, partial(0.5, 1.0), tied, lambda rng: {"mlp_bias": rng.random() < 0.5}),
+    "olmo": (biased, act, tied),
+    "olmo2": (biased, act, tied),
+    "olmo3": (biased, act, sliding, tied),
+    "phi3": (act, tied, lambda rng: {"sliding_window": rng.choice([None, 8]), "resid_pdrop": rng.choice([0.0, 0.1])}),
+    "seed_oss": (biased, own_heads, act, tied, lambda rng: {"residual_dropout": rng.choice([0.0, 0.1])}),
+    "smollm3": (biased, act, tied, no_rope),
+    "stablelm": (act, tied, stablelm),
+    "starcoder2": (
+        tied,
+        lambda rng: {"sliding_window": rng.choice([None, 8, 200]), "use_bias": rng.random() < 0.5},
+        lambda rng: {"residual_dropout": rng.choice([0.0, 0.1]), "embedding_dropout": rng.choice([0.0, 0.1])},
+    ),
+    "vaultgemma": (biased, own_heads, sliding, capped, tied),
+}  # fmt: skip
+
+
+def config(rng: random.Random, model_type: str) -> Config:
+    """A tiny model of a family, every option its class has now and then."""
+    raw = {"model_type": model_type, **base(rng)}
+    for options in FAMILIES[model_type]:
+        raw |= options(rng)
+    if "layer_types" in raw:
+        raw["layer_types"] = raw["layer_types"][: raw["num_hidden_layers"]]
+    return raw
+
+
+def grid(count: int, seed: int = 20261127) -> Iterator[tuple[Config, TrainJob]]:
+    """`count` jobs of each family."""
+    for model_type in FAMILIES:
+        rng = random.Random(f"{model_type} {seed}")
+        for _ in range(count):
+            yield config(rng, model_type), job(rng, model_type)
+
+
+def infer_grid(count: int, seed: int = 20261128) -> Iterator[tuple[Config, InferJob]]:
+    """`count` inference jobs of each family."""
+    for model_type in FAMILIES:
+        rng = random.Random(f"{model_type} {seed}")
+        for _ in range(count):
+            yield config(rng, model_type), infer_job(rng)

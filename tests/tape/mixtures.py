@@ -1,0 +1,117 @@
+"""Tiny random configs of mixture-of-experts families, for the grid of jobs on which the tape must equal the trace."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+WINDOWS = (None, 2, 8, 30, 100, 101)
+
+
+def _common(rng: random.Random, model_type: str) -> dict[str, Any]:
+    """Sizes that every family has: odd ones, heads shared or not."""
+    heads = rng.choice([2, 4, 6])
+    experts = rng.choice([2, 4, 5, 8])
+    return {
+        "model_type": model_type,
+        "vocab_size": rng.choice([64, 515, 1013]),
+        "num_hidden_layers": rng.choice([1, 2, 2, 3]),
+        "hidden_size": heads * rng.choice([8, 16, 32, 40]),
+        "intermediate_size": rng.choice([8, 24, 64, 136]),
+        "num_attention_heads": heads,
+        "num_key_value_heads": rng.choice([1, 2, heads]),
+        "max_position_embeddings": 128,
+        "tie_word_embeddings": rng.random() < 0.4,
+        "hidden_act": rng.choice(["silu", "silu", "gelu_pytorch_tanh"]),
+        "attention_dropout": rng.choice([0.0, 0.0, 0.1]),
+        "num_experts": experts,
+        "num_experts_per_tok": rng.choice([n for n in (1, 2, 3) if n <= experts]),
+    }
+
+
+def mixtral(rng: random.Random) -> dict[str, Any]:
+    """Mixtral."""
+    raw = _common(rng, "mixtral")
+    return raw | {"num_local_experts": raw.pop("num_experts"), "sliding_window": rng.choice(WINDOWS)}
+
+
+def olmoe(rng: random.Random) -> dict[str, Any]:
+    """OLMoE, whose norms span all heads."""
+    return _common(rng, "olmoe") | {"norm_topk_prob": rng.random() < 0.5, "attention_bias": rng.random() < 0.3}
+
+
+def _qwen(rng: random.Random, model_type: str) -> dict[str, Any]:
+    raw = _common(rng, model_type) | {
+        "moe_intermediate_size": rng.choice([8, 24, 64, 136]),
+        "norm_topk_prob": rng.random() < 0.5,
+        "decoder_sparse_step": rng.choice([1, 1, 2]),
+        "mlp_only_layers": rng.choice([[], [], [0]]),
+    }
+    if rng.random() < 0.4:
+        raw |= {"use_sliding_window": True, "sliding_window": rng.choice(WINDOWS[1:]), "max_window_layers": 2}
+    return raw
+
+
+def qwen2_moe(rng: random.Random) -> dict[str, Any]:
+    """Qwen2-MoE, with a shared expert."""
+    return _qwen(rng, "qwen2_moe") | {
+        "shared_expert_intermediate_size": rng.choice([17, 64, 331]),
+        "qkv_bias": rng.random() < 0.7,
+    }
+
+
+def qwen3_moe(rng: random.Random) -> dict[str, Any]:
+    """Qwen3-MoE, with norms on every head."""
+    return _qwen(rng, "qwen3_moe") | {"head_dim": rng.choice([8, 18, 40]), "attention_bias": rng.random() < 0.3}
+
+
+def deepseek_v3(rng: random.Random) -> dict[str, Any]:
+    """DeepSeek-V3: latent attention, dense layers first, experts in groups."""
+    raw = _common(rng, "deepseek_v3")
+    groups = rng.choice([1, 2, 4])
+    del raw["num_experts"]
+    raw["num_key_value_heads"] = raw["num_attention_heads"]
+    return raw | {
+        "moe_intermediate_size": rng.choice([8, 24, 64, 136]),
+        "n_routed_experts": groups * rng.choice([2, 3]),
+        "num_experts_per_tok": rng.choice([1, 2]),
+        "n_shared_experts": rng.choice([1, 2]),
+        "n_group": groups,
+        "topk_group": rng.choice([1, groups]),
+        "first_k_dense_replace": rng.choice([0, 1, 2]),
+        "norm_topk_prob": rng.random() < 0.6,
+        "kv_lora_rank": rng.choice([8, 18, 32]),
+        "q_lora_rank": rng.choice([None, 16, 24]),
+        "qk_rope_head_dim": rng.choice([4, 8, 16]),
+        "qk_nope_head_dim": rng.choice([8, 16, 24, 132]),
+        "v_head_dim": rng.choice([8, 16, 20, 40]),
+        "rope_interleave": rng.random() < 0.7,
+        "attention_bias": rng.random() < 0.3,
+    }
+
+
+def deepseek_v2(rng: random.Random) -> dict[str, Any]:
+    """DeepSeek-V2: the same with a softmax, positions as complex numbers."""
+    method = rng.choice(["greedy", "group_limited_greedy"])
+    raw = deepseek_v3(rng) | {"model_type": "deepseek_v2", "topk_method": method, "mlp_bias": rng.random() < 0.3}
+    del raw["rope_interleave"]
+    return raw
+
+
+def dots1(rng: random.Random) -> dict[str, Any]:
+    """dots.llm1: grouped-query attention with head norms, DeepSeek-V3's mixture."""
+    latent = ("kv_lora_rank", "q_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim", "rope_interleave")
+    raw = deepseek_v3(rng) | {"model_type": "dots1", "head_dim": rng.choice([8, 18, 40])}
+    raw["num_key_value_heads"] = rng.choice([1, 2, raw["num_attention_heads"]])
+    return {key: value for key, value in raw.items() if key not in latent}
+
+
+CONFIGS = {
+    "dots1": dots1,
+    "deepseek_v2": deepseek_v2,
+    "deepseek_v3": deepseek_v3,
+    "mixtral": mixtral,
+    "olmoe": olmoe,
+    "qwen2_moe": qwen2_moe,
+    "qwen3_moe": qwen3_moe,
+}

@@ -1,0 +1,38 @@
+"""Mixtures of experts: the tape's step equals the real code's under FakeTensorMode, event by event."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from oomph.job import InferJob, TrainJob
+from tests.tape.grid import compare, infer_job, job
+from tests.tape.mixtures import CONFIGS
+
+pytestmark = pytest.mark.slow
+
+TRAINING, INFERENCE = 2, 1  # jobs of each family
+SEED = 20261126
+
+
+def grid() -> list[tuple[dict[str, Any], TrainJob | InferJob]]:
+    """A few jobs of each family, always the same ones."""
+    found: list[tuple[dict[str, Any], TrainJob | InferJob]] = []
+    for name, config in CONFIGS.items():
+        rng = random.Random(f"{name}{SEED}")
+        found += [(config(rng), job(rng, name)) for _ in range(TRAINING)]
+        found += [(config(rng), infer_job(rng)) for _ in range(INFERENCE)]
+    return found
+
+
+GRID = grid()
+
+
+@pytest.mark.parametrize(("raw", "job"), GRID, ids=[f"{i}-{raw['model_type']}" for i, (raw, _) in enumerate(GRID)])
+def test_every_event_of_a_mixture_equals_the_trace(raw: dict[str, Any], job: TrainJob | InferJob) -> None:
+    """Same allocations, same frees, same order, same peak, same bytes kept: stacked experts, gradients, states."""
+    parting, ours, theirs = compare(raw, job)
+    assert parting is None, str(parting)
+    assert ours == theirs
