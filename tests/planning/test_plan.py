@@ -109,8 +109,13 @@ def test_nothing_makes_it_fit() -> None:
     made = plan(subject(LLAMA), job, gpu(500))
     assert made.combination is None
     assert "Nothing" in made.advice
-    with pytest.raises(UnsupportedError):
-        plan(subject(DEEPSEEK_V3), TrainJob(), gpu(580))
+
+
+def test_experts_are_planned_for_as_far_as_they_are_played() -> None:
+    """Levers on experts that the engine refuses are named; others are advised all the same."""
+    made = plan(subject(DEEPSEEK_V3 | {"num_hidden_layers": 4}), TrainJob(1, 128), gpu(80_000))
+    assert {"LoRA", "QLoRA"} <= {one.lever for one in made.refused}
+    assert made.changes
 
 
 def test_a_job_that_fits_has_room() -> None:

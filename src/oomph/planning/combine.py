@@ -62,6 +62,7 @@ def _less(bench: Bench, job: TrainJob, steps: list[Step], fits: Callable[[TrainJ
 def _milder(bench: Bench, job: TrainJob, steps: list[Step], at: int) -> list[list[Step]]:
     """Return the steps without one of them, then with milder settings of it."""
     before, (lever, fields), after = steps[:at], steps[at], steps[at + 1 :]
-    others = settings(bench, lever, together(job, before))
+    start = changed(job, before)  # None where what came before does not go together without a step that was left out
+    others = settings(bench, lever, start) if start is not None and not bench.refusal(start) else []
     milder = others[: others.index((lever, fields))] if (lever, fields) in others else []
     return [[*before, *after], *([*before, one, *after] for one in milder)]
