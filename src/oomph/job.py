@@ -32,7 +32,8 @@ OptimizerName = Literal[
     "adamw", "adamw_torch", "adamw_torch_fused", "adamw-amsgrad", "sgd", "sgd-momentum", "rmsprop", "adagrad",
     "adafactor", "adamw_8bit", "adamw_bnb_8bit", "adamw_bnb_32bit", "paged_adamw_8bit", "paged_adamw_32bit",
     "lion_8bit", "lion_32bit", "paged_lion_8bit", "paged_lion_32bit", "rmsprop_bnb", "rmsprop_bnb_8bit",
-    "rmsprop_bnb_32bit", "ademamix", "ademamix_8bit", "paged_ademamix_8bit", "paged_ademamix_32bit", "none",
+    "rmsprop_bnb_32bit", "ademamix", "ademamix_8bit", "paged_ademamix_8bit", "paged_ademamix_32bit", "galore_adamw",
+    "galore_adamw_layerwise", "muon", "none",
 ]  # fmt: skip
 Implementation = Literal["foreach", "fused", "loop"]
 Loss = Literal[
@@ -55,6 +56,8 @@ Method = Literal[
     "full",
     "lora",
     "qlora",  # lora on an nf4 base with double quantisation, prepared as PEFT does, all linear maps
+    "bitfit",  # biases alone
+    "ln-tuning",  # copies of norms
 ]
 AdapterDtype = Literal["fp32", "base"]
 Quantization = Literal["none", "nf4", "nf4-dq", "fp4", "fp4-dq"]  # of a frozen base; the names of formats
@@ -82,7 +85,8 @@ class TrainJob:
     have one way of their own. `embedding_32bit`: 8-bit optimizers of bitsandbytes keep fp32 states for embeddings, as
     the HF Trainer asks them to.
     `optimizer_in_backward`: each parameter has its own optimizer, which steps and frees the gradient as soon as it is
-    there (a post-accumulate-grad hook).
+    there (a post-accumulate-grad hook). `optim_rank`: of the projections of GaLore, which a step computes anew if it is
+    the first, or with `update_projection` (one in 200 by default).
     `autocast`: 16-bit weights under autocast too, as accelerate's mixed precision over them: adapters in fp32 are cast,
     losses upcast. `loss`: what follows the last hidden state.
     `zero_grad`: where gradients are zeroed, or freed with `set_to_none`; of several micro-batches in the first one.
@@ -91,7 +95,9 @@ class TrainJob:
     names with commas between them, "all-linear", or "default", which is PEFT's choice for the model. `adapter_dropout`
     is the rate on an adapter's input; `adapter_dtype` fp32 is what PEFT's autocast_adapter_dtype does. `quantization`
     is bitsandbytes' of a frozen base; `kbit_preparation` PEFT's prepare_model_for_kbit_training, which keeps all else
-    in fp32. qlora sets these three as its paper does; lora with them spelled out is free to differ.
+    in fp32; qlora sets these three as its paper does, lora with them spelled out is free to differ. `modules_to_save`
+    are modules of which a copy trains. `freeze_embeddings` and `freeze_layers` freeze parts in full fine-tuning: the
+    tables of tokens and positions, the first so many layers.
     """
 
     batch: int = 1
@@ -117,6 +123,8 @@ class TrainJob:
     implementation: Implementation = "foreach"
     embedding_32bit: bool = True
     optimizer_in_backward: bool = False
+    optim_rank: int = 128
+    update_projection: bool = False
     steady: bool = True
     set_to_none: bool = True
     zero_grad: ZeroGrad = "after-step"
@@ -127,12 +135,17 @@ class TrainJob:
     adapter_dtype: AdapterDtype = "fp32"
     quantization: Quantization = "none"
     kbit_preparation: bool = False
+    modules_to_save: str = ""
+    freeze_embeddings: bool = False
+    freeze_layers: int = 0
 
     def __post_init__(self) -> None:
         check(self)
         for name, value in PRESETS.get(self.method, {}).items():
             if getattr(self, name) == DEFAULTS[name]:
                 object.__setattr__(self, name, value)
+        if self.optimizer in KINDS and KINDS[self.optimizer].in_backward:
+            object.__setattr__(self, "optimizer_in_backward", True)
         _check_in_backward(self)
         object.__setattr__(self, "implementation", _implementation(self.optimizer, self.implementation))
 
@@ -212,7 +225,7 @@ def check(job: TrainJob | InferJob) -> None:
         if choices and value not in choices:
             hint = close_matches(str(value), choices) or f"Choose one of {', '.join(map(str, choices))}."
             raise UsageError(f"{field.name} cannot be {value!r}.", hint)
-        low = 0 if field.name in ("decode", "max_cache_len", "logits_to_keep") else 1
+        low = 0 if field.name in ("decode", "max_cache_len", "logits_to_keep", "freeze_layers") else 1
         if hints[field.name] is int and not low <= value <= MOST:
             raise UsageError(f"{field.name} cannot be {value}.", f"Give a whole number of at least {low}.")
         if hints[field.name] is float and not 0 <= value < 1:
@@ -227,6 +240,12 @@ def _check_training(job: TrainJob) -> None:
         raise UsageError("targets names no module.", "Say q_proj,v_proj, all-linear or default.")
     if job.quantization != "none" and job.method == "full":
         raise UsageError("Quantised weights do not train.", "Add --method lora, or leave --quantization out.")
+    if job.method != "full" and (job.freeze_embeddings or job.freeze_layers):
+        raise UsageError(
+            f"{job.method} freezes what it does not train.", "Leave --freeze-... out, or take method full."
+        )
+    if job.modules_to_save and job.method in ("full", "bitfit"):
+        raise UsageError("Copies of modules train beside adapters only.", "Add --method lora.")
     if job.padding and job.packing:
         fix = "Leave one out: transformers looks for packed sequences only where there is no mask."
         raise UsageError("A batch has a padding mask or packed sequences, not both.", fix)
@@ -261,6 +280,7 @@ def _check_in_backward(job: TrainJob) -> None:
         return
     for wrong, what in (
         (job.optimizer == "none", "no optimizer"),
+        (job.optimizer == "muon", "Muon, which leaves other parameters to a second optimizer"),
         (job.accumulation > 1, "gradient accumulation"),
         (job.clip_gradients, "clipping"),
         (not job.set_to_none, "gradients that are kept"),

@@ -12,6 +12,7 @@ from oomph.errors import UnsupportedError
 from oomph.job import TrainJob, describe
 from oomph.ledger import Instant, Item, Ledger, Verdict
 from oomph.methods import adapted, trainable_params
+from oomph.optimizer_names import KINDS
 from oomph.peak import STAYING, Alive, alive_at, highest_place
 from oomph.recipe import Stretch
 from oomph.steps import Step, step
@@ -75,7 +76,7 @@ def job_ledger(found: Subject, job: Job, fleet: Fleet | None = None, config: Con
         device=fleet.to_dict() if fleet else None,
         verdict=_verdict(said, on_device, events, fleet, config) if fleet else None,
         assumptions=_assumed(job),
-        warnings=(*found.warnings, *found.model.notes),
+        warnings=(*found.warnings, *found.model.notes, *_unseen(job)),
         figures=(on_device.allocated, on_device.reserved, on_device.device),
         resident_bytes=on_device.played.allocated_end_bytes,
         instants=tuple(map(_instant, names, played.stretches))[played.begin - 1 :],
@@ -120,6 +121,16 @@ def _item(one: Alive, kinds: Mapping[str, str], forms: Forms, instant: str) -> I
 def _assumed(job: Job) -> tuple[str, ...]:
     """Return the job's inputs in words, each with its value: they move gigabytes."""
     return tuple(f"{name}={value}" for name, value in describe(job).items())
+
+
+def _unseen(job: Job) -> tuple[str, ...]:
+    """Return a sentence on what of a job takes memory that no allocator of the GPU counts."""
+    if isinstance(job, TrainJob) and job.optimizer in KINDS and KINDS[job.optimizer].paged:
+        return (
+            f"{job.optimizer} keeps its states in unified memory: they are not counted here, and the driver moves them"
+            " to the GPU as far as there is room.",
+        )
+    return ()
 
 
 def _why(played: Step, instant: str, alive: list[Alive]) -> str:

@@ -6,18 +6,23 @@ own. One table, so that the command line, the rules, the referee and readers of 
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 TORCH = ("foreach", "fused", "loop")  # how torch.optim goes through the parameters; foreach is its default on a GPU
 NO_FUSED = ("foreach", "loop")
 FUSED = ("fused",)
 
 
+Targets = Literal["", "linear", "hidden"]  # matrices that are treated differently from other parameters
+
+
 class Kind(NamedTuple):
     """An optimizer: the file in `optimizers/` that plays it, and which of the file's optimizers it is.
 
     `bits` of a state's element, where the library has a choice; `paged` states lie in unified memory. `implementations`
-    are those a job may ask for: none where the library has one way only, one where the name settles it.
+    are those a job may ask for: none where the library has one way only, one where the name settles it. `targets` are
+    the matrices that are projected (GaLore: linear maps of attention and MLPs) or made orthogonal (Muon: hidden ones);
+    `in_backward` is what the Trainer calls layerwise.
     """
 
     rule: str
@@ -26,6 +31,8 @@ class Kind(NamedTuple):
     paged: bool = False
     implementations: tuple[str, ...] = ()
     has_state: bool = True
+    targets: Targets = ""
+    in_backward: bool = False
 
 
 KINDS: Final[dict[str, Kind]] = {
@@ -50,6 +57,9 @@ KINDS: Final[dict[str, Kind]] = {
     "rmsprop_bnb": Kind("bnb", "rmsprop", 32),
     "rmsprop_bnb_8bit": Kind("bnb", "rmsprop", 8),
     "rmsprop_bnb_32bit": Kind("bnb", "rmsprop", 32),
+    "galore_adamw": Kind("galore", "adamw", targets="linear"),
+    "galore_adamw_layerwise": Kind("galore", "adamw", targets="linear", in_backward=True),
+    "muon": Kind("muon", "muon", implementations=TORCH, targets="hidden"),
     "ademamix": Kind("bnb", "ademamix", 32),
     "ademamix_8bit": Kind("bnb", "ademamix", 8),
     "paged_ademamix_32bit": Kind("bnb", "ademamix", 32, paged=True),

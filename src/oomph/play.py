@@ -110,7 +110,7 @@ def _step(
 ) -> None:
     """Play a whole step and note where what stands."""
     recorder = tape.recorder
-    zero_grad = partial(_zero_grad, recorder, parameters, job)
+    zero_grad = partial(_zero_grad, recorder, parameters if optimizer is None else optimizer.parameters, job)
     if optimizer is not None and job.optimizer_in_backward:
         tape.on_gradient = partial(_step_in_backward, optimizer)
     if job.zero_grad == "before-forward":

@@ -7,11 +7,15 @@ from typing import get_args
 
 import pytest
 
+from oomph.answer import resolve
 from oomph.errors import UsageError
+from oomph.header import Source
 from oomph.job import OptimizerName, TrainJob
+from oomph.job_ledger import job_ledger
 from oomph.optimizer_names import KINDS
+from tests.configs import LLAMA_3_8B
 
-OWN = {"adamw", "adamw-amsgrad", "sgd-momentum", "adamw_bnb_32bit"}  # names that are not the HF Trainer's
+OWN = {"adamw", "adamw-amsgrad", "sgd-momentum", "adamw_bnb_32bit", "muon"}  # names that are not the HF Trainer's
 
 
 def test_a_job_takes_the_names_of_the_table() -> None:
@@ -37,8 +41,9 @@ def test_names_are_those_of_the_trainer() -> None:
 
 
 def test_a_name_settles_the_implementation() -> None:
-    """adamw_torch_fused is fused without more words, and the job says so."""
+    """adamw_torch_fused is fused without more words, layerwise GaLore steps in backward, and the job says so."""
     assert TrainJob(optimizer="adamw_torch_fused").implementation == "fused"
+    assert TrainJob(optimizer="galore_adamw_layerwise").optimizer_in_backward
 
 
 @pytest.mark.parametrize(
@@ -48,3 +53,12 @@ def test_an_implementation_that_there_is_not_is_refused(optimizer: OptimizerName
     """torch has no fused RMSprop, and bitsandbytes one way only."""
     with pytest.raises(UsageError, match="has no implementation"):
         TrainJob(optimizer=optimizer, implementation=implementation)  # type: ignore[arg-type]
+
+
+def test_a_ledger_says_what_it_does_not_count() -> None:
+    """Paged states are in unified memory: a warning names the optimizer, and there is none for others."""
+    found = resolve(Source("llama", "config", LLAMA_3_8B))
+    names: tuple[OptimizerName, OptimizerName] = ("paged_adamw_8bit", "adamw")
+    paged, usual = (job_ledger(found, TrainJob(1, 8, optimizer=name)) for name in names)
+    assert any("paged_adamw_8bit keeps its states in unified memory" in one for one in paged.warnings)
+    assert not any("unified" in one for one in usual.warnings)

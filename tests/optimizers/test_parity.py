@@ -8,7 +8,7 @@ import pytest
 
 from oomph.job import TrainJob
 from tests.referee import models
-from tests.tape.grid import compare
+from tests.tape.grid import compare, played
 
 pytestmark = pytest.mark.slow
 
@@ -38,6 +38,12 @@ JOBS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (LLAMA, {"optimizer": "rmsprop_bnb_8bit", "precision": "fp16"}),
     (LLAMA, {"optimizer": "ademamix_8bit", "steady": False}),
     (GPT2, {"optimizer": "paged_ademamix_32bit", "steady": False}),
+    (LLAMA, {"optimizer": "galore_adamw", "optim_rank": 8}),
+    (LLAMA, {"optimizer": "galore_adamw", "optim_rank": 300, "precision": "fp32", "steady": False}),
+    (TIED, {"optimizer": "galore_adamw", "optim_rank": 8, "precision": "amp-bf16", "update_projection": True}),
+    (LLAMA, {"optimizer": "galore_adamw_layerwise", "optim_rank": 8, "steady": False}),
+    (LLAMA, {"optimizer": "muon", "precision": "fp32", "steady": False}),
+    (GPT2, {"optimizer": "muon"}),
     (LLAMA, {"optimizer": "adamw", "optimizer_in_backward": True}),
     (GPT2, {"optimizer": "adamw", "optimizer_in_backward": True, "implementation": "loop", "steady": False}),
     (TIED, {"optimizer": "adamw_8bit", "optimizer_in_backward": True, "checkpointing": "reentrant", "steady": False}),
@@ -52,6 +58,20 @@ JOBS: list[tuple[dict[str, Any], dict[str, Any]]] = [
 )
 def test_every_event_of_the_step_equals_the_trace(raw: dict[str, Any], inputs: dict[str, Any]) -> None:
     """First steps make states, later ones find them: same allocations, frees, order, peak and bytes of states."""
+    if inputs["optimizer"].startswith("galore"):
+        pytest.importorskip("galore_torch")
     parting, ours, theirs = compare(raw, TrainJob(1, 8, **inputs))
     assert parting is None, str(parting)
     assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    "optimizer", ["adamw_bnb_8bit", "adamw_bnb_32bit", "lion_8bit", "ademamix_8bit", "adafactor", "muon"]
+)
+def test_states_are_as_large_as_on_a_real_cpu(optimizer: Any) -> None:
+    """The libraries themselves, with nothing patched, on tensors that have memory: bytes of all states."""
+    from oomph.referee.trace import trace
+
+    job = TrainJob(1, 8, "fp32", "eager", optimizer=optimizer)
+    tape, _ = played(LLAMA, job)
+    assert tape.kept("optimizer state") == trace(LLAMA, job, device="cpu", real=True).optimizer_bytes

@@ -127,7 +127,7 @@ EXPERTS = "moe_experts"
 def rewritten(part: Part, change: Callable[[str, Part], Part], path: str = "") -> Part:
     """Return a part with `change(path, part)` in its place; what is not changed is gone into.
 
-    Layers that are equal are changed once and stay one object: their path has a * for the number.
+    Parts are those that transformers builds. Layers that are equal are changed once and stay one object: their path has a * for the number.
     """
     if part is None:
         return None
@@ -141,7 +141,7 @@ def rewritten(part: Part, change: Callable[[str, Part], Part], path: str = "") -
     if isinstance(part, Stack):
         known: dict[int, Any] = {id(layer): rewritten(layer, change, f"{path}.*") for layer, _ in part.groups()}
         return replace(part, layers=tuple(known[id(layer)] for layer in part.layers))
-    parts = part.parts
+    parts = part.built_parts
     members = {name: rewritten(each, change, f"{path}.{name}" if path else name) for name, each in parts.items()}
     if all(members[name] is each for name, each in parts.items()):
         return part

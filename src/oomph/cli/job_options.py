@@ -62,6 +62,8 @@ HELP: dict[Job, dict[str, str]] = {
         "implementation": "How torch.optim goes through the parameters; other optimizers have one way of their own.",
         "embedding_32bit": "8-bit optimizers keep fp32 states for embeddings, as the HF Trainer asks.",
         "optimizer_in_backward": "Each parameter's optimizer steps, and frees the gradient, as soon as it is there.",
+        "optim_rank": "Rank of GaLore's projections.",
+        "update_projection": "A step that computes GaLore's projections anew, as the first does and one in 200.",
         "steady": "A later step, when optimizer states exist, or the first one.",
         "set_to_none": "zero_grad frees the gradients, or fills them with zeros.",
         "zero_grad": "Where in the loop zero_grad is called.",
@@ -72,6 +74,9 @@ HELP: dict[Job, dict[str, str]] = {
         "adapter_dtype": "Dtype of adapters: fp32 as in PEFT, or the base's.",
         "quantization": "How bitsandbytes keeps the frozen base; dq: scales quantised too.",
         "kbit_preparation": "PEFT's prepare_model_for_kbit_training: what is not quantised is kept in fp32.",
+        "modules_to_save": "Modules of which a copy trains beside adapters: lm_head,embed_tokens.",
+        "freeze_embeddings": "Freeze the embeddings.",
+        "freeze_layers": "Freeze the first so many layers.",
     },
     InferJob: {
         "batch": "Sequences at a time.",

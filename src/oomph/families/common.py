@@ -126,16 +126,6 @@ def head_dim(config: Config, hidden: int, heads: int) -> int:
     return config.optional_int("head_dim") or config.divide(hidden, heads, "attention heads")
 
 
-def rotary_width(config: Config, head_dim: int, default: float) -> int:
-    """Return how many numbers of a head are turned: the part of head_dim that the config says.
-
-    `default` is what the family's own key, if it has one, or its class says; rope_parameters come first.
-    """
-    name = "partial_rotary_factor"
-    holds = Config(config.section("rope_parameters") or config.section("rope_scaling"), {}, {}, "rope_parameters")
-    return int(head_dim * holds.rate(name, config.rate(name, default)))
-
-
 def rms(size: int) -> Norm:
     """Return an RMSNorm."""
     return Norm(size)

@@ -12,7 +12,7 @@ from oomph.blocks.base import Layer
 from oomph.blocks.basic import Dropout, Norm
 from oomph.blocks.mlp import MLP
 from oomph.config import Config
-from oomph.families.common import causal_lm, rotary_width
+from oomph.families.common import causal_lm, rotary_dim
 from oomph.model import Model
 
 TYPES: dict[str, dict[str, Any]] = {
@@ -29,8 +29,8 @@ def build(config: Config) -> Model:
     """Return the decoder; both norms are there whether or not attention and MLP stand side by side."""
     hidden, heads = config.size("hidden_size"), config.int("num_attention_heads")
     head_dim = config.divide(hidden, heads, "attention heads")
-    rotary_dim = rotary_width(config, head_dim, config.rate("rotary_pct", ROTARY_PCT))
-    rotary_dim += rotary_dim % 2  # it goes by the width of the tables, which have a sine for each cosine
+    turned = rotary_dim(config, head_dim, config.rate("rotary_pct", ROTARY_PCT))
+    turned += turned % 2  # it goes by the width of the tables, which have a sine for each cosine
     dropout = Dropout(config.rate("hidden_dropout", 0.0))
     bias, norm = config.bool("attention_bias"), Norm(hidden, bias=True)
     names = ("dense_h_to_4h", "dense_4h_to_h")
@@ -43,7 +43,7 @@ def build(config: Config) -> Model:
             "attention": Attention(
                 hidden, heads, heads, head_dim,
                 qkv_bias=bias, out_bias=bias, qkv=("query_key_value",), out="dense",
-                dropout=config.rate("attention_dropout", 0.0), rotary_dim=rotary_dim,
+                dropout=config.rate("attention_dropout", 0.0), rotary_dim=turned,
             ),
             "mlp": MLP(
                 hidden, config.int("intermediate_size"), bias=True, names=names,

@@ -12,7 +12,7 @@ from oomph.blocks.base import Module
 from oomph.blocks.basic import Dropout, Norm
 from oomph.blocks.mlp import MLP, GatedMLP
 from oomph.config import Config
-from oomph.families.common import causal_lm, rotary_dim, rotary_width
+from oomph.families.common import causal_lm, rotary_dim
 from oomph.families.llama import grouped_attention
 from oomph.model import Model
 
@@ -38,7 +38,7 @@ def phi(config: Config) -> Model:
     """Return Phi 1, 1.5 or 2: one norm a layer."""
     hidden = config.size("hidden_size")
     attention = grouped_attention(config, hidden, qkv_bias=True, out_bias=True, out="dense")
-    attention = replace(attention, rotary_dim=rotary_width(config, attention.head_dim, PARTIAL_ROTARY))
+    attention = replace(attention, rotary_dim=rotary_dim(config, attention.head_dim, PARTIAL_ROTARY))
     dropout = Dropout(config.rate("resid_pdrop", 0.0))
     if config.bool("qk_layernorm"):
         norm = Norm(config.divide(hidden, attention.num_heads, "attention heads"), bias=True)

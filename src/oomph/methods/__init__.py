@@ -14,13 +14,16 @@ from oomph.job import InferJob, TrainJob
 if TYPE_CHECKING:
     from oomph.model import Model
 
-METHODS: dict[str, str] = {"lora": "lora", "qlora": "lora"}  # the file of each method; full has none
+# The file of each method; full has none.
+METHODS: dict[str, str] = {"lora": "lora", "qlora": "lora", "bitfit": "saved", "ln-tuning": "saved"}
 
 
 def adapted(model: Model, job: TrainJob | InferJob) -> Model:
     """Return the model that a job trains: its method's blocks in place, its dtypes and what is frozen written down."""
-    if not isinstance(job, TrainJob) or job.method == "full":
+    if not isinstance(job, TrainJob):
         return model
+    if job.method == "full":
+        return _with_frozen_parts(model, job)
     if job.kbit_preparation:
         from oomph.methods.bitsandbytes import prepared
 
@@ -30,7 +33,20 @@ def adapted(model: Model, job: TrainJob | InferJob) -> Model:
 
         model = quantised(model, job)
     changed: Model = import_module(f"oomph.methods.{METHODS[job.method]}").adapt(model, job)
+    if job.modules_to_save:
+        from oomph.methods.saved import with_copies
+        from oomph.methods.targets import split
+
+        changed = with_copies(changed, split(job.modules_to_save), model)
     return changed
+
+
+def _with_frozen_parts(model: Model, job: TrainJob) -> Model:
+    if not job.freeze_embeddings and not job.freeze_layers:
+        return model
+    from oomph.methods.saved import freeze_parts
+
+    return freeze_parts(model, job)
 
 
 def trainable_params(model: Model, job: TrainJob) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from oomph.blocks.base import Block, Part, Parts
 from oomph.blocks.basic import Dropout, Linear
 from oomph.methods.bitsandbytes import Linear4bit
-from oomph.methods.targets import LORA_TARGETS, inner, names_of, typed, wrap_targets
+from oomph.methods.targets import LORA_TARGETS, inner, names_of, split, typed, wrap_targets
 
 if TYPE_CHECKING:
     from oomph.job import TrainJob
@@ -32,7 +32,7 @@ def adapt(model: Model, job: TrainJob) -> Model:
         kind = LoraLinear4bit if isinstance(inner(base), Linear4bit) else LoraLinear
         return kind(base, *features(base), job.rank, rate, adapter_dtype(job))
 
-    return wrap_targets(model, names_of(model, job.targets, LORA_TARGETS), wrap)
+    return wrap_targets(model, names_of(model, job.targets, LORA_TARGETS), wrap, split(job.modules_to_save))
 
 
 def adapter_dtype(job: TrainJob) -> str | None:

@@ -57,11 +57,11 @@ def matches(path: str, names: tuple[str, ...]) -> bool:
     return any(path == name or path.endswith(f".{name}") for name in names)
 
 
-def wrap_targets(model: Model, names: tuple[str, ...] | None, wrap: Wrap) -> Model:
+def wrap_targets(model: Model, names: tuple[str, ...] | None, wrap: Wrap, left: tuple[str, ...] = ()) -> Model:
     """Return the model with `wrap(path, block)` in the place of each targeted linear map, all else frozen.
 
-    `names` None are all linear maps but the head. Raises UsageError for a name that no module has, UnsupportedError for
-    one that is no linear map.
+    `names` None are all linear maps but the head; modules named in `left` are left alone. Raises UsageError for a name
+    that no module has, UnsupportedError for one that is no linear map.
     """
     found: set[str] = set()
     seen: set[str] = set()
@@ -69,7 +69,7 @@ def wrap_targets(model: Model, names: tuple[str, ...] | None, wrap: Wrap) -> Mod
     def change(path: str, part: Part) -> Part:
         if isinstance(part, Block):
             seen.add(path)
-            name = _hit(path, part, names)
+            name = None if matches(path, left) else _hit(path, part, names)
             if name is None:
                 return part
             found.add(name)

@@ -12,9 +12,11 @@ from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from oomph.blocks.basic import Embedding
-from oomph.optimizer_names import KINDS
+from oomph.blocks.basic import Embedding, Linear
+from oomph.errors import UnsupportedError
+from oomph.optimizer_names import KINDS, Targets
 from oomph.optimizers.settings import Settings, named
+from oomph.structure import STACKS
 from oomph.tape.bound import Bound
 from oomph.tape.sym import Sym
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from oomph.job import TrainJob
 
 State = list[Sym]
+LAYERS = tuple(f"{path}." for path in STACKS)
 
 
 class Optimizer:
@@ -33,8 +36,15 @@ class Optimizer:
             named(job.optimizer, job.implementation),
             embedding_32bit=job.embedding_32bit,
             embeddings=frozenset(one.storage.ordinal for one in embeddings(bound)),
+            targets=frozenset(one.storage.ordinal for one in matrices(bound, KINDS[job.optimizer].targets)),
+            rank=job.optim_rank,
+            update_projection=job.update_projection,
         )
-        self.parameters = list(parameters)
+        if KINDS[job.optimizer].targets and not self.settings.targets:
+            raise UnsupportedError(f"{job.optimizer} finds no matrices in this model.", "Choose another optimizer.")
+        self.parameters = list(parameters)  # by groups, as zero_grad goes through them
+        if self.settings.targets:
+            self.parameters.sort(key=lambda one: self.settings.is_target(one) == (self.rule.TARGETS == "last"))
         self.states: list[State] = [[] for _ in parameters]
         self.stepped = False
         # In backward every parameter has an optimizer of its own, which shares nothing with the others.
@@ -103,4 +113,21 @@ def embeddings(bound: Bound) -> list[Sym]:
                 found += part.parameters()
             else:
                 found += embeddings(part)
+    return found
+
+
+def matrices(bound: Bound, where: Targets) -> list[Sym]:
+    """Return the weights of linear maps in attention and MLPs, as the HF Trainer finds them by nn.Linear ("linear"), or
+    all matrices of the decoder layers ("hidden"); none for "".
+    """
+    found: list[Sym] = []
+    for part in bound.parts.values() if where else ():
+        if not isinstance(part, Bound):
+            continue
+        if not isinstance(part.block, Linear):
+            found += matrices(part, where)
+        elif where == "hidden":
+            found += [part.weight] if part.path.startswith(LAYERS) else []
+        elif part.block.role == "linear" and ("attn" in part.path or "mlp" in part.path):
+            found.append(part.weight)
     return found

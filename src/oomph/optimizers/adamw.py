@@ -37,9 +37,10 @@ def state(settings: Settings, parameter: Sym) -> list[Sym]:
 def step(settings: Settings, parameters: Sequence[Sym], states: Sequence[Sequence[Sym]]) -> None:
     """Play one update of `parameters` with their `states`; nothing of it stays.
 
-    foreach makes the square roots of all second moments at once, loop a root and a denominator of one parameter after
-    another, fused works in place; so does amsgrad's maximum. Source: torch/optim/adam.py, _multi_tensor_adam,
-    _single_tensor_adam.
+    foreach makes the square roots of all second moments of a dtype at once, dtype after dtype from the last that
+    occurs on (torch groups them in a hash map), those before dying only when the next are there; loop a root and a
+    denominator of one parameter after another, fused works in place; so does amsgrad's maximum. Source:
+    torch/optim/adam.py, _multi_tensor_adam, _single_tensor_adam.
 
     >>> from oomph.optimizers.settings import named
     >>> from oomph.tape.testing import cost, frozen
@@ -49,7 +50,8 @@ def step(settings: Settings, parameters: Sequence[Sym], states: Sequence[Sequenc
     [2048, 4096, 0]
     """
     if settings.implementation == "foreach":
-        roots = [result("_foreach_sqrt", one[-1].shape, one[-1].dtype, one[-1]) for one in states]
+        for dtype in reversed(dict.fromkeys(one[-1].dtype for one in states)):
+            roots = [result("_foreach_sqrt", one[-1].shape, dtype, one[-1]) for one in states if one[-1].dtype == dtype]
         del roots
     elif settings.implementation == "loop":
         for one in states:

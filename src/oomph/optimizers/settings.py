@@ -13,6 +13,8 @@ class Settings:
     """An optimizer as a job asks for it. `shared` holds tensors that the states of all parameters have in common.
 
     `embeddings` are parameters by the ordinals of their storages; with `embedding_32bit` their states stay fp32.
+    `targets` are the matrices that low-rank optimizers project to `rank` and Muon makes orthogonal;
+    `update_projection` says that this step computes projections anew.
     """
 
     name: str
@@ -21,11 +23,18 @@ class Settings:
     paged: bool = False
     embedding_32bit: bool = True
     embeddings: frozenset[int] = frozenset()
+    targets: frozenset[int] = frozenset()
+    rank: int = 128
+    update_projection: bool = False
     shared: dict[str, Sym] = field(default_factory=dict)
 
     def is_embedding(self, parameter: Sym) -> bool:
         """Tell whether a parameter is the table of an embedding."""
         return parameter.storage.ordinal in self.embeddings
+
+    def is_target(self, parameter: Sym) -> bool:
+        """Tell whether a parameter is one of the matrices that are treated differently."""
+        return parameter.storage.ordinal in self.targets
 
 
 def named(optimizer: str, implementation: str = "foreach") -> Settings:

@@ -16,6 +16,8 @@ COMPUTE = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 def adapt(model: Any, job: TrainJob, device: str) -> Any:
     """Return a model as PEFT wraps it for a job: its base quantised, prepared, with adapters."""
+    if job.method in ("full", "bitfit"):
+        return freeze(model, job)
     try:
         import peft
     except ImportError:
@@ -38,10 +40,32 @@ def adapt(model: Any, job: TrainJob, device: str) -> Any:
     return model
 
 
+def freeze(model: Any, job: TrainJob) -> Any:
+    """Return a model with what the job freezes frozen: no PEFT in it."""
+    from oomph.referee.jobs import decoder_layers
+
+    if job.method == "bitfit":
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name.endswith(".bias"))
+        return model
+    parts = [module for module in model.modules() if isinstance(module, torch.nn.Embedding) and job.freeze_embeddings]
+    for part in [*parts, *decoder_layers(model)[: job.freeze_layers]]:
+        part.requires_grad_(False)
+    return model
+
+
 def _config(peft: Any, job: TrainJob) -> Any:
     """Return PEFT's config of a method."""
+    saved = list(split(job.modules_to_save)) or None
     targets = {DEFAULT: None, ALL_LINEAR: ALL_LINEAR}.get(job.targets, list(split(job.targets)))
+    if job.method == "ln-tuning":
+        return peft.LNTuningConfig(task_type="CAUSAL_LM", target_modules=targets, modules_to_save=saved)
     rate = job.adapter_dropout if job.dropout else 0.0
     return peft.LoraConfig(
-        task_type="CAUSAL_LM", r=job.rank, lora_alpha=2 * job.rank, target_modules=targets, lora_dropout=rate
+        task_type="CAUSAL_LM",
+        r=job.rank,
+        lora_alpha=2 * job.rank,
+        target_modules=targets,
+        lora_dropout=rate,
+        modules_to_save=saved,
     )

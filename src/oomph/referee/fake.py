@@ -86,6 +86,8 @@ def fake_tensors(padded: bool = False, packed: bool = False) -> Iterator[None]:
             stack.enter_context(patch.object(masking, "find_packed_sequence_indices", some_are_packed))
         # Parameters that are fake cannot be swapped (they have weak references), so `.to()` would fail: re-bind them.
         stack.enter_context(patch.object(torch.nn.Module, "_apply", _rebind))
+        # Copying one as Python copies anything would make a storage that dies and comes back unseen: clone it.
+        stack.enter_context(patch.object(FakeTensor, "__deepcopy__", _cloned, create=True))
         # Static caches ask Dynamo to keep their address; it would look for a real one.
         stack.enter_context(patch("torch._dynamo.mark_static_address", lambda *args, **kwargs: None))
         stack.enter_context(mode)
@@ -133,6 +135,14 @@ def _rebind(module: torch.nn.Module, fn: Callable[[Any], Any], recurse: bool = T
         if buffer is not None:
             module._buffers[name] = fn(buffer)
     return module
+
+
+def _cloned(tensor: Any, memo: dict[int, Any]) -> Any:
+    copy = tensor.detach().clone()
+    if isinstance(tensor, torch.nn.Parameter):
+        copy = torch.nn.Parameter(copy, tensor.requires_grad)
+    memo[id(tensor)] = copy
+    return copy
 
 
 def _grouped_output(left: Any, right: Any, offsets: Any, out_dtype: Any) -> Any:

@@ -68,7 +68,7 @@ def build(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu")
         )
     if not isinstance(job, TrainJob):
         return model.eval()
-    if job.method != "full":
+    if job.method != "full" or job.freeze_embeddings or job.freeze_layers:
         from oomph.referee.adapters import adapt
 
         model = adapt(model, job, device)
@@ -295,5 +295,6 @@ def state_tensors(model: Any, optimizer: Any) -> Iterator[tuple[str, Any]]:
     for group in optimizer.param_groups if optimizer is not None else ():
         for parameter in group["params"]:
             for key, value in optimizer.state.get(parameter, {}).items():
+                value = getattr(value, "ortho_matrix", value)  # GaLore's projector
                 if isinstance(value, torch.Tensor):
                     yield f"{names[parameter]}.{key}", value

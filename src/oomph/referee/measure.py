@@ -17,6 +17,7 @@ from typing import Any
 
 from oomph.errors import SourceError
 from oomph.job import InferJob, TrainJob, describe
+from oomph.optimizer_names import KINDS
 from oomph.referee import isolated
 from oomph.referee.meta import INSTALL
 from oomph.units import GIB, human
@@ -192,11 +193,15 @@ def _published_keys(entry: Entry, on: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(job, TrainJob):
         found |= {
             "method": "full",
-            "optimizer": job.optimizer if job.optimizer == "none" else f"{job.optimizer} ({job.implementation})",
+            "optimizer": f"{job.optimizer} ({job.implementation})" if _has_ways(job) else job.optimizer,
             "grad_accum": job.accumulation,
             "checkpointing": job.checkpointing,
         }
     return found
+
+
+def _has_ways(job: TrainJob) -> bool:
+    return job.optimizer in KINDS and bool(KINDS[job.optimizer].implementations)
 
 
 def _answer(worker: isolated.Worker, question: dict[str, Any], seconds: float) -> dict[str, Any]:

@@ -22,9 +22,9 @@ LEARNING_RATE, MOMENTUM = 1e-4, 0.9  # no byte depends on them
 BNB = {"adamw": "AdamW", "lion": "Lion", "rmsprop": "RMSprop", "ademamix": "AdEMAMix"}
 CODE = 256  # numbers in a code book of bitsandbytes
 PAGED = 1e5  # elements from which on bitsandbytes pages a state
-PACKAGES = {
-    "bnb": "bitsandbytes"
-}  # that a rule's real optimizers come from, where it is not one of the two always here
+EVERY_STEP, SELDOM = 1, 200  # steps from one projection to the next
+# Where the real optimizers of a rule come from, if not from torch and transformers: module, package.
+PACKAGES = {"bnb": ("bitsandbytes", "bitsandbytes"), "galore": ("galore_torch", "galore-torch")}
 
 
 def make_optimizer(job: TrainJob, model: Any) -> Any:
@@ -35,8 +35,8 @@ def make_optimizer(job: TrainJob, model: Any) -> Any:
     if job.optimizer == "none":
         return None
     kind = KINDS[job.optimizer]
-    package = PACKAGES.get(kind.rule)
-    if package is not None and find_spec(package) is None:
+    module, package = PACKAGES.get(kind.rule, ("torch", "torch"))
+    if find_spec(module) is None:
         raise UnsupportedError(f"{job.optimizer} needs {package}.", f"Do: pip install {package}")
     parameters = [each for each in model.parameters() if each.requires_grad]
     if kind.rule == "bnb":
@@ -116,8 +116,61 @@ def _bnb(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
     return getattr(optim, BNB[kind.name])(parameters, lr=LEARNING_RATE, optim_bits=kind.bits, **paged)
 
 
+def _galore(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
+    galore: Any = import_module("galore_torch")
+    targets = {id(one) for one in _matrices(model, kind)}
+    others = [one for one in parameters if id(one) not in targets]
+    gap = EVERY_STEP if job.update_projection else SELDOM
+    projection: dict[str, Any] = {"rank": job.optim_rank, "update_proj_gap": gap, "scale": 0.25, "proj_type": "std"}
+    projected = [one for one in parameters if id(one) in targets]
+    groups: list[dict[str, Any]] = [{"params": others}, {"params": projected, **projection}]
+    return galore.GaLoreAdamW([group for group in groups if group["params"]], lr=LEARNING_RATE)
+
+
+def _muon(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
+    targets = {id(one) for one in _matrices(model, kind)}
+    hidden = [one for one in parameters if id(one) in targets]
+    others = [one for one in parameters if id(one) not in targets]
+    return Several([torch.optim.Muon(hidden, lr=LEARNING_RATE), _adamw(kind, job, model, others)])
+
+
+def _matrices(model: Any, kind: Kind) -> list[Any]:
+    """Return the weights that are projected or made orthogonal: by class and name as the HF Trainer, or all hidden."""
+    from oomph.referee import jobs
+
+    if kind.targets == "linear":
+        linear = ((name, each) for name, each in model.named_modules() if isinstance(each, torch.nn.Linear))
+        return [each.weight for name, each in linear if "attn" in name or "mlp" in name]
+    return [one for layer in jobs.decoder_layers(model) for one in layer.parameters() if one.dim() == 2]
+
+
+class Several:
+    """Optimizers that step one after another, as one."""
+
+    def __init__(self, each: list[Any]) -> None:
+        self.each = each
+        self.defaults = each[-1].defaults
+        self.param_groups = [group for one in each for group in one.param_groups]
+
+    @property
+    def state(self) -> dict[Any, Any]:
+        """The states of all parameters."""
+        return {parameter: state for one in self.each for parameter, state in one.state.items()}
+
+    def step(self) -> None:
+        """Step each."""
+        for one in self.each:
+            one.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Free or fill all gradients."""
+        for one in self.each:
+            one.zero_grad(set_to_none=set_to_none)
+
+
 MAKERS: dict[str, Callable[[Kind, TrainJob, Any, list[Any]], Any]] = {
     "adamw": _adamw, "sgd": _sgd, "rmsprop": _rmsprop, "adagrad": _adagrad, "adafactor": _adafactor, "bnb": _bnb,
+    "galore": _galore, "muon": _muon,
 }  # fmt: skip
 
 

@@ -194,6 +194,8 @@ def optimizers() -> Iterator[Entry]:
         yield _train(SMOL, 512, 2, optimizer=name, precision=precision)
         if kind.has_state:
             yield _train(SMOL, 512, 2, optimizer=name, precision=precision, steady=False)
+    yield _train(SMOL, 512, 2, optimizer="galore_adamw", optim_rank=16)
+    yield _train(SMOL, 512, 2, optimizer="galore_adamw", update_projection=True)
     for name in ("adamw_8bit", "paged_adamw_8bit", "lion_8bit"):
         yield _train(SMOL, 512, 2, optimizer=name, embedding_32bit=False)
     for name in ("adamw", "adamw_8bit", "adafactor"):

@@ -65,7 +65,8 @@ class TrackerWatcher:
 
     def updated(self, optimizer: Any) -> None:
         """Count the optimizer's states."""
-        states = [value for state in optimizer.state.values() for value in state.values() if hasattr(value, "dim")]
+        states = [getattr(value, "ortho_matrix", value) for one in optimizer.state.values() for value in one.values()]
+        states = [value for value in states if hasattr(value, "dim")]
         self.facts["optimizer_bytes"] = self.tracker.rounded_bytes(states)
 
     def _enter(self, name: str) -> None:

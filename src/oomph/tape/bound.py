@@ -84,7 +84,7 @@ def _bind(part: Part, tape: Tape, dtype: str, path: str) -> Any:
         return None
     if isinstance(part, Tensor):
         tape.scope = path
-        if part.role == "buffer":
+        if part.role == "buffer" and part.dtype is None:
             return tape.note(tape.empty(part.shape, BUFFER_DTYPE, op="buffer"), "buffer")
         return tape.parameter(part.shape, part.dtype or dtype, part.trains)
     return Bound(part, tape, dtype, path)
