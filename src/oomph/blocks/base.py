@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Union
 
-from oomph.errors import UnsupportedError
 from oomph.tensor import Tensor, Weight
 
 Part = Union["Block", Tensor, None]
@@ -121,9 +120,6 @@ def walk(
         yield from walk(child, f"{name}.{key}" if name else key, kind, places, used, of)
 
 
-EXPERTS = "moe_experts"
-
-
 def rewritten(part: Part, change: Callable[[str, Part], Part], path: str = "") -> Part:
     """Return a part with `change(path, part)` in its place; what is not changed is gone into.
 
@@ -134,10 +130,6 @@ def rewritten(part: Part, change: Callable[[str, Part], Part], path: str = "") -
     new = change(path, part)
     if new is not part or isinstance(part, Tensor):
         return new
-    if part.kind == EXPERTS:  # one tensor per map in transformers 5: nothing below is a module of its own
-        raise UnsupportedError(
-            "oomph cannot play adapters or a quantised base beside experts yet.", "Trace the real code: oomph trace."
-        )
     if isinstance(part, Stack):
         known: dict[int, Any] = {id(layer): rewritten(layer, change, f"{path}.*") for layer, _ in part.groups()}
         return replace(part, layers=tuple(known[id(layer)] for layer in part.layers))
