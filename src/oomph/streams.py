@@ -64,7 +64,7 @@ def job_stream(model: Model, job: Job) -> Stream:
 
 def _written(model: Model, job: Job) -> Script:
     """Play a job on expressions and return its script."""
-    from oomph.device_memory import first_products
+    from oomph.device_memory import MATRIX_PRODUCTS, first_products
     from oomph.fold import Classes, written
     from oomph.play import play, train_step
 
@@ -75,7 +75,7 @@ def _written(model: Model, job: Job) -> Script:
     classes = Classes(decoder_stack(model)[0])
     kinds = classes.of(recorder)
     recipe = written(sheet, classes, (), 0, 0, 0)
-    whole = recorder.stream()
+    whole = recorder.stream(MATRIX_PRODUCTS)
     products = [whole.events[position - 1].ordinal for position in first_products(whole)]
     labels = {ordinal: whole.labels[ordinal] for ordinal in products}
     return Script(recipe, recorder.events[: played.end], kinds, recorder.marks, labels)

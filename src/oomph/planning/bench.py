@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from oomph.answer import Subject
 from oomph.constants import measured
 from oomph.devices import Fleet
@@ -61,3 +63,10 @@ class Bench:
     def device(self, job: Job) -> Figure | None:
         """Return what the GPU shows, None where it was not worth a ledger."""
         return self.ledger(job).figure("device") if self.peak(job) <= self.room else None
+
+    def guess(self, like: Job) -> Callable[[Job], bool]:
+        """Return a guess whether jobs fit: they may have as much beside their tensors as one like them has."""
+        figure = self.ledger(like).figure("device")
+        assert figure is not None  # there is a device
+        room = self.fleet.device.capacity_bytes - (figure.safe_bytes - self.peak(like))
+        return lambda job: self.peak(job) <= room

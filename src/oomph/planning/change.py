@@ -19,7 +19,7 @@ def change_of(bench: Bench, base: TrainJob, steps: Sequence[Step]) -> Change:
     job = together(base, steps)
     parts, now = [], base
     for lever, fields in steps:
-        sets = tuple((name, getattr(now, name), after) for name, after in fields.items())
+        sets = tuple((name, getattr(now, name), after) for name, after in fields.items() if getattr(now, name) != after)
         parts.append(Part(lever.name, sets, lever.price.words, lever.cost, lever.source))
         now = replace(now, **fields)
     saved = bench.peak(base) - bench.peak(job)

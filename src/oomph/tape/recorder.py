@@ -5,7 +5,7 @@ Nothing is added up while a job plays: bytes may be expressions, and most of wha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import NamedTuple
 
 from oomph.stream import ROUND, Event, Label, Stream
@@ -65,8 +65,11 @@ class Recorder:
             total += rounded[event] if event >= 0 else -rounded[~event]
             yield total
 
-    def stream(self) -> Stream:
-        """Return the events in the form that trace, measurement and allocator share."""
+    def stream(self, ops: Container[str] | None = None) -> Stream:
+        """Return the events in the form that trace, measurement and allocator share; labels of these operations only.
+
+        None asks for all labels, which are most of the work.
+        """
         sizes = [number(one.n_bytes) for one in self.allocations]
         stream = Stream(marks=list(self.marks))
         stream.events = [Event(at, sizes[at]) if at >= 0 else Event(~at, -sizes[~at]) for at in self.events]
@@ -74,7 +77,7 @@ class Recorder:
         instant = ""
         for position, event in enumerate(self.events):
             instant = begins.get(position, instant)
-            if event >= 0:
+            if event >= 0 and (ops is None or self.allocations[event].op in ops):
                 made, why = self.allocations[event], self.why.get(event, "")
                 shape = tuple(map(number, made.shape))
                 stream.labels[event] = Label(made.op, shape, made.dtype, instant, made.scope, why)

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
-from oomph.job import RANKED
+from collections.abc import Iterable
+from dataclasses import replace
+
+from oomph.job import RANKED, TrainJob
+from oomph.methods.targets import DEFAULT, LORA_TARGETS
+from oomph.model import Model
 from oomph.planning.lever import Lever, Price, halving, setting
 
 LEAST_RANK = 4  # the smallest that the LoRA paper finds enough on its tasks
+
+QUERY_AND_VALUE = "q_proj,v_proj"  # what the LoRA paper adapts, and PEFT by default where it knows a model
+
+
+def _lora(job: TrainJob, model: Model) -> Iterable[TrainJob]:
+    if job.method == "full":
+        known = job.targets != DEFAULT or model.model_type in LORA_TARGETS
+        yield replace(job, method="lora", targets=job.targets if known else QUERY_AND_VALUE)
+
 
 _half_the_rank = halving("rank", LEAST_RANK)
 
@@ -18,11 +32,18 @@ LEVERS = (
         setting(lambda job: job.method in RANKED, adapter_dtype="base"),
     ),
     Lever(
+        "norms, embeddings and head in 16 bits",
+        Price.ROUNDING,
+        "Faster; what is not quantised stays in 16 bits, not fp32 as PEFT prepares it for steadier training.",
+        "https://huggingface.co/docs/peft/developer_guides/quantization",
+        setting(lambda job: job.kbit_preparation, method="lora", kbit_preparation=False),
+    ),
+    Lever(
         "LoRA",
         Price.TRAINING,
         "Faster steps; only small adapters train, which learn less of what is new, and forget less of what was known.",
         "https://arxiv.org/abs/2405.09673",
-        setting(lambda job: job.method == "full", method="lora"),
+        _lora,
     ),
     Lever(
         "QLoRA",

@@ -2,7 +2,30 @@
 
 from __future__ import annotations
 
-from oomph.planning.lever import Lever, Price, setting
+from oomph.job import TrainJob
+from oomph.optimizer_names import FUSED, KINDS, TORCH, Kind
+from oomph.planning.lever import Changes, Lever, Price, setting
+
+BITS = 8
+FOREACH = TrainJob.implementation  # what other libraries' optimizers, which have one way of their own, are told
+
+
+def _kind(job: TrainJob) -> Kind:
+    return KINDS.get(job.optimizer, Kind("", ""))
+
+
+def _instead(name: str, of: frozenset[str], *, of_states: bool = False) -> Changes:
+    """Return the changes from optimizers of these names to another; `of_states`: only from states of 16 or 32 bits."""
+
+    def applies(job: TrainJob) -> bool:
+        kind = _kind(job)
+        return kind.name in of and not (of_states and kind.bits == BITS)
+
+    return setting(applies, optimizer=name, implementation=FOREACH)
+
+
+ADAM = frozenset({"adamw", "amsgrad"})
+WITH_MOMENTS = frozenset({*ADAM, "ademamix"})
 
 LEVERS = (
     Lever(
@@ -10,20 +33,51 @@ LEVERS = (
         Price.NOTHING,
         "No cost, usually faster: one kernel updates all parameters without the temporaries of foreach (fused=True).",
         "https://docs.pytorch.org/docs/stable/generated/torch.optim.AdamW.html",
-        setting(lambda job: job.optimizer != "none", implementation="fused"),
+        setting(lambda job: _kind(job).implementations == TORCH, implementation=FUSED[0]),
+    ),
+    Lever(
+        "8-bit Adam",
+        Price.ROUNDING,
+        "As fast: both moments in 8 bits, block by block; published runs end at the same loss (bitsandbytes).",
+        "https://arxiv.org/abs/2110.02861",
+        _instead("adamw_8bit", ADAM, of_states=True),
+    ),
+    Lever(
+        "paged 8-bit Adam",
+        Price.SPEED,
+        "The same numbers as 8-bit Adam; its states may lie in the host's memory, and come over PCIe at each step.",
+        "https://arxiv.org/abs/2305.14314",
+        setting(
+            lambda job: _kind(job).name in ADAM and _kind(job).bits == BITS and not _kind(job).paged,
+            optimizer="paged_adamw_8bit",
+        ),
+    ),
+    Lever(
+        "Adafactor",
+        Price.TRAINING,
+        "A row and a column of second moments per matrix, and no first ones; slower, and its learning rate is its own.",
+        "https://arxiv.org/abs/1804.04235",
+        _instead("adafactor", WITH_MOMENTS),
+    ),
+    Lever(
+        "8-bit Lion",
+        Price.TRAINING,
+        "One moment instead of two; faster, but learning rate and weight decay must be found anew.",
+        "https://arxiv.org/abs/2302.06675",
+        _instead("lion_8bit", WITH_MOMENTS),
     ),
     Lever(
         "SGD with momentum",
         Price.TRAINING,
         "One state per weight instead of two; language models learn clearly worse with it than with Adam.",
         "https://arxiv.org/abs/2402.19449",
-        setting(lambda job: job.optimizer == "adamw", optimizer="sgd-momentum"),
+        _instead("sgd-momentum", WITH_MOMENTS),
     ),
     Lever(
         "SGD",
         Price.TRAINING,
         "No state at all; language models learn clearly worse with it than with Adam.",
         "https://arxiv.org/abs/2402.19449",
-        setting(lambda job: job.optimizer in ("adamw", "sgd-momentum"), optimizer="sgd"),
+        _instead("sgd", frozenset({*WITH_MOMENTS, "sgd-momentum", "lion"})),
     ),
 )
