@@ -67,6 +67,8 @@ HELP: dict[Job, dict[str, str]] = {
         "adapter_dtype": "Dtype of adapters: fp32 as in PEFT, or the base's.",
         "quantization": "How bitsandbytes keeps the frozen base; dq: scales quantised too.",
         "kbit_preparation": "PEFT's prepare_model_for_kbit_training: what is not quantised is kept in fp32.",
+        "narrow_tables": "After it embedding and head are cast back, as TRL does.",
+        "saved_modules": "PEFT's modules_to_save: whole modules of which a copy trains, names with commas.",
     },
     InferJob: {
         "batch": "Sequences at a time.",

@@ -30,6 +30,10 @@ def adapted(model: Model, job: TrainJob | InferJob) -> Model:
 
         model = quantised(model, job)
     changed: Model = import_module(f"oomph.methods.{METHODS[job.method]}").adapt(model, job)
+    if job.saved_modules:
+        from oomph.methods.saved import saved
+
+        changed = saved(changed, job)
     return changed
 
 

@@ -29,6 +29,9 @@ def adapt(model: Any, job: TrainJob, device: str) -> Any:
         # Checkpointing is turned on where it is for all jobs, with the kind that the job asks for.
         prepare: Any = peft.prepare_model_for_kbit_training
         model = prepare(model, use_gradient_checkpointing=False)
+        if job.narrow_tables:
+            for table in (model.get_input_embeddings(), model.get_output_embeddings()):
+                table.to(getattr(torch, COMPUTE[job.weight_dtype]))
     model = peft.get_peft_model(model, _config(peft, job), autocast_adapter_dtype=job.adapter_dtype == "fp32")
     if job.adapter_dtype == "base" and job.quantization != "none":
         # PEFT cannot tell a quantised base's dtype and leaves adapters in fp32; TRL casts them as here.
@@ -43,5 +46,10 @@ def _config(peft: Any, job: TrainJob) -> Any:
     targets = {DEFAULT: None, ALL_LINEAR: ALL_LINEAR}.get(job.targets, list(split(job.targets)))
     rate = job.adapter_dropout if job.dropout else 0.0
     return peft.LoraConfig(
-        task_type="CAUSAL_LM", r=job.rank, lora_alpha=2 * job.rank, target_modules=targets, lora_dropout=rate
+        task_type="CAUSAL_LM",
+        r=job.rank,
+        lora_alpha=2 * job.rank,
+        target_modules=targets,
+        lora_dropout=rate,
+        modules_to_save=list(split(job.saved_modules)) or None,
     )

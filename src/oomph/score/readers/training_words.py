@@ -22,7 +22,13 @@ FRAMEWORKS: tuple[tuple[str, str], ...] = (
     ("HF Trainer", "trainer"),
 )
 FULL = ("full", "full SFT")
-LORA = ("lora",)
+LORA = ("lora", "lora+emb/head full")
+QLORA = ("qlora",)
+NARROW = {  # dtype of what is not quantised
+    "nf4 (bnb), rest bf16": "bf16", "bnb.nf4": "bf16", "bnb.nf4-dq": "bf16", "bnb nf4": "bf16", "nf4": "bf16",
+    "nf4 (no double quant), lm_head bf16": "bf16", "nf4 (torchao NF4Tensor, double quant)": "bf16",
+}  # fmt: skip
+SINGLE = ("bnb.nf4", "nf4 (no double quant), lm_head bf16")  # without quantised scales
 LOSSES: dict[str, str] = {  # "" is the program's own
     "eager": "",
     "eager (HF)": "",
@@ -118,6 +124,18 @@ def described(model: str) -> Subject | None:
 def named(model: str) -> Subject:
     """Return the model a row names."""
     return catalogued(MODELS.get(model, model))
+
+
+def quantisation(said: str, framework: str) -> dict[str, Any]:
+    """Return how a base is quantised and prepared: fms-acceleration's own PEFT path prepares nothing, nor does LitGPT."""
+    if said not in NARROW:
+        raise refuse(f"weights {shown(said)}", "not modelled yet")
+    by_trl = "baseline-peft-bnb" in framework
+    return {
+        "quantization": "nf4" if said in SINGLE else "nf4-dq",
+        "kbit_preparation": by_trl or framework.startswith("ms-swift"),
+        "narrow_tables": by_trl,
+    }
 
 
 def positions(found: Subject) -> int:
