@@ -68,6 +68,7 @@ HELP: dict[Job, dict[str, str]] = {
         "quantization": "How bitsandbytes keeps the frozen base; dq: scales quantised too.",
         "kbit_preparation": "PEFT's prepare_model_for_kbit_training: what is not quantised is kept in fp32.",
         "narrow_tables": "After it embedding and head are cast back, as TRL does.",
+        "keeps_4bit_inputs": "As bitsandbytes up to 0.42: inputs of quantised maps live as long as the graph.",
         "saved_modules": "PEFT's modules_to_save: whole modules of which a copy trains, names with commas.",
     },
     InferJob: {

@@ -11,7 +11,13 @@ from oomph.job import TrainJob
 
 Version = tuple[int, ...]
 # The newest releases whose defaults are written down here; what is newer is taken to do as they do.
-NEWEST: dict[str, Version] = {"torch": (2, 13), "transformers": (5, 23), "peft": (0, 21), "trl": (1, 16)}
+NEWEST: dict[str, Version] = {
+    "torch": (2, 13),
+    "transformers": (5, 23),
+    "peft": (0, 21),
+    "trl": (1, 16),
+    "bnb": (0, 50),
+}
 _NAMED = re.compile(r"\b([A-Za-z_]+)[ =]+(\d+(?:\.\d+){1,3})")
 LONGEST = 500  # characters of a text in which versions are looked for
 

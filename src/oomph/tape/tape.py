@@ -35,6 +35,7 @@ class Tape:
         self.autocast: Autocast | None = None
         self.autocast_paused = False  # inside an operation that autocast has prepared
         self.kernel = "flash"
+        self.keeps_inputs = False  # of 4-bit maps, as long as the graph: bitsandbytes up to 0.42
         self.loss = "hf"  # which of oomph.losses the end of the model is
         self.dropout = False  # whether anything is dropped out
         self.inputs_train = False  # whether embedded inputs want gradients though their table may be frozen

@@ -181,6 +181,9 @@ def _method(row: Mapping[str, Any], versions: Versions) -> dict[str, Any]:
         given["saved_modules"] = ",".join(map(str, kept))
     if method in QLORA:
         given |= quantisation(words(row, "weight_dtype"), framework)
+        given["keeps_4bit_inputs"] = framework.startswith("HF transformers (notebook") or (
+            not versions.at_least("bnb", 0, 43)
+        )
     return given
 
 
