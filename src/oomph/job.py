@@ -73,8 +73,9 @@ class TrainJob:
     is the rate on an adapter's input; `adapter_dtype` fp32 is what PEFT's autocast_adapter_dtype does. `quantization`
     is bitsandbytes' of a frozen base; `kbit_preparation` PEFT's prepare_model_for_kbit_training, which keeps all else
     in fp32; with `narrow_tables` embedding and head are cast back, as TRL does. `keeps_4bit_inputs`: bitsandbytes up to
-    0.42, which kept what goes into a quantised map as long as the graph. `saved_modules` are PEFT's
-    modules_to_save: whole modules of which a copy trains beside the frozen original. qlora sets the first three as its paper does; lora with them spelled out is free to differ.
+    0.42, which kept what goes into a quantised map as long as the graph. `saved_modules` are PEFT's modules_to_save:
+    whole modules of which a copy trains beside the frozen original. qlora sets quantisation, preparation and targets as
+    its paper does; lora with them spelled out is free to differ.
     """
 
     batch: int = 1

@@ -22,7 +22,7 @@ def end(hidden_states: Sym, weight: Sym, labels: Sym, bias: Sym | None = None) -
     del chunks
     hidden_states.tape.scope = "loss"
     targets = ops.split_axis(labels, 1, sizes)
-    total = None
+    total: Sym | None = None
     for chunk, target in zip(logits, targets, strict=True):
         rows = ops.view(chunk, (ops.rows(chunk), chunk.shape[-1]))
         wide = ops.cast(rows, "fp32")
@@ -30,4 +30,6 @@ def end(hidden_states: Sym, weight: Sym, labels: Sym, bias: Sym | None = None) -
         one = ops.cross_entropy(wide, ops.view(target, (target.shape[0] * target.shape[1],)))
         del wide
         total = one if total is None else total + one
+    if total is None:
+        raise AssertionError("a sequence has at least one chunk")
     return ops.divided(total, labels.tape.empty((), "int64", op="sum")), logits

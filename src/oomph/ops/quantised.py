@@ -35,8 +35,8 @@ def matmul_4bit(x: Sym, weight: FourBitWeight, bias: Sym | None = None) -> Sym:
     Saves nothing but the weight that is there anyway, so no input is kept; backward dequantises the whole weight (and
     first its scales, where they are quantised) for g @ W. On a GPU the forward pass does so too, but for a few rows,
     where a fused kernel reads the packed weight; which number is few depends on the GPU and the shape, up to 1536 rows,
-    here as few as on all. Up to 0.42 x was kept, not as a saved tensor but as long as the graph. Source: bitsandbytes 0.50, autograd/_functions.py, MatMul4Bit; backends/cuda/ops.py,
-    _dequant_linear_fallback.
+    here as few as on all. Up to 0.42 x was kept, not as a saved tensor but as long as the graph. Source: bitsandbytes
+    0.50, autograd/_functions.py, MatMul4Bit; backends/cuda/ops.py, _dequant_linear_fallback.
 
     512·256·2 B of dequantised weight each way, and scales of 2048 blocks; x alone is bf16:
     >>> from oomph.tape.testing import cost

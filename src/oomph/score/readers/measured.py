@@ -72,7 +72,7 @@ def _job(row: Mapping[str, Any]) -> Job:
     for name, value in inputs.items():
         if name not in known:
             raise refuse(f"job.{shown(name)}", "no input of a job that this oomph has")
-        wanted = hints[name] if hints[name] in (int, bool) else str
+        wanted = hints[name] if hints[name] in (int, bool, float) else str
         if type(value) is not wanted:
             raise refuse(f"job.{name}", f"{shown(value)} is not {wanted.__name__}")
     return job_type(**inputs)

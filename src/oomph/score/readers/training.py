@@ -79,6 +79,7 @@ def job_of(row: Mapping[str, Any]) -> tuple[TrainJob, tuple[str, ...]]:
     assumed = {
         f"{words(row, 'framework_version')}, estimated by the layers of the versions oomph follows": True,
         "autocast over 16-bit weights; accelerate copies logits to fp32": bool(fields.get("autocast")),
+        "reentrant checkpointing: the default of transformers 4": fields["checkpointing"] == "reentrant",
         "which attention is not stated: SDPA, the class's default": "not stated" in words(row, "attention_impl"),
         "which memory is not stated: what nvidia-smi shows": UNSTATED_METRIC in words(row, "metric"),
         "whether its GB are GiB is not known: taken as GiB": row.get("unit_ambiguous") is not False,
@@ -167,7 +168,7 @@ def _method(row: Mapping[str, Any], versions: Versions) -> dict[str, Any]:
         raise refuse("lora", "not said")
     targets, dtype = lora.get("targets"), lora.get("adapter_dtype")
     if isinstance(targets, list) and all(isinstance(one, str) for one in targets):
-        found = list(dict.fromkeys(TARGETS.get(one, one) for one in targets))
+        found = list(dict.fromkeys(str(TARGETS.get(one, one)) for one in targets))
         fused = framework.startswith("litgpt") and any(name in words(row, "model") for name in FUSED_QKV)
         names = "query_key_value" if fused else ",".join(found)
     else:

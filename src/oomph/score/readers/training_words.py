@@ -127,7 +127,7 @@ def named(model: str) -> Subject:
 
 
 def quantisation(said: str, framework: str) -> dict[str, Any]:
-    """Return how a base is quantised and prepared: fms-acceleration's own PEFT path prepares nothing, nor does LitGPT."""
+    """Return how a base is quantised and prepared: fms-acceleration's own path and LitGPT prepare nothing."""
     if said not in NARROW:
         raise refuse(f"weights {shown(said)}", "not modelled yet")
     by_trl = "baseline-peft-bnb" in framework
