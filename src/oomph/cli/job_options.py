@@ -42,7 +42,7 @@ HELP: dict[Job, dict[str, str]] = {
         "seq_len": "Tokens in a sequence.",
         "precision": "Dtype of weights, gradients and states; amp: fp32 weights under autocast.",
         "autocast": "16-bit weights under autocast too, as accelerate does.",
-        "loss": "What follows the last hidden state; see docs/losses.md.",
+        "loss": "What follows the last hidden state; see docs/frameworks.md.",
         "attention": "Attention kernel.",
         "padding": "The batch has a padding mask, which shuts flash out.",
         "packing": "Rows hold several sequences, told apart by position ids: a mask is built, which shuts flash out.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from oomph.job import TrainJob
@@ -68,10 +68,24 @@ class Runtime:
     what: str
     source: str
     defaults: Callable[[Versions], Defaults]
+    # Keys of a config that its own model code reads otherwise than transformers: value there to value here.
+    rewrites: Mapping[str, Mapping[Any, Any]] = field(default_factory=dict)
 
     def fields(self, versions: Versions = Versions()) -> dict[str, Any]:
         """Return the fields of a job that it sets."""
         return {name: default.value for name, default in self.defaults(versions).items()}
+
+    def config(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a model's config as its own model code computes it.
+
+        >>> from oomph.runtimes import runtime
+        >>> runtime("litgpt").config({"hidden_act": "gelu_new"})
+        {'hidden_act': 'gelu_pytorch_tanh'}
+        """
+        return {
+            key: self.rewrites[key].get(value, value) if key in self.rewrites else value
+            for key, value in config.items()
+        }
 
     def job(self, versions: Versions = Versions(), **given: Any) -> TrainJob:
         """Return a job as this program runs it; what is given wins.
@@ -91,4 +105,4 @@ class Runtime:
         )
 
 
-_FIELDS = {field.name for field in fields(TrainJob)}
+_FIELDS = {each.name for each in fields(TrainJob)}

@@ -7,6 +7,7 @@ from typing import Any
 
 from oomph.answer import Subject
 from oomph.job import Checkpointing, Implementation, Kernel
+from oomph.runtimes.base import Runtime
 from oomph.score.asking import catalogued, configured
 from oomph.score.reading import refuse, shown
 
@@ -121,9 +122,13 @@ def described(model: str) -> Subject | None:
     return configured(model, {"model_type": "llama", "tie_word_embeddings": False, **sizes})
 
 
-def named(model: str) -> Subject:
-    """Return the model a row names."""
-    return catalogued(MODELS.get(model, model))
+def named(model: str, program: Runtime) -> Subject:
+    """Return the model a row names, as the program's own code computes it."""
+    found = catalogued(MODELS.get(model, model))
+    config = found.source.config
+    if config is None or program.config(config) == config:
+        return found
+    return configured(found.source.name, program.config(config))
 
 
 def quantisation(said: str, framework: str) -> dict[str, Any]:
