@@ -32,6 +32,7 @@ from oomph.score.readers.training_words import (
     named,
     positions,
     quantisation,
+    there,
 )
 from oomph.score.reading import MUST_NOT_FIT, Ask, Question, Schema, notes, refuse, shown, whole, words
 
@@ -51,6 +52,7 @@ def _question(row: Mapping[str, Any]) -> Question:
     if most and job.seq_len > most:  # learned positions: a longer sequence would not run
         job = replace(job, seq_len=most)
         assumed = (*assumed, f"seq_len {most}: the model has no more positions")
+    job = replace(job, targets=there(subject, job.targets))
     return Question(_asks(row, Case(subject, job, device(row.get("gpu")))), assumed)
 
 

@@ -143,6 +143,13 @@ def quantisation(said: str, framework: str) -> dict[str, Any]:
     }
 
 
+def there(found: Subject, targets: str) -> str:
+    """Return those of the names that the model has: PEFT takes one list for many models, as long as one name fits."""
+    modules = {name.split(".")[-2] for name in (weight.name for weight in found.model.weights) if "." in name}
+    kept = [name for name in targets.split(",") if name in modules]
+    return ",".join(kept) or targets
+
+
 def positions(found: Subject) -> int:
     """Return how many positions a model has learned vectors for; 0 where it computes them."""
     kinds = {weight.kind: weight.shape[0] for weight in found.model.weights}
