@@ -95,9 +95,11 @@ class TrainJob:
     names with commas between them, "all-linear", or "default", which is PEFT's choice for the model. `adapter_dropout`
     is the rate on an adapter's input; `adapter_dtype` fp32 is what PEFT's autocast_adapter_dtype does. `quantization`
     is bitsandbytes' of a frozen base; `kbit_preparation` PEFT's prepare_model_for_kbit_training, which keeps all else
-    in fp32; qlora sets these three as its paper does, lora with them spelled out is free to differ. `modules_to_save`
-    are modules of which a copy trains. `freeze_embeddings` and `freeze_layers` freeze parts in full fine-tuning: the
-    tables of tokens and positions, the first so many layers.
+    in fp32; with `narrow_tables` embedding and head are cast back, as TRL does; qlora sets the first three as its paper
+    does, lora with them spelled out is free to differ. `keeps_4bit_inputs`: bitsandbytes up to 0.42, which kept what
+    goes into a quantised map as long as the graph. `modules_to_save` are modules of which a copy trains.
+    `freeze_embeddings` and `freeze_layers` freeze parts in full fine-tuning: the tables of tokens and positions, the
+    first so many layers.
     """
 
     batch: int = 1
@@ -138,6 +140,8 @@ class TrainJob:
     modules_to_save: str = ""
     freeze_embeddings: bool = False
     freeze_layers: int = 0
+    narrow_tables: bool = False
+    keeps_4bit_inputs: bool = False
 
     def __post_init__(self) -> None:
         check(self)

@@ -58,6 +58,7 @@ def train_step(
     tape = Tape(on)
     recorder = tape.recorder
     tape.kernel, tape.dropout, tape.loss = job.attention, job.dropout, job.loss
+    tape.keeps_inputs = job.keeps_4bit_inputs
     tape.inputs_train = job.checkpointing != "none"  # transformers' enable_input_require_grads
     tape.experts, tape.routing = job.experts, job.routing
     with tape.playing():

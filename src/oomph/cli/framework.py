@@ -1,4 +1,4 @@
-"""`--framework` and `--config`: a job of what was typed, what a config file says, and a program's defaults, in this order."""
+"""`--framework` and `--config`: a job of what was typed, what a config file says, and a program's defaults."""
 
 from __future__ import annotations
 

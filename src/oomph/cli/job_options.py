@@ -43,7 +43,7 @@ HELP: dict[Job, dict[str, str]] = {
         "seq_len": "Tokens in a sequence.",
         "precision": "Dtype of weights, gradients and states; amp: fp32 weights under autocast.",
         "autocast": "16-bit weights under autocast too, as accelerate does.",
-        "loss": "What follows the last hidden state; see docs/losses.md.",
+        "loss": "What follows the last hidden state; see docs/frameworks.md.",
         "attention": "Attention kernel.",
         "experts": "How a mixture computes its experts; transformers takes grouped_mm.",
         "routing": "How tokens are spread over the experts; tells in the eager form only.",
@@ -77,6 +77,8 @@ HELP: dict[Job, dict[str, str]] = {
         "modules_to_save": "Modules of which a copy trains beside adapters: lm_head,embed_tokens.",
         "freeze_embeddings": "Freeze the embeddings.",
         "freeze_layers": "Freeze the first so many layers.",
+        "narrow_tables": "After it embedding and head are cast back, as TRL does.",
+        "keeps_4bit_inputs": "As bitsandbytes up to 0.42: inputs of quantised maps live as long as the graph.",
     },
     InferJob: {
         "batch": "Sequences at a time.",

@@ -1,8 +1,8 @@
 """The end of a causal language model in training: the output projection and the loss, one file per way of computing it.
 
 A file holds `end(hidden_states, weight, labels, bias)`: hidden states [B, S, H], the projection's weight [V, H], labels
-[B, S] and bias [V] to the loss, None where the caller makes one of the logits, and the logits that the model returns, None where
-they never exist as a whole.
+[B, S] and bias [V] to the loss, None where the caller makes one of the logits, and the logits that the model returns,
+None where they never exist as a whole.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Unsloth's cross entropy of logits in their own dtype: models that never made fp32 of them, as gpt_bigcode before 4.50.
+"""Unsloth's cross entropy of logits in their own dtype: models that never made fp32 of them, as gpt_bigcode's.
 
 Source: fms-acceleration-foak 0.7, kernels/unsloth/cross_entropy_loss.py, FastCrossEntropyLoss; transformers 4.48,
 models/gpt_bigcode/modeling_gpt_bigcode.py.

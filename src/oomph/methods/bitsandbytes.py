@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from oomph.tape.sym import Sym
 
 HALF = frozenset({"bf16", "fp16"})
+TABLES = ("embedding", "head")
 
 
 def quantised(model: Model, job: TrainJob) -> Model:
@@ -65,6 +66,8 @@ def prepared(model: Model, job: TrainJob) -> Model:
         return model
 
     def change(path: str, part: Part) -> Part:
+        if job.narrow_tables and isinstance(part, Tensor) and part.role in TABLES:
+            return part  # TRL's peft_module_casting_to_bf16
         if isinstance(part, Tensor) and (part.dtype is None or part.dtype in HALF):
             return replace(part, dtype="fp32")
         return part

@@ -35,8 +35,8 @@ def matmul_4bit(x: Sym, weight: FourBitWeight, bias: Sym | None = None) -> Sym:
     Saves nothing but the weight that is there anyway, so no input is kept; backward dequantises the whole weight (and
     first its scales, where they are quantised) for g @ W. On a GPU the forward pass does so too, but for a few rows,
     where a fused kernel reads the packed weight; which number is few depends on the GPU and the shape, up to 1536 rows,
-    here as few as on all. Source: bitsandbytes 0.50, autograd/_functions.py, MatMul4Bit; backends/cuda/ops.py,
-    _dequant_linear_fallback.
+    here as few as on all. Up to 0.42 x was kept, not as a saved tensor but as long as the graph. Source: bitsandbytes
+    0.50, autograd/_functions.py, MatMul4Bit; backends/cuda/ops.py, _dequant_linear_fallback.
 
     512·256·2 B of dequantised weight each way, and scales of 2048 blocks; x alone is bf16:
     >>> from oomph.tape.testing import cost
@@ -50,7 +50,7 @@ def matmul_4bit(x: Sym, weight: FourBitWeight, bias: Sym | None = None) -> Sym:
     if x.requires_grad or (bias is not None and bias.requires_grad):
         node = record("MatMul4Bit", (x,) if bias is None else (x, bias), _matmul_4bit_backward)
     if node is not None:
-        node.context = weight
+        node.context = (weight, x.detach() if x.tape.keeps_inputs else None)
 
     def result() -> Sym:
         return new(x.tape, (*x.shape[:-1], weight.shape[0]), x.dtype, op="gemm_4bit")
@@ -62,7 +62,7 @@ def matmul_4bit(x: Sym, weight: FourBitWeight, bias: Sym | None = None) -> Sym:
 
 
 def _matmul_4bit_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
-    gradient, weight = grad(gradients), node.context
+    gradient, (weight, _) = grad(gradients), node.context
     tape = gradient.tape
     of_bias = None
     if len(node.inputs) > 1 and node.needs(1):

@@ -57,7 +57,7 @@ def attention(m: Bound, hidden_states: Sym, freqs: tuple[Sym, Sym], attention_ma
     query, key, value = (ops.view(each, shape) for each in (query, key, value))
     query = apply_rotary_pos_emb(query, freqs)
     key = apply_rotary_pos_emb(key, freqs)
-    context_layer, attn_weight = ops.attention(
+    context_layer, _ = ops.attention(
         ops.transpose(query, 1, 2), ops.transpose(key, 1, 2), ops.transpose(value, 1, 2), attention_mask, 0.0
     )
     context_layer = ops.contiguous(ops.view(context_layer, (batch, length, width)))

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from oomph.job import TrainJob
 
 Version = tuple[int, ...]
 # The newest releases whose defaults are written down here; what is newer is taken to do as they do.
-NEWEST: dict[str, Version] = {"torch": (2, 13), "transformers": (5, 23), "peft": (0, 21), "trl": (1, 16)}
+NEWEST: dict[str, Version] = {
+    "torch": (2, 13),
+    "transformers": (5, 23),
+    "peft": (0, 21),
+    "trl": (1, 16),
+    "bnb": (0, 50),
+}
 _NAMED = re.compile(r"\b([A-Za-z_]+)[ =]+(\d+(?:\.\d+){1,3})")
 LONGEST = 500  # characters of a text in which versions are looked for
 
@@ -62,10 +68,24 @@ class Runtime:
     what: str
     source: str
     defaults: Callable[[Versions], Defaults]
+    # Keys of a config that its own model code reads otherwise than transformers: value there to value here.
+    rewrites: Mapping[str, Mapping[Any, Any]] = field(default_factory=dict)
 
     def fields(self, versions: Versions = Versions()) -> dict[str, Any]:
         """Return the fields of a job that it sets."""
         return {name: default.value for name, default in self.defaults(versions).items()}
+
+    def config(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a model's config as its own model code computes it.
+
+        >>> from oomph.runtimes import runtime
+        >>> runtime("litgpt").config({"hidden_act": "gelu_new"})
+        {'hidden_act': 'gelu_pytorch_tanh'}
+        """
+        return {
+            key: self.rewrites[key].get(value, value) if key in self.rewrites else value
+            for key, value in config.items()
+        }
 
     def job(self, versions: Versions = Versions(), **given: Any) -> TrainJob:
         """Return a job as this program runs it; what is given wins.
@@ -85,4 +105,4 @@ class Runtime:
         )
 
 
-_FIELDS = {field.name for field in fields(TrainJob)}
+_FIELDS = {each.name for each in fields(TrainJob)}

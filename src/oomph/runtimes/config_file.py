@@ -45,8 +45,8 @@ def read(config: Mapping[str, Any], where: str) -> ConfigFile:
     """Return what a config says.
 
     >>> found = read({"per_device_train_batch_size": 4, "bf16": True, "shiny": 1}, "args.json")
-    >>> found.runtime, dict(found.fields), found.unknown
-    ('trainer', {'batch': 4, 'precision': 'amp-bf16', 'fp32_outputs': True}, ('shiny',))
+    >>> found.runtime, found.fields["batch"], found.fields["precision"], found.unknown
+    ('trainer', 4, 'amp-bf16', ('shiny',))
     """
     name = next((name for name, wanted in KNOWN_BY if all(key in config for key in wanted)), None)
     if name is None:

@@ -1,4 +1,4 @@
-"""What keys of config files mean for a job, framework by framework; what moves memory and is not modelled is refused."""
+"""What keys of config files mean for a job, by framework; what moves memory and is not modelled is refused."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from oomph.runtimes.trainer import mixed
 MOST = 2**31
 
 
+def _shown(value: Any) -> str:
+    return repr(value if isinstance(value, (int, float)) else str(value)[:40])
+
+
 @dataclass(frozen=True)
 class Said:
     """A config's keys and values; `where` names it in errors."""
@@ -24,21 +28,21 @@ class Said:
         """Return a whole number of at least 1."""
         value = self.values[key]
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST:
-            raise ConfigError(f"{self.where}: {key} is {str(value)[:40]!r}.", "Give a whole number of at least 1.")
+            raise ConfigError(f"{self.where}: {key} is {_shown(value)}.", "Give a whole number of at least 1.")
         return value
 
     def switch(self, key: str) -> bool:
         """Return True or False."""
         value = self.values.get(key, False)
         if not isinstance(value, bool):
-            raise ConfigError(f"{self.where}: {key} is {str(value)[:40]!r}.", "Give true or false.")
+            raise ConfigError(f"{self.where}: {key} is {_shown(value)}.", "Give true or false.")
         return value
 
     def rate(self, key: str) -> float:
         """Return a number from 0 to below 1."""
         value = self.values[key]
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
-            raise ConfigError(f"{self.where}: {key} is {str(value)[:40]!r}.", "Give a number from 0 to below 1.")
+            raise ConfigError(f"{self.where}: {key} is {_shown(value)}.", "Give a number from 0 to below 1.")
         return float(value)
 
     def one_of(self, key: str, known: Mapping[str, Any]) -> Any:
@@ -62,7 +66,8 @@ def refused(why: str) -> Reader:
     """Return the reader of what is not modelled: anything but false, none or 1 is refused."""
 
     def read(said: Said, key: str) -> dict[str, Any]:
-        if said.values[key] not in (False, None, 1, "", "no", "NO", "none", 0, [], {}):
+        value = said.values[key]
+        if value is True or value not in (False, None, 1, "", "no", "NO", "none", 0, [], {}):
             raise UnsupportedError(f"{said.where}: {key} is not modelled: {why}.", "Leave it out, or trace the job.")
         return {}
 
@@ -289,115 +294,33 @@ READERS: dict[str, dict[str, Reader]] = {
 }
 MODEL_KEYS = {"axolotl": "base_model", "llama-factory": "model_name_or_path", "trl": "model_name_or_path"}
 # What moves no memory of the job.
-HARMLESS = frozenset(
-    [
-        "output_dir",
-        "logging_dir",
-        "logging_steps",
-        "logging_strategy",
-        "save_steps",
-        "save_strategy",
-        "save_total_limit",
-        "seed",
-        "data_seed",
-        "learning_rate",
-        "lr_scheduler_type",
-        "lr_scheduler",
-        "warmup_steps",
-        "warmup_ratio",
-        "weight_decay",
-        "adam_beta1",
-        "adam_beta2",
-        "adam_epsilon",
-        "num_train_epochs",
-        "num_epochs",
-        "max_steps",
-        "report_to",
-        "run_name",
-        "dataset_name",
-        "dataset_config",
-        "datasets",
-        "dataset_prepared_path",
-        "val_set_size",
-        "eval_strategy",
-        "evaluation_strategy",
-        "eval_steps",
-        "do_train",
-        "do_eval",
-        "overwrite_output_dir",
-        "per_device_eval_batch_size",
-        "push_to_hub",
-        "hub_model_id",
-        "remove_unused_columns",
-        "dataloader_num_workers",
-        "gradient_checkpointing_kwargs",
-        "model_name_or_path",
-        "lora_alpha",
-        "lora_task_type",
-        "trust_remote_code",
-        "tf32",
-        "ddp_timeout",
-        "resume_from_checkpoint",
-        "wandb_project",
-        "wandb_entity",
-        "wandb_watch",
-        "wandb_name",
-        "wandb_log_model",
-        "epochs",
-        "log_every_n_steps",
-        "special_tokens",
-        "tokenizer_type",
-        "model_type",
-        "strict",
-        "chat_template",
-        "train_on_inputs",
-        "group_by_length",
-    ]
-)
+HARMLESS = frozenset({
+    "adam_beta1", "adam_beta2", "adam_epsilon", "chat_template", "data_seed", "dataloader_num_workers",
+    "dataset_config", "dataset_name", "dataset_prepared_path", "datasets", "ddp_timeout", "do_eval", "do_train",
+    "epochs", "eval_steps", "eval_strategy", "evaluation_strategy", "gradient_checkpointing_kwargs",
+    "group_by_length", "hub_model_id", "learning_rate", "log_every_n_steps", "logging_dir", "logging_steps",
+    "logging_strategy", "lora_alpha", "lora_task_type", "lr_scheduler", "lr_scheduler_type", "max_steps",
+    "model_name_or_path", "model_type", "num_epochs", "num_train_epochs", "output_dir", "overwrite_output_dir",
+    "per_device_eval_batch_size", "push_to_hub", "remove_unused_columns", "report_to", "resume_from_checkpoint",
+    "run_name", "save_steps", "save_strategy", "save_total_limit", "seed", "special_tokens", "strict", "tf32",
+    "tokenizer_type", "train_on_inputs", "trust_remote_code", "val_set_size", "wandb_entity", "wandb_log_model",
+    "wandb_name", "wandb_project", "wandb_watch", "warmup_ratio", "warmup_steps", "weight_decay",
+})  # fmt: skip
 HARMLESS_OF: dict[str, frozenset[str]] = {
-    "axolotl": frozenset(["base_model", "load_in_4bit", "lora_model_dir", "evals_per_epoch", "saves_per_epoch"]),
-    "llama-factory": frozenset(
-        [
-            "stage",
-            "template",
-            "dataset",
-            "dataset_dir",
-            "max_samples",
-            "preprocessing_num_workers",
-            "overwrite_cache",
-            "plot_loss",
-            "val_size",
-            "quantization_method",
-            "save_only_model",
-        ]
-    ),
-    "torchtune": frozenset(
-        [
-            "device",
-            "shuffle",
-            "log_peak_memory_stats",
-            "tokenizer._component_",
-            "tokenizer.path",
-            "model._component_",
-            "model.lora_alpha",
-            "model.apply_lora_to_output",
-        ]
-    ),
-    "accelerate": frozenset(
-        [
-            "compute_environment",
-            "debug",
-            "machine_rank",
-            "main_training_function",
-            "gpu_ids",
-            "rdzv_backend",
-            "same_network",
-            "use_cpu",
-            "downcast_bf16",
-            "tpu_env",
-            "tpu_use_cluster",
-            "tpu_use_sudo",
-            "enable_cpu_affinity",
-        ]
-    ),
-}
+    "axolotl": frozenset({
+        "base_model", "evals_per_epoch", "load_in_4bit", "lora_model_dir", "saves_per_epoch",
+    }),
+    "llama-factory": frozenset({
+        "dataset", "dataset_dir", "max_samples", "overwrite_cache", "plot_loss", "preprocessing_num_workers",
+        "quantization_method", "save_only_model", "stage", "template", "val_size",
+    }),
+    "torchtune": frozenset({
+        "device", "log_peak_memory_stats", "model._component_", "model.apply_lora_to_output", "model.lora_alpha",
+        "shuffle", "tokenizer._component_", "tokenizer.path",
+    }),
+    "accelerate": frozenset({
+        "compute_environment", "debug", "downcast_bf16", "enable_cpu_affinity", "gpu_ids", "machine_rank",
+        "main_training_function", "rdzv_backend", "same_network", "tpu_env", "tpu_use_cluster", "tpu_use_sudo",
+        "use_cpu",
+    }),
+}  # fmt: skip

@@ -19,4 +19,10 @@ def defaults(versions: Versions) -> Defaults:
     }
 
 
-RUNTIME = Runtime("litgpt", "LitGPT", "litgpt 0.5.13, finetune/lora.py, finetune/full.py", defaults)
+RUNTIME = Runtime(
+    "litgpt",
+    "LitGPT",
+    "litgpt 0.5.13, finetune/lora.py, finetune/full.py",
+    defaults,
+    {"hidden_act": {"gelu_new": "gelu_pytorch_tanh"}},  # one kernel: GptNeoxMLP calls functional.gelu
+)

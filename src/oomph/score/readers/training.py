@@ -22,6 +22,8 @@ from oomph.score.readers.training_words import (
     IMPLEMENTATIONS,
     LORA,
     LOSSES,
+    NARROW,
+    QLORA,
     TARGETS,
     UNSTATED_LENGTHS,
     UNSTATED_METRIC,
@@ -29,6 +31,8 @@ from oomph.score.readers.training_words import (
     described,
     named,
     positions,
+    quantisation,
+    there,
 )
 from oomph.score.reading import MUST_NOT_FIT, Ask, Question, Schema, notes, refuse, shown, whole, words
 
@@ -43,11 +47,12 @@ def _group(row: Mapping[str, Any]) -> str:
 
 def _question(row: Mapping[str, Any]) -> Question:
     job, assumed = job_of(row)
-    subject = described(words(row, "model")) or named(words(row, "model"))
+    subject = described(words(row, "model")) or named(words(row, "model"), _program(row))
     most = positions(subject)
     if most and job.seq_len > most:  # learned positions: a longer sequence would not run
         job = replace(job, seq_len=most)
         assumed = (*assumed, f"seq_len {most}: the model has no more positions")
+    job = replace(job, targets=there(subject, job.targets))
     return Question(_asks(row, Case(subject, job, device(row.get("gpu")))), assumed)
 
 
@@ -76,6 +81,7 @@ def job_of(row: Mapping[str, Any]) -> tuple[TrainJob, tuple[str, ...]]:
     assumed = {
         f"{words(row, 'framework_version')}, estimated by the layers of the versions oomph follows": True,
         "autocast over 16-bit weights; accelerate copies logits to fp32": bool(fields.get("autocast")),
+        "reentrant checkpointing: the default of transformers 4": fields["checkpointing"] == "reentrant",
         "which attention is not stated: SDPA, the class's default": "not stated" in words(row, "attention_impl"),
         "which memory is not stated: what nvidia-smi shows": UNSTATED_METRIC in words(row, "metric"),
         "whether its GB are GiB is not known: taken as GiB": row.get("unit_ambiguous") is not False,
@@ -95,7 +101,7 @@ def _program(row: Mapping[str, Any]) -> Runtime:
 def _refuse_kind(row: Mapping[str, Any]) -> None:
     """Refuse what no job of ours is, the most telling reason first."""
     method, gpus = words(row, "method"), row.get("n_gpus")
-    if method not in (*FULL, *LORA):
+    if method not in (*FULL, *LORA, *QLORA):
         raise refuse(f"method {shown(method)}", "not modelled yet")
     if gpus != 1 or isinstance(gpus, bool):
         raise refuse(f"n_gpus={shown(gpus)}", "one GPU only")
@@ -131,7 +137,7 @@ def _shape(row: Mapping[str, Any]) -> dict[str, Any]:
 def _precision(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields for a precision, and whether accelerate wraps 16-bit weights in autocast."""
     mode, dtype = words(row, "precision_mode"), words(row, "weight_dtype")
-    weights = SIXTEEN.get(dtype)
+    weights = SIXTEEN.get(dtype) or NARROW.get(dtype)
     if weights and mode.startswith(f"pure {weights}"):
         return {"precision": weights, "autocast": False, "fp32_outputs": False}
     if mode.startswith("fp32") and dtype == "fp32":
@@ -156,7 +162,7 @@ def _loss(row: Mapping[str, Any], versions: Versions) -> dict[str, Any]:
 
 
 def _method(row: Mapping[str, Any], versions: Versions) -> dict[str, Any]:
-    method = words(row, "method")
+    method, framework = words(row, "method"), words(row, "framework")
     if method in FULL:
         return {"method": "full"}
     lora = row.get("lora")
@@ -164,18 +170,24 @@ def _method(row: Mapping[str, Any], versions: Versions) -> dict[str, Any]:
         raise refuse("lora", "not said")
     targets, dtype = lora.get("targets"), lora.get("adapter_dtype")
     if isinstance(targets, list) and all(isinstance(one, str) for one in targets):
-        found = ",".join(dict.fromkeys(TARGETS.get(one, one) for one in targets))
-        if words(row, "framework").startswith("litgpt") and any(name in words(row, "model") for name in FUSED_QKV):
-            found = "query_key_value"
+        found = list(dict.fromkeys(str(TARGETS.get(one, one)) for one in targets))
+        fused = framework.startswith("litgpt") and any(name in words(row, "model") for name in FUSED_QKV)
+        names = "query_key_value" if fused else ",".join(found)
     else:
-        found = default_targets(words(row, "model"), targets)
-    fp32 = versions.at_least("peft", *ADAPTERS_FP32_SINCE) and not str(dtype).startswith("bf16")
-    return {
-        "method": "lora",
-        "rank": whole(lora, "rank"),
-        "targets": found,
-        "adapter_dtype": "fp32" if fp32 else "base",
-    }
+        names = default_targets(words(row, "model"), targets)
+    given: dict[str, Any] = {"method": "lora", "rank": whole(lora, "rank"), "targets": names}
+    if str(dtype).startswith("bf16"):
+        given["adapter_dtype"] = "base"
+    elif "peft" in dict(versions.known):
+        given["adapter_dtype"] = "fp32" if versions.at_least("peft", *ADAPTERS_FP32_SINCE) else "base"
+    if kept := lora.get("modules_to_save"):
+        given["modules_to_save"] = ",".join(map(str, kept))
+    if method in QLORA:
+        given |= quantisation(words(row, "weight_dtype"), framework)
+        given["keeps_4bit_inputs"] = framework.startswith("HF transformers (notebook") or (
+            not versions.at_least("bnb", 0, 43)
+        )
+    return given
 
 
 def _optimizer(row: Mapping[str, Any]) -> dict[str, Any]:

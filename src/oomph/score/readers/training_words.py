@@ -7,6 +7,7 @@ from typing import Any
 
 from oomph.answer import Subject
 from oomph.job import Checkpointing, Implementation, Kernel
+from oomph.runtimes.base import Runtime
 from oomph.score.asking import catalogued, configured
 from oomph.score.reading import refuse, shown
 
@@ -22,7 +23,13 @@ FRAMEWORKS: tuple[tuple[str, str], ...] = (
     ("HF Trainer", "trainer"),
 )
 FULL = ("full", "full SFT")
-LORA = ("lora",)
+LORA = ("lora", "lora+emb/head full")
+QLORA = ("qlora",)
+NARROW = {  # dtype of what is not quantised
+    "nf4 (bnb), rest bf16": "bf16", "bnb.nf4": "bf16", "bnb.nf4-dq": "bf16", "bnb nf4": "bf16", "nf4": "bf16",
+    "nf4 (no double quant), lm_head bf16": "bf16", "nf4 (torchao NF4Tensor, double quant)": "bf16",
+}  # fmt: skip
+SINGLE = ("bnb.nf4", "nf4 (no double quant), lm_head bf16")  # without quantised scales
 LOSSES: dict[str, str] = {  # "" is the program's own
     "eager": "",
     "eager (HF)": "",
@@ -115,9 +122,32 @@ def described(model: str) -> Subject | None:
     return configured(model, {"model_type": "llama", "tie_word_embeddings": False, **sizes})
 
 
-def named(model: str) -> Subject:
-    """Return the model a row names."""
-    return catalogued(MODELS.get(model, model))
+def named(model: str, program: Runtime) -> Subject:
+    """Return the model a row names, as the program's own code computes it."""
+    found = catalogued(MODELS.get(model, model))
+    config = found.source.config
+    if config is None or program.config(config) == config:
+        return found
+    return configured(found.source.name, program.config(config))
+
+
+def quantisation(said: str, framework: str) -> dict[str, Any]:
+    """Return how a base is quantised and prepared: fms-acceleration's own path and LitGPT prepare nothing."""
+    if said not in NARROW:
+        raise refuse(f"weights {shown(said)}", "not modelled yet")
+    by_trl = "baseline-peft-bnb" in framework
+    return {
+        "quantization": "nf4" if said in SINGLE else "nf4-dq",
+        "kbit_preparation": by_trl or framework.startswith("ms-swift"),
+        "narrow_tables": by_trl,
+    }
+
+
+def there(found: Subject, targets: str) -> str:
+    """Return those of the names that the model has: PEFT takes one list for many models, as long as one name fits."""
+    modules = {name.split(".")[-2] for name in (weight.name for weight in found.model.weights) if "." in name}
+    kept = [name for name in targets.split(",") if name in modules]
+    return ",".join(kept) or targets
 
 
 def positions(found: Subject) -> int:

@@ -1,0 +1,151 @@
+"""Programs' defaults and their config files: what a job becomes, what is listed, what is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oomph.errors import ConfigError, UnsupportedError, UsageError
+from oomph.job import TrainJob
+from oomph.runtimes import RUNTIMES, runtime
+from oomph.runtimes.base import Versions
+from oomph.runtimes.config_file import read
+from oomph.runtimes.yaml_text import MAX_BYTES, MAX_DEPTH, parse_mapping
+from tests.test_cli import run
+
+AXOLOTL = """
+base_model: meta-llama/Meta-Llama-3-8B
+sequence_len: 512
+micro_batch_size: 2
+gradient_accumulation_steps: 4
+adapter: lora
+lora_r: 16
+lora_target_linear: true
+bf16: auto
+flash_attention: true
+sample_packing: true
+gradient_checkpointing: true
+optimizer: adamw_torch_fused
+learning_rate: 0.0002
+shiny: 7
+"""
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_every_runtime_makes_a_job_and_says_why(name: str) -> None:
+    """Defaults are fields of a job, each with a reason, and make one that can be."""
+    found = runtime(name).defaults(Versions())
+    assert set(found) <= {field.name for field in fields(TrainJob)}
+    assert all(default.why for default in found.values())
+    assert isinstance(runtime(name).job(), TrainJob)
+
+
+def test_defaults_depend_on_versions() -> None:
+    """The loss of transformers changed in 4.46 and 4.50, the Trainer's optimizer with torch 2.8."""
+    old, new = Versions.found_in("transformers 4.45.2, torch 2.4.1"), Versions()
+    trainer = runtime("trainer")
+    assert (trainer.job(old).loss, trainer.job(new).loss) == ("hf-4.45", "hf")
+    assert (trainer.job(old).implementation, trainer.job(new).implementation) == ("foreach", "fused")
+
+
+def test_an_unknown_framework_is_refused_with_close_matches() -> None:
+    """A slip of the keyboard is answered with the name that was meant."""
+    with pytest.raises(UsageError, match="axolotl"):
+        runtime("axolotle")
+
+
+def test_an_axolotl_config_is_a_job() -> None:
+    """Its keys are fields; what moves no byte is left alone, what nobody reads is listed."""
+    found = read(parse_mapping(AXOLOTL.encode(), "a.yaml"), "a.yaml")
+    assert (found.runtime, found.model, found.unknown) == ("axolotl", "meta-llama/Meta-Llama-3-8B", ("shiny",))
+    job = runtime("axolotl").job(**found.fields)
+    assert (job.batch, job.seq_len, job.accumulation, job.rank, job.targets) == (2, 512, 4, 16, "all-linear")
+    assert (job.method, job.precision, job.autocast, job.packing) == ("lora", "bf16", True, False)
+    assert (job.checkpointing, job.implementation) == ("non-reentrant", "fused")
+
+
+@pytest.mark.parametrize(
+    ("config", "runtime", "fields"),
+    [
+        ({"finetuning_type": "full", "cutoff_len": 64, "per_device_train_batch_size": 3}, "llama-factory",
+         {"method": "full", "seq_len": 64, "batch": 3}),
+        ({"max_length": 128, "per_device_train_batch_size": 1, "fp16": True, "dtype": "float16"}, "trl",
+         {"seq_len": 128, "precision": "fp16", "autocast": True}),
+        ({"tokenizer": {"max_seq_len": 99}, "model": {"_component_": "x", "lora_rank": 4}, "batch_size": 2,
+          "optimizer": {"_component_": "torch.optim.AdamW", "fused": True},
+          "loss": {"_component_": "torchtune.modules.loss.CEWithChunkedOutputLoss"}}, "torchtune",
+         {"seq_len": 99, "rank": 4, "batch": 2, "implementation": "fused", "loss": "torchtune"}),
+        ({"compute_environment": "LOCAL_MACHINE", "mixed_precision": "bf16", "num_processes": 1}, "trainer",
+         {"precision": "amp-bf16"}),
+        ({"per_device_train_batch_size": 2, "max_grad_norm": 0.0, "use_liger_kernel": True}, "trainer",
+         {"clip_gradients": False, "loss": "liger"}),
+    ],
+)  # fmt: skip
+def test_configs_are_told_by_their_keys(config: dict[str, Any], runtime: str, fields: dict[str, Any]) -> None:
+    """Each framework's own words end in the same fields."""
+    found = read(config, "config")
+    assert found.runtime == runtime
+    assert found.unknown == ()
+    assert {name: found.fields[name] for name in fields} == fields
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"deepspeed": "zero3.json"}, UnsupportedError, "deepspeed is not modelled: oomph plays one GPU"),
+        ({"per_device_train_batch_size": "4"}, ConfigError, "per_device_train_batch_size is '4'"),
+        ({"per_device_train_batch_size": 0}, ConfigError, "per_device_train_batch_size is 0"),
+        ({"gradient_checkpointing": "yes"}, ConfigError, "gradient_checkpointing is 'yes'"),
+        ({"lora_dropout": 1}, ConfigError, "lora_dropout is 1"),
+        ({"optim": "adamw_torhc"}, UnsupportedError, "optim 'adamw_torhc' is not modelled"),
+        ({"lora_target_modules": 3}, ConfigError, "lora_target_modules is no list of names"),
+        ({"torch_compile": True}, UnsupportedError, "torch_compile is not modelled"),
+    ],
+)
+def test_what_a_config_may_not_say_is_named(change: dict[str, Any], error: type[Exception], words: str) -> None:
+    """Values of the wrong kind, and what oomph does not model."""
+    with pytest.raises(error, match=words.replace("(", ".")):
+        read({"output_dir": "out", **change}, "args.json")
+
+
+def test_a_config_of_no_framework_is_refused() -> None:
+    """The error says which keys each framework is told by."""
+    with pytest.raises(ConfigError, match="keys of no framework"):
+        read({"a": 1}, "x.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: &x [1, 2]\nb: *x", "refers to a part of itself"),
+        ("a: 1\na: 2", "says 'a' twice"),
+        ("[" * (MAX_DEPTH + 2) + "]" * (MAX_DEPTH + 2), "deeper or longer"),
+        ("- 1", "no mapping"),
+        ("a: !!python/object/apply:os.system [ls]", "no YAML"),
+        ("a: [", "no YAML"),
+        ("1: 2", "no mapping of names"),
+        ("x: " + "a" * MAX_BYTES, "larger than"),
+        ("", "no mapping"),
+    ],
+)
+def test_hostile_yaml_is_refused(text: str, words: str) -> None:
+    """References, doubled keys, depth, size, objects, and what is no YAML at all."""
+    with pytest.raises(ConfigError, match=words):
+        parse_mapping(text.encode(), "x.yaml")
+
+
+def test_a_config_file_answers_on_the_command_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The model comes from the file, defaults that were taken and keys that were not read are in the answer; what is
+    typed wins."""
+    path = tmp_path / "train.yaml"
+    path.write_text(AXOLOTL.replace("meta-llama/Meta-Llama-3-8B", "qwen2.5-0.5b"))
+    code, out, err = run(capsys, "train", "--config", str(path), "--batch", "1", "--json")
+    assert (code, err) == (0, "")
+    answer = json.loads(out)
+    assert (answer["job"]["model"], answer["job"]["batch"], answer["job"]["seq_len"]) == ("qwen2.5-0.5b", 1, 512)
+    assert any("shiny" in text for text in answer["warnings"])
+    assert any(text.startswith("axolotl: clip_gradients=True") for text in answer["assumptions"])
