@@ -5,8 +5,8 @@ works: record the node, save inputs, allocate the result, save results.
 """
 
 from oomph.ops.activation import activate, gelu_new, sigmoid, silu, tanh
-from oomph.ops.attention import attention, gpt2_attention
-from oomph.ops.elementwise import add, cast, dropout, masked_fill, mean, mul, neg, power, rsqrt, softmax, softmax_in_fp32, sub, unary
+from oomph.ops.attention import attention, gpt2_attention, sink_attention
+from oomph.ops.elementwise import add, add_in_place, cast, clamp, clamp_both, dropout, masked_fill, mean, mul, neg, power, rsqrt, softmax, softmax_as_is, softmax_in_fp32, sub, unary
 from oomph.ops.grouped import grouped_mm
 from oomph.ops.indexing import (
     cat,
@@ -29,8 +29,10 @@ from oomph.ops.norm import layer_norm
 from oomph.ops.rotary import (
     apply_rotary,
     apply_rotary_complex,
+    apply_rotary_halves,
     apply_rotary_interleaved,
     complex_tables,
+    half_tables,
     rotary_tables,
 )
 from oomph.ops.routing import divide_in_place, gather, histogram, largest, sort, sum_over, take, topk
@@ -39,16 +41,20 @@ from oomph.ops.table import embedding
 __all__ = [
     "activate",
     "add",
+    "add_in_place",
     "addmm",
     "apply_rotary",
     "apply_rotary_complex",
+    "apply_rotary_halves",
     "apply_rotary_interleaved",
     "attention",
     "bmm",
     "cast",
     "cat",
-    "complex_tables",
     "causal_mask",
+    "clamp",
+    "clamp_both",
+    "complex_tables",
     "contiguous",
     "copy_into_slice",
     "cross_entropy",
@@ -61,6 +67,7 @@ __all__ = [
     "gelu_new",
     "gpt2_attention",
     "grouped_mm",
+    "half_tables",
     "histogram",
     "largest",
     "layer_norm",
@@ -76,8 +83,10 @@ __all__ = [
     "rsqrt",
     "sigmoid",
     "silu",
+    "sink_attention",
     "slice_axis",
     "softmax",
+    "softmax_as_is",
     "softmax_in_fp32",
     "sort",
     "split",

@@ -41,11 +41,13 @@ def causal_mask(
     past_key_values: Cache | None,
     window: Size | None = None,
     packed: Sym | None = None,
+    looks_for_packing: bool = True,
 ) -> Sym | None:
     """Mirror create_causal_mask or, with a window, create_sliding_window_causal_mask.
 
     inputs_embeds [B, S, H]; attention_mask [B, T] int64, 0 where there is padding; packed [B, S] int64, position ids of
-    a caller that packs several sequences into a row. Returns None where sdpa can do without, else [B, 1, S, T]:
+    a caller that packs several sequences into a row; without `looks_for_packing` the model tells masks no positions.
+    Returns None where sdpa can do without, else [B, 1, S, T]:
     booleans (in one sequence's bytes if nothing is padded or packed), for eager in the dtype of the embeddings. With a
     cache transformers does not look for packed sequences. Beside it positions and comparisons, which die with it or
     before. Saved by the attention that takes it, not here: a mask wants no gradient. Source: transformers 5.23,
@@ -75,7 +77,7 @@ def causal_mask(
     if past_key_values is not None:
         q_offset, kv_length, kv_offset = past_key_values.mask_sizes(q_length, window)
         may_skip = may_skip and not (past_key_values.is_static and yes(q_length == 1))
-    elif attention_mask is None:
+    elif attention_mask is None and looks_for_packing:
         packed_sequence_mask = packed_sequences(tape, batch, q_length, packed is not None)
     rule = _causal if window is None else _all_of(_within(window), _causal)
     if packed is not None and packed_sequence_mask is not None:

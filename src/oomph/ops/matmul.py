@@ -158,7 +158,7 @@ def linear(x: Sym, weight: Sym, bias: Sym | None = None) -> Sym:
 
     Saves x for the weight's gradient and the weight for x's; under autocast the casts. Under autocast bias, weight,
     input are cast in that order (C++ arguments are evaluated right to left). Without a bias the weight is transposed
-    before x is flattened, with one after: visible in the order of nodes. Source: ATen/native/Linear.cpp.
+    before x is flattened, with one after: visible in the order of nodes; a matrix is taken as it is. Source: ATen/native/Linear.cpp.
 
     >>> from oomph.tape.testing import cost, frozen
     >>> cost(linear, (2, 4, 256), (512, 256)), cost(linear, (2, 4, 256), frozen(512, 256))
@@ -169,6 +169,9 @@ def linear(x: Sym, weight: Sym, bias: Sym | None = None) -> Sym:
         weight = autocast_argument(weight, cached=True)
         x = autocast_argument(x)
     flat: tuple[Size, Size] = (product(x.shape[:-1]), x.shape[-1])
+    if len(x.shape) == 2:
+        turned = transpose(weight, 0, 1)
+        return mm(x, turned) if bias is None else addmm(bias, x, turned)
     if bias is not None:
         rows = view(x, flat)
         turned = transpose(weight, 0, 1)

@@ -34,8 +34,8 @@ def topk(x: Sym, number: Size) -> tuple[Sym, Sym]:
     return made_by(values, node), indices
 
 
-def largest(x: Sym) -> Sym:
-    """Return x.max(-1).values of x [.., E]: [..]; the int64 indices are made too.
+def largest(x: Sym, keepdim: bool = False) -> Sym:
+    """Return x.max(-1).values of x [.., E]: [..], or [.., 1]; the int64 indices are made too.
 
     Saves the indices: backward scatters the gradient into zeros shaped like x, in place; under a trace into a copy of
     them. Source: torch/csrc/autograd/FunctionsManual.cpp, value_selecting_reduction_backward.
@@ -45,8 +45,9 @@ def largest(x: Sym) -> Sym:
     Cost(allocated=1200, saved=800, backward=3200)
     """
     node = record("Max", (x,), _into_zeros)
-    values = new(x.tape, x.shape[:-1], x.dtype, op="max")
-    indices = new(x.tape, x.shape[:-1], "int64", op="max")
+    shape = (*x.shape[:-1], 1) if keepdim else x.shape[:-1]
+    values = new(x.tape, shape, x.dtype, op="max")
+    indices = new(x.tape, shape, "int64", op="max")
     save(node, indices)
     del indices
     return made_by(values, node)

@@ -19,6 +19,7 @@ PROGRAMS: dict[str, str] = {
     "deepseek_v3": "llama",
     "dots1": "llama",
     "gpt2": "gpt2",
+    "gpt_oss": "llama",
     "llama": "llama",
     "mistral": "llama",
     "mixtral": "llama",

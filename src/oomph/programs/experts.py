@@ -33,9 +33,11 @@ def grouped_mm_experts(m: Bound, hidden_states: Sym, top_k_index: Sym, top_k_wei
     tokens_per_expert = ops.histogram(histc_input, m.num_experts)
     offsets = ops.unary(tokens_per_expert, "cumsum")
     into, out = m.names
-    proj_out = _grouped_linear(m, into, selected_hidden_states_g, offsets, expert_ids_g)
+    selected_biases = _biases(m, into, expert_ids_g)
+    proj_out = _grouped_linear(m, into, selected_hidden_states_g, offsets, selected_biases)
     proj_out = gated(m, proj_out)
-    proj_out = _grouped_linear(m, out, proj_out, offsets, expert_ids_g)
+    selected_biases = _biases(m, out, expert_ids_g)
+    proj_out = _grouped_linear(m, out, proj_out, offsets, selected_biases)
     weighted_out = proj_out * ops.unsqueeze(sample_weights_g, 1)
     inv_perm = tape.empty(perm.shape, "int64", op="empty_like")
     tape.empty(perm.shape, "int64", op="arange")
@@ -45,16 +47,26 @@ def grouped_mm_experts(m: Bound, hidden_states: Sym, top_k_index: Sym, top_k_wei
     return ops.cast(final_hidden_states, hidden_states.dtype)
 
 
-def _grouped_linear(m: Bound, name: str, x: Sym, offsets: Sym, expert_ids: Sym) -> Sym:
-    """Mirror _grouped_linear: with a bias, picked for every row and added in place."""
+def _biases(m: Bound, name: str, expert_ids: Sym) -> Sym | None:
+    """Return the bias of every row's expert, if there are any."""
+    return ops.take(m[f"{name}_bias"], expert_ids) if m.bias else None
+
+
+def _grouped_linear(m: Bound, name: str, x: Sym, offsets: Sym, selected_biases: Sym | None) -> Sym:
+    """Mirror _grouped_linear: with a bias, added in place."""
     weight: Sym = m[name]
-    selected_biases = ops.take(m[f"{name}_bias"], expert_ids) if m.bias else None
     out = ops.grouped_mm(x, weight if m.transposed else ops.transpose(weight, -2, -1), offsets)
     return out if selected_biases is None else ops.add_in_place(out, selected_biases)
 
 
 def gated(m: Bound, gate_up: Sym) -> Sym:
-    """Mirror _default_apply_gate: act(gate) · up of [M, 2F]."""
+    """Mirror _default_apply_gate: act(gate) · up of [M, 2F]; or gpt-oss' own, whose two are interleaved."""
+    if m.activation == "gpt_oss":
+        gate, up = ops.every_other(gate_up, 0), ops.every_other(gate_up, 1)
+        gate = ops.clamp(gate)
+        up = ops.clamp_both(up)
+        glu = gate * ops.sigmoid(gate * 1.702)
+        return (up + 1.0) * glu
     gate, up = ops.split(gate_up, m.ffn_size, 2)
     return ops.activate(m.activation, gate) * up
 

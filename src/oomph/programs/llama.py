@@ -21,9 +21,11 @@ from oomph.tape.sym import Sym
 
 HOLDS_MASK_ARGUMENTS = frozenset({"qwen2", "qwen3", "qwen2_moe"})
 CAPTURES_MASK_ARGUMENTS = frozenset({"dots1"})  # the same in a closure, which dies after the frame's locals
-CACHE_FIRST = frozenset({"mixtral", "qwen3_moe"})  # makes its cache before it embeds
+CACHE_FIRST = frozenset({"mixtral", "qwen3_moe", "gpt_oss"})  # makes its cache before it embeds
 IDS_FIRST = frozenset({"mistral", "mixtral", "qwen2_moe", "qwen3_moe"})  # hands position_ids to its layers before position_embeddings
 
+EAGER_ONLY = frozenset({"gpt_oss"})  # whose class has no other kernel, and tells its masks no positions
+TABLES = {"deepseek_v2": ops.complex_tables, "gpt_oss": ops.half_tables}
 ROTARY_FIRST = frozenset({"olmoe", "deepseek_v2", "deepseek_v3"})  # hands position_embeddings on before the mask
 
 
@@ -48,7 +50,10 @@ def decoder_layer(
 
     residual = hidden_states
     hidden_states = m.post_attention_layernorm(hidden_states)
-    hidden_states = feed_forward(m)(hidden_states)
+    if m.parts.get("mlp") is not None and getattr(m.mlp.block, "style", "") == "gpt_oss":
+        hidden_states, _ = m.mlp(hidden_states)  # with the scores of the router
+    else:
+        hidden_states = feed_forward(m)(hidden_states)
     hidden_states = residual + hidden_states
     return hidden_states
 
@@ -76,6 +81,8 @@ def model(
     """
     tape = m.tape
     windows = _windows(m)
+    if model_type in EAGER_ONLY:
+        tape.kernel = "eager"
     if use_cache and past_key_values is None and model_type in CACHE_FIRST:
         past_key_values = dynamic_cache(tape, windows)
     inputs_embeds = m.embed_tokens(input_ids)
@@ -86,13 +93,17 @@ def model(
         position_ids = ops.unary(tape.empty((input_ids.shape[1],), "int64", op="arange"), "add")
         position_ids = ops.unsqueeze(position_ids, 0)
     causal_masks = {
-        window: ops.causal_mask(inputs_embeds, attention_mask, past_key_values, window, packed)
+        window: ops.causal_mask(
+            inputs_embeds, attention_mask, past_key_values, window, packed, model_type not in EAGER_ONLY
+        )
         for window in mask_order(windows, model_type)
     }
     if model_type in HOLDS_MASK_ARGUMENTS:
         mask_kwargs = {"inputs_embeds": inputs_embeds, "position_ids": position_ids}  # noqa: F841
     hidden_states: Sym = inputs_embeds
-    tables = ops.complex_tables if model_type == "deepseek_v2" else ops.rotary_tables
+    if model_type in EAGER_ONLY:
+        mask_kwargs = {"inputs_embeds": inputs_embeds}  # noqa: F841
+    tables = TABLES.get(model_type, ops.rotary_tables)
     position_embeddings: Any = tables(hidden_states, position_ids, head_dim(m))
 
     for index, layer in enumerate(m.layers):
@@ -128,7 +139,7 @@ def mask_order(windows: Sequence[Size | None], model_type: str) -> list[Size | N
     distinct = list(dict.fromkeys(windows))
     if model_type == "qwen2_moe" and distinct == [None]:
         return [None, 0]  # makes the mask of a window even where the config has none
-    if model_type in HOLDS_MASK_ARGUMENTS:
+    if model_type in HOLDS_MASK_ARGUMENTS | EAGER_ONLY:
         return [None, *(window for window in distinct if window is not None)]
     return distinct
 
