@@ -43,8 +43,8 @@ class TrainJob:
     `fp32_outputs`: accelerate's wrapper, which returns logits as fp32 copies. `padding`: the batch carries a padding
     mask, which disables flash. `packing`: each row holds several sequences one behind the other, told apart by position
     ids that the caller passes instead of a mask; transformers then builds a mask itself, unless there is a cache.
-    `experts`: in which form a mixture computes its experts; `routing`: how tokens are spread over them, evenly or all to
-    the same ones, which changes bytes in the eager form only.
+    `experts`: in which form a mixture computes its experts; `routing`: how tokens are spread over them, evenly or all
+    to the same ones, which changes bytes in the eager form only.
     `zero_grad`: where gradients are zeroed, or freed with `set_to_none`; of several micro-batches in the first one.
     """
 

@@ -72,7 +72,7 @@ def job_ledger(found: Subject, job: Job, fleet: Fleet | None = None) -> Ledger:
         items=items,
         device=fleet.to_dict() if fleet else None,
         verdict=_verdict(said, on_device, events, fleet) if fleet else None,
-        assumptions=_assumed(job),
+        assumptions=_assumed(job, found.model),
         warnings=(*found.warnings, *found.model.notes),
         figures=(on_device.allocated, on_device.reserved, on_device.device),
         instants=tuple(map(_instant, names, played.stretches))[played.begin - 1 :],
@@ -123,9 +123,11 @@ def _item(one: Alive, kinds: Mapping[str, str], forms: Forms, instant: str) -> I
     return Item(one.name, one.group, one.n_bytes, kind, axes, one.kind.dtype, "derived", why, instants=(instant,))
 
 
-def _assumed(job: Job) -> tuple[str, ...]:
-    """Return the job's inputs in words, each with its value: they move gigabytes."""
-    return tuple(f"{name}={value}" for name, value in describe(job).items())
+def _assumed(job: Job, model: Model) -> tuple[str, ...]:
+    """Return the job's inputs in words, each with its value: they move gigabytes; without experts not theirs."""
+    has_experts = any(weight.of > 1 for weight in model.weights)
+    idle = () if has_experts else ("experts", "routing")
+    return tuple(f"{name}={value}" for name, value in describe(job).items() if name not in idle)
 
 
 def _why(played: Step, instant: str, alive: list[Alive]) -> str:

@@ -113,4 +113,13 @@ def gpt_oss(rng: random.Random) -> dict[str, Any]:
     return raw | {"num_local_experts": raw.pop("num_experts"), "sliding_window": rng.choice(WINDOWS[1:])}
 
 
-CONFIGS = {"gpt_oss": gpt_oss, "dots1": dots1, "deepseek_v2": deepseek_v2, "deepseek_v3": deepseek_v3, "mixtral": mixtral, "olmoe": olmoe, "qwen2_moe": qwen2_moe, "qwen3_moe": qwen3_moe}
+CONFIGS = {
+    "gpt_oss": gpt_oss,
+    "dots1": dots1,
+    "deepseek_v2": deepseek_v2,
+    "deepseek_v3": deepseek_v3,
+    "mixtral": mixtral,
+    "olmoe": olmoe,
+    "qwen2_moe": qwen2_moe,
+    "qwen3_moe": qwen3_moe,
+}

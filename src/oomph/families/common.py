@@ -19,6 +19,8 @@ OTHER_HEADS = (
 )
 # Rotary embeddings whose frequencies are made anew as sequences grow.
 RESCALED = ("dynamic", "longrope")
+# Routers that also return their logits for a loss of their own, or whose inputs are shaken while training.
+ROUTER_OPTIONS = ("output_router_logits", "router_jitter_noise")
 
 
 def causal_lm(
@@ -64,7 +66,8 @@ def _unplayed(config: Config) -> tuple[str, ...]:
     """Return what a config asks for that the tape has no rule for, though no weight depends on it."""
     rope = config.section("rope_parameters") or config.section("rope_scaling")
     kind = str(rope.get("rope_type", rope.get("type")))[:40]
-    return (f"rope_type={kind}",) if kind in RESCALED else ()
+    rescaled = (f"rope_type={kind}",) if kind in RESCALED else ()
+    return (*rescaled, *(f"{key}={config.raw[key]}"[:60] for key in ROUTER_OPTIONS if config.raw.get(key)))
 
 
 def output_head(config: Config, hidden: int, vocab: int, tied: bool, name: str, bias: bool) -> dict[str, Part]:

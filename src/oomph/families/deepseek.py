@@ -199,7 +199,9 @@ def experts(config: Config, hidden: int) -> Block:
 
 def dense(config: Config, hidden: int) -> GatedMLP:
     """Return the ordinary MLP of a dense layer."""
-    return GatedMLP(hidden, config.int("intermediate_size"), mlp_bias(config), activation=config.str("hidden_act", "silu"))
+    return GatedMLP(
+        hidden, config.int("intermediate_size"), mlp_bias(config), activation=config.str("hidden_act", "silu")
+    )
 
 
 def mlp_bias(config: Config) -> bool:

@@ -5,6 +5,7 @@ Class defaults and structure: transformers 5.23, models/gpt_oss.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from oomph.blocks.base import Module
@@ -51,7 +52,11 @@ def build(config: Config) -> Model:
         parts = pre_norm_layer(hidden, SinkAttention.of(plain, window), mixture).members
         return Module({**parts, "input_layernorm": norm, "post_attention_layernorm": norm})
 
-    return causal_lm(config, by_kind(sliding_windows(config, config.depth("num_hidden_layers")), layer), norm)
+    windows = sliding_windows(config, config.depth("num_hidden_layers"))
+    model = causal_lm(config, by_kind(windows, layer), norm)
+    if any(windows):
+        return model
+    return replace(model, unplayed=(*model.unplayed, "gpt_oss without sliding windows"))  # whose mask is made anyway
 
 
 def sliding_windows(config: Config, layers: int) -> list[int | None]:

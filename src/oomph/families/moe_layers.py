@@ -6,6 +6,7 @@ Shape letters: H hidden, F expert ffn, E experts.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from oomph.blocks.attention import Attention
@@ -64,8 +65,8 @@ def gqa(config: Config, hidden: int, *, bias: bool = False, out_bias: bool = Fal
     norm = Norm(dim) if qk_norm else None
     kv_heads = config.optional_int("num_key_value_heads") or heads
     rate = config.rate("attention_dropout", 0.0)
-    biases = {"qkv_bias": bias, "out_bias": out_bias}
-    return Attention(hidden, heads, kv_heads, dim, q_norm=norm, k_norm=norm, dropout=rate, **biases)
+    plain = Attention(hidden, heads, kv_heads, dim, qkv_bias=bias, out_bias=out_bias, dropout=rate)
+    return replace(plain, q_norm=norm, k_norm=norm)
 
 
 def stacked(config: Config, hidden: int, ffn: int, experts: int) -> StackedExperts:

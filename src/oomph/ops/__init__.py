@@ -6,7 +6,25 @@ works: record the node, save inputs, allocate the result, save results.
 
 from oomph.ops.activation import activate, gelu_new, sigmoid, silu, tanh
 from oomph.ops.attention import attention, gpt2_attention, sink_attention
-from oomph.ops.elementwise import add, add_in_place, cast, clamp, clamp_both, dropout, masked_fill, mean, mul, neg, power, rsqrt, softmax, softmax_as_is, softmax_in_fp32, sub, unary
+from oomph.ops.elementwise import (
+    add,
+    add_in_place,
+    cast,
+    clamp,
+    clamp_both,
+    dropout,
+    masked_fill,
+    mean,
+    mul,
+    neg,
+    power,
+    rsqrt,
+    softmax,
+    softmax_as_is,
+    softmax_in_fp32,
+    sub,
+    unary,
+)
 from oomph.ops.grouped import grouped_mm
 from oomph.ops.indexing import (
     cat,
@@ -14,6 +32,7 @@ from oomph.ops.indexing import (
     copy_into_slice,
     every_other,
     expand,
+    repeat_rows,
     rows,
     slice_axis,
     split,
@@ -35,7 +54,21 @@ from oomph.ops.rotary import (
     half_tables,
     rotary_tables,
 )
-from oomph.ops.routing import divide_in_place, gather, histogram, largest, sort, sum_over, take, topk
+from oomph.ops.routing import (
+    divide_in_place,
+    gather,
+    histogram,
+    index_add_in_place,
+    largest,
+    nonzero,
+    one_hot,
+    pick,
+    sort,
+    sum_over,
+    take,
+    take_pairs,
+    topk,
+)
 from oomph.ops.table import embedding
 
 __all__ = [
@@ -69,6 +102,7 @@ __all__ = [
     "grouped_mm",
     "half_tables",
     "histogram",
+    "index_add_in_place",
     "largest",
     "layer_norm",
     "linear",
@@ -77,7 +111,11 @@ __all__ = [
     "mean",
     "mul",
     "neg",
+    "nonzero",
+    "one_hot",
+    "pick",
     "power",
+    "repeat_rows",
     "rotary_tables",
     "rows",
     "rsqrt",
@@ -94,6 +132,7 @@ __all__ = [
     "sub",
     "sum_over",
     "take",
+    "take_pairs",
     "tanh",
     "topk",
     "transpose",

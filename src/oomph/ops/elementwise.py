@@ -312,7 +312,8 @@ def add_in_place(x: Sym, y: Sym) -> Sym:
 def clamp(x: Sym) -> Sym:
     """Return x.clamp(..) at one or both ends, shaped like x.
 
-    Saves x, for a comparison of one byte each that backward makes and selects by. Source: torch/csrc/autograd/FunctionsManual.cpp, clamp_backward.
+    Saves x, for a comparison of one byte each that backward makes and selects by. Source:
+    torch/csrc/autograd/FunctionsManual.cpp, clamp_backward.
 
     >>> from oomph.tape.testing import cost
     >>> cost(clamp, (4, 256))

@@ -64,4 +64,11 @@ def _usable(kernel: str, query: Sym, key: Sym, value: Sym, call: Call) -> bool:
     if kernel == "efficient":
         return fits and not shared
     short = yes(key.shape[2] == 1) or (call.rate > 0 and yes(query.shape[2] == 1))
-    return half and fits and yes(size <= CUDNN_HEAD_DIM) and yes(value_size <= CUDNN_HEAD_DIM) and not short and (call.rate * SIXTEENTH).is_integer()
+    return (
+        half
+        and fits
+        and yes(size <= CUDNN_HEAD_DIM)
+        and yes(value_size <= CUDNN_HEAD_DIM)
+        and not short
+        and (call.rate * SIXTEENTH).is_integer()
+    )

@@ -79,7 +79,7 @@ def _addmm_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradi
 
 
 def bmm(a: Sym, b: Sym) -> Sym:
-    """Return the batched product of a [B, M, K] and b [B, K, N]: a new [B, M, N].
+    """Return the batched product of a [B, M, K] and b [B, K, N]: a new [B, M, N]. Autocast casts b first.
 
     Saves each factor only if the other wants a gradient. Source: torch tools/autograd/derivatives.yaml (bmm).
 
@@ -87,6 +87,8 @@ def bmm(a: Sym, b: Sym) -> Sym:
     >>> cost(bmm, (8, 4, 64), (8, 64, 4))
     Cost(allocated=256, saved=8192, backward=8192)
     """
+    b = autocast_argument(b)
+    a = autocast_argument(a)
     node = record("Bmm", (a, b), _bmm_backward)
     if node is not None:
         save(node, b if a.requires_grad else None, a if b.requires_grad else None)
@@ -158,7 +160,8 @@ def linear(x: Sym, weight: Sym, bias: Sym | None = None) -> Sym:
 
     Saves x for the weight's gradient and the weight for x's; under autocast the casts. Under autocast bias, weight,
     input are cast in that order (C++ arguments are evaluated right to left). Without a bias the weight is transposed
-    before x is flattened, with one after: visible in the order of nodes; a matrix is taken as it is. Source: ATen/native/Linear.cpp.
+    before x is flattened, with one after: visible in the order of nodes; a matrix is taken as it is. Source:
+    ATen/native/Linear.cpp.
 
     >>> from oomph.tape.testing import cost, frozen
     >>> cost(linear, (2, 4, 256), (512, 256)), cost(linear, (2, 4, 256), frozen(512, 256))

@@ -22,7 +22,9 @@ from oomph.tape.sym import Sym
 HOLDS_MASK_ARGUMENTS = frozenset({"qwen2", "qwen3", "qwen2_moe"})
 CAPTURES_MASK_ARGUMENTS = frozenset({"dots1"})  # the same in a closure, which dies after the frame's locals
 CACHE_FIRST = frozenset({"mixtral", "qwen3_moe", "gpt_oss"})  # makes its cache before it embeds
-IDS_FIRST = frozenset({"mistral", "mixtral", "qwen2_moe", "qwen3_moe"})  # hands position_ids to its layers before position_embeddings
+IDS_FIRST = frozenset(
+    {"mistral", "mixtral", "qwen2_moe", "qwen3_moe"}
+)  # hands position_ids to its layers before position_embeddings
 
 EAGER_ONLY = frozenset({"gpt_oss"})  # whose class has no other kernel, and tells its masks no positions
 TABLES = {"deepseek_v2": ops.complex_tables, "gpt_oss": ops.half_tables}
@@ -99,10 +101,10 @@ def model(
         for window in mask_order(windows, model_type)
     }
     if model_type in HOLDS_MASK_ARGUMENTS:
-        mask_kwargs = {"inputs_embeds": inputs_embeds, "position_ids": position_ids}  # noqa: F841
-    hidden_states: Sym = inputs_embeds
-    if model_type in EAGER_ONLY:
+        mask_kwargs = {"inputs_embeds": inputs_embeds, "position_ids": position_ids}
+    elif model_type in EAGER_ONLY:
         mask_kwargs = {"inputs_embeds": inputs_embeds}  # noqa: F841
+    hidden_states: Sym = inputs_embeds
     tables = TABLES.get(model_type, ops.rotary_tables)
     position_embeddings: Any = tables(hidden_states, position_ids, head_dim(m))
 
