@@ -25,6 +25,7 @@ from oomph.verdict import status
 if TYPE_CHECKING:
     from oomph.allocator import Config
     from oomph.devices import Fleet
+    from oomph.model import Model
     from oomph.timeline import Timeline
 
 # What people call the tensors that are often most of a peak.
@@ -75,7 +76,7 @@ def job_ledger(found: Subject, job: Job, fleet: Fleet | None = None, config: Con
         items=items,
         device=fleet.to_dict() if fleet else None,
         verdict=_verdict(said, on_device, events, fleet, config) if fleet else None,
-        assumptions=_assumed(job),
+        assumptions=_assumed(job, found.model),
         warnings=(*found.warnings, *found.model.notes, *_unseen(job)),
         figures=(on_device.allocated, on_device.reserved, on_device.device),
         resident_bytes=on_device.played.allocated_end_bytes,
@@ -118,9 +119,11 @@ def _item(one: Alive, kinds: Mapping[str, str], forms: Forms, instant: str) -> I
     return Item(one.name, one.group, one.n_bytes, kind, axes, one.kind.dtype, "derived", why, instants=(instant,))
 
 
-def _assumed(job: Job) -> tuple[str, ...]:
-    """Return the job's inputs in words, each with its value: they move gigabytes."""
-    return tuple(f"{name}={value}" for name, value in describe(job).items())
+def _assumed(job: Job, model: Model) -> tuple[str, ...]:
+    """Return the job's inputs in words, each with its value: they move gigabytes; without experts not theirs."""
+    has_experts = any(weight.of > 1 for weight in model.weights)
+    idle = () if has_experts else ("experts", "routing")
+    return tuple(f"{name}={value}" for name, value in describe(job).items() if name not in idle)
 
 
 def _unseen(job: Job) -> tuple[str, ...]:

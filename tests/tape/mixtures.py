@@ -106,7 +106,15 @@ def dots1(rng: random.Random) -> dict[str, Any]:
     return {key: value for key, value in raw.items() if key not in latent}
 
 
+def gpt_oss(rng: random.Random) -> dict[str, Any]:
+    """gpt-oss: sinks, windows in every other layer, biases, experts of its own."""
+    raw = _common(rng, "gpt_oss") | {"head_dim": rng.choice([8, 18, 40]), "attention_bias": rng.random() < 0.7}
+    del raw["hidden_act"]
+    return raw | {"num_local_experts": raw.pop("num_experts"), "sliding_window": rng.choice(WINDOWS[1:])}
+
+
 CONFIGS = {
+    "gpt_oss": gpt_oss,
     "dots1": dots1,
     "deepseek_v2": deepseek_v2,
     "deepseek_v3": deepseek_v3,

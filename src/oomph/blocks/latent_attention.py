@@ -143,7 +143,7 @@ class LatentAttention(Block):
 
 
 def expand_kv(m: Bound, kv_nope: Sym, k_rot: Sym) -> tuple[Sym, Sym]:
-    """Mirror DeepseekV3Attention.expand_kv: keys [B, N, T, P + O] and values [B, N, T, V] of the latents [B, 1, T, ..]."""
+    """Mirror DeepseekV3Attention.expand_kv: of latents [B, 1, T, ..] keys [B, N, T, P + O], values [B, N, T, V]."""
     from oomph import ops
 
     batch, _, length, _ = kv_nope.shape

@@ -7,7 +7,7 @@ matrices apart (`experts.*.gate_proj`), which is what quantisers see; the elemen
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from oomph.blocks.base import Block, Module, Part, Parts, Stack
 from oomph.blocks.basic import Linear
@@ -141,7 +141,7 @@ class MoE(Block):
         return {**first, **second, **(self.extra or {})}
 
     @staticmethod
-    def program(m: Bound, hidden_states: Sym) -> Sym:
+    def program(m: Bound, hidden_states: Sym) -> Any:
         """Mirror the forward of the class's sparse block."""
         from oomph.programs.mixtures import mixture
 

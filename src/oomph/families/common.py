@@ -21,6 +21,8 @@ OTHER_HEADS = (
 )
 # Rotary embeddings whose frequencies are made anew as sequences grow.
 RESCALED = ("dynamic", "longrope")
+# Routers that also return their logits for a loss of their own, or whose inputs are shaken while training.
+ROUTER_OPTIONS = ("output_router_logits", "router_jitter_noise")
 
 
 def causal_lm(
@@ -69,7 +71,8 @@ def _unplayed(config: Config) -> tuple[str, ...]:
     rope = rope_parameters(config)
     sections = [rope, *(each for each in rope.values() if isinstance(each, Mapping))]  # one for each kind of layer
     kinds = {str(each.get("rope_type", each.get("type")))[:40] for each in sections}
-    return tuple(f"rope_type={kind}" for kind in sorted(kinds & set(RESCALED)))
+    rescaled = tuple(f"rope_type={kind}" for kind in sorted(kinds & set(RESCALED)))
+    return (*rescaled, *(f"{key}={config.raw[key]}"[:60] for key in ROUTER_OPTIONS if config.raw.get(key)))
 
 
 def rope_parameters(config: Config) -> Mapping[str, Any]:

@@ -7,6 +7,7 @@ code of deepseek-moe-16b.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from oomph.blocks.attention import Attention
@@ -15,6 +16,7 @@ from oomph.blocks.basic import Norm
 from oomph.blocks.mlp import GatedMLP
 from oomph.config import Config
 from oomph.families.common import causal_lm
+from oomph.families.layer_types import FULL, SLIDING, listed
 from oomph.families.moe_layers import by_kind, dense_first, gqa, mlp_kinds, pre_norm_layer, routed_moe
 from oomph.families.mtp import after_layers, next_token_layer, predictors, with_mtp
 from oomph.model import Model
@@ -79,11 +81,21 @@ def build(config: Config) -> Model:
         return pre_norm_layer(hidden, self_attn, experts(config, hidden) if kind == "sparse" else dense(config, hidden))
 
     model = causal_lm(config, by_kind(mlp_pattern(config, layers), layer), Norm(hidden))
+    if config.model_type == "dots1" and slides(config, layers):
+        return replace(model, unplayed=(*model.unplayed, "sliding windows of dots1"))
     times = predictors(config) if config.model_type == "glm4_moe" else 0
     if not times:
         return model
     predictor = next_token_layer(layer("sparse"), hidden, model.vocab_size, model.vocab_size)
     return with_mtp(model, after_layers(model, times, predictor), _COPIES_NOTE)
+
+
+def slides(config: Config, layers: int) -> bool:
+    """Tell whether a layer of dots.llm1 has a window: by layer_types, else those from max_window_layers on."""
+    kinds = listed(config, layers, allowed=(SLIDING, FULL))
+    if kinds is not None:
+        return SLIDING in kinds
+    return config.raw.get("sliding_window", 1) is not None and layers > (config.raw.get("max_window_layers") or 62)
 
 
 def mlp_pattern(config: Config, layers: int) -> list[str]:

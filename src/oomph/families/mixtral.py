@@ -72,6 +72,8 @@ def build(config: Config) -> Model:
     )
     head_bias = kind == "phimoe" and config.bool("lm_head_bias")
     model = causal_lm(config, (layer,) * config.depth("num_hidden_layers"), norm, head_bias=head_bias)
+    if kind == "olmoe" and config.get("clip_qkv") is not None:
+        return replace(model, unplayed=(*model.unplayed, "clip_qkv"))
     return replace(model, notes=unpublished_predictors(config)) if kind == "minimax_m2" else model
 
 

@@ -63,7 +63,10 @@ def build(config: Config) -> Model:
         )
 
     kinds = list(zip(sparse_steps(config, layers), windows, strict=True))
-    return causal_lm(config, by_kind(kinds, layer), Norm(hidden))
+    model = causal_lm(config, by_kind(kinds, layer), Norm(hidden))
+    if config.model_type == "qwen2_moe" and config.bool("use_sliding_window") and not any(windows):
+        return replace(model, unplayed=(*model.unplayed, "a window that no layer has"))  # whose mask is made anyway
+    return model
 
 
 def sliding_windows(config: Config, layers: int) -> list[int | None]:

@@ -6,11 +6,13 @@ works: record the node, save inputs, allocate the result, save results.
 
 from oomph.ops.activation import activate, gelu_new, sigmoid, silu, tanh
 from oomph.ops.alibi import alibi_mask, alibi_of_length, alibi_of_mask, alibi_slopes, counted_along, falcon_alibi
-from oomph.ops.attention import attention, gpt2_attention
+from oomph.ops.attention import attention, gpt2_attention, sink_attention
 from oomph.ops.elementwise import (
     add,
     add_,
     cast,
+    clamp,
+    clamp_both,
     dropout,
     masked_fill,
     mean,
@@ -21,6 +23,7 @@ from oomph.ops.elementwise import (
     rsqrt,
     softmax,
     softmax_as,
+    softmax_as_is,
     softmax_in_fp32,
     sub,
     unary,
@@ -36,6 +39,7 @@ from oomph.ops.indexing import (
     part,
     picked,
     pieces,
+    repeat_rows,
     rows,
     select,
     slice_axis,
@@ -56,13 +60,29 @@ from oomph.ops.rotary import (
     apply_partial_rotary,
     apply_rotary,
     apply_rotary_complex,
+    apply_rotary_halves,
     apply_rotary_interleaved,
     complex_tables,
+    half_tables,
     rotary_buffers,
     rotary_tables,
 )
 from oomph.ops.rotary_kinds import joined, rotate
-from oomph.ops.routing import divide_in_place, gather, histogram, largest, sort, sum_over, take, topk
+from oomph.ops.routing import (
+    divide_in_place,
+    gather,
+    histogram,
+    index_add_in_place,
+    largest,
+    nonzero,
+    one_hot,
+    pick,
+    sort,
+    sum_over,
+    take,
+    take_pairs,
+    topk,
+)
 from oomph.ops.table import embedding
 
 __all__ = [
@@ -77,6 +97,7 @@ __all__ = [
     "apply_partial_rotary",
     "apply_rotary",
     "apply_rotary_complex",
+    "apply_rotary_halves",
     "apply_rotary_interleaved",
     "as_numbers",
     "attention",
@@ -85,6 +106,8 @@ __all__ = [
     "cast",
     "cat",
     "causal_mask",
+    "clamp",
+    "clamp_both",
     "clone",
     "complex_tables",
     "contiguous",
@@ -104,7 +127,9 @@ __all__ = [
     "gelu_new",
     "gpt2_attention",
     "grouped_mm",
+    "half_tables",
     "histogram",
+    "index_add_in_place",
     "joined",
     "largest",
     "layer_norm",
@@ -117,10 +142,14 @@ __all__ = [
     "mul",
     "mul_",
     "neg",
+    "nonzero",
+    "one_hot",
     "part",
+    "pick",
     "picked",
     "pieces",
     "power",
+    "repeat_rows",
     "rotary_buffers",
     "rotary_tables",
     "rotate",
@@ -129,9 +158,11 @@ __all__ = [
     "select",
     "sigmoid",
     "silu",
+    "sink_attention",
     "slice_axis",
     "softmax",
     "softmax_as",
+    "softmax_as_is",
     "softmax_in_fp32",
     "sort",
     "split",
@@ -141,6 +172,7 @@ __all__ = [
     "sub",
     "sum_over",
     "take",
+    "take_pairs",
     "tanh",
     "topk",
     "total",

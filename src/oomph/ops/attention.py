@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from oomph.errors import UnsupportedError
 from oomph.ops.activation import tanh
-from oomph.ops.elementwise import cast, dropout, softmax, softmax_in_fp32
-from oomph.ops.indexing import contiguous, expand, slice_axis, transpose, unsqueeze, view
+from oomph.ops.elementwise import cast, dropout, softmax, softmax_as_is, softmax_in_fp32
+from oomph.ops.indexing import cat, contiguous, expand, slice_axis, transpose, unsqueeze, view
 from oomph.ops.kernel_choice import FLASH_HEAD_DIM, Call
 from oomph.ops.matmul import matmul
+from oomph.ops.routing import largest
 from oomph.ops.sdpa import scaled_dot_product_attention
 from oomph.tape.sizes import Size, yes
 from oomph.tape.sym import Sym
@@ -122,6 +123,37 @@ def eager_attention(query: Sym, key: Sym, value: Sym, mask: Sym, rate: float, so
     attn_weights = attn_weights + mask
     attn_weights = cast(softmax_in_fp32(attn_weights), query.dtype)
     attn_weights = dropout(attn_weights, rate)
+    attn_output = matmul(attn_weights, value_states)
+    attn_output = contiguous(transpose(attn_output, 1, 2))
+    return attn_output, attn_weights
+
+
+def sink_attention(query: Sym, key: Sym, value: Sym, sinks: Sym, mask: Sym | None, rate: float) -> tuple[Sym, Sym]:
+    """Mirror gpt-oss' eager attention on q [B, N, S, D], k, v [B, K, T, D], sinks [N]: the output [B, S, N, D] and the
+    weights [B, N, S, T], a view of the softmax with one place more.
+
+    Saves q and the repeated keys, the indices of the largest scores, the softmax [B, N, S, T + 1] in the scores' dtype,
+    and the repeated values. Scores are made five times: product, scaled, masked, with the sink, less the largest.
+    Source: transformers 5.23, models/gpt_oss/modeling_gpt_oss.py, eager_attention_forward.
+
+    >>> from oomph.tape.testing import cost, frozen, transposed
+    >>> def eager(q, k, v, sinks, mask):
+    ...     return transposed(sink_attention, sinks, mask, 0.0)(q, k, v)[0]
+    >>> cost(eager, *[(1, 64, 2, 128)] * 3, (2,), frozen(1, 1, 64, 64))
+    Cost(allocated=165888, saved=115968, backward=197892)
+    """
+    times = query.shape[1] // key.shape[1]
+    key_states = repeat_kv(key, times)
+    value_states = repeat_kv(value, times)
+    attn_weights = matmul(query, transpose(key_states, 2, 3)) * 1.0
+    attn_weights = attn_weights + _needed(mask)
+    batch, heads, length, _ = query.shape
+    sinks = expand(view(sinks, (1, heads, 1, 1)), (batch, heads, length, 1))
+    combined_logits = cat([attn_weights, sinks], -1)
+    combined_logits = combined_logits - largest(combined_logits, keepdim=True)
+    probs = softmax_as_is(combined_logits)
+    scores = slice_axis(probs, -1, 0, probs.shape[-1] - 1)
+    attn_weights = cast(dropout(scores, rate), value_states.dtype)
     attn_output = matmul(attn_weights, value_states)
     attn_output = contiguous(transpose(attn_output, 1, 2))
     return attn_output, attn_weights

@@ -322,6 +322,49 @@ def _masked_fill_backward(node: Node, gradients: Gradients, saved: list[Any]) ->
     return [result("masked_fill", gradient.shape, gradient.dtype, gradient)]
 
 
+def clamp(x: Sym) -> Sym:
+    """Return x.clamp(..) at one or both ends, shaped like x.
+
+    Saves x, for a comparison of one byte each that backward makes and selects by. Source:
+    torch/csrc/autograd/FunctionsManual.cpp, clamp_backward.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(clamp, (4, 256))
+    Cost(allocated=2048, saved=2048, backward=3074)
+    """
+    return _clamped(x, ends=1)
+
+
+def clamp_both(x: Sym) -> Sym:
+    """Return x.clamp(low, high), shaped like x: as clamp, with two comparisons, the second taken into the first.
+
+    Saves x. Source: torch/csrc/autograd/FunctionsManual.cpp, clamp_backward.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(clamp_both, (4, 256))
+    Cost(allocated=2048, saved=2048, backward=4098)
+    """
+    return _clamped(x, ends=2)
+
+
+def _clamped(x: Sym, ends: int) -> Sym:
+    node = record("Clamp", (x,), _clamp_backward)
+    if node is not None:
+        node.context = ends
+    save(node, x)
+    return made_by(result("clamp", x.shape, x.dtype, x), node)
+
+
+def _clamp_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient, x = grad(gradients), saved[0]
+    zero = new(x.tape, (), gradient.dtype, op="scalar_tensor")
+    inside = result("ge", x.shape, "bool", x)
+    other = result("le", x.shape, "bool", x) if node.context > 1 else None
+    own = result("where", x.shape, gradient.dtype, inside, gradient)
+    del other, inside, zero, x
+    return [own]
+
+
 def neg(x: Sym) -> Sym:
     """Return -x, shaped like x.
 
@@ -350,7 +393,19 @@ def softmax(x: Sym) -> Sym:
     >>> cost(softmax, fp32(4, 256))
     Cost(allocated=4096, saved=4096, backward=4096)
     """
-    x = in_fp32(x)
+    return softmax_as_is(in_fp32(x))
+
+
+def softmax_as_is(x: Sym) -> Sym:
+    """Return softmax(x, dtype=x.dtype), contiguous, of x's shape and dtype, under autocast too.
+
+    Saves the result, as softmax does. Source: AT_FORALL_FP32_SET_OPT_DTYPE in ATen/autocast_mode.h: a dtype that is
+    asked for stays.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(softmax_as_is, (4, 256))
+    Cost(allocated=2048, saved=2048, backward=2048)
+    """
     node = record("Softmax", (x,), same_as_input)
     out = new(x.tape, x.shape, x.dtype, op="softmax")
     save(node, out)

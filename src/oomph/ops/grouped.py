@@ -17,8 +17,10 @@ ROW_BYTES = 16  # rows of a result begin at a multiple
 
 
 def grouped_mm(x: Sym, weight: Sym, offsets: Sym) -> Sym:
-    """Return x [M, K] times weight [E, K, N], each row with its expert's matrix: a new [M, N]. x is cast to the weight's
-    dtype; autocast knows nothing of it. `offsets`, int32 [E], says where each expert's rows end.
+    """Return x [M, K] times weight [E, K, N], each row with its expert's matrix: a new [M, N].
+
+    x is cast to the weight's dtype; autocast knows nothing of it. `offsets`, int32 [E], says where each expert's rows
+    end.
 
     Rows of a result begin at multiples of 16 B. Saves the weight for x's gradient, offsets, and x for the weight's,
     which has the weight's own layout. How many rows each expert gets changes no byte. Source: transformers 5.23,

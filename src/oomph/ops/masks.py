@@ -48,7 +48,8 @@ def causal_mask(
     """Mirror create_causal_mask or, with a window, create_sliding_window_causal_mask.
 
     inputs_embeds [B, S, H]; attention_mask [B, T] int64, 0 where there is padding; packed [B, S] int64, position ids of
-    a caller that packs several sequences into a row. Returns None where sdpa can do without, else [B, 1, S, T]:
+    a caller that packs several sequences into a row.
+    Returns None where sdpa can do without, else [B, 1, S, T]:
     booleans (in one sequence's bytes if nothing is padded or packed), for eager in the dtype of the embeddings. With a
     cache, and for a class that does not hand on its position ids (`looks` False), transformers does not look for packed
     sequences; a class that needs a mask in any case says so (`may_skip` False). Beside it positions and comparisons, which die with it or

@@ -79,7 +79,7 @@ def _addmm_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradi
 
 
 def bmm(a: Sym, b: Sym) -> Sym:
-    """Return the batched product of a [B, M, K] and b [B, K, N]: a new [B, M, N].
+    """Return the batched product of a [B, M, K] and b [B, K, N]: a new [B, M, N]. Autocast casts b first.
 
     Saves each factor only if the other wants a gradient. Source: torch tools/autograd/derivatives.yaml (bmm).
 
@@ -87,6 +87,8 @@ def bmm(a: Sym, b: Sym) -> Sym:
     >>> cost(bmm, (8, 4, 64), (8, 64, 4))
     Cost(allocated=256, saved=8192, backward=8192)
     """
+    b = autocast_argument(b)
+    a = autocast_argument(a)
     node = record("Bmm", (a, b), _bmm_backward)
     if node is not None:
         save(node, b if a.requires_grad else None, a if b.requires_grad else None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from oomph.ops.elementwise import cast, grad, result, unary
-from oomph.ops.indexing import cat, every_other, part, slice_axis, view
+from oomph.ops.indexing import cat, every_other, part, slice_axis, split, view
 from oomph.tape.autograd import Gradients, Node, made_by, record, save
 from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym, broadcast, new, view_of
@@ -77,6 +77,55 @@ def unsqueeze_heads(table: Sym) -> Sym:
     """
     shape, strides = table.shape, table.strides
     return Sym((shape[0], 1, *shape[1:]), table.dtype, (strides[0], strides[0], *strides[1:]), table.storage)
+
+
+def half_tables(x: Sym, position_ids: Sym, head_dim: Size) -> tuple[Sym, Sym]:
+    """Mirror GptOssRotaryEmbedding.forward: cos and sin [P, S, D / 2] in x's dtype, computed in fp32 without gradient.
+
+    Saves nothing itself; the tables live as long as a layer's products keep them. Source: transformers 5.23,
+    models/gpt_oss/modeling_gpt_oss.py.
+
+    >>> from oomph.tape.testing import cost, ids
+    >>> cost(lambda x, positions: half_tables(x, positions, 64), (2, 4, 512), ids(1, 4))
+    Cost(allocated=3088, saved=0, backward=0)
+    """
+    tape, (rows, length) = x.tape, position_ids.shape
+    with tape.no_grad():
+        positions = tape.empty((rows, length, 1), "fp32", op="_to_copy")
+        emb = tape.empty((rows, length, head_dim // 2), "fp32", op="mul")
+        del positions
+        turned = unary(emb, "cos")
+        cos = unary(turned, "mul")
+        del turned
+        turned = unary(emb, "sin")
+        sin = unary(turned, "mul")
+        del turned
+        return cast(cos, x.dtype), cast(sin, x.dtype)
+
+
+def apply_rotary_halves(q: Sym, k: Sym, cos: Sym, sin: Sym) -> tuple[Sym, Sym]:
+    """Mirror gpt-oss' apply_rotary_pos_emb: halves of q [B, N, S, D] and k turned by cos and sin [P, S, D / 2].
+
+    Each of q and k takes four products, a difference and a sum of half its size, and the result. Saves only the tables.
+    Source: transformers 5.23, models/gpt_oss/modeling_gpt_oss.py.
+
+    >>> from oomph.tape.testing import cost, frozen
+    >>> cost(apply_rotary_halves, (2, 8, 4, 64), (2, 2, 4, 64), frozen(1, 4, 32), frozen(1, 4, 32))
+    Cost(allocated=40960, saved=512, backward=35840)
+    """
+    cos = unsqueeze_heads(cos)
+    sin = unsqueeze_heads(sin)
+    q_embed = _turned_halves(q, cos, sin)
+    k_embed = _turned_halves(k, cos, sin)
+    return q_embed, k_embed
+
+
+def _turned_halves(x: Sym, cos: Sym, sin: Sym) -> Sym:
+    """Mirror _apply_rotary_emb."""
+    first_half, second_half = split(x, x.shape[-1] // 2, 2)
+    first_ = first_half * cos - second_half * sin
+    second_ = second_half * cos + first_half * sin
+    return cat((first_, second_), -1)
 
 
 def apply_rotary_interleaved(q: Sym, k: Sym, cos: Sym, sin: Sym) -> tuple[Sym, Sym]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from oomph.ops.elementwise import grad, result, wider
+from oomph.ops.indexing import unsqueeze
 from oomph.ops.kernel import run
 from oomph.tape.autograd import Gradients, Node, made_by, record, save
 from oomph.tape.sizes import Size, product
@@ -19,8 +20,9 @@ def topk(x: Sym, number: Size) -> tuple[Sym, Sym]:
     """Return the `number` largest of x [.., E] over the last axis: values in x's dtype and int64 indices, [.., k].
 
     Saves the indices: backward scatters the values' gradients into zeros shaped like x, in place; under a trace into a
-    copy of them. Up to 4096 values CUDA sorts them where they are. Source: torch tools/autograd/derivatives.yaml (topk),
-    torch/csrc/autograd/FunctionsManual.cpp, value_selecting_reduction_backward; ATen/native/cuda/TensorTopK.cpp.
+    copy of them. Up to 4096 values CUDA sorts them where they are. Source: torch
+    tools/autograd/derivatives.yaml (topk), torch/csrc/autograd/FunctionsManual.cpp, value_selecting_reduction_backward;
+    ATen/native/cuda/TensorTopK.cpp.
 
     >>> from oomph.tape.testing import cost, fp32
     >>> cost(lambda x: topk(x, 2), fp32(100, 8))
@@ -34,8 +36,8 @@ def topk(x: Sym, number: Size) -> tuple[Sym, Sym]:
     return made_by(values, node), indices
 
 
-def largest(x: Sym) -> Sym:
-    """Return x.max(-1).values of x [.., E]: [..]; the int64 indices are made too.
+def largest(x: Sym, keepdim: bool = False) -> Sym:
+    """Return x.max(-1).values of x [.., E]: [..], or [.., 1]; the int64 indices are made too.
 
     Saves the indices: backward scatters the gradient into zeros shaped like x, in place; under a trace into a copy of
     them. Source: torch/csrc/autograd/FunctionsManual.cpp, value_selecting_reduction_backward.
@@ -45,8 +47,9 @@ def largest(x: Sym) -> Sym:
     Cost(allocated=1200, saved=800, backward=3200)
     """
     node = record("Max", (x,), _into_zeros)
-    values = new(x.tape, x.shape[:-1], x.dtype, op="max")
-    indices = new(x.tape, x.shape[:-1], "int64", op="max")
+    shape = (*x.shape[:-1], 1) if keepdim else x.shape[:-1]
+    values = new(x.tape, shape, x.dtype, op="max")
+    indices = new(x.tape, shape, "int64", op="max")
     save(node, indices)
     del indices
     return made_by(values, node)
@@ -119,6 +122,90 @@ def _take_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradie
         return [new(gradient.tape, shape, dtype, op="index_put")]
     run(gradient.tape, index_put_with_sort(product(saved[0].shape)), lambda: None)
     return [zeros]
+
+
+def take_pairs(x: Sym, rows: Sym, columns: Sym) -> Sym:
+    """Return x[rows, columns, None] of x [T, k] at int64 [n]: a new [n, 1].
+
+    Saves both indices: backward adds the gradient to zeros as large as x, as take's. Source:
+    ATen/native/TensorAdvancedIndexing.cpp, index; torch/csrc/autograd/FunctionsManual.cpp, index_backward.
+
+    >>> from oomph.tape.testing import cost, fp32, ids
+    >>> cost(take_pairs, fp32(100, 2), ids(50), ids(50))
+    Cost(allocated=200, saved=800, backward=3600)
+    """
+    x = unsqueeze(x, 2)
+    node = record("Index", (x,), _take_backward)
+    save(node, rows, columns)
+    return made_by(new(x.tape, (*rows.shape, 1), x.dtype, op="index"), node)
+
+
+def pick(x: Sym) -> Sym:
+    """Return x[i], one expert's matrix [N, K] of a stack [E, N, K]: a view. Which one changes no byte.
+
+    Saves nothing; backward allocates the whole stack again, zeros with the gradient copied in. Source: torch
+    tools/autograd/derivatives.yaml (select.int), ATen/native/TensorShape.cpp, select_backward.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(pick, (8, 64, 32))
+    Cost(allocated=0, saved=0, backward=32768)
+    """
+    node = record("Select", (x,), _whole_stack)
+    return made_by(Sym(x.shape[1:], x.dtype, x.strides[1:], x.storage), node)
+
+
+def _whole_stack(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    return [new(grad(gradients).tape, node.inputs[0][0], grad(gradients).dtype, op="select_backward")]
+
+
+def index_add_in_place(x: Sym, index: Sym, source: Sym) -> Sym:
+    """Return x.index_add_(0, index, source): rows of source [n, H] added to x [T, H] in place.
+
+    Saves the index and the source, of which only the shape is needed: its gradient are rows of the incoming one, a new
+    [n, H]. Source: torch tools/autograd/derivatives.yaml (index_add).
+
+    >>> from oomph.tape.testing import cost, ids
+    >>> cost(index_add_in_place, (100, 64), ids(50), (50, 64))
+    Cost(allocated=0, saved=6800, backward=6400)
+    """
+    node = record("IndexAdd", (x, source), _index_add_backward)
+    save(node, index, source)
+    return made_by(x.detach(), node)
+
+
+def _index_add_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient, (shape, _) = grad(gradients), node.inputs[1]
+    rows = new(gradient.tape, shape, gradient.dtype, op="index_select") if node.needs(1) else None
+    return [gradients[0] if node.needs(0) else None, rows]
+
+
+def one_hot(index: Sym, classes: Size) -> Sym:
+    """Return one_hot(index [T, k]): int64 [T, k, classes]. A CPU first looks for the smallest and largest index.
+
+    No gradient. Source: ATen/native/Onehot.cpp.
+
+    >>> from oomph.tape.testing import cost, ids
+    >>> cost(lambda x: one_hot(x, 9), ids(100, 2))
+    Cost(allocated=14400, saved=0, backward=0)
+    """
+    tape = index.tape
+    if tape.on != "gpu":
+        smallest = tape.empty((), "int64", op="aminmax")
+        greatest = tape.empty((), "int64", op="aminmax")
+        del smallest, greatest
+    return tape.empty((*index.shape, classes), "int64", op="zeros")
+
+
+def nonzero(x: Sym, count: Size) -> Sym:
+    """Return x.nonzero(), the int64 places [count, axes] of what is not 0; how many there are must be assumed.
+
+    No gradient. The few bytes that CUDA counts in are not counted. Source: ATen/native/cuda/Nonzero.cu.
+
+    >>> from oomph.tape.testing import cost, ids
+    >>> cost(lambda x: nonzero(x, 50), ids(2, 100))
+    Cost(allocated=800, saved=0, backward=0)
+    """
+    return x.tape.empty((count, len(x.shape)), "int64", op="nonzero")
 
 
 def histogram(x: Sym, bins: Size) -> Sym:

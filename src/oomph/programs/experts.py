@@ -9,7 +9,9 @@ from __future__ import annotations
 from oomph import ops
 from oomph.errors import UnsupportedError
 from oomph.tape.bound import Bound
-from oomph.tape.sym import Sym
+from oomph.tape.sizes import Size, number, yes
+from oomph.tape.sym import Sym, view_of
+from oomph.tape.tape import Tape
 
 
 def experts(m: Bound, hidden_states: Sym, top_k_index: Sym, top_k_weights: Sym) -> Sym:
@@ -33,9 +35,11 @@ def grouped_mm_experts(m: Bound, hidden_states: Sym, top_k_index: Sym, top_k_wei
     tokens_per_expert = ops.histogram(histc_input, m.num_experts)
     offsets = ops.unary(tokens_per_expert, "cumsum")
     into, out = m.names
-    proj_out = _grouped_linear(m, into, selected_hidden_states_g, offsets, expert_ids_g)
+    selected_biases = _biases(m, into, expert_ids_g)
+    proj_out = _grouped_linear(m, into, selected_hidden_states_g, offsets, selected_biases)
     proj_out = gated(m, proj_out)
-    proj_out = _grouped_linear(m, out, proj_out, offsets, expert_ids_g)
+    selected_biases = _biases(m, out, expert_ids_g)
+    proj_out = _grouped_linear(m, out, proj_out, offsets, selected_biases)
     weighted_out = proj_out * ops.unsqueeze(sample_weights_g, 1)
     inv_perm = tape.empty(perm.shape, "int64", op="empty_like")
     tape.empty(perm.shape, "int64", op="arange")
@@ -45,18 +49,116 @@ def grouped_mm_experts(m: Bound, hidden_states: Sym, top_k_index: Sym, top_k_wei
     return ops.cast(final_hidden_states, hidden_states.dtype)
 
 
-def _grouped_linear(m: Bound, name: str, x: Sym, offsets: Sym, expert_ids: Sym) -> Sym:
-    """Mirror _grouped_linear: with a bias, picked for every row and added in place."""
+def _biases(m: Bound, name: str, expert_ids: Sym) -> Sym | None:
+    """Return the bias of every row's expert, if there are any."""
+    return ops.take(m[f"{name}_bias"], expert_ids) if m.bias else None
+
+
+def _grouped_linear(m: Bound, name: str, x: Sym, offsets: Sym, selected_biases: Sym | None) -> Sym:
+    """Mirror _grouped_linear: with a bias, added in place."""
     weight: Sym = m[name]
-    selected_biases = ops.take(m[f"{name}_bias"], expert_ids) if m.bias else None
     out = ops.grouped_mm(x, weight if m.transposed else ops.transpose(weight, -2, -1), offsets)
     return out if selected_biases is None else ops.add_(out, selected_biases)
 
 
+def batched_mm_experts(m: Bound, hidden_states: Sym, top_k_index: Sym, top_k_weights: Sym) -> Sym:
+    """Mirror batched_mm_experts_forward: every pair of token and expert gets its own copy of the expert's weights."""
+    if m.bias:
+        raise UnsupportedError("oomph cannot play experts=batched_mm with biases yet.", "Say --experts grouped_mm.")
+    num_tokens, num_top_k = top_k_index.shape
+    selected_hidden_states = ops.repeat_rows(hidden_states, num_top_k)
+    sample_weights = ops.view(top_k_weights, (num_tokens * num_top_k,))
+    expert_ids = ops.view(top_k_index, (num_tokens * num_top_k,))
+    into, out = m.names
+    selected_weights = ops.take(m[into], expert_ids)
+    proj_out = _batched_linear(m, selected_hidden_states, selected_weights)
+    proj_out = gated(m, proj_out)
+    selected_weights = ops.take(m[out], expert_ids)
+    proj_out = _batched_linear(m, proj_out, selected_weights)
+    weighted_out = proj_out * ops.unsqueeze(sample_weights, 1)
+    hidden = hidden_states.shape[-1]
+    final_hidden_states = ops.sum_over(ops.view(weighted_out, (num_tokens, num_top_k, hidden)), 1)
+    return ops.cast(final_hidden_states, hidden_states.dtype)
+
+
+def _batched_linear(m: Bound, x: Sym, weight: Sym) -> Sym:
+    """Mirror _batched_linear: x [M, K] with weights [M, N, K], or [M, K, N] where they are transposed."""
+    if m.transposed:
+        return ops.view(ops.bmm(ops.unsqueeze(x, 1), weight), (x.shape[0], weight.shape[2]))
+    return ops.view(ops.bmm(weight, ops.unsqueeze(x, 2)), (x.shape[0], weight.shape[1]))
+
+
+def eager_experts(m: Bound, hidden_states: Sym, top_k_index: Sym, top_k_weights: Sym) -> Sym:
+    """Mirror MixtralExperts.forward: one expert after another, each with the tokens that the job assumes for it.
+
+    The gradient of a stacked weight is made whole for every expert, and added up.
+    """
+    if m.bias:
+        raise UnsupportedError("oomph cannot play experts=eager with biases yet.", "Say --experts grouped_mm.")
+    tape, (into, out) = m.tape, m.names
+    final_hidden_states = tape.empty(hidden_states.shape, hidden_states.dtype, op="zeros_like")
+    expert_mask = ops.one_hot(top_k_index, m.num_experts + 1)
+    loads = assumed_loads(m, *top_k_index.shape)
+    expert_hit = _hit(tape, m.num_experts + 1, len(loads))
+    for load in loads:
+        tape.empty((), "bool", op="eq")
+        found = ops.nonzero(top_k_index, load)
+        top_k_pos, token_idx = _column(found, 0), _column(found, 1)
+        del found
+        current_state = ops.take(hidden_states, token_idx)
+        gate, up = ops.split(ops.linear(current_state, ops.pick(m[into])), m.ffn_size, 2)
+        current_hidden_states = ops.activate(m.activation, gate) * up
+        current_hidden_states = ops.linear(current_hidden_states, ops.pick(m[out]))
+        current_hidden_states = current_hidden_states * ops.take_pairs(top_k_weights, token_idx, top_k_pos)
+        final_hidden_states = ops.index_add_in_place(
+            final_hidden_states, token_idx, ops.cast(current_hidden_states, final_hidden_states.dtype)
+        )
+    del expert_mask, expert_hit
+    return final_hidden_states
+
+
+def _hit(tape: Tape, classes: Size, count: int) -> Sym:
+    """Mirror torch.greater(expert_mask.sum(dim=(-1, -2)), 0).nonzero()."""
+    total = tape.empty((classes,), "int64", op="sum")
+    above = tape.empty((classes,), "bool", op="gt")
+    del total
+    return ops.nonzero(above, count)
+
+
+def _column(found: Sym, at: int) -> Sym:
+    """Return one column of places [n, 2] as a view."""
+    return view_of(found, found.shape[:1], found.strides[:1])
+
+
+def assumed_loads(m: Bound, tokens: Size, top_k: Size) -> list[Size]:
+    """Return how many tokens each expert gets that gets any: evenly spread, or at worst all to the same k experts."""
+    if m.tape.routing == "worst":
+        return [tokens] * _settled(top_k)
+    pairs = tokens * top_k
+    each, more = pairs // m.num_experts, _settled(pairs % m.num_experts)
+    if yes(each == 0):
+        return [1] * more
+    return [each + 1] * more + [each] * (_settled(m.num_experts) - more)
+
+
+def _settled(size: Size) -> int:
+    """Return a size as a number that what is played depends on."""
+    settled = number(size)
+    if not yes(size == settled):
+        raise AssertionError("a size is not its own number")
+    return settled
+
+
 def gated(m: Bound, gate_up: Sym) -> Sym:
-    """Mirror _default_apply_gate: act(gate) · up of [M, 2F]."""
+    """Mirror _default_apply_gate: act(gate) · up of [M, 2F]; or gpt-oss' own, whose two are interleaved."""
+    if m.activation == "gpt_oss":
+        gate, up = ops.every_other(gate_up, 0), ops.every_other(gate_up, 1)
+        gate = ops.clamp(gate)
+        up = ops.clamp_both(up)
+        glu = gate * ops.sigmoid(gate * 1.702)
+        return (up + 1.0) * glu
     gate, up = ops.split(gate_up, m.ffn_size, 2)
     return ops.activate(m.activation, gate) * up
 
 
-FORMS = {"grouped_mm": grouped_mm_experts}
+FORMS = {"grouped_mm": grouped_mm_experts, "eager": eager_experts, "batched_mm": batched_mm_experts}

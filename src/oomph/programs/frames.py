@@ -32,7 +32,8 @@ class Frame:
     layer is. `captured`: the arguments of masks are in a closure, which dies after the frame's locals. `cache_first`:
     the cache is made before tokens are embedded. `ids_first`: layers are handed position_ids before
     position_embeddings, `rotary_first` these before the mask. `scaled`: embeddings and what is added to the residual
-    are multiplied by numbers. `complex_tables`: positions are complex numbers. `sdpa`: whether the class can use it.
+    are multiplied by numbers. `tables` of the rotary embedding: "complex" numbers, or "halves" as wide. `sdpa`: whether
+    the class can use it. `packs`: masks are told the positions. `scored`: mixtures also return their router's scores.
     """
 
     layer: Callable[..., Sym] = layers.residual
@@ -43,8 +44,10 @@ class Frame:
     ids_first: bool = False
     rotary_first: bool = False
     scaled: bool = False
-    complex_tables: bool = False
+    tables: Literal["", "complex", "halves"] = ""
     sdpa: bool = True
+    packs: bool = True
+    scored: bool = False
 
 
 LLAMA = Frame()
@@ -58,7 +61,7 @@ FRAMES: dict[str, Frame] = {
     "arcee": LLAMA,
     "cohere": Frame(layer=layers.parallel),
     "cohere2": Frame(layer=layers.parallel, masks="both"),
-    "deepseek_v2": replace(DEEPSEEK, complex_tables=True),
+    "deepseek_v2": replace(DEEPSEEK, tables="complex"),
     "deepseek_v3": DEEPSEEK,
     "dots1": Frame(captured=True),
     "ernie4_5": LLAMA,
@@ -70,6 +73,7 @@ FRAMES: dict[str, Frame] = {
     "glm4": Frame(
         norms=("input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm", "post_mlp_layernorm")
     ),
+    "gpt_oss": Frame(masks="full first", cache_first=True, tables="halves", sdpa=False, packs=False, scored=True),
     "granite": Frame(ids_first=True, scaled=True),
     "helium": LLAMA,
     "hunyuan_v1_dense": LLAMA,

@@ -40,7 +40,10 @@ def residual(
     residual = hidden_states
     if before_mlp:
         hidden_states = m[before_mlp](hidden_states)
-    hidden_states = feed_forward(m)(hidden_states)
+    if frame.scored:
+        hidden_states, _ = feed_forward(m)(hidden_states)
+    else:
+        hidden_states = feed_forward(m)(hidden_states)
     if after_mlp:
         hidden_states = m[after_mlp](hidden_states)
     hidden_states = residual + _weighted(m, frame, hidden_states, "resid_mlp_dropout")

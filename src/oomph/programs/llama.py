@@ -68,11 +68,13 @@ def model(
         position_ids = ops.unary(tape.empty((input_ids.shape[1],), "int64", op="arange"), "add")
         position_ids = ops.unsqueeze(position_ids, 0)
     causal_masks = {
-        window: ops.causal_mask(inputs_embeds, attention_mask, past_key_values, window, packed)
+        window: ops.causal_mask(inputs_embeds, attention_mask, past_key_values, window, packed, looks=frame.packs)
         for window in mask_order(windows, frame)
     }
     if frame.masks != "one":
-        mask_kwargs = {"inputs_embeds": inputs_embeds, "position_ids": position_ids}  # noqa: F841
+        mask_kwargs = {"inputs_embeds": inputs_embeds}
+        if frame.packs:
+            mask_kwargs["position_ids"] = position_ids
     hidden_states: Sym = inputs_embeds
     if "embedding_dropout" in m.parts:
         hidden_states = m.embedding_dropout(hidden_states)
@@ -124,8 +126,9 @@ def _tables(
     """
     first = attention(m)
     size = rotary_size(first)
-    if frame.complex_tables:
-        return dict.fromkeys(windows, ops.complex_tables(hidden_states, position_ids, size))
+    if frame.tables:
+        made = ops.complex_tables if frame.tables == "complex" else ops.half_tables
+        return dict.fromkeys(windows, made(hidden_states, position_ids, size))
     dtype = "fp32" if isinstance(first, Attention) and first.rotary in FP32_TABLES else None
     if not has_own_tables(first):
         tables = ops.rotary_tables(hidden_states, position_ids, size, dtype)

@@ -5,6 +5,9 @@ Shape letters: T tokens, H hidden, E experts, k experts of a token. Source: tran
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from oomph import ops
 from oomph.errors import UnsupportedError
 from oomph.tape.bound import Bound
@@ -13,7 +16,7 @@ from oomph.tape.sym import Sym
 SCALE = 2.5  # of the weights; its value changes no byte
 
 
-def mixture(m: Bound, hidden_states: Sym) -> Sym:
+def mixture(m: Bound, hidden_states: Sym) -> Any:
     """Run the sparse block of a mixture's style on [B, S, H]."""
     if m.style not in STYLES or m.stacked is None:
         raise UnsupportedError("oomph has no program for this mixture of experts yet.", "Trace the model: oomph trace.")
@@ -162,9 +165,28 @@ def _spread(m: Bound, group_mask: Sym) -> Sym:
     return ops.view(mask, (tokens, m.num_experts))
 
 
-STYLES = {
+def gpt_oss(m: Bound, hidden_states: Sym) -> tuple[Sym, Sym]:
+    """Mirror GptOssMLP.forward, which returns the scores too."""
+    shape = hidden_states.shape
+    hidden_states = _flat(hidden_states)
+    _, router_scores, router_indices = gpt_oss_router(m, hidden_states)
+    hidden_states = m[m.experts_name](hidden_states, router_indices, router_scores)
+    hidden_states = ops.view(hidden_states, shape)
+    return hidden_states, router_scores
+
+
+def gpt_oss_router(m: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
+    """Mirror GptOssTopKRouter.forward: the k largest logits, then a softmax over them."""
+    router_logits = m[m.router_name](hidden_states)
+    router_top_value, router_indices = ops.topk(router_logits, m.top_k)
+    router_scores = ops.softmax_as_is(router_top_value)
+    return router_logits, router_scores, router_indices
+
+
+STYLES: dict[str, Callable[[Bound, Sym], Any]] = {
     "deepseek_v2": deepseek,
     "deepseek_v3": deepseek,
+    "gpt_oss": gpt_oss,
     "mixtral": mixtral,
     "olmoe": olmoe,
     "qwen2_moe": qwen2_moe,

@@ -24,6 +24,7 @@ QWEN2, QWEN2_1B, QWEN2_3B, QWEN2_7B = "qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-3
 QWEN3, QWEN3_1B, QWEN3_4B, QWEN3_8B = "qwen3-0.6b", "qwen3-1.7b", "qwen3-4b", "qwen3-8b"
 TINY, LLAMA_1B, LLAMA_3B, LLAMA_8B = "tinyllama-1.1b-chat-v1.0", "llama-3.2-1b", "llama-3.2-3b", "llama-3-8b"
 MISTRAL = "mistral-7b-v0.1"
+MIXTRAL, QWEN3_MOE, GPT_OSS, DEEPSEEK = "mixtral-8x7b-v0.1", "qwen3-30b-a3b", "gpt-oss-20b", "deepseek-v2-lite"
 
 
 def get(name: str) -> list[Entry]:
@@ -40,7 +41,10 @@ def _entry(model: str, job: TrainJob | InferJob, layers: int = 0, **config: Any)
     assert found.config is not None
     if layers:
         config["n_layer" if found.config["model_type"] == "gpt2" else "num_hidden_layers"] = layers
-    return Entry(name_of(model, job, config), model, {**found.config, **config}, job)
+    name = name_of(model, job, config)
+    if layers and "layer_types" in found.config:
+        config["layer_types"] = found.config["layer_types"][:layers]
+    return Entry(name, model, {**found.config, **config}, job)
 
 
 def _train(model: str, seq_len: int = 1024, batch: int = 1, layers: int = 0, **job: Any) -> Entry:
@@ -140,6 +144,7 @@ def standard() -> Iterator[Entry]:
     )
     yield from _methods(LLAMA_1B)
     yield from _large()
+    yield from _mixtures()
 
 
 def _methods(model: str) -> Iterator[Entry]:
@@ -193,6 +198,18 @@ def _large() -> Iterator[Entry]:
     yield _train(QWEN2_3B, 2048, 4, precision="fp32", optimizer="sgd")
     yield _train(XL, 1024, 4, precision="amp-bf16", checkpointing="non-reentrant")
     yield _infer(LLAMA_8B, 8192, batch=4, logits_to_keep=0)
+
+
+def _mixtures() -> Iterator[Entry]:
+    """Yield a few layers of mixtures of experts. In the eager form random weights route tokens about evenly."""
+    for model, layers in ((MIXTRAL, 2), (QWEN3_MOE, 2), (GPT_OSS, 2), (DEEPSEEK, 3)):
+        yield _train(model, 2048, 1, layers)
+    yield _train(MIXTRAL, 2048, 1, 2, checkpointing="non-reentrant", optimizer="sgd")
+    yield _train(QWEN3_MOE, 1024, 2, 2, precision="amp-bf16", optimizer="none")
+    yield _train(QWEN3_MOE, 1024, 1, 2, experts="eager", optimizer="none")
+    yield _train(QWEN3_MOE, 64, 1, 2, experts="batched_mm", optimizer="none")
+    for experts in ("grouped_mm", "eager", "batched_mm"):
+        yield _entry(QWEN3_MOE, InferJob(seq_len=64, decode=2, experts=experts), 4)
 
 
 def full() -> Iterator[Entry]:

@@ -1,0 +1,56 @@
+"""experts=eager against real CPU runs: which experts are hit depends on values, which no trace without memory has.
+
+The routing that the tape assumes is forced on the run: the indices that the router's topk returns are overwritten.
+Under the tracker gradients are summed out of place, as on the tape's "trace".
+"""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+from unittest.mock import patch
+
+import pytest
+
+from oomph.compare import first_difference, peak_bytes, steps
+from oomph.job import Checkpointing, Routing, TrainJob
+from oomph.trace_groups import trace_start
+from tests.referee import models
+from tests.tape.grid import played
+
+pytestmark = pytest.mark.slow
+
+PLAIN: dict[str, Any] = {"precision": "fp32", "attention": "eager", "experts": "eager"}
+MODELS = {
+    "mixtral": {**models.MIXTRAL, "sliding_window": None},
+    "qwen3_moe": {**models.QWEN3_MOE, "norm_topk_prob": True},
+}
+EXPERTS = {"mixtral": 4, "qwen3_moe": 8}
+
+
+@pytest.mark.parametrize("checkpointing", get_args(Checkpointing))
+@pytest.mark.parametrize("routing", get_args(Routing))
+@pytest.mark.parametrize("name", MODELS)
+def test_every_event_of_a_loop_over_experts_equals_a_real_run(name: str, routing: Any, checkpointing: Any) -> None:
+    """Tokens spread evenly or all to the same experts: same allocations, same frees, same order."""
+    import torch
+
+    from oomph.referee.trace import trace
+
+    raw = MODELS[name]
+    job = TrainJob(2, 37, **PLAIN, routing=routing, checkpointing=checkpointing, optimizer="sgd", accumulation=2)
+    tokens, chosen, topk = job.batch * job.seq_len, raw["num_experts_per_tok"], torch.topk
+    in_turn = torch.arange(tokens * chosen).reshape(tokens, chosen) % EXPERTS[name]
+    forced = in_turn if routing == "balanced" else torch.arange(chosen).repeat(tokens, 1)
+
+    def routed(*args: Any, **kwargs: Any) -> Any:
+        values, indices = topk(*args, **kwargs)
+        indices.data.copy_(forced)
+        return values, indices
+
+    with patch.object(torch, "topk", routed):
+        run = trace(raw, job, device="cpu", real=True, layer_marks=False)
+    _, ours = played(raw, job)
+    theirs = steps(run.stream, trace_start(run.stream))
+    parting = first_difference(ours, theirs)
+    assert parting is None, str(parting)
+    assert peak_bytes(ours) == peak_bytes(theirs)
