@@ -86,7 +86,7 @@ def test_every_family_folds_to_its_full_play(model_type: str) -> None:
         ({**GEMMA_3_4B, "use_bidirectional_attention": True}, "bidirectional attention"),
         ({**GEMMA_3_4B, "rope_parameters": {"full_attention": {"rope_type": "dynamic"}}}, "rope_type=dynamic"),
         ({**GEMMA_2_9B, "model_type": "olmo", "clip_qkv": 8.0}, "clip_qkv"),
-        ({**GEMMA_2_9B, "model_type": "phi3", "rope_scaling": {"type": "longrope"}}, "rope_type=longrope"),
+        ({**GEMMA_2_9B, "model_type": "glm", "rope_scaling": {"type": "longrope"}}, "rope_type=longrope"),
     ],
 )
 def test_what_the_tape_has_no_rule_for_is_refused_by_name(raw: dict[str, Any], named: str) -> None:

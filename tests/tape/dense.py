@@ -90,6 +90,21 @@ def stablelm(rng: random.Random) -> Config:
     }
 
 
+def phi3(rng: random.Random) -> Config:
+    """Windows, dropout, and frequencies chosen by the longest sequence."""
+    raw = {
+        "sliding_window": rng.choice([None, 8]),
+        "resid_pdrop": rng.choice([0.0, 0.1]),
+        "num_attention_heads": 4,
+        "num_key_value_heads": rng.choice([2, 4]),
+        "hidden_size": 64,  # 8 pairs of channels, as the factors have it
+        "original_max_position_embeddings": 32,
+    }
+    if rng.random() < 0.5:
+        raw["rope_scaling"] = {"type": "longrope", "long_factor": [1.5] * 8, "short_factor": [1.0] * 8}
+    return raw
+
+
 def helium(rng: random.Random) -> Config:
     """A head size that fits hidden_size, which its class asks for."""
     return {"num_attention_heads": 4, "hidden_size": 64, "head_dim": 16, "num_key_value_heads": rng.choice([2, 4])}
@@ -115,7 +130,7 @@ FAMILIES: dict[str, tuple[Callable[[random.Random], Config], ...]] = {
     "olmo": (biased, act, tied),
     "olmo2": (biased, act, tied),
     "olmo3": (biased, act, sliding, tied),
-    "phi3": (act, tied, lambda rng: {"sliding_window": rng.choice([None, 8]), "resid_pdrop": rng.choice([0.0, 0.1])}),
+    "phi3": (act, tied, phi3),
     "seed_oss": (biased, own_heads, act, tied, lambda rng: {"residual_dropout": rng.choice([0.0, 0.1])}),
     "smollm3": (biased, act, tied, no_rope),
     "stablelm": (act, tied, stablelm),

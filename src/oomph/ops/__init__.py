@@ -24,7 +24,7 @@ from oomph.ops.loss import cross_entropy
 from oomph.ops.masks import causal_mask
 from oomph.ops.matmul import addmm, bmm, linear, matmul
 from oomph.ops.norm import layer_norm
-from oomph.ops.rotary import apply_rotary, rotary_tables
+from oomph.ops.rotary import apply_rotary, choose_frequencies, longrope_frequencies, rotary_tables
 from oomph.ops.rotary_kinds import joined, rotate
 from oomph.ops.table import embedding
 
@@ -38,6 +38,7 @@ __all__ = [
     "cast",
     "cat",
     "causal_mask",
+    "choose_frequencies",
     "contiguous",
     "cross_entropy",
     "dropout",
@@ -48,6 +49,7 @@ __all__ = [
     "joined",
     "layer_norm",
     "linear",
+    "longrope_frequencies",
     "matmul",
     "mean",
     "mul",

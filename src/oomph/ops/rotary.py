@@ -6,6 +6,7 @@ from oomph.ops.elementwise import cast, unary
 from oomph.ops.indexing import cat, slice_axis
 from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym
+from oomph.tape.tape import Tape
 
 
 def rotary_tables(x: Sym, position_ids: Sym, head_dim: Size, dtype: str | None = None) -> tuple[Sym, Sym]:
@@ -33,6 +34,56 @@ def rotary_tables(x: Sym, position_ids: Sym, head_dim: Size, dtype: str | None =
         sin = unary(turned, "mul")
         del turned
         return cast(cos, dtype or x.dtype), cast(sin, dtype or x.dtype)
+
+
+def longrope_frequencies(tape: Tape, size: Size) -> Sym:
+    """Return LongRoPE's inverse frequencies for long sequences, fp32 [D/2]: made in the first forward pass, kept since.
+
+    Mirror: ext_factors = torch.tensor(long_factor); shape = torch.arange(0, D, 2).float() / D;
+    1.0 / (ext_factors * base**shape)
+
+    Beside the result: the factors, positions as int64 and fp32, their share, the power, the product and its reciprocal.
+    Source: transformers 5.23, modeling_rope_utils.py, _compute_longrope_parameters.
+
+    >>> from oomph.tape.testing import cost, frozen
+    >>> cost(lambda x: longrope_frequencies(x.tape, 128), frozen(1))
+    Cost(allocated=2304, saved=0, backward=0)
+    """
+    half = (size // 2,)
+    ext_factors = tape.empty(half, "fp32", op="lift_fresh")
+    positions = tape.empty(half, "int64", op="arange")
+    floats = tape.empty(half, "fp32", op="_to_copy")
+    del positions
+    inv_freq_shape = tape.empty(half, "fp32", op="div")
+    del floats
+    power = tape.empty(half, "fp32", op="pow")
+    product = tape.empty(half, "fp32", op="mul")
+    del power
+    reciprocal = tape.empty(half, "fp32", op="reciprocal")
+    inv_freq = tape.empty(half, "fp32", op="mul")
+    del reciprocal, product
+    del ext_factors, inv_freq_shape
+    return inv_freq
+
+
+def choose_frequencies(position_ids: Sym, size: Size) -> None:
+    """Play what LongRoPE does in each forward pass: the longest sequence, and a choice of frequencies, copied in place.
+
+    Two int64 numbers, a boolean, the frequencies chosen, fp32 [D/2]; all die. Source: transformers 5.23,
+    modeling_rope_utils.py, longrope_frequency_update.
+
+    >>> from oomph.tape.testing import cost, ids
+    >>> cost(lambda x: choose_frequencies(x, 128), ids(1, 16))
+    Cost(allocated=273, saved=0, backward=0)
+    """
+    tape = position_ids.tape
+    longest = tape.empty((), "int64", op="max")
+    seq_len = tape.empty((), "int64", op="add")
+    del longest
+    condition = tape.empty((), "bool", op="gt")
+    inv_freq = tape.empty((size // 2,), "fp32", op="where")
+    del condition
+    del seq_len, inv_freq
 
 
 def rotate_half(x: Sym) -> Sym:

@@ -1,7 +1,8 @@
 """Forward passes of whole models, one file per shape of frame: what transformers' FooForCausalLM.forward does.
 
 `PROGRAMS` names the file for each model_type; a type without one is refused. Each file holds `causal_lm`, the forward
-pass, and `buffers`, what lies on the device beside the parameters.
+pass, and `buffers`, what lies on the device beside the parameters; where a forward pass leaves more there,
+`leave_behind` makes it.
 """
 
 from __future__ import annotations

@@ -115,6 +115,9 @@ def _tables(m: Bound, hidden_states: Sym, position_ids: Sym, windows: Sequence[S
     """
     first = attention(m)
     size, dtype = rotary_size(first), "fp32" if first.rotary in FP32_TABLES else None
+    if first.longrope:
+        leave_frequencies(m)
+        ops.choose_frequencies(position_ids, size)
     if not first.own_tables:
         tables = ops.rotary_tables(hidden_states, position_ids, size, dtype)
         return dict.fromkeys(windows, tables)
@@ -124,6 +127,19 @@ def _tables(m: Bound, hidden_states: Sym, position_ids: Sym, windows: Sequence[S
         window: ops.rotary_tables(hidden_states, position_ids, size, dtype)
         for window in sorted(names, key=lambda window: order.index(names[window]))
     }
+
+
+def leave_behind(m: Bound) -> None:
+    """Allocate what an earlier forward pass left: LongRoPE's frequencies."""
+    if attention(m.model).longrope:
+        leave_frequencies(m.model)
+
+
+def leave_frequencies(m: Bound) -> None:
+    """Make LongRoPE's frequencies for long sequences, if that has not been done."""
+    if "long_inv_freq" not in m.parts:
+        made = ops.longrope_frequencies(m.tape, rotary_size(attention(m)))
+        m.parts["long_inv_freq"] = m.tape.note(made, "buffer")
 
 
 class _Call:
