@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from oomph.ops.elementwise import cast, unary
 from oomph.ops.indexing import cat, slice_axis
 from oomph.tape.sizes import Size
@@ -66,20 +68,22 @@ def longrope_frequencies(tape: Tape, size: Size) -> Sym:
     return inv_freq
 
 
-def choose_frequencies(position_ids: Sym, size: Size) -> None:
-    """Play what LongRoPE does in each forward pass: the longest sequence, and a choice of frequencies, copied in place.
+def choose_frequencies(position_ids: Sym, size: Size, make: Callable[[], None]) -> None:
+    """Play what LongRoPE does in each forward pass: the longest sequence, and a choice of frequencies, copied in place;
+    `make` makes those for long sequences if they are not there yet.
 
     Two int64 numbers, a boolean, the frequencies chosen, fp32 [D/2]; all die. Source: transformers 5.23,
     modeling_rope_utils.py, longrope_frequency_update.
 
     >>> from oomph.tape.testing import cost, ids
-    >>> cost(lambda x: choose_frequencies(x, 128), ids(1, 16))
+    >>> cost(lambda x: choose_frequencies(x, 128, lambda: None), ids(1, 16))
     Cost(allocated=273, saved=0, backward=0)
     """
     tape = position_ids.tape
     longest = tape.empty((), "int64", op="max")
     seq_len = tape.empty((), "int64", op="add")
     del longest
+    make()
     condition = tape.empty((), "bool", op="gt")
     inv_freq = tape.empty((size // 2,), "fp32", op="where")
     del condition

@@ -9,6 +9,7 @@ embeddings and position ids alive.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from oomph import ops
@@ -116,8 +117,7 @@ def _tables(m: Bound, hidden_states: Sym, position_ids: Sym, windows: Sequence[S
     first = attention(m)
     size, dtype = rotary_size(first), "fp32" if first.rotary in FP32_TABLES else None
     if first.longrope:
-        leave_frequencies(m)
-        ops.choose_frequencies(position_ids, size)
+        ops.choose_frequencies(position_ids, size, partial(leave_frequencies, m))
     if not first.own_tables:
         tables = ops.rotary_tables(hidden_states, position_ids, size, dtype)
         return dict.fromkeys(windows, tables)
@@ -139,7 +139,7 @@ def leave_frequencies(m: Bound) -> None:
     """Make LongRoPE's frequencies for long sequences, if that has not been done."""
     if "long_inv_freq" not in m.parts:
         made = ops.longrope_frequencies(m.tape, rotary_size(attention(m)))
-        m.parts["long_inv_freq"] = m.tape.note(made, "buffer")
+        m.parts["long_inv_freq"] = m.tape.note(made, "kept by a module")
 
 
 class _Call:
