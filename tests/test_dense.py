@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
+from oomph.answer import resolve
 from oomph.errors import UnsupportedError
 from oomph.explain import saved_tensors
 from oomph.families import model_from_config
+from oomph.header import Source
 from oomph.job import InferJob, TrainJob
+from oomph.job_ledger import job_ledger
 from oomph.play import play, train_step
 from oomph.programs import program_of
 from oomph.steps import step
@@ -102,3 +105,12 @@ def test_an_odd_share_of_turned_channels_is_refused() -> None:
     raw = {**GEMMA_2_9B, "model_type": "glm", "head_dim": 20, "partial_rotary_factor": 0.25}
     with pytest.raises(UnsupportedError, match="pairs"):
         step(model_from_config(raw), TrainJob(1, 8))
+
+
+@pytest.mark.parametrize("kernel", ["flash", "eager"])
+def test_gemma_2_runs_with_the_eager_kernel_whatever_is_asked_for(kernel: Any) -> None:
+    """The step is the same, and the ledger says why."""
+    model, asked = model_from_config(GEMMA_2_9B, "gemma-2-9b"), TrainJob(1, 128, attention=kernel)
+    assert step(model, asked).peak == step(model, TrainJob(1, 128, attention="eager")).peak
+    found = job_ledger(resolve(Source("gemma-2-9b", "config", GEMMA_2_9B)), asked)
+    assert any("eager attention kernel" in warning for warning in found.warnings) == (kernel == "flash")

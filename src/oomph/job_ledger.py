@@ -13,6 +13,7 @@ from oomph.job import TrainJob, describe, shortened
 from oomph.ledger import Instant, Item, Ledger, Verdict
 from oomph.peak import STAYING, Alive, alive_at, highest_place
 from oomph.play import play, train_step
+from oomph.programs import kernel_note
 from oomph.recipe import Stretch
 from oomph.steps import Step, step
 from oomph.stream import Stream
@@ -73,7 +74,7 @@ def job_ledger(found: Subject, job: Job, fleet: Fleet | None = None) -> Ledger:
         device=fleet.to_dict() if fleet else None,
         verdict=_verdict(said, on_device, events, fleet) if fleet else None,
         assumptions=_assumed(job),
-        warnings=(*found.warnings, *found.model.notes),
+        warnings=(*found.warnings, *found.model.notes, *kernel_note(found.model, job.attention)),
         figures=(on_device.allocated, on_device.reserved, on_device.device),
         instants=tuple(map(_instant, names, played.stretches))[played.begin - 1 :],
         why=_why(played, instant, alive),

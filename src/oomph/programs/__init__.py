@@ -29,3 +29,12 @@ def program_of(model: Model) -> Any:
             f"oomph cannot play {' and '.join(missing)} yet.", "Trace the real code instead: oomph trace."
         )
     return import_module(f"oomph.programs.{PROGRAMS[model.model_type]}")
+
+
+def kernel_note(model: Model, kernel: str) -> tuple[str, ...]:
+    """Say so where a model's class does not use the attention kernel that a job asks for."""
+    frame = FRAMES.get(model.model_type)
+    if kernel == "eager" or frame is None or frame.sdpa:
+        return ()
+    why = "sdpa cannot bound scores by a tanh"
+    return (f"transformers runs {model.model_type} with its eager attention kernel, not {kernel}: {why}.",)
