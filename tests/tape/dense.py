@@ -86,7 +86,9 @@ def stablelm(rng: random.Random) -> Config:
         "use_qkv_bias": rng.random() < 0.5,
         "hidden_dropout": rng.choice([0.0, 0.1]),
         "partial_rotary_factor": rng.choice([0.25, 0.5, 1.0]),
-        "hidden_size": 48 * rng.choice([1, 2]),
+        "num_attention_heads": 4,
+        "num_key_value_heads": rng.choice([1, 2, 4]),
+        "hidden_size": 32 * rng.choice([1, 2, 3]),  # a quarter of a head is pairs of channels
     }
 
 
