@@ -14,6 +14,7 @@ from oomph.ledger import Instant, Item, Ledger, Verdict
 from oomph.methods import adapted, trainable_params
 from oomph.optimizer_names import KINDS
 from oomph.peak import STAYING, Alive, alive_at, highest_place
+from oomph.programs import kernel_note
 from oomph.recipe import Stretch
 from oomph.steps import Step, step
 from oomph.stream import Stream
@@ -77,7 +78,7 @@ def job_ledger(found: Subject, job: Job, fleet: Fleet | None = None, config: Con
         device=fleet.to_dict() if fleet else None,
         verdict=_verdict(said, on_device, events, fleet, config) if fleet else None,
         assumptions=_assumed(job, found.model),
-        warnings=(*found.warnings, *found.model.notes, *_unseen(job)),
+        warnings=(*found.warnings, *found.model.notes, *_unseen(job), *kernel_note(found.model, job.attention)),
         figures=(on_device.allocated, on_device.reserved, on_device.device),
         resident_bytes=on_device.played.allocated_end_bytes,
         instants=tuple(map(_instant, names, played.stretches))[played.begin - 1 :],

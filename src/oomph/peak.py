@@ -13,6 +13,7 @@ GROUP_OF = {
     "optimizer state": "optimizer",
     "autocast copy": "weight_copies",
     "buffer": "buffers",
+    "kept by a module": "buffers",
     "kv cache": "kv_cache",
     "": "temporaries",
 }

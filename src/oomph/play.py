@@ -79,6 +79,8 @@ def train_step(
             step()
         else:
             _leave_behind(optimizer, parameters, job)
+            if job.steady and hasattr(program, "leave_behind"):
+                program.leave_behind(bound)
         played.start = recorder.position
         step()
         del step, kept, bound, buffers, optimizer, parameters

@@ -130,7 +130,8 @@ def compiled(sheet: Sheet, model: Model, job: Any, layers: Size, on: Place = "gp
         every = job.checkpoint_every if isinstance(job, TrainJob) and job.checkpointing != "none" else 1
         period = lcm(len(repeating.period), every)
         rest = (number(layers) - repeating.fixed) % period
-        ends = 1 + every  # the first layer does other things than those between, and the last ones to a checkpoint
+        # The first layer of each kind does other things than those between, and so do the last ones to a checkpoint.
+        ends = len(repeating.period) + every
         depth = repeating.fixed + period + ends + (rest - ends) % period
         if yes(layers > depth + period) and yes((layers - repeating.fixed) % period == rest):
             classes = Classes(path)

@@ -86,8 +86,25 @@ def stablelm(rng: random.Random) -> Config:
         "use_qkv_bias": rng.random() < 0.5,
         "hidden_dropout": rng.choice([0.0, 0.1]),
         "partial_rotary_factor": rng.choice([0.25, 0.5, 1.0]),
-        "hidden_size": 48 * rng.choice([1, 2]),
+        "num_attention_heads": 4,
+        "num_key_value_heads": rng.choice([1, 2, 4]),
+        "hidden_size": 32 * rng.choice([1, 2, 3]),  # a quarter of a head is pairs of channels
     }
+
+
+def phi3(rng: random.Random) -> Config:
+    """Windows, dropout, and frequencies chosen by the longest sequence."""
+    raw = {
+        "sliding_window": rng.choice([None, 8]),
+        "resid_pdrop": rng.choice([0.0, 0.1]),
+        "num_attention_heads": 4,
+        "num_key_value_heads": rng.choice([2, 4]),
+        "hidden_size": 64,  # 8 pairs of channels, as the factors have it
+        "original_max_position_embeddings": 32,
+    }
+    if rng.random() < 0.5:
+        raw["rope_scaling"] = {"type": "longrope", "long_factor": [1.5] * 8, "short_factor": [1.0] * 8}
+    return raw
 
 
 def helium(rng: random.Random) -> Config:
@@ -100,6 +117,7 @@ FAMILIES: dict[str, tuple[Callable[[random.Random], Config], ...]] = {
     "arcee": (biased, own_heads, tied, lambda rng: {"mlp_bias": rng.random() < 0.5}),
     "cohere": (biased, act, lambda rng: {"use_qk_norm": rng.random() < 0.5, "logit_scale": 0.5}),
     "cohere2": (biased, act, sliding, tied),
+    "cwm": (own_heads, act, sliding, tied),
     "ernie4_5": (own_heads, act, tied, lambda rng: {"use_bias": rng.random() < 0.5}),
     "exaone4": (own_heads, act, sliding, tied),
     "gemma": (biased, own_heads, lambda rng: {"hidden_act": rng.choice(["gelu", "silu", "gelu_pytorch_tanh"])}),
@@ -110,12 +128,14 @@ FAMILIES: dict[str, tuple[Callable[[random.Random], Config], ...]] = {
     "granite": (biased, act, tied, lambda rng: {"logits_scaling": 4.0, "residual_multiplier": 0.2}),
     "helium": (biased, act, helium, tied),
     "hunyuan_v1_dense": (biased, own_heads, act, tied),
+    "hyperclovax": (biased, act, tied, lambda rng: {"use_post_norm": rng.random() < 0.6}),
+    "jais2": (own_heads, tied, lambda rng: {"mlp_bias": rng.random() < 0.5}),
     "ministral": (own_heads, act, sliding, tied),
     "nemotron": (biased, partial(0.5, 1.0), tied, lambda rng: {"mlp_bias": rng.random() < 0.5}),
     "olmo": (biased, act, tied),
     "olmo2": (biased, act, tied),
     "olmo3": (biased, act, sliding, tied),
-    "phi3": (act, tied, lambda rng: {"sliding_window": rng.choice([None, 8]), "resid_pdrop": rng.choice([0.0, 0.1])}),
+    "phi3": (act, tied, phi3),
     "seed_oss": (biased, own_heads, act, tied, lambda rng: {"residual_dropout": rng.choice([0.0, 0.1])}),
     "smollm3": (biased, act, tied, no_rope),
     "stablelm": (act, tied, stablelm),

@@ -33,8 +33,8 @@ class Attention(Block):
     after, "whole" on all heads at once, "rotated" after the rotary embedding. `out_first`: the output map is the
     class's first parameter. `rotary` names how positions are put in, "" not at all (see ops/rotary_kinds.py),
     `rotary_dim` in how many channels of a head, None all; `own_tables`: sliding and full layers have rotary tables of
-    their own. `softcap`: scores are bounded by a tanh. `layout` is how a fused map lays out heads, where the class has
-    several ways.
+    their own; `longrope`: frequencies are chosen anew in each forward pass. `softcap`: scores are bounded by a tanh.
+    `layout` is how a fused map lays out heads, where the class has several ways.
 
     Llama-3-8B: 4096·128·(32 + 2·8) + 32·128·4096 parameters.
     >>> from oomph.blocks.base import walk
@@ -66,6 +66,7 @@ class Attention(Block):
     rotary: str = "llama"
     rotary_dim: int | None = None
     own_tables: bool = False
+    longrope: bool = False
     softcap: bool = False
     layout: str = ""
     role: Role = "linear"

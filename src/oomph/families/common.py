@@ -70,9 +70,20 @@ def _unplayed(config: Config) -> tuple[str, ...]:
     """Return what a config asks for that the tape has no rule for, though no weight depends on it."""
     rope = rope_parameters(config)
     sections = [rope, *(each for each in rope.values() if isinstance(each, Mapping))]  # one for each kind of layer
-    kinds = {str(each.get("rope_type", each.get("type")))[:40] for each in sections}
-    rescaled = tuple(f"rope_type={kind}" for kind in sorted(kinds & set(RESCALED)))
+    kinds = {_kind(each) for each in sections} & set(RESCALED)
+    if config.model_type == "phi3":
+        kinds -= {"longrope"}
+    rescaled = tuple(f"rope_type={kind}" for kind in sorted(kinds))
     return (*rescaled, *(f"{key}={config.raw[key]}"[:60] for key in ROUTER_OPTIONS if config.raw.get(key)))
+
+
+def rope_type(config: Config) -> str:
+    """Return the kind of a config's rotary embedding, "" if it does not say."""
+    return _kind(rope_parameters(config))
+
+
+def _kind(rope: Mapping[str, Any]) -> str:
+    return str(rope.get("rope_type", rope.get("type", "")))[:40]
 
 
 def rope_parameters(config: Config) -> Mapping[str, Any]:

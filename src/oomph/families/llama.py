@@ -71,7 +71,7 @@ TYPES: dict[str, dict[str, Any]] = {
     "cwm": {
         "vocab_size": 128256, "hidden_size": 6144, "intermediate_size": 21504, "num_hidden_layers": 64,
         "num_attention_heads": 48, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 131072,
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": False, "sliding_window": 8192,
     },
     "iquestcoder": {
         "vocab_size": 76800, "hidden_size": 5120, "intermediate_size": 27648, "num_hidden_layers": 80,
@@ -116,7 +116,7 @@ BIASES: dict[str, tuple[str, str, str]] = {
 STYLES = {"helium": "rms all fp32"}
 ROTARY = {"helium": "helium", "ernie4_5": "ernie4_5"}
 SEED_DROPOUT = 0.1
-NO_ROPE_INTERVAL = 4
+NO_ROPE_INTERVAL = CWM_INTERVAL = 4
 MULTI_HEAD = ("baichuan", "internlm")  # every head has keys and values of its own, whatever the file says
 
 
@@ -161,17 +161,18 @@ def build(config: Config) -> Model:
     attentions, unplayed = _attentions(config, attention, depth)
     made = {one: Module({"self_attn": one, **rest}) for one in dict.fromkeys(attentions)}
     model = causal_lm(config, [made[one] for one in attentions], Norm(hidden, style=style), unplayed=unplayed)
-    return with_head(model, scaled=True) if kind == "granite" else model
+    return with_head(model, scaled=True) if kind in ("granite", "hyperclovax") else model
 
 
 def _attentions(config: Config, attention: Attention, depth: int) -> tuple[list[Attention], tuple[str, ...]]:
     """Return the attention of every layer, equal ones equal, and what of them cannot be played."""
     kind = config.model_type
-    if kind not in ("ministral", "smollm3"):
+    if kind not in ("cwm", "ministral", "smollm3"):
         return [attention] * depth, ()
     kinds = listed(config, depth, allowed=(SLIDING, FULL))
-    if kind == "ministral":
-        places, unplayed = windows(config, kinds or [SLIDING] * depth)
+    if kind != "smollm3":
+        usual = [FULL if kind == "cwm" and not index % CWM_INTERVAL else SLIDING for index in range(depth)]
+        places, unplayed = windows(config, kinds or usual)
         if all(window is None for window in places):  # both masks are made whatever the layers are
             unplayed = ("layers without a window",)
         return [replace(attention, sliding_window=window) for window in places], unplayed

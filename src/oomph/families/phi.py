@@ -12,7 +12,7 @@ from oomph.blocks.base import Module
 from oomph.blocks.basic import Dropout, Norm
 from oomph.blocks.mlp import MLP, GatedMLP
 from oomph.config import Config
-from oomph.families.common import causal_lm, rotary_dim
+from oomph.families.common import causal_lm, rope_type, rotary_dim
 from oomph.families.llama import grouped_attention
 from oomph.model import Model
 
@@ -27,6 +27,7 @@ TYPES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 PARTIAL_ROTARY = 0.5  # PhiConfig's partial_rotary_factor
+LONGROPE = ("longrope", "su", "yarn")  # what Phi-3's class takes to be LongRoPE
 
 
 def build(config: Config) -> Model:
@@ -67,6 +68,7 @@ def phi3(config: Config) -> Model:
         attention,
         rotary_dim=rotary_dim(config, attention.head_dim, 1.0),
         sliding_window=config.optional_int("sliding_window"),
+        longrope=rope_type(config) in LONGROPE,
     )
     dropout = Dropout(config.rate("resid_pdrop", 0.0))
     layer = Module(

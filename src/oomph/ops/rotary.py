@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from oomph.ops.elementwise import cast, grad, result, unary
@@ -50,6 +51,58 @@ def rotary_buffers(tape: Tape, rotary_dim: Size) -> list[Sym]:
     Cost(allocated=256, saved=0, backward=0)
     """
     return [tape.empty((rotary_dim // 2,), "fp32", op="inv_freq") for _ in range(2)]
+
+
+def longrope_frequencies(tape: Tape, size: Size) -> Sym:
+    """Return LongRoPE's inverse frequencies for long sequences, fp32 [D/2]: made in the first forward pass, kept since.
+
+    Mirror: ext_factors = torch.tensor(long_factor); shape = torch.arange(0, D, 2).float() / D;
+    1.0 / (ext_factors * base**shape)
+
+    Beside the result: the factors, positions as int64 and fp32, their share, the power, the product and its reciprocal.
+    Source: transformers 5.23, modeling_rope_utils.py, _compute_longrope_parameters.
+
+    >>> from oomph.tape.testing import cost, frozen
+    >>> cost(lambda x: longrope_frequencies(x.tape, 128), frozen(1))
+    Cost(allocated=2304, saved=0, backward=0)
+    """
+    half = (size // 2,)
+    ext_factors = tape.empty(half, "fp32", op="lift_fresh")
+    positions = tape.empty(half, "int64", op="arange")
+    floats = tape.empty(half, "fp32", op="_to_copy")
+    del positions
+    inv_freq_shape = tape.empty(half, "fp32", op="div")
+    del floats
+    power = tape.empty(half, "fp32", op="pow")
+    product = tape.empty(half, "fp32", op="mul")
+    del power
+    reciprocal = tape.empty(half, "fp32", op="reciprocal")
+    inv_freq = tape.empty(half, "fp32", op="mul")
+    del reciprocal, product
+    del ext_factors, inv_freq_shape
+    return inv_freq
+
+
+def choose_frequencies(position_ids: Sym, size: Size, make: Callable[[], None]) -> None:
+    """Play what LongRoPE does in each forward pass: the longest sequence, and a choice of frequencies, copied in place;
+    `make` makes those for long sequences if they are not there yet.
+
+    Two int64 numbers, a boolean, the frequencies chosen, fp32 [D/2]; all die. Source: transformers 5.23,
+    modeling_rope_utils.py, longrope_frequency_update.
+
+    >>> from oomph.tape.testing import cost, ids
+    >>> cost(lambda x: choose_frequencies(x, 128, lambda: None), ids(1, 16))
+    Cost(allocated=273, saved=0, backward=0)
+    """
+    tape = position_ids.tape
+    longest = tape.empty((), "int64", op="max")
+    seq_len = tape.empty((), "int64", op="add")
+    del longest
+    make()
+    condition = tape.empty((), "bool", op="gt")
+    inv_freq = tape.empty((size // 2,), "fp32", op="where")
+    del condition
+    del seq_len, inv_freq
 
 
 def rotate_half(x: Sym) -> Sym:

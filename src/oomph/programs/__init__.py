@@ -1,7 +1,8 @@
 """Forward passes of whole models, one file per shape of frame: what transformers' FooForCausalLM.forward does.
 
 `PROGRAMS` names the file for each model_type; a type without one is refused. Each file holds `causal_lm`, the forward
-pass, and `buffers`, what lies on the device beside the parameters.
+pass, and `buffers`, what lies on the device beside the parameters; where a forward pass leaves more there,
+`leave_behind` makes it.
 """
 
 from __future__ import annotations
@@ -32,3 +33,12 @@ def program_of(model: Model) -> Any:
             f"oomph cannot play {' and '.join(missing)} yet.", "Trace the real code instead: oomph trace."
         )
     return import_module(f"oomph.programs.{PROGRAMS[model.model_type]}")
+
+
+def kernel_note(model: Model, kernel: str) -> tuple[str, ...]:
+    """Say so where a model's class does not use the attention kernel that a job asks for."""
+    frame = FRAMES.get(model.model_type)
+    if kernel == "eager" or frame is None or frame.sdpa:
+        return ()
+    why = "sdpa cannot bound scores by a tanh"
+    return (f"transformers runs {model.model_type} with its eager attention kernel, not {kernel}: {why}.",)

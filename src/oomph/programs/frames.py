@@ -61,6 +61,7 @@ FRAMES: dict[str, Frame] = {
     "arcee": LLAMA,
     "cohere": Frame(layer=layers.parallel),
     "cohere2": Frame(layer=layers.parallel, masks="both"),
+    "cwm": Frame(masks="both", ids_first=True),
     "deepseek_v2": replace(DEEPSEEK, tables="complex"),
     "deepseek_v3": DEEPSEEK,
     "dots1": Frame(captured=True),
@@ -77,6 +78,10 @@ FRAMES: dict[str, Frame] = {
     "granite": Frame(ids_first=True, scaled=True),
     "helium": LLAMA,
     "hunyuan_v1_dense": LLAMA,
+    "hyperclovax": Frame(
+        norms=("input_layernorm", "post_norm1", "post_attention_layernorm", "post_norm2"), ids_first=True, scaled=True
+    ),
+    "jais2": LLAMA,
     "llama": LLAMA,
     "ministral": Frame(masks="both", ids_first=True),
     "mistral": MISTRAL,

@@ -28,24 +28,24 @@ def residual(
     index: int = 0,
 ) -> Sym:
     """Mirror LlamaDecoderLayer.forward, and those with other norms, dropout or a factor before the sums."""
-    before_attention, after_attention, before_mlp, after_mlp = frame.norms
+    before_attention, after_attention, before_mlp, after_mlp = (m.parts.get(name) for name in frame.norms)
     residual = hidden_states
-    if before_attention:
-        hidden_states = m[before_attention](hidden_states)
+    if before_attention is not None:
+        hidden_states = before_attention(hidden_states)
     hidden_states, _ = m.self_attn(hidden_states, position_embeddings, attention_mask, past_key_values, index)
-    if after_attention:
-        hidden_states = m[after_attention](hidden_states)
+    if after_attention is not None:
+        hidden_states = after_attention(hidden_states)
     hidden_states = residual + _weighted(m, frame, hidden_states, "resid_attn_dropout")
 
     residual = hidden_states
-    if before_mlp:
-        hidden_states = m[before_mlp](hidden_states)
+    if before_mlp is not None:
+        hidden_states = before_mlp(hidden_states)
     if frame.scored:
         hidden_states, _ = feed_forward(m)(hidden_states)
     else:
         hidden_states = feed_forward(m)(hidden_states)
-    if after_mlp:
-        hidden_states = m[after_mlp](hidden_states)
+    if after_mlp is not None:
+        hidden_states = after_mlp(hidden_states)
     hidden_states = residual + _weighted(m, frame, hidden_states, "resid_mlp_dropout")
     return hidden_states
 

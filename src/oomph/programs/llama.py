@@ -9,6 +9,7 @@ embeddings and position ids alive.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from oomph import ops
@@ -126,6 +127,8 @@ def _tables(
     """
     first = attention(m)
     size = rotary_size(first)
+    if isinstance(first, Attention) and first.longrope:
+        ops.choose_frequencies(position_ids, size, partial(leave_frequencies, m))
     if frame.tables:
         made = ops.complex_tables if frame.tables == "complex" else ops.half_tables
         return dict.fromkeys(windows, made(hidden_states, position_ids, size))
@@ -139,6 +142,19 @@ def _tables(
         window: ops.rotary_tables(hidden_states, position_ids, size, dtype)
         for window in sorted(names, key=lambda window: order.index(names[window]))
     }
+
+
+def leave_behind(m: Bound) -> None:
+    """Allocate what an earlier forward pass left: LongRoPE's frequencies."""
+    if attention(m.model).longrope:
+        leave_frequencies(m.model)
+
+
+def leave_frequencies(m: Bound) -> None:
+    """Make LongRoPE's frequencies for long sequences, if that has not been done."""
+    if "long_inv_freq" not in m.parts:
+        made = ops.longrope_frequencies(m.tape, rotary_size(attention(m)))
+        m.parts["long_inv_freq"] = m.tape.note(made, "kept by a module")
 
 
 class _Call:

@@ -113,7 +113,7 @@ def train(model: Any, job: TrainJob, watcher: Watcher, warm_up: bool | None = No
         model.forward = returning_fp32(model.forward)
     optimizer = make_optimizer(job, model)
     kept: list[Any] = []  # what the caller's variable holds from one forward pass to the next
-    if has_warm_up(job) if warm_up is None else warm_up:
+    if has_warm_up(job) or (job.steady and _remembers(model)) if warm_up is None else warm_up:
         _step(model, job, optimizer, watcher, kept)
     watcher.ready(model, optimizer)
     _step(model, job, optimizer, watcher, kept)
@@ -128,6 +128,11 @@ def has_warm_up(job: TrainJob) -> bool:
     """Say whether a steady step differs from the first: it leaves optimizer states, gradients or outputs behind."""
     has_state = job.optimizer in KINDS and KINDS[job.optimizer].has_state
     return job.steady and (has_state or job.leaves_gradients or job.keep_outputs)
+
+
+def _remembers(model: Any) -> bool:
+    """Say whether a forward pass leaves something behind: LongRoPE's frequencies for long sequences."""
+    return any(getattr(module, "rope_type", "") == "longrope" for module in model.modules())
 
 
 def _checkpoint(model: Any, job: TrainJob) -> None:
