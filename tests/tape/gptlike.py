@@ -100,7 +100,29 @@ def opt(rng: random.Random) -> dict[str, Any]:
     }
 
 
-FAMILIES: dict[str, Sampler] = {"gpt_neox": gpt_neox, "phi": phi, "gpt_bigcode": gpt_bigcode, "falcon": falcon, "opt": opt}
+def bert(rng: random.Random) -> dict[str, Any]:
+    """With a head that fills in masks, or one that tells sequences apart."""
+    head = rng.choice(["BertForMaskedLM", "BertForSequenceClassification"])
+    return sizes(rng) | {
+        "architectures": [head],
+        "tie_word_embeddings": True,
+        "intermediate_size": rng.choice([17, 64, 331]),
+        "hidden_act": rng.choice(["gelu", "gelu", "relu", "gelu_new"]),
+        "hidden_dropout_prob": rng.choice(RATES),
+        "attention_probs_dropout_prob": rng.choice(RATES),
+        "classifier_dropout": rng.choice([None, 0.0, 0.1]),
+        "num_labels": rng.choice([2, 2, 3]),
+    }
+
+
+FAMILIES: dict[str, Sampler] = {
+    "gpt_neox": gpt_neox,
+    "phi": phi,
+    "gpt_bigcode": gpt_bigcode,
+    "falcon": falcon,
+    "opt": opt,
+    "bert": bert,
+}
 
 
 def config(rng: random.Random, model_type: str) -> dict[str, Any]:

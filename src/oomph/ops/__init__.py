@@ -6,7 +6,7 @@ works: record the node, save inputs, allocate the result, save results.
 
 from oomph.ops.activation import activate, gelu_new, silu, tanh
 from oomph.ops.alibi import alibi_mask, alibi_of_length, alibi_of_mask, alibi_slopes, counted_along, falcon_alibi
-from oomph.ops.attention import attention, gpt2_attention
+from oomph.ops.attention import attention, encoder_attention, gpt2_attention
 from oomph.ops.elementwise import (
     add,
     add_,
@@ -39,11 +39,11 @@ from oomph.ops.indexing import (
     view,
 )
 from oomph.ops.loss import cross_entropy
-from oomph.ops.masks import as_numbers, causal_mask
+from oomph.ops.masks import as_numbers, bidirectional_mask, causal_mask
 from oomph.ops.matmul import addmm, autocast_argument, bmm, linear, linear_unfused, matmul
 from oomph.ops.norm import layer_norm
 from oomph.ops.rotary import apply_partial_rotary, apply_rotary, rotary_buffers, rotary_tables
-from oomph.ops.table import embedding
+from oomph.ops.table import embedding, embedding_at
 
 __all__ = [
     "activate",
@@ -59,6 +59,7 @@ __all__ = [
     "as_numbers",
     "attention",
     "autocast_argument",
+    "bidirectional_mask",
     "bmm",
     "cast",
     "cat",
@@ -68,6 +69,8 @@ __all__ = [
     "cross_entropy",
     "dropout",
     "embedding",
+    "embedding_at",
+    "encoder_attention",
     "expand",
     "falcon_alibi",
     "gelu_new",

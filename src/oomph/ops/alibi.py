@@ -25,9 +25,9 @@ def alibi_slopes(tape: Tape, num_heads: Size) -> Sym:
     80
     """
     closest = _power_of_two(num_heads)
-    base, powers, slopes = _powers(tape, closest)
+    _base, _exponents, slopes = _powers(tape, closest)
     if not yes(num_heads == closest):
-        extra_base, extra_powers, extra = _powers(tape, num_heads - closest)
+        _extra_base, _extra_exponents, extra = _powers(tape, num_heads - closest)
         joined = tape.empty((num_heads,), "fp32", op="cat")
         del extra
         slopes = joined
@@ -45,7 +45,7 @@ def _power_of_two(num_heads: Size) -> int:
 
 
 def _powers(tape: Tape, count: Size) -> tuple[Sym, Sym, Sym]:
-    """Return a base, exponents as int32 and the powers as fp32."""
+    """Return a base, exponents as int32 and the powers as fp32; the first two are locals of the caller's frame."""
     base = tape.empty((), "fp32", op="full")
     exponents = tape.empty((count,), "int32", op="arange")
     return base, exponents, tape.empty((count,), "fp32", op="pow")
@@ -98,9 +98,9 @@ def falcon_alibi(attention_mask: Sym, num_heads: Size, dtype: str) -> Sym:
     556
     """
     tape, closest = attention_mask.tape, _power_of_two(num_heads)
-    base, powers, slopes = _powers(tape, closest)
+    _base, _exponents, slopes = _powers(tape, closest)
     if not yes(num_heads == closest):
-        extra_base, extra_powers, extra = _powers(tape, num_heads - closest)
+        _extra_base, _extra_exponents, extra = _powers(tape, num_heads - closest)
         joined = tape.empty((num_heads,), "fp32", op="cat")
         del extra
         slopes = joined
@@ -160,4 +160,3 @@ def alibi_of_length(tape: Tape, batch: Size, num_heads: Size, length: Size, dtyp
     repeated = tape.empty((batch * num_heads, 1, length), "fp32", op="repeat")
     del alibi
     return slopes, repeated if dtype == "fp32" else like(repeated, dtype)
-

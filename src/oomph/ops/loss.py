@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from oomph.ops.elementwise import same_as_input
+from oomph.ops.elementwise import in_fp32, same_as_input
 from oomph.tape.autograd import made_by, record, save
 from oomph.tape.sym import Sym, new
 
@@ -42,7 +42,7 @@ def nll_loss(x: Sym, target: Sym) -> Sym:
 
 
 def cross_entropy(x: Sym, target: Sym) -> Sym:
-    """Return F.cross_entropy of logits [T, V] and labels [T]: log_softmax, then nll_loss.
+    """Return F.cross_entropy of logits [T, V] and labels [T]: log_softmax, then nll_loss, in fp32 under autocast.
 
     Both share one saved tensor of the logits' size; backward makes two (the gradients of nll_loss and of log_softmax).
     Source: ATen/native/LossNLL.cpp, cross_entropy_loss.
@@ -51,4 +51,5 @@ def cross_entropy(x: Sym, target: Sym) -> Sym:
     >>> cost(cross_entropy, fp32(4, 1000), ids(4))
     Cost(allocated=16008, saved=16036, backward=32000)
     """
+    x = in_fp32(x)
     return nll_loss(log_softmax(x), target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 from oomph.ops.elementwise import add_, cast, grad
@@ -125,7 +126,8 @@ def matmul(x: Sym, y: Sym) -> Sym:
 def autocast_argument(x: Sym, cached: bool = False) -> Sym:
     """Return an fp32 argument in autocast's dtype; anything else, and all without autocast, as it is.
 
-    Casts of leaf weights that want gradients are `cached`: they live until the autocast context ends, once per weight.
+    Casts of leaves that want gradients are `cached`: they live until the autocast context ends, once per leaf. That is
+    weights, and what a reentrant checkpoint runs its layer on again.
     Other casts live as long as the operation's node needs them. Source: ATen/autocast_mode.cpp, cached_cast.
 
     >>> from oomph.tape.testing import cost, fp32
@@ -140,10 +142,11 @@ def autocast_argument(x: Sym, cached: bool = False) -> Sym:
         return x
     if not (cached and x.requires_grad and x.is_leaf):
         return cast(x, context.dtype)
-    if id(x) not in context.casts:
-        context.casts[id(x)] = cast(x, context.dtype)
-        x.tape.note(context.casts[id(x)], "autocast copy")
-    return context.casts[id(x)]
+    known = context.casts.get(id(x))
+    if known is None or known[0]() is not x:
+        known = context.casts[id(x)] = weakref.ref(x), cast(x, context.dtype)
+        x.tape.note(known[1], "autocast copy")
+    return known[1]
 
 
 def linear_unfused(x: Sym, weight: Sym, bias: Sym | None = None) -> Sym:
@@ -192,7 +195,7 @@ def linear(x: Sym, weight: Sym, bias: Sym | None = None) -> Sym:
     if x.tape.autocast is not None:
         bias = autocast_argument(bias, cached=True) if bias is not None else None
         weight = autocast_argument(weight, cached=True)
-        x = autocast_argument(x)
+        x = autocast_argument(x, cached=True)
     if len(x.shape) == len(weight.shape):  # a matrix, which is not flattened
         turned = transpose(weight, 0, 1)
         return mm(x, turned) if bias is None else addmm(bias, x, turned)

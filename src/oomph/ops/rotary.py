@@ -82,7 +82,8 @@ def apply_rotary(q: Sym, k: Sym, cos: Sym, sin: Sym) -> tuple[Sym, Sym]:
 def apply_partial_rotary(q: Sym, k: Sym, cos: Sym, sin: Sym) -> tuple[Sym, Sym]:
     """Mirror GPT-NeoX's apply_rotary_pos_emb: the first R numbers of each head are turned, the rest joined on.
 
-    q and k [B, N, S, D], cos and sin [P, S, R]. Each of q and k takes four and a half tensors of R numbers per head and one of D.
+    q and k [B, N, S, D], cos and sin [P, S, R]. Each of q and k takes four and a half tensors
+    of R numbers per head and one of D.
     Saves only the tables; backward makes zeros of the whole q for each of its slices. Source: transformers,
     models/gpt_neox/modeling_gpt_neox.py, apply_rotary_pos_emb.
 

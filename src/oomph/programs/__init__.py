@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from oomph.model import Model
 
 PROGRAMS: dict[str, str] = {
+    "bert": "bert",
     "falcon": "falcon",
     "gpt2": "gpt2",
     "gpt_bigcode": "gpt_bigcode",
@@ -31,7 +32,8 @@ HEADS = ("lm_head", "embed_out", "output_projection")  # paths of language heads
 
 def program_of(model: Model) -> Any:
     """Return the program file of a model's type; refused with a way to go on where there is none."""
-    missing = [] if any(head in model.parts for head in HEADS) else ["a model without a language head"]
+    headed = any(head in model.parts for head in HEADS) or model.objective != "causal-lm"
+    missing = [] if headed else ["a model without a language head"]
     if model.model_type not in PROGRAMS:
         missing = [model.model_type or "this architecture"]
     if missing := [*missing, *model.unplayed]:

@@ -43,13 +43,13 @@ def counted_positions(input_ids: Sym) -> Sym:
 def call(
     layer: Bound,
     index: int,
-    block: Callable[..., Sym],
+    block: Callable[..., Any],
     checkpointing: Checkpointing,
     past_key_values: Cache | None,
     hidden_states: Sym,
     *arguments: Any,
     **options: Any,
-) -> Sym:
+) -> Any:
     """Call a decoder layer, or checkpoint it: `arguments` are then saved, `options` kept alive in a partial.
 
     `block(layer, hidden_states, *arguments, **options, past_key_values, index)` is its forward.
@@ -57,7 +57,7 @@ def call(
     tape = layer.tape
     tape.begin_layer(index, layer.path)
     if checkpointing.takes(index):
-        return checkpointing(tape, partial(block, layer, **options), hidden_states, *arguments)  # type: ignore[no-any-return]
+        return checkpointing(tape, partial(block, layer, **options), hidden_states, *arguments)
     return block(layer, hidden_states, *arguments, **options, past_key_values=past_key_values, index=index)
 
 
