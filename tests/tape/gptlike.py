@@ -115,6 +115,20 @@ def bert(rng: random.Random) -> dict[str, Any]:
     }
 
 
+def classifier(rng: random.Random) -> dict[str, Any]:
+    """Decoders that tell sequences apart: with a padding token, or one sequence at a time."""
+    model_type, name = rng.choice([("llama", "Llama"), ("gpt2", "GPT2"), ("gpt_neox", "GPTNeoX"), ("opt", "OPT")])
+    return sizes(rng) | {
+        "model_type": model_type,
+        "architectures": [f"{name}ForSequenceClassification"],
+        "num_key_value_heads": None,
+        "intermediate_size": 64,
+        "ffn_dim": 64,
+        "num_labels": rng.choice([2, 3]),
+        "pad_token_id": rng.choice([0, 0, 0, None]),
+    }
+
+
 FAMILIES: dict[str, Sampler] = {
     "gpt_neox": gpt_neox,
     "phi": phi,
@@ -122,12 +136,13 @@ FAMILIES: dict[str, Sampler] = {
     "falcon": falcon,
     "opt": opt,
     "bert": bert,
+    "classifier": classifier,
 }
 
 
 def config(rng: random.Random, model_type: str) -> dict[str, Any]:
     """A tiny model of a family."""
-    return {"model_type": model_type, **FAMILIES[model_type](rng)}
+    return {"model_type": model_type} | FAMILIES[model_type](rng)
 
 
 def grid(each: int = 3, seed: int = 20261126) -> Iterator[tuple[dict[str, Any], TrainJob | InferJob]]:

@@ -24,9 +24,11 @@ from oomph.ops.elementwise import (
     unary,
 )
 from oomph.ops.indexing import (
+    as_int32,
     cat,
     contiguous,
     expand,
+    index,
     leading,
     picked,
     rows,
@@ -56,6 +58,7 @@ __all__ = [
     "alibi_slopes",
     "apply_partial_rotary",
     "apply_rotary",
+    "as_int32",
     "as_numbers",
     "attention",
     "autocast_argument",
@@ -75,6 +78,7 @@ __all__ = [
     "falcon_alibi",
     "gelu_new",
     "gpt2_attention",
+    "index",
     "layer_norm",
     "leading",
     "linear",

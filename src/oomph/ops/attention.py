@@ -44,8 +44,8 @@ def sdpa_attention(query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: flo
 
     Fewer key heads are left to the kernel without a mask, folded into the queries of a single token, else repeated.
     Without a mask several queries are causal, if the class is (`causal`); of a static cache just filled only the filled
-    part is looked at. Saves what the kernel saves: repeated keys and values if they had to be. Source: transformers 5.23,
-    integrations/sdpa_attention.py, sdpa_attention_forward.
+    part is looked at. Saves what the kernel saves: repeated keys and values if they had to be. Source: transformers
+    5.23, integrations/sdpa_attention.py, sdpa_attention_forward.
 
     Flash with 2 key heads for 4: q and output 64·4·128·2 B, k and v half of it, log-sum-exp 4·64·4 B, random state
     24 B; in backward also dk and dv for all 4 heads.

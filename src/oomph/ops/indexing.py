@@ -191,6 +191,35 @@ def picked(x: Sym, axis: int) -> Sym:
     return made_by(new(x.tape, shape, x.dtype, op="index"), node)
 
 
+def index(x: Sym, places: tuple[Sym, ...]) -> Sym:
+    """Return x[places]: x [B, .., L] at as many int64 tensors [B] as axes are picked from: a new [B, L].
+
+    Saves the places; backward allocates the whole input again, zeros with the gradient added in (under a trace twice:
+    not in place). Source: ATen/native/TensorAdvancedIndexing.cpp; FunctionsManual.cpp, index_backward.
+
+    >>> from oomph.tape.testing import cost, ids
+    >>> cost(lambda x, a, b: index(x, (a, b)), (4, 16, 3), ids(4), ids(4))
+    Cost(allocated=24, saved=64, backward=384)
+    """
+    node = record("Index", (x,), _index_backward)
+    save(node, *places)
+    shape = (places[0].shape[0], *x.shape[len(places) :])
+    return made_by(new(x.tape, shape, x.dtype, op="index"), node)
+
+
+def as_int32(ids: Sym) -> Sym:
+    """Return (ids != number).to(torch.int32): booleans for a moment, then int32. Nothing is saved.
+
+    Source: transformers 5.23, modeling_layers.py, GenericForSequenceClassification.forward.
+
+    >>> from oomph.tape.testing import cost, ids
+    >>> cost(as_int32, ids(2, 8)).allocated
+    80
+    """
+    differs = new(ids.tape, ids.shape, "bool", op="ne")
+    return like(differs, "int32")
+
+
 def _index_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
     gradient, shape = grad(gradients), node.inputs[0][0]
     zeros = new(gradient.tape, shape, gradient.dtype, op="Index_backward")

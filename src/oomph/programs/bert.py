@@ -52,15 +52,15 @@ def embeddings(
     token_type_ids = ops.expand(buffered_token_type_ids, (batch, length))
     inputs_embeds = m.word_embeddings(input_ids)
     token_type_embeddings = m.token_type_embeddings(token_type_ids)
-    states = inputs_embeds + token_type_embeddings
+    states: Sym = inputs_embeds + token_type_embeddings
     if ids is None:  # positions lie in the buffer: nothing is allocated for them
         position_embeddings = ops.embedding_at(m.position_embeddings.weight, (1, length))
     else:
         position_embeddings = m.position_embeddings(ids)
     states = states + position_embeddings
     states = m.LayerNorm(states)
-    dropped: Sym = m.dropout(states)
-    return dropped
+    states = m.dropout(states)
+    return states
 
 
 def self_attention(m: Bound, hidden_states: Sym, attention_mask: Sym | None) -> tuple[Sym, Sym | None]:

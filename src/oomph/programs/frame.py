@@ -10,6 +10,7 @@ from typing import Any
 from oomph import ops
 from oomph.errors import UnsupportedError
 from oomph.programs.cache import Cache
+from oomph.programs.classify import classified
 from oomph.programs.loss import causal_lm_loss, kept
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
@@ -85,6 +86,10 @@ def language_model(body: Body, base: str, embed: str, head: str = "lm_head") -> 
             past_key_values=past_key_values,
             use_cache=use_cache,
         )
+        if "score" in m.parts:
+            states = [hidden_states]
+            del hidden_states  # a local of the frame that goes on
+            return classified(m, states, input_ids, labels, past_key_values)
         hidden_states = kept(hidden_states, logits_to_keep)
         logits = project(m[head], hidden_states, at(m[base], embed).weight)
         loss = None

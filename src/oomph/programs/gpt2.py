@@ -6,6 +6,7 @@ from functools import partial
 
 from oomph import ops
 from oomph.programs.cache import Cache, dynamic_cache
+from oomph.programs.classify import classified
 from oomph.programs.loss import causal_lm_loss, kept
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
@@ -78,6 +79,10 @@ def causal_lm(
     hidden_states, past_key_values = model(
         m.transformer, input_ids, checkpointing, past_key_values, attention_mask, position_ids, use_cache=use_cache
     )
+    if "score" in m.parts:
+        states = [hidden_states]
+        del hidden_states  # a local of the frame that goes on
+        return classified(m, states, input_ids, labels, past_key_values)
     hidden_states = kept(hidden_states, logits_to_keep)
     m.tape.scope = "lm_head"
     weight = m.lm_head.parts["weight"]
