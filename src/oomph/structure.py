@@ -22,6 +22,7 @@ Job = TrainJob | InferJob
 STACKS = (
     "model.layers", "transformer.h", "gpt_neox.layers", "transformer.blocks", "model.decoder.layers", "biogpt.layers",
     "bert.encoder.layer",
+    "roberta.encoder.layer",
 )  # fmt: skip
 JOB_SIZES = ("batch", "seq_len", "max_cache_len")
 

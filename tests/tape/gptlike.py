@@ -115,6 +115,34 @@ def bert(rng: random.Random) -> dict[str, Any]:
     }
 
 
+def roberta(rng: random.Random) -> dict[str, Any]:
+    """BERT with other positions and heads."""
+    head = rng.choice(["RobertaForMaskedLM", "RobertaForSequenceClassification", "XLMRobertaForSequenceClassification"])
+    kind = {"model_type": "xlm-roberta"} if head.startswith("XLM") else {}
+    return bert(rng) | {"architectures": [head], "max_position_embeddings": 140} | kind
+
+
+def bloom(rng: random.Random) -> dict[str, Any]:
+    """ALiBi added to the scores, sums from before or after the norms."""
+    return sizes(rng) | {
+        "attention_dropout": rng.choice(RATES),
+        "hidden_dropout": rng.choice(RATES),
+        "apply_residual_connection_post_layernorm": rng.random() < 0.3,
+    }
+
+
+def gptj(rng: random.Random) -> dict[str, Any]:
+    """Pairs of numbers turned, scores in fp32."""
+    return sizes(rng) | {
+        "n_inner": rng.choice([None, 331]),
+        "rotary_dim": rng.choice([4, 8]),
+        "activation_function": rng.choice(ACTIVATIONS),
+        "attn_pdrop": rng.choice(RATES),
+        "resid_pdrop": rng.choice(RATES),
+        "embd_pdrop": rng.choice(RATES),
+    }
+
+
 def classifier(rng: random.Random) -> dict[str, Any]:
     """Decoders that tell sequences apart: with a padding token, or one sequence at a time."""
     model_type, name = rng.choice([("llama", "Llama"), ("gpt2", "GPT2"), ("gpt_neox", "GPTNeoX"), ("opt", "OPT")])
@@ -136,6 +164,9 @@ FAMILIES: dict[str, Sampler] = {
     "falcon": falcon,
     "opt": opt,
     "bert": bert,
+    "roberta": roberta,
+    "bloom": bloom,
+    "gptj": gptj,
     "classifier": classifier,
 }
 

@@ -85,7 +85,7 @@ def build(config: Config) -> Model:
     if kind == "roberta":
         positions = max(1, positions - 1 - (config.optional_int("pad_token_id", low=0) or 0))
     return Model(
-        parts={**top, **body} if borrowed else {**body, **top},
+        parts={**top, **body} if model_type in _HEAD_FIRST else {**body, **top},
         hidden_size=hidden,
         num_layers=config.depth("num_hidden_layers"),
         vocab_size=vocab,
@@ -100,6 +100,8 @@ def _unplayed(config: Config, head: str) -> Iterator[str]:
     """Yield what the tape has no rule for: a decoder's mask and cache, other heads and losses."""
     if config.bool("is_decoder"):
         yield "is_decoder"
+    if config.model_type in _HEAD_FIRST and head in MASKED and config.bool("tie_word_embeddings"):
+        yield "a table that is the head's"
     if head not in OBJECTIVES:
         yield f"the head of {head}"
     if head == "ForSequenceClassification" and (
@@ -128,12 +130,15 @@ def _body(config: Config, kind: str, head: str, borrowed: bool) -> dict[str, Par
     width = config.int("embedding_size") if kind == "electra" else hidden
     task_types = config.int("task_type_vocab_size") if config.bool("use_task_id") else 0
     pooled = head in {"bert": _POOLED_BERT, "roberta": _POOLED_ROBERTA, "electra": set()}[kind]
+    positions = {"embeddings.position_embeddings": table(config.int("max_position_embeddings"), width)}
+    last = kind == "roberta"  # declares its positions after the norm
     return {
         "embeddings.word_embeddings": None if borrowed else Embedding(vocab, width),
-        "embeddings.position_embeddings": table(config.int("max_position_embeddings"), width),
+        **({} if last else positions),
         "embeddings.token_type_embeddings": table(config.int("type_vocab_size", low=0), width),
         "embeddings.LayerNorm": Norm(width, bias=True),
         "embeddings.dropout": Dropout(config.rate("hidden_dropout_prob", DROPOUT)),
+        **(positions if last else {}),
         "embeddings.task_type_embeddings": table(task_types, width) if task_types else None,
         "embeddings_project": Linear(width, hidden, bias=True) if width != hidden else None,
         "encoder.layer": Stack.of(_layer(config, hidden), config.depth("num_hidden_layers")),
@@ -159,18 +164,21 @@ def _layer(config: Config, hidden: int) -> EncoderLayer:
     return EncoderLayer(attention, mlp, Norm(hidden, bias=True), _LAYER, cross, rate=rate)
 
 
+def _classifier_dropout(config: Config) -> Dropout:
+    return Dropout(config.rate("classifier_dropout", config.rate("hidden_dropout_prob", DROPOUT)))
+
+
 def _top(config: Config, kind: str, head: str, hidden: int, vocab: int, tied: bool) -> dict[str, Part]:
     """Return the head's parts; none for the bare model."""
     labels = num_labels(config)
     if head == "ForSequenceClassification" and kind != "bert":
-        return {"classifier": two_step_classifier(hidden, labels)}
+        return {"classifier": two_step_classifier(hidden, labels, _classifier_dropout(config))}
     if head == "ForMultipleChoice":
         projected = kind == "electra" and config.bool("summary_use_proj")
         summary = {"sequence_summary.summary": Linear(hidden, hidden, bias=True)} if projected else {}
         return {**summary, "classifier": classifier(hidden, 1)}
     if head in ("ForSequenceClassification", "ForTokenClassification"):
-        rate = config.rate("classifier_dropout", config.rate("hidden_dropout_prob", DROPOUT))
-        return {"dropout": Dropout(rate), "classifier": classifier(hidden, labels)}
+        return {"dropout": _classifier_dropout(config), "classifier": classifier(hidden, labels)}
     if head == "ForQuestionAnswering":
         return {"qa_outputs": classifier(hidden, labels)}
     return _language_head(config, kind, head, hidden, vocab, tied) if head != "Model" else {}

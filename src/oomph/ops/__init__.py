@@ -4,9 +4,17 @@ Grouped by kind, one function per operation with its backward beside it. A rule 
 works: record the node, save inputs, allocate the result, save results.
 """
 
-from oomph.ops.activation import activate, gelu_new, silu, tanh
-from oomph.ops.alibi import alibi_mask, alibi_of_length, alibi_of_mask, alibi_slopes, counted_along, falcon_alibi
-from oomph.ops.attention import attention, encoder_attention, gpt2_attention
+from oomph.ops.activation import activate, bloom_gelu, gelu_new, silu, tanh
+from oomph.ops.alibi import (
+    alibi_mask,
+    alibi_of_length,
+    alibi_of_mask,
+    alibi_slopes,
+    counted_along,
+    falcon_alibi,
+    repeated,
+)
+from oomph.ops.attention import attention, attention_in_fp32, encoder_attention, gpt2_attention
 from oomph.ops.elementwise import (
     add,
     add_,
@@ -25,24 +33,29 @@ from oomph.ops.elementwise import (
 )
 from oomph.ops.indexing import (
     as_int32,
+    as_int64,
     cat,
     contiguous,
+    each_twice,
     expand,
     index,
     leading,
     picked,
+    positions_of,
     rows,
     select,
     slice_axis,
+    slice_step,
     split,
     split_sizes,
+    stack,
     transpose,
     unsqueeze,
     view,
 )
 from oomph.ops.loss import cross_entropy
 from oomph.ops.masks import as_numbers, bidirectional_mask, causal_mask
-from oomph.ops.matmul import addmm, autocast_argument, bmm, linear, linear_unfused, matmul
+from oomph.ops.matmul import addmm, autocast_argument, baddbmm, bmm, bmm_cast, linear, linear_unfused, matmul
 from oomph.ops.norm import layer_norm
 from oomph.ops.rotary import apply_partial_rotary, apply_rotary, rotary_buffers, rotary_tables
 from oomph.ops.table import embedding, embedding_at
@@ -59,11 +72,16 @@ __all__ = [
     "apply_partial_rotary",
     "apply_rotary",
     "as_int32",
+    "as_int64",
     "as_numbers",
     "attention",
+    "attention_in_fp32",
     "autocast_argument",
+    "baddbmm",
     "bidirectional_mask",
+    "bloom_gelu",
     "bmm",
+    "bmm_cast",
     "cast",
     "cat",
     "causal_mask",
@@ -71,6 +89,7 @@ __all__ = [
     "counted_along",
     "cross_entropy",
     "dropout",
+    "each_twice",
     "embedding",
     "embedding_at",
     "encoder_attention",
@@ -89,7 +108,9 @@ __all__ = [
     "mul_",
     "neg",
     "picked",
+    "positions_of",
     "power",
+    "repeated",
     "rotary_buffers",
     "rotary_tables",
     "rows",
@@ -97,11 +118,13 @@ __all__ = [
     "select",
     "silu",
     "slice_axis",
+    "slice_step",
     "softmax",
     "softmax_as",
     "softmax_in_fp32",
     "split",
     "split_sizes",
+    "stack",
     "tanh",
     "transpose",
     "unary",

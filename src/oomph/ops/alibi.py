@@ -142,21 +142,31 @@ def _spread(slopes: Sym, positions: Sym) -> Sym:
     return reshaped(alibi, (product(alibi.shape[:2]), 1, length))
 
 
-def alibi_of_length(tape: Tape, batch: Size, num_heads: Size, length: Size, dtype: str) -> tuple[Sym, Sym]:
-    """Return BLOOM's slopes and alibi [B·N, 1, T] of batches without padding: for one sequence, repeated, cast.
+def alibi_of_length(slopes: Sym, batch: Size, length: Size) -> Sym:
+    """Return BLOOM's alibi of one sequence without padding: slopes [N] times positions, fp32 [N, 1, T].
 
     Nothing is saved. Source: transformers 5.23, models/bloom/modeling_bloom.py, BloomModel.forward.
 
-    36 B of slopes, 8 positions as int64, the product 4·8 fp32, repeated 2·4·8 fp32, and in bf16.
-    >>> from oomph.tape.testing import cost, frozen
-    >>> made = []
-    >>> cost(lambda x: made.append(alibi_of_length(x.tape, 2, 4, 8, "bf16")), frozen(1)).allocated
-    612
+    8 positions as int64, the product 4·8 fp32.
+    >>> from oomph.tape.testing import Given, cost
+    >>> cost(lambda slopes: alibi_of_length(slopes, 2, 8), Given((4,), "fp32", trains=False)).allocated
+    192
     """
-    slopes = alibi_slopes(tape, num_heads)
-    arange = tape.empty((length,), "int64", op="arange")
-    alibi = tape.empty((num_heads, 1, length), "fp32", op="mul")
+    arange = slopes.tape.empty((length,), "int64", op="arange")
+    alibi = slopes.tape.empty((*slopes.shape, 1, length), "fp32", op="mul")
     del arange
-    repeated = tape.empty((batch * num_heads, 1, length), "fp32", op="repeat")
-    del alibi
-    return slopes, repeated if dtype == "fp32" else like(repeated, dtype)
+    return alibi
+
+
+def repeated(alibi: Sym, batch: Size, dtype: str) -> Sym:
+    """Return alibi [N, 1, T] once for each sequence, [B·N, 1, T], in a dtype: repeated in fp32, then cast.
+
+    Nothing is saved. Source: transformers 5.23, models/bloom/modeling_bloom.py, BloomModel.forward.
+
+    >>> from oomph.tape.testing import Given, cost
+    >>> cost(lambda alibi: repeated(alibi, 2, "bf16"), Given((4, 1, 8), "fp32", trains=False)).allocated
+    384
+    """
+    heads, _, length = alibi.shape
+    whole = alibi.tape.empty((batch * heads, 1, length), "fp32", op="repeat")
+    return whole if dtype == "fp32" else like(whole, dtype)

@@ -174,3 +174,28 @@ def encoder_attention(query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: 
     attn_output = matmul(attn_weights, value)
     attn_output = contiguous(transpose(attn_output, 1, 2))
     return attn_output, attn_weights
+
+
+def attention_in_fp32(query: Sym, key: Sym, value: Sym, mask: Sym, rate: float) -> tuple[Sym, Sym]:
+    """Mirror GPTJAttention._attn on q, k, v [B, N, S, D]: the output [B, N, S, D] and the weights; scores in fp32.
+
+    Saves fp32 copies of q and k for the scores, the fp32 softmax, its cast and the values for the output; with dropout
+    its mask and the dropped weights instead of the cast. Source: transformers 5.23, models/gptj/modeling_gptj.py.
+
+    Saved: q and k 64·2·128·4 B each, v half of it, softmax 2·64·64·4 B, its cast half of it.
+    >>> from oomph.tape.testing import cost, frozen
+    >>> def eager(q, k, v, mask):
+    ...     return attention_in_fp32(q, k, v, mask, 0.0)[0]
+    >>> cost(eager, *[(1, 2, 64, 128)] * 3, frozen(1, 1, 64, 64))
+    Cost(allocated=311296, saved=212992, backward=344064)
+    """
+    query = cast(query, "fp32")
+    key = cast(key, "fp32")
+    attn_weights = matmul(query, transpose(key, 2, 3))
+    attn_weights = attn_weights * 1.0
+    attn_weights = attn_weights + mask
+    attn_weights = softmax(attn_weights)
+    attn_weights = cast(attn_weights, value.dtype)
+    attn_weights = dropout(attn_weights, rate)
+    attn_output = matmul(attn_weights, value)
+    return attn_output, attn_weights

@@ -191,6 +191,54 @@ def picked(x: Sym, axis: int) -> Sym:
     return made_by(new(x.tape, shape, x.dtype, op="index"), node)
 
 
+def slice_step(x: Sym, step: int) -> Sym:
+    """Return x[..., ::step]: a view of every `step`-th number, which keeps the whole of x alive.
+
+    Saves nothing; backward allocates the whole input again, zeros with the gradient copied in. Source:
+    ATen/native/TensorShape.cpp, slice_backward.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda x: slice_step(x, 2), (4, 256))
+    Cost(allocated=0, saved=0, backward=2048)
+    """
+    node = record("Slice", (x,), _whole_backward)
+    strides = (*x.strides[:-1], x.strides[-1] * step)
+    return made_by(Sym((*x.shape[:-1], x.shape[-1] // step), x.dtype, strides, x.storage), node)
+
+
+def stack(tensors: Sequence[Sym]) -> Sym:
+    """Return tensors of one shape side by side on a new last axis: a new contiguous tensor.
+
+    Saves nothing; backward hands out views of the gradient. Source: ATen/native/TensorShape.cpp, stack; torch
+    tools/autograd/derivatives.yaml (stack).
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda a, b: stack((a, b)), (4, 128), (4, 128))
+    Cost(allocated=2048, saved=0, backward=0)
+    """
+    node = record("Stack", tensors, _stack_backward)
+    first = tensors[0]
+    return made_by(new(first.tape, (*first.shape, len(tensors)), first.dtype, op="stack"), node)
+
+
+def _stack_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient = grad(gradients)
+    return [view_of(gradient, shape, gradient.strides[:-1]) for shape, _ in node.inputs]
+
+
+def each_twice(x: Sym) -> Sym:
+    """Return torch.repeat_interleave(x[:, :, None, :], 2, 3) of x [P, S, R/2], without history: [P, S, 1, R], new.
+
+    Source: ATen/native/Repeat.cpp, repeat_interleave.
+
+    >>> from oomph.tape.testing import cost, frozen
+    >>> cost(each_twice, frozen(1, 8, 16)).allocated
+    512
+    """
+    rows, length, half = x.shape
+    return new(x.tape, (rows, length, 1, 2 * half), x.dtype, op="clone")
+
+
 def index(x: Sym, places: tuple[Sym, ...]) -> Sym:
     """Return x[places]: x [B, .., L] at as many int64 tensors [B] as axes are picked from: a new [B, L].
 
@@ -218,6 +266,36 @@ def as_int32(ids: Sym) -> Sym:
     """
     differs = new(ids.tape, ids.shape, "bool", op="ne")
     return like(differs, "int32")
+
+
+def as_int64(ids: Sym) -> Sym:
+    """Return ids.long() of int32 ids: a copy. Nothing is saved.
+
+    Source: ATen/native/TensorConversions.cpp.
+
+    >>> from oomph.tape.testing import Given, cost
+    >>> cost(as_int64, Given((2, 8), "int32", trains=False)).allocated
+    128
+    """
+    return like(ids, "int64")
+
+
+def positions_of(mask: Sym) -> Sym:
+    """Return (torch.cumsum(mask, dim=1).type_as(mask) + 0) * mask of a mask [B, S] int32. Nothing is saved.
+
+    Source: transformers 5.23, models/roberta/modeling_roberta.py, create_position_ids_from_input_ids.
+
+    A sum as int64, then as int32; two more of that.
+    >>> from oomph.tape.testing import Given, cost
+    >>> cost(positions_of, Given((2, 8), "int32", trains=False)).allocated
+    320
+    """
+    summed = new(mask.tape, mask.shape, "int64", op="cumsum")
+    narrow = like(summed, "int32")
+    del summed
+    shifted = like(narrow, "int32", "add")
+    del narrow
+    return like(shifted, "int32", "mul")
 
 
 def _index_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:

@@ -16,16 +16,20 @@ if TYPE_CHECKING:
 
 PROGRAMS: dict[str, str] = {
     "bert": "bert",
+    "bloom": "bloom",
     "falcon": "falcon",
     "gpt2": "gpt2",
     "gpt_bigcode": "gpt_bigcode",
     "gpt_neox": "gpt_neox",
+    "gptj": "gptj",
     "llama": "llama",
     "mistral": "llama",
     "opt": "opt",
     "phi": "phi",
     "qwen2": "llama",
     "qwen3": "llama",
+    "roberta": "roberta",
+    "xlm-roberta": "roberta",
 }
 HEADS = ("lm_head", "embed_out", "output_projection")  # paths of language heads
 

@@ -5,6 +5,7 @@ Source: transformers 5.23, models/bert/modeling_bert.py.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from oomph import ops
@@ -143,9 +144,10 @@ def model(
     checkpointing: Checkpointing,
     attention_mask: Sym | None,
     position_ids: Sym | None,
+    embed: Callable[..., Sym] = embeddings,
 ) -> tuple[Sym, Sym | None]:
     """Mirror BertModel.forward: all states and the pooled first one."""
-    embedding_output = embeddings(m.embeddings, input_ids, position_ids=position_ids)
+    embedding_output = embed(m.embeddings, input_ids, position_ids=position_ids)
     attention_mask = ops.bidirectional_mask(embedding_output, attention_mask)
     sequence_output = encoder(m.encoder, embedding_output, checkpointing, attention_mask, position_ids)
     pooled_output = pooled(m.pooler, sequence_output) if m.parts.get("pooler") is not None else None
@@ -181,13 +183,16 @@ def causal_lm(
         sequence_output = outputs[0]
         m.tape.scope = "cls"
         logits = predictions(m.cls.predictions, sequence_output, m.bert.embeddings.word_embeddings.weight)
-    loss = None
-    if labels is not None:
-        m.tape.scope = "loss"
-        flat = ops.view(logits, (ops.rows(logits), logits.shape[-1]))
-        loss = ops.cross_entropy(flat, ops.view(labels, (flat.shape[0],)))
-        del flat
-    return loss, logits, None
+    return loss_of(logits, labels), logits, None
+
+
+def loss_of(logits: Sym, labels: Sym | None) -> Sym | None:
+    """Mirror CrossEntropyLoss on logits [.., L], in their own dtype."""
+    if labels is None:
+        return None
+    logits.tape.scope = "loss"
+    flat = ops.view(logits, (ops.rows(logits), logits.shape[-1]))
+    return ops.cross_entropy(flat, ops.view(labels, (flat.shape[0],)))
 
 
 def predictions(m: Bound, hidden_states: Sym, table: Sym) -> Sym:

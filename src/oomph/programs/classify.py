@@ -27,7 +27,7 @@ def classified(m: Bound, states: list[Sym], input_ids: Sym, labels: Sym | None, 
     logits = m.score(hidden_states)
     if m.score.padded:
         non_pad_mask = ops.as_int32(input_ids)
-        token_indices = tape.empty((input_ids.shape[1],), "int32", op="arange")
+        _token_indices = tape.empty((input_ids.shape[1],), "int32", op="arange")
         counted = ops.unary(non_pad_mask, "mul")
         last_non_pad_token = tape.empty((batch,), "int64", op="argmax")
         del counted

@@ -113,3 +113,9 @@ def seen_length(past_key_values: Cache) -> Size:
     if isinstance(seen, Sym):  # on the device
         raise UnsupportedError("oomph cannot play decoding from a static cache here yet.", "Say --cache dynamic.")
     return seen
+
+
+def refuse_positions(position_ids: Sym | None) -> None:
+    """Refuse packing where a class takes no position ids."""
+    if position_ids is not None:
+        raise UnsupportedError("This class takes no position ids, so no packed sequences.", "Leave out packing.")

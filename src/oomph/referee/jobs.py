@@ -64,7 +64,7 @@ def build(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu")
 
 
 HEADS = ("ForSequenceClassification", "ForMaskedLM")
-ENCODERS = ("bert",)  # types whose class fills in masks where the config names none
+ENCODERS = ("bert", "roberta", "xlm-roberta")  # types whose class fills in masks where the config names none
 
 
 def auto_class(raw: Mapping[str, Any]) -> str:
