@@ -10,7 +10,7 @@ from typing import Any
 
 from oomph import ops
 from oomph.programs.cache import Cache
-from oomph.programs.frame import call
+from oomph.programs.frame import call, check_positions
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sizes import Size
@@ -49,6 +49,7 @@ def embeddings(
     tape, (batch, length) = m.tape, input_ids.shape
     ids = position_ids
     rows = 1 if ids is None else batch
+    check_positions(m.position_embeddings, input_ids.shape[1])
     buffered_token_type_ids = tape.empty((rows, length), "int64", op="gather")
     token_type_ids = ops.expand(buffered_token_type_ids, (batch, length))
     inputs_embeds = m.word_embeddings(input_ids)

@@ -8,13 +8,13 @@ from operator import getitem
 from typing import Any
 
 from oomph import ops
-from oomph.errors import UnsupportedError
+from oomph.errors import UnsupportedError, UsageError
 from oomph.programs.cache import Cache
 from oomph.programs.classify import classified
 from oomph.programs.loss import causal_lm_loss, kept
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
-from oomph.tape.sizes import Size
+from oomph.tape.sizes import Size, number, yes
 from oomph.tape.sym import Sym
 
 Body = Callable[..., "tuple[Sym, Cache | None]"]
@@ -119,3 +119,12 @@ def refuse_positions(position_ids: Sym | None) -> None:
     """Refuse packing where a class takes no position ids."""
     if position_ids is not None:
         raise UnsupportedError("This class takes no position ids, so no packed sequences.", "Leave out packing.")
+
+
+def check_positions(table: Bound, length: Size) -> None:
+    """Refuse sequences longer than the table of learned positions: the real class fails on them too."""
+    if not yes(length <= table.rows):
+        raise UsageError(
+            f"The model has learned {number(table.rows)} positions, too few for {number(length)} tokens.",
+            f"Ask for at most {number(table.rows)} tokens.",
+        )

@@ -7,6 +7,7 @@ from functools import partial
 from oomph import ops
 from oomph.programs.cache import Cache, dynamic_cache
 from oomph.programs.classify import classified
+from oomph.programs.frame import check_positions
 from oomph.programs.loss import causal_lm_loss, kept
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
@@ -107,6 +108,7 @@ def model(
     tape = m.tape
     if use_cache and past_key_values is None:
         past_key_values = dynamic_cache(tape, [None] * len(m.h.stacked))
+    check_positions(m.wpe, input_ids.shape[1])
     inputs_embeds = m.wte(input_ids)
     packed = position_ids
     if position_ids is None:

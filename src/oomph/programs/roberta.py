@@ -10,6 +10,7 @@ from typing import Any
 from oomph import ops
 from oomph.programs.bert import layer_norm, linear, loss_of, model
 from oomph.programs.cache import Cache
+from oomph.programs.frame import check_positions
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sizes import Size
@@ -38,6 +39,7 @@ def embeddings(
     batch, length = input_ids.shape
     if position_ids is None:
         position_ids = position_ids_from_input_ids(input_ids)
+    check_positions(m.position_embeddings, input_ids.shape[1])
     buffered_token_type_ids = m.tape.empty((batch, length), "int64", op="gather")
     token_type_ids = ops.expand(buffered_token_type_ids, (batch, length))
     inputs_embeds = m.word_embeddings(input_ids)
