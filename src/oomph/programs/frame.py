@@ -126,5 +126,5 @@ def check_positions(table: Bound, length: Size) -> None:
     if not yes(length <= table.rows):
         raise UsageError(
             f"The model has learned {number(table.rows)} positions, too few for {number(length)} tokens.",
-            f"Ask for at most {number(table.rows)} tokens.",
+            f"Ask for at most {number(table.rows)}: --seq, or --context of `oomph serve`.",
         )
