@@ -6,6 +6,8 @@ ForSequenceClassificationLoss.
 
 from __future__ import annotations
 
+from typing import Any
+
 from oomph import ops
 from oomph.errors import UsageError
 from oomph.programs.cache import Cache
@@ -25,6 +27,7 @@ def classified(m: Bound, states: list[Sym], input_ids: Sym, labels: Sym | None, 
     tape, batch = m.tape, hidden_states.shape[0]
     tape.scope = "score"
     logits = m.score(hidden_states)
+    last_non_pad_token: Any = None  # the first of these locals to die
     if m.score.padded:
         non_pad_mask = ops.as_int32(input_ids)
         _token_indices = tape.empty((input_ids.shape[1],), "int32", op="arange")
