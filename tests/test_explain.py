@@ -349,6 +349,6 @@ def test_topics_and_operations(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_model_without_decoder_layers_is_refused() -> None:
-    """An encoder has no program and no table."""
+    """An encoder that has no program has no table."""
     with pytest.raises(UnsupportedError):
-        saved_tensors(model_from_config(class_defaults("bert")), TrainJob())
+        saved_tensors(model_from_config(class_defaults("distilbert")), TrainJob())

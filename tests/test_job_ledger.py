@@ -151,7 +151,7 @@ def test_a_timeline_is_drawn_on_request(capsys: pytest.CaptureFixture[str], tmp_
     code, _, _ = run(capsys, "train", "gpt2", "--seq", "256", "--timeline", str(drawn))
     assert code == 0
     assert drawn.read_text().startswith("<svg")
-    code, _, err = run(capsys, "train", "gpt2", "--timeline", "step.bmp")
+    code, _, err = run(capsys, "train", "gpt2", "--seq", "256", "--timeline", "step.bmp")
     assert code == 2
     assert ".html" in err
 

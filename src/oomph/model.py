@@ -16,7 +16,7 @@ class Model:
 
     Multi-token-prediction layers are parts of kind "mtp": weighed apart, never in `params`. `assumed` are the
     config keys that were absent and the class defaults taken for them, `unplayed` what the config asks for that the
-    tape has no rule for.
+    tape has no rule for, `objective` what its head is trained for: causal-lm, masked-lm, sequence-classification.
     """
 
     parts: Mapping[str, Part]
@@ -31,6 +31,7 @@ class Model:
     assumed: Mapping[str, object] | None = None
     notes: tuple[str, ...] = ()
     unplayed: tuple[str, ...] = ()
+    objective: str = "causal-lm"
 
     @cached_property
     def weights(self) -> tuple[Weight, ...]:

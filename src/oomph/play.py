@@ -186,7 +186,11 @@ def _micro_batch(
     recorder.mark("embedding forward")
     between = ["attention_mask"] * job.padding + ["position_ids"] * job.packing
     names = ("input_ids", *between, "labels")
-    inputs = [tape.empty((job.batch, job.seq_len), "int64", op=name) for name in names]
+    of_sequences = model.objective == "sequence-classification"
+    shapes = [(job.batch, job.seq_len)] * (len(names) - 1) + [
+        (job.batch,) if of_sequences else (job.batch, job.seq_len)
+    ]
+    inputs = [tape.empty(shape, "int64", op=name) for name, shape in zip(names, shapes, strict=True)]
     for one in inputs:
         tape.note(one, "input")
     checkpointing = Checkpointing(job.checkpointing, job.checkpoint_every)
@@ -199,8 +203,10 @@ def _micro_batch(
     }
     with autocast(tape, autocast_dtype(job)):
         loss, logits, cache = forward(*arguments, **options)
-        if job.fp32_outputs and isinstance(logits, Sym):
-            logits = ops.cast(logits, "fp32")
+        if job.fp32_outputs:
+            in_fp32 = loss and ops.cast(loss, "fp32"), logits if logits is None else ops.cast(logits, "fp32")
+            loss, logits = in_fp32
+            del in_fp32
         outputs = [cache, logits, loss]  # dies from the back, the loss first, as a ModelOutput does
         if job.loss == "mean" and logits is not None:
             loss = ops.mean_of_all(logits)

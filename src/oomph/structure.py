@@ -22,6 +22,8 @@ from oomph.tensor import Tensor
 Job = TrainJob | InferJob
 STACKS = (
     "model.layers", "transformer.h", "gpt_neox.layers", "transformer.blocks", "model.decoder.layers", "biogpt.layers",
+    "bert.encoder.layer",
+    "roberta.encoder.layer",
 )  # fmt: skip
 
 
@@ -35,7 +37,7 @@ class Structure:
 
 def structure(model: Model, job: Job) -> Structure:
     """Return the structure of a job, the number of its layers left out where they repeat."""
-    words = [type(job).__name__, model.model_type, str(model.tied), *model.unplayed]
+    words = [type(job).__name__, model.model_type, str(model.tied), model.objective, *model.unplayed]
     seen: dict[int, int] = {}
     stack_path, stack = decoder_stack(model)
     repeating = pattern(stack.layers)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
+from oomph.errors import OomphError
 from oomph.job import InferJob, TrainJob
-from tests.tape.grid import infer_job, job
+from tests.tape.grid import infer_job, job, played
 
 Sampler = Callable[[random.Random], dict[str, Any]]
 ACTIVATIONS = ["gelu", "gelu_new", "gelu_pytorch_tanh", "relu"]
@@ -100,24 +101,90 @@ def opt(rng: random.Random) -> dict[str, Any]:
     }
 
 
+def bert(rng: random.Random) -> dict[str, Any]:
+    """With a head that fills in masks, or one that tells sequences apart."""
+    head = rng.choice(["BertForMaskedLM", "BertForSequenceClassification"])
+    return sizes(rng) | {
+        "architectures": [head],
+        "tie_word_embeddings": True,
+        "intermediate_size": rng.choice([17, 64, 331]),
+        "hidden_act": rng.choice(["gelu", "gelu", "relu", "gelu_new"]),
+        "hidden_dropout_prob": rng.choice(RATES),
+        "attention_probs_dropout_prob": rng.choice(RATES),
+        "classifier_dropout": rng.choice([None, 0.0, 0.1]),
+        "num_labels": rng.choice([2, 2, 3]),
+    }
+
+
+def roberta(rng: random.Random) -> dict[str, Any]:
+    """BERT with other positions and heads."""
+    head = rng.choice(["RobertaForMaskedLM", "RobertaForSequenceClassification", "XLMRobertaForSequenceClassification"])
+    kind = {"model_type": "xlm-roberta"} if head.startswith("XLM") else {}
+    return bert(rng) | {"architectures": [head], "max_position_embeddings": 140} | kind
+
+
+def bloom(rng: random.Random) -> dict[str, Any]:
+    """ALiBi added to the scores, sums from before or after the norms."""
+    return sizes(rng) | {
+        "attention_dropout": rng.choice(RATES),
+        "hidden_dropout": rng.choice(RATES),
+        "apply_residual_connection_post_layernorm": rng.random() < 0.3,
+    }
+
+
+def gptj(rng: random.Random) -> dict[str, Any]:
+    """Pairs of numbers turned, scores in fp32."""
+    return sizes(rng) | {
+        "n_inner": rng.choice([None, 331]),
+        "rotary_dim": rng.choice([4, 8]),
+        "activation_function": rng.choice(ACTIVATIONS),
+        "attn_pdrop": rng.choice(RATES),
+        "resid_pdrop": rng.choice(RATES),
+        "embd_pdrop": rng.choice(RATES),
+    }
+
+
+def classifier(rng: random.Random) -> dict[str, Any]:
+    """Decoders that tell sequences apart: with a padding token, or one sequence at a time."""
+    model_type, name = rng.choice([("llama", "Llama"), ("gpt2", "GPT2"), ("gpt_neox", "GPTNeoX"), ("opt", "OPT")])
+    return sizes(rng) | {
+        "model_type": model_type,
+        "architectures": [f"{name}ForSequenceClassification"],
+        "num_key_value_heads": None,
+        "intermediate_size": 64,
+        "ffn_dim": 64,
+        "num_labels": rng.choice([2, 3]),
+        "pad_token_id": rng.choice([0, 0, 0, None]),
+    }
+
+
 FAMILIES: dict[str, Sampler] = {
     "gpt_neox": gpt_neox,
     "phi": phi,
     "gpt_bigcode": gpt_bigcode,
     "falcon": falcon,
     "opt": opt,
+    "bert": bert,
+    "roberta": roberta,
+    "bloom": bloom,
+    "gptj": gptj,
+    "classifier": classifier,
 }
 
 
 def config(rng: random.Random, model_type: str) -> dict[str, Any]:
     """A tiny model of a family."""
-    return {"model_type": model_type, **FAMILIES[model_type](rng)}
+    return {"model_type": model_type} | FAMILIES[model_type](rng)
 
 
-def grid(each: int = 3, seed: int = 20261126) -> Iterator[tuple[dict[str, Any], TrainJob | InferJob]]:
-    """`each` jobs per family, the last one of them inference."""
-    for model_type in FAMILIES:
-        rng = random.Random(f"{model_type} {seed}")
-        for index in range(each):
-            made: TrainJob | InferJob = infer_job(rng) if index == each - 1 else job(rng, model_type)
-            yield config(rng, model_type), made
+def playable(model_type: str, index: int, seed: int = 20261126) -> tuple[dict[str, Any], TrainJob | InferJob]:
+    """The index-th job of a family, every third one inference; the first of its kind that is not refused."""
+    rng = random.Random(f"{model_type} {index} {seed}")
+    while True:
+        made: TrainJob | InferJob = infer_job(rng) if index % 3 == 2 else job(rng, model_type)
+        raw = config(rng, model_type)
+        try:
+            played(raw, made)
+        except OomphError:  # packing where no position ids are taken, decoding where there is no cache
+            continue
+        return raw, made

@@ -1,23 +1,20 @@
-"""estimate == trace for GPT-like families: every event of a step and of a pass equals the real code's."""
+"""estimate == trace for GPT-like families and encoders: every event of a step and of a pass equals the real code's."""
 
 from __future__ import annotations
 
-from typing import Any
+from itertools import product
 
 import pytest
 
-from oomph.job import InferJob, TrainJob
-from tests.tape.gptlike import grid
+from tests.tape.gptlike import FAMILIES, playable
 from tests.tape.grid import compare
 
 pytestmark = pytest.mark.slow
 
-GRID = list(grid())
 
-
-@pytest.mark.parametrize(("raw", "job"), GRID, ids=[f"{i}-{raw['model_type']}" for i, (raw, _) in enumerate(GRID)])
-def test_every_event_equals_the_trace(raw: dict[str, Any], job: TrainJob | InferJob) -> None:
+@pytest.mark.parametrize(("family", "index"), product(FAMILIES, range(3)))
+def test_every_event_equals_the_trace(family: str, index: int) -> None:
     """Same allocations, same frees, same order, same peak, and the same bytes kept."""
-    parting, ours, theirs = compare(raw, job)
+    parting, ours, theirs = compare(*playable(family, index))
     assert parting is None, str(parting)
     assert ours == theirs

@@ -161,6 +161,20 @@ class Head(Block):
 
 
 @dataclass(frozen=True)
+class Classifier(Head):
+    """The map onto classes on top of a decoder; `padded` says whether its config names a padding token."""
+
+    padded: bool = False
+
+    @staticmethod
+    def program(m: Bound, x: Sym) -> Sym:
+        """Mirror nn.Linear.forward."""
+        from oomph import ops
+
+        return ops.linear(x, m.weight, m.parts["bias"])
+
+
+@dataclass(frozen=True)
 class Dropout(Block):
     """nn.Dropout: no parameters, but a mask to keep while training."""
 

@@ -53,7 +53,8 @@ class LayerNames:
 class EncoderLayer(Block):
     """Attention, perhaps attention to an encoder (`cross`), an MLP, and one `norm` for each of them.
 
-    `pre_norm` says whether a norm stands before its sublayer (Whisper, T5) or after the sum (BERT, BART).
+    `pre_norm` says whether a norm stands before its sublayer (Whisper, T5) or after the sum (BERT, BART); `rate` is
+    that of the dropout after each sublayer.
 
     BERT-base: 4·(768² + 768) + 2·768·3072 + 3072 + 768 + 2·2·768 parameters.
     >>> from oomph.blocks.base import walk
@@ -71,6 +72,7 @@ class EncoderLayer(Block):
     names: LayerNames
     cross: Attention | None = None
     pre_norm: bool = False
+    rate: float = 0.0
 
     @property
     def parts(self) -> Parts:
@@ -112,6 +114,7 @@ class MaskedHead(Block):
     norm_bias: bool = True
     decoder_bias: bool = True
     stores_table: bool = False
+    activation: str = "gelu"
     kind: str = "lm_head"
 
     @property
@@ -121,9 +124,10 @@ class MaskedHead(Block):
         width = self.embedding_size
         twice = bool(self.bias) and not self.tied
         own_bias = self.decoder_bias and (twice or not self.bias)
+        own = {self.bias: Tensor((self.vocab_size,), "bias")} if self.bias else {}
         return {
+            **own,
             dense: Linear(self.hidden_size, width, self.dense_bias),
             norm: Module(Norm(width, self.norm_bias).parts),
             decoder: Head(width, self.vocab_size, self.tied and not self.stores_table, own_bias),
-            self.bias: Tensor((self.vocab_size,), "bias") if self.bias else None,
         }

@@ -5,11 +5,12 @@ Class defaults and structure: transformers 5.23, models/bert, roberta, xlm_rober
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from oomph.blocks.attention import Attention
 from oomph.blocks.base import Part, Stack
-from oomph.blocks.basic import Embedding, Linear, Norm
+from oomph.blocks.basic import Dropout, Embedding, Linear, Norm
 from oomph.blocks.encoder import EncoderLayer, LayerNames, MaskedHead, inline
 from oomph.blocks.mlp import MLP
 from oomph.config import Config
@@ -33,6 +34,9 @@ TYPES: dict[str, dict[str, Any]] = {
         "summary_use_proj": True,
     },
 }  # fmt: skip
+
+DROPOUT = 0.1  # hidden_dropout_prob and attention_probs_dropout_prob of every class here
+OBJECTIVES = {"ForMaskedLM": "masked-lm", "ForSequenceClassification": "sequence-classification"}
 
 # model_type -> the prefix of its classes, and the attribute a headed class keeps the model under.
 _PREFIX = {
@@ -81,13 +85,33 @@ def build(config: Config) -> Model:
     if kind == "roberta":
         positions = max(1, positions - 1 - (config.optional_int("pad_token_id", low=0) or 0))
     return Model(
-        parts={**top, **body} if borrowed else {**body, **top},
+        parts={**top, **body} if model_type in _HEAD_FIRST else {**body, **top},
         hidden_size=hidden,
         num_layers=config.depth("num_hidden_layers"),
         vocab_size=vocab,
         tied=tied,
         context_length=positions,
+        objective=OBJECTIVES.get(head, ""),
+        unplayed=tuple(_unplayed(config, head)),
     )
+
+
+def _unplayed(config: Config, head: str) -> Iterator[str]:
+    """Yield what the tape has no rule for: a decoder's mask and cache, other heads and losses."""
+    if config.bool("is_decoder"):
+        yield "is_decoder"
+    if config.model_type in _HEAD_FIRST and head in MASKED and config.bool("tie_word_embeddings"):
+        yield "a table that is the head's"
+    if head not in OBJECTIVES:
+        yield f"the head of {head}"
+    if head == "ForSequenceClassification" and (
+        num_labels(config) == 1 or config.str("problem_type") not in ("", "single_label_classification")
+    ):
+        yield "regression and several labels at once"
+    if head == "ForMaskedLM" and not config.bool("tie_word_embeddings"):
+        yield "a head of its own table, whose second bias never gets a gradient"
+    if config.raw.get("chunk_size_feed_forward"):
+        yield "chunk_size_feed_forward"
 
 
 def _refuse_other_positions(config: Config) -> None:
@@ -106,11 +130,15 @@ def _body(config: Config, kind: str, head: str, borrowed: bool) -> dict[str, Par
     width = config.int("embedding_size") if kind == "electra" else hidden
     task_types = config.int("task_type_vocab_size") if config.bool("use_task_id") else 0
     pooled = head in {"bert": _POOLED_BERT, "roberta": _POOLED_ROBERTA, "electra": set()}[kind]
+    positions = {"embeddings.position_embeddings": table(config.int("max_position_embeddings"), width)}
+    last = kind == "roberta"  # declares its positions after the norm
     return {
         "embeddings.word_embeddings": None if borrowed else Embedding(vocab, width),
-        "embeddings.position_embeddings": table(config.int("max_position_embeddings"), width),
+        **({} if last else positions),
         "embeddings.token_type_embeddings": table(config.int("type_vocab_size", low=0), width),
         "embeddings.LayerNorm": Norm(width, bias=True),
+        "embeddings.dropout": Dropout(config.rate("hidden_dropout_prob", DROPOUT)),
+        **(positions if last else {}),
         "embeddings.task_type_embeddings": table(task_types, width) if task_types else None,
         "embeddings_project": Linear(width, hidden, bias=True) if width != hidden else None,
         "encoder.layer": Stack.of(_layer(config, hidden), config.depth("num_hidden_layers")),
@@ -123,26 +151,34 @@ def _layer(config: Config, hidden: int) -> EncoderLayer:
     attention = Attention(
         hidden, heads, heads, config.divide(hidden, heads, "attention heads"), qkv_bias=True, out_bias=True,
         qkv=("self.query", "self.key", "self.value"), out="output.dense",
+        dropout=config.rate("attention_probs_dropout_prob", DROPOUT),
     )  # fmt: skip
     crossing = config.bool("add_cross_attention")
     if crossing and not config.bool("is_decoder"):
         raise ConfigError("add_cross_attention needs is_decoder.", "Set is_decoder to true in config.json.")
     names = ("intermediate.dense", "output.dense")
-    mlp = MLP(hidden, config.int("intermediate_size"), bias=True, names=names)
-    return EncoderLayer(attention, mlp, Norm(hidden, bias=True), _LAYER, attention if crossing else None)
+    activation = config.str("hidden_act", "gelu")
+    mlp = MLP(hidden, config.int("intermediate_size"), bias=True, names=names, activation=activation)
+    cross = attention if crossing else None
+    rate = config.rate("hidden_dropout_prob", DROPOUT)
+    return EncoderLayer(attention, mlp, Norm(hidden, bias=True), _LAYER, cross, rate=rate)
+
+
+def _classifier_dropout(config: Config) -> Dropout:
+    return Dropout(config.rate("classifier_dropout", config.rate("hidden_dropout_prob", DROPOUT)))
 
 
 def _top(config: Config, kind: str, head: str, hidden: int, vocab: int, tied: bool) -> dict[str, Part]:
     """Return the head's parts; none for the bare model."""
     labels = num_labels(config)
     if head == "ForSequenceClassification" and kind != "bert":
-        return {"classifier": two_step_classifier(hidden, labels)}
+        return {"classifier": two_step_classifier(hidden, labels, _classifier_dropout(config))}
     if head == "ForMultipleChoice":
         projected = kind == "electra" and config.bool("summary_use_proj")
         summary = {"sequence_summary.summary": Linear(hidden, hidden, bias=True)} if projected else {}
         return {**summary, "classifier": classifier(hidden, 1)}
     if head in ("ForSequenceClassification", "ForTokenClassification"):
-        return {"classifier": classifier(hidden, labels)}
+        return {"dropout": _classifier_dropout(config), "classifier": classifier(hidden, labels)}
     if head == "ForQuestionAnswering":
         return {"qa_outputs": classifier(hidden, labels)}
     return _language_head(config, kind, head, hidden, vocab, tied) if head != "Model" else {}
@@ -163,6 +199,11 @@ def _language_head(config: Config, kind: str, head: str, hidden: int, vocab: int
         first = config.model_type in _HEAD_FIRST
         return {"lm_head": MaskedHead(hidden, hidden, vocab, tied, stores_table=first)}
     names = ("transform.dense", "transform.LayerNorm", "decoder")
-    predictions = MaskedHead(hidden, hidden, vocab, tied, names) if head != "ForNextSentencePrediction" else None
+    activation = config.str("hidden_act", "gelu")
+    predictions = (
+        MaskedHead(hidden, hidden, vocab, tied, names, activation=activation)
+        if head != "ForNextSentencePrediction"
+        else None
+    )
     follows = classifier(hidden, 2) if head in ("ForPreTraining", "ForNextSentencePrediction") else None
     return {"cls.predictions": predictions, "cls.seq_relationship": follows}

@@ -6,6 +6,7 @@ Class defaults and structure: transformers 5.23, models/bloom and models/mpt.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 from oomph.blocks.attention import Attention
@@ -38,6 +39,14 @@ ALIASES: dict[str, dict[str, tuple[str, ...]]] = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True, eq=False)
+class BloomLayer(Module):
+    """A layer of BLOOM: the dropout rate after each sublayer, and whether the sums start from the norms' outputs."""
+
+    rate: float = 0.0
+    residual_after_norm: bool = False
+
+
 def build(config: Config) -> Model:
     """Return the decoder of either family."""
     return mpt(config) if config.model_type == "mpt" else bloom(config)
@@ -47,18 +56,21 @@ def bloom(config: Config) -> Model:
     """Return BLOOM."""
     hidden, heads = config.size("hidden_size"), config.int("num_attention_heads")
     norm = Norm(hidden, bias=True)
-    layer = Module(
+    layer = BloomLayer(
         {
             "input_layernorm": norm,
             "self_attention": Attention(
                 hidden, heads, heads, config.divide(hidden, heads, "attention heads"),
                 qkv_bias=True, out_bias=True, qkv=("query_key_value",), out="dense",
+                dropout=config.rate("attention_dropout", 0.0),
             ),
             "post_attention_layernorm": norm,
             "mlp": MLP(hidden, 4 * hidden, bias=True, names=("dense_h_to_4h", "dense_4h_to_h")),
-        }
+        },
+        rate=config.rate("hidden_dropout", 0.0),
+        residual_after_norm=config.bool("apply_residual_connection_post_layernorm"),
     )  # fmt: skip
-    return causal_lm(
+    model = causal_lm(
         config,
         (layer,) * config.depth("num_hidden_layers"),
         norm,
@@ -67,6 +79,8 @@ def bloom(config: Config) -> Model:
         stack="transformer.h",
         norm="transformer.ln_f",
     )
+    split = config.bool("slow_but_exact") and (config.optional_int("pretraining_tp") or 1) > 1
+    return replace(model, unplayed=(*model.unplayed, "slow_but_exact")) if split else model
 
 
 def mpt(config: Config) -> Model:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from oomph.blocks.base import Block, Part, Parts, Stack
-from oomph.blocks.basic import Embedding, Head, Norm
+from oomph.blocks.basic import Classifier, Embedding, Head, Norm
 from oomph.config import Config
 from oomph.errors import UnsupportedError
 from oomph.model import Model
@@ -62,8 +62,20 @@ def causal_lm(
         vocab_size=vocab,
         tied=tied and head in top,
         context_length=config.optional_int("max_position_embeddings"),
-        unplayed=(*_unplayed(config), *unplayed),
+        unplayed=(*_unplayed(config), *regression(top), *unplayed),
+        objective=objective(top),
     )
+
+
+def objective(top: Parts) -> str:
+    """Return what a decoder's head is trained for."""
+    return "sequence-classification" if "score" in top else "causal-lm"
+
+
+def regression(top: Parts) -> tuple[str, ...]:
+    """Return the loss of a classifier with one label, which the tape has no rule for."""
+    score = top.get("score")
+    return ("a classifier of one label",) if isinstance(score, Classifier) and score.vocab_size == 1 else ()
 
 
 def _unplayed(config: Config) -> tuple[str, ...]:
@@ -129,7 +141,7 @@ def output_head(config: Config, hidden: int, vocab: int, tied: bool, name: str, 
         )
     if architecture.endswith("ForSequenceClassification"):
         labels = len(config.section("id2label")) or config.optional_int("num_labels") or 2
-        return {"score": Head(hidden, labels)}
+        return {"score": Classifier(hidden, labels, padded=config.raw.get("pad_token_id") is not None)}
     if architecture.endswith("Model") and not architecture.endswith("LMHeadModel"):
         return {}
     return {name: Head(hidden, vocab, tied, bias)}

@@ -43,9 +43,10 @@ def classifier(hidden: int, labels: int) -> Head:
     return Head(hidden, labels, bias=True)
 
 
-def two_step_classifier(hidden: int, labels: int) -> Module:
+def two_step_classifier(hidden: int, labels: int, dropout: Part = None) -> Module:
     """Return the classifier that has a map of its own width before the last one (RoBERTa, T5, BART)."""
-    return Module({"dense": Linear(hidden, hidden, bias=True), "out_proj": classifier(hidden, labels)}, "lm_head")
+    parts = {"dense": Linear(hidden, hidden, bias=True), "dropout": dropout, "out_proj": classifier(hidden, labels)}
+    return Module(parts, "lm_head")
 
 
 def pooler(hidden: int) -> Module:

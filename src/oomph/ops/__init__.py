@@ -4,9 +4,17 @@ Grouped by kind, one function per operation with its backward beside it. A rule 
 works: record the node, save inputs, allocate the result, save results.
 """
 
-from oomph.ops.activation import activate, gelu_new, sigmoid, silu, tanh
-from oomph.ops.alibi import alibi_mask, alibi_of_length, alibi_of_mask, alibi_slopes, counted_along, falcon_alibi
-from oomph.ops.attention import attention, gpt2_attention, sink_attention
+from oomph.ops.activation import activate, bloom_gelu, gelu_new, sigmoid, silu, tanh
+from oomph.ops.alibi import (
+    alibi_mask,
+    alibi_of_length,
+    alibi_of_mask,
+    alibi_slopes,
+    counted_along,
+    falcon_alibi,
+    repeated,
+)
+from oomph.ops.attention import attention, attention_in_fp32, encoder_attention, gpt2_attention, sink_attention
 from oomph.ops.elementwise import (
     add,
     add_,
@@ -30,15 +38,20 @@ from oomph.ops.elementwise import (
 )
 from oomph.ops.grouped import grouped_mm
 from oomph.ops.indexing import (
+    as_int32,
+    as_int64,
     cat,
     clone,
     contiguous,
     copy_into_slice,
+    each_twice,
     every_other,
     expand,
+    index,
     part,
     picked,
     pieces,
+    positions_of,
     repeat_rows,
     rows,
     select,
@@ -52,8 +65,8 @@ from oomph.ops.indexing import (
     view,
 )
 from oomph.ops.loss import cross_entropy, cross_entropy_of_rows, fused_cross_entropy
-from oomph.ops.masks import as_numbers, causal_mask
-from oomph.ops.matmul import addmm, autocast_argument, bmm, linear, linear_unfused, matmul
+from oomph.ops.masks import as_numbers, bidirectional_mask, causal_mask
+from oomph.ops.matmul import addmm, autocast_argument, baddbmm, bmm, bmm_cast, linear, linear_unfused, matmul
 from oomph.ops.norm import layer_norm
 from oomph.ops.reduce import divided, mean_of_all, total
 from oomph.ops.rotary import (
@@ -85,7 +98,7 @@ from oomph.ops.routing import (
     take_pairs,
     topk,
 )
-from oomph.ops.table import embedding
+from oomph.ops.table import embedding, embedding_at
 
 __all__ = [
     "activate",
@@ -101,10 +114,17 @@ __all__ = [
     "apply_rotary_complex",
     "apply_rotary_halves",
     "apply_rotary_interleaved",
+    "as_int32",
+    "as_int64",
     "as_numbers",
     "attention",
+    "attention_in_fp32",
     "autocast_argument",
+    "baddbmm",
+    "bidirectional_mask",
+    "bloom_gelu",
     "bmm",
+    "bmm_cast",
     "cast",
     "cat",
     "causal_mask",
@@ -121,7 +141,10 @@ __all__ = [
     "divide_in_place",
     "divided",
     "dropout",
+    "each_twice",
     "embedding",
+    "embedding_at",
+    "encoder_attention",
     "every_other",
     "expand",
     "falcon_alibi",
@@ -132,6 +155,7 @@ __all__ = [
     "grouped_mm",
     "half_tables",
     "histogram",
+    "index",
     "index_add_in_place",
     "joined",
     "largest",
@@ -152,8 +176,10 @@ __all__ = [
     "pick",
     "picked",
     "pieces",
+    "positions_of",
     "power",
     "repeat_rows",
+    "repeated",
     "rotary_buffers",
     "rotary_tables",
     "rotate",

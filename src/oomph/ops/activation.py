@@ -87,6 +87,33 @@ def gelu(x: Sym) -> Sym:
     return made_by(result("gelu", x.shape, x.dtype, x), node)
 
 
+def bloom_gelu(x: Sym) -> Sym:
+    """Return BLOOM's GeLUFunction, an autograd function of its own, shaped like x: nine tensors of x's size, of which
+    all but one die.
+
+    Mirror: x * 0.5 * (1.0 + torch.tanh(0.79788456 * x * (1 + 0.044715 * x * x)))
+
+    Saves x alone: backward computes the tanh once more, in 18 tensors of x's size. Source: transformers 5.23,
+    models/bloom/modeling_bloom.py, bloom_gelu_forward and bloom_gelu_back.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(bloom_gelu, (4, 256))
+    Cost(allocated=18432, saved=2048, backward=36864)
+    """
+    node = record("GeLUFunction", (x,), _bloom_gelu_backward)
+    with x.tape.no_grad():
+        out = (x * 0.5) * (tanh((x * 0.8) * ((x * 0.04) * x + 1.0)) + 1.0)
+    save(node, x)
+    return made_by(out, node)
+
+
+def _bloom_gelu_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    x = saved[0]
+    tanh_out = tanh((x * 0.8) * ((x * 0.04) * x + 1.0))
+    ff = (x * 0.5) * (((tanh_out * tanh_out) * 1.0) * ((x * 0.1) * x + 0.8)) + (tanh_out + 1.0) * 0.5
+    return [ff * grad(gradients)]
+
+
 def relu(x: Sym) -> Sym:
     """Return relu(x), shaped like x.
 

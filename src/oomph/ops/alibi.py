@@ -25,9 +25,9 @@ def alibi_slopes(tape: Tape, num_heads: Size) -> Sym:
     80
     """
     closest = _power_of_two(num_heads)
-    base, powers, slopes = _powers(tape, closest)
+    _base, _exponents, slopes = _powers(tape, closest)
     if not yes(num_heads == closest):
-        extra_base, extra_powers, extra = _powers(tape, num_heads - closest)
+        _extra_base, _extra_exponents, extra = _powers(tape, num_heads - closest)
         joined = tape.empty((num_heads,), "fp32", op="cat")
         del extra
         slopes = joined
@@ -45,7 +45,7 @@ def _power_of_two(num_heads: Size) -> int:
 
 
 def _powers(tape: Tape, count: Size) -> tuple[Sym, Sym, Sym]:
-    """Return a base, exponents as int32 and the powers as fp32."""
+    """Return a base, exponents as int32 and the powers as fp32; the first two are locals of the caller's frame."""
     base = tape.empty((), "fp32", op="full")
     exponents = tape.empty((count,), "int32", op="arange")
     return base, exponents, tape.empty((count,), "fp32", op="pow")
@@ -98,9 +98,9 @@ def falcon_alibi(attention_mask: Sym, num_heads: Size, dtype: str) -> Sym:
     556
     """
     tape, closest = attention_mask.tape, _power_of_two(num_heads)
-    base, powers, slopes = _powers(tape, closest)
+    _base, _exponents, slopes = _powers(tape, closest)
     if not yes(num_heads == closest):
-        extra_base, extra_powers, extra = _powers(tape, num_heads - closest)
+        _extra_base, _extra_exponents, extra = _powers(tape, num_heads - closest)
         joined = tape.empty((num_heads,), "fp32", op="cat")
         del extra
         slopes = joined
@@ -142,21 +142,31 @@ def _spread(slopes: Sym, positions: Sym) -> Sym:
     return reshaped(alibi, (product(alibi.shape[:2]), 1, length))
 
 
-def alibi_of_length(tape: Tape, batch: Size, num_heads: Size, length: Size, dtype: str) -> tuple[Sym, Sym]:
-    """Return BLOOM's slopes and alibi [B·N, 1, T] of batches without padding: for one sequence, repeated, cast.
+def alibi_of_length(slopes: Sym, batch: Size, length: Size) -> Sym:
+    """Return BLOOM's alibi of one sequence without padding: slopes [N] times positions, fp32 [N, 1, T].
 
     Nothing is saved. Source: transformers 5.23, models/bloom/modeling_bloom.py, BloomModel.forward.
 
-    36 B of slopes, 8 positions as int64, the product 4·8 fp32, repeated 2·4·8 fp32, and in bf16.
-    >>> from oomph.tape.testing import cost, frozen
-    >>> made = []
-    >>> cost(lambda x: made.append(alibi_of_length(x.tape, 2, 4, 8, "bf16")), frozen(1)).allocated
-    612
+    8 positions as int64, the product 4·8 fp32.
+    >>> from oomph.tape.testing import Given, cost
+    >>> cost(lambda slopes: alibi_of_length(slopes, 2, 8), Given((4,), "fp32", trains=False)).allocated
+    192
     """
-    slopes = alibi_slopes(tape, num_heads)
-    arange = tape.empty((length,), "int64", op="arange")
-    alibi = tape.empty((num_heads, 1, length), "fp32", op="mul")
+    arange = slopes.tape.empty((length,), "int64", op="arange")
+    alibi = slopes.tape.empty((*slopes.shape, 1, length), "fp32", op="mul")
     del arange
-    repeated = tape.empty((batch * num_heads, 1, length), "fp32", op="repeat")
-    del alibi
-    return slopes, repeated if dtype == "fp32" else like(repeated, dtype)
+    return alibi
+
+
+def repeated(alibi: Sym, batch: Size, dtype: str) -> Sym:
+    """Return alibi [N, 1, T] once for each sequence, [B·N, 1, T], in a dtype: repeated in fp32, then cast.
+
+    Nothing is saved. Source: transformers 5.23, models/bloom/modeling_bloom.py, BloomModel.forward.
+
+    >>> from oomph.tape.testing import Given, cost
+    >>> cost(lambda alibi: repeated(alibi, 2, "bf16"), Given((4, 1, 8), "fp32", trains=False)).allocated
+    384
+    """
+    heads, _, length = alibi.shape
+    whole = alibi.tape.empty((batch * heads, 1, length), "fp32", op="repeat")
+    return whole if dtype == "fp32" else like(whole, dtype)

@@ -43,13 +43,13 @@ def _needed(mask: Sym | None) -> Sym:
     return mask
 
 
-def sdpa_attention(query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: float) -> Sym:
+def sdpa_attention(query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: float, causal: bool = True) -> Sym:
     """Mirror sdpa_attention_forward: the output [B, S, N, D], a copy unless the kernel made it so.
 
     Fewer key heads are left to the kernel without a mask, folded into the queries of a single token, else repeated.
-    Without a mask several queries are causal; of a static cache just filled only the filled part is looked at. Saves
-    what the kernel saves: repeated keys and values if they had to be. Source: transformers 5.23,
-    integrations/sdpa_attention.py, sdpa_attention_forward.
+    Without a mask several queries are causal, if the class is (`causal`); of a static cache just filled only the filled
+    part is looked at. Saves what the kernel saves: repeated keys and values if they had to be. Source: transformers
+    5.23, integrations/sdpa_attention.py, sdpa_attention_forward.
 
     Flash with 2 key heads for 4: q and output 64·4·128·2 B, k and v half of it, log-sum-exp 4·64·4 B, random state
     24 B; in backward also dk and dv for all 4 heads.
@@ -68,7 +68,7 @@ def sdpa_attention(query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: flo
         else:
             key = repeat_kv(key, times)
             value = repeat_kv(value, times)
-    is_causal = mask is None and not yes(length == 1)
+    is_causal = causal and mask is None and not yes(length == 1)
     if is_causal and yes(key.shape[2] > length):
         key = slice_axis(key, 2, 0, length)
         value = slice_axis(value, 2, 0, length)
@@ -184,4 +184,57 @@ def gpt2_attention(query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: flo
     attn_weights = dropout(attn_weights, rate)
     attn_output = matmul(attn_weights, value)
     attn_output = transpose(attn_output, 1, 2)
+    return attn_output, attn_weights
+
+
+def encoder_attention(query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: float) -> tuple[Sym, Sym | None]:
+    """Run the job's kernel for BERT on q, k, v [B, N, S, D], every token seeing every other: the output [B, S, N, D]
+    and, from the eager one, the weights, which keep the scores' dtype but under autocast.
+
+    Saves what the kernel saves; the eager one q, k, v, and the softmax once. Source: transformers 5.23,
+    models/bert/modeling_bert.py, eager_attention_forward.
+
+    >>> from oomph.tape import Tape
+    >>> from oomph.tape.testing import cost, transposed
+    >>> tape = Tape()
+    >>> tape.kernel = "eager"
+    >>> def eager(q, k, v):
+    ...     return transposed(encoder_attention, None, 0.0)(q, k, v)[0]
+    >>> cost(eager, *[(1, 64, 2, 128)] * 3, tape=tape)
+    Cost(allocated=114688, saved=114688, backward=147456)
+    """
+    if query.tape.kernel != "eager":
+        return sdpa_attention(query, key, value, mask, rate, causal=False), None
+    attn_weights = matmul(query, transpose(key, 2, 3)) * 1.0
+    if mask is not None:
+        attn_weights = attn_weights + mask
+    attn_weights = softmax(attn_weights)
+    attn_weights = dropout(attn_weights, rate)
+    attn_output = matmul(attn_weights, value)
+    attn_output = contiguous(transpose(attn_output, 1, 2))
+    return attn_output, attn_weights
+
+
+def attention_in_fp32(query: Sym, key: Sym, value: Sym, mask: Sym, rate: float) -> tuple[Sym, Sym]:
+    """Mirror GPTJAttention._attn on q, k, v [B, N, S, D]: the output [B, N, S, D] and the weights; scores in fp32.
+
+    Saves fp32 copies of q and k for the scores, the fp32 softmax, its cast and the values for the output; with dropout
+    its mask and the dropped weights instead of the cast. Source: transformers 5.23, models/gptj/modeling_gptj.py.
+
+    Saved: q and k 64·2·128·4 B each, v half of it, softmax 2·64·64·4 B, its cast half of it.
+    >>> from oomph.tape.testing import cost, frozen
+    >>> def eager(q, k, v, mask):
+    ...     return attention_in_fp32(q, k, v, mask, 0.0)[0]
+    >>> cost(eager, *[(1, 2, 64, 128)] * 3, frozen(1, 1, 64, 64))
+    Cost(allocated=311296, saved=212992, backward=344064)
+    """
+    query = cast(query, "fp32")
+    key = cast(key, "fp32")
+    attn_weights = matmul(query, transpose(key, 2, 3))
+    attn_weights = attn_weights * 1.0
+    attn_weights = attn_weights + mask
+    attn_weights = softmax(attn_weights)
+    attn_weights = cast(attn_weights, value.dtype)
+    attn_weights = dropout(attn_weights, rate)
+    attn_output = matmul(attn_weights, value)
     return attn_output, attn_weights

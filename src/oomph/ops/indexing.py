@@ -222,6 +222,78 @@ def picked(x: Sym, axis: int) -> Sym:
     return made_by(new(x.tape, shape, x.dtype, op="index"), node)
 
 
+def each_twice(x: Sym) -> Sym:
+    """Return torch.repeat_interleave(x[:, :, None, :], 2, 3) of x [P, S, R/2], without history: [P, S, 1, R], new.
+
+    Source: ATen/native/Repeat.cpp, repeat_interleave.
+
+    >>> from oomph.tape.testing import cost, frozen
+    >>> cost(each_twice, frozen(1, 8, 16)).allocated
+    512
+    """
+    rows, length, half = x.shape
+    return new(x.tape, (rows, length, 1, 2 * half), x.dtype, op="clone")
+
+
+def index(x: Sym, places: tuple[Sym, ...]) -> Sym:
+    """Return x[places]: x [B, .., L] at as many int64 tensors [B] as axes are picked from: a new [B, L].
+
+    Saves the places; backward allocates the whole input again, zeros with the gradient added in (under a trace twice:
+    not in place). Source: ATen/native/TensorAdvancedIndexing.cpp; FunctionsManual.cpp, index_backward.
+
+    >>> from oomph.tape.testing import cost, ids
+    >>> cost(lambda x, a, b: index(x, (a, b)), (4, 16, 3), ids(4), ids(4))
+    Cost(allocated=24, saved=64, backward=384)
+    """
+    node = record("Index", (x,), _index_backward)
+    save(node, *places)
+    shape = (places[0].shape[0], *x.shape[len(places) :])
+    return made_by(new(x.tape, shape, x.dtype, op="index"), node)
+
+
+def as_int32(ids: Sym) -> Sym:
+    """Return (ids != number).to(torch.int32): booleans for a moment, then int32. Nothing is saved.
+
+    Source: transformers 5.23, modeling_layers.py, GenericForSequenceClassification.forward.
+
+    >>> from oomph.tape.testing import cost, ids
+    >>> cost(as_int32, ids(2, 8)).allocated
+    80
+    """
+    differs = new(ids.tape, ids.shape, "bool", op="ne")
+    return like(differs, "int32")
+
+
+def as_int64(ids: Sym) -> Sym:
+    """Return ids.long() of int32 ids: a copy. Nothing is saved.
+
+    Source: ATen/native/TensorConversions.cpp.
+
+    >>> from oomph.tape.testing import Given, cost
+    >>> cost(as_int64, Given((2, 8), "int32", trains=False)).allocated
+    128
+    """
+    return like(ids, "int64")
+
+
+def positions_of(mask: Sym) -> Sym:
+    """Return (torch.cumsum(mask, dim=1).type_as(mask) + 0) * mask of a mask [B, S] int32. Nothing is saved.
+
+    Source: transformers 5.23, models/roberta/modeling_roberta.py, create_position_ids_from_input_ids.
+
+    A sum as int64, then as int32; two more of that.
+    >>> from oomph.tape.testing import Given, cost
+    >>> cost(positions_of, Given((2, 8), "int32", trains=False)).allocated
+    320
+    """
+    summed = new(mask.tape, mask.shape, "int64", op="cumsum")
+    narrow = like(summed, "int32")
+    del summed
+    shifted = like(narrow, "int32", "add")
+    del narrow
+    return like(shifted, "int32", "mul")
+
+
 def _index_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
     gradient, shape = grad(gradients), node.inputs[0][0]
     zeros = new(gradient.tape, shape, gradient.dtype, op="Index_backward")

@@ -46,7 +46,7 @@ def nll_loss(x: Sym, target: Sym) -> Sym:
 
 
 def cross_entropy(x: Sym, target: Sym) -> Sym:
-    """Return F.cross_entropy of logits [T, V] and labels [T]: log_softmax, then nll_loss.
+    """Return F.cross_entropy of logits [T, V] and labels [T]: log_softmax, then nll_loss, in fp32 under autocast.
 
     Both share one saved tensor of the logits' size; backward makes two (the gradients of nll_loss and of log_softmax).
     Source: ATen/native/LossNLL.cpp, cross_entropy_loss.
@@ -55,6 +55,7 @@ def cross_entropy(x: Sym, target: Sym) -> Sym:
     >>> cost(cross_entropy, fp32(4, 1000), ids(4))
     Cost(allocated=16008, saved=16036, backward=32000)
     """
+    x = in_fp32(x)
     return nll_loss(log_softmax(x), target)
 
 

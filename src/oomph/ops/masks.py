@@ -52,9 +52,9 @@ def causal_mask(
     Returns None where sdpa can do without, else [B, 1, S, T]:
     booleans (in one sequence's bytes if nothing is padded or packed), for eager in the dtype of the embeddings. With a
     cache, and for a class that does not hand on its position ids (`looks` False), transformers does not look for packed
-    sequences; a class that needs a mask in any case says so (`may_skip` False). Beside it positions and comparisons, which die with it or
-    before. Saved by the attention that takes it, not here: a mask wants no gradient. Source: transformers 5.23,
-    masking_utils.py, create_causal_mask, sdpa_mask, eager_mask.
+    sequences; a class that needs a mask in any case says so (`may_skip` False). Beside it positions and comparisons,
+    which die with it or before. Saved by the attention that takes it, not here: a mask wants no gradient. Source:
+    transformers 5.23, masking_utils.py, create_causal_mask, sdpa_mask, eager_mask.
 
     The mask of 2·64·64 B; "causal" and its conjunction with "allowed", 64·64 B each; positions as int64, 4·64 and 3;
     "not padded" of 2·64 B twice; twice a sum and an answer that look for padding; one boolean to begin with.
@@ -90,6 +90,33 @@ def causal_mask(
     if tape.kernel == "eager":
         return _eager_mask(tape, batch, lengths, rule, attention_mask, window, inputs_embeds.dtype)
     return _sdpa_mask(tape, batch, lengths, rule, attention_mask, window, may_skip)
+
+
+def bidirectional_mask(inputs_embeds: Sym, attention_mask: Sym | None) -> Sym | None:
+    """Mirror create_bidirectional_mask: None without padding, else booleans [B, 1, S, S], for eager numbers.
+
+    inputs_embeds [B, S, H]; attention_mask [B, S] int64, 0 where there is padding. Saved by the attention that takes
+    it, not here. Source: transformers 5.23, masking_utils.py, create_bidirectional_mask.
+
+    The mask of 2·64·64 B; "any query" and its conjunction with a first boolean, 64 B each; positions as int64, 4·64 and
+    3; "not padded" of 2·64 B twice; an answer that looks for padding; the first boolean.
+    >>> from oomph.tape.testing import cost, frozen, ids
+    >>> made = []
+    >>> cost(lambda x, padding: made.append(bidirectional_mask(x, padding)), frozen(2, 64, 8), ids(2, 64)).allocated
+    10650
+    >>> made[0].shape
+    (2, 1, 64, 64)
+    """
+    tape, (batch, length) = inputs_embeds.tape, inputs_embeds.shape[:2]
+    if attention_mask is None:
+        return None
+    attention_mask = cast(attention_mask, "bool")
+    answer = tape.empty((), "bool", op="all")
+    del answer
+    lengths = (length, length, 0, 0)
+    if tape.kernel == "eager":
+        return _eager_mask(tape, batch, lengths, _everywhere, attention_mask, None, inputs_embeds.dtype)
+    return _sdpa_mask(tape, batch, lengths, _everywhere, attention_mask, None, may_skip=False)
 
 
 Lengths = tuple[Size, Size, "Size | Sym", Size]
@@ -184,6 +211,11 @@ def _all_of(*rules: Rule) -> Rule:
 def _causal(at: _Indices) -> Sym:
     """Mirror causal_mask_function: kv_idx <= q_idx."""
     return _compared("le", at.keys, at.queries)
+
+
+def _everywhere(at: _Indices) -> Sym:
+    """Mirror bidirectional_mask_function: q_idx >= 0."""
+    return result("ge", at.queries.shape, "bool", at.queries)
 
 
 def _within(window: Size) -> Rule:

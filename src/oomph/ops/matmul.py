@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 from oomph.ops.elementwise import add_, cast, grad
@@ -102,6 +103,49 @@ def _bmm_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradien
     return [own, second]
 
 
+def bmm_cast(a: Sym, b: Sym) -> Sym:
+    """Return torch.bmm of a [B, M, K] and b [B, K, N] as a program calls it: autocast casts b first.
+
+    Saves what bmm saves. Source: ATen/autocast_mode.h, which lists bmm in the lower precision.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(bmm_cast, (8, 4, 64), (8, 64, 4))
+    Cost(allocated=256, saved=8192, backward=8192)
+    """
+    b = autocast_argument(b)
+    a = autocast_argument(a)
+    return bmm(a, b)
+
+
+def baddbmm(bias: Sym, a: Sym, b: Sym) -> Sym:
+    """Return bias [B, 1, N] + scale · a [B, M, K] @ b [B, K, N]: a new [B, M, N]. Autocast casts the last
+    argument first.
+
+    Saves both factors; each gradient is a product that is scaled afterwards, two tensors of its size. Source: torch
+    tools/autograd/derivatives.yaml (baddbmm), maybe_multiply in FunctionsManual.cpp.
+
+    >>> from oomph.tape.testing import cost, frozen
+    >>> cost(baddbmm, frozen(8, 1, 4), (8, 4, 64), (8, 64, 4))
+    Cost(allocated=256, saved=8192, backward=16384)
+    """
+    b = autocast_argument(b)
+    a = autocast_argument(a)
+    bias = autocast_argument(bias)
+    node = record("Baddbmm", (bias, a, b), _baddbmm_backward)
+    save(node, a, b)
+    return made_by(new(a.tape, (a.shape[0], a.shape[1], b.shape[2]), a.dtype, op="baddbmm"), node)
+
+
+def _baddbmm_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    tape = grad(gradients).tape
+    scaled: Gradients = [None]
+    for shape, dtype in node.inputs[1:]:
+        product_of = new(tape, shape, dtype, op="bmm")
+        scaled.append(new(tape, shape, dtype, op="mul"))
+        del product_of
+    return scaled
+
+
 def matmul(x: Sym, y: Sym) -> Sym:
     """Return x [A, B, M, K] @ y [A, B, K, N]: both are folded to A·B matrices, a copy where strides forbid a view, and
     where y [A, 1, K, N] is the same for all of B. Autocast casts y first.
@@ -143,10 +187,11 @@ def autocast_argument(x: Sym, cached: bool = False) -> Sym:
         return x
     if not (cached and x.requires_grad and x.is_leaf):
         return cast(x, context.dtype)
-    if id(x) not in context.casts:
-        context.casts[id(x)] = cast(x, context.dtype)
-        x.tape.note(context.casts[id(x)], "autocast copy")
-    return context.casts[id(x)]
+    known = context.casts.get(id(x))
+    if known is None or known[0]() is not x:
+        known = context.casts[id(x)] = weakref.ref(x), cast(x, context.dtype)
+        x.tape.note(known[1], "autocast copy")
+    return known[1]
 
 
 def linear_unfused(x: Sym, weight: Sym, bias: Sym | None = None) -> Sym:

@@ -217,8 +217,8 @@ KERNELS = {
 
 
 def additive(mask: Sym | None, dtype: str) -> Sym | None:
-    """Return a mask of numbers as it is, a boolean one as 0 and minus infinity in a dtype: a new tensor of its shape, made in every layer again;
-    the two numbers are scalars for a moment. Without a mask nothing.
+    """Return a mask of numbers as it is, a boolean one as 0 and minus infinity in a dtype: a new tensor of its shape,
+    made in every layer again; the two numbers are scalars for a moment. Without a mask nothing.
 
     Source: ATen/native/transformers/attention.cpp, convert_boolean_attn_mask.
 

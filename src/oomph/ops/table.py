@@ -7,7 +7,7 @@ from typing import Any
 from oomph.ops.elementwise import grad
 from oomph.ops.kernel import run
 from oomph.tape.autograd import Gradients, Node, made_by, record, save
-from oomph.tape.sizes import product
+from oomph.tape.sizes import Size, product
 from oomph.tape.sym import Sym, new
 from oomph.workspaces import embedding_backward
 
@@ -27,6 +27,19 @@ def embedding(weight: Sym, ids: Sym) -> Sym:
     node = record("Embedding", (weight,), _embedding_backward)
     save(node, ids)
     return made_by(new(weight.tape, (*ids.shape, *weight.shape[1:]), weight.dtype, op="embedding"), node)
+
+
+def embedding_at(weight: Sym, shape: tuple[Size, ...]) -> Sym:
+    """Return weight [V, H] at ids that lie in a buffer, as BERT's positions do: a new [.., H].
+
+    Saves the ids, which are there anyway. Source: ATen/native/Embedding.cpp, embedding_dense_backward.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda weight: embedding_at(weight, (1, 8)), (1000, 64))
+    Cost(allocated=1024, saved=0, backward=128000)
+    """
+    node = record("Embedding", (weight,), _embedding_backward)
+    return made_by(new(weight.tape, (*shape, *weight.shape[1:]), weight.dtype, op="embedding"), node)
 
 
 def _embedding_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:

@@ -16,16 +16,19 @@ from oomph.programs.frames import FRAMES
 if TYPE_CHECKING:
     from oomph.model import Model
 
+OWN_FILES = ("bert", "bloom", "falcon", "gpt2", "gpt_bigcode", "gpt_neox", "gptj", "opt", "phi", "qwen", "roberta")
 PROGRAMS: dict[str, str] = {
     **dict.fromkeys(FRAMES, "llama"),
-    **{name: name for name in ("falcon", "gpt2", "gpt_bigcode", "gpt_neox", "opt", "phi", "qwen")},
+    **{name: name for name in OWN_FILES},
+    "xlm-roberta": "roberta",
 }
 HEADS = ("lm_head", "embed_out", "output_projection")  # paths of language heads
 
 
 def program_of(model: Model) -> Any:
     """Return the program file of a model's type; refused with a way to go on where there is none."""
-    missing = [] if any(head in model.parts for head in HEADS) else ["a model without a language head"]
+    headed = any(head in model.parts for head in HEADS) or model.objective != "causal-lm"
+    missing = [] if headed else ["a model without a language head"]
     if model.model_type not in PROGRAMS:
         missing = [model.model_type or "this architecture"]
     if missing := [*missing, *model.unplayed]:

@@ -8,12 +8,13 @@ from operator import getitem
 from typing import Any
 
 from oomph import ops
-from oomph.errors import UnsupportedError
+from oomph.errors import UnsupportedError, UsageError
 from oomph.programs.cache import Cache
+from oomph.programs.classify import classified
 from oomph.programs.loss import head_and_loss, kept
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
-from oomph.tape.sizes import Size
+from oomph.tape.sizes import Size, number, yes
 from oomph.tape.sym import Sym
 
 Body = Callable[..., "tuple[Sym, Cache | None]"]
@@ -85,6 +86,10 @@ def language_model(body: Body, base: str, embed: str, head: str = "lm_head") -> 
             past_key_values=past_key_values,
             use_cache=use_cache,
         )
+        if "score" in m.parts:
+            states = [hidden_states]
+            del hidden_states  # a local of the frame that goes on
+            return classified(m, states, input_ids, labels, past_key_values)
         hidden_states = kept(hidden_states, logits_to_keep)
         loss, logits = project(m[head], hidden_states, at(m[base], embed).weight, labels)
         return loss, logits, past_key_values
@@ -104,3 +109,18 @@ def seen_length(past_key_values: Cache) -> Size:
     if isinstance(seen, Sym):  # on the device
         raise UnsupportedError("oomph cannot play decoding from a static cache here yet.", "Say --cache dynamic.")
     return seen
+
+
+def refuse_positions(position_ids: Sym | None) -> None:
+    """Refuse packing where a class takes no position ids."""
+    if position_ids is not None:
+        raise UnsupportedError("This class takes no position ids, so no packed sequences.", "Leave out packing.")
+
+
+def check_positions(table: Bound, length: Size) -> None:
+    """Refuse sequences longer than the table of learned positions: the real class fails on them too."""
+    if not yes(length <= table.rows):
+        raise UsageError(
+            f"The model has learned {number(table.rows)} positions, too few for {number(length)} tokens.",
+            f"Ask for at most {number(table.rows)}: --seq, or --context of `oomph serve`.",
+        )

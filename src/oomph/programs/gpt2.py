@@ -6,6 +6,8 @@ from functools import partial
 
 from oomph import ops
 from oomph.programs.cache import Cache, dynamic_cache
+from oomph.programs.classify import classified
+from oomph.programs.frame import check_positions
 from oomph.programs.loss import head_and_loss, kept
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
@@ -78,6 +80,10 @@ def causal_lm(
     hidden_states, past_key_values = model(
         m.transformer, input_ids, checkpointing, past_key_values, attention_mask, position_ids, use_cache=use_cache
     )
+    if "score" in m.parts:
+        states = [hidden_states]
+        del hidden_states  # a local of the frame that goes on
+        return classified(m, states, input_ids, labels, past_key_values)
     hidden_states = kept(hidden_states, logits_to_keep)
     weight = m.lm_head.parts["weight"]
     loss, logits = head_and_loss(hidden_states, m.transformer.wte.weight if weight is None else weight, labels)
@@ -98,6 +104,7 @@ def model(
     tape = m.tape
     if use_cache and past_key_values is None:
         past_key_values = dynamic_cache(tape, [None] * len(m.h.stacked))
+    check_positions(m.wpe, input_ids.shape[1])
     inputs_embeds = m.wte(input_ids)
     packed = position_ids
     if position_ids is None:

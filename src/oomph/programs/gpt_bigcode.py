@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from oomph import ops
 from oomph.programs.cache import Cache, dynamic_cache
-from oomph.programs.frame import call, counted_positions, full_attention, language_model
+from oomph.programs.frame import call, check_positions, counted_positions, full_attention, language_model
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sizes import yes
@@ -78,6 +78,7 @@ def model(
     """Mirror GPTBigCodeModel.forward."""
     if use_cache and past_key_values is None:
         past_key_values = dynamic_cache(m.tape, [None] * len(m.h.stacked))
+    check_positions(m.wpe, input_ids.shape[1])
     inputs_embeds = m.wte(input_ids)
     packed = position_ids
     if position_ids is None:

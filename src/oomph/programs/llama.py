@@ -19,6 +19,7 @@ from oomph.errors import UnsupportedError
 from oomph.families.layer_types import FULL, SLIDING
 from oomph.ops.rotary_kinds import FP32_TABLES
 from oomph.programs.cache import Cache, dynamic_cache
+from oomph.programs.classify import classified
 from oomph.programs.frames import FRAMES, Frame
 from oomph.programs.layers import Tables
 from oomph.programs.loss import causal_lm_loss, head_and_loss, kept
@@ -146,7 +147,8 @@ def _tables(
 
 def leave_behind(m: Bound) -> None:
     """Allocate what an earlier forward pass left: LongRoPE's frequencies."""
-    if attention(m.model).longrope:
+    first = attention(m.model)
+    if isinstance(first, Attention) and first.longrope:
         leave_frequencies(m.model)
 
 
@@ -223,6 +225,10 @@ def causal_lm(
     hidden_states, past_key_values = model(
         m.model, input_ids, checkpointing, frame, attention_mask, position_ids, past_key_values, use_cache=use_cache
     )
+    if "score" in m.parts:
+        states = [hidden_states]
+        del hidden_states  # a local of the frame that goes on
+        return classified(m, states, input_ids, labels, past_key_values)
     hidden_states = kept(hidden_states, logits_to_keep)
     weight = m.lm_head.parts["weight"]
     table = m.model.embed_tokens.weight if weight is None else weight

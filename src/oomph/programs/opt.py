@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from oomph import ops
 from oomph.programs.cache import Cache, dynamic_cache
-from oomph.programs.frame import call, full_attention, language_model, no_buffers, seen_length
+from oomph.programs.frame import call, check_positions, full_attention, language_model, no_buffers, seen_length
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sym import Sym
@@ -78,6 +78,7 @@ def model(
     """Mirror OPTDecoder.forward: positions are counted along a mask, a plain one of fp32 ones if there is none."""
     m = m.decoder
     tape, (batch, length) = m.tape, input_ids.shape
+    check_positions(m.embed_positions, input_ids.shape[1])
     inputs_embeds = m.embed_tokens(input_ids)
     if use_cache and past_key_values is None:
         past_key_values = dynamic_cache(tape, [None] * len(m.layers.stacked))

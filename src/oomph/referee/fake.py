@@ -72,6 +72,12 @@ def fake_tensors(padded: bool = False, packed: bool = False) -> Iterator[None]:
         real_all(tensor)  # what it allocates
         return False
 
+    def some_are_padding(padding_mask: Any, kv_length: int, local_attention_size: int | None = None) -> bool:
+        if padding_mask is None:
+            return local_attention_size is None or kv_length < local_attention_size
+        padding_mask.all()
+        return False
+
     def some_are_packed(position_ids: torch.Tensor) -> Any:
         with patch.object(mode, "plain", position_ids.shape[1] == 1):
             return real_find(position_ids)
@@ -81,6 +87,8 @@ def fake_tensors(padded: bool = False, packed: bool = False) -> Iterator[None]:
         # builds: flash attention would be out and every head would get a copy of its keys and values.
         stack.enter_context(patch.object(masking, "is_tracing", lambda tensor=None: False))
         if padded:
+            # what `padding_mask.all()` answers, and what it allocates
+            stack.enter_context(patch.object(masking, "_ignore_bidirectional_mask_sdpa", some_are_padding))
             stack.enter_context(patch.object(masking, "fast_all", some_are_masked))
         if packed:
             stack.enter_context(patch.object(masking, "find_packed_sequence_indices", some_are_packed))

@@ -43,7 +43,7 @@ class Watcher(Protocol):
 
 
 def build(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu") -> Any:
-    """Return the causal-LM class of a config on a device, in the job's dtype and attention, in train or eval mode.
+    """Return the class of a config, with the head its architectures name, on a device, in train or eval mode.
 
     Raises UnsupportedError when transformers has no such class. Code that comes with a model is never run.
     """
@@ -53,8 +53,9 @@ def build(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu")
     if model_type not in transformers.CONFIG_MAPPING:
         raise UnsupportedError(f"transformers {transformers.__version__} has no architecture {model_type[:80]!r}.")
     config = transformers.CONFIG_MAPPING[model_type](**clean(dict(raw)))
-    if type(config) not in transformers.AutoModelForCausalLM._model_mapping:
-        raise UnsupportedError(f"transformers has no causal language model for {model_type[:80]!r}.")
+    auto = getattr(transformers, auto_class(raw))
+    if type(config) not in auto._model_mapping:
+        raise UnsupportedError(f"transformers has no {auto.__name__} for {model_type[:80]!r}.")
     if isinstance(job, TrainJob) and not job.dropout:
         _without_dropout(config)
     dtype = DTYPES["fp32" if job.precision.startswith(AUTOCAST) else job.precision]
@@ -63,9 +64,7 @@ def build(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu")
     # Left out, grouped_mm is taken by classes that have it.
     experts = {} if job.experts == "grouped_mm" else {"experts_implementation": job.experts}
     with torch.device(device), _sparing(job, device):
-        model = transformers.AutoModelForCausalLM.from_config(
-            config, dtype=dtype, attn_implementation=attention, trust_remote_code=False, **experts
-        )
+        model = auto.from_config(config, dtype=dtype, attn_implementation=attention, trust_remote_code=False, **experts)
     if not isinstance(job, TrainJob):
         return model.eval()
     if job.method != "full" or job.freeze_embeddings or job.freeze_layers:
@@ -82,6 +81,23 @@ def _sparing(job: TrainJob | InferJob, device: str) -> Any:
     from oomph.referee.quantised import linear_maps_without_memory
 
     return linear_maps_without_memory()
+
+
+HEADS = ("ForSequenceClassification", "ForMaskedLM")
+ENCODERS = ("bert", "roberta", "xlm-roberta")  # types whose class fills in masks where the config names none
+
+
+def auto_class(raw: Mapping[str, Any]) -> str:
+    """Return which of transformers' auto classes has the head that a config's `architectures` names.
+
+    >>> auto_class({"architectures": ["BertForSequenceClassification"]}), auto_class({"model_type": "llama"})
+    ('AutoModelForSequenceClassification', 'AutoModelForCausalLM')
+    """
+    named = str(next(iter(raw.get("architectures") or []), ""))
+    found = next((head for head in HEADS if named.endswith(head)), "ForCausalLM")
+    if not named and raw.get("model_type") in ENCODERS:
+        found = "ForMaskedLM"
+    return f"AutoModel{found}"
 
 
 def _without_dropout(config: Any) -> None:
@@ -181,7 +197,9 @@ def _micro_batch(
     inputs = _inputs(model, job.batch, job.seq_len, job.seq_len if job.padding else 0)
     if job.packing:
         inputs["position_ids"] = _two_in_a_row(job, model.device)
-    inputs["labels"] = torch.zeros(job.batch, job.seq_len, dtype=torch.long, device=model.device)
+    classifies = type(model).__name__.endswith("ForSequenceClassification")
+    shape = (job.batch,) if classifies else (job.batch, job.seq_len)
+    inputs["labels"] = torch.zeros(shape, dtype=torch.long, device=model.device)
     given = {name: each for name, each in inputs.items() if job.loss != "mean" or name != "labels"}
     with _autocast(job, model.device.type):
         outputs = model(**given, use_cache=job.use_cache)
@@ -291,7 +309,7 @@ def _pass(model: Any, job: InferJob, new: int, seen: int, cache: Any) -> Any:
     if job.logits_to_keep and "logits_to_keep" in takes:
         options["logits_to_keep"] = job.logits_to_keep
     outputs = model(**inputs, **options)
-    return outputs[name] if job.cache != "none" else None
+    return outputs.get(name) if job.cache != "none" else None
 
 
 def state_tensors(model: Any, optimizer: Any) -> Iterator[tuple[str, Any]]:

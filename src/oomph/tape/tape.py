@@ -6,6 +6,7 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
+from weakref import ReferenceType
 
 from oomph.tape.recorder import Recorder
 from oomph.tape.sizes import Size
@@ -124,7 +125,7 @@ class Autocast:
 
     def __init__(self, dtype: str) -> None:
         self.dtype = dtype
-        self.casts: dict[int, Sym] = {}
+        self.casts: dict[int, tuple[ReferenceType[Sym], Sym]] = {}
 
 
 @contextmanager

@@ -1,0 +1,104 @@
+"""RobertaForMaskedLM and RobertaForSequenceClassification: BERT with positions counted from the ids, its own heads.
+
+Source: transformers 5.23, models/roberta/modeling_roberta.py, models/xlm_roberta/modeling_xlm_roberta.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from oomph import ops
+from oomph.programs.bert import layer_norm, linear, loss_of, model
+from oomph.programs.cache import Cache
+from oomph.programs.frame import check_positions
+from oomph.tape.bound import Bound
+from oomph.tape.checkpoint import Checkpointing
+from oomph.tape.sizes import Size
+from oomph.tape.sym import Sym
+
+
+def buffers(m: Bound) -> list[Sym]:
+    """Return position_ids and token_type_ids, int64 for each position."""
+    positions = m.roberta.embeddings.position_embeddings.rows
+    return [m.tape.empty((positions,), "int64", op=name) for name in ("position_ids", "token_type_ids")]
+
+
+def sliding_windows(m: Bound) -> list[Size | None]:
+    """Return no windows: there is no cache."""
+    return []
+
+
+def embeddings(
+    m: Bound,
+    input_ids: Sym,
+    token_type_ids: Sym | None = None,
+    position_ids: Sym | None = None,
+    inputs_embeds: Sym | None = None,
+) -> Sym:
+    """Mirror RobertaEmbeddings.forward."""
+    batch, length = input_ids.shape
+    if position_ids is None:
+        position_ids = position_ids_from_input_ids(input_ids)
+    check_positions(m.position_embeddings, input_ids.shape[1])
+    buffered_token_type_ids = m.tape.empty((batch, length), "int64", op="gather")
+    token_type_ids = ops.expand(buffered_token_type_ids, (batch, length))
+    inputs_embeds = m.word_embeddings(input_ids)
+    token_type_embeddings = m.token_type_embeddings(token_type_ids)
+    states: Sym = inputs_embeds + token_type_embeddings
+    position_embeddings = m.position_embeddings(position_ids)
+    states = states + position_embeddings
+    states = m.LayerNorm(states)
+    states = m.dropout(states)
+    return states
+
+
+def position_ids_from_input_ids(input_ids: Sym) -> Sym:
+    """Mirror create_position_ids_from_input_ids: int32 sums of what is no padding, int64 [B, S] at last."""
+    mask = ops.as_int32(input_ids)
+    incremental_indices = ops.positions_of(mask)
+    counted = ops.as_int64(incremental_indices)
+    shifted = ops.unary(counted, "add")
+    del counted
+    return shifted
+
+
+def causal_lm(
+    m: Bound,
+    input_ids: Sym,
+    labels: Sym | None,
+    checkpointing: Checkpointing,
+    model_type: str,
+    attention_mask: Sym | None = None,
+    position_ids: Sym | None = None,
+    **options: Any,
+) -> tuple[Sym | None, Sym, Cache | None]:
+    """Mirror the forward of the class whose head the model has: loss and logits; there is no cache."""
+    outputs = model(m.roberta, input_ids, checkpointing, attention_mask, position_ids, embeddings)
+    sequence_output = outputs[0]
+    if "classifier" in m.parts:
+        m.tape.scope = "classifier"
+        logits = classify(m.classifier, sequence_output)
+    else:
+        m.tape.scope = "lm_head"
+        logits = lm_head(m.lm_head, sequence_output, m.roberta.embeddings.word_embeddings.weight)
+    return loss_of(logits, labels), logits, None
+
+
+def classify(m: Bound, features: Sym) -> Sym:
+    """Mirror RobertaClassificationHead.forward."""
+    x = ops.select(features, 1)
+    x = m.dropout(x)
+    x = linear(m.dense, x)
+    x = ops.tanh(x)
+    x = m.dropout(x)
+    x = linear(m.out_proj, x)
+    return x
+
+
+def lm_head(m: Bound, features: Sym, table: Sym) -> Sym:
+    """Mirror RobertaLMHead.forward; tied, the decoder's bias is the head's own."""
+    x = linear(m["dense"], features)
+    x = ops.activate("gelu", x)
+    x = layer_norm(m["layer_norm"], x)
+    x = ops.linear(x, table, m.parts["bias"])
+    return x
