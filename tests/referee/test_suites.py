@@ -10,7 +10,7 @@ import pytest
 
 from oomph.errors import UnsupportedError, UsageError
 from oomph.families import model_from_config
-from oomph.job import InferJob, TrainJob, describe
+from oomph.job import InferJob, Loss, TrainJob, describe
 from oomph.optimizer_names import KINDS
 from oomph.play import train_step
 from oomph.referee import suites
@@ -24,7 +24,7 @@ def jobs(name: str, kind: type) -> list[dict[str, Any]]:
     return [describe(entry.job) for entry in suites.get(name) if isinstance(entry.job, kind)]
 
 
-@pytest.mark.parametrize(("name", "least", "most"), [("small", 22, 30), ("standard", 130, 170), ("full", 250, 400)])
+@pytest.mark.parametrize(("name", "least", "most"), [("small", 22, 30), ("standard", 130, 190), ("full", 250, 400)])
 def test_sizes_and_names(name: str, least: int, most: int) -> None:
     """No row says the same as another, and each name is one row's."""
     found = suites.get(name)
@@ -52,6 +52,8 @@ def test_every_value_of_every_input_occurs(kind: type) -> None:
     missing["routing"] = {"worst"}  # which experts tokens go to is up to random weights
     missing["attention"] = {"efficient", "cudnn"} if kind is InferJob else set()
     missing["optimizer"] = set(KINDS)  # they have a suite of their own
+    missing["loss"] = set(get_args(Loss)) - {"hf", "mean", "liger"}  # of older versions, or packages apart
+    missing["keeps_4bit_inputs"] = {True}  # as bitsandbytes was
     missing |= {"embedding_32bit": {False}, "optimizer_in_backward": {True}, "update_projection": {True}}
     for field, hint in get_type_hints(kind).items():
         found = {job[field] for job in jobs("standard", kind)}

@@ -123,7 +123,8 @@ def walk(
 def rewritten(part: Part, change: Callable[[str, Part], Part], path: str = "") -> Part:
     """Return a part with `change(path, part)` in its place; what is not changed is gone into.
 
-    Parts are those that transformers builds. Layers that are equal are changed once and stay one object: their path has a * for the number.
+    Parts are those that transformers builds. Layers that are equal are changed once and stay one object: their path has
+    a * for the number.
     """
     if part is None:
         return None

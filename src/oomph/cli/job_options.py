@@ -8,7 +8,7 @@ take both (`--infer` switches). The parsed values come to the command under the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, fields, replace
 from typing import Any, TypeVar, get_args, get_type_hints
 
 import click
@@ -147,6 +147,13 @@ def either_job(values: Mapping[str, Any]) -> TrainJob | InferJob:
             fix = "Leave it out, or leave out --infer." if values["infer"] else "Add --infer, or leave it out."
             raise UsageError(f"{option.opts[0]} says nothing about {about}.", fix)
     return infer_job(values) if values["infer"] else train_job(values)
+
+
+def within_context(job: Any, context: int | None) -> Any:
+    """Return the job with no more tokens than a model is made for, unless their number was typed."""
+    if context is None or job.seq_len <= context or any(option.name == "seq_len" for option in given()):
+        return job
+    return replace(job, seq_len=context)
 
 
 def given() -> list[click.Parameter]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from oomph.cli.job_options import infer_job, infer_options, train_job, train_options
+from oomph.cli.job_options import infer_job, infer_options, train_job, train_options, within_context
 
 if TYPE_CHECKING:
     from oomph.cli.framework import Framework
@@ -86,6 +86,8 @@ def _run(model: str, job: Job, values: dict[str, Any], said: Framework | None = 
 
         fleet = parse_gpus(values["gpu"])
     found = subject(model, offline=values["offline"])
+    if said is None:
+        job = within_context(job, found.model.context_length)
     ledger = job_ledger(found, job, fleet)
     if said is not None:
         ledger = replace(

@@ -16,7 +16,7 @@ from oomph.cli.text import printable
 if TYPE_CHECKING:
     from oomph.referee.measure import Entry
 
-SUITES = ("small", "standard", "full")
+SUITES = ("small", "standard", "full", "optimizers")
 NOT_OF_A_JOB = {"model", "suite", "output", "snapshot", "seconds", "as_json", "offline"}
 EXIT_OOM, EXIT_ERROR = 1, 3
 

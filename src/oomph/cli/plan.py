@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from oomph.cli.job_options import either_job, either_options, train_job, train_options
+from oomph.cli.job_options import either_job, either_options, train_job, train_options, within_context
 from oomph.cli.output import dump, output
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ def plan(model: str, **values: Any) -> int:
     from oomph.planning.plan import plan as make
 
     fleets = _fleets(values["gpu"])
-    found, job = subject(model, offline=values["offline"]), train_job(values)
+    found = subject(model, offline=values["offline"])
+    job = within_context(train_job(values), found.model.context_length)
     if len(fleets) > 1:
         several = on_devices(found, job, fleets)
         if values["as_json"]:
@@ -83,9 +84,9 @@ def largest(model: str, over: Sequence[str], **values: Any) -> int:
     from oomph.planning.solve import limits
 
     values["infer"] = values["infer"] or values["kind"] == "serve"
-    job = either_job(values)
     (fleet,) = _fleets(values["gpu"], most=1)
-    found = limits(subject(model, offline=values["offline"]), job, fleet, over)
+    asked = subject(model, offline=values["offline"])
+    found = limits(asked, within_context(either_job(values), asked.model.context_length), fleet, over)
     if values["as_json"]:
         dump(found.to_dict())
     else:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from oomph.cli.job_options import either_job, either_options
+from oomph.cli.job_options import either_job, either_options, within_context
 
 if TYPE_CHECKING:
     from oomph.answer import Subject
@@ -44,6 +44,7 @@ def trace(model: str, **values: Any) -> int:
     found = subject(model, offline=values["offline"])
     if found.source.config is None:
         raise ConfigError(f"{found.model.name} has no config to build its class from.", "Point oomph at one.")
+    job = within_context(job, found.model.context_length)
     played, refused = _played(found, job)
     with _progress() as progress:
         traced = referee.run(found.source.config, job, progress, values["seconds"])
