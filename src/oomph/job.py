@@ -105,11 +105,7 @@ class TrainJob:
     batch: int = 1
     seq_len: int = 2048
     precision: Precision = "bf16"
-    autocast: bool = False
-    loss: Loss = "hf"
     attention: Kernel = "flash"
-    experts: Experts = "grouped_mm"
-    routing: Routing = "balanced"
     padding: bool = False
     packing: bool = False
     dropout: bool = True  # as the config says; False sets every rate to 0
@@ -123,13 +119,17 @@ class TrainJob:
     clip_gradients: bool = False
     optimizer: OptimizerName = "adamw"
     implementation: Implementation = "foreach"
+    steady: bool = True
+    set_to_none: bool = True
+    zero_grad: ZeroGrad = "after-step"
+    autocast: bool = False
+    loss: Loss = "hf"
+    experts: Experts = "grouped_mm"
+    routing: Routing = "balanced"
     embedding_32bit: bool = True
     optimizer_in_backward: bool = False
     optim_rank: int = 128
     update_projection: bool = False
-    steady: bool = True
-    set_to_none: bool = True
-    zero_grad: ZeroGrad = "after-step"
     method: Method = "full"
     rank: int = 8
     targets: str = "default"
@@ -186,12 +186,12 @@ class InferJob:
     decode: int = 0
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     attention: Kernel = "flash"
-    experts: Experts = "grouped_mm"
-    routing: Routing = "balanced"
     padding: bool = False
     cache: Literal["none", "dynamic", "static"] = "dynamic"
     max_cache_len: int = 0
     logits_to_keep: int = 1
+    experts: Experts = "grouped_mm"
+    routing: Routing = "balanced"
 
     def __post_init__(self) -> None:
         check(self)

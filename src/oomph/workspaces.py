@@ -396,5 +396,8 @@ def dequantised_linear(
     >>> [step.n_bytes for step in steps if isinstance(step, Buffer)]
     [3670016, 3670016, 117440512]
     """
-    scales = (Buffer("absmax_dq", blocks, "fp32"), Buffer("absmax", blocks, "fp32")) if nested else ()
-    return (*scales, Buffer("B_dq", shape, dtype), OUTPUTS)
+    whole = Buffer("B_dq", shape, dtype)
+    if not nested:
+        return (whole, OUTPUTS)
+    scales = (Buffer("absmax_dq", blocks, "fp32"), Buffer("absmax", blocks, "fp32"))
+    return (*scales, whole, OUTPUTS, Freed("absmax"), Freed("absmax_dq"))

@@ -111,11 +111,11 @@ def test_nothing_makes_it_fit() -> None:
 
 
 def test_mixtures_of_experts_are_planned_for() -> None:
-    """LoRA names its maps where PEFT has no default for a model; stacked experts stay as they are."""
+    """LoRA takes the maps that PEFT takes for such a model; stacked experts stay as they are."""
     raw = {**LLAMA, "model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}
     made = plan(subject(raw), TrainJob(1, 128), gpu(600))
     lora = next(change for change in made.changes if change.parts[0].lever == "LoRA")
-    assert lora.job["targets"] == "q_proj,v_proj"
+    assert lora.job["targets"] == "default"
     assert lora.saved_bytes > 0
 
 

@@ -34,7 +34,7 @@ class Attention(Block):
     class's first parameter. `rotary` names how positions are put in, "" not at all (see ops/rotary_kinds.py),
     `rotary_dim` in how many channels of a head, None all; `own_tables`: sliding and full layers have rotary tables of
     their own; `longrope`: frequencies are chosen anew in each forward pass. `softcap`: scores are bounded by a tanh.
-    `layout` is how a fused map lays out heads, where the class has several ways.
+    `layout` is how a fused map lays out heads, where the class has several ways; `linear` what its maps are.
 
     Llama-3-8B: 4096·128·(32 + 2·8) + 32·128·4096 parameters.
     >>> from oomph.blocks.base import walk
@@ -69,6 +69,7 @@ class Attention(Block):
     longrope: bool = False
     softcap: bool = False
     layout: str = ""
+    linear: type[Linear] = Linear
     role: Role = "linear"
     kind: str = "attention"
 
@@ -91,11 +92,11 @@ class Attention(Block):
         if len(self.qkv) == 1:
             widths = (sum(widths),)  # type: ignore[assignment]
         maps = {
-            name: Linear(self.hidden_size, width, self.qkv_bias, self.role)
+            name: self.linear(self.hidden_size, width, self.qkv_bias, self.role)
             for name, width in zip(self.qkv, widths, strict=True)
         }
         attended = self.num_heads * (self.v_head_dim or self.head_dim)
-        out = {self.out: Linear(attended, self.out_features or self.hidden_size, self.out_bias, self.role)}
+        out = {self.out: self.linear(attended, self.out_features or self.hidden_size, self.out_bias, self.role)}
         return {
             **(out | maps if self.out_first else maps | out),
             self.norms[0]: self.q_norm,

@@ -48,6 +48,18 @@ class Linear(Block):
 
 
 @dataclass(frozen=True)
+class UnfusedLinear(Linear):
+    """The same map as a product and a sum of their own, as Falcon writes it."""
+
+    @staticmethod
+    def program(m: Bound, x: Sym) -> Sym:
+        """Mirror FalconLinear.forward."""
+        from oomph import ops
+
+        return ops.linear_unfused(x, m.weight, m.parts["bias"])
+
+
+@dataclass(frozen=True)
 class Norm(Block):
     """RMSNorm (scale only) or, with `bias`, LayerNorm; `style` names another way to compute it, see norms.py."""
 

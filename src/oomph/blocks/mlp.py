@@ -78,6 +78,7 @@ class MLP(Block):
     names: tuple[str, str] = ("up_proj", "down_proj")
     dropout: Block | None = None
     activation: str = "gelu_new"
+    linear: type[Linear] = Linear
     role: Role = "linear"
     kind: str = "mlp"
 
@@ -86,8 +87,8 @@ class MLP(Block):
         """Up and down maps."""
         up, down = self.names
         return {
-            up: Linear(self.hidden_size, self.ffn_size, self.bias, self.role),
-            down: Linear(self.ffn_size, self.hidden_size, self.bias, self.role),
+            up: self.linear(self.hidden_size, self.ffn_size, self.bias, self.role),
+            down: self.linear(self.ffn_size, self.hidden_size, self.bias, self.role),
             "dropout": self.dropout,
         }
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from oomph.blocks.attention import Attention
 from oomph.blocks.base import Layer
-from oomph.blocks.basic import Buffer, Dropout, Norm
+from oomph.blocks.basic import Buffer, Dropout, Norm, UnfusedLinear
 from oomph.blocks.mlp import MLP
 from oomph.config import Config
 from oomph.families.common import causal_lm
@@ -34,13 +34,16 @@ def build(config: Config) -> Model:
         qkv_bias=bias, out_bias=bias, qkv=("query_key_value",), out="dense",
         dropout=config.rate("attention_dropout", 0.0),
         layout="grouped" if grouped else "multi-query" if config.bool("multi_query") else "multi-head",
+        linear=UnfusedLinear,
     )  # fmt: skip
     ffn = config.optional_int("ffn_hidden_size") or 4 * hidden
     activation = config.str("activation", "gelu")
     layer = Layer(
         {
             "self_attention": attention,
-            "mlp": MLP(hidden, ffn, bias, names=("dense_h_to_4h", "dense_4h_to_h"), activation=activation),
+            "mlp": MLP(
+                hidden, ffn, bias, names=("dense_h_to_4h", "dense_4h_to_h"), activation=activation, linear=UnfusedLinear
+            ),
             **{name: Norm(hidden, bias=True) for name in norm_names(config)},
             "hidden_dropout": Dropout(config.rate("hidden_dropout", 0.0)),
         },

@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from oomph.blocks.base import Block, Part, Rewritten, rewritten
+from oomph.blocks.base import Block, Part, Rewritten, Stack, rewritten
 from oomph.blocks.basic import Linear
+from oomph.blocks.moe import MoE
 from oomph.errors import UnsupportedError, UsageError, close_matches
 from oomph.model import Model
 from oomph.tensor import Tensor
 
 # TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING of PEFT 0.21, utils/constants.py, for the models that are played.
+QUERY_AND_VALUE = (
+    "gemma", "gemma2", "gemma3_text", "gptj", "llama", "mistral", "mixtral", "opt", "qwen2", "qwen3", "stablelm",
+)  # fmt: skip
 LORA_TARGETS: dict[str, tuple[str, ...]] = {
-    "gpt2": ("c_attn",),
-    "llama": ("q_proj", "v_proj"),
-    "mistral": ("q_proj", "v_proj"),
-    "qwen2": ("q_proj", "v_proj"),
-    "qwen3": ("q_proj", "v_proj"),
+    **dict.fromkeys(QUERY_AND_VALUE, ("q_proj", "v_proj")),
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta"), ("query", "value")),
+    **dict.fromkeys(("bloom", "falcon", "gpt_neox"), ("query_key_value",)),
+    **dict.fromkeys(("gpt2", "gpt_bigcode"), ("c_attn",)),
+    "phi": ("q_proj", "v_proj", "fc1", "fc2"),
 }
 ALL_LINEAR = "all-linear"
 DEFAULT = "default"
@@ -28,6 +32,11 @@ Wrap = Callable[[str, Part], Block]
 def names_of(model: Model, targets: str, defaults: dict[str, tuple[str, ...]]) -> tuple[str, ...] | None:
     """Return the names a job targets, None for all linear maps; raises UsageError where PEFT would."""
     if targets == ALL_LINEAR:
+        if any(map(_has_experts, model.parts.values())):
+            raise UnsupportedError(
+                "oomph cannot play adapters on stacked experts yet, which all-linear takes in.",
+                "Name other maps (--targets q_proj,v_proj), or trace it: oomph trace.",
+            )
         return None
     if targets == DEFAULT:
         if model.model_type not in defaults:
@@ -37,6 +46,13 @@ def names_of(model: Model, targets: str, defaults: dict[str, tuple[str, ...]]) -
             )
         return defaults[model.model_type]
     return split(targets)
+
+
+def _has_experts(part: Part) -> bool:
+    """Tell whether there is a mixture of experts below a part."""
+    if isinstance(part, Stack):
+        return any(_has_experts(layer) for layer in {id(layer): layer for layer in part.layers}.values())
+    return isinstance(part, MoE) or (isinstance(part, Block) and any(map(_has_experts, part.parts.values())))
 
 
 def split(names: str) -> tuple[str, ...]:

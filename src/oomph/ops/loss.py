@@ -55,7 +55,6 @@ def cross_entropy(x: Sym, target: Sym) -> Sym:
     >>> cost(cross_entropy, fp32(4, 1000), ids(4))
     Cost(allocated=16008, saved=16036, backward=32000)
     """
-    x = in_fp32(x)
     return nll_loss(log_softmax(x), target)
 
 

@@ -54,7 +54,7 @@ def attention(
     index: int,
 ) -> tuple[Sym, Sym | None]:
     """Mirror FalconAttention.forward."""
-    fused_qkv = linear(m.query_key_value, hidden_states)
+    fused_qkv = m.query_key_value(hidden_states)
     heads, size = m.num_heads, m.head_dim
     query_layer, key_layer, value_layer = split_heads(m, fused_qkv)
     batch_size, query_length = query_layer.shape[:2]
@@ -88,19 +88,14 @@ def attention(
         attn_output = ops.matmul(attention_probs, value_layer)
     attn_output = ops.transpose(ops.view(attn_output, (batch_size, heads, query_length, size)), 1, 2)
     attn_output = ops.view(attn_output, (batch_size, query_length, heads * size))
-    attn_output = linear(m.dense, attn_output)
+    attn_output = m.dense(attn_output)
     return attn_output, attention_scores if alibi is None else attention_probs
-
-
-def linear(m: Bound, x: Sym) -> Sym:
-    """Mirror FalconLinear.forward."""
-    return ops.linear_unfused(x, m.weight, m.parts["bias"])
 
 
 def mlp(m: Bound, x: Sym) -> Sym:
     """Mirror FalconMLP.forward."""
-    x = ops.activate(m.activation, linear(m.dense_h_to_4h, x))
-    x = linear(m.dense_4h_to_h, x)
+    x = ops.activate(m.activation, m.dense_h_to_4h(x))
+    x = m.dense_4h_to_h(x)
     return x
 
 
