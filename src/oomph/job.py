@@ -296,3 +296,24 @@ def _check_in_backward(job: TrainJob) -> None:
 def describe(job: TrainJob | InferJob) -> dict[str, Any]:
     """Return every input with its value, in the order of the fields."""
     return {field.name: getattr(job, field.name) for field in fields(job)}
+
+
+ADAPTERS = (
+    "rank", "targets", "adapter_dropout", "adapter_dtype", "quantization", "kbit_preparation", "modules_to_save",
+    "narrow_tables", "keeps_4bit_inputs",
+)  # fmt: skip
+
+
+def idle_inputs(job: TrainJob | InferJob) -> tuple[str, ...]:
+    """Return the inputs that change nothing in a job of this method and optimizer.
+
+    >>> "rank" in idle_inputs(TrainJob()), "rank" in idle_inputs(TrainJob(method="lora"))
+    (True, False)
+    """
+    if not isinstance(job, TrainJob):
+        return ()
+    adapters = () if job.method in RANKED else ADAPTERS
+    projections = () if job.optimizer.startswith("galore") else ("optim_rank", "update_projection")
+    embeddings = () if "8bit" in job.optimizer else ("embedding_32bit",)
+    frozen = () if job.method == "full" else ("freeze_embeddings", "freeze_layers")
+    return (*adapters, *projections, *embeddings, *frozen)

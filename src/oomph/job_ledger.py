@@ -9,7 +9,7 @@ from oomph.answer import Subject, facts
 from oomph.closed_form import Forms, axis_name
 from oomph.device_memory import Figures, figures, fits
 from oomph.errors import UnsupportedError
-from oomph.job import TrainJob, describe
+from oomph.job import TrainJob, describe, idle_inputs
 from oomph.ledger import Instant, Item, Ledger, Verdict
 from oomph.methods import adapted, trainable_params
 from oomph.optimizer_names import KINDS
@@ -121,9 +121,10 @@ def _item(one: Alive, kinds: Mapping[str, str], forms: Forms, instant: str) -> I
 
 
 def _assumed(job: Job, model: Model) -> tuple[str, ...]:
-    """Return the job's inputs in words, each with its value: they move gigabytes; without experts not theirs."""
-    has_experts = any(weight.of > 1 for weight in model.weights)
-    idle = () if has_experts else ("experts", "routing")
+    """Return the job's inputs in words, each with its value: they move gigabytes; not those that are idle here."""
+    idle = set(idle_inputs(job))
+    if not any(weight.of > 1 for weight in model.weights):
+        idle |= {"experts", "routing"}
     return tuple(f"{name}={value}" for name, value in describe(job).items() if name not in idle)
 
 

@@ -31,6 +31,7 @@ LOSSES: dict[str, str] = {
     "litgpt": "litgpt",
 }
 WITHOUT_BIAS = frozenset({"liger", "liger-fms", "cut"})  # played for heads without one
+OF_PLAIN_HEADS = frozenset({"liger", "liger-fms", "cut", "torchtune", "litgpt"})  # and not of logits that are scaled
 OF_LOGITS = frozenset({"hf"})  # what a program can compute that makes its logits itself
 
 
@@ -45,6 +46,8 @@ def end_of_model(
     """Return the loss of the job that is played, and the logits, if there are any."""
     if bias is not None and hidden_states.tape.loss in WITHOUT_BIAS:
         check_loss(hidden_states.tape.loss, "a head with a bias")
+    if hidden_states.tape.head and hidden_states.tape.loss in OF_PLAIN_HEADS:
+        check_loss(hidden_states.tape.loss, "a head whose logits are scaled")
     found: tuple[Sym | None, Sym | None] = loss_file(hidden_states.tape.loss).end(hidden_states, weight, labels, bias)
     return found
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 from oomph import ops
 from oomph.losses.fused import count_items
 from oomph.losses.labels import shifted
+from oomph.losses.logits import projected
 from oomph.tape.sym import Sym
 
 
 def end(hidden_states: Sym, weight: Sym, labels: Sym, bias: Sym | None = None) -> tuple[Sym, Sym]:
     """Return loss and logits, in fp32."""
-    logits = ops.linear(hidden_states, weight, bias)
+    logits = projected(hidden_states, weight, bias)
     logits = ops.cast(logits, "fp32")
     logits.tape.scope = "loss"
     shift_logits, shift_labels = shifted(logits, labels)

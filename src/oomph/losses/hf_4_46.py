@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from oomph import ops
 from oomph.losses.labels import shifted
+from oomph.losses.logits import projected
 from oomph.tape.sym import Sym
 
 
 def end(hidden_states: Sym, weight: Sym, labels: Sym, bias: Sym | None = None) -> tuple[Sym, Sym]:
     """Return loss and logits."""
-    logits = ops.linear(hidden_states, weight, bias)
+    logits = projected(hidden_states, weight, bias)
     loss = upcast_loss(logits, labels)
     return loss, logits
 

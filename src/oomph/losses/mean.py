@@ -6,11 +6,12 @@ Source: transformers 4.38, models/llama/modeling_llama.py: `logits = logits.floa
 from __future__ import annotations
 
 from oomph import ops
+from oomph.losses.logits import projected
 from oomph.tape.sym import Sym
 
 
 def end(hidden_states: Sym, weight: Sym, labels: Sym, bias: Sym | None = None) -> tuple[None, Sym]:
     """Return the logits, in fp32: the caller takes their mean."""
-    logits = ops.linear(hidden_states, weight, bias)
+    logits = projected(hidden_states, weight, bias)
     logits = ops.cast(logits, "fp32")
     return None, logits

@@ -22,7 +22,7 @@ from oomph.programs.cache import Cache, dynamic_cache
 from oomph.programs.classify import classified
 from oomph.programs.frames import FRAMES, Frame
 from oomph.programs.layers import Tables
-from oomph.programs.loss import causal_lm_loss, head_and_loss, kept
+from oomph.programs.loss import head_and_loss, kept
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sizes import Size, yes
@@ -232,13 +232,6 @@ def causal_lm(
     hidden_states = kept(hidden_states, logits_to_keep)
     weight = m.lm_head.parts["weight"]
     table = m.model.embed_tokens.weight if weight is None else weight
-    if not (m.lm_head.softcap or m.lm_head.scaled):
-        loss, logits = head_and_loss(hidden_states, table, labels)
-        return loss, logits, past_key_values
-    m.tape.scope = "lm_head"
-    scaled = ops.linear(hidden_states, table)
-    if m.lm_head.softcap:
-        scaled = scaled / 1.0
-        scaled = ops.tanh(scaled)
-    scaled = scaled * 1.0
-    return None if labels is None else causal_lm_loss(scaled, labels), scaled, past_key_values
+    m.tape.head = "softcap" if m.lm_head.softcap else "scaled" if m.lm_head.scaled else ""
+    loss, logits = head_and_loss(hidden_states, table, labels)
+    return loss, logits, past_key_values

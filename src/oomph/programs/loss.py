@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from oomph import ops
 from oomph.losses import check_loss, end_of_model, hf
+from oomph.losses.logits import projected
 from oomph.tape.sizes import Size, yes
 from oomph.tape.sym import Sym
 
@@ -28,5 +29,5 @@ def head_and_loss(
     """Return the job's loss, None without labels, and the logits, None where the loss makes none."""
     hidden_states.tape.scope = "lm_head"
     if labels is None:
-        return None, ops.linear(hidden_states, weight, bias)
+        return None, projected(hidden_states, weight, bias)
     return end_of_model(hidden_states, weight, labels, bias)

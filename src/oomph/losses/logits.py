@@ -1,0 +1,18 @@
+"""The logits of a language head: a product, and what some families do to it."""
+
+from __future__ import annotations
+
+from oomph import ops
+from oomph.tape.sym import Sym
+
+
+def projected(hidden_states: Sym, weight: Sym, bias: Sym | None = None) -> Sym:
+    """Return hidden states [B, S, H] times a weight [V, H]; bounded by a tanh or scaled where the tape's head is."""
+    logits = ops.linear(hidden_states, weight, bias)
+    head = hidden_states.tape.head
+    if head == "softcap":
+        logits = logits / 1.0
+        logits = ops.tanh(logits)
+    if head:
+        logits = logits * 1.0
+    return logits
