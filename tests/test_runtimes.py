@@ -52,6 +52,15 @@ def test_defaults_depend_on_versions() -> None:
     assert (trainer.job(old).implementation, trainer.job(new).implementation) == ("foreach", "fused")
 
 
+def test_an_implementation_goes_with_its_optimizer() -> None:
+    """A program's fused AdamW says nothing of a paged optimizer, which has one way of its own."""
+    job = runtime("trl").job(optimizer="paged_adamw_8bit")
+    assert job.implementation == "foreach"
+    assert not [
+        words for words in runtime("trl").taken(Versions(), {"optimizer": "paged_adamw_8bit"}) if "fused" in words
+    ]
+
+
 def test_an_unknown_framework_is_refused_with_close_matches() -> None:
     """A slip of the keyboard is answered with the name that was meant."""
     with pytest.raises(UsageError, match="axolotl"):

@@ -35,7 +35,7 @@ def framework_job(name: str | None, config: str | None, values: Mapping[str, Any
     names = {field.name for field in fields(TrainJob)}
     typed = {option.name: values[option.name] for option in given() if option.name in names}
     said = {**file.fields, **typed}
-    found = {**program.fields(Versions()), **said}
+    found = program.with_defaults(Versions(), said)
     if "use_cache" not in said:
         found["use_cache"] = bool(found.get("use_cache")) and use_cache(found.get("checkpointing", "none"))
     if config and name and name != file.runtime:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import click
 from click.core import ParameterSource
 
-from oomph.errors import UsageError
+from oomph.errors import UsageError, close_matches
 from oomph.job import InferJob, TrainJob
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -149,6 +149,17 @@ def either_job(values: Mapping[str, Any]) -> TrainJob | InferJob:
     return infer_job(values) if values["infer"] else train_job(values)
 
 
+class Names(click.Choice[str]):
+    """A choice that answers a slip of the keyboard with what was probably meant."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return one of the choices."""
+        if value not in self.choices:
+            hint = close_matches(str(value)[:100], self.choices)
+            self.fail(f"{str(value)[:100]!r} is none. {hint or 'Choose one of ' + ', '.join(self.choices)}", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def within_context(job: Any, context: int | None) -> Any:
     """Return the job with no more tokens than a model is made for, unless their number was typed."""
     if context is None or job.seq_len <= context or any(option.name == "seq_len" for option in given()):
@@ -200,7 +211,7 @@ def _option(field: Field[Any], spellings: tuple[str, ...], kind: Job, before: st
     words = before + HELP[kind][field.name]
     if hint is bool:
         return click.option(*spellings, field.name, default=field.default, show_default=True, help=words)
-    what: Any = click.Choice(choices) if choices else hint
+    what: Any = Names(choices) if choices else hint
     more: dict[str, Any] = {}
     if len(choices) > MANY:
         more["metavar"], words = "NAME", f"{words} One of: {', '.join(choices)}."

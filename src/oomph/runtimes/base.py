@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from oomph.job import TrainJob
+from oomph.optimizer_names import KINDS
 
 Version = tuple[int, ...]
 # The newest releases whose defaults are written down here; what is newer is taken to do as they do.
@@ -94,14 +95,26 @@ class Runtime:
         >>> runtime("trainer").job(batch=2).clip_gradients
         True
         """
-        return TrainJob(**{**self.fields(versions), **given})
+        return TrainJob(**self.with_defaults(versions, given))
+
+    def with_defaults(self, versions: Versions, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what is given and, for the rest, the program's defaults, as far as they go with it."""
+        return {**{name: each.value for name, each in self._taken(versions, given).items()}, **given}
+
+    def _taken(self, versions: Versions, given: Mapping[str, Any]) -> Defaults:
+        kind = KINDS.get(given.get("optimizer", ""))
+        return {
+            name: default
+            for name, default in self.defaults(versions).items()
+            if name not in given and (name != "implementation" or kind is None or default.value in kind.implementations)
+        }
 
     def taken(self, versions: Versions, given: Mapping[str, Any]) -> tuple[str, ...]:
         """Return in words which defaults a job takes, given what the user said."""
         return tuple(
             f"{name}={default.value}: {default.why}"
-            for name, default in self.defaults(versions).items()
-            if name not in given and name in _FIELDS
+            for name, default in self._taken(versions, given).items()
+            if name in _FIELDS
         )
 
 
