@@ -4,18 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from oomph.attention_workspaces import efficient_backward, flash_backward
 from oomph.tape.sizes import Sheet, number
-from oomph.workspaces import (
-    OUTPUTS,
-    Buffer,
-    Freed,
-    Step,
-    efficient_backward,
-    embedding_backward,
-    flash_backward,
-    foreach_norm,
-    peak_bytes,
-)
+from oomph.workspaces import OUTPUTS, Buffer, Freed, Step, embedding_backward, foreach_norm, peak_bytes
 
 
 def sizes(steps: tuple[Step, ...]) -> dict[str, int]:

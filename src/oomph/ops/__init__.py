@@ -15,56 +15,11 @@ from oomph.ops.alibi import (
     repeated,
 )
 from oomph.ops.attention import attention, attention_in_fp32, encoder_attention, gpt2_attention, sink_attention
-from oomph.ops.elementwise import (
-    add,
-    add_,
-    cast,
-    clamp,
-    clamp_both,
-    dropout,
-    masked_fill,
-    mean,
-    mul,
-    mul_,
-    neg,
-    power,
-    rsqrt,
-    softmax,
-    softmax_as,
-    softmax_as_is,
-    softmax_in_fp32,
-    sub,
-    unary,
-)
+from oomph.ops.bounds import clamp, clamp_both, masked_fill
+from oomph.ops.elementwise import add, add_, cast, dropout, mean, mul, mul_, neg, power, rsqrt, sub, unary
 from oomph.ops.grouped import grouped_mm
-from oomph.ops.indexing import (
-    as_int32,
-    as_int64,
-    cat,
-    clone,
-    contiguous,
-    copy_into_slice,
-    each_twice,
-    every_other,
-    expand,
-    index,
-    part,
-    picked,
-    pieces,
-    positions_of,
-    repeat_rows,
-    rows,
-    select,
-    slice_axis,
-    split,
-    split_axis,
-    split_heads,
-    split_sizes,
-    stack_last,
-    transpose,
-    unsqueeze,
-    view,
-)
+from oomph.ops.indexing import clone, contiguous, expand, repeat_rows, rows, transpose, unsqueeze, view
+from oomph.ops.joining import cat, stack_last
 from oomph.ops.loss import cross_entropy, cross_entropy_of_rows, fused_cross_entropy
 from oomph.ops.masks import as_numbers, bidirectional_mask, causal_mask
 from oomph.ops.matmul import addmm, autocast_argument, baddbmm, bmm, bmm_cast, linear, linear_unfused, matmul
@@ -73,16 +28,15 @@ from oomph.ops.reduce import divided, mean_of_all, total
 from oomph.ops.rotary import (
     apply_partial_rotary,
     apply_rotary,
-    apply_rotary_complex,
     apply_rotary_halves,
     apply_rotary_interleaved,
     choose_frequencies,
-    complex_tables,
     half_tables,
     longrope_frequencies,
     rotary_buffers,
     rotary_tables,
 )
+from oomph.ops.rotary_complex import apply_rotary_complex, complex_tables
 from oomph.ops.rotary_kinds import joined, rotate
 from oomph.ops.routing import (
     divide_in_place,
@@ -99,6 +53,25 @@ from oomph.ops.routing import (
     take_pairs,
     topk,
 )
+from oomph.ops.slices import (
+    as_int32,
+    as_int64,
+    copy_into_slice,
+    each_twice,
+    every_other,
+    index,
+    part,
+    picked,
+    pieces,
+    positions_of,
+    select,
+    slice_axis,
+    split,
+    split_axis,
+    split_heads,
+    split_sizes,
+)
+from oomph.ops.softmax import softmax, softmax_as, softmax_as_is, softmax_in_fp32
 from oomph.ops.table import embedding, embedding_at
 
 __all__ = [

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from oomph.errors import UnsupportedError
 from oomph.ops.activation import tanh
-from oomph.ops.elementwise import cast, dropout, softmax, softmax_as_is, softmax_in_fp32
-from oomph.ops.indexing import cat, contiguous, expand, slice_axis, transpose, unsqueeze, view
+from oomph.ops.elementwise import cast, dropout
+from oomph.ops.indexing import contiguous, expand, transpose, unsqueeze, view
+from oomph.ops.joining import cat
 from oomph.ops.kernel_choice import FLASH_HEAD_DIM, Call
 from oomph.ops.matmul import matmul
 from oomph.ops.routing import largest
 from oomph.ops.sdpa import scaled_dot_product_attention
+from oomph.ops.slices import slice_axis
+from oomph.ops.softmax import softmax, softmax_as_is, softmax_in_fp32
 from oomph.tape.sizes import Size, yes
 from oomph.tape.sym import Sym
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from oomph.ops.elementwise import cast
-from oomph.ops.indexing import pieces
 from oomph.ops.matmul import autocast_argument
+from oomph.ops.slices import pieces
 from oomph.tape.autograd import Gradients, Node, made_by, record, save
 from oomph.tape.sizes import Size, yes
 from oomph.tape.sym import Sym, new

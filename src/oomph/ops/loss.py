@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from oomph.ops.elementwise import in_fp32, same_as_input
+from oomph.ops.elementwise import in_fp32
+from oomph.ops.softmax import same_as_input
 from oomph.tape.autograd import Gradients, Node, made_by, record, save
 from oomph.tape.sizes import yes
 from oomph.tape.sym import Sym, new

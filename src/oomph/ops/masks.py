@@ -11,7 +11,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from oomph.ops.elementwise import cast, result, unary
-from oomph.ops.indexing import expand, pad_last, slice_axis
+from oomph.ops.indexing import expand
+from oomph.ops.joining import pad_last
+from oomph.ops.slices import slice_axis
 from oomph.tape.sizes import Size, yes
 from oomph.tape.sym import Sym, broadcast, view_of
 from oomph.tape.tape import Tape

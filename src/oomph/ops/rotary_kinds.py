@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from functools import reduce
 
 from oomph.ops.elementwise import cast, wider
-from oomph.ops.indexing import cat, every_other, part, stack_last, view
+from oomph.ops.indexing import view
+from oomph.ops.joining import cat, stack_last
 from oomph.ops.rotary import apply_rotary, rotate_half, unsqueeze_heads
+from oomph.ops.slices import every_other, part
 from oomph.tape.sym import Sym, new
 
 

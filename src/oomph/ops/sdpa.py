@@ -10,16 +10,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from oomph.attention_workspaces import efficient_backward, flash_backward, flash_forward
 from oomph.ops.elementwise import grad, result
-from oomph.ops.indexing import expand, pad_last, slice_axis, swapped
+from oomph.ops.indexing import expand, swapped
+from oomph.ops.joining import pad_last
 from oomph.ops.kernel import run
 from oomph.ops.kernel_choice import ALIGNMENT, Call, taken
 from oomph.ops.matmul import autocast_argument
 from oomph.ops.sdpa_math import math_attention
+from oomph.ops.slices import slice_axis
 from oomph.tape.autograd import Gradients, Node, made_by, record, save
 from oomph.tape.sizes import Size, yes
 from oomph.tape.sym import Sym, elementwise_strides, new
-from oomph.workspaces import OUTPUTS, Buffer, Step, efficient_backward, flash_backward, flash_forward
+from oomph.workspaces import OUTPUTS, Buffer, Step
 
 LOG_SUM_EXP_STEP = 32  # rows; mem_efficient_attention pads its log-sum-exp to a multiple
 

@@ -5,9 +5,10 @@ Source: ATen/native/transformers/attention.cpp, _scaled_dot_product_attention_ma
 
 from __future__ import annotations
 
-from oomph.ops.elementwise import cast, dropout, pass_through, result, same_as_input
+from oomph.ops.elementwise import cast, dropout, pass_through, result
 from oomph.ops.indexing import expand, transpose, unsqueeze, view
 from oomph.ops.matmul import matmul
+from oomph.ops.softmax import same_as_input
 from oomph.tape.autograd import made_by, record, save
 from oomph.tape.sizes import Size, yes
 from oomph.tape.sym import Sym, new

@@ -1,0 +1,72 @@
+"""Values that are bounded or filled: clamp and masked_fill."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from oomph.ops.elementwise import grad, result
+from oomph.tape.autograd import Gradients, Node, made_by, record, save
+from oomph.tape.sym import Sym, new
+
+
+def masked_fill(x: Sym, mask: Sym) -> Sym:
+    """Return x.masked_fill(mask, number), a new tensor shaped like x.
+
+    Saves the mask, one byte each: backward fills the gradient with 0 where it is set, one tensor. Source: torch
+    tools/autograd/derivatives.yaml (masked_fill.Scalar).
+
+    >>> from oomph.tape.testing import Given, cost, fp32
+    >>> cost(masked_fill, fp32(4, 256), Given((4, 256), "bool", trains=False))
+    Cost(allocated=4096, saved=1024, backward=4096)
+    """
+    node = record("MaskedFill", (x,), _masked_fill_backward)
+    save(node, mask)
+    return made_by(result("masked_fill", x.shape, x.dtype, x), node)
+
+
+def _masked_fill_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient = grad(gradients)
+    return [result("masked_fill", gradient.shape, gradient.dtype, gradient)]
+
+
+def clamp(x: Sym) -> Sym:
+    """Return x.clamp(..) at one or both ends, shaped like x.
+
+    Saves x, for a comparison of one byte each that backward makes and selects by. Source:
+    torch/csrc/autograd/FunctionsManual.cpp, clamp_backward.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(clamp, (4, 256))
+    Cost(allocated=2048, saved=2048, backward=3074)
+    """
+    return _clamped(x, ends=1)
+
+
+def clamp_both(x: Sym) -> Sym:
+    """Return x.clamp(low, high), shaped like x: as clamp, with two comparisons, the second taken into the first.
+
+    Saves x. Source: torch/csrc/autograd/FunctionsManual.cpp, clamp_backward.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(clamp_both, (4, 256))
+    Cost(allocated=2048, saved=2048, backward=4098)
+    """
+    return _clamped(x, ends=2)
+
+
+def _clamped(x: Sym, ends: int) -> Sym:
+    node = record("Clamp", (x,), _clamp_backward)
+    if node is not None:
+        node.context = ends
+    save(node, x)
+    return made_by(result("clamp", x.shape, x.dtype, x), node)
+
+
+def _clamp_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient, x = grad(gradients), saved[0]
+    zero = new(x.tape, (), gradient.dtype, op="scalar_tensor")
+    inside = result("ge", x.shape, "bool", x)
+    other = result("le", x.shape, "bool", x) if node.context > 1 else None
+    own = result("where", x.shape, gradient.dtype, inside, gradient)
+    del other, inside, zero, x
+    return [own]

@@ -1,0 +1,81 @@
+"""Tensors put together: concatenation, stacking, padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from oomph.ops.elementwise import grad
+from oomph.tape.autograd import Gradients, Node, like, made_by, record
+from oomph.tape.sizes import Size
+from oomph.tape.sym import WIDTH, Sym, new, view_of
+
+
+def stack_last(tensors: Sequence[Sym]) -> Sym:
+    """Return torch.stack(tensors, -1): new and contiguous, with their number as a last axis.
+
+    Saves nothing; backward hands out views of the gradient. Source: ATen/native/TensorShape.cpp, stack;
+    torch/csrc/autograd/FunctionsManual.cpp, stack_tensors_backward.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda a, b: stack_last([a, b]), (4, 128), (4, 128))
+    Cost(allocated=2048, saved=0, backward=0)
+    """
+    node = record("Stack", tensors, _stack_backward)
+    return made_by(new(tensors[0].tape, (*tensors[0].shape, len(tensors)), tensors[0].dtype, op="stack"), node)
+
+
+def _stack_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient = grad(gradients)
+    return [
+        view_of(gradient, shape, gradient.strides[:-1]) if node.needs(at) else None
+        for at, (shape, _) in enumerate(node.inputs)
+    ]
+
+
+def cat(tensors: Sequence[Sym], axis: int, dtype: str | None = None) -> Sym:
+    """Return tensors one behind the other on an axis, a new contiguous tensor: a cache [B, K, S, D] and one token.
+
+    `dtype` is that of an empty tensor before them, if it is wider than theirs; the widest of theirs is taken.
+
+    Saves nothing, sizes do: backward hands out views of the gradient. Source: ATen/native/cuda/Shape.cu, cat;
+    torch/csrc/autograd/FunctionsManual.cpp, cat_tensors_backward.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda a, b: cat([a, b], -1), (4, 128), (4, 128))
+    Cost(allocated=2048, saved=0, backward=0)
+    """
+    node = record("Cat", tensors, _cat_backward)
+    shape = list(tensors[0].shape)
+    for size in [more.shape[axis] for more in tensors[1:]]:  # no name holds a tensor longer than its list does
+        shape[axis] = shape[axis] + size
+    dtype = dtype or max([one.dtype for one in tensors], key=WIDTH.__getitem__)
+    return made_by(new(tensors[0].tape, shape, dtype, op="cat"), node)
+
+
+def _cat_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient = grad(gradients)
+    return [
+        view_of(gradient, shape, gradient.strides) if node.needs(at) else None
+        for at, (shape, _) in enumerate(node.inputs)
+    ]
+
+
+def pad_last(x: Sym, missing: Size) -> Sym:
+    """Return F.pad(x, (0, missing)): a contiguous copy of x [.., D], [.., D + missing].
+
+    Saves nothing; backward copies what was there out of the gradient, one tensor of x's size. Source:
+    ATen/native/PadNd.cpp, constant_pad_nd; torch/csrc/autograd/FunctionsManual.cpp, constant_pad_nd_backward.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda x: pad_last(x, 4), (4, 100))
+    Cost(allocated=832, saved=0, backward=800)
+    """
+    node = record("ConstantPadNd", (x,), _pad_backward)
+    return made_by(new(x.tape, (*x.shape[:-1], x.shape[-1] + missing), x.dtype, op="constant_pad_nd"), node)
+
+
+def _pad_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient = grad(gradients)
+    shape = node.inputs[0][0]
+    return [like(view_of(gradient, shape, gradient.strides), gradient.dtype, "constant_pad_nd")]
