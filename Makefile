@@ -4,7 +4,7 @@ setup:  ## an editable install with everything the tests need
 	pip install -e ".[test]"
 
 test:  ## the fast tests; `pytest -m slow` for the others
-	pytest
+	pytest -n auto
 
 lint:
 	ruff format --check .
