@@ -15,7 +15,7 @@ from oomph.trace_groups import trace_start
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2")
 WINDOWS = (None, 2, 8, 30, 100, 101)
-JOBS, INFER_JOBS = 240, 90  # of the grids
+JOBS, INFER_JOBS = 160, 60  # of the grids
 
 
 def config(rng: random.Random, model_type: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """A hunt for jobs on which the tape parts from the trace: any sizes, any inputs the tape plays.
 
-Twenty-five jobs, always the same ones. By hand, `OOMPH_HUNT=2000 pytest -m slow tests/tape/test_hunt.py` looks at as
+Fifteen jobs, always the same ones. By hand, `OOMPH_HUNT=2000 pytest -m slow tests/tape/test_hunt.py` looks at as
 many new ones; what it finds goes into test_found.py before it is mended.
 """
 
@@ -19,7 +19,7 @@ from tests.tape.grid import FAMILIES, compare
 pytestmark = pytest.mark.slow
 
 HUNT = os.environ.get("OOMPH_HUNT")
-EXAMPLES = 25
+EXAMPLES = 15
 POSITIONS = 160  # at least as many as any job has tokens
 FLASH_STEP, WIDEST_HEAD = 8, 256  # head sizes flash takes as they are
 BIAS_KEYS = {"llama": ("attention_bias", "mlp_bias"), "qwen3": ("attention_bias",)}
