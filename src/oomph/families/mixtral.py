@@ -14,7 +14,6 @@ from oomph.blocks.base import Module, Part
 from oomph.blocks.basic import Norm
 from oomph.blocks.mlp import GatedMLP
 from oomph.blocks.moe import MoE, Router
-from oomph.blocks.wide_norm_attention import WideNormAttention
 from oomph.config import MAX_EXPERTS, Config
 from oomph.families.common import causal_lm
 from oomph.families.moe_layers import gqa, stacked
@@ -88,7 +87,8 @@ def attention(config: Config, hidden: int) -> Attention:
         return attn
     # OLMoE's class measures its norms by hidden / heads even where head_dim says otherwise.
     dim = config.divide(hidden, attn.num_heads, "attention heads") if kind == "olmoe" else attn.head_dim
-    return WideNormAttention.of(attn, attn.num_heads * dim, attn.num_kv_heads * dim)
+    norms = Norm(attn.num_heads * dim), Norm(attn.num_kv_heads * dim)
+    return replace(attn, q_norm=norms[0], k_norm=norms[1], norm_place="whole")
 
 
 def mixture(config: Config, hidden: int) -> MoE:

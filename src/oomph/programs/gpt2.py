@@ -6,9 +6,7 @@ from functools import partial
 
 from oomph import ops
 from oomph.programs.cache import Cache, dynamic_cache
-from oomph.programs.classify import classified
-from oomph.programs.frame import check_positions
-from oomph.programs.loss import head_and_loss, kept
+from oomph.programs.frame import check_positions, language_model
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sizes import Size
@@ -64,32 +62,6 @@ def block(
     return hidden_states
 
 
-def causal_lm(
-    m: Bound,
-    input_ids: Sym,
-    labels: Sym | None,
-    checkpointing: Checkpointing,
-    model_type: str,
-    attention_mask: Sym | None = None,
-    position_ids: Sym | None = None,
-    past_key_values: Cache | None = None,
-    use_cache: bool = False,
-    logits_to_keep: Size = 0,
-) -> tuple[Sym | None, Sym | None, Cache | None]:
-    """Mirror GPT2LMHeadModel.forward: loss, logits and cache."""
-    hidden_states, past_key_values = model(
-        m.transformer, input_ids, checkpointing, past_key_values, attention_mask, position_ids, use_cache=use_cache
-    )
-    if "score" in m.parts:
-        states = [hidden_states]
-        del hidden_states  # a local of the frame that goes on
-        return classified(m, states, input_ids, labels, past_key_values)
-    hidden_states = kept(hidden_states, logits_to_keep)
-    weight = m.lm_head.parts["weight"]
-    loss, logits = head_and_loss(hidden_states, m.transformer.wte.weight if weight is None else weight, labels)
-    return loss, logits, past_key_values
-
-
 def model(
     m: Bound,
     input_ids: Sym,
@@ -125,3 +97,6 @@ def model(
     tape.end_layers()
     hidden_states = m.ln_f(hidden_states)
     return hidden_states, past_key_values
+
+
+causal_lm = language_model(model, "transformer", "wte")  # GPT2LMHeadModel.forward
