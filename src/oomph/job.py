@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any, Literal, get_args, get_type_hints
 
 from oomph.errors import UsageError, close_matches
+from oomph.lengths import Lengths
 from oomph.optimizer_names import KINDS
 
 Precision = Literal[
@@ -73,7 +74,10 @@ class TrainJob:
     """One optimizer step of causal language-model training on one GPU.
 
     `batch` and `seq_len` are of one micro-batch, in sequences and tokens. `steady` asks for a later step, when
-    optimizer states exist; otherwise the first. `hold_logits`: the caller keeps the model's output through the
+    optimizer states exist; otherwise the first. `lengths` says how long the samples of the data are where they are not
+    packed: fixed, all as long as `seq_len`, or their mean and deviation, as 500±300; a batch is as long as its longest
+    sample, so a run reserves more than its longest step (oomph.runs). `long_samples`: those above `seq_len` are cut,
+    as in most programs, or dropped. `hold_logits`: the caller keeps the model's output through the
     backward pass, as `outputs = model(...); outputs.loss.backward()` does. `keep_outputs`: that variable outlives the
     step, as in a loop written out in one function, until the next forward pass gives it another value.
     `fp32_outputs`: accelerate's wrapper, which returns logits as fp32 copies. `padding`: the batch carries a padding
@@ -104,6 +108,8 @@ class TrainJob:
 
     batch: int = 1
     seq_len: int = 2048
+    lengths: str = "fixed"
+    long_samples: Literal["cut", "drop"] = "cut"
     precision: Precision = "bf16"
     attention: Kernel = "flash"
     padding: bool = False
@@ -162,6 +168,11 @@ class TrainJob:
     def axes(self) -> tuple[str, ...]:
         """Names of the fields that are sizes."""
         return ("batch", "seq_len", "rank") if self.method in RANKED else ("batch", "seq_len")
+
+    @property
+    def mixed(self) -> bool:
+        """Say whether batches are of many lengths."""
+        return self.lengths != "fixed"
 
     @property
     def leaves_gradients(self) -> bool:
@@ -240,6 +251,10 @@ def check(job: TrainJob | InferJob) -> None:
 
 def _check_training(job: TrainJob) -> None:
     """Refuse what does not go together."""
+    if job.mixed:
+        Lengths.parse(job.lengths)
+        if job.packing:
+            raise UsageError("Packed batches are all of one length.", "Leave --packing or --lengths out.")
     if not any(word.strip() for word in job.targets.split(",")):
         raise UsageError("targets names no module.", "Say q_proj,v_proj, all-linear or default.")
     if job.quantization != "none" and job.method == "full":
@@ -293,6 +308,10 @@ def _check_in_backward(job: TrainJob) -> None:
             raise UsageError(f"An optimizer in backward does not go with {what}.", "Leave one of the two out.")
 
 
+# Inputs that say how steps follow each other, not what a step is.
+BETWEEN_STEPS = frozenset({"lengths", "long_samples"})
+
+
 def describe(job: TrainJob | InferJob) -> dict[str, Any]:
     """Return every input with its value, in the order of the fields."""
     return {field.name: getattr(job, field.name) for field in fields(job)}
@@ -316,4 +335,5 @@ def idle_inputs(job: TrainJob | InferJob) -> tuple[str, ...]:
     projections = () if job.optimizer.startswith("galore") else ("optim_rank", "update_projection")
     embeddings = () if "8bit" in job.optimizer else ("embedding_32bit",)
     frozen = () if job.method == "full" else ("freeze_embeddings", "freeze_layers")
-    return (*adapters, *projections, *embeddings, *frozen)
+    long_samples = () if job.mixed else ("long_samples",)
+    return (*adapters, *projections, *embeddings, *frozen, *long_samples)

@@ -18,7 +18,7 @@ from oomph.tape.sizes import Sheet
 KEPT = 32  # scripts in memory; one of a deep model takes some megabytes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Script:
     """A stream with its sizes left open: what is allocated (an ordinal) or freed (its complement), in order.
 
@@ -34,10 +34,14 @@ class Script:
 
     def stream(self, sums: Sums) -> Stream:
         """Return the stream for the numbers put in."""
-        sizes = [sums.number(one.n_bytes) for one in self.recipe.classes]
-        of = [sizes[kind] for kind in self.kinds]
+        of = self.sizes(sums)
         events = [Event(at, of[at]) if at >= 0 else Event(~at, -of[~at]) for at in self.events]
         return Stream(events, list(self.marks), dict(self.labels))
+
+    def sizes(self, sums: Sums) -> list[int]:
+        """Return the bytes of every allocation for the numbers put in."""
+        sizes = [sums.number(one.n_bytes) for one in self.recipe.classes]
+        return [sizes[kind] for kind in self.kinds]
 
 
 _scripts: dict[str, list[Script]] = {}
@@ -48,18 +52,24 @@ def job_stream(model: Model, job: Job) -> Stream:
 
     Of the labels only those are there that tell where cuBLAS gets its workspaces.
     """
+    script, sums = job_script(model, job)
+    return script.stream(sums)
+
+
+def job_script(model: Model, job: Job) -> tuple[Script, Sums]:
+    """Return the script of a job, and the job's numbers in its recipe."""
     job = shortened(job)
     found = structure(model, job)
     key = f"{found.key} layers={len(decoder_stack(model)[1].layers)}"
     for script in _scripts.get(key, ()):
         sums = Sums(script.recipe, found.numbers)
         if sums.hold():
-            return script.stream(sums)
+            return script, sums
     script = _written(model, job)
     if sum(map(len, _scripts.values())) >= KEPT:
         _scripts.clear()
     _scripts.setdefault(key, []).insert(0, script)
-    return script.stream(Sums(script.recipe, found.numbers))
+    return script, Sums(script.recipe, found.numbers)
 
 
 def _written(model: Model, job: Job) -> Script:

@@ -41,6 +41,8 @@ HELP: dict[Job, dict[str, str]] = {
     TrainJob: {
         "batch": "Sequences in a micro-batch.",
         "seq_len": "Tokens in a sequence.",
+        "lengths": "How long samples are where they are not packed: fixed, or mean and deviation, as 500±300.",
+        "long_samples": "Samples longer than that are cut, or dropped from the data.",
         "precision": "Dtype of weights, gradients and states; amp: fp32 weights under autocast.",
         "attention": "Attention kernel.",
         "padding": "The batch has a padding mask, which shuts flash out.",

@@ -29,6 +29,7 @@ from oomph.score.readers.training_words import (
     UNSTATED_METRIC,
     default_targets,
     described,
+    lengths,
     named,
     positions,
     quantisation,
@@ -126,6 +127,7 @@ def _shape(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "batch": batch,
         "seq_len": whole(row, "seq_len"),
+        **lengths(notes(row)),
         "accumulation": whole(row, "grad_accum"),
         "attention": kernel,
         # flash_attn itself takes padding out; LitGPT has no mask at all.

@@ -105,10 +105,17 @@ TARGETS = {  # LitGPT's and torchtune's words
 }  # fmt: skip
 FUSED_QKV = ("falcon", "StableLM Alpha")  # whose query, key and value are one map
 QKV = "q_proj,k_proj,v_proj"
+_LENGTHS = re.compile(r"\btokens (\d{1,9}±\d{1,9}) ", re.ASCII)
 _RANDOM = re.compile(
     r"LlamaForCausalLM random-init: hidden (\d{1,6}), (\d{1,3}) layers, (\d{1,3}) heads/(\d{1,3}) kv, "
     r"inter (\d{1,6}), vocab (\d{1,7})"
 )
+
+
+def lengths(said: str) -> dict[str, str]:
+    """Return how long the samples are, where a row says so."""
+    found = _LENGTHS.search(said)
+    return {"lengths": found[1]} if found else {}
 
 
 def described(model: str) -> Subject | None:
