@@ -7,7 +7,6 @@ from typing import Any
 
 from oomph.answer import Subject
 from oomph.job import Checkpointing, Implementation, Kernel
-from oomph.runtimes.base import Runtime
 from oomph.score.asking import catalogued, configured
 from oomph.score.reading import refuse, shown
 
@@ -23,6 +22,7 @@ FRAMEWORKS: tuple[tuple[str, str], ...] = (
     ("HF Trainer", "trainer"),
 )
 FULL = ("full", "full SFT")
+ADAPTERS = ("adapter", "adapter_v2")  # LitGPT's
 LORA = ("lora", "lora+emb/head full")
 QLORA = ("qlora",)
 NARROW = {  # dtype of what is not quantised
@@ -97,13 +97,9 @@ MODELS: dict[str, str] = {
     "phi-1.5 1.3 B": "phi-1.5",
 }
 DEFAULT_TARGETS = (("qwen", "c_attn"), ("baichuan", "W_pack"), ("chatglm", "query_key_value"))  # ms-swift's, by name
-TARGETS = {  # LitGPT's and torchtune's words
-    "query": "q_proj", "key": "k_proj", "value": "v_proj", "projection": "o_proj", "lora_query": "q_proj",
-    "lora_key": "k_proj", "lora_value": "v_proj", "lora_projection": "o_proj", "q": "q_proj", "k": "k_proj",
-    "v": "v_proj", "output_proj": "o_proj", "mlp": "gate_proj,up_proj,down_proj",
-    "lora_mlp": "gate_proj,up_proj,down_proj", "lora_head": "lm_head",
+TARGETS = {  # torchtune's words
+    "q": "q_proj", "k": "k_proj", "v": "v_proj", "output_proj": "o_proj", "mlp": "gate_proj,up_proj,down_proj",
 }  # fmt: skip
-FUSED_QKV = ("falcon", "StableLM Alpha")  # whose query, key and value are one map
 QKV = "q_proj,k_proj,v_proj"
 _RANDOM = re.compile(
     r"LlamaForCausalLM random-init: hidden (\d{1,6}), (\d{1,3}) layers, (\d{1,3}) heads/(\d{1,3}) kv, "
@@ -122,13 +118,9 @@ def described(model: str) -> Subject | None:
     return configured(model, {"model_type": "llama", "tie_word_embeddings": False, **sizes})
 
 
-def named(model: str, program: Runtime) -> Subject:
-    """Return the model a row names, as the program's own code computes it."""
-    found = catalogued(MODELS.get(model, model))
-    config = found.source.config
-    if config is None or program.config(config) == config:
-        return found
-    return configured(found.source.name, program.config(config))
+def named(model: str) -> Subject:
+    """Return the model a row names."""
+    return catalogued(MODELS.get(model, model))
 
 
 def quantisation(said: str, framework: str) -> dict[str, Any]:
