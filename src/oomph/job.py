@@ -107,8 +107,8 @@ class TrainJob:
     in fp32; with `narrow_tables` embedding and head are cast back, as TRL does; qlora sets the first three as its paper
     does, lora with them spelled out is free to differ. `keeps_4bit_inputs`: bitsandbytes up to 0.42, which kept what
     goes into a quantised map as long as the graph. `modules_to_save` are modules of which a copy trains.
-    `model_code`: whose classes and loop run, transformers' or those of a release of LitGPT, which has maps, adapters and
-    names of targets of its own (docs/litgpt.md).
+    `model_code`: whose classes and loop run, transformers' or those of a release of LitGPT, which has maps, adapters
+    and names of targets of its own (docs/frameworks.md).
     `freeze_embeddings` and `freeze_layers` freeze parts in full fine-tuning: the tables of tokens and positions, the
     first so many layers.
     """

@@ -210,7 +210,7 @@ def _micro_batch(
         if job.loss == "mean" and logits is not None:
             loss = ops.mean_of_all(logits)
         del arguments, options, logits, cache
-        if job.keep_outputs and not tape.variables.keys() - {"outputs"}:  # a program with variables of its own has no other
+        if job.keep_outputs and not tape.variables.keys() - {"outputs"}:  # else the program has variables of its own
             tape.variables["outputs"] = outputs
         if tape.autocast is not None:
             recorder.mark("autocast exit")

@@ -1,7 +1,7 @@
-"""LitGPT's own model code: one map for query, key and value, norms in fp32, rotary tables that are kept, in its releases.
+"""LitGPT's own model code in its releases: one map for query, key and value, norms in fp32, rotary tables that stay.
 
 Shape letters: B batch, T tokens, N query heads, K key/value heads, hs head size. Source: litgpt 0.5.13, 0.4.6 and of
-April 2024, model.py; lit-gpt 8641822 (October 2023), lit_gpt/model.py.
+April 2024, model.py; lit-gpt 0cc02afa (27 October 2023), lit_gpt/model.py.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ EPSILON = 1e-5  # of norms; no byte depends on it
 class Release:
     """What differs between releases of the model code.
 
-    `norm`: RMSNorm computes "as it comes", in fp32 and scales after the cast ("cast, scaled"), or before it. `groups`:
+    `norm`: whether RMSNorm, in fp32, is cast back before it is scaled, or scaled before, by a 16-bit weight (`narrow`)
+    or its fp32 copy. `groups`:
     the fused map lays out query, key and value of each group side by side, so that they are taken apart by a copy.
-    `shares_one_head`: keys of a single head are not repeated. `sums`: which of attention, MLP and residual are summed
+    `sums`: which of attention, MLP and residual are summed
     first. `indices`: those of adapted channels are made "anew" in each pass, "kept", or "copied" in each pass.
     `keeps_loss`: the loop's variable for the loss lives through the next forward pass. `counts`: the loss is divided by
     a number of tokens. `capped_chunks`: logits that come in chunks are bounded too. `stable_embedding`: a quantised
     model's embedding is replaced by bitsandbytes' StableEmbedding.
     """
 
-    norm: Literal["as it comes", "cast, scaled", "scaled, cast"] = "scaled, cast"
+    norm: Literal["narrow scaled, cast", "cast, scaled", "scaled, cast"] = "scaled, cast"
     groups: bool = False
-    shares_one_head: bool = False
-    sums: Literal["residual first", "mlp first", "attention first"] = "attention first"
+    sums: Literal["mlp first", "attention first"] = "attention first"
     indices: Literal["anew", "kept", "copied"] = "copied"
     keeps_loss: bool = False
     counts: bool = True
@@ -63,17 +63,16 @@ class RMSNorm(Block):
         from oomph import ops
 
         dtype = x.dtype
-        if m.release.norm == "as it comes":
-            norm_x = ops.mean(x * x)
-            x_normed = x * ops.rsqrt(norm_x + EPSILON)
-            return m.weight * x_normed
+        scale: Sym = m.weight
         x = ops.cast(x, "fp32")
         norm_x = ops.mean(x * x)
         x_normed = x * ops.rsqrt(norm_x + EPSILON)
         if m.release.norm == "cast, scaled":
             x_normed = ops.cast(x_normed, dtype)
-            return x_normed * (1.0 + m.weight) if m.plus_one else x_normed * m.weight
-        weight = 1.0 + m.weight if m.plus_one else m.weight
+            return x_normed * (1.0 + scale) if m.plus_one else x_normed * scale
+        if m.release.norm == "narrow scaled, cast":
+            return ops.cast(scale * x_normed, dtype)
+        weight = 1.0 + scale if m.plus_one else scale
         return ops.cast(x_normed * ops.cast(weight, "fp32"), dtype)
 
 
@@ -121,14 +120,12 @@ class CausalSelfAttention(Block):
             qkv = ops.view(qkv, (batch, length, groups, q_per_kv + 2, size))
             qkv = ops.transpose(ops.transpose(qkv, 1, 2), 2, 3)
             q, k, v = ops.split_axis(qkv, 2, (q_per_kv, 1, 1))
-            repeated = not yes(groups == 1) if m.release.shares_one_head else not yes(groups == heads)
-            if repeated:
+            if not yes(groups == heads):
                 k = ops.expand(k, (batch, groups, q_per_kv, length, size))
                 v = ops.expand(v, (batch, groups, q_per_kv, length, size))
-            keys = heads if repeated else groups
             q = ops.view(q, (batch, heads, length, size))
-            k = ops.view(k, (batch, keys, length, size))
-            v = ops.view(v, (batch, keys, length, size))
+            k = ops.view(k, (batch, heads, length, size))
+            v = ops.view(v, (batch, heads, length, size))
         else:
             q, k, v = ops.split_sizes(qkv, (heads * size, groups * size, groups * size))
             q = ops.view(q, (batch, length, heads, size))
@@ -231,12 +228,11 @@ class Prompt(Block):
 
 def _with_prompt(m: Bound, q: Sym, y: Sym) -> Sym:
     """Mirror the adapter's scaled_dot_product_attention: the kept keys and values, a mask of ones, and the gate."""
-    from oomph import ops
-
+    gate: Sym = m.gating_factor
     ak, av = m.parts["adapter_kv_cache"]
     amask = q.tape.empty((1, 1, q.shape[2], m.prompt), "bool", op="ones")
     ay = attend(m, q, ak, av, amask)
-    return y + m.gating_factor * ay
+    return y + gate * ay
 
 
 @dataclass(frozen=True)
@@ -322,22 +318,21 @@ class Layer(Block):
         attention_output = m.attn(x_normed, cos, sin)
         if m.post_attention_norm is not None:
             attention_output = m.post_attention_norm(attention_output)
-        sums = m.release.sums
-        if not m.parallel:
-            x = x + attention_output
-            if sums == "attention first":
+        if m.parallel:
+            if m.norm_2 is not None:
                 x_normed = m.norm_2(x)
-                return _after(m, m.mlp(x_normed)) + x
-            return _after(m, m.mlp(m.norm_2(x))) + x
-        if sums == "residual first":
-            n_2 = x_normed if m.norm_2 is None else m.norm_2(x)
-            return x + attention_output + m.mlp(n_2)
-        if m.norm_2 is not None:
+            if m.release.sums == "mlp first":
+                x = m.mlp(x_normed) + attention_output + x
+                return x
+            x = attention_output + x
+        elif m.release.sums == "mlp first":
+            x = attention_output + x
+            x = _after(m, m.mlp(m.norm_2(x))) + x
+            return x
+        else:
+            x = attention_output + x
             x_normed = m.norm_2(x)
-        if sums == "mlp first":
-            return m.mlp(x_normed) + attention_output + x
-        x = attention_output + x
-        return m.mlp(x_normed) + x
+        return _after(m, m.mlp(x_normed)) + x
 
 
 def _after(m: Bound, mlp_output: Sym) -> Sym:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 HALF = frozenset({"bf16", "fp16"})
 TABLES = ("embedding", "head")
+FABRIC = "fp16"  # what Lightning Fabric casts weights to before they are quantised: "bnb requires half"
 
 
 def quantised(model: Model, job: TrainJob) -> Model:
@@ -40,6 +41,9 @@ def quantised(model: Model, job: TrainJob) -> Model:
     loaded = job.precision.removeprefix("amp-") if job.kbit_preparation else job.weight_dtype
     compute = job.precision.removeprefix("amp-")
     bias = compute if job.steady else "fp32" if job.kbit_preparation else loaded
+    unfused = job.model_code != "transformers"
+    if unfused:
+        loaded = FABRIC
 
     def change(path: str, part: Part) -> Part:
         block = inner(part)
@@ -49,6 +53,7 @@ def quantised(model: Model, job: TrainJob) -> Model:
         return Linear4bit(
             block.in_features, block.out_features, block.bias, block.role,
             stored=tensors, loaded=loaded, compute=compute, bias_dtype=bias,
+            unfused=unfused,
         )  # fmt: skip
 
     return replace(model, parts={path: rewritten(part, change, path) for path, part in model.parts.items()})
@@ -78,13 +83,15 @@ def prepared(model: Model, job: TrainJob) -> Model:
 @dataclass(frozen=True, eq=False)
 class Linear4bit(Linear):
     """bnb.nn.Linear4bit: packed codes with their scales. `loaded` is the dtype the weight was quantised from and is
-    dequantised to, `compute` the one inputs are brought to, and the bias for good when it is first used.
+    dequantised to, `compute` the one inputs are brought to, and the bias for good when it is first used. `unfused`: by
+    bitsandbytes before 0.50.
     """
 
     stored: Mapping[str, Tensor] = field(default_factory=dict)
     loaded: str = "bf16"
     compute: str = "bf16"
     bias_dtype: str = "bf16"
+    unfused: bool = False
 
     @property
     def parts(self) -> Parts:
@@ -102,5 +109,5 @@ class Linear4bit(Linear):
         bias = m.parts["bias"]
         if bias is not None:
             set_dtype(bias, x.dtype)
-        weight = FourBitWeight((m.out_features, m.in_features), m["weight.absmax"], m.loaded)
+        weight = FourBitWeight((m.out_features, m.in_features), m["weight.absmax"], m.loaded, m.unfused)
         return ops.cast(matmul_4bit(x, weight, bias), inp_dtype)

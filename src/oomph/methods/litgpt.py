@@ -36,9 +36,9 @@ RELEASES: dict[str, Release] = {
     "litgpt-0.3": Release(  # March to May 2024
         "cast, scaled", groups=True, sums="mlp first", indices="anew", capped_chunks=False, stable_embedding=False
     ),
-    "lit-gpt": Release(  # October 2023
-        "as it comes", groups=True, shares_one_head=True, sums="residual first", indices="anew", keeps_loss=True,
-        counts=False, capped_chunks=False, stable_embedding=False,
+    "lit-gpt": Release(  # 24 October 2023 to January 2024
+        "narrow scaled, cast", groups=True, sums="mlp first", indices="anew", keeps_loss=True, counts=False,
+        capped_chunks=False, stable_embedding=False,
     ),
 }  # fmt: skip
 QKV = ("query", "key", "value")
@@ -48,8 +48,11 @@ MODEL_TYPE = "litgpt"
 SILU = ("silu", "swish")
 EVERY_MAP = frozenset(TARGETS) - {"head"}
 PROMPT_LENGTH, FIRST_WITH_PROMPT = 10, 2  # adapter_prompt_length, adapter_start_layer
-ADAPTED = {"adapter": ("adapter_wte", "gating_factor")}  # what trains, by a part of its name
-ADAPTED["adapter_v2"] = (*ADAPTED["adapter"], "adapter_scale", "adapter_bias", "norm_1", "norm_2", "ln_f")
+PROMPT = ("adapter_wte", "gating_factor")
+ADAPTED: dict[str, tuple[str, ...]] = {  # what trains, by a part of its name
+    "adapter": PROMPT,
+    "adapter_v2": (*PROMPT, "adapter_scale", "adapter_bias", "norm_1", "norm_2", "ln_f"),
+}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 Effect: only adapters train (and norms, with adapter v2). Cost: an adapter's input, dropped, and its mask; of a map that
 is adapted in part, indices and a padded result. Source: litgpt 0.5.13 and of 2024, lora.py, adapter_v2.py; lit-gpt
-8641822, lit_gpt/lora.py.
+0cc02afa, lit_gpt/lora.py.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from oomph.tensor import Tensor
 
 if TYPE_CHECKING:
     from oomph.tape.bound import Bound
+    from oomph.tape.sizes import Size
     from oomph.tape.sym import Sym
 
 SCALING = 2.0  # lora_alpha / r; no byte depends on it
@@ -86,7 +87,7 @@ class LoRAQKVLinear(Block):
         after_B = ops.transpose(  # noqa: N806
             _conv1d(m, ops.transpose(after_A, 1, 2), ops.unsqueeze(m.lora_B, 2)), 1, 2
         )
-        lora = _zero_pad(m, after_B) * SCALING
+        lora = _zero_pad(m, after_B, pretrained.shape[-1]) * SCALING
         return pretrained + lora
 
 
@@ -101,13 +102,13 @@ def _conv1d(m: Bound, x: Sym, weight: Sym) -> Sym:
     return ops.cat([ops.conv1d(a, b) for a, b in zip(input_splitted, weight_splitted, strict=True)], 1)
 
 
-def _zero_pad(m: Bound, x: Sym) -> Sym:
-    """Mirror LoRAQKVLinear.zero_pad: [B, T, widths] to [B, T, out], nothing to do where all are adapted."""
+def _zero_pad(m: Bound, x: Sym, width: Size) -> Sym:
+    """Mirror LoRAQKVLinear.zero_pad: [B, T, widths] to [B, T, width], nothing to do where all are adapted."""
     from oomph import ops
 
     if m.total:
         return x
-    width, (batch, length, channels) = m.block.linear.out_features, x.shape
+    batch, length, channels = x.shape
     if m.release.indices == "anew":
         x = ops.transpose(x, 0, 1)
         index = x.tape.empty((channels,), "int64", op="lift_fresh")

@@ -1,4 +1,4 @@
-"""Maps over the channels of [B, C, T], and channels put in their places: what fused query, key, value maps adapt with."""
+"""Maps over the channels of [B, C, T], and channels put in their places: how LitGPT adapts a fused map."""
 
 from __future__ import annotations
 
@@ -41,9 +41,7 @@ def _conv1d_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Grad
     return run(
         gradient.tape,
         steps,
-        lambda: [
-            new(gradient.tape, *each, op=op) if node.needs(at) else None for at, each in enumerate(node.inputs)
-        ],
+        lambda: [new(gradient.tape, *each, op=op) if node.needs(at) else None for at, each in enumerate(node.inputs)],
     )
 
 
@@ -55,17 +53,17 @@ def placed(source: Sym, index: Sym, width: Size, *, in_place: bool = True) -> Sy
     """Return zeros [.., width] with the channels of source [.., C] copied to the places that an index [C] names:
     index_copy_, or index_copy, which copies the zeros.
 
-    Saves the index; backward takes the places' gradients out, one tensor as large as the source. Source: torch
-    tools/autograd/derivatives.yaml (index_copy).
+    Saves the index, and the source for nothing but its shape; backward takes the places' gradients out, one tensor as
+    large as the source. Source: torch tools/autograd/derivatives.yaml (index_copy: expand_as(source)).
 
     >>> from oomph.tape.testing import cost, ids
     >>> cost(lambda x, index: placed(x, index, 96), (4, 64), ids(64))
-    Cost(allocated=768, saved=512, backward=512)
+    Cost(allocated=768, saved=1024, backward=512)
     """
     shape = (*source.shape[:-1], width)
     result = new(source.tape, shape, source.dtype, op="new_zeros")
     node = record("IndexCopy", (result, source), _placed_backward)
-    save(node, index)
+    save(node, index, source)
     if not in_place:
         result = like(result, source.dtype, "index_copy")
     return made_by(result, node)

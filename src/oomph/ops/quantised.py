@@ -17,11 +17,15 @@ CUSTOM_ROWS = 4  # up to so many rows the fused kernel needs no dequantised weig
 
 @dataclass(frozen=True)
 class FourBitWeight:
-    """A packed weight [N, K] on the tape: `absmax` its scales, 8-bit codes where `nested`, `dtype` what it becomes."""
+    """A packed weight [N, K] on the tape: `absmax` its scales, 8-bit codes where `nested`, `dtype` what it becomes.
+
+    `unfused`: as bitsandbytes before 0.50 multiplied, it becomes that first, then what the input is.
+    """
 
     shape: tuple[Any, Any]
     absmax: Sym
     dtype: str
+    unfused: bool = False
 
     @property
     def nested(self) -> bool:
@@ -55,9 +59,10 @@ def matmul_4bit(x: Sym, weight: FourBitWeight, bias: Sym | None = None) -> Sym:
     def result() -> Sym:
         return new(x.tape, (*x.shape[:-1], weight.shape[0]), x.dtype, op="gemm_4bit")
 
-    if yes(product(x.shape[:-1]) <= CUSTOM_ROWS):
+    if not weight.unfused and yes(product(x.shape[:-1]) <= CUSTOM_ROWS):
         return made_by(result(), node)
-    steps = dequantised_linear(weight.shape, weight.absmax.shape, x.dtype, weight.nested)
+    first = weight.dtype if weight.unfused else ""
+    steps = dequantised_linear(weight.shape, weight.absmax.shape, x.dtype, weight.nested, first)
     return made_by(run(x.tape, steps, result), node)
 
 

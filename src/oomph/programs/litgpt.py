@@ -45,7 +45,7 @@ def _attentions(m: Bound) -> Iterator[Bound]:
 def _prompt_cache(m: Bound) -> list[Sym]:
     """Make the keys and values of a prompt as the validation before training does: without gradients."""
     heads, groups, size = m.num_heads, m.num_kv_heads, m.head_dim
-    dtype, whole = m.adapter_wte.weight.dtype, (heads + 2 * groups) * size
+    dtype = m.adapter_wte.weight.dtype
     with m.tape.no_grad():
         if yes(groups == 1) or yes(groups == heads):  # views of what the fused map made
             aqkv = m.tape.empty((1, groups, heads // groups + 2, m.prompt, size), dtype, op="aqkv")
@@ -55,7 +55,6 @@ def _prompt_cache(m: Bound) -> list[Sym]:
         else:
             made = [m.tape.empty((1, heads, m.prompt, size), dtype, op="repeat_interleave") for _ in range(2)]
             (ak, av), keys = made, heads
-        del whole
         shape = (1, keys, m.prompt, size)
         m.parts["adapter_kv_cache"] = (ops.view(ak, shape), ops.view(av, shape))
     return made
@@ -71,7 +70,9 @@ def leave_behind(m: Bound) -> None:
 
 
 def updated(m: Bound, parameters: list[Sym]) -> list[Sym]:
-    """Return those of the parameters that the optimizer updates: not a replaced embedding, nor prompts without gradients."""
+    """Return those of the parameters that the optimizer updates: not a replaced embedding, nor prompts, which get no
+    gradients.
+    """
     left = list(m.transformer.wte.parameters()) if isinstance(m.transformer.wte.block, StableEmbedding) else []
     for attention in _attentions(m):
         left += attention.adapter_wte.parameters() if attention.prompt else []

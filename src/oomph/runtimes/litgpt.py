@@ -33,15 +33,13 @@ def model_code(versions: Versions) -> Default:
 def defaults(versions: Versions) -> Defaults:
     """Return the defaults of `litgpt finetune_full`, `finetune_lora` and the adapters' on one device."""
     code = model_code(versions)
-    longest_first = code.value == "lit-gpt"
+    first = code.value == "lit-gpt"
     return {
         "model_code": code,
         "precision": Default("bf16", "precision is bf16-true"),
         "loss": Default("litgpt", "chunked_cross_entropy"),
-        "steady": Default(not longest_first, "the longest sample is the very first" if longest_first else "a later step"),
-        "keep_outputs": Default(
-            not longest_first, "the loop's variable `logits` keeps its graph until the next forward pass is over"
-        ),
+        "steady": Default(not first, "the longest sample is the very first" if first else "a later step"),
+        "keep_outputs": Default(not first, "`logits` of before live until the next forward pass is over"),
         "implementation": Default("foreach", "torch.optim.AdamW takes foreach on a GPU"),
         "rank": Default(8, "lora_r is 8"),
         "targets": Default("query,value", "lora_query and lora_value are on"),

@@ -175,8 +175,8 @@ def _method(row: Mapping[str, Any], versions: Versions) -> dict[str, Any]:
         raise refuse("lora", "not said")
     targets, dtype = lora.get("targets"), lora.get("adapter_dtype")
     if isinstance(targets, list) and all(isinstance(one, str) for one in targets):
-        own = framework.startswith("litgpt")
-        names = ",".join(dict.fromkeys(one if own else TARGETS.get(one, one) for one in targets))
+        known = {} if framework.startswith("litgpt") else TARGETS
+        names = ",".join(dict.fromkeys(str(known.get(one, one)) for one in targets))
     else:
         names = default_targets(words(row, "model"), targets)
     given: dict[str, Any] = {"method": "lora", "rank": whole(lora, "rank"), "targets": names}
