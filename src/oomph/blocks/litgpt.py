@@ -23,22 +23,23 @@ EPSILON = 1e-5  # of norms; no byte depends on it
 class Release:
     """What differs between releases of the model code.
 
-    `norm`: whether RMSNorm, in fp32, is cast back before it is scaled, or scaled before, by a 16-bit weight (`narrow`)
-    or its fp32 copy. `groups`:
-    the fused map lays out query, key and value of each group side by side, so that they are taken apart by a copy.
-    `sums`: which of attention, MLP and residual are summed
-    first. `indices`: those of adapted channels are made "anew" in each pass, "kept", or "copied" in each pass.
-    `keeps_loss`: the loop's variable for the loss lives through the next forward pass. `counts`: the loss is divided by
-    a number of tokens. `capped_chunks`: logits that come in chunks are bounded too. `stable_embedding`: a quantised
-    model's embedding is replaced by bitsandbytes' StableEmbedding.
+    `norm`: whether RMSNorm, in fp32, is cast back before it is scaled, or scaled before, by a 16-bit weight ("narrow")
+    or its fp32 copy. `groups`: the fused map lays out query, key and value of each group side by side, so that taking
+    them apart copies. `sums`: which of attention and MLP is computed or added first. `indices`: those of adapted
+    channels are made "anew" in each pass, "kept", or "copied" in each pass. `keeps_normed`: what the first norm made
+    lives as long as a parallel layer's forward pass. `keeps_loss`: the loop's variable for the loss lives through the
+    next forward pass. `count`: the loss is divided by the number of tokens, which is "compared" with 1, or the
+    "largest" of both is taken, or it is a mean. `capped_chunks`: logits that come in chunks are bounded too.
+    `stable_embedding`: a quantised model's embedding is replaced by bitsandbytes' StableEmbedding.
     """
 
     norm: Literal["narrow scaled, cast", "cast, scaled", "scaled, cast"] = "scaled, cast"
     groups: bool = False
     sums: Literal["mlp first", "attention first"] = "attention first"
     indices: Literal["anew", "kept", "copied"] = "copied"
+    keeps_normed: bool = False
     keeps_loss: bool = False
-    counts: bool = True
+    count: Literal["none", "compared", "largest"] = "largest"
     capped_chunks: bool = True
     stable_embedding: bool = True
 
@@ -107,8 +108,8 @@ class CausalSelfAttention(Block):
         return {**gate, "qkv": self.qkv, "proj": self.proj, "norm_q": self.norm, "norm_k": self.norm, **table}
 
     @staticmethod
-    def program(m: Bound, x: Sym, cos: Sym, sin: Sym) -> Sym:
-        """Mirror CausalSelfAttention.forward: x [B, T, H], cos and sin [T, rotary_dim]."""
+    def program(m: Bound, x: Sym, cos: Sym, sin: Sym, mask: Sym | None = None) -> Sym:
+        """Mirror CausalSelfAttention.forward: x [B, T, H], cos and sin [T, rotary_dim]; masks are made within."""
         from oomph import ops
         from oomph.tape.sizes import yes
 
@@ -145,10 +146,9 @@ class CausalSelfAttention(Block):
         if not m.release.groups:
             k = ops.repeat_heads(k, heads // groups)
             v = ops.repeat_heads(v, heads // groups)
-        mask = None if m.window is None else _window_mask(m, q)
-        y = attend(m, q, k, v, mask)
-        if m.prompt:
-            y = _with_prompt(m, q, y)
+        if m.window is not None:
+            mask, _bias = _window_masks(m, q)
+        y = (_with_prompt if m.prompt else attend)(m, q, k, v, mask)
         y = ops.view(y, (batch, length, heads * size))
         projected: Sym = m.proj(y)
         return projected
@@ -197,18 +197,19 @@ def _triangle(q: Sym) -> Sym:
     return mask
 
 
-def _window_mask(m: Bound, q: Sym) -> Sym:
-    """Mirror the mask of a window: made from the causal one, which dies in the later release."""
+def _window_masks(m: Bound, q: Sym) -> tuple[Sym, Sym]:
+    """Mirror the masks of a window: the causal one with the window's, which is added to it or takes its place."""
     tape = q.tape
     mask = _triangle(q)
     if not m.release.groups:
-        return tape.empty(mask.shape, mask.dtype, op="full")
+        own = tape.empty(mask.shape, mask.dtype, op="full")
+        return own, own
     ones = tape.empty(mask.shape, mask.dtype, op="ones_like")
     sliding_window_bias = tape.empty(mask.shape, mask.dtype, op="tril")
     del ones
     chosen = tape.empty(mask.shape, "bool", op="_to_copy")
-    del chosen, sliding_window_bias
-    return mask
+    del chosen
+    return mask, sliding_window_bias
 
 
 @dataclass(frozen=True)
@@ -226,13 +227,13 @@ class Prompt(Block):
         return {"weight": Tensor((self.rows, self.size), "embedding")}
 
 
-def _with_prompt(m: Bound, q: Sym, y: Sym) -> Sym:
+def _with_prompt(m: Bound, q: Sym, k: Sym, v: Sym, mask: Sym | None) -> Sym:
     """Mirror the adapter's scaled_dot_product_attention: the kept keys and values, a mask of ones, and the gate."""
-    gate: Sym = m.gating_factor
+    y = attend(m, q, k, v, mask)
     ak, av = m.parts["adapter_kv_cache"]
     amask = q.tape.empty((1, 1, q.shape[2], m.prompt), "bool", op="ones")
     ay = attend(m, q, ak, av, amask)
-    return y + gate * ay
+    return y + m.gating_factor * ay  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -319,6 +320,10 @@ class Layer(Block):
         if m.post_attention_norm is not None:
             attention_output = m.post_attention_norm(attention_output)
         if m.parallel:
+            if m.release.keeps_normed:
+                n_2 = x_normed if m.norm_2 is None else m.norm_2(x)
+                x = m.mlp(n_2) + attention_output + x
+                return x
             if m.norm_2 is not None:
                 x_normed = m.norm_2(x)
             if m.release.sums == "mlp first":

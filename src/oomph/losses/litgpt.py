@@ -7,9 +7,12 @@ All logits exist at once, and so do all log-softmaxes; only what backward makes 
 
 from __future__ import annotations
 
+from typing import Literal
+
 from oomph import ops
 from oomph.tape.sym import Sym
 
+Count = Literal["none", "compared", "largest"]
 CHUNK = 128  # tokens, of each sequence for the head, of all for the loss
 
 
@@ -36,9 +39,9 @@ def without_last(logits: list[Sym]) -> None:
     logits[-1] = ops.slice_axis(logits[-1], 1, 0, logits[-1].shape[1] - 1)
 
 
-def chunked_cross_entropy(logits: Sym | list[Sym], targets: Sym, counts: bool = True) -> Sym:
+def chunked_cross_entropy(logits: Sym | list[Sym], targets: Sym, count: Count = "largest") -> Sym:
     """Mirror chunked_cross_entropy of logits [B, T, V], or chunks of them, and targets [B, T]: a number per token,
-    joined and summed; `counts`: divided by how many are not masked, else the mean.
+    joined and summed, divided by how many are not masked if that is any; `count` "none": their mean.
     """
     if isinstance(logits, list):
         logit_chunks = [_flat(each) for each in logits]
@@ -53,10 +56,11 @@ def chunked_cross_entropy(logits: Sym | list[Sym], targets: Sym, counts: bool = 
         ops.cross_entropy_of_rows(logit_chunk, target_chunk)
         for logit_chunk, target_chunk in zip(logit_chunks, target_chunks, strict=True)
     ]
-    if not counts:
+    if count == "none":
         return ops.mean_of_all(ops.cat(loss_chunks, 0))
     non_masked_elems = _count(targets)
-    return ops.divided(ops.total(ops.cat(loss_chunks, 0)), _at_least_one(non_masked_elems))
+    tokens = _compared if count == "compared" else _at_least_one
+    return ops.divided(ops.total(ops.cat(loss_chunks, 0)), tokens(non_masked_elems))
 
 
 def _flat(logits: Sym) -> Sym:
@@ -73,6 +77,13 @@ def _count(targets: Sym) -> Sym:
     found = targets.tape.empty((), "int64", op="sum")
     del differs
     return found
+
+
+def _compared(count: Sym) -> Sym:
+    """Mirror max(1, count), which asks whether the count is larger and hands back itself."""
+    larger = count.tape.empty((), "bool", op="gt")
+    del larger
+    return count
 
 
 def _at_least_one(count: Sym) -> Sym:

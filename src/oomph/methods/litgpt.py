@@ -34,10 +34,12 @@ RELEASES: dict[str, Release] = {
         groups=True, sums="mlp first", indices="kept", capped_chunks=False, stable_embedding=False
     ),
     "litgpt-0.3": Release(  # March to May 2024
-        "cast, scaled", groups=True, sums="mlp first", indices="anew", capped_chunks=False, stable_embedding=False
+        "cast, scaled", groups=True, sums="mlp first", indices="anew", count="compared", capped_chunks=False,
+        stable_embedding=False,
     ),
     "lit-gpt": Release(  # 24 October 2023 to January 2024
-        "narrow scaled, cast", groups=True, sums="mlp first", indices="anew", keeps_loss=True, counts=False,
+        "narrow scaled, cast", groups=True, sums="mlp first", indices="anew", keeps_normed=True,
+        keeps_loss=True, count="none",
         capped_chunks=False, stable_embedding=False,
     ),
 }  # fmt: skip

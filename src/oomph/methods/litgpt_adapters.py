@@ -111,11 +111,13 @@ def _zero_pad(m: Bound, x: Sym, width: Size) -> Sym:
     batch, length, channels = x.shape
     if m.release.indices == "anew":
         x = ops.transpose(x, 0, 1)
+        result = x.tape.empty((length * batch, width), x.dtype, op="new_zeros")
         index = x.tape.empty((channels,), "int64", op="lift_fresh")
-        flat = ops.placed(ops.view(x, (length * batch, channels)), index, width, in_place=False)
-        return ops.transpose(ops.view(flat, (length, batch, width)), 0, 1)
+        result = ops.index_copy(result, index, ops.view(x, (length * batch, channels)), in_place=False)
+        return ops.transpose(ops.view(result, (length, batch, width)), 0, 1)
+    result = x.tape.empty((batch, length, width), x.dtype, op="new_zeros")
     kept = m.parts["lora_ind"]
-    return ops.placed(x, ops.clone(kept) if m.release.indices == "copied" else kept, width)
+    return ops.index_copy(result, ops.clone(kept) if m.release.indices == "copied" else kept, x, in_place=True)
 
 
 @dataclass(frozen=True, eq=False)

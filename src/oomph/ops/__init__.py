@@ -16,7 +16,7 @@ from oomph.ops.alibi import (
 )
 from oomph.ops.attention import attention, attention_in_fp32, encoder_attention, gpt2_attention, sink_attention
 from oomph.ops.bounds import clamp, clamp_both, masked_fill
-from oomph.ops.channels import conv1d, placed
+from oomph.ops.channels import conv1d, index_copy
 from oomph.ops.elementwise import add, add_, cast, dropout, mean, mul, mul_, neg, power, rsqrt, sub, unary
 from oomph.ops.grouped import grouped_mm
 from oomph.ops.indexing import clone, contiguous, expand, repeat_heads, repeat_rows, rows, transpose, unsqueeze, view
@@ -133,6 +133,7 @@ __all__ = [
     "histogram",
     "index",
     "index_add_in_place",
+    "index_copy",
     "joined",
     "largest",
     "layer_norm",
@@ -152,7 +153,6 @@ __all__ = [
     "pick",
     "picked",
     "pieces",
-    "placed",
     "positions_of",
     "power",
     "repeat_heads",

@@ -8,7 +8,6 @@ from oomph.ops.elementwise import grad
 from oomph.ops.kernel import run
 from oomph.ops.matmul import autocast_argument
 from oomph.tape.autograd import Gradients, Node, like, made_by, record, save
-from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym, new
 from oomph.workspaces import OUTPUTS, Buffer, Step
 
@@ -49,26 +48,24 @@ def _copy(name: str, x: Sym) -> tuple[Step, ...]:
     return () if x.is_contiguous() else (Buffer(name, x.shape, x.dtype),)
 
 
-def placed(source: Sym, index: Sym, width: Size, *, in_place: bool = True) -> Sym:
-    """Return zeros [.., width] with the channels of source [.., C] copied to the places that an index [C] names:
-    index_copy_, or index_copy, which copies the zeros.
+def index_copy(result: Sym, index: Sym, source: Sym, *, in_place: bool) -> Sym:
+    """Return result [.., N], which has no history, with the channels of source [.., C] copied to the places that an
+    index [C] names: index_copy_, or index_copy, which copies the result first.
 
     Saves the index, and the source for nothing but its shape; backward takes the places' gradients out, one tensor as
     large as the source. Source: torch tools/autograd/derivatives.yaml (index_copy: expand_as(source)).
 
-    >>> from oomph.tape.testing import cost, ids
-    >>> cost(lambda x, index: placed(x, index, 96), (4, 64), ids(64))
+    >>> from oomph.tape.testing import cost, frozen, ids
+    >>> cost(lambda zeros, index, x: index_copy(zeros, index, x, in_place=False), frozen(4, 96), ids(64), (4, 64))
     Cost(allocated=768, saved=1024, backward=512)
     """
-    shape = (*source.shape[:-1], width)
-    result = new(source.tape, shape, source.dtype, op="new_zeros")
-    node = record("IndexCopy", (result, source), _placed_backward)
+    node = record("IndexCopy", (result, source), _index_copy_backward)
     save(node, index, source)
     if not in_place:
         result = like(result, source.dtype, "index_copy")
     return made_by(result, node)
 
 
-def _placed_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+def _index_copy_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
     gradient, (shape, _) = grad(gradients), node.inputs[1]
     return [None, new(gradient.tape, shape, gradient.dtype, op="index_select")]

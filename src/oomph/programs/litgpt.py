@@ -13,7 +13,7 @@ from typing import Any
 from oomph import ops
 from oomph.blocks.litgpt import CausalSelfAttention
 from oomph.errors import UnsupportedError
-from oomph.losses.litgpt import CHUNK, chunked_cross_entropy, without_last
+from oomph.losses.litgpt import CHUNK, Count, chunked_cross_entropy, without_last
 from oomph.methods.litgpt_adapters import LoRAQKVLinear, StableEmbedding
 from oomph.programs.frame import full_attention
 from oomph.tape.autograd import like
@@ -47,11 +47,10 @@ def _prompt_cache(m: Bound) -> list[Sym]:
     heads, groups, size = m.num_heads, m.num_kv_heads, m.head_dim
     dtype = m.adapter_wte.weight.dtype
     with m.tape.no_grad():
-        if yes(groups == 1) or yes(groups == heads):  # views of what the fused map made
-            aqkv = m.tape.empty((1, groups, heads // groups + 2, m.prompt, size), dtype, op="aqkv")
-            made = [aqkv]
-            _, ak, av = ops.split_axis(aqkv, 2, (heads // groups, 1, 1))
-            keys = groups
+        if yes(groups == 1):  # views of what the fused map made; with more groups both are repeated, if only once
+            aqkv = m.tape.empty((1, 1, heads + 2, m.prompt, size), dtype, op="aqkv")
+            made, keys = [aqkv], groups
+            _, ak, av = ops.split_axis(aqkv, 2, (heads, 1, 1))
         else:
             made = [m.tape.empty((1, heads, m.prompt, size), dtype, op="repeat_interleave") for _ in range(2)]
             (ak, av), keys = made, heads
@@ -123,17 +122,17 @@ def causal_lm(
     variables["logits"] = _in_fabric(m, input_ids, chunked)
     m.tape.scope = "loss"
     with m.tape.without_autocast():
-        loss = _loss(variables["logits"], ops.slice_axis(labels, 1, 1, labels.shape[1]), release.counts)
+        loss = _loss(variables["logits"], ops.slice_axis(labels, 1, 1, labels.shape[1]), release.count)
     if release.keeps_loss:
         variables["loss"] = loss
     return loss, None, None
 
 
-def _loss(logits: Sym | list[Sym], targets: Sym, counts: bool) -> Sym:
+def _loss(logits: Sym | list[Sym], targets: Sym, count: Count) -> Sym:
     if isinstance(logits, list):
         without_last(logits)
-        return chunked_cross_entropy(logits, targets, counts)
-    return chunked_cross_entropy(ops.slice_axis(logits, 1, 0, logits.shape[1] - 1), targets, counts)
+        return chunked_cross_entropy(logits, targets, count)
+    return chunked_cross_entropy(ops.slice_axis(logits, 1, 0, logits.shape[1] - 1), targets, count)
 
 
 def _release(m: Bound) -> Any:
