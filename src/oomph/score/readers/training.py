@@ -47,7 +47,7 @@ def _group(row: Mapping[str, Any]) -> str:
 
 def _question(row: Mapping[str, Any]) -> Question:
     job, assumed = job_of(row)
-    subject = described(words(row, "model")) or named(words(row, "model"))
+    subject = described(words(row, "model")) or named(words(row, "model"), words(row, "quote"))
     most = positions(subject)
     if most and job.seq_len > most:  # learned positions: a longer sequence would not run
         job = replace(job, seq_len=most)
