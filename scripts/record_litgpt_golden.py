@@ -65,7 +65,7 @@ def build(code: str, name: str, job: TrainJob) -> Any:
     known = {each.name for each in dataclasses.fields(config_class)}
     options = {key if key in known else OLD_NAMES.get(key, key): value for key, value in options.items()}
     if "sliding_window_indices" in known and "sliding_window_size" in options:
-        options["sliding_window_indices"] = [1 - i % 2 for i in range(options["n_layer"])]
+        options.setdefault("sliding_window_indices", [1 - i % 2 for i in range(options["n_layer"])])
     elif "sliding_window_size" in options:
         options["sliding_window_layer_placing"] = "interleaved"
     config = config_class(**{key: value for key, value in options.items() if key in known})

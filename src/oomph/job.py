@@ -326,8 +326,10 @@ def idle_inputs(job: TrainJob | InferJob) -> tuple[str, ...]:
     """
     if not isinstance(job, TrainJob):
         return ()
-    adapters = () if job.method in RANKED else ADAPTERS
+    quantised = ("quantization", "keeps_4bit_inputs") if job.method.startswith("adapter") else ()
+    adapters = tuple(name for name in ADAPTERS if name not in quantised) if job.method not in RANKED else ()
+    code = ("model_code",) if job.model_code == "transformers" else ()
     projections = () if job.optimizer.startswith("galore") else ("optim_rank", "update_projection")
     embeddings = () if "8bit" in job.optimizer else ("embedding_32bit",)
     frozen = () if job.method == "full" else ("freeze_embeddings", "freeze_layers")
-    return (*adapters, *projections, *embeddings, *frozen)
+    return (*adapters, *projections, *embeddings, *frozen, *code)

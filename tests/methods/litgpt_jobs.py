@@ -45,6 +45,12 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {**LIT, "n_embd": 64, "intermediate_size": 256, "rotary_percentage": 1.0, "shared_attention_norm": True,
          "n_query_groups": 1, "bias": False},
     ),
+    "mistral": (
+        {"model_type": "mistral", **ROWS, "hidden_size": 64, "intermediate_size": 136, "num_key_value_heads": 2,
+         "sliding_window": 40},
+        {**LIT, **GATED, "n_embd": 64, "intermediate_size": 136, "n_query_groups": 2, "rotary_percentage": 1.0,
+         "sliding_window_size": 40, "sliding_window_indices": [1, 1, 1]},
+    ),
     "gemma": (
         {"model_type": "gemma", **ROWS, "hidden_size": 96, "intermediate_size": 136, "num_key_value_heads": 1,
          "head_dim": 32},
@@ -77,6 +83,7 @@ def jobs() -> Iterator[tuple[str, TrainJob]]:
         ("litgpt", "falcon", {"method": "full", "batch": 2, "seq_len": 64}),
         ("litgpt", "gemma", {"method": "full", "seq_len": 150}),
         ("litgpt", "gemma2", {"targets": ALL, "seq_len": 130, "batch": 2}),
+        ("litgpt", "mistral", {"targets": "value,mlp", "batch": 2, "seq_len": 72}),
         ("litgpt", "gpt_neox", {"method": "adapter", "batch": 1, "seq_len": 96}),
         ("litgpt", "llama, as many keys", {"method": "adapter_v2", "batch": 2, "seq_len": 48}),
         ("litgpt-0.4", "llama", {"targets": "query,value", "batch": 2, "seq_len": 300, "accumulation": 2}),

@@ -75,11 +75,11 @@ HELP: dict[Job, dict[str, str]] = {
         "quantization": "How bitsandbytes keeps the frozen base; dq: scales quantised too.",
         "kbit_preparation": "PEFT's prepare_model_for_kbit_training: what is not quantised is kept in fp32.",
         "modules_to_save": "Modules of which a copy trains beside adapters: lm_head,embed_tokens.",
-        "model_code": "Whose model code runs: transformers', or that of a release of LitGPT.",
         "freeze_embeddings": "Freeze the embeddings.",
         "freeze_layers": "Freeze the first so many layers.",
         "narrow_tables": "After it embedding and head are cast back, as TRL does.",
         "keeps_4bit_inputs": "As bitsandbytes up to 0.42: inputs of quantised maps live as long as the graph.",
+        "model_code": "Whose model code runs: transformers', or that of a release of LitGPT.",
     },
     InferJob: {
         "batch": "Sequences at a time.",

@@ -136,7 +136,6 @@ def _check(model: Model, job: TrainJob) -> None:
         (job.freeze_embeddings or job.freeze_layers > 0, "parts that freeze"),
         (job.method not in ("full", "lora", "qlora", *ADAPTED), f"method {job.method}"),
         (job.use_cache, "cache while training"),
-        (job.fp32_outputs, "outputs in fp32 but for its own"),
     ):
         if wrong:
             raise UsageError(f"LitGPT has no {what}.", "Leave it out, or take --model-code transformers.")
