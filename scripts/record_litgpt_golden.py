@@ -121,12 +121,15 @@ def fit(model: Any, inner: Any, job: TrainJob, watcher: Any, chunked_cross_entro
 
 def record(code: str, name: str, job: TrainJob) -> tuple[list[Any], int, int]:
     """Return the events of a job's step, and the bytes of parameters and buffers."""
+    from lightning.fabric.plugins.precision.amp import MixedPrecision
     from lightning.fabric.plugins.precision.half import HalfPrecision
+    from lightning.fabric import wrappers
     from lightning.fabric.strategies import SingleDeviceStrategy
-    from lightning.fabric.wrappers import _FabricModule
 
     utils = import_module("lit_gpt.utils" if code == "lit-gpt" else "litgpt.utils")
-    precision = HalfPrecision("bf16-true")
+    wrappers._in_fabric_backward = True  # fabric.backward is loss.backward, but for fp16
+    mixed = job.precision.startswith("amp-")
+    precision = MixedPrecision("bf16-mixed", "cpu") if mixed else HalfPrecision("bf16-true")
     tracker = HostScalars()
     watcher = TrackerWatcher(tracker, passes(job))
     with ExitStack() as stack:
@@ -138,13 +141,17 @@ def record(code: str, name: str, job: TrainJob) -> tuple[list[Any], int, int]:
         with precision.module_init_context():
             inner = build(code, name, job)
         inner = precision.convert_module(inner)
-        model = _FabricModule(inner, SingleDeviceStrategy(torch.device("cpu"), precision=precision))
+        model = wrappers._FabricModule(inner, SingleDeviceStrategy(torch.device("cpu"), precision=precision))
         fit(model, inner, job, watcher, utils.chunked_cross_entropy)
         stream = _cut(tracker.stream)
         prompts = [each for one in inner.modules() for each in getattr(one, "adapter_kv_cache", None) or ()]
         cached = tracker.rounded_bytes(prompts)
         del model, inner, prompts
-    return steps(stream, trace_start(stream)), watcher.facts["parameter_bytes"], watcher.facts["buffer_bytes"] + cached
+    return (
+        steps(stream, trace_start(stream), mixed),
+        watcher.facts["parameter_bytes"],
+        watcher.facts["buffer_bytes"] + cached,
+    )
 
 
 def main() -> None:
@@ -153,12 +160,13 @@ def main() -> None:
     parser.add_argument("code")
     parser.add_argument("path")
     parser.add_argument("--show", action="store_true")
+    parser.add_argument("--only", default="", help="with --show: a word in the job")
     asked = parser.parse_args()
     sys.path.insert(0, asked.path)
     golden = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else []
     kept = [each for each in golden if each["job"]["model_code"] != asked.code]
     for name, job in jobs():
-        if job.model_code != asked.code:
+        if job.model_code != asked.code or asked.only not in str(job):
             continue
         events, parameters, buffers = record(asked.code, name, job)
         kept.append({"model": name, "job": describe(job), **summary(events, parameters, buffers)})
@@ -166,7 +174,7 @@ def main() -> None:
             played = play(model_from_config(MODELS[name][0]), job, on="trace")
             stream = played.recorder.stream()
             stream.events = stream.events[: played.end]
-            ours = steps(stream, played.start)
+            ours = steps(stream, played.start, job.precision.startswith("amp-"))
             own = summary(ours, played.kept("parameter", played.start), played.kept("buffer"))
             print(
                 name,

@@ -83,6 +83,8 @@ def jobs() -> Iterator[tuple[str, TrainJob]]:
         ("litgpt", "falcon", {"method": "full", "batch": 2, "seq_len": 64}),
         ("litgpt", "gemma", {"method": "full", "seq_len": 150}),
         ("litgpt", "gemma2", {"targets": ALL, "seq_len": 130, "batch": 2}),
+        ("litgpt", "llama", {"precision": "amp-bf16", "targets": "query,mlp,head", "batch": 2, "seq_len": 140}),
+        ("litgpt", "gpt_neox", {"precision": "amp-bf16", "method": "full", "seq_len": 64}),
         ("litgpt", "mistral", {"targets": "value,mlp", "batch": 2, "seq_len": 72}),
         ("litgpt", "gpt_neox", {"method": "adapter", "batch": 1, "seq_len": 96}),
         ("litgpt", "llama, as many keys", {"method": "adapter_v2", "batch": 2, "seq_len": 48}),

@@ -7,6 +7,7 @@ is adapted in part, indices and a padded result. Source: litgpt 0.5.13 and of 20
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     from oomph.tape.sym import Sym
 
 SCALING = 2.0  # lora_alpha / r; no byte depends on it
+
+
+def _called(operation: Callable[[Sym, Sym], Sym], *arguments: Sym) -> Sym:
+    """Return operation(*arguments), which live until it returns, as operands do on Python's stack."""
+    return operation(*arguments)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +53,7 @@ class LoRALinear(Block):
         from oomph import ops
 
         pretrained: Sym = m.linear(x)
-        lora = ops.linear_unfused(ops.linear_unfused(m.lora_dropout(x), m.lora_A), m.lora_B) * SCALING
+        lora = _called(ops.linear_unfused, _called(ops.linear_unfused, m.lora_dropout(x), m.lora_A), m.lora_B) * SCALING
         return pretrained + lora
 
 
@@ -83,7 +89,7 @@ class LoRAQKVLinear(Block):
         from oomph import ops
 
         pretrained: Sym = m.linear(x)
-        after_A = ops.linear(m.lora_dropout(x), m.lora_A)  # noqa: N806  the class's own name
+        after_A = _called(ops.linear, m.lora_dropout(x), m.lora_A)  # noqa: N806  the class's own name
         after_B = ops.transpose(  # noqa: N806
             _conv1d(m, ops.transpose(after_A, 1, 2), ops.unsqueeze(m.lora_B, 2)), 1, 2
         )

@@ -100,8 +100,10 @@ def _clamped(m: Bound, logits: Sym) -> Sym:
 
 
 def _in_fabric(m: Bound, idx: Sym, chunked: bool) -> Any:
-    """Mirror _FabricModule.forward."""
+    """Mirror _FabricModule.forward: autocast, if any, ends with the model's own forward pass."""
     output = gpt(m, idx, chunked)
+    if m.tape.autocast is not None:
+        m.tape.autocast.casts.clear()
     output = [ops.cast(one, "fp32") for one in output] if isinstance(output, list) else ops.cast(output, "fp32")
     return output
 

@@ -36,7 +36,7 @@ def defaults(versions: Versions) -> Defaults:
     first = code.value == "lit-gpt"
     return {
         "model_code": code,
-        "precision": Default("bf16", "precision is bf16-true"),
+        "precision": Default("bf16", "bf16-true, as all of config_hub says; without a config it is bf16-mixed"),
         "loss": Default("litgpt", "chunked_cross_entropy"),
         "steady": Default(not first, "the longest sample is the very first" if first else "a later step"),
         "keep_outputs": Default(not first, "`logits` of before live until the next forward pass is over"),
