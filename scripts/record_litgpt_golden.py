@@ -121,9 +121,9 @@ def fit(model: Any, inner: Any, job: TrainJob, watcher: Any, chunked_cross_entro
 
 def record(code: str, name: str, job: TrainJob) -> tuple[list[Any], int, int]:
     """Return the events of a job's step, and the bytes of parameters and buffers."""
+    from lightning.fabric import wrappers
     from lightning.fabric.plugins.precision.amp import MixedPrecision
     from lightning.fabric.plugins.precision.half import HalfPrecision
-    from lightning.fabric import wrappers
     from lightning.fabric.strategies import SingleDeviceStrategy
 
     utils = import_module("lit_gpt.utils" if code == "lit-gpt" else "litgpt.utils")

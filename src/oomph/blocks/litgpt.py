@@ -31,6 +31,7 @@ class Release:
     next forward pass. `count`: the loss is divided by the number of tokens, which is "compared" with 1, or the
     "largest" of both is taken, or it is a mean. `capped_chunks`: logits that come in chunks are bounded too.
     `stable_embedding`: a quantised model's embedding is replaced by bitsandbytes' StableEmbedding.
+    `keeps_4bit_inputs`: it wants bitsandbytes 0.42 or 0.41, which keep them as long as the graph.
     """
 
     norm: Literal["narrow scaled, cast", "cast, scaled", "scaled, cast"] = "scaled, cast"
@@ -42,6 +43,7 @@ class Release:
     count: Literal["none", "compared", "largest"] = "largest"
     capped_chunks: bool = True
     stable_embedding: bool = True
+    keeps_4bit_inputs: bool = False
 
 
 @dataclass(frozen=True)

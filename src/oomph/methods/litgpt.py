@@ -31,16 +31,17 @@ if TYPE_CHECKING:
 RELEASES: dict[str, Release] = {
     "litgpt": Release(),  # since 0.5.4
     "litgpt-0.4": Release(  # 0.4.6 to 0.5.0
-        groups=True, sums="mlp first", indices="kept", capped_chunks=False, stable_embedding=False
+        groups=True, sums="mlp first", indices="kept", capped_chunks=False, stable_embedding=False,
+        keeps_4bit_inputs=True,
     ),
     "litgpt-0.3": Release(  # March to May 2024
         "cast, scaled", groups=True, sums="mlp first", indices="anew", count="compared", capped_chunks=False,
-        stable_embedding=False,
+        stable_embedding=False, keeps_4bit_inputs=True,
     ),
     "lit-gpt": Release(  # 24 October 2023 to January 2024
         "narrow scaled, cast", groups=True, sums="mlp first", indices="anew", keeps_normed=True,
         keeps_loss=True, count="none",
-        capped_chunks=False, stable_embedding=False,
+        capped_chunks=False, stable_embedding=False, keeps_4bit_inputs=True,
     ),
 }  # fmt: skip
 QKV = ("query", "key", "value")
@@ -107,7 +108,7 @@ def adapt(model: Model, job: TrainJob) -> Model:
     if job.quantization != "none":
         from oomph.methods.bitsandbytes import quantised
 
-        made = quantised(made, job)
+        made = quantised(made, job, by_fabric=True, keeps_inputs=release.keeps_4bit_inputs)
     words = ADAPTED.get(job.method, (PREFIX,))
 
     def mark(path: str, part: Part) -> Part:

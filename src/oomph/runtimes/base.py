@@ -71,10 +71,6 @@ class Runtime:
     defaults: Callable[[Versions], Defaults]
     quantised: Callable[[Versions], Defaults] = lambda versions: {}  # more of them on a quantised base
 
-    def fields(self, versions: Versions = Versions()) -> dict[str, Any]:
-        """Return the fields of a job that it sets."""
-        return {name: default.value for name, default in self.defaults(versions).items()}
-
     def job(self, versions: Versions = Versions(), **given: Any) -> TrainJob:
         """Return a job as this program runs it; what is given wins.
 
@@ -89,11 +85,12 @@ class Runtime:
         return {**{name: each.value for name, each in self._taken(versions, given).items()}, **given}
 
     def _taken(self, versions: Versions, given: Mapping[str, Any]) -> Defaults:
-        kind = KINDS.get(given.get("optimizer", ""))
         narrow = given.get("method") == "qlora" or given.get("quantization", "none") != "none"
+        known = {**self.defaults(versions), **(self.quantised(versions) if narrow else {})}
+        kind = KINDS.get(given.get("optimizer") or (known["optimizer"].value if "optimizer" in known else ""))
         return {
             name: default
-            for name, default in {**self.defaults(versions), **(self.quantised(versions) if narrow else {})}.items()
+            for name, default in known.items()
             if name not in given and (name != "implementation" or kind is None or default.value in kind.implementations)
         }
 

@@ -10,7 +10,6 @@ from oomph.runtimes.base import Default, Defaults, Runtime, Versions
 # What ran with which torch, where no release is named: a commit's requirements and its date.
 BY_TORCH = (((2, 2), "lit-gpt", "October 2023"), ((2, 5), "litgpt-0.3", "April 2024"))
 BY_RELEASE = (((0, 3), "lit-gpt"), ((0, 4, 6), "litgpt-0.3"), ((0, 5, 4), "litgpt-0.4"))
-KEEPS_4BIT_INPUTS = ("lit-gpt", "litgpt-0.3", "litgpt-0.4")  # which want bitsandbytes 0.42 or 0.41
 
 
 def model_code(versions: Versions) -> Default:
@@ -45,7 +44,6 @@ def defaults(versions: Versions) -> Defaults:
         "targets": Default("query,value", "lora_query and lora_value are on"),
         "adapter_dtype": Default("base", "bf16-true makes adapters bf16"),
         "adapter_dropout": Default(0.05, "lora_dropout is 0.05"),
-        "keeps_4bit_inputs": Default(code.value in KEEPS_4BIT_INPUTS, "bitsandbytes is pinned by the release"),
     }
 
 

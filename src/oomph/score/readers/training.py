@@ -47,7 +47,7 @@ def _group(row: Mapping[str, Any]) -> str:
 
 def _question(row: Mapping[str, Any]) -> Question:
     job, assumed = job_of(row)
-    subject = described(words(row, "model")) or named(words(row, "model"), words(row, "quote"))
+    subject = described(words(row, "model")) or named(words(row, "model"), str(row.get("quote")))
     most = positions(subject)
     if most and job.seq_len > most:  # learned positions: a longer sequence would not run
         job = replace(job, seq_len=most)
@@ -195,10 +195,8 @@ def _quantised(row: Mapping[str, Any], versions: Versions) -> dict[str, Any]:
     if words(row, "method") not in QLORA and dtype not in NARROW:
         return {}
     given = quantisation(dtype, framework)
-    if "bnb" in dict(versions.known) or not framework.startswith("litgpt"):
-        old = framework.startswith("HF transformers (notebook") or not versions.at_least("bnb", 0, 43)
-        given["keeps_4bit_inputs"] = old
-    return given
+    old = framework.startswith("HF transformers (notebook") or not versions.at_least("bnb", 0, 43)
+    return given | {"keeps_4bit_inputs": old}
 
 
 def _optimizer(row: Mapping[str, Any]) -> dict[str, Any]:
