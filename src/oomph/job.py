@@ -52,6 +52,13 @@ Loss = Literal[
     "torchtune",  # logits in 8 chunks, cast to fp32 chunk by chunk
     "litgpt",  # 128 tokens at a time, in the logits' own dtype
 ]
+ModelCode = Literal[
+    "transformers",
+    "litgpt",  # since 0.5.4
+    "litgpt-0.4",  # 0.4.6 to 0.5.0
+    "litgpt-0.3",  # of March to May 2024
+    "lit-gpt",  # of October 2023
+]
 ZeroGrad = Literal["after-step", "before-forward", "before-backward"]
 Method = Literal[
     "full",
@@ -59,6 +66,8 @@ Method = Literal[
     "qlora",  # lora on an nf4 base with double quantisation, prepared as PEFT does, all linear maps
     "bitfit",  # biases alone
     "ln-tuning",  # copies of norms
+    "adapter",  # LitGPT's LLaMA-Adapter
+    "adapter_v2",
 ]
 AdapterDtype = Literal["fp32", "base"]
 Quantization = Literal["none", "nf4", "nf4-dq", "fp4", "fp4-dq"]  # of a frozen base; the names of formats
@@ -102,6 +111,8 @@ class TrainJob:
     in fp32; with `narrow_tables` embedding and head are cast back, as TRL does; qlora sets the first three as its paper
     does, lora with them spelled out is free to differ. `keeps_4bit_inputs`: bitsandbytes up to 0.42, which kept what
     goes into a quantised map as long as the graph. `modules_to_save` are modules of which a copy trains.
+    `model_code`: whose classes and loop run, transformers' or those of a release of LitGPT, which has maps, adapters
+    and names of targets of its own (docs/frameworks.md).
     `freeze_embeddings` and `freeze_layers` freeze parts in full fine-tuning: the tables of tokens and positions, the
     first so many layers.
     """
@@ -148,11 +159,12 @@ class TrainJob:
     freeze_layers: int = 0
     narrow_tables: bool = False
     keeps_4bit_inputs: bool = False
+    model_code: ModelCode = "transformers"
 
     def __post_init__(self) -> None:
         check(self)
         for name, value in PRESETS.get(self.method, {}).items():
-            if getattr(self, name) == DEFAULTS[name]:
+            if getattr(self, name) == DEFAULTS[name] and (self.model_code == "transformers" or name in OWN_PRESETS):
                 object.__setattr__(self, name, value)
         if self.optimizer in KINDS and KINDS[self.optimizer].in_backward:
             object.__setattr__(self, "optimizer_in_backward", True)
@@ -179,6 +191,8 @@ class TrainJob:
         """Say whether gradients of one step are still there when the next begins."""
         return not self.set_to_none or (self.zero_grad != "after-step" and not self.optimizer_in_backward)
 
+
+OWN_PRESETS = frozenset({"quantization"})  # those of a method that are not PEFT's
 
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(TrainJob)}
 
@@ -331,9 +345,11 @@ def idle_inputs(job: TrainJob | InferJob) -> tuple[str, ...]:
     """
     if not isinstance(job, TrainJob):
         return ()
-    adapters = () if job.method in RANKED else ADAPTERS
+    quantised = ("quantization", "keeps_4bit_inputs") if job.method.startswith("adapter") else ()
+    adapters = tuple(name for name in ADAPTERS if name not in quantised) if job.method not in RANKED else ()
+    code = ("model_code",) if job.model_code == "transformers" else ()
     projections = () if job.optimizer.startswith("galore") else ("optim_rank", "update_projection")
     embeddings = () if "8bit" in job.optimizer else ("embedding_32bit",)
     frozen = () if job.method == "full" else ("freeze_embeddings", "freeze_layers")
     long_samples = () if job.mixed else ("long_samples",)
-    return (*adapters, *projections, *embeddings, *frozen, *long_samples)
+    return (*adapters, *projections, *embeddings, *frozen, *code, *long_samples)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from oomph.job import TrainJob, shortened
+from oomph.methods import layers_path
 from oomph.model import Model
 from oomph.recipe import Recipe, Sums
 from oomph.stream import Event, Label, Stream
@@ -82,7 +83,7 @@ def _written(model: Model, job: Job) -> Script:
     lifted, open_job = symbolic(model, job, sheet)
     played = train_step(lifted, open_job, warm_up=True) if isinstance(open_job, TrainJob) else play(lifted, open_job)
     recorder = played.recorder
-    classes = Classes(decoder_stack(model)[0])
+    classes = Classes(layers_path(model, job))
     kinds = classes.of(recorder)
     recipe = written(sheet, classes, (), 0, 0, 0)
     whole = recorder.stream(MATRIX_PRODUCTS)

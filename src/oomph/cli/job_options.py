@@ -81,6 +81,7 @@ HELP: dict[Job, dict[str, str]] = {
         "freeze_layers": "Freeze the first so many layers.",
         "narrow_tables": "After it embedding and head are cast back, as TRL does.",
         "keeps_4bit_inputs": "As bitsandbytes up to 0.42: inputs of quantised maps live as long as the graph.",
+        "model_code": "Whose model code runs: transformers', or that of a release of LitGPT.",
     },
     InferJob: {
         "batch": "Sequences at a time.",

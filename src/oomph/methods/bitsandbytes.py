@@ -25,10 +25,14 @@ if TYPE_CHECKING:
 
 HALF = frozenset({"bf16", "fp16"})
 TABLES = ("embedding", "head")
+FABRIC = "fp16"  # what Lightning Fabric casts weights to before they are quantised: "bnb requires half"
 
 
-def quantised(model: Model, job: TrainJob) -> Model:
-    """Return the model with the blocks of the job's format in the place of the maps that it quantises."""
+def quantised(model: Model, job: TrainJob, *, by_fabric: bool = False, keeps_inputs: bool = False) -> Model:
+    """Return the model with the blocks of the job's format in the place of the maps that it quantises.
+
+    `by_fabric`: as Lightning Fabric quantises, with a bitsandbytes before 0.50; `keeps_inputs`: before 0.43.
+    """
     from oomph import formats
 
     fmt = formats.get(job.quantization)
@@ -40,6 +44,8 @@ def quantised(model: Model, job: TrainJob) -> Model:
     loaded = job.precision.removeprefix("amp-") if job.kbit_preparation else job.weight_dtype
     compute = job.precision.removeprefix("amp-")
     bias = compute if job.steady else "fp32" if job.kbit_preparation else loaded
+    if by_fabric:
+        loaded = FABRIC
 
     def change(path: str, part: Part) -> Part:
         block = inner(part)
@@ -49,6 +55,7 @@ def quantised(model: Model, job: TrainJob) -> Model:
         return Linear4bit(
             block.in_features, block.out_features, block.bias, block.role,
             stored=tensors, loaded=loaded, compute=compute, bias_dtype=bias,
+            unfused=by_fabric, keeps_inputs=keeps_inputs,
         )  # fmt: skip
 
     return replace(model, parts={path: rewritten(part, change, path) for path, part in model.parts.items()})
@@ -78,13 +85,16 @@ def prepared(model: Model, job: TrainJob) -> Model:
 @dataclass(frozen=True, eq=False)
 class Linear4bit(Linear):
     """bnb.nn.Linear4bit: packed codes with their scales. `loaded` is the dtype the weight was quantised from and is
-    dequantised to, `compute` the one inputs are brought to, and the bias for good when it is first used.
+    dequantised to, `compute` the one inputs are brought to, and the bias for good when it is first used. `unfused`: by
+    bitsandbytes before 0.50, `keeps_inputs`: before 0.43, whatever the job says.
     """
 
     stored: Mapping[str, Tensor] = field(default_factory=dict)
     loaded: str = "bf16"
     compute: str = "bf16"
     bias_dtype: str = "bf16"
+    unfused: bool = False
+    keeps_inputs: bool = False
 
     @property
     def parts(self) -> Parts:
@@ -102,5 +112,5 @@ class Linear4bit(Linear):
         bias = m.parts["bias"]
         if bias is not None:
             set_dtype(bias, x.dtype)
-        weight = FourBitWeight((m.out_features, m.in_features), m["weight.absmax"], m.loaded)
+        weight = FourBitWeight((m.out_features, m.in_features), m["weight.absmax"], m.loaded, m.unfused, m.keeps_inputs)
         return ops.cast(matmul_4bit(x, weight, bias), inp_dtype)
