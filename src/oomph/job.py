@@ -60,7 +60,16 @@ Method = Literal[
     "ln-tuning",  # copies of norms
 ]
 AdapterDtype = Literal["fp32", "base"]
-Quantization = Literal["none", "nf4", "nf4-dq", "fp4", "fp4-dq"]  # of a frozen base; the names of formats
+Quantization = Literal[  # of a frozen base; the names of formats
+    "none", "nf4", "nf4-dq", "fp4", "fp4-dq",
+    "gptq-4bit-g128", "gptq-4bit-g64", "gptq-4bit-g32", "gptq-4bit-column",
+    "gptq-8bit-g128", "gptq-8bit-g64", "gptq-8bit-g32", "gptq-8bit-column",
+]  # fmt: skip
+GptqKernel = Literal[
+    "gptqmodel",  # GPTQModel, today's; a layer's unpacked weights live through its backward pass
+    "triton",  # auto_gptq's second Triton kernel and fms-acceleration: unpacked anew in backward
+    "cuda-old",  # auto_gptq as transformers 4 loads it with exllama off: unpacked by torch's operations
+]
 RANKED = frozenset({"lora", "qlora"})  # methods that have a rank
 # What a method stands for, where the field has its default.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -87,6 +96,7 @@ class TrainJob:
     `optimizer_in_backward`: each parameter has its own optimizer, which steps and frees the gradient as soon as it is
     there (a post-accumulate-grad hook). `optim_rank`: of the projections of GaLore, which a step computes anew if it is
     the first, or with `update_projection` (one in 200 by default).
+    `zero_bucket`: DeepSpeed's ZeRO-2 around AdamW on one GPU, with buckets of so many elements; 0 is no DeepSpeed.
     `autocast`: 16-bit weights under autocast too, as accelerate's mixed precision over them: adapters in fp32 are cast,
     losses upcast. `loss`: what follows the last hidden state.
     `zero_grad`: where gradients are zeroed, or freed with `set_to_none`; of several micro-batches in the first one.
@@ -94,10 +104,11 @@ class TrainJob:
     `method` is how PEFT wraps the model, and what trains. `rank` is the adapters'; `targets` the maps that get one:
     names with commas between them, "all-linear", or "default", which is PEFT's choice for the model. `adapter_dropout`
     is the rate on an adapter's input; `adapter_dtype` fp32 is what PEFT's autocast_adapter_dtype does. `quantization`
-    is bitsandbytes' of a frozen base; `kbit_preparation` PEFT's prepare_model_for_kbit_training, which keeps all else
-    in fp32; with `narrow_tables` embedding and head are cast back, as TRL does; qlora sets the first three as its paper
-    does, lora with them spelled out is free to differ. `keeps_4bit_inputs`: bitsandbytes up to 0.42, which kept what
-    goes into a quantised map as long as the graph. `modules_to_save` are modules of which a copy trains.
+    is how a frozen base is stored, by bitsandbytes or GPTQ, and `gptq_kernel` what computes with GPTQ's.
+    `kbit_preparation` is PEFT's prepare_model_for_kbit_training, which keeps all else in fp32, but for GPTQ; with
+    `narrow_tables` embedding and head are cast back, as TRL does; qlora sets the first three as its paper does, lora
+    with them spelled out is free to differ. `keeps_4bit_inputs`: bitsandbytes up to 0.42, which kept what goes into a
+    quantised map as long as the graph. `modules_to_save` are modules of which a copy trains.
     `freeze_embeddings` and `freeze_layers` freeze parts in full fine-tuning: the tables of tokens and positions, the
     first so many layers.
     """
@@ -130,6 +141,7 @@ class TrainJob:
     optimizer_in_backward: bool = False
     optim_rank: int = 128
     update_projection: bool = False
+    zero_bucket: int = 0
     method: Method = "full"
     rank: int = 8
     targets: str = "default"
@@ -142,6 +154,7 @@ class TrainJob:
     freeze_layers: int = 0
     narrow_tables: bool = False
     keeps_4bit_inputs: bool = False
+    gptq_kernel: GptqKernel = "gptqmodel"
 
     def __post_init__(self) -> None:
         check(self)
@@ -229,7 +242,7 @@ def check(job: TrainJob | InferJob) -> None:
         if choices and value not in choices:
             hint = close_matches(str(value), choices) or f"Choose one of {', '.join(map(str, choices))}."
             raise UsageError(f"{field.name} cannot be {value!r}.", hint)
-        low = 0 if field.name in ("decode", "max_cache_len", "logits_to_keep", "freeze_layers") else 1
+        low = 0 if field.name in ("decode", "max_cache_len", "logits_to_keep", "freeze_layers", "zero_bucket") else 1
         if hints[field.name] is int and not low <= value <= MOST:
             raise UsageError(f"{field.name} cannot be {value}.", f"Give a whole number of at least {low}.")
         if hints[field.name] is float and not 0 <= value < 1:
@@ -244,12 +257,16 @@ def _check_training(job: TrainJob) -> None:
         raise UsageError("targets names no module.", "Say q_proj,v_proj, all-linear or default.")
     if job.quantization != "none" and job.method == "full":
         raise UsageError("Quantised weights do not train.", "Add --method lora, or leave --quantization out.")
+    if job.quantization.startswith("gptq") and job.gptq_kernel != "gptqmodel" and job.precision != "fp16":
+        raise UsageError(f"The kernel {job.gptq_kernel} computes in fp16.", "Take precision fp16, or gptqmodel.")
     if job.method != "full" and (job.freeze_embeddings or job.freeze_layers):
         raise UsageError(
             f"{job.method} freezes what it does not train.", "Leave --freeze-... out, or take method full."
         )
     if job.modules_to_save and job.method in ("full", "bitfit"):
         raise UsageError("Copies of modules train beside adapters only.", "Add --method lora.")
+    if job.zero_bucket and (not job.optimizer.startswith("adamw") or job.optimizer_in_backward):
+        raise UsageError("DeepSpeed is played around AdamW alone.", "Take optimizer adamw, or leave the bucket out.")
     if job.padding and job.packing:
         fix = "Leave one out: transformers looks for packed sequences only where there is no mask."
         raise UsageError("A batch has a padding mask or packed sequences, not both.", fix)
@@ -300,7 +317,7 @@ def describe(job: TrainJob | InferJob) -> dict[str, Any]:
 
 ADAPTERS = (
     "rank", "targets", "adapter_dropout", "adapter_dtype", "quantization", "kbit_preparation", "modules_to_save",
-    "narrow_tables", "keeps_4bit_inputs",
+    "narrow_tables", "keeps_4bit_inputs", "gptq_kernel",
 )  # fmt: skip
 
 
@@ -312,8 +329,9 @@ def idle_inputs(job: TrainJob | InferJob) -> tuple[str, ...]:
     """
     if not isinstance(job, TrainJob):
         return ()
-    adapters = () if job.method in RANKED else ADAPTERS
+    adapters = ("gptq_kernel",) * (not job.quantization.startswith("gptq")) if job.method in RANKED else ADAPTERS
     projections = () if job.optimizer.startswith("galore") else ("optim_rank", "update_projection")
     embeddings = () if "8bit" in job.optimizer else ("embedding_32bit",)
     frozen = () if job.method == "full" else ("freeze_embeddings", "freeze_layers")
-    return (*adapters, *projections, *embeddings, *frozen)
+    buckets = () if job.zero_bucket else ("zero_bucket",)
+    return (*adapters, *projections, *embeddings, *frozen, *buckets)

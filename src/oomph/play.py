@@ -120,7 +120,7 @@ def _step(
         zero_grad()
     for index in range(job.accumulation):
         first = index == 0 and job.zero_grad == "before-backward"
-        _micro_batch(tape, bound, forward, model, job, played, kept, zero_grad if first else None)
+        _micro_batch(tape, bound, forward, model, job, optimizer, played, kept, zero_grad if first else None)
     played.backward_end = recorder.position
     if job.clip_gradients:
         recorder.mark("clip gradients")
@@ -172,6 +172,7 @@ def _micro_batch(
     forward: Forward,
     model: Model,
     job: TrainJob,
+    optimizer: Optimizer | None,
     played: Played,
     kept: list[Any],
     zero_grad: Callable[[], None] | None,
@@ -226,7 +227,9 @@ def _micro_batch(
     recorder.mark("loss backward")
     played.forward_end = recorder.position
     tape.on_node = _crossing(tape)
+    buckets = [] if optimizer is None else optimizer.before_backward()
     backward(loss)
+    del buckets
     tape.on_node = None
     recorder.mark("after backward")
     if job.hold_logits:

@@ -29,7 +29,7 @@ def adapted(model: Model, job: TrainJob | InferJob) -> Model:
 
         model = prepared(model, job)
     if job.quantization != "none":
-        from oomph.methods.bitsandbytes import quantised
+        from oomph.methods.quantised import quantised
 
         model = quantised(model, job)
     changed: Model = import_module(f"oomph.methods.{METHODS[job.method]}").adapt(model, job)

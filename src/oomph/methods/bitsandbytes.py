@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING
 
 from oomph.blocks.base import Part, Parts, rewritten
 from oomph.blocks.basic import Linear
-from oomph.formats.base import Stored
-from oomph.methods.targets import inner
 from oomph.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -25,44 +23,23 @@ if TYPE_CHECKING:
 
 HALF = frozenset({"bf16", "fp16"})
 TABLES = ("embedding", "head")
+LEFT_IN_16_BITS = "gptq"  # methods whose models PEFT's preparation casts nothing of
 
 
-def quantised(model: Model, job: TrainJob) -> Model:
-    """Return the model with the blocks of the job's format in the place of the maps that it quantises."""
-    from oomph import formats
-
-    fmt = formats.get(job.quantization)
-    stored = {
-        weight.name.removesuffix(".weight"): fmt.store(weight, model)
-        for weight in model.weights
-        if fmt.quantises(weight)
-    }
+def quantised_linear(block: Linear, stored: Mapping[str, Tensor], job: TrainJob) -> Linear:
+    """Return bitsandbytes' map in the place of a linear map; `stored` are its codes and scales."""
     loaded = job.precision.removeprefix("amp-") if job.kbit_preparation else job.weight_dtype
     compute = job.precision.removeprefix("amp-")
     bias = compute if job.steady else "fp32" if job.kbit_preparation else loaded
-
-    def change(path: str, part: Part) -> Part:
-        block = inner(part)
-        if not isinstance(block, Linear) or len(stored.get(path, ())) < 2:  # one tensor: the weight as it is
-            return part
-        tensors = dict(_tensor(one, path) for one in stored[path])
-        return Linear4bit(
-            block.in_features, block.out_features, block.bias, block.role,
-            stored=tensors, loaded=loaded, compute=compute, bias_dtype=bias,
-        )  # fmt: skip
-
-    return replace(model, parts={path: rewritten(part, change, path) for path, part in model.parts.items()})
-
-
-def _tensor(one: Stored, path: str) -> tuple[str, Tensor]:
-    """Return what is stored of a weight as a tensor that does not train; codes count as the weight, scales do not."""
-    name = one.name.removeprefix(f"{path}.")
-    return name, Tensor(one.shape, "linear" if name == "weight" else "buffer", one.dtype, trains=False)
+    return Linear4bit(
+        block.in_features, block.out_features, block.bias, block.role,
+        stored=stored, loaded=loaded, compute=compute, bias_dtype=bias,
+    )  # fmt: skip
 
 
 def prepared(model: Model, job: TrainJob) -> Model:
     """Return the model as prepare_model_for_kbit_training leaves it: what is 16 bits wide and not quantised is fp32."""
-    if job.weight_dtype not in HALF:
+    if job.weight_dtype not in HALF or job.quantization.startswith(LEFT_IN_16_BITS):
         return model
 
     def change(path: str, part: Part) -> Part:

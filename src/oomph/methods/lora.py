@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from oomph.blocks.base import Block, Part, Parts
 from oomph.blocks.basic import Dropout, Linear
 from oomph.methods.bitsandbytes import Linear4bit
+from oomph.methods.gptq import LinearGptq
 from oomph.methods.targets import LORA_TARGETS, inner, names_of, split, typed, wrap_targets
 
 if TYPE_CHECKING:
@@ -29,10 +30,17 @@ def adapt(model: Model, job: TrainJob) -> Model:
     rate = job.adapter_dropout if job.dropout else 0.0
 
     def wrap(path: str, base: Part) -> Block:
-        kind = LoraLinear4bit if isinstance(inner(base), Linear4bit) else LoraLinear
-        return kind(base, *features(base), job.rank, rate, adapter_dtype(job))
+        return _kind(base)(base, *features(base), job.rank, rate, adapter_dtype(job))
 
     return wrap_targets(model, names_of(model, job.targets, LORA_TARGETS), wrap, split(job.modules_to_save))
+
+
+def _kind(base: Part) -> type[LoraLinear]:
+    """Return PEFT's adapter for a map."""
+    block = inner(base)
+    if isinstance(block, Linear4bit):
+        return LoraLinear4bit
+    return LoraAutoGptq if isinstance(block, LinearGptq) and block.kernel != "gptqmodel" else LoraLinear
 
 
 def adapter_dtype(job: TrainJob) -> str | None:
@@ -102,4 +110,25 @@ class LoraLinear4bit(LoraLinear):
         if requires_conversion:
             output = ops.cast(output, expected_dtype)
         result = result + output
+        return result
+
+
+@dataclass(frozen=True, eq=False)
+class LoraAutoGptq(LoraLinear):
+    """An adapter of PEFT 0.4 to 0.13 on a map of auto_gptq: the sum in place, under autocast no cast beforehand."""
+
+    @staticmethod
+    def program(m: Bound, x: Sym) -> Sym:
+        """Mirror lora.gptq.QuantLinear.forward."""
+        from oomph import ops
+
+        result: Sym = m.base_layer(x)
+        if requires_conversion := m.tape.autocast is None:
+            expected_dtype = result.dtype
+            x = ops.cast(x, m.lora_A.weight.dtype)
+        output: Sym = m.lora_B(m.lora_A(m.lora_dropout(x)))
+        if requires_conversion:
+            output = ops.cast(output, expected_dtype)
+        output = output * SCALING
+        result = ops.add_to_view(result, output)
         return result

@@ -18,7 +18,7 @@ from oomph.ops.attention import attention, attention_in_fp32, encoder_attention,
 from oomph.ops.bounds import clamp, clamp_both, masked_fill
 from oomph.ops.elementwise import add, add_, cast, dropout, mean, mul, mul_, neg, power, rsqrt, sub, unary
 from oomph.ops.grouped import grouped_mm
-from oomph.ops.indexing import clone, contiguous, expand, repeat_rows, rows, transpose, unsqueeze, view
+from oomph.ops.indexing import add_to_view, clone, contiguous, expand, repeat_rows, rows, transpose, unsqueeze, view
 from oomph.ops.joining import cat, stack_last
 from oomph.ops.loss import cross_entropy, cross_entropy_of_rows, fused_cross_entropy
 from oomph.ops.masks import as_numbers, bidirectional_mask, causal_mask
@@ -78,6 +78,7 @@ __all__ = [
     "activate",
     "add",
     "add_",
+    "add_to_view",
     "addmm",
     "alibi_mask",
     "alibi_of_length",
