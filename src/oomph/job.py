@@ -85,6 +85,8 @@ class TrainJob:
     optimizer states exist; otherwise the first. `hold_logits`: the caller keeps the model's output through the
     backward pass, as `outputs = model(...); outputs.loss.backward()` does. `keep_outputs`: that variable outlives the
     step, as in a loop written out in one function, until the next forward pass gives it another value.
+    `keeps_cache`: checkpointing does not switch the cache off, as in GPTBigCode of transformers 4, whose cache is views
+    of what each layer's fused map of queries, keys and values returned.
     `fp32_outputs`: accelerate's wrapper, which returns logits as fp32 copies. `padding`: the batch carries a padding
     mask, which disables flash. `packing`: each row holds several sequences one behind the other, told apart by position
     ids that the caller passes instead of a mask; transformers then builds a mask itself, unless there is a cache.
@@ -123,6 +125,7 @@ class TrainJob:
     checkpointing: Checkpointing = "none"
     checkpoint_every: int = 1
     use_cache: bool = False
+    keeps_cache: bool = False
     hold_logits: bool = True
     keep_outputs: bool = False
     fp32_outputs: bool = False
@@ -334,4 +337,5 @@ def idle_inputs(job: TrainJob | InferJob) -> tuple[str, ...]:
     embeddings = () if "8bit" in job.optimizer else ("embedding_32bit",)
     frozen = () if job.method == "full" else ("freeze_embeddings", "freeze_layers")
     buckets = () if job.zero_bucket else ("zero_bucket",)
-    return (*adapters, *projections, *embeddings, *frozen, *buckets)
+    cache = () if job.keeps_cache else ("keeps_cache",)
+    return (*adapters, *projections, *embeddings, *frozen, *buckets, *cache)

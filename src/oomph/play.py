@@ -54,6 +54,8 @@ def train_step(
     there; with `warm_up`, or where outputs are kept and so a whole graph, the earlier one is played too.
     """
     program = program_of(model)
+    if job.keeps_cache and model.model_type != "gpt_bigcode":
+        raise UsageError("Checkpointing switches this model's cache off.", "Leave --keeps-cache out.")
     model = adapted(model, job)
     tape = Tape(on)
     recorder = tape.recorder
@@ -200,7 +202,7 @@ def _micro_batch(
         "attention_mask": inputs[1] if job.padding else None,
         "position_ids": inputs[1] if job.packing else None,
         # merge_with_config_defaults switches it off
-        "use_cache": job.use_cache and job.checkpointing == "none",
+        "use_cache": job.use_cache and (job.checkpointing == "none" or job.keeps_cache),
     }
     with autocast(tape, autocast_dtype(job)):
         loss, logits, cache = forward(*arguments, **options)

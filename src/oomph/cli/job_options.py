@@ -49,6 +49,7 @@ HELP: dict[Job, dict[str, str]] = {
         "checkpointing": "Gradient checkpointing.",
         "checkpoint_every": "Checkpoint every n-th layer.",
         "use_cache": "Keep a key-value cache while training.",
+        "keeps_cache": "Checkpointing leaves the cache on, as in GPTBigCode of transformers 4.",
         "hold_logits": "The caller keeps the logits until backward is done.",
         "keep_outputs": "Outputs live until the next forward pass is over, as in a plain loop.",
         "fp32_outputs": "Logits come as fp32 copies, as from accelerate.",

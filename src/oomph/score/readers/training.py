@@ -41,6 +41,7 @@ from oomph.score.reading import MUST_NOT_FIT, Ask, Question, Schema, notes, refu
 SIXTEEN = {"bf16": "bf16", "bfloat16": "bf16", "fp16": "fp16", "float16": "fp16"}
 ONE_GPU_ZERO = "ZeRO-2 config (single GPU)"
 QWEN_BUCKET = 200_000_000  # reduce_bucket_size of finetune/ds_config_zero2.json
+CACHE_OFF_SINCE = (4, 50)  # transformers in whose GPTBigCode checkpointing switches the cache off
 SAME_DTYPE = (None, "same as trainable param dtype")
 ADAPTERS_FP32_SINCE = (0, 11)  # PEFT that makes adapters fp32 on 16-bit weights: autocast_adapter_dtype
 
@@ -82,6 +83,8 @@ def job_of(row: Mapping[str, Any]) -> tuple[TrainJob, tuple[str, ...]]:
     given = {**_precision(row), **_loss(row, versions), **_shape(row), **_optimizer(row), **_method(row, versions)}
     fields = {**program.fields(versions), **given}
     fields["use_cache"] = fields.get("use_cache", False) and use_cache(fields["checkpointing"])
+    if "bigcode" in words(row, "model") and not versions.at_least("transformers", *CACHE_OFF_SINCE):
+        fields |= {"use_cache": True, "keeps_cache": fields["checkpointing"] != "none"}
     assumed = {
         f"{words(row, 'framework_version')}, estimated by the layers of the versions oomph follows": True,
         "autocast over 16-bit weights; accelerate copies logits to fp32": bool(fields.get("autocast")),
