@@ -158,3 +158,12 @@ def test_a_config_file_answers_on_the_command_line(capsys: pytest.CaptureFixture
     assert (answer["job"]["model"], answer["job"]["batch"], answer["job"]["seq_len"]) == ("qwen2.5-0.5b", 1, 512)
     assert any("shiny" in text for text in answer["warnings"])
     assert any(text.startswith("axolotl: clip_gradients=True") for text in answer["assumptions"])
+
+
+def test_dora_is_read_with_the_base_it_goes_with() -> None:
+    """On 4 bits it is prepared as QLoRA is; rsLoRA, a number that LoRA is scaled by, moves no byte."""
+    trl = {"max_length": 512, "use_peft": True, "use_rslora": True}
+    assert read({**trl, "use_dora": True}, "a").fields["method"] == "dora"
+    narrow = read({**trl, "use_dora": True, "load_in_4bit": True}, "a")
+    assert (narrow.fields["method"], narrow.fields["quantization"], narrow.unknown) == ("dora", "nf4-dq", ())
+    assert read({**trl, "use_dora": False}, "a").fields["method"] == "lora"

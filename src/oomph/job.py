@@ -56,6 +56,7 @@ Method = Literal[
     "full",
     "lora",
     "qlora",  # lora on an nf4 base with double quantisation, prepared as PEFT does, all linear maps
+    "dora",  # lora with a magnitude for each output, the direction divided by its norm
     "bitfit",  # biases alone
     "ln-tuning",  # copies of norms
 ]
@@ -70,7 +71,7 @@ GptqKernel = Literal[
     "triton",  # auto_gptq's second Triton kernel and fms-acceleration: unpacked anew in backward
     "cuda-old",  # auto_gptq as transformers 4 loads it with exllama off: unpacked by torch's operations
 ]
-RANKED = frozenset({"lora", "qlora"})  # methods that have a rank
+RANKED = frozenset({"lora", "qlora", "dora"})  # methods that have a rank
 # What a method stands for, where the field has its default.
 PRESETS: dict[str, dict[str, Any]] = {
     "qlora": {"quantization": "nf4-dq", "kbit_preparation": True, "targets": "all-linear"},

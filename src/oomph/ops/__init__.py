@@ -24,7 +24,7 @@ from oomph.ops.loss import cross_entropy, cross_entropy_of_rows, fused_cross_ent
 from oomph.ops.masks import as_numbers, bidirectional_mask, causal_mask
 from oomph.ops.matmul import addmm, autocast_argument, baddbmm, bmm, bmm_cast, linear, linear_unfused, matmul
 from oomph.ops.norm import layer_norm
-from oomph.ops.reduce import divided, mean_of_all, total
+from oomph.ops.reduce import divided, mean_of_all, row_norms, total
 from oomph.ops.rotary import (
     apply_partial_rotary,
     apply_rotary,
@@ -158,6 +158,7 @@ __all__ = [
     "rotary_buffers",
     "rotary_tables",
     "rotate",
+    "row_norms",
     "rows",
     "rsqrt",
     "select",

@@ -37,6 +37,10 @@ def adapt(model: Any, job: TrainJob, device: str) -> Any:
         prepare: Any = peft.prepare_model_for_kbit_training
         model = prepare(model, use_gradient_checkpointing=False)
     config = _config(peft, job)
+    if job.method == "dora" and job.quantization != "none":
+        from oomph.referee.quantised import teach_dora
+
+        teach_dora()
     if packed:
         _for_packed(config, packed)
     model = peft.get_peft_model(model, config, autocast_adapter_dtype=job.adapter_dtype == "fp32")
@@ -86,5 +90,6 @@ def _config(peft: Any, job: TrainJob) -> Any:
         lora_alpha=2 * job.rank,
         target_modules=targets,
         lora_dropout=rate,
+        use_dora=job.method == "dora",
         modules_to_save=saved,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 from unittest.mock import patch
 
@@ -100,6 +101,31 @@ def _fake_parameter(bnb: Any, weight: Any, kind: str, nested: bool) -> Any:
         **options,
     )  # fmt: skip
     return parameter
+
+
+def teach_dora() -> None:
+    """Let PEFT's DoRA find the weights of fake 4-bit maps, which it knows by the class of a real parameter.
+
+    What it calls for them is bitsandbytes' own. Its copy of a map, made for FSDP, would lose what they carry.
+    """
+    from importlib import import_module
+
+    dora: Any = import_module("peft.tuners.lora.dora")
+    original = dora.dequantize_module_weight
+    if original.__name__ == "dequantise":
+        return
+
+    def dequantise(module: Any) -> Any:
+        weight = getattr(module, "weight", None)
+        state = getattr(weight, "quant_state", None)
+        if state is None or not isinstance(weight, FakeTensor):
+            return original(module)
+        from bitsandbytes.functional import dequantize_4bit
+
+        return dequantize_4bit(weight.data, state)
+
+    dora.dequantize_module_weight = dequantise
+    dora.deepcopy = lambda module: module if isinstance(module.weight, FakeTensor) else deepcopy(module)
 
 
 def scales(model: Any) -> Iterator[tuple[str, Any]]:

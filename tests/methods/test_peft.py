@@ -1,0 +1,68 @@
+"""PEFT's other methods against the real ones: every event of a later step, and what makes them dear or cheap."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from oomph.errors import UnsupportedError
+from oomph.explain import saved_tensors
+from oomph.families import model_from_config
+from oomph.job import TrainJob
+from oomph.methods import adapted, trainable_params
+from oomph.play import train_step
+from oomph.steps import step
+from tests.configs import LLAMA_3_8B
+from tests.referee import models
+from tests.tape.grid import compare
+
+MODEL = model_from_config(LLAMA_3_8B)
+LLAMA, GPT2, QWEN2 = models.LLAMA, models.GPT2, models.QWEN2
+CHECKPOINTED = {"checkpointing": "non-reentrant", "padding": True}
+DROPPED = {"adapter_dropout": 0.1, "rank": 3}
+CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    (LLAMA, {"method": "dora", "targets": "all-linear", **DROPPED, **CHECKPOINTED}),
+    (GPT2, {"method": "dora", "precision": "amp-bf16", "targets": "c_attn,c_fc", "checkpointing": "reentrant"}),
+    (QWEN2, {"method": "dora", "adapter_dtype": "base", "accumulation": 2}),
+    (LLAMA, {"method": "dora", "quantization": "nf4-dq", "kbit_preparation": True, "precision": "amp-bf16", **DROPPED}),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("raw", "options"), CASES, ids=lambda one: one.get("method") or one["model_type"])
+def test_every_event_equals_the_trace(raw: dict[str, Any], options: dict[str, Any]) -> None:
+    """Allocations, frees, their order, peak, what is kept."""
+    parting, ours, theirs = compare(raw, TrainJob(**{"batch": 2, "seq_len": 9, **options}))
+    assert parting is None, str(parting)
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("options", [options for _, options in CASES], ids=str)
+def test_a_folded_step_equals_one_played_in_full(options: dict[str, Any]) -> None:
+    """One recipe holds for all depths."""
+    job = TrainJob(seq_len=64, **{**options, "targets": "default"})
+    assert step(MODEL, job).folded
+    assert step(MODEL, job).peak == train_step(MODEL, job).peak
+
+
+def test_dora_trains_a_magnitude_for_each_output() -> None:
+    """One number for each of the 4096 queries and 1024 values of 32 layers, beside what LoRA has."""
+    more = trainable_params(MODEL, TrainJob(method="dora")) - trainable_params(MODEL, TrainJob(method="lora"))
+    assert more == 32 * (4096 + 1024)
+
+
+def test_dropout_makes_dora_keep_every_adapted_weight() -> None:
+    """The base map runs a second time, on a weight in fp32 that is kept: 4 bytes for each of its elements."""
+    kept = [
+        saved_tensors(MODEL, TrainJob(seq_len=1, method=method, adapter_dropout=0.1)).row_bytes
+        for method in ("lora", "dora")  # type: ignore[arg-type]
+    ]
+    weights = 4096 * 4096 + 1024 * 4096
+    assert kept[1] - kept[0] > 4 * weights
+
+
+def test_dora_on_a_gptq_base_is_refused() -> None:
+    """As PEFT refuses it."""
+    with pytest.raises(UnsupportedError, match="GPTQ"):
+        adapted(MODEL, TrainJob(method="dora", quantization="gptq-4bit-g128"))
