@@ -62,7 +62,7 @@ Method = Literal[
 ]
 AdapterDtype = Literal["fp32", "base"]
 Quantization = Literal[  # of a frozen base; the names of formats
-    "none", "nf4", "nf4-dq", "fp4", "fp4-dq",
+    "none", "nf4", "nf4-dq", "fp4", "fp4-dq", "int8",
     "gptq-4bit-g128", "gptq-4bit-g64", "gptq-4bit-g32", "gptq-4bit-column",
     "gptq-8bit-g128", "gptq-8bit-g64", "gptq-8bit-g32", "gptq-8bit-column",
 ]  # fmt: skip

@@ -24,6 +24,8 @@ DROPPED = {"adapter_dropout": 0.1, "rank": 3}
 CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (LLAMA, {"method": "dora", "targets": "all-linear", **DROPPED, **CHECKPOINTED}),
     (GPT2, {"method": "dora", "precision": "amp-bf16", "targets": "c_attn,c_fc", "checkpointing": "reentrant"}),
+    (LLAMA, {"method": "lora", "quantization": "int8", "kbit_preparation": True, **DROPPED, **CHECKPOINTED}),
+    (GPT2, {"method": "lora", "quantization": "int8", "precision": "fp16", "targets": "c_attn,c_fc", "steady": False}),
     (QWEN2, {"method": "dora", "adapter_dtype": "base", "accumulation": 2}),
     (LLAMA, {"method": "dora", "quantization": "nf4-dq", "kbit_preparation": True, "precision": "amp-bf16", **DROPPED}),
 ]
@@ -62,7 +64,15 @@ def test_dropout_makes_dora_keep_every_adapted_weight() -> None:
     assert kept[1] - kept[0] > 4 * weights
 
 
+def test_an_8_bit_map_holds_its_input_beyond_checkpointing() -> None:
+    """Its function keeps it as long as the graph: reentrance frees it, the way without does not."""
+    ways: tuple[Any, ...] = ("reentrant", "non-reentrant")
+    peaks = [step(MODEL, TrainJob(method="lora", quantization="int8", checkpointing=way)).peak for way in ways]
+    assert peaks[1] - peaks[0] > 32 * 2048 * 2 * (4096 + 14336)
+
+
 def test_dora_on_a_gptq_base_is_refused() -> None:
-    """As PEFT refuses it."""
-    with pytest.raises(UnsupportedError, match="GPTQ"):
-        adapted(MODEL, TrainJob(method="dora", quantization="gptq-4bit-g128"))
+    """As PEFT refuses it; nor is it played on 8 bits."""
+    for name in ("gptq-4bit-g128", "int8"):
+        with pytest.raises(UnsupportedError, match="no DoRA"):
+            adapted(MODEL, TrainJob(method="dora", quantization=name))  # type: ignore[arg-type]

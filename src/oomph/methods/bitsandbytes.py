@@ -29,6 +29,11 @@ LEFT_IN_16_BITS = "gptq"  # methods whose models PEFT's preparation casts nothin
 def quantised_linear(block: Linear, stored: Mapping[str, Tensor], job: TrainJob) -> Linear:
     """Return bitsandbytes' map in the place of a linear map; `stored` are its codes and scales."""
     loaded = job.precision.removeprefix("amp-") if job.kbit_preparation else job.weight_dtype
+    if job.quantization == "int8":
+        bias = "fp32" if job.kbit_preparation else loaded
+        return Linear8bit(
+            block.in_features, block.out_features, block.bias, block.role, stored=stored, bias_dtype=bias
+        )  # fmt: skip
     compute = job.precision.removeprefix("amp-")
     bias = compute if job.steady else "fp32" if job.kbit_preparation else loaded
     return Linear4bit(
@@ -81,3 +86,27 @@ class Linear4bit(Linear):
             set_dtype(bias, x.dtype)
         weight = FourBitWeight((m.out_features, m.in_features), m["weight.absmax"], m.loaded)
         return ops.cast(matmul_4bit(x, weight, bias), inp_dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Linear8bit(Linear):
+    """bnb.nn.Linear8bitLt: codes with a scale for each row; the bias takes the input's dtype for good."""
+
+    stored: Mapping[str, Tensor] = field(default_factory=dict)
+    bias_dtype: str = "bf16"
+
+    @property
+    def parts(self) -> Parts:
+        """Codes, scales and, if any, bias."""
+        return {**self.stored, "bias": Tensor((self.out_features,), "bias", self.bias_dtype) if self.bias else None}
+
+    @staticmethod
+    def program(m: Bound, x: Sym) -> Sym:
+        """Mirror Linear8bitLt.forward."""
+        from oomph.ops.int8 import Int8Weight, matmul_8bit
+        from oomph.ops.quantised import set_dtype
+
+        bias = m.parts["bias"]
+        if bias is not None:
+            set_dtype(bias, x.dtype)
+        return matmul_8bit(x, Int8Weight(m["weight"], m["SCB"]), bias)

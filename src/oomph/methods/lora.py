@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from oomph.blocks.base import Block, Part, Parts
 from oomph.blocks.basic import Dropout, Linear
-from oomph.methods.bitsandbytes import Linear4bit
+from oomph.methods.bitsandbytes import Linear4bit, Linear8bit
 from oomph.methods.gptq import LinearGptq
 from oomph.methods.targets import LORA_TARGETS, inner, names_of, split, typed, wrap_targets
 
@@ -38,8 +38,8 @@ def adapt(model: Model, job: TrainJob) -> Model:
 def _kind(base: Part) -> type[LoraLinear]:
     """Return PEFT's adapter for a map."""
     block = inner(base)
-    if isinstance(block, Linear4bit):
-        return LoraLinear4bit
+    if isinstance(block, (Linear4bit, Linear8bit)):
+        return LoraLinear4bit if isinstance(block, Linear4bit) else LoraLinear8bit
     return LoraAutoGptq if isinstance(block, LinearGptq) and block.kernel != "gptqmodel" else LoraLinear
 
 
@@ -103,6 +103,26 @@ class LoraLinear4bit(LoraLinear):
 
         result: Sym = m.base_layer(x)
         result = ops.clone(result)
+        if requires_conversion := m.tape.autocast is None:
+            expected_dtype = result.dtype
+            x = ops.cast(x, m.lora_A.weight.dtype)
+        output: Sym = m.lora_B(m.lora_A(m.lora_dropout(x))) * SCALING
+        if requires_conversion:
+            output = ops.cast(output, expected_dtype)
+        result = result + output
+        return result
+
+
+@dataclass(frozen=True, eq=False)
+class LoraLinear8bit(LoraLinear):
+    """An adapter beside an 8-bit map: as beside a 4-bit one, without the copy."""
+
+    @staticmethod
+    def program(m: Bound, x: Sym) -> Sym:
+        """Mirror lora.bnb.Linear8bitLt.forward."""
+        from oomph import ops
+
+        result: Sym = m.base_layer(x)
         if requires_conversion := m.tape.autocast is None:
             expected_dtype = result.dtype
             x = ops.cast(x, m.lora_A.weight.dtype)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from oomph.model import Model
 
 # The file of a format, by the first word of its name.
-LIBRARIES = {"nf4": "bitsandbytes", "fp4": "bitsandbytes", "gptq": "gptq"}
+LIBRARIES = {"nf4": "bitsandbytes", "fp4": "bitsandbytes", "int8": "bitsandbytes", "gptq": "gptq"}
 CODES = ("weight", "qweight")
 
 
