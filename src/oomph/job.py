@@ -57,6 +57,7 @@ Method = Literal[
     "lora",
     "qlora",  # lora on an nf4 base with double quantisation, prepared as PEFT does, all linear maps
     "dora",  # lora with a magnitude for each output, the direction divided by its norm
+    "ia3",  # vectors that scale keys, values and what is inside the feed-forward part
     "bitfit",  # biases alone
     "ln-tuning",  # copies of norms
 ]
@@ -333,7 +334,10 @@ def idle_inputs(job: TrainJob | InferJob) -> tuple[str, ...]:
     """
     if not isinstance(job, TrainJob):
         return ()
-    adapters = ("gptq_kernel",) * (not job.quantization.startswith("gptq")) if job.method in RANKED else ADAPTERS
+    adapters: tuple[str, ...] = ADAPTERS
+    if job.method in RANKED or job.method == "ia3":
+        adapters = ("gptq_kernel",) * (not job.quantization.startswith("gptq"))
+        adapters += ("rank", "adapter_dropout") * (job.method == "ia3")
     projections = () if job.optimizer.startswith("galore") else ("optim_rank", "update_projection")
     embeddings = () if "8bit" in job.optimizer else ("embedding_32bit",)
     frozen = () if job.method == "full" else ("freeze_embeddings", "freeze_layers")

@@ -11,6 +11,7 @@ from oomph.explain import saved_tensors
 from oomph.families import model_from_config
 from oomph.job import TrainJob
 from oomph.methods import adapted, trainable_params
+from oomph.methods.ia3 import FEEDFORWARD, IA3_TARGETS
 from oomph.play import train_step
 from oomph.steps import step
 from tests.configs import LLAMA_3_8B
@@ -26,6 +27,9 @@ CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (GPT2, {"method": "dora", "precision": "amp-bf16", "targets": "c_attn,c_fc", "checkpointing": "reentrant"}),
     (LLAMA, {"method": "lora", "quantization": "int8", "kbit_preparation": True, **DROPPED, **CHECKPOINTED}),
     (GPT2, {"method": "lora", "quantization": "int8", "precision": "fp16", "targets": "c_attn,c_fc", "steady": False}),
+    (LLAMA, {"method": "ia3", "accumulation": 2, **CHECKPOINTED}),
+    (GPT2, {"method": "ia3", "precision": "amp-fp16", "checkpointing": "reentrant"}),
+    (QWEN2, {"method": "ia3", "quantization": "nf4", "kbit_preparation": True, "steady": False}),
     (QWEN2, {"method": "dora", "adapter_dtype": "base", "accumulation": 2}),
     (LLAMA, {"method": "dora", "quantization": "nf4-dq", "kbit_preparation": True, "precision": "amp-bf16", **DROPPED}),
 ]
@@ -69,6 +73,22 @@ def test_an_8_bit_map_holds_its_input_beyond_checkpointing() -> None:
     ways: tuple[Any, ...] = ("reentrant", "non-reentrant")
     peaks = [step(MODEL, TrainJob(method="lora", quantization="int8", checkpointing=way)).peak for way in ways]
     assert peaks[1] - peaks[0] > 32 * 2048 * 2 * (4096 + 14336)
+
+
+def test_ia3_trains_a_vector_beside_each_map() -> None:
+    """Keys and values have 1024 outputs, the ffn's last map 14336 inputs; PEFT's choice of maps is the mapping's."""
+    assert trainable_params(MODEL, TrainJob(method="ia3")) == 32 * (2 * 1024 + 14336)
+
+
+@pytest.mark.slow
+def test_targets_of_ia3_are_peft_s() -> None:
+    """Both mappings of the installed PEFT, for the models that oomph plays."""
+    from peft.utils import constants
+
+    targets = constants.TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING
+    feedforward = constants.TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING
+    assert {name: tuple(targets[name]) for name in IA3_TARGETS} == IA3_TARGETS
+    assert {name: tuple(feedforward[name]) for name in FEEDFORWARD} == FEEDFORWARD
 
 
 def test_dora_on_a_gptq_base_is_refused() -> None:

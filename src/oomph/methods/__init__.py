@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     from oomph.model import Model
 
 # The file of each method; full has none.
-METHODS: dict[str, str] = {"lora": "lora", "qlora": "lora", "dora": "dora", "bitfit": "saved", "ln-tuning": "saved"}
+METHODS: dict[str, str] = {
+    "lora": "lora",
+    "qlora": "lora",
+    "dora": "dora",
+    "ia3": "ia3",
+    "bitfit": "saved",
+    "ln-tuning": "saved",
+}
 
 
 def adapted(model: Model, job: TrainJob | InferJob) -> Model:

@@ -83,6 +83,8 @@ def _config(peft: Any, job: TrainJob) -> Any:
     targets = {DEFAULT: None, ALL_LINEAR: ALL_LINEAR}.get(job.targets, list(split(job.targets)))
     if job.method == "ln-tuning":
         return peft.LNTuningConfig(task_type="CAUSAL_LM", target_modules=targets, modules_to_save=saved)
+    if job.method == "ia3":
+        return peft.IA3Config(task_type="CAUSAL_LM", target_modules=targets, modules_to_save=saved)
     rate = job.adapter_dropout if job.dropout else 0.0
     return peft.LoraConfig(
         task_type="CAUSAL_LM",
