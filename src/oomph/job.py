@@ -57,6 +57,7 @@ Method = Literal[
     "lora",
     "qlora",  # lora on an nf4 base with double quantisation, prepared as PEFT does, all linear maps
     "dora",  # lora with a magnitude for each output, the direction divided by its norm
+    "lora-fa",  # lora whose A is frozen
     "ia3",  # vectors that scale keys, values and what is inside the feed-forward part
     "bitfit",  # biases alone
     "ln-tuning",  # copies of norms
@@ -72,7 +73,7 @@ GptqKernel = Literal[
     "triton",  # auto_gptq's second Triton kernel and fms-acceleration: unpacked anew in backward
     "cuda-old",  # auto_gptq as transformers 4 loads it with exllama off: unpacked by torch's operations
 ]
-RANKED = frozenset({"lora", "qlora", "dora"})  # methods that have a rank
+RANKED = frozenset({"lora", "qlora", "dora", "lora-fa"})  # methods that have a rank
 # What a method stands for, where the field has its default.
 PRESETS: dict[str, dict[str, Any]] = {
     "qlora": {"quantization": "nf4-dq", "kbit_preparation": True, "targets": "all-linear"},

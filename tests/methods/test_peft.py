@@ -30,6 +30,7 @@ CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (LLAMA, {"method": "ia3", "accumulation": 2, **CHECKPOINTED}),
     (GPT2, {"method": "ia3", "precision": "amp-fp16", "checkpointing": "reentrant"}),
     (QWEN2, {"method": "ia3", "quantization": "nf4", "kbit_preparation": True, "steady": False}),
+    (LLAMA, {"method": "lora-fa", "targets": "all-linear", "checkpointing": "reentrant", "adapter_dropout": 0.1}),
     (QWEN2, {"method": "dora", "adapter_dtype": "base", "accumulation": 2}),
     (LLAMA, {"method": "dora", "quantization": "nf4-dq", "kbit_preparation": True, "precision": "amp-bf16", **DROPPED}),
 ]
@@ -73,6 +74,16 @@ def test_an_8_bit_map_holds_its_input_beyond_checkpointing() -> None:
     ways: tuple[Any, ...] = ("reentrant", "non-reentrant")
     peaks = [step(MODEL, TrainJob(method="lora", quantization="int8", checkpointing=way)).peak for way in ways]
     assert peaks[1] - peaks[0] > 32 * 2048 * 2 * (4096 + 14336)
+
+
+def test_a_frozen_a_saves_no_input() -> None:
+    """bf16 adapters on all maps: each input of a map is gone from what a layer keeps, but what others keep too."""
+    kept = [
+        saved_tensors(MODEL, TrainJob(method=method, targets="all-linear", adapter_dtype="base", rank=16)).row_bytes
+        for method in ("lora", "lora-fa")  # type: ignore[arg-type]
+    ]
+    tokens = 2048
+    assert kept[0] - kept[1] >= 2 * tokens * (2 * 4096 + 14336)
 
 
 def test_ia3_trains_a_vector_beside_each_map() -> None:

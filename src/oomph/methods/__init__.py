@@ -19,6 +19,7 @@ METHODS: dict[str, str] = {
     "lora": "lora",
     "qlora": "lora",
     "dora": "dora",
+    "lora-fa": "lora",
     "ia3": "ia3",
     "bitfit": "saved",
     "ln-tuning": "saved",

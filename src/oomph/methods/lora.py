@@ -2,7 +2,8 @@
 
 Effect: only A and B have gradients and optimizer states; frozen maps save no input. Cost: each adapter saves its own
 input, in PEFT's default a copy in fp32, with dropout a dropped copy and a mask, so that activations take more than in
-full fine-tuning. Source: PEFT 0.21, tuners/lora/layer.py, Linear.
+full fine-tuning. LoRA-FA freezes A, so that an adapter saves x Aᵀ, `rank` numbers for each token, and no input.
+Source: PEFT 0.21, tuners/lora/layer.py, Linear; optimizers/lorafa.py, whose own temporaries are as small as the rank.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def adapt(model: Model, job: TrainJob) -> Model:
     rate = job.adapter_dropout if job.dropout else 0.0
 
     def wrap(path: str, base: Part) -> Block:
-        return _kind(base)(base, *features(base), job.rank, rate, adapter_dtype(job))
+        return _kind(base)(base, *features(base), job.rank, rate, adapter_dtype(job), job.method != "lora-fa")
 
     return wrap_targets(model, names_of(model, job.targets, LORA_TARGETS), wrap, split(job.modules_to_save))
 
@@ -71,11 +72,12 @@ class LoraLinear(Block):
     rank: int
     rate: float
     dtype: str | None
+    trains_a: bool = True
 
     @property
     def parts(self) -> Parts:
         """The wrapped map, the dropout and the two maps of the adapter."""
-        down: Part = typed(Linear(self.in_features, self.rank), dtype=self.dtype)
+        down: Part = typed(Linear(self.in_features, self.rank), dtype=self.dtype, trains=self.trains_a)
         up: Part = typed(Linear(self.rank, self.out_features), dtype=self.dtype)
         return {"base_layer": self.base, "lora_dropout": Dropout(self.rate), "lora_A": down, "lora_B": up}
 

@@ -44,6 +44,9 @@ def adapt(model: Any, job: TrainJob, device: str) -> Any:
     if packed:
         _for_packed(config, packed)
     model = peft.get_peft_model(model, config, autocast_adapter_dtype=job.adapter_dtype == "fp32")
+    if job.method == "lora-fa":  # what PEFT's create_lorafa_optimizer does
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad and "lora_A" not in name)
     if job.adapter_dtype == "base" and job.quantization != "none":
         # PEFT cannot tell a quantised base's dtype and leaves adapters in fp32; TRL casts them as here.
         for parameter in model.parameters():

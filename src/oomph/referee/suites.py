@@ -165,6 +165,7 @@ def _methods(model: str) -> Iterator[Entry]:
     yield _train(model, method="qlora", narrow_tables=True)
     yield _train(QWEN2, method="bitfit")
     yield _train(model, method="ia3")
+    yield _train(model, method="lora-fa")
     yield _train(model, method="ln-tuning")
     yield _train(model, freeze_embeddings=True, freeze_layers=2)
     yield from (_train(model, loss=loss) for loss in ("mean", "liger"))
