@@ -174,3 +174,12 @@ def test_litgpt_trains_a_quantised_base_with_a_paged_optimizer() -> None:
     assert (job.optimizer, job.kbit_preparation, job.quantization) == ("paged_adamw_32bit", False, "nf4-dq")
     assert litgpt.job(method="lora").optimizer == "adamw"
     assert not [words for words in litgpt.taken(Versions(), {"method": "qlora"}) if "foreach" in words]
+
+
+def test_dora_is_read_with_the_base_it_goes_with() -> None:
+    """On 4 bits it is prepared as QLoRA is; rsLoRA, a number that LoRA is scaled by, moves no byte."""
+    trl = {"max_length": 512, "use_peft": True, "use_rslora": True}
+    assert read({**trl, "use_dora": True}, "a").fields["method"] == "dora"
+    narrow = read({**trl, "use_dora": True, "load_in_4bit": True}, "a")
+    assert (narrow.fields["method"], narrow.fields["quantization"], narrow.unknown) == ("dora", "nf4-dq", ())
+    assert read({**trl, "use_dora": False}, "a").fields["method"] == "lora"

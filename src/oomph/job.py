@@ -6,6 +6,7 @@ GPU), so that the three can be held against each other. Defaults are printed wit
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any, Literal, get_args, get_type_hints
@@ -64,14 +65,26 @@ Method = Literal[
     "full",
     "lora",
     "qlora",  # lora on an nf4 base with double quantisation, prepared as PEFT does, all linear maps
+    "dora",  # lora with a magnitude for each output, the direction divided by its norm
+    "lora-fa",  # lora whose A is frozen
+    "ia3",  # vectors that scale keys, values and what is inside the feed-forward part
     "bitfit",  # biases alone
     "ln-tuning",  # copies of norms
     "adapter",  # LitGPT's LLaMA-Adapter
     "adapter_v2",
 ]
 AdapterDtype = Literal["fp32", "base"]
-Quantization = Literal["none", "nf4", "nf4-dq", "fp4", "fp4-dq"]  # of a frozen base; the names of formats
-RANKED = frozenset({"lora", "qlora"})  # methods that have a rank
+Quantization = Literal[  # of a frozen base; the names of formats
+    "none", "nf4", "nf4-dq", "fp4", "fp4-dq", "int8",
+    "gptq-4bit-g128", "gptq-4bit-g64", "gptq-4bit-g32", "gptq-4bit-column",
+    "gptq-8bit-g128", "gptq-8bit-g64", "gptq-8bit-g32", "gptq-8bit-column",
+]  # fmt: skip
+GptqKernel = Literal[
+    "gptqmodel",  # GPTQModel, today's; a layer's unpacked weights live through its backward pass
+    "triton",  # auto_gptq's second Triton kernel and fms-acceleration: unpacked anew in backward
+    "cuda-old",  # auto_gptq as transformers 4 loads it with exllama off: unpacked by torch's operations
+]
+RANKED = frozenset({"lora", "qlora", "dora", "lora-fa"})  # methods that have a rank
 # What a method stands for, where the field has its default.
 PRESETS: dict[str, dict[str, Any]] = {
     "qlora": {"quantization": "nf4-dq", "kbit_preparation": True, "targets": "all-linear"},
@@ -89,6 +102,8 @@ class TrainJob:
     as in most programs, or dropped. `hold_logits`: the caller keeps the model's output through the
     backward pass, as `outputs = model(...); outputs.loss.backward()` does. `keep_outputs`: that variable outlives the
     step, as in a loop written out in one function, until the next forward pass gives it another value.
+    `keeps_cache`: checkpointing does not switch the cache off, as in GPTBigCode of transformers 4, whose cache is views
+    of what each layer's fused map of queries, keys and values returned.
     `fp32_outputs`: accelerate's wrapper, which returns logits as fp32 copies. `padding`: the batch carries a padding
     mask, which disables flash. `packing`: each row holds several sequences one behind the other, told apart by position
     ids that the caller passes instead of a mask; transformers then builds a mask itself, unless there is a cache.
@@ -100,6 +115,7 @@ class TrainJob:
     `optimizer_in_backward`: each parameter has its own optimizer, which steps and frees the gradient as soon as it is
     there (a post-accumulate-grad hook). `optim_rank`: of the projections of GaLore, which a step computes anew if it is
     the first, or with `update_projection` (one in 200 by default).
+    `zero_bucket`: DeepSpeed's ZeRO-2 around AdamW on one GPU, with buckets of so many elements; 0 is no DeepSpeed.
     `autocast`: 16-bit weights under autocast too, as accelerate's mixed precision over them: adapters in fp32 are cast,
     losses upcast. `loss`: what follows the last hidden state.
     `zero_grad`: where gradients are zeroed, or freed with `set_to_none`; of several micro-batches in the first one.
@@ -107,10 +123,11 @@ class TrainJob:
     `method` is how PEFT wraps the model, and what trains. `rank` is the adapters'; `targets` the maps that get one:
     names with commas between them, "all-linear", or "default", which is PEFT's choice for the model. `adapter_dropout`
     is the rate on an adapter's input; `adapter_dtype` fp32 is what PEFT's autocast_adapter_dtype does. `quantization`
-    is bitsandbytes' of a frozen base; `kbit_preparation` PEFT's prepare_model_for_kbit_training, which keeps all else
-    in fp32; with `narrow_tables` embedding and head are cast back, as TRL does; qlora sets the first three as its paper
-    does, lora with them spelled out is free to differ. `keeps_4bit_inputs`: bitsandbytes up to 0.42, which kept what
-    goes into a quantised map as long as the graph. `modules_to_save` are modules of which a copy trains.
+    is how a frozen base is stored, by bitsandbytes or GPTQ, and `gptq_kernel` what computes with GPTQ's.
+    `kbit_preparation` is PEFT's prepare_model_for_kbit_training, which keeps all else in fp32, but for GPTQ; with
+    `narrow_tables` embedding and head are cast back, as TRL does; qlora sets the first three as its paper does, lora
+    with them spelled out is free to differ. `keeps_4bit_inputs`: bitsandbytes up to 0.42, which kept what goes into a
+    quantised map as long as the graph. `modules_to_save` are modules of which a copy trains.
     `model_code`: whose classes and loop run, transformers' or those of a release of LitGPT, which has maps, adapters
     and names of targets of its own (docs/frameworks.md).
     `freeze_embeddings` and `freeze_layers` freeze parts in full fine-tuning: the tables of tokens and positions, the
@@ -129,6 +146,7 @@ class TrainJob:
     checkpointing: Checkpointing = "none"
     checkpoint_every: int = 1
     use_cache: bool = False
+    keeps_cache: bool = False
     hold_logits: bool = True
     keep_outputs: bool = False
     fp32_outputs: bool = False
@@ -147,6 +165,7 @@ class TrainJob:
     optimizer_in_backward: bool = False
     optim_rank: int = 128
     update_projection: bool = False
+    zero_bucket: int = 0
     method: Method = "full"
     rank: int = 8
     targets: str = "default"
@@ -160,6 +179,7 @@ class TrainJob:
     narrow_tables: bool = False
     keeps_4bit_inputs: bool = False
     model_code: ModelCode = "transformers"
+    gptq_kernel: GptqKernel = "gptqmodel"
 
     def __post_init__(self) -> None:
         check(self)
@@ -254,7 +274,7 @@ def check(job: TrainJob | InferJob) -> None:
         if choices and value not in choices:
             hint = close_matches(str(value), choices) or f"Choose one of {', '.join(map(str, choices))}."
             raise UsageError(f"{field.name} cannot be {value!r}.", hint)
-        low = 0 if field.name in ("decode", "max_cache_len", "logits_to_keep", "freeze_layers") else 1
+        low = 0 if field.name in ("decode", "max_cache_len", "logits_to_keep", "freeze_layers", "zero_bucket") else 1
         if hints[field.name] is int and not low <= value <= MOST:
             raise UsageError(f"{field.name} cannot be {value}.", f"Give a whole number of at least {low}.")
         if hints[field.name] is float and not 0 <= value < 1:
@@ -273,12 +293,16 @@ def _check_training(job: TrainJob) -> None:
         raise UsageError("targets names no module.", "Say q_proj,v_proj, all-linear or default.")
     if job.quantization != "none" and job.method == "full":
         raise UsageError("Quantised weights do not train.", "Add --method lora, or leave --quantization out.")
+    if job.quantization.startswith("gptq") and job.gptq_kernel != "gptqmodel" and job.precision != "fp16":
+        raise UsageError(f"The kernel {job.gptq_kernel} computes in fp16.", "Take precision fp16, or gptqmodel.")
     if job.method != "full" and (job.freeze_embeddings or job.freeze_layers):
         raise UsageError(
             f"{job.method} freezes what it does not train.", "Leave --freeze-... out, or take method full."
         )
     if job.modules_to_save and job.method in ("full", "bitfit"):
         raise UsageError("Copies of modules train beside adapters only.", "Add --method lora.")
+    if job.zero_bucket and (not job.optimizer.startswith("adamw") or job.optimizer_in_backward):
+        raise UsageError("DeepSpeed is played around AdamW alone.", "Take optimizer adamw, or leave the bucket out.")
     if job.padding and job.packing:
         fix = "Leave one out: transformers looks for packed sequences only where there is no mask."
         raise UsageError("A batch has a padding mask or packed sequences, not both.", fix)
@@ -331,10 +355,32 @@ def describe(job: TrainJob | InferJob) -> dict[str, Any]:
     return {field.name: getattr(job, field.name) for field in fields(job)}
 
 
-ADAPTERS = (
-    "rank", "targets", "adapter_dropout", "adapter_dtype", "quantization", "kbit_preparation", "modules_to_save",
-    "narrow_tables", "keeps_4bit_inputs",
-)  # fmt: skip
+def _adapted(job: TrainJob) -> bool:
+    return job.method in RANKED or job.method in ("ia3", "adapter", "adapter_v2")
+
+
+# When an input tells anything; those that are not here always do.
+TELLS: dict[str, Callable[[TrainJob], bool]] = {
+    "rank": lambda job: job.method in RANKED,
+    "targets": lambda job: job.method in RANKED or job.method == "ia3",
+    "adapter_dropout": lambda job: job.method in RANKED,
+    "adapter_dtype": lambda job: job.method in RANKED or job.method == "ia3",
+    "quantization": _adapted,
+    "kbit_preparation": lambda job: job.method in RANKED or job.method == "ia3",
+    "modules_to_save": lambda job: job.method in RANKED or job.method == "ia3",
+    "narrow_tables": lambda job: job.method in RANKED or job.method == "ia3",
+    "keeps_4bit_inputs": _adapted,
+    "gptq_kernel": lambda job: _adapted(job) and job.quantization.startswith("gptq"),
+    "model_code": lambda job: job.model_code != "transformers",
+    "optim_rank": lambda job: job.optimizer.startswith("galore"),
+    "update_projection": lambda job: job.optimizer.startswith("galore"),
+    "embedding_32bit": lambda job: "8bit" in job.optimizer,
+    "freeze_embeddings": lambda job: job.method == "full",
+    "freeze_layers": lambda job: job.method == "full",
+    "zero_bucket": lambda job: job.zero_bucket > 0,
+    "keeps_cache": lambda job: job.keeps_cache,
+    "long_samples": lambda job: job.mixed,
+}
 
 
 def idle_inputs(job: TrainJob | InferJob) -> tuple[str, ...]:
@@ -345,11 +391,4 @@ def idle_inputs(job: TrainJob | InferJob) -> tuple[str, ...]:
     """
     if not isinstance(job, TrainJob):
         return ()
-    quantised = ("quantization", "keeps_4bit_inputs") if job.method.startswith("adapter") else ()
-    adapters = tuple(name for name in ADAPTERS if name not in quantised) if job.method not in RANKED else ()
-    code = ("model_code",) if job.model_code == "transformers" else ()
-    projections = () if job.optimizer.startswith("galore") else ("optim_rank", "update_projection")
-    embeddings = () if "8bit" in job.optimizer else ("embedding_32bit",)
-    frozen = () if job.method == "full" else ("freeze_embeddings", "freeze_layers")
-    long_samples = () if job.mixed else ("long_samples",)
-    return (*adapters, *projections, *embeddings, *frozen, *code, *long_samples)
+    return tuple(name for name, tells in TELLS.items() if not tells(job))

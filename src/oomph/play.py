@@ -53,6 +53,8 @@ def train_step(
     `on` says whose events are played (see tape.Place). A steady step works on what an earlier one left, which is put
     there; with `warm_up`, or where outputs are kept and so a whole graph, the earlier one is played too.
     """
+    if job.keeps_cache and model.model_type != "gpt_bigcode":
+        raise UsageError("Checkpointing switches this model's cache off.", "Leave --keeps-cache out.")
     model = adapted(model, job)
     program = program_of(model)
     tape = Tape(on)
@@ -120,7 +122,7 @@ def _step(
         zero_grad()
     for index in range(job.accumulation):
         first = index == 0 and job.zero_grad == "before-backward"
-        _micro_batch(tape, bound, forward, model, job, played, zero_grad if first else None)
+        _micro_batch(tape, bound, forward, model, job, optimizer, played, zero_grad if first else None)
     played.backward_end = recorder.position
     if job.clip_gradients:
         recorder.mark("clip gradients")
@@ -172,6 +174,7 @@ def _micro_batch(
     forward: Forward,
     model: Model,
     job: TrainJob,
+    optimizer: Optimizer | None,
     played: Played,
     zero_grad: Callable[[], None] | None,
 ) -> None:
@@ -198,7 +201,7 @@ def _micro_batch(
         "attention_mask": inputs[1] if job.padding else None,
         "position_ids": inputs[1] if job.packing else None,
         # merge_with_config_defaults switches it off
-        "use_cache": job.use_cache and job.checkpointing == "none",
+        "use_cache": job.use_cache and (job.checkpointing == "none" or job.keeps_cache),
     }
     with autocast(tape, autocast_dtype(job)):
         loss, logits, cache = forward(*arguments, **options)
@@ -225,7 +228,9 @@ def _micro_batch(
     recorder.mark("loss backward")
     played.forward_end = recorder.position
     tape.on_node = _crossing(tape)
+    buckets = [] if optimizer is None else optimizer.before_backward()
     backward(loss)
+    del buckets
     tape.on_node = None
     recorder.mark("after backward")
     if job.hold_logits:

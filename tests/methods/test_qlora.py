@@ -30,7 +30,7 @@ def base_bytes(job: TrainJob) -> int:
     return played.kept("parameter", played.start) - 4 * trainable_params(MODEL, job)
 
 
-@pytest.mark.parametrize("name", ["nf4", "nf4-dq", "fp4", "fp4-dq"])
+@pytest.mark.parametrize("name", ["nf4", "nf4-dq", "fp4", "fp4-dq", "int8"])
 @pytest.mark.parametrize("prepared", [False, True])
 def test_the_base_is_what_its_format_stores(name: str, prepared: bool) -> None:
     """Codes, scales and tables come from formats/, each rounded to 512 B; prepared, all else is in fp32."""

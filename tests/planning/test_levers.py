@@ -30,6 +30,7 @@ EXAMPLES: dict[str, tuple[dict[str, Any], TrainJob]] = {
     "cut cross entropy": (LLAMA | WORDS, TrainJob(2, 512)),
     "adapters in the dtype of the weights": (LLAMA, TrainJob(2, 512, method="lora", rank=64)),
     "LoRA": (LLAMA, TrainJob(1, 64)),
+    "LoRA-FA": (LLAMA | SMALL, TrainJob(4, 1024, method="lora")),
     "QLoRA": (LLAMA, TrainJob(1, 64)),
     "norms, embeddings and head in 16 bits": (LLAMA, TrainJob(1, 64, method="qlora")),
     "lower rank": (LLAMA, TrainJob(1, 64, method="lora", rank=64)),

@@ -10,7 +10,7 @@ import pytest
 
 from oomph.errors import UnsupportedError, UsageError
 from oomph.families import model_from_config
-from oomph.job import InferJob, Loss, TrainJob, describe
+from oomph.job import GptqKernel, InferJob, Loss, Quantization, TrainJob, describe
 from oomph.optimizer_names import KINDS
 from oomph.play import train_step
 from oomph.referee import suites
@@ -53,11 +53,14 @@ def test_every_value_of_every_input_occurs(kind: type) -> None:
     missing["attention"] = {"efficient", "cudnn"} if kind is InferJob else set()
     missing["optimizer"] = set(KINDS)  # they have a suite of their own
     missing["loss"] = set(get_args(Loss)) - {"hf", "mean", "liger"}  # of older versions, or packages apart
-    missing["keeps_4bit_inputs"] = {True}  # as bitsandbytes was
+    missing["keeps_4bit_inputs"] = missing["keeps_cache"] = {True}  # as bitsandbytes and GPTBigCode were
+    # No GPTQ checkpoint is made of random weights, and DeepSpeed is not run.
+    missing["quantization"] = {name for name in get_args(Quantization) if name.startswith("gptq")}
+    missing["gptq_kernel"] = set(get_args(GptqKernel))
     missing |= {"embedding_32bit": {False}, "optimizer_in_backward": {True}, "update_projection": {True}}
     for field, hint in get_type_hints(kind).items():
         found = {job[field] for job in jobs("standard", kind)}
-        if hint in (int, float, str) and field != "optim_rank":  # of two optimizers alone
+        if hint in (int, float, str) and field not in ("optim_rank", "zero_bucket"):  # of other optimizers alone
             assert len(found) >= 2, field
         else:
             wanted = set(get_args(hint)) or ({True, False} if hint is bool else set())

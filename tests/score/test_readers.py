@@ -8,7 +8,7 @@ import pytest
 
 from oomph.constants import rule
 from oomph.devices import find
-from oomph.errors import SourceError
+from oomph.errors import SourceError, UnsupportedError
 from oomph.job import InferJob, TrainJob
 from oomph.score.readers import inference, training, xmem
 from oomph.score.readers.training_words import named
@@ -46,6 +46,38 @@ def test_full_fine_tuning_of_mistral_equals_what_was_measured() -> None:
     assert resident.predicted == pytest.approx(6 * 7241732096 / GIB, rel=1e-3)
     assert abs(peak.relative_error or 1) < 1e-4
     assert abs(resident.relative_error or 1) < 1e-4
+
+
+GPTQ: dict[str, Any] = {
+    "model": "TheBloke/Llama-2-70B-GPTQ",
+    "framework": "HF Trainer/TRL SFT (fms-hf-tuning) + fms-acceleration accelerated-peft-autogptq",
+    "method": "gptq-lora",
+    "lora": {"rank": 16, "targets": ["q_proj", "k_proj", "v_proj", "o_proj"], "adapter_dtype": None},
+    "weight_dtype": "gptq-int4, rest fp16",
+    "precision_mode": "amp fp16, params loaded in float16",
+}
+
+
+def test_a_gptq_base_is_a_checkpoint_and_a_kernel() -> None:
+    """fms-acceleration computes with its Triton kernel in fp16; TheBloke's 70B has one group per column."""
+    job, _ = training.job_of({**TRAINING, **GPTQ})
+    assert (job.quantization, job.gptq_kernel) == ("gptq-4bit-column", "triton")
+    assert (job.precision, job.autocast, job.fp32_outputs, job.adapter_dtype) == ("fp16", True, True, "fp32")
+    with pytest.raises(UnsupportedError, match="weights gptq-int3"):
+        training.job_of({**TRAINING, **GPTQ, "weight_dtype": "gptq-int3"})
+
+
+def test_qwen_s_script_on_one_gpu_runs_under_deepspeed() -> None:
+    """Without autocast, adapters in fp16, with the buckets of its config file; old transformers, exllama off."""
+    row = {**TRAINING, **GPTQ}
+    row |= {
+        "model": "Qwen-7B-Chat-Int4", "framework": "Qwen finetune.py (HF Trainer + PEFT + DeepSpeed)",
+        "weight_dtype": "gptq-int4", "precision_mode": "amp fp16 via DeepSpeed ZeRO-2",
+        "parallel": {"fsdp_zero": "ZeRO-2 config (single GPU)"},
+    }  # fmt: skip
+    job, _ = training.job_of(row)
+    assert (job.zero_bucket, job.autocast, job.adapter_dtype) == (200_000_000, False, "base")
+    assert (job.quantization, job.gptq_kernel) == ("gptq-4bit-g128", "cuda-old")
 
 
 @pytest.mark.parametrize(

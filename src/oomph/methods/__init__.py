@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from oomph.model import Model
 
 # The file of each method; full has none.
-METHODS: dict[str, str] = {"lora": "lora", "qlora": "lora", "bitfit": "saved", "ln-tuning": "saved"}
+METHODS: dict[str, str] = {
+    "lora": "lora",
+    "qlora": "lora",
+    "dora": "dora",
+    "lora-fa": "lora",
+    "ia3": "ia3",
+    "bitfit": "saved",
+    "ln-tuning": "saved",
+}
 LITGPT_LAYERS = "transformer.h"
 OF_LITGPT = ("adapter", "adapter_v2")  # which PEFT does otherwise
 
@@ -39,7 +47,7 @@ def adapted(model: Model, job: TrainJob | InferJob) -> Model:
 
         model = prepared(model, job)
     if job.quantization != "none":
-        from oomph.methods.bitsandbytes import quantised
+        from oomph.methods.quantised import quantised
 
         model = quantised(model, job)
     changed: Model = import_module(f"oomph.methods.{METHODS[job.method]}").adapt(model, job)

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING
 
 from oomph.blocks.base import Part, Parts, rewritten
 from oomph.blocks.basic import Linear
-from oomph.formats.base import Stored
-from oomph.methods.targets import inner
 from oomph.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -25,51 +23,28 @@ if TYPE_CHECKING:
 
 HALF = frozenset({"bf16", "fp16"})
 TABLES = ("embedding", "head")
-FABRIC = "fp16"  # what Lightning Fabric casts weights to before they are quantised: "bnb requires half"
+LEFT_IN_16_BITS = "gptq"  # methods whose models PEFT's preparation casts nothing of
 
 
-def quantised(model: Model, job: TrainJob, *, by_fabric: bool = False, keeps_inputs: bool = False) -> Model:
-    """Return the model with the blocks of the job's format in the place of the maps that it quantises.
-
-    `by_fabric`: as Lightning Fabric quantises, with a bitsandbytes before 0.50; `keeps_inputs`: before 0.43.
-    """
-    from oomph import formats
-
-    fmt = formats.get(job.quantization)
-    stored = {
-        weight.name.removesuffix(".weight"): fmt.store(weight, model)
-        for weight in model.weights
-        if fmt.quantises(weight)
-    }
+def quantised_linear(block: Linear, stored: Mapping[str, Tensor], job: TrainJob) -> Linear:
+    """Return bitsandbytes' map in the place of a linear map; `stored` are its codes and scales."""
     loaded = job.precision.removeprefix("amp-") if job.kbit_preparation else job.weight_dtype
+    if job.quantization == "int8":
+        bias = "fp32" if job.kbit_preparation else loaded
+        return Linear8bit(
+            block.in_features, block.out_features, block.bias, block.role, stored=stored, bias_dtype=bias
+        )  # fmt: skip
     compute = job.precision.removeprefix("amp-")
     bias = compute if job.steady else "fp32" if job.kbit_preparation else loaded
-    if by_fabric:
-        loaded = FABRIC
-
-    def change(path: str, part: Part) -> Part:
-        block = inner(part)
-        if not isinstance(block, Linear) or len(stored.get(path, ())) < 2:  # one tensor: the weight as it is
-            return part
-        tensors = dict(_tensor(one, path) for one in stored[path])
-        return Linear4bit(
-            block.in_features, block.out_features, block.bias, block.role,
-            stored=tensors, loaded=loaded, compute=compute, bias_dtype=bias,
-            unfused=by_fabric, keeps_inputs=keeps_inputs,
-        )  # fmt: skip
-
-    return replace(model, parts={path: rewritten(part, change, path) for path, part in model.parts.items()})
-
-
-def _tensor(one: Stored, path: str) -> tuple[str, Tensor]:
-    """Return what is stored of a weight as a tensor that does not train; codes count as the weight, scales do not."""
-    name = one.name.removeprefix(f"{path}.")
-    return name, Tensor(one.shape, "linear" if name == "weight" else "buffer", one.dtype, trains=False)
+    return Linear4bit(
+        block.in_features, block.out_features, block.bias, block.role,
+        stored=stored, loaded=loaded, compute=compute, bias_dtype=bias,
+    )  # fmt: skip
 
 
 def prepared(model: Model, job: TrainJob) -> Model:
     """Return the model as prepare_model_for_kbit_training leaves it: what is 16 bits wide and not quantised is fp32."""
-    if job.weight_dtype not in HALF:
+    if job.weight_dtype not in HALF or job.quantization.startswith(LEFT_IN_16_BITS):
         return model
 
     def change(path: str, part: Part) -> Part:
@@ -114,3 +89,27 @@ class Linear4bit(Linear):
             set_dtype(bias, x.dtype)
         weight = FourBitWeight((m.out_features, m.in_features), m["weight.absmax"], m.loaded, m.unfused, m.keeps_inputs)
         return ops.cast(matmul_4bit(x, weight, bias), inp_dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Linear8bit(Linear):
+    """bnb.nn.Linear8bitLt: codes with a scale for each row; the bias takes the input's dtype for good."""
+
+    stored: Mapping[str, Tensor] = field(default_factory=dict)
+    bias_dtype: str = "bf16"
+
+    @property
+    def parts(self) -> Parts:
+        """Codes, scales and, if any, bias."""
+        return {**self.stored, "bias": Tensor((self.out_features,), "bias", self.bias_dtype) if self.bias else None}
+
+    @staticmethod
+    def program(m: Bound, x: Sym) -> Sym:
+        """Mirror Linear8bitLt.forward."""
+        from oomph.ops.int8 import Int8Weight, matmul_8bit
+        from oomph.ops.quantised import set_dtype
+
+        bias = m.parts["bias"]
+        if bias is not None:
+            set_dtype(bias, x.dtype)
+        return matmul_8bit(x, Int8Weight(m["weight"], m["SCB"]), bias)

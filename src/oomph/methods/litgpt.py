@@ -17,7 +17,9 @@ from oomph.blocks.basic import Embedding, Head, Linear, Norm
 from oomph.blocks.litgpt import CausalSelfAttention, GptNeoxMLP, Layer, LLaMAMLP, Release, RMSNorm, SoftCap
 from oomph.blocks.mlp import MLP, GatedMLP
 from oomph.errors import UnsupportedError, UsageError, close_matches
+from oomph.methods.bitsandbytes import Linear4bit
 from oomph.methods.litgpt_adapters import AdapterV2Linear, LoRALinear, LoRAQKVLinear, StableEmbedding
+from oomph.methods.quantised import quantised
 from oomph.methods.targets import ALL_LINEAR, DEFAULT, inner, split
 from oomph.structure import decoder_stack
 from oomph.tape.sizes import yes
@@ -47,6 +49,7 @@ RELEASES: dict[str, Release] = {
 QKV = ("query", "key", "value")
 TARGETS = (*QKV, "projection", "mlp", "head")  # lora_query ... of its configs
 PREFIX = "lora_"
+FABRIC = "fp16"  # what Lightning Fabric casts weights to before they are quantised: "bnb requires half"
 MODEL_TYPE = "litgpt"
 SILU = ("silu", "swish")
 EVERY_MAP = frozenset(TARGETS) - {"head"}
@@ -106,9 +109,7 @@ def adapt(model: Model, job: TrainJob) -> Model:
     if job.method == "full":
         return made
     if job.quantization != "none":
-        from oomph.methods.bitsandbytes import quantised
-
-        made = quantised(made, job, by_fabric=True, keeps_inputs=release.keeps_4bit_inputs)
+        made = _by_fabric(quantised(made, job), release)
     words = ADAPTED.get(job.method, (PREFIX,))
 
     def mark(path: str, part: Part) -> Part:
@@ -120,6 +121,17 @@ def adapt(model: Model, job: TrainJob) -> Model:
         stable = StableEmbedding(model.vocab_size, model.hidden_size, _block(table).scaled)
         made = replace(made, parts={**made.parts, "transformer.wte": stable})
     return made
+
+
+def _by_fabric(model: Model, release: Release) -> Model:
+    """Return a quantised model as Lightning Fabric quantises it, with the bitsandbytes of the release's time."""
+
+    def change(path: str, part: Part) -> Part:
+        if not isinstance(part, Linear4bit):
+            return part
+        return replace(part, loaded=FABRIC, unfused=True, keeps_inputs=release.keeps_4bit_inputs)
+
+    return replace(model, parts={path: rewritten(part, change, path) for path, part in model.parts.items()})
 
 
 def _check(model: Model, job: TrainJob) -> None:
@@ -137,6 +149,7 @@ def _check(model: Model, job: TrainJob) -> None:
         (job.freeze_embeddings or job.freeze_layers > 0, "parts that freeze"),
         (job.method not in ("full", "lora", "qlora", *ADAPTED), f"method {job.method}"),
         (job.use_cache, "cache while training"),
+        (not job.quantization.startswith(("none", "nf4", "fp4")), f"base in {job.quantization} that oomph knows"),
     ):
         if wrong:
             raise UsageError(f"LitGPT has no {what}.", "Leave it out, or take --model-code transformers.")

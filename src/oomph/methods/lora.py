@@ -2,7 +2,8 @@
 
 Effect: only A and B have gradients and optimizer states; frozen maps save no input. Cost: each adapter saves its own
 input, in PEFT's default a copy in fp32, with dropout a dropped copy and a mask, so that activations take more than in
-full fine-tuning. Source: PEFT 0.21, tuners/lora/layer.py, Linear.
+full fine-tuning. LoRA-FA freezes A, so that an adapter saves x Aᵀ, `rank` numbers for each token, and no input.
+Source: PEFT 0.21, tuners/lora/layer.py, Linear; optimizers/lorafa.py, whose own temporaries are as small as the rank.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from oomph.blocks.base import Block, Part, Parts
 from oomph.blocks.basic import Dropout, Head, Linear
-from oomph.methods.bitsandbytes import Linear4bit
+from oomph.methods.bitsandbytes import Linear4bit, Linear8bit
+from oomph.methods.gptq import LinearGptq
 from oomph.methods.targets import LORA_TARGETS, inner, names_of, split, typed, wrap_targets
 
 if TYPE_CHECKING:
@@ -29,10 +31,17 @@ def adapt(model: Model, job: TrainJob) -> Model:
     rate = job.adapter_dropout if job.dropout else 0.0
 
     def wrap(path: str, base: Part) -> Block:
-        kind = LoraLinear4bit if isinstance(inner(base), Linear4bit) else LoraLinear
-        return kind(base, *features(base), job.rank, rate, adapter_dtype(job))
+        return _kind(base)(base, *features(base), job.rank, rate, adapter_dtype(job), job.method != "lora-fa")
 
     return wrap_targets(model, names_of(model, job.targets, LORA_TARGETS), wrap, split(job.modules_to_save))
+
+
+def _kind(base: Part) -> type[LoraLinear]:
+    """Return PEFT's adapter for a map."""
+    block = inner(base)
+    if isinstance(block, (Linear4bit, Linear8bit)):
+        return LoraLinear4bit if isinstance(block, Linear4bit) else LoraLinear8bit
+    return LoraAutoGptq if isinstance(block, LinearGptq) and block.kernel != "gptqmodel" else LoraLinear
 
 
 def adapter_dtype(job: TrainJob) -> str | None:
@@ -65,11 +74,12 @@ class LoraLinear(Block):
     rank: int
     rate: float
     dtype: str | None
+    trains_a: bool = True
 
     @property
     def parts(self) -> Parts:
         """The wrapped map, the dropout and the two maps of the adapter."""
-        down: Part = typed(Linear(self.in_features, self.rank), dtype=self.dtype)
+        down: Part = typed(Linear(self.in_features, self.rank), dtype=self.dtype, trains=self.trains_a)
         up: Part = typed(Linear(self.rank, self.out_features), dtype=self.dtype)
         return {"base_layer": self.base, "lora_dropout": Dropout(self.rate), "lora_A": down, "lora_B": up}
 
@@ -104,4 +114,45 @@ class LoraLinear4bit(LoraLinear):
         if requires_conversion:
             output = ops.cast(output, expected_dtype)
         result = result + output
+        return result
+
+
+@dataclass(frozen=True, eq=False)
+class LoraLinear8bit(LoraLinear):
+    """An adapter beside an 8-bit map: as beside a 4-bit one, without the copy."""
+
+    @staticmethod
+    def program(m: Bound, x: Sym) -> Sym:
+        """Mirror lora.bnb.Linear8bitLt.forward."""
+        from oomph import ops
+
+        result: Sym = m.base_layer(x)
+        if requires_conversion := m.tape.autocast is None:
+            expected_dtype = result.dtype
+            x = ops.cast(x, m.lora_A.weight.dtype)
+        output: Sym = m.lora_B(m.lora_A(m.lora_dropout(x))) * SCALING
+        if requires_conversion:
+            output = ops.cast(output, expected_dtype)
+        result = result + output
+        return result
+
+
+@dataclass(frozen=True, eq=False)
+class LoraAutoGptq(LoraLinear):
+    """An adapter of PEFT 0.4 to 0.13 on a map of auto_gptq: the sum in place, under autocast no cast beforehand."""
+
+    @staticmethod
+    def program(m: Bound, x: Sym) -> Sym:
+        """Mirror lora.gptq.QuantLinear.forward."""
+        from oomph import ops
+
+        result: Sym = m.base_layer(x)
+        if requires_conversion := m.tape.autocast is None:
+            expected_dtype = result.dtype
+            x = ops.cast(x, m.lora_A.weight.dtype)
+        output: Sym = m.lora_B(m.lora_A(m.lora_dropout(x)))
+        if requires_conversion:
+            output = ops.cast(output, expected_dtype)
+        output = output * SCALING
+        result = ops.add_to_view(result, output)
         return result

@@ -19,13 +19,24 @@ from oomph.ops.bounds import clamp, clamp_both, masked_fill
 from oomph.ops.channels import conv1d, index_copy
 from oomph.ops.elementwise import add, add_, cast, dropout, mean, mul, mul_, neg, power, rsqrt, sub, unary
 from oomph.ops.grouped import grouped_mm
-from oomph.ops.indexing import clone, contiguous, expand, repeat_heads, repeat_rows, rows, transpose, unsqueeze, view
+from oomph.ops.indexing import (
+    add_to_view,
+    clone,
+    contiguous,
+    expand,
+    repeat_heads,
+    repeat_rows,
+    rows,
+    transpose,
+    unsqueeze,
+    view,
+)
 from oomph.ops.joining import cat, stack_last
 from oomph.ops.loss import cross_entropy, cross_entropy_of_rows, fused_cross_entropy
 from oomph.ops.masks import as_numbers, bidirectional_mask, causal_mask
 from oomph.ops.matmul import addmm, autocast_argument, baddbmm, bmm, bmm_cast, linear, linear_unfused, matmul
 from oomph.ops.norm import layer_norm
-from oomph.ops.reduce import divided, mean_of_all, total
+from oomph.ops.reduce import divided, mean_of_all, row_norms, total
 from oomph.ops.rotary import (
     apply_partial_rotary,
     apply_rotary,
@@ -79,6 +90,7 @@ __all__ = [
     "activate",
     "add",
     "add_",
+    "add_to_view",
     "addmm",
     "alibi_mask",
     "alibi_of_length",
@@ -161,6 +173,7 @@ __all__ = [
     "rotary_buffers",
     "rotary_tables",
     "rotate",
+    "row_norms",
     "rows",
     "rsqrt",
     "select",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from oomph.ops.elementwise import grad, pass_through
+from oomph.ops.elementwise import add_, grad, pass_through
 from oomph.tape.autograd import Gradients, Node, like, made_by, record, sum_to
 from oomph.tape.sizes import Size, product, yes
-from oomph.tape.sym import Sym, new, view_of, view_strides
+from oomph.tape.sym import Sym, new, row_major, view_of, view_strides
 
 
 def reshaped(x: Sym, shape: Sequence[Size]) -> Sym:
@@ -45,6 +45,42 @@ def view(x: Sym, shape: Sequence[Size]) -> Sym:
 
 def _reshape_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
     return [reshaped(grad(gradients), node.inputs[0][0])]
+
+
+def add_to_view(x: Sym, other: Sym) -> Sym:
+    """Return x += other, written into x, a view that reshape made of a result: x with its new history. A tensor that is
+    no such view is left to add_.
+
+    Saves nothing, but autograd does not know that the view is all of its base. Backward writes the gradient into zeros
+    as large as the base (not so with fake tensors, which replay the view), copies it, and the view of that once more,
+    which is the gradient of `other`. Source: torch/csrc/autograd/variable.cpp, VariableHooks::grad_fn;
+    functions/tensor.cpp, CopySlices; FunctionsManual.cpp, as_strided_backward.
+
+    >>> from oomph.tape.testing import cost, frozen
+    >>> cost(lambda x, y: add_to_view(view(x, (2, 2, 256)), y), (4, 256), frozen(256))
+    Cost(allocated=0, saved=0, backward=6144)
+    """
+    if x.node is None or x.node.name != "View":
+        return add_(x, other)
+    base_shape = x.node.inputs[0][0]
+    base = Sym(base_shape, x.dtype, row_major(base_shape), x.storage)
+    base.requires_grad, (base.node, base.output) = True, x.node.edges[0]
+    base = made_by(base.detach(), record("CopySlices", (base, other), _copy_slices_backward))
+    if x.tape.on == "trace":
+        return view(base, x.shape)
+    return made_by(view_of(base, x.shape, x.strides), record("AsStrided", (base,), _as_strided_backward))
+
+
+def _copy_slices_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    (shape, dtype), gradient = node.inputs[0], grad(gradients)
+    result = new(gradient.tape, shape, dtype, op="new_empty_strided")
+    slice_of = new(gradient.tape, shape, dtype, op="clone")
+    return [result, reshaped(slice_of, node.inputs[1][0]) if node.needs(1) else None]
+
+
+def _as_strided_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    shape, dtype = node.inputs[0]
+    return [new(grad(gradients).tape, shape, dtype, op="new_zeros")]
 
 
 def unsqueeze(x: Sym, axis: int) -> Sym:

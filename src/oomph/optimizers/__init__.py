@@ -31,7 +31,9 @@ class Optimizer:
     """The states of a model's parameters, made when a step first needs them, as the real optimizers do."""
 
     def __init__(self, job: TrainJob, bound: Bound, parameters: Sequence[Sym]) -> None:
-        self.rule: Any = import_module(f"oomph.optimizers.{KINDS[job.optimizer].rule}")
+        rule = "deepspeed" if job.zero_bucket else KINDS[job.optimizer].rule
+        self.rule: Any = import_module(f"oomph.optimizers.{rule}")
+        self.zero_bucket = job.zero_bucket
         self.settings = replace(
             named(job.optimizer, job.implementation),
             embedding_32bit=job.embedding_32bit,
@@ -81,6 +83,10 @@ class Optimizer:
         if first and self.rule.STATES == "after":
             self._make_states(parameter, states)
         _name(parameter, states)
+
+    def before_backward(self) -> list[Sym]:
+        """Return what is there during a backward pass for the optimizer's sake."""
+        return self.rule.buckets(self.zero_bucket, self.parameters) if self.zero_bucket else []
 
     def step(self) -> None:
         """Play one update of all parameters."""

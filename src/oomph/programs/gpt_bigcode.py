@@ -5,6 +5,8 @@ Source: transformers 5.23, models/gpt_bigcode/modeling_gpt_bigcode.py.
 
 from __future__ import annotations
 
+from typing import Any
+
 from oomph import ops
 from oomph.programs.cache import Cache, dynamic_cache
 from oomph.programs.frame import call, check_positions, counted_positions, full_attention, language_model
@@ -35,6 +37,8 @@ def attention(
     else:
         fused = ops.view(m.c_attn(hidden_states), (batch, length, m.num_heads, 3 * size))
         query, key, value = ops.split_sizes(ops.transpose(fused, 1, 2), (size, size, size))
+    if m.tape.presents is not None:
+        m.tape.presents.append(fused.detach())
     del fused
     if layer_past is not None:
         key, value = layer_past.update(key, value, index)
@@ -74,9 +78,10 @@ def model(
     past_key_values: Cache | None = None,
     inputs_embeds: Sym | None = None,
     use_cache: bool = False,
-) -> tuple[Sym, Cache | None]:
-    """Mirror GPTBigCodeModel.forward."""
-    if use_cache and past_key_values is None:
+) -> tuple[Sym, Any]:
+    """Mirror GPTBigCodeModel.forward; a cache beside checkpointing is transformers 4's: what each c_attn returned."""
+    presents: list[Sym] | None = [] if use_cache and checkpointing.kind != "none" else None
+    if use_cache and past_key_values is None and presents is None:
         past_key_values = dynamic_cache(m.tape, [None] * len(m.h.stacked))
     check_positions(m.wpe, input_ids.shape[1])
     inputs_embeds = m.wte(input_ids)
@@ -87,13 +92,15 @@ def model(
     position_embeds = m.wpe(position_ids)
     hidden_states: Sym = inputs_embeds + position_embeds
     hidden_states = m.drop(hidden_states)
+    m.tape.presents = presents
     for index, layer in enumerate(m.h):
         hidden_states = call(
             layer, index, block, checkpointing, past_key_values, hidden_states, None, attention_mask=causal_mask
         )
+    m.tape.presents = None
     m.tape.end_layers()
     hidden_states = m.ln_f(hidden_states)
-    return hidden_states, past_key_values
+    return hidden_states, past_key_values or presents
 
 
 causal_lm = language_model(model, "transformer", "wte")

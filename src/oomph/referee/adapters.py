@@ -22,7 +22,12 @@ def adapt(model: Any, job: TrainJob, device: str) -> Any:
         import peft
     except ImportError:
         raise UnsupportedError("This method needs peft.", f"Do: {INSTALL}") from None
-    if job.quantization != "none":
+    packed: list[str] = []
+    if job.quantization.startswith("gptq"):
+        from oomph.referee.gptq import pack
+
+        packed = pack(model, job, device)
+    elif job.quantization != "none":
         from oomph.referee.quantised import quantise
 
         compute = getattr(torch, COMPUTE[job.precision.removeprefix("amp-")])
@@ -31,13 +36,34 @@ def adapt(model: Any, job: TrainJob, device: str) -> Any:
         # Checkpointing is turned on where it is for all jobs, with the kind that the job asks for.
         prepare: Any = peft.prepare_model_for_kbit_training
         model = prepare(model, use_gradient_checkpointing=False)
-    model = peft.get_peft_model(model, _config(peft, job), autocast_adapter_dtype=job.adapter_dtype == "fp32")
+    config = _config(peft, job)
+    if job.method == "dora" and job.quantization != "none":
+        from oomph.referee.quantised import teach_dora
+
+        teach_dora()
+    if packed:
+        _for_packed(config, packed)
+    model = peft.get_peft_model(model, config, autocast_adapter_dtype=job.adapter_dtype == "fp32")
+    if job.method == "lora-fa":  # what PEFT's create_lorafa_optimizer does
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad and "lora_A" not in name)
     if job.adapter_dtype == "base" and job.quantization != "none":
         # PEFT cannot tell a quantised base's dtype and leaves adapters in fp32; TRL casts them as here.
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.to(getattr(torch, COMPUTE[job.weight_dtype]))
     return model
+
+
+def _for_packed(config: Any, packed: list[str]) -> None:
+    """Tell PEFT which adapter is for GPTQ's maps; it knows only GPTQModel's own classes, and no all-linear of them."""
+    from peft.tuners.lora.gptq import GPTQLoraLinear
+
+    from oomph.referee.gptq import TorchLinear
+
+    config._register_custom_module({TorchLinear: GPTQLoraLinear})
+    if config.target_modules == ALL_LINEAR:
+        config.target_modules = packed
 
 
 def freeze(model: Any, job: TrainJob) -> Any:
@@ -60,6 +86,8 @@ def _config(peft: Any, job: TrainJob) -> Any:
     targets = {DEFAULT: None, ALL_LINEAR: ALL_LINEAR}.get(job.targets, list(split(job.targets)))
     if job.method == "ln-tuning":
         return peft.LNTuningConfig(task_type="CAUSAL_LM", target_modules=targets, modules_to_save=saved)
+    if job.method == "ia3":
+        return peft.IA3Config(task_type="CAUSAL_LM", target_modules=targets, modules_to_save=saved)
     rate = job.adapter_dropout if job.dropout else 0.0
     return peft.LoraConfig(
         task_type="CAUSAL_LM",
@@ -67,5 +95,6 @@ def _config(peft: Any, job: TrainJob) -> Any:
         lora_alpha=2 * job.rank,
         target_modules=targets,
         lora_dropout=rate,
+        use_dora=job.method == "dora",
         modules_to_save=saved,
     )

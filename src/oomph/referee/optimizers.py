@@ -34,6 +34,8 @@ def make_optimizer(job: TrainJob, model: Any) -> Any:
     """
     if job.optimizer == "none":
         return None
+    if job.zero_bucket:
+        raise UnsupportedError("Neither trace nor measurement runs DeepSpeed.", "Leave --zero-bucket out.")
     kind = KINDS[job.optimizer]
     module, package = PACKAGES.get(kind.rule, ("torch", "torch"))
     if find_spec(module) is None:

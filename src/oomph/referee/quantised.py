@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 from unittest.mock import patch
 
@@ -50,13 +51,19 @@ def quantise(model: Any, job: TrainJob, loaded: torch.dtype, compute: torch.dtyp
     left = get_keys_to_not_convert(model)
     for name, module in list(model.named_modules()):
         if (type(module) is torch.nn.Linear or isinstance(module, Conv1D)) and should_convert_module(name, left):
-            model.set_submodule(name, _four_bit(bnb, module, job.quantization, loaded, compute, device))
+            made = (
+                _eight_bit(bnb, module, loaded, device)
+                if job.quantization == "int8"
+                else _four_bit(bnb, module, job.quantization, loaded, compute, device)
+            )
+            model.set_submodule(name, made)
             module.to_empty(device="meta")
     for module in model.modules():
         if isinstance(module, torch.nn.Linear) and module.weight.is_meta:
             module.to_empty(device=device)
             module.weight.data.normal_()
-    model.is_loaded_in_4bit = model.is_quantized = True
+    model.is_loaded_in_4bit, model.is_loaded_in_8bit = job.quantization != "int8", job.quantization == "int8"
+    model.is_quantized = True
     return model
 
 
@@ -84,6 +91,43 @@ def _four_bit(bnb: Any, module: Any, how: str, loaded: Any, compute: Any, device
     return made
 
 
+def _eight_bit(bnb: Any, module: Any, loaded: Any, device: str) -> Any:
+    """Return a Linear8bitLt as large as a module, its weight random; a trace takes its inputs to have no outliers."""
+    rows, columns = module.weight.shape if isinstance(module, torch.nn.Linear) else module.weight.shape[::-1]
+    weight = torch.empty(rows, columns, dtype=torch.float16, device=device)
+    if isinstance(weight, FakeTensor):
+        made = bnb.nn.Linear8bitLt.__new__(bnb.nn.Linear8bitLt)
+        torch.nn.Module.__init__(made)
+        made.in_features, made.out_features, made.index = columns, rows, None
+        made.state = bnb.MatmulLtState()
+        codes, made.state.SCB, _ = bnb.functional.int8_vectorwise_quant(weight)
+        made.state.CB, made.state.has_fp16_weights = codes, False
+        made.weight = torch.nn.Parameter(codes, requires_grad=False)
+        made.weight.CB, made.weight.has_fp16_weights = None, False
+        # On a CPU's tensors bitsandbytes takes another way; these stand for a GPU's.
+        bnb.matmul = _as_on_gpu(bnb)
+    else:
+        made = bnb.nn.Linear8bitLt(columns, rows, False, has_fp16_weights=False, threshold=6.0, device="meta")
+        made.weight = bnb.nn.Int8Params(weight.normal_().cpu(), requires_grad=False, has_fp16_weights=False).to(device)
+    bias = getattr(module, "bias", None)
+    made.bias = None if bias is None else torch.nn.Parameter(torch.zeros(rows, dtype=loaded, device=device), False)
+    return made
+
+
+def _as_on_gpu(bnb: Any) -> Any:
+    """Return bitsandbytes.matmul that takes fake tensors as it takes a GPU's."""
+    real = bnb.autograd._functions.matmul
+
+    def matmul(
+        x: Any, weight: Any, out: Any = None, state: Any = None, threshold: float = 0.0, bias: Any = None
+    ) -> Any:
+        if isinstance(x, FakeTensor):
+            return bnb.autograd._functions.MatMul8bitLt.apply(x, weight, out, bias, state)
+        return real(x, weight, out, state, threshold, bias)
+
+    return matmul
+
+
 def _fake_parameter(bnb: Any, weight: Any, kind: str, nested: bool) -> Any:
     """Return what Params4bit and its QuantState hold, as functional.quantize_4bit makes it."""
     ops, functional = torch.ops.bitsandbytes, bnb.functional
@@ -102,8 +146,37 @@ def _fake_parameter(bnb: Any, weight: Any, kind: str, nested: bool) -> Any:
     return parameter
 
 
+def teach_dora() -> None:
+    """Let PEFT's DoRA find the weights of fake 4-bit maps, which it knows by the class of a real parameter.
+
+    What it calls for them is bitsandbytes' own. Its copy of a map, made for FSDP, would lose what they carry.
+    """
+    from importlib import import_module
+
+    dora: Any = import_module("peft.tuners.lora.dora")
+    original = dora.dequantize_module_weight
+    if original.__name__ == "dequantise":
+        return
+
+    def dequantise(module: Any) -> Any:
+        weight = getattr(module, "weight", None)
+        state = getattr(weight, "quant_state", None)
+        if state is None or not isinstance(weight, FakeTensor):
+            return original(module)
+        from bitsandbytes.functional import dequantize_4bit
+
+        return dequantize_4bit(weight.data, state)
+
+    dora.dequantize_module_weight = dequantise
+    dora.deepcopy = lambda module: module if isinstance(module.weight, FakeTensor) else deepcopy(module)
+
+
 def scales(model: Any) -> Iterator[tuple[str, Any]]:
     """Yield (name, tensor) of what quantised weights need beside their codes; neither parameters nor buffers."""
+    for name, module in model.named_modules():
+        scale = getattr(getattr(module, "state", None), "SCB", None)
+        if isinstance(scale, torch.Tensor):
+            yield f"{name}.SCB", scale
     for name, parameter in model.named_parameters():
         state = getattr(parameter, "quant_state", None)
         for inner in (state, getattr(state, "state2", None)):

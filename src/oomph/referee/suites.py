@@ -157,12 +157,15 @@ def _methods(model: str) -> Iterator[Entry]:
     yield lora(autocast=True, fp32_outputs=True)
     yield lora(modules_to_save="lm_head")
     yield _train(model, method="lora")
-    for quantization in ("nf4", "nf4-dq", "fp4", "fp4-dq"):
+    for quantization in ("nf4", "nf4-dq", "fp4", "fp4-dq", "int8"):
         yield lora(quantization=quantization)
+    yield _train(model, method="dora", adapter_dropout=0.05)
     for checkpointing in ("none", "reentrant"):
         yield _train(model, method="qlora", checkpointing=checkpointing)
     yield _train(model, method="qlora", narrow_tables=True)
     yield _train(QWEN2, method="bitfit")
+    yield _train(model, method="ia3")
+    yield _train(model, method="lora-fa")
     yield _train(model, method="ln-tuning")
     yield _train(model, freeze_embeddings=True, freeze_layers=2)
     yield from (_train(model, loss=loss) for loss in ("mean", "liger"))

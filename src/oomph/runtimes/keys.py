@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from oomph.errors import ConfigError, UnsupportedError, close_matches
-from oomph.job import OptimizerName
+from oomph.job import PRESETS, OptimizerName
 from oomph.runtimes.trainer import mixed
 
 MOST = 2**31
@@ -167,9 +167,30 @@ def when(field: str, value: Any) -> Reader:
     return lambda said, key: {field: value} if said.switch(key) else {}
 
 
+EIGHT_BITS = {"method": "lora", "quantization": "int8", "kbit_preparation": True}
+
+
 def four_bit(said: Said, key: str) -> dict[str, Any]:
-    """Read 4-bit loading of the base."""
+    """Read 4-bit loading of the base, or a number of bits."""
+    if said.values[key] == 8:
+        return dict(EIGHT_BITS)
     return {"method": "qlora"} if said.values[key] in (True, 4) else {}
+
+
+def eight_bit(said: Said, key: str) -> dict[str, Any]:
+    """Read 8-bit loading of the base, which PEFT prepares."""
+    return dict(EIGHT_BITS) if said.switch(key) else {}
+
+
+def dora(said: Said, key: str) -> dict[str, Any]:
+    """Read DoRA, which a 4-bit base goes with."""
+    if not said.switch(key):
+        return {}
+    narrow = any(said.values.get(name) in (True, 4) for name in FOUR_BIT_KEYS) or said.values.get("adapter") == "qlora"
+    return {"method": "dora", **(PRESETS["qlora"] if narrow else {})}
+
+
+FOUR_BIT_KEYS = ("load_in_4bit", "quantization_bit")
 
 
 def rate(field: str) -> Reader:
@@ -203,8 +224,9 @@ _TRAINER: dict[str, Reader] = {
     "lora_r": number("rank"),
     "lora_dropout": rate("adapter_dropout"),
     "lora_target_modules": targets,
-    "load_in_8bit": refused("8-bit bases"),
+    "load_in_8bit": eight_bit,
     "load_in_4bit": four_bit,
+    "use_dora": dora,
 }
 READERS: dict[str, dict[str, Reader]] = {
     "trainer": _TRAINER,
@@ -227,7 +249,8 @@ READERS: dict[str, dict[str, Reader]] = {
         "lora_dropout": rate("adapter_dropout"),
         "lora_target_modules": targets,
         "lora_target_linear": when("targets", "all-linear"),
-        "load_in_8bit": refused("8-bit bases"),
+        "load_in_8bit": eight_bit,
+        "peft_use_dora": dora,
         "sample_packing": packed,
         "flash_attention": when("attention", "flash"),
         "eager_attention": when("attention", "eager"),
@@ -244,6 +267,7 @@ READERS: dict[str, dict[str, Reader]] = {
         "optim": optimizer,
         "finetuning_type": lambda said, key: {"method": said.one_of(key, {"lora": "lora", "full": "full"})},
         "quantization_bit": four_bit,
+        "use_dora": dora,
         "lora_rank": number("rank"),
         "lora_dropout": rate("adapter_dropout"),
         "lora_target": targets,
@@ -303,12 +327,12 @@ HARMLESS = frozenset({
     "model_name_or_path", "model_type", "num_epochs", "num_train_epochs", "output_dir", "overwrite_output_dir",
     "per_device_eval_batch_size", "push_to_hub", "remove_unused_columns", "report_to", "resume_from_checkpoint",
     "run_name", "save_steps", "save_strategy", "save_total_limit", "seed", "special_tokens", "strict", "tf32",
-    "tokenizer_type", "train_on_inputs", "trust_remote_code", "val_set_size", "wandb_entity", "wandb_log_model",
-    "wandb_name", "wandb_project", "wandb_watch", "warmup_ratio", "warmup_steps", "weight_decay",
+    "tokenizer_type", "train_on_inputs", "trust_remote_code", "use_rslora", "val_set_size", "wandb_entity",
+    "wandb_log_model", "wandb_name", "wandb_project", "wandb_watch", "warmup_ratio", "warmup_steps", "weight_decay",
 })  # fmt: skip
 HARMLESS_OF: dict[str, frozenset[str]] = {
     "axolotl": frozenset({
-        "base_model", "evals_per_epoch", "load_in_4bit", "lora_model_dir", "saves_per_epoch",
+        "base_model", "evals_per_epoch", "load_in_4bit", "lora_model_dir", "peft_use_rslora", "saves_per_epoch",
     }),
     "llama-factory": frozenset({
         "dataset", "dataset_dir", "max_samples", "overwrite_cache", "plot_loss", "preprocessing_num_workers",

@@ -54,6 +54,14 @@ def ids(*shape: int) -> Given:
     return Given(shape, "int64", trains=False)
 
 
+def gptq_weight(tape: Tape) -> Any:
+    """Return a weight of 256 inputs and 512 outputs, packed in 4 bits in two groups; allocated when it is asked for."""
+    from oomph.ops.gptq import GptqWeight
+
+    stored = (((32, 512), "int32"), ((2, 64), "int32"), ((2, 512), "fp16"), ((256,), "int32"))
+    return GptqWeight(4, *(tape.empty(shape, dtype, op="given") for shape, dtype in stored))
+
+
 def transposed(kernel: Callable[..., Any], *others: Any) -> Callable[..., Any]:
     """Return a kernel for [B, N, S, D] as models call it: on q, k, v that lie in memory as [B, S, N, D]."""
     from oomph.ops.indexing import transpose

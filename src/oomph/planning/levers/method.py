@@ -46,6 +46,13 @@ LEVERS = (
         _lora,
     ),
     Lever(
+        "LoRA-FA",
+        Price.TRAINING,
+        "Faster; A stays as it was drawn and only B trains, in its paper as good as LoRA; inputs need not be kept.",
+        "https://arxiv.org/abs/2308.03303",
+        setting(lambda job: job.method == "lora", method="lora-fa"),
+    ),
+    Lever(
         "QLoRA",
         Price.TRAINING,
         "Slower than LoRA, as each weight is unpacked at each use; in its paper as good as LoRA on 16-bit weights.",

@@ -19,6 +19,7 @@ from oomph.score.readers.training_words import (
     CHECKPOINTING,
     FRAMEWORKS,
     FULL,
+    GPTQ,
     IMPLEMENTATIONS,
     LORA,
     LOSSES,
@@ -31,6 +32,7 @@ from oomph.score.readers.training_words import (
     described,
     lengths,
     named,
+    packed,
     positions,
     quantisation,
     there,
@@ -38,6 +40,9 @@ from oomph.score.readers.training_words import (
 from oomph.score.reading import MUST_NOT_FIT, Ask, Question, Schema, notes, refuse, shown, whole, words
 
 SIXTEEN = {"bf16": "bf16", "bfloat16": "bf16", "fp16": "fp16", "float16": "fp16"}
+ONE_GPU_ZERO = "ZeRO-2 config (single GPU)"
+QWEN_BUCKET = 200_000_000  # reduce_bucket_size of finetune/ds_config_zero2.json
+CACHE_OFF_SINCE = (4, 50)  # transformers in whose GPTBigCode checkpointing switches the cache off
 SAME_DTYPE = (None, "same as trainable param dtype")
 ADAPTERS_FP32_SINCE = (0, 11)  # PEFT that makes adapters fp32 on 16-bit weights: autocast_adapter_dtype
 
@@ -82,6 +87,8 @@ def job_of(row: Mapping[str, Any]) -> tuple[TrainJob, tuple[str, ...]]:
         given = {name: value for name, value in given.items() if name not in program.quantised(versions)}
     fields = program.with_defaults(versions, given)
     fields["use_cache"] = fields.get("use_cache", False) and use_cache(fields["checkpointing"])
+    if "bigcode" in words(row, "model") and not versions.at_least("transformers", *CACHE_OFF_SINCE):
+        fields |= {"use_cache": True, "keeps_cache": fields["checkpointing"] != "none"}
     assumed = {
         f"{words(row, 'framework_version')}, estimated by the layers of the versions oomph follows": True,
         "autocast over 16-bit weights; accelerate copies logits to fp32": bool(fields.get("autocast")),
@@ -105,7 +112,7 @@ def _program(row: Mapping[str, Any]) -> Runtime:
 def _refuse_kind(row: Mapping[str, Any]) -> None:
     """Refuse what no job of ours is, the most telling reason first."""
     method, gpus = words(row, "method"), row.get("n_gpus")
-    if method not in (*FULL, *LORA, *QLORA, *ADAPTERS):
+    if method not in (*FULL, *LORA, *QLORA, *GPTQ, *ADAPTERS):
         raise refuse(f"method {shown(method)}", "not modelled yet")
     if gpus != 1 or isinstance(gpus, bool):
         raise refuse(f"n_gpus={shown(gpus)}", "one GPU only")
@@ -115,7 +122,7 @@ def _refuse_kind(row: Mapping[str, Any]) -> None:
         raise refuse("cpu_offload", "not modelled yet")
     spread = row.get("parallel")
     for name, value in spread.items() if isinstance(spread, Mapping) else ():
-        if value not in (None, 1, "none"):
+        if value not in (None, 1, "none") and not (value == ONE_GPU_ZERO and method in GPTQ):
             raise refuse(f"parallel {shown(name)}={shown(value)}", "not modelled yet")
     for text in UNSTATED_LENGTHS:
         if text in notes(row):
@@ -147,6 +154,13 @@ def _precision(row: Mapping[str, Any]) -> dict[str, Any]:
         return {"precision": weights, "autocast": False, "fp32_outputs": False}
     if mode.startswith("fp32") and dtype == "fp32":
         return {"precision": "fp32", "autocast": False, "fp32_outputs": False}
+    if mode.startswith("amp") and dtype.startswith("gptq"):
+        if "DeepSpeed" in mode:  # which casts the model, clips by itself, and runs without autocast
+            return {
+                "precision": "fp16", "autocast": False, "fp32_outputs": False, "clip_gradients": False,
+                "zero_bucket": QWEN_BUCKET,
+            }  # fmt: skip
+        return {"precision": "fp16", "autocast": True, "fp32_outputs": True}
     low = next((low for low in ("bf16", "fp16") if mode.startswith(f"amp {low}")), None)
     if low and (weights == low or dtype == "fp32"):
         return {"autocast": False, **mixed(low, dtype if dtype == "fp32" else low)}
@@ -188,11 +202,16 @@ def _method(row: Mapping[str, Any], versions: Versions) -> dict[str, Any]:
         given["adapter_dtype"] = "fp32" if versions.at_least("peft", *ADAPTERS_FP32_SINCE) else "base"
     if kept := lora.get("modules_to_save"):
         given["modules_to_save"] = ",".join(map(str, kept))
+    if method in GPTQ:
+        given |= packed(words(row, "weight_dtype"), words(row, "model"), framework)
+        if "DeepSpeed" in words(row, "precision_mode"):
+            given["adapter_dtype"] = "base"
+        return given
     return given | _quantised(row, versions)
 
 
 def _quantised(row: Mapping[str, Any], versions: Versions) -> dict[str, Any]:
-    """Return how a row's base is quantised, if it is."""
+    """Return how bitsandbytes quantised a row's base, if it did."""
     dtype, framework = words(row, "weight_dtype"), words(row, "framework")
     if words(row, "method") not in QLORA and dtype not in NARROW:
         return {}

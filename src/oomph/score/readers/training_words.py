@@ -25,10 +25,15 @@ FULL = ("full", "full SFT")
 ADAPTERS = ("adapter", "adapter_v2")  # LitGPT's
 LORA = ("lora", "lora+emb/head full")
 QLORA = ("qlora",)
+GPTQ = ("gptq-lora",)
 NARROW = {  # dtype of what is not quantised
     "nf4 (bnb), rest bf16": "bf16", "bnb.nf4": "bf16", "bnb.nf4-dq": "bf16", "bnb nf4": "bf16", "nf4": "bf16",
     "nf4 (no double quant), lm_head bf16": "bf16", "nf4 (torchao NF4Tensor, double quant)": "bf16",
+    "gptq-int4, rest fp16": "fp16", "gptq-int4": "fp16", "gptq-int8": "fp16",
 }  # fmt: skip
+PACKED = (("gptq-int4", "gptq-4bit"), ("gptq-int8", "gptq-8bit"))
+# Checkpoints whose groups are as long as a column: the main branch of TheBloke's 70B models.
+PER_COLUMN = ("TheBloke/Llama-2-70B",)
 SINGLE = ("bnb.nf4", "nf4 (no double quant), lm_head bf16")  # without quantised scales
 LOSSES: dict[str, str] = {  # "" is the program's own
     "eager": "",
@@ -144,6 +149,23 @@ def quantisation(said: str, framework: str) -> dict[str, Any]:
         "quantization": "nf4" if said in SINGLE else "nf4-dq",
         "kbit_preparation": by_trl or framework.startswith("ms-swift"),
         "narrow_tables": by_trl,
+    }
+
+
+def packed(said: str, model: str, framework: str) -> dict[str, Any]:
+    """Return which GPTQ checkpoint a base is and what computes with it, which is fp16 whatever a table's header says.
+
+    fms-acceleration has its own copy of auto_gptq with a Triton kernel; Qwen's and ms-swift's scripts load by
+    transformers 4 with exllama off, and no checkpoint of Qwen's is in order of activation.
+    """
+    bits = next((name for start, name in PACKED if said.startswith(start)), None)
+    if bits is None:
+        raise refuse(f"weights {shown(said)}", "not modelled yet")
+    return {
+        "quantization": f"{bits}-{'column' if model.startswith(PER_COLUMN) else 'g128'}",
+        "gptq_kernel": "triton" if "autogptq" in framework else "cuda-old",
+        "precision": "fp16",
+        "adapter_dtype": "fp32",  # PEFT makes them so, and moves them to a dtype only where the map has one
     }
 
 

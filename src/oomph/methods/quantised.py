@@ -1,0 +1,52 @@
+"""Quantised bases: the maps that a format quantises, exchanged for those of the library that computes with them.
+
+A library is one file with `quantised_linear(block, stored, job)`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from oomph.blocks.base import Part, rewritten
+from oomph.blocks.basic import Linear
+from oomph.formats.base import Stored
+from oomph.methods.targets import inner
+from oomph.tensor import Tensor
+
+if TYPE_CHECKING:
+    from oomph.job import TrainJob
+    from oomph.model import Model
+
+# The file of a format, by the first word of its name.
+LIBRARIES = {"nf4": "bitsandbytes", "fp4": "bitsandbytes", "int8": "bitsandbytes", "gptq": "gptq"}
+CODES = ("weight", "qweight")
+
+
+def quantised(model: Model, job: TrainJob) -> Model:
+    """Return the model with the blocks of the job's format in the place of the maps that it quantises."""
+    from oomph import formats
+
+    fmt = formats.get(job.quantization)
+    library = import_module(f"oomph.methods.{LIBRARIES[job.quantization.partition('-')[0]]}")
+    stored = {
+        weight.name.removesuffix(".weight"): fmt.store(weight, model)
+        for weight in model.weights
+        if fmt.quantises(weight)
+    }
+
+    def change(path: str, part: Part) -> Part:
+        block = inner(part)
+        if not isinstance(block, Linear) or len(stored.get(path, ())) < 2:  # one tensor: the weight as it is
+            return part
+        made: Linear = library.quantised_linear(block, dict(_tensor(one, path) for one in stored[path]), job)
+        return made
+
+    return replace(model, parts={path: rewritten(part, change, path) for path, part in model.parts.items()})
+
+
+def _tensor(one: Stored, path: str) -> tuple[str, Tensor]:
+    """Return what is stored of a weight as a tensor that does not train; codes count as the weight, scales do not."""
+    name = one.name.removeprefix(f"{path}.")
+    return name, Tensor(one.shape, "linear" if name in CODES else "buffer", one.dtype, trains=False)
