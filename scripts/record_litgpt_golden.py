@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 from oomph.compare import first_difference, steps  # noqa: E402
 from oomph.families import model_from_config  # noqa: E402
-from oomph.job import TrainJob, describe  # noqa: E402
+from oomph.job import TrainJob  # noqa: E402
 from oomph.methods.litgpt import TARGETS  # noqa: E402
 from oomph.play import play  # noqa: E402
 from oomph.referee import fake, optimizers  # noqa: E402
@@ -36,7 +36,7 @@ from oomph.referee.trace import _cut, collected  # noqa: E402
 from oomph.referee.tracker import Tracker, aten  # noqa: E402
 from oomph.referee.watch import TrackerWatcher, passes  # noqa: E402
 from oomph.trace_groups import trace_start  # noqa: E402
-from tests.methods.litgpt_jobs import GOLDEN, MODELS, PLUS_ONE, jobs, summary  # noqa: E402
+from tests.methods.litgpt_jobs import GOLDEN, MODELS, PLUS_ONE, jobs, summary, told  # noqa: E402
 
 OLD_NAMES = {"norm_class_name": "_norm_class", "mlp_class_name": "_mlp_class"}
 CHUNK = 128
@@ -169,7 +169,7 @@ def main() -> None:
         if job.model_code != asked.code or asked.only not in str(job):
             continue
         events, parameters, buffers = record(asked.code, name, job)
-        kept.append({"model": name, "job": describe(job), **summary(events, parameters, buffers)})
+        kept.append({"model": name, "job": told(job), **summary(events, parameters, buffers)})
         if asked.show:
             played = play(model_from_config(MODELS[name][0]), job, on="trace")
             stream = played.recorder.stream()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from oomph.compare import Step, peak_bytes
-from oomph.job import TrainJob
+from oomph.job import DEFAULTS, TrainJob, describe
 
 GOLDEN = Path(__file__).with_name("litgpt_golden.json")
 ROWS = {"vocab_size": 515, "num_hidden_layers": 3, "num_attention_heads": 4}
@@ -69,6 +69,11 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }  # fmt: skip
 PLUS_ONE = ("gemma", "gemma2")  # whose norms add one to their scale
 ALL = "query,key,value,projection,mlp,head"
+
+
+def told(job: TrainJob) -> dict[str, Any]:
+    """The inputs of a job that are not the defaults: what a recording is found by."""
+    return {name: value for name, value in describe(job).items() if value != DEFAULTS[name]}
 
 
 def jobs() -> Iterator[tuple[str, TrainJob]]:

@@ -10,14 +10,14 @@ import pytest
 from oomph.compare import steps
 from oomph.errors import UnsupportedError, UsageError
 from oomph.families import model_from_config
-from oomph.job import TrainJob, describe
+from oomph.job import TrainJob
 from oomph.methods import adapted, trainable_params
 from oomph.play import play
 from oomph.runtimes import runtime
 from oomph.runtimes.base import Versions
 from oomph.score.asking import Case, catalogued
 from oomph.steps import step
-from tests.methods.litgpt_jobs import ALL, GOLDEN, MODELS, jobs, summary
+from tests.methods.litgpt_jobs import ALL, GOLDEN, MODELS, jobs, summary, told
 
 RECORDED = {(one["model"], json.dumps(one["job"])): one for one in json.loads(GOLDEN.read_text())}
 CASES = list(jobs())
@@ -36,7 +36,7 @@ def test_every_event_of_a_step_equals_the_real_code(name: str, job: TrainJob) ->
         played.kept("parameter", played.start),
         played.kept("buffer", played.start),
     )
-    recorded = RECORDED[name, json.dumps(describe(job))]
+    recorded = RECORDED[name, json.dumps(told(job))]
     assert ours == {key: recorded[key] for key in ours}
 
 
