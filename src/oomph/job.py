@@ -29,8 +29,8 @@ Experts = Literal[
 Routing = Literal["balanced", "worst"]
 Checkpointing = Literal["none", "reentrant", "non-reentrant"]
 OptimizerName = Literal[
-    "adamw", "adamw_torch", "adamw_torch_fused", "adamw-amsgrad", "sgd", "sgd-momentum", "rmsprop", "adagrad",
-    "adafactor", "adamw_8bit", "adamw_bnb_8bit", "adamw_bnb_32bit", "paged_adamw_8bit", "paged_adamw_32bit",
+    "adamw", "adamw_torch", "adamw_torch_fused", "adamw_hf", "adamw-amsgrad", "sgd", "sgd-momentum", "rmsprop",
+    "adagrad", "adafactor", "adamw_8bit", "adamw_bnb_8bit", "adamw_bnb_32bit", "paged_adamw_8bit", "paged_adamw_32bit",
     "lion_8bit", "lion_32bit", "paged_lion_8bit", "paged_lion_32bit", "rmsprop_bnb", "rmsprop_bnb_8bit",
     "rmsprop_bnb_32bit", "ademamix", "ademamix_8bit", "paged_ademamix_8bit", "paged_ademamix_32bit", "galore_adamw",
     "galore_adamw_layerwise", "muon", "none",
@@ -50,6 +50,12 @@ Loss = Literal[
     "cut",  # Apple's cut cross entropy
     "torchtune",  # logits in 8 chunks, cast to fp32 chunk by chunk
     "litgpt",  # 128 tokens at a time, in the logits' own dtype
+]
+Task = Literal[
+    "config",  # what the head that a config's architectures name is for
+    "causal-lm",
+    "masked-lm",
+    "sequence-classification",
 ]
 ZeroGrad = Literal["after-step", "before-forward", "before-backward"]
 Method = Literal[
@@ -81,6 +87,8 @@ class TrainJob:
     ids that the caller passes instead of a mask; transformers then builds a mask itself, unless there is a cache.
     `experts`: in which form a mixture computes its experts; `routing`: how tokens are spread over them, evenly or all
     to the same ones, which changes bytes in the eager form only.
+    `task`: what the model's head is for, whatever its config names; `labels` of a classifier, 0: as its config says, or
+    2. One label is a regression, as a reward model's, whose labels are numbers.
     `optimizer` is a name of oomph.optimizer_names; `implementation` is torch.optim's way through the parameters, others
     have one way of their own. `embedding_32bit`: 8-bit optimizers of bitsandbytes keep fp32 states for embeddings, as
     the HF Trainer asks them to.
@@ -97,7 +105,8 @@ class TrainJob:
     is bitsandbytes' of a frozen base; `kbit_preparation` PEFT's prepare_model_for_kbit_training, which keeps all else
     in fp32; with `narrow_tables` embedding and head are cast back, as TRL does; qlora sets the first three as its paper
     does, lora with them spelled out is free to differ. `keeps_4bit_inputs`: bitsandbytes up to 0.42, which kept what
-    goes into a quantised map as long as the graph. `modules_to_save` are modules of which a copy trains.
+    goes into a quantised map as long as the graph; `keeps_softmax_inputs`: torch up to 1.10, which kept scores beside
+    their softmax. `modules_to_save` are modules of which a copy trains.
     `freeze_embeddings` and `freeze_layers` freeze parts in full fine-tuning: the tables of tokens and positions, the
     first so many layers.
     """
@@ -123,6 +132,8 @@ class TrainJob:
     set_to_none: bool = True
     zero_grad: ZeroGrad = "after-step"
     autocast: bool = False
+    task: Task = "config"
+    labels: int = 0
     loss: Loss = "hf"
     experts: Experts = "grouped_mm"
     routing: Routing = "balanced"
@@ -142,6 +153,7 @@ class TrainJob:
     freeze_layers: int = 0
     narrow_tables: bool = False
     keeps_4bit_inputs: bool = False
+    keeps_softmax_inputs: bool = False
 
     def __post_init__(self) -> None:
         check(self)
@@ -229,7 +241,7 @@ def check(job: TrainJob | InferJob) -> None:
         if choices and value not in choices:
             hint = close_matches(str(value), choices) or f"Choose one of {', '.join(map(str, choices))}."
             raise UsageError(f"{field.name} cannot be {value!r}.", hint)
-        low = 0 if field.name in ("decode", "max_cache_len", "logits_to_keep", "freeze_layers") else 1
+        low = 0 if field.name in ("decode", "max_cache_len", "logits_to_keep", "freeze_layers", "labels") else 1
         if hints[field.name] is int and not low <= value <= MOST:
             raise UsageError(f"{field.name} cannot be {value}.", f"Give a whole number of at least {low}.")
         if hints[field.name] is float and not 0 <= value < 1:
@@ -240,6 +252,8 @@ def check(job: TrainJob | InferJob) -> None:
 
 def _check_training(job: TrainJob) -> None:
     """Refuse what does not go together."""
+    if job.labels and job.task != "sequence-classification":
+        raise UsageError("labels are of a classifier.", "Add --task sequence-classification, or leave --labels out.")
     if not any(word.strip() for word in job.targets.split(",")):
         raise UsageError("targets names no module.", "Say q_proj,v_proj, all-linear or default.")
     if job.quantization != "none" and job.method == "full":
@@ -316,4 +330,6 @@ def idle_inputs(job: TrainJob | InferJob) -> tuple[str, ...]:
     projections = () if job.optimizer.startswith("galore") else ("optim_rank", "update_projection")
     embeddings = () if "8bit" in job.optimizer else ("embedding_32bit",)
     frozen = () if job.method == "full" else ("freeze_embeddings", "freeze_layers")
-    return (*adapters, *projections, *embeddings, *frozen)
+    head = () if job.task != "config" else ("task", "labels")
+    old = () if job.keeps_softmax_inputs else ("keeps_softmax_inputs",)
+    return (*adapters, *projections, *embeddings, *frozen, *head, *old)

@@ -11,6 +11,7 @@ from typing import Any
 
 from oomph import ops
 from oomph.errors import UnsupportedError, UsageError
+from oomph.families.heads import task_of
 from oomph.job import InferJob, TrainJob
 from oomph.methods import adapted
 from oomph.model import Model
@@ -54,11 +55,15 @@ def train_step(
     there; with `warm_up`, or where outputs are kept and so a whole graph, the earlier one is played too.
     """
     program = program_of(model)
+    if job.task not in ("config", task_of(model.objective)):
+        fix = "Build it for the job: oomph.answer.for_job."
+        raise UsageError(f"The model has a head for {model.objective}, the job is {job.task}.", fix)
     model = adapted(model, job)
     tape = Tape(on)
     recorder = tape.recorder
     tape.kernel, tape.dropout, tape.loss = job.attention, job.dropout, job.loss
     tape.keeps_inputs = job.keeps_4bit_inputs
+    tape.keeps_softmax_inputs = job.keeps_softmax_inputs
     tape.inputs_train = job.checkpointing != "none"  # transformers' enable_input_require_grads
     tape.experts, tape.routing = job.experts, job.routing
     with tape.playing():
@@ -186,11 +191,10 @@ def _micro_batch(
     recorder.mark("embedding forward")
     between = ["attention_mask"] * job.padding + ["position_ids"] * job.packing
     names = ("input_ids", *between, "labels")
-    of_sequences = model.objective == "sequence-classification"
-    shapes = [(job.batch, job.seq_len)] * (len(names) - 1) + [
-        (job.batch,) if of_sequences else (job.batch, job.seq_len)
-    ]
-    inputs = [tape.empty(shape, "int64", op=name) for name, shape in zip(names, shapes, strict=True)]
+    inputs = [tape.empty((job.batch, job.seq_len), "int64", op=name) for name in names[:-1]]
+    of_sequences = task_of(model.objective) == "sequence-classification"
+    dtype = job.weight_dtype if model.objective == "regression" else "int64"
+    inputs.append(tape.empty((job.batch,) if of_sequences else (job.batch, job.seq_len), dtype, op=names[-1]))
     for one in inputs:
         tape.note(one, "input")
     checkpointing = Checkpointing(job.checkpointing, job.checkpoint_every)

@@ -53,7 +53,7 @@ def test_every_value_of_every_input_occurs(kind: type) -> None:
     missing["attention"] = {"efficient", "cudnn"} if kind is InferJob else set()
     missing["optimizer"] = set(KINDS)  # they have a suite of their own
     missing["loss"] = set(get_args(Loss)) - {"hf", "mean", "liger"}  # of older versions, or packages apart
-    missing["keeps_4bit_inputs"] = {True}  # as bitsandbytes was
+    missing |= {"keeps_4bit_inputs": {True}, "keeps_softmax_inputs": {True}}  # as bitsandbytes and torch were
     missing |= {"embedding_32bit": {False}, "optimizer_in_backward": {True}, "update_projection": {True}}
     for field, hint in get_type_hints(kind).items():
         found = {job[field] for job in jobs("standard", kind)}
@@ -68,6 +68,8 @@ def test_every_optimizer_has_its_rows() -> None:
     """A later step and a first one of each that keeps anything, with fp32 states for embeddings and without."""
     found = jobs("optimizers", TrainJob)
     for name, kind in KINDS.items():
+        if name == "adamw_hf":  # transformers 5 has it no more
+            continue
         assert {job["steady"] for job in found if job["optimizer"] == name} == {True, not kind.has_state}, name
     for switch in ("embedding_32bit", "optimizer_in_backward", "update_projection"):
         assert {job[switch] for job in found} == {True, False}

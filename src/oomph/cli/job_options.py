@@ -61,6 +61,8 @@ HELP: dict[Job, dict[str, str]] = {
         "zero_grad": "Where in the loop zero_grad is called.",
         "autocast": "16-bit weights under autocast too, as accelerate does.",
         "loss": "What follows the last hidden state; see docs/frameworks.md.",
+        "task": "What the model's head is for, whatever its config names.",
+        "labels": "Classes that a classifier tells apart, 1 for a reward model; 0: as the config says, or 2.",
         "experts": "How a mixture computes its experts; transformers takes grouped_mm.",
         "routing": "How tokens are spread over the experts; tells in the eager form only.",
         "embedding_32bit": "8-bit optimizers keep fp32 states for embeddings, as the HF Trainer asks.",
@@ -79,6 +81,7 @@ HELP: dict[Job, dict[str, str]] = {
         "freeze_layers": "Freeze the first so many layers.",
         "narrow_tables": "After it embedding and head are cast back, as TRL does.",
         "keeps_4bit_inputs": "As bitsandbytes up to 0.42: inputs of quantised maps live as long as the graph.",
+        "keeps_softmax_inputs": "As torch up to 1.10: softmax keeps its input for its backward.",
     },
     InferJob: {
         "batch": "Sequences at a time.",

@@ -20,7 +20,7 @@ from oomph.ops.elementwise import add, add_, cast, dropout, mean, mul, mul_, neg
 from oomph.ops.grouped import grouped_mm
 from oomph.ops.indexing import clone, contiguous, expand, repeat_rows, rows, transpose, unsqueeze, view
 from oomph.ops.joining import cat, stack_last
-from oomph.ops.loss import cross_entropy, cross_entropy_of_rows, fused_cross_entropy
+from oomph.ops.loss import cross_entropy, cross_entropy_of_rows, fused_cross_entropy, mse_loss
 from oomph.ops.masks import as_numbers, bidirectional_mask, causal_mask
 from oomph.ops.matmul import addmm, autocast_argument, baddbmm, bmm, bmm_cast, linear, linear_unfused, matmul
 from oomph.ops.norm import layer_norm
@@ -141,6 +141,7 @@ __all__ = [
     "matmul",
     "mean",
     "mean_of_all",
+    "mse_loss",
     "mul",
     "mul_",
     "neg",

@@ -14,9 +14,9 @@ def layer_norm(x: Sym, weight: Sym | None, bias: Sym | None) -> Sym:
     fp32 under autocast.
 
     Saves x, mean and rstd for x's gradient and the weight's (x normed again from them), the weight for x's, and the
-    bias, which the kernel is handed too. CUDA makes mean and rstd in fp32; on a CPU and under a trace they have x's
-    dtype. Source: ATen/native/cuda/layer_norm_kernel.cu, torch tools/autograd/derivatives.yaml
-    (native_layer_norm).
+    bias, which the kernel is handed too; under autocast fp32 copies of what is in 16 bit. CUDA makes mean and rstd in
+    fp32; on a CPU and under a trace they have x's dtype. Source: ATen/native/cuda/layer_norm_kernel.cu, torch
+    tools/autograd/derivatives.yaml (native_layer_norm).
 
     >>> from oomph.tape.testing import cost
     >>> cost(layer_norm, (4, 256), (256,), (256,))
@@ -25,6 +25,8 @@ def layer_norm(x: Sym, weight: Sym | None, bias: Sym | None) -> Sym:
     Cost(allocated=2080, saved=2080, backward=2048)
     """
     x = in_fp32(x)
+    weight = weight and in_fp32(weight)
+    bias = bias and in_fp32(bias)
     given = [one for one in (weight, bias) if one is not None]
     node = record("LayerNorm", (x, *given), _layer_norm_backward)
     save(node, bias, x)

@@ -16,13 +16,16 @@ from oomph.score.asking import Case, device
 from oomph.score.readers.training_words import (
     ATTENTION,
     CHECKPOINTING,
+    CLASSIFIER,
     FRAMEWORKS,
     FULL,
     FUSED_QKV,
     IMPLEMENTATIONS,
+    LAZY_SINCE,
     LORA,
     LOSSES,
     NARROW,
+    OPTIMIZERS,
     QLORA,
     TARGETS,
     UNSTATED_LENGTHS,
@@ -53,7 +56,10 @@ def _question(row: Mapping[str, Any]) -> Question:
         job = replace(job, seq_len=most)
         assumed = (*assumed, f"seq_len {most}: the model has no more positions")
     job = replace(job, targets=there(subject, job.targets))
-    return Question(_asks(row, Case(subject, job, device(row.get("gpu")))), assumed)
+    gpu = device(row.get("gpu"))
+    if gpu and not Versions.found_in(words(row, "framework_version")).at_least("torch", *LAZY_SINCE):
+        gpu = replace(gpu, kernel_loading="eager")
+    return Question(_asks(row, Case(subject, job, gpu)), assumed)
 
 
 def _asks(row: Mapping[str, Any], case: Case) -> dict[str, Ask]:
@@ -76,6 +82,8 @@ def job_of(row: Mapping[str, Any]) -> tuple[TrainJob, tuple[str, ...]]:
     _refuse_kind(row)
     versions = Versions.found_in(words(row, "framework_version"))
     given = {**_precision(row), **_loss(row, versions), **_shape(row), **_optimizer(row), **_method(row, versions)}
+    if CLASSIFIER.fullmatch(words(row, "model")):
+        given["task"] = "sequence-classification"
     fields = {**program.fields(versions), **given}
     fields["use_cache"] = fields.get("use_cache", False) and use_cache(fields["checkpointing"])
     assumed = {
@@ -194,6 +202,8 @@ def _optimizer(row: Mapping[str, Any]) -> dict[str, Any]:
     states, said = row.get("optimizer_dtype"), words(row, "optimizer")
     if said.startswith("none"):
         return {"optimizer": "none", "clip_gradients": False, "steady": False}
+    if said in OPTIMIZERS:
+        return OPTIMIZERS[said]
     if states not in SAME_DTYPE and states not in ("bf16", "fp32"):
         raise refuse(f"optimizer_dtype {shown(states)}", "torch keeps states like the weights")
     if said not in IMPLEMENTATIONS:

@@ -35,6 +35,7 @@ LOSSES: dict[str, str] = {  # "" is the program's own
     "eager (HF)": "",
     "eager HF": "",
     "eager HF remote code (CrossEntropyLoss on logits)": "",
+    "eager (2-class)": "",
     "fused triton cross-entropy (foak FastCrossEntropy), logits materialised": "fused",
     "liger fused linear CE": "liger-fms",
     "chunked_cross_entropy + lm_head_chunk 128": "",
@@ -42,6 +43,12 @@ LOSSES: dict[str, str] = {  # "" is the program's own
     "CEWithChunkedOutputLoss": "",
     "CrossEntropyLoss (unchunked)": "hf-4.45",
     "logits.mean() (HF logits upcast to fp32)": "mean",
+}
+CLASSIFIER = re.compile(r"(.+) \(sequence classification\)")  # how rows name a model under another head
+OPTIMIZERS: dict[str, dict[str, Any]] = {  # all but AdamW of torch.optim
+    "AdamW (adamw_hf)": {"optimizer": "adamw_hf"},
+    "Adafactor": {"optimizer": "adafactor"},
+    "bnb Adam8bit": {"optimizer": "adamw_bnb_8bit", "embedding_32bit": False},
 }
 IMPLEMENTATIONS: dict[str, Implementation] = {
     "AdamW (HF adamw_torch default)": "foreach",
@@ -103,6 +110,7 @@ TARGETS = {  # LitGPT's and torchtune's words
     "v": "v_proj", "output_proj": "o_proj", "mlp": "gate_proj,up_proj,down_proj",
     "lora_mlp": "gate_proj,up_proj,down_proj", "lora_head": "lm_head",
 }  # fmt: skip
+LAZY_SINCE = (1, 13)  # torch from which on CUDA loads kernels when they are first called
 FUSED_QKV = ("falcon", "StableLM Alpha")  # whose query, key and value are one map
 QKV = "q_proj,k_proj,v_proj"
 _RANDOM = re.compile(
@@ -124,6 +132,9 @@ def described(model: str) -> Subject | None:
 
 def named(model: str, program: Runtime) -> Subject:
     """Return the model a row names, as the program's own code computes it."""
+    classifies = CLASSIFIER.fullmatch(model)
+    if classifies:
+        model = classifies[1]
     found = catalogued(MODELS.get(model, model))
     config = found.source.config
     if config is None or program.config(config) == config:
