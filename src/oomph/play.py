@@ -85,7 +85,7 @@ def train_step(
         else:
             _leave_behind(optimizer, parameters, job)
             if job.steady and hasattr(program, "leave_behind"):
-                program.leave_behind(bound)
+                program.leave_behind(bound, job)
         played.start = recorder.position
         step()
         del step, kept, bound, buffers, optimizer, parameters

@@ -14,8 +14,15 @@ from oomph.ops.alibi import (
     falcon_alibi,
     repeated,
 )
-from oomph.ops.attention import attention, attention_in_fp32, encoder_attention, gpt2_attention, sink_attention
-from oomph.ops.bounds import clamp, clamp_both, masked_fill
+from oomph.ops.attention import (
+    attention,
+    attention_in_fp32,
+    encoder_attention,
+    gpt2_attention,
+    sdpa_attention,
+    sink_attention,
+)
+from oomph.ops.bounds import at_least, clamp, clamp_both, masked_fill, where
 from oomph.ops.elementwise import add, add_, cast, dropout, mean, mul, mul_, neg, power, rsqrt, sub, unary
 from oomph.ops.grouped import grouped_mm
 from oomph.ops.indexing import clone, contiguous, expand, repeat_rows, rows, transpose, unsqueeze, view
@@ -23,7 +30,7 @@ from oomph.ops.joining import cat, stack_last
 from oomph.ops.loss import cross_entropy, cross_entropy_of_rows, fused_cross_entropy, mse_loss
 from oomph.ops.masks import as_numbers, bidirectional_mask, causal_mask
 from oomph.ops.matmul import addmm, autocast_argument, baddbmm, bmm, bmm_cast, linear, linear_unfused, matmul
-from oomph.ops.norm import layer_norm
+from oomph.ops.norm import layer_norm, unit_rows
 from oomph.ops.reduce import divided, mean_of_all, total
 from oomph.ops.rotary import (
     apply_partial_rotary,
@@ -35,10 +42,12 @@ from oomph.ops.rotary import (
     longrope_frequencies,
     rotary_buffers,
     rotary_tables,
+    rotate_half,
 )
 from oomph.ops.rotary_complex import apply_rotary_complex, complex_tables
 from oomph.ops.rotary_kinds import joined, rotate
 from oomph.ops.routing import (
+    divide,
     divide_in_place,
     gather,
     histogram,
@@ -91,6 +100,7 @@ __all__ = [
     "as_int32",
     "as_int64",
     "as_numbers",
+    "at_least",
     "attention",
     "attention_in_fp32",
     "autocast_argument",
@@ -112,6 +122,7 @@ __all__ = [
     "counted_along",
     "cross_entropy",
     "cross_entropy_of_rows",
+    "divide",
     "divide_in_place",
     "divided",
     "dropout",
@@ -158,8 +169,10 @@ __all__ = [
     "rotary_buffers",
     "rotary_tables",
     "rotate",
+    "rotate_half",
     "rows",
     "rsqrt",
+    "sdpa_attention",
     "select",
     "sigmoid",
     "silu",
@@ -184,6 +197,8 @@ __all__ = [
     "total",
     "transpose",
     "unary",
+    "unit_rows",
     "unsqueeze",
     "view",
+    "where",
 ]
