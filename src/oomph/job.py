@@ -78,7 +78,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 class TrainJob:
     """One optimizer step of causal language-model training on one GPU.
 
-    `batch` and `seq_len` are of one micro-batch, in sequences and tokens. `steady` asks for a later step, when
+    `batch` and `seq_len` are of one micro-batch, in sequences and tokens; `target_len` are the tokens of what an
+    encoder-decoder writes, 0 as many. `steady` asks for a later step, when
     optimizer states exist; otherwise the first. `hold_logits`: the caller keeps the model's output through the
     backward pass, as `outputs = model(...); outputs.loss.backward()` does. `keep_outputs`: that variable outlives the
     step, as in a loop written out in one function, until the next forward pass gives it another value.
@@ -113,6 +114,7 @@ class TrainJob:
 
     batch: int = 1
     seq_len: int = 2048
+    target_len: int = 0
     precision: Precision = "bf16"
     attention: Kernel = "flash"
     padding: bool = False
@@ -173,7 +175,8 @@ class TrainJob:
     @property
     def axes(self) -> tuple[str, ...]:
         """Names of the fields that are sizes."""
-        return ("batch", "seq_len", "rank") if self.method in RANKED else ("batch", "seq_len")
+        second = ("target_len",) if self.target_len else ()
+        return ("batch", "seq_len", *second, "rank") if self.method in RANKED else ("batch", "seq_len", *second)
 
     @property
     def leaves_gradients(self) -> bool:
@@ -229,6 +232,7 @@ def shortened(job: TrainJob | InferJob) -> TrainJob | InferJob:
 
 
 SIXTEEN_BIT_LOSSES = frozenset({"cut", "liger-fms"})  # whose products fail with, or whose kernels refuse, fp32 weights
+MAY_BE_ZERO = frozenset({"decode", "max_cache_len", "logits_to_keep", "freeze_layers", "labels", "target_len"})
 MOST = 2**31  # tokens, sequences or micro-batches beyond which a number is a slip of the keyboard
 
 
@@ -241,7 +245,7 @@ def check(job: TrainJob | InferJob) -> None:
         if choices and value not in choices:
             hint = close_matches(str(value), choices) or f"Choose one of {', '.join(map(str, choices))}."
             raise UsageError(f"{field.name} cannot be {value!r}.", hint)
-        low = 0 if field.name in ("decode", "max_cache_len", "logits_to_keep", "freeze_layers", "labels") else 1
+        low = 0 if field.name in MAY_BE_ZERO else 1
         if hints[field.name] is int and not low <= value <= MOST:
             raise UsageError(f"{field.name} cannot be {value}.", f"Give a whole number of at least {low}.")
         if hints[field.name] is float and not 0 <= value < 1:
@@ -331,5 +335,6 @@ def idle_inputs(job: TrainJob | InferJob) -> tuple[str, ...]:
     embeddings = () if "8bit" in job.optimizer else ("embedding_32bit",)
     frozen = () if job.method == "full" else ("freeze_embeddings", "freeze_layers")
     head = () if job.task != "config" else ("task", "labels")
+    second = () if job.target_len else ("target_len",)
     old = () if job.keeps_softmax_inputs else ("keeps_softmax_inputs",)
-    return (*adapters, *projections, *embeddings, *frozen, *head, *old)
+    return (*adapters, *projections, *embeddings, *frozen, *head, *old, *second)

@@ -58,6 +58,8 @@ def train_step(
     if job.task not in ("config", task_of(model.objective)):
         fix = "Build it for the job: oomph.answer.for_job."
         raise UsageError(f"The model has a head for {model.objective}, the job is {job.task}.", fix)
+    if "target_len" in job.axes and model.objective != "seq2seq-lm":
+        raise UsageError("The model writes as many tokens as it reads.", "Leave --target-len out.")
     model = adapted(model, job)
     tape = Tape(on)
     recorder = tape.recorder
@@ -194,7 +196,8 @@ def _micro_batch(
     inputs = [tape.empty((job.batch, job.seq_len), "int64", op=name) for name in names[:-1]]
     of_sequences = task_of(model.objective) == "sequence-classification"
     dtype = job.weight_dtype if model.objective == "regression" else "int64"
-    inputs.append(tape.empty((job.batch,) if of_sequences else (job.batch, job.seq_len), dtype, op=names[-1]))
+    length = job.target_len if "target_len" in job.axes else job.seq_len
+    inputs.append(tape.empty((job.batch,) if of_sequences else (job.batch, length), dtype, op=names[-1]))
     for one in inputs:
         tape.note(one, "input")
     checkpointing = Checkpointing(job.checkpointing, job.checkpoint_every)

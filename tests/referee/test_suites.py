@@ -100,10 +100,10 @@ def test_pairs_of_inputs_meet() -> None:
 
 
 def test_families_and_tied_heads() -> None:
-    """The standard suite has five dense families and four of mixtures, tied and untied heads."""
+    """The standard suite has five dense families, four of mixtures, BERT and T5; heads tied or not."""
     found = [model_from_config(entry.config) for entry in suites.get("standard")]
     dense, mixtures = {"llama", "mistral", "qwen2", "qwen3", "gpt2"}, {"mixtral", "qwen3_moe", "gpt_oss", "deepseek_v2"}
-    assert {model.model_type for model in found} == dense | mixtures
+    assert {model.model_type for model in found} == dense | mixtures | {"bert", "t5"}
     assert {model.tied for model in found} == {True, False}
 
 

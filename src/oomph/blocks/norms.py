@@ -84,7 +84,8 @@ def rms_in_a_line(m: Bound, x: Sym) -> Sym:
     from oomph import ops
 
     output = ops.cast(_normed(ops.cast(x, "fp32")), x.dtype)
-    return output * m.weight
+    weight: Sym = m.weight
+    return output * weight
 
 
 def layer(m: Bound, hidden_states: Sym) -> Sym:

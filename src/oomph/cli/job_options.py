@@ -41,6 +41,7 @@ HELP: dict[Job, dict[str, str]] = {
     TrainJob: {
         "batch": "Sequences in a micro-batch.",
         "seq_len": "Tokens in a sequence.",
+        "target_len": "Tokens in what an encoder-decoder writes; 0: as many as it reads.",
         "precision": "Dtype of weights, gradients and states; amp: fp32 weights under autocast.",
         "attention": "Attention kernel.",
         "padding": "The batch has a padding mask, which shuts flash out.",
@@ -60,9 +61,9 @@ HELP: dict[Job, dict[str, str]] = {
         "set_to_none": "zero_grad frees the gradients, or fills them with zeros.",
         "zero_grad": "Where in the loop zero_grad is called.",
         "autocast": "16-bit weights under autocast too, as accelerate does.",
-        "loss": "What follows the last hidden state; see docs/frameworks.md.",
         "task": "What the model's head is for, whatever its config names.",
         "labels": "Classes that a classifier tells apart, 1 for a reward model; 0: as the config says, or 2.",
+        "loss": "What follows the last hidden state; see docs/frameworks.md.",
         "experts": "How a mixture computes its experts; transformers takes grouped_mm.",
         "routing": "How tokens are spread over the experts; tells in the eager form only.",
         "embedding_32bit": "8-bit optimizers keep fp32 states for embeddings, as the HF Trainer asks.",

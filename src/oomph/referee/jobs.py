@@ -86,7 +86,10 @@ def _sparing(job: TrainJob | InferJob, device: str) -> Any:
     return linear_maps_without_memory()
 
 
-HEADS = ("ForSequenceClassification", "ForMaskedLM")
+HEADS = {"ForSequenceClassification": "ForSequenceClassification", "ForMaskedLM": "ForMaskedLM"} | dict.fromkeys(
+    ("ForConditionalGeneration", "WithLMHeadModel", "Seq2SeqLM"), "ForSeq2SeqLM"
+)
+SEQ2SEQ = ("t5", "mt5", "umt5")  # types whose class writes what another part has read, where the config names none
 ENCODERS = ("bert", "roberta", "xlm-roberta")  # types whose class fills in masks where the config names none
 
 
@@ -97,9 +100,11 @@ def auto_class(raw: Mapping[str, Any]) -> str:
     ('AutoModelForSequenceClassification', 'AutoModelForCausalLM')
     """
     named = str(next(iter(raw.get("architectures") or []), ""))
-    found = next((head for head in HEADS if named.endswith(head)), "ForCausalLM")
+    found = next((auto for head, auto in HEADS.items() if named.endswith(head)), "ForCausalLM")
     if not named and raw.get("model_type") in ENCODERS:
         found = "ForMaskedLM"
+    if not named and raw.get("model_type") in SEQ2SEQ:
+        found = "ForSeq2SeqLM"
     return f"AutoModel{found}"
 
 
@@ -241,7 +246,7 @@ def _labels(model: Any, job: TrainJob) -> torch.Tensor:
     the weights' dtype: backward refuses another one.
     """
     classifies = type(unwrapped(model)).__name__.endswith("ForSequenceClassification")
-    shape = (job.batch,) if classifies else (job.batch, job.seq_len)
+    shape = (job.batch,) if classifies else (job.batch, job.target_len or job.seq_len)
     numbers = classifies and model.config.num_labels == 1
     return torch.zeros(shape, dtype=model.dtype if numbers else torch.long, device=model.device)
 

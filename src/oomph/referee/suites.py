@@ -24,7 +24,7 @@ QWEN2, QWEN2_1B, QWEN2_3B, QWEN2_7B = "qwen2.5-0.5b", "qwen2.5-1.5b", "qwen2.5-3
 QWEN3, QWEN3_1B, QWEN3_4B, QWEN3_8B = "qwen3-0.6b", "qwen3-1.7b", "qwen3-4b", "qwen3-8b"
 TINY, LLAMA_1B, LLAMA_3B, LLAMA_8B = "tinyllama-1.1b-chat-v1.0", "llama-3.2-1b", "llama-3.2-3b", "llama-3-8b"
 MISTRAL = "mistral-7b-v0.1"
-BERT = "bert-large-uncased"
+BERT, T5 = "bert-large-uncased", "t5-base"
 MIXTRAL, QWEN3_MOE, GPT_OSS, DEEPSEEK = "mixtral-8x7b-v0.1", "qwen3-30b-a3b", "gpt-oss-20b", "deepseek-v2-lite"
 
 
@@ -176,6 +176,7 @@ def _tasks() -> Iterator[Entry]:
     yield _train(BERT, 512, 8, task="sequence-classification", labels=3, attention="eager")
     yield _train(LLAMA_1B, task="sequence-classification", labels=1)
     yield _train(LLAMA_1B, task="causal-lm")
+    yield _train(T5, 512, 8, attention="eager", target_len=128)
 
 
 def _inference(small_one: str, large_one: str) -> Iterator[Entry]:
