@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -122,3 +123,11 @@ def test_no_rule_is_the_default_and_the_widest() -> None:
     assert (found.n_bytes, found.high) == (CUBLAS, (128 + 76) * MIB)
     assert "no rule" in found.gap
     assert rule("cublas_workspace", None).high == found.high
+
+
+def test_contexts_of_old_torch_are_those_with_all_kernels_loaded() -> None:
+    """Before lazy loading a V100's context was 1343 MiB; a card that was not seen takes what others showed then."""
+    old = replace(find("v100-16gb"), kernel_loading="eager")
+    assert measured("cuda_context", old).n_bytes == 1343 * MIB
+    assert measured("cuda_context", replace(find("t4"), kernel_loading="eager")).low >= 1343 * MIB
+    assert measured("cuda_context", find("v100-16gb")).high < 1343 * MIB

@@ -61,11 +61,31 @@ def load(ref: str, *, offline: bool = False) -> Model:
     return subject(ref, offline=offline).model
 
 
-def subject(ref: str, *, offline: bool = False) -> Subject:
-    """Return the model behind `ref` with its source."""
+def subject(ref: str, *, offline: bool = False, job: Job | None = None) -> Subject:
+    """Return the model behind `ref` with its source; with the head that a job's task needs."""
     from oomph import sources
 
-    return resolve(sources.load(ref, offline=offline))
+    return for_job(resolve(sources.load(ref, offline=offline)), job)
+
+
+def for_job(found: Subject, job: Job | None) -> Subject:
+    """Return a model with the head that a job's task needs, whatever head its config names."""
+    from oomph.job import TrainJob
+
+    if not isinstance(job, TrainJob) or job.task == "config":
+        return found
+    from oomph.families import model_from_config
+    from oomph.families.heads import headed, task_of
+
+    if found.source.config is None or found.counted_by != "config":
+        raise UnsupportedError(
+            f"What head {found.model.name} has is not told by names and shapes.", "Point oomph at its config.json."
+        )
+    config = headed(found.source.config, job.task, job.labels)
+    model = model_from_config(config, found.model.name)
+    if task_of(model.objective) != job.task:
+        raise UnsupportedError(f"oomph knows no {model.model_type} for {job.task}.", "Leave --task out.")
+    return replace(found, source=replace(found.source, config=config), model=model)
 
 
 def resolve(source: Source) -> Subject:

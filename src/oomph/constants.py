@@ -47,9 +47,9 @@ def measured(name: str, device: Device | None) -> Constant:
     """Return a measured constant for a device, None for one of which nothing is known.
 
     What was seen on the device itself counts, the median of all times it was seen, and its upper bound is the most seen
-    on any of its compute capability.
-    Else devices of that compute capability stand for it, else all of them; then the upper bound is the most seen at
-    all: contexts grow with the number of multiprocessors, so a small relative bounds nothing.
+    on any of its compute capability. Else devices of that compute capability stand for it, else all of them; then the
+    upper bound is the most seen at all: contexts grow with the number of multiprocessors, so a small relative bounds
+    nothing. What was seen where kernels are loaded in another way does not count.
 
     >>> from oomph.devices import find
     >>> a100 = measured("cuda_context", find("a100-80gb-sxm"))
@@ -58,7 +58,8 @@ def measured(name: str, device: Device | None) -> Constant:
     >>> measured("cuda_context", find("rtx-5080")).high // 2**20
     766
     """
-    rows = [row for row in constant(name)["seen"] if row.get("loading", "lazy") == "lazy"]
+    loading = device.kernel_loading if device else "lazy"
+    rows = [row for row in constant(name)["seen"] if row.get("loading", loading) == loading]
     capability = device.compute_capability if device else ""
     relatives = [row for row in rows if row["compute_capability"] == capability]
     own = [row for row in rows if device and row["device"] == device.id]

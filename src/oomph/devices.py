@@ -42,7 +42,9 @@ class Device:
     `marketed_bytes` is the number on the box read as GiB. `driver_bytes` is what the driver's tool prints as
     total (nvidia-smi); `program_bytes` what a program is told (torch, cudaMemGetInfo). `bandwidth` is bytes/s,
     `tflops` dense bf16 (fp16 where there is no bf16) with fp32 accumulation. `unified` memory is shared with
-    the system. `evidence` says for each group of values where they come from.
+    the system. `kernel_loading`: CUDA loads kernels when they are first called ("lazy"), or all at once, as it did for
+    torch before 1.13 ("eager"): no property of the device, so not in its JSON. `evidence` says for each group of
+    values where they come from.
     """
 
     id: str
@@ -61,6 +63,7 @@ class Device:
     price_date: str | None
     aliases: tuple[str, ...]
     evidence: Mapping[str, str]
+    kernel_loading: str = "lazy"
 
     @property
     def capacity_bytes(self) -> int:
@@ -79,7 +82,7 @@ class Device:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the device as JSON knows it."""
-        row = {field.name: getattr(self, field.name) for field in fields(self)}
+        row = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "kernel_loading"}
         row |= {"aliases": list(self.aliases), "evidence": dict(self.evidence)}
         return {**row, "capacity_bytes": self.capacity_bytes, "capacity_source": self.capacity_source}
 

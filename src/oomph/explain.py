@@ -129,20 +129,22 @@ ENOUGH = 4  # periods more, with which every step is deep enough to be folded
 Counts = dict[Row, int]  # how often a row of one tensor is there
 
 
-def model_of(ref: str, *, offline: bool = False) -> Model:
+def model_of(ref: str, *, offline: bool = False, job: TrainJob | None = None) -> Model:
     """Return the model behind a name, folder, file or repository; of a bare model_type, its class's defaults.
 
     Raises OomphError as `oomph.load` does.
     """
     from oomph.families import class_defaults, model_from_config
+    from oomph.families.heads import headed
     from oomph.families.registry import FAMILIES
     from oomph.sources import catalogue
 
     if ref in FAMILIES and catalogue.find(ref) is None and not os.path.exists(ref):
-        return model_from_config(class_defaults(ref), f"{ref} (class defaults)")
-    from oomph.answer import load
+        config = class_defaults(ref)
+        return model_from_config(headed(config, job.task, job.labels) if job else config, f"{ref} (class defaults)")
+    from oomph.answer import subject
 
-    return load(ref, offline=offline)
+    return subject(ref, offline=offline, job=job).model
 
 
 def saved_tensors(model: Model, job: TrainJob) -> SavedTensors:

@@ -31,8 +31,8 @@ Experts = Literal[
 Routing = Literal["balanced", "worst"]
 Checkpointing = Literal["none", "reentrant", "non-reentrant"]
 OptimizerName = Literal[
-    "adamw", "adamw_torch", "adamw_torch_fused", "adamw-amsgrad", "sgd", "sgd-momentum", "rmsprop", "adagrad",
-    "adafactor", "adamw_8bit", "adamw_bnb_8bit", "adamw_bnb_32bit", "paged_adamw_8bit", "paged_adamw_32bit",
+    "adamw", "adamw_torch", "adamw_torch_fused", "adamw_hf", "adamw-amsgrad", "sgd", "sgd-momentum", "rmsprop",
+    "adagrad", "adafactor", "adamw_8bit", "adamw_bnb_8bit", "adamw_bnb_32bit", "paged_adamw_8bit", "paged_adamw_32bit",
     "lion_8bit", "lion_32bit", "paged_lion_8bit", "paged_lion_32bit", "rmsprop_bnb", "rmsprop_bnb_8bit",
     "rmsprop_bnb_32bit", "ademamix", "ademamix_8bit", "paged_ademamix_8bit", "paged_ademamix_32bit", "galore_adamw",
     "galore_adamw_layerwise", "muon", "none",
@@ -59,6 +59,12 @@ ModelCode = Literal[
     "litgpt-0.4",  # 0.4.6 to 0.5.0
     "litgpt-0.3",  # of March to May 2024
     "lit-gpt",  # of October 2023
+]
+Task = Literal[
+    "config",  # what the head that a config's architectures name is for
+    "causal-lm",
+    "masked-lm",
+    "sequence-classification",
 ]
 ZeroGrad = Literal["after-step", "before-forward", "before-backward"]
 Method = Literal[
@@ -95,11 +101,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 class TrainJob:
     """One optimizer step of causal language-model training on one GPU.
 
-    `batch` and `seq_len` are of one micro-batch, in sequences and tokens. `steady` asks for a later step, when
-    optimizer states exist; otherwise the first. `lengths` says how long the samples of the data are where they are not
-    packed: fixed, all as long as `seq_len`, or their mean and deviation, as 500±300; a batch is as long as its longest
-    sample, so a run reserves more than its longest step (oomph.runs). `long_samples`: those above `seq_len` are cut,
-    as in most programs, or dropped. `hold_logits`: the caller keeps the model's output through the
+    `batch` and `seq_len` are of one micro-batch, in sequences and tokens; `target_len` are the tokens of what an
+    encoder-decoder writes, 0 as many. `steady` asks for a later step, when optimizer states exist; otherwise the first.
+    `lengths` says how long the samples of the data are where they are not packed: fixed, all as long as `seq_len`, or
+    their mean and deviation, as 500±300; a batch is as long as its longest sample, so a run reserves more than its
+    longest step (oomph.runs). `long_samples`: those above `seq_len` are cut, as in most programs, or dropped.
+    `hold_logits`: the caller keeps the model's output through the
     backward pass, as `outputs = model(...); outputs.loss.backward()` does. `keep_outputs`: that variable outlives the
     step, as in a loop written out in one function, until the next forward pass gives it another value.
     `keeps_cache`: checkpointing does not switch the cache off, as in GPTBigCode of transformers 4, whose cache is views
@@ -109,6 +116,8 @@ class TrainJob:
     ids that the caller passes instead of a mask; transformers then builds a mask itself, unless there is a cache.
     `experts`: in which form a mixture computes its experts; `routing`: how tokens are spread over them, evenly or all
     to the same ones, which changes bytes in the eager form only.
+    `task`: what the model's head is for, whatever its config names; `labels` of a classifier, 0: as its config says, or
+    2. One label is a regression, as a reward model's, whose labels are numbers.
     `optimizer` is a name of oomph.optimizer_names; `implementation` is torch.optim's way through the parameters, others
     have one way of their own. `embedding_32bit`: 8-bit optimizers of bitsandbytes keep fp32 states for embeddings, as
     the HF Trainer asks them to.
@@ -127,7 +136,8 @@ class TrainJob:
     `kbit_preparation` is PEFT's prepare_model_for_kbit_training, which keeps all else in fp32, but for GPTQ; with
     `narrow_tables` embedding and head are cast back, as TRL does; qlora sets the first three as its paper does, lora
     with them spelled out is free to differ. `keeps_4bit_inputs`: bitsandbytes up to 0.42, which kept what goes into a
-    quantised map as long as the graph. `modules_to_save` are modules of which a copy trains.
+    quantised map as long as the graph; `keeps_softmax_inputs`: torch up to 1.10, which kept scores beside their softmax.
+    `modules_to_save` are modules of which a copy trains.
     `model_code`: whose classes and loop run, transformers' or those of a release of LitGPT, which has maps, adapters
     and names of targets of its own (docs/frameworks.md).
     `freeze_embeddings` and `freeze_layers` freeze parts in full fine-tuning: the tables of tokens and positions, the
@@ -136,6 +146,7 @@ class TrainJob:
 
     batch: int = 1
     seq_len: int = 2048
+    target_len: int = 0
     lengths: str = "fixed"
     long_samples: Literal["cut", "drop"] = "cut"
     precision: Precision = "bf16"
@@ -158,6 +169,8 @@ class TrainJob:
     set_to_none: bool = True
     zero_grad: ZeroGrad = "after-step"
     autocast: bool = False
+    task: Task = "config"
+    labels: int = 0
     loss: Loss = "hf"
     experts: Experts = "grouped_mm"
     routing: Routing = "balanced"
@@ -180,6 +193,7 @@ class TrainJob:
     keeps_4bit_inputs: bool = False
     model_code: ModelCode = "transformers"
     gptq_kernel: GptqKernel = "gptqmodel"
+    keeps_softmax_inputs: bool = False
 
     def __post_init__(self) -> None:
         check(self)
@@ -199,7 +213,8 @@ class TrainJob:
     @property
     def axes(self) -> tuple[str, ...]:
         """Names of the fields that are sizes."""
-        return ("batch", "seq_len", "rank") if self.method in RANKED else ("batch", "seq_len")
+        second = ("target_len",) if self.target_len else ()
+        return ("batch", "seq_len", *second, "rank") if self.method in RANKED else ("batch", "seq_len", *second)
 
     @property
     def mixed(self) -> bool:
@@ -262,6 +277,9 @@ def shortened(job: TrainJob | InferJob) -> TrainJob | InferJob:
 
 
 SIXTEEN_BIT_LOSSES = frozenset({"cut", "liger-fms"})  # whose products fail with, or whose kernels refuse, fp32 weights
+MAY_BE_ZERO = frozenset(
+    {"decode", "max_cache_len", "logits_to_keep", "freeze_layers", "labels", "target_len", "zero_bucket"}
+)
 MOST = 2**31  # tokens, sequences or micro-batches beyond which a number is a slip of the keyboard
 
 
@@ -274,7 +292,7 @@ def check(job: TrainJob | InferJob) -> None:
         if choices and value not in choices:
             hint = close_matches(str(value), choices) or f"Choose one of {', '.join(map(str, choices))}."
             raise UsageError(f"{field.name} cannot be {value!r}.", hint)
-        low = 0 if field.name in ("decode", "max_cache_len", "logits_to_keep", "freeze_layers", "zero_bucket") else 1
+        low = 0 if field.name in MAY_BE_ZERO else 1
         if hints[field.name] is int and not low <= value <= MOST:
             raise UsageError(f"{field.name} cannot be {value}.", f"Give a whole number of at least {low}.")
         if hints[field.name] is float and not 0 <= value < 1:
@@ -289,6 +307,8 @@ def _check_training(job: TrainJob) -> None:
         Lengths.parse(job.lengths)
         if job.packing:
             raise UsageError("Packed batches are all of one length.", "Leave --packing or --lengths out.")
+    if job.labels and job.task != "sequence-classification":
+        raise UsageError("labels are of a classifier.", "Add --task sequence-classification, or leave --labels out.")
     if not any(word.strip() for word in job.targets.split(",")):
         raise UsageError("targets names no module.", "Say q_proj,v_proj, all-linear or default.")
     if job.quantization != "none" and job.method == "full":
@@ -380,6 +400,10 @@ TELLS: dict[str, Callable[[TrainJob], bool]] = {
     "zero_bucket": lambda job: job.zero_bucket > 0,
     "keeps_cache": lambda job: job.keeps_cache,
     "long_samples": lambda job: job.mixed,
+    "task": lambda job: job.task != "config",
+    "labels": lambda job: job.task != "config",
+    "target_len": lambda job: job.target_len > 0,
+    "keeps_softmax_inputs": lambda job: job.keeps_softmax_inputs,
 }
 
 

@@ -16,7 +16,8 @@ class Model:
 
     Multi-token-prediction layers are parts of kind "mtp": weighed apart, never in `params`. `assumed` are the
     config keys that were absent and the class defaults taken for them, `unplayed` what the config asks for that the
-    tape has no rule for, `objective` what its head is trained for: causal-lm, masked-lm, sequence-classification.
+    tape has no rule for, `objective` what its head is trained for: causal-lm, masked-lm, sequence-classification,
+    regression (a classifier of one label).
     """
 
     parts: Mapping[str, Part]

@@ -38,6 +38,7 @@ class Kind(NamedTuple):
 KINDS: Final[dict[str, Kind]] = {
     "adamw": Kind("adamw", "adamw", implementations=TORCH),
     "adamw_torch": Kind("adamw", "adamw", implementations=TORCH),
+    "adamw_hf": Kind("adamw", "hf", implementations=("loop",)),
     "adamw_torch_fused": Kind("adamw", "adamw", implementations=FUSED),
     "adamw-amsgrad": Kind("adamw", "amsgrad", implementations=TORCH),
     "sgd": Kind("sgd", "sgd", implementations=TORCH, has_state=False),

@@ -11,6 +11,7 @@ from typing import Any
 
 from oomph import ops
 from oomph.errors import UnsupportedError, UsageError
+from oomph.families.heads import task_of
 from oomph.job import InferJob, TrainJob
 from oomph.methods import adapted
 from oomph.model import Model
@@ -55,12 +56,18 @@ def train_step(
     """
     if job.keeps_cache and model.model_type != "gpt_bigcode":
         raise UsageError("Checkpointing switches this model's cache off.", "Leave --keeps-cache out.")
+    if job.task not in ("config", task_of(model.objective)):
+        fix = "Build it for the job: oomph.answer.for_job."
+        raise UsageError(f"The model has a head for {model.objective}, the job is {job.task}.", fix)
+    if "target_len" in job.axes and model.objective != "seq2seq-lm":
+        raise UsageError("The model writes as many tokens as it reads.", "Leave --target-len out.")
     model = adapted(model, job)
     program = program_of(model)
     tape = Tape(on)
     recorder = tape.recorder
     tape.kernel, tape.dropout, tape.loss = job.attention, job.dropout, job.loss
     tape.keeps_inputs = job.keeps_4bit_inputs
+    tape.keeps_softmax_inputs = job.keeps_softmax_inputs
     tape.inputs_train = job.checkpointing != "none"  # transformers' enable_input_require_grads
     tape.experts, tape.routing = job.experts, job.routing
     with tape.playing():
@@ -82,7 +89,7 @@ def train_step(
         else:
             _leave_behind(optimizer, updated, job)
             if job.steady and hasattr(program, "leave_behind"):
-                program.leave_behind(bound)
+                program.leave_behind(bound, job)
         played.start = recorder.position
         step()
         tape.variables.clear()
@@ -188,11 +195,11 @@ def _micro_batch(
     recorder.mark("embedding forward")
     between = ["attention_mask"] * job.padding + ["position_ids"] * job.packing
     names = ("input_ids", *between, "labels")
-    of_sequences = model.objective == "sequence-classification"
-    shapes = [(job.batch, job.seq_len)] * (len(names) - 1) + [
-        (job.batch,) if of_sequences else (job.batch, job.seq_len)
-    ]
-    inputs = [tape.empty(shape, "int64", op=name) for name, shape in zip(names, shapes, strict=True)]
+    inputs = [tape.empty((job.batch, job.seq_len), "int64", op=name) for name in names[:-1]]
+    of_sequences = task_of(model.objective) == "sequence-classification"
+    dtype = job.weight_dtype if model.objective == "regression" else "int64"
+    length = job.target_len if "target_len" in job.axes else job.seq_len
+    inputs.append(tape.empty((job.batch,) if of_sequences else (job.batch, length), dtype, op=names[-1]))
     for one in inputs:
         tape.note(one, "input")
     checkpointing = Checkpointing(job.checkpointing, job.checkpoint_every)

@@ -28,6 +28,8 @@ def infer(model: Model, job: InferJob, *, on: Place = "gpu") -> Played:
     `on` says whose events are played (see tape.Place).
     """
     program = program_of(model)
+    if model.objective == "seq2seq-lm":
+        raise UnsupportedError("oomph plays encoder-decoders in training only.", "Trace it: oomph trace.")
     if model.objective != "causal-lm" and (job.decode or job.cache == "static"):
         raise UsageError("Only language models decode from a cache.", "Leave out --decode; say --cache none.")
     if job.decode > MOST_DECODED:

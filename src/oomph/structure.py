@@ -24,6 +24,7 @@ STACKS = (
     "model.layers", "transformer.h", "gpt_neox.layers", "transformer.blocks", "model.decoder.layers", "biogpt.layers",
     "bert.encoder.layer",
     "roberta.encoder.layer",
+    "decoder.block",
 )  # fmt: skip
 
 

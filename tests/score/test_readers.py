@@ -38,6 +38,21 @@ def test_a_training_row_is_the_job_it_describes() -> None:
     assert any("reentrant" in text for text in assumed)
 
 
+def test_a_classifier_of_old_torch_is_the_job_it_was() -> None:
+    """A row of HF's performance guide: scores are kept, gradients zeroed, states in 8 bit for the embedding too."""
+    row = {
+        **TRAINING, "framework": "HF Trainer", "framework_version": "transformers 4.2x, torch ~1.10, Jan 2022",
+        "model": "bert-large-uncased (sequence classification)", "weight_dtype": "fp32", "precision_mode": "fp32",
+        "optimizer": "bnb Adam8bit", "optimizer_dtype": "int8", "seq_len": 512, "attention_impl": "eager",
+        "checkpointing": "none", "loss_impl": "eager (2-class)", "packing": "fixed 512", "gpu": "V100-16GB",
+        "measured": {"nvidia_smi_gib": 12.7783},
+    }  # fmt: skip
+    job, _ = training.job_of(row)
+    assert (job.task, job.optimizer, job.embedding_32bit) == ("sequence-classification", "adamw_bnb_8bit", False)
+    assert (job.keeps_softmax_inputs, job.set_to_none, job.attention) == (True, False, "eager")
+    assert abs(scored(row)["nvidia_smi_gib"].relative_error or 1) < 0.01
+
+
 def test_full_fine_tuning_of_mistral_equals_what_was_measured() -> None:
     """Bf16 weights, gradients, two states and the foreach step's copy: 10 bytes for 7,241,732,096 parameters."""
     found = scored(TRAINING)

@@ -112,7 +112,7 @@ def bert(rng: random.Random) -> dict[str, Any]:
         "hidden_dropout_prob": rng.choice(RATES),
         "attention_probs_dropout_prob": rng.choice(RATES),
         "classifier_dropout": rng.choice([None, 0.0, 0.1]),
-        "num_labels": rng.choice([2, 2, 3]),
+        "num_labels": rng.choice([1, 2, 3]),
     }
 
 
@@ -153,7 +153,7 @@ def classifier(rng: random.Random) -> dict[str, Any]:
         "num_key_value_heads": None,
         "intermediate_size": 64,
         "ffn_dim": 64,
-        "num_labels": rng.choice([2, 3]),
+        "num_labels": rng.choice([1, 2, 3]),
         "pad_token_id": rng.choice([0, 0, 0, None]),
     }
 

@@ -40,6 +40,18 @@ def rms_in_fp32(m: Bound, hidden_states: Sym) -> Sym:
     return ops.cast(weight * hidden_states, input_dtype)
 
 
+def rms_mixed(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror the RMSNorm of Baichuan 2: only the mean of squares is taken in fp32, which the product then has too."""
+    from oomph import ops
+
+    variance = ops.mean(ops.power(ops.cast(hidden_states, "fp32")))
+    hidden_states = hidden_states * ops.rsqrt(variance + EPSILON)
+    weight: Sym = m.weight
+    if weight.dtype != "fp32":
+        hidden_states = ops.cast(hidden_states, weight.dtype)
+    return weight * hidden_states
+
+
 def rms_all_fp32(m: Bound, hidden_states: Sym) -> Sym:
     """Mirror HeliumRMSNorm.forward: the scale is cast to fp32 and applied there."""
     from oomph import ops
@@ -65,6 +77,15 @@ def _normed(x: Sym) -> Sym:
     from oomph import ops
 
     return x * ops.rsqrt(ops.mean(ops.power(x)) + EPSILON)
+
+
+def rms_in_a_line(m: Bound, x: Sym) -> Sym:
+    """Mirror the RMSNorm of the first Qwen."""
+    from oomph import ops
+
+    output = ops.cast(_normed(ops.cast(x, "fp32")), x.dtype)
+    weight: Sym = m.weight
+    return output * weight
 
 
 def layer(m: Bound, hidden_states: Sym) -> Sym:
@@ -114,6 +135,8 @@ def layer_plus_one(m: Bound, hidden_states: Sym) -> Sym:
 STYLES: dict[str, Callable[[Bound, Sym], Sym]] = {
     "rms": rms,
     "rms in fp32": rms_in_fp32,
+    "rms mixed": rms_mixed,
+    "rms in a line": rms_in_a_line,
     "rms all fp32": rms_all_fp32,
     "rms plus one": rms_plus_one,
     "layer": layer,

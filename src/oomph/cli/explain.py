@@ -44,7 +44,8 @@ def saved_tensors(model: str, as_json: bool, markdown: bool, offline: bool, **op
 
     if as_json and markdown:
         raise click.UsageError("--json and --markdown exclude each other: choose one.")
-    found = explained.saved_tensors(explained.model_of(model, offline=offline), train_job(options))
+    job = train_job(options)
+    found = explained.saved_tensors(explained.model_of(model, offline=offline, job=job), job)
     if as_json:
         dump(found.to_dict())
         return

@@ -88,7 +88,7 @@ def _run(model: str, job: Job, values: dict[str, Any], said: Framework | None = 
         from oomph.devices import parse_gpus
 
         fleet = parse_gpus(values["gpu"])
-    found = subject(model, offline=values["offline"])
+    found = subject(model, offline=values["offline"], job=job)
     if said is None:
         job = within_context(job, found.model.context_length)
     with _patience(job):

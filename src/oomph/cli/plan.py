@@ -41,8 +41,9 @@ def plan(model: str, **values: Any) -> int:
     from oomph.planning.plan import plan as make
 
     fleets = _fleets(values["gpu"])
-    found = subject(model, offline=values["offline"])
-    job = within_context(train_job(values), found.model.context_length)
+    job = train_job(values)
+    found = subject(model, offline=values["offline"], job=job)
+    job = within_context(job, found.model.context_length)
     if len(fleets) > 1:
         several = on_devices(found, job, fleets)
         if values["as_json"]:
@@ -85,8 +86,9 @@ def largest(model: str, over: Sequence[str], **values: Any) -> int:
 
     values["infer"] = values["infer"] or values["kind"] == "serve"
     (fleet,) = _fleets(values["gpu"], most=1)
-    asked = subject(model, offline=values["offline"])
-    found = limits(asked, within_context(either_job(values), asked.model.context_length), fleet, over)
+    job = either_job(values)
+    asked = subject(model, offline=values["offline"], job=job)
+    found = limits(asked, within_context(job, asked.model.context_length), fleet, over)
     if values["as_json"]:
         dump(found.to_dict())
     else:

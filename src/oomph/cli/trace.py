@@ -41,7 +41,7 @@ def trace(model: str, **values: Any) -> int:
     from oomph.referee import trace as referee
 
     job = either_job(values)
-    found = subject(model, offline=values["offline"])
+    found = subject(model, offline=values["offline"], job=job)
     if found.source.config is None:
         raise ConfigError(f"{found.model.name} has no config to build its class from.", "Point oomph at one.")
     job = within_context(job, found.model.context_length)

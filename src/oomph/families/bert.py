@@ -15,7 +15,7 @@ from oomph.blocks.encoder import EncoderLayer, LayerNames, MaskedHead, inline
 from oomph.blocks.mlp import MLP
 from oomph.config import Config
 from oomph.errors import ConfigError, UnsupportedError
-from oomph.families.heads import MASKED, classifier, num_labels, pooler, table, task, two_step_classifier
+from oomph.families.heads import MASKED, classifier, classifying, num_labels, pooler, table, task, two_step_classifier
 from oomph.model import Model
 
 _BASE: dict[str, Any] = {
@@ -36,7 +36,7 @@ TYPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 DROPOUT = 0.1  # hidden_dropout_prob and attention_probs_dropout_prob of every class here
-OBJECTIVES = {"ForMaskedLM": "masked-lm", "ForSequenceClassification": "sequence-classification"}
+MASKER, CLASSIFIER = "ForMaskedLM", "ForSequenceClassification"  # heads that the tape plays
 
 # model_type -> the prefix of its classes, and the attribute a headed class keeps the model under.
 _PREFIX = {
@@ -91,7 +91,7 @@ def build(config: Config) -> Model:
         vocab_size=vocab,
         tied=tied,
         context_length=positions,
-        objective=OBJECTIVES.get(head, ""),
+        objective=classifying(num_labels(config)) if head == CLASSIFIER else "masked-lm" if head == MASKER else "",
         unplayed=tuple(_unplayed(config, head)),
     )
 
@@ -102,12 +102,11 @@ def _unplayed(config: Config, head: str) -> Iterator[str]:
         yield "is_decoder"
     if config.model_type in _HEAD_FIRST and head in MASKED and config.bool("tie_word_embeddings"):
         yield "a table that is the head's"
-    if head not in OBJECTIVES:
+    if head not in (MASKER, CLASSIFIER):
         yield f"the head of {head}"
-    if head == "ForSequenceClassification" and (
-        num_labels(config) == 1 or config.str("problem_type") not in ("", "single_label_classification")
-    ):
-        yield "regression and several labels at once"
+    usual = "regression" if num_labels(config) == 1 else "single_label_classification"
+    if head == CLASSIFIER and config.str("problem_type") not in ("", usual):
+        yield "several labels at once, or several numbers"
     if head == "ForMaskedLM" and not config.bool("tie_word_embeddings"):
         yield "a head of its own table, whose second bias never gets a gradient"
     if config.raw.get("chunk_size_feed_forward"):

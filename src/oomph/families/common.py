@@ -10,6 +10,7 @@ from oomph.blocks.base import Block, Part, Parts, Stack
 from oomph.blocks.basic import Classifier, Embedding, Head, Norm
 from oomph.config import Config
 from oomph.errors import UnsupportedError
+from oomph.families.heads import classifying, num_labels
 from oomph.model import Model
 
 OTHER_HEADS = (
@@ -62,20 +63,15 @@ def causal_lm(
         vocab_size=vocab,
         tied=tied and head in top,
         context_length=config.optional_int("max_position_embeddings"),
-        unplayed=(*_unplayed(config), *regression(top), *unplayed),
+        unplayed=(*_unplayed(config), *unplayed),
         objective=objective(top),
     )
 
 
 def objective(top: Parts) -> str:
     """Return what a decoder's head is trained for."""
-    return "sequence-classification" if "score" in top else "causal-lm"
-
-
-def regression(top: Parts) -> tuple[str, ...]:
-    """Return the loss of a classifier with one label, which the tape has no rule for."""
     score = top.get("score")
-    return ("a classifier of one label",) if isinstance(score, Classifier) and score.vocab_size == 1 else ()
+    return classifying(score.vocab_size) if isinstance(score, Classifier) else "causal-lm"
 
 
 def _unplayed(config: Config) -> tuple[str, ...]:
@@ -140,8 +136,8 @@ def output_head(config: Config, hidden: int, vocab: int, tied: bool, name: str, 
             "the files themselves.",
         )
     if architecture.endswith("ForSequenceClassification"):
-        labels = len(config.section("id2label")) or config.optional_int("num_labels") or 2
-        return {"score": Classifier(hidden, labels, padded=config.raw.get("pad_token_id") is not None)}
+        padded = config.raw.get("pad_token_id") is not None
+        return {"score": Classifier(hidden, num_labels(config), padded=padded)}
     if architecture.endswith("Model") and not architecture.endswith("LMHeadModel"):
         return {}
     return {name: Head(hidden, vocab, tied, bias)}

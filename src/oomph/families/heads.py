@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from oomph.blocks.base import Module, Part
 from oomph.blocks.basic import Embedding, Head, Linear
@@ -10,6 +11,13 @@ from oomph.config import MAX_EXPERTS, Config
 from oomph.errors import UnsupportedError
 
 MASKED = ("ForMaskedLM", "LMHeadModel", "ForCausalLM")
+BARE = "For"  # how an architecture begins that names a head but no class: see `headed`
+# What a job's task is called at the end of the real classes' names.
+HEADS = {
+    "causal-lm": "ForCausalLM",
+    "masked-lm": "ForMaskedLM",
+    "sequence-classification": "ForSequenceClassification",
+}
 BINARY_LABELS = 2  # PretrainedConfig's num_labels when the file says nothing
 
 
@@ -24,7 +32,7 @@ def task(config: Config, prefix: str, known: Collection[str], default: str) -> s
         return default
     name = str(architectures[0])[:80]
     found = name.removeprefix(prefix)
-    if not name.startswith(prefix) or found not in known:
+    if not name.startswith((prefix, BARE)) or found not in known:
         raise UnsupportedError(
             f"oomph does not know {name!r}, a class for model_type {config.model_type!r}.",
             f"It knows {', '.join(prefix + one for one in known)}; a model with code of its own is weighed from "
@@ -33,9 +41,40 @@ def task(config: Config, prefix: str, known: Collection[str], default: str) -> s
     return found
 
 
+def headed(config: Mapping[str, Any], task: str, labels: int = 0) -> dict[str, Any]:
+    """Return a config with the head that a task needs: that of a class of the same model type.
+
+    >>> headed({"model_type": "bert", "architectures": ["BertModel"]}, "sequence-classification", 3)
+    {'model_type': 'bert', 'architectures': ['ForSequenceClassification'], 'num_labels': 3}
+    >>> headed({"model_type": "bert"}, "config")
+    {'model_type': 'bert'}
+    """
+    if task == "config":
+        return dict(config)
+    changed = {**config, "architectures": [HEADS[task]]}
+    if labels:
+        named = ("id2label", "label2id")  # say the number again
+        changed = {**{key: value for key, value in changed.items() if key not in named}, "num_labels": labels}
+    return changed
+
+
 def num_labels(config: Config, default: int = BINARY_LABELS) -> int:
     """Return how many classes a classifier tells apart: id2label's, else num_labels, else the class default."""
     return len(config.section("id2label")) or config.optional_int("num_labels", high=MAX_EXPERTS) or default
+
+
+def classifying(labels: int) -> str:
+    """Return what a classifier of so many labels is trained for."""
+    return "regression" if labels == 1 else "sequence-classification"
+
+
+def task_of(objective: str) -> str:
+    """Return the task of a job that trains for an objective: a regression is a classifier of one label.
+
+    >>> task_of("regression"), task_of("masked-lm")
+    ('sequence-classification', 'masked-lm')
+    """
+    return "sequence-classification" if objective == "regression" else objective
 
 
 def classifier(hidden: int, labels: int) -> Head:

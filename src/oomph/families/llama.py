@@ -1,7 +1,7 @@
 """Llama and the families that kept its shape: RMSNorm, grouped-query attention, gated MLP, pre-norm.
 
 They differ only in defaults, in the keys that switch biases on, in the name of a map, or in one extra norm.
-Class defaults and structure: transformers 5.23, models/<type>; for Baichuan and InternLM (1) the code of their
+Class defaults and structure: transformers 5.23, models/<type>; for InternLM (1) the code of its
 repositories.
 """
 
@@ -92,11 +92,9 @@ TYPES: dict[str, dict[str, Any]] = {
         "vocab_size": 103168, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
         "num_attention_heads": 32, "max_position_embeddings": 2048, "tie_word_embeddings": False, "bias": True,
     },
-    "baichuan": {"tie_word_embeddings": False},
 }  # fmt: skip
 ALIASES: dict[str, dict[str, tuple[str, ...]]] = {
     "internlm3": {"attention_bias": ("qkv_bias",), "mlp_bias": ("bias",)},
-    "baichuan": {"max_position_embeddings": ("model_max_length",)},
 }
 
 # The keys that give a bias to q/k/v, to the output map and to the MLP; "" where the class has none.
@@ -111,13 +109,12 @@ BIASES: dict[str, tuple[str, str, str]] = {
     "helium": ("attention_bias", "", "mlp_bias"),
     "internlm3": ("attention_bias", "mlp_bias", "mlp_bias"),  # transformers refuses the two to differ
     "internlm": ("bias", "bias", ""),
-    "baichuan": ("", "", ""),
 }
 STYLES = {"helium": "rms all fp32"}
 ROTARY = {"helium": "helium", "ernie4_5": "ernie4_5"}
 SEED_DROPOUT = 0.1
 NO_ROPE_INTERVAL = CWM_INTERVAL = 4
-MULTI_HEAD = ("baichuan", "internlm")  # every head has keys and values of its own, whatever the file says
+MULTI_HEAD = ("internlm",)  # every head has keys and values of its own, whatever the file says
 
 
 def grouped_attention(config: Config, hidden: int, **options: Any) -> Attention:
@@ -132,8 +129,7 @@ def build(config: Config) -> Model:
     """Return the decoder: every layer the same, qkv and MLP biases only if the config says so."""
     hidden, kind = config.size("hidden_size"), config.model_type
     qkv_bias, out_bias, mlp_bias = (bool(key) and config.bool(key) for key in BIASES.get(kind, LLAMA_BIASES))
-    fused = {"qkv": ("W_pack",)} if kind == "baichuan" else {}
-    options = {**fused, "qkv_bias": qkv_bias, "out_bias": out_bias, "sinks": kind == "granite_swa"}
+    options: dict[str, Any] = {"qkv_bias": qkv_bias, "out_bias": out_bias, "sinks": kind == "granite_swa"}
     if kind == "seed_oss":
         options["dropout"] = config.rate("attention_dropout", SEED_DROPOUT)
     if kind == "ernie4_5":

@@ -15,7 +15,7 @@ from oomph.blocks.attention import Attention
 from oomph.blocks.base import Module, Part, Stack
 from oomph.blocks.basic import Dropout, Embedding, Linear, Norm
 from oomph.config import Config
-from oomph.families.common import causal_lm, objective, output_head, regression
+from oomph.families.common import causal_lm, objective, output_head
 from oomph.model import Model
 
 TYPES: dict[str, dict[str, Any]] = {
@@ -97,7 +97,7 @@ def opt(config: Config) -> Model:
         vocab_size=vocab,
         tied=tied and "lm_head" in head,
         context_length=config.int("max_position_embeddings"),
-        unplayed=(*unplayed(config), *regression(head)),
+        unplayed=tuple(unplayed(config)),
         objective=objective(head),
     )
 

@@ -33,18 +33,19 @@ def build(config: Config) -> Model:
         hidden, heads, heads, config.int("kv_channels"),
         qkv_bias=True, out_bias=bias, qkv=("c_attn",), out="c_proj",
     )  # fmt: skip
+    norm = Norm(hidden, style="rms in a line")
     layer = Module(
         {
-            "ln_1": Norm(hidden),
+            "ln_1": norm,
             "attn": attention,
-            "ln_2": Norm(hidden),
+            "ln_2": norm,
             "mlp": GatedMLP(hidden, ffn, bias, names=("w2", "w1", "c_proj")),  # w2 is the one that is activated
         }
     )
     return causal_lm(
         config,
         (layer,) * config.depth("num_hidden_layers"),
-        Norm(hidden),
+        norm,
         embed="transformer.wte",
         stack="transformer.h",
         norm="transformer.ln_f",

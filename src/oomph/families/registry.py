@@ -4,7 +4,7 @@ FAMILIES: dict[str, str] = {
     # Dense decoders.
     "apertus": "apertus",
     "arcee": "nemotron",
-    "baichuan": "llama",
+    "baichuan": "baichuan",
     "biogpt": "opt",
     "bloom": "bloom",
     "chatglm": "chatglm",

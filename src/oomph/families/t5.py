@@ -36,6 +36,7 @@ _OLD: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 ALIASES: dict[str, dict[str, tuple[str, ...]]] = {"t5": _OLD, "mt5": _OLD, "umt5": _OLD}
 
+DROPOUT = 0.1  # dropout_rate
 _GENERATION = ("ForConditionalGeneration", "WithLMHeadModel")  # the second is the first's old name
 _KNOWN = (
     "Model", "EncoderModel", *_GENERATION, "ForSequenceClassification", "ForTokenClassification",
@@ -75,6 +76,8 @@ def build(config: Config) -> Model:
         vocab_size=vocab,
         tied=tied,
         context_length=config.optional_int("n_positions"),
+        objective="seq2seq-lm" if head in _GENERATION else "",
+        unplayed=() if head in _GENERATION else (f"the head of {head}",),
     )
 
 
@@ -84,7 +87,7 @@ def _stack(config: Config, hidden: int, layers: int, name: str) -> dict[str, Par
     later = first if config.model_type == "umt5" else _layer(config, hidden, name == "decoder", biased=False)
     return {
         f"{name}.block": Stack((first, *(later,) * (layers - 1))),
-        f"{name}.final_layer_norm": Norm(hidden),
+        f"{name}.final_layer_norm": Norm(hidden, style="rms mixed"),
     }
 
 
@@ -92,20 +95,23 @@ def _layer(config: Config, hidden: int, decoder: bool, biased: bool) -> EncoderL
     heads, size, ffn = config.int("num_heads"), config.int("d_kv"), config.int("d_ff")
     buckets = config.int("relative_attention_num_buckets") if biased else 0
     maps: dict[str, Any] = {"qkv": ("q", "k", "v"), "out": "o"}
-    attention = RelativeAttention(hidden, heads, heads, size, buckets=buckets, **maps)
-    cross = Attention(hidden, heads, heads, size, **maps) if decoder else None
-    gated = config.str("feed_forward_proj").split("-")[0] == "gated"
-    mlp: Block = MLP(hidden, ffn, names=("wi", "wo"))
-    if gated:
-        mlp = GatedMLP(hidden, ffn, names=("wi_0", "wi_1", "wo"))
+    rate = config.rate("dropout_rate", DROPOUT)
+    attention = RelativeAttention(hidden, heads, heads, size, buckets=buckets, dropout=rate, **maps)
+    cross = Attention(hidden, heads, heads, size, dropout=rate, **maps) if decoder else None
+    projection = config.str("feed_forward_proj")
+    first, *_, activation = projection.split("-") * 2
+    activation = "gelu_new" if projection == "gated-gelu" else activation
+    mlp: Block = MLP(hidden, ffn, names=("wi", "wo"), activation=activation)
+    if first == "gated":
+        mlp = GatedMLP(hidden, ffn, names=("wi_0", "wi_1", "wo"), activation=activation)
     names = _DECODER_LAYER if decoder else _ENCODER_LAYER
-    return EncoderLayer(attention, mlp, Norm(hidden), names, cross, pre_norm=True)
+    return EncoderLayer(attention, mlp, Norm(hidden, style="rms mixed"), names, cross, pre_norm=True, rate=rate)
 
 
 def _top(config: Config, head: str, hidden: int, vocab: int, tied: bool) -> dict[str, Part]:
     labels = num_labels(config)
     if head in _GENERATION:
-        return {"lm_head": Head(hidden, vocab, tied)}
+        return {"lm_head": Head(hidden, vocab, tied, scaled=tied and config.model_type == "t5")}
     if head == "ForSequenceClassification":
         return {"classification_head": two_step_classifier(hidden, labels)}
     if head == "ForTokenClassification":

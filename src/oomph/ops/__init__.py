@@ -14,8 +14,15 @@ from oomph.ops.alibi import (
     falcon_alibi,
     repeated,
 )
-from oomph.ops.attention import attention, attention_in_fp32, encoder_attention, gpt2_attention, sink_attention
-from oomph.ops.bounds import clamp, clamp_both, masked_fill
+from oomph.ops.attention import (
+    attention,
+    attention_in_fp32,
+    encoder_attention,
+    gpt2_attention,
+    sdpa_attention,
+    sink_attention,
+)
+from oomph.ops.bounds import at_least, clamp, clamp_both, masked_fill, where
 from oomph.ops.channels import conv1d, index_copy
 from oomph.ops.elementwise import add, add_, cast, dropout, mean, mul, mul_, neg, power, rsqrt, sub, unary
 from oomph.ops.grouped import grouped_mm
@@ -32,10 +39,10 @@ from oomph.ops.indexing import (
     view,
 )
 from oomph.ops.joining import cat, stack_last
-from oomph.ops.loss import cross_entropy, cross_entropy_of_rows, fused_cross_entropy
+from oomph.ops.loss import cross_entropy, cross_entropy_of_rows, fused_cross_entropy, mse_loss
 from oomph.ops.masks import as_numbers, bidirectional_mask, causal_mask
 from oomph.ops.matmul import addmm, autocast_argument, baddbmm, bmm, bmm_cast, linear, linear_unfused, matmul
-from oomph.ops.norm import layer_norm
+from oomph.ops.norm import layer_norm, unit_rows
 from oomph.ops.reduce import divided, mean_of_all, row_norms, total
 from oomph.ops.rotary import (
     apply_partial_rotary,
@@ -47,10 +54,12 @@ from oomph.ops.rotary import (
     longrope_frequencies,
     rotary_buffers,
     rotary_tables,
+    rotate_half,
 )
 from oomph.ops.rotary_complex import apply_rotary_complex, complex_tables
 from oomph.ops.rotary_kinds import joined, rotate
 from oomph.ops.routing import (
+    divide,
     divide_in_place,
     gather,
     histogram,
@@ -104,6 +113,7 @@ __all__ = [
     "as_int32",
     "as_int64",
     "as_numbers",
+    "at_least",
     "attention",
     "attention_in_fp32",
     "autocast_argument",
@@ -126,6 +136,7 @@ __all__ = [
     "counted_along",
     "cross_entropy",
     "cross_entropy_of_rows",
+    "divide",
     "divide_in_place",
     "divided",
     "dropout",
@@ -156,6 +167,7 @@ __all__ = [
     "matmul",
     "mean",
     "mean_of_all",
+    "mse_loss",
     "mul",
     "mul_",
     "neg",
@@ -173,9 +185,11 @@ __all__ = [
     "rotary_buffers",
     "rotary_tables",
     "rotate",
+    "rotate_half",
     "row_norms",
     "rows",
     "rsqrt",
+    "sdpa_attention",
     "select",
     "sigmoid",
     "silu",
@@ -200,6 +214,8 @@ __all__ = [
     "total",
     "transpose",
     "unary",
+    "unit_rows",
     "unsqueeze",
     "view",
+    "where",
 ]

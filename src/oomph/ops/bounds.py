@@ -29,6 +29,57 @@ def _masked_fill_backward(node: Node, gradients: Gradients, saved: list[Any]) ->
     return [result("masked_fill", gradient.shape, gradient.dtype, gradient)]
 
 
+def where(mask: Sym, x: Sym) -> Sym:
+    """Return torch.where(mask, x, number), shaped like x; the number is a scalar tensor for a moment.
+
+    Saves the mask, one byte each: backward selects by it, one tensor and a scalar. Source: torch
+    tools/autograd/derivatives.yaml (where.self); ATen/native/TensorCompare.cpp, where.ScalarOther.
+
+    >>> from oomph.tape.testing import Given, cost, fp32
+    >>> cost(lambda mask, x: where(mask, x), Given((4, 256), "bool", trains=False), fp32(4, 256))
+    Cost(allocated=4100, saved=1024, backward=4100)
+    """
+    node = record("Where", (x,), _where_backward)
+    save(node, mask)
+    number = new(x.tape, (), x.dtype, op="scalar_tensor")
+    out = result("where", x.shape, x.dtype, x)
+    del number
+    return made_by(out, node)
+
+
+def _where_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient = grad(gradients)
+    zero = new(gradient.tape, (), gradient.dtype, op="scalar_tensor")
+    own = result("where", gradient.shape, gradient.dtype, gradient)
+    del zero
+    return [own]
+
+
+def at_least(x: Sym) -> Sym:
+    """Return torch.max(x, lowest), shaped like x, `lowest` a scalar tensor on the host.
+
+    Saves x. Backward: where the two are equal half of the gradient, where x is below nothing: two
+    comparisons of one byte each, two tensors of x's size. Source: torch tools/autograd/derivatives.yaml (maximum).
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(at_least, (4, 256))
+    Cost(allocated=2048, saved=2048, backward=6144)
+    """
+    node = record("Maximum", (x,), _at_least_backward)
+    save(node, x)
+    return made_by(result("maximum", x.shape, x.dtype, x), node)
+
+
+def _at_least_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient, x = grad(gradients), saved[0]
+    half = result("div", gradient.shape, gradient.dtype, gradient)
+    equal = result("eq", x.shape, "bool", x)
+    own = result("where", x.shape, gradient.dtype, equal, gradient)
+    below = result("lt", x.shape, "bool", x)
+    del below, equal, half, x
+    return [own]
+
+
 def clamp(x: Sym) -> Sym:
     """Return x.clamp(..) at one or both ends, shaped like x.
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from oomph.ops.elementwise import in_fp32
-from oomph.ops.softmax import same_as_input
+from oomph.ops.kernel import run
+from oomph.ops.softmax import keep_input, same_as_input
 from oomph.tape.autograd import Gradients, Node, made_by, record, save
 from oomph.tape.sizes import yes
 from oomph.tape.sym import Sym, new
+from oomph.workspaces import OUTPUTS, Buffer
 
 
 def log_softmax(x: Sym) -> Sym:
@@ -23,6 +25,7 @@ def log_softmax(x: Sym) -> Sym:
     """
     x = in_fp32(x)
     node = record("LogSoftmax", (x,), same_as_input)
+    keep_input(node, x)
     out = new(x.tape, x.shape, x.dtype, op="log_softmax")
     save(node, out)
     return made_by(out, node)
@@ -76,6 +79,24 @@ def cross_entropy_of_rows(x: Sym, target: Sym) -> Sym:
     total_weight = new(x.tape, (), x.dtype, op="nll_loss")
     save(node, total_weight)
     return made_by(out, node)
+
+
+def mse_loss(x: Sym, target: Sym) -> Sym:
+    """Return F.mse_loss(x, target), the mean of the squared differences: a scalar, in fp32 under autocast.
+
+    Saves x and the target; backward makes one tensor of x's size. The differences are a tensor for a moment, which a
+    trace does not see. Source: ATen/native/Loss.cpp, mse_loss_out; torch tools/autograd/derivatives.yaml (mse_loss).
+
+    >>> from oomph.tape.testing import Given, cost
+    >>> cost(mse_loss, (8,), Given((8,), trains=False))
+    Cost(allocated=18, saved=32, backward=16)
+    """
+    target = in_fp32(target)
+    x = in_fp32(x)
+    node = record("MseLoss", (x,), same_as_input)
+    save(node, x, target)
+    squares = (Buffer("squares", x.shape, x.dtype), OUTPUTS)
+    return made_by(run(x.tape, squares, lambda: new(x.tape, (), x.dtype, op="mse_loss")), node)
 
 
 MOST_FUSED = 2**16  # columns that one program of the Triton kernel takes: MAX_FUSED_SIZE

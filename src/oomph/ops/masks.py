@@ -95,9 +95,10 @@ def causal_mask(
 
 
 def bidirectional_mask(inputs_embeds: Sym, attention_mask: Sym | None) -> Sym | None:
-    """Mirror create_bidirectional_mask: None without padding, else booleans [B, 1, S, S], for eager numbers.
+    """Mirror create_bidirectional_mask: None without padding, else booleans [B, 1, S, T], for eager numbers.
 
-    inputs_embeds [B, S, H]; attention_mask [B, S] int64, 0 where there is padding. Saved by the attention that takes
+    inputs_embeds [B, S, H]; attention_mask [B, T] int64 of what is looked at, 0 where there is padding: of the same
+    tokens, or of an encoder's. Saved by the attention that takes
     it, not here. Source: transformers 5.23, masking_utils.py, create_bidirectional_mask.
 
     The mask of 2·64·64 B; "any query" and its conjunction with a first boolean, 64 B each; positions as int64, 4·64 and
@@ -115,7 +116,7 @@ def bidirectional_mask(inputs_embeds: Sym, attention_mask: Sym | None) -> Sym | 
     attention_mask = cast(attention_mask, "bool")
     answer = tape.empty((), "bool", op="all")
     del answer
-    lengths = (length, length, 0, 0)
+    lengths = (length, attention_mask.shape[1], 0, 0)
     if tape.kernel == "eager":
         return _eager_mask(tape, batch, lengths, _everywhere, attention_mask, None, inputs_embeds.dtype)
     return _sdpa_mask(tape, batch, lengths, _everywhere, attention_mask, None, may_skip=False)

@@ -12,7 +12,7 @@ from oomph.ops.indexing import unsqueeze
 from oomph.ops.kernel import run
 from oomph.tape.autograd import Gradients, Node, made_by, record, save
 from oomph.tape.sizes import Size, product
-from oomph.tape.sym import Sym, new
+from oomph.tape.sym import Sym, broadcast, new
 from oomph.workspaces import index_put_with_sort, sort_pairs
 
 
@@ -252,6 +252,22 @@ def _expanded(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
     made = Sym(node.inputs[0][0], gradient.dtype, strides, gradient.storage)
     made.is_view = True
     return [made]
+
+
+def divide(x: Sym, y: Sym) -> Sym:
+    """Return x / y in their common shape and dtype.
+
+    Saves y, and x if y wants a gradient. Backward: x's gradient g / y, and for y's four tensors of x's size. Source:
+    torch tools/autograd/derivatives.yaml (div.Tensor), torch/csrc/autograd/FunctionsManual.cpp, div_tensor_other_grad.
+
+    >>> from oomph.tape.testing import cost, frozen
+    >>> cost(divide, (4, 256), (4, 256)), cost(divide, (4, 256), frozen(4, 256))
+    (Cost(allocated=2048, saved=4096, backward=10240), Cost(allocated=2048, saved=2048, backward=2048))
+    """
+    node = record("Div", (x, y), _divide_backward)
+    if node is not None:
+        save(node, y, x if y.requires_grad else None)
+    return made_by(result("div", broadcast(x.shape, y.shape), wider(x.dtype, y.dtype), x, y), node)
 
 
 def divide_in_place(x: Sym, y: Sym) -> Sym:

@@ -1,4 +1,4 @@
-"""Softmax of scores: saved is the result, never the input."""
+"""Softmax of scores: saved is the result, not the input, which torch kept too up to 1.10."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ def softmax_as_is(x: Sym) -> Sym:
     Cost(allocated=2048, saved=2048, backward=2048)
     """
     node = record("Softmax", (x,), same_as_input)
+    keep_input(node, x)
     out = new(x.tape, x.shape, x.dtype, op="softmax")
     save(node, out)
     return made_by(out, node)
@@ -50,9 +51,26 @@ def softmax_in_fp32(x: Sym) -> Sym:
     if x.dtype != "fp16" or x.tape.on != "gpu":
         return softmax(cast(x, "fp32"))
     node = record("Softmax", (x,), same_as_input)
+    keep_input(node, x)
     out = new(x.tape, x.shape, "fp32", op="softmax")
     save(node, out)
     return made_by(out, node)
+
+
+def keep_input(node: Node | None, x: Sym) -> None:
+    """Save the input of softmax or log-softmax in a job of torch up to 1.10, which does not look at it in backward.
+
+    Source: pytorch issue 64000; since 1.11 only its dtype is kept (pull request 65242).
+
+    >>> from oomph.tape import Tape
+    >>> from oomph.tape.testing import cost, fp32
+    >>> tape = Tape()
+    >>> tape.keeps_softmax_inputs = True
+    >>> cost(softmax, fp32(4, 256), tape=tape).saved
+    8192
+    """
+    if x.tape.keeps_softmax_inputs:
+        save(node, x)
 
 
 def softmax_as(x: Sym, dtype: str) -> Sym:

@@ -39,8 +39,9 @@ def step(settings: Settings, parameters: Sequence[Sym], states: Sequence[Sequenc
 
     foreach makes the square roots of all second moments of a dtype at once, dtype after dtype from the last that
     occurs on (torch groups them in a hash map), those before dying only when the next are there; loop a root and a
-    denominator of one parameter after another, fused works in place; so does amsgrad's maximum. Source:
-    torch/optim/adam.py, _multi_tensor_adam, _single_tensor_adam.
+    denominator of one parameter after another, fused works in place; so does amsgrad's maximum. transformers' own AdamW
+    (adamw_hf, up to 4.56) makes the denominator of the root itself. Source: torch/optim/adam.py, _multi_tensor_adam,
+    _single_tensor_adam; transformers 4.16, optimization.py, AdamW.step.
 
     >>> from oomph.optimizers.settings import named
     >>> from oomph.tape.testing import cost, frozen
@@ -48,11 +49,17 @@ def step(settings: Settings, parameters: Sequence[Sym], states: Sequence[Sequenc
     ...     return step(named("adamw", how), [one], [[one, one]])
     >>> [cost(lambda one: update(one, how), frozen(4, 256)).allocated for how in ("foreach", "loop", "fused")]
     [2048, 4096, 0]
+    >>> cost(lambda one: step(named("adamw_hf", "loop"), [one], [[one, one]]), frozen(4, 256)).allocated
+    2048
     """
     if settings.implementation == "foreach":
         for dtype in reversed(dict.fromkeys(one[-1].dtype for one in states)):
             roots = [result("_foreach_sqrt", one[-1].shape, dtype, one[-1]) for one in states if one[-1].dtype == dtype]
         del roots
+    elif settings.name == "hf":
+        for one in states:
+            denominator = result("sqrt", one[-1].shape, one[-1].dtype, one[-1])
+        del denominator
     elif settings.implementation == "loop":
         for one in states:
             second = one[-1]

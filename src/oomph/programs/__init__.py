@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from oomph.model import Model
 
 OWN_FILES = (
-    "bert", "bloom", "falcon", "gpt2", "gpt_bigcode", "gpt_neox", "gptj", "litgpt", "opt", "phi", "qwen", "roberta"
+    "baichuan", "bert", "bloom", "falcon", "gpt2", "gpt_bigcode", "gpt_neox", "gptj", "litgpt", "opt", "phi", "qwen",
+    "roberta", "t5",
 )  # fmt: skip
 PROGRAMS: dict[str, str] = {
     **dict.fromkeys(FRAMES, "llama"),
     **{name: name for name in OWN_FILES},
+    "mt5": "t5",
     "xlm-roberta": "roberta",
 }
 HEADS = ("lm_head", "embed_out", "output_projection")  # paths of language heads

@@ -10,6 +10,7 @@ from typing import Any
 
 from oomph import ops
 from oomph.programs.cache import Cache
+from oomph.programs.classify import loss_of
 from oomph.programs.frame import call, check_positions
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
@@ -185,15 +186,6 @@ def causal_lm(
         m.tape.scope = "cls"
         logits = predictions(m.cls.predictions, sequence_output, m.bert.embeddings.word_embeddings.weight)
     return loss_of(logits, labels), logits, None
-
-
-def loss_of(logits: Sym, labels: Sym | None) -> Sym | None:
-    """Mirror CrossEntropyLoss on logits [.., L], in their own dtype."""
-    if labels is None:
-        return None
-    logits.tape.scope = "loss"
-    flat = ops.view(logits, (ops.rows(logits), logits.shape[-1]))
-    return ops.cross_entropy(flat, ops.view(labels, (flat.shape[0],)))
 
 
 def predictions(m: Bound, hidden_states: Sym, table: Sym) -> Sym:

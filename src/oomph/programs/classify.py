@@ -40,8 +40,16 @@ def classified(m: Bound, states: list[Sym], input_ids: Sym, labels: Sym | None, 
             fix = "Set pad_token_id in the config, or --batch 1."
             raise UsageError("A classifier without a padding token takes one sequence at a time.", fix)
         pooled_logits = ops.index(ops.select(logits, 1), (tape.empty((batch,), "int64", op="arange"),))
-    loss = None
-    if labels is not None:
-        tape.scope = "loss"
-        loss = ops.cross_entropy(ops.view(pooled_logits, pooled_logits.shape), ops.view(labels, (batch,)))
-    return loss, pooled_logits, cache
+    return loss_of(pooled_logits, labels), pooled_logits, cache
+
+
+def loss_of(logits: Sym, labels: Sym | None) -> Sym | None:
+    """Mirror ForSequenceClassificationLoss on logits [.., L], in their own dtype; of one label the squared error."""
+    if labels is None:
+        return None
+    logits.tape.scope = "loss"
+    rows = ops.rows(logits)
+    if yes(logits.shape[-1] == 1):
+        squeezed = () if yes(rows == 1) else (rows,)
+        return ops.mse_loss(ops.view(logits, squeezed), ops.view(labels, squeezed))
+    return ops.cross_entropy(ops.view(logits, (rows, logits.shape[-1])), ops.view(labels, (rows,)))

@@ -17,6 +17,7 @@ from oomph.blocks.attention import Attention
 from oomph.blocks.latent_attention import LatentAttention
 from oomph.errors import UnsupportedError
 from oomph.families.layer_types import FULL, SLIDING
+from oomph.job import TrainJob
 from oomph.ops.rotary_kinds import FP32_TABLES
 from oomph.programs.cache import Cache, dynamic_cache
 from oomph.programs.classify import classified
@@ -145,7 +146,7 @@ def _tables(
     }
 
 
-def leave_behind(m: Bound) -> None:
+def leave_behind(m: Bound, job: TrainJob) -> None:
     """Allocate what an earlier forward pass left: LongRoPE's frequencies."""
     first = attention(m.model)
     if isinstance(first, Attention) and first.longrope:

@@ -1,16 +1,18 @@
 """QWenLMHeadModel.forward of the first Qwen, with its local variables: fp32 rotary embedding, flash_attn on fused qkv.
 
-Without flash_attn's own kernels for rotary embedding and norms, which are packages apart. Source: the code of its
-repositories (Qwen/Qwen-7B, modeling_qwen.py of late 2023).
+Eager is its own `_attn`, for want of flash_attn. Without flash_attn's own kernels for rotary embedding and norms,
+which are packages apart. Source: the code of its repositories (Qwen/Qwen-7B, modeling_qwen.py of late 2023).
 """
 
 from __future__ import annotations
 
 from oomph import ops
+from oomph.job import TrainJob
 from oomph.programs.cache import Cache
 from oomph.programs.frame import call, full_attention, language_model
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
+from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym
 
 sliding_windows = full_attention("transformer.h")
@@ -18,18 +20,27 @@ LOGN_POSITIONS = 32767  # factors for long prompts that each layer registers
 
 
 def buffers(m: Bound) -> list[Sym]:
-    """Return inv_freq, and of each layer the logarithmic factors and the masked bias, in fp32."""
-    tape, layers = m.tape, len(m.transformer.h.stacked)
+    """Return fp32 inv_freq, and of each layer the masked bias and the logarithmic factors, in the weights' dtype."""
+    tape, layers, dtype = m.tape, len(m.transformer.h.stacked), m.transformer.wte.weight.dtype
     head_dim = next(iter(m.transformer.h)).attn.head_dim
-    per_layer = [tape.empty((size,), "fp32", op="logn_tensor") for _ in range(layers) for size in (LOGN_POSITIONS, 1)]
-    return [*per_layer, tape.empty((head_dim // 2,), "fp32", op="inv_freq")]
+    per_layer = [tape.empty(shape, dtype, op="logn_tensor") for _ in range(layers) for shape in ((), (LOGN_POSITIONS,))]
+    return [tape.empty((head_dim // 2,), "fp32", op="inv_freq"), *per_layer]
 
 
-def rotary_tables(input_ids: Sym, head_dim: int) -> tuple[Sym, Sym]:
-    """Mirror RotaryEmbedding: cos and sin [1, S, 1, D] fp32, kept from call to call."""
-    tape, length = input_ids.tape, input_ids.shape[1]
-    emb = tape.empty((1, length, 1, head_dim), "fp32", op="cat")
-    return ops.unary(emb, "cos"), ops.unary(emb, "sin")
+def leave_behind(m: Bound, job: TrainJob) -> None:
+    """Allocate what an earlier forward pass left: the tables of the rotary embedding."""
+    rotary_tables(m.transformer, job.seq_len)
+
+
+def rotary_tables(m: Bound, length: Size) -> tuple[Sym, Sym]:
+    """Mirror RotaryEmbedding: cos and sin [1, S, 1, D] fp32, made for twice as many tokens and kept."""
+    tape, head_dim = m.tape, next(iter(m.h)).attn.head_dim
+    if "rotary_pos_emb_cache" not in m.parts:
+        emb = tape.empty((1, length * 2, 1, head_dim), "fp32", op="cat")
+        m.parts["rotary_pos_emb_cache"] = [tape.note(ops.unary(emb, op), "kept by a module") for op in ("cos", "sin")]
+        del emb
+    cos, sin = (ops.slice_axis(table, 1, 0, length) for table in m.parts["rotary_pos_emb_cache"])
+    return cos, sin
 
 
 def _rotate_half(x: Sym) -> Sym:
@@ -57,12 +68,37 @@ def attention(m: Bound, hidden_states: Sym, freqs: tuple[Sym, Sym], attention_ma
     query, key, value = (ops.view(each, shape) for each in (query, key, value))
     query = apply_rotary_pos_emb(query, freqs)
     key = apply_rotary_pos_emb(key, freqs)
-    context_layer, _ = ops.attention(
-        ops.transpose(query, 1, 2), ops.transpose(key, 1, 2), ops.transpose(value, 1, 2), attention_mask, 0.0
-    )
-    context_layer = ops.contiguous(ops.view(context_layer, (batch, length, width)))
-    attn_output: Sym = m.c_proj(context_layer)
+    query, key, value = (ops.transpose(each, 1, 2) for each in (query, key, value))
+    if m.tape.kernel == "eager":
+        causal_mask = _causal_mask(query)
+        attn_output, _attn_weight = _attn(query, key, value, causal_mask)
+        attn_output = ops.transpose(attn_output, 1, 2)
+    else:
+        attn_output, _ = ops.attention(query, key, value, attention_mask, 0.0)
+    context_layer = ops.view(ops.contiguous(attn_output), (batch, length, width))
+    projected: Sym = m.c_proj(context_layer)
+    attn_output = projected
+    del projected
     return attn_output
+
+
+def _causal_mask(query: Sym) -> Sym:
+    """Return what each layer makes anew: booleans [1, 1, S, S]."""
+    shape = (1, 1, query.shape[2], query.shape[2])
+    ones = query.tape.empty(shape, "bool", op="ones")
+    causal_mask = query.tape.empty(shape, "bool", op="tril")
+    del ones
+    return causal_mask
+
+
+def _attn(query: Sym, key: Sym, value: Sym, causal_mask: Sym) -> tuple[Sym, Sym]:
+    """Mirror QWenAttention._attn without a padding mask, on [B, N, S, D]: the output and the weights."""
+    attn_weights = ops.matmul(query, ops.transpose(key, 2, 3))
+    attn_weights = attn_weights / 1.0
+    attn_weights = ops.where(causal_mask, attn_weights)
+    attn_weights = ops.softmax(attn_weights)
+    attn_weights = ops.cast(attn_weights, query.dtype)
+    return ops.matmul(attn_weights, value), attn_weights
 
 
 def mlp(m: Bound, hidden_states: Sym) -> Sym:
@@ -104,8 +140,10 @@ def model(
     use_cache: bool = False,
 ) -> tuple[Sym, Cache | None]:
     """Mirror QWenModel.forward; its flash_attn needs no mask."""
+    if position_ids is None:
+        position_ids = m.tape.empty((1, input_ids.shape[1]), "int64", op="arange")  # which nobody asks for
     hidden_states: Sym = m.wte(input_ids)
-    freqs = rotary_tables(input_ids, next(iter(m.h)).attn.head_dim)
+    freqs = rotary_tables(m, input_ids.shape[1])
     for index, layer in enumerate(m.h):
         hidden_states = call(layer, index, block, checkpointing, None, hidden_states, freqs=freqs, attention_mask=None)
     m.tape.end_layers()

@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from oomph import ops
-from oomph.programs.bert import layer_norm, linear, loss_of, model
+from oomph.programs.bert import layer_norm, linear, model
 from oomph.programs.cache import Cache
+from oomph.programs.classify import loss_of
 from oomph.programs.frame import check_positions
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing

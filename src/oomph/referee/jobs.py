@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from oomph.errors import UnsupportedError
+from oomph.families.heads import headed
 from oomph.job import InferJob, TrainJob
 from oomph.optimizer_names import KINDS
 from oomph.referee.losses import install
@@ -49,6 +50,8 @@ def build(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu")
     """
     import transformers
 
+    if isinstance(job, TrainJob):
+        raw = headed(raw, job.task, job.labels)
     model_type = str(raw.get("model_type", ""))
     if model_type not in transformers.CONFIG_MAPPING:
         raise UnsupportedError(f"transformers {transformers.__version__} has no architecture {model_type[:80]!r}.")
@@ -83,7 +86,10 @@ def _sparing(job: TrainJob | InferJob, device: str) -> Any:
     return linear_maps_without_memory()
 
 
-HEADS = ("ForSequenceClassification", "ForMaskedLM")
+HEADS = {"ForSequenceClassification": "ForSequenceClassification", "ForMaskedLM": "ForMaskedLM"} | dict.fromkeys(
+    ("ForConditionalGeneration", "WithLMHeadModel", "Seq2SeqLM"), "ForSeq2SeqLM"
+)
+SEQ2SEQ = ("t5", "mt5", "umt5")  # types whose class writes what another part has read, where the config names none
 ENCODERS = ("bert", "roberta", "xlm-roberta")  # types whose class fills in masks where the config names none
 
 
@@ -94,9 +100,11 @@ def auto_class(raw: Mapping[str, Any]) -> str:
     ('AutoModelForSequenceClassification', 'AutoModelForCausalLM')
     """
     named = str(next(iter(raw.get("architectures") or []), ""))
-    found = next((head for head in HEADS if named.endswith(head)), "ForCausalLM")
+    found = next((auto for head, auto in HEADS.items() if named.endswith(head)), "ForCausalLM")
     if not named and raw.get("model_type") in ENCODERS:
         found = "ForMaskedLM"
+    if not named and raw.get("model_type") in SEQ2SEQ:
+        found = "ForSeq2SeqLM"
     return f"AutoModel{found}"
 
 
@@ -197,9 +205,7 @@ def _micro_batch(
     inputs = _inputs(model, job.batch, job.seq_len, job.seq_len if job.padding else 0)
     if job.packing:
         inputs["position_ids"] = _two_in_a_row(job, model.device)
-    classifies = type(model).__name__.endswith("ForSequenceClassification")
-    shape = (job.batch,) if classifies else (job.batch, job.seq_len)
-    inputs["labels"] = torch.zeros(shape, dtype=torch.long, device=model.device)
+    inputs["labels"] = _labels(model, job)
     given = {name: each for name, each in inputs.items() if job.loss != "mean" or name != "labels"}
     with _autocast(job, model.device.type):
         outputs = model(**given, use_cache=job.use_cache)
@@ -233,6 +239,16 @@ def _inputs(model: Any, batch: int, length: int, masked: int) -> dict[str, Any]:
         inputs["attention_mask"] = torch.ones(batch, masked, dtype=torch.long, device=device)
         inputs["attention_mask"][:, :1].zero_()
     return inputs
+
+
+def _labels(model: Any, job: TrainJob) -> torch.Tensor:
+    """Return int64 labels of tokens [batch, seq_len] or sequences [batch]; of a classifier of one label numbers, in
+    the weights' dtype: backward refuses another one.
+    """
+    classifies = type(unwrapped(model)).__name__.endswith("ForSequenceClassification")
+    shape = (job.batch,) if classifies else (job.batch, job.target_len or job.seq_len)
+    numbers = classifies and model.config.num_labels == 1
+    return torch.zeros(shape, dtype=model.dtype if numbers else torch.long, device=model.device)
 
 
 def _two_in_a_row(job: TrainJob, device: Any) -> torch.Tensor:

@@ -80,6 +80,8 @@ class InBackward:
 
 
 def _adamw(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
+    if kind.name == "hf":
+        raise UnsupportedError("transformers 5 has no AdamW of its own.", "Take adamw with the implementation loop.")
     return torch.optim.AdamW(parameters, lr=LEARNING_RATE, amsgrad=kind.name == "amsgrad", **_how(job))
 
 

@@ -19,7 +19,7 @@ NEWEST: dict[str, Version] = {
     "trl": (1, 16),
     "bnb": (0, 50),
 }
-_NAMED = re.compile(r"\b([A-Za-z_]+)[ =]+(\d+(?:\.\d+){1,3})")
+_NAMED = re.compile(r"\b([A-Za-z_]+)[ =~]+(\d+(?:\.\d+){1,3})")
 LONGEST = 500  # characters of a text in which versions are looked for
 
 
@@ -29,8 +29,8 @@ class Versions:
 
     >>> Versions.found_in("torch 2.4.1, transformers 4.48.1").of("transformers")
     (4, 48, 1)
-    >>> Versions().at_least("torch", 2, 8)
-    True
+    >>> Versions().at_least("torch", 2, 8), Versions.found_in("torch ~1.10").at_least("torch", 2)
+    (True, False)
     """
 
     known: tuple[tuple[str, Version], ...] = ()

@@ -6,6 +6,7 @@ from typing import Any
 
 from oomph.runtimes.base import Default, Defaults, Runtime, Versions
 
+KEPT_SOFTMAX_INPUTS_BEFORE = (1, 11)  # torch: pytorch pull request 65242
 FUSED_SINCE = (2, 8)  # torch from which on the default optimizer is adamw_torch_fused
 
 
@@ -44,7 +45,11 @@ def mixed(precision: str, weights: str) -> dict[str, Any]:
 def defaults(versions: Versions) -> Defaults:
     """Return the defaults of TrainingArguments and of the Trainer's loop."""
     fused = versions.at_least("torch", *FUSED_SINCE)
+    kept = {} if versions.at_least("torch", 2) else {"set_to_none": Default(False, "torch before 2.0 fills with zeros")}
+    if not versions.at_least("torch", *KEPT_SOFTMAX_INPUTS_BEFORE):
+        kept["keeps_softmax_inputs"] = Default(True, "torch before 1.11 keeps what goes into a softmax")
     return {
+        **kept,
         "loss": Default(model_loss(versions), "what transformers of this version computes"),
         "clip_gradients": Default(True, "max_grad_norm is 1.0"),
         "hold_logits": Default(False, "compute_loss returns the loss alone, outputs die before backward"),

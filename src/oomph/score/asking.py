@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from oomph.allocator import Config
-from oomph.answer import Subject, ledger
+from oomph.answer import Subject, for_job, ledger
 from oomph.constants import rule
 from oomph.device_memory import SMALL_SEGMENT
 from oomph.devices import Device, Fleet, find
@@ -34,7 +34,7 @@ class Case:
     """One job on one GPU, estimated when it is first asked for. Equal cases of catalogued models share the answer."""
 
     def __init__(self, found: Subject, job: Job, device: Device | None, config: Config = OLD) -> None:
-        self.subject, self.job, self.device, self.config = found, job, device, config
+        self.subject, self.job, self.device, self.config = for_job(found, job), job, device, config
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -44,7 +44,7 @@ class Case:
         if self.subject.model.num_layers * repeats > MAX_PASSES:
             raise refuse("too long", f"{self.subject.model.num_layers} layers, {repeats} times")
         if self.subject.source.origin == "catalogue":
-            gpu = (self.device.id, self.device.program_bytes) if self.device else None
+            gpu = (self.device.id, self.device.program_bytes, self.device.kernel_loading) if self.device else None
             return _known(self.subject.source.name, self.job, gpu, self.config)
         return job_ledger(self.subject, self.job, Fleet(self.device) if self.device else None, self.config)
 
@@ -96,9 +96,9 @@ class Case:
 
 
 @lru_cache(maxsize=KEPT)
-def _known(name: str, job: Job, gpu: tuple[str, int | None] | None, config: Config) -> Ledger:
-    fleet = Fleet(replace(find(gpu[0]), program_bytes=gpu[1])) if gpu else None
-    return job_ledger(catalogued(name), job, fleet, config)
+def _known(name: str, job: Job, gpu: tuple[str, int | None, str] | None, config: Config) -> Ledger:
+    fleet = Fleet(replace(find(gpu[0]), program_bytes=gpu[1], kernel_loading=gpu[2])) if gpu else None
+    return job_ledger(for_job(catalogued(name), job), job, fleet, config)
 
 
 @lru_cache(maxsize=KEPT)

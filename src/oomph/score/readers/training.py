@@ -17,13 +17,16 @@ from oomph.score.readers.training_words import (
     ADAPTERS,
     ATTENTION,
     CHECKPOINTING,
+    CLASSIFIER,
     FRAMEWORKS,
     FULL,
     GPTQ,
     IMPLEMENTATIONS,
+    LAZY_SINCE,
     LORA,
     LOSSES,
     NARROW,
+    OPTIMIZERS,
     QLORA,
     TARGETS,
     UNSTATED_LENGTHS,
@@ -60,7 +63,10 @@ def _question(row: Mapping[str, Any]) -> Question:
         assumed = (*assumed, f"seq_len {most}: the model has no more positions")
     if job.model_code == "transformers":
         job = replace(job, targets=there(subject, job.targets))
-    return Question(_asks(row, Case(subject, job, device(row.get("gpu")))), assumed)
+    gpu = device(row.get("gpu"))
+    if gpu and not Versions.found_in(words(row, "framework_version")).at_least("torch", *LAZY_SINCE):
+        gpu = replace(gpu, kernel_loading="eager")
+    return Question(_asks(row, Case(subject, job, gpu)), assumed)
 
 
 def _asks(row: Mapping[str, Any], case: Case) -> dict[str, Ask]:
@@ -83,6 +89,8 @@ def job_of(row: Mapping[str, Any]) -> tuple[TrainJob, tuple[str, ...]]:
     _refuse_kind(row)
     versions = Versions.found_in(words(row, "framework_version"))
     given = {**_precision(row), **_loss(row, versions), **_shape(row), **_optimizer(row), **_method(row, versions)}
+    if CLASSIFIER.fullmatch(words(row, "model")):
+        given["task"] = "sequence-classification"
     if given.get("quantization", "none") != "none":  # what a program does with such a base goes before a row's words
         given = {name: value for name, value in given.items() if name not in program.quantised(versions)}
     fields = program.with_defaults(versions, given)
@@ -224,6 +232,8 @@ def _optimizer(row: Mapping[str, Any]) -> dict[str, Any]:
     states, said = row.get("optimizer_dtype"), words(row, "optimizer")
     if said.startswith("none"):
         return {"optimizer": "none", "clip_gradients": False, "steady": False}
+    if said in OPTIMIZERS:
+        return OPTIMIZERS[said]
     if states not in SAME_DTYPE and states not in ("bf16", "fp32"):
         raise refuse(f"optimizer_dtype {shown(states)}", "torch keeps states like the weights")
     if said not in IMPLEMENTATIONS:

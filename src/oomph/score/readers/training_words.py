@@ -40,6 +40,7 @@ LOSSES: dict[str, str] = {  # "" is the program's own
     "eager (HF)": "",
     "eager HF": "",
     "eager HF remote code (CrossEntropyLoss on logits)": "",
+    "eager (2-class)": "",
     "fused triton cross-entropy (foak FastCrossEntropy), logits materialised": "fused",
     "liger fused linear CE": "liger-fms",
     "chunked_cross_entropy": "",
@@ -48,6 +49,12 @@ LOSSES: dict[str, str] = {  # "" is the program's own
     "CEWithChunkedOutputLoss": "",
     "CrossEntropyLoss (unchunked)": "hf-4.45",
     "logits.mean() (HF logits upcast to fp32)": "mean",
+}
+CLASSIFIER = re.compile(r"(.+) \(sequence classification\)")  # how rows name a model under another head
+OPTIMIZERS: dict[str, dict[str, Any]] = {  # all but AdamW of torch.optim
+    "AdamW (adamw_hf)": {"optimizer": "adamw_hf"},
+    "Adafactor": {"optimizer": "adafactor"},
+    "bnb Adam8bit": {"optimizer": "adamw_bnb_8bit", "embedding_32bit": False},
 }
 IMPLEMENTATIONS: dict[str, Implementation] = {
     "AdamW (HF adamw_torch default)": "foreach",
@@ -109,6 +116,7 @@ DEFAULT_TARGETS = (("qwen", "c_attn"), ("baichuan", "W_pack"), ("chatglm", "quer
 TARGETS = {  # torchtune's words
     "q": "q_proj", "k": "k_proj", "v": "v_proj", "output_proj": "o_proj", "mlp": "gate_proj,up_proj,down_proj",
 }  # fmt: skip
+LAZY_SINCE = (1, 13)  # torch from which on CUDA loads kernels when they are first called
 QKV = "q_proj,k_proj,v_proj"
 _LENGTHS = re.compile(r"\btokens (\d{1,9}±\d{1,9}) ", re.ASCII)
 _RANDOM = re.compile(
@@ -135,8 +143,9 @@ def described(model: str) -> Subject | None:
 
 
 def named(model: str, quote: str) -> Subject:
-    """Return the model a row names, or the one of the config file that the line it quotes begins with."""
-    config = _CONFIG.match(quote[:100])
+    """Return the model a row names, under whatever head, or that of the config file that its quote begins with."""
+    classifies, config = CLASSIFIER.fullmatch(model), _CONFIG.match(quote[:100])
+    model = classifies[1] if classifies else model
     return catalogued(CONFIGS.get(config[1] if config else "", MODELS.get(model, model)))
 
 

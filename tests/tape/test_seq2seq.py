@@ -1,0 +1,78 @@
+"""estimate == trace for encoder-decoders: every event of a step equals the real code's, both lengths open."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from oomph.errors import OomphError, UnsupportedError, UsageError
+from oomph.families import model_from_config
+from oomph.job import InferJob, TrainJob
+from oomph.play import play, train_step
+from oomph.steps import step
+from tests.tape.grid import compare
+
+T5: dict[str, Any] = {
+    "model_type": "t5", "vocab_size": 515, "d_model": 48, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4,
+    "decoder_start_token_id": 0, "pad_token_id": 0,
+}  # fmt: skip
+GATED = {**T5, "feed_forward_proj": "gated-gelu", "num_decoder_layers": 3}
+MT5 = {**GATED, "model_type": "mt5"}
+JOB: dict[str, Any] = {"batch": 2, "seq_len": 37, "attention": "eager"}
+ROWS: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
+    (T5, {"precision": "fp32", "dropout": False, "optimizer": "none", "steady": False}),
+    (T5, {"precision": "bf16", "target_len": 20, "optimizer": "none", "steady": False}),
+    (T5, {"precision": "amp-bf16", "padding": True, "target_len": 11, "steady": False}),
+    (
+        T5,
+        {"precision": "fp32", "padding": True, "use_cache": True, "keep_outputs": True, "clip_gradients": True},
+    ),
+    (GATED, {"precision": "fp32", "padding": True, "use_cache": True, "accumulation": 2, "hold_logits": False}),
+    (MT5, {"precision": "bf16", "method": "lora", "target_len": 9}),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("raw", "changes"), ROWS)
+def test_every_event_equals_the_trace(raw: dict[str, Any], changes: dict[str, Any]) -> None:
+    """Same allocations, same frees, same order, same peak, and the same bytes kept."""
+    parting, ours, theirs = compare(raw, TrainJob(**JOB, **changes))
+    assert parting is None, str(parting)
+    assert ours == theirs
+
+
+@pytest.mark.parametrize(("raw", "changes"), ROWS)
+def test_layers_fold_and_lengths_stay_open(raw: dict[str, Any], changes: dict[str, Any]) -> None:
+    """Another depth and other lengths are the same events with other numbers."""
+    model = model_from_config({**raw, "num_decoder_layers": 6})
+    for seq_len, target_len in ((37, 0), (64, 12), (9, 31)):
+        job = TrainJob(**{**JOB, **changes, "seq_len": seq_len, "target_len": target_len})
+        assert step(model, job).peak == max(train_step(model, job, warm_up=job.keep_outputs).live)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"attention": "flash"}, "eager"),
+        ({"checkpointing": "reentrant"}, "checkpointing"),
+        ({"precision": "fp16"}, "fp16"),
+    ],
+)
+def test_what_is_not_played_is_refused(changes: dict[str, Any], reason: str) -> None:
+    """By name, with a way to go on."""
+    with pytest.raises(UnsupportedError, match=reason):
+        step(model_from_config(T5), TrainJob(**{**JOB, **changes}))
+
+
+def test_an_encoder_decoder_is_played_in_training_only() -> None:
+    """A prefill of both parts has no program."""
+    with pytest.raises(OomphError, match="in training only"):
+        play(model_from_config(T5), InferJob(1, 8))
+
+
+def test_a_second_length_is_an_encoder_decoders() -> None:
+    """A decoder writes as many tokens as it reads."""
+    gpt2 = {"model_type": "gpt2", "vocab_size": 64, "hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1}
+    with pytest.raises(UsageError, match="target-len"):
+        step(model_from_config(gpt2), TrainJob(1, 8, target_len=4))
