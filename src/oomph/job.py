@@ -136,7 +136,7 @@ class TrainJob:
     `kbit_preparation` is PEFT's prepare_model_for_kbit_training, which keeps all else in fp32, but for GPTQ; with
     `narrow_tables` embedding and head are cast back, as TRL does; qlora sets the first three as its paper does, lora
     with them spelled out is free to differ. `keeps_4bit_inputs`: bitsandbytes up to 0.42, which kept what goes into a
-    quantised map as long as the graph; `keeps_softmax_inputs`: torch up to 1.10, which kept scores beside their softmax.
+    quantised map as long as the graph; `keeps_softmax_inputs`: torch up to 1.10, which kept scores beside softmax.
     `modules_to_save` are modules of which a copy trains.
     `model_code`: whose classes and loop run, transformers' or those of a release of LitGPT, which has maps, adapters
     and names of targets of its own (docs/frameworks.md).
