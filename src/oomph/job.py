@@ -94,10 +94,12 @@ class TrainJob:
     `method` is how PEFT wraps the model, and what trains. `rank` is the adapters'; `targets` the maps that get one:
     names with commas between them, "all-linear", or "default", which is PEFT's choice for the model. `adapter_dropout`
     is the rate on an adapter's input; `adapter_dtype` fp32 is what PEFT's autocast_adapter_dtype does. `quantization`
-    is bitsandbytes' of a frozen base; `kbit_preparation` PEFT's prepare_model_for_kbit_training, which keeps all else
-    in fp32; with `narrow_tables` embedding and head are cast back, as TRL does; qlora sets the first three as its paper
-    does, lora with them spelled out is free to differ. `keeps_4bit_inputs`: bitsandbytes up to 0.42, which kept what
-    goes into a quantised map as long as the graph. `modules_to_save` are modules of which a copy trains.
+    is bitsandbytes' of a frozen base, which passes by experts that are stacked in one parameter unless
+    `quantised_experts` (its replace_parameter_4bit, axolotl's quantize_moe_experts); `kbit_preparation` PEFT's
+    prepare_model_for_kbit_training, which keeps all else in fp32; with `narrow_tables` embedding and head are cast
+    back, as TRL does; qlora sets quantization, preparation and targets as its paper does, lora with them spelled out is
+    free to differ. `keeps_4bit_inputs`: bitsandbytes up to 0.42, which kept what goes into a quantised map as long as
+    the graph. `modules_to_save` are modules of which a copy trains.
     `freeze_embeddings` and `freeze_layers` freeze parts in full fine-tuning: the tables of tokens and positions, the
     first so many layers.
     """
@@ -137,6 +139,7 @@ class TrainJob:
     adapter_dtype: AdapterDtype = "fp32"
     quantization: Quantization = "none"
     kbit_preparation: bool = False
+    quantised_experts: bool = False
     modules_to_save: str = ""
     freeze_embeddings: bool = False
     freeze_layers: int = 0
@@ -242,6 +245,8 @@ def _check_training(job: TrainJob) -> None:
     """Refuse what does not go together."""
     if not any(word.strip() for word in job.targets.split(",")):
         raise UsageError("targets names no module.", "Say q_proj,v_proj, all-linear or default.")
+    if job.quantised_experts and job.quantization == "none" and job.method != "qlora":
+        raise UsageError("quantised_experts says that experts are quantised too.", "Add --quantization nf4.")
     if job.quantization != "none" and job.method == "full":
         raise UsageError("Quantised weights do not train.", "Add --method lora, or leave --quantization out.")
     if job.method != "full" and (job.freeze_embeddings or job.freeze_layers):
@@ -299,8 +304,8 @@ def describe(job: TrainJob | InferJob) -> dict[str, Any]:
 
 
 ADAPTERS = (
-    "rank", "targets", "adapter_dropout", "adapter_dtype", "quantization", "kbit_preparation", "modules_to_save",
-    "narrow_tables", "keeps_4bit_inputs",
+    "rank", "targets", "adapter_dropout", "adapter_dtype", "quantization", "kbit_preparation", "quantised_experts",
+    "modules_to_save", "narrow_tables", "keeps_4bit_inputs",
 )  # fmt: skip
 
 

@@ -72,17 +72,27 @@ class StackedExperts(Block):
     names: tuple[str, str] = ("gate_up_proj", "down_proj")
 
     @property
-    def parts(self) -> Parts:
-        """Gate and up, down, and their biases."""
+    def shapes(self) -> dict[str, tuple[int, int, int]]:
+        """The shape of each tensor of matrices by its name."""
         experts, hidden, ffn = self.num_experts, self.hidden_size, self.ffn_size
         into, out = (2 * ffn, hidden), (hidden, ffn)
         into, out = (into[::-1], out[::-1]) if self.transposed else (into, out)
+        return {name: (experts, *shape) for name, shape in zip(self.names, (into, out), strict=True)}
+
+    @property
+    def parts(self) -> Parts:
+        """Gate and up, down, and their biases."""
         parts: dict[str, Part] = {}
-        for name, shape, width in zip(self.names, (into, out), (2 * ffn, hidden), strict=True):
-            parts[name] = Tensor((experts, *shape), "expert")
+        for (name, shape), width in zip(self.shapes.items(), (2 * self.ffn_size, self.hidden_size), strict=True):
+            parts[name] = Tensor(shape, "expert")
             if self.bias:
-                parts[f"{name}_bias"] = Tensor((experts, width), "bias")
+                parts[f"{name}_bias"] = Tensor((self.num_experts, width), "bias")
         return parts
+
+    @staticmethod
+    def attribute(m: Bound, name: str) -> Sym:
+        """Return what the module's attribute of this name gives: the parameter."""
+        return m[name]  # type: ignore[no-any-return]
 
     @staticmethod
     def program(m: Bound, hidden_states: Sym, top_k_index: Sym, top_k_weights: Sym) -> Sym:

@@ -8,12 +8,14 @@ prepare_model_for_kbit_training.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
-from oomph.blocks.base import Part, Parts, rewritten
+from oomph.blocks.base import Part, Parts, as_built, rewritten
 from oomph.blocks.basic import Linear
+from oomph.blocks.moe import StackedExperts
 from oomph.formats.base import Stored
+from oomph.formats.linear import Matrix
 from oomph.methods.targets import inner
 from oomph.tensor import Tensor
 
@@ -31,6 +33,7 @@ def quantised(model: Model, job: TrainJob) -> Model:
     """Return the model with the blocks of the job's format in the place of the maps that it quantises."""
     from oomph import formats
 
+    model = replace(model, parts={path: as_built(part) for path, part in model.parts.items()})
     fmt = formats.get(job.quantization)
     stored = {
         weight.name.removesuffix(".weight"): fmt.store(weight, model)
@@ -43,6 +46,8 @@ def quantised(model: Model, job: TrainJob) -> Model:
 
     def change(path: str, part: Part) -> Part:
         block = inner(part)
+        if isinstance(block, StackedExperts) and job.quantised_experts:
+            return quantised_stacks(block, job.quantization, loaded)
         if not isinstance(block, Linear) or len(stored.get(path, ())) < 2:  # one tensor: the weight as it is
             return part
         tensors = dict(_tensor(one, path) for one in stored[path])
@@ -58,6 +63,24 @@ def _tensor(one: Stored, path: str) -> tuple[str, Tensor]:
     """Return what is stored of a weight as a tensor that does not train; codes count as the weight, scales do not."""
     name = one.name.removeprefix(f"{path}.")
     return name, Tensor(one.shape, "linear" if name == "weight" else "buffer", one.dtype, trains=False)
+
+
+def quantised_stacks(block: StackedExperts, how: str, loaded: str) -> QuantisedExperts:
+    """Return stacked experts with codes and scales in the place of their weights; what else they hold stays."""
+    from oomph.formats.bitsandbytes import FourBit
+
+    scheme = FourBit(nested=how.endswith("-dq"))
+    parts: dict[str, Part] = {}
+    for name, part in block.parts.items():
+        if name not in block.names or not isinstance(part, Tensor):
+            parts[name] = part
+            continue
+        experts, rows, columns = part.shape
+        for one in scheme.tensors(Matrix(name, experts * rows, columns, 1, loaded)):
+            suffix, tensor = _tensor(one, name)
+            parts[name if suffix == "weight" else f"{name}.{suffix}"] = tensor
+    own = {field.name: getattr(block, field.name) for field in fields(StackedExperts)}
+    return QuantisedExperts(**own, stored=parts, loaded=loaded)
 
 
 def prepared(model: Model, job: TrainJob) -> Model:
@@ -104,3 +127,38 @@ class Linear4bit(Linear):
             set_dtype(bias, x.dtype)
         weight = FourBitWeight((m.out_features, m.in_features), m["weight.absmax"], m.loaded)
         return ops.cast(matmul_4bit(x, weight, bias), inp_dtype)
+
+
+@dataclass(frozen=True)
+class QuantisedExperts(StackedExperts):
+    """Stacked experts whose weights bitsandbytes keeps packed: unpacked whole at first use, until their forward is over
+    and, as matrix products save what they multiply with, as long as the graph. `loaded` is what they unpack to.
+
+    Source: bitsandbytes 0.50, nn/parametrize.py, replace_parameter_4bit; torch.nn.utils.parametrize's cache.
+    """
+
+    stored: Mapping[str, Part] = field(default_factory=dict)
+    loaded: str = "bf16"
+
+    @property
+    def parts(self) -> Parts:
+        """Codes, scales and, if any, biases."""
+        return self.stored
+
+    @staticmethod
+    def attribute(m: Bound, name: str) -> Sym:
+        """Return the weight that codes stand for: unpacked at first use, the same at each within a forward."""
+        from oomph.ops.quantised import FourBitWeight, dequantise_4bit
+
+        if name not in m.unpacked:
+            packed = FourBitWeight(m.shapes[name], m[f"{name}.weight.absmax"], m.loaded)
+            m.unpacked[name] = dequantise_4bit(m.tape, packed)
+        return m.unpacked[name]
+
+    @staticmethod
+    def program(m: Bound, hidden_states: Sym, top_k_index: Sym, top_k_weights: Sym) -> Sym:
+        """Mirror the experts' forward with the hooks around it, which empty the cache in any case."""
+        try:
+            return StackedExperts.program(m, hidden_states, top_k_index, top_k_weights)
+        finally:
+            m.unpacked.clear()

@@ -24,10 +24,11 @@ BUFFER_DTYPE = "fp32"  # of stored buffers, whatever the dtype of the weights
 class Bound:
     """A block on a tape; its parts by the names of the real class, its dimensions as the block's own fields.
 
-    Of a rewritten block the parts are the new ones, all else is the old block's.
+    Of a rewritten block the parts are the new ones, all else is the old block's. `unpacked` are tensors made of parts,
+    kept while the program runs (torch.nn.utils.parametrize.cached).
     """
 
-    __slots__ = ("block", "parts", "path", "stacked", "tape")
+    __slots__ = ("block", "parts", "path", "stacked", "tape", "unpacked")
 
     def __init__(self, block: Block, tape: Tape, dtype: str, path: str = "") -> None:
         self.block = block.block if isinstance(block, Rewritten) else block
@@ -35,6 +36,7 @@ class Bound:
         self.path = path
         self.parts: dict[str, Any] = {}
         self.stacked: list[Bound] = []
+        self.unpacked: dict[str, Sym] = {}
         for name, part in block.built_parts.items():
             where = f"{path}.{name}" if path else name
             made = _bind(part, tape, dtype, where)
