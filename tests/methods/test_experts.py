@@ -1,4 +1,4 @@
-"""Experts that are stacked in one parameter: packed by bitsandbytes, with adapters beside attention."""
+"""Experts that are stacked in one parameter: packed by bitsandbytes, or with adapters of their own."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
-from oomph.errors import UnsupportedError, UsageError
+from oomph.errors import UsageError
 from oomph.families import model_from_config
 from oomph.job import TrainJob
 from oomph.methods import trainable_params
+from oomph.methods.parameters import NAMES
 from oomph.methods.targets import attention_maps
 from oomph.play import train_step
+from oomph.programs import PROGRAMS
 from oomph.sources import catalogue
 from oomph.steps import step
 from oomph.units import GIB
@@ -24,12 +26,21 @@ MIXTRAL = model_from_config(models.MIXTRAL)
 PACKED: dict[str, Any] = {
     "method": "lora", "targets": "q_proj,v_proj", "quantization": "nf4-dq", "quantised_experts": True,
 }  # fmt: skip
+ALL: dict[str, Any] = {"method": "lora", "targets": "all-linear"}
 GPT_OSS = {**models.MIXTRAL, "model_type": "gpt_oss", "head_dim": 32}
 CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (models.MIXTRAL, {"experts": "batched_mm", "quantization": "fp4"}),
     (models.MIXTRAL, {"precision": "amp-bf16", "checkpointing": "reentrant", "kbit_preparation": True}),
     (models.QWEN3_MOE, {"checkpointing": "non-reentrant", "kbit_preparation": True, "accumulation": 2}),
     (GPT_OSS, {"quantization": "nf4"}),
+]
+DEEPSEEK = {**CONFIGS["deepseek_v3"](random.Random(4)), "first_k_dense_replace": 1, "num_hidden_layers": 2}
+ADAPTED: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    (models.MIXTRAL, {"targets": "q_proj,w2", "experts": "batched_mm", "optimizer": "sgd"}),
+    (models.MIXTRAL, {"adapter_dtype": "base", "checkpointing": "reentrant"}),
+    (models.QWEN3_MOE, {"precision": "amp-bf16", "accumulation": 2, "checkpointing": "non-reentrant"}),
+    (models.QWEN3_MOE, {**PACKED, "targets": "all-linear", "kbit_preparation": True, "adapter_dtype": "base"}),
+    (DEEPSEEK, {"quantization": "nf4", "kbit_preparation": True, "checkpointing": "reentrant"}),
 ]
 
 
@@ -42,6 +53,41 @@ def test_every_event_of_packed_experts_equals_the_trace(raw: dict[str, Any], opt
     parting, ours, theirs = compare(raw, TrainJob(2, 37, **{**PACKED, **options}))
     assert parting is None, str(parting)
     assert ours == theirs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("raw", "options"), ADAPTED, ids=[f"{at}-{raw['model_type']}" for at, (raw, _) in enumerate(ADAPTED)]
+)
+def test_every_event_of_adapters_on_experts_equals_the_trace(raw: dict[str, Any], options: dict[str, Any]) -> None:
+    """PEFT's ParamWrapper around experts and routers: weights made anew in each pass, with a gradient of their own."""
+    parting, ours, theirs = compare(raw, TrainJob(2, 37, **{**ALL, **options}))
+    assert parting is None, str(parting)
+    assert ours == theirs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "raw", [models.MIXTRAL, models.QWEN3_MOE, GPT_OSS, DEEPSEEK], ids=lambda raw: raw["model_type"]
+)
+def test_trainable_parameters_are_those_of_peft(raw: dict[str, Any]) -> None:
+    """Where PEFT translates names, experts and routers get adapters, and dense and shared ones lose theirs."""
+    from oomph.referee.jobs import build
+
+    job = TrainJob(rank=3, **ALL)
+    assert trainable_params(model_from_config(raw), job) == build(raw, job).get_nb_trainable_parameters()[0]
+
+
+@pytest.mark.slow
+def test_translated_names_are_peft_s() -> None:
+    """The mappings of the installed PEFT and transformers, for the models that oomph plays."""
+    from peft.utils import transformers_weight_conversion as theirs
+
+    for name in PROGRAMS:
+        names = theirs._MOE_TARGET_MODULE_MAPPING.get(theirs._MODEL_TO_CONVERSION_PATTERN.get(name, ""), {})
+        into = [old for old, new in names.items() if new == "gate_up_proj"]
+        out = [old for old, new in names.items() if new == "down_proj"]
+        assert NAMES.get(name, ()) == (*into, *out)
 
 
 def mixtral_8x7b(**options: Any) -> int:
@@ -74,14 +120,26 @@ def test_only_attention_trains() -> None:
 
 
 def test_what_cannot_be_is_refused() -> None:
-    """Experts packed beside a base that is not; adapters on stacked experts; PEFT's default for Mixtral."""
+    """Experts packed beside a base that is not; dropout on a parameter; half of what is one tensor; PEFT's default."""
     with pytest.raises(UsageError, match="quantised_experts"):
         TrainJob(method="lora", quantised_experts=True)
-    for options in ({}, {"kbit_preparation": True}):
-        with pytest.raises(UnsupportedError, match="stacked experts"):
-            step(MIXTRAL, TrainJob(1, 8, **{**PACKED, **options, "targets": "all-linear"}))
-    with pytest.raises(UsageError, match="no default targets"):
-        step(MIXTRAL, TrainJob(1, 8, method="lora"))
+    for options, says in (
+        ({"targets": "default"}, "no default targets"),
+        ({"targets": "w1,w2"}, "w1 without w3"),
+        ({"targets": "w2", "adapter_dropout": 0.1}, "no dropout"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            step(MIXTRAL, TrainJob(1, 8, method="lora", **options))
+
+
+@pytest.mark.parametrize("options", [{}, {"quantization": "nf4", "kbit_preparation": True}, {"targets": "w2"}], ids=str)
+def test_a_folded_step_with_adapters_on_experts_equals_one_played_in_full(options: dict[str, Any]) -> None:
+    """Ranks times experts are expressions too."""
+    job = TrainJob(1, 64, rank=3, **{**ALL, **options})
+    model = model_from_config({**models.MIXTRAL, "num_hidden_layers": 5})
+    folded = step(model, job)
+    assert folded.folded
+    assert folded.peak == train_step(model, job).peak
 
 
 def test_samples_of_mixtures_pack() -> None:

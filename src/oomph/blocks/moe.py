@@ -6,6 +6,7 @@ matrices apart (`experts.*.gate_proj`), which is what quantisers see; the elemen
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -44,11 +45,9 @@ class Router(Block):
         return {**({self.linear: scores} if self.linear else scores.parts), **buffer}
 
     @staticmethod
-    def program(m: Bound, hidden_states: Sym) -> Sym:
-        """Mirror F.linear(hidden_states, self.weight)."""
-        from oomph import ops
-
-        return ops.linear(hidden_states, m.weight, m.parts["bias"])
+    def program(m: Bound, hidden_states: Sym, forward: Callable[[Bound, Sym], Any]) -> Any:
+        """Run the forward of the router's class, which its mixture knows."""
+        return forward(m, hidden_states)
 
 
 @dataclass(frozen=True)
@@ -88,11 +87,6 @@ class StackedExperts(Block):
             if self.bias:
                 parts[f"{name}_bias"] = Tensor((self.num_experts, width), "bias")
         return parts
-
-    @staticmethod
-    def attribute(m: Bound, name: str) -> Sym:
-        """Return what the module's attribute of this name gives: the parameter."""
-        return m[name]  # type: ignore[no-any-return]
 
     @staticmethod
     def program(m: Bound, hidden_states: Sym, top_k_index: Sym, top_k_weights: Sym) -> Sym:

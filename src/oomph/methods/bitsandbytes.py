@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from oomph.blocks.base import Part, Parts, as_built, rewritten
@@ -91,7 +92,7 @@ def prepared(model: Model, job: TrainJob) -> Model:
     def change(path: str, part: Part) -> Part:
         if job.narrow_tables and isinstance(part, Tensor) and part.role in TABLES:
             return part  # TRL's peft_module_casting_to_bf16
-        if isinstance(part, Tensor) and (part.dtype is None or part.dtype in HALF):
+        if isinstance(part, Tensor) and part.role != "buffer" and (part.dtype is None or part.dtype in HALF):
             return replace(part, dtype="fp32")
         return part
 
@@ -146,19 +147,18 @@ class QuantisedExperts(StackedExperts):
         return self.stored
 
     @staticmethod
-    def attribute(m: Bound, name: str) -> Sym:
-        """Return the weight that codes stand for: unpacked at first use, the same at each within a forward."""
-        from oomph.ops.quantised import FourBitWeight, dequantise_4bit
-
-        if name not in m.unpacked:
-            packed = FourBitWeight(m.shapes[name], m[f"{name}.weight.absmax"], m.loaded)
-            m.unpacked[name] = dequantise_4bit(m.tape, packed)
-        return m.unpacked[name]
-
-    @staticmethod
     def program(m: Bound, hidden_states: Sym, top_k_index: Sym, top_k_weights: Sym) -> Sym:
         """Mirror the experts' forward with the hooks around it, which empty the cache in any case."""
+        for name in m.names:
+            m.parametrized[name] = partial(_unpacked, m, name)
         try:
             return StackedExperts.program(m, hidden_states, top_k_index, top_k_weights)
         finally:
-            m.unpacked.clear()
+            m.made.clear()
+
+
+def _unpacked(m: Bound, name: str, codes: Sym) -> Sym:
+    """Mirror Bnb4bitParametrization.forward."""
+    from oomph.ops.quantised import FourBitWeight, dequantise_4bit
+
+    return dequantise_4bit(m.tape, FourBitWeight(m.shapes[name], m[f"{name}.weight.absmax"], m.loaded))

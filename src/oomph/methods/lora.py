@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING
 
 from oomph.blocks.base import Block, Part, Parts
 from oomph.blocks.basic import Dropout, Linear
+from oomph.errors import UsageError
 from oomph.methods.bitsandbytes import Linear4bit
+from oomph.methods.parameters import translated, wrapped
+from oomph.methods.saved import frozen
 from oomph.methods.targets import LORA_TARGETS, inner, names_of, split, typed, wrap_targets
 
 if TYPE_CHECKING:
@@ -32,7 +35,14 @@ def adapt(model: Model, job: TrainJob) -> Model:
         kind = LoraLinear4bit if isinstance(inner(base), Linear4bit) else LoraLinear
         return kind(base, *features(base), job.rank, rate, adapter_dtype(job))
 
-    return wrap_targets(model, names_of(model, job.targets, LORA_TARGETS), wrap, split(job.modules_to_save))
+    targets = translated(model, names_of(model, job.targets, LORA_TARGETS))
+    left = split(job.modules_to_save)
+    changed = frozen(model) if targets.maps == () else wrap_targets(model, targets.maps, wrap, left)
+    if not targets.parameters:
+        return changed
+    if rate:
+        raise UsageError("PEFT's adapters on stacked experts take no dropout.", "Say --adapter-dropout 0.")
+    return wrapped(changed, targets, job.rank, adapter_dtype(job))
 
 
 def adapter_dtype(job: TrainJob) -> str | None:

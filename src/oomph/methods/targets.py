@@ -28,16 +28,12 @@ DEFAULT = "default"
 ATTENTION = "attention"  # the kind of blocks that attend
 
 Wrap = Callable[[str, Part], Block]
+Names = tuple[str, ...] | None  # of targets; None are all linear maps
 
 
 def names_of(model: Model, targets: str, defaults: dict[str, tuple[str, ...]]) -> tuple[str, ...] | None:
     """Return the names a job targets, None for all linear maps; raises UsageError where PEFT would."""
     if targets == ALL_LINEAR:
-        if has_experts(model):
-            raise UnsupportedError(
-                "oomph cannot play adapters on stacked experts yet, which all-linear takes in.",
-                "Name other maps (--targets q_proj,v_proj), or trace it: oomph trace.",
-            )
         return None
     if targets == DEFAULT:
         if model.model_type not in defaults:
@@ -59,11 +55,6 @@ def attention_maps(model: Model) -> str:
         if isinstance(inner(part), Linear)
     )
     return ",".join(dict.fromkeys(names))
-
-
-def has_experts(model: Model) -> bool:
-    """Tell whether there is a mixture of experts in a model."""
-    return any(isinstance(inner(block), MoE) for block in descend(model.parts))
 
 
 def has_stacks(model: Model) -> bool:

@@ -22,7 +22,7 @@ def _lora(job: TrainJob, model: Model) -> Iterable[TrainJob]:
 
 
 def _packed_experts(job: TrainJob, model: Model) -> Iterable[TrainJob]:
-    """Only attention gets adapters: PEFT 0.21 leaks its own on experts that are packed."""
+    """Only attention gets adapters: PEFT 0.21 finds no parameters in experts that are packed."""
     if job.method in ("full", *RANKED) and not job.quantised_experts and has_stacks(model):
         named = job.targets not in (DEFAULT, ALL_LINEAR, QUERY_AND_VALUE)  # the last is what plain LoRA would choose
         yield replace(
