@@ -67,6 +67,7 @@ FRAMES: dict[str, Frame] = {
     "dots1": Frame(captured=True),
     "ernie4_5": LLAMA,
     "exaone4": Frame(norms=POST, masks="full first", ids_first=True),
+    "flex_olmo": Frame(norms=POST, cache_first=True),
     "gemma": MISTRAL,
     "gemma2": GEMMA2,
     "gemma3_text": replace(GEMMA2, sdpa=True),
@@ -74,6 +75,7 @@ FRAMES: dict[str, Frame] = {
     "glm4": Frame(
         norms=("input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm", "post_mlp_layernorm")
     ),
+    "glm4_moe": replace(DEEPSEEK, cache_first=True),
     "gpt_oss": Frame(masks="full first", cache_first=True, tables="halves", sdpa=False, packs=False, scored=True),
     "granite": Frame(ids_first=True, scaled=True),
     "helium": LLAMA,
@@ -83,6 +85,7 @@ FRAMES: dict[str, Frame] = {
     ),
     "jais2": LLAMA,
     "llama": LLAMA,
+    "minimax_m2": Frame(cache_first=True, ids_first=True),
     "ministral": Frame(masks="both", ids_first=True),
     "mistral": MISTRAL,
     "mixtral": Frame(cache_first=True, ids_first=True),
@@ -98,6 +101,7 @@ FRAMES: dict[str, Frame] = {
     "qwen3_moe": Frame(cache_first=True, ids_first=True),
     "seed_oss": LLAMA,
     "smollm3": QWEN,
+    "solar_open": replace(DEEPSEEK, cache_first=True),
     "stablelm": Frame(layer=layers.stablelm, ids_first=True),
     "starcoder2": MISTRAL,
     "vaultgemma": replace(GEMMA2, norms=("input_layernorm", "", "pre_feedforward_layernorm", "")),

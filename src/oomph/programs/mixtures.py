@@ -60,6 +60,30 @@ def mixtral_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym, Sy
     return router_logits, router_scores, router_indices
 
 
+def minimax_m2(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror MiniMaxM2SparseMoeBlock.forward, which is Mixtral's with a router of its own."""
+    shape = hidden_states.shape
+    hidden_states = _flat(hidden_states)
+    _, top_k_weights, top_k_index = _routed(m, minimax_m2_router, hidden_states)
+    hidden_states = m[m.experts_name](hidden_states, top_k_index, top_k_weights)
+    hidden_states = ops.view(hidden_states, shape)
+    return hidden_states
+
+
+def minimax_m2_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
+    """Mirror MiniMaxM2TopKRouter.forward: fp32 sigmoid scores, chosen with a correction, made to add up to 1."""
+    hidden_states = _flat(hidden_states)
+    weight = router.value("weight")
+    router_logits = ops.linear(ops.cast(hidden_states, weight.dtype), weight)
+    routing_weights = ops.sigmoid(ops.cast(router_logits, "fp32"))
+    scores_for_choice = routing_weights + m.e_score_correction_bias
+    _, top_k_index = ops.topk(scores_for_choice, m.top_k)
+    top_k_weights = ops.gather(routing_weights, top_k_index)
+    top_k_weights = ops.divide_in_place(top_k_weights, ops.sum_over(top_k_weights, -1, keepdim=True))
+    router_scores = top_k_weights
+    return router_logits, router_scores, top_k_index
+
+
 def olmoe(m: Bound, hidden_states: Sym) -> Sym:
     """Mirror OlmoeSparseMoeBlock.forward."""
     shape = hidden_states.shape
@@ -194,6 +218,7 @@ STYLES: dict[str, Callable[[Bound, Sym], Any]] = {
     "deepseek_v2": deepseek,
     "deepseek_v3": deepseek,
     "gpt_oss": gpt_oss,
+    "minimax_m2": minimax_m2,
     "mixtral": mixtral,
     "olmoe": olmoe,
     "qwen2_moe": qwen2_moe,
