@@ -228,6 +228,7 @@ READERS: dict[str, dict[str, Reader]] = {
         "lora_target_modules": targets,
         "lora_target_linear": when("targets", "all-linear"),
         "load_in_8bit": refused("8-bit bases"),
+        "quantize_moe_experts": when("quantised_experts", True),
         "sample_packing": packed,
         "flash_attention": when("attention", "flash"),
         "eager_attention": when("attention", "eager"),
