@@ -133,6 +133,12 @@ def flex_olmo(rng: random.Random) -> dict[str, Any]:
     return olmoe(rng) | {"model_type": "flex_olmo", "pad_token_id": None}
 
 
+def granitemoe(rng: random.Random) -> dict[str, Any]:
+    """Granite-MoE: numbers before each sum, the largest logits alone in a softmax."""
+    raw = _common(rng, "granitemoe") | {"attention_bias": rng.random() < 0.3, "residual_multiplier": 0.5}
+    return raw | {"num_local_experts": raw.pop("num_experts"), "logits_scaling": rng.choice([1.0, 6.0])}
+
+
 def gpt_oss(rng: random.Random) -> dict[str, Any]:
     """gpt-oss: sinks, windows in every other layer, biases, experts of its own."""
     raw = _common(rng, "gpt_oss") | {"head_dim": rng.choice([8, 18, 40]), "attention_bias": rng.random() < 0.7}
@@ -143,6 +149,7 @@ def gpt_oss(rng: random.Random) -> dict[str, Any]:
 CONFIGS = {
     "flex_olmo": flex_olmo,
     "glm4_moe": glm4_moe,
+    "granitemoe": granitemoe,
     "minimax_m2": minimax_m2,
     "solar_open": solar_open,
     "gpt_oss": gpt_oss,

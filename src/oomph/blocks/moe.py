@@ -27,7 +27,7 @@ Shared = TypeVar("Shared", MLP, GatedMLP, Linear)
 class Router(Block):
     """Scores of E experts from H. `correction` is the load-balancing bias stored as a buffer (DeepSeek-V3).
 
-    `linear` names the inner map when the class nests it (Granite-MoE's router.layer).
+    `linear` names the inner map where checkpoints nest it (Granite-MoE's router.layer); `flat`: the class does not.
     """
 
     hidden_size: int
@@ -35,6 +35,7 @@ class Router(Block):
     bias: bool = False
     correction: str = ""
     linear: str = ""
+    flat: bool = False
     kind: str = "moe_router"
 
     @property
@@ -43,6 +44,11 @@ class Router(Block):
         scores = Linear(self.hidden_size, self.num_experts, self.bias, "router")
         buffer = {self.correction: Tensor((self.num_experts,), "buffer")} if self.correction else {}
         return {**({self.linear: scores} if self.linear else scores.parts), **buffer}
+
+    @property
+    def built_parts(self) -> Parts:
+        """The map's own parts where the class does not nest it."""
+        return replace(self, linear="").parts if self.flat else self.parts
 
     @staticmethod
     def program(m: Bound, hidden_states: Sym, forward: Callable[[Bound, Sym], Any]) -> Any:

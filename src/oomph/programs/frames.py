@@ -32,7 +32,7 @@ class Frame:
     layer is. `captured`: the arguments of masks are in a closure, which dies after the frame's locals. `cache_first`:
     the cache is made before tokens are embedded. `ids_first`: layers are handed position_ids before
     position_embeddings, `rotary_first` these before the mask. `scaled`: embeddings and what is added to the residual
-    are multiplied by numbers. `tables` of the rotary embedding: "complex" numbers, or "halves" as wide. `sdpa`: whether
+    are multiplied by numbers, with `scaled_late` embeddings after the masks are made. `tables` of the rotary embedding: "complex" numbers, or "halves" as wide. `sdpa`: whether
     the class can use it. `packs`: masks are told the positions. `scored`: mixtures also return their router's scores.
     """
 
@@ -44,6 +44,7 @@ class Frame:
     ids_first: bool = False
     rotary_first: bool = False
     scaled: bool = False
+    scaled_late: bool = False
     tables: Literal["", "complex", "halves"] = ""
     sdpa: bool = True
     packs: bool = True
@@ -78,6 +79,7 @@ FRAMES: dict[str, Frame] = {
     "glm4_moe": replace(DEEPSEEK, cache_first=True),
     "gpt_oss": Frame(masks="full first", cache_first=True, tables="halves", sdpa=False, packs=False, scored=True),
     "granite": Frame(ids_first=True, scaled=True),
+    "granitemoe": replace(DEEPSEEK, cache_first=True, scaled=True, scaled_late=True),
     "helium": LLAMA,
     "hunyuan_v1_dense": LLAMA,
     "hyperclovax": Frame(

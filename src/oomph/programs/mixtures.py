@@ -214,10 +214,27 @@ def gpt_oss_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym, Sy
     return router_logits, router_scores, router_indices
 
 
+def granitemoe(m: Bound, layer_input: Sym) -> Sym:
+    """Mirror GraniteMoeMoE.forward."""
+    hidden_states = _flat(layer_input)
+    _, top_k_weights, top_k_index = _routed(m, granitemoe_router, hidden_states)
+    layer_output = m[m.experts_name](hidden_states, top_k_index, top_k_weights)
+    return ops.view(layer_output, layer_input.shape)
+
+
+def granitemoe_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
+    """Mirror GraniteMoeTopKRouter.forward: the k largest logits in fp32, then a softmax over them."""
+    router_logits = ops.cast(ops.linear(hidden_states, router.value("weight")), "fp32")
+    top_k_logits, top_k_index = ops.topk(router_logits, m.top_k)
+    top_k_weights = ops.cast(ops.softmax(top_k_logits), hidden_states.dtype)
+    return router_logits, top_k_weights, top_k_index
+
+
 STYLES: dict[str, Callable[[Bound, Sym], Any]] = {
     "deepseek_v2": deepseek,
     "deepseek_v3": deepseek,
     "gpt_oss": gpt_oss,
+    "granitemoe": granitemoe,
     "minimax_m2": minimax_m2,
     "mixtral": mixtral,
     "olmoe": olmoe,
