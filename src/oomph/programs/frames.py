@@ -29,11 +29,12 @@ class Frame:
 
     `norms` are the names of those before and after attention, before and after the MLP, "" where there is none.
     `masks`: "one" for all layers; "both", full and sliding whatever the layers are; "full first", sliding only if a
-    layer is. `captured`: the arguments of masks are in a closure, which dies after the frame's locals. `cache_first`:
-    the cache is made before tokens are embedded. `ids_first`: layers are handed position_ids before
-    position_embeddings, `rotary_first` these before the mask. `scaled`: embeddings and what is added to the residual
-    are multiplied by numbers, with `scaled_late` embeddings after the masks are made. `tables` of the rotary embedding: "complex" numbers, or "halves" as wide. `sdpa`: whether
-    the class can use it. `packs`: masks are told the positions. `scored`: mixtures also return their router's scores.
+    layer is. `captured`: the arguments of masks are in a closure, which dies after the frame's locals.
+    `cache_first`: the cache is made before tokens are embedded. `ids_first`: layers are handed position_ids before
+    position_embeddings, `rotary_first` these before the mask. `scaled`: embeddings and what is added to the
+    residual are multiplied by numbers, with `scaled_late` embeddings after the masks are made. `tables` of the
+    rotary embedding: "complex" numbers, or "halves" as wide. `sdpa`: whether the class can use it. `packs`: masks
+    are told the positions. `scored`: mixtures also return their router's scores.
     """
 
     layer: Callable[..., Sym] = layers.residual
