@@ -133,6 +133,16 @@ def flex_olmo(rng: random.Random) -> dict[str, Any]:
     return olmoe(rng) | {"model_type": "flex_olmo", "pad_token_id": None}
 
 
+def ernie4_5_moe(rng: random.Random) -> dict[str, Any]:
+    """ERNIE-4.5: dense layers first, pairs turned in fp32, a router in fp32, shared experts or none."""
+    raw = _common(rng, "ernie4_5_moe") | {"use_bias": rng.random() < 0.3, "moe_num_shared_experts": rng.choice([0, 2])}
+    experts, chosen = raw.pop("num_experts"), raw.pop("num_experts_per_tok")
+    return raw | {
+        "moe_num_experts": experts, "moe_k": chosen, "moe_intermediate_size": rng.choice([8, 24, 64]),
+        "moe_layer_start_index": rng.choice([0, 1]), "pad_token_id": 0,
+    }  # fmt: skip
+
+
 def granitemoe(rng: random.Random) -> dict[str, Any]:
     """Granite-MoE: numbers before each sum, the largest logits alone in a softmax."""
     raw = _common(rng, "granitemoe") | {"attention_bias": rng.random() < 0.3, "residual_multiplier": 0.5}
@@ -148,6 +158,7 @@ def gpt_oss(rng: random.Random) -> dict[str, Any]:
 
 CONFIGS = {
     "flex_olmo": flex_olmo,
+    "ernie4_5_moe": ernie4_5_moe,
     "glm4_moe": glm4_moe,
     "granitemoe": granitemoe,
     "minimax_m2": minimax_m2,

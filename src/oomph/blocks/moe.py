@@ -57,6 +57,23 @@ class Router(Block):
 
 
 @dataclass(frozen=True)
+class CorrectedRouter(Router):
+    """ERNIE-4.5's as its class builds it: in fp32 whatever the model is, its correction a parameter that never trains.
+
+    Checkpoints keep the correction beside the router.
+    """
+
+    @property
+    def parts(self) -> Parts:
+        """The map and, in a module of its own, the correction."""
+        correction = Tensor((1, self.num_experts), "param", "fp32", trains=False)
+        return {
+            "weight": Tensor((self.num_experts, self.hidden_size), "router", "fp32"),
+            "moe_statics": Module({"e_score_correction_bias": correction}),
+        }
+
+
+@dataclass(frozen=True)
 class StackedExperts(Block):
     """All experts of a layer as transformers 5 keeps them: gate and up in one tensor (E, 2F, H), down in (E, H, F).
 
@@ -110,7 +127,9 @@ class MoE(Block):
     beside them (shared experts, their gate, latent projections). `stacked` are the experts as the class of
     transformers keeps them, None where that is not known; `experts_first`: it makes them before the router. `style`
     names the mixture's program (programs/mixtures.py), `normalised`: the weights of a token's experts add up to 1;
-    `groups`: how many groups of experts there are and of how many a token may use some, (1, 1) where it may use all.
+    `built_router` is the router as the class builds it, where that differs; `beside_router` names what of `extra` is in
+    there. `groups`: how many groups of experts there are and of how many a token may use some, (1, 1) where it may use
+    all.
     """
 
     router: Block
@@ -125,6 +144,8 @@ class MoE(Block):
     style: str = ""
     normalised: bool = False
     groups: tuple[int, int] = (1, 1)
+    built_router: Router | None = None
+    beside_router: tuple[str, ...] = ()
     kind: str = "mlp"
 
     def __post_init__(self) -> None:
@@ -146,9 +167,10 @@ class MoE(Block):
         """The same with the experts as the class keeps them."""
         if self.stacked is None:
             return self.parts
-        router, experts = {self.router_name: self.router}, {self.experts_name: self.stacked}
+        router, experts = {self.router_name: self.built_router or self.router}, {self.experts_name: self.stacked}
         first, second = (experts, router) if self.experts_first else (router, experts)
-        return {**first, **second, **(self.extra or {})}
+        extra = {name: part for name, part in (self.extra or {}).items() if name not in self.beside_router}
+        return {**first, **second, **extra}
 
     @staticmethod
     def program(m: Bound, hidden_states: Sym) -> Any:

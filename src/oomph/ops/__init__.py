@@ -39,6 +39,7 @@ from oomph.ops.rotary import (
 from oomph.ops.rotary_complex import apply_rotary_complex, complex_tables
 from oomph.ops.rotary_kinds import joined, rotate
 from oomph.ops.routing import (
+    divide,
     divide_in_place,
     gather,
     histogram,
@@ -112,6 +113,7 @@ __all__ = [
     "counted_along",
     "cross_entropy",
     "cross_entropy_of_rows",
+    "divide",
     "divide_in_place",
     "divided",
     "dropout",

@@ -254,6 +254,21 @@ def _expanded(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
     return [made]
 
 
+def divide(x: Sym, y: Sym) -> Sym:
+    """Return x / y, x [T, k] by y [T, 1]: a new [T, k].
+
+    Saves y, and x for y's gradient. Backward: as of divide_in_place. Source: torch tools/autograd/derivatives.yaml
+    (div.Tensor), torch/csrc/autograd/FunctionsManual.cpp, div_tensor_other_grad.
+
+    >>> from oomph.tape.testing import cost, fp32
+    >>> cost(lambda x: divide(x, sum_over(x, -1, keepdim=True)), fp32(100, 2))
+    Cost(allocated=1200, saved=1200, backward=4400)
+    """
+    node = record("Div", (x, y), _divide_backward)
+    save(node, y, x if y.requires_grad else None)
+    return made_by(result("div", x.shape, wider(x.dtype, y.dtype), x, y), node)
+
+
 def divide_in_place(x: Sym, y: Sym) -> Sym:
     """Return x /= y, x [T, k] by y [T, 1]: x's own bytes.
 

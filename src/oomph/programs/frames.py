@@ -68,6 +68,7 @@ FRAMES: dict[str, Frame] = {
     "deepseek_v3": DEEPSEEK,
     "dots1": Frame(captured=True),
     "ernie4_5": LLAMA,
+    "ernie4_5_moe": replace(DEEPSEEK, cache_first=True),
     "exaone4": Frame(norms=POST, masks="full first", ids_first=True),
     "flex_olmo": Frame(norms=POST, cache_first=True),
     "gemma": MISTRAL,

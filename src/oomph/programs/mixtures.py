@@ -214,6 +214,34 @@ def gpt_oss_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym, Sy
     return router_logits, router_scores, router_indices
 
 
+def ernie4_5_moe(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror Ernie4_5_MoeSparseMoeBlock.forward: shared experts first, added last."""
+    batch_size, sequence_length, _ = hidden_states.shape
+    hidden_states = _flat(hidden_states)
+    if m.shared_experts is not None:
+        shared_output = m.shared_experts(hidden_states)
+    _, top_k_weights, top_k_index = _routed(m, ernie4_5_moe_router, hidden_states)
+    final_hidden_states = m[m.experts_name](hidden_states, top_k_index, top_k_weights)
+    if m.shared_experts is not None:
+        final_hidden_states = final_hidden_states + shared_output
+    final_hidden_states = ops.view(final_hidden_states, (batch_size, sequence_length, hidden_states.shape[-1]))
+    return ops.cast(final_hidden_states, hidden_states.dtype)
+
+
+def ernie4_5_moe_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
+    """Mirror Ernie4_5_MoeTopKRouter.forward: outside of autocast, in fp32, chosen with a correction."""
+    with m.tape.without_autocast():
+        router_logits = ops.linear(ops.cast(hidden_states, "fp32"), ops.cast(router.value("weight"), "fp32"))
+        routing_weights = ops.softmax_in_fp32(router_logits)
+        _, selected_experts = ops.topk(routing_weights + router.moe_statics.e_score_correction_bias, m.top_k)
+        routing_weights = ops.gather(routing_weights, selected_experts)
+        routing_weights = ops.divide(
+            routing_weights, ops.clamp(ops.sum_over(routing_weights, -1, keepdim=True))
+        )  # fmt: skip
+    routing_weights = ops.cast(routing_weights, hidden_states.dtype)
+    return router_logits, routing_weights, selected_experts
+
+
 def granitemoe(m: Bound, layer_input: Sym) -> Sym:
     """Mirror GraniteMoeMoE.forward."""
     hidden_states = _flat(layer_input)
@@ -233,6 +261,7 @@ def granitemoe_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym,
 STYLES: dict[str, Callable[[Bound, Sym], Any]] = {
     "deepseek_v2": deepseek,
     "deepseek_v3": deepseek,
+    "ernie4_5_moe": ernie4_5_moe,
     "gpt_oss": gpt_oss,
     "granitemoe": granitemoe,
     "minimax_m2": minimax_m2,
