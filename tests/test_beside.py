@@ -41,6 +41,17 @@ def test_equal_jobs_are_said_to_be_equal(capsys: pytest.CaptureFixture[str], tmp
 
 
 @pytest.mark.slow
+def test_adapters_on_packed_experts_are_equal_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """What PEFT and bitsandbytes make while they are imported is not taken for the job's."""
+    config = write(tmp_path / "config.json", models.MIXTRAL)
+    options = ("--method", "qlora", "--targets", "q_proj", "--quantised-experts", "--checkpointing", "non-reentrant")
+    found = as_json(capsys, "trace", config, "--seq", "37", *options)
+    assert found["equal"] is True
+    assert all(row["estimate"] == row["trace"] for row in found["instants"])
+    assert all(row["estimate_bytes"] == row["trace_bytes"] for row in found["kept"])
+
+
+@pytest.mark.slow
 def test_a_difference_has_an_event_and_an_operation() -> None:
     """Two jobs that differ part at the first event that only one has, and the report names both sides."""
     from oomph.referee.trace import trace

@@ -50,11 +50,13 @@ class Figures:
 @dataclass(frozen=True)
 class Fit:
     """Whether a job runs on a device of some capacity: `status` is fits, tight (the point does, the upper bound does
-    not) or too_big. `played` is the run at the point: how often the cache was emptied, and where memory ran out."""
+    not) or too_big. `played` is the run at the point: how often the cache was emptied, and where memory ran out.
+    `missing_bytes` is what the device would have had to give there at least, or at the upper bound; 0 where it fits."""
 
     status: str
     capacity_bytes: int
     played: Replay
+    missing_bytes: int = 0
 
 
 def figures(
@@ -134,16 +136,17 @@ def fits(
     workspaces = [] if recorded else _workspaces(stream, device)
     beside = _beside(device, processes)
 
-    def play(events: Stream, places: Places, beside_bytes: int) -> Replay:
+    def play(events: Stream, places: Places, beside_bytes: int) -> tuple[Replay, int]:
         room = max(0, capacity_bytes - beside_bytes)
-        return replay(with_workspaces(events, places), config, room, capacity_bytes)
+        run = replay(with_workspaces(events, places), config, room, capacity_bytes)
+        return run, 0 if run.oom is None else max(1, run.oom.requested_bytes + run.oom.reserved_bytes - room)
 
-    point = play(stream, _at_point(workspaces), sum(one.n_bytes for one in beside))
-    if not point.fits:
-        return Fit("too_big", capacity_bytes, point)
+    point, missing = play(stream, _at_point(workspaces), sum(one.n_bytes for one in beside))
+    if missing:
+        return Fit("too_big", capacity_bytes, point, missing)
     most = sum(one.high for one in beside)
-    safe = all(play(events, _at_most(workspaces), most).fits for events in (stream, *runs))
-    return Fit("fits" if safe else "tight", capacity_bytes, point)
+    missing = max(play(events, _at_most(workspaces), most)[1] for events in (stream, *runs))
+    return Fit("tight" if missing else "fits", capacity_bytes, point, missing)
 
 
 def one_more(stream: Stream, config: Config) -> int:

@@ -132,12 +132,13 @@ class TrainJob:
     `method` is how PEFT wraps the model, and what trains. `rank` is the adapters'; `targets` the maps that get one:
     names with commas between them, "all-linear", or "default", which is PEFT's choice for the model. `adapter_dropout`
     is the rate on an adapter's input; `adapter_dtype` fp32 is what PEFT's autocast_adapter_dtype does. `quantization`
-    is how a frozen base is stored, by bitsandbytes or GPTQ, and `gptq_kernel` what computes with GPTQ's.
-    `kbit_preparation` is PEFT's prepare_model_for_kbit_training, which keeps all else in fp32, but for GPTQ; with
-    `narrow_tables` embedding and head are cast back, as TRL does; qlora sets the first three as its paper does, lora
-    with them spelled out is free to differ. `keeps_4bit_inputs`: bitsandbytes up to 0.42, which kept what goes into a
-    quantised map as long as the graph; `keeps_softmax_inputs`: torch up to 1.10, which kept scores beside softmax.
-    `modules_to_save` are modules of which a copy trains.
+    is how a frozen base is stored, by bitsandbytes or GPTQ, and `gptq_kernel` what computes with GPTQ's. bitsandbytes
+    passes by experts that are stacked in one parameter unless `quantised_experts` (its replace_parameter_4bit,
+    axolotl's quantize_moe_experts). `kbit_preparation` is PEFT's prepare_model_for_kbit_training, which keeps all else
+    in fp32, but for GPTQ; with `narrow_tables` embedding and head are cast back, as TRL does; qlora sets quantization,
+    preparation and targets as its paper does, lora with them spelled out is free to differ. `keeps_4bit_inputs`:
+    bitsandbytes up to 0.42, which kept what goes into a quantised map as long as the graph; `keeps_softmax_inputs`:
+    torch up to 1.10, which kept scores beside softmax. `modules_to_save` are modules of which a copy trains.
     `model_code`: whose classes and loop run, transformers' or those of a release of LitGPT, which has maps, adapters
     and names of targets of its own (docs/frameworks.md).
     `freeze_embeddings` and `freeze_layers` freeze parts in full fine-tuning: the tables of tokens and positions, the
@@ -186,6 +187,7 @@ class TrainJob:
     adapter_dtype: AdapterDtype = "fp32"
     quantization: Quantization = "none"
     kbit_preparation: bool = False
+    quantised_experts: bool = False
     modules_to_save: str = ""
     freeze_embeddings: bool = False
     freeze_layers: int = 0
@@ -277,6 +279,7 @@ def shortened(job: TrainJob | InferJob) -> TrainJob | InferJob:
 
 
 SIXTEEN_BIT_LOSSES = frozenset({"cut", "liger-fms"})  # whose products fail with, or whose kernels refuse, fp32 weights
+FOUR_BIT = ("nf4", "fp4")  # what bitsandbytes quantises stacked experts to
 MAY_BE_ZERO = frozenset(
     {"decode", "max_cache_len", "logits_to_keep", "freeze_layers", "labels", "target_len", "zero_bucket"}
 )
@@ -311,6 +314,8 @@ def _check_training(job: TrainJob) -> None:
         raise UsageError("labels are of a classifier.", "Add --task sequence-classification, or leave --labels out.")
     if not any(word.strip() for word in job.targets.split(",")):
         raise UsageError("targets names no module.", "Say q_proj,v_proj, all-linear or default.")
+    if job.quantised_experts and job.method != "qlora" and not job.quantization.startswith(FOUR_BIT):
+        raise UsageError("quantised_experts says that experts are quantised too.", "Add --quantization nf4.")
     if job.quantization != "none" and job.method == "full":
         raise UsageError("Quantised weights do not train.", "Add --method lora, or leave --quantization out.")
     if job.quantization.startswith("gptq") and job.gptq_kernel != "gptqmodel" and job.precision != "fp16":
@@ -388,6 +393,7 @@ TELLS: dict[str, Callable[[TrainJob], bool]] = {
     "quantization": _adapted,
     "kbit_preparation": lambda job: job.method in RANKED or job.method == "ia3",
     "modules_to_save": lambda job: job.method in RANKED or job.method == "ia3",
+    "quantised_experts": lambda job: job.method in RANKED,
     "narrow_tables": lambda job: job.method in RANKED or job.method == "ia3",
     "keeps_4bit_inputs": _adapted,
     "gptq_kernel": lambda job: _adapted(job) and job.quantization.startswith("gptq"),

@@ -23,6 +23,7 @@ GPT2: dict[str, Any] = {
     "model_type": "gpt2", "vocab_size": 4096, "hidden_size": 512, "num_hidden_layers": 3, "num_attention_heads": 8,
     "max_position_embeddings": 4096,
 }  # fmt: skip
+MIXTRAL = {**LLAMA, "model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}
 CONTEXT = 560  # MiB that a process may hold beside its tensors there
 
 

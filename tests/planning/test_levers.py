@@ -13,7 +13,7 @@ from oomph.planning.change import settings, together
 from oomph.planning.lever import Lever, Price
 from oomph.planning.levers import levers
 from oomph.planning.upgrades import UPGRADES
-from tests.planning.models import GPT2, LLAMA, bench, random_job, random_model
+from tests.planning.models import GPT2, LLAMA, MIXTRAL, bench, random_job, random_model
 
 DOCS = Path(__file__).parents[2] / "docs"
 SMALL = {"vocab_size": 128}  # so that the peak is in the layers, not in the loss
@@ -32,6 +32,7 @@ EXAMPLES: dict[str, tuple[dict[str, Any], TrainJob]] = {
     "LoRA": (LLAMA, TrainJob(1, 64)),
     "LoRA-FA": (LLAMA | SMALL, TrainJob(4, 1024, method="lora")),
     "QLoRA": (LLAMA, TrainJob(1, 64)),
+    "QLoRA with 4-bit experts": (MIXTRAL, TrainJob(1, 64)),
     "norms, embeddings and head in 16 bits": (LLAMA, TrainJob(1, 64, method="qlora")),
     "lower rank": (LLAMA, TrainJob(1, 64, method="lora", rank=64)),
     "fused optimizer": (LLAMA, TrainJob(1, 64)),

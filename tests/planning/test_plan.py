@@ -19,7 +19,7 @@ from oomph.planning.combine import combination
 from oomph.planning.levers import levers
 from oomph.planning.plan import on_devices, plan
 from oomph.planning.result import Change, Plan
-from tests.planning.models import GPT2, LLAMA, bench, gpu, random_job, random_model, subject, too_small
+from tests.planning.models import GPT2, LLAMA, MIXTRAL, bench, gpu, random_job, random_model, subject, too_small
 
 HEAVY = TrainJob(6, 1024)
 
@@ -111,12 +111,13 @@ def test_nothing_makes_it_fit() -> None:
 
 
 def test_mixtures_of_experts_are_planned_for() -> None:
-    """LoRA takes the maps that PEFT takes for such a model; stacked experts stay as they are."""
-    raw = {**LLAMA, "model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}
-    made = plan(subject(raw), TrainJob(1, 128), gpu(600))
-    lora = next(change for change in made.changes if change.parts[0].lever == "LoRA")
-    assert lora.job["targets"] == "default"
-    assert lora.saved_bytes > 0
+    """LoRA names its maps, as PEFT has none by default; QLoRA packs experts too, with adapters beside attention."""
+    made = plan(subject(MIXTRAL), TrainJob(1, 128), gpu(600))
+    levers = {change.parts[0].lever: change for change in made.changes}
+    assert levers["LoRA"].job["targets"] == "q_proj,v_proj"
+    packed = levers["QLoRA with 4-bit experts"]
+    assert packed.job["targets"] == "q_proj,k_proj,v_proj,o_proj"
+    assert packed.job["quantised_experts"]
 
 
 def test_a_job_that_fits_has_room() -> None:

@@ -106,6 +106,49 @@ def dots1(rng: random.Random) -> dict[str, Any]:
     return {key: value for key, value in raw.items() if key not in latent}
 
 
+def glm4_moe(rng: random.Random) -> dict[str, Any]:
+    """GLM-4.5: half of a head's channels turned, perhaps head norms, DeepSeek-V3's mixture."""
+    raw = dots1(rng) | {"model_type": "glm4_moe", "use_qk_norm": rng.random() < 0.5}
+    if rng.random() < 0.5:
+        raw["partial_rotary_factor"] = rng.choice([0.25, 1.0])
+    return raw | {"head_dim": rng.choice([8, 16, 40])}
+
+
+def solar_open(rng: random.Random) -> dict[str, Any]:
+    """Solar-Open: GLM-4.5 with whole heads turned and experts in every layer."""
+    raw = dots1(rng) | {"model_type": "solar_open"}
+    del raw["first_k_dense_replace"]
+    return raw
+
+
+def minimax_m2(rng: random.Random) -> dict[str, Any]:
+    """MiniMax-M2: norms that span all heads, part of their channels turned, a corrected sigmoid router."""
+    raw = mixtral(rng) | {"model_type": "minimax_m2", "head_dim": 16, "rotary_dim": rng.choice([8, 16])}
+    del raw["sliding_window"]
+    return raw
+
+
+def flex_olmo(rng: random.Random) -> dict[str, Any]:
+    """FlexOlmo: OLMoE's mixture between OLMo 2's norms."""
+    return olmoe(rng) | {"model_type": "flex_olmo", "pad_token_id": None}
+
+
+def ernie4_5_moe(rng: random.Random) -> dict[str, Any]:
+    """ERNIE-4.5: dense layers first, pairs turned in fp32, a router in fp32, shared experts or none."""
+    raw = _common(rng, "ernie4_5_moe") | {"use_bias": rng.random() < 0.3, "moe_num_shared_experts": rng.choice([0, 2])}
+    experts, chosen = raw.pop("num_experts"), raw.pop("num_experts_per_tok")
+    return raw | {
+        "moe_num_experts": experts, "moe_k": chosen, "moe_intermediate_size": rng.choice([8, 24, 64]),
+        "moe_layer_start_index": rng.choice([0, 1]), "pad_token_id": 0,
+    }  # fmt: skip
+
+
+def granitemoe(rng: random.Random) -> dict[str, Any]:
+    """Granite-MoE: numbers before each sum, the largest logits alone in a softmax."""
+    raw = _common(rng, "granitemoe") | {"attention_bias": rng.random() < 0.3, "residual_multiplier": 0.5}
+    return raw | {"num_local_experts": raw.pop("num_experts"), "logits_scaling": rng.choice([1.0, 6.0])}
+
+
 def gpt_oss(rng: random.Random) -> dict[str, Any]:
     """gpt-oss: sinks, windows in every other layer, biases, experts of its own."""
     raw = _common(rng, "gpt_oss") | {"head_dim": rng.choice([8, 18, 40]), "attention_bias": rng.random() < 0.7}
@@ -114,6 +157,12 @@ def gpt_oss(rng: random.Random) -> dict[str, Any]:
 
 
 CONFIGS = {
+    "flex_olmo": flex_olmo,
+    "ernie4_5_moe": ernie4_5_moe,
+    "glm4_moe": glm4_moe,
+    "granitemoe": granitemoe,
+    "minimax_m2": minimax_m2,
+    "solar_open": solar_open,
     "gpt_oss": gpt_oss,
     "dots1": dots1,
     "deepseek_v2": deepseek_v2,

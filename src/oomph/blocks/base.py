@@ -141,6 +141,17 @@ def rewritten(part: Part, change: Callable[[str, Part], Part], path: str = "") -
     return Rewritten(part.block if isinstance(part, Rewritten) else part, members, part.kind)
 
 
+def as_built(part: Part) -> Part:
+    """Return a part in which blocks hold what transformers builds, so that walking it gives the parameters there."""
+
+    def change(path: str, each: Part) -> Part:
+        if not isinstance(each, Block) or type(each).built_parts is Block.built_parts:
+            return each
+        return Rewritten(each, {name: as_built(below) for name, below in each.built_parts.items()}, each.kind)
+
+    return rewritten(part, change)
+
+
 def descend(parts: Parts) -> Iterator[Block]:
     """Yield every block below `parts`, outermost first, repeated layers once."""
     for part in parts.values():

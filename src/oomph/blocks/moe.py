@@ -6,6 +6,7 @@ matrices apart (`experts.*.gate_proj`), which is what quantisers see; the elemen
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,7 +27,7 @@ Shared = TypeVar("Shared", MLP, GatedMLP, Linear)
 class Router(Block):
     """Scores of E experts from H. `correction` is the load-balancing bias stored as a buffer (DeepSeek-V3).
 
-    `linear` names the inner map when the class nests it (Granite-MoE's router.layer).
+    `linear` names the inner map where checkpoints nest it (Granite-MoE's router.layer); `flat`: the class does not.
     """
 
     hidden_size: int
@@ -34,6 +35,7 @@ class Router(Block):
     bias: bool = False
     correction: str = ""
     linear: str = ""
+    flat: bool = False
     kind: str = "moe_router"
 
     @property
@@ -43,12 +45,32 @@ class Router(Block):
         buffer = {self.correction: Tensor((self.num_experts,), "buffer")} if self.correction else {}
         return {**({self.linear: scores} if self.linear else scores.parts), **buffer}
 
-    @staticmethod
-    def program(m: Bound, hidden_states: Sym) -> Sym:
-        """Mirror F.linear(hidden_states, self.weight)."""
-        from oomph import ops
+    @property
+    def built_parts(self) -> Parts:
+        """The map's own parts where the class does not nest it."""
+        return replace(self, linear="").parts if self.flat else self.parts
 
-        return ops.linear(hidden_states, m.weight, m.parts["bias"])
+    @staticmethod
+    def program(m: Bound, hidden_states: Sym, forward: Callable[[Bound, Sym], Any]) -> Any:
+        """Run the forward of the router's class, which its mixture knows."""
+        return forward(m, hidden_states)
+
+
+@dataclass(frozen=True)
+class CorrectedRouter(Router):
+    """ERNIE-4.5's as its class builds it: in fp32 whatever the model is, its correction a parameter that never trains.
+
+    Checkpoints keep the correction beside the router.
+    """
+
+    @property
+    def parts(self) -> Parts:
+        """The map and, in a module of its own, the correction."""
+        correction = Tensor((1, self.num_experts), "param", "fp32", trains=False)
+        return {
+            "weight": Tensor((self.num_experts, self.hidden_size), "router", "fp32"),
+            "moe_statics": Module({"e_score_correction_bias": correction}),
+        }
 
 
 @dataclass(frozen=True)
@@ -72,16 +94,21 @@ class StackedExperts(Block):
     names: tuple[str, str] = ("gate_up_proj", "down_proj")
 
     @property
-    def parts(self) -> Parts:
-        """Gate and up, down, and their biases."""
+    def shapes(self) -> dict[str, tuple[int, int, int]]:
+        """The shape of each tensor of matrices by its name."""
         experts, hidden, ffn = self.num_experts, self.hidden_size, self.ffn_size
         into, out = (2 * ffn, hidden), (hidden, ffn)
         into, out = (into[::-1], out[::-1]) if self.transposed else (into, out)
+        return {name: (experts, *shape) for name, shape in zip(self.names, (into, out), strict=True)}
+
+    @property
+    def parts(self) -> Parts:
+        """Gate and up, down, and their biases."""
         parts: dict[str, Part] = {}
-        for name, shape, width in zip(self.names, (into, out), (2 * ffn, hidden), strict=True):
-            parts[name] = Tensor((experts, *shape), "expert")
+        for (name, shape), width in zip(self.shapes.items(), (2 * self.ffn_size, self.hidden_size), strict=True):
+            parts[name] = Tensor(shape, "expert")
             if self.bias:
-                parts[f"{name}_bias"] = Tensor((experts, width), "bias")
+                parts[f"{name}_bias"] = Tensor((self.num_experts, width), "bias")
         return parts
 
     @staticmethod
@@ -100,7 +127,9 @@ class MoE(Block):
     beside them (shared experts, their gate, latent projections). `stacked` are the experts as the class of
     transformers keeps them, None where that is not known; `experts_first`: it makes them before the router. `style`
     names the mixture's program (programs/mixtures.py), `normalised`: the weights of a token's experts add up to 1;
-    `groups`: how many groups of experts there are and of how many a token may use some, (1, 1) where it may use all.
+    `built_router` is the router as the class builds it, where that differs; `beside_router` names what of `extra` is in
+    there. `groups`: how many groups of experts there are and of how many a token may use some, (1, 1) where it may use
+    all.
     """
 
     router: Block
@@ -115,6 +144,8 @@ class MoE(Block):
     style: str = ""
     normalised: bool = False
     groups: tuple[int, int] = (1, 1)
+    built_router: Router | None = None
+    beside_router: tuple[str, ...] = ()
     kind: str = "mlp"
 
     def __post_init__(self) -> None:
@@ -136,9 +167,10 @@ class MoE(Block):
         """The same with the experts as the class keeps them."""
         if self.stacked is None:
             return self.parts
-        router, experts = {self.router_name: self.router}, {self.experts_name: self.stacked}
+        router, experts = {self.router_name: self.built_router or self.router}, {self.experts_name: self.stacked}
         first, second = (experts, router) if self.experts_first else (router, experts)
-        return {**first, **second, **(self.extra or {})}
+        extra = {name: part for name, part in (self.extra or {}).items() if name not in self.beside_router}
+        return {**first, **second, **extra}
 
     @staticmethod
     def program(m: Bound, hidden_states: Sym) -> Any:

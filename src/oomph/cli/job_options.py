@@ -80,6 +80,7 @@ HELP: dict[Job, dict[str, str]] = {
         "adapter_dropout": "Rate of dropout on an adapter's input.",
         "adapter_dtype": "Dtype of adapters: fp32 as in PEFT, or the base's.",
         "quantization": "How the frozen base is stored, by bitsandbytes (dq: scales quantised too) or GPTQ.",
+        "quantised_experts": "Stacked experts too, which bitsandbytes passes by unless told otherwise.",
         "kbit_preparation": "PEFT's prepare_model_for_kbit_training: what is not quantised is kept in fp32.",
         "modules_to_save": "Modules of which a copy trains beside adapters: lm_head,embed_tokens.",
         "freeze_embeddings": "Freeze the embeddings.",

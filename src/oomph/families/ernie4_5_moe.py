@@ -6,15 +6,16 @@ ERNIE-4.5-21B-A3B stores it: a dense layer behind two norms.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from oomph.blocks.base import Block, Module, Part, Stack
 from oomph.blocks.basic import Linear, Norm
 from oomph.blocks.mlp import GatedMLP
-from oomph.blocks.moe import MoE, Router, shared_expert
+from oomph.blocks.moe import CorrectedRouter, MoE, Router, shared_expert
 from oomph.config import MAX_EXPERTS, Config
 from oomph.families.common import causal_lm
-from oomph.families.moe_layers import by_kind, gqa, pre_norm_layer
+from oomph.families.moe_layers import by_kind, gqa, pre_norm_layer, stacked
 from oomph.families.mtp import predictors, with_mtp
 from oomph.model import Model
 from oomph.tensor import Tensor
@@ -36,8 +37,9 @@ ALIASES: dict[str, dict[str, tuple[str, ...]]] = {
 def build(config: Config) -> Model:
     """Return the decoder; use_bias is one switch for attention, MLPs and head."""
     hidden, bias = config.size("hidden_size"), config.bool("use_bias")
-    attention = gqa(config, hidden, bias=bias, out_bias=bias)
-    dense = GatedMLP(hidden, config.int("intermediate_size"), bias)
+    attention = replace(gqa(config, hidden, bias=bias, out_bias=bias), dropout=0.0, rotary="ernie4_5")
+    act = config.str("hidden_act", "silu")
+    dense = GatedMLP(hidden, config.int("intermediate_size"), bias, activation=act)
 
     def layer(kind: str) -> Module:
         return pre_norm_layer(hidden, attention, mixture(config, hidden, bias) if kind == "sparse" else dense)
@@ -59,6 +61,7 @@ def mixture(config: Config, hidden: int, bias: bool) -> Block:
     """Return the experts and, if any, the shared ones fused into one MLP."""
     experts, ffn = config.int("moe_num_experts", high=MAX_EXPERTS), config.int("moe_intermediate_size")
     always = config.int("moe_num_shared_experts", low=0)
+    act = config.str("hidden_act", "silu")
     statics = Module({"e_score_correction_bias": Tensor((1, experts), "param")}, kind="moe_router")
     return MoE(
         Router(hidden, experts),
@@ -67,8 +70,12 @@ def mixture(config: Config, hidden: int, bias: bool) -> Block:
         config.int("moe_k"),
         extra={
             "moe_statics": statics,
-            "shared_experts": shared_expert(GatedMLP(hidden, ffn * always, bias)) if always else None,
+            "shared_experts": shared_expert(GatedMLP(hidden, ffn * always, bias, activation=act)) if always else None,
         },
+        stacked=stacked(config, hidden, ffn, experts),
+        style="ernie4_5_moe",
+        built_router=CorrectedRouter(hidden, experts),
+        beside_router=("moe_statics",),
     )
 
 

@@ -15,7 +15,7 @@ from oomph.blocks.base import Block, Module
 from oomph.blocks.basic import Norm
 from oomph.blocks.mlp import GatedMLP
 from oomph.config import Config
-from oomph.families.common import causal_lm
+from oomph.families.common import causal_lm, rotary_dim
 from oomph.families.layer_types import FULL, SLIDING, listed
 from oomph.families.moe_layers import by_kind, dense_first, gqa, mlp_kinds, pre_norm_layer, routed_moe
 from oomph.families.mtp import after_layers, next_token_layer, predictors, with_mtp
@@ -57,7 +57,8 @@ TYPES: dict[str, dict[str, Any]] = {
         "num_shared_experts": 1, "num_experts": 192,
     },
 }  # fmt: skip
-STYLES = {"dots1": "deepseek_v3"}
+STYLES = dict.fromkeys(("dots1", "glm4_moe", "solar_open"), "deepseek_v3")
+HALF = 0.5  # of a head's channels are turned in GLM-4.5
 _ROUTED: dict[str, tuple[str, ...]] = {"n_routed_experts": ("num_local_experts",)}
 ALIASES: dict[str, dict[str, tuple[str, ...]]] = {
     "glm4_moe": {**_ROUTED, "num_nextn_predict_layers": ("num_mtp_layers",)},
@@ -119,7 +120,11 @@ def attention(config: Config, hidden: int) -> Attention:
     kind = config.model_type
     bias = kind != "exaone_moe" and config.bool("attention_bias")
     normed = kind in ("dots1", "exaone_moe", "hy_v3") or (kind == "glm4_moe" and config.bool("use_qk_norm"))
-    return gqa(config, hidden, bias=bias, out_bias=bias and kind not in ("glm4_moe", "solar_open"), qk_norm=normed)
+    plain = gqa(config, hidden, bias=bias, out_bias=bias and kind not in ("glm4_moe", "solar_open"), qk_norm=normed)
+    if kind != "glm4_moe":
+        return plain
+    turned = rotary_dim(config, plain.head_dim, HALF)
+    return replace(plain, rotary="partial", rotary_dim=turned, norm_place="before turning" if normed else "heads")
 
 
 def experts(config: Config, hidden: int) -> Block:

@@ -14,8 +14,8 @@ from oomph.blocks.basic import Norm
 from oomph.blocks.mlp import GatedMLP
 from oomph.blocks.moe import MoE, Router, shared_expert
 from oomph.config import MAX_EXPERTS, Config
-from oomph.families.common import causal_lm
-from oomph.families.moe_layers import gqa
+from oomph.families.common import causal_lm, with_head
+from oomph.families.moe_layers import gqa, stacked
 from oomph.model import Model
 
 _BASE: dict[str, Any] = {
@@ -48,13 +48,15 @@ def build(config: Config) -> Model:
             "input_layernorm": Norm(hidden),
             "post_attention_layernorm": Norm(hidden),
             "block_sparse_moe": MoE(
-                Router(hidden, experts, linear="layer"),
+                Router(hidden, experts, linear="layer", flat=True),
                 GatedMLP(hidden, config.int("intermediate_size"), names=_MAPS, role="expert"),
                 experts,
                 config.int("num_experts_per_tok"),
                 router_name="router",
+                stacked=stacked(config, hidden, config.int("intermediate_size"), experts),
+                style="granitemoe" if config.model_type == "granitemoe" else "",
             ),
             "shared_mlp": shared_expert(GatedMLP(hidden, shared, names=_MAPS)) if shared else None,
         }
     )
-    return causal_lm(config, (layer,) * config.depth("num_hidden_layers"), Norm(hidden))
+    return with_head(causal_lm(config, (layer,) * config.depth("num_hidden_layers"), Norm(hidden)), scaled=True)

@@ -15,9 +15,10 @@ from oomph.blocks.basic import Norm
 from oomph.blocks.mlp import GatedMLP
 from oomph.blocks.moe import MoE, Router
 from oomph.config import MAX_EXPERTS, Config
-from oomph.families.common import causal_lm
+from oomph.families.common import causal_lm, rotary_dim
 from oomph.families.moe_layers import gqa, stacked
 from oomph.families.mtp import predictors
+from oomph.families.olmo import STYLE as OLMO_NORM
 from oomph.model import Model
 from oomph.tensor import Tensor
 
@@ -52,21 +53,22 @@ ALIASES: dict[str, dict[str, tuple[str, ...]]] = {
     name: {"num_local_experts": ("num_experts",)} for name in ("mixtral", "minimax_m2", "olmoe", "flex_olmo")
 }
 
-STYLES = {"mixtral": "mixtral", "olmoe": "olmoe"}
+STYLES = {"flex_olmo": "olmoe", "minimax_m2": "minimax_m2", "mixtral": "mixtral", "olmoe": "olmoe"}
 _OLMO = frozenset({"olmoe", "flex_olmo"})
 
 
 def build(config: Config) -> Model:
     """Return the decoder, every layer the same."""
     hidden, kind = config.size("hidden_size"), config.model_type
-    norm = Norm(hidden, bias=kind == "phimoe")
-    before = {"post_feedforward_layernorm": norm} if kind == "flex_olmo" else {"input_layernorm": norm}
+    norm = Norm(hidden, bias=kind == "phimoe", style=OLMO_NORM if kind == "flex_olmo" else "")
+    names = ("input_layernorm", "post_attention_layernorm")
+    if kind == "flex_olmo":
+        names = ("post_attention_layernorm", "post_feedforward_layernorm")
     layer = Module(
         {
             "self_attn": attention(config, hidden),
             "mlp" if kind in _OLMO else "block_sparse_moe": mixture(config, hidden),
-            **before,
-            "post_attention_layernorm": norm,
+            **dict.fromkeys(names, norm),
         }
     )
     head_bias = kind == "phimoe" and config.bool("lm_head_bias")
@@ -87,8 +89,13 @@ def attention(config: Config, hidden: int) -> Attention:
         return attn
     # OLMoE's class measures its norms by hidden / heads even where head_dim says otherwise.
     dim = config.divide(hidden, attn.num_heads, "attention heads") if kind == "olmoe" else attn.head_dim
-    norms = Norm(attn.num_heads * dim), Norm(attn.num_kv_heads * dim)
-    return replace(attn, q_norm=norms[0], k_norm=norms[1], norm_place="whole")
+    style = OLMO_NORM if kind == "flex_olmo" else ""
+    norms = Norm(attn.num_heads * dim, style=style), Norm(attn.num_kv_heads * dim, style=style)
+    normed = replace(attn, q_norm=norms[0], k_norm=norms[1], norm_place="whole")
+    if kind == "minimax_m2":
+        turned = config.optional_int("rotary_dim") or rotary_dim(config, attn.head_dim, 1.0)
+        return replace(normed, rotary="partial", rotary_dim=turned)
+    return replace(normed, rotary="olmo") if kind == "flex_olmo" else normed
 
 
 def mixture(config: Config, hidden: int) -> MoE:
@@ -106,7 +113,7 @@ def mixture(config: Config, hidden: int) -> MoE:
         extra=beside,
         stacked=stacked(config, hidden, config.int("intermediate_size"), experts),
         style=STYLES.get(config.model_type, ""),
-        normalised=config.model_type == "mixtral" or config.bool("norm_topk_prob"),
+        normalised=config.model_type in ("mixtral", "minimax_m2") or config.bool("norm_topk_prob"),
     )
 
 

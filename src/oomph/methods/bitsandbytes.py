@@ -8,11 +8,15 @@ prepare_model_for_kbit_training.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from oomph.blocks.base import Part, Parts, rewritten
 from oomph.blocks.basic import Linear
+from oomph.blocks.moe import StackedExperts
+from oomph.formats.linear import Matrix
+from oomph.methods.quantised import stored_tensor
 from oomph.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -28,7 +32,7 @@ LEFT_IN_16_BITS = "gptq"  # methods whose models PEFT's preparation casts nothin
 
 def quantised_linear(block: Linear, stored: Mapping[str, Tensor], job: TrainJob) -> Linear:
     """Return bitsandbytes' map in the place of a linear map; `stored` are its codes and scales."""
-    loaded = job.precision.removeprefix("amp-") if job.kbit_preparation else job.weight_dtype
+    loaded = _loaded(job)
     if job.quantization == "int8":
         bias = "fp32" if job.kbit_preparation else loaded
         return Linear8bit(
@@ -42,6 +46,29 @@ def quantised_linear(block: Linear, stored: Mapping[str, Tensor], job: TrainJob)
     )  # fmt: skip
 
 
+def _loaded(job: TrainJob) -> str:
+    """Return the dtype that a base is loaded in before it is quantised."""
+    return job.precision.removeprefix("amp-") if job.kbit_preparation else job.weight_dtype
+
+
+def quantised_stacks(block: StackedExperts, job: TrainJob) -> QuantisedExperts:
+    """Return stacked experts with codes and scales in the place of their weights; what else they hold stays."""
+    from oomph.formats.bitsandbytes import FourBit
+
+    scheme, loaded = FourBit(nested=job.quantization.endswith("-dq")), _loaded(job)
+    parts: dict[str, Part] = {}
+    for name, part in block.parts.items():
+        if name not in block.names or not isinstance(part, Tensor):
+            parts[name] = part
+            continue
+        experts, rows, columns = part.shape
+        for one in scheme.tensors(Matrix(name, experts * rows, columns, 1, loaded)):
+            suffix, tensor = stored_tensor(one, name)
+            parts[name if suffix == "weight" else f"{name}.{suffix}"] = tensor
+    own = {field.name: getattr(block, field.name) for field in fields(StackedExperts)}
+    return QuantisedExperts(**own, stored=parts, loaded=loaded)
+
+
 def prepared(model: Model, job: TrainJob) -> Model:
     """Return the model as prepare_model_for_kbit_training leaves it: what is 16 bits wide and not quantised is fp32."""
     if job.weight_dtype not in HALF or job.quantization.startswith(LEFT_IN_16_BITS):
@@ -50,7 +77,7 @@ def prepared(model: Model, job: TrainJob) -> Model:
     def change(path: str, part: Part) -> Part:
         if job.narrow_tables and isinstance(part, Tensor) and part.role in TABLES:
             return part  # TRL's peft_module_casting_to_bf16
-        if isinstance(part, Tensor) and (part.dtype is None or part.dtype in HALF):
+        if isinstance(part, Tensor) and part.role != "buffer" and (part.dtype is None or part.dtype in HALF):
             return replace(part, dtype="fp32")
         return part
 
@@ -113,3 +140,37 @@ class Linear8bit(Linear):
         if bias is not None:
             set_dtype(bias, x.dtype)
         return matmul_8bit(x, Int8Weight(m["weight"], m["SCB"]), bias)
+
+
+@dataclass(frozen=True)
+class QuantisedExperts(StackedExperts):
+    """Stacked experts whose weights bitsandbytes keeps packed: unpacked whole at first use, until their forward is over
+    and, as matrix products save what they multiply with, as long as the graph. `loaded` is what they unpack to.
+
+    Source: bitsandbytes 0.50, nn/parametrize.py, replace_parameter_4bit; torch.nn.utils.parametrize's cache.
+    """
+
+    stored: Mapping[str, Part] = field(default_factory=dict)
+    loaded: str = "bf16"
+
+    @property
+    def parts(self) -> Parts:
+        """Codes, scales and, if any, biases."""
+        return self.stored
+
+    @staticmethod
+    def program(m: Bound, hidden_states: Sym, top_k_index: Sym, top_k_weights: Sym) -> Sym:
+        """Mirror the experts' forward with the hooks around it, which empty the cache in any case."""
+        for name in m.names:
+            m.parametrized[name] = partial(_unpacked, m, name)
+        try:
+            return StackedExperts.program(m, hidden_states, top_k_index, top_k_weights)
+        finally:
+            m.made.clear()
+
+
+def _unpacked(m: Bound, name: str, codes: Sym) -> Sym:
+    """Mirror Bnb4bitParametrization.forward."""
+    from oomph.ops.quantised import FourBitWeight, dequantise_4bit
+
+    return dequantise_4bit(m.tape, FourBitWeight(m.shapes[name], m[f"{name}.weight.absmax"], m.loaded))

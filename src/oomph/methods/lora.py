@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING
 
 from oomph.blocks.base import Block, Part, Parts
 from oomph.blocks.basic import Dropout, Head, Linear
+from oomph.errors import UsageError
 from oomph.methods.bitsandbytes import Linear4bit, Linear8bit
 from oomph.methods.gptq import LinearGptq
+from oomph.methods.parameters import translated, wrapped
+from oomph.methods.saved import frozen
 from oomph.methods.targets import LORA_TARGETS, inner, names_of, split, typed, wrap_targets
 
 if TYPE_CHECKING:
@@ -33,7 +36,14 @@ def adapt(model: Model, job: TrainJob) -> Model:
     def wrap(path: str, base: Part) -> Block:
         return _kind(base)(base, *features(base), job.rank, rate, adapter_dtype(job), job.method != "lora-fa")
 
-    return wrap_targets(model, names_of(model, job.targets, LORA_TARGETS), wrap, split(job.modules_to_save))
+    targets = translated(model, names_of(model, job.targets, LORA_TARGETS))
+    left = split(job.modules_to_save)
+    changed = frozen(model) if targets.maps == () else wrap_targets(model, targets.maps, wrap, left)
+    if not targets.parameters:
+        return changed
+    if rate:
+        raise UsageError("PEFT's adapters on stacked experts take no dropout.", "Say --adapter-dropout 0.")
+    return wrapped(changed, targets, job.rank, adapter_dtype(job))
 
 
 def _kind(base: Part) -> type[LoraLinear]:

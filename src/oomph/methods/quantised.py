@@ -1,6 +1,6 @@
 """Quantised bases: the maps that a format quantises, exchanged for those of the library that computes with them.
 
-A library is one file with `quantised_linear(block, stored, job)`.
+A library is one file with `quantised_linear(block, stored, job)`; bitsandbytes also has `quantised_stacks(block, job)`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from oomph.blocks.base import Part, rewritten
+from oomph.blocks.base import Part, as_built, rewritten
 from oomph.blocks.basic import Linear
+from oomph.blocks.moe import StackedExperts
 from oomph.formats.base import Stored
 from oomph.methods.targets import inner
 from oomph.tensor import Tensor
@@ -28,6 +29,7 @@ def quantised(model: Model, job: TrainJob) -> Model:
     """Return the model with the blocks of the job's format in the place of the maps that it quantises."""
     from oomph import formats
 
+    model = replace(model, parts={path: as_built(part) for path, part in model.parts.items()})
     fmt = formats.get(job.quantization)
     library = import_module(f"oomph.methods.{LIBRARIES[job.quantization.partition('-')[0]]}")
     stored = {
@@ -38,15 +40,18 @@ def quantised(model: Model, job: TrainJob) -> Model:
 
     def change(path: str, part: Part) -> Part:
         block = inner(part)
+        if isinstance(block, StackedExperts) and job.quantised_experts:
+            stacks: Part = library.quantised_stacks(block, job)
+            return stacks
         if not isinstance(block, Linear) or len(stored.get(path, ())) < 2:  # one tensor: the weight as it is
             return part
-        made: Linear = library.quantised_linear(block, dict(_tensor(one, path) for one in stored[path]), job)
+        made: Linear = library.quantised_linear(block, dict(stored_tensor(one, path) for one in stored[path]), job)
         return made
 
     return replace(model, parts={path: rewritten(part, change, path) for path, part in model.parts.items()})
 
 
-def _tensor(one: Stored, path: str) -> tuple[str, Tensor]:
+def stored_tensor(one: Stored, path: str) -> tuple[str, Tensor]:
     """Return what is stored of a weight as a tensor that does not train; codes count as the weight, scales do not."""
     name = one.name.removeprefix(f"{path}.")
     return name, Tensor(one.shape, "linear" if name in CODES else "buffer", one.dtype, trains=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from oomph.blocks.base import Block, Part, Rewritten, Stack, rewritten
+from oomph.blocks.base import Block, Part, Rewritten, descend, rewritten
 from oomph.blocks.basic import Head, Linear
 from oomph.blocks.moe import MoE
 from oomph.errors import UnsupportedError, UsageError, close_matches
@@ -14,7 +14,7 @@ from oomph.tensor import Tensor
 
 # TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING of PEFT 0.21, utils/constants.py, for the models that are played.
 QUERY_AND_VALUE = (
-    "gemma", "gemma2", "gemma3_text", "gptj", "llama", "mistral", "mixtral", "opt", "qwen2", "qwen3", "stablelm",
+    "gemma", "gemma2", "gemma3_text", "gptj", "llama", "mistral", "opt", "qwen2", "qwen3", "stablelm",
 )  # fmt: skip
 LORA_TARGETS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(QUERY_AND_VALUE, ("q_proj", "v_proj")),
@@ -26,18 +26,15 @@ LORA_TARGETS: dict[str, tuple[str, ...]] = {
 }
 ALL_LINEAR = "all-linear"
 DEFAULT = "default"
+ATTENTION = "attention"  # the kind of blocks that attend
 
 Wrap = Callable[[str, Part], Block]
+Names = tuple[str, ...] | None  # of targets; None are all linear maps
 
 
 def names_of(model: Model, targets: str, defaults: dict[str, tuple[str, ...]]) -> tuple[str, ...] | None:
     """Return the names a job targets, None for all linear maps; raises UsageError where PEFT would."""
     if targets == ALL_LINEAR:
-        if any(map(_has_experts, model.parts.values())):
-            raise UnsupportedError(
-                "oomph cannot play adapters on stacked experts yet, which all-linear takes in.",
-                "Name other maps (--targets q_proj,v_proj), or trace it: oomph trace.",
-            )
         return None
     if targets == DEFAULT:
         if model.model_type not in defaults:
@@ -49,11 +46,21 @@ def names_of(model: Model, targets: str, defaults: dict[str, tuple[str, ...]]) -
     return split(targets)
 
 
-def _has_experts(part: Part) -> bool:
-    """Tell whether there is a mixture of experts below a part."""
-    if isinstance(part, Stack):
-        return any(_has_experts(layer) for layer in {id(layer): layer for layer in part.layers}.values())
-    return isinstance(part, MoE) or (isinstance(part, Block) and any(map(_has_experts, part.parts.values())))
+def attention_maps(model: Model) -> str:
+    """Return the names of the linear maps of a model's attention, as a job's targets; "" where none is found."""
+    names = (
+        name
+        for block in descend(model.parts)
+        if block.kind == ATTENTION
+        for name, part in block.parts.items()
+        if isinstance(inner(part), Linear)
+    )
+    return ",".join(dict.fromkeys(names))
+
+
+def has_stacks(model: Model) -> bool:
+    """Tell whether experts are stacked in one parameter, which quantisers of linear maps pass by."""
+    return any(isinstance(block, MoE) and block.stacked is not None for block in descend(model.parts))
 
 
 def split(names: str) -> tuple[str, ...]:

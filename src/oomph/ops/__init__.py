@@ -41,7 +41,7 @@ from oomph.ops.indexing import (
 from oomph.ops.joining import cat, stack_last
 from oomph.ops.loss import cross_entropy, cross_entropy_of_rows, fused_cross_entropy, mse_loss
 from oomph.ops.masks import as_numbers, bidirectional_mask, causal_mask
-from oomph.ops.matmul import addmm, autocast_argument, baddbmm, bmm, bmm_cast, linear, linear_unfused, matmul
+from oomph.ops.matmul import addmm, autocast_argument, baddbmm, bmm, bmm_cast, linear, linear_unfused, matmul, times
 from oomph.ops.norm import layer_norm, unit_rows
 from oomph.ops.reduce import divided, mean_of_all, row_norms, total
 from oomph.ops.rotary import (
@@ -210,6 +210,7 @@ __all__ = [
     "take",
     "take_pairs",
     "tanh",
+    "times",
     "topk",
     "total",
     "transpose",

@@ -17,13 +17,14 @@ CUSTOM_ROWS = 4  # up to so many rows the fused kernel needs no dequantised weig
 
 @dataclass(frozen=True)
 class FourBitWeight:
-    """A packed weight [N, K] on the tape: `absmax` its scales, 8-bit codes where `nested`, `dtype` what it becomes.
+    """A packed weight [N, K], or a stack of them, on the tape: `absmax` its scales, 8-bit codes where `nested`, `dtype`
+    what it becomes.
 
     `unfused`: as bitsandbytes before 0.50 multiplied, it becomes that first, then what the input is. `keeps_inputs`:
     what it was multiplied with lives as long as the graph.
     """
 
-    shape: tuple[Any, Any]
+    shape: tuple[Any, ...]
     absmax: Sym
     dtype: str
     unfused: bool = False
@@ -85,7 +86,8 @@ def _matmul_4bit_backward(node: Node, gradients: Gradients, saved: list[Any]) ->
 
 
 def dequantise_4bit(tape: Any, weight: FourBitWeight) -> Sym:
-    """Return a packed weight as [N, K] in the dtype it was quantised from; nested scales become fp32 for that time.
+    """Return a packed weight, or a stack of them, in the dtype it was quantised from; nested scales become fp32 for
+    that time.
 
     Saves nothing. Source: bitsandbytes 0.50, functional.py, dequantize_4bit.
 

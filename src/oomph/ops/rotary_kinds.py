@@ -12,7 +12,7 @@ from functools import reduce
 from oomph.ops.elementwise import cast, wider
 from oomph.ops.indexing import view
 from oomph.ops.joining import cat, stack_last
-from oomph.ops.rotary import apply_rotary, rotate_half, unsqueeze_heads
+from oomph.ops.rotary import apply_partial_rotary, apply_rotary, rotate_half, unsqueeze_heads
 from oomph.ops.slices import every_other, part
 from oomph.tape.sym import Sym, new
 
@@ -191,6 +191,7 @@ ROTARY: dict[str, Callable[[Sym, Sym, Sym, Sym], tuple[Sym, Sym]]] = {
     "glm": rotary_glm,
     "cohere": rotary_cohere,
     "ernie4_5": rotary_ernie,
+    "partial": apply_partial_rotary,
 }
 FP32_TABLES = ("olmo", "ernie4_5")
 

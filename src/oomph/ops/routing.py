@@ -260,9 +260,11 @@ def divide(x: Sym, y: Sym) -> Sym:
     Saves y, and x if y wants a gradient. Backward: x's gradient g / y, and for y's four tensors of x's size. Source:
     torch tools/autograd/derivatives.yaml (div.Tensor), torch/csrc/autograd/FunctionsManual.cpp, div_tensor_other_grad.
 
-    >>> from oomph.tape.testing import cost, frozen
+    >>> from oomph.tape.testing import cost, fp32, frozen
     >>> cost(divide, (4, 256), (4, 256)), cost(divide, (4, 256), frozen(4, 256))
     (Cost(allocated=2048, saved=4096, backward=10240), Cost(allocated=2048, saved=2048, backward=2048))
+    >>> cost(lambda x: divide(x, sum_over(x, -1, keepdim=True)), fp32(100, 2))
+    Cost(allocated=1200, saved=1200, backward=4400)
     """
     node = record("Div", (x, y), _divide_backward)
     if node is not None:

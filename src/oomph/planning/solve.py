@@ -1,8 +1,9 @@
 """The largest value of one input of a job with which it still fits: exact, one more does not.
 
-Heights of a step are milliseconds, a ledger with its allocator is more. So the search asks heights for a guess: the
-largest value whose tensors, with what an estimate nearby takes beside them, are no more than the device shows. Each
-guess is then judged in full, until one value fits and the next does not.
+Heights of a step are milliseconds, the allocator takes a hundred times as long. So the search asks heights for a guess:
+the largest value whose tensors are less than those of one that does not fit by what was missing there. It goes half the
+way to it, because the cache can make a larger job fit where a smaller one does not. Each value is judged by the
+allocator, until one fits and the next does not.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from oomph.errors import UsageError, close_matches
 from oomph.job import InferJob, TrainJob
 from oomph.ledger import Ledger
 from oomph.planning.bench import Bench
-from oomph.planning.result import TOO_BIG, Limit, Limits
+from oomph.planning.result import Limit, Limits
 from oomph.structure import Job, decoder_stack, with_layers
 from oomph.units import human
 
 MOST = 2**24  # a value beyond which nobody looks
 DEFAULT = ("batch", "seq_len")
-GUESSES = 6  # after which the search halves what is left, whatever the heights say
+GUESSES = 12  # after which the search halves what is left, whatever the heights say
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,6 @@ class Search:
         self.most = most
         self._place = place
         self._placed: dict[int, tuple[Bench, Job]] = {}
-        self._beside = 0  # bytes that the last ledger had on the device beside its tensors, at most
 
     def at(self, value: int) -> tuple[Bench, Job]:
         """Return the bench and the job of a value."""
@@ -124,26 +124,25 @@ class Search:
         if not self.fits(1):
             return 0
         low, high = 1, min(self.most, self._tensors_fit(1, self.most)) + 1
-        guesses = 0
+        value, guesses = high - 1, 0
         while high - low > 1:
-            guess = self._tensors_fit(low, high - 1, self._beside) if guesses < GUESSES else (low + high) // 2
-            value = min(max(guess, low + 1), high - 1)
             guesses += 1
             if self.fits(value):
-                low = value
+                low, guess = value, high
             else:
-                high = value
+                high, guess = value, self._without(value, low) if guesses < GUESSES else low
+            value = min(max((guess + value) // 2, low + 1), high - 1)
         return low
 
     def fits(self, value: int) -> bool:
-        """Say whether the upper bound of a value fits, and remember what it had beside its tensors."""
+        """Say whether the upper bound of a value fits."""
         bench, job = self.at(value)
-        if bench.status(job) == TOO_BIG and bench.device(job) is None:
-            return False
-        figure = bench.device(job)
-        if figure is not None:
-            self._beside = figure.safe_bytes - bench.peak(job)
         return bench.fits(job)
+
+    def _without(self, value: int, low: int) -> int:
+        """Return the largest value below one that does not fit whose tensors are less by what is missing for it."""
+        bench, job = self.at(value)
+        return self._tensors_fit(low, value - 1, bench.peak(job) - bench.missing(job))
 
     def odd(self, value: int) -> tuple[int, ...]:
         """Return larger values that fit although one more than `value` does not, of a few that are looked at."""
@@ -151,16 +150,15 @@ class Search:
         looked_at = sorted({value + 2, (value + 2 + last) // 2, last})
         return tuple(one for one in looked_at if value + 1 < one <= last and self.fits(one))
 
-    def _tensors_fit(self, low: int, most: int, beside: int | None = None) -> int:
-        """Return the largest value up to `most` whose tensors fit, with so much beside them; `low` if none above does.
+    def _tensors_fit(self, low: int, most: int, room: int | None = None) -> int:
+        """Return the largest value up to `most` whose tensors are no more than `room`; `low` if none above is.
 
-        Without `beside` it is what no job goes without.
+        Without `room` it is what the device leaves at most.
         """
 
         def enough(value: int) -> bool:
             bench, job = self.at(value)
-            room = bench.room if beside is None else bench.fleet.device.capacity_bytes - beside
-            return bench.peak(job) <= room
+            return bench.peak(job) <= (bench.room if room is None else room)
 
         step = 1
         while low + step <= most and enough(low + step):

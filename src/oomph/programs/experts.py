@@ -35,11 +35,13 @@ def grouped_mm_experts(m: Bound, hidden_states: Sym, top_k_index: Sym, top_k_wei
     tokens_per_expert = ops.histogram(histc_input, m.num_experts)
     offsets = ops.unary(tokens_per_expert, "cumsum")
     into, out = m.names
+    selected_weights = m.value(into)
     selected_biases = _biases(m, into, expert_ids_g)
-    proj_out = _grouped_linear(m, into, selected_hidden_states_g, offsets, selected_biases)
+    proj_out = _grouped_linear(m, selected_hidden_states_g, selected_weights, offsets, selected_biases)
     proj_out = gated(m, proj_out)
+    selected_weights = m.value(out)
     selected_biases = _biases(m, out, expert_ids_g)
-    proj_out = _grouped_linear(m, out, proj_out, offsets, selected_biases)
+    proj_out = _grouped_linear(m, proj_out, selected_weights, offsets, selected_biases)
     weighted_out = proj_out * ops.unsqueeze(sample_weights_g, 1)
     inv_perm = tape.empty(perm.shape, "int64", op="empty_like")
     tape.empty(perm.shape, "int64", op="arange")
@@ -54,9 +56,8 @@ def _biases(m: Bound, name: str, expert_ids: Sym) -> Sym | None:
     return ops.take(m[f"{name}_bias"], expert_ids) if m.bias else None
 
 
-def _grouped_linear(m: Bound, name: str, x: Sym, offsets: Sym, selected_biases: Sym | None) -> Sym:
+def _grouped_linear(m: Bound, x: Sym, weight: Sym, offsets: Sym, selected_biases: Sym | None) -> Sym:
     """Mirror _grouped_linear: with a bias, added in place."""
-    weight: Sym = m[name]
     out = ops.grouped_mm(x, weight if m.transposed else ops.transpose(weight, -2, -1), offsets)
     return out if selected_biases is None else ops.add_(out, selected_biases)
 
@@ -70,10 +71,10 @@ def batched_mm_experts(m: Bound, hidden_states: Sym, top_k_index: Sym, top_k_wei
     sample_weights = ops.view(top_k_weights, (num_tokens * num_top_k,))
     expert_ids = ops.view(top_k_index, (num_tokens * num_top_k,))
     into, out = m.names
-    selected_weights = ops.take(m[into], expert_ids)
+    selected_weights = ops.take(m.value(into), expert_ids)
     proj_out = _batched_linear(m, selected_hidden_states, selected_weights)
     proj_out = gated(m, proj_out)
-    selected_weights = ops.take(m[out], expert_ids)
+    selected_weights = ops.take(m.value(out), expert_ids)
     proj_out = _batched_linear(m, proj_out, selected_weights)
     weighted_out = proj_out * ops.unsqueeze(sample_weights, 1)
     hidden = hidden_states.shape[-1]
@@ -106,9 +107,9 @@ def eager_experts(m: Bound, hidden_states: Sym, top_k_index: Sym, top_k_weights:
         top_k_pos, token_idx = _column(found, 0), _column(found, 1)
         del found
         current_state = ops.take(hidden_states, token_idx)
-        gate, up = ops.split(ops.linear(current_state, ops.pick(m[into])), m.ffn_size, 2)
+        gate, up = ops.split(ops.linear(current_state, ops.pick(m.value(into))), m.ffn_size, 2)
         current_hidden_states = ops.activate(m.activation, gate) * up
-        current_hidden_states = ops.linear(current_hidden_states, ops.pick(m[out]))
+        current_hidden_states = ops.linear(current_hidden_states, ops.pick(m.value(out)))
         current_hidden_states = current_hidden_states * ops.take_pairs(top_k_weights, token_idx, top_k_pos)
         final_hidden_states = ops.index_add_in_place(
             final_hidden_states, token_idx, ops.cast(current_hidden_states, final_hidden_states.dtype)

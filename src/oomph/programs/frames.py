@@ -29,11 +29,12 @@ class Frame:
 
     `norms` are the names of those before and after attention, before and after the MLP, "" where there is none.
     `masks`: "one" for all layers; "both", full and sliding whatever the layers are; "full first", sliding only if a
-    layer is. `captured`: the arguments of masks are in a closure, which dies after the frame's locals. `cache_first`:
-    the cache is made before tokens are embedded. `ids_first`: layers are handed position_ids before
-    position_embeddings, `rotary_first` these before the mask. `scaled`: embeddings and what is added to the residual
-    are multiplied by numbers. `tables` of the rotary embedding: "complex" numbers, or "halves" as wide. `sdpa`: whether
-    the class can use it. `packs`: masks are told the positions. `scored`: mixtures also return their router's scores.
+    layer is. `captured`: the arguments of masks are in a closure, which dies after the frame's locals.
+    `cache_first`: the cache is made before tokens are embedded. `ids_first`: layers are handed position_ids before
+    position_embeddings, `rotary_first` these before the mask. `scaled`: embeddings and what is added to the
+    residual are multiplied by numbers, with `scaled_late` embeddings after the masks are made. `tables` of the
+    rotary embedding: "complex" numbers, or "halves" as wide. `sdpa`: whether the class can use it. `packs`: masks
+    are told the positions. `scored`: mixtures also return their router's scores.
     """
 
     layer: Callable[..., Sym] = layers.residual
@@ -44,6 +45,7 @@ class Frame:
     ids_first: bool = False
     rotary_first: bool = False
     scaled: bool = False
+    scaled_late: bool = False
     tables: Literal["", "complex", "halves"] = ""
     sdpa: bool = True
     packs: bool = True
@@ -66,7 +68,9 @@ FRAMES: dict[str, Frame] = {
     "deepseek_v3": DEEPSEEK,
     "dots1": Frame(captured=True),
     "ernie4_5": LLAMA,
+    "ernie4_5_moe": replace(DEEPSEEK, cache_first=True),
     "exaone4": Frame(norms=POST, masks="full first", ids_first=True),
+    "flex_olmo": Frame(norms=POST, cache_first=True),
     "gemma": MISTRAL,
     "gemma2": GEMMA2,
     "gemma3_text": replace(GEMMA2, sdpa=True),
@@ -74,8 +78,10 @@ FRAMES: dict[str, Frame] = {
     "glm4": Frame(
         norms=("input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm", "post_mlp_layernorm")
     ),
+    "glm4_moe": replace(DEEPSEEK, cache_first=True),
     "gpt_oss": Frame(masks="full first", cache_first=True, tables="halves", sdpa=False, packs=False, scored=True),
     "granite": Frame(ids_first=True, scaled=True),
+    "granitemoe": replace(DEEPSEEK, cache_first=True, scaled=True, scaled_late=True),
     "helium": LLAMA,
     "hunyuan_v1_dense": LLAMA,
     "hyperclovax": Frame(
@@ -83,6 +89,7 @@ FRAMES: dict[str, Frame] = {
     ),
     "jais2": LLAMA,
     "llama": LLAMA,
+    "minimax_m2": Frame(cache_first=True, ids_first=True),
     "ministral": Frame(masks="both", ids_first=True),
     "mistral": MISTRAL,
     "mixtral": Frame(cache_first=True, ids_first=True),
@@ -98,6 +105,7 @@ FRAMES: dict[str, Frame] = {
     "qwen3_moe": Frame(cache_first=True, ids_first=True),
     "seed_oss": LLAMA,
     "smollm3": QWEN,
+    "solar_open": replace(DEEPSEEK, cache_first=True),
     "stablelm": Frame(layer=layers.stablelm, ids_first=True),
     "starcoder2": MISTRAL,
     "vaultgemma": replace(GEMMA2, norms=("input_layernorm", "", "pre_feedforward_layernorm", "")),

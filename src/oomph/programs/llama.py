@@ -62,7 +62,7 @@ def model(
     if use_cache and past_key_values is None and frame.cache_first:
         past_key_values = dynamic_cache(tape, windows)
     inputs_embeds = m.embed_tokens(input_ids)
-    if frame.scaled:
+    if frame.scaled and not frame.scaled_late:
         inputs_embeds = inputs_embeds * 1.0
     if use_cache and past_key_values is None:
         past_key_values = dynamic_cache(tape, windows)
@@ -78,6 +78,8 @@ def model(
         mask_kwargs = {"inputs_embeds": inputs_embeds}
         if frame.packs:
             mask_kwargs["position_ids"] = position_ids
+    if frame.scaled_late:
+        inputs_embeds = inputs_embeds * 1.0
     hidden_states: Sym = inputs_embeds
     if "embedding_dropout" in m.parts:
         hidden_states = m.embedding_dropout(hidden_states)

@@ -6,6 +6,7 @@ Shape letters: T tokens, H hidden, E experts, k experts of a token. Source: tran
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from oomph import ops
@@ -13,6 +14,7 @@ from oomph.errors import UnsupportedError
 from oomph.tape.bound import Bound
 from oomph.tape.sym import Sym
 
+Router = Callable[[Bound, Bound, Sym], "tuple[Sym, Sym, Sym]"]  # of a mixture, its router and [T, H]
 SCALE = 2.5  # of the weights; its value changes no byte
 
 
@@ -28,23 +30,29 @@ def _flat(hidden_states: Sym) -> Sym:
     return ops.view(hidden_states, (ops.rows(hidden_states), hidden_states.shape[-1]))
 
 
+def _routed(m: Bound, router: Router, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
+    """Call a mixture's router, as whatever module it is: `router` is the forward of its class."""
+    made: tuple[Sym, Sym, Sym] = m[m.router_name](hidden_states, partial(router, m))
+    return made
+
+
 def mixtral(m: Bound, hidden_states: Sym) -> Sym:
     """Mirror MixtralSparseMoeBlock.forward."""
     shape = hidden_states.shape
     hidden_states = _flat(hidden_states)
-    _, top_k_weights, top_k_index = mixtral_router(m, hidden_states)
+    _, top_k_weights, top_k_index = _routed(m, mixtral_router, hidden_states)
     hidden_states = m[m.experts_name](hidden_states, top_k_index, top_k_weights)
     hidden_states = ops.view(hidden_states, shape)
     return hidden_states
 
 
-def mixtral_router(m: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
+def mixtral_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
     """Mirror MixtralTopKRouter.forward: fp32 softmax over all experts, the k largest made to add up to 1.
 
     Returns logits [T, E], weights and int64 indices [T, k].
     """
     hidden_states = _flat(hidden_states)
-    router_logits = m[m.router_name](hidden_states)
+    router_logits = ops.linear(hidden_states, router.value("weight"), router.parts["bias"])
     router_probs = ops.softmax(ops.cast(router_logits, "fp32"))
     router_top_value, router_indices = ops.topk(router_probs, m.top_k)
     router_top_value = ops.divide_in_place(router_top_value, ops.sum_over(router_top_value, -1, keepdim=True))
@@ -52,11 +60,35 @@ def mixtral_router(m: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
     return router_logits, router_scores, router_indices
 
 
+def minimax_m2(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror MiniMaxM2SparseMoeBlock.forward, which is Mixtral's with a router of its own."""
+    shape = hidden_states.shape
+    hidden_states = _flat(hidden_states)
+    _, top_k_weights, top_k_index = _routed(m, minimax_m2_router, hidden_states)
+    hidden_states = m[m.experts_name](hidden_states, top_k_index, top_k_weights)
+    hidden_states = ops.view(hidden_states, shape)
+    return hidden_states
+
+
+def minimax_m2_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
+    """Mirror MiniMaxM2TopKRouter.forward: fp32 sigmoid scores, chosen with a correction, made to add up to 1."""
+    hidden_states = _flat(hidden_states)
+    weight = router.value("weight")
+    router_logits = ops.linear(ops.cast(hidden_states, weight.dtype), weight)
+    routing_weights = ops.sigmoid(ops.cast(router_logits, "fp32"))
+    scores_for_choice = routing_weights + m.e_score_correction_bias
+    _, top_k_index = ops.topk(scores_for_choice, m.top_k)
+    top_k_weights = ops.gather(routing_weights, top_k_index)
+    top_k_weights = ops.divide_in_place(top_k_weights, ops.sum_over(top_k_weights, -1, keepdim=True))
+    router_scores = top_k_weights
+    return router_logits, router_scores, top_k_index
+
+
 def olmoe(m: Bound, hidden_states: Sym) -> Sym:
     """Mirror OlmoeSparseMoeBlock.forward."""
     shape = hidden_states.shape
     hidden_states = _flat(hidden_states)
-    _, top_k_weights, top_k_index = qwen_router(m, hidden_states)
+    _, top_k_weights, top_k_index = _routed(m, qwen_router, hidden_states)
     final_hidden_states = ops.view(m[m.experts_name](hidden_states, top_k_index, top_k_weights), shape)
     return final_hidden_states
 
@@ -64,7 +96,7 @@ def olmoe(m: Bound, hidden_states: Sym) -> Sym:
 def qwen3_moe(m: Bound, hidden_states: Sym) -> Sym:
     """Mirror Qwen3MoeSparseMoeBlock.forward."""
     hidden_states_reshaped = _flat(hidden_states)
-    _, routing_weights, selected_experts = qwen_router(m, hidden_states_reshaped)
+    _, routing_weights, selected_experts = _routed(m, qwen_router, hidden_states_reshaped)
     final_hidden_states = m[m.experts_name](hidden_states_reshaped, selected_experts, routing_weights)
     return ops.view(final_hidden_states, hidden_states.shape)
 
@@ -74,7 +106,7 @@ def qwen2_moe(m: Bound, hidden_states: Sym) -> Sym:
     shape = hidden_states.shape
     hidden_states_reshaped = _flat(hidden_states)
     shared_expert_output = m.shared_expert(hidden_states_reshaped)
-    _, routing_weights, selected_experts = qwen_router(m, hidden_states_reshaped)
+    _, routing_weights, selected_experts = _routed(m, qwen_router, hidden_states_reshaped)
     expert_output = m[m.experts_name](hidden_states_reshaped, selected_experts, routing_weights)
     shared_expert_output = ops.sigmoid(m.shared_expert_gate(hidden_states_reshaped)) * shared_expert_output
     expert_output = expert_output + shared_expert_output
@@ -82,10 +114,10 @@ def qwen2_moe(m: Bound, hidden_states: Sym) -> Sym:
     return expert_output
 
 
-def qwen_router(m: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
+def qwen_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
     """Mirror Qwen2MoeTopKRouter.forward, OLMoE's and Qwen3's the same: weights in the logits' dtype."""
     hidden_states = _flat(hidden_states)
-    router_logits = m[m.router_name](hidden_states)
+    router_logits = ops.linear(hidden_states, router.value("weight"), router.parts["bias"])
     router_probs = ops.softmax_in_fp32(router_logits)
     router_top_value, router_indices = ops.topk(router_probs, m.top_k)
     if m.normalised:
@@ -99,20 +131,19 @@ def deepseek(m: Bound, hidden_states: Sym) -> Sym:
     """Mirror DeepseekV3MoE.forward and DeepSeek-V2's: the shared experts run last, on what came in."""
     residuals = hidden_states
     orig_shape = hidden_states.shape
-    _, topk_weights, topk_indices = (deepseek_v2_router if m.style == "deepseek_v2" else deepseek_v3_router)(
-        m, hidden_states
-    )
+    router = deepseek_v2_router if m.style == "deepseek_v2" else deepseek_v3_router
+    _, topk_weights, topk_indices = _routed(m, router, hidden_states)
     hidden_states = _flat(hidden_states)
     hidden_states = ops.view(m[m.experts_name](hidden_states, topk_indices, topk_weights), orig_shape)
     hidden_states = hidden_states + m.shared_experts(residuals)
     return hidden_states
 
 
-def deepseek_v3_router(m: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
+def deepseek_v3_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
     """Mirror DeepseekV3TopkRouter.forward: in fp32, sigmoid scores, first the best groups, then the best experts."""
-    router, tape = m[m.router_name], m.tape
+    tape = m.tape
     hidden_states = _flat(hidden_states)
-    router_logits = ops.linear(ops.cast(hidden_states, "fp32"), ops.cast(router.weight, "fp32"))
+    router_logits = ops.linear(ops.cast(hidden_states, "fp32"), ops.cast(router.value("weight"), "fp32"))
     scores = ops.sigmoid(router_logits)
     scores_for_choice = scores + router[router.correction]
     group_scores = ops.sum_over(ops.topk(_grouped(m, scores_for_choice), 2)[0], -1)
@@ -130,11 +161,11 @@ def deepseek_v3_router(m: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
     return router_logits, topk_weights, topk_indices
 
 
-def deepseek_v2_router(m: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
+def deepseek_v2_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
     """Mirror DeepseekV2TopkRouter.forward: in fp32, softmax scores; greedy, or first the best groups."""
-    router, tape = m[m.router_name], m.tape
+    tape = m.tape
     hidden_states = _flat(hidden_states)
-    router_logits = ops.linear(ops.cast(hidden_states, "fp32"), ops.cast(router.weight, "fp32"))
+    router_logits = ops.linear(ops.cast(hidden_states, "fp32"), ops.cast(router.value("weight"), "fp32"))
     scores = ops.softmax_in_fp32(router_logits)
     if not m.groups[0]:
         topk_weights, topk_indices = ops.topk(scores, m.top_k)
@@ -169,24 +200,71 @@ def gpt_oss(m: Bound, hidden_states: Sym) -> tuple[Sym, Sym]:
     """Mirror GptOssMLP.forward, which returns the scores too."""
     shape = hidden_states.shape
     hidden_states = _flat(hidden_states)
-    _, router_scores, router_indices = gpt_oss_router(m, hidden_states)
+    _, router_scores, router_indices = _routed(m, gpt_oss_router, hidden_states)
     hidden_states = m[m.experts_name](hidden_states, router_indices, router_scores)
     hidden_states = ops.view(hidden_states, shape)
     return hidden_states, router_scores
 
 
-def gpt_oss_router(m: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
+def gpt_oss_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
     """Mirror GptOssTopKRouter.forward: the k largest logits, then a softmax over them."""
-    router_logits = m[m.router_name](hidden_states)
+    router_logits = ops.linear(hidden_states, router.value("weight"), router.parts["bias"])
     router_top_value, router_indices = ops.topk(router_logits, m.top_k)
     router_scores = ops.softmax_as_is(router_top_value)
     return router_logits, router_scores, router_indices
 
 
+def ernie4_5_moe(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror Ernie4_5_MoeSparseMoeBlock.forward: shared experts first, added last."""
+    batch_size, sequence_length, _ = hidden_states.shape
+    hidden_states = _flat(hidden_states)
+    if m.shared_experts is not None:
+        shared_output = m.shared_experts(hidden_states)
+    _, top_k_weights, top_k_index = _routed(m, ernie4_5_moe_router, hidden_states)
+    final_hidden_states = m[m.experts_name](hidden_states, top_k_index, top_k_weights)
+    if m.shared_experts is not None:
+        final_hidden_states = final_hidden_states + shared_output
+    final_hidden_states = ops.view(final_hidden_states, (batch_size, sequence_length, hidden_states.shape[-1]))
+    return ops.cast(final_hidden_states, hidden_states.dtype)
+
+
+def ernie4_5_moe_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
+    """Mirror Ernie4_5_MoeTopKRouter.forward: outside of autocast, in fp32, chosen with a correction."""
+    with m.tape.without_autocast():
+        router_logits = ops.linear(ops.cast(hidden_states, "fp32"), ops.cast(router.value("weight"), "fp32"))
+        routing_weights = ops.softmax_in_fp32(router_logits)
+        _, selected_experts = ops.topk(routing_weights + router.moe_statics.e_score_correction_bias, m.top_k)
+        routing_weights = ops.gather(routing_weights, selected_experts)
+        routing_weights = ops.divide(
+            routing_weights, ops.clamp(ops.sum_over(routing_weights, -1, keepdim=True))
+        )  # fmt: skip
+    routing_weights = ops.cast(routing_weights, hidden_states.dtype)
+    return router_logits, routing_weights, selected_experts
+
+
+def granitemoe(m: Bound, layer_input: Sym) -> Sym:
+    """Mirror GraniteMoeMoE.forward."""
+    hidden_states = _flat(layer_input)
+    _, top_k_weights, top_k_index = _routed(m, granitemoe_router, hidden_states)
+    layer_output = m[m.experts_name](hidden_states, top_k_index, top_k_weights)
+    return ops.view(layer_output, layer_input.shape)
+
+
+def granitemoe_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
+    """Mirror GraniteMoeTopKRouter.forward: the k largest logits in fp32, then a softmax over them."""
+    router_logits = ops.cast(ops.linear(hidden_states, router.value("weight")), "fp32")
+    top_k_logits, top_k_index = ops.topk(router_logits, m.top_k)
+    top_k_weights = ops.cast(ops.softmax(top_k_logits), hidden_states.dtype)
+    return router_logits, top_k_weights, top_k_index
+
+
 STYLES: dict[str, Callable[[Bound, Sym], Any]] = {
     "deepseek_v2": deepseek,
     "deepseek_v3": deepseek,
+    "ernie4_5_moe": ernie4_5_moe,
     "gpt_oss": gpt_oss,
+    "granitemoe": granitemoe,
+    "minimax_m2": minimax_m2,
     "mixtral": mixtral,
     "olmoe": olmoe,
     "qwen2_moe": qwen2_moe,

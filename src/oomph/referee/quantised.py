@@ -21,6 +21,7 @@ from oomph.job import TrainJob
 
 INSTALL = "pip install bitsandbytes"
 BLOCK, NESTED_BLOCK = 64, 256  # bitsandbytes' defaults, functional.py quantize_4bit
+STACKED = 3  # axes of experts in one parameter
 STATE = ("absmax", "code", "offset")  # tensors of a QuantState; its state2 has the first two
 
 
@@ -49,6 +50,8 @@ def quantise(model: Any, job: TrainJob, loaded: torch.dtype, compute: torch.dtyp
     from transformers.quantizers.quantizers_utils import should_convert_module
 
     left = get_keys_to_not_convert(model)
+    if job.quantised_experts:
+        _stacks(model, job.quantization, loaded, device)
     for name, module in list(model.named_modules()):
         if (type(module) is torch.nn.Linear or isinstance(module, Conv1D)) and should_convert_module(name, left):
             made = (
@@ -65,6 +68,36 @@ def quantise(model: Any, job: TrainJob, loaded: torch.dtype, compute: torch.dtyp
     model.is_loaded_in_4bit, model.is_loaded_in_8bit = job.quantization != "int8", job.quantization == "int8"
     model.is_quantized = True
     return model
+
+
+def _stacks(model: Any, how: str, loaded: Any, device: str) -> None:
+    """Pack every stack of experts as bitsandbytes' replace_parameter_4bit does, as axolotl calls it while loading."""
+    import bitsandbytes as bnb
+    from bitsandbytes.nn import parametrize
+
+    kind, nested = how.removesuffix("-dq"), how.endswith("-dq")
+    stacks = [
+        (module, name)
+        for path, module in model.named_modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.dim() == STACKED and "expert" in f"{path}.{name}"
+    ]
+    for module, name in stacks:
+        weight = torch.empty(getattr(module, name).shape, dtype=loaded, device=device)
+        setattr(module, name, packed := _packed(bnb, weight, kind, nested))
+        unpacking = parametrize.Bnb4bitParametrization(packed.quant_state)
+        torch.nn.utils.parametrize.register_parametrization(module, name, unpacking, unsafe=True)
+        parametrize._register_parametrization_hooks(module, name)
+
+
+def _packed(bnb: Any, weight: Any, kind: str, nested: bool) -> Any:
+    """Return a parameter of codes that knows its QuantState."""
+    if isinstance(weight, FakeTensor):
+        return _fake_parameter(bnb, weight, kind, nested)
+    codes, state = bnb.functional.quantize_4bit(weight.normal_(), compress_statistics=nested, quant_type=kind)
+    parameter = torch.nn.Parameter(codes, requires_grad=False)
+    parameter.quant_state = state
+    return parameter
 
 
 def _four_bit(bnb: Any, module: Any, how: str, loaded: Any, compute: Any, device: str) -> Any:

@@ -10,6 +10,7 @@ import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -129,6 +130,7 @@ def trace(
     from oomph.referee.watch import TrackerWatcher, passes
 
     refuse_other_code(job)
+    _import_what_makes_constants(job)
     kernels: list[str] = []
     tracker = Tracker()
     watcher = TrackerWatcher(tracker, passes(job), progress)
@@ -152,6 +154,14 @@ def trace(
     versions = {name: version(name) for name in TESTED}
     warned = [*_untested(versions), *(_other_kernel(job, kernels) if device == "cuda" else [])]
     return Trace(stream, names, **watcher.facts, kernels=_unique(kernels), versions=versions, warnings=tuple(warned))
+
+
+def _import_what_makes_constants(job: TrainJob | InferJob) -> None:
+    """Import a method's libraries before anybody looks: the tensors of their modules are no job's."""
+    if isinstance(job, TrainJob) and job.method not in ("full", "bitfit"):
+        for name in ("peft", "bitsandbytes") if job.quantization != "none" else ("peft",):
+            if find_spec(name):
+                import_module(name)
 
 
 def _cut(stream: Stream) -> Stream:

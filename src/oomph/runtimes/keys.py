@@ -251,6 +251,7 @@ READERS: dict[str, dict[str, Reader]] = {
         "lora_target_linear": when("targets", "all-linear"),
         "load_in_8bit": eight_bit,
         "peft_use_dora": dora,
+        "quantize_moe_experts": when("quantised_experts", True),
         "sample_packing": packed,
         "flash_attention": when("attention", "flash"),
         "eager_attention": when("attention", "eager"),

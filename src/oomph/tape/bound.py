@@ -6,7 +6,7 @@ Programs read like the forward of the module they mirror: `m.q_proj(hidden_state
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from oomph.blocks.base import Block, Module, Part, Rewritten, Stack
@@ -24,10 +24,11 @@ BUFFER_DTYPE = "fp32"  # of stored buffers, whatever the dtype of the weights
 class Bound:
     """A block on a tape; its parts by the names of the real class, its dimensions as the block's own fields.
 
-    Of a rewritten block the parts are the new ones, all else is the old block's.
+    Of a rewritten block the parts are the new ones, all else is the old block's. `parametrized` says what a parameter
+    is made into when it is asked for, `made` are those that were (torch.nn.utils.parametrize and its cache).
     """
 
-    __slots__ = ("block", "parts", "path", "stacked", "tape")
+    __slots__ = ("block", "made", "parametrized", "parts", "path", "stacked", "tape")
 
     def __init__(self, block: Block, tape: Tape, dtype: str, path: str = "") -> None:
         self.block = block.block if isinstance(block, Rewritten) else block
@@ -35,6 +36,8 @@ class Bound:
         self.path = path
         self.parts: dict[str, Any] = {}
         self.stacked: list[Bound] = []
+        self.parametrized: dict[str, Callable[[Sym], Sym]] = {}
+        self.made: dict[str, Sym] = {}
         for name, part in block.built_parts.items():
             where = f"{path}.{name}" if path else name
             made = _bind(part, tape, dtype, where)
@@ -51,6 +54,13 @@ class Bound:
     def __getitem__(self, name: str) -> Any:
         """Return a part by a name that only the block knows."""
         return self.parts[name]
+
+    def value(self, name: str) -> Sym:
+        """Return a parameter, or what it is made into: once, until the cache is emptied."""
+        if name in self.parametrized and name not in self.made:
+            self.made[name] = self.parametrized[name](self.parts[name])
+        found: Sym = self.made[name] if name in self.made else self.parts[name]
+        return found
 
     def __iter__(self) -> Iterator[Bound]:
         """Yield the blocks of a stack in order."""

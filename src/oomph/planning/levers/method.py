@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from oomph.job import RANKED, TrainJob
-from oomph.methods.targets import DEFAULT, LORA_TARGETS
+from oomph.methods.targets import ALL_LINEAR, DEFAULT, LORA_TARGETS, attention_maps, has_stacks
 from oomph.model import Model
 from oomph.planning.lever import Lever, Price, halving, setting
 
@@ -19,6 +19,15 @@ def _lora(job: TrainJob, model: Model) -> Iterable[TrainJob]:
     if job.method == "full":
         known = job.targets != DEFAULT or model.model_type in LORA_TARGETS
         yield replace(job, method="lora", targets=job.targets if known else QUERY_AND_VALUE)
+
+
+def _packed_experts(job: TrainJob, model: Model) -> Iterable[TrainJob]:
+    """Only attention gets adapters: PEFT 0.21 finds no parameters in experts that are packed."""
+    if job.method in ("full", *RANKED) and not job.quantised_experts and has_stacks(model):
+        named = job.targets not in (DEFAULT, ALL_LINEAR, QUERY_AND_VALUE)  # the last is what plain LoRA would choose
+        yield replace(
+            job, method="qlora", targets=job.targets if named else attention_maps(model), quantised_experts=True
+        )
 
 
 _half_the_rank = halving("rank", LEAST_RANK)
@@ -58,6 +67,14 @@ LEVERS = (
         "Slower than LoRA, as each weight is unpacked at each use; in its paper as good as LoRA on 16-bit weights.",
         "https://arxiv.org/abs/2305.14314",
         setting(lambda job: job.method in ("full", "lora"), method="qlora"),
+    ),
+    Lever(
+        "QLoRA with 4-bit experts",
+        Price.TRAINING,
+        "Slower: a layer's experts are unpacked together at each use (bitsandbytes' replace_parameter_4bit, axolotl's "
+        "quantize_moe_experts); adapters stand beside attention only.",
+        "https://docs.axolotl.ai/docs/expert_quantization.html",
+        _packed_experts,
     ),
     Lever(
         "lower rank",
