@@ -13,6 +13,7 @@ from typing import Any
 from oomph import ops
 from oomph.blocks.litgpt import CausalSelfAttention
 from oomph.errors import UnsupportedError
+from oomph.job import TrainJob
 from oomph.losses.litgpt import CHUNK, Count, chunked_cross_entropy, without_last
 from oomph.methods.litgpt_adapters import LoRAQKVLinear, StableEmbedding
 from oomph.programs.frame import full_attention
@@ -59,7 +60,7 @@ def _prompt_cache(m: Bound) -> list[Sym]:
     return made
 
 
-def leave_behind(m: Bound) -> None:
+def leave_behind(m: Bound, job: TrainJob) -> None:
     """Make the gradients that an earlier step left: those of a table no optimizer knows."""
     wte = m.transformer.wte
     for one in wte.parameters() if isinstance(wte.block, StableEmbedding) else ():
