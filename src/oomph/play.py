@@ -124,7 +124,7 @@ def _step(
     played.backward_end = recorder.position
     if job.clip_gradients:
         recorder.mark("clip gradients")
-        clip_grad_norm(parameters, _at_depth(parameters, model, layers))
+        clip_grad_norm(parameters, partial(_at_depth, model=model, deep=layers))
     if optimizer is not None and not job.optimizer_in_backward:
         tape.scope = "optimizer"
         optimizer.step()

@@ -16,6 +16,8 @@ pytestmark = pytest.mark.slow
 LLAMA = {**models.LLAMA, "num_hidden_layers": 1}
 TIED = {**LLAMA, "tie_word_embeddings": True}
 GPT2 = {**models.GPT2, "n_layer": 1}
+# Adapters in fp32 beside a copy of the head in bf16.
+TWO_DTYPES: dict[str, Any] = {"method": "lora", "modules_to_save": "lm_head"}
 JOBS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (LLAMA, {"optimizer": "adamw_torch_fused", "steady": False}),
     (GPT2, {"optimizer": "adamw-amsgrad", "implementation": "loop"}),
@@ -24,6 +26,9 @@ JOBS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (LLAMA, {"optimizer": "rmsprop", "implementation": "loop"}),
     (GPT2, {"optimizer": "adagrad", "steady": False}),
     (LLAMA, {"optimizer": "adagrad", "implementation": "loop", "precision": "fp32"}),
+    (LLAMA, {**TWO_DTYPES, "optimizer": "adamw", "clip_gradients": True}),
+    (LLAMA, {**TWO_DTYPES, "optimizer": "rmsprop"}),
+    (LLAMA, {**TWO_DTYPES, "optimizer": "adagrad", "steady": False}),
     (LLAMA, {"optimizer": "adafactor"}),
     (GPT2, {"optimizer": "adafactor", "steady": False}),
     (TIED, {"optimizer": "adafactor", "precision": "amp-bf16", "steady": False}),

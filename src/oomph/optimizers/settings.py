@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from oomph.optimizer_names import KINDS
@@ -35,6 +36,15 @@ class Settings:
     def is_target(self, parameter: Sym) -> bool:
         """Tell whether a parameter is one of the matrices that are treated differently."""
         return parameter.storage.ordinal in self.targets
+
+
+def by_dtype(tensors: Sequence[Sym]) -> list[list[Sym]]:
+    """Return tensors in the groups of one dtype that foreach works on, the dtype that occurs last first.
+
+    The order is that of torch's hash map. Source: torch/utils/_foreach_utils.py.
+    """
+    dtypes = reversed(dict.fromkeys(one.dtype for one in tensors))
+    return [[one for one in tensors if one.dtype == dtype] for dtype in dtypes]
 
 
 def named(optimizer: str, implementation: str = "foreach") -> Settings:
