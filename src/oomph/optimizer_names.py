@@ -10,7 +10,7 @@ from typing import Final, Literal, NamedTuple
 
 TORCH = ("foreach", "fused", "loop")  # how torch.optim goes through the parameters; foreach is its default on a GPU
 NO_FUSED = ("foreach", "loop")
-FUSED = ("fused",)
+FUSED, FOREACH, LOOP = ("fused",), ("foreach",), ("loop",)
 
 
 Targets = Literal["", "linear", "hidden"]  # matrices that are treated differently from other parameters
@@ -40,10 +40,17 @@ KINDS: Final[dict[str, Kind]] = {
     "adamw_torch": Kind("adamw", "adamw", implementations=TORCH),
     "adamw_torch_fused": Kind("adamw", "adamw", implementations=FUSED),
     "adamw-amsgrad": Kind("adamw", "amsgrad", implementations=TORCH),
+    "adam": Kind("adamw", "adam", implementations=TORCH),
+    "nadam": Kind("adamw", "nadam", implementations=NO_FUSED),
+    "radam": Kind("radam", "radam", implementations=NO_FUSED),
+    "adamax": Kind("adamax", "adamax", implementations=NO_FUSED),
+    "adadelta": Kind("adadelta", "adadelta", implementations=NO_FUSED),
     "sgd": Kind("sgd", "sgd", implementations=TORCH, has_state=False),
     "sgd-momentum": Kind("sgd", "sgd-momentum", implementations=TORCH),
     "rmsprop": Kind("rmsprop", "rmsprop", implementations=NO_FUSED),
     "adagrad": Kind("adagrad", "adagrad", implementations=NO_FUSED),
+    "adafactor-torch": Kind("torch_adafactor", "adafactor", implementations=LOOP),
+    "adafactor-torch-foreach": Kind("torch_adafactor", "adafactor", implementations=FOREACH),
     "adafactor": Kind("adafactor", "adafactor"),
     "adamw_8bit": Kind("bnb", "adamw", 8),
     "adamw_bnb_8bit": Kind("bnb", "adamw", 8),

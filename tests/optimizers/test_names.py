@@ -15,7 +15,11 @@ from oomph.job_ledger import job_ledger
 from oomph.optimizer_names import KINDS
 from tests.configs import LLAMA_3_8B
 
-OWN = {"adamw", "adamw-amsgrad", "sgd-momentum", "adamw_bnb_32bit", "muon"}  # names that are not the HF Trainer's
+# Names that are not the HF Trainer's.
+OWN = {
+    "adamw", "adamw-amsgrad", "adam", "nadam", "radam", "adamax", "adadelta", "sgd-momentum", "adamw_bnb_32bit", "muon",
+    "adafactor-torch", "adafactor-torch-foreach",
+}  # fmt: skip
 
 
 def test_a_job_takes_the_names_of_the_table() -> None:

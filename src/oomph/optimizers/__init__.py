@@ -39,6 +39,7 @@ class Optimizer:
             targets=frozenset(one.storage.ordinal for one in matrices(bound, KINDS[job.optimizer].targets)),
             rank=job.optim_rank,
             update_projection=job.update_projection,
+            steady=job.steady,
         )
         if KINDS[job.optimizer].targets and not self.settings.targets:
             raise UnsupportedError(f"{job.optimizer} finds no matrices in this model.", "Choose another optimizer.")

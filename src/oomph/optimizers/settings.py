@@ -15,7 +15,8 @@ class Settings:
 
     `embeddings` are parameters by the ordinals of their storages; with `embedding_32bit` their states stay fp32.
     `targets` are the matrices that low-rank optimizers project to `rank` and Muon makes orthogonal;
-    `update_projection` says that this step computes projections anew.
+    `update_projection` says that this step computes projections anew. `steady` says that this is not one of the first
+    steps.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Settings:
     targets: frozenset[int] = frozenset()
     rank: int = 128
     update_projection: bool = False
+    steady: bool = True
     shared: dict[str, Sym] = field(default_factory=dict)
 
     def is_embedding(self, parameter: Sym) -> bool:

@@ -20,6 +20,11 @@ from oomph.optimizer_names import KINDS, Kind
 
 LEARNING_RATE, MOMENTUM = 1e-4, 0.9  # no byte depends on them
 BNB = {"adamw": "AdamW", "lion": "Lion", "rmsprop": "RMSprop", "ademamix": "AdEMAMix"}
+OF_TORCH = {
+    "rmsprop": "RMSprop", "adagrad": "Adagrad", "nadam": "NAdam", "radam": "RAdam", "adamax": "Adamax",
+    "adadelta": "Adadelta", "adafactor": "Adafactor",
+}  # fmt: skip
+COUNTING, A_LATER_STEP = ("nadam", "radam"), 6.0  # the first one whose variance RAdam rectifies
 CODE = 256  # numbers in a code book of bitsandbytes
 PAGED = 1e5  # elements from which on bitsandbytes pages a state
 EVERY_STEP, SELDOM = 1, 200  # steps from one projection to the next
@@ -78,6 +83,8 @@ class InBackward:
 
 
 def _adamw(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
+    if kind.name in OF_TORCH:
+        return _others_of_torch(kind, job, model, parameters)
     return torch.optim.AdamW(parameters, lr=LEARNING_RATE, amsgrad=kind.name == "amsgrad", **_how(job))
 
 
@@ -86,12 +93,9 @@ def _sgd(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
     return torch.optim.SGD(parameters, lr=LEARNING_RATE, momentum=momentum, **_how(job))
 
 
-def _rmsprop(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
-    return torch.optim.RMSprop(parameters, lr=LEARNING_RATE, foreach=job.implementation == "foreach")
-
-
-def _adagrad(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
-    return torch.optim.Adagrad(parameters, lr=LEARNING_RATE, foreach=job.implementation == "foreach")
+def _others_of_torch(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
+    made = getattr(torch.optim, OF_TORCH[kind.name])
+    return made(parameters, lr=LEARNING_RATE, foreach=job.implementation == "foreach")
 
 
 def _adafactor(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
@@ -169,8 +173,9 @@ class Several:
 
 
 MAKERS: dict[str, Callable[[Kind, TrainJob, Any, list[Any]], Any]] = {
-    "adamw": _adamw, "sgd": _sgd, "rmsprop": _rmsprop, "adagrad": _adagrad, "adafactor": _adafactor, "bnb": _bnb,
-    "galore": _galore, "muon": _muon,
+    "adamw": _adamw, "sgd": _sgd, "rmsprop": _others_of_torch, "adagrad": _others_of_torch, "adafactor": _adafactor,
+    "radam": _others_of_torch, "adamax": _others_of_torch, "adadelta": _others_of_torch,
+    "torch_adafactor": _others_of_torch, "bnb": _bnb, "galore": _galore, "muon": _muon,
 }  # fmt: skip
 
 
@@ -198,10 +203,14 @@ class _CodeOnHost:
 def as_on_cuda(job: Any) -> Iterator[None]:
     """Let bitsandbytes allocate for tensors called "cpu" what it does for those on a GPU.
 
-    Paged states are put on the meta device: no allocator of a GPU sees them.
+    Paged states are put on the meta device: no allocator of a GPU sees them. NAdam and RAdam, which do something else
+    in their first steps, find the number of a later one.
     """
     kind = KINDS.get(getattr(job, "optimizer", "none"))
     with ExitStack() as stack:
+        if kind is not None and kind.name in COUNTING and (job.steady or kind.name == "nadam"):
+            counting = import_module(f"torch.optim.{kind.name}")
+            stack.enter_context(patch.object(counting, "_get_value", lambda value: A_LATER_STEP))
         if kind is not None and kind.rule == "bnb" and find_spec("bitsandbytes") is not None:
             base = import_module("bitsandbytes.optim.optimizer").Optimizer8bit
             ademamix = import_module("bitsandbytes.optim.ademamix").AdEMAMix

@@ -120,6 +120,14 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "sgd": {"optimizer": "sgd"},
     "torch.optim.AdamW": {"optimizer": "adamw", "implementation": "foreach"},
     "torch.optim.SGD": {"optimizer": "sgd"},
+    "torch.optim.Adam": {"optimizer": "adam", "implementation": "foreach"},
+    "torch.optim.NAdam": {"optimizer": "nadam"},
+    "torch.optim.RAdam": {"optimizer": "radam"},
+    "torch.optim.Adamax": {"optimizer": "adamax"},
+    "torch.optim.Adadelta": {"optimizer": "adadelta"},
+    "torch.optim.Adagrad": {"optimizer": "adagrad"},
+    "torch.optim.RMSprop": {"optimizer": "rmsprop"},
+    "torch.optim.Adafactor": {"optimizer": "adafactor-torch"},
 }
 
 
