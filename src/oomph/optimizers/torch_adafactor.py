@@ -92,11 +92,13 @@ def _foreach(parameters: Sequence[Sym], states: dict[int, Sequence[Sym]]) -> Non
 
 
 def _norms(tensors: Sequence[Sym]) -> None:
-    mark = tensors[0].tape.recorder.mark  # what is done to one after another is an instant of its own
-    mark("norms for the optimizer")
+    recorder = tensors[0].tape.recorder
+    if len(tensors) > 1:  # what is done to one after another is an instant of its own, so that depth can be left open
+        recorder.mark("norms for the optimizer")
     for one in tensors:
         _norm(one)
-    mark("optimizer step")
+    if len(tensors) > 1:
+        recorder.mark("optimizer step")
 
 
 def _of_matrices(parameters: Sequence[Sym], states: Sequence[Sequence[Sym]]) -> list[Sym]:
