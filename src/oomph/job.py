@@ -30,11 +30,11 @@ Routing = Literal["balanced", "worst"]
 Checkpointing = Literal["none", "reentrant", "non-reentrant"]
 OptimizerName = Literal[
     "adamw", "adamw_torch", "adamw_torch_fused", "adamw-amsgrad", "adam", "nadam", "radam", "adamax", "adadelta", "sgd",
-    "sgd-momentum", "rmsprop", "adagrad", "adafactor", "adafactor-torch", "adafactor-torch-foreach", "adamw_8bit",
-    "adamw_bnb_8bit", "adamw_bnb_32bit", "paged_adamw_8bit", "paged_adamw_32bit", "lion_8bit", "lion_32bit",
-    "paged_lion_8bit", "paged_lion_32bit", "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit", "ademamix",
-    "ademamix_8bit", "paged_ademamix_8bit", "paged_ademamix_32bit", "galore_adamw", "galore_adamw_layerwise", "muon",
-    "none",
+    "sgd-momentum", "rmsprop", "adagrad", "adafactor-torch", "adafactor-torch-foreach", "adafactor", "adamw_torch_8bit",
+    "adamw_torch_4bit", "torchao-adamw-4bit", "torchao-adamw-fp8", "adamw_8bit", "adamw_bnb_8bit", "adamw_bnb_32bit",
+    "paged_adamw_8bit", "paged_adamw_32bit", "lion_8bit", "lion_32bit", "paged_lion_8bit", "paged_lion_32bit",
+    "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit", "galore_adamw", "galore_adamw_layerwise", "muon",
+    "ademamix", "ademamix_8bit", "paged_ademamix_32bit", "paged_ademamix_8bit", "none",
 ]  # fmt: skip
 Implementation = Literal["foreach", "fused", "loop"]
 Loss = Literal[

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from oomph.job import TrainJob
+from oomph.optimizer_names import KINDS
 from tests.referee import models
 from tests.tape.grid import compare, played
 
@@ -44,6 +45,10 @@ JOBS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (LLAMA, {"optimizer": "adafactor"}),
     (GPT2, {"optimizer": "adafactor", "steady": False}),
     (TIED, {"optimizer": "adafactor", "precision": "amp-bf16", "steady": False}),
+    (LLAMA, {"optimizer": "adamw_torch_8bit", "steady": False}),
+    (GPT2, {"optimizer": "adamw_torch_4bit", "steady": False}),
+    (LLAMA, {"optimizer": "torchao-adamw-4bit"}),
+    (TIED, {"optimizer": "torchao-adamw-fp8", "precision": "amp-bf16", "steady": False}),
     (LLAMA, {"optimizer": "adamw_bnb_8bit"}),
     (GPT2, {"optimizer": "adamw_8bit", "steady": False}),
     (TIED, {"optimizer": "adamw_8bit", "embedding_32bit": False, "steady": False}),
@@ -75,8 +80,10 @@ JOBS: list[tuple[dict[str, Any], dict[str, Any]]] = [
 )
 def test_every_event_of_the_step_equals_the_trace(raw: dict[str, Any], inputs: dict[str, Any]) -> None:
     """First steps make states, later ones find them: same allocations, frees, order, peak and bytes of states."""
-    if inputs["optimizer"].startswith("galore"):
-        pytest.importorskip("galore_torch")
+    from oomph.referee.optimizers import PACKAGES
+
+    for module, _ in filter(None, [PACKAGES.get(KINDS[inputs["optimizer"]].rule)]):
+        pytest.importorskip(module)
     parting, ours, theirs = compare(raw, TrainJob(1, 8, **inputs))
     assert parting is None, str(parting)
     assert ours == theirs

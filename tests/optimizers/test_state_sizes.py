@@ -61,6 +61,14 @@ def test_32bit_states_of_bitsandbytes_are_fp32_whatever_the_weights() -> None:
     assert kept(played(MISTRAL_7B), "optimizer") == pytest.approx(4 * PARAMS, rel=1e-3)
 
 
+def test_states_of_torchao_have_scales_and_tables() -> None:
+    """An fp32 scale per 256 elements and a table for each state of each parameter, counted in blocks of 512 bytes."""
+    parameters, norms, unused = 9 * 32 + 3, 65, 512 - 4096 // 256 * 4  # a norm has 16 scales
+    for bits, table in ((8, 1024), (4, 512)):
+        exact = 2 * (bits * PARAMS // 8 + 4 * PARAMS // 256 + table * parameters + unused * norms)
+        assert kept(played(MISTRAL_7B, optimizer=f"adamw_torch_{bits}bit"), "optimizer") == exact
+
+
 def test_paged_states_are_not_on_the_gpu_but_their_scales_are() -> None:
     """Of 8-bit states the allocator sees the scales of the large parameters, and the states of small ones."""
     seen = kept(played(MISTRAL_7B, optimizer="paged_adamw_8bit", embedding_32bit=False), "optimizer")

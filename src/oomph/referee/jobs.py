@@ -318,6 +318,16 @@ def state_tensors(model: Any, optimizer: Any) -> Iterator[tuple[str, Any]]:
     for group in optimizer.param_groups if optimizer is not None else ():
         for parameter in group["params"]:
             for key, value in optimizer.state.get(parameter, {}).items():
-                value = getattr(value, "ortho_matrix", value)  # GaLore's projector
-                if isinstance(value, torch.Tensor):
-                    yield f"{names[parameter]}.{key}", value
+                yield from ((f"{names[parameter]}.{part}", each) for part, each in parts(key, value))
+
+
+def parts(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield (name, tensor) of what a state consists of: itself, a projector's matrix, what a subclass wraps."""
+    value = getattr(value, "ortho_matrix", value)  # GaLore's projector
+    if not isinstance(value, torch.Tensor):
+        return
+    if not hasattr(value, "__tensor_flatten__"):
+        yield key, value
+        return
+    for inner in value.__tensor_flatten__()[0]:
+        yield f"{key}.{inner}", getattr(value, inner)

@@ -25,11 +25,15 @@ OF_TORCH = {
     "adadelta": "Adadelta", "adafactor": "Adafactor",
 }  # fmt: skip
 COUNTING, A_LATER_STEP = ("nadam", "radam"), 6.0  # the first one whose variance RAdam rectifies
+TORCHAO = {"8bit": "AdamW8bit", "4bit": "AdamW4bit", "4bit-128": "AdamW4bit", "fp8": "AdamWFp8"}
 CODE = 256  # numbers in a code book of bitsandbytes
 PAGED = 1e5  # elements from which on bitsandbytes pages a state
 EVERY_STEP, SELDOM = 1, 200  # steps from one projection to the next
 # Where the real optimizers of a rule come from, if not from torch and transformers: module, package.
-PACKAGES = {"bnb": ("bitsandbytes", "bitsandbytes"), "galore": ("galore_torch", "galore-torch")}
+PACKAGES = {
+    "bnb": ("bitsandbytes", "bitsandbytes"), "galore": ("galore_torch", "galore-torch"),
+    "torchao": ("torchao", "torchao"),
+}  # fmt: skip
 
 
 def make_optimizer(job: TrainJob, model: Any) -> Any:
@@ -120,6 +124,13 @@ def _bnb(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
     return getattr(optim, BNB[kind.name])(parameters, lr=LEARNING_RATE, optim_bits=kind.bits, **paged)
 
 
+def _torchao(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
+    from oomph.optimizers.torchao import CODES
+
+    made = getattr(import_module("torchao.optim"), TORCHAO[kind.name])
+    return made(parameters, lr=LEARNING_RATE, block_size=CODES[kind.name].block)
+
+
 def _galore(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
     galore: Any = import_module("galore_torch")
     targets = {id(one) for one in _matrices(model, kind)}
@@ -175,7 +186,7 @@ class Several:
 MAKERS: dict[str, Callable[[Kind, TrainJob, Any, list[Any]], Any]] = {
     "adamw": _adamw, "sgd": _sgd, "rmsprop": _others_of_torch, "adagrad": _others_of_torch, "adafactor": _adafactor,
     "radam": _others_of_torch, "adamax": _others_of_torch, "adadelta": _others_of_torch,
-    "torch_adafactor": _others_of_torch, "bnb": _bnb, "galore": _galore, "muon": _muon,
+    "torch_adafactor": _others_of_torch, "bnb": _bnb, "torchao": _torchao, "galore": _galore, "muon": _muon,
 }  # fmt: skip
 
 
@@ -188,7 +199,7 @@ def counters_on_host(optimizer: Any) -> Iterator[Any]:
     for group in optimizer.param_groups if optimizer is not None else ():
         if not group.get("fused") and not group.get("capturable"):
             steps = (optimizer.state.get(one, {}).get("step") for one in group["params"])
-            yield from (step for step in steps if isinstance(step, torch.Tensor))
+            yield from (one for one in (*steps, group["lr"]) if isinstance(one, torch.Tensor))
 
 
 class _CodeOnHost:
@@ -204,13 +215,18 @@ def as_on_cuda(job: Any) -> Iterator[None]:
     """Let bitsandbytes allocate for tensors called "cpu" what it does for those on a GPU.
 
     Paged states are put on the meta device: no allocator of a GPU sees them. NAdam and RAdam, which do something else
-    in their first steps, find the number of a later one.
+    in their first steps, find the number of a later one. torchao's compiled code is not run.
     """
     kind = KINDS.get(getattr(job, "optimizer", "none"))
     with ExitStack() as stack:
         if kind is not None and kind.name in COUNTING and (job.steady or kind.name == "nadam"):
             counting = import_module(f"torch.optim.{kind.name}")
             stack.enter_context(patch.object(counting, "_get_value", lambda value: A_LATER_STEP))
+        if kind is not None and kind.rule == "torchao":
+            for bits in ("4bit", "8bit"):  # tables that are worked out once, in host memory
+                tables = import_module(f"torchao.optim.subclass_{bits}")
+                tables.get_qmap_signed(), tables.get_qmap_unsigned()
+            stack.enter_context(patch.object(torch, "compile", lambda *args, **kwargs: lambda *given: None))
         if kind is not None and kind.rule == "bnb" and find_spec("bitsandbytes") is not None:
             base = import_module("bitsandbytes.optim.optimizer").Optimizer8bit
             ademamix = import_module("bitsandbytes.optim.ademamix").AdEMAMix
