@@ -33,8 +33,8 @@ OptimizerName = Literal[
     "sgd-momentum", "rmsprop", "adagrad", "adafactor-torch", "adafactor-torch-foreach", "adafactor", "adamw_torch_8bit",
     "adamw_torch_4bit", "torchao-adamw-4bit", "torchao-adamw-fp8", "adamw_8bit", "adamw_bnb_8bit", "adamw_bnb_32bit",
     "paged_adamw_8bit", "paged_adamw_32bit", "lion_8bit", "lion_32bit", "paged_lion_8bit", "paged_lion_32bit",
-    "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit", "galore_adamw", "galore_adamw_layerwise", "muon",
-    "ademamix", "ademamix_8bit", "paged_ademamix_32bit", "paged_ademamix_8bit", "none",
+    "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit", "galore_adamw", "galore_adamw_layerwise", "lomo", "adalomo",
+    "muon", "ademamix", "ademamix_8bit", "paged_ademamix_32bit", "paged_ademamix_8bit", "none",
 ]  # fmt: skip
 Implementation = Literal["foreach", "fused", "loop"]
 Loss = Literal[
@@ -283,7 +283,9 @@ def _check_in_backward(job: TrainJob) -> None:
     """Refuse what needs all gradients at once where each is gone before the next is there."""
     if not job.optimizer_in_backward:
         return
+    frozen = job.method != "full" or job.freeze_embeddings or job.freeze_layers > 0
     for wrong, what in (
+        (job.optimizer == "adalomo" and frozen, "weights that are frozen: AdaLomo keeps states of those too"),
         (job.optimizer == "none", "no optimizer"),
         (job.optimizer == "muon", "Muon, which leaves other parameters to a second optimizer"),
         (job.accumulation > 1, "gradient accumulation"),

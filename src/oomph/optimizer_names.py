@@ -70,6 +70,8 @@ KINDS: Final[dict[str, Kind]] = {
     "rmsprop_bnb_32bit": Kind("bnb", "rmsprop", 32),
     "galore_adamw": Kind("galore", "adamw", targets="linear"),
     "galore_adamw_layerwise": Kind("galore", "adamw", targets="linear", in_backward=True),
+    "lomo": Kind("lomo", "lomo", has_state=False, in_backward=True),
+    "adalomo": Kind("lomo", "adalomo", in_backward=True),
     "muon": Kind("muon", "muon", implementations=TORCH, targets="hidden"),
     "ademamix": Kind("bnb", "ademamix", 32),
     "ademamix_8bit": Kind("bnb", "ademamix", 8),

@@ -114,13 +114,16 @@ def _step(
     """Play a whole step and note where what stands."""
     recorder = tape.recorder
     zero_grad = partial(_zero_grad, recorder, parameters if optimizer is None else optimizer.parameters, job)
-    if optimizer is not None and job.optimizer_in_backward:
+    if optimizer is not None and optimizer.fuses_backward:
+        tape.before_gradient = partial(_step_before, optimizer)
+    elif optimizer is not None and job.optimizer_in_backward:
         tape.on_gradient = partial(_step_in_backward, optimizer)
+    run_backward = backward if optimizer is None else optimizer.backward
     if job.zero_grad == "before-forward":
         zero_grad()
     for index in range(job.accumulation):
         first = index == 0 and job.zero_grad == "before-backward"
-        _micro_batch(tape, bound, forward, model, job, played, kept, zero_grad if first else None)
+        _micro_batch(tape, bound, forward, model, job, played, kept, zero_grad if first else None, run_backward)
     played.backward_end = recorder.position
     if job.clip_gradients:
         recorder.mark("clip gradients")
@@ -142,6 +145,16 @@ def _step_in_backward(optimizer: Optimizer, parameter: Sym) -> None:
     outer, tape.scope = tape.scope, "optimizer"
     optimizer.step_one(parameter)
     parameter.grad = None
+    tape.scope = outer
+
+
+def _step_before(optimizer: Optimizer, parameter: Sym) -> None:
+    """Update what has a gradient before another parameter's is accumulated."""
+    if not optimizer.updates(parameter):
+        return
+    tape = parameter.tape
+    outer, tape.scope = tape.scope, "optimizer"
+    optimizer.step_complete()
     tape.scope = outer
 
 
@@ -175,6 +188,7 @@ def _micro_batch(
     played: Played,
     kept: list[Any],
     zero_grad: Callable[[], None] | None,
+    run_backward: Callable[[Sym], None],
 ) -> None:
     """Play forward and backward of one micro-batch; its inputs and outputs die at the end, outputs first.
 
@@ -226,7 +240,7 @@ def _micro_batch(
     recorder.mark("loss backward")
     played.forward_end = recorder.position
     tape.on_node = _crossing(tape)
-    backward(loss)
+    run_backward(loss)
     tape.on_node = None
     recorder.mark("after backward")
     if job.hold_logits:

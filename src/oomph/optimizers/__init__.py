@@ -17,6 +17,7 @@ from oomph.errors import UnsupportedError
 from oomph.optimizer_names import KINDS, Targets
 from oomph.optimizers.settings import Settings, named
 from oomph.structure import STACKS
+from oomph.tape.autograd import backward
 from oomph.tape.bound import Bound
 from oomph.tape.sym import Sym
 
@@ -82,6 +83,23 @@ class Optimizer:
         if first and self.rule.STATES == "after":
             self._make_states(parameter, states)
         _name(parameter, states)
+
+    @property
+    def fuses_backward(self) -> bool:
+        """Tell whether a backward pass is the optimizer's own, which updates parameters while others get gradients."""
+        return hasattr(self.rule, "fused_backward")
+
+    def backward(self, loss: Sym) -> None:
+        """Play the backward pass."""
+        if self.fuses_backward:
+            self.rule.fused_backward(self.settings, loss, self.step_complete)
+        else:
+            backward(loss)
+
+    def step_complete(self) -> None:
+        """Play the update of every parameter that has a gradient."""
+        there = [at for at, one in enumerate(self.parameters) if one.grad is not None]
+        self.rule.step(self.settings, [self.parameters[at] for at in there], [self.states[at] for at in there])
 
     def step(self) -> None:
         """Play one update of all parameters."""

@@ -70,7 +70,7 @@ def step(settings: Settings, parameters: Sequence[Sym], states: Sequence[list[Sy
         if len(p.shape) > 1:
             new(p.tape, p.shape[:-1], "fp32", op="mean")
             new(p.tape, (*p.shape[:-2], p.shape[-1]), "fp32", op="mean")
-            update = _approx_sq_grad(*kept[:2])
+            update = approx_sq_grad(kept[0], kept[1])
         else:
             update = result("rsqrt", p.shape, "fp32", kept[0])
         scale = result("div", (), "fp32", _rms(update))
@@ -83,7 +83,15 @@ def _rms(tensor: Sym) -> Sym:
     return result("div", (), "fp32", new(tensor.tape, (), "fp32", op="linalg_vector_norm"))
 
 
-def _approx_sq_grad(exp_avg_sq_row: Sym, exp_avg_sq_col: Sym) -> Sym:
+def approx_sq_grad(exp_avg_sq_row: Sym, exp_avg_sq_col: Sym) -> Sym:
+    """Return the estimate of all second moments from a row and a column; of each a factor is made on the way.
+
+    Source: transformers/optimization.py, Adafactor._approx_sq_grad.
+
+    >>> from oomph.tape.testing import cost, fp32
+    >>> cost(approx_sq_grad, fp32(4), fp32(256)).allocated  # a mean, 4 and 256 factors, 4 x 256
+    5140
+    """
     row, tape = exp_avg_sq_row, exp_avg_sq_row.tape
     r_factor = result("div", row.shape, "fp32", row, new(tape, (*row.shape[:-1], 1), "fp32", op="mean"))
     c_factor = result("rsqrt", exp_avg_sq_col.shape, "fp32", exp_avg_sq_col)

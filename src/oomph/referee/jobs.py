@@ -169,7 +169,12 @@ def _step(model: Any, job: TrainJob, optimizer: Any, watcher: Watcher, kept: lis
         zero_grad()
     for index in range(job.accumulation):
         _micro_batch(
-            model, job, watcher, kept, zero_grad if index == 0 and job.zero_grad == "before-backward" else None
+            model,
+            job,
+            watcher,
+            kept,
+            zero_grad if index == 0 and job.zero_grad == "before-backward" else None,
+            getattr(optimizer, "fused_backward", torch.Tensor.backward),
         )
     watcher.backward_done(model)
     if job.clip_gradients:
@@ -187,7 +192,12 @@ def _step(model: Any, job: TrainJob, optimizer: Any, watcher: Watcher, kept: lis
 
 
 def _micro_batch(
-    model: Any, job: TrainJob, watcher: Watcher, kept: list[Any], zero_grad: Callable[[], None] | None
+    model: Any,
+    job: TrainJob,
+    watcher: Watcher,
+    kept: list[Any],
+    zero_grad: Callable[[], None] | None,
+    run_backward: Callable[[Any], None],
 ) -> None:
     """Run forward and backward of one micro-batch; its inputs and outputs die at the end, outputs first.
 
@@ -215,7 +225,7 @@ def _micro_batch(
         watcher.mark("zero_grad")
         zero_grad()
     watcher.mark("backward")
-    loss.backward()
+    run_backward(loss)
     if job.hold_logits:
         del outputs
     del loss

@@ -32,7 +32,7 @@ EVERY_STEP, SELDOM = 1, 200  # steps from one projection to the next
 # Where the real optimizers of a rule come from, if not from torch and transformers: module, package.
 PACKAGES = {
     "bnb": ("bitsandbytes", "bitsandbytes"), "galore": ("galore_torch", "galore-torch"),
-    "torchao": ("torchao", "torchao"),
+    "torchao": ("torchao", "torchao"), "lomo": ("lomo_optim", "lomo-optim"),
 }  # fmt: skip
 
 
@@ -50,7 +50,7 @@ def make_optimizer(job: TrainJob, model: Any) -> Any:
     parameters = [each for each in model.parameters() if each.requires_grad]
     if kind.rule == "bnb":
         _override_embeddings(kind, job, model)
-    if not job.optimizer_in_backward:
+    if not job.optimizer_in_backward or kind.rule == "lomo":
         return MAKERS[kind.rule](kind, job, model, parameters)
     own = {one: MAKERS[kind.rule](kind, job, model, [one]) for one in parameters}
     for one in parameters:
@@ -149,6 +149,34 @@ def _muon(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
     return Several([torch.optim.Muon(hidden, lr=LEARNING_RATE), _adamw(kind, job, model, others)])
 
 
+def _lomo(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
+    made = import_module("lomo_optim")
+    return InFusedBackward(made.AdaLomo(model) if kind.name == "adalomo" else made.Lomo(model))
+
+
+class InFusedBackward:
+    """LOMO for who asks for states and steps: its states are held by name, its backward pass makes the step."""
+
+    def __init__(self, real: Any) -> None:
+        self.real = real
+        self.defaults, self.param_groups = real.defaults, real.param_groups
+        found = ("exp_avg_sq_row", "exp_avg_sq_col", "exp_avg_sq")
+        self.state = {
+            parameter: {key: getattr(real, key)[name] for key in found if name in getattr(real, key, {})}
+            for name, parameter in real.model.named_parameters()
+        }
+
+    def fused_backward(self, loss: Any) -> None:
+        """Run the backward pass and every update."""
+        self.real.fused_backward(loss, LEARNING_RATE)
+
+    def step(self) -> None:
+        """Do nothing: every step is done."""
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Do nothing: no gradient is left."""
+
+
 def _matrices(model: Any, kind: Kind) -> list[Any]:
     """Return the weights that are projected or made orthogonal: by class and name as the HF Trainer, or all hidden."""
     from oomph.referee import jobs
@@ -187,6 +215,7 @@ MAKERS: dict[str, Callable[[Kind, TrainJob, Any, list[Any]], Any]] = {
     "adamw": _adamw, "sgd": _sgd, "rmsprop": _others_of_torch, "adagrad": _others_of_torch, "adafactor": _adafactor,
     "radam": _others_of_torch, "adamax": _others_of_torch, "adadelta": _others_of_torch,
     "torch_adafactor": _others_of_torch, "bnb": _bnb, "torchao": _torchao, "galore": _galore, "muon": _muon,
+    "lomo": _lomo,
 }  # fmt: skip
 
 
@@ -215,14 +244,18 @@ def as_on_cuda(job: Any) -> Iterator[None]:
     """Let bitsandbytes allocate for tensors called "cpu" what it does for those on a GPU.
 
     Paged states are put on the meta device: no allocator of a GPU sees them. NAdam and RAdam, which do something else
-    in their first steps, find the number of a later one. torchao's compiled code is not run.
+    in their first steps, find the number of a later one. torchao's compiled code is not run. AdaLomo finds that weights
+    are not all but zero.
     """
     kind = KINDS.get(getattr(job, "optimizer", "none"))
     with ExitStack() as stack:
         if kind is not None and kind.name in COUNTING and (job.steady or kind.name == "nadam"):
             counting = import_module(f"torch.optim.{kind.name}")
             stack.enter_context(patch.object(counting, "_get_value", lambda value: A_LATER_STEP))
-        if kind is not None and kind.rule == "torchao":
+        if kind is not None and kind.rule == "lomo" and find_spec("lomo_optim") is not None:
+            stack.enter_context(patch.object(torch.Tensor, "cuda", lambda tensor: tensor))
+            stack.enter_context(patch.object(import_module("lomo_optim.adalomo"), "max", _the_tensor, create=True))
+        if kind is not None and kind.rule == "torchao" and find_spec("torchao") is not None:
             for bits in ("4bit", "8bit"):  # tables that are worked out once, in host memory
                 tables = import_module(f"torchao.optim.subclass_{bits}")
                 tables.get_qmap_signed(), tables.get_qmap_unsigned()
@@ -238,6 +271,11 @@ def as_on_cuda(job: Any) -> Iterator[None]:
             for name in ("optimizer_update_32bit", "optimizer_update_8bit_blockwise", "prefetch_tensor"):
                 stack.enter_context(patch.object(functional, name, lambda *args, **kwargs: None))
         yield
+
+
+def _the_tensor(least: float, value: Any) -> Any:
+    value > least  # noqa: B015  what max() asks, and what that allocates
+    return value
 
 
 def _codes_on_host(self: Any) -> None:

@@ -300,6 +300,8 @@ def _accumulate_grad(node: AccumulateGrad, buffer: Gradients) -> None:
     leaf, gradient = node.leaf, buffer.pop()
     if gradient is None:
         return
+    if leaf.tape.before_gradient is not None:
+        leaf.tape.before_gradient(leaf)
     if leaf.grad is None:
         if sys.getrefcount(gradient) <= STOLEN and _lies_like(gradient, leaf):
             leaf.grad = gradient.detach()
