@@ -26,6 +26,7 @@ OF_TORCH = {
 }  # fmt: skip
 COUNTING, A_LATER_STEP = ("nadam", "radam"), 6.0  # the first one whose variance RAdam rectifies
 TORCHAO = {"8bit": "AdamW8bit", "4bit": "AdamW4bit", "4bit-128": "AdamW4bit", "fp8": "AdamWFp8"}
+SCHEDULE_FREE = {"adamw": "AdamWScheduleFree", "radam": "RAdamScheduleFree", "sgd": "SGDScheduleFree"}
 CODE = 256  # numbers in a code book of bitsandbytes
 PAGED = 1e5  # elements from which on bitsandbytes pages a state
 EVERY_STEP, SELDOM = 1, 200  # steps from one projection to the next
@@ -33,6 +34,8 @@ EVERY_STEP, SELDOM = 1, 200  # steps from one projection to the next
 PACKAGES = {
     "bnb": ("bitsandbytes", "bitsandbytes"), "galore": ("galore_torch", "galore-torch"),
     "torchao": ("torchao", "torchao"), "lomo": ("lomo_optim", "lomo-optim"),
+    "schedule_free": ("schedulefree", "schedulefree"), "stable_adamw": ("optimi", "torch-optimi"),
+    "grokadamw": ("grokadamw", "grokadamw"),
 }  # fmt: skip
 
 
@@ -149,6 +152,24 @@ def _muon(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
     return Several([torch.optim.Muon(hidden, lr=LEARNING_RATE), _adamw(kind, job, model, others)])
 
 
+def _schedule_free(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
+    made = getattr(import_module("schedulefree"), SCHEDULE_FREE[kind.name])
+    optimizer = made(parameters, lr=LEARNING_RATE, foreach=job.implementation == "foreach")
+    if job.steady:  # k is the number of steps
+        for group in optimizer.param_groups:
+            group["k"] = int(A_LATER_STEP)
+    optimizer.train()
+    return optimizer
+
+
+def _stable_adamw(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
+    return import_module("optimi").StableAdamW(parameters, lr=LEARNING_RATE)
+
+
+def _grokadamw(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
+    return import_module("grokadamw").GrokAdamW(parameters, lr=LEARNING_RATE)
+
+
 def _lomo(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
     made = import_module("lomo_optim")
     return InFusedBackward(made.AdaLomo(model) if kind.name == "adalomo" else made.Lomo(model))
@@ -215,7 +236,7 @@ MAKERS: dict[str, Callable[[Kind, TrainJob, Any, list[Any]], Any]] = {
     "adamw": _adamw, "sgd": _sgd, "rmsprop": _others_of_torch, "adagrad": _others_of_torch, "adafactor": _adafactor,
     "radam": _others_of_torch, "adamax": _others_of_torch, "adadelta": _others_of_torch,
     "torch_adafactor": _others_of_torch, "bnb": _bnb, "torchao": _torchao, "galore": _galore, "muon": _muon,
-    "lomo": _lomo,
+    "lomo": _lomo, "schedule_free": _schedule_free, "stable_adamw": _stable_adamw, "grokadamw": _grokadamw,
 }  # fmt: skip
 
 
@@ -252,6 +273,14 @@ def as_on_cuda(job: Any) -> Iterator[None]:
         if kind is not None and kind.name in COUNTING and (job.steady or kind.name == "nadam"):
             counting = import_module(f"torch.optim.{kind.name}")
             stack.enter_context(patch.object(counting, "_get_value", lambda value: A_LATER_STEP))
+        if kind is not None and kind.rule == "stable_adamw" and find_spec("optimi") is not None:
+            kernels = import_module("optimi.stableadamw")
+            stack.enter_context(patch.object(kernels, "torch", _WithScalarsOnGpu()))
+            stack.enter_context(patch.object(kernels, "_default_to_triton", lambda params: True))
+            stack.enter_context(patch.object(kernels, "_triton_stableadamw", lambda *args, **kw: None, create=True))
+        if kind is not None and kind.rule == "grokadamw" and find_spec("grokadamw") is not None:
+            stack.enter_context(patch.object(import_module("grokadamw.grokadamw"), "torch", _WithStatesOnHost()))
+            stack.enter_context(patch.object(torch.Tensor, "to", _to(torch.Tensor.to)))
         if kind is not None and kind.rule == "lomo" and find_spec("lomo_optim") is not None:
             stack.enter_context(patch.object(torch.Tensor, "cuda", lambda tensor: tensor))
             stack.enter_context(patch.object(import_module("lomo_optim.adalomo"), "max", _the_tensor, create=True))
@@ -271,6 +300,45 @@ def as_on_cuda(job: Any) -> Iterator[None]:
             for name in ("optimizer_update_32bit", "optimizer_update_8bit_blockwise", "prefetch_tensor"):
                 stack.enter_context(patch.object(functional, name, lambda *args, **kwargs: None))
         yield
+
+
+class _WithScalarsOnGpu:
+    """Torch as StableAdamW sees it: a scalar that it puts on the parameter's device is not in host memory."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+    def tensor(self, value: Any, dtype: Any, device: Any = None) -> Any:
+        """Return a scalar, by another operation if it is on a device."""
+        if device is None:
+            return torch.tensor(value, dtype=dtype)
+        return torch.full((), value, dtype=dtype, device=device)
+
+
+class _OnHost:
+    """A tensor in host memory of which only its like on the GPU is ever made."""
+
+    def __init__(self, like: Any) -> None:
+        self.shape, self.dtype, self.device = like.shape, like.dtype, like.device
+
+    def to(self, device: Any) -> Any:
+        """Return the copy on the GPU."""
+        return torch.empty(self.shape, dtype=self.dtype, device=self.device)
+
+
+class _WithStatesOnHost:
+    """Torch as GrokAdamW sees it: what it puts on "cpu" is in host memory."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+    def zeros_like(self, tensor: Any, device: str) -> Any:
+        """Return a state of a parameter."""
+        return _OnHost(tensor)
+
+
+def _to(real: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda tensor, *args, **kwargs: _OnHost(tensor) if args == ("cpu",) else real(tensor, *args, **kwargs)
 
 
 def _the_tensor(least: float, value: Any) -> Any:
