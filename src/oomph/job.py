@@ -33,9 +33,10 @@ OptimizerName = Literal[
     "sgd-momentum", "rmsprop", "adagrad", "adafactor-torch", "adafactor-torch-foreach", "adafactor", "adamw_torch_8bit",
     "adamw_torch_4bit", "torchao-adamw-4bit", "torchao-adamw-fp8", "adamw_8bit", "adamw_bnb_8bit", "adamw_bnb_32bit",
     "paged_adamw_8bit", "paged_adamw_32bit", "lion_8bit", "lion_32bit", "paged_lion_8bit", "paged_lion_32bit",
-    "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit", "galore_adamw", "galore_adamw_layerwise", "lomo", "adalomo",
-    "schedule_free_adamw", "schedule_free_radam", "schedule_free_sgd", "stable_adamw", "grokadamw", "muon", "ademamix",
-    "ademamix_8bit", "paged_ademamix_32bit", "paged_ademamix_8bit", "none",
+    "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit", "galore_adamw", "galore_adafactor", "galore_adamw_8bit",
+    "galore_adamw_8bit_layerwise", "galore_adamw_layerwise", "lomo", "adalomo", "schedule_free_adamw",
+    "schedule_free_radam", "schedule_free_sgd", "stable_adamw", "grokadamw", "muon", "ademamix", "ademamix_8bit",
+    "paged_ademamix_32bit", "paged_ademamix_8bit", "none",
 ]  # fmt: skip
 Implementation = Literal["foreach", "fused", "loop"]
 Loss = Literal[
@@ -218,6 +219,7 @@ def shortened(job: TrainJob | InferJob) -> TrainJob | InferJob:
     return job
 
 
+EIGHT = 8  # bits of a state whose embeddings may be fp32
 SIXTEEN_BIT_LOSSES = frozenset({"cut", "liger-fms"})  # whose products fail with, or whose kernels refuse, fp32 weights
 MOST = 2**31  # tokens, sequences or micro-batches beyond which a number is a slip of the keyboard
 
@@ -317,7 +319,8 @@ def idle_inputs(job: TrainJob | InferJob) -> tuple[str, ...]:
     if not isinstance(job, TrainJob):
         return ()
     adapters = () if job.method in RANKED else ADAPTERS
-    projections = () if job.optimizer.startswith("galore") else ("optim_rank", "update_projection")
-    embeddings = () if "8bit" in job.optimizer else ("embedding_32bit",)
+    kind = KINDS.get(job.optimizer)
+    projections = () if kind is not None and kind.targets == "linear" else ("optim_rank", "update_projection")
+    embeddings = () if kind is not None and kind.rule == "bnb" and kind.bits == EIGHT else ("embedding_32bit",)
     frozen = () if job.method == "full" else ("freeze_embeddings", "freeze_layers")
     return (*adapters, *projections, *embeddings, *frozen)

@@ -37,7 +37,7 @@ class Optimizer:
             named(job.optimizer, job.implementation),
             embedding_32bit=job.embedding_32bit,
             embeddings=frozenset(one.storage.ordinal for one in embeddings(bound)),
-            targets=frozenset(one.storage.ordinal for one in matrices(bound, KINDS[job.optimizer].targets)),
+            targets={one.storage.ordinal for one in matrices(bound, KINDS[job.optimizer].targets)},
             rank=job.optim_rank,
             update_projection=job.update_projection,
             steady=job.steady,

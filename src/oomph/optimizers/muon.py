@@ -27,7 +27,7 @@ def state(settings: Settings, parameter: Sym) -> list[Sym]:
     >>> from oomph.optimizers.settings import named
     >>> from oomph.tape.testing import cost
     >>> def kept(one, *targets):
-    ...     return state(replace(named("muon"), targets=frozenset(targets)), one)
+    ...     return state(replace(named("muon"), targets=set(targets)), one)
     >>> cost(lambda one: kept(one, one.storage.ordinal), (4, 256)).allocated, cost(kept, (4, 256)).allocated
     (2048, 4096)
     """
@@ -48,7 +48,7 @@ def step(settings: Settings, parameters: Sequence[Sym], states: Sequence[list[Sy
     >>> from oomph.tape.testing import cost, frozen
     >>> def update(one):
     ...     one.grad = one
-    ...     step(replace(named("muon"), targets=frozenset({one.storage.ordinal})), [one], [[one]])
+    ...     step(replace(named("muon"), targets={one.storage.ordinal}), [one], [[one]])
     ...     one.grad = None
     >>> cost(update, frozen(4, 256)).allocated  # 2048 + 2 + 2 + 5 (2048 + 2 * 32)
     12612

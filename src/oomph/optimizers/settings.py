@@ -25,7 +25,7 @@ class Settings:
     paged: bool = False
     embedding_32bit: bool = True
     embeddings: frozenset[int] = frozenset()
-    targets: frozenset[int] = frozenset()
+    targets: set[int] = field(default_factory=set)
     rank: int = 128
     update_projection: bool = False
     steady: bool = True

@@ -33,10 +33,16 @@ EVERY_STEP, SELDOM = 1, 200  # steps from one projection to the next
 # Where the real optimizers of a rule come from, if not from torch and transformers: module, package.
 PACKAGES = {
     "bnb": ("bitsandbytes", "bitsandbytes"), "galore": ("galore_torch", "galore-torch"),
+    "galore_8bit": ("galore_torch", "galore-torch"),
     "torchao": ("torchao", "torchao"), "lomo": ("lomo_optim", "lomo-optim"),
     "schedule_free": ("schedulefree", "schedulefree"), "stable_adamw": ("optimi", "torch-optimi"),
     "grokadamw": ("grokadamw", "grokadamw"),
 }  # fmt: skip
+
+
+def package_of(kind: Kind) -> tuple[str, str]:
+    """Return the module and the package that a real optimizer comes from."""
+    return PACKAGES.get("galore" if kind.name == "galore" else kind.rule, ("torch", "torch"))
 
 
 def make_optimizer(job: TrainJob, model: Any) -> Any:
@@ -47,11 +53,11 @@ def make_optimizer(job: TrainJob, model: Any) -> Any:
     if job.optimizer == "none":
         return None
     kind = KINDS[job.optimizer]
-    module, package = PACKAGES.get(kind.rule, ("torch", "torch"))
+    module, package = package_of(kind)
     if find_spec(module) is None:
         raise UnsupportedError(f"{job.optimizer} needs {package}.", f"Do: pip install {package}")
     parameters = [each for each in model.parameters() if each.requires_grad]
-    if kind.rule == "bnb":
+    if kind.rule in ("bnb", "galore_8bit"):
         _override_embeddings(kind, job, model)
     if not job.optimizer_in_backward or kind.rule == "lomo":
         return MAKERS[kind.rule](kind, job, model, parameters)
@@ -108,6 +114,8 @@ def _others_of_torch(kind: Kind, job: TrainJob, model: Any, parameters: list[Any
 def _adafactor(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
     from transformers.optimization import Adafactor
 
+    if kind.targets:
+        return _galore(kind, job, model, parameters)
     return Adafactor(parameters, lr=LEARNING_RATE, scale_parameter=False, relative_step=False)
 
 
@@ -115,7 +123,7 @@ def _override_embeddings(kind: Kind, job: TrainJob, model: Any) -> None:
     """Ask for fp32 states of embeddings, as the HF Trainer does."""
     manager: Any = import_module("bitsandbytes.optim").GlobalOptimManager.get_instance()
     manager.initialize()  # it would remember the modules of jobs before
-    if kind.bits == 8 and job.embedding_32bit:
+    if kind.rule == "bnb" and kind.bits == 8 and job.embedding_32bit:
         for module in model.modules():
             if isinstance(module, torch.nn.Embedding):
                 manager.register_module_override(module, "weight", {"optim_bits": 32})
@@ -142,7 +150,12 @@ def _galore(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any
     projection: dict[str, Any] = {"rank": job.optim_rank, "update_proj_gap": gap, "scale": 0.25, "proj_type": "std"}
     projected = [one for one in parameters if id(one) in targets]
     groups: list[dict[str, Any]] = [{"params": others}, {"params": projected, **projection}]
-    return galore.GaLoreAdamW([group for group in groups if group["params"]], lr=LEARNING_RATE)
+    groups = [group for group in groups if group["params"]]
+    if kind.rule == "galore_8bit":
+        return galore.GaLoreAdamW8bit(groups, lr=LEARNING_RATE)
+    if kind.rule == "adafactor":
+        return galore.GaLoreAdafactor(groups, lr=LEARNING_RATE, scale_parameter=False, relative_step=False)
+    return galore.GaLoreAdamW(groups, lr=LEARNING_RATE)
 
 
 def _muon(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
@@ -235,8 +248,9 @@ class Several:
 MAKERS: dict[str, Callable[[Kind, TrainJob, Any, list[Any]], Any]] = {
     "adamw": _adamw, "sgd": _sgd, "rmsprop": _others_of_torch, "adagrad": _others_of_torch, "adafactor": _adafactor,
     "radam": _others_of_torch, "adamax": _others_of_torch, "adadelta": _others_of_torch,
-    "torch_adafactor": _others_of_torch, "bnb": _bnb, "torchao": _torchao, "galore": _galore, "muon": _muon,
-    "lomo": _lomo, "schedule_free": _schedule_free, "stable_adamw": _stable_adamw, "grokadamw": _grokadamw,
+    "torch_adafactor": _others_of_torch, "bnb": _bnb, "torchao": _torchao, "muon": _muon, "galore": _galore,
+    "galore_8bit": _galore, "lomo": _lomo, "schedule_free": _schedule_free, "stable_adamw": _stable_adamw,
+    "grokadamw": _grokadamw,
 }  # fmt: skip
 
 
@@ -289,13 +303,14 @@ def as_on_cuda(job: Any) -> Iterator[None]:
                 tables = import_module(f"torchao.optim.subclass_{bits}")
                 tables.get_qmap_signed(), tables.get_qmap_unsigned()
             stack.enter_context(patch.object(torch, "compile", lambda *args, **kwargs: lambda *given: None))
-        if kind is not None and kind.rule == "bnb" and find_spec("bitsandbytes") is not None:
+        if kind is not None and kind.rule in ("bnb", "galore_8bit") and find_spec("bitsandbytes") is not None:
             base = import_module("bitsandbytes.optim.optimizer").Optimizer8bit
             ademamix = import_module("bitsandbytes.optim.ademamix").AdEMAMix
             functional = import_module("bitsandbytes.functional")
             stack.enter_context(patch.object(base, "fill_qmap", _codes_on_host))
             stack.enter_context(patch.object(base, "get_state_buffer", _state_buffer))
             stack.enter_context(patch.object(ademamix, "_get_state_double_buffer", _double_buffer))
+            stack.enter_context(patch.object(torch.cuda, "synchronize", lambda *args: None))
             # States that are not where their parameter is would be refused; nothing is computed here anyway.
             for name in ("optimizer_update_32bit", "optimizer_update_8bit_blockwise", "prefetch_tensor"):
                 stack.enter_context(patch.object(functional, name, lambda *args, **kwargs: None))
