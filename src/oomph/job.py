@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any, Literal, get_args, get_type_hints
 
 from oomph.errors import UsageError, close_matches
-from oomph.optimizer_names import KINDS
+from oomph.optimizer_names import KINDS, REFUSED
 
 Precision = Literal[
     "bf16",  # weights, gradients and optimizer states in bf16
@@ -34,9 +34,9 @@ OptimizerName = Literal[
     "adamw_torch_4bit", "torchao-adamw-4bit", "torchao-adamw-fp8", "adamw_8bit", "adamw_bnb_8bit", "adamw_bnb_32bit",
     "paged_adamw_8bit", "paged_adamw_32bit", "lion_8bit", "lion_32bit", "paged_lion_8bit", "paged_lion_32bit",
     "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit", "galore_adamw", "galore_adafactor", "galore_adamw_8bit",
-    "galore_adamw_8bit_layerwise", "galore_adamw_layerwise", "lomo", "adalomo", "schedule_free_adamw",
-    "schedule_free_radam", "schedule_free_sgd", "stable_adamw", "grokadamw", "muon", "ademamix", "ademamix_8bit",
-    "paged_ademamix_32bit", "paged_ademamix_8bit", "none",
+    "galore_adamw_8bit_layerwise", "galore_adamw_layerwise", "apollo_adamw", "apollo_adamw_layerwise", "apollo-mini",
+    "lomo", "adalomo", "schedule_free_adamw", "schedule_free_radam", "schedule_free_sgd", "stable_adamw", "grokadamw",
+    "muon", "ademamix", "ademamix_8bit", "paged_ademamix_32bit", "paged_ademamix_8bit", "none",
 ]  # fmt: skip
 Implementation = Literal["foreach", "fused", "loop"]
 Loss = Literal[
@@ -230,6 +230,8 @@ def check(job: TrainJob | InferJob) -> None:
     hints = _hints(kind)
     for field in fields(job):
         value, choices = getattr(job, field.name), get_args(hints[field.name])
+        if field.name == "optimizer" and value in REFUSED:
+            raise UsageError(f"The optimizer {value} is not modelled: {REFUSED[value]}.", "Choose another one.")
         if choices and value not in choices:
             hint = close_matches(str(value), choices) or f"Choose one of {', '.join(map(str, choices))}."
             raise UsageError(f"{field.name} cannot be {value!r}.", hint)

@@ -22,7 +22,7 @@ class Kind(NamedTuple):
     `bits` of a state's element, where the library has a choice; `paged` states lie in unified memory. `implementations`
     are those a job may ask for: none where the library has one way only, one where the name settles it. `targets` are
     the matrices that are projected (GaLore: linear maps of attention and MLPs) or made orthogonal (Muon: hidden ones);
-    `in_backward` is what the Trainer calls layerwise.
+    `in_backward` is what the Trainer calls layerwise. `rank` is of projections, where the name settles it.
     """
 
     rule: str
@@ -33,6 +33,7 @@ class Kind(NamedTuple):
     has_state: bool = True
     targets: Targets = ""
     in_backward: bool = False
+    rank: int = 0
 
 
 KINDS: Final[dict[str, Kind]] = {
@@ -73,6 +74,9 @@ KINDS: Final[dict[str, Kind]] = {
     "galore_adamw_8bit": Kind("galore_8bit", "adamw", 8, targets="linear"),
     "galore_adamw_8bit_layerwise": Kind("galore_8bit", "adamw", 8, targets="linear", in_backward=True),
     "galore_adamw_layerwise": Kind("galore", "adamw", targets="linear", in_backward=True),
+    "apollo_adamw": Kind("apollo", "apollo", targets="linear"),
+    "apollo_adamw_layerwise": Kind("apollo", "apollo", targets="linear", in_backward=True),
+    "apollo-mini": Kind("apollo", "mini", targets="linear", rank=1),
     "lomo": Kind("lomo", "lomo", has_state=False, in_backward=True),
     "adalomo": Kind("lomo", "adalomo", in_backward=True),
     "schedule_free_adamw": Kind("schedule_free", "adamw", implementations=NO_FUSED),
@@ -85,4 +89,11 @@ KINDS: Final[dict[str, Kind]] = {
     "ademamix_8bit": Kind("bnb", "ademamix", 8),
     "paged_ademamix_32bit": Kind("bnb", "ademamix", 32, paged=True),
     "paged_ademamix_8bit": Kind("bnb", "ademamix", 8, paged=True),
+}
+# Names of the HF Trainer that are not played, and why.
+REFUSED: Final[dict[str, str]] = {
+    "adamw_torch_xla": "it is for XLA devices",
+    "adamw_torch_npu_fused": "it is for Ascend NPUs",
+    "adamw_anyprecision": "its package, torchdistx, is no longer published",
+    "galore_adafactor_layerwise": "galore-torch refuses how the HF Trainer sets it up",
 }

@@ -8,17 +8,19 @@ from typing import get_args
 import pytest
 
 from oomph.answer import resolve
-from oomph.errors import UsageError
+from oomph.errors import UnsupportedError, UsageError
 from oomph.header import Source
 from oomph.job import OptimizerName, TrainJob
 from oomph.job_ledger import job_ledger
-from oomph.optimizer_names import KINDS
+from oomph.optimizer_names import KINDS, REFUSED
+from oomph.runtimes.config_file import read
 from tests.configs import LLAMA_3_8B
 
 # Names that are not the HF Trainer's.
 OWN = {
     "adamw", "adamw-amsgrad", "adam", "nadam", "radam", "adamax", "adadelta", "sgd-momentum", "adamw_bnb_32bit", "muon",
     "adafactor-torch", "adafactor-torch-foreach", "torchao-adamw-4bit", "torchao-adamw-fp8",
+    "apollo-mini",
 }  # fmt: skip
 
 
@@ -38,10 +40,20 @@ def test_every_name_has_a_rule() -> None:
 
 @pytest.mark.slow
 def test_names_are_those_of_the_trainer() -> None:
-    """What is not oomph's own short name is a value of TrainingArguments.optim."""
+    """What is not oomph's own short name is a value of TrainingArguments.optim, and all of those are known."""
     from transformers.training_args import OptimizerNames
 
-    assert set(KINDS) - OWN <= {each.value for each in OptimizerNames}
+    assert (set(KINDS) - OWN) | set(REFUSED) == {each.value for each in OptimizerNames}
+    assert not set(KINDS) & set(REFUSED)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_played_is_refused_with_the_reason(name: str) -> None:
+    """By a job, and in a config file."""
+    with pytest.raises(UsageError, match=REFUSED[name]):
+        TrainJob(optimizer=name)  # type: ignore[arg-type]
+    with pytest.raises(UnsupportedError, match=REFUSED[name]):
+        read({"per_device_train_batch_size": 1, "optim": name}, "args.json")
 
 
 def test_a_name_settles_the_implementation() -> None:

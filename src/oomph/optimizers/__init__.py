@@ -38,7 +38,7 @@ class Optimizer:
             embedding_32bit=job.embedding_32bit,
             embeddings=frozenset(one.storage.ordinal for one in embeddings(bound)),
             targets={one.storage.ordinal for one in matrices(bound, KINDS[job.optimizer].targets)},
-            rank=job.optim_rank,
+            rank=KINDS[job.optimizer].rank or job.optim_rank,
             update_projection=job.update_projection,
             steady=job.steady,
         )

@@ -12,7 +12,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from oomph.ops.elementwise import cast, result
-from oomph.optimizers.projection import in_turn, low_rank, of_projection, project, project_back, singular_vectors
+from oomph.optimizers.projection import (
+    full_rank,
+    in_turn,
+    low_rank,
+    of_projection,
+    project,
+    project_back,
+    rank_of,
+    singular_vectors,
+)
 from oomph.optimizers.settings import Settings
 from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym, new
@@ -36,8 +45,9 @@ def state(settings: Settings, parameter: Sym) -> list[Sym]:
     tape, shape = parameter.tape, parameter.shape
     if not settings.is_target(parameter):
         return [*_moments(parameter, shape), new(tape, (), "fp32", op="RMS")]
-    ortho_matrix = new(tape, of_projection(settings, parameter, whole=True), "fp32", op="ortho_matrix")
-    return [ortho_matrix, *_moments(parameter, low_rank(settings, parameter)), new(tape, (), "fp32", op="RMS")]
+    ortho_matrix = new(tape, of_projection(parameter, full_rank(parameter)), "fp32", op="ortho_matrix")
+    small = low_rank(parameter, rank_of(settings, parameter))
+    return [ortho_matrix, *_moments(parameter, small), new(tape, (), "fp32", op="RMS")]
 
 
 def _moments(parameter: Sym, shape: Sequence[Size]) -> list[Sym]:
@@ -68,7 +78,7 @@ def step(settings: Settings, parameters: Sequence[Sym], states: Sequence[list[Sy
         grad = cast(grad, "fp32")
         projected = settings.is_target(p)
         if projected:
-            grad = project(settings, p, grad, kept, singular_vectors)
+            grad = project(settings, grad, rank_of(settings, p), kept, singular_vectors)
         if len(kept) < 2:
             kept += _moments(p, grad.shape)
         p_data_fp32 = p

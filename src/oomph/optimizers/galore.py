@@ -10,7 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from oomph.ops.elementwise import result
-from oomph.optimizers.projection import in_turn, low_rank, of_projection, project, project_back, singular_vectors
+from oomph.optimizers.projection import (
+    full_rank,
+    in_turn,
+    low_rank,
+    of_projection,
+    project,
+    project_back,
+    rank_of,
+    singular_vectors,
+)
 from oomph.optimizers.settings import Settings
 from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym, new
@@ -35,9 +44,10 @@ def state(settings: Settings, parameter: Sym) -> list[Sym]:
     """
     if not settings.is_target(parameter):
         return _moments(parameter, parameter.shape)
-    shape = of_projection(settings, parameter, whole=parameter.dtype == "fp32")
-    ortho_matrix = new(parameter.tape, shape, parameter.dtype, op="ortho_matrix")
-    return [ortho_matrix, *_moments(parameter, low_rank(settings, parameter))]
+    rank = rank_of(settings, parameter)
+    kept = full_rank(parameter) if parameter.dtype == "fp32" else rank
+    ortho_matrix = new(parameter.tape, of_projection(parameter, kept), parameter.dtype, op="ortho_matrix")
+    return [ortho_matrix, *_moments(parameter, low_rank(parameter, rank))]
 
 
 def _moments(parameter: Sym, shape: Sequence[Size]) -> list[Sym]:
@@ -66,7 +76,7 @@ def step(settings: Settings, parameters: Sequence[Sym], states: Sequence[list[Sy
     for p, grad, kept in in_turn(settings, parameters, states):
         projected = settings.is_target(p)
         if projected:
-            grad = project(settings, p, grad, kept, singular_vectors)
+            grad = project(settings, grad, rank_of(settings, p), kept, singular_vectors)
         if len(kept) < 2 + projected:
             kept += _moments(p, grad.shape)
         denom = result("sqrt", grad.shape, grad.dtype, kept[-1])

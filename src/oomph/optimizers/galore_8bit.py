@@ -12,7 +12,16 @@ from dataclasses import replace
 
 from oomph.ops.elementwise import result
 from oomph.optimizers import bnb
-from oomph.optimizers.projection import in_turn, low_rank, of_projection, project, project_back, singular_vectors
+from oomph.optimizers.projection import (
+    full_rank,
+    in_turn,
+    low_rank,
+    of_projection,
+    project,
+    project_back,
+    rank_of,
+    singular_vectors,
+)
 from oomph.optimizers.settings import Settings
 from oomph.tape.sym import Sym, new, row_major
 
@@ -35,9 +44,10 @@ def state(settings: Settings, parameter: Sym) -> list[Sym]:
     """
     if not settings.is_target(parameter):
         return _moments(settings, parameter)
-    shape = of_projection(settings, parameter, whole=parameter.dtype == "fp32")
-    ortho_matrix = new(parameter.tape, shape, parameter.dtype, op="ortho_matrix")
-    small = low_rank(settings, parameter)
+    rank = rank_of(settings, parameter)
+    kept = full_rank(parameter) if parameter.dtype == "fp32" else rank
+    ortho_matrix = new(parameter.tape, of_projection(parameter, kept), parameter.dtype, op="ortho_matrix")
+    small = low_rank(parameter, rank)
     like_gradient = Sym(small, parameter.dtype, row_major(small), parameter.storage)
     return [ortho_matrix, *_moments(settings, like_gradient)]
 
@@ -69,7 +79,7 @@ def step(settings: Settings, parameters: Sequence[Sym], states: Sequence[list[Sy
             if not kept:
                 kept += _moments(settings, p)
             continue
-        grad = project(settings, p, full_rank_grad, kept, singular_vectors)
+        grad = project(settings, full_rank_grad, rank_of(settings, p), kept, singular_vectors)
         saved_data = result("clone", p.shape, p.dtype, p)
         data = result("clone", grad.shape, grad.dtype, grad)
         p.storage = saved_data.storage  # nothing else holds the old one

@@ -14,31 +14,31 @@ from oomph.tape.sizes import Size, yes
 from oomph.tape.sym import Sym, new
 
 State: TypeAlias = "list[Sym]"
-Maker: TypeAlias = "Callable[[Settings, Sym], Sym]"
+Maker: TypeAlias = "Callable[[Sym, Size], Sym]"
 
 
-def low_rank(settings: Settings, p: Sym) -> tuple[Size, Size]:
+def low_rank(p: Sym, rank: Size) -> tuple[Size, Size]:
     """Return the shape of a projected gradient: [m, r], or [r, n] if m < n."""
     m, n = p.shape
-    rank = _rank(settings, p)
     return (m, rank) if yes(m >= n) else (rank, n)
 
 
-def of_projection(settings: Settings, p: Sym, *, whole: bool = False) -> tuple[Size, Size]:
-    """Return the shape of a projection: [r, n], or [m, r] if m < n; `whole` where it keeps all singular vectors."""
+def of_projection(p: Sym, rank: Size) -> tuple[Size, Size]:
+    """Return the shape of a projection: [r, n], or [m, r] if m < n."""
     m, n = p.shape
-    kept = _smaller(p) if whole else _rank(settings, p)
-    return (kept, n) if yes(m >= n) else (m, kept)
+    return (rank, n) if yes(m >= n) else (m, rank)
 
 
-def _smaller(p: Sym) -> Size:
+def full_rank(p: Sym) -> Size:
+    """Return how many singular vectors a matrix has."""
     m, n = p.shape
     return n if yes(m >= n) else m
 
 
-def _rank(settings: Settings, p: Sym) -> Size:
-    smaller = _smaller(p)
-    return smaller if yes(smaller < settings.rank) else settings.rank
+def rank_of(settings: Settings, p: Sym) -> Size:
+    """Return the rank that a projection by singular vectors has."""
+    most = full_rank(p)
+    return most if yes(most < settings.rank) else settings.rank
 
 
 def in_turn(settings: Settings, parameters: Sequence[Sym], states: Sequence[State]) -> Iterator[tuple[Sym, Sym, State]]:
@@ -52,13 +52,13 @@ def in_turn(settings: Settings, parameters: Sequence[Sym], states: Sequence[Stat
             yield p, p.grad, kept
 
 
-def project(settings: Settings, p: Sym, full_rank_grad: Sym, kept: State, maker: Maker) -> Sym:
+def project(settings: Settings, full_rank_grad: Sym, rank: Size, kept: State, maker: Maker) -> Sym:
     """Return a gradient in the small space; the projection, the first of what is kept, is made where it must be."""
     if not kept:
-        kept.append(maker(settings, full_rank_grad))
+        kept.append(maker(full_rank_grad, rank))
     elif settings.update_projection:
-        kept[0] = maker(settings, full_rank_grad)
-    return new(p.tape, low_rank(settings, p), full_rank_grad.dtype, op="mm")
+        kept[0] = maker(full_rank_grad, rank)
+    return new(full_rank_grad.tape, low_rank(full_rank_grad, rank), full_rank_grad.dtype, op="mm")
 
 
 def project_back(p: Sym, low_rank_grad: Sym) -> Sym:
@@ -67,9 +67,9 @@ def project_back(p: Sym, low_rank_grad: Sym) -> Sym:
     return result("mul", p.shape, full_rank_grad.dtype, full_rank_grad)
 
 
-def singular_vectors(settings: Settings, weights: Sym) -> Sym:
+def singular_vectors(weights: Sym, rank: Size) -> Sym:
     """Return the projection that a singular value decomposition gives; mirrors get_orthogonal_matrix."""
-    tape, smaller, rank = weights.tape, _smaller(weights), _rank(settings, weights)
+    tape, smaller = weights.tape, full_rank(weights)
     m, n = weights.shape
     matrix = cast(weights, "fp32")
     u = new(tape, (m, smaller), "fp32", op="_linalg_svd")

@@ -36,7 +36,7 @@ PACKAGES = {
     "galore_8bit": ("galore_torch", "galore-torch"),
     "torchao": ("torchao", "torchao"), "lomo": ("lomo_optim", "lomo-optim"),
     "schedule_free": ("schedulefree", "schedulefree"), "stable_adamw": ("optimi", "torch-optimi"),
-    "grokadamw": ("grokadamw", "grokadamw"),
+    "grokadamw": ("grokadamw", "grokadamw"), "apollo": ("apollo_torch", "apollo-torch"),
 }  # fmt: skip
 
 
@@ -143,14 +143,23 @@ def _torchao(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> An
 
 
 def _galore(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
-    galore: Any = import_module("galore_torch")
+    galore: Any = import_module(package_of(kind)[0])
     targets = {id(one) for one in _matrices(model, kind)}
     others = [one for one in parameters if id(one) not in targets]
     gap = EVERY_STEP if job.update_projection else SELDOM
-    projection: dict[str, Any] = {"rank": job.optim_rank, "update_proj_gap": gap, "scale": 0.25, "proj_type": "std"}
+    projection: dict[str, Any] = {
+        "rank": kind.rank or job.optim_rank,
+        "update_proj_gap": gap,
+        "scale": 0.25,
+        "proj_type": "std",
+    }
     projected = [one for one in parameters if id(one) in targets]
     groups: list[dict[str, Any]] = [{"params": others}, {"params": projected, **projection}]
     groups = [group for group in groups if group["params"]]
+    if kind.rule == "apollo":
+        projected_group = groups[-1]
+        projected_group |= {"proj": "random", "scale_type": "tensor" if kind.name == "mini" else "channel"}
+        return galore.APOLLOAdamW(groups, lr=LEARNING_RATE)
     if kind.rule == "galore_8bit":
         return galore.GaLoreAdamW8bit(groups, lr=LEARNING_RATE)
     if kind.rule == "adafactor":
@@ -250,7 +259,7 @@ MAKERS: dict[str, Callable[[Kind, TrainJob, Any, list[Any]], Any]] = {
     "radam": _others_of_torch, "adamax": _others_of_torch, "adadelta": _others_of_torch,
     "torch_adafactor": _others_of_torch, "bnb": _bnb, "torchao": _torchao, "muon": _muon, "galore": _galore,
     "galore_8bit": _galore, "lomo": _lomo, "schedule_free": _schedule_free, "stable_adamw": _stable_adamw,
-    "grokadamw": _grokadamw,
+    "grokadamw": _grokadamw, "apollo": _galore,
 }  # fmt: skip
 
 
@@ -287,6 +296,9 @@ def as_on_cuda(job: Any) -> Iterator[None]:
         if kind is not None and kind.name in COUNTING and (job.steady or kind.name == "nadam"):
             counting = import_module(f"torch.optim.{kind.name}")
             stack.enter_context(patch.object(counting, "_get_value", lambda value: A_LATER_STEP))
+        if kind is not None and kind.rule == "apollo" and find_spec("apollo_torch") is not None:
+            seeds = import_module("apollo_torch.random_projector")
+            stack.enter_context(patch.object(seeds, "next_seed", lambda seed: seed + 1))  # drawn in host memory
         if kind is not None and kind.rule == "stable_adamw" and find_spec("optimi") is not None:
             kernels = import_module("optimi.stableadamw")
             stack.enter_context(patch.object(kernels, "torch", _WithScalarsOnGpu()))

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from oomph.errors import ConfigError, UnsupportedError, close_matches
 from oomph.job import OptimizerName
+from oomph.optimizer_names import REFUSED
 from oomph.runtimes.trainer import mixed
 
 MOST = 2**31
@@ -133,6 +134,9 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
 
 def optimizer(said: Said, key: str) -> dict[str, Any]:
     """Read the name of an optimizer: the Trainer's, or one of oomph's own."""
+    value = said.values[key]
+    if isinstance(value, str) and value in REFUSED:
+        raise UnsupportedError(f"{said.where}: {key} {value} is not modelled: {REFUSED[value]}.", "Choose another one.")
     own = {name: {"optimizer": name} for name in get_args(OptimizerName)}
     found: dict[str, Any] = said.one_of(key, {**own, **OPTIMIZERS})
     return found
