@@ -77,6 +77,8 @@ KINDS: Final[dict[str, Kind]] = {
     "apollo_adamw": Kind("apollo", "apollo", targets="linear"),
     "apollo_adamw_layerwise": Kind("apollo", "apollo", targets="linear", in_backward=True),
     "apollo-mini": Kind("apollo", "mini", targets="linear", rank=1),
+    "lion": Kind("lion", "lion"),
+    "came": Kind("came", "came"),
     "lomo": Kind("lomo", "lomo", has_state=False, in_backward=True),
     "adalomo": Kind("lomo", "adalomo", in_backward=True),
     "schedule_free_adamw": Kind("schedule_free", "adamw", implementations=NO_FUSED),

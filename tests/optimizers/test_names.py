@@ -20,7 +20,7 @@ from tests.configs import LLAMA_3_8B
 OWN = {
     "adamw", "adamw-amsgrad", "adam", "nadam", "radam", "adamax", "adadelta", "sgd-momentum", "adamw_bnb_32bit", "muon",
     "adafactor-torch", "adafactor-torch-foreach", "torchao-adamw-4bit", "torchao-adamw-fp8",
-    "apollo-mini",
+    "apollo-mini", "lion", "came",
 }  # fmt: skip
 
 

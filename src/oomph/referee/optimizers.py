@@ -36,6 +36,7 @@ PACKAGES = {
     "galore_8bit": ("galore_torch", "galore-torch"),
     "torchao": ("torchao", "torchao"), "lomo": ("lomo_optim", "lomo-optim"),
     "schedule_free": ("schedulefree", "schedulefree"), "stable_adamw": ("optimi", "torch-optimi"),
+    "lion": ("lion_pytorch", "lion-pytorch"), "came": ("came_pytorch", "came-pytorch"),
     "grokadamw": ("grokadamw", "grokadamw"), "apollo": ("apollo_torch", "apollo-torch"),
 }  # fmt: skip
 
@@ -192,6 +193,14 @@ def _grokadamw(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> 
     return import_module("grokadamw").GrokAdamW(parameters, lr=LEARNING_RATE)
 
 
+def _lion(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
+    return import_module("lion_pytorch").Lion(parameters, lr=LEARNING_RATE)
+
+
+def _came(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
+    return import_module("came_pytorch.CAME").CAME(parameters, lr=LEARNING_RATE)
+
+
 def _lomo(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
     made = import_module("lomo_optim")
     return InFusedBackward(made.AdaLomo(model) if kind.name == "adalomo" else made.Lomo(model))
@@ -259,7 +268,7 @@ MAKERS: dict[str, Callable[[Kind, TrainJob, Any, list[Any]], Any]] = {
     "radam": _others_of_torch, "adamax": _others_of_torch, "adadelta": _others_of_torch,
     "torch_adafactor": _others_of_torch, "bnb": _bnb, "torchao": _torchao, "muon": _muon, "galore": _galore,
     "galore_8bit": _galore, "lomo": _lomo, "schedule_free": _schedule_free, "stable_adamw": _stable_adamw,
-    "grokadamw": _grokadamw, "apollo": _galore,
+    "grokadamw": _grokadamw, "apollo": _galore, "lion": _lion, "came": _came,
 }  # fmt: skip
 
 
