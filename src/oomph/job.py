@@ -35,9 +35,9 @@ OptimizerName = Literal[
     "paged_adamw_8bit", "paged_adamw_32bit", "lion_8bit", "lion_32bit", "paged_lion_8bit", "paged_lion_32bit",
     "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit", "galore_adamw", "galore_adafactor", "galore_adamw_8bit",
     "galore_adamw_8bit_layerwise", "galore_adamw_layerwise", "apollo_adamw", "apollo_adamw_layerwise", "apollo-mini",
-    "lion", "came", "lomo", "adalomo", "schedule_free_adamw", "schedule_free_radam", "schedule_free_sgd",
-    "stable_adamw", "grokadamw", "muon", "ademamix", "ademamix_8bit", "paged_ademamix_32bit", "paged_ademamix_8bit",
-    "none",
+    "torchao-cpu-offload", "lion", "came", "lomo", "adalomo", "schedule_free_adamw", "schedule_free_radam",
+    "schedule_free_sgd", "stable_adamw", "grokadamw", "muon", "ademamix", "ademamix_8bit", "paged_ademamix_32bit",
+    "paged_ademamix_8bit", "none",
 ]  # fmt: skip
 Implementation = Literal["foreach", "fused", "loop"]
 Loss = Literal[
@@ -220,6 +220,7 @@ def shortened(job: TrainJob | InferJob) -> TrainJob | InferJob:
     return job
 
 
+TWO_OPTIMIZERS = ("muon", "torchao-cpu-offload")
 EIGHT = 8  # bits of a state whose embeddings may be fp32
 SIXTEEN_BIT_LOSSES = frozenset({"cut", "liger-fms"})  # whose products fail with, or whose kernels refuse, fp32 weights
 MOST = 2**31  # tokens, sequences or micro-batches beyond which a number is a slip of the keyboard
@@ -260,6 +261,8 @@ def _check_training(job: TrainJob) -> None:
     if job.padding and job.packing:
         fix = "Leave one out: transformers looks for packed sequences only where there is no mask."
         raise UsageError("A batch has a padding mask or packed sequences, not both.", fix)
+    if job.optimizer == "torchao-cpu-offload" and not job.set_to_none:
+        raise UsageError("torchao's offloaded optimizer frees gradients.", "Leave out what keeps them.")
     if isinstance(job, TrainJob) and job.loss in SIXTEEN_BIT_LOSSES and job.precision not in ("bf16", "fp16"):
         raise UsageError(
             f"The loss {job.loss} wants weights in 16 bit.", "Take precision bf16 or fp16, or the loss liger."
@@ -293,7 +296,7 @@ def _check_in_backward(job: TrainJob) -> None:
     for wrong, what in (
         (job.optimizer == "adalomo" and frozen, "weights that are frozen: AdaLomo keeps states of those too"),
         (job.optimizer == "none", "no optimizer"),
-        (job.optimizer == "muon", "Muon, which leaves other parameters to a second optimizer"),
+        (job.optimizer in TWO_OPTIMIZERS, f"{job.optimizer}, which leaves other parameters to a second optimizer"),
         (job.accumulation > 1, "gradient accumulation"),
         (job.clip_gradients, "clipping"),
         (not job.set_to_none, "gradients that are kept"),

@@ -19,7 +19,8 @@ Targets = Literal["", "linear", "hidden"]  # matrices that are treated different
 class Kind(NamedTuple):
     """An optimizer: the file in `optimizers/` that plays it, and which of the file's optimizers it is.
 
-    `bits` of a state's element, where the library has a choice; `paged` states lie in unified memory. `implementations`
+    `bits` of a state's element, where the library has a choice; `paged` states lie in unified memory, others
+    `on_host`. `implementations`
     are those a job may ask for: none where the library has one way only, one where the name settles it. `targets` are
     the matrices that are projected (GaLore: linear maps of attention and MLPs) or made orthogonal (Muon: hidden ones);
     `in_backward` is what the Trainer calls layerwise. `rank` is of projections, where the name settles it.
@@ -29,6 +30,7 @@ class Kind(NamedTuple):
     name: str
     bits: int = 0
     paged: bool = False
+    on_host: bool = False
     implementations: tuple[str, ...] = ()
     has_state: bool = True
     targets: Targets = ""
@@ -77,6 +79,7 @@ KINDS: Final[dict[str, Kind]] = {
     "apollo_adamw": Kind("apollo", "apollo", targets="linear"),
     "apollo_adamw_layerwise": Kind("apollo", "apollo", targets="linear", in_backward=True),
     "apollo-mini": Kind("apollo", "mini", targets="linear", rank=1),
+    "torchao-cpu-offload": Kind("cpu_offload", "adamw", on_host=True),
     "lion": Kind("lion", "lion"),
     "came": Kind("came", "came"),
     "lomo": Kind("lomo", "lomo", has_state=False, in_backward=True),
@@ -85,7 +88,7 @@ KINDS: Final[dict[str, Kind]] = {
     "schedule_free_radam": Kind("schedule_free", "radam", implementations=NO_FUSED),
     "schedule_free_sgd": Kind("schedule_free", "sgd", implementations=NO_FUSED),
     "stable_adamw": Kind("stable_adamw", "stable_adamw"),
-    "grokadamw": Kind("grokadamw", "grokadamw"),
+    "grokadamw": Kind("grokadamw", "grokadamw", on_host=True),
     "muon": Kind("muon", "muon", implementations=TORCH, targets="hidden"),
     "ademamix": Kind("bnb", "ademamix", 32),
     "ademamix_8bit": Kind("bnb", "ademamix", 8),

@@ -36,6 +36,7 @@ def test_lomo_has_two_gradients_at_most() -> None:
     "other",
     [
         {"optimizer": "adalomo", "method": "lora"},
+        {"optimizer": "torchao-cpu-offload"},
         {"accumulation": 2},
         {"clip_gradients": True},
         {"optimizer": "none"},

@@ -20,7 +20,7 @@ from tests.configs import LLAMA_3_8B
 OWN = {
     "adamw", "adamw-amsgrad", "adam", "nadam", "radam", "adamax", "adadelta", "sgd-momentum", "adamw_bnb_32bit", "muon",
     "adafactor-torch", "adafactor-torch-foreach", "torchao-adamw-4bit", "torchao-adamw-fp8",
-    "apollo-mini", "lion", "came",
+    "apollo-mini", "lion", "came", "torchao-cpu-offload",
 }  # fmt: skip
 
 
@@ -78,5 +78,7 @@ def test_a_ledger_says_what_it_does_not_count() -> None:
     paged, usual = (job_ledger(found, TrainJob(1, 8, optimizer=name)) for name in names)
     assert any("paged_adamw_8bit keeps its states in unified memory" in one for one in paged.warnings)
     assert not any("unified" in one for one in usual.warnings)
+    offloaded = job_ledger(found, TrainJob(1, 8, optimizer="torchao-cpu-offload"))
+    assert any("keeps its states in host memory" in one for one in offloaded.warnings)
     compiled = job_ledger(found, TrainJob(1, 8, optimizer="adamw_torch_8bit"))
     assert any("makes its step by torch.compile" in one for one in compiled.warnings)

@@ -80,6 +80,7 @@ JOBS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (TIED, {"optimizer": "apollo_adamw", "optim_rank": 300, "precision": "fp32", "update_projection": True}),
     (LLAMA, {"optimizer": "apollo_adamw_layerwise", "optim_rank": 8}),
     (LLAMA, {"optimizer": "apollo-mini"}),
+    (LLAMA, {"optimizer": "torchao-cpu-offload", "steady": False}),
     (LLAMA, {"optimizer": "lion", "steady": False}),
     (GPT2, {"optimizer": "came", "steady": False}),
     (LLAMA, {"optimizer": "muon", "precision": "fp32", "steady": False}),

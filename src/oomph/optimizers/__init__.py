@@ -19,6 +19,7 @@ from oomph.optimizers.settings import Settings, named
 from oomph.structure import STACKS
 from oomph.tape.autograd import backward
 from oomph.tape.bound import Bound
+from oomph.tape.sizes import product, yes
 from oomph.tape.sym import Sym
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class Optimizer:
         self.parameters = list(parameters)  # by groups, as zero_grad goes through them
         if self.settings.targets:
             self.parameters.sort(key=lambda one: self.settings.is_target(one) == (self.rule.TARGETS == "last"))
+        if least := getattr(self.rule, "MIN_ON_HOST", 0):
+            self.parameters.sort(key=lambda one: yes(product(one.shape) < least))
         self.states: list[State] = [[] for _ in parameters]
         self.stepped = False
         # In backward every parameter has an optimizer of its own, which shares nothing with the others.

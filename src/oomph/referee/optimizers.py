@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import MagicMock, patch
 
 import torch
 
@@ -34,7 +34,7 @@ EVERY_STEP, SELDOM = 1, 200  # steps from one projection to the next
 PACKAGES = {
     "bnb": ("bitsandbytes", "bitsandbytes"), "galore": ("galore_torch", "galore-torch"),
     "galore_8bit": ("galore_torch", "galore-torch"),
-    "torchao": ("torchao", "torchao"), "lomo": ("lomo_optim", "lomo-optim"),
+    "torchao": ("torchao", "torchao"), "cpu_offload": ("torchao", "torchao"), "lomo": ("lomo_optim", "lomo-optim"),
     "schedule_free": ("schedulefree", "schedulefree"), "stable_adamw": ("optimi", "torch-optimi"),
     "lion": ("lion_pytorch", "lion-pytorch"), "came": ("came_pytorch", "came-pytorch"),
     "grokadamw": ("grokadamw", "grokadamw"), "apollo": ("apollo_torch", "apollo-torch"),
@@ -193,6 +193,28 @@ def _grokadamw(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> 
     return import_module("grokadamw").GrokAdamW(parameters, lr=LEARNING_RATE)
 
 
+def _cpu_offload(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
+    module: Any = import_module("torchao.optim.cpu_offload")
+    return Offloaded(module.CPUOffloadOptimizer(parameters, _on_gpu_alone, lr=LEARNING_RATE))
+
+
+def _on_gpu_alone(groups: list[dict[str, Any]], lr: float) -> Any:
+    """Return the fused AdamW that torchao takes; for a parameter in host memory one that does nothing."""
+    on_host = getattr(groups[0]["params"], "is_meta", False)
+    return MagicMock(param_groups=[]) if on_host else torch.optim.AdamW(groups, lr=lr, fused=True)
+
+
+class Offloaded:
+    """An offloaded optimizer for who asks for states: it has those of its part on the GPU."""
+
+    def __init__(self, real: Any) -> None:
+        self.real = real
+        self.step, self.zero_grad = real.step, real.zero_grad
+        self.defaults: dict[str, Any] = {"fused": True}
+        self.param_groups = real.d_opt.param_groups if real.d_opt is not None else []
+        self.state = real.d_opt.state if real.d_opt is not None else {}
+
+
 def _lion(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
     return import_module("lion_pytorch").Lion(parameters, lr=LEARNING_RATE)
 
@@ -269,6 +291,7 @@ MAKERS: dict[str, Callable[[Kind, TrainJob, Any, list[Any]], Any]] = {
     "torch_adafactor": _others_of_torch, "bnb": _bnb, "torchao": _torchao, "muon": _muon, "galore": _galore,
     "galore_8bit": _galore, "lomo": _lomo, "schedule_free": _schedule_free, "stable_adamw": _stable_adamw,
     "grokadamw": _grokadamw, "apollo": _galore, "lion": _lion, "came": _came,
+    "cpu_offload": _cpu_offload,
 }  # fmt: skip
 
 
@@ -305,6 +328,10 @@ def as_on_cuda(job: Any) -> Iterator[None]:
         if kind is not None and kind.name in COUNTING and (job.steady or kind.name == "nadam"):
             counting = import_module(f"torch.optim.{kind.name}")
             stack.enter_context(patch.object(counting, "_get_value", lambda value: A_LATER_STEP))
+        if kind is not None and kind.rule == "cpu_offload" and find_spec("torchao") is not None:
+            offload = import_module("torchao.optim.cpu_offload")
+            stack.enter_context(patch.object(offload, "torch", _WithStreams()))
+            stack.enter_context(patch.object(offload, "get_available_devices", lambda: ["cuda"]))
         if kind is not None and kind.rule == "apollo" and find_spec("apollo_torch") is not None:
             seeds = import_module("apollo_torch.random_projector")
             stack.enter_context(patch.object(seeds, "next_seed", lambda seed: seed + 1))  # drawn in host memory
@@ -336,6 +363,19 @@ def as_on_cuda(job: Any) -> Iterator[None]:
             for name in ("optimizer_update_32bit", "optimizer_update_8bit_blockwise", "prefetch_tensor"):
                 stack.enter_context(patch.object(functional, name, lambda *args, **kwargs: None))
         yield
+
+
+class _WithStreams:
+    """Torch as an offloaded optimizer sees it: streams that do nothing, pinned memory that no GPU's allocator sees."""
+
+    cuda = MagicMock()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+    def empty_like(self, tensor: Any, **how: Any) -> Any:
+        """Return a tensor in host memory."""
+        return torch.empty_like(tensor, device="meta")
 
 
 class _WithScalarsOnGpu:
