@@ -90,6 +90,13 @@ def test_an_axolotl_config_is_a_job() -> None:
          {"seq_len": 99, "rank": 4, "batch": 2, "implementation": "fused", "loss": "torchtune"}),
         ({"compute_environment": "LOCAL_MACHINE", "mixed_precision": "bf16", "num_processes": 1}, "trainer",
          {"precision": "amp-bf16"}),
+        ({"finetuning_type": "full", "use_galore": True, "optim": "adamw_8bit", "galore_layerwise": True,
+          "galore_target": "all"}, "llama-factory",
+         {"optimizer": "galore_adamw_8bit_layerwise", "optim_rank": 16}),
+        ({"finetuning_type": "full", "use_apollo": True, "apollo_rank": 4}, "llama-factory",
+         {"optimizer": "apollo_adamw", "optim_rank": 4}),
+        ({"base_model": "x", "micro_batch_size": 1, "optimizer": "ao_adamw_4bit"}, "axolotl",
+         {"optimizer": "torchao-adamw-4bit"}),
         ({"per_device_train_batch_size": 2, "max_grad_norm": 0.0, "use_liger_kernel": True}, "trainer",
          {"clip_gradients": False, "loss": "liger"}),
     ],
@@ -113,6 +120,12 @@ def test_configs_are_told_by_their_keys(config: dict[str, Any], runtime: str, fi
         ({"optim": "adamw_torhc"}, UnsupportedError, "optim 'adamw_torhc' is not modelled"),
         ({"lora_target_modules": 3}, ConfigError, "lora_target_modules is no list of names"),
         ({"torch_compile": True}, UnsupportedError, "torch_compile is not modelled"),
+        ({"finetuning_type": "full", "use_galore": True, "galore_target": "q_proj"}, UnsupportedError, "galore_target"),
+        (
+            {"finetuning_type": "full", "use_galore": True, "optim": "adafactor", "galore_layerwise": True},
+            UnsupportedError,
+            "galore_adafactor layer by layer is not modelled: galore-torch refuses",
+        ),
     ],
 )
 def test_what_a_config_may_not_say_is_named(change: dict[str, Any], error: type[Exception], words: str) -> None:

@@ -53,7 +53,7 @@ def state(settings: Settings, parameter: Sym) -> list[Sym]:
 
 
 def _moments(settings: Settings, parameter: Sym) -> list[Sym]:
-    made = bnb.state(replace(settings, embedding_32bit=False), parameter)
+    made = bnb.state(replace(settings, name="adamw", embedding_32bit=False), parameter)
     return [*made, new(parameter.tape, (1,), "fp32", op="unorm_vec")]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from oomph.errors import UnsupportedError
 from oomph.ops.elementwise import cast, result
 from oomph.optimizers.adafactor import approx_sq_grad
 from oomph.optimizers.settings import Settings
@@ -22,7 +23,7 @@ def state(settings: Settings, parameter: Sym) -> list[Sym]:
     """Return nothing of LOMO; of AdaLomo exp_avg_sq_row and exp_avg_sq_col of a matrix, exp_avg_sq of a vector, in
     fp32.
 
-    Source: lomo_optim/adalomo.py, AdaLomo.__init__.
+    Raises UnsupportedError for a parameter of more axes. Source: lomo_optim/adalomo.py, AdaLomo.__init__.
 
     >>> from oomph.optimizers.settings import named
     >>> from oomph.tape.testing import cost
@@ -33,6 +34,8 @@ def state(settings: Settings, parameter: Sym) -> list[Sym]:
         return []
     if len(parameter.shape) == 1:
         return [new(parameter.tape, parameter.shape, "fp32", op="exp_avg_sq")]
+    if len(parameter.shape) > 2:
+        raise UnsupportedError("AdaLomo fails on weights of three axes, such as stacked experts.", "Take lomo.")
     names = ("exp_avg_sq_row", "exp_avg_sq_col")
     return [new(parameter.tape, (size,), "fp32", op=op) for size, op in zip(parameter.shape, names, strict=True)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from oomph.errors import ConfigError, UnsupportedError, close_matches
 from oomph.job import OptimizerName
@@ -129,6 +129,16 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "torch.optim.Adagrad": {"optimizer": "adagrad"},
     "torch.optim.RMSprop": {"optimizer": "rmsprop"},
     "torch.optim.Adafactor": {"optimizer": "adafactor-torch"},
+    "bitsandbytes.optim.AdamW8bit": {"optimizer": "adamw_8bit"},
+    "bitsandbytes.optim.PagedAdamW8bit": {"optimizer": "paged_adamw_8bit"},
+    "bitsandbytes.optim.PagedAdamW": {"optimizer": "paged_adamw_32bit"},
+    "torchao.optim.AdamW8bit": {"optimizer": "adamw_torch_8bit"},
+    "torchao.optim.AdamW4bit": {"optimizer": "torchao-adamw-4bit"},
+    "torchao.optim.AdamWFp8": {"optimizer": "torchao-adamw-fp8"},
+    "ao_adamw_8bit": {"optimizer": "adamw_torch_8bit"},
+    "ao_adamw_4bit": {"optimizer": "torchao-adamw-4bit"},
+    "ao_adamw_fp8": {"optimizer": "torchao-adamw-fp8"},
+    "came_pytorch": {"optimizer": "came"},
 }
 
 
@@ -140,6 +150,38 @@ def optimizer(said: Said, key: str) -> dict[str, Any]:
     own = {name: {"optimizer": name} for name in get_args(OptimizerName)}
     found: dict[str, Any] = said.one_of(key, {**own, **OPTIMIZERS})
     return found
+
+
+GALORE = {
+    "adamw_torch": "galore_adamw", "adamw_torch_fused": "galore_adamw", "adamw_8bit": "galore_adamw_8bit",
+    "adamw_bnb_8bit": "galore_adamw_8bit", "adafactor": "galore_adafactor",
+}  # fmt: skip
+USUAL = {"target": "all", "proj": "random", "proj_type": "std", "scale_type": "channel"}  # what is read of projections
+FACTORY_RANK = 16  # galore_rank, apollo_rank
+
+
+def factory_projection(method: Literal["galore", "apollo"]) -> Reader:
+    """Return the reader of LLaMA-Factory's `use_galore` and `use_apollo`, whose ranks and layers are keys of their own.
+
+    Source: LLaMA-Factory, hparams/finetuning_args.py, train/trainer_utils.py.
+    """
+
+    def read(said: Said, key: str) -> dict[str, Any]:
+        if not said.switch(key):
+            return {}
+        for other, usual in USUAL.items():
+            if said.values.get(f"{method}_{other}", usual) != usual:
+                raise UnsupportedError(f"{said.where}: {method}_{other} other than {usual} is not modelled.")
+        name = "apollo_adamw"
+        if method == "galore":
+            name = said.one_of("optim", GALORE) if "optim" in said.values else GALORE["adamw_torch"]
+        rank = said.whole(f"{method}_rank") if f"{method}_rank" in said.values else FACTORY_RANK
+        layerwise = "_layerwise" if said.switch(f"{method}_layerwise") else ""
+        if f"{name}{layerwise}" in REFUSED:
+            raise UnsupportedError(f"{said.where}: {name} layer by layer is not modelled: {REFUSED[name + layerwise]}.")
+        return {"optimizer": f"{name}{layerwise}", "implementation": "foreach", "optim_rank": rank}
+
+    return read
 
 
 def clipping(said: Said, key: str) -> dict[str, Any]:
@@ -262,7 +304,9 @@ READERS: dict[str, dict[str, Reader]] = {
         "flash_attn": attention,
         "enable_liger_kernel": when("loss", "liger"),
         "use_unsloth": refused("Unsloth's kernels"),
-        "use_galore": refused("GaLore"),
+        "use_galore": factory_projection("galore"),
+        "use_apollo": factory_projection("apollo"),
+        "use_badam": refused("layers that take turns"),
         "freeze_trainable_layers": refused("parts that train"),
     },
     "torchtune": {
@@ -324,7 +368,10 @@ HARMLESS_OF: dict[str, frozenset[str]] = {
     }),
     "llama-factory": frozenset({
         "dataset", "dataset_dir", "max_samples", "overwrite_cache", "plot_loss", "preprocessing_num_workers",
-        "quantization_method", "save_only_model", "stage", "template", "val_size",
+        "quantization_method", "save_only_model", "stage", "template", "val_size", "apollo_layerwise", "apollo_proj",
+        "apollo_proj_type", "apollo_rank", "apollo_scale", "apollo_scale_type", "apollo_target",
+        "apollo_update_interval", "galore_layerwise", "galore_proj_type", "galore_rank", "galore_scale",
+        "galore_target", "galore_update_interval",
     }),
     "torchtune": frozenset({
         "device", "log_peak_memory_stats", "model._component_", "model.apply_lora_to_output", "model.lora_alpha",
