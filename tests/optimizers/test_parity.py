@@ -8,15 +8,12 @@ import pytest
 
 from oomph.job import TrainJob
 from oomph.optimizer_names import KINDS
-from tests.referee import models
+from tests.optimizers import golden
+from tests.optimizers.golden import GPT2, LLAMA, TIED
 from tests.tape.grid import compare, played
 
 pytestmark = pytest.mark.slow
 
-# Weights of more and of fewer than 4096 and 100000 elements, matrices and vectors, an embedding for positions.
-LLAMA = {**models.LLAMA, "num_hidden_layers": 1}
-TIED = {**LLAMA, "tie_word_embeddings": True}
-GPT2 = {**models.GPT2, "n_layer": 1}
 # Adapters in fp32 beside a copy of the head in bf16.
 TWO_DTYPES: dict[str, Any] = {"method": "lora", "modules_to_save": "lm_head"}
 JOBS: list[tuple[dict[str, Any], dict[str, Any]]] = [
@@ -60,29 +57,18 @@ JOBS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (LLAMA, {"optimizer": "galore_adamw", "optim_rank": 300, "precision": "fp32", "steady": False}),
     (TIED, {"optimizer": "galore_adamw", "optim_rank": 8, "precision": "amp-bf16", "update_projection": True}),
     (LLAMA, {"optimizer": "galore_adamw_layerwise", "optim_rank": 8, "steady": False}),
-    (LLAMA, {"optimizer": "lomo", "checkpointing": "reentrant"}),
-    (TIED, {"optimizer": "lomo", "precision": "amp-bf16", "checkpointing": "non-reentrant", "steady": False}),
-    (LLAMA, {"optimizer": "adalomo", "steady": False}),
-    (GPT2, {"optimizer": "adalomo", "precision": "fp32", "hold_logits": False}),
     (LLAMA, {"optimizer": "schedule_free_adamw", "steady": False}),
     (GPT2, {"optimizer": "schedule_free_adamw", "implementation": "loop"}),
     (LLAMA, {"optimizer": "schedule_free_radam"}),
     (TIED, {"optimizer": "schedule_free_sgd", "precision": "amp-bf16", "steady": False}),
     (LLAMA, {"optimizer": "stable_adamw", "steady": False}),
     (GPT2, {"optimizer": "stable_adamw", "precision": "fp32", "steady": False}),
-    (LLAMA, {"optimizer": "grokadamw", "steady": False}),
     (LLAMA, {"optimizer": "galore_adafactor", "optim_rank": 300, "steady": False}),
     (TIED, {"optimizer": "galore_adafactor", "optim_rank": 8, "update_projection": True}),
     (LLAMA, {"optimizer": "galore_adamw_8bit", "optim_rank": 30, "steady": False}),
     (TIED, {"optimizer": "galore_adamw_8bit", "optim_rank": 300, "precision": "amp-bf16", "update_projection": True}),
     (LLAMA, {"optimizer": "galore_adamw_8bit_layerwise", "optim_rank": 30, "steady": False}),
-    (LLAMA, {"optimizer": "apollo_adamw", "optim_rank": 8, "steady": False}),
-    (TIED, {"optimizer": "apollo_adamw", "optim_rank": 300, "precision": "fp32", "update_projection": True}),
-    (LLAMA, {"optimizer": "apollo_adamw_layerwise", "optim_rank": 8}),
-    (LLAMA, {"optimizer": "apollo-mini"}),
     (LLAMA, {"optimizer": "torchao-cpu-offload", "steady": False}),
-    (LLAMA, {"optimizer": "lion", "steady": False}),
-    (GPT2, {"optimizer": "came", "steady": False}),
     (LLAMA, {"optimizer": "muon", "precision": "fp32", "steady": False}),
     (GPT2, {"optimizer": "muon"}),
     (LLAMA, {"optimizer": "adamw", "optimizer_in_backward": True}),
@@ -91,6 +77,7 @@ JOBS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (GPT2, {"optimizer": "adafactor", "optimizer_in_backward": True, "checkpointing": "non-reentrant"}),
     (LLAMA, {"optimizer": "sgd", "optimizer_in_backward": True, "precision": "amp-bf16"}),
     (LLAMA, {"optimizer": "sgd-momentum", "optimizer_in_backward": True, "steady": False}),
+    *golden.JOBS,  # where their packages are installed
 ]
 
 
