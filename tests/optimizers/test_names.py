@@ -6,8 +6,10 @@ from importlib import import_module
 from typing import get_args
 
 import pytest
+from click.testing import CliRunner
 
 from oomph.answer import resolve
+from oomph.cli.app import cli
 from oomph.errors import UnsupportedError, UsageError
 from oomph.header import Source
 from oomph.job import OptimizerName, TrainJob
@@ -54,6 +56,8 @@ def test_what_is_not_played_is_refused_with_the_reason(name: str) -> None:
         TrainJob(optimizer=name)  # type: ignore[arg-type]
     with pytest.raises(UnsupportedError, match=REFUSED[name]):
         read({"per_device_train_batch_size": 1, "optim": name}, "args.json")
+    said = CliRunner().invoke(cli, ["train", "llama-3-8b", "--optim", name]).output
+    assert f"{name} is not modelled" in " ".join(said.split())
 
 
 def test_a_name_settles_the_implementation() -> None:

@@ -2,60 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from collections.abc import Mapping
+from typing import Any
 
-from oomph.errors import ConfigError, UnsupportedError, close_matches
-from oomph.job import OptimizerName
-from oomph.optimizer_names import REFUSED
+from oomph.errors import ConfigError, UnsupportedError
+from oomph.runtimes.optimizer_keys import factory_projection, optimizer, optimizer_arguments, projected_modules
+from oomph.runtimes.said import Reader, Said
 from oomph.runtimes.trainer import mixed
-
-MOST = 2**31
-
-
-def _shown(value: Any) -> str:
-    return repr(value if isinstance(value, (int, float)) else str(value)[:40])
-
-
-@dataclass(frozen=True)
-class Said:
-    """A config's keys and values; `where` names it in errors."""
-
-    where: str
-    values: Mapping[str, Any]
-
-    def whole(self, key: str) -> int:
-        """Return a whole number of at least 1."""
-        value = self.values[key]
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST:
-            raise ConfigError(f"{self.where}: {key} is {_shown(value)}.", "Give a whole number of at least 1.")
-        return value
-
-    def switch(self, key: str) -> bool:
-        """Return True or False."""
-        value = self.values.get(key, False)
-        if not isinstance(value, bool):
-            raise ConfigError(f"{self.where}: {key} is {_shown(value)}.", "Give true or false.")
-        return value
-
-    def rate(self, key: str) -> float:
-        """Return a number from 0 to below 1."""
-        value = self.values[key]
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
-            raise ConfigError(f"{self.where}: {key} is {_shown(value)}.", "Give a number from 0 to below 1.")
-        return float(value)
-
-    def one_of(self, key: str, known: Mapping[str, Any]) -> Any:
-        """Return what a word means."""
-        value = self.values[key]
-        if not isinstance(value, str) or value not in known:
-            hint = close_matches(str(value)[:40], known) or f"oomph reads {', '.join(known)}."
-            raise UnsupportedError(f"{self.where}: {key} {str(value)[:40]!r} is not modelled.", hint)
-        return known[value]
-
-
-Reader = Callable[[Said, str], dict[str, Any]]
 
 
 def number(field: str) -> Reader:
@@ -112,76 +65,6 @@ def checkpointing(said: Said, key: str) -> dict[str, Any]:
     options = said.values.get("gradient_checkpointing_kwargs") or {}
     reentrant = options.get("use_reentrant", False) if isinstance(options, Mapping) else False
     return {"checkpointing": "reentrant" if reentrant else "non-reentrant", "use_cache": False}
-
-
-OPTIMIZERS: dict[str, dict[str, Any]] = {
-    "adamw_torch": {"optimizer": "adamw", "implementation": "foreach"},
-    "adamw_torch_fused": {"optimizer": "adamw", "implementation": "fused"},
-    "adamw": {"optimizer": "adamw"},
-    "sgd": {"optimizer": "sgd"},
-    "torch.optim.AdamW": {"optimizer": "adamw", "implementation": "foreach"},
-    "torch.optim.SGD": {"optimizer": "sgd"},
-    "torch.optim.Adam": {"optimizer": "adam", "implementation": "foreach"},
-    "torch.optim.NAdam": {"optimizer": "nadam"},
-    "torch.optim.RAdam": {"optimizer": "radam"},
-    "torch.optim.Adamax": {"optimizer": "adamax"},
-    "torch.optim.Adadelta": {"optimizer": "adadelta"},
-    "torch.optim.Adagrad": {"optimizer": "adagrad"},
-    "torch.optim.RMSprop": {"optimizer": "rmsprop"},
-    "torch.optim.Adafactor": {"optimizer": "adafactor-torch"},
-    "bitsandbytes.optim.AdamW8bit": {"optimizer": "adamw_8bit"},
-    "bitsandbytes.optim.PagedAdamW8bit": {"optimizer": "paged_adamw_8bit"},
-    "bitsandbytes.optim.PagedAdamW": {"optimizer": "paged_adamw_32bit"},
-    "torchao.optim.AdamW8bit": {"optimizer": "adamw_torch_8bit"},
-    "torchao.optim.AdamW4bit": {"optimizer": "torchao-adamw-4bit"},
-    "torchao.optim.AdamWFp8": {"optimizer": "torchao-adamw-fp8"},
-    "ao_adamw_8bit": {"optimizer": "adamw_torch_8bit"},
-    "ao_adamw_4bit": {"optimizer": "torchao-adamw-4bit"},
-    "ao_adamw_fp8": {"optimizer": "torchao-adamw-fp8"},
-    "came_pytorch": {"optimizer": "came"},
-}
-
-
-def optimizer(said: Said, key: str) -> dict[str, Any]:
-    """Read the name of an optimizer: the Trainer's, or one of oomph's own."""
-    value = said.values[key]
-    if isinstance(value, str) and value in REFUSED:
-        raise UnsupportedError(f"{said.where}: {key} {value} is not modelled: {REFUSED[value]}.", "Choose another one.")
-    own = {name: {"optimizer": name} for name in get_args(OptimizerName)}
-    found: dict[str, Any] = said.one_of(key, {**own, **OPTIMIZERS})
-    return found
-
-
-GALORE = {
-    "adamw_torch": "galore_adamw", "adamw_torch_fused": "galore_adamw", "adamw_8bit": "galore_adamw_8bit",
-    "adamw_bnb_8bit": "galore_adamw_8bit", "adafactor": "galore_adafactor",
-}  # fmt: skip
-USUAL = {"target": "all", "proj": "random", "proj_type": "std", "scale_type": "channel"}  # what is read of projections
-FACTORY_RANK = 16  # galore_rank, apollo_rank
-
-
-def factory_projection(method: Literal["galore", "apollo"]) -> Reader:
-    """Return the reader of LLaMA-Factory's `use_galore` and `use_apollo`, whose ranks and layers are keys of their own.
-
-    Source: LLaMA-Factory, hparams/finetuning_args.py, train/trainer_utils.py.
-    """
-
-    def read(said: Said, key: str) -> dict[str, Any]:
-        if not said.switch(key):
-            return {}
-        for other, usual in USUAL.items():
-            if said.values.get(f"{method}_{other}", usual) != usual:
-                raise UnsupportedError(f"{said.where}: {method}_{other} other than {usual} is not modelled.")
-        name = "apollo_adamw"
-        if method == "galore":
-            name = said.one_of("optim", GALORE) if "optim" in said.values else GALORE["adamw_torch"]
-        rank = said.whole(f"{method}_rank") if f"{method}_rank" in said.values else FACTORY_RANK
-        layerwise = "_layerwise" if said.switch(f"{method}_layerwise") else ""
-        if f"{name}{layerwise}" in REFUSED:
-            raise UnsupportedError(f"{said.where}: {name} layer by layer is not modelled: {REFUSED[name + layerwise]}.")
-        return {"optimizer": f"{name}{layerwise}", "implementation": "foreach", "optim_rank": rank}
-
-    return read
 
 
 def clipping(said: Said, key: str) -> dict[str, Any]:
@@ -248,6 +131,8 @@ _TRAINER: dict[str, Reader] = {
     "per_device_train_batch_size": number("batch"),
     **_BATCH,
     "optim": optimizer,
+    "optim_args": optimizer_arguments,
+    "optim_target_modules": projected_modules,
     "attn_implementation": attention,
     "use_liger_kernel": when("loss", "liger"),
     "torch_compile": refused("compiled code"),
@@ -320,7 +205,7 @@ READERS: dict[str, dict[str, Reader]] = {
         "enable_activation_offloading": refused("activations in host memory"),
         "optimizer._component_": optimizer,
         "optimizer.fused": when("implementation", "fused"),
-        "optimizer_in_bwd": refused("the optimizer within backward"),
+        "optimizer_in_bwd": when("optimizer_in_backward", True),
         "compile": refused("compiled code"),
         "model.lora_rank": lambda said, key: {"method": "lora", "rank": said.whole(key)},
         "model.lora_dropout": rate("adapter_dropout"),
