@@ -35,7 +35,7 @@ OptimizerName = Literal[
     "paged_adamw_8bit", "paged_adamw_32bit", "lion_8bit", "lion_32bit", "paged_lion_8bit", "paged_lion_32bit",
     "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit", "galore_adamw", "galore_adafactor", "galore_adamw_8bit",
     "galore_adamw_8bit_layerwise", "galore_adamw_layerwise", "apollo_adamw", "apollo_adamw_layerwise", "apollo-mini",
-    "torchao-cpu-offload", "lion", "came", "lomo", "adalomo", "schedule_free_adamw", "schedule_free_radam",
+    "torchao-cpu-offload", "adam-mini", "lion", "came", "lomo", "adalomo", "schedule_free_adamw", "schedule_free_radam",
     "schedule_free_sgd", "stable_adamw", "grokadamw", "muon", "ademamix", "ademamix_8bit", "paged_ademamix_32bit",
     "paged_ademamix_8bit", "none",
 ]  # fmt: skip

@@ -80,6 +80,7 @@ KINDS: Final[dict[str, Kind]] = {
     "apollo_adamw_layerwise": Kind("apollo", "apollo", targets="linear", in_backward=True),
     "apollo-mini": Kind("apollo", "mini", targets="linear", rank=1),
     "torchao-cpu-offload": Kind("cpu_offload", "adamw", on_host=True),
+    "adam-mini": Kind("adam_mini", "adam-mini"),
     "lion": Kind("lion", "lion"),
     "came": Kind("came", "came"),
     "lomo": Kind("lomo", "lomo", has_state=False, in_backward=True),

@@ -32,6 +32,8 @@ JOBS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (TIED, {"optimizer": "apollo_adamw", "optim_rank": 300, "precision": "fp32", "update_projection": True}),
     (LLAMA, {"optimizer": "apollo_adamw_layerwise", "optim_rank": 8}),
     (LLAMA, {"optimizer": "apollo-mini"}),
+    (LLAMA, {"optimizer": "adam-mini"}),
+    (GPT2, {"optimizer": "adam-mini", "steady": False}),
     (LLAMA, {"optimizer": "lion", "steady": False}),
     (GPT2, {"optimizer": "came", "steady": False}),
 ]

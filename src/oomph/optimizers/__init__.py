@@ -19,7 +19,7 @@ from oomph.optimizers.settings import Settings, named
 from oomph.structure import STACKS
 from oomph.tape.autograd import backward
 from oomph.tape.bound import Bound
-from oomph.tape.sizes import product, yes
+from oomph.tape.sizes import Size, product, yes
 from oomph.tape.sym import Sym
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class Optimizer:
             rank=KINDS[job.optimizer].rank or job.optim_rank,
             update_projection=job.update_projection,
             steady=job.steady,
+            head_numel=head_numel(bound),
         )
         if KINDS[job.optimizer].targets and not self.settings.targets:
             raise UnsupportedError(f"{job.optimizer} finds no matrices in this model.", "Choose another optimizer.")
@@ -136,6 +137,14 @@ def embeddings(bound: Bound) -> list[Sym]:
             else:
                 found += embeddings(part)
     return found
+
+
+def head_numel(bound: Bound) -> Size:
+    """Return how many elements of queries' weights belong to a head of the first attention below a block; 1 of none."""
+    if hasattr(bound.block, "num_heads") and hasattr(bound.block, "hidden_size"):
+        return bound.block.hidden_size * bound.block.hidden_size // bound.block.num_heads
+    below = (head_numel(part) for part in bound.parts.values() if isinstance(part, Bound))
+    return next((found for found in below if not isinstance(found, int) or found > 1), 1)
 
 
 def matrices(bound: Bound, where: Targets) -> list[Sym]:

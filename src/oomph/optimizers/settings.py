@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from oomph.optimizer_names import KINDS
+from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym
 
 
@@ -16,7 +17,7 @@ class Settings:
     `embeddings` are parameters by the ordinals of their storages; with `embedding_32bit` their states stay fp32.
     `targets` are the matrices that low-rank optimizers project to `rank` and Muon makes orthogonal;
     `update_projection` says that this step computes projections anew. `steady` says that this is not one of the first
-    steps.
+    steps. `head_numel` is how many elements of queries' weights belong to a head.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Settings:
     rank: int = 128
     update_projection: bool = False
     steady: bool = True
+    head_numel: Size = 1
     shared: dict[str, Sym] = field(default_factory=dict)
 
     def is_embedding(self, parameter: Sym) -> bool:

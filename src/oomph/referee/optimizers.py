@@ -36,7 +36,8 @@ PACKAGES = {
     "galore_8bit": ("galore_torch", "galore-torch"),
     "torchao": ("torchao", "torchao"), "cpu_offload": ("torchao", "torchao"), "lomo": ("lomo_optim", "lomo-optim"),
     "schedule_free": ("schedulefree", "schedulefree"), "stable_adamw": ("optimi", "torch-optimi"),
-    "lion": ("lion_pytorch", "lion-pytorch"), "came": ("came_pytorch", "came-pytorch"),
+    "adam_mini": ("adam_mini", "adam-mini"), "lion": ("lion_pytorch", "lion-pytorch"),
+    "came": ("came_pytorch", "came-pytorch"),
     "grokadamw": ("grokadamw", "grokadamw"), "apollo": ("apollo_torch", "apollo-torch"),
 }  # fmt: skip
 
@@ -215,6 +216,13 @@ class Offloaded:
         self.state = real.d_opt.state if real.d_opt is not None else {}
 
 
+def _adam_mini(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
+    named = [(name, one) for name, one in model.named_parameters() if any(one is each for each in parameters)]
+    config = model.config.get_text_config()
+    how = {"dim": config.hidden_size, "n_heads": config.num_attention_heads, "verbose": False}
+    return import_module("adam_mini").Adam_mini(named, lr=LEARNING_RATE, **how)
+
+
 def _lion(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
     return import_module("lion_pytorch").Lion(parameters, lr=LEARNING_RATE)
 
@@ -291,7 +299,7 @@ MAKERS: dict[str, Callable[[Kind, TrainJob, Any, list[Any]], Any]] = {
     "torch_adafactor": _others_of_torch, "bnb": _bnb, "torchao": _torchao, "muon": _muon, "galore": _galore,
     "galore_8bit": _galore, "lomo": _lomo, "schedule_free": _schedule_free, "stable_adamw": _stable_adamw,
     "grokadamw": _grokadamw, "apollo": _galore, "lion": _lion, "came": _came,
-    "cpu_offload": _cpu_offload,
+    "cpu_offload": _cpu_offload, "adam_mini": _adam_mini,
 }  # fmt: skip
 
 
