@@ -1,16 +1,15 @@
 """The real optimizers of a job: torch.optim, bitsandbytes, transformers, set up as people and the HF Trainer do.
 
-`as_on_cuda` makes those that ask where a tensor lies do on tensors called "cpu" what they do on a GPU.
+optimizers_on_cuda.py makes those that ask where a tensor lies do on tensors called "cpu" what they do on a GPU.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
-from unittest.mock import MagicMock, patch
+from unittest.mock import MagicMock
 
 import torch
 
@@ -24,11 +23,9 @@ OF_TORCH = {
     "rmsprop": "RMSprop", "adagrad": "Adagrad", "nadam": "NAdam", "radam": "RAdam", "adamax": "Adamax",
     "adadelta": "Adadelta", "adafactor": "Adafactor",
 }  # fmt: skip
-COUNTING, A_LATER_STEP = ("nadam", "radam"), 6.0  # the first one whose variance RAdam rectifies
+A_LATER_STEP = 6  # the first one whose variance RAdam rectifies
 TORCHAO = {"8bit": "AdamW8bit", "4bit": "AdamW4bit", "4bit-128": "AdamW4bit", "fp8": "AdamWFp8"}
 SCHEDULE_FREE = {"adamw": "AdamWScheduleFree", "radam": "RAdamScheduleFree", "sgd": "SGDScheduleFree"}
-CODE = 256  # numbers in a code book of bitsandbytes
-PAGED = 1e5  # elements from which on bitsandbytes pages a state
 EVERY_STEP, SELDOM = 1, 200  # steps from one projection to the next
 # Where the real optimizers of a rule come from, if not from torch and transformers: module, package.
 PACKAGES = {
@@ -181,7 +178,7 @@ def _schedule_free(kind: Kind, job: TrainJob, model: Any, parameters: list[Any])
     optimizer = made(parameters, lr=LEARNING_RATE, foreach=job.implementation == "foreach")
     if job.steady:  # k is the number of steps
         for group in optimizer.param_groups:
-            group["k"] = int(A_LATER_STEP)
+            group["k"] = A_LATER_STEP
     optimizer.train()
     return optimizer
 
@@ -313,134 +310,3 @@ def counters_on_host(optimizer: Any) -> Iterator[Any]:
         if not group.get("fused") and not group.get("capturable"):
             steps = (optimizer.state.get(one, {}).get("step") for one in group["params"])
             yield from (one for one in (*steps, group["lr"]) if isinstance(one, torch.Tensor))
-
-
-class _CodeOnHost:
-    """A code book that is made in host memory and copied to the GPU when the first state needs it."""
-
-    def to(self, device: Any) -> Any:
-        """Return the copy, which then stays."""
-        return torch.empty(CODE, dtype=torch.float32, device=device)
-
-
-@contextmanager
-def as_on_cuda(job: Any) -> Iterator[None]:
-    """Let bitsandbytes allocate for tensors called "cpu" what it does for those on a GPU.
-
-    Paged states are put on the meta device: no allocator of a GPU sees them. NAdam and RAdam, which do something else
-    in their first steps, find the number of a later one. torchao's compiled code is not run. AdaLomo finds that weights
-    are not all but zero.
-    """
-    kind = KINDS.get(getattr(job, "optimizer", "none"))
-    with ExitStack() as stack:
-        if kind is not None and kind.name in COUNTING and (job.steady or kind.name == "nadam"):
-            counting = import_module(f"torch.optim.{kind.name}")
-            stack.enter_context(patch.object(counting, "_get_value", lambda value: A_LATER_STEP))
-        if kind is not None and kind.rule == "cpu_offload" and find_spec("torchao") is not None:
-            offload = import_module("torchao.optim.cpu_offload")
-            stack.enter_context(patch.object(offload, "torch", _WithStreams()))
-            stack.enter_context(patch.object(offload, "get_available_devices", lambda: ["cuda"]))
-        if kind is not None and kind.rule == "apollo" and find_spec("apollo_torch") is not None:
-            seeds = import_module("apollo_torch.random_projector")
-            stack.enter_context(patch.object(seeds, "next_seed", lambda seed: seed + 1))  # drawn in host memory
-        if kind is not None and kind.rule == "stable_adamw" and find_spec("optimi") is not None:
-            kernels = import_module("optimi.stableadamw")
-            stack.enter_context(patch.object(kernels, "torch", _WithScalarsOnGpu()))
-            stack.enter_context(patch.object(kernels, "_default_to_triton", lambda params: True))
-            stack.enter_context(patch.object(kernels, "_triton_stableadamw", lambda *args, **kw: None, create=True))
-        if kind is not None and kind.rule == "grokadamw" and find_spec("grokadamw") is not None:
-            stack.enter_context(patch.object(import_module("grokadamw.grokadamw"), "torch", _WithStatesOnHost()))
-            stack.enter_context(patch.object(torch.Tensor, "to", _to(torch.Tensor.to)))
-        if kind is not None and kind.rule == "lomo" and find_spec("lomo_optim") is not None:
-            stack.enter_context(patch.object(torch.Tensor, "cuda", lambda tensor: tensor))
-            stack.enter_context(patch.object(import_module("lomo_optim.adalomo"), "max", _the_tensor, create=True))
-        if kind is not None and kind.rule == "torchao" and find_spec("torchao") is not None:
-            for bits in ("4bit", "8bit"):  # tables that are worked out once, in host memory
-                tables = import_module(f"torchao.optim.subclass_{bits}")
-                tables.get_qmap_signed(), tables.get_qmap_unsigned()
-            stack.enter_context(patch.object(torch, "compile", lambda *args, **kwargs: lambda *given: None))
-        if kind is not None and kind.rule in ("bnb", "galore_8bit") and find_spec("bitsandbytes") is not None:
-            base = import_module("bitsandbytes.optim.optimizer").Optimizer8bit
-            ademamix = import_module("bitsandbytes.optim.ademamix").AdEMAMix
-            functional = import_module("bitsandbytes.functional")
-            stack.enter_context(patch.object(base, "fill_qmap", _codes_on_host))
-            stack.enter_context(patch.object(base, "get_state_buffer", _state_buffer))
-            stack.enter_context(patch.object(ademamix, "_get_state_double_buffer", _double_buffer))
-            stack.enter_context(patch.object(torch.cuda, "synchronize", lambda *args: None))
-            # States that are not where their parameter is would be refused; nothing is computed here anyway.
-            for name in ("optimizer_update_32bit", "optimizer_update_8bit_blockwise", "prefetch_tensor"):
-                stack.enter_context(patch.object(functional, name, lambda *args, **kwargs: None))
-        yield
-
-
-class _WithStreams:
-    """Torch as an offloaded optimizer sees it: streams that do nothing, pinned memory that no GPU's allocator sees."""
-
-    cuda = MagicMock()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(torch, name)
-
-    def empty_like(self, tensor: Any, **how: Any) -> Any:
-        """Return a tensor in host memory."""
-        return torch.empty_like(tensor, device="meta")
-
-
-class _WithScalarsOnGpu:
-    """Torch as StableAdamW sees it: a scalar that it puts on the parameter's device is not in host memory."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(torch, name)
-
-    def tensor(self, value: Any, dtype: Any, device: Any = None) -> Any:
-        """Return a scalar, by another operation if it is on a device."""
-        if device is None:
-            return torch.tensor(value, dtype=dtype)
-        return torch.full((), value, dtype=dtype, device=device)
-
-
-class _OnHost:
-    """A tensor in host memory of which only its like on the GPU is ever made."""
-
-    def __init__(self, like: Any) -> None:
-        self.shape, self.dtype, self.device = like.shape, like.dtype, like.device
-
-    def to(self, device: Any) -> Any:
-        """Return the copy on the GPU."""
-        return torch.empty(self.shape, dtype=self.dtype, device=self.device)
-
-
-class _WithStatesOnHost:
-    """Torch as GrokAdamW sees it: what it puts on "cpu" is in host memory."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(torch, name)
-
-    def zeros_like(self, tensor: Any, device: str) -> Any:
-        """Return a state of a parameter."""
-        return _OnHost(tensor)
-
-
-def _to(real: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda tensor, *args, **kwargs: _OnHost(tensor) if args == ("cpu",) else real(tensor, *args, **kwargs)
-
-
-def _the_tensor(least: float, value: Any) -> Any:
-    value > least  # noqa: B015  what max() asks, and what that allocates
-    return value
-
-
-def _codes_on_host(self: Any) -> None:
-    self.name2qmap.update({"dynamic": _CodeOnHost(), "udynamic": _CodeOnHost()})
-
-
-def _state_buffer(self: Any, p: Any, dtype: Any = torch.float32) -> Any:
-    return torch.zeros_like(p, dtype=dtype, device=_where(self, p))
-
-
-def _double_buffer(self: Any, p: Any, dtype: Any = torch.float32) -> Any:
-    return torch.zeros((2, *p.size()), dtype=dtype, device=_where(self, p))
-
-
-def _where(optimizer: Any, p: Any) -> Any:
-    return "meta" if optimizer.is_paged and p.numel() >= PAGED else p.device
