@@ -19,7 +19,8 @@ from oomph.trace_groups import BEFORE, trace_groups
 # The estimate names its instants more finely than hooks on the real modules can; what they call one is one here.
 ONE = {
     "embedding forward": "forward", "head forward": "head", "loss": "head", "loss backward": "backward",
-    "optimizer states": "optimizer step",
+    "optimizer states": "optimizer step", "projected optimizer step": "optimizer step", "Muon step": "optimizer step",
+    "norms for the optimizer": "optimizer step",
 }  # fmt: skip
 # And the other way round, for drawings that lay one over the other.
 AS_ESTIMATED = {theirs: ours for ours, theirs in ONE.items() if theirs != "optimizer step" and ours != "loss"}

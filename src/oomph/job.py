@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from oomph.errors import UsageError, close_matches
 from oomph.lengths import Lengths
-from oomph.optimizer_names import KINDS
+from oomph.optimizer_names import KINDS, REFUSED, Kind
 
 Precision = Literal[
     "bf16",  # weights, gradients and optimizer states in bf16
@@ -31,11 +31,15 @@ Experts = Literal[
 Routing = Literal["balanced", "worst"]
 Checkpointing = Literal["none", "reentrant", "non-reentrant"]
 OptimizerName = Literal[
-    "adamw", "adamw_torch", "adamw_torch_fused", "adamw_hf", "adamw-amsgrad", "sgd", "sgd-momentum", "rmsprop",
-    "adagrad", "adafactor", "adamw_8bit", "adamw_bnb_8bit", "adamw_bnb_32bit", "paged_adamw_8bit", "paged_adamw_32bit",
-    "lion_8bit", "lion_32bit", "paged_lion_8bit", "paged_lion_32bit", "rmsprop_bnb", "rmsprop_bnb_8bit",
-    "rmsprop_bnb_32bit", "ademamix", "ademamix_8bit", "paged_ademamix_8bit", "paged_ademamix_32bit", "galore_adamw",
-    "galore_adamw_layerwise", "muon", "none",
+    "adamw", "adamw_torch", "adamw_torch_fused", "adamw_hf", "adamw-amsgrad", "adam", "nadam", "radam", "adamax",
+    "adadelta", "sgd", "sgd-momentum", "rmsprop", "adagrad", "adafactor-torch", "adafactor-torch-foreach", "adafactor",
+    "adamw_torch_8bit", "adamw_torch_4bit", "torchao-adamw-4bit", "torchao-adamw-fp8", "adamw_8bit", "adamw_bnb_8bit",
+    "adamw_bnb_32bit", "paged_adamw_8bit", "paged_adamw_32bit", "lion_8bit", "lion_32bit", "paged_lion_8bit",
+    "paged_lion_32bit", "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit", "galore_adamw", "galore_adafactor",
+    "galore_adamw_8bit", "galore_adamw_8bit_layerwise", "galore_adamw_layerwise", "apollo_adamw",
+    "apollo_adamw_layerwise", "apollo-mini", "torchao-cpu-offload", "adam-mini", "lion", "came", "lomo", "adalomo",
+    "schedule_free_adamw", "schedule_free_radam", "schedule_free_sgd", "stable_adamw", "grokadamw", "muon", "ademamix",
+    "ademamix_8bit", "paged_ademamix_32bit", "paged_ademamix_8bit", "none",
 ]  # fmt: skip
 Implementation = Literal["foreach", "fused", "loop"]
 Loss = Literal[
@@ -278,6 +282,9 @@ def shortened(job: TrainJob | InferJob) -> TrainJob | InferJob:
     return job
 
 
+TWO_OPTIMIZERS = ("muon", "torchao-cpu-offload")
+NO_KIND = Kind("none", "none", has_state=False)
+EIGHT = 8  # bits of a state whose embeddings may be fp32
 SIXTEEN_BIT_LOSSES = frozenset({"cut", "liger-fms"})  # whose products fail with, or whose kernels refuse, fp32 weights
 FOUR_BIT = ("nf4", "fp4")  # what bitsandbytes quantises stacked experts to
 MAY_BE_ZERO = frozenset(
@@ -292,6 +299,8 @@ def check(job: TrainJob | InferJob) -> None:
     hints = _hints(kind)
     for field in fields(job):
         value, choices = getattr(job, field.name), get_args(hints[field.name])
+        if field.name == "optimizer" and value in REFUSED:
+            raise UsageError(f"The optimizer {value} is not modelled: {REFUSED[value]}.", "Choose another one.")
         if choices and value not in choices:
             hint = close_matches(str(value), choices) or f"Choose one of {', '.join(map(str, choices))}."
             raise UsageError(f"{field.name} cannot be {value!r}.", hint)
@@ -331,6 +340,8 @@ def _check_training(job: TrainJob) -> None:
     if job.padding and job.packing:
         fix = "Leave one out: transformers looks for packed sequences only where there is no mask."
         raise UsageError("A batch has a padding mask or packed sequences, not both.", fix)
+    if job.optimizer == "torchao-cpu-offload" and not job.set_to_none:
+        raise UsageError("torchao's offloaded optimizer frees gradients.", "Leave out what keeps them.")
     if isinstance(job, TrainJob) and job.loss in SIXTEEN_BIT_LOSSES and job.precision not in ("bf16", "fp16"):
         raise UsageError(
             f"The loss {job.loss} wants weights in 16 bit.", "Take precision bf16 or fp16, or the loss liger."
@@ -360,9 +371,11 @@ def _check_in_backward(job: TrainJob) -> None:
     """Refuse what needs all gradients at once where each is gone before the next is there."""
     if not job.optimizer_in_backward:
         return
+    frozen = job.method != "full" or job.freeze_embeddings or job.freeze_layers > 0
     for wrong, what in (
+        (job.optimizer == "adalomo" and frozen, "weights that are frozen: AdaLomo keeps states of those too"),
         (job.optimizer == "none", "no optimizer"),
-        (job.optimizer == "muon", "Muon, which leaves other parameters to a second optimizer"),
+        (job.optimizer in TWO_OPTIMIZERS, f"{job.optimizer}, which leaves other parameters to a second optimizer"),
         (job.accumulation > 1, "gradient accumulation"),
         (job.clip_gradients, "clipping"),
         (not job.set_to_none, "gradients that are kept"),
@@ -384,6 +397,10 @@ def _adapted(job: TrainJob) -> bool:
     return job.method in RANKED or job.method in ("ia3", "adapter", "adapter_v2")
 
 
+def _kind(job: TrainJob) -> Kind:
+    return KINDS.get(job.optimizer, NO_KIND)
+
+
 # When an input tells anything; those that are not here always do.
 TELLS: dict[str, Callable[[TrainJob], bool]] = {
     "rank": lambda job: job.method in RANKED,
@@ -398,9 +415,9 @@ TELLS: dict[str, Callable[[TrainJob], bool]] = {
     "keeps_4bit_inputs": _adapted,
     "gptq_kernel": lambda job: _adapted(job) and job.quantization.startswith("gptq"),
     "model_code": lambda job: job.model_code != "transformers",
-    "optim_rank": lambda job: job.optimizer.startswith("galore"),
-    "update_projection": lambda job: job.optimizer.startswith("galore"),
-    "embedding_32bit": lambda job: "8bit" in job.optimizer,
+    "optim_rank": lambda job: _kind(job).targets == "linear",
+    "update_projection": lambda job: _kind(job).targets == "linear",
+    "embedding_32bit": lambda job: _kind(job).rule == "bnb" and _kind(job).bits == EIGHT,
     "freeze_embeddings": lambda job: job.method == "full",
     "freeze_layers": lambda job: job.method == "full",
     "zero_bucket": lambda job: job.zero_bucket > 0,

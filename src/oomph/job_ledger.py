@@ -137,6 +137,13 @@ def _unseen(job: Job) -> tuple[str, ...]:
             f"{job.optimizer} keeps its states in unified memory: they are not counted here, and the driver moves them"
             " to the GPU as far as there is room.",
         )
+    if isinstance(job, TrainJob) and job.optimizer in KINDS and KINDS[job.optimizer].on_host:
+        return (f"{job.optimizer} keeps its states in host memory: they are not counted here.",)
+    if isinstance(job, TrainJob) and job.optimizer in KINDS and KINDS[job.optimizer].rule == "torchao":
+        return (
+            f"{job.optimizer} makes its step by torch.compile: what compiled kernels pass each other is not counted, at"
+            " most a few fp32 copies of the largest parameter at a time.",
+        )
     return ()
 
 

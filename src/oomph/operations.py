@@ -14,7 +14,7 @@ from oomph.errors import UsageError, close_matches
 
 PACKAGES = ("oomph.ops", "oomph.optimizers")
 HELPERS = frozenset(
-    {"oomph.ops.kernel", "oomph.ops.kernel_choice", "oomph.optimizers.settings"}
+    {"oomph.ops.kernel", "oomph.ops.kernel_choice", "oomph.optimizers.settings", "oomph.optimizers.projection"}
 )  # what rules are made with, itself no rule
 
 

@@ -123,17 +123,20 @@ def _step(
     """Play a whole step and note where what stands."""
     recorder = tape.recorder
     zero_grad = partial(_zero_grad, recorder, parameters if optimizer is None else optimizer.parameters, job)
-    if optimizer is not None and job.optimizer_in_backward:
+    if optimizer is not None and optimizer.fuses_backward:
+        tape.before_gradient = partial(_step_before, optimizer)
+    elif optimizer is not None and job.optimizer_in_backward:
         tape.on_gradient = partial(_step_in_backward, optimizer)
+    run_backward = backward if optimizer is None else optimizer.backward
     if job.zero_grad == "before-forward":
         zero_grad()
     for index in range(job.accumulation):
         first = index == 0 and job.zero_grad == "before-backward"
-        _micro_batch(tape, bound, forward, model, job, optimizer, played, zero_grad if first else None)
+        _micro_batch(tape, bound, forward, model, job, played, zero_grad if first else None, run_backward)
     played.backward_end = recorder.position
     if job.clip_gradients:
         recorder.mark("clip gradients")
-        clip_grad_norm(parameters, _at_depth(parameters, model, layers))
+        clip_grad_norm(parameters, partial(_at_depth, model=model, deep=layers))
     if optimizer is not None and not job.optimizer_in_backward:
         tape.scope = "optimizer"
         optimizer.step()
@@ -151,6 +154,16 @@ def _step_in_backward(optimizer: Optimizer, parameter: Sym) -> None:
     outer, tape.scope = tape.scope, "optimizer"
     optimizer.step_one(parameter)
     parameter.grad = None
+    tape.scope = outer
+
+
+def _step_before(optimizer: Optimizer, parameter: Sym) -> None:
+    """Update what has a gradient before another parameter's is accumulated."""
+    if not optimizer.updates(parameter):
+        return
+    tape = parameter.tape
+    outer, tape.scope = tape.scope, "optimizer"
+    optimizer.step_complete()
     tape.scope = outer
 
 
@@ -181,9 +194,9 @@ def _micro_batch(
     forward: Forward,
     model: Model,
     job: TrainJob,
-    optimizer: Optimizer | None,
     played: Played,
     zero_grad: Callable[[], None] | None,
+    run_backward: Callable[[Sym], None],
 ) -> None:
     """Play forward and backward of one micro-batch; its inputs and outputs die at the end, outputs first.
 
@@ -235,9 +248,7 @@ def _micro_batch(
     recorder.mark("loss backward")
     played.forward_end = recorder.position
     tape.on_node = _crossing(tape)
-    buckets = [] if optimizer is None else optimizer.before_backward()
-    backward(loss)
-    del buckets
+    run_backward(loss)
     tape.on_node = None
     recorder.mark("after backward")
     if job.hold_logits:

@@ -25,10 +25,25 @@ def test_states_are_the_same_but_for_code_books() -> None:
     assert kept(each, "optimizer") - kept(one, "optimizer") == 2 * 1024 * (9 * 32 + 2 - 1)
 
 
+def test_lomo_has_two_gradients_at_most() -> None:
+    """The next one comes before the one before is used; then an fp32 copy of it and of its weight is made."""
+    one = played(MISTRAL_7B, optimizer="lomo", checkpointing="non-reentrant")
+    assert kept(one, "gradients") < 2 * 0.02 * 2 * PARAMS
+    assert one.peak - 2 * PARAMS == pytest.approx(8 * 32000 * 4096, rel=0.1)
+
+
 @pytest.mark.parametrize(
-    "other", [{"accumulation": 2}, {"clip_gradients": True}, {"optimizer": "none"}, {"set_to_none": False}]
+    "other",
+    [
+        {"optimizer": "adalomo", "method": "lora"},
+        {"optimizer": "torchao-cpu-offload"},
+        {"accumulation": 2},
+        {"clip_gradients": True},
+        {"optimizer": "none"},
+        {"set_to_none": False},
+    ],
 )
 def test_what_needs_all_gradients_is_refused(other: dict[str, Any]) -> None:
-    """Accumulation, clipping, no optimizer, gradients that stay."""
+    """Accumulation, clipping, no optimizer, gradients that stay, states of what is frozen."""
     with pytest.raises(UsageError, match="in backward does not go with"):
         TrainJob(optimizer_in_backward=True, **other)

@@ -6,23 +6,24 @@ from importlib import import_module
 from typing import get_args
 
 import pytest
+from click.testing import CliRunner
 
 from oomph.answer import resolve
-from oomph.errors import UsageError
+from oomph.cli.app import cli
+from oomph.errors import UnsupportedError, UsageError
 from oomph.header import Source
 from oomph.job import OptimizerName, TrainJob
 from oomph.job_ledger import job_ledger
-from oomph.optimizer_names import KINDS
+from oomph.optimizer_names import KINDS, REFUSED
+from oomph.runtimes.config_file import read
 from tests.configs import LLAMA_3_8B
 
+# Names that are not, or no more, the HF Trainer's.
 OWN = {
-    "adamw",
-    "adamw_hf",
-    "adamw-amsgrad",
-    "sgd-momentum",
-    "adamw_bnb_32bit",
-    "muon",
-}  # names that are not, or no more, the HF Trainer's
+    "adamw", "adamw_hf", "adamw-amsgrad", "adam", "nadam", "radam", "adamax", "adadelta", "sgd-momentum",
+    "adamw_bnb_32bit", "muon", "adafactor-torch", "adafactor-torch-foreach", "torchao-adamw-4bit", "torchao-adamw-fp8",
+    "apollo-mini", "lion", "came", "torchao-cpu-offload", "adam-mini",
+}  # fmt: skip
 
 
 def test_a_job_takes_the_names_of_the_table() -> None:
@@ -41,10 +42,22 @@ def test_every_name_has_a_rule() -> None:
 
 @pytest.mark.slow
 def test_names_are_those_of_the_trainer() -> None:
-    """What is not oomph's own short name is a value of TrainingArguments.optim."""
+    """What is not oomph's own short name is a value of TrainingArguments.optim, and all of those are known."""
     from transformers.training_args import OptimizerNames
 
-    assert set(KINDS) - OWN <= {each.value for each in OptimizerNames}
+    assert (set(KINDS) - OWN) | set(REFUSED) == {each.value for each in OptimizerNames}
+    assert not set(KINDS) & set(REFUSED)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_played_is_refused_with_the_reason(name: str) -> None:
+    """By a job, and in a config file."""
+    with pytest.raises(UsageError, match=REFUSED[name]):
+        TrainJob(optimizer=name)  # type: ignore[arg-type]
+    with pytest.raises(UnsupportedError, match=REFUSED[name]):
+        read({"per_device_train_batch_size": 1, "optim": name}, "args.json")
+    said = CliRunner().invoke(cli, ["train", "llama-3-8b", "--optim", name]).output
+    assert f"{name} is not modelled" in " ".join(said.split())
 
 
 def test_a_name_settles_the_implementation() -> None:
@@ -69,3 +82,7 @@ def test_a_ledger_says_what_it_does_not_count() -> None:
     paged, usual = (job_ledger(found, TrainJob(1, 8, optimizer=name)) for name in names)
     assert any("paged_adamw_8bit keeps its states in unified memory" in one for one in paged.warnings)
     assert not any("unified" in one for one in usual.warnings)
+    offloaded = job_ledger(found, TrainJob(1, 8, optimizer="torchao-cpu-offload"))
+    assert any("keeps its states in host memory" in one for one in offloaded.warnings)
+    compiled = job_ledger(found, TrainJob(1, 8, optimizer="adamw_torch_8bit"))
+    assert any("makes its step by torch.compile" in one for one in compiled.warnings)

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 
 from oomph.job import TrainJob
-from tests.referee import models
+from oomph.optimizer_names import KINDS
+from tests.optimizers import golden
+from tests.optimizers.golden import GPT2, LLAMA, TIED
 from tests.tape.grid import compare, played
 
 pytestmark = pytest.mark.slow
 
-# Weights of more and of fewer than 4096 and 100000 elements, matrices and vectors, an embedding for positions.
-LLAMA = {**models.LLAMA, "num_hidden_layers": 1}
-TIED = {**LLAMA, "tie_word_embeddings": True}
-GPT2 = {**models.GPT2, "n_layer": 1}
+# Adapters in fp32 beside a copy of the head in bf16.
+TWO_DTYPES: dict[str, Any] = {"method": "lora", "modules_to_save": "lm_head"}
 JOBS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (LLAMA, {"optimizer": "adamw_torch_fused", "steady": False}),
     (GPT2, {"optimizer": "adamw-amsgrad", "implementation": "loop"}),
@@ -24,9 +24,24 @@ JOBS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (LLAMA, {"optimizer": "rmsprop", "implementation": "loop"}),
     (GPT2, {"optimizer": "adagrad", "steady": False}),
     (LLAMA, {"optimizer": "adagrad", "implementation": "loop", "precision": "fp32"}),
+    (LLAMA, {**TWO_DTYPES, "optimizer": "adamw", "clip_gradients": True}),
+    (LLAMA, {**TWO_DTYPES, "optimizer": "rmsprop"}),
+    (LLAMA, {**TWO_DTYPES, "optimizer": "adagrad", "steady": False}),
+    (GPT2, {"optimizer": "nadam", "implementation": "loop"}),
+    (LLAMA, {"optimizer": "radam", "implementation": "loop"}),
+    (LLAMA, {**TWO_DTYPES, "optimizer": "adamax", "steady": False}),
+    (GPT2, {"optimizer": "adamax", "implementation": "loop"}),
+    (LLAMA, {**TWO_DTYPES, "optimizer": "adadelta"}),
+    (GPT2, {"optimizer": "adadelta", "implementation": "loop", "steady": False}),
+    (LLAMA, {"optimizer": "adafactor-torch"}),
+    (GPT2, {"optimizer": "adafactor-torch", "precision": "amp-bf16", "steady": False}),
+    (LLAMA, {**TWO_DTYPES, "optimizer": "adafactor-torch-foreach"}),
     (LLAMA, {"optimizer": "adafactor"}),
     (GPT2, {"optimizer": "adafactor", "steady": False}),
     (TIED, {"optimizer": "adafactor", "precision": "amp-bf16", "steady": False}),
+    (LLAMA, {"optimizer": "adamw_torch_8bit", "steady": False}),
+    (GPT2, {"optimizer": "adamw_torch_4bit", "steady": False}),
+    (TIED, {"optimizer": "torchao-adamw-fp8", "precision": "amp-bf16", "steady": False}),
     (LLAMA, {"optimizer": "adamw_bnb_8bit"}),
     (GPT2, {"optimizer": "adamw_8bit", "steady": False}),
     (TIED, {"optimizer": "adamw_8bit", "embedding_32bit": False, "steady": False}),
@@ -42,6 +57,18 @@ JOBS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (LLAMA, {"optimizer": "galore_adamw", "optim_rank": 300, "precision": "fp32", "steady": False}),
     (TIED, {"optimizer": "galore_adamw", "optim_rank": 8, "precision": "amp-bf16", "update_projection": True}),
     (LLAMA, {"optimizer": "galore_adamw_layerwise", "optim_rank": 8, "steady": False}),
+    (LLAMA, {"optimizer": "schedule_free_adamw", "steady": False}),
+    (GPT2, {"optimizer": "schedule_free_adamw", "implementation": "loop"}),
+    (LLAMA, {"optimizer": "schedule_free_radam"}),
+    (TIED, {"optimizer": "schedule_free_sgd", "precision": "amp-bf16", "steady": False}),
+    (LLAMA, {"optimizer": "stable_adamw", "steady": False}),
+    (GPT2, {"optimizer": "stable_adamw", "precision": "fp32", "steady": False}),
+    (LLAMA, {"optimizer": "galore_adafactor", "optim_rank": 300, "steady": False}),
+    (TIED, {"optimizer": "galore_adafactor", "optim_rank": 8, "update_projection": True}),
+    (LLAMA, {"optimizer": "galore_adamw_8bit", "optim_rank": 30, "steady": False}),
+    (TIED, {"optimizer": "galore_adamw_8bit", "optim_rank": 300, "precision": "amp-bf16", "update_projection": True}),
+    (LLAMA, {"optimizer": "galore_adamw_8bit_layerwise", "optim_rank": 30, "steady": False}),
+    (LLAMA, {"optimizer": "torchao-cpu-offload", "steady": False}),
     (LLAMA, {"optimizer": "muon", "precision": "fp32", "steady": False}),
     (GPT2, {"optimizer": "muon"}),
     (LLAMA, {"optimizer": "adamw", "optimizer_in_backward": True}),
@@ -50,6 +77,7 @@ JOBS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (GPT2, {"optimizer": "adafactor", "optimizer_in_backward": True, "checkpointing": "non-reentrant"}),
     (LLAMA, {"optimizer": "sgd", "optimizer_in_backward": True, "precision": "amp-bf16"}),
     (LLAMA, {"optimizer": "sgd-momentum", "optimizer_in_backward": True, "steady": False}),
+    *golden.JOBS,  # where their packages are installed
 ]
 
 
@@ -58,8 +86,9 @@ JOBS: list[tuple[dict[str, Any], dict[str, Any]]] = [
 )
 def test_every_event_of_the_step_equals_the_trace(raw: dict[str, Any], inputs: dict[str, Any]) -> None:
     """First steps make states, later ones find them: same allocations, frees, order, peak and bytes of states."""
-    if inputs["optimizer"].startswith("galore"):
-        pytest.importorskip("galore_torch")
+    from oomph.referee.optimizers import package_of
+
+    pytest.importorskip(package_of(KINDS[inputs["optimizer"]])[0])
     parting, ours, theirs = compare(raw, TrainJob(1, 8, **inputs))
     assert parting is None, str(parting)
     assert ours == theirs

@@ -9,8 +9,10 @@ import pytest
 from oomph.errors import UnsupportedError
 from oomph.families import model_from_config
 from oomph.job import TrainJob
+from oomph.optimizers.settings import named
 from oomph.peak import by_group
 from oomph.steps import step
+from oomph.tape.testing import cost, frozen
 from tests.referee import models
 
 MISTRAL_7B: dict[str, Any] = {
@@ -59,6 +61,33 @@ def test_32bit_states_of_bitsandbytes_are_fp32_whatever_the_weights() -> None:
     """torch keeps them as the weights are, bitsandbytes in fp32: 8 bytes a parameter, not 4."""
     assert kept(played(MISTRAL_7B, optimizer="adamw_bnb_32bit"), "optimizer") == pytest.approx(8 * PARAMS, rel=1e-3)
     assert kept(played(MISTRAL_7B), "optimizer") == pytest.approx(4 * PARAMS, rel=1e-3)
+
+
+def test_states_of_torchao_have_scales_and_tables() -> None:
+    """An fp32 scale per 256 elements and a table for each state of each parameter, counted in blocks of 512 bytes."""
+    parameters, norms, unused = 9 * 32 + 3, 65, 512 - 4096 // 256 * 4  # a norm has 16 scales
+    for bits, table in ((8, 1024), (4, 512)):
+        exact = 2 * (bits * PARAMS // 8 + 4 * PARAMS // 256 + table * parameters + unused * norms)
+        assert kept(played(MISTRAL_7B, optimizer=f"adamw_torch_{bits}bit"), "optimizer") == exact
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["adamw_torch_8bit", "adamw_torch_4bit", "torchao-adamw-4bit", "torchao-adamw-fp8"])
+@pytest.mark.parametrize("shape", [(64, 64), (4095,), (65, 64), (33, 128), (3, 40, 64), (2, 4096)])
+def test_states_are_those_of_torchao_itself(name: str, shape: tuple[int, ...]) -> None:
+    """Real tensors: fewer than 4096 elements and no whole number of blocks are kept as they are."""
+    torch = pytest.importorskip("torch")
+    optim = pytest.importorskip("torchao.optim")
+    from oomph.optimizers.torchao import CODES, state
+    from oomph.referee.jobs import parts
+    from oomph.referee.optimizers import TORCHAO
+
+    kind = named(name).name
+    parameter = torch.zeros(shape, dtype=torch.bfloat16)
+    real = getattr(optim, TORCHAO[kind])([parameter], block_size=CODES[kind].block)
+    buffers = (real._new_buffer(parameter, signed) for signed in (True, False))
+    exact = sum(each.nbytes for one in buffers for _, each in parts("", one))
+    assert cost(lambda one: state(named(name), one), frozen(*shape)).allocated == exact
 
 
 def test_paged_states_are_not_on_the_gpu_but_their_scales_are() -> None:

@@ -16,6 +16,7 @@ from click.core import ParameterSource
 
 from oomph.errors import UsageError, close_matches
 from oomph.job import InferJob, TrainJob
+from oomph.optimizer_names import REFUSED
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Job = type[TrainJob] | type[InferJob]
@@ -166,6 +167,8 @@ class Names(click.Choice[str]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return one of the choices."""
         if value not in self.choices:
+            if value in REFUSED and "adamw" in self.choices:
+                self.fail(f"{value} is not modelled: {REFUSED[value]}.", param, ctx)
             hint = close_matches(str(value)[:100], self.choices)
             self.fail(f"{str(value)[:100]!r} is none. {hint or 'Choose one of ' + ', '.join(self.choices)}", param, ctx)
         return super().convert(value, param, ctx)

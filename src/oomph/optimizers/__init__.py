@@ -17,7 +17,9 @@ from oomph.errors import UnsupportedError
 from oomph.optimizer_names import KINDS, Targets
 from oomph.optimizers.settings import Settings, named
 from oomph.structure import STACKS
+from oomph.tape.autograd import backward
 from oomph.tape.bound import Bound
+from oomph.tape.sizes import Size, product, yes
 from oomph.tape.sym import Sym
 
 if TYPE_CHECKING:
@@ -38,15 +40,19 @@ class Optimizer:
             named(job.optimizer, job.implementation),
             embedding_32bit=job.embedding_32bit,
             embeddings=frozenset(one.storage.ordinal for one in embeddings(bound)),
-            targets=frozenset(one.storage.ordinal for one in matrices(bound, KINDS[job.optimizer].targets)),
-            rank=job.optim_rank,
+            targets={one.storage.ordinal for one in matrices(bound, KINDS[job.optimizer].targets)},
+            rank=KINDS[job.optimizer].rank or job.optim_rank,
             update_projection=job.update_projection,
+            steady=job.steady,
+            head_numel=head_numel(bound),
         )
         if KINDS[job.optimizer].targets and not self.settings.targets:
             raise UnsupportedError(f"{job.optimizer} finds no matrices in this model.", "Choose another optimizer.")
         self.parameters = list(parameters)  # by groups, as zero_grad goes through them
         if self.settings.targets:
             self.parameters.sort(key=lambda one: self.settings.is_target(one) == (self.rule.TARGETS == "last"))
+        if least := getattr(self.rule, "MIN_ON_HOST", 0):
+            self.parameters.sort(key=lambda one: yes(product(one.shape) < least))
         self.states: list[State] = [[] for _ in parameters]
         self.stepped = False
         # In backward every parameter has an optimizer of its own, which shares nothing with the others.
@@ -84,9 +90,24 @@ class Optimizer:
             self._make_states(parameter, states)
         _name(parameter, states)
 
-    def before_backward(self) -> list[Sym]:
-        """Return what is there during a backward pass for the optimizer's sake."""
-        return self.rule.buckets(self.zero_bucket, self.parameters) if self.zero_bucket else []
+    @property
+    def fuses_backward(self) -> bool:
+        """Tell whether a backward pass is the optimizer's own, which updates parameters while others get gradients."""
+        return hasattr(self.rule, "fused_backward")
+
+    def backward(self, loss: Sym) -> None:
+        """Play the backward pass, beside what is there for the optimizer's sake meanwhile."""
+        buckets = self.rule.buckets(self.zero_bucket, self.parameters) if self.zero_bucket else []
+        if self.fuses_backward:
+            self.rule.fused_backward(self.settings, loss, self.step_complete)
+        else:
+            backward(loss)
+        del buckets
+
+    def step_complete(self) -> None:
+        """Play the update of every parameter that has a gradient."""
+        there = [at for at, one in enumerate(self.parameters) if one.grad is not None]
+        self.rule.step(self.settings, [self.parameters[at] for at in there], [self.states[at] for at in there])
 
     def step(self) -> None:
         """Play one update of all parameters."""
@@ -120,6 +141,14 @@ def embeddings(bound: Bound) -> list[Sym]:
             else:
                 found += embeddings(part)
     return found
+
+
+def head_numel(bound: Bound) -> Size:
+    """Return how many elements of queries' weights belong to a head of the first attention below a block; 1 of none."""
+    if hasattr(bound.block, "num_heads") and hasattr(bound.block, "hidden_size"):
+        return bound.block.hidden_size * bound.block.hidden_size // bound.block.num_heads
+    below = (head_numel(part) for part in bound.parts.values() if isinstance(part, Bound))
+    return next((found for found in below if not isinstance(found, int) or found > 1), 1)
 
 
 def matrices(bound: Bound, where: Targets) -> list[Sym]:

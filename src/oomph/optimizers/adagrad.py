@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from oomph.ops.elementwise import result
-from oomph.optimizers.settings import Settings
+from oomph.optimizers.settings import Settings, by_dtype
 from oomph.tape.sym import Sym, new
 
 STATES = "made"
@@ -43,9 +43,10 @@ def step(settings: Settings, parameters: Sequence[Sym], states: Sequence[Sequenc
     [4096, 2048]
     """
     if settings.implementation == "foreach":
-        std = [result("_foreach_sqrt", one.shape, one.dtype, one) for (one,) in states]
-        gradients = [one.grad for one in parameters if one.grad is not None]
-        numerator = [result("_foreach_mul", one.shape, one.dtype, one) for one in gradients]
+        gradients = by_dtype([one.grad for one in parameters if one.grad is not None])
+        for sums, grads in zip(by_dtype([one for (one,) in states]), gradients, strict=True):
+            std = [result("_foreach_sqrt", one.shape, one.dtype, one) for one in sums]
+            numerator = [result("_foreach_mul", one.shape, one.dtype, one) for one in grads]
         del std, numerator
         return
     for (one,) in states:

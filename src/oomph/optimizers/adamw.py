@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from oomph.ops.elementwise import result
-from oomph.optimizers.settings import Settings
+from oomph.optimizers.settings import Settings, by_dtype
 from oomph.tape.sym import Sym, new
 
 STATES = "before"
@@ -53,8 +53,8 @@ def step(settings: Settings, parameters: Sequence[Sym], states: Sequence[Sequenc
     2048
     """
     if settings.implementation == "foreach":
-        for dtype in reversed(dict.fromkeys(one[-1].dtype for one in states)):
-            roots = [result("_foreach_sqrt", one[-1].shape, dtype, one[-1]) for one in states if one[-1].dtype == dtype]
+        for second_moments in by_dtype([one[-1] for one in states]):
+            roots = [result("_foreach_sqrt", one.shape, one.dtype, one) for one in second_moments]
         del roots
     elif settings.name == "hf":
         for one in states:

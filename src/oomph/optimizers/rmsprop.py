@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from oomph.ops.elementwise import result
-from oomph.optimizers.settings import Settings
+from oomph.optimizers.settings import Settings, by_dtype
 from oomph.tape.sym import Sym, new
 
 STATES = "before"
@@ -39,7 +39,8 @@ def step(settings: Settings, parameters: Sequence[Sym], states: Sequence[Sequenc
     2048
     """
     if settings.implementation == "foreach":
-        avg = [result("_foreach_sqrt", one.shape, one.dtype, one) for (one,) in states]
+        for square_avgs in by_dtype([one for (one,) in states]):
+            avg = [result("_foreach_sqrt", one.shape, one.dtype, one) for one in square_avgs]
         del avg
         return
     for (one,) in states:

@@ -177,7 +177,12 @@ def _step(model: Any, job: TrainJob, optimizer: Any, watcher: Watcher, kept: lis
         zero_grad()
     for index in range(job.accumulation):
         _micro_batch(
-            model, job, watcher, kept, zero_grad if index == 0 and job.zero_grad == "before-backward" else None
+            model,
+            job,
+            watcher,
+            kept,
+            zero_grad if index == 0 and job.zero_grad == "before-backward" else None,
+            getattr(optimizer, "fused_backward", torch.Tensor.backward),
         )
     watcher.backward_done(model)
     if job.clip_gradients:
@@ -195,7 +200,12 @@ def _step(model: Any, job: TrainJob, optimizer: Any, watcher: Watcher, kept: lis
 
 
 def _micro_batch(
-    model: Any, job: TrainJob, watcher: Watcher, kept: list[Any], zero_grad: Callable[[], None] | None
+    model: Any,
+    job: TrainJob,
+    watcher: Watcher,
+    kept: list[Any],
+    zero_grad: Callable[[], None] | None,
+    run_backward: Callable[[Any], None],
 ) -> None:
     """Run forward and backward of one micro-batch; its inputs and outputs die at the end, outputs first.
 
@@ -221,7 +231,7 @@ def _micro_batch(
         watcher.mark("zero_grad")
         zero_grad()
     watcher.mark("backward")
-    loss.backward()
+    run_backward(loss)
     if job.hold_logits:
         del outputs
     del loss
@@ -334,6 +344,16 @@ def state_tensors(model: Any, optimizer: Any) -> Iterator[tuple[str, Any]]:
     for group in optimizer.param_groups if optimizer is not None else ():
         for parameter in group["params"]:
             for key, value in optimizer.state.get(parameter, {}).items():
-                value = getattr(value, "ortho_matrix", value)  # GaLore's projector
-                if isinstance(value, torch.Tensor):
-                    yield f"{names[parameter]}.{key}", value
+                yield from ((f"{names[parameter]}.{part}", each) for part, each in parts(key, value))
+
+
+def parts(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield (name, tensor) of what a state consists of: itself, a projector's matrix, what a subclass wraps."""
+    value = getattr(value, "ortho_matrix", value)  # GaLore's projector
+    if not isinstance(value, torch.Tensor):
+        return
+    if not hasattr(value, "__tensor_flatten__"):
+        yield key, value
+        return
+    for inner in value.__tensor_flatten__()[0]:
+        yield f"{key}.{inner}", getattr(value, inner)

@@ -125,7 +125,8 @@ def trace(
 
     The last two are for checking the trace itself: a fake run on "cpu" must equal a real one, event by event.
     """
-    from oomph.referee import jobs, optimizers
+    from oomph.referee import jobs
+    from oomph.referee.optimizers_on_cuda import as_on_cuda
     from oomph.referee.tracker import Tracker
     from oomph.referee.watch import TrackerWatcher, passes
 
@@ -136,7 +137,7 @@ def trace(
     watcher = TrackerWatcher(tracker, passes(job), progress)
     with ExitStack() as stack:
         stack.enter_context(collected())
-        stack.enter_context(optimizers.as_on_cuda(job) if device == "cuda" else nullcontext())
+        stack.enter_context(as_on_cuda(job) if device == "cuda" else nullcontext())
         if not real:
             from oomph.referee.fake import fake_tensors
 

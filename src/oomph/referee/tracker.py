@@ -132,10 +132,10 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
         `torch.tensor(1.0)` without a device, as torch.optim makes for step counts, is; so is `torch.zeros(())`, but for
         fused optimizers, whose counts are made where the parameters are. What is on "meta" stands for paged memory.
         """
-        if self.instant != "optimizer step" and not self.instant.endswith("backward"):
-            return False
         if tensor.device.type == "meta":
             return True
+        if self.instant != "optimizer step" and not self.instant.endswith("backward"):
+            return False
         makes = func is aten.lift_fresh.default or (func is aten.zeros.default and self.counters_on_host)
         return makes and tensor.dim() == 0
 

@@ -65,9 +65,8 @@ class TrackerWatcher:
 
     def updated(self, optimizer: Any) -> None:
         """Count the optimizer's states."""
-        states = [getattr(value, "ortho_matrix", value) for one in optimizer.state.values() for value in one.values()]
-        states = [value for value in states if hasattr(value, "dim")]
-        self.facts["optimizer_bytes"] = self.tracker.rounded_bytes(states)
+        states = (jobs.parts(key, value) for one in optimizer.state.values() for key, value in one.items())
+        self.facts["optimizer_bytes"] = self.tracker.rounded_bytes(each for state in states for _, each in state)
 
     def _enter(self, name: str) -> None:
         self.tracker.mark(name)

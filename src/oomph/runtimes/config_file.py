@@ -9,6 +9,7 @@ from typing import Any
 
 from oomph.errors import ConfigError
 from oomph.runtimes import keys
+from oomph.runtimes.said import Said
 from oomph.runtimes.yaml_text import read_mapping
 
 
@@ -54,7 +55,7 @@ def read(config: Mapping[str, Any], where: str) -> ConfigFile:
         raise ConfigError(f"{where} has the keys of no framework that oomph reads.", f"Told by {known}.")
     flat = flattened(config) if name == "torchtune" else dict(config)
     readers, harmless = keys.READERS[name], keys.HARMLESS | keys.HARMLESS_OF.get(name, frozenset())
-    said = keys.Said(where, flat)
+    said = Said(where, flat)
     fields: dict[str, Any] = {}
     for key, reader in readers.items():
         if key in flat and flat[key] is not None:

@@ -2,59 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, get_args
+from collections.abc import Mapping
+from typing import Any
 
-from oomph.errors import ConfigError, UnsupportedError, close_matches
-from oomph.job import PRESETS, OptimizerName
+from oomph.errors import ConfigError, UnsupportedError
+from oomph.job import PRESETS
+from oomph.runtimes.optimizer_keys import factory_projection, optimizer, optimizer_arguments, projected_modules
+from oomph.runtimes.said import Reader, Said
 from oomph.runtimes.trainer import mixed
-
-MOST = 2**31
-
-
-def _shown(value: Any) -> str:
-    return repr(value if isinstance(value, (int, float)) else str(value)[:40])
-
-
-@dataclass(frozen=True)
-class Said:
-    """A config's keys and values; `where` names it in errors."""
-
-    where: str
-    values: Mapping[str, Any]
-
-    def whole(self, key: str) -> int:
-        """Return a whole number of at least 1."""
-        value = self.values[key]
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST:
-            raise ConfigError(f"{self.where}: {key} is {_shown(value)}.", "Give a whole number of at least 1.")
-        return value
-
-    def switch(self, key: str) -> bool:
-        """Return True or False."""
-        value = self.values.get(key, False)
-        if not isinstance(value, bool):
-            raise ConfigError(f"{self.where}: {key} is {_shown(value)}.", "Give true or false.")
-        return value
-
-    def rate(self, key: str) -> float:
-        """Return a number from 0 to below 1."""
-        value = self.values[key]
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
-            raise ConfigError(f"{self.where}: {key} is {_shown(value)}.", "Give a number from 0 to below 1.")
-        return float(value)
-
-    def one_of(self, key: str, known: Mapping[str, Any]) -> Any:
-        """Return what a word means."""
-        value = self.values[key]
-        if not isinstance(value, str) or value not in known:
-            hint = close_matches(str(value)[:40], known) or f"oomph reads {', '.join(known)}."
-            raise UnsupportedError(f"{self.where}: {key} {str(value)[:40]!r} is not modelled.", hint)
-        return known[value]
-
-
-Reader = Callable[[Said, str], dict[str, Any]]
 
 
 def number(field: str) -> Reader:
@@ -111,23 +66,6 @@ def checkpointing(said: Said, key: str) -> dict[str, Any]:
     options = said.values.get("gradient_checkpointing_kwargs") or {}
     reentrant = options.get("use_reentrant", False) if isinstance(options, Mapping) else False
     return {"checkpointing": "reentrant" if reentrant else "non-reentrant", "use_cache": False}
-
-
-OPTIMIZERS: dict[str, dict[str, Any]] = {
-    "adamw_torch": {"optimizer": "adamw", "implementation": "foreach"},
-    "adamw_torch_fused": {"optimizer": "adamw", "implementation": "fused"},
-    "adamw": {"optimizer": "adamw"},
-    "sgd": {"optimizer": "sgd"},
-    "torch.optim.AdamW": {"optimizer": "adamw", "implementation": "foreach"},
-    "torch.optim.SGD": {"optimizer": "sgd"},
-}
-
-
-def optimizer(said: Said, key: str) -> dict[str, Any]:
-    """Read the name of an optimizer: the Trainer's, or one of oomph's own."""
-    own = {name: {"optimizer": name} for name in get_args(OptimizerName)}
-    found: dict[str, Any] = said.one_of(key, {**own, **OPTIMIZERS})
-    return found
 
 
 def clipping(said: Said, key: str) -> dict[str, Any]:
@@ -215,6 +153,8 @@ _TRAINER: dict[str, Reader] = {
     "per_device_train_batch_size": number("batch"),
     **_BATCH,
     "optim": optimizer,
+    "optim_args": optimizer_arguments,
+    "optim_target_modules": projected_modules,
     "attn_implementation": attention,
     "use_liger_kernel": when("loss", "liger"),
     "torch_compile": refused("compiled code"),
@@ -275,7 +215,9 @@ READERS: dict[str, dict[str, Reader]] = {
         "flash_attn": attention,
         "enable_liger_kernel": when("loss", "liger"),
         "use_unsloth": refused("Unsloth's kernels"),
-        "use_galore": refused("GaLore"),
+        "use_galore": factory_projection("galore"),
+        "use_apollo": factory_projection("apollo"),
+        "use_badam": refused("layers that take turns"),
         "freeze_trainable_layers": refused("parts that train"),
     },
     "torchtune": {
@@ -289,7 +231,7 @@ READERS: dict[str, dict[str, Reader]] = {
         "enable_activation_offloading": refused("activations in host memory"),
         "optimizer._component_": optimizer,
         "optimizer.fused": when("implementation", "fused"),
-        "optimizer_in_bwd": refused("the optimizer within backward"),
+        "optimizer_in_bwd": when("optimizer_in_backward", True),
         "compile": refused("compiled code"),
         "model.lora_rank": lambda said, key: {"method": "lora", "rank": said.whole(key)},
         "model.lora_dropout": rate("adapter_dropout"),
@@ -337,7 +279,10 @@ HARMLESS_OF: dict[str, frozenset[str]] = {
     }),
     "llama-factory": frozenset({
         "dataset", "dataset_dir", "max_samples", "overwrite_cache", "plot_loss", "preprocessing_num_workers",
-        "quantization_method", "save_only_model", "stage", "template", "val_size",
+        "quantization_method", "save_only_model", "stage", "template", "val_size", "apollo_layerwise", "apollo_proj",
+        "apollo_proj_type", "apollo_rank", "apollo_scale", "apollo_scale_type", "apollo_target",
+        "apollo_update_interval", "galore_layerwise", "galore_proj_type", "galore_rank", "galore_scale",
+        "galore_target", "galore_update_interval",
     }),
     "torchtune": frozenset({
         "device", "log_peak_memory_stats", "model._component_", "model.apply_lora_to_output", "model.lora_alpha",

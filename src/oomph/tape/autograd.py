@@ -300,16 +300,18 @@ def _accumulate_grad(node: AccumulateGrad, buffer: Gradients) -> None:
     leaf, gradient = node.leaf, buffer.pop()
     if gradient is None:
         return
+    if leaf.tape.before_gradient is not None:
+        leaf.tape.before_gradient(leaf)
     if leaf.grad is None:
         if sys.getrefcount(gradient) <= STOLEN and _lies_like(gradient, leaf):
-            leaf.grad = gradient.detach()
+            leaf.grad, gradient = gradient.detach(), None
         else:
             leaf.grad = new(leaf.tape, leaf.shape, leaf.dtype, leaf.strides, "clone")
         recorder = leaf.tape.recorder
         if recorder.why.get(leaf.storage.ordinal) == "parameter":
             recorder.name(leaf.grad.storage.ordinal, leaf.made_for, "gradient")
     if leaf.tape.on_gradient is not None:
-        leaf.tape.on_gradient(leaf)  # while the gradient that came is still there
+        leaf.tape.on_gradient(leaf)  # while a gradient that was copied is still there
 
 
 def _lies_like(gradient: Sym, leaf: Sym) -> bool:

@@ -53,6 +53,8 @@ class Tape:
         self.layers_end = 0
         # Called with a node's sequence number before it runs backward.
         self.on_node: Callable[[int], None] | None = None
+        # Called with a leaf when its gradient comes, before it is accumulated, as a tensor's hook is.
+        self.before_gradient: Callable[[Sym], None] | None = None
         # Called with a leaf when its gradient is complete, as a post-accumulate-grad hook is.
         self.on_gradient: Callable[[Sym], None] | None = None
 

@@ -53,6 +53,42 @@ LEVERS = (
         ),
     ),
     Lever(
+        "Adam in host memory",
+        Price.SPEED,
+        "The same numbers; gradients go to the host and weights come back at each step, which the CPU makes (torchao).",
+        "https://github.com/pytorch/ao/tree/main/torchao/optim",
+        setting(
+            lambda job: _kind(job).rule == "adamw" and _kind(job).name in ADAM,
+            optimizer="torchao-cpu-offload",
+            implementation=FOREACH,
+        ),
+    ),
+    Lever(
+        "4-bit Adam",
+        Price.ROUNDING,
+        "Both moments in 4 bits, block by block, by compiled code (torchao); published runs end at the same loss.",
+        "https://arxiv.org/abs/2309.01507",
+        setting(
+            lambda job: _kind(job).name in {*ADAM, "8bit"} and _kind(job).rule in ("adamw", "bnb", "torchao"),
+            optimizer="adamw_torch_4bit",
+            implementation=FOREACH,
+        ),
+    ),
+    Lever(
+        "APOLLO",
+        Price.TRAINING,
+        "States of a small random space scale each row of a gradient; published pre-training loses nothing to AdamW.",
+        "https://arxiv.org/abs/2412.05270",
+        _instead("apollo_adamw", ADAM),
+    ),
+    Lever(
+        "AdaLomo",
+        Price.TRAINING,
+        "Weights are updated within the backward pass, by factored second moments: no accumulation, no clipping.",
+        "https://arxiv.org/abs/2310.10195",
+        _instead("adalomo", WITH_MOMENTS),
+    ),
+    Lever(
         "Adafactor",
         Price.TRAINING,
         "A row and a column of second moments per matrix, and no first ones; slower, and its learning rate is its own.",

@@ -1,0 +1,78 @@
+"""Steps of optimizers whose packages the tests do not install: what the real ones did, as
+scripts/record_optimizer_golden.py wrote it down, and the same of the tape.
+"""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from oomph.compare import peak_bytes, steps
+from oomph.families import model_from_config
+from oomph.job import TrainJob
+from oomph.play import play
+from oomph.stream import Stream
+from oomph.trace_groups import trace_start
+from tests.referee import models
+
+GOLDEN = Path(__file__).with_name("golden.json")
+# Weights of more and of fewer than 4096 and 100000 elements, matrices and vectors, an embedding for positions.
+LLAMA = {**models.LLAMA, "num_hidden_layers": 1}
+TIED = {**LLAMA, "tie_word_embeddings": True}
+GPT2 = {**models.GPT2, "n_layer": 1}
+JOBS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    (LLAMA, {"optimizer": "lomo", "checkpointing": "reentrant"}),
+    (TIED, {"optimizer": "lomo", "precision": "amp-bf16", "checkpointing": "non-reentrant", "steady": False}),
+    (LLAMA, {"optimizer": "adalomo", "steady": False}),
+    (GPT2, {"optimizer": "adalomo", "precision": "fp32", "hold_logits": False}),
+    (LLAMA, {"optimizer": "grokadamw", "steady": False}),
+    (LLAMA, {"optimizer": "apollo_adamw", "optim_rank": 8, "steady": False}),
+    (TIED, {"optimizer": "apollo_adamw", "optim_rank": 300, "precision": "fp32", "update_projection": True}),
+    (LLAMA, {"optimizer": "apollo_adamw_layerwise", "optim_rank": 8}),
+    (LLAMA, {"optimizer": "apollo-mini"}),
+    (LLAMA, {"optimizer": "adam-mini"}),
+    (GPT2, {"optimizer": "adam-mini", "steady": False}),
+    (LLAMA, {"optimizer": "lion", "steady": False}),
+    (GPT2, {"optimizer": "came", "steady": False}),
+]
+
+
+def name(raw: dict[str, Any], inputs: dict[str, Any]) -> str:
+    """What a job is called in the file."""
+    tied = "-tied" * bool(raw.get("tie_word_embeddings"))
+    return f"{raw['model_type']}{tied} {json.dumps(inputs)}"
+
+
+def job(inputs: dict[str, Any]) -> TrainJob:
+    """The job of a few inputs."""
+    return TrainJob(1, 8, **inputs)
+
+
+def summary(stream: Stream, start: int, state_bytes: int) -> dict[str, Any]:
+    """A step in short. Within a run of frees the order does not count: it depends on the version of Python."""
+    events = steps(stream, start, unordered_frees=True)
+    text = "\n".join(f"{one.sign} {one.number} {one.n_bytes}" for one in events)
+    return {
+        "events": len(events),
+        "peak_bytes": peak_bytes(events),
+        "state_bytes": state_bytes,
+        "digest": sha256(text.encode()).hexdigest()[:32],
+    }
+
+
+def of_tape(raw: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
+    """The summary of the tape's step as a trace would see it."""
+    found = play(model_from_config(raw), job(inputs), on="trace")
+    stream = found.recorder.stream()
+    stream.events = stream.events[: found.end]
+    return summary(stream, found.start, found.kept("optimizer state"))
+
+
+def of_trace(raw: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
+    """The summary of the real step."""
+    from oomph.referee.trace import trace
+
+    traced = trace(raw, job(inputs), layer_marks=False)
+    return summary(traced.stream, trace_start(traced.stream), traced.optimizer_bytes)
