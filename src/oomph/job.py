@@ -151,13 +151,13 @@ class TrainJob:
 
     batch: int = 1
     seq_len: int = 2048
-    target_len: int = 0
-    lengths: str = "fixed"
-    long_samples: Literal["cut", "drop"] = "cut"
     precision: Precision = "bf16"
     attention: Kernel = "flash"
     padding: bool = False
     packing: bool = False
+    target_len: int = 0
+    lengths: str = "fixed"
+    long_samples: Literal["cut", "drop"] = "cut"
     dropout: bool = True  # as the config says; False sets every rate to 0
     checkpointing: Checkpointing = "none"
     checkpoint_every: int = 1
