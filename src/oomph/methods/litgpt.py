@@ -139,7 +139,9 @@ def _check(model: Model, job: TrainJob) -> None:
         (job.use_cache, "cache while training"),
     ):
         if wrong:
-            raise UsageError(f"LitGPT has no {what}.", "Leave it out, or take --model-code transformers.")
+            raise UsageError(
+                f"LitGPT has no {what}.", "Leave it out; --framework litgpt takes what goes with its code."
+            )
 
 
 def _as_litgpt(model: Model, job: TrainJob, release: Release) -> Model:
