@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from oomph.blocks.attention import Attention
 from oomph.blocks.base import Block, Part, Stack, rewritten
@@ -41,9 +41,8 @@ RELEASES: dict[str, Release] = {
         stable_embedding=False, keeps_4bit_inputs=True,
     ),
     "lit-gpt": Release(  # 24 October 2023 to January 2024
-        "narrow scaled, cast", groups=True, sums="mlp first", indices="anew", keeps_normed=True,
-        keeps_loss=True, count="none",
-        capped_chunks=False, stable_embedding=False, keeps_4bit_inputs=True,
+        "narrow scaled, cast", groups=True, sums="mlp first", indices="anew", keeps_normed=True, keeps_loss=True,
+        count="none", capped_chunks=False, stable_embedding=False, keeps_4bit_inputs=True,
     ),
 }  # fmt: skip
 QKV = ("query", "key", "value")
@@ -65,7 +64,7 @@ ADAPTED: dict[str, tuple[str, ...]] = {  # what trains, by a part of its name
 class Family:
     """Where a family keeps what LitGPT's Block has: its norms, "" where there is none; other options of the class.
 
-    `windows`: its layers have their window in earlier releases too; since 0.5 those of all families do.
+    `windows`: its layers have their window in earlier releases too; in the newest those of all families do.
     """
 
     norm_1: str = "input_layernorm"
@@ -117,8 +116,9 @@ def adapt(model: Model, job: TrainJob) -> Model:
 
     made = replace(made, parts={path: rewritten(part, mark, path) for path, part in made.parts.items()})
     if job.quantization != "none" and release.stable_embedding:
-        table = made.parts["transformer.wte"]
-        stable = StableEmbedding(model.vocab_size, model.hidden_size, _block(table).scaled)
+        table = inner(made.parts["transformer.wte"])
+        assert isinstance(table, Embedding)
+        stable = StableEmbedding(table.rows, table.size, table.scaled)
         made = replace(made, parts={**made.parts, "transformer.wte": stable})
     return made
 
@@ -152,7 +152,9 @@ def _check(model: Model, job: TrainJob) -> None:
         (not job.quantization.startswith(("none", "nf4", "fp4")), f"base in {job.quantization} that oomph knows"),
     ):
         if wrong:
-            raise UsageError(f"LitGPT has no {what}.", "Leave it out, or take --model-code transformers.")
+            raise UsageError(
+                f"LitGPT has no {what}.", "Leave it out; --framework litgpt takes what goes with its code."
+            )
 
 
 def _as_litgpt(model: Model, job: TrainJob, release: Release) -> Model:
@@ -207,11 +209,6 @@ def _targets(job: TrainJob) -> frozenset[str]:
         hint = close_matches(word, TARGETS) or f"Its targets are {', '.join(TARGETS)}."
         raise UsageError(f"LitGPT adapts no {word[:80]!r}.", hint)
     return found
-
-
-def _block(part: Part) -> Any:
-    """Return a block whose parts may have been exchanged, for its own fields."""
-    return inner(part)
 
 
 @dataclass(frozen=True)

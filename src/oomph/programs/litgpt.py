@@ -121,7 +121,7 @@ def causal_lm(
     if labels is None:
         raise UnsupportedError("oomph plays LitGPT's training only.")
     variables, release = m.tape.variables, _release(m)
-    chunked = not next(m.lm_head.parameters()).requires_grad or "linear" in m.lm_head.parts
+    chunked = "linear" in m.lm_head.parts or not m.lm_head.weight.requires_grad  # adapted, or frozen
     variables["logits"] = _in_fabric(m, input_ids, chunked)
     m.tape.scope = "loss"
     with m.tape.without_autocast():

@@ -98,7 +98,9 @@ def job_of(row: Mapping[str, Any]) -> tuple[TrainJob, tuple[str, ...]]:
     if "bigcode" in words(row, "model") and not versions.at_least("transformers", *CACHE_OFF_SINCE):
         fields |= {"use_cache": True, "keeps_cache": fields["checkpointing"] != "none"}
     assumed = {
-        f"{words(row, 'framework_version')}, estimated by the layers of the versions oomph follows": True,
+        f"{words(row, 'framework_version')}, estimated by the layers of the versions oomph follows": (
+            fields.get("model_code", "transformers") == "transformers"
+        ),
         "autocast over 16-bit weights; accelerate copies logits to fp32": bool(fields.get("autocast")),
         "reentrant checkpointing: the default of transformers 4": fields["checkpointing"] == "reentrant",
         "which attention is not stated: SDPA, the class's default": "not stated" in words(row, "attention_impl"),

@@ -93,7 +93,10 @@ UNSTATED_METRIC = "not stated"
 MODELS: dict[str, str] = {
     "NousResearch/Llama-2-70b-hf": "llama-2-70b",
     "TheBloke/Llama-2-70B-GPTQ": "llama-2-70b",
+    "Llama 2 7 B": "llama-2-7b",
     "Llama 2 13 B": "llama-2-13b",
+    "Falcon 40 B": "falcon-40b",
+    "mistral-7b-v0.2": "mistral-7b-instruct-v0.2",
     "Qwen-1.8B": "qwen-1-8b-chat",
     "Qwen-1.8B-Chat": "qwen-1-8b-chat",
     "Qwen-1.8B-Chat-Int4": "qwen-1-8b-chat",
