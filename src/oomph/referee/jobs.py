@@ -124,6 +124,14 @@ def decoder_layers(model: Any) -> list[Any]:
     return max(layers or lists, key=len, default=[])
 
 
+def packed_and_buffers(model: Any) -> tuple[list[Any], list[Any]]:
+    """Return a model's named buffers apart: the weights of maps that keep codes in buffers, and all others."""
+    maps = tuple(f"{name}." for name, module in model.named_modules() if "qweight" in module._buffers)
+    packed = [(name, each) for name, each in model.named_buffers() if name.startswith(maps)]
+    names = {name for name, _ in packed}
+    return packed, [(name, each) for name, each in model.named_buffers() if name not in names]
+
+
 def train(model: Any, job: TrainJob, watcher: Watcher, warm_up: bool | None = None) -> None:
     """Make one optimizer step that counts, after another one if `warm_up` (None: if that leaves anything behind).
 

@@ -47,16 +47,17 @@ class TrackerWatcher:
         self.tracker.forget(counters_on_host(optimizer))
         self.tracker.counters_on_host = optimizer is not None and not optimizer.defaults.get("fused")
         gradients = [(f"{name}.grad", each.grad) for name, each in model.named_parameters() if each.grad is not None]
-        weights = [*model.named_parameters(), *scales(model)]
+        packed, buffers = jobs.packed_and_buffers(model)
+        weights = [*model.named_parameters(), *scales(model), *packed]
         groups: list[Any] = [
             ("parameters", "parameter", weights),
-            ("parameters", "buffer", list(model.named_buffers())),
+            ("parameters", "buffer", buffers),
             ("gradients", "gradient", gradients),
             ("optimizer states", "optimizer state", list(jobs.state_tensors(model, optimizer))),
         ]
         self.tracker.restart([group for group in groups if group[2]])
         self.facts["parameter_bytes"] = self.tracker.rounded_bytes(tensor for _, tensor in weights)
-        self.facts["buffer_bytes"] = self.tracker.rounded_bytes(model.buffers())
+        self.facts["buffer_bytes"] = self.tracker.rounded_bytes(tensor for _, tensor in buffers)
 
     def backward_done(self, model: Any) -> None:
         """Count the gradients."""
