@@ -70,6 +70,8 @@ def subject(ref: str, *, offline: bool = False, job: Job | None = None) -> Subje
 
 def for_job(found: Subject, job: Job | None) -> Subject:
     """Return a model with the head that a job's task needs, whatever head its config names."""
+    if job is None:
+        return found
     from oomph.job import TrainJob
 
     if not isinstance(job, TrainJob) or job.task == "config":

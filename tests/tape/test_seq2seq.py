@@ -15,7 +15,6 @@ from tests.tape.grid import compare
 
 T5: dict[str, Any] = {
     "model_type": "t5", "vocab_size": 515, "d_model": 48, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4,
-    "decoder_start_token_id": 0, "pad_token_id": 0,
 }  # fmt: skip
 GATED = {**T5, "feed_forward_proj": "gated-gelu", "num_decoder_layers": 3}
 MT5 = {**GATED, "model_type": "mt5"}

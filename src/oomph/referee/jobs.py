@@ -53,6 +53,8 @@ def build(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu")
     if isinstance(job, TrainJob):
         raw = headed(raw, job.task, job.labels)
     model_type = str(raw.get("model_type", ""))
+    if model_type in SEQ2SEQ:  # configs name the token to begin with, their classes have none; no byte depends on it
+        raw = {"decoder_start_token_id": 0, **raw}
     if model_type not in transformers.CONFIG_MAPPING:
         raise UnsupportedError(f"transformers {transformers.__version__} has no architecture {model_type[:80]!r}.")
     config = transformers.CONFIG_MAPPING[model_type](**clean(dict(raw)))
