@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any, Literal, get_args, get_type_hints
 
 from oomph.errors import UsageError, close_matches
+from oomph.objectives import KINDS as KINDS_OF_OBJECTIVE
 from oomph.optimizer_names import KINDS
 
 Precision = Literal[
@@ -50,6 +51,18 @@ Loss = Literal[
     "cut",  # Apple's cut cross entropy
     "torchtune",  # logits in 8 chunks, cast to fp32 chunk by chunk
     "litgpt",  # 128 tokens at a time, in the logits' own dtype
+    "fused-head",  # TRL's, from 1.15: tiles of logits, their log-probabilities alone
+]
+Objective = Literal[
+    "sft",
+    "dpo",  # pairs of answers against a reference
+    "ipo",  # the same with lengths divided out and a square
+]
+Reference = Literal[
+    "default",  # adapters switched off where there are any, else a second model
+    "loaded",
+    "adapters-off",
+    "precomputed",  # log-probabilities come with the batch
 ]
 ZeroGrad = Literal["after-step", "before-forward", "before-backward"]
 Method = Literal[
@@ -61,6 +74,7 @@ Method = Literal[
 ]
 AdapterDtype = Literal["fp32", "base"]
 Quantization = Literal["none", "nf4", "nf4-dq", "fp4", "fp4-dq"]  # of a frozen base; the names of formats
+OF_PROMPTS = frozenset({"fused-head"})  # losses that leave out what is not scored
 RANKED = frozenset({"lora", "qlora"})  # methods that have a rank
 # What a method stands for, where the field has its default.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -90,6 +104,11 @@ class TrainJob:
     `autocast`: 16-bit weights under autocast too, as accelerate's mixed precision over them: adapters in fp32 are cast,
     losses upcast. `loss`: what follows the last hidden state.
     `zero_grad`: where gradients are zeroed, or freed with `set_to_none`; of several micro-batches in the first one.
+
+    `objective` is what is minimised, as TRL's trainers do it; one beyond sft asks for what is missing: the loss
+    fused-head, and a `reference` that goes with the method. `batch` then counts samples: a pair of answers is one, of
+    two sequences. `prompt_len` are the tokens at the start of every sequence that are not scored, 0 or 1 if all are
+    but the first; only some losses leave them out.
 
     `method` is how PEFT wraps the model, and what trains. `rank` is the adapters'; `targets` the maps that get one:
     names with commas between them, "all-linear", or "default", which is PEFT's choice for the model. `adapter_dropout`
@@ -142,16 +161,28 @@ class TrainJob:
     freeze_layers: int = 0
     narrow_tables: bool = False
     keeps_4bit_inputs: bool = False
+    objective: Objective = "sft"
+    reference: Reference = "default"
+    prompt_len: int = 0
 
     def __post_init__(self) -> None:
         check(self)
         for name, value in PRESETS.get(self.method, {}).items():
             if getattr(self, name) == DEFAULTS[name]:
                 object.__setattr__(self, name, value)
+        if self.objective != "sft":
+            self._of_objective()
         if self.optimizer in KINDS and KINDS[self.optimizer].in_backward:
             object.__setattr__(self, "optimizer_in_backward", True)
         _check_in_backward(self)
         object.__setattr__(self, "implementation", _implementation(self.optimizer, self.implementation))
+
+    def _of_objective(self) -> None:
+        """Take what goes with an objective where nothing else is said, and refuse what does not."""
+        if self.loss == DEFAULTS["loss"]:
+            object.__setattr__(self, "loss", "fused-head")
+        object.__setattr__(self, "hold_logits", False)  # trainers return the loss alone
+        _check_objective(self)
 
     @property
     def weight_dtype(self) -> str:
@@ -161,7 +192,17 @@ class TrainJob:
     @property
     def axes(self) -> tuple[str, ...]:
         """Names of the fields that are sizes."""
-        return ("batch", "seq_len", "rank") if self.method in RANKED else ("batch", "seq_len")
+        rank = ("rank",) if self.method in RANKED else ()
+        return ("batch", "seq_len", *rank, *(("prompt_len",) if self.loss in OF_PROMPTS else ()))
+
+    @property
+    def compares_with(self) -> Reference | None:
+        """Where the reference comes from; None for an objective without one."""
+        if not KINDS_OF_OBJECTIVE[self.objective].reference:
+            return None
+        if self.reference == "default":
+            return "loaded" if self.method == "full" else "adapters-off"
+        return self.reference
 
     @property
     def leaves_gradients(self) -> bool:
@@ -216,6 +257,7 @@ def shortened(job: TrainJob | InferJob) -> TrainJob | InferJob:
     return job
 
 
+LOSSES_OF_OBJECTIVES = frozenset({"fused-head"})  # beyond sft
 SIXTEEN_BIT_LOSSES = frozenset({"cut", "liger-fms"})  # whose products fail with, or whose kernels refuse, fp32 weights
 MOST = 2**31  # tokens, sequences or micro-batches beyond which a number is a slip of the keyboard
 
@@ -229,7 +271,7 @@ def check(job: TrainJob | InferJob) -> None:
         if choices and value not in choices:
             hint = close_matches(str(value), choices) or f"Choose one of {', '.join(map(str, choices))}."
             raise UsageError(f"{field.name} cannot be {value!r}.", hint)
-        low = 0 if field.name in ("decode", "max_cache_len", "logits_to_keep", "freeze_layers") else 1
+        low = 0 if field.name in ("decode", "max_cache_len", "logits_to_keep", "freeze_layers", "prompt_len") else 1
         if hints[field.name] is int and not low <= value <= MOST:
             raise UsageError(f"{field.name} cannot be {value}.", f"Give a whole number of at least {low}.")
         if hints[field.name] is float and not 0 <= value < 1:
@@ -250,6 +292,8 @@ def _check_training(job: TrainJob) -> None:
         )
     if job.modules_to_save and job.method in ("full", "bitfit"):
         raise UsageError("Copies of modules train beside adapters only.", "Add --method lora.")
+    if job.prompt_len >= job.seq_len:
+        raise UsageError(f"A prompt of {job.prompt_len} tokens leaves none to score.", "Give a longer --seq.")
     if job.padding and job.packing:
         fix = "Leave one out: transformers looks for packed sequences only where there is no mask."
         raise UsageError("A batch has a padding mask or packed sequences, not both.", fix)
@@ -259,6 +303,29 @@ def _check_training(job: TrainJob) -> None:
         )
     if isinstance(job, TrainJob) and job.autocast and job.precision == "fp32":
         raise UsageError("fp32 weights under autocast are a precision of their own.", "Take amp-bf16 or amp-fp16.")
+
+
+def _check_objective(job: TrainJob) -> None:
+    """Refuse what an objective beyond sft does not go with, or what is not played with one yet."""
+    name = job.objective
+    if job.loss not in LOSSES_OF_OBJECTIVES:
+        fix = f"Take {' or '.join(sorted(LOSSES_OF_OBJECTIVES))}, or leave --loss out."
+        raise UsageError(f"The loss {job.loss} says nothing about {name}.", fix)
+    for wrong, what, fix in (
+        (job.packing, "packed sequences", "Leave out --packing: TRL pads here."),
+        (job.method in ("bitfit", "ln-tuning"), job.method, "Take method full or lora."),
+        (bool(job.modules_to_save), "copies of modules", "Leave out --modules-to-save."),
+        (job.keep_outputs, "outputs that are kept", "Leave out --keep-outputs: TRL's trainers drop them."),
+        (job.use_cache, "a cache", "Leave out --use-cache: TRL's trainers switch it off."),
+        (job.checkpoint_every > 1, "every n-th layer checkpointed", "TRL's trainers switch all layers on and off."),
+    ):
+        if wrong:
+            raise UsageError(f"The objective {name} does not go with {what}.", fix)
+    if job.compares_with == "adapters-off" and job.method == "full":
+        raise UsageError("Full fine-tuning has no adapters to switch off.", "Say --reference loaded or precomputed.")
+    if job.compares_with == "loaded" and job.method != "full":
+        fix = "Say --reference adapters-off or precomputed."
+        raise UsageError("A reference beside adapters is not played: TRL switches the adapters off.", fix)
 
 
 def _implementation(optimizer: str, asked: str) -> str:
@@ -316,4 +383,6 @@ def idle_inputs(job: TrainJob | InferJob) -> tuple[str, ...]:
     projections = () if job.optimizer.startswith("galore") else ("optim_rank", "update_projection")
     embeddings = () if "8bit" in job.optimizer else ("embedding_32bit",)
     frozen = () if job.method == "full" else ("freeze_embeddings", "freeze_layers")
-    return (*adapters, *projections, *embeddings, *frozen)
+    reference = () if KINDS_OF_OBJECTIVE[job.objective].reference else ("reference",)
+    prompt = () if job.loss in OF_PROMPTS else ("prompt_len",)
+    return (*adapters, *projections, *embeddings, *frozen, *reference, *prompt)

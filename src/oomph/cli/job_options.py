@@ -79,6 +79,9 @@ HELP: dict[Job, dict[str, str]] = {
         "freeze_layers": "Freeze the first so many layers.",
         "narrow_tables": "After it embedding and head are cast back, as TRL does.",
         "keeps_4bit_inputs": "As bitsandbytes up to 0.42: inputs of quantised maps live as long as the graph.",
+        "objective": "What is minimised, as TRL's trainers do it; see docs/objectives.md.",
+        "reference": "Where an objective's reference comes from.",
+        "prompt_len": "Tokens at the start of each sequence that are not scored; 0: all are but the first.",
     },
     InferJob: {
         "batch": "Sequences at a time.",

@@ -29,8 +29,10 @@ LOSSES: dict[str, str] = {
     "cut": "cut",
     "torchtune": "torchtune",
     "litgpt": "litgpt",
+    "fused-head": "fused_head",
 }
-WITHOUT_BIAS = frozenset({"liger", "liger-fms", "cut"})  # played for heads without one
+WITHOUT_BIAS = frozenset({"liger", "liger-fms", "cut", "fused-head"})  # played for heads without one
+WITHOUT_EXPERTS = frozenset({"fused-head"})  # to which TRL adds the loss of a mixture's router
 OF_PLAIN_HEADS = frozenset({"liger", "liger-fms", "cut", "torchtune", "litgpt"})  # and not of logits that are scaled
 OF_LOGITS = frozenset({"hf"})  # what a program can compute that makes its logits itself
 

@@ -28,7 +28,7 @@ class _Silent:
         if name == "end" and self.profiler.profiler is not None:
             self.profiler.stop()
 
-    def ready(self, model: Any, optimizer: Any) -> None:
+    def ready(self, model: Any, optimizer: Any, reference: Any = None) -> None:
         self.profiler.start()
 
     def backward_done(self, model: Any) -> None:

@@ -127,14 +127,20 @@ def trace(
         if not real:
             from oomph.referee.fake import fake_tensors
 
-            stack.enter_context(fake_tensors(job.padding, packed=isinstance(job, TrainJob) and job.packing))
+            packed = isinstance(job, TrainJob) and job.packing
+            stack.enter_context(fake_tensors(job.padding, packed, jobs.scored(job)))
         stack.enter_context(_kernels(job, kernels) if device == "cuda" else nullcontext())
+        if isinstance(job, TrainJob) and job.loss == "fused-head":
+            from oomph.referee import trl
+
+            stack.enter_context(trl.as_on_cuda())
         stack.enter_context(tracker)
         model = jobs.build(raw_config, job)
+        reference = jobs.build_reference(raw_config, job)
         if layer_marks:
             watcher.follow(model)
         if isinstance(job, TrainJob):
-            jobs.train(model, job, watcher)
+            jobs.train(model, job, watcher, reference=reference)
         else:
             jobs.infer(model, job, watcher)
         stream, names = _cut(tracker.stream), tracker.names

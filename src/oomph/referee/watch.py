@@ -7,6 +7,7 @@ from typing import Any
 
 from oomph.job import InferJob, TrainJob
 from oomph.referee import jobs
+from oomph.referee.losses import unwrapped
 from oomph.referee.optimizers import counters_on_host
 from oomph.referee.quantised import scales
 from oomph.referee.tracker import Tracker
@@ -38,25 +39,28 @@ class TrackerWatcher:
         for index, layer in enumerate(layers):
             layer.register_forward_pre_hook(self._forward_hook(f"layer {index} forward"))
             layer.register_forward_hook(self._output_hook(f"layer {index} backward", index == len(layers) - 1))
-        model = jobs.unwrapped(model)
+        model = unwrapped(model)
         if hasattr(model, "loss_function"):
             model.loss_function = self._marked_loss(model.loss_function)
 
-    def ready(self, model: Any, optimizer: Any) -> None:
+    def ready(self, model: Any, optimizer: Any, reference: Any = None) -> None:
         """Begin the stream: parameters and buffers, gradients left from before, optimizer states."""
         self.tracker.forget(counters_on_host(optimizer))
         self.tracker.counters_on_host = optimizer is not None and not optimizer.defaults.get("fused")
         gradients = [(f"{name}.grad", each.grad) for name, each in model.named_parameters() if each.grad is not None]
-        weights = [*model.named_parameters(), *scales(model)]
+        weights, buffers = [*model.named_parameters(), *scales(model)], list(model.named_buffers())
+        if reference is not None:
+            weights += [(f"reference.{name}", each) for name, each in reference.named_parameters()]
+            buffers += [(f"reference.{name}", each) for name, each in reference.named_buffers()]
         groups: list[Any] = [
             ("parameters", "parameter", weights),
-            ("parameters", "buffer", list(model.named_buffers())),
+            ("parameters", "buffer", buffers),
             ("gradients", "gradient", gradients),
             ("optimizer states", "optimizer state", list(jobs.state_tensors(model, optimizer))),
         ]
         self.tracker.restart([group for group in groups if group[2]])
         self.facts["parameter_bytes"] = self.tracker.rounded_bytes(tensor for _, tensor in weights)
-        self.facts["buffer_bytes"] = self.tracker.rounded_bytes(model.buffers())
+        self.facts["buffer_bytes"] = self.tracker.rounded_bytes(tensor for _, tensor in buffers)
 
     def backward_done(self, model: Any) -> None:
         """Count the gradients."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from oomph.errors import UnsupportedError
 from oomph.job import TrainJob
 from oomph.optimizer_names import KINDS
 
@@ -71,6 +72,8 @@ class Runtime:
     defaults: Callable[[Versions], Defaults]
     # Keys of a config that its own model code reads otherwise than transformers: value there to value here.
     rewrites: Mapping[str, Mapping[Any, Any]] = field(default_factory=dict)
+    # What is different for an objective beyond sft; None where such a job is not modelled as this program runs it.
+    of_objective: Callable[[str, Versions], Defaults] | None = None
 
     def fields(self, versions: Versions = Versions()) -> dict[str, Any]:
         """Return the fields of a job that it sets."""
@@ -101,11 +104,19 @@ class Runtime:
         """Return what is given and, for the rest, the program's defaults, as far as they go with it."""
         return {**{name: each.value for name, each in self._taken(versions, given).items()}, **given}
 
+    def _defaults(self, versions: Versions, objective: str) -> Defaults:
+        if objective == "sft":
+            return self.defaults(versions)
+        if self.of_objective is None:
+            fix = "Say --framework trl."
+            raise UnsupportedError(f"oomph does not know {objective} as {self.name} runs it yet.", fix)
+        return {**self.defaults(versions), **self.of_objective(objective, versions)}
+
     def _taken(self, versions: Versions, given: Mapping[str, Any]) -> Defaults:
         kind = KINDS.get(given.get("optimizer", ""))
         return {
             name: default
-            for name, default in self.defaults(versions).items()
+            for name, default in self._defaults(versions, given.get("objective", "sft")).items()
             if name not in given and (name != "implementation" or kind is None or default.value in kind.implementations)
         }
 

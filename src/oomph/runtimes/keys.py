@@ -177,6 +177,14 @@ def rate(field: str) -> Reader:
     return lambda said, key: {field: said.rate(key)}
 
 
+LOSS_TYPES: dict[str, dict[str, Any]] = {  # of TRL's SFTConfig and DPOConfig
+    "nll": {},
+    "sigmoid": {"objective": "dpo"},
+    "ipo": {"objective": "ipo"},
+}
+RL: dict[str, dict[str, Any]] = {name: {"objective": name} for name in ("dpo", "ipo")}  # axolotl's word for objectives
+
+
 SHARDED = "oomph plays one GPU"
 _BATCH: dict[str, Reader] = {
     "gradient_accumulation_steps": number("accumulation"),
@@ -213,7 +221,12 @@ READERS: dict[str, dict[str, Reader]] = {
         "max_length": number("seq_len"),
         "max_seq_length": number("seq_len"),
         "packing": packed,
-        "loss_type": lambda said, key: said.one_of(key, {"nll": {}}),
+        "loss_type": lambda said, key: said.one_of(key, LOSS_TYPES),
+        "precompute_ref_log_probs": when("reference", "precomputed"),
+        "disable_dropout": lambda said, key: {"dropout": not said.switch(key)},
+        "padding_free": refused("flattened batches"),
+        "sync_ref_model": refused("a reference that follows the policy"),
+        "use_weighting": refused("weighted pairs"),
     },
     "axolotl": {
         "bf16": low("bf16", "bf16"),
@@ -222,6 +235,8 @@ READERS: dict[str, dict[str, Reader]] = {
         "sequence_len": number("seq_len"),
         **_BATCH,
         "optimizer": optimizer,
+        "rl": lambda said, key: said.one_of(key, RL),
+        "precompute_ref_log_probs": when("reference", "precomputed"),
         "adapter": lambda said, key: {"method": said.one_of(key, {"lora": "lora", "qlora": "qlora"})},
         "lora_r": number("rank"),
         "lora_dropout": rate("adapter_dropout"),
@@ -242,6 +257,7 @@ READERS: dict[str, dict[str, Reader]] = {
         "cutoff_len": number("seq_len"),
         **_BATCH,
         "optim": optimizer,
+        "stage": lambda said, key: said.one_of(key, {"sft": {}}),
         "finetuning_type": lambda said, key: {"method": said.one_of(key, {"lora": "lora", "full": "full"})},
         "quantization_bit": four_bit,
         "lora_rank": number("rank"),
@@ -312,7 +328,7 @@ HARMLESS_OF: dict[str, frozenset[str]] = {
     }),
     "llama-factory": frozenset({
         "dataset", "dataset_dir", "max_samples", "overwrite_cache", "plot_loss", "preprocessing_num_workers",
-        "quantization_method", "save_only_model", "stage", "template", "val_size",
+        "quantization_method", "save_only_model", "template", "val_size",
     }),
     "torchtune": frozenset({
         "device", "log_peak_memory_stats", "model._component_", "model.apply_lora_to_output", "model.lora_alpha",

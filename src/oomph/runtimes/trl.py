@@ -1,9 +1,12 @@
-"""TRL's SFTTrainer: the Trainer with other defaults, which changed in 2025."""
+"""TRL's trainers: the Trainer with other defaults, which changed in 2025, and losses of their own since 2026."""
 
 from __future__ import annotations
 
+from oomph.errors import UnsupportedError
 from oomph.runtimes import trainer
 from oomph.runtimes.base import Default, Defaults, Runtime, Versions
+
+FUSED_HEAD = (1, 15)  # TRL from which on all trainers have it
 
 
 def defaults(versions: Versions) -> Defaults:
@@ -17,7 +20,20 @@ def defaults(versions: Versions) -> Defaults:
             "checkpointing": Default(trainer.checkpointing(versions), "gradient_checkpointing is on"),
             "use_cache": Default(False, "checkpointing switches it off"),
         }
+    if versions.at_least("trl", *FUSED_HEAD):
+        found["loss"] = Default("fused-head", "loss_type is nll, which TRL computes with its fused head")
     return found
 
 
-RUNTIME = Runtime("trl", "TRL's SFTTrainer", "trl, trainer/sft_config.py", defaults)
+def of_objective(objective: str, versions: Versions) -> Defaults:
+    """Return what DPOConfig says otherwise than SFTConfig."""
+    if not versions.at_least("trl", *FUSED_HEAD):
+        raise UnsupportedError(f"oomph does not know {objective} as TRL before 1.15 runs it yet.")
+    return {
+        "dropout": Default(False, "disable_dropout is on"),
+        "padding": Default(True, "answers of a pair differ in length"),
+        "use_cache": Default(False, "compute_loss says so"),
+    }
+
+
+RUNTIME = Runtime("trl", "TRL's trainers", "trl, trainer/sft_config.py, dpo_config.py", defaults, {}, of_objective)

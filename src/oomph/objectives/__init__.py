@@ -1,0 +1,49 @@
+"""What a training step minimises: which forward passes happen, of which models, and what of them lives how long.
+
+A file holds `inputs(job)`, the batch as names with shapes and dtypes in the order of the collator, and
+`compute_loss(passes, inputs)`, which plays the trainer's method of that name and returns the loss and what the trainer
+holds beside it through the backward pass. `KINDS` says of each name what a job must know of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from oomph.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from oomph.job import TrainJob
+    from oomph.model import Model
+
+
+@dataclass(frozen=True)
+class Kind:
+    """An objective: its file, and whether it compares with a reference model.
+
+    `sequences` is how many a micro-batch has for each of its samples: a pair of answers makes two.
+    """
+
+    file: str
+    reference: bool = False
+    sequences: int = 1
+
+
+KINDS: dict[str, Kind] = {
+    "sft": Kind("sft"),
+    "dpo": Kind("dpo", reference=True, sequences=2),
+    "ipo": Kind("dpo", reference=True, sequences=2),
+}
+
+
+def objective_file(name: str) -> Any:
+    """Return the file of an objective."""
+    return import_module(f"oomph.objectives.{KINDS[name].file}")
+
+
+def check_model(model: Model, job: TrainJob) -> None:
+    """Refuse a model that an objective says nothing about."""
+    if job.objective != "sft" and model.objective != "causal-lm":
+        fix = "Take the objective sft, or the model with its language head."
+        raise UnsupportedError(f"The objective {job.objective} is of language models; {model.name} is none.", fix)

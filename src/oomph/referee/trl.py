@@ -1,0 +1,116 @@
+"""TRL's own code in a trace: its fused language head without Triton, its trainers' losses without a Trainer.
+
+Its kernels write into tensors that are there; where TRL would fold tiles in torch (a device without Triton), it is told
+that Triton is there and launches do nothing. What CUDA adds to an fp32 tensor in one product is added so here.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import patch
+
+import torch
+
+from oomph.errors import UnsupportedError
+from oomph.job import TrainJob
+from oomph.referee.losses import Kernel, unwrapped
+
+INSTALL = 'pip install "trl>=1.15"'
+OF_SFT = ("log_probs", "entropy", "is_top1")  # what SFTTrainer asks the fused head for
+OF_DPO = ("log_probs", "entropy", "mean_logits", "is_top1")
+LOSS_TYPES = {"dpo": "sigmoid", "ipo": "ipo"}
+
+
+def utils() -> Any:
+    """Return trl.trainer.utils of a version with the fused head; refused where there is none."""
+    found = import_module("trl.trainer.utils") if find_spec("trl") else None
+    if not hasattr(found, "add_fused_lm_head"):
+        raise UnsupportedError("A trace of TRL's fused head needs TRL.", f"Do: {INSTALL}")
+    return found
+
+
+def fused_head(model: Any) -> None:
+    """Give a model, or the one that PEFT wrapped, TRL's fused language head, and ask for it, as SFTTrainer does."""
+    model = unwrapped(model)
+    utils().add_fused_lm_head(model, outputs=OF_SFT)
+    model.forward = partial(model.forward, fused_lm_head=True)
+
+
+@contextmanager
+def as_on_cuda() -> Iterator[None]:
+    """Run TRL's chunked log-probabilities as with Triton on a GPU."""
+    where = utils()
+    kernels = import_module("trl.kernels.chunked_logprob")
+    stands: dict[str, Any] = {name: Kernel() for name in ("_forward_kernel", "_backward_kernel")}
+    stands |= {"_addmm_fp32": _added, "_use_triton": _yes}
+    stands["triton"] = SimpleNamespace(cdiv=lambda a, b: -(-a // b))
+    with patch.dict(vars(kernels), stands), patch.object(where, "_use_triton", _yes):
+        yield
+
+
+def _yes(device: Any) -> bool:
+    return True
+
+
+def _added(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
+    """Stand for a product added to an fp32 tensor in place."""
+
+
+def trainer(job: TrainJob, model: Any, reference: Any) -> Any:
+    """Return TRL's trainer of an objective with what its compute_loss reads, and no Trainer behind it.
+
+    Both models get their fused heads, as its constructor gives them.
+    """
+    kind = import_module("trl.trainer.dpo_trainer").DPOTrainer
+    utils().add_fused_lm_head(unwrapped(model), outputs=OF_DPO)
+    if reference is not None:
+        utils().add_fused_lm_head(reference)
+    made = object.__new__(kind)
+    options = {"use_reentrant": job.checkpointing == "reentrant"}
+    vars(made).update(
+        model=model,
+        ref_model=reference,
+        args=SimpleNamespace(gradient_checkpointing_kwargs=options, max_length=None),
+        accelerator=_Accelerator(model.device),
+        aux_loss_enabled=False,
+        ld_alpha=None,
+        precompute_ref_logps=job.compares_with == "precomputed",
+        f_divergence_type="reverse_kl",
+        loss_types=[LOSS_TYPES[job.objective]],
+        loss_weights=[1.0],
+        beta=0.1,
+        use_weighting=False,
+        _metrics={"train": defaultdict(list)},
+        _total_train_tokens=0,
+        _tp_size=1,
+    )
+    return made
+
+
+class _Accelerator:
+    """What a trainer asks of accelerate on one GPU."""
+
+    def __init__(self, device: Any) -> None:
+        self.device = device
+        self.gather = self.gather_for_metrics = self.unwrap_model = lambda given: given
+
+
+def inputs(job: TrainJob, model: Any) -> dict[str, Any]:
+    """Return a batch as DataCollatorForPreference makes it: of chosen, then of rejected answers."""
+    device, shape = model.device, (2 * job.batch, job.seq_len)
+    made = {"input_ids": torch.randint(model.config.get_text_config().vocab_size, shape, device=device)}
+    for name in ("attention_mask", "completion_mask"):
+        made[name] = torch.ones(shape, dtype=torch.long, device=device)
+    if job.padding:
+        made["attention_mask"][:, :1].zero_()
+    made["completion_mask"][:, : job.prompt_len].zero_()
+    if job.compares_with == "precomputed":
+        made |= {name: torch.zeros(job.batch, device=device) for name in ("ref_chosen_logps", "ref_rejected_logps")}
+    return made

@@ -1,0 +1,103 @@
+"""What objectives do to a step: what is refused, what lies beside the model, and that depth and sizes are left open."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+
+from oomph.errors import UnsupportedError, UsageError
+from oomph.families import model_from_config
+from oomph.job import Objective, TrainJob
+from oomph.objectives import KINDS, objective_file
+from oomph.play import train_step
+from oomph.runtimes import runtime
+from oomph.runtimes.base import Versions
+from oomph.runtimes.config_file import read
+from oomph.steps import step
+from tests.objectives.cases import LLAMA, pairs
+
+DEEP = LLAMA | {"num_hidden_layers": 7}
+
+
+def test_every_objective_is_a_file() -> None:
+    """What can be asked for can be played."""
+    assert set(get_args(Objective)) == set(KINDS)
+    assert all(callable(objective_file(name).compute_loss) for name in KINDS)
+
+
+@pytest.mark.parametrize("job", [pairs(), pairs(method="lora", checkpointing="non-reentrant"), pairs(objective="ipo")])
+def test_a_folded_step_is_the_one_played_in_full(job: TrainJob) -> None:
+    """Layers of policy and reference repeat, and few of them say what all do."""
+    model = model_from_config(DEEP)
+    folded, whole = step(model, job), train_step(model, job)
+    assert folded.folded
+    assert (int(folded.peak), int(folded.resident), int(folded.end)) == (whole.peak, whole.resident, whole.live[-1])
+
+
+def test_a_reference_lies_beside_the_model_or_not() -> None:
+    """A loaded one is a second model; precomputed numbers and adapters switched off are none."""
+    model = model_from_config(LLAMA)
+    loaded, precomputed = (train_step(model, pairs(reference=each)) for each in ("loaded", "precomputed"))
+    weights = loaded.kept("parameter") - precomputed.kept("parameter")
+    assert weights == precomputed.kept("parameter")
+    adapters = train_step(model, pairs(method="lora")).kept("parameter")
+    assert adapters < 2 * weights
+
+
+def test_a_prompt_is_not_multiplied_with_the_head() -> None:
+    """Of two jobs the one with a longer prompt takes less, and the loss hf does not mind."""
+    model = model_from_config(LLAMA | {"vocab_size": 32_000})
+    jobs = [pairs(1, 128, prompt_len=length, optimizer="none") for length in (0, 1, 64)]
+    all_of_it, first, half = (int(step(model, job).peak) for job in jobs)
+    assert all_of_it == first > half
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loss": "liger"}, "loss liger says nothing about dpo"),
+        ({"packing": True}, "does not go with packed"),
+        ({"reference": "adapters-off"}, "no adapters to switch off"),
+        ({"method": "lora", "reference": "loaded"}, "beside adapters"),
+        ({"method": "bitfit"}, "does not go with bitfit"),
+        ({"prompt_len": 37}, "leaves none"),
+        ({"checkpointing": "reentrant", "checkpoint_every": 2}, "every n-th layer"),
+        ({"objective": "nash"}, "objective cannot be"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(options: dict[str, Any], message: str) -> None:
+    """Each with the reason and a way out."""
+    with pytest.raises(UsageError, match=message):
+        pairs(**options)
+
+
+def test_models_whose_part_is_not_played_are_refused() -> None:
+    """TRL adds the loss of a mixture's router."""
+    mixture = LLAMA | {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}
+    with pytest.raises(UnsupportedError, match="router"):
+        step(model_from_config(mixture), pairs())
+
+
+def test_trl_says_what_a_job_of_pairs_takes() -> None:
+    """Its defaults by objective and version, in words; a program that is not known refuses."""
+    trl = runtime("trl")
+    job = trl.job(objective="dpo")
+    assert (job.dropout, job.padding, job.loss, job.precision) == (False, True, "fused-head", "amp-bf16")
+    assert any("disable_dropout" in words for words in trl.taken(Versions(), {"objective": "dpo"}))
+    assert trl.job(Versions.found_in("trl 0.29.1")).loss == "hf"
+    with pytest.raises(UnsupportedError, match=r"before 1\.15"):
+        trl.job(Versions.found_in("trl 0.29.1"), objective="dpo")
+    with pytest.raises(UnsupportedError, match="torchtune"):
+        runtime("torchtune").job(objective="dpo")
+
+
+def test_config_files_name_their_objective() -> None:
+    """TRL's loss_type, axolotl's rl; what else they can say is refused by name."""
+    trl = read({"max_length": 512, "loss_type": "ipo", "precompute_ref_log_probs": True}, "dpo.json")
+    assert trl.fields == {"seq_len": 512, "objective": "ipo", "reference": "precomputed"}
+    axolotl = {"base_model": "x", "micro_batch_size": 1, "rl": "dpo"}
+    assert read(axolotl, "a.yaml").fields["objective"] == "dpo"
+    for config in ({"max_length": 512, "loss_type": "exo_pair"}, {"finetuning_type": "lora", "stage": "ppo"}):
+        with pytest.raises(UnsupportedError, match="not modelled"):
+            read(config, "args.json")
