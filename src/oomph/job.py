@@ -51,6 +51,7 @@ Loss = Literal[
     "cut",  # Apple's cut cross entropy
     "torchtune",  # logits in 8 chunks, cast to fp32 chunk by chunk
     "litgpt",  # 128 tokens at a time, in the logits' own dtype
+    "chunked-nll",  # TRL's, 1.13 and 1.14: 256 tokens at a time, each under a checkpoint
     "fused-head",  # TRL's, from 1.15: tiles of logits, their log-probabilities alone
 ]
 Objective = Literal[
@@ -74,7 +75,7 @@ Method = Literal[
 ]
 AdapterDtype = Literal["fp32", "base"]
 Quantization = Literal["none", "nf4", "nf4-dq", "fp4", "fp4-dq"]  # of a frozen base; the names of formats
-OF_PROMPTS = frozenset({"fused-head"})  # losses that leave out what is not scored
+OF_PROMPTS = frozenset({"fused-head", "chunked-nll"})  # losses that leave out what is not scored
 RANKED = frozenset({"lora", "qlora"})  # methods that have a rank
 # What a method stands for, where the field has its default.
 PRESETS: dict[str, dict[str, Any]] = {

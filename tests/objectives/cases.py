@@ -20,7 +20,7 @@ LLAMA: dict[str, Any] = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "intermediate_size": 96,
-    "max_position_embeddings": 256,
+    "max_position_embeddings": 512,
 }
 TIED = LLAMA | {"tie_word_embeddings": True}
 WIDE = LLAMA | {"vocab_size": 70_001}  # three tiles of columns
@@ -39,7 +39,19 @@ def pairs(batch: int = 2, seq_len: int = 37, **options: Any) -> TrainJob:
     return TrainJob(batch, seq_len, **{"objective": "dpo", **options})
 
 
+def chunked(batch: int = 2, seq_len: int = 37, **options: Any) -> TrainJob:
+    """Return a job with TRL's chunked_nll."""
+    return fused(batch, seq_len, **{"loss": "chunked-nll", **options})
+
+
 CASES: dict[str, Cases] = {
+    "1.14": {
+        "one chunk": (LLAMA, chunked()),
+        "just one chunk": (LLAMA, chunked(1, 257)),
+        "four chunks, tied, amp": (TIED, chunked(9, 100, checkpointing="non-reentrant", **AMP)),
+        "two chunks of one row, fp32": (LLAMA, chunked(1, 255 + 20, precision="fp32", accumulation=2, prompt_len=9)),
+        "lora, amp": (LLAMA, chunked(5, 100, method="lora", checkpointing="non-reentrant", prompt_len=60, **AMP)),
+    },
     "1.16": {
         "fused head": (LLAMA, fused()),
         "fused head, tied, fp32": (TIED, fused(precision="fp32", accumulation=2)),

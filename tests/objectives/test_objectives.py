@@ -85,7 +85,7 @@ def test_trl_says_what_a_job_of_pairs_takes() -> None:
     job = trl.job(objective="dpo")
     assert (job.dropout, job.padding, job.loss, job.precision) == (False, True, "fused-head", "amp-bf16")
     assert any("disable_dropout" in words for words in trl.taken(Versions(), {"objective": "dpo"}))
-    assert trl.job(Versions.found_in("trl 0.29.1")).loss == "hf"
+    assert [trl.job(Versions.found_in(f"trl {each}")).loss for each in ("0.29.1", "1.14.2")] == ["hf", "chunked-nll"]
     with pytest.raises(UnsupportedError, match=r"before 1\.15"):
         trl.job(Versions.found_in("trl 0.29.1"), objective="dpo")
     with pytest.raises(UnsupportedError, match="torchtune"):

@@ -30,10 +30,13 @@ LOSSES: dict[str, str] = {
     "torchtune": "torchtune",
     "litgpt": "litgpt",
     "fused-head": "fused_head",
+    "chunked-nll": "chunked_nll",
 }
-WITHOUT_BIAS = frozenset({"liger", "liger-fms", "cut", "fused-head"})  # played for heads without one
-WITHOUT_EXPERTS = frozenset({"fused-head"})  # to which TRL adds the loss of a mixture's router
-OF_PLAIN_HEADS = frozenset({"liger", "liger-fms", "cut", "torchtune", "litgpt"})  # and not of logits that are scaled
+WITHOUT_BIAS = frozenset({"liger", "liger-fms", "cut", "fused-head", "chunked-nll"})  # played for heads without one
+WITHOUT_EXPERTS = frozenset({"fused-head", "chunked-nll"})  # to which TRL adds the loss of a mixture's router
+OF_PLAIN_HEADS = frozenset(
+    {"liger", "liger-fms", "cut", "torchtune", "litgpt", "chunked-nll"}
+)  # and not of logits that are scaled
 OF_LOGITS = frozenset({"hf"})  # what a program can compute that makes its logits itself
 
 

@@ -34,6 +34,22 @@ def _like_gradient(node: Node, gradients: Gradients, saved: list[Any]) -> Gradie
     return [result(f"{node.name}_backward", gradient.shape, gradient.dtype, gradient)]
 
 
+def exp(x: Sym) -> Sym:
+    """Return x.exp(), shaped like x, in fp32 under autocast.
+
+    Saves the result: backward is g · result, one tensor. Source: torch tools/autograd/derivatives.yaml (exp).
+
+    >>> from oomph.tape.testing import cost, fp32
+    >>> cost(exp, fp32(8))
+    Cost(allocated=32, saved=32, backward=32)
+    """
+    x = in_fp32(x)
+    node = record("Exp", (x,), _like_gradient)
+    made = result("exp", x.shape, x.dtype, x)
+    save(node, made)
+    return made_by(made, node)
+
+
 def sum_rows(x: Sym) -> Sym:
     """Return x.sum(dim=1) of x [B, S]: [B], integers as int64.
 

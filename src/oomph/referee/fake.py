@@ -33,13 +33,14 @@ class _Answering(FakeTensorMode):  # type: ignore[misc]
 
     plain = True  # what is asked now is answered as on a plain batch
     scored: int | None = None  # tokens of a sequence that count, where only some do
+    number = 1  # what an integer is
 
     def dispatch(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Answer for `.item()`, `bool()` and `torch.equal`, and remember where a boolean came from."""
         if func is aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
             if args[0].dtype == torch.bool:
                 return self.plain and getattr(args[0], "oomph_yes", False)
-            return 1.0 if args[0].is_floating_point() else 1
+            return 1.0 if args[0].is_floating_point() else self.number
         if func is aten.equal.default:
             return True
         if func is aten.nonzero.default:
@@ -64,16 +65,18 @@ class _Answering(FakeTensorMode):  # type: ignore[misc]
 
 
 @contextmanager
-def fake_tensors(padded: bool = False, packed: bool = False, scored: int | None = None) -> Iterator[None]:
+def fake_tensors(
+    padded: bool = False, packed: bool = False, scored: int | None = None, number: int = 1
+) -> Iterator[None]:
     """Make every tensor fake, with transformers none the wiser.
 
     `padded`: attention masks have holes. `packed`: rows of two tokens and more hold several sequences. `scored`: of
-    each row's tokens so many count, all if None.
+    each row's tokens so many count, all if None. `number`: what integers answer that code reads.
     """
     import transformers.masking_utils as masking
 
     mode = _Answering(allow_non_fake_inputs=True)
-    mode.scored = scored
+    mode.scored, mode.number = scored, number
     real_all, real_find = masking.fast_all, masking.find_packed_sequence_indices
 
     def some_are_masked(tensor: torch.Tensor) -> bool:

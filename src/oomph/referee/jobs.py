@@ -92,6 +92,15 @@ def scored(job: TrainJob | InferJob) -> int | None:
     return job.seq_len - max(1, job.prompt_len)
 
 
+def read_number(job: TrainJob | InferJob) -> int:
+    """Return what integers answer that the code of a job reads: how many tokens chunked_nll goes through, else 1."""
+    if not isinstance(job, TrainJob) or job.loss != "chunked-nll":
+        return 1
+    from oomph.referee.trl import CHUNK
+
+    return -(-job.batch * (scored(job) or 0) // CHUNK) * CHUNK
+
+
 def _sparing(job: TrainJob | InferJob, device: str) -> Any:
     """Return a context in which what will be quantised takes no memory on a GPU."""
     if not isinstance(job, TrainJob) or job.quantization == "none" or device == "cpu":

@@ -139,6 +139,12 @@ def _fused_head(model: Any) -> None:
     fused_head(model)
 
 
+def _chunked_nll(model: Any) -> None:
+    from oomph.referee.trl import chunked_nll
+
+    chunked_nll(model)
+
+
 INSTALL: dict[str, Any] = {
     "hf-4.46": _hf_4_46,
     "hf-4.45": _hf_4_45,
@@ -150,6 +156,7 @@ INSTALL: dict[str, Any] = {
     "fused-shifted": _fused_shifted,
     "cut": _cut,
     "fused-head": _fused_head,
+    "chunked-nll": _chunked_nll,
 }
 
 

@@ -43,6 +43,17 @@ def fused_head(model: Any) -> None:
     model.forward = partial(model.forward, fused_lm_head=True)
 
 
+CHUNK = 256  # tokens of chunked_nll
+
+
+def chunked_nll(model: Any) -> None:
+    """Give a model TRL's chunked_nll, as SFTTrainer did from 1.7 to 1.14."""
+    found: Any = import_module("trl.trainer.sft_trainer") if find_spec("trl") else None
+    if not hasattr(found, "_patch_chunked_ce_lm_head"):
+        raise UnsupportedError("A trace of chunked_nll needs TRL up to 1.14.", 'Do: pip install "trl==1.14.2"')
+    found._patch_chunked_ce_lm_head(model, chunk_size=CHUNK)
+
+
 @contextmanager
 def as_on_cuda() -> Iterator[None]:
     """Run TRL's chunked log-probabilities as with Triton on a GPU."""

@@ -179,6 +179,7 @@ def rate(field: str) -> Reader:
 
 LOSS_TYPES: dict[str, dict[str, Any]] = {  # of TRL's SFTConfig and DPOConfig
     "nll": {},
+    "chunked_nll": {"loss": "chunked-nll"},
     "sigmoid": {"objective": "dpo"},
     "ipo": {"objective": "ipo"},
 }

@@ -7,6 +7,7 @@ from oomph.runtimes import trainer
 from oomph.runtimes.base import Default, Defaults, Runtime, Versions
 
 FUSED_HEAD = (1, 15)  # TRL from which on all trainers have it
+CHUNKED_NLL = (1, 7)  # from which on to there SFTTrainer's default was chunked_nll; up to 1.12 in fp32
 
 
 def defaults(versions: Versions) -> Defaults:
@@ -22,6 +23,8 @@ def defaults(versions: Versions) -> Defaults:
         }
     if versions.at_least("trl", *FUSED_HEAD):
         found["loss"] = Default("fused-head", "loss_type is nll, which TRL computes with its fused head")
+    elif versions.at_least("trl", *CHUNKED_NLL):
+        found["loss"] = Default("chunked-nll", "loss_type is chunked_nll")
     return found
 
 
