@@ -51,6 +51,7 @@ Loss = Literal[
     "cut",  # Apple's cut cross entropy
     "torchtune",  # logits in 8 chunks, cast to fp32 chunk by chunk
     "litgpt",  # 128 tokens at a time, in the logits' own dtype
+    "logits",  # none: an objective that takes log-probabilities of all logits itself
     "chunked-nll",  # TRL's, 1.13 and 1.14: 256 tokens at a time, each under a checkpoint
     "fused-head",  # TRL's, from 1.15: tiles of logits, their log-probabilities alone
 ]
@@ -58,6 +59,8 @@ Objective = Literal[
     "sft",
     "dpo",  # pairs of answers against a reference
     "ipo",  # the same with lengths divided out and a square
+    "cpo",  # pairs without a reference, and the cross entropy of the chosen ones
+    "simpo",  # pairs without a reference, lengths divided out
 ]
 Reference = Literal[
     "default",  # adapters switched off where there are any, else a second model
@@ -75,7 +78,7 @@ Method = Literal[
 ]
 AdapterDtype = Literal["fp32", "base"]
 Quantization = Literal["none", "nf4", "nf4-dq", "fp4", "fp4-dq"]  # of a frozen base; the names of formats
-OF_PROMPTS = frozenset({"fused-head", "chunked-nll"})  # losses that leave out what is not scored
+OF_PROMPTS = frozenset({"fused-head", "chunked-nll", "logits"})  # losses that leave out what is not scored
 RANKED = frozenset({"lora", "qlora"})  # methods that have a rank
 # What a method stands for, where the field has its default.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -181,7 +184,7 @@ class TrainJob:
     def _of_objective(self) -> None:
         """Take what goes with an objective where nothing else is said, and refuse what does not."""
         if self.loss == DEFAULTS["loss"]:
-            object.__setattr__(self, "loss", "fused-head")
+            object.__setattr__(self, "loss", KINDS_OF_OBJECTIVE[self.objective].loss)
         object.__setattr__(self, "hold_logits", False)  # trainers return the loss alone
         _check_objective(self)
 
@@ -258,7 +261,6 @@ def shortened(job: TrainJob | InferJob) -> TrainJob | InferJob:
     return job
 
 
-LOSSES_OF_OBJECTIVES = frozenset({"fused-head"})  # beyond sft
 SIXTEEN_BIT_LOSSES = frozenset({"cut", "liger-fms"})  # whose products fail with, or whose kernels refuse, fp32 weights
 MOST = 2**31  # tokens, sequences or micro-batches beyond which a number is a slip of the keyboard
 
@@ -283,6 +285,8 @@ def check(job: TrainJob | InferJob) -> None:
 
 def _check_training(job: TrainJob) -> None:
     """Refuse what does not go together."""
+    if job.objective == "sft" and job.loss == "logits":
+        raise UsageError("Fine-tuning on labels needs a loss.", "Take another --loss, or an --objective.")
     if not any(word.strip() for word in job.targets.split(",")):
         raise UsageError("targets names no module.", "Say q_proj,v_proj, all-linear or default.")
     if job.quantization != "none" and job.method == "full":
@@ -308,9 +312,9 @@ def _check_training(job: TrainJob) -> None:
 
 def _check_objective(job: TrainJob) -> None:
     """Refuse what an objective beyond sft does not go with, or what is not played with one yet."""
-    name = job.objective
-    if job.loss not in LOSSES_OF_OBJECTIVES:
-        fix = f"Take {' or '.join(sorted(LOSSES_OF_OBJECTIVES))}, or leave --loss out."
+    name, loss = job.objective, KINDS_OF_OBJECTIVE[job.objective].loss
+    if job.loss != loss:
+        fix = f"Take {loss}, or leave --loss out."
         raise UsageError(f"The loss {job.loss} says nothing about {name}.", fix)
     for wrong, what, fix in (
         (job.packing, "packed sequences", "Leave out --packing: TRL pads here."),

@@ -65,6 +65,10 @@ CASES: dict[str, Cases] = {
         "dpo, precomputed, amp": (LLAMA, pairs(reference="precomputed", accumulation=2, prompt_len=1, **AMP)),
         "dpo, qlora": (LLAMA, pairs(method="qlora", checkpointing="reentrant", steady=False)),
         "ipo": (LLAMA, pairs(1, objective="ipo", clip_gradients=True)),
+        "cpo": (LLAMA, pairs(objective="cpo", prompt_len=5)),
+        "cpo, one pair, lora, amp": (LLAMA, pairs(1, objective="cpo", method="lora", checkpointing="reentrant", **AMP)),
+        "simpo, tied": (TIED, pairs(objective="simpo", accumulation=2)),
+        "simpo, bounded logits, padding, amp": (SOFTCAP, pairs(objective="simpo", padding=True, **AMP)),
         "ipo, bounded logits, first step": (SOFTCAP, pairs(1, objective="ipo", steady=False, prompt_len=3)),
     },
 }

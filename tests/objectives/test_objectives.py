@@ -26,7 +26,10 @@ def test_every_objective_is_a_file() -> None:
     assert all(callable(objective_file(name).compute_loss) for name in KINDS)
 
 
-@pytest.mark.parametrize("job", [pairs(), pairs(method="lora", checkpointing="non-reentrant"), pairs(objective="ipo")])
+@pytest.mark.parametrize(
+    "job",
+    [pairs(), pairs(method="lora", checkpointing="non-reentrant"), pairs(objective="ipo"), pairs(objective="cpo")],
+)
 def test_a_folded_step_is_the_one_played_in_full(job: TrainJob) -> None:
     """Layers of policy and reference repeat, and few of them say what all do."""
     model = model_from_config(DEEP)
@@ -53,9 +56,19 @@ def test_a_prompt_is_not_multiplied_with_the_head() -> None:
     assert all_of_it == first > half
 
 
+def test_simpo_takes_less_than_cpo() -> None:
+    """A cross entropy of the chosen answers is more, and there is no second model."""
+    model = model_from_config(LLAMA | {"vocab_size": 32_000})
+    simpo, cpo, dpo = (train_step(model, pairs(2, 128, objective=each)) for each in ("simpo", "cpo", "dpo"))
+    assert simpo.peak < cpo.peak
+    assert 2 * simpo.kept("parameter", simpo.start) == dpo.kept("parameter", dpo.start)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"objective": "simpo", "loss": "fused-head"}, "says nothing about simpo"),
+        ({"objective": "sft", "loss": "logits"}, "needs a loss"),
         ({"loss": "liger"}, "loss liger says nothing about dpo"),
         ({"packing": True}, "does not go with packed"),
         ({"reference": "adapters-off"}, "no adapters to switch off"),
@@ -96,8 +109,14 @@ def test_config_files_name_their_objective() -> None:
     """TRL's loss_type, axolotl's rl; what else they can say is refused by name."""
     trl = read({"max_length": 512, "loss_type": "ipo", "precompute_ref_log_probs": True}, "dpo.json")
     assert trl.fields == {"seq_len": 512, "objective": "ipo", "reference": "precomputed"}
+    simpo = {"max_length": 512, "loss_type": "simpo", "cpo_alpha": 0.0}
+    assert read(simpo, "cpo.json").fields["objective"] == "simpo"
     axolotl = {"base_model": "x", "micro_batch_size": 1, "rl": "dpo"}
     assert read(axolotl, "a.yaml").fields["objective"] == "dpo"
-    for config in ({"max_length": 512, "loss_type": "exo_pair"}, {"finetuning_type": "lora", "stage": "ppo"}):
+    for config in (
+        simpo | {"cpo_alpha": 1.0},
+        {"max_length": 512, "loss_type": ["exo_pair"]},
+        {"finetuning_type": "lora", "stage": "ppo"},
+    ):
         with pytest.raises(UnsupportedError, match="not modelled"):
             read(config, "args.json")

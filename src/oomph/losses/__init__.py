@@ -30,6 +30,7 @@ LOSSES: dict[str, str] = {
     "torchtune": "torchtune",
     "litgpt": "litgpt",
     "fused-head": "fused_head",
+    "logits": "plain_logits",
     "chunked-nll": "chunked_nll",
 }
 WITHOUT_BIAS = frozenset({"liger", "liger-fms", "cut", "fused-head", "chunked-nll"})  # played for heads without one

@@ -22,18 +22,20 @@ if TYPE_CHECKING:
 class Kind:
     """An objective: its file, and whether it compares with a reference model.
 
-    `sequences` is how many a micro-batch has for each of its samples: a pair of answers makes two.
+    `loss` is how the end of the model is computed.
     """
 
     file: str
+    loss: str
     reference: bool = False
-    sequences: int = 1
 
 
 KINDS: dict[str, Kind] = {
-    "sft": Kind("sft"),
-    "dpo": Kind("dpo", reference=True, sequences=2),
-    "ipo": Kind("dpo", reference=True, sequences=2),
+    "sft": Kind("sft", "hf"),
+    "dpo": Kind("dpo", "fused-head", reference=True),
+    "ipo": Kind("dpo", "fused-head", reference=True),
+    "cpo": Kind("cpo", "logits"),
+    "simpo": Kind("cpo", "logits"),
 }
 
 

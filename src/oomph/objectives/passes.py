@@ -50,7 +50,7 @@ class Passes:
         """The models in memory."""
         return [each for each in (self.policy, self.reference) if each is not None]
 
-    def of_policy(self, input_ids: Sym, labels: Sym, attention_mask: Sym, outputs: tuple[str, ...]) -> list[Any]:
+    def of_policy(self, input_ids: Sym, labels: Sym | None, attention_mask: Sym, outputs: tuple[str, ...]) -> list[Any]:
         """Return the outputs of the model that trains, which die with the list: the loss first."""
         checkpointing = Checkpointing(self.job.checkpointing, self.job.checkpoint_every)
         return self._run(self.policy, checkpointing, input_ids, labels, attention_mask, outputs)
@@ -66,7 +66,7 @@ class Passes:
         bound: Bound,
         checkpointing: Checkpointing,
         input_ids: Sym,
-        labels: Sym,
+        labels: Sym | None,
         attention_mask: Sym,
         outputs: tuple[str, ...],
     ) -> list[Any]:
@@ -79,6 +79,8 @@ class Passes:
             )
             found = [scored, loss]  # dies from the back
             del scored, loss
+        if self.job.fp32_outputs and isinstance(found[0], Sym):
+            found[0] = ops.cast(found[0], "fp32")
         tape.recorder.mark("objective")
         tape.scope = "objective"
         return found

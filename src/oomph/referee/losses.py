@@ -22,7 +22,7 @@ from oomph.errors import UnsupportedError
 LIGER = "pip install --no-deps liger-kernel"
 FOAK = "pip install --no-deps fms-acceleration-foak"
 CUT = "pip install --no-deps cut-cross-entropy"
-OWN = frozenset({"hf", "mean"})  # mean: no labels are handed over
+OWN = frozenset({"hf", "mean", "logits"})  # mean: no labels are handed over
 IGNORED = -100
 
 

@@ -134,6 +134,10 @@ def trace(
             from oomph.referee import trl
 
             stack.enter_context(trl.as_on_cuda())
+        if isinstance(job, TrainJob) and job.loss == "logits":
+            from oomph.referee import trl
+
+            stack.enter_context(trl.with_kernel_for_logits())
         stack.enter_context(tracker)
         model = jobs.build(raw_config, job)
         reference = jobs.build_reference(raw_config, job)

@@ -20,12 +20,12 @@ import torch
 
 from oomph.errors import UnsupportedError
 from oomph.job import TrainJob
-from oomph.referee.losses import Kernel, unwrapped
+from oomph.referee.losses import Kernel, unwrapped, without_triton
 
 INSTALL = 'pip install "trl>=1.15"'
 OF_SFT = ("log_probs", "entropy", "is_top1")  # what SFTTrainer asks the fused head for
 OF_DPO = ("log_probs", "entropy", "mean_logits", "is_top1")
-LOSS_TYPES = {"dpo": "sigmoid", "ipo": "ipo"}
+LOSS_TYPES = {"dpo": "sigmoid", "ipo": "ipo", "cpo": "sigmoid", "simpo": "simpo"}
 
 
 def utils() -> Any:
@@ -74,11 +74,32 @@ def _added(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
     """Stand for a product added to an fp32 tensor in place."""
 
 
+@contextmanager
+def with_kernel_for_logits() -> Iterator[None]:
+    """Run TRL's log-probabilities of logits as with Triton on a GPU."""
+    where = utils()
+    with without_triton():
+        found = import_module("trl.kernels.logprob_entropy").selective_log_softmax_and_entropy
+    stands = {
+        "is_triton_available": lambda: True,
+        "_supports_trl_loss_kernel": _always,
+        "_fused_logprob_entropy": found,
+    }
+    with patch.dict(vars(where), stands):
+        yield
+
+
+def _always(*asked: Any) -> bool:
+    return True
+
+
 def trainer(job: TrainJob, model: Any, reference: Any) -> Any:
     """Return TRL's trainer of an objective with what its compute_loss reads, and no Trainer behind it.
 
     Both models get their fused heads, as its constructor gives them.
     """
+    if job.objective in ("cpo", "simpo"):
+        return _cpo_trainer(job, model)
     kind = import_module("trl.trainer.dpo_trainer").DPOTrainer
     utils().add_fused_lm_head(unwrapped(model), outputs=OF_DPO)
     if reference is not None:
@@ -105,6 +126,26 @@ def trainer(job: TrainJob, model: Any, reference: Any) -> Any:
     return made
 
 
+def _cpo_trainer(job: TrainJob, model: Any) -> Any:
+    """Return TRL's CPOTrainer with what its compute_loss reads."""
+    made = object.__new__(import_module("trl.experimental.cpo.cpo_trainer").CPOTrainer)
+    vars(made).update(
+        accelerator=_Accelerator(model.device),
+        aux_loss_enabled=False,
+        is_encoder_decoder=False,
+        pad_token_id=0,
+        cpo_alpha=0.0 if job.objective == "simpo" else 1.0,
+        loss_type=LOSS_TYPES[job.objective],
+        alpha=0.0,
+        beta=0.1,
+        simpo_gamma=0.5,
+        label_smoothing=0.0,
+        _peft_has_been_casted_to_bf16=False,
+        _stored_metrics=defaultdict(lambda: defaultdict(list)),
+    )
+    return made
+
+
 class _Accelerator:
     """What a trainer asks of accelerate on one GPU."""
 
@@ -115,6 +156,8 @@ class _Accelerator:
 
 def inputs(job: TrainJob, model: Any) -> dict[str, Any]:
     """Return a batch as DataCollatorForPreference makes it: of chosen, then of rejected answers."""
+    if job.objective in ("cpo", "simpo"):
+        return _apart(job, model)
     device, shape = model.device, (2 * job.batch, job.seq_len)
     made = {"input_ids": torch.randint(model.config.get_text_config().vocab_size, shape, device=device)}
     for name in ("attention_mask", "completion_mask"):
@@ -124,4 +167,21 @@ def inputs(job: TrainJob, model: Any) -> dict[str, Any]:
     made["completion_mask"][:, : job.prompt_len].zero_()
     if job.compares_with == "precomputed":
         made |= {name: torch.zeros(job.batch, device=device) for name in ("ref_chosen_logps", "ref_rejected_logps")}
+    return made
+
+
+def _apart(job: TrainJob, model: Any) -> dict[str, Any]:
+    """Return a batch as DPODataCollatorWithPadding makes it: chosen and rejected answers in tensors of their own."""
+    device, made = model.device, {}
+    for answer in ("chosen", "rejected"):
+        for name in ("input_ids", "attention_mask", "labels"):
+            made[f"{answer}_{name}"] = torch.ones(job.batch, job.seq_len, dtype=torch.long, device=device)
+        if job.padding:
+            made[f"{answer}_attention_mask"][:, :1].zero_()
+    if job.prompt_len:
+        shape = (job.batch, job.prompt_len)
+        made |= {
+            f"prompt_{name}": torch.ones(shape, dtype=torch.long, device=device)
+            for name in ("input_ids", "attention_mask")
+        }
     return made

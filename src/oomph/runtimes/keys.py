@@ -183,6 +183,18 @@ LOSS_TYPES: dict[str, dict[str, Any]] = {  # of TRL's SFTConfig and DPOConfig
     "sigmoid": {"objective": "dpo"},
     "ipo": {"objective": "ipo"},
 }
+
+
+def loss_type(said: Said, key: str) -> dict[str, Any]:
+    """Read TRL's `loss_type`, of any of its configs; SimPO is CPOConfig's with nothing added."""
+    if said.values[key] == "simpo" and said.values.get("cpo_alpha") in (0, 0.0):
+        return {"objective": "simpo"}
+    value = said.values[key]
+    one = value[0] if isinstance(value, list) and len(value) == 1 else value
+    found: dict[str, Any] = Said(said.where, {key: one}).one_of(key, LOSS_TYPES)
+    return found
+
+
 RL: dict[str, dict[str, Any]] = {name: {"objective": name} for name in ("dpo", "ipo")}  # axolotl's word for objectives
 
 
@@ -222,7 +234,7 @@ READERS: dict[str, dict[str, Reader]] = {
         "max_length": number("seq_len"),
         "max_seq_length": number("seq_len"),
         "packing": packed,
-        "loss_type": lambda said, key: said.one_of(key, LOSS_TYPES),
+        "loss_type": loss_type,
         "precompute_ref_log_probs": when("reference", "precomputed"),
         "disable_dropout": lambda said, key: {"dropout": not said.switch(key)},
         "padding_free": refused("flattened batches"),
@@ -331,6 +343,7 @@ HARMLESS_OF: dict[str, frozenset[str]] = {
         "dataset", "dataset_dir", "max_samples", "overwrite_cache", "plot_loss", "preprocessing_num_workers",
         "quantization_method", "save_only_model", "template", "val_size",
     }),
+    "trl": frozenset({"beta", "cpo_alpha", "simpo_gamma"}),
     "torchtune": frozenset({
         "device", "log_peak_memory_stats", "model._component_", "model.apply_lora_to_output", "model.lora_alpha",
         "shuffle", "tokenizer._component_", "tokenizer.path",
