@@ -61,6 +61,8 @@ Objective = Literal[
     "ipo",  # the same with lengths divided out and a square
     "cpo",  # pairs without a reference, and the cross entropy of the chosen ones
     "simpo",  # pairs without a reference, lengths divided out
+    "grpo",  # the update on completions that are there, without a KL term
+    "rloo",  # the same with a number per completion, and a reference in memory
 ]
 Reference = Literal[
     "default",  # adapters switched off where there are any, else a second model
@@ -78,6 +80,7 @@ Method = Literal[
 ]
 AdapterDtype = Literal["fp32", "base"]
 Quantization = Literal["none", "nf4", "nf4-dq", "fp4", "fp4-dq"]  # of a frozen base; the names of formats
+COMPLETING = frozenset({"grpo", "rloo"})  # objectives whose answers were made from a prompt by the model itself
 OF_PROMPTS = frozenset({"fused-head", "chunked-nll", "logits"})  # losses that leave out what is not scored
 RANKED = frozenset({"lora", "qlora"})  # methods that have a rank
 # What a method stands for, where the field has its default.
@@ -312,6 +315,8 @@ def _check_training(job: TrainJob) -> None:
 
 def _check_objective(job: TrainJob) -> None:
     """Refuse what an objective beyond sft does not go with, or what is not played with one yet."""
+    if job.objective in COMPLETING and not job.prompt_len:
+        raise UsageError(f"{job.objective} completes a prompt.", "Say how long it is: --prompt-len.")
     name, loss = job.objective, KINDS_OF_OBJECTIVE[job.objective].loss
     if job.loss != loss:
         fix = f"Take {loss}, or leave --loss out."

@@ -9,7 +9,7 @@ from oomph.answer import Subject, facts
 from oomph.closed_form import Forms, axis_name
 from oomph.device_memory import Figures, figures, fits
 from oomph.errors import UnsupportedError
-from oomph.job import TrainJob, describe, idle_inputs
+from oomph.job import COMPLETING, TrainJob, describe, idle_inputs
 from oomph.ledger import Instant, Item, Ledger, Verdict
 from oomph.methods import adapted, trainable_params
 from oomph.optimizer_names import KINDS
@@ -129,13 +129,19 @@ def _assumed(job: Job, model: Model) -> tuple[str, ...]:
 
 
 def _unseen(job: Job) -> tuple[str, ...]:
-    """Return a sentence on what of a job takes memory that no allocator of the GPU counts."""
-    if isinstance(job, TrainJob) and job.optimizer in KINDS and KINDS[job.optimizer].paged:
-        return (
-            f"{job.optimizer} keeps its states in unified memory: they are not counted here, and the driver moves them"
-            " to the GPU as far as there is room.",
+    """Return sentences on what of a job takes memory that is not counted here."""
+    found = []
+    if isinstance(job, TrainJob) and job.objective in COMPLETING:
+        found.append(
+            f"{job.objective} is played from completions that are there: what makes them is not in the step. On the"
+            " same GPU generation takes a key-value cache at another time: see `oomph serve`; no number adds the two."
         )
-    return ()
+    if isinstance(job, TrainJob) and job.optimizer in KINDS and KINDS[job.optimizer].paged:
+        found.append(
+            f"{job.optimizer} keeps its states in unified memory: they are not counted here, and the driver moves them"
+            " to the GPU as far as there is room."
+        )
+    return tuple(found)
 
 
 def _why(played: Step, instant: str, alive: list[Alive]) -> str:

@@ -69,6 +69,14 @@ CASES: dict[str, Cases] = {
         "cpo, one pair, lora, amp": (LLAMA, pairs(1, objective="cpo", method="lora", checkpointing="reentrant", **AMP)),
         "simpo, tied": (TIED, pairs(objective="simpo", accumulation=2)),
         "simpo, bounded logits, padding, amp": (SOFTCAP, pairs(objective="simpo", padding=True, **AMP)),
+        "grpo": (LLAMA, pairs(objective="grpo", prompt_len=10)),
+        "grpo, lora, amp": (LLAMA, pairs(3, objective="grpo", prompt_len=1, method="lora", accumulation=2, **AMP)),
+        "grpo, tied, padding, amp": (TIED, pairs(objective="grpo", prompt_len=20, padding=True, **AMP)),
+        "rloo": (LLAMA, pairs(objective="rloo", prompt_len=10)),
+        "rloo, lora, padding, amp": (
+            TIED,
+            pairs(1, objective="rloo", method="lora", padding=True, prompt_len=1, **AMP),
+        ),
         "ipo, bounded logits, first step": (SOFTCAP, pairs(1, objective="ipo", steady=False, prompt_len=3)),
     },
 }

@@ -16,6 +16,7 @@ from oomph.runtimes.base import Versions
 from oomph.runtimes.config_file import read
 from oomph.steps import step
 from tests.objectives.cases import LLAMA, pairs
+from tests.test_cli import as_json
 
 DEEP = LLAMA | {"num_hidden_layers": 7}
 
@@ -28,7 +29,14 @@ def test_every_objective_is_a_file() -> None:
 
 @pytest.mark.parametrize(
     "job",
-    [pairs(), pairs(method="lora", checkpointing="non-reentrant"), pairs(objective="ipo"), pairs(objective="cpo")],
+    [
+        pairs(),
+        pairs(method="lora", checkpointing="non-reentrant"),
+        pairs(objective="ipo"),
+        pairs(objective="cpo"),
+        pairs(objective="rloo", prompt_len=9),
+        pairs(objective="grpo", prompt_len=9, method="lora"),
+    ],
 )
 def test_a_folded_step_is_the_one_played_in_full(job: TrainJob) -> None:
     """Layers of policy and reference repeat, and few of them say what all do."""
@@ -56,6 +64,13 @@ def test_a_prompt_is_not_multiplied_with_the_head() -> None:
     assert all_of_it == first > half
 
 
+def test_generation_is_named_where_it_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    """The ledger of an update says that it is one."""
+    options = ("--objective", "grpo", "--prompt-len", "64", "--seq", "256")
+    answer = as_json(capsys, "train", "llama-3-8b", *options)
+    assert any("what makes them is not in the step" in words for words in answer["warnings"])
+
+
 def test_simpo_takes_less_than_cpo() -> None:
     """A cross entropy of the chosen answers is more, and there is no second model."""
     model = model_from_config(LLAMA | {"vocab_size": 32_000})
@@ -67,6 +82,7 @@ def test_simpo_takes_less_than_cpo() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"objective": "grpo"}, "completes a prompt"),
         ({"objective": "simpo", "loss": "fused-head"}, "says nothing about simpo"),
         ({"objective": "sft", "loss": "logits"}, "needs a loss"),
         ({"loss": "liger"}, "loss liger says nothing about dpo"),
@@ -97,6 +113,7 @@ def test_trl_says_what_a_job_of_pairs_takes() -> None:
     trl = runtime("trl")
     job = trl.job(objective="dpo")
     assert (job.dropout, job.padding, job.loss, job.precision) == (False, True, "fused-head", "amp-bf16")
+    assert trl.job(objective="grpo", prompt_len=8).dropout
     assert any("disable_dropout" in words for words in trl.taken(Versions(), {"objective": "dpo"}))
     assert [trl.job(Versions.found_in(f"trl {each}")).loss for each in ("0.29.1", "1.14.2")] == ["hf", "chunked-nll"]
     with pytest.raises(UnsupportedError, match=r"before 1\.15"):

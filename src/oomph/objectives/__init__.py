@@ -36,6 +36,8 @@ KINDS: dict[str, Kind] = {
     "ipo": Kind("dpo", "fused-head", reference=True),
     "cpo": Kind("cpo", "logits"),
     "simpo": Kind("cpo", "logits"),
+    "grpo": Kind("grpo", "fused-head"),
+    "rloo": Kind("rloo", "fused-head", reference=True),
 }
 
 

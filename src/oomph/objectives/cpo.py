@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from oomph import ops
-from oomph.objectives.passes import Passes, Shapes, item, mean_item
+from oomph.objectives.passes import Passes, Shapes, item, mean_item, written
 from oomph.ops.scores import compared, logsigmoid, sum_rows
 from oomph.ops.selected import selective_log_softmax
 from oomph.tape.autograd import like
@@ -93,10 +93,9 @@ def _get_batch_logps(logits: Sym, labels: Sym, average_log_prob: bool) -> Sym:
 
 
 def _ignore(labels: Sym) -> None:
-    """Mirror labels[labels == -100] = 0: a GPU is told the number, elsewhere it is a tensor."""
+    """Mirror labels[labels == -100] = 0."""
     marked = compared("eq", labels)
-    zero = labels.tape.empty((), "int64", op="lift_fresh") if labels.tape.on != "gpu" else None
-    del zero
+    written(labels)
     del marked
 
 

@@ -108,6 +108,12 @@ def made(tape: Tape, shapes: Shapes) -> dict[str, Sym]:
     return {name: tape.note(tape.empty(shape, dtype, op=name), "input") for name, (shape, dtype) in shapes.items()}
 
 
+def written(labels: Sym) -> None:
+    """Write a number into labels by indexing: a GPU is told it, elsewhere it is a tensor for a moment."""
+    if labels.tape.on != "gpu":
+        labels.tape.empty((), "int64", op="lift_fresh")
+
+
 def item(made: Sym) -> None:
     """Read a number from the device, as `.item()`: nothing is allocated, and who asked lets go of it."""
     del made

@@ -50,6 +50,37 @@ def exp(x: Sym) -> Sym:
     return made_by(made, node)
 
 
+def minimum(a: Sym, b: Sym) -> Sym:
+    """Return torch.min(a, b) of two tensors of one shape.
+
+    Saves both; each gradient is halved where they are equal and 0 where the other is smaller: two comparisons, the half
+    and the result. Source: torch tools/autograd/derivatives.yaml (minimum).
+
+    >>> from oomph.tape.testing import cost, fp32
+    >>> cost(minimum, fp32(8), fp32(8))
+    Cost(allocated=32, saved=64, backward=160)
+    """
+    node = record("Minimum", (a, b), _minimum_backward)
+    save(node, b, a)
+    return made_by(result("minimum", a.shape, a.dtype, a, b), node)
+
+
+def _minimum_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient = grad(gradients)
+    other = _smaller(gradient) if node.needs(1) else None
+    own = _smaller(gradient) if node.needs(0) else None
+    return [own, other]
+
+
+def _smaller(gradient: Sym) -> Sym:
+    half = result("div", gradient.shape, gradient.dtype, gradient)
+    equal = result("eq", gradient.shape, "bool", gradient)
+    made = result("where", gradient.shape, gradient.dtype, gradient)
+    smaller = result("lt", gradient.shape, "bool", gradient)
+    del smaller, equal, half
+    return made
+
+
 def sum_rows(x: Sym) -> Sym:
     """Return x.sum(dim=1) of x [B, S]: [B], integers as int64.
 

@@ -48,13 +48,17 @@ class _Answering(FakeTensorMode):  # type: ignore[misc]
         if func is aten._grouped_mm.default and args[0].dtype != torch.bfloat16:
             return self._grouped(*args, **(kwargs or {}))
         result = super().dispatch(func, types, args, kwargs)
+        if func is aten.all.default and self.scored is not None and getattr(args[0], "oomph_unknown", False):
+            return result  # are all numbers unknown? no
+        if func is aten.isnan.default:
+            result.oomph_unknown = True
         if func in YES or (func is aten.gt.Scalar and self.scored is not None):  # some tokens are scored
             result.oomph_yes = True
         return result
 
     def _places(self, mask: Any) -> Any:
         """Return where a mask is set: everywhere, or for as many tokens of a row as are scored."""
-        count = mask.numel() if self.scored is None else mask.shape[0] * self.scored
+        count = mask.numel() if self.scored is None or mask.dim() == 1 else mask.shape[0] * self.scored
         with self:
             return torch.empty((count, mask.dim()), dtype=torch.int64, device=mask.device)
 

@@ -180,7 +180,7 @@ def _under_autocast(forward: Callable[..., Any], job: TrainJob, device_type: str
     """Return a forward as accelerate's prepare_model wraps it under mixed precision."""
 
     def in_low_precision(*args: Any, **kwargs: Any) -> Any:
-        with _autocast(job, device_type):
+        with in_autocast(job, device_type):
             return forward(*args, **kwargs)
 
     return returning_fp32(in_low_precision) if job.fp32_outputs else in_low_precision
@@ -278,7 +278,7 @@ def _labelled(model: Any, job: TrainJob) -> dict[str, Any]:
 def _loss(model: Any, job: TrainJob, inputs: dict[str, Any], kept: list[Any]) -> tuple[Any, Any]:
     """Run the forward pass as a user writes it: the loss, and the outputs that are held."""
     given = {name: each for name, each in inputs.items() if job.loss != "mean" or name != "labels"}
-    with _autocast(job, model.device.type):
+    with in_autocast(job, model.device.type):
         outputs = model(**given, use_cache=job.use_cache)
         loss = outputs.logits.mean() if job.loss == "mean" else outputs.loss
         if job.keep_outputs:
@@ -309,7 +309,8 @@ def _two_in_a_row(job: TrainJob, device: Any) -> torch.Tensor:
     return counted.sub_(1).remainder_(first)
 
 
-def _autocast(job: TrainJob, device_type: str) -> Any:
+def in_autocast(job: TrainJob, device_type: str) -> Any:
+    """Return the context that a job's forward passes run in."""
     if not (job.autocast or job.precision.startswith(AUTOCAST)):
         return contextlib.nullcontext()
     return torch.autocast(device_type, dtype=DTYPES[job.precision.removeprefix(AUTOCAST)])

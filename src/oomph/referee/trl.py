@@ -19,7 +19,7 @@ from unittest.mock import patch
 import torch
 
 from oomph.errors import UnsupportedError
-from oomph.job import TrainJob
+from oomph.job import COMPLETING, TrainJob
 from oomph.referee.losses import Kernel, unwrapped, without_triton
 
 INSTALL = 'pip install "trl>=1.15"'
@@ -100,6 +100,10 @@ def trainer(job: TrainJob, model: Any, reference: Any) -> Any:
     """
     if job.objective in ("cpo", "simpo"):
         return _cpo_trainer(job, model)
+    if job.objective == "rloo":
+        return _rloo_trainer(job, model)
+    if job.objective == "grpo":
+        return _grpo_trainer(job, model)
     kind = import_module("trl.trainer.dpo_trainer").DPOTrainer
     utils().add_fused_lm_head(unwrapped(model), outputs=OF_DPO)
     if reference is not None:
@@ -146,18 +150,76 @@ def _cpo_trainer(job: TrainJob, model: Any) -> Any:
     return made
 
 
+def _grpo_trainer(job: TrainJob, model: Any) -> Any:
+    """Return TRL's GRPOTrainer with what its loss reads: the defaults of GRPOConfig."""
+    utils().add_fused_lm_head(unwrapped(model), outputs=("log_probs", "entropy"))
+    made = object.__new__(import_module("trl.trainer.grpo_trainer").GRPOTrainer)
+    vars(made).update(
+        model=model,
+        args=SimpleNamespace(delta=None, steps_per_generation=job.accumulation, use_bias_correction_kl=False),
+        accelerator=_Accelerator(model.device, job),
+        aux_loss_enabled=False,
+        top_entropy_quantile=1.0,
+        off_policy_mask_threshold=None,
+        importance_sampling_level="token",
+        beta=0.0,
+        loss_type="dapo",
+        epsilon_low=0.2,
+        epsilon_high=0.2,
+        use_vllm=False,
+        current_gradient_accumulation_steps=job.accumulation,
+        _entropy_bonus_enabled=False,
+        _metrics={"train": defaultdict(list)},
+    )
+    made.compute_loss = made._compute_loss  # without what measures its time
+    return made
+
+
+def _rloo_trainer(job: TrainJob, model: Any) -> Any:
+    """Return TRL's RLOOTrainer with what its loss reads: the defaults of RLOOConfig."""
+    utils().add_fused_lm_head(unwrapped(model), outputs=("log_probs", "entropy"))
+    made = object.__new__(import_module("trl.trainer.rloo_trainer").RLOOTrainer)
+    vars(made).update(
+        model=model,
+        accelerator=_Accelerator(model.device, job),
+        aux_loss_enabled=False,
+        epsilon_low=0.2,
+        epsilon_high=0.2,
+        _metrics={"train": defaultdict(list)},
+    )
+    made.compute_loss = made._compute_loss  # without what measures its time
+    return made
+
+
 class _Accelerator:
     """What a trainer asks of accelerate on one GPU."""
 
-    def __init__(self, device: Any) -> None:
-        self.device = device
+    num_processes = 1
+    is_main_process = False  # it would log how long things take
+
+    def __init__(self, device: Any, job: TrainJob | None = None) -> None:
+        self.device, self.job = device, job
         self.gather = self.gather_for_metrics = self.unwrap_model = lambda given: given
+
+    @staticmethod
+    def reduce(given: Any, reduction: str) -> Any:
+        """Return what there is on one GPU."""
+        return given
+
+    def autocast(self) -> Any:
+        """Return the autocast of a job."""
+        from oomph.referee.jobs import in_autocast
+
+        assert self.job is not None
+        return in_autocast(self.job, self.device.type)
 
 
 def inputs(job: TrainJob, model: Any) -> dict[str, Any]:
     """Return a batch as DataCollatorForPreference makes it: of chosen, then of rejected answers."""
     if job.objective in ("cpo", "simpo"):
         return _apart(job, model)
+    if job.objective in COMPLETING:
+        return _completed(job, model)
     device, shape = model.device, (2 * job.batch, job.seq_len)
     made = {"input_ids": torch.randint(model.config.get_text_config().vocab_size, shape, device=device)}
     for name in ("attention_mask", "completion_mask"):
@@ -184,4 +246,20 @@ def _apart(job: TrainJob, model: Any) -> dict[str, Any]:
             f"prompt_{name}": torch.ones(shape, dtype=torch.long, device=device)
             for name in ("input_ids", "attention_mask")
         }
+    return made
+
+
+def _completed(job: TrainJob, model: Any) -> dict[str, Any]:
+    """Return a micro-batch as GRPOTrainer cuts it from what was generated."""
+    device, made = model.device, {}
+    for name, length in (("prompt", job.prompt_len), ("completion", job.seq_len - job.prompt_len)):
+        for what in ("ids", "mask"):
+            made[f"{name}_{what}"] = torch.ones(job.batch, length, dtype=torch.long, device=device)
+    if job.padding:
+        made["prompt_mask"][:, :1].zero_()
+    if job.objective == "rloo":
+        made["old_logps"] = torch.zeros(job.batch, device=device)
+    made["advantages"] = torch.zeros(job.batch, device=device)
+    if job.objective == "grpo":
+        made["num_items_in_batch"] = torch.ones((), dtype=torch.long, device=device)
     return made

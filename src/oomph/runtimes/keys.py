@@ -182,6 +182,7 @@ LOSS_TYPES: dict[str, dict[str, Any]] = {  # of TRL's SFTConfig and DPOConfig
     "chunked_nll": {"loss": "chunked-nll"},
     "sigmoid": {"objective": "dpo"},
     "ipo": {"objective": "ipo"},
+    "dapo": {"objective": "grpo"},
 }
 
 
@@ -195,7 +196,9 @@ def loss_type(said: Said, key: str) -> dict[str, Any]:
     return found
 
 
-RL: dict[str, dict[str, Any]] = {name: {"objective": name} for name in ("dpo", "ipo")}  # axolotl's word for objectives
+RL: dict[str, dict[str, Any]] = {
+    name: {"objective": name} for name in ("dpo", "ipo", "grpo")
+}  # axolotl's word for objectives
 
 
 SHARDED = "oomph plays one GPU"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from oomph.errors import UnsupportedError
+from oomph.job import COMPLETING
+from oomph.objectives import KINDS
 from oomph.runtimes import trainer
 from oomph.runtimes.base import Default, Defaults, Runtime, Versions
 
@@ -29,14 +31,17 @@ def defaults(versions: Versions) -> Defaults:
 
 
 def of_objective(objective: str, versions: Versions) -> Defaults:
-    """Return what DPOConfig says otherwise than SFTConfig."""
+    """Return what the configs of other trainers say otherwise than SFTConfig."""
     if not versions.at_least("trl", *FUSED_HEAD):
         raise UnsupportedError(f"oomph does not know {objective} as TRL before 1.15 runs it yet.")
-    return {
-        "dropout": Default(False, "disable_dropout is on"),
-        "padding": Default(True, "answers of a pair differ in length"),
+    found = {
+        "loss": Default(KINDS[objective].loss, "what TRL's trainer of this objective computes"),
+        "padding": Default(True, "answers differ in length"),
         "use_cache": Default(False, "compute_loss says so"),
     }
+    if objective not in COMPLETING:
+        found["dropout"] = Default(False, "disable_dropout is on")
+    return found
 
 
-RUNTIME = Runtime("trl", "TRL's trainers", "trl, trainer/sft_config.py, dpo_config.py", defaults, {}, of_objective)
+RUNTIME = Runtime("trl", "TRL's trainers", "trl, trainer/*_config.py", defaults, {}, of_objective)
