@@ -59,6 +59,7 @@ Objective = Literal[
     "sft",
     "dpo",  # pairs of answers against a reference
     "ipo",  # the same with lengths divided out and a square
+    "kto",  # answers one by one, mismatched ones beside them
     "cpo",  # pairs without a reference, and the cross entropy of the chosen ones
     "simpo",  # pairs without a reference, lengths divided out
     "grpo",  # the update on completions that are there, without a KL term
@@ -315,6 +316,8 @@ def _check_training(job: TrainJob) -> None:
 
 def _check_objective(job: TrainJob) -> None:
     """Refuse what an objective beyond sft does not go with, or what is not played with one yet."""
+    if job.objective == "kto" and job.batch == 1:
+        raise UsageError("KTO mismatches the answers of a batch.", "Say --batch 2 or more.")
     if job.objective in COMPLETING and not job.prompt_len:
         raise UsageError(f"{job.objective} completes a prompt.", "Say how long it is: --prompt-len.")
     name, loss = job.objective, KINDS_OF_OBJECTIVE[job.objective].loss

@@ -77,6 +77,12 @@ CASES: dict[str, Cases] = {
             TIED,
             pairs(1, objective="rloo", method="lora", padding=True, prompt_len=1, **AMP),
         ),
+        "kto": (LLAMA, pairs(objective="kto")),
+        "kto, lora, padding, amp": (
+            TIED,
+            pairs(4, objective="kto", method="lora", padding=True, prompt_len=7, checkpointing="non-reentrant", **AMP),
+        ),
+        "kto, precomputed, amp": (LLAMA, pairs(objective="kto", reference="precomputed", accumulation=2, **AMP)),
         "ipo, bounded logits, first step": (SOFTCAP, pairs(1, objective="ipo", steady=False, prompt_len=3)),
     },
 }

@@ -35,6 +35,7 @@ def test_every_objective_is_a_file() -> None:
         pairs(objective="ipo"),
         pairs(objective="cpo"),
         pairs(objective="rloo", prompt_len=9),
+        pairs(objective="kto"),
         pairs(objective="grpo", prompt_len=9, method="lora"),
     ],
 )
@@ -82,6 +83,7 @@ def test_simpo_takes_less_than_cpo() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"objective": "kto", "batch": 1}, "mismatches"),
         ({"objective": "grpo"}, "completes a prompt"),
         ({"objective": "simpo", "loss": "fused-head"}, "says nothing about simpo"),
         ({"objective": "sft", "loss": "logits"}, "needs a loss"),

@@ -34,6 +34,7 @@ KINDS: dict[str, Kind] = {
     "sft": Kind("sft", "hf"),
     "dpo": Kind("dpo", "fused-head", reference=True),
     "ipo": Kind("dpo", "fused-head", reference=True),
+    "kto": Kind("kto", "fused-head", reference=True),
     "cpo": Kind("cpo", "logits"),
     "simpo": Kind("cpo", "logits"),
     "grpo": Kind("grpo", "fused-head"),

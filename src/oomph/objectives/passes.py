@@ -61,6 +61,12 @@ class Passes:
             bound = self.reference or self.policy
             return self._run(bound, Checkpointing(), input_ids, labels, attention_mask, outputs)
 
+    def of_mismatched(self, input_ids: Sym, labels: Sym, attention_mask: Sym, outputs: tuple[str, ...]) -> list[Any]:
+        """Return the outputs of the model that trains, checkpointed as it is, but without gradients."""
+        checkpointing = Checkpointing(self.job.checkpointing, self.job.checkpoint_every)
+        with self.tape.no_grad(), self._named("mismatched"):
+            return self._run(self.policy, checkpointing, input_ids, labels, attention_mask, outputs)
+
     def _run(
         self,
         bound: Bound,

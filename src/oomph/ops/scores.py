@@ -50,6 +50,71 @@ def exp(x: Sym) -> Sym:
     return made_by(made, node)
 
 
+def pick_rows(x: Sym, index: Sym) -> Sym:
+    """Return x.index_select(0, index): rows of x [B, ..] at int64 [n].
+
+    Saves the index; backward adds the gradient to zeros like x, in place, under a trace to a copy of them. Source:
+    torch tools/autograd/derivatives.yaml (index_select), index_select_backward in TensorAdvancedIndexing.cpp.
+
+    >>> from oomph.tape.testing import cost, fp32, ids
+    >>> cost(pick_rows, fp32(8), ids(4))
+    Cost(allocated=16, saved=32, backward=32)
+    """
+    node = record("IndexSelect", (x,), _added_to_zeros)
+    save(node, index)
+    return made_by(new(x.tape, (*index.shape, *x.shape[1:]), x.dtype, op="index_select"), node)
+
+
+def _added_to_zeros(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    (shape, dtype), tape = node.inputs[0], grad(gradients).tape
+    zeros = new(tape, shape, dtype, op="new_zeros")
+    return [zeros if tape.on != "trace" else new(tape, shape, dtype, op="index_add")]
+
+
+def nansum(x: Sym) -> Sym:
+    """Return x.nansum(): a scalar.
+
+    Saves x; backward is the gradient where x is a number: two masks and one tensor of x's size. Source:
+    torch/csrc/autograd/FunctionsManual.cpp, nansum_backward.
+
+    >>> from oomph.tape.testing import cost, fp32
+    >>> cost(nansum, fp32(8))
+    Cost(allocated=4, saved=32, backward=48)
+    """
+    node = record("Nansum", (x,), _where_numbers)
+    save(node, x)
+    return made_by(new(x.tape, (), x.dtype, op="nansum"), node)
+
+
+def _where_numbers(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    x, gradient = saved[0], grad(gradients)
+    unknown = result("ne", x.shape, "bool", x)
+    known = result("logical_not", x.shape, "bool", x)
+    made = result("mul", x.shape, gradient.dtype, x)
+    del known, unknown, x
+    return [made]
+
+
+def nanmean(x: Sym) -> Sym:
+    """Return x.nanmean(): the sum of what is a number by how many are, a scalar.
+
+    Saves x and that number. Source: ATen/native/ReduceOps.cpp, nanmean.
+
+    >>> from oomph.tape.testing import cost, fp32
+    >>> cost(nanmean, fp32(8)).allocated
+    24
+    """
+    known = result("ne", x.shape, "bool", x)
+    number = count(known)
+    del known
+    total = nansum(x)
+    node = record("Div", (total,), _like_gradient)
+    save(node, number)
+    made = made_by(new(x.tape, (), x.dtype, op="div"), node)
+    del total, number
+    return made
+
+
 def minimum(a: Sym, b: Sym) -> Sym:
     """Return torch.min(a, b) of two tensors of one shape.
 

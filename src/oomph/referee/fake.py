@@ -34,6 +34,7 @@ class _Answering(FakeTensorMode):  # type: ignore[misc]
     plain = True  # what is asked now is answered as on a plain batch
     scored: int | None = None  # tokens of a sequence that count, where only some do
     number = 1  # what an integer is
+    halves = False  # whether one of two answers is good
 
     def dispatch(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Answer for `.item()`, `bool()` and `torch.equal`, and remember where a boolean came from."""
@@ -59,6 +60,8 @@ class _Answering(FakeTensorMode):  # type: ignore[misc]
     def _places(self, mask: Any) -> Any:
         """Return where a mask is set: everywhere, or for as many tokens of a row as are scored."""
         count = mask.numel() if self.scored is None or mask.dim() == 1 else mask.shape[0] * self.scored
+        if self.halves and mask.dim() == 1:
+            count //= 2
         with self:
             return torch.empty((count, mask.dim()), dtype=torch.int64, device=mask.device)
 
@@ -70,17 +73,18 @@ class _Answering(FakeTensorMode):  # type: ignore[misc]
 
 @contextmanager
 def fake_tensors(
-    padded: bool = False, packed: bool = False, scored: int | None = None, number: int = 1
+    padded: bool = False, packed: bool = False, scored: int | None = None, number: int = 1, halves: bool = False
 ) -> Iterator[None]:
     """Make every tensor fake, with transformers none the wiser.
 
     `padded`: attention masks have holes. `packed`: rows of two tokens and more hold several sequences. `scored`: of
-    each row's tokens so many count, all if None. `number`: what integers answer that code reads.
+    each row's tokens so many count, all if None. `number`: what integers answer that code reads. `halves`: every
+    other answer is a good one.
     """
     import transformers.masking_utils as masking
 
     mode = _Answering(allow_non_fake_inputs=True)
-    mode.scored, mode.number = scored, number
+    mode.scored, mode.number, mode.halves = scored, number, halves
     real_all, real_find = masking.fast_all, masking.find_packed_sequence_indices
 
     def some_are_masked(tensor: torch.Tensor) -> bool:

@@ -128,7 +128,8 @@ def trace(
             from oomph.referee.fake import fake_tensors
 
             packed = isinstance(job, TrainJob) and job.packing
-            stack.enter_context(fake_tensors(job.padding, packed, jobs.scored(job), jobs.read_number(job)))
+            halves = isinstance(job, TrainJob) and job.objective == "kto"
+            stack.enter_context(fake_tensors(job.padding, packed, jobs.scored(job), jobs.read_number(job), halves))
         stack.enter_context(_kernels(job, kernels) if device == "cuda" else nullcontext())
         if isinstance(job, TrainJob) and job.loss == "fused-head":
             from oomph.referee import trl

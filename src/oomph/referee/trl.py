@@ -25,7 +25,7 @@ from oomph.referee.losses import Kernel, unwrapped, without_triton
 INSTALL = 'pip install "trl>=1.15"'
 OF_SFT = ("log_probs", "entropy", "is_top1")  # what SFTTrainer asks the fused head for
 OF_DPO = ("log_probs", "entropy", "mean_logits", "is_top1")
-LOSS_TYPES = {"dpo": "sigmoid", "ipo": "ipo", "cpo": "sigmoid", "simpo": "simpo"}
+LOSS_TYPES = {"dpo": "sigmoid", "ipo": "ipo", "cpo": "sigmoid", "simpo": "simpo", "kto": "kto"}
 
 
 def utils() -> Any:
@@ -104,7 +104,8 @@ def trainer(job: TrainJob, model: Any, reference: Any) -> Any:
         return _rloo_trainer(job, model)
     if job.objective == "grpo":
         return _grpo_trainer(job, model)
-    kind = import_module("trl.trainer.dpo_trainer").DPOTrainer
+    name = "kto" if job.objective == "kto" else "dpo"
+    kind = getattr(import_module(f"trl.trainer.{name}_trainer"), f"{name.upper()}Trainer")
     utils().add_fused_lm_head(unwrapped(model), outputs=OF_DPO)
     if reference is not None:
         utils().add_fused_lm_head(reference)
@@ -123,6 +124,10 @@ def trainer(job: TrainJob, model: Any, reference: Any) -> Any:
         loss_weights=[1.0],
         beta=0.1,
         use_weighting=False,
+        loss_type="kto",
+        calculate_KL=True,
+        desirable_weight=1.0,
+        undesirable_weight=1.0,
         _metrics={"train": defaultdict(list)},
         _total_train_tokens=0,
         _tp_size=1,
@@ -220,6 +225,8 @@ def inputs(job: TrainJob, model: Any) -> dict[str, Any]:
         return _apart(job, model)
     if job.objective in COMPLETING:
         return _completed(job, model)
+    if job.objective == "kto":
+        return _unpaired(job, model)
     device, shape = model.device, (2 * job.batch, job.seq_len)
     made = {"input_ids": torch.randint(model.config.get_text_config().vocab_size, shape, device=device)}
     for name in ("attention_mask", "completion_mask"):
@@ -262,4 +269,19 @@ def _completed(job: TrainJob, model: Any) -> dict[str, Any]:
     made["advantages"] = torch.zeros(job.batch, device=device)
     if job.objective == "grpo":
         made["num_items_in_batch"] = torch.ones((), dtype=torch.long, device=device)
+    return made
+
+
+def _unpaired(job: TrainJob, model: Any) -> dict[str, Any]:
+    """Return a batch as DataCollatorForUnpairedPreference makes it."""
+    device, made = model.device, {}
+    for prefix in ("", "KL_"):
+        for name in ("input_ids", "attention_mask", "completion_mask"):
+            made[f"{prefix}{name}"] = torch.ones(job.batch, job.seq_len, dtype=torch.long, device=device)
+        if job.padding:
+            made[f"{prefix}attention_mask"][:, :1].zero_()
+        made[f"{prefix}completion_mask"][:, : job.prompt_len].zero_()
+    if job.compares_with == "precomputed":
+        made |= {name: torch.zeros(job.batch, device=device) for name in ("ref_logps", "ref_KL_logps")}
+    made["label"] = torch.ones(job.batch, dtype=torch.bool, device=device)
     return made

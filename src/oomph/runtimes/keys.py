@@ -182,6 +182,7 @@ LOSS_TYPES: dict[str, dict[str, Any]] = {  # of TRL's SFTConfig and DPOConfig
     "chunked_nll": {"loss": "chunked-nll"},
     "sigmoid": {"objective": "dpo"},
     "ipo": {"objective": "ipo"},
+    "kto": {"objective": "kto"},
     "dapo": {"objective": "grpo"},
 }
 
@@ -197,7 +198,7 @@ def loss_type(said: Said, key: str) -> dict[str, Any]:
 
 
 RL: dict[str, dict[str, Any]] = {
-    name: {"objective": name} for name in ("dpo", "ipo", "grpo")
+    name: {"objective": name} for name in ("dpo", "ipo", "kto", "grpo")
 }  # axolotl's word for objectives
 
 
