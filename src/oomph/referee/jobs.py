@@ -36,6 +36,9 @@ class Watcher(Protocol):
     def ready(self, model: Any, optimizer: Any, reference: Any = None) -> None:
         """Hear that the step that counts comes next."""
 
+    def passing(self, work: str) -> None:
+        """Hear that a forward pass of an objective begins ("forward", "reference" ...) or is over ("objective")."""
+
     def backward_done(self, model: Any) -> None:
         """Hear that all gradients are there."""
 
@@ -151,7 +154,7 @@ def train(model: Any, job: TrainJob, watcher: Watcher, warm_up: bool | None = No
     if job.packing and "position_ids" not in inspect.signature(unwrapped(model).forward).parameters:
         raise UnsupportedError(f"{type(model).__name__} takes no position ids.", "Leave out packing.")
     _checkpoint(model, job)
-    trainer = _prepared(model, reference, job)
+    trainer = _prepared(model, reference, job, watcher)
     optimizer = make_optimizer(job, model)
     kept: list[Any] = []  # what the caller's variable holds from one forward pass to the next
     if has_warm_up(job) or (job.steady and _remembers(model)) if warm_up is None else warm_up:
@@ -160,7 +163,7 @@ def train(model: Any, job: TrainJob, watcher: Watcher, warm_up: bool | None = No
     _step(model, job, optimizer, watcher, kept, trainer)
 
 
-def _prepared(model: Any, reference: Any, job: TrainJob) -> Any:
+def _prepared(model: Any, reference: Any, job: TrainJob, watcher: Watcher) -> Any:
     """Put the loss of a job into its model and wrap it as accelerate does; return the trainer of an objective."""
     if job.objective == "sft":
         install(model, job.loss)
@@ -172,8 +175,30 @@ def _prepared(model: Any, reference: Any, job: TrainJob) -> Any:
     made = trl.trainer(job, model, reference)
     for each in (model, reference):
         if each is not None:
-            each.forward = _under_autocast(each.forward, job, model.device.type)
+            forward = _under_autocast(each.forward, job, model.device.type)
+            each.forward = _announced(forward, watcher, partial(_work, each, reference))
     return made
+
+
+def _announced(forward: Callable[..., Any], watcher: Watcher, work: Callable[[], str]) -> Callable[..., Any]:
+    """Return a forward of which a watcher hears."""
+
+    def announced(*args: Any, **kwargs: Any) -> Any:
+        watcher.passing(work())
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            watcher.passing("objective")
+
+    return announced
+
+
+def _work(model: Any, reference: Any) -> str:
+    """Return what a forward pass that begins now is for."""
+    if torch.is_grad_enabled():
+        return "forward"
+    off = any(getattr(module, "_disable_adapters", False) for module in model.modules())
+    return "reference" if model is reference or off else "mismatched"
 
 
 def _under_autocast(forward: Callable[..., Any], job: TrainJob, device_type: str) -> Callable[..., Any]:

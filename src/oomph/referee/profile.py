@@ -31,6 +31,9 @@ class _Silent:
     def ready(self, model: Any, optimizer: Any, reference: Any = None) -> None:
         self.profiler.start()
 
+    def passing(self, work: str) -> None:
+        pass
+
     def backward_done(self, model: Any) -> None:
         pass
 

@@ -64,6 +64,9 @@ class MeterWatcher:
         self.warm_up, self.phases = self.phases, []
         self.meter.reset()
 
+    def passing(self, work: str) -> None:
+        """Nothing to note: phases are those of every job."""
+
     def backward_done(self, model: Any) -> None:
         """Nothing to note: the allocator counts gradients with everything else."""
 

@@ -144,6 +144,8 @@ def trace(
         reference = jobs.build_reference(raw_config, job)
         if layer_marks:
             watcher.follow(model)
+            if reference is not None:
+                watcher.follow(reference)
         if isinstance(job, TrainJob):
             jobs.train(model, job, watcher, reference=reference)
         else:

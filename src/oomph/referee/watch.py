@@ -24,10 +24,19 @@ class TrackerWatcher:
         self.progress = progress
         self.passes = passes
         self.done, self.total = 0, 0
+        self.work = "forward"
 
     def mark(self, name: str) -> None:
         """Begin an instant."""
         self.tracker.mark(name)
+
+    def passing(self, work: str) -> None:
+        """Begin a forward pass of an objective: of the model that trains, or beside it; end it with "objective"."""
+        if work not in ("forward", "objective"):
+            self.tracker.mark(f"embedding {work}")
+        elif work == "objective":
+            self.tracker.mark(work)
+        self.work = work
 
     def follow(self, model: Any) -> None:
         """Mark where each decoder layer begins, the head after the last one, and the loss.
@@ -35,9 +44,9 @@ class TrackerWatcher:
         Backward of a layer begins where the gradient of its output is complete: at the output's node.
         """
         layers = jobs.decoder_layers(model)
-        self.total = self.passes * len(layers)
+        self.total += self.passes * len(layers)
         for index, layer in enumerate(layers):
-            layer.register_forward_pre_hook(self._forward_hook(f"layer {index} forward"))
+            layer.register_forward_pre_hook(self._forward_hook(f"layer {index}"))
             layer.register_forward_hook(self._output_hook(f"layer {index} backward", index == len(layers) - 1))
         model = unwrapped(model)
         if hasattr(model, "loss_function"):
@@ -79,9 +88,9 @@ class TrackerWatcher:
         if self.progress is not None:
             self.progress(min(self.done, self.total), self.total)
 
-    def _forward_hook(self, name: str) -> Callable[..., None]:
+    def _forward_hook(self, layer: str) -> Callable[..., None]:
         def before(module: Any, args: Any) -> None:
-            self._enter(name)
+            self._enter(f"{layer} {self.work}")
 
         return before
 
@@ -94,7 +103,7 @@ class TrackerWatcher:
             if getattr(first, "grad_fn", None) is not None:
                 first.grad_fn.register_prehook(at_backward)
             if last:
-                self.tracker.mark("head")
+                self.tracker.mark("head" if self.work == "forward" else f"head {self.work}")
 
         return after
 
