@@ -72,6 +72,17 @@ def test_generation_is_named_where_it_is_left_out(capsys: pytest.CaptureFixture[
     assert any("what makes them is not in the step" in words for words in answer["warnings"])
 
 
+def test_levers_and_limits_keep_to_what_a_job_can_be() -> None:
+    """KTO wants two answers, and a sequence more tokens than its prompt has."""
+    from oomph.planning.lever import halving
+    from oomph.planning.solve import AXES, _least
+
+    sizes = [job.batch for job in halving("batch", 1)(pairs(8, objective="kto"), model_from_config(LLAMA))]
+    assert sizes == [4, 2]
+    assert _least(pairs(objective="kto"), AXES["batch"]) == 2
+    assert _least(pairs(objective="grpo", prompt_len=9), AXES["seq"]) == 10
+
+
 def test_simpo_takes_less_than_cpo() -> None:
     """A cross entropy of the chosen answers is more, and there is no second model."""
     model = model_from_config(LLAMA | {"vocab_size": 32_000})

@@ -23,6 +23,7 @@ FRAMEWORKS: tuple[tuple[str, str], ...] = (
     ("HF Trainer", "trainer"),
 )
 FULL = ("full", "full SFT")
+BESIDE = " + "  # between a method and an objective: "lora + dpo"
 LORA = ("lora", "lora+emb/head full")
 QLORA = ("qlora",)
 NARROW = {  # dtype of what is not quantised
