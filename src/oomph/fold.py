@@ -19,6 +19,7 @@ from oomph.recipe import Change, Class, Delta, Part, Recipe, Term
 from oomph.tape.recorder import Recorder
 from oomph.tape.sizes import Expression, Sheet, SizeLike
 
+MODELS = ("", "reference.")  # in front of the paths of the models of a job
 LAYER = re.compile(r"layer (\d+) (\w+)")
 T = TypeVar("T")
 Counts = tuple[tuple[int, int], ...]  # (class, how many more) in order of classes
@@ -49,9 +50,10 @@ class Classes:
         found = self._scopes.get(path)
         if found is None:
             found = path
-            if path.startswith(self.prefix):
-                _, dot, rest = path[len(self.prefix) :].partition(".")
-                found = f"{self.prefix}*{dot}{rest}"
+            model, prefix, inside = path.partition(self.prefix)
+            if prefix and model in MODELS:
+                _, dot, rest = inside.partition(".")
+                found = f"{model}{prefix}*{dot}{rest}"
             self._scopes[path] = found
         return found
 

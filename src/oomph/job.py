@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from oomph.errors import UsageError, close_matches
 from oomph.lengths import Lengths
+from oomph.objectives import KINDS as KINDS_OF_OBJECTIVE
 from oomph.optimizer_names import KINDS, REFUSED, Kind
 
 Precision = Literal[
@@ -56,6 +57,25 @@ Loss = Literal[
     "cut",  # Apple's cut cross entropy
     "torchtune",  # logits in 8 chunks, cast to fp32 chunk by chunk
     "litgpt",  # 128 tokens at a time, in the logits' own dtype
+    "logits",  # none: an objective that takes log-probabilities of all logits itself
+    "chunked-nll",  # TRL's, 1.13 and 1.14: 256 tokens at a time, each under a checkpoint
+    "fused-head",  # TRL's, from 1.15: tiles of logits, their log-probabilities alone
+]
+Objective = Literal[
+    "sft",
+    "dpo",  # pairs of answers against a reference
+    "ipo",  # the same with lengths divided out and a square
+    "kto",  # answers one by one, mismatched ones beside them
+    "cpo",  # pairs without a reference, and the cross entropy of the chosen ones
+    "simpo",  # pairs without a reference, lengths divided out
+    "grpo",  # the update on completions that are there, without a KL term
+    "rloo",  # the same with a number per completion, and a reference in memory
+]
+Reference = Literal[
+    "default",  # adapters switched off where there are any, else a second model
+    "loaded",
+    "adapters-off",
+    "precomputed",  # log-probabilities come with the batch
 ]
 ModelCode = Literal[
     "transformers",
@@ -94,6 +114,8 @@ GptqKernel = Literal[
     "triton",  # auto_gptq's second Triton kernel and fms-acceleration: unpacked anew in backward
     "cuda-old",  # auto_gptq as transformers 4 loads it with exllama off: unpacked by torch's operations
 ]
+COMPLETING = frozenset({"grpo", "rloo"})  # objectives whose answers were made from a prompt by the model itself
+OF_PROMPTS = frozenset({"fused-head", "chunked-nll", "logits"})  # losses that leave out what is not scored
 RANKED = frozenset({"lora", "qlora", "dora", "lora-fa"})  # methods that have a rank
 # What a method stands for, where the field has its default.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -132,6 +154,11 @@ class TrainJob:
     `autocast`: 16-bit weights under autocast too, as accelerate's mixed precision over them: adapters in fp32 are cast,
     losses upcast. `loss`: what follows the last hidden state.
     `zero_grad`: where gradients are zeroed, or freed with `set_to_none`; of several micro-batches in the first one.
+
+    `objective` is what is minimised, as TRL's trainers do it; one beyond sft asks for what is missing: the loss
+    fused-head, and a `reference` that goes with the method. `batch` then counts samples: a pair of answers is one, of
+    two sequences. `prompt_len` are the tokens at the start of every sequence that are not scored, 0 or 1 if all are
+    but the first; only some losses leave them out.
 
     `method` is how PEFT wraps the model, and what trains. `rank` is the adapters'; `targets` the maps that get one:
     names with commas between them, "all-linear", or "default", which is PEFT's choice for the model. `adapter_dropout`
@@ -200,16 +227,28 @@ class TrainJob:
     model_code: ModelCode = "transformers"
     gptq_kernel: GptqKernel = "gptqmodel"
     keeps_softmax_inputs: bool = False
+    objective: Objective = "sft"
+    reference: Reference = "default"
+    prompt_len: int = 0
 
     def __post_init__(self) -> None:
         check(self)
         for name, value in PRESETS.get(self.method, {}).items():
             if getattr(self, name) == DEFAULTS[name] and (self.model_code == "transformers" or name in OWN_PRESETS):
                 object.__setattr__(self, name, value)
+        if self.objective != "sft":
+            self._of_objective()
         if self.optimizer in KINDS and KINDS[self.optimizer].in_backward:
             object.__setattr__(self, "optimizer_in_backward", True)
         _check_in_backward(self)
         object.__setattr__(self, "implementation", _implementation(self.optimizer, self.implementation))
+
+    def _of_objective(self) -> None:
+        """Take what goes with an objective where nothing else is said, and refuse what does not."""
+        if self.loss == DEFAULTS["loss"]:
+            object.__setattr__(self, "loss", KINDS_OF_OBJECTIVE[self.objective].loss)
+        object.__setattr__(self, "hold_logits", False)  # trainers return the loss alone
+        _check_objective(self)
 
     @property
     def weight_dtype(self) -> str:
@@ -220,12 +259,22 @@ class TrainJob:
     def axes(self) -> tuple[str, ...]:
         """Names of the fields that are sizes."""
         second = ("target_len",) if self.target_len else ()
-        return ("batch", "seq_len", *second, "rank") if self.method in RANKED else ("batch", "seq_len", *second)
+        rank = ("rank",) if self.method in RANKED else ()
+        return ("batch", "seq_len", *second, *rank, *(("prompt_len",) if self.loss in OF_PROMPTS else ()))
 
     @property
     def mixed(self) -> bool:
         """Say whether batches are of many lengths."""
         return self.lengths != "fixed"
+
+    @property
+    def compares_with(self) -> Reference | None:
+        """Where the reference comes from; None for an objective without one."""
+        if not KINDS_OF_OBJECTIVE[self.objective].reference:
+            return None
+        if self.reference == "default":
+            return "loaded" if self.method == "full" else "adapters-off"
+        return self.reference
 
     @property
     def leaves_gradients(self) -> bool:
@@ -288,7 +337,7 @@ EIGHT = 8  # bits of a state whose embeddings may be fp32
 SIXTEEN_BIT_LOSSES = frozenset({"cut", "liger-fms"})  # whose products fail with, or whose kernels refuse, fp32 weights
 FOUR_BIT = ("nf4", "fp4")  # what bitsandbytes quantises stacked experts to
 MAY_BE_ZERO = frozenset(
-    {"decode", "max_cache_len", "logits_to_keep", "freeze_layers", "labels", "target_len", "zero_bucket"}
+    {"decode", "max_cache_len", "logits_to_keep", "freeze_layers", "labels", "target_len", "zero_bucket", "prompt_len"}
 )
 MOST = 2**31  # tokens, sequences or micro-batches beyond which a number is a slip of the keyboard
 
@@ -321,6 +370,8 @@ def _check_training(job: TrainJob) -> None:
             raise UsageError("Packed batches are all of one length.", "Leave --packing or --lengths out.")
     if job.labels and job.task != "sequence-classification":
         raise UsageError("labels are of a classifier.", "Add --task sequence-classification, or leave --labels out.")
+    if job.objective == "sft" and job.loss == "logits":
+        raise UsageError("Fine-tuning on labels needs a loss.", "Take another --loss, or an --objective.")
     if not any(word.strip() for word in job.targets.split(",")):
         raise UsageError("targets names no module.", "Say q_proj,v_proj, all-linear or default.")
     if job.quantised_experts and job.method != "qlora" and not job.quantization.startswith(FOUR_BIT):
@@ -337,6 +388,8 @@ def _check_training(job: TrainJob) -> None:
         raise UsageError("Copies of modules train beside adapters only.", "Add --method lora.")
     if job.zero_bucket and (not job.optimizer.startswith("adamw") or job.optimizer_in_backward):
         raise UsageError("DeepSpeed is played around AdamW alone.", "Take optimizer adamw, or leave the bucket out.")
+    if job.prompt_len >= job.seq_len:
+        raise UsageError(f"A prompt of {job.prompt_len} tokens leaves none to score.", "Give a longer --seq.")
     if job.padding and job.packing:
         fix = "Leave one out: transformers looks for packed sequences only where there is no mask."
         raise UsageError("A batch has a padding mask or packed sequences, not both.", fix)
@@ -348,6 +401,33 @@ def _check_training(job: TrainJob) -> None:
         )
     if isinstance(job, TrainJob) and job.autocast and job.precision == "fp32":
         raise UsageError("fp32 weights under autocast are a precision of their own.", "Take amp-bf16 or amp-fp16.")
+
+
+def _check_objective(job: TrainJob) -> None:
+    """Refuse what an objective beyond sft does not go with, or what is not played with one yet."""
+    if job.objective == "kto" and job.batch == 1:
+        raise UsageError("KTO mismatches the answers of a batch.", "Say --batch 2 or more.")
+    if job.objective in COMPLETING and not job.prompt_len:
+        raise UsageError(f"{job.objective} completes a prompt.", "Say how long it is: --prompt-len.")
+    name, loss = job.objective, KINDS_OF_OBJECTIVE[job.objective].loss
+    if job.loss != loss:
+        fix = f"Take {loss}, or leave --loss out."
+        raise UsageError(f"The loss {job.loss} says nothing about {name}.", fix)
+    for wrong, what, fix in (
+        (job.packing, "packed sequences", "Leave out --packing: TRL pads here."),
+        (job.method in ("bitfit", "ln-tuning"), job.method, "Take method full or lora."),
+        (bool(job.modules_to_save), "copies of modules", "Leave out --modules-to-save."),
+        (job.keep_outputs, "outputs that are kept", "Leave out --keep-outputs: TRL's trainers drop them."),
+        (job.use_cache, "a cache", "Leave out --use-cache: TRL's trainers switch it off."),
+        (job.checkpoint_every > 1, "every n-th layer checkpointed", "TRL's trainers switch all layers on and off."),
+    ):
+        if wrong:
+            raise UsageError(f"The objective {name} does not go with {what}.", fix)
+    if job.compares_with == "adapters-off" and job.method == "full":
+        raise UsageError("Full fine-tuning has no adapters to switch off.", "Say --reference loaded or precomputed.")
+    if job.compares_with == "loaded" and job.method != "full":
+        fix = "Say --reference adapters-off or precomputed."
+        raise UsageError("A reference beside adapters is not played: TRL switches the adapters off.", fix)
 
 
 def _implementation(optimizer: str, asked: str) -> str:
@@ -427,6 +507,8 @@ TELLS: dict[str, Callable[[TrainJob], bool]] = {
     "labels": lambda job: job.task != "config",
     "target_len": lambda job: job.target_len > 0,
     "keeps_softmax_inputs": lambda job: job.keeps_softmax_inputs,
+    "reference": lambda job: KINDS_OF_OBJECTIVE[job.objective].reference,
+    "prompt_len": lambda job: job.loss in OF_PROMPTS,
 }
 
 

@@ -9,7 +9,7 @@ from oomph.answer import Subject, facts
 from oomph.closed_form import Forms, axis_name
 from oomph.device_memory import Figures, figures, fits
 from oomph.errors import UnsupportedError
-from oomph.job import TrainJob, describe, idle_inputs
+from oomph.job import COMPLETING, TrainJob, describe, idle_inputs
 from oomph.ledger import Instant, Item, Ledger, Verdict
 from oomph.methods import adapted, trainable_params
 from oomph.optimizer_names import KINDS
@@ -131,20 +131,29 @@ def _assumed(job: Job, model: Model) -> tuple[str, ...]:
 
 
 def _unseen(job: Job) -> tuple[str, ...]:
-    """Return a sentence on what of a job takes memory that no allocator of the GPU counts."""
-    if isinstance(job, TrainJob) and job.optimizer in KINDS and KINDS[job.optimizer].paged:
-        return (
+    """Return sentences on what of a job takes memory that is not counted here."""
+    if not isinstance(job, TrainJob):
+        return ()
+    found = []
+    if job.objective in COMPLETING:
+        found.append(
+            f"{job.objective} is played from completions that are there: what makes them is not in the step. On the"
+            " same GPU generation takes a key-value cache at another time: see `oomph serve`; no number adds the two."
+        )
+    kind = KINDS.get(job.optimizer)
+    if kind is not None and kind.paged:
+        found.append(
             f"{job.optimizer} keeps its states in unified memory: they are not counted here, and the driver moves them"
-            " to the GPU as far as there is room.",
+            " to the GPU as far as there is room."
         )
-    if isinstance(job, TrainJob) and job.optimizer in KINDS and KINDS[job.optimizer].on_host:
-        return (f"{job.optimizer} keeps its states in host memory: they are not counted here.",)
-    if isinstance(job, TrainJob) and job.optimizer in KINDS and KINDS[job.optimizer].rule == "torchao":
-        return (
+    if kind is not None and kind.on_host:
+        found.append(f"{job.optimizer} keeps its states in host memory: they are not counted here.")
+    if kind is not None and kind.rule == "torchao":
+        found.append(
             f"{job.optimizer} makes its step by torch.compile: what compiled kernels pass each other is not counted, at"
-            " most a few fp32 copies of the largest parameter at a time.",
+            " most a few fp32 copies of the largest parameter at a time."
         )
-    return ()
+    return tuple(found)
 
 
 def _why(played: Step, instant: str, alive: list[Alive]) -> str:

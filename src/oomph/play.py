@@ -9,12 +9,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from oomph import ops
 from oomph.errors import UnsupportedError, UsageError
-from oomph.families.heads import task_of
 from oomph.job import InferJob, TrainJob
 from oomph.methods import adapted
 from oomph.model import Model
+from oomph.objectives import check_model, objective_file
+from oomph.objectives.passes import Passes, made
 from oomph.optimizers import Optimizer
 from oomph.optimizers.clip import clip_grad_norm
 from oomph.pattern import Depth
@@ -25,17 +25,9 @@ from oomph.structure import decoder_stack
 from oomph.tape import Recorder, Tape
 from oomph.tape.autograd import backward, like
 from oomph.tape.bound import Bound, bind
-from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym
-from oomph.tape.tape import Place, autocast
-
-Forward = Callable[..., "tuple[Sym | None, Sym | None, Any]"]
-
-
-def autocast_dtype(job: TrainJob) -> str | None:
-    """Return the dtype autocast works in, None without autocast."""
-    return job.precision.removeprefix("amp-") if job.autocast or job.precision.startswith("amp-") else None
+from oomph.tape.tape import Place
 
 
 def play(model: Model, job: TrainJob | InferJob, *, layers: Depth | None = None, on: Place = "gpu") -> Played:
@@ -54,14 +46,8 @@ def train_step(
     `on` says whose events are played (see tape.Place). A steady step works on what an earlier one left, which is put
     there; with `warm_up`, or where outputs are kept and so a whole graph, the earlier one is played too.
     """
-    if job.keeps_cache and model.model_type != "gpt_bigcode":
-        raise UsageError("Checkpointing switches this model's cache off.", "Leave --keeps-cache out.")
-    if job.task not in ("config", task_of(model.objective)):
-        fix = "Build it for the job: oomph.answer.for_job."
-        raise UsageError(f"The model has a head for {model.objective}, the job is {job.task}.", fix)
-    if "target_len" in job.axes and model.objective != "seq2seq-lm":
-        raise UsageError("The model writes as many tokens as it reads.", "Leave --target-len out.")
-    model = adapted(model, job)
+    check_model(model, job)
+    original, model = model, adapted(model, job)
     program = program_of(model)
     tape = Tape(on)
     recorder = tape.recorder
@@ -70,31 +56,40 @@ def train_step(
     tape.keeps_softmax_inputs = job.keeps_softmax_inputs
     tape.inputs_train = job.checkpointing != "none"  # transformers' enable_input_require_grads
     tape.experts, tape.routing = job.experts, job.routing
+    tape.prompt_len, tape.holes = job.prompt_len, job.padding
     with tape.playing():
         recorder.mark("parameters")
-        bound = bind(model, tape, job.weight_dtype)
+        passes = Passes(tape, job, program.causal_lm, model, bind(model, tape, job.weight_dtype))
         tape.scope = ""
-        parameters = [one for one in bound.parameters() if one.requires_grad]
+        parameters = [one for one in passes.policy.parameters() if one.requires_grad]
         if not parameters:
             raise UsageError("Nothing trains in this job.", "Choose a method, or parts to train, that the model has.")
-        buffers = program.buffers(bound)
-        for each in buffers:
-            tape.note(each, "buffer")
-        updated = program.updated(bound, parameters) if hasattr(program, "updated") else parameters
-        optimizer = None if job.optimizer == "none" else Optimizer(job, bound, updated)
+        updated = program.updated(passes.policy, parameters) if hasattr(program, "updated") else parameters
+        buffers = _buffers(program, passes.policy)
+        optimizer = None if job.optimizer == "none" else Optimizer(job, passes.policy, updated)
+        if job.compares_with == "loaded":
+            passes.reference = bind(original, tape, job.weight_dtype, "reference")
+            buffers += _buffers(program, passes.reference)
         played = Played(recorder)
-        step = partial(_step, tape, bound, program.causal_lm, model, job, optimizer, parameters, played, layers)
+        step = partial(_step, passes, model, optimizer, parameters, played, layers)
         if job.steady and (warm_up or job.keep_outputs):
             step()
         else:
             _leave_behind(optimizer, updated, job)
             if job.steady and hasattr(program, "leave_behind"):
-                program.leave_behind(bound, job)
+                for each in passes.models:
+                    program.leave_behind(each, job)
+                    del each
         played.start = recorder.position
         step()
         tape.variables.clear()
-        del step, bound, buffers, optimizer, parameters, updated
+        del step, passes, buffers, optimizer, parameters, updated
     return played
+
+
+def _buffers(program: Any, bound: Bound) -> list[Sym]:
+    """Return what lies on the device beside a model's parameters."""
+    return [bound.tape.note(each, "buffer") for each in program.buffers(bound)]
 
 
 def _leave_behind(optimizer: Optimizer | None, parameters: list[Sym], job: TrainJob) -> None:
@@ -110,17 +105,15 @@ def _leave_behind(optimizer: Optimizer | None, parameters: list[Sym], job: Train
 
 
 def _step(
-    tape: Tape,
-    bound: Bound,
-    forward: Forward,
+    passes: Passes,
     model: Model,
-    job: TrainJob,
     optimizer: Optimizer | None,
     parameters: list[Sym],
     played: Played,
     layers: Depth | None,
 ) -> None:
     """Play a whole step and note where what stands."""
+    tape, job = passes.tape, passes.job
     recorder = tape.recorder
     zero_grad = partial(_zero_grad, recorder, parameters if optimizer is None else optimizer.parameters, job)
     if optimizer is not None and optimizer.fuses_backward:
@@ -132,7 +125,8 @@ def _step(
         zero_grad()
     for index in range(job.accumulation):
         first = index == 0 and job.zero_grad == "before-backward"
-        _micro_batch(tape, bound, forward, model, job, played, zero_grad if first else None, run_backward)
+        objective = objective_file(job.objective)
+        _micro_batch(passes, objective, played, zero_grad if first else None, run_backward)
     played.backward_end = recorder.position
     if job.clip_gradients:
         recorder.mark("clip gradients")
@@ -189,11 +183,8 @@ def _at_depth(parameters: list[Sym], model: Model, deep: Depth | None) -> Size:
 
 
 def _micro_batch(
-    tape: Tape,
-    bound: Bound,
-    forward: Forward,
-    model: Model,
-    job: TrainJob,
+    passes: Passes,
+    objective: Any,
     played: Played,
     zero_grad: Callable[[], None] | None,
     run_backward: Callable[[Sym], None],
@@ -202,41 +193,13 @@ def _micro_batch(
 
     Outputs that are kept die when the next ones take their place.
     """
+    tape, job = passes.tape, passes.job
     recorder = tape.recorder
     tape.layer_starts.clear()
     tape.scope = ""
     recorder.mark("embedding forward")
-    between = ["attention_mask"] * job.padding + ["position_ids"] * job.packing
-    names = ("input_ids", *between, "labels")
-    inputs = [tape.empty((job.batch, job.seq_len), "int64", op=name) for name in names[:-1]]
-    of_sequences = task_of(model.objective) == "sequence-classification"
-    dtype = job.weight_dtype if model.objective == "regression" else "int64"
-    length = job.target_len if "target_len" in job.axes else job.seq_len
-    inputs.append(tape.empty((job.batch,) if of_sequences else (job.batch, length), dtype, op=names[-1]))
-    for one in inputs:
-        tape.note(one, "input")
-    checkpointing = Checkpointing(job.checkpointing, job.checkpoint_every)
-    arguments: tuple[Any, ...] = (bound, inputs[0], inputs[-1], checkpointing, model.model_type)
-    options = {
-        "attention_mask": inputs[1] if job.padding else None,
-        "position_ids": inputs[1] if job.packing else None,
-        # merge_with_config_defaults switches it off
-        "use_cache": job.use_cache and (job.checkpointing == "none" or job.keeps_cache),
-    }
-    with autocast(tape, autocast_dtype(job)):
-        loss, logits, cache = forward(*arguments, **options)
-        if job.fp32_outputs:
-            in_fp32 = loss and ops.cast(loss, "fp32"), logits if logits is None else ops.cast(logits, "fp32")
-            loss, logits = in_fp32
-            del in_fp32
-        outputs = [cache, logits, loss]  # dies from the back, the loss first, as a ModelOutput does
-        if job.loss == "mean" and logits is not None:
-            loss = ops.mean_of_all(logits)
-        del arguments, options, logits, cache
-        if job.keep_outputs and not tape.variables.keys() - {"outputs"}:  # else the program has variables of its own
-            tape.variables["outputs"] = outputs
-        if tape.autocast is not None:
-            recorder.mark("autocast exit")
+    inputs = made(tape, objective.inputs(passes))
+    loss, outputs = objective.compute_loss(passes, inputs)
     if loss is None:
         raise UnsupportedError("Training needs labels.")
     if job.accumulation > 1:
@@ -256,8 +219,7 @@ def _micro_batch(
     del loss
     if not job.keep_outputs:
         tape.variables.clear()
-    while inputs:
-        inputs.pop(0)
+    inputs.clear()
 
 
 def _crossing(tape: Tape) -> Callable[[int], None]:

@@ -99,6 +99,9 @@ def test_qwen_s_script_on_one_gpu_runs_under_deepspeed() -> None:
     ("change", "reason"),
     [
         ({"method": "galore"}, "method galore: not modelled yet"),
+        ({"method": "full + dpo"}, "objective dpo: not modelled as this framework runs it yet"),
+        ({"method": "full + dpo", "n_gpus": 4}, "n_gpus=4: one GPU only"),
+        ({"method": "full + gkd"}, "objective gkd: not modelled as this framework runs it yet"),
         ({"method": "lora"}, "lora: not said"),
         ({"method": "lora", "lora": {"rank": 8}}, "lora targets: unknown"),
         (

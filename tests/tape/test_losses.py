@@ -69,7 +69,7 @@ def test_every_event_of_a_step_with_a_loss_equals_the_trace(loss: str, job: Trai
 def peaks(**options: Any) -> dict[str, int]:
     """Return the peak of a step of a model with a large vocabulary, by loss."""
     raw = RAW | {"vocab_size": 32_000}
-    losses = [loss for loss in LOSSES if loss != "mean"]
+    losses = [loss for loss in LOSSES if loss not in ("mean", "logits")]
     model = model_from_config(raw)
     return {loss: int(step(model, TrainJob(2, 512, loss=loss, optimizer="none", **options)).peak) for loss in losses}
 

@@ -91,6 +91,9 @@ HELP: dict[Job, dict[str, str]] = {
         "model_code": "Whose model code runs: transformers', or that of a release of LitGPT.",
         "gptq_kernel": "What computes with a base that GPTQ quantised.",
         "keeps_softmax_inputs": "As torch up to 1.10: softmax keeps its input for its backward.",
+        "objective": "What is minimised, as TRL's trainers do it; see docs/objectives.md.",
+        "reference": "Where an objective's reference comes from.",
+        "prompt_len": "Tokens at the start of each sequence that are not scored; 0: all are but the first.",
     },
     InferJob: {
         "batch": "Sequences at a time.",

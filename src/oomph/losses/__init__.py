@@ -29,9 +29,15 @@ LOSSES: dict[str, str] = {
     "cut": "cut",
     "torchtune": "torchtune",
     "litgpt": "litgpt",
+    "fused-head": "fused_head",
+    "logits": "plain_logits",
+    "chunked-nll": "chunked_nll",
 }
-WITHOUT_BIAS = frozenset({"liger", "liger-fms", "cut"})  # played for heads without one
-OF_PLAIN_HEADS = frozenset({"liger", "liger-fms", "cut", "torchtune", "litgpt"})  # and not of logits that are scaled
+WITHOUT_BIAS = frozenset({"liger", "liger-fms", "cut", "fused-head", "chunked-nll"})  # played for heads without one
+WITHOUT_EXPERTS = frozenset({"fused-head", "chunked-nll"})  # to which TRL adds the loss of a mixture's router
+OF_PLAIN_HEADS = frozenset(
+    {"liger", "liger-fms", "cut", "torchtune", "litgpt", "chunked-nll"}
+)  # and not of logits that are scaled
 OF_LOGITS = frozenset({"hf"})  # what a program can compute that makes its logits itself
 
 

@@ -99,6 +99,8 @@ class LoraLinear(Block):
         from oomph import ops
 
         result: Sym = m.base_layer(x)
+        if not m.tape.adapters:
+            return result
         torch_result_dtype = result.dtype
         x = ops.cast(x, m.lora_A.weight.dtype)
         result = result + m.lora_B(m.lora_A(m.lora_dropout(x))) * SCALING
@@ -116,6 +118,8 @@ class LoraLinear4bit(LoraLinear):
         from oomph import ops
 
         result: Sym = m.base_layer(x)
+        if not m.tape.adapters:
+            return result
         result = ops.clone(result)
         if requires_conversion := m.tape.autocast is None:
             expected_dtype = result.dtype

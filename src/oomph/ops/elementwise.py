@@ -23,8 +23,8 @@ def result(op: str, shape: Any, dtype: str, *operands: Sym) -> Sym:
 
 
 def wider(a: str, b: str) -> str:
-    """Return the dtype two floating tensors are computed in: the one with more bytes, the first of equals. A bf16
-    factor of an fp32 one makes an fp32 product.
+    """Return the dtype two tensors are computed in: the one with more bytes, the first of equals; integers give way to
+    floating numbers. A bf16 factor of an fp32 one makes an fp32 product.
 
     Source: c10/core/ScalarType.cpp, promoteTypes.
 
@@ -32,6 +32,8 @@ def wider(a: str, b: str) -> str:
     >>> wider("bf16", "fp32"), cost(lambda a, b: a * b, (4, 256), fp32(4, 256)).allocated
     ('fp32', 4096)
     """
+    if a.startswith("int") != b.startswith("int"):
+        return b if a.startswith("int") else a
     return a if WIDTH[a] >= WIDTH[b] else b
 
 

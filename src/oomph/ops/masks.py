@@ -190,13 +190,13 @@ def _not_needed(padding_mask: Sym | None, lengths: Lengths, window: Size | None)
 
 
 def _has_holes(padding_mask: Sym | None) -> bool:
-    """Mirror fast_all, which sums and compares; a job with padding has some."""
+    """Mirror fast_all, which sums and compares; a job with padding has some, one with a mask may have none."""
     if padding_mask is None:
         return False
     total = padding_mask.tape.empty((), "int64", op="sum")
     equal = padding_mask.tape.empty((), "bool", op="eq")
     del total, equal
-    return True
+    return padding_mask.tape.holes
 
 
 def _all_of(*rules: Rule) -> Rule:

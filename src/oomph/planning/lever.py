@@ -85,7 +85,8 @@ def replaced(job: TrainJob, fields: Delta) -> TrainJob | None:
 
 
 def halving(name: str, least: int, then: Callable[[int], Delta] | None = None) -> Changes:
-    """Return the changes of a lever that halves a size, rounded down, again and again as far as `least`.
+    """Return the changes of a lever that halves a size, rounded down, again and again as far as `least`; sizes that do
+    not go together with the rest of a job are left out.
 
     `then` gives what else changes with a factor by which the size went down; where there is one, only whole factors do.
 
@@ -100,7 +101,9 @@ def halving(name: str, least: int, then: Callable[[int], Delta] | None = None) -
         whole = getattr(job, name)
         size, factor = whole // 2, 2
         while size >= least and (then is None or size * factor == whole):
-            yield replace(job, **{name: size}, **(then(factor) if then else {}))
+            changed = replaced(job, {name: size, **(then(factor) if then else {})})
+            if changed is not None:
+                yield changed
             size, factor = size // 2, factor * 2
 
     return changes

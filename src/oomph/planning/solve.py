@@ -54,12 +54,15 @@ def largest(found: Subject, job: Job, fleet: Fleet, over: str, bench: Bench | No
     """
     axis = _axis(over, job)
     most, why = _most(found, job, axis)
-    search = Search(partial(_bench_of, found, job, fleet, axis, bench), most)
+    least = _least(job, axis)
+    search = Search(partial(_bench_of, found, job, fleet, axis, bench), most, least)
     value = search.run()
     at = search.ledger(value) if value else None
-    beyond = search.ledger(value + 1) if value < most else None
+    beyond = search.ledger(max(value + 1, least)) if value < most else None
     bound = "memory" if beyond else why
-    return Limit(over, value, bound, _sentence(axis, value, at, beyond, why), at, beyond, search.odd(value))
+    return Limit(
+        over, value, bound, _sentence(axis, value or least - 1, at, beyond, why), at, beyond, search.odd(value)
+    )
 
 
 def limits(found: Subject, job: Job, fleet: Fleet, over: Sequence[str]) -> Limits:
@@ -79,6 +82,18 @@ def _axis(over: str, job: Job) -> Axis:
         hint = close_matches(over, mine) or f"Choose one of {', '.join(mine)}."
         raise UsageError(f"{over!r} is nothing this job could have more of.", hint)
     return mine[over]
+
+
+PAIRED = 2  # answers of which each can stand for the other's mismatch
+
+
+def _least(job: Job, axis: Axis) -> int:
+    """Return the smallest value that a job can have: a sequence has a token to score, KTO's batch a mismatched one."""
+    if not isinstance(job, TrainJob):
+        return 1
+    if axis.field == "seq_len":
+        return job.prompt_len + 1
+    return PAIRED if axis.field == "batch" and job.objective == "kto" else 1
 
 
 def _most(found: Subject, job: Job, axis: Axis) -> tuple[int, str]:
@@ -103,8 +118,8 @@ def _bench_of(found: Subject, job: Job, fleet: Fleet, axis: Axis, bench: Bench |
 class Search:
     """A search for the largest value that fits; `place` gives the bench and the job for one."""
 
-    def __init__(self, place: Callable[[int], tuple[Bench, Job]], most: int) -> None:
-        self.most = most
+    def __init__(self, place: Callable[[int], tuple[Bench, Job]], most: int, least: int = 1) -> None:
+        self.most, self.least = most, least
         self._place = place
         self._placed: dict[int, tuple[Bench, Job]] = {}
 
@@ -120,10 +135,10 @@ class Search:
         return bench.ledger(job)
 
     def run(self) -> int:
-        """Return a value that fits, the next one not, or the largest there is; 0 where 1 does not fit."""
-        if not self.fits(1):
+        """Return a value that fits, the next one not, or the largest there is; 0 where the least does not fit."""
+        if not self.fits(self.least):
             return 0
-        low, high = 1, min(self.most, self._tensors_fit(1, self.most)) + 1
+        low, high = self.least, min(self.most, self._tensors_fit(self.least, self.most)) + 1
         value, guesses = high - 1, 0
         while high - low > 1:
             guesses += 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from oomph import ops
 from oomph.errors import UnsupportedError
+from oomph.losses import WITHOUT_EXPERTS, check_loss
 from oomph.tape.bound import Bound
 from oomph.tape.sizes import Size, number, yes
 from oomph.tape.sym import Sym, view_of
@@ -16,6 +17,8 @@ from oomph.tape.tape import Tape
 
 def experts(m: Bound, hidden_states: Sym, top_k_index: Sym, top_k_weights: Sym) -> Sym:
     """Mirror use_experts_implementation: hidden_states [T, H] through k experts each, index and weights [T, k]."""
+    if m.tape.loss in WITHOUT_EXPERTS:
+        check_loss(m.tape.loss, "a mixture, whose router's loss TRL adds,")
     form = m.tape.experts
     if form not in FORMS:
         raise UnsupportedError(f"oomph cannot play experts={form} yet.", "Trace the real code instead: oomph trace.")

@@ -32,24 +32,38 @@ class _Answering(FakeTensorMode):  # type: ignore[misc]
     """
 
     plain = True  # what is asked now is answered as on a plain batch
+    scored: int | None = None  # tokens of a sequence that count, where only some do
+    number = 1  # what an integer is
+    halves = False  # whether one of two answers is good
 
     def dispatch(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Answer for `.item()`, `bool()` and `torch.equal`, and remember where a boolean came from."""
         if func is aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
             if args[0].dtype == torch.bool:
                 return self.plain and getattr(args[0], "oomph_yes", False)
-            return 1.0 if args[0].is_floating_point() else 1
+            return 1.0 if args[0].is_floating_point() else self.number
         if func is aten.equal.default:
             return True
-        if func is aten.nonzero.default:  # no label is ignored
-            with self:
-                return torch.empty((args[0].numel(), args[0].dim()), dtype=torch.int64, device=args[0].device)
+        if func is aten.nonzero.default:
+            return self._places(args[0])
         if func is aten._grouped_mm.default and args[0].dtype != torch.bfloat16:
             return self._grouped(*args, **(kwargs or {}))
         result = super().dispatch(func, types, args, kwargs)
-        if func in YES:
+        if func is aten.all.default and self.scored is not None and getattr(args[0], "oomph_unknown", False):
+            return result  # are all numbers unknown? no
+        if func is aten.isnan.default:
+            result.oomph_unknown = True
+        if func in YES or (func is aten.gt.Scalar and self.scored is not None):  # some tokens are scored
             result.oomph_yes = True
         return result
+
+    def _places(self, mask: Any) -> Any:
+        """Return where a mask is set: everywhere, or for as many tokens of a row as are scored."""
+        count = mask.numel() if self.scored is None or mask.dim() == 1 else mask.shape[0] * self.scored
+        if self.halves and mask.dim() == 1:
+            count //= 2
+        with self:
+            return torch.empty((count, mask.dim()), dtype=torch.int64, device=mask.device)
 
     def _grouped(self, left: Any, right: Any, offsets: Any = None, bias: Any = None, out_dtype: Any = None) -> Any:
         """Return the output of a grouped product: torch's shape rule takes bf16 alone, its kernels also others."""
@@ -58,14 +72,19 @@ class _Answering(FakeTensorMode):  # type: ignore[misc]
 
 
 @contextmanager
-def fake_tensors(padded: bool = False, packed: bool = False) -> Iterator[None]:
+def fake_tensors(
+    padded: bool = False, packed: bool = False, scored: int | None = None, number: int = 1, halves: bool = False
+) -> Iterator[None]:
     """Make every tensor fake, with transformers none the wiser.
 
-    `padded`: attention masks have holes. `packed`: rows of two tokens and more hold several sequences.
+    `padded`: attention masks have holes. `packed`: rows of two tokens and more hold several sequences. `scored`: of
+    each row's tokens so many count, all if None. `number`: what integers answer that code reads. `halves`: every
+    other answer is a good one.
     """
     import transformers.masking_utils as masking
 
     mode = _Answering(allow_non_fake_inputs=True)
+    mode.scored, mode.number, mode.halves = scored, number, halves
     real_all, real_find = masking.fast_all, masking.find_packed_sequence_indices
 
     def some_are_masked(tensor: torch.Tensor) -> bool:

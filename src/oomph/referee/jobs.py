@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -16,9 +17,9 @@ import torch
 
 from oomph.errors import UnsupportedError
 from oomph.families.heads import headed
-from oomph.job import InferJob, TrainJob
+from oomph.job import OF_PROMPTS, InferJob, TrainJob
 from oomph.optimizer_names import KINDS
-from oomph.referee.losses import install
+from oomph.referee.losses import IGNORED, install, unwrapped
 from oomph.referee.meta import clean
 from oomph.referee.optimizers import make_optimizer
 
@@ -33,8 +34,11 @@ class Watcher(Protocol):
     def mark(self, name: str) -> None:
         """Hear that an instant begins."""
 
-    def ready(self, model: Any, optimizer: Any) -> None:
+    def ready(self, model: Any, optimizer: Any, reference: Any = None) -> None:
         """Hear that the step that counts comes next."""
+
+    def passing(self, work: str) -> None:
+        """Hear that a forward pass of an objective begins ("forward", "reference" ...) or is over ("objective")."""
 
     def backward_done(self, model: Any) -> None:
         """Hear that all gradients are there."""
@@ -77,6 +81,32 @@ def build(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu")
 
         model = adapt(model, job, device)
     return model.train()
+
+
+def build_reference(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu") -> Any:
+    """Return the second model that an objective compares with, in eval mode as it was loaded; None without one."""
+    if not isinstance(job, TrainJob) or job.compares_with != "loaded":
+        return None
+    return build(raw, replace(job, **PLAIN), device).eval()
+
+
+PLAIN: dict[str, Any] = {"freeze_embeddings": False, "freeze_layers": 0}  # what is said of the model that trains
+
+
+def scored(job: TrainJob | InferJob) -> int | None:
+    """Return how many tokens of a sequence are scored, for code that asks where they are; None: all that it sees."""
+    if not isinstance(job, TrainJob) or job.loss not in OF_PROMPTS:
+        return None
+    return job.seq_len - max(1, job.prompt_len)
+
+
+def read_number(job: TrainJob | InferJob) -> int:
+    """Return what integers answer that the code of a job reads: how many tokens chunked_nll goes through, else 1."""
+    if not isinstance(job, TrainJob) or job.loss != "chunked-nll":
+        return 1
+    from oomph.referee.trl import CHUNK
+
+    return -(-job.batch * (scored(job) or 0) // CHUNK) * CHUNK
 
 
 def _sparing(job: TrainJob | InferJob, device: str) -> Any:
@@ -134,28 +164,69 @@ def packed_and_buffers(model: Any) -> tuple[list[Any], list[Any]]:
     return packed, [(name, each) for name, each in model.named_buffers() if name not in names]
 
 
-def train(model: Any, job: TrainJob, watcher: Watcher, warm_up: bool | None = None) -> None:
+def train(model: Any, job: TrainJob, watcher: Watcher, warm_up: bool | None = None, reference: Any = None) -> None:
     """Make one optimizer step that counts, after another one if `warm_up` (None: if that leaves anything behind).
 
-    Inputs are made where the model is.
+    Inputs are made where the model is, as the reference is where the objective needs one.
     """
     if job.packing and "position_ids" not in inspect.signature(unwrapped(model).forward).parameters:
         raise UnsupportedError(f"{type(model).__name__} takes no position ids.", "Leave out packing.")
     _checkpoint(model, job)
-    install(model, job.loss)
-    if job.fp32_outputs:
-        model.forward = returning_fp32(model.forward)
+    trainer = _prepared(model, reference, job, watcher)
     optimizer = make_optimizer(job, model)
     kept: list[Any] = []  # what the caller's variable holds from one forward pass to the next
     if has_warm_up(job) or (job.steady and _remembers(model)) if warm_up is None else warm_up:
-        _step(model, job, optimizer, watcher, kept)
-    watcher.ready(model, optimizer)
-    _step(model, job, optimizer, watcher, kept)
+        _step(model, job, optimizer, watcher, kept, trainer)
+    watcher.ready(model, optimizer, reference)
+    _step(model, job, optimizer, watcher, kept, trainer)
 
 
-def unwrapped(model: Any) -> Any:
-    """Return transformers' own model inside PEFT's."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+def _prepared(model: Any, reference: Any, job: TrainJob, watcher: Watcher) -> Any:
+    """Put the loss of a job into its model and wrap it as accelerate does; return the trainer of an objective."""
+    if job.objective == "sft":
+        install(model, job.loss)
+        if job.fp32_outputs:
+            model.forward = returning_fp32(model.forward)
+        return None
+    from oomph.referee import trl
+
+    made = trl.trainer(job, model, reference)
+    for each in (model, reference):
+        if each is not None:
+            forward = _under_autocast(each.forward, job, model.device.type)
+            each.forward = _announced(forward, watcher, partial(_work, each, reference))
+    return made
+
+
+def _announced(forward: Callable[..., Any], watcher: Watcher, work: Callable[[], str]) -> Callable[..., Any]:
+    """Return a forward of which a watcher hears."""
+
+    def announced(*args: Any, **kwargs: Any) -> Any:
+        watcher.passing(work())
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            watcher.passing("objective")
+
+    return announced
+
+
+def _work(model: Any, reference: Any) -> str:
+    """Return what a forward pass that begins now is for."""
+    if torch.is_grad_enabled():
+        return "forward"
+    off = any(getattr(module, "_disable_adapters", False) for module in model.modules())
+    return "reference" if model is reference or off else "mismatched"
+
+
+def _under_autocast(forward: Callable[..., Any], job: TrainJob, device_type: str) -> Callable[..., Any]:
+    """Return a forward as accelerate's prepare_model wraps it under mixed precision."""
+
+    def in_low_precision(*args: Any, **kwargs: Any) -> Any:
+        with in_autocast(job, device_type):
+            return forward(*args, **kwargs)
+
+    return returning_fp32(in_low_precision) if job.fp32_outputs else in_low_precision
 
 
 def has_warm_up(job: TrainJob) -> bool:
@@ -180,20 +251,15 @@ def _checkpoint(model: Any, job: TrainJob) -> None:
             layer.gradient_checkpointing = False
 
 
-def _step(model: Any, job: TrainJob, optimizer: Any, watcher: Watcher, kept: list[Any]) -> None:
+def _step(model: Any, job: TrainJob, optimizer: Any, watcher: Watcher, kept: list[Any], trainer: Any) -> None:
     zero_grad = partial((optimizer or model).zero_grad, set_to_none=job.set_to_none)
     if job.zero_grad == "before-forward":
         watcher.mark("zero_grad")
         zero_grad()
     for index in range(job.accumulation):
-        _micro_batch(
-            model,
-            job,
-            watcher,
-            kept,
-            zero_grad if index == 0 and job.zero_grad == "before-backward" else None,
-            getattr(optimizer, "fused_backward", torch.Tensor.backward),
-        )
+        first = index == 0 and job.zero_grad == "before-backward"
+        run_backward = getattr(optimizer, "fused_backward", torch.Tensor.backward)
+        _micro_batch(model, job, watcher, kept, zero_grad if first else None, trainer, run_backward)
     watcher.backward_done(model)
     if job.clip_gradients:
         watcher.mark("clip gradients")
@@ -215,6 +281,7 @@ def _micro_batch(
     watcher: Watcher,
     kept: list[Any],
     zero_grad: Callable[[], None] | None,
+    trainer: Any,
     run_backward: Callable[[Any], None],
 ) -> None:
     """Run forward and backward of one micro-batch; its inputs and outputs die at the end, outputs first.
@@ -222,17 +289,14 @@ def _micro_batch(
     Outputs that are kept die when the next ones take their place.
     """
     watcher.mark("forward")
-    inputs = _inputs(model, job.batch, job.seq_len, job.seq_len if job.padding else 0)
-    if job.packing:
-        inputs["position_ids"] = _two_in_a_row(job, model.device)
-    inputs["labels"] = _labels(model, job)
-    given = {name: each for name, each in inputs.items() if job.loss != "mean" or name != "labels"}
-    with _autocast(job, model.device.type):
-        outputs = model(**given, use_cache=job.use_cache)
-        loss = outputs.logits.mean() if job.loss == "mean" else outputs.loss
-        if job.keep_outputs:
-            kept[:] = [outputs]
-    del given
+    if trainer is None:
+        inputs = _labelled(model, job)
+        loss, outputs = _loss(model, job, inputs, kept)
+    else:
+        from oomph.referee import trl
+
+        inputs = trl.inputs(job, model)
+        loss, outputs = trainer.compute_loss(model, inputs), None
     if job.accumulation > 1:
         loss = loss / job.accumulation
     if not job.hold_logits:
@@ -246,6 +310,30 @@ def _micro_batch(
         del outputs
     del loss
     inputs.clear()
+
+
+def _labelled(model: Any, job: TrainJob) -> dict[str, Any]:
+    """Return a batch with labels, of which the prompt's are ignored."""
+    inputs = _inputs(model, job.batch, job.seq_len, job.seq_len if job.padding else 0)
+    if job.packing:
+        inputs["position_ids"] = _two_in_a_row(job, model.device)
+    classifies = type(model).__name__.endswith("ForSequenceClassification")
+    shape = (job.batch,) if classifies else (job.batch, job.seq_len)
+    inputs["labels"] = torch.zeros(shape, dtype=torch.long, device=model.device)
+    if job.prompt_len and not classifies:
+        inputs["labels"][:, : job.prompt_len].fill_(IGNORED)
+    return inputs
+
+
+def _loss(model: Any, job: TrainJob, inputs: dict[str, Any], kept: list[Any]) -> tuple[Any, Any]:
+    """Run the forward pass as a user writes it: the loss, and the outputs that are held."""
+    given = {name: each for name, each in inputs.items() if job.loss != "mean" or name != "labels"}
+    with in_autocast(job, model.device.type):
+        outputs = model(**given, use_cache=job.use_cache)
+        loss = outputs.logits.mean() if job.loss == "mean" else outputs.loss
+        if job.keep_outputs:
+            kept[:] = [outputs]
+    return loss, outputs
 
 
 def _inputs(model: Any, batch: int, length: int, masked: int) -> dict[str, Any]:
@@ -281,7 +369,8 @@ def _two_in_a_row(job: TrainJob, device: Any) -> torch.Tensor:
     return counted.sub_(1).remainder_(first)
 
 
-def _autocast(job: TrainJob, device_type: str) -> Any:
+def in_autocast(job: TrainJob, device_type: str) -> Any:
+    """Return the context that a job's forward passes run in."""
     if not (job.autocast or job.precision.startswith(AUTOCAST)):
         return contextlib.nullcontext()
     return torch.autocast(device_type, dtype=DTYPES[job.precision.removeprefix(AUTOCAST)])

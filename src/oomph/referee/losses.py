@@ -22,14 +22,13 @@ from oomph.errors import UnsupportedError
 LIGER = "pip install --no-deps liger-kernel"
 FOAK = "pip install --no-deps fms-acceleration-foak"
 CUT = "pip install --no-deps cut-cross-entropy"
-OWN = frozenset({"hf", "mean"})  # mean: no labels are handed over
+OWN = frozenset({"hf", "mean", "logits"})  # mean: no labels are handed over
 IGNORED = -100
 
 
 def install(model: Any, loss: str) -> None:
     """Give a model, or the one that PEFT wrapped, the loss of a job."""
-    if hasattr(model, "get_base_model"):
-        model = model.get_base_model()
+    model = unwrapped(model)
     if loss in OWN:
         if loss == "mean":
             _upcast(model)
@@ -37,6 +36,11 @@ def install(model: Any, loss: str) -> None:
     if loss not in INSTALL:
         raise UnsupportedError(f"There is no real code for the loss {loss} here to trace.", "Take another loss.")
     INSTALL[loss](model)
+
+
+def unwrapped(model: Any) -> Any:
+    """Return transformers' own model inside PEFT's."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _upcast(model: Any) -> None:
@@ -129,6 +133,18 @@ def _cut(model: Any) -> None:
     model.forward = MethodType(forward, model)
 
 
+def _fused_head(model: Any) -> None:
+    from oomph.referee.trl import fused_head
+
+    fused_head(model)
+
+
+def _chunked_nll(model: Any) -> None:
+    from oomph.referee.trl import chunked_nll
+
+    chunked_nll(model)
+
+
 INSTALL: dict[str, Any] = {
     "hf-4.46": _hf_4_46,
     "hf-4.45": _hf_4_45,
@@ -139,6 +155,8 @@ INSTALL: dict[str, Any] = {
     "fused-4.45": _fused_4_45,
     "fused-shifted": _fused_shifted,
     "cut": _cut,
+    "fused-head": _fused_head,
+    "chunked-nll": _chunked_nll,
 }
 
 
@@ -177,7 +195,7 @@ class _OnOneDevice:
         return torch.empty(*args, **kwargs)
 
 
-class _Kernel:
+class Kernel:
     """Stands for a Triton kernel: launching it does nothing."""
 
     def __getitem__(self, grid: Any) -> Any:
@@ -215,7 +233,7 @@ class _Config:
 
 TRITON: dict[str, Any] = {
     "Config": _Config,
-    "jit": lambda *args, **kwargs: _Kernel() if args else (lambda function: _Kernel()),
+    "jit": lambda *args, **kwargs: Kernel() if args else (lambda function: Kernel()),
     "heuristics": lambda *args, **kwargs: lambda function: function,
     "autotune": lambda *args, **kwargs: lambda function: function,
     "cdiv": lambda a, b: -(-a // b),

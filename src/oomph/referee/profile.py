@@ -28,8 +28,11 @@ class _Silent:
         if name == "end" and self.profiler.profiler is not None:
             self.profiler.stop()
 
-    def ready(self, model: Any, optimizer: Any) -> None:
+    def ready(self, model: Any, optimizer: Any, reference: Any = None) -> None:
         self.profiler.start()
+
+    def passing(self, work: str) -> None:
+        pass
 
     def backward_done(self, model: Any) -> None:
         pass

@@ -56,13 +56,16 @@ class MeterWatcher:
         self.meter.reset()
         self._start = self.clock()
 
-    def ready(self, model: Any, optimizer: Any) -> None:
+    def ready(self, model: Any, optimizer: Any, reference: Any = None) -> None:
         """Begin anew: the step that counts comes next."""
         if self.phase:  # nothing ran since the model was built
             self._end()
         self.phase, self.counts = "", True
         self.warm_up, self.phases = self.phases, []
         self.meter.reset()
+
+    def passing(self, work: str) -> None:
+        """Nothing to note: phases are those of every job."""
 
     def backward_done(self, model: Any) -> None:
         """Nothing to note: the allocator counts gradients with everything else."""
@@ -133,11 +136,12 @@ def _run(raw: Mapping[str, Any], job: TrainJob | InferJob, watcher: MeterWatcher
     meter = watcher.meter
     with collected():
         model = jobs.build(raw, job, meter.device)
+        reference = jobs.build_reference(raw, job, meter.device)
         watcher.params = sum(parameter.numel() for parameter in model.parameters())
         meter.settle()
         with kernels(job, watcher):
             if isinstance(job, TrainJob):
-                jobs.train(model, job, watcher, warm_up=job.steady)
+                jobs.train(model, job, watcher, warm_up=job.steady, reference=reference)
             else:
                 jobs.infer(model, job, watcher, warm_up=True)
 

@@ -141,14 +141,27 @@ def trace(
         if not real:
             from oomph.referee.fake import fake_tensors
 
-            stack.enter_context(fake_tensors(job.padding, packed=isinstance(job, TrainJob) and job.packing))
+            packed = isinstance(job, TrainJob) and job.packing
+            halves = isinstance(job, TrainJob) and job.objective == "kto"
+            stack.enter_context(fake_tensors(job.padding, packed, jobs.scored(job), jobs.read_number(job), halves))
         stack.enter_context(_kernels(job, kernels) if device == "cuda" else nullcontext())
+        if isinstance(job, TrainJob) and job.loss == "fused-head":
+            from oomph.referee import trl
+
+            stack.enter_context(trl.as_on_cuda())
+        if isinstance(job, TrainJob) and job.loss == "logits":
+            from oomph.referee import trl
+
+            stack.enter_context(trl.with_kernel_for_logits())
         stack.enter_context(tracker)
         model = jobs.build(raw_config, job)
+        reference = jobs.build_reference(raw_config, job)
         if layer_marks:
             watcher.follow(model)
+            if reference is not None:
+                watcher.follow(reference)
         if isinstance(job, TrainJob):
-            jobs.train(model, job, watcher)
+            jobs.train(model, job, watcher, reference=reference)
         else:
             jobs.infer(model, job, watcher)
         stream, names = _cut(tracker.stream), tracker.names

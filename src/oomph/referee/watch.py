@@ -7,6 +7,7 @@ from typing import Any
 
 from oomph.job import InferJob, TrainJob
 from oomph.referee import jobs
+from oomph.referee.losses import unwrapped
 from oomph.referee.optimizers import counters_on_host
 from oomph.referee.quantised import scales
 from oomph.referee.tracker import Tracker
@@ -23,10 +24,19 @@ class TrackerWatcher:
         self.progress = progress
         self.passes = passes
         self.done, self.total = 0, 0
+        self.work = "forward"
 
     def mark(self, name: str) -> None:
         """Begin an instant."""
         self.tracker.mark(name)
+
+    def passing(self, work: str) -> None:
+        """Begin a forward pass of an objective: of the model that trains, or beside it; end it with "objective"."""
+        if work not in ("forward", "objective"):
+            self.tracker.mark(f"embedding {work}")
+        elif work == "objective":
+            self.tracker.mark(work)
+        self.work = work
 
     def follow(self, model: Any) -> None:
         """Mark where each decoder layer begins, the head after the last one, and the loss.
@@ -34,21 +44,24 @@ class TrackerWatcher:
         Backward of a layer begins where the gradient of its output is complete: at the output's node.
         """
         layers = jobs.decoder_layers(model)
-        self.total = self.passes * len(layers)
+        self.total += self.passes * len(layers)
         for index, layer in enumerate(layers):
-            layer.register_forward_pre_hook(self._forward_hook(f"layer {index} forward"))
+            layer.register_forward_pre_hook(self._forward_hook(f"layer {index}"))
             layer.register_forward_hook(self._output_hook(f"layer {index} backward", index == len(layers) - 1))
-        model = jobs.unwrapped(model)
+        model = unwrapped(model)
         if hasattr(model, "loss_function"):
             model.loss_function = self._marked_loss(model.loss_function)
 
-    def ready(self, model: Any, optimizer: Any) -> None:
+    def ready(self, model: Any, optimizer: Any, reference: Any = None) -> None:
         """Begin the stream: parameters and buffers, gradients left from before, optimizer states."""
         self.tracker.forget(counters_on_host(optimizer))
         self.tracker.counters_on_host = optimizer is not None and not optimizer.defaults.get("fused")
         gradients = [(f"{name}.grad", each.grad) for name, each in model.named_parameters() if each.grad is not None]
         packed, buffers = jobs.packed_and_buffers(model)
         weights = [*model.named_parameters(), *scales(model), *packed]
+        if reference is not None:
+            weights += [(f"reference.{name}", each) for name, each in reference.named_parameters()]
+            buffers += [(f"reference.{name}", each) for name, each in reference.named_buffers()]
         groups: list[Any] = [
             ("parameters", "parameter", weights),
             ("parameters", "buffer", buffers),
@@ -75,9 +88,9 @@ class TrackerWatcher:
         if self.progress is not None:
             self.progress(min(self.done, self.total), self.total)
 
-    def _forward_hook(self, name: str) -> Callable[..., None]:
+    def _forward_hook(self, layer: str) -> Callable[..., None]:
         def before(module: Any, args: Any) -> None:
-            self._enter(name)
+            self._enter(f"{layer} {self.work}")
 
         return before
 
@@ -90,7 +103,7 @@ class TrackerWatcher:
             if getattr(first, "grad_fn", None) is not None:
                 first.grad_fn.register_prehook(at_backward)
             if last:
-                self.tracker.mark("head")
+                self.tracker.mark("head" if self.work == "forward" else f"head {self.work}")
 
         return after
 

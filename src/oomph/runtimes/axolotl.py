@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from oomph.runtimes import trainer
+from oomph.runtimes import trainer, trl
 from oomph.runtimes.base import Default, Defaults, Runtime, Versions
 
 
@@ -17,4 +17,4 @@ def defaults(versions: Versions) -> Defaults:
     }
 
 
-RUNTIME = Runtime("axolotl", "axolotl", "axolotl, utils/schemas/config.py", defaults)
+RUNTIME = Runtime("axolotl", "axolotl", "axolotl, utils/schemas/config.py", defaults, of_objective=trl.of_objective)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from oomph.errors import UnsupportedError
 from oomph.job import TrainJob
 from oomph.optimizer_names import KINDS
 
@@ -70,6 +71,8 @@ class Runtime:
     source: str
     defaults: Callable[[Versions], Defaults]
     quantised: Callable[[Versions], Defaults] = lambda versions: {}  # more of them on a quantised base
+    # What is different for an objective beyond sft; None where such a job is not modelled as this program runs it.
+    of_objective: Callable[[str, Versions], Defaults] | None = None
 
     def job(self, versions: Versions = Versions(), **given: Any) -> TrainJob:
         """Return a job as this program runs it; what is given wins.
@@ -84,9 +87,18 @@ class Runtime:
         """Return what is given and, for the rest, the program's defaults, as far as they go with it."""
         return {**{name: each.value for name, each in self._taken(versions, given).items()}, **given}
 
+    def _defaults(self, versions: Versions, objective: str) -> Defaults:
+        if objective == "sft":
+            return self.defaults(versions)
+        if self.of_objective is None:
+            fix = "Say --framework trl."
+            raise UnsupportedError(f"oomph does not know {objective} as {self.name} runs it yet.", fix)
+        return {**self.defaults(versions), **self.of_objective(objective, versions)}
+
     def _taken(self, versions: Versions, given: Mapping[str, Any]) -> Defaults:
         narrow = given.get("method") == "qlora" or given.get("quantization", "none") != "none"
-        known = {**self.defaults(versions), **(self.quantised(versions) if narrow else {})}
+        known = self._defaults(versions, given.get("objective", "sft"))
+        known = {**known, **(self.quantised(versions) if narrow else {})}
         kind = KINDS.get(given.get("optimizer") or (known["optimizer"].value if "optimizer" in known else ""))
         return {
             name: default

@@ -136,6 +136,31 @@ def rate(field: str) -> Reader:
     return lambda said, key: {field: said.rate(key)}
 
 
+LOSS_TYPES: dict[str, dict[str, Any]] = {  # of TRL's SFTConfig and DPOConfig
+    "nll": {},
+    "chunked_nll": {"loss": "chunked-nll"},
+    "sigmoid": {"objective": "dpo"},
+    "ipo": {"objective": "ipo"},
+    "kto": {"objective": "kto"},
+    "dapo": {"objective": "grpo"},
+}
+
+
+def loss_type(said: Said, key: str) -> dict[str, Any]:
+    """Read TRL's `loss_type`, of any of its configs; SimPO is CPOConfig's with nothing added."""
+    if said.values[key] == "simpo" and said.values.get("cpo_alpha") in (0, 0.0):
+        return {"objective": "simpo"}
+    value = said.values[key]
+    one = value[0] if isinstance(value, list) and len(value) == 1 else value
+    found: dict[str, Any] = Said(said.where, {key: one}).one_of(key, LOSS_TYPES)
+    return found
+
+
+RL: dict[str, dict[str, Any]] = {
+    name: {"objective": name} for name in ("dpo", "ipo", "kto", "grpo")
+}  # axolotl's word for objectives
+
+
 SHARDED = "oomph plays one GPU"
 _BATCH: dict[str, Reader] = {
     "gradient_accumulation_steps": number("accumulation"),
@@ -175,7 +200,12 @@ READERS: dict[str, dict[str, Reader]] = {
         "max_length": number("seq_len"),
         "max_seq_length": number("seq_len"),
         "packing": packed,
-        "loss_type": lambda said, key: said.one_of(key, {"nll": {}}),
+        "loss_type": loss_type,
+        "precompute_ref_log_probs": when("reference", "precomputed"),
+        "disable_dropout": lambda said, key: {"dropout": not said.switch(key)},
+        "padding_free": refused("flattened batches"),
+        "sync_ref_model": refused("a reference that follows the policy"),
+        "use_weighting": refused("weighted pairs"),
     },
     "axolotl": {
         "bf16": low("bf16", "bf16"),
@@ -184,6 +214,8 @@ READERS: dict[str, dict[str, Reader]] = {
         "sequence_len": number("seq_len"),
         **_BATCH,
         "optimizer": optimizer,
+        "rl": lambda said, key: said.one_of(key, RL),
+        "precompute_ref_log_probs": when("reference", "precomputed"),
         "adapter": lambda said, key: {"method": said.one_of(key, {"lora": "lora", "qlora": "qlora"})},
         "lora_r": number("rank"),
         "lora_dropout": rate("adapter_dropout"),
@@ -206,6 +238,7 @@ READERS: dict[str, dict[str, Reader]] = {
         "cutoff_len": number("seq_len"),
         **_BATCH,
         "optim": optimizer,
+        "stage": lambda said, key: said.one_of(key, {"sft": {}}),
         "finetuning_type": lambda said, key: {"method": said.one_of(key, {"lora": "lora", "full": "full"})},
         "quantization_bit": four_bit,
         "use_dora": dora,
@@ -279,11 +312,12 @@ HARMLESS_OF: dict[str, frozenset[str]] = {
     }),
     "llama-factory": frozenset({
         "dataset", "dataset_dir", "max_samples", "overwrite_cache", "plot_loss", "preprocessing_num_workers",
-        "quantization_method", "save_only_model", "stage", "template", "val_size", "apollo_layerwise", "apollo_proj",
+        "quantization_method", "save_only_model", "template", "val_size", "apollo_layerwise", "apollo_proj",
         "apollo_proj_type", "apollo_rank", "apollo_scale", "apollo_scale_type", "apollo_target",
         "apollo_update_interval", "galore_layerwise", "galore_proj_type", "galore_rank", "galore_scale",
         "galore_target", "galore_update_interval",
     }),
+    "trl": frozenset({"beta", "cpo_alpha", "simpo_gamma"}),
     "torchtune": frozenset({
         "device", "log_peak_memory_stats", "model._component_", "model.apply_lora_to_output", "model.lora_alpha",
         "shuffle", "tokenizer._component_", "tokenizer.path",

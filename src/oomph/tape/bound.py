@@ -100,9 +100,12 @@ def _bind(part: Part, tape: Tape, dtype: str, path: str) -> Any:
     return Bound(part, tape, dtype, path)
 
 
-def bind(model: Model, tape: Tape, dtype: str) -> Bound:
-    """Return a whole model on a tape, its dotted paths as nested parts: bound.model.embed_tokens."""
-    return Bound(nested(model), tape, dtype)
+def bind(model: Model, tape: Tape, dtype: str, path: str = "") -> Bound:
+    """Return a whole model on a tape, its dotted paths as nested parts: bound.model.embed_tokens.
+
+    `path` is what it is known by where it is not the only one.
+    """
+    return Bound(nested(model), tape, dtype, path)
 
 
 def nested(model: Model) -> Module:

@@ -42,6 +42,11 @@ class Tape:
         self.keeps_inputs = False  # of 4-bit maps, as long as the graph: bitsandbytes up to 0.42
         self.head = ""  # what happens to logits: "scaled", "softcap" (bounded by a tanh and scaled)
         self.loss = "hf"  # which of oomph.losses the end of the model is
+        self.scored: tuple[str, ...] = ("entropy", "is_top1")  # what TRL's fused head is asked for; these by SFTTrainer
+        self.prompt_len: Size = 0  # tokens at the start of each sequence that are not scored
+        self.holes = True  # whether a padding mask has any
+        self.adapters = True  # whether they are switched on
+        self.work = "forward"  # what the pass through the layers is for
         self.dropout = False  # whether anything is dropped out
         # Variables of a loop written out in one function: what each holds lives until it gets another value.
         self.variables: dict[str, Any] = {}
@@ -76,14 +81,16 @@ class Tape:
 
     def begin_layer(self, index: int, path: str) -> None:
         """Begin the forward pass of a decoder layer."""
-        self.recorder.mark(f"layer {index} forward")
-        self.layer_starts.append(self.next_sequence)
+        self.recorder.mark(f"layer {index} {self.work}")
+        if self.grad_enabled:
+            self.layer_starts.append(self.next_sequence)
         self.scope = path
 
     def end_layers(self) -> None:
         """Begin what follows the last layer."""
-        self.recorder.mark("head forward")
-        self.layers_end = self.next_sequence
+        self.recorder.mark(f"head {self.work}")
+        if self.grad_enabled:
+            self.layers_end = self.next_sequence
         self.scope = ""
 
     @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from oomph.job import TrainJob
 from oomph.planning.lever import Lever, Price, setting
 
-WITHOUT_LOGITS = frozenset({"liger", "liger-fms", "cut"})
+WITHOUT_LOGITS = frozenset({"liger", "liger-fms", "cut", "fused-head", "chunked-nll"})
 
 
 def _holds_logits(job: TrainJob) -> bool:
@@ -25,6 +25,6 @@ LEVERS = (
         Price.ROUNDING,
         "As fast: no logits at all; gradients of words too unlikely for 16-bit numbers are left out.",
         "https://arxiv.org/abs/2411.09009",
-        setting(lambda job: job.loss != "cut", loss="cut"),
+        setting(lambda job: job.loss != "cut" and job.objective == "sft", loss="cut"),
     ),
 )

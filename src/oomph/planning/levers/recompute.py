@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from oomph.job import TrainJob
 from oomph.model import Model
-from oomph.planning.lever import Lever, Price, halving, setting
+from oomph.planning.lever import Lever, Price, halving, replaced, setting
 
 CHECKPOINTING = "https://huggingface.co/docs/transformers/en/grad_checkpointing"
 
@@ -20,7 +19,9 @@ def _sequence_by_sequence(job: TrainJob, model: Model) -> Iterable[TrainJob]:
     """The last resort for a batch that no power of two divides."""
     *_, last = (job, *_one_after_the_other(job, model))
     if last.batch > 1:
-        yield replace(job, batch=1, accumulation=job.accumulation * job.batch)
+        changed = replaced(job, {"batch": 1, "accumulation": job.accumulation * job.batch})
+        if changed is not None:
+            yield changed
 
 
 LEVERS = (

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from oomph.job import TrainJob
+from oomph.objectives import KINDS as OBJECTIVES
 from oomph.runtimes import runtime
 from oomph.runtimes.base import Runtime, Versions
 from oomph.runtimes.trainer import mixed, use_cache
@@ -16,6 +17,7 @@ from oomph.score.asking import Case, device
 from oomph.score.readers.training_words import (
     ADAPTERS,
     ATTENTION,
+    BESIDE,
     CHECKPOINTING,
     CLASSIFIER,
     FRAMEWORKS,
@@ -121,7 +123,7 @@ def _program(row: Mapping[str, Any]) -> Runtime:
 
 def _refuse_kind(row: Mapping[str, Any]) -> None:
     """Refuse what no job of ours is, the most telling reason first."""
-    method, gpus = words(row, "method"), row.get("n_gpus")
+    method, gpus = _parted(row)[0], row.get("n_gpus")
     if method not in (*FULL, *LORA, *QLORA, *GPTQ, *ADAPTERS):
         raise refuse(f"method {shown(method)}", "not modelled yet")
     if gpus != 1 or isinstance(gpus, bool):
@@ -137,6 +139,15 @@ def _refuse_kind(row: Mapping[str, Any]) -> None:
     for text in UNSTATED_LENGTHS:
         if text in notes(row):
             raise refuse("seq_len", "a limit; the lengths of the real batches are not recorded")
+    objective = _parted(row)[1]
+    if objective != "sft" and (objective not in OBJECTIVES or _program(row).of_objective is None):
+        raise refuse(f"objective {shown(objective)}", "not modelled as this framework runs it yet")
+
+
+def _parted(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Return a row's method and objective, which stand in one word: "lora + dpo"."""
+    method, _, objective = words(row, "method").partition(BESIDE)
+    return method, objective or "sft"
 
 
 def _shape(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -191,9 +202,10 @@ def _loss(row: Mapping[str, Any], versions: Versions) -> dict[str, Any]:
 
 
 def _method(row: Mapping[str, Any], versions: Versions) -> dict[str, Any]:
-    method, framework = words(row, "method"), words(row, "framework")
+    (method, objective), framework = _parted(row), words(row, "framework")
+    wanted = {} if objective == "sft" else {"objective": objective}
     if method in FULL:
-        return {"method": "full"}
+        return {"method": "full", **wanted}
     if method in ADAPTERS:
         return {"method": method, **_quantised(row, versions)}
     lora = row.get("lora")
@@ -205,7 +217,7 @@ def _method(row: Mapping[str, Any], versions: Versions) -> dict[str, Any]:
         names = ",".join(dict.fromkeys(str(known.get(one, one)) for one in targets))
     else:
         names = default_targets(words(row, "model"), targets)
-    given: dict[str, Any] = {"method": "lora", "rank": whole(lora, "rank"), "targets": names}
+    given: dict[str, Any] = {"method": "lora", "rank": whole(lora, "rank"), "targets": names, **wanted}
     if str(dtype).startswith("bf16"):
         given["adapter_dtype"] = "base"
     elif "peft" in dict(versions.known):

@@ -22,6 +22,7 @@ FRAMEWORKS: tuple[tuple[str, str], ...] = (
     ("HF Trainer", "trainer"),
 )
 FULL = ("full", "full SFT")
+BESIDE = " + "  # between a method and an objective: "lora + dpo"
 ADAPTERS = ("adapter", "adapter_v2")  # LitGPT's
 LORA = ("lora", "lora+emb/head full")
 QLORA = ("qlora",)

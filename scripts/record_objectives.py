@@ -1,0 +1,42 @@
+"""Record what TRL's own code allocates and frees in the jobs of tests/objectives/cases.py: `record_objectives.py 1.16`.
+
+Needs the trace extra and that version of TRL with its requirements:
+
+    pip install "oomph[trace]" "trl==1.16.0" && python scripts/record_objectives.py 1.16
+
+Each job runs under the referee (fake tensors, TRL's loss without its Trainer); the test then compares the estimate with
+the events, one by one. Frees of what was there before the step are 0, others tell which allocation ends.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from oomph.compare import steps
+from oomph.referee.trace import trace
+from oomph.trace_groups import trace_start
+from tests.objectives.cases import CASES, golden_file, packed
+
+
+def main(wanted: str) -> None:
+    """Write the file of one version."""
+    installed = version("trl")
+    if not installed.startswith(f"{wanted}."):
+        raise SystemExit(f"TRL {installed} is installed, not {wanted}.")
+    found = {}
+    for name, (raw, job) in CASES[wanted].items():
+        stream = trace(raw, job, layer_marks=False).stream
+        found[name] = packed(steps(stream, trace_start(stream), job.precision.startswith("amp-")))
+        print(f"{name}: {len(stream.events)} events")
+    versions = {each: version(each) for each in ("trl", "torch", "transformers", "peft", "accelerate")}
+    golden = {"recipe": "scripts/record_objectives.py", "versions": versions, "events": found}
+    golden_file(wanted).write_text(json.dumps(golden, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

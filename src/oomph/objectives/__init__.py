@@ -1,0 +1,63 @@
+"""What a training step minimises: which forward passes happen, of which models, and what of them lives how long.
+
+A file holds `inputs(job)`, the batch as names with shapes and dtypes in the order of the collator, and
+`compute_loss(passes, inputs)`, which plays the trainer's method of that name and returns the loss and what the trainer
+holds beside it through the backward pass. `KINDS` says of each name what a job must know of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from oomph.errors import UnsupportedError, UsageError
+
+if TYPE_CHECKING:
+    from oomph.job import TrainJob
+    from oomph.model import Model
+
+
+@dataclass(frozen=True)
+class Kind:
+    """An objective: its file, and whether it compares with a reference model.
+
+    `loss` is how the end of the model is computed.
+    """
+
+    file: str
+    loss: str
+    reference: bool = False
+
+
+KINDS: dict[str, Kind] = {
+    "sft": Kind("sft", "hf"),
+    "dpo": Kind("dpo", "fused-head", reference=True),
+    "ipo": Kind("dpo", "fused-head", reference=True),
+    "kto": Kind("kto", "fused-head", reference=True),
+    "cpo": Kind("cpo", "logits"),
+    "simpo": Kind("cpo", "logits"),
+    "grpo": Kind("grpo", "fused-head"),
+    "rloo": Kind("rloo", "fused-head", reference=True),
+}
+
+
+def objective_file(name: str) -> Any:
+    """Return the file of an objective."""
+    return import_module(f"oomph.objectives.{KINDS[name].file}")
+
+
+def check_model(model: Model, job: TrainJob) -> None:
+    """Refuse a model that an objective, or another input of a job, says nothing about."""
+    from oomph.families.heads import task_of
+
+    if job.keeps_cache and model.model_type != "gpt_bigcode":
+        raise UsageError("Checkpointing switches this model's cache off.", "Leave --keeps-cache out.")
+    if job.task not in ("config", task_of(model.objective)):
+        fix = "Build it for the job: oomph.answer.for_job."
+        raise UsageError(f"The model has a head for {model.objective}, the job is {job.task}.", fix)
+    if "target_len" in job.axes and model.objective != "seq2seq-lm":
+        raise UsageError("The model writes as many tokens as it reads.", "Leave --target-len out.")
+    if job.objective != "sft" and model.objective != "causal-lm":
+        fix = "Take the objective sft, or the model with its language head."
+        raise UnsupportedError(f"The objective {job.objective} is of language models; {model.name} is none.", fix)

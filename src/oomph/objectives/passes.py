@@ -1,0 +1,126 @@
+"""The forward passes that an objective is made of: through the model that trains, and through its reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from oomph import ops
+from oomph.job import TrainJob
+from oomph.tape.checkpoint import Checkpointing
+from oomph.tape.sizes import Size
+from oomph.tape.sym import Sym
+from oomph.tape.tape import autocast
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from oomph.model import Model
+    from oomph.tape.bound import Bound
+    from oomph.tape.tape import Tape
+
+Forward = Callable[..., "tuple[Sym | None, Any, Any]"]
+Shapes = dict[str, tuple[tuple[Size, ...], str]]
+
+
+def autocast_dtype(job: TrainJob) -> str | None:
+    """Return the dtype autocast works in, None without autocast."""
+    return job.precision.removeprefix("amp-") if job.autocast or job.precision.startswith("amp-") else None
+
+
+@dataclass
+class Passes:
+    """A model that trains on a tape, its reference (None where that is itself without adapters), and their forward."""
+
+    tape: Tape
+    job: TrainJob
+    forward: Forward
+    model: Model
+    policy: Bound
+    reference: Bound | None = None
+
+    @property
+    def models(self) -> list[Bound]:
+        """The models in memory."""
+        return [each for each in (self.policy, self.reference) if each is not None]
+
+    def of_policy(self, input_ids: Sym, labels: Sym | None, attention_mask: Sym, outputs: tuple[str, ...]) -> list[Any]:
+        """Return the outputs of the model that trains, which die with the list: the loss first."""
+        checkpointing = Checkpointing(self.job.checkpointing, self.job.checkpoint_every)
+        return self._run(self.policy, checkpointing, input_ids, labels, attention_mask, outputs)
+
+    def of_reference(self, input_ids: Sym, labels: Sym, attention_mask: Sym, outputs: tuple[str, ...]) -> list[Any]:
+        """Return the outputs of the reference: its own weights, or those of the policy with adapters switched off."""
+        with self.tape.no_grad(), self._without_adapters(), self._named("reference"):
+            bound = self.reference or self.policy
+            return self._run(bound, Checkpointing(), input_ids, labels, attention_mask, outputs)
+
+    def of_mismatched(self, input_ids: Sym, labels: Sym, attention_mask: Sym, outputs: tuple[str, ...]) -> list[Any]:
+        """Return the outputs of the model that trains, checkpointed as it is, but without gradients."""
+        checkpointing = Checkpointing(self.job.checkpointing, self.job.checkpoint_every)
+        with self.tape.no_grad(), self._named("mismatched"):
+            return self._run(self.policy, checkpointing, input_ids, labels, attention_mask, outputs)
+
+    def _run(
+        self,
+        bound: Bound,
+        checkpointing: Checkpointing,
+        input_ids: Sym,
+        labels: Sym | None,
+        attention_mask: Sym,
+        outputs: tuple[str, ...],
+    ) -> list[Any]:
+        """Run a forward pass as accelerate wraps it: under autocast of its own, 16-bit outputs cast to fp32."""
+        tape = self.tape
+        tape.scope, tape.scored = "", outputs
+        with autocast(tape, autocast_dtype(self.job)):
+            loss, scored, _ = self.forward(
+                bound, input_ids, labels, checkpointing, self.model.model_type, attention_mask=attention_mask
+            )
+            found = [scored, loss]  # dies from the back
+            del scored, loss
+        if self.job.fp32_outputs and isinstance(found[0], Sym):
+            found[0] = ops.cast(found[0], "fp32")
+        tape.recorder.mark("objective")
+        tape.scope = "objective"
+        return found
+
+    @contextmanager
+    def _named(self, work: str) -> Iterator[None]:
+        before, self.tape.work = self.tape.work, work
+        self.tape.recorder.mark(f"embedding {work}")
+        try:
+            yield
+        finally:
+            self.tape.work = before
+
+    @contextmanager
+    def _without_adapters(self) -> Iterator[None]:
+        before, self.tape.adapters = self.tape.adapters, self.reference is not None
+        try:
+            yield
+        finally:
+            self.tape.adapters = before
+
+
+def made(tape: Tape, shapes: Shapes) -> dict[str, Sym]:
+    """Return the tensors of a batch, in order."""
+    return {name: tape.note(tape.empty(shape, dtype, op=name), "input") for name, (shape, dtype) in shapes.items()}
+
+
+def written(labels: Sym) -> None:
+    """Write a number into labels by indexing: a GPU is told it, elsewhere it is a tensor for a moment."""
+    if labels.tape.on != "gpu":
+        labels.tape.empty((), "int64", op="lift_fresh")
+
+
+def item(made: Sym) -> None:
+    """Read a number from the device, as `.item()`: nothing is allocated, and who asked lets go of it."""
+    del made
+
+
+def mean_item(x: Sym) -> None:
+    """Play x.mean().item(), of which nothing stays."""
+    ops.mean_of_all(x)

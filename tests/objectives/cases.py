@@ -1,0 +1,105 @@
+"""Jobs beyond plain cross entropy whose events were recorded from TRL's own code, by the version of TRL."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+from oomph.compare import Step
+from oomph.job import TrainJob
+
+HERE = Path(__file__).parent
+LLAMA: dict[str, Any] = {
+    "model_type": "llama",
+    "vocab_size": 515,
+    "num_hidden_layers": 1,
+    "hidden_size": 48,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 96,
+    "max_position_embeddings": 512,
+}
+TIED = LLAMA | {"tie_word_embeddings": True}
+WIDE = LLAMA | {"vocab_size": 70_001}  # three tiles of columns
+SOFTCAP = LLAMA | {"model_type": "gemma2", "head_dim": 12}
+AMP: dict[str, Any] = {"precision": "amp-bf16", "fp32_outputs": True}
+Cases = dict[str, tuple[dict[str, Any], TrainJob]]
+
+
+def fused(batch: int = 2, seq_len: int = 37, **options: Any) -> TrainJob:
+    """Return a job with TRL's fused head."""
+    return TrainJob(batch, seq_len, **{"loss": "fused-head", "hold_logits": False, **options})
+
+
+def pairs(batch: int = 2, seq_len: int = 37, **options: Any) -> TrainJob:
+    """Return a job of DPO."""
+    return TrainJob(batch, seq_len, **{"objective": "dpo", **options})
+
+
+def chunked(batch: int = 2, seq_len: int = 37, **options: Any) -> TrainJob:
+    """Return a job with TRL's chunked_nll."""
+    return fused(batch, seq_len, **{"loss": "chunked-nll", **options})
+
+
+CASES: dict[str, Cases] = {
+    "1.14": {
+        "one chunk": (LLAMA, chunked()),
+        "just one chunk": (LLAMA, chunked(1, 257)),
+        "four chunks, tied, amp": (TIED, chunked(9, 100, checkpointing="non-reentrant", **AMP)),
+        "two chunks of one row, fp32": (LLAMA, chunked(1, 255 + 20, precision="fp32", accumulation=2, prompt_len=9)),
+        "lora, amp": (LLAMA, chunked(5, 100, method="lora", checkpointing="non-reentrant", prompt_len=60, **AMP)),
+    },
+    "1.16": {
+        "fused head": (LLAMA, fused()),
+        "fused head, tied, fp32": (TIED, fused(precision="fp32", accumulation=2)),
+        "fused head, three tiles of columns, amp": (WIDE | {"tie_word_embeddings": True}, fused(3, **AMP)),
+        "fused head, two tiles of tokens": (WIDE, fused(45, 100, prompt_len=5, **AMP)),
+        "fused head, lora, prompt": (LLAMA, fused(method="lora", checkpointing="non-reentrant", prompt_len=9, **AMP)),
+        "fused head, bounded logits": (SOFTCAP, fused()),
+        "dpo": (LLAMA, pairs(optimizer="none")),
+        "dpo, tied, padding": (TIED, pairs(padding=True, prompt_len=10)),
+        "dpo, lora, amp": (LLAMA, pairs(method="lora", checkpointing="non-reentrant", **AMP)),
+        "dpo, precomputed, amp": (LLAMA, pairs(reference="precomputed", accumulation=2, prompt_len=1, **AMP)),
+        "dpo, qlora": (LLAMA, pairs(method="qlora", checkpointing="reentrant", steady=False)),
+        "ipo": (LLAMA, pairs(1, objective="ipo", clip_gradients=True)),
+        "cpo": (LLAMA, pairs(objective="cpo", prompt_len=5)),
+        "cpo, one pair, lora, amp": (LLAMA, pairs(1, objective="cpo", method="lora", checkpointing="reentrant", **AMP)),
+        "simpo, tied": (TIED, pairs(objective="simpo", accumulation=2)),
+        "simpo, bounded logits, padding, amp": (SOFTCAP, pairs(objective="simpo", padding=True, **AMP)),
+        "grpo": (LLAMA, pairs(objective="grpo", prompt_len=10)),
+        "grpo, lora, amp": (LLAMA, pairs(3, objective="grpo", prompt_len=1, method="lora", accumulation=2, **AMP)),
+        "grpo, tied, padding, amp": (TIED, pairs(objective="grpo", prompt_len=20, padding=True, **AMP)),
+        "rloo": (LLAMA, pairs(objective="rloo", prompt_len=10)),
+        "rloo, lora, padding, amp": (
+            TIED,
+            pairs(1, objective="rloo", method="lora", padding=True, prompt_len=1, **AMP),
+        ),
+        "kto": (LLAMA, pairs(objective="kto")),
+        "kto, lora, padding, amp": (
+            TIED,
+            pairs(4, objective="kto", method="lora", padding=True, prompt_len=7, checkpointing="non-reentrant", **AMP),
+        ),
+        "kto, precomputed, amp": (LLAMA, pairs(objective="kto", reference="precomputed", accumulation=2, **AMP)),
+        "ipo, bounded logits, first step": (SOFTCAP, pairs(1, objective="ipo", steady=False, prompt_len=3)),
+    },
+}
+
+
+def golden_file(version: str) -> Path:
+    """Return where the events of a version of TRL are kept."""
+    return HERE / f"trl-{version}.json"
+
+
+def packed(events: list[Step]) -> str:
+    """Return events as text: bytes of each allocation, -1 - number of each free, compressed."""
+    numbers = [one.n_bytes if one.sign > 0 else (-1 - one.number if one.number >= 0 else 0) for one in events]
+    return base64.b85encode(zlib.compress(json.dumps(numbers, separators=(",", ":")).encode(), 9)).decode()
+
+
+def unpacked(text: str) -> list[int]:
+    """Return events as numbers, see `packed`."""
+    found: list[int] = json.loads(zlib.decompress(base64.b85decode(text)))
+    return found

@@ -1,0 +1,152 @@
+"""What objectives do to a step: what is refused, what lies beside the model, and that depth and sizes are left open."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+
+from oomph.errors import UnsupportedError, UsageError
+from oomph.families import model_from_config
+from oomph.job import Objective, TrainJob
+from oomph.objectives import KINDS, objective_file
+from oomph.play import train_step
+from oomph.runtimes import runtime
+from oomph.runtimes.base import Versions
+from oomph.runtimes.config_file import read
+from oomph.steps import step
+from tests.objectives.cases import LLAMA, pairs
+from tests.test_cli import as_json
+
+DEEP = LLAMA | {"num_hidden_layers": 7}
+
+
+def test_every_objective_is_a_file() -> None:
+    """What can be asked for can be played."""
+    assert set(get_args(Objective)) == set(KINDS)
+    assert all(callable(objective_file(name).compute_loss) for name in KINDS)
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        pairs(),
+        pairs(method="lora", checkpointing="non-reentrant"),
+        pairs(objective="ipo"),
+        pairs(objective="cpo"),
+        pairs(objective="rloo", prompt_len=9),
+        pairs(objective="kto"),
+        pairs(objective="grpo", prompt_len=9, method="lora"),
+    ],
+)
+def test_a_folded_step_is_the_one_played_in_full(job: TrainJob) -> None:
+    """Layers of policy and reference repeat, and few of them say what all do."""
+    model = model_from_config(DEEP)
+    folded, whole = step(model, job), train_step(model, job)
+    assert folded.folded
+    assert (int(folded.peak), int(folded.resident), int(folded.end)) == (whole.peak, whole.resident, whole.live[-1])
+
+
+def test_a_reference_lies_beside_the_model_or_not() -> None:
+    """A loaded one is a second model; precomputed numbers and adapters switched off are none."""
+    model = model_from_config(LLAMA)
+    loaded, precomputed = (train_step(model, pairs(reference=each)) for each in ("loaded", "precomputed"))
+    weights = loaded.kept("parameter") - precomputed.kept("parameter")
+    assert weights == precomputed.kept("parameter")
+    adapters = train_step(model, pairs(method="lora")).kept("parameter")
+    assert adapters < 2 * weights
+
+
+def test_a_prompt_is_not_multiplied_with_the_head() -> None:
+    """Of two jobs the one with a longer prompt takes less, and the loss hf does not mind."""
+    model = model_from_config(LLAMA | {"vocab_size": 32_000})
+    jobs = [pairs(1, 128, prompt_len=length, optimizer="none") for length in (0, 1, 64)]
+    all_of_it, first, half = (int(step(model, job).peak) for job in jobs)
+    assert all_of_it == first > half
+
+
+def test_generation_is_named_where_it_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    """The ledger of an update says that it is one."""
+    options = ("--objective", "grpo", "--prompt-len", "64", "--seq", "256")
+    answer = as_json(capsys, "train", "llama-3-8b", *options)
+    assert any("what makes them is not in the step" in words for words in answer["warnings"])
+
+
+def test_levers_and_limits_keep_to_what_a_job_can_be() -> None:
+    """KTO wants two answers, and a sequence more tokens than its prompt has."""
+    from oomph.planning.lever import halving
+    from oomph.planning.solve import AXES, _least
+
+    sizes = [job.batch for job in halving("batch", 1)(pairs(8, objective="kto"), model_from_config(LLAMA))]
+    assert sizes == [4, 2]
+    assert _least(pairs(objective="kto"), AXES["batch"]) == 2
+    assert _least(pairs(objective="grpo", prompt_len=9), AXES["seq"]) == 10
+
+
+def test_simpo_takes_less_than_cpo() -> None:
+    """A cross entropy of the chosen answers is more, and there is no second model."""
+    model = model_from_config(LLAMA | {"vocab_size": 32_000})
+    simpo, cpo, dpo = (train_step(model, pairs(2, 128, objective=each)) for each in ("simpo", "cpo", "dpo"))
+    assert simpo.peak < cpo.peak
+    assert 2 * simpo.kept("parameter", simpo.start) == dpo.kept("parameter", dpo.start)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"objective": "kto", "batch": 1}, "mismatches"),
+        ({"objective": "grpo"}, "completes a prompt"),
+        ({"objective": "simpo", "loss": "fused-head"}, "says nothing about simpo"),
+        ({"objective": "sft", "loss": "logits"}, "needs a loss"),
+        ({"loss": "liger"}, "loss liger says nothing about dpo"),
+        ({"packing": True}, "does not go with packed"),
+        ({"reference": "adapters-off"}, "no adapters to switch off"),
+        ({"method": "lora", "reference": "loaded"}, "beside adapters"),
+        ({"method": "bitfit"}, "does not go with bitfit"),
+        ({"prompt_len": 37}, "leaves none"),
+        ({"checkpointing": "reentrant", "checkpoint_every": 2}, "every n-th layer"),
+        ({"objective": "nash"}, "objective cannot be"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(options: dict[str, Any], message: str) -> None:
+    """Each with the reason and a way out."""
+    with pytest.raises(UsageError, match=message):
+        pairs(**options)
+
+
+def test_models_whose_part_is_not_played_are_refused() -> None:
+    """TRL adds the loss of a mixture's router."""
+    mixture = LLAMA | {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}
+    with pytest.raises(UnsupportedError, match="router"):
+        step(model_from_config(mixture), pairs())
+
+
+def test_trl_says_what_a_job_of_pairs_takes() -> None:
+    """Its defaults by objective and version, in words; a program that is not known refuses."""
+    trl = runtime("trl")
+    job = trl.job(objective="dpo")
+    assert (job.dropout, job.padding, job.loss, job.precision) == (False, True, "fused-head", "amp-bf16")
+    assert trl.job(objective="grpo", prompt_len=8).dropout
+    assert any("disable_dropout" in words for words in trl.taken(Versions(), {"objective": "dpo"}))
+    assert [trl.job(Versions.found_in(f"trl {each}")).loss for each in ("0.29.1", "1.14.2")] == ["hf", "chunked-nll"]
+    with pytest.raises(UnsupportedError, match=r"before 1\.15"):
+        trl.job(Versions.found_in("trl 0.29.1"), objective="dpo")
+    with pytest.raises(UnsupportedError, match="torchtune"):
+        runtime("torchtune").job(objective="dpo")
+
+
+def test_config_files_name_their_objective() -> None:
+    """TRL's loss_type, axolotl's rl; what else they can say is refused by name."""
+    trl = read({"max_length": 512, "loss_type": "ipo", "precompute_ref_log_probs": True}, "dpo.json")
+    assert trl.fields == {"seq_len": 512, "objective": "ipo", "reference": "precomputed"}
+    simpo = {"max_length": 512, "loss_type": "simpo", "cpo_alpha": 0.0}
+    assert read(simpo, "cpo.json").fields["objective"] == "simpo"
+    axolotl = {"base_model": "x", "micro_batch_size": 1, "rl": "dpo"}
+    assert read(axolotl, "a.yaml").fields["objective"] == "dpo"
+    for config in (
+        simpo | {"cpo_alpha": 1.0},
+        {"max_length": 512, "loss_type": ["exo_pair"]},
+        {"finetuning_type": "lora", "stage": "ppo"},
+    ):
+        with pytest.raises(UnsupportedError, match="not modelled"):
+            read(config, "args.json")
