@@ -151,9 +151,10 @@ def test_a_family_without_a_program_is_refused() -> None:
     [
         {"hidden_act": "mish"},
         {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
+        {"architectures": ["LlamaForSequenceClassification"], "problem_type": "multi_label_classification"},
         {"architectures": ["LlamaModel"]},
     ],
-    ids=["activation", "rope", "bare"],
+    ids=["activation", "rope", "several labels", "bare"],
 )
 def test_what_a_config_asks_for_without_a_rule_is_refused(changes: dict[str, Any]) -> None:
     """Never something else in its place."""

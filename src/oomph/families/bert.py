@@ -15,7 +15,17 @@ from oomph.blocks.encoder import EncoderLayer, LayerNames, MaskedHead, inline
 from oomph.blocks.mlp import MLP
 from oomph.config import Config
 from oomph.errors import ConfigError, UnsupportedError
-from oomph.families.heads import MASKED, classifier, classifying, num_labels, pooler, table, task, two_step_classifier
+from oomph.families.heads import (
+    MASKED,
+    classifier,
+    classifying,
+    num_labels,
+    other_problem,
+    pooler,
+    table,
+    task,
+    two_step_classifier,
+)
 from oomph.model import Model
 
 _BASE: dict[str, Any] = {
@@ -104,9 +114,8 @@ def _unplayed(config: Config, head: str) -> Iterator[str]:
         yield "a table that is the head's"
     if head not in (MASKER, CLASSIFIER):
         yield f"the head of {head}"
-    usual = "regression" if num_labels(config) == 1 else "single_label_classification"
-    if head == CLASSIFIER and config.str("problem_type") not in ("", usual):
-        yield "several labels at once, or several numbers"
+    if head == CLASSIFIER:
+        yield from other_problem(config)
     if head == "ForMaskedLM" and not config.bool("tie_word_embeddings"):
         yield "a head of its own table, whose second bias never gets a gradient"
     if config.raw.get("chunk_size_feed_forward"):

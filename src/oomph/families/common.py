@@ -10,7 +10,7 @@ from oomph.blocks.base import Block, Part, Parts, Stack
 from oomph.blocks.basic import Classifier, Embedding, Head, Norm
 from oomph.config import Config
 from oomph.errors import UnsupportedError
-from oomph.families.heads import classifying, num_labels
+from oomph.families.heads import classifying, num_labels, other_problem
 from oomph.model import Model
 
 OTHER_HEADS = (
@@ -63,7 +63,7 @@ def causal_lm(
         vocab_size=vocab,
         tied=tied and head in top,
         context_length=config.optional_int("max_position_embeddings"),
-        unplayed=(*_unplayed(config), *unplayed),
+        unplayed=(*_unplayed(config), *(other_problem(config) if "score" in top else ()), *unplayed),
         objective=objective(top),
     )
 

@@ -68,6 +68,12 @@ def classifying(labels: int) -> str:
     return "regression" if labels == 1 else "sequence-classification"
 
 
+def other_problem(config: Config) -> tuple[str, ...]:
+    """Return what a classifier's problem_type asks for that the tape has no rule for: other losses than the usual."""
+    usual = "regression" if num_labels(config) == 1 else "single_label_classification"
+    return () if config.str("problem_type") in ("", usual) else ("several labels at once, or several numbers",)
+
+
 def task_of(objective: str) -> str:
     """Return the task of a job that trains for an objective: a regression is a classifier of one label.
 

@@ -16,6 +16,7 @@ from oomph.blocks.base import Module, Part, Stack
 from oomph.blocks.basic import Dropout, Embedding, Linear, Norm
 from oomph.config import Config
 from oomph.families.common import causal_lm, objective, output_head
+from oomph.families.heads import other_problem
 from oomph.model import Model
 
 TYPES: dict[str, dict[str, Any]] = {
@@ -97,7 +98,7 @@ def opt(config: Config) -> Model:
         vocab_size=vocab,
         tied=tied and "lm_head" in head,
         context_length=config.int("max_position_embeddings"),
-        unplayed=tuple(unplayed(config)),
+        unplayed=(*unplayed(config), *(other_problem(config) if "score" in head else ())),
         objective=objective(head),
     )
 
