@@ -160,6 +160,22 @@ def test_a_config_file_answers_on_the_command_line(capsys: pytest.CaptureFixture
     assert any(text.startswith("axolotl: clip_gradients=True") for text in answer["assumptions"])
 
 
+def test_litgpt_runs_the_code_of_its_time() -> None:
+    """The release named, else that of the time of the torch named, else the newest."""
+    texts = ("litgpt 0.5.13", "litgpt 0.4.13", "torch 2.2.1", "commit 8641822, torch 2.1.0+cu121", "")
+    codes = [runtime("litgpt").job(Versions.found_in(text)).model_code for text in texts]
+    assert codes == ["litgpt", "litgpt-0.4", "litgpt-0.3", "lit-gpt", "litgpt"]
+
+
+def test_litgpt_trains_a_quantised_base_with_a_paged_optimizer() -> None:
+    """Whatever its config asks for; nothing is prepared as PEFT does, and the optimizer has no foreach."""
+    litgpt = runtime("litgpt")
+    job = litgpt.job(method="qlora")
+    assert (job.optimizer, job.kbit_preparation, job.quantization) == ("paged_adamw_32bit", False, "nf4-dq")
+    assert litgpt.job(method="lora").optimizer == "adamw"
+    assert not [words for words in litgpt.taken(Versions(), {"method": "qlora"}) if "foreach" in words]
+
+
 def test_dora_is_read_with_the_base_it_goes_with() -> None:
     """On 4 bits it is prepared as QLoRA is; rsLoRA, a number that LoRA is scaled by, moves no byte."""
     trl = {"max_length": 512, "use_peft": True, "use_rslora": True}

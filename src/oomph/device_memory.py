@@ -18,7 +18,7 @@ from oomph.allocator import Config, Replay, replay
 from oomph.constants import Constant, measured, rule
 from oomph.ledger import Figure, Item
 from oomph.stream import Event, Stream
-from oomph.units import MIB
+from oomph.units import MIB, human
 
 if TYPE_CHECKING:
     from oomph.devices import Device
@@ -65,12 +65,15 @@ def figures(
     processes: int = 1,
     recorded: bool = False,
     capacity_bytes: int | None = None,
+    runs: Sequence[Stream] = (),
 ) -> Figures:
     """Return the three figures of a stream on a device, None for an unknown one.
 
     `config` is the allocator's, `processes` how many work together. A `recorded` stream has cuBLAS's workspaces in it.
     With a capacity, what programs see of the device, the cache is emptied where the point would not fit, as torch does,
     so less is reserved; a job that does not run even so is shown as if memory had no end.
+    `runs` are many steps of other lengths each (oomph.runs): what they reserve beyond the stream, in the median run
+    and in the worst, is added.
 
     >>> from oomph.devices import find
     >>> stream = Stream([Event(0, 30 * 2**20), Event(0, -30 * 2**20), Event(1, 40 * 2**20)])
@@ -82,13 +85,13 @@ def figures(
     beside = _beside(device, processes)
     context = sum(one.n_bytes for one in beside)
 
-    def play(places: Places) -> Replay:
-        whole = with_workspaces(stream, places)
-        free = replay(whole, config)
-        if capacity_bytes is None or free.reserved_peak_bytes + context <= capacity_bytes:
-            return free
-        bounded = replay(whole, config, max(0, capacity_bytes - context), capacity_bytes)
-        return bounded if bounded.fits else free
+    def play(places: Places, events: Stream = stream) -> Replay:
+        whole = with_workspaces(events, places)
+        if capacity_bytes is not None:
+            bounded = replay(whole, config, max(0, capacity_bytes - context), capacity_bytes)
+            if bounded.fits:
+                return bounded
+        return replay(whole, config)
 
     point = safe = play(_at_point(workspaces))
     if _at_most(workspaces) != _at_point(workspaces):
@@ -99,8 +102,13 @@ def figures(
     # larger workspaces may lie better and need less
     most = max(point.reserved_peak_bytes, safe.reserved_peak_bytes) + one_more(stream, config or Config()) + around
     reserved = Figure("reserved", point.reserved_peak_bytes, most)
-    shown = Figure("device", point.reserved_peak_bytes + context, most + sum(one.high for one in beside))
-    items = _items(stream.peak_bytes, workspaces, reserved, beside, around)
+    items = list(_items(stream.peak_bytes, workspaces, reserved, beside, around))
+    grown = sorted(play(_at_point(workspaces), run).reserved_peak_bytes - reserved.n_bytes for run in runs)
+    if grown:
+        cut_up = _cut_up(grown)
+        reserved = Figure("reserved", reserved.n_bytes + cut_up.n_bytes, most + cut_up.safe_bytes)
+        items.append(cut_up)
+    shown = Figure("device", reserved.n_bytes + context, reserved.safe_bytes + sum(one.high for one in beside))
     return Figures(allocated, reserved, shown, tuple(items), point)
 
 
@@ -112,10 +120,12 @@ def fits(
     *,
     processes: int = 1,
     recorded: bool = False,
+    runs: Sequence[Stream] = (),
 ) -> Fit:
     """Play a stream on a device where programs see so many bytes: the cache is emptied when they run out, as in torch.
 
-    A job whose reserved memory is above the capacity may still fit: what is cached is given back first.
+    A job whose reserved memory is above the capacity may still fit: what is cached is given back first. `runs` must
+    fit too, as in figures.
 
     >>> stream = Stream([Event(0, 30 * 2**20), Event(0, -30 * 2**20), Event(1, 40 * 2**20)])
     >>> [fits(stream, size * 2**20).status for size in (900, 600, 30)]
@@ -124,15 +134,16 @@ def fits(
     workspaces = [] if recorded else _workspaces(stream, device)
     beside = _beside(device, processes)
 
-    def play(places: Places, beside_bytes: int) -> Replay:
+    def play(events: Stream, places: Places, beside_bytes: int) -> Replay:
         room = max(0, capacity_bytes - beside_bytes)
-        return replay(with_workspaces(stream, places), config, room, capacity_bytes)
+        return replay(with_workspaces(events, places), config, room, capacity_bytes)
 
-    point = play(_at_point(workspaces), sum(one.n_bytes for one in beside))
+    point = play(stream, _at_point(workspaces), sum(one.n_bytes for one in beside))
     if not point.fits:
         return Fit("too_big", capacity_bytes, point)
-    safe = play(_at_most(workspaces), sum(one.high for one in beside))
-    return Fit("fits" if safe.fits else "tight", capacity_bytes, point)
+    most = sum(one.high for one in beside)
+    safe = all(play(events, _at_most(workspaces), most).fits for events in (stream, *runs))
+    return Fit("fits" if safe else "tight", capacity_bytes, point)
 
 
 def one_more(stream: Stream, config: Config) -> int:
@@ -252,6 +263,17 @@ def _items(
     for one in beside:
         title = {"cuda_context": "CUDA context", "nccl": "NCCL"}[one.name]
         yield Item(title, "runtime", one.n_bytes, source=one.source, evidence=_why(one), safe=one.high)
+
+
+def _cut_up(grown: Sequence[int]) -> Item:
+    """Return the line of what runs of mixed lengths reserve beyond a step of the longest, sorted by size."""
+    typical = max(0, grown[len(grown) // 2])
+    return Item(
+        "cache cut up by batches of many lengths", "runtime", typical, source="rule",
+        evidence=f"{len(grown)} runs of many steps played through the allocator; which lengths follow each other is "
+        f"chance: from {human(max(0, grown[0]))} to {human(max(0, grown[-1]))}",
+        safe=max(typical, grown[-1]),
+    )  # fmt: skip
 
 
 def _why(one: Constant) -> str:

@@ -6,11 +6,13 @@ GPU), so that the three can be held against each other. Defaults are printed wit
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any, Literal, get_args, get_type_hints
 
 from oomph.errors import UsageError, close_matches
+from oomph.lengths import Lengths
 from oomph.optimizer_names import KINDS
 
 Precision = Literal[
@@ -51,6 +53,13 @@ Loss = Literal[
     "torchtune",  # logits in 8 chunks, cast to fp32 chunk by chunk
     "litgpt",  # 128 tokens at a time, in the logits' own dtype
 ]
+ModelCode = Literal[
+    "transformers",
+    "litgpt",  # since 0.5.4
+    "litgpt-0.4",  # 0.4.6 to 0.5.0
+    "litgpt-0.3",  # of March to May 2024
+    "lit-gpt",  # of October 2023
+]
 ZeroGrad = Literal["after-step", "before-forward", "before-backward"]
 Method = Literal[
     "full",
@@ -61,6 +70,8 @@ Method = Literal[
     "ia3",  # vectors that scale keys, values and what is inside the feed-forward part
     "bitfit",  # biases alone
     "ln-tuning",  # copies of norms
+    "adapter",  # LitGPT's LLaMA-Adapter
+    "adapter_v2",
 ]
 AdapterDtype = Literal["fp32", "base"]
 Quantization = Literal[  # of a frozen base; the names of formats
@@ -85,7 +96,10 @@ class TrainJob:
     """One optimizer step of causal language-model training on one GPU.
 
     `batch` and `seq_len` are of one micro-batch, in sequences and tokens. `steady` asks for a later step, when
-    optimizer states exist; otherwise the first. `hold_logits`: the caller keeps the model's output through the
+    optimizer states exist; otherwise the first. `lengths` says how long the samples of the data are where they are not
+    packed: fixed, all as long as `seq_len`, or their mean and deviation, as 500±300; a batch is as long as its longest
+    sample, so a run reserves more than its longest step (oomph.runs). `long_samples`: those above `seq_len` are cut,
+    as in most programs, or dropped. `hold_logits`: the caller keeps the model's output through the
     backward pass, as `outputs = model(...); outputs.loss.backward()` does. `keep_outputs`: that variable outlives the
     step, as in a loop written out in one function, until the next forward pass gives it another value.
     `keeps_cache`: checkpointing does not switch the cache off, as in GPTBigCode of transformers 4, whose cache is views
@@ -114,12 +128,16 @@ class TrainJob:
     `narrow_tables` embedding and head are cast back, as TRL does; qlora sets the first three as its paper does, lora
     with them spelled out is free to differ. `keeps_4bit_inputs`: bitsandbytes up to 0.42, which kept what goes into a
     quantised map as long as the graph. `modules_to_save` are modules of which a copy trains.
+    `model_code`: whose classes and loop run, transformers' or those of a release of LitGPT, which has maps, adapters
+    and names of targets of its own (docs/frameworks.md).
     `freeze_embeddings` and `freeze_layers` freeze parts in full fine-tuning: the tables of tokens and positions, the
     first so many layers.
     """
 
     batch: int = 1
     seq_len: int = 2048
+    lengths: str = "fixed"
+    long_samples: Literal["cut", "drop"] = "cut"
     precision: Precision = "bf16"
     attention: Kernel = "flash"
     padding: bool = False
@@ -160,12 +178,13 @@ class TrainJob:
     freeze_layers: int = 0
     narrow_tables: bool = False
     keeps_4bit_inputs: bool = False
+    model_code: ModelCode = "transformers"
     gptq_kernel: GptqKernel = "gptqmodel"
 
     def __post_init__(self) -> None:
         check(self)
         for name, value in PRESETS.get(self.method, {}).items():
-            if getattr(self, name) == DEFAULTS[name]:
+            if getattr(self, name) == DEFAULTS[name] and (self.model_code == "transformers" or name in OWN_PRESETS):
                 object.__setattr__(self, name, value)
         if self.optimizer in KINDS and KINDS[self.optimizer].in_backward:
             object.__setattr__(self, "optimizer_in_backward", True)
@@ -183,10 +202,17 @@ class TrainJob:
         return ("batch", "seq_len", "rank") if self.method in RANKED else ("batch", "seq_len")
 
     @property
+    def mixed(self) -> bool:
+        """Say whether batches are of many lengths."""
+        return self.lengths != "fixed"
+
+    @property
     def leaves_gradients(self) -> bool:
         """Say whether gradients of one step are still there when the next begins."""
         return not self.set_to_none or (self.zero_grad != "after-step" and not self.optimizer_in_backward)
 
+
+OWN_PRESETS = frozenset({"quantization"})  # those of a method that are not PEFT's
 
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(TrainJob)}
 
@@ -259,6 +285,10 @@ def check(job: TrainJob | InferJob) -> None:
 
 def _check_training(job: TrainJob) -> None:
     """Refuse what does not go together."""
+    if job.mixed:
+        Lengths.parse(job.lengths)
+        if job.packing:
+            raise UsageError("Packed batches are all of one length.", "Leave --packing or --lengths out.")
     if not any(word.strip() for word in job.targets.split(",")):
         raise UsageError("targets names no module.", "Say q_proj,v_proj, all-linear or default.")
     if job.quantization != "none" and job.method == "full":
@@ -316,15 +346,41 @@ def _check_in_backward(job: TrainJob) -> None:
             raise UsageError(f"An optimizer in backward does not go with {what}.", "Leave one of the two out.")
 
 
+# Inputs that say how steps follow each other, not what a step is.
+BETWEEN_STEPS = frozenset({"lengths", "long_samples"})
+
+
 def describe(job: TrainJob | InferJob) -> dict[str, Any]:
     """Return every input with its value, in the order of the fields."""
     return {field.name: getattr(job, field.name) for field in fields(job)}
 
 
-ADAPTERS = (
-    "rank", "targets", "adapter_dropout", "adapter_dtype", "quantization", "kbit_preparation", "modules_to_save",
-    "narrow_tables", "keeps_4bit_inputs", "gptq_kernel",
-)  # fmt: skip
+def _adapted(job: TrainJob) -> bool:
+    return job.method in RANKED or job.method in ("ia3", "adapter", "adapter_v2")
+
+
+# When an input tells anything; those that are not here always do.
+TELLS: dict[str, Callable[[TrainJob], bool]] = {
+    "rank": lambda job: job.method in RANKED,
+    "targets": lambda job: job.method in RANKED or job.method == "ia3",
+    "adapter_dropout": lambda job: job.method in RANKED,
+    "adapter_dtype": lambda job: job.method in RANKED or job.method == "ia3",
+    "quantization": _adapted,
+    "kbit_preparation": lambda job: job.method in RANKED or job.method == "ia3",
+    "modules_to_save": lambda job: job.method in RANKED or job.method == "ia3",
+    "narrow_tables": lambda job: job.method in RANKED or job.method == "ia3",
+    "keeps_4bit_inputs": _adapted,
+    "gptq_kernel": lambda job: _adapted(job) and job.quantization.startswith("gptq"),
+    "model_code": lambda job: job.model_code != "transformers",
+    "optim_rank": lambda job: job.optimizer.startswith("galore"),
+    "update_projection": lambda job: job.optimizer.startswith("galore"),
+    "embedding_32bit": lambda job: "8bit" in job.optimizer,
+    "freeze_embeddings": lambda job: job.method == "full",
+    "freeze_layers": lambda job: job.method == "full",
+    "zero_bucket": lambda job: job.zero_bucket > 0,
+    "keeps_cache": lambda job: job.keeps_cache,
+    "long_samples": lambda job: job.mixed,
+}
 
 
 def idle_inputs(job: TrainJob | InferJob) -> tuple[str, ...]:
@@ -335,13 +391,4 @@ def idle_inputs(job: TrainJob | InferJob) -> tuple[str, ...]:
     """
     if not isinstance(job, TrainJob):
         return ()
-    adapters: tuple[str, ...] = ADAPTERS
-    if job.method in RANKED or job.method == "ia3":
-        adapters = ("gptq_kernel",) * (not job.quantization.startswith("gptq"))
-        adapters += ("rank", "adapter_dropout") * (job.method == "ia3")
-    projections = () if job.optimizer.startswith("galore") else ("optim_rank", "update_projection")
-    embeddings = () if "8bit" in job.optimizer else ("embedding_32bit",)
-    frozen = () if job.method == "full" else ("freeze_embeddings", "freeze_layers")
-    buckets = () if job.zero_bucket else ("zero_bucket",)
-    cache = () if job.keeps_cache else ("keeps_cache",)
-    return (*adapters, *projections, *embeddings, *frozen, *buckets, *cache)
+    return tuple(name for name, tells in TELLS.items() if not tells(job))

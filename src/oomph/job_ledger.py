@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from oomph.answer import Subject, facts
@@ -16,6 +16,7 @@ from oomph.optimizer_names import KINDS
 from oomph.peak import STAYING, Alive, alive_at, highest_place
 from oomph.programs import kernel_note
 from oomph.recipe import Stretch
+from oomph.runs import runs
 from oomph.steps import Step, step
 from oomph.stream import Stream
 from oomph.streams import job_stream
@@ -59,7 +60,8 @@ def job_ledger(found: Subject, job: Job, fleet: Fleet | None = None, config: Con
     kind = "train" if isinstance(job, TrainJob) else "serve"
     events = job_stream(found.model, job)
     device = fleet.device if fleet else None
-    on_device = figures(events, device, config, capacity_bytes=device.capacity_bytes if device else None)
+    mixed = runs(found.model, job) if isinstance(job, TrainJob) and job.mixed else []
+    on_device = figures(events, device, config, capacity_bytes=device.capacity_bytes if device else None, runs=mixed)
     forms = Forms(played.sums, found.model, job)
     kinds = {weight.name: weight.kind for weight in adapted(found.model, job).weights}
     items = (*(_item(one, kinds, forms, instant) for one in alive), *on_device.items)
@@ -76,7 +78,7 @@ def job_ledger(found: Subject, job: Job, fleet: Fleet | None = None, config: Con
         model=facts(found),
         items=items,
         device=fleet.to_dict() if fleet else None,
-        verdict=_verdict(said, on_device, events, fleet, config) if fleet else None,
+        verdict=_verdict(said, on_device, (events, *mixed), fleet, config) if fleet else None,
         assumptions=_assumed(job, found.model),
         warnings=(*found.warnings, *found.model.notes, *_unseen(job), *kernel_note(found.model, job.attention)),
         figures=(on_device.allocated, on_device.reserved, on_device.device),
@@ -170,13 +172,13 @@ def _word(one: Alive) -> str:
     return "temporaries"
 
 
-def _verdict(what: str, found: Figures, stream: Stream, fleet: Fleet, config: Config | None) -> Verdict:
+def _verdict(what: str, found: Figures, streams: Sequence[Stream], fleet: Fleet, config: Config | None) -> Verdict:
     """Return whether a device holds a job; close to its capacity the allocator is played with just that much."""
     figure, capacity = found.device, fleet.device.capacity_bytes
     beside = figure.n_bytes - found.reserved.n_bytes
     outcome = status(found.allocated.n_bytes + beside, figure.safe_bytes, capacity)
     if outcome == "tight":
-        outcome = fits(stream, capacity, fleet.device, config).status
+        outcome = fits(streams[0], capacity, fleet.device, config, runs=streams[1:]).status
     takes = f"{what} takes {human(figure.n_bytes)}"
     shown = f"{human(capacity)} that {fleet.device.name} shows programs"
     free = capacity - figure.safe_bytes

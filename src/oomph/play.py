@@ -53,10 +53,10 @@ def train_step(
     `on` says whose events are played (see tape.Place). A steady step works on what an earlier one left, which is put
     there; with `warm_up`, or where outputs are kept and so a whole graph, the earlier one is played too.
     """
-    program = program_of(model)
     if job.keeps_cache and model.model_type != "gpt_bigcode":
         raise UsageError("Checkpointing switches this model's cache off.", "Leave --keeps-cache out.")
     model = adapted(model, job)
+    program = program_of(model)
     tape = Tape(on)
     recorder = tape.recorder
     tape.kernel, tape.dropout, tape.loss = job.attention, job.dropout, job.loss
@@ -73,19 +73,20 @@ def train_step(
         buffers = program.buffers(bound)
         for each in buffers:
             tape.note(each, "buffer")
-        optimizer = None if job.optimizer == "none" else Optimizer(job, bound, parameters)
-        kept: list[Any] = []  # what the caller's variable holds from one forward pass to the next
+        updated = program.updated(bound, parameters) if hasattr(program, "updated") else parameters
+        optimizer = None if job.optimizer == "none" else Optimizer(job, bound, updated)
         played = Played(recorder)
-        step = partial(_step, tape, bound, program.causal_lm, model, job, optimizer, parameters, played, layers, kept)
+        step = partial(_step, tape, bound, program.causal_lm, model, job, optimizer, parameters, played, layers)
         if job.steady and (warm_up or job.keep_outputs):
             step()
         else:
-            _leave_behind(optimizer, parameters, job)
+            _leave_behind(optimizer, updated, job)
             if job.steady and hasattr(program, "leave_behind"):
                 program.leave_behind(bound)
         played.start = recorder.position
         step()
-        del step, kept, bound, buffers, optimizer, parameters
+        tape.variables.clear()
+        del step, bound, buffers, optimizer, parameters, updated
     return played
 
 
@@ -111,7 +112,6 @@ def _step(
     parameters: list[Sym],
     played: Played,
     layers: Depth | None,
-    kept: list[Any],
 ) -> None:
     """Play a whole step and note where what stands."""
     recorder = tape.recorder
@@ -122,7 +122,7 @@ def _step(
         zero_grad()
     for index in range(job.accumulation):
         first = index == 0 and job.zero_grad == "before-backward"
-        _micro_batch(tape, bound, forward, model, job, optimizer, played, kept, zero_grad if first else None)
+        _micro_batch(tape, bound, forward, model, job, optimizer, played, zero_grad if first else None)
     played.backward_end = recorder.position
     if job.clip_gradients:
         recorder.mark("clip gradients")
@@ -176,7 +176,6 @@ def _micro_batch(
     job: TrainJob,
     optimizer: Optimizer | None,
     played: Played,
-    kept: list[Any],
     zero_grad: Callable[[], None] | None,
 ) -> None:
     """Play forward and backward of one micro-batch; its inputs and outputs die at the end, outputs first.
@@ -214,8 +213,8 @@ def _micro_batch(
         if job.loss == "mean" and logits is not None:
             loss = ops.mean_of_all(logits)
         del arguments, options, logits, cache
-        if job.keep_outputs:
-            kept[:] = [outputs]
+        if job.keep_outputs and not tape.variables.keys() - {"outputs"}:  # else the program has variables of its own
+            tape.variables["outputs"] = outputs
         if tape.autocast is not None:
             recorder.mark("autocast exit")
     if loss is None:
@@ -237,6 +236,8 @@ def _micro_batch(
     if job.hold_logits:
         del outputs
     del loss
+    if not job.keep_outputs:
+        tape.variables.clear()
     while inputs:
         inputs.pop(0)
 

@@ -9,6 +9,7 @@ from math import lcm
 from typing import TYPE_CHECKING, Any
 
 from oomph.job import TrainJob, shortened
+from oomph.methods import layers_path
 from oomph.model import Model
 from oomph.pattern import Depth, pattern
 from oomph.recipe import Numbers, Recipe, Stretch, Sums, highest, stretches
@@ -118,7 +119,8 @@ def compiled(sheet: Sheet, model: Model, job: Any, layers: Size, on: Place = "gp
     from oomph.fold import Classes, Unfoldable, folded, segments, unfolded, written
     from oomph.play import play
 
-    path, stack = decoder_stack(model)
+    _, stack = decoder_stack(model)
+    path = layers_path(model, job)
     repeating = pattern(stack.layers)
     deep = Depth(layers, repeating) if repeating else None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from oomph.job import TrainJob, shortened
+from oomph.methods import layers_path
 from oomph.model import Model
 from oomph.recipe import Recipe, Sums
 from oomph.stream import Event, Label, Stream
@@ -18,7 +19,7 @@ from oomph.tape.sizes import Sheet
 KEPT = 32  # scripts in memory; one of a deep model takes some megabytes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Script:
     """A stream with its sizes left open: what is allocated (an ordinal) or freed (its complement), in order.
 
@@ -34,10 +35,14 @@ class Script:
 
     def stream(self, sums: Sums) -> Stream:
         """Return the stream for the numbers put in."""
-        sizes = [sums.number(one.n_bytes) for one in self.recipe.classes]
-        of = [sizes[kind] for kind in self.kinds]
+        of = self.sizes(sums)
         events = [Event(at, of[at]) if at >= 0 else Event(~at, -of[~at]) for at in self.events]
         return Stream(events, list(self.marks), dict(self.labels))
+
+    def sizes(self, sums: Sums) -> list[int]:
+        """Return the bytes of every allocation for the numbers put in."""
+        sizes = [sums.number(one.n_bytes) for one in self.recipe.classes]
+        return [sizes[kind] for kind in self.kinds]
 
 
 _scripts: dict[str, list[Script]] = {}
@@ -48,18 +53,24 @@ def job_stream(model: Model, job: Job) -> Stream:
 
     Of the labels only those are there that tell where cuBLAS gets its workspaces.
     """
+    script, sums = job_script(model, job)
+    return script.stream(sums)
+
+
+def job_script(model: Model, job: Job) -> tuple[Script, Sums]:
+    """Return the script of a job, and the job's numbers in its recipe."""
     job = shortened(job)
     found = structure(model, job)
     key = f"{found.key} layers={len(decoder_stack(model)[1].layers)}"
     for script in _scripts.get(key, ()):
         sums = Sums(script.recipe, found.numbers)
         if sums.hold():
-            return script.stream(sums)
+            return script, sums
     script = _written(model, job)
     if sum(map(len, _scripts.values())) >= KEPT:
         _scripts.clear()
     _scripts.setdefault(key, []).insert(0, script)
-    return script.stream(Sums(script.recipe, found.numbers))
+    return script, Sums(script.recipe, found.numbers)
 
 
 def _written(model: Model, job: Job) -> Script:
@@ -72,7 +83,7 @@ def _written(model: Model, job: Job) -> Script:
     lifted, open_job = symbolic(model, job, sheet)
     played = train_step(lifted, open_job, warm_up=True) if isinstance(open_job, TrainJob) else play(lifted, open_job)
     recorder = played.recorder
-    classes = Classes(decoder_stack(model)[0])
+    classes = Classes(layers_path(model, job))
     kinds = classes.of(recorder)
     recipe = written(sheet, classes, (), 0, 0, 0)
     whole = recorder.stream(MATRIX_PRODUCTS)

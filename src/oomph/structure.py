@@ -13,7 +13,7 @@ from typing import Any
 
 from oomph.blocks.base import Block, Stack
 from oomph.errors import UnsupportedError, UsageError
-from oomph.job import InferJob, TrainJob
+from oomph.job import BETWEEN_STEPS, InferJob, TrainJob
 from oomph.model import Model
 from oomph.pattern import pattern
 from oomph.tape.sizes import Sheet, Size
@@ -47,7 +47,8 @@ def structure(model: Model, job: Job) -> Structure:
             words += [f"{len(layers)} layers" for layers in repeating]
             part = replace(stack, layers=repeating.layers(repeating.fixed + len(repeating.period)))
         _describe(part, words, seen)
-    words += [f"{field.name}={getattr(job, field.name)}" for field in fields(job) if field.name not in job.axes]
+    apart = {*job.axes, *BETWEEN_STEPS}
+    words += [f"{field.name}={getattr(job, field.name)}" for field in fields(job) if field.name not in apart]
     return Structure(" ".join(words), (*_job_sizes(job), *seen))
 
 

@@ -220,18 +220,24 @@ def index_put_with_sort(count: Size) -> tuple[Step, ...]:
 
 
 def dequantised_linear(
-    shape: tuple[Size, Size], blocks: tuple[Size, ...], dtype: str, nested: bool
+    shape: tuple[Size, Size], blocks: tuple[Size, ...], dtype: str, nested: bool, first: str = ""
 ) -> tuple[Step, ...]:
     """Return the steps of a product with a 4-bit weight [N, K] that no fused kernel takes: it is dequantised first.
 
-    Quantised scales become fp32 twice, as they are and with their offset added. Source: bitsandbytes 0.50,
-    backends/cuda/ops.py, _dequant_linear_fallback.
+    Quantised scales become fp32 twice, as they are and with their offset added. `first` is the dtype that a weight
+    becomes before it is cast, as up to 0.49; then the offset is added in place. Source: bitsandbytes 0.50,
+    backends/cuda/ops.py, _dequant_linear_fallback; 0.42, autograd/_functions.py, MatMul4Bit.forward.
 
     >>> steps = dequantised_linear((14336, 4096), (917504,), "bf16", True)
     >>> [step.n_bytes for step in steps if isinstance(step, Buffer)]
     [3670016, 3670016, 117440512]
     """
     whole = Buffer("B_dq", shape, dtype)
+    if first:
+        cast = (whole, Freed("out")) if first != dtype else ()
+        made = Buffer("out", shape, first)
+        inner = (Buffer("absmax", blocks, "fp32"), made, Freed("absmax")) if nested else (made,)
+        return (*inner, *cast, OUTPUTS)
     if not nested:
         return (whole, OUTPUTS)
     scales = (Buffer("absmax_dq", blocks, "fp32"), Buffer("absmax", blocks, "fp32"))

@@ -129,6 +129,27 @@ def test_names_are_checked_as_peft_checks_them() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [{"adapter_dropout": 0.1, "batch": 2, "hold_logits": False}, {"quantization": "nf4", "kbit_preparation": True}],
+    ids=["dropped", "quantised"],
+)
+def test_an_adapter_on_the_head_equals_the_trace(options: dict[str, Any]) -> None:
+    """The head's logits with an adapter's, then transformers' own loss."""
+    raw = {**models.LLAMA, "tie_word_embeddings": False}
+    parting, ours, theirs = compare(raw, TrainJob(seq_len=37, method="lora", targets="lm_head,q_proj", **options))
+    assert parting is None, str(parting)
+    assert ours == theirs
+
+
+def test_an_adapter_on_a_tied_head_is_refused() -> None:
+    """Its weight is the embedding's."""
+    raw = {**models.LLAMA, "tie_word_embeddings": True}
+    with pytest.raises(UnsupportedError, match="lm_head"):
+        step(model_from_config(raw), TrainJob(1, 8, method="lora", targets="lm_head"))
+
+
+@pytest.mark.slow
 def test_default_targets_are_peft_s() -> None:
     """The mapping of the installed PEFT, for the models that oomph plays."""
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as THEIRS

@@ -125,7 +125,14 @@ def test_no_file_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert "FILE" in err
 
 
+@pytest.fixture
+def short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of few steps where batches have many lengths: their full length takes minutes for all rows."""
+    monkeypatch.setattr("oomph.runs.STEPS", 4)
+
+
 @pytest.mark.shared
+@pytest.mark.usefixtures("short_runs")
 @pytest.mark.parametrize("name", FILES)
 def test_every_published_row_is_scored_or_refused(capsys: pytest.CaptureFixture[str], name: str) -> None:
     """As many rows come out as the file has, under the same ids, each refused with a reason or with an estimate."""
@@ -140,6 +147,7 @@ def test_every_published_row_is_scored_or_refused(capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.shared
+@pytest.mark.usefixtures("short_runs")
 def test_what_is_estimated_of_published_rows_is_close(capsys: pytest.CaptureFixture[str]) -> None:
     """Allocated peaks of transformers within 1.5 % (two digits were printed), of training within 2 % in the median,
     of what stays after a step within 0.1 %; reserved memory of plain loops within 1.5 % in the median (it jumps)."""

@@ -11,6 +11,7 @@ from oomph.devices import find
 from oomph.errors import SourceError, UnsupportedError
 from oomph.job import InferJob, TrainJob
 from oomph.score.readers import inference, training, xmem
+from oomph.score.readers.training_words import named
 from oomph.score.reading import MUST_NOT_FIT
 from oomph.score.scoring import Outcome, score
 from oomph.units import GIB
@@ -161,6 +162,39 @@ def test_a_quantised_base_takes_what_was_measured() -> None:
     )  # fmt: skip
     for outcome in scored(row).values():
         assert abs(outcome.relative_error or 1) < 2e-3, outcome.quantity
+
+
+LITGPT: dict[str, Any] = {
+    **TRAINING,
+    "framework": "litgpt",
+    "framework_version": "config_hub README (2024, torch 2.2-2.4)",
+    "model": "gemma-2b",
+    "method": "qlora",
+    "lora": {"rank": 16, "targets": ["lora_query", "lora_head"], "adapter_dtype": "bf16 (bf16-true)"},
+    "weight_dtype": "bnb.nf4",
+    "precision_mode": "pure bf16 (bf16-true)",
+    "optimizer": "torch.optim.AdamW",
+    "optimizer_dtype": "bf16",
+    "attention_impl": "torch SDPA",
+    "checkpointing": "none",
+    "loss_impl": "chunked_cross_entropy + lm_head_chunk 128",
+    "packing": False,
+}
+
+
+def test_a_row_of_litgpt_is_a_job_of_its_own_code() -> None:
+    """Its targets, its release by the torch named, its optimizer of quantised models whatever the row says."""
+    job, _ = training.job_of(LITGPT)
+    assert (job.model_code, job.targets, job.method) == ("litgpt-0.3", "lora_query,lora_head", "lora")
+    assert (job.optimizer, job.quantization, job.padding) == ("paged_adamw_32bit", "nf4", False)
+
+
+def test_the_config_that_a_row_quotes_names_its_model() -> None:
+    """LitGPT's table calls gemma-2-2b gemma-2b; a row of a method of LitGPT's own has no lora."""
+    assert named("gemma-2b", "| gemma2-2b/lora.yaml | gemma-2b | 2 |").source.name.startswith("gemma-2-2b")
+    assert named("gemma-2b", "None").source.name == "gemma-2b"
+    adapter = {**LITGPT, "method": "adapter", "lora": None}
+    assert training.job_of(adapter)[0].method == "adapter"
 
 
 def test_phases_of_a_step_are_scored() -> None:

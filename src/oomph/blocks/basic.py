@@ -171,19 +171,19 @@ class Head(Block):
             "bias": Tensor((self.vocab_size,), "bias") if self.bias else None,
         }
 
+    @staticmethod
+    def program(m: Bound, x: Sym) -> Sym:
+        """Mirror nn.Linear.forward, of a head with a weight of its own."""
+        from oomph import ops
+
+        return ops.linear(x, m.weight, m.parts["bias"])
+
 
 @dataclass(frozen=True)
 class Classifier(Head):
     """The map onto classes on top of a decoder; `padded` says whether its config names a padding token."""
 
     padded: bool = False
-
-    @staticmethod
-    def program(m: Bound, x: Sym) -> Sym:
-        """Mirror nn.Linear.forward."""
-        from oomph import ops
-
-        return ops.linear(x, m.weight, m.parts["bias"])
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,8 @@ HELP: dict[Job, dict[str, str]] = {
     TrainJob: {
         "batch": "Sequences in a micro-batch.",
         "seq_len": "Tokens in a sequence.",
+        "lengths": "How long samples are where they are not packed: fixed, or mean and deviation, as 500±300.",
+        "long_samples": "Samples longer than that are cut, or dropped from the data.",
         "precision": "Dtype of weights, gradients and states; amp: fp32 weights under autocast.",
         "attention": "Attention kernel.",
         "padding": "The batch has a padding mask, which shuts flash out.",
@@ -81,6 +83,7 @@ HELP: dict[Job, dict[str, str]] = {
         "freeze_layers": "Freeze the first so many layers.",
         "narrow_tables": "After it embedding and head are cast back, as TRL does.",
         "keeps_4bit_inputs": "As bitsandbytes up to 0.42: inputs of quantised maps live as long as the graph.",
+        "model_code": "Whose model code runs: transformers', or that of a release of LitGPT.",
         "gptq_kernel": "What computes with a base that GPTQ quantised.",
     },
     InferJob: {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from oomph.cli.job_options import infer_job, infer_options, train_job, train_options, within_context
+from oomph.job import TrainJob
 
 if TYPE_CHECKING:
     from oomph.cli.framework import Framework
@@ -88,7 +91,8 @@ def _run(model: str, job: Job, values: dict[str, Any], said: Framework | None = 
     found = subject(model, offline=values["offline"])
     if said is None:
         job = within_context(job, found.model.context_length)
-    ledger = job_ledger(found, job, fleet)
+    with _patience(job):
+        ledger = job_ledger(found, job, fleet)
     if said is not None:
         ledger = replace(
             ledger, assumptions=(*said.taken, *ledger.assumptions), warnings=(*said.warnings, *ledger.warnings)
@@ -100,6 +104,18 @@ def _run(model: str, job: Job, values: dict[str, Any], said: Framework | None = 
         write(Path(values["timeline"]), [timeline(found, job, fleet), *measured])
     show(ledger, values["as_json"], values["markdown"], values["explain"])
     return 0 if ledger.verdict is None or ledger.verdict.fits else 1
+
+
+@contextmanager
+def _patience(job: Job) -> Iterator[None]:
+    """Say what takes some seconds, where somebody looks at the terminal."""
+    if not isinstance(job, TrainJob) or not job.mixed or not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("playing runs of many steps through the allocator"):
+        yield
 
 
 def _measured(path: Path) -> Timeline:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from oomph.errors import UsageError
 from oomph.job import InferJob, TrainJob
+from oomph.structure import decoder_stack
 
 if TYPE_CHECKING:
     from oomph.model import Model
@@ -24,12 +26,20 @@ METHODS: dict[str, str] = {
     "bitfit": "saved",
     "ln-tuning": "saved",
 }
+LITGPT_LAYERS = "transformer.h"
+OF_LITGPT = ("adapter", "adapter_v2")  # which PEFT does otherwise
 
 
 def adapted(model: Model, job: TrainJob | InferJob) -> Model:
     """Return the model that a job trains: its method's blocks in place, its dtypes and what is frozen written down."""
     if not isinstance(job, TrainJob):
         return model
+    if job.model_code != "transformers":
+        from oomph.methods.litgpt import adapt
+
+        return adapt(model, job)
+    if job.method in OF_LITGPT:
+        raise UsageError(f"{job.method} is a method of LitGPT.", "Say --framework litgpt.")
     if job.method == "full":
         return _with_frozen_parts(model, job)
     if job.kbit_preparation:
@@ -47,6 +57,12 @@ def adapted(model: Model, job: TrainJob | InferJob) -> Model:
 
         changed = with_copies(changed, split(job.modules_to_save), model)
     return changed
+
+
+def layers_path(model: Model, job: TrainJob | InferJob) -> str:
+    """Return where the decoder layers stand in the model that a job trains."""
+    own = isinstance(job, TrainJob) and job.model_code != "transformers"
+    return LITGPT_LAYERS if own else decoder_stack(model)[0]
 
 
 def _with_frozen_parts(model: Model, job: TrainJob) -> Model:

@@ -60,13 +60,16 @@ def prepared(model: Model, job: TrainJob) -> Model:
 @dataclass(frozen=True, eq=False)
 class Linear4bit(Linear):
     """bnb.nn.Linear4bit: packed codes with their scales. `loaded` is the dtype the weight was quantised from and is
-    dequantised to, `compute` the one inputs are brought to, and the bias for good when it is first used.
+    dequantised to, `compute` the one inputs are brought to, and the bias for good when it is first used. `unfused`: by
+    bitsandbytes before 0.50, `keeps_inputs`: before 0.43, whatever the job says.
     """
 
     stored: Mapping[str, Tensor] = field(default_factory=dict)
     loaded: str = "bf16"
     compute: str = "bf16"
     bias_dtype: str = "bf16"
+    unfused: bool = False
+    keeps_inputs: bool = False
 
     @property
     def parts(self) -> Parts:
@@ -84,7 +87,7 @@ class Linear4bit(Linear):
         bias = m.parts["bias"]
         if bias is not None:
             set_dtype(bias, x.dtype)
-        weight = FourBitWeight((m.out_features, m.in_features), m["weight.absmax"], m.loaded)
+        weight = FourBitWeight((m.out_features, m.in_features), m["weight.absmax"], m.loaded, m.unfused, m.keeps_inputs)
         return ops.cast(matmul_4bit(x, weight, bias), inp_dtype)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from oomph.blocks.base import Block, Part, Parts
-from oomph.blocks.basic import Dropout, Linear
+from oomph.blocks.basic import Dropout, Head, Linear
 from oomph.methods.bitsandbytes import Linear4bit, Linear8bit
 from oomph.methods.gptq import LinearGptq
 from oomph.methods.targets import LORA_TARGETS, inner, names_of, split, typed, wrap_targets
@@ -52,6 +52,8 @@ def adapter_dtype(job: TrainJob) -> str | None:
 def features(base: Part) -> tuple[int, int]:
     """Return how wide a linear map's input and output are."""
     block = inner(base)
+    if isinstance(block, Head):
+        return block.hidden_size, block.vocab_size
     if not isinstance(block, Linear):
         raise TypeError("an adapter stands beside a linear map")
     return block.in_features, block.out_features

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from oomph.blocks.base import Block, Part, Rewritten, Stack, rewritten
-from oomph.blocks.basic import Linear
+from oomph.blocks.basic import Head, Linear
 from oomph.blocks.moe import MoE
 from oomph.errors import UnsupportedError, UsageError, close_matches
 from oomph.model import Model
@@ -107,12 +107,17 @@ def _hit(path: str, block: Block, names: tuple[str, ...] | None) -> str | None:
     if names is None:
         return ALL_LINEAR if isinstance(inner(block), Linear) else None
     name = next((name for name in names if matches(path, (name,))), None)
-    if name is not None and not isinstance(inner(block), Linear):
+    if name is not None and not isinstance(inner(block), Linear) and not _is_plain_head(inner(block)):
         raise UnsupportedError(
-            f"oomph cannot play an adapter on {path} yet: it is no linear map within the layers.",
+            f"oomph cannot play an adapter on {path} yet: it is no linear map, or a head that shares its table.",
             "Leave it out, or trace the real code: oomph trace.",
         )
     return name
+
+
+def _is_plain_head(block: Part) -> bool:
+    """Tell whether a block is a language head with a table of its own, whose logits are left as they are."""
+    return type(block) is Head and not (block.tied or block.scaled or block.softcap)
 
 
 def inner(part: Part) -> Part:

@@ -16,9 +16,21 @@ from oomph.ops.alibi import (
 )
 from oomph.ops.attention import attention, attention_in_fp32, encoder_attention, gpt2_attention, sink_attention
 from oomph.ops.bounds import clamp, clamp_both, masked_fill
+from oomph.ops.channels import conv1d, index_copy
 from oomph.ops.elementwise import add, add_, cast, dropout, mean, mul, mul_, neg, power, rsqrt, sub, unary
 from oomph.ops.grouped import grouped_mm
-from oomph.ops.indexing import add_to_view, clone, contiguous, expand, repeat_rows, rows, transpose, unsqueeze, view
+from oomph.ops.indexing import (
+    add_to_view,
+    clone,
+    contiguous,
+    expand,
+    repeat_heads,
+    repeat_rows,
+    rows,
+    transpose,
+    unsqueeze,
+    view,
+)
 from oomph.ops.joining import cat, stack_last
 from oomph.ops.loss import cross_entropy, cross_entropy_of_rows, fused_cross_entropy
 from oomph.ops.masks import as_numbers, bidirectional_mask, causal_mask
@@ -109,6 +121,7 @@ __all__ = [
     "clone",
     "complex_tables",
     "contiguous",
+    "conv1d",
     "copy_into_slice",
     "counted_along",
     "cross_entropy",
@@ -132,6 +145,7 @@ __all__ = [
     "histogram",
     "index",
     "index_add_in_place",
+    "index_copy",
     "joined",
     "largest",
     "layer_norm",
@@ -153,6 +167,7 @@ __all__ = [
     "pieces",
     "positions_of",
     "power",
+    "repeat_heads",
     "repeat_rows",
     "repeated",
     "rotary_buffers",

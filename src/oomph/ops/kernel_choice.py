@@ -53,6 +53,8 @@ def _usable(kernel: str, query: Sym, key: Sym, value: Sym, call: Call) -> bool:
     if not all(yes(each.strides[-1] == 1) for each in (query, key, value)):
         return False
     size, value_size, half = query.shape[-1], value.shape[-1], query.dtype in HALF
+    if not yes(query.shape[0] == key.shape[0]):
+        return False
     shared = not yes(query.shape[1] == key.shape[1])
     if shared and not call.grouped:
         return False

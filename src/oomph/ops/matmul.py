@@ -148,7 +148,7 @@ def _baddbmm_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gra
 
 def matmul(x: Sym, y: Sym) -> Sym:
     """Return x [A, B, M, K] @ y [A, B, K, N]: both are folded to A·B matrices, a copy where strides forbid a view, and
-    where y [A, 1, K, N] is the same for all of B. Autocast casts y first.
+    where y [A, 1, K, N] or [1, B, K, N] is the same for several. Autocast casts y first.
 
     Saves what bmm saves, copies included. Source: ATen/native/LinearAlgebra.cpp, _matmul_impl.
 
@@ -160,7 +160,7 @@ def matmul(x: Sym, y: Sym) -> Sym:
     x = autocast_argument(x)
     a, b = x.shape[:2]
     left = view(x, (a * b, *x.shape[2:]))
-    if not yes(y.shape[1] == b):
+    if not (yes(y.shape[0] == a) and yes(y.shape[1] == b)):
         y = expand(y, (a, b, *y.shape[2:]))
     right = view(y, (a * b, *y.shape[2:]))
     out = bmm(left, right)

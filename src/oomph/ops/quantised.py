@@ -17,11 +17,17 @@ CUSTOM_ROWS = 4  # up to so many rows the fused kernel needs no dequantised weig
 
 @dataclass(frozen=True)
 class FourBitWeight:
-    """A packed weight [N, K] on the tape: `absmax` its scales, 8-bit codes where `nested`, `dtype` what it becomes."""
+    """A packed weight [N, K] on the tape: `absmax` its scales, 8-bit codes where `nested`, `dtype` what it becomes.
+
+    `unfused`: as bitsandbytes before 0.50 multiplied, it becomes that first, then what the input is. `keeps_inputs`:
+    what it was multiplied with lives as long as the graph.
+    """
 
     shape: tuple[Any, Any]
     absmax: Sym
     dtype: str
+    unfused: bool = False
+    keeps_inputs: bool = False
 
     @property
     def nested(self) -> bool:
@@ -50,14 +56,15 @@ def matmul_4bit(x: Sym, weight: FourBitWeight, bias: Sym | None = None) -> Sym:
     if x.requires_grad or (bias is not None and bias.requires_grad):
         node = record("MatMul4Bit", (x,) if bias is None else (x, bias), _matmul_4bit_backward)
     if node is not None:
-        node.context = (weight, x.detach() if x.tape.keeps_inputs else None)
+        node.context = (weight, x.detach() if weight.keeps_inputs or x.tape.keeps_inputs else None)
 
     def result() -> Sym:
         return new(x.tape, (*x.shape[:-1], weight.shape[0]), x.dtype, op="gemm_4bit")
 
-    if yes(product(x.shape[:-1]) <= CUSTOM_ROWS):
+    if not weight.unfused and yes(product(x.shape[:-1]) <= CUSTOM_ROWS):
         return made_by(result(), node)
-    steps = dequantised_linear(weight.shape, weight.absmax.shape, x.dtype, weight.nested)
+    first = weight.dtype if weight.unfused else ""
+    steps = dequantised_linear(weight.shape, weight.absmax.shape, x.dtype, weight.nested, first)
     return made_by(run(x.tape, steps, result), node)
 
 

@@ -6,12 +6,12 @@ Source: ATen/native/transformers/attention.cpp, _scaled_dot_product_attention_ma
 from __future__ import annotations
 
 from oomph.ops.elementwise import cast, dropout, pass_through, result
-from oomph.ops.indexing import expand, transpose, unsqueeze, view
+from oomph.ops.indexing import repeat_heads, transpose
 from oomph.ops.matmul import matmul
 from oomph.ops.softmax import same_as_input
 from oomph.tape.autograd import made_by, record, save
-from oomph.tape.sizes import Size, yes
-from oomph.tape.sym import Sym, new
+from oomph.tape.sizes import Size
+from oomph.tape.sym import Sym
 from oomph.tape.tape import Tape
 
 HALF = ("fp16", "bf16")
@@ -39,8 +39,8 @@ def math_attention(
     if is_causal:
         mask = _lower_triangle(tape, query.shape[2], key.shape[2], scaled.dtype)
     times = query.shape[1] // key.shape[1]
-    key_expanded = _repeat_interleave(key_acc, times) if grouped else key_acc
-    value_expanded = _repeat_interleave(value_acc, times) if grouped else value_acc
+    key_expanded = repeat_heads(key_acc, times) if grouped else key_acc
+    value_expanded = repeat_heads(value_acc, times) if grouped else value_acc
     attn = matmul(scaled, transpose(key_expanded, 2, 3) * 1.0)
     if mask is not None:
         attn = _add_mask(attn, mask)
@@ -64,17 +64,6 @@ def _lower_triangle(tape: Tape, length: Size, keys: Size, dtype: str) -> Sym:
     mask = tape.empty((length, keys), dtype, op="where")
     del zero, infinity, allowed
     return mask
-
-
-def _repeat_interleave(x: Sym, times: Size) -> Sym:
-    """Return keys or values for every query head, a copy (pre_process_group_query_attention_input)."""
-    batch, heads, length, size = x.shape
-    if yes(times == 1):
-        return x
-    spread = expand(unsqueeze(x, 2), (batch, heads, times, length, size))
-    node = record("Clone", (spread,), pass_through)
-    copy = made_by(new(x.tape, spread.shape, x.dtype, op="clone"), node)
-    return view(copy, (batch, heads * times, length, size))
 
 
 def _add_mask(attn: Sym, mask: Sym) -> Sym:

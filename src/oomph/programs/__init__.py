@@ -16,7 +16,9 @@ from oomph.programs.frames import FRAMES
 if TYPE_CHECKING:
     from oomph.model import Model
 
-OWN_FILES = ("bert", "bloom", "falcon", "gpt2", "gpt_bigcode", "gpt_neox", "gptj", "opt", "phi", "qwen", "roberta")
+OWN_FILES = (
+    "bert", "bloom", "falcon", "gpt2", "gpt_bigcode", "gpt_neox", "gptj", "litgpt", "opt", "phi", "qwen", "roberta"
+)  # fmt: skip
 PROGRAMS: dict[str, str] = {
     **dict.fromkeys(FRAMES, "llama"),
     **{name: name for name in OWN_FILES},

@@ -11,7 +11,7 @@ from oomph import ops
 from oomph.errors import UnsupportedError, UsageError
 from oomph.programs.cache import Cache
 from oomph.programs.classify import classified
-from oomph.programs.loss import head_and_loss, kept
+from oomph.programs.loss import adapted_head_and_loss, head_and_loss, kept
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sizes import Size, number, yes
@@ -99,6 +99,8 @@ def language_model(body: Body, base: str, embed: str, head: str = "lm_head") -> 
 
 def project(head: Bound, hidden_states: Sym, table: Sym, labels: Sym | None) -> tuple[Sym | None, Sym | None]:
     """Return loss and logits, with the embedding's `table` as the head's weight where it is tied to it."""
+    if "lora_A" in head.parts:
+        return adapted_head_and_loss(head, hidden_states, labels)
     weight, bias = head.parts["weight"], head.parts["bias"]
     return head_and_loss(hidden_states, table if weight is None else weight, labels, bias)
 

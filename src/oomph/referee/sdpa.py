@@ -51,6 +51,8 @@ def usable(kernel: str, query: Tensor, key: Tensor, value: Tensor, call: Call) -
     """Say whether a fused kernel takes these [B, N, S, D] tensors."""
     if any(each.dim() != RANK or 0 in each.shape or each.stride(-1) != 1 for each in (query, key, value)):
         return False
+    if query.shape[0] != key.shape[0]:  # check_batch_size_and_num_heads_dense
+        return False
     size, value_size, half = query.shape[-1], value.shape[-1], query.dtype in HALF
     grouped = query.shape[1] != key.shape[1]
     if grouped and not call.enable_gqa:

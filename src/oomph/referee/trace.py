@@ -81,6 +81,7 @@ def run(
 
     Raises UnsupportedError: transformers is missing, does not know the model, or fails to run it.
     """
+    refuse_other_code(job)
     if not all(map(find_spec, TESTED)):
         raise UnsupportedError("A trace needs torch and transformers.", f"Do: {INSTALL}")
     kind = "train" if isinstance(job, TrainJob) else "infer"
@@ -101,6 +102,15 @@ def run(
     raise UnsupportedError(f"The trace ended without an answer ({ended}).", "It may need more memory.")
 
 
+def refuse_other_code(job: TrainJob | InferJob) -> None:
+    """Refuse a job of LitGPT's classes: only transformers' are run here."""
+    if isinstance(job, TrainJob) and job.model_code != "transformers":
+        raise UnsupportedError(
+            f"A trace runs transformers' classes, not those of {job.model_code}.",
+            "Leave --model-code out; the estimate was held against LitGPT's own code, see docs/accuracy.md.",
+        )
+
+
 def trace(
     raw_config: Mapping[str, Any],
     job: TrainJob | InferJob,
@@ -118,6 +128,7 @@ def trace(
     from oomph.referee.tracker import Tracker
     from oomph.referee.watch import TrackerWatcher, passes
 
+    refuse_other_code(job)
     kernels: list[str] = []
     tracker = Tracker()
     watcher = TrackerWatcher(tracker, passes(job), progress)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from oomph.job import TrainJob
@@ -69,24 +69,7 @@ class Runtime:
     what: str
     source: str
     defaults: Callable[[Versions], Defaults]
-    # Keys of a config that its own model code reads otherwise than transformers: value there to value here.
-    rewrites: Mapping[str, Mapping[Any, Any]] = field(default_factory=dict)
-
-    def fields(self, versions: Versions = Versions()) -> dict[str, Any]:
-        """Return the fields of a job that it sets."""
-        return {name: default.value for name, default in self.defaults(versions).items()}
-
-    def config(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a model's config as its own model code computes it.
-
-        >>> from oomph.runtimes import runtime
-        >>> runtime("litgpt").config({"hidden_act": "gelu_new"})
-        {'hidden_act': 'gelu_pytorch_tanh'}
-        """
-        return {
-            key: self.rewrites[key].get(value, value) if key in self.rewrites else value
-            for key, value in config.items()
-        }
+    quantised: Callable[[Versions], Defaults] = lambda versions: {}  # more of them on a quantised base
 
     def job(self, versions: Versions = Versions(), **given: Any) -> TrainJob:
         """Return a job as this program runs it; what is given wins.
@@ -102,10 +85,12 @@ class Runtime:
         return {**{name: each.value for name, each in self._taken(versions, given).items()}, **given}
 
     def _taken(self, versions: Versions, given: Mapping[str, Any]) -> Defaults:
-        kind = KINDS.get(given.get("optimizer", ""))
+        narrow = given.get("method") == "qlora" or given.get("quantization", "none") != "none"
+        known = {**self.defaults(versions), **(self.quantised(versions) if narrow else {})}
+        kind = KINDS.get(given.get("optimizer") or (known["optimizer"].value if "optimizer" in known else ""))
         return {
             name: default
-            for name, default in self.defaults(versions).items()
+            for name, default in known.items()
             if name not in given and (name != "implementation" or kind is None or default.value in kind.implementations)
         }
 

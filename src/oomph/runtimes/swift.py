@@ -18,6 +18,7 @@ def defaults(versions: Versions) -> Defaults:
         "adapter_dtype": Default("base", "lora_dtype AUTO: as the weights"),
         "rank": Default(8, "lora_rank is 8"),
         "adapter_dropout": Default(0.05, "lora_dropout is 0.05"),
+        "long_samples": Default("drop", "truncation_strategy is delete"),
     }
 
 

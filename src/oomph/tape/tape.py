@@ -42,6 +42,8 @@ class Tape:
         self.head = ""  # what happens to logits: "scaled", "softcap" (bounded by a tanh and scaled)
         self.loss = "hf"  # which of oomph.losses the end of the model is
         self.dropout = False  # whether anything is dropped out
+        # Variables of a loop written out in one function: what each holds lives until it gets another value.
+        self.variables: dict[str, Any] = {}
         self.presents: list[Sym] | None = None  # what layers leave for a cache that is kept whole (GPTBigCode)
         self.inputs_train = False  # whether embedded inputs want gradients though their table may be frozen
         # Where each layer's operations begin and where the last layer's end, by sequence number: the backward pass

@@ -14,11 +14,11 @@ from oomph.runtimes.base import Runtime, Versions
 from oomph.runtimes.trainer import mixed, use_cache
 from oomph.score.asking import Case, device
 from oomph.score.readers.training_words import (
+    ADAPTERS,
     ATTENTION,
     CHECKPOINTING,
     FRAMEWORKS,
     FULL,
-    FUSED_QKV,
     GPTQ,
     IMPLEMENTATIONS,
     LORA,
@@ -30,6 +30,7 @@ from oomph.score.readers.training_words import (
     UNSTATED_METRIC,
     default_targets,
     described,
+    lengths,
     named,
     packed,
     positions,
@@ -52,12 +53,13 @@ def _group(row: Mapping[str, Any]) -> str:
 
 def _question(row: Mapping[str, Any]) -> Question:
     job, assumed = job_of(row)
-    subject = described(words(row, "model")) or named(words(row, "model"), _program(row))
+    subject = described(words(row, "model")) or named(words(row, "model"), str(row.get("quote")))
     most = positions(subject)
     if most and job.seq_len > most:  # learned positions: a longer sequence would not run
         job = replace(job, seq_len=most)
         assumed = (*assumed, f"seq_len {most}: the model has no more positions")
-    job = replace(job, targets=there(subject, job.targets))
+    if job.model_code == "transformers":
+        job = replace(job, targets=there(subject, job.targets))
     return Question(_asks(row, Case(subject, job, device(row.get("gpu")))), assumed)
 
 
@@ -81,7 +83,9 @@ def job_of(row: Mapping[str, Any]) -> tuple[TrainJob, tuple[str, ...]]:
     _refuse_kind(row)
     versions = Versions.found_in(words(row, "framework_version"))
     given = {**_precision(row), **_loss(row, versions), **_shape(row), **_optimizer(row), **_method(row, versions)}
-    fields = {**program.fields(versions), **given}
+    if given.get("quantization", "none") != "none":  # what a program does with such a base goes before a row's words
+        given = {name: value for name, value in given.items() if name not in program.quantised(versions)}
+    fields = program.with_defaults(versions, given)
     fields["use_cache"] = fields.get("use_cache", False) and use_cache(fields["checkpointing"])
     if "bigcode" in words(row, "model") and not versions.at_least("transformers", *CACHE_OFF_SINCE):
         fields |= {"use_cache": True, "keeps_cache": fields["checkpointing"] != "none"}
@@ -108,7 +112,7 @@ def _program(row: Mapping[str, Any]) -> Runtime:
 def _refuse_kind(row: Mapping[str, Any]) -> None:
     """Refuse what no job of ours is, the most telling reason first."""
     method, gpus = words(row, "method"), row.get("n_gpus")
-    if method not in (*FULL, *LORA, *QLORA, *GPTQ):
+    if method not in (*FULL, *LORA, *QLORA, *GPTQ, *ADAPTERS):
         raise refuse(f"method {shown(method)}", "not modelled yet")
     if gpus != 1 or isinstance(gpus, bool):
         raise refuse(f"n_gpus={shown(gpus)}", "one GPU only")
@@ -133,6 +137,7 @@ def _shape(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "batch": batch,
         "seq_len": whole(row, "seq_len"),
+        **lengths(notes(row)),
         "accumulation": whole(row, "grad_accum"),
         "attention": kernel,
         # flash_attn itself takes padding out; LitGPT has no mask at all.
@@ -179,14 +184,15 @@ def _method(row: Mapping[str, Any], versions: Versions) -> dict[str, Any]:
     method, framework = words(row, "method"), words(row, "framework")
     if method in FULL:
         return {"method": "full"}
+    if method in ADAPTERS:
+        return {"method": method, **_quantised(row, versions)}
     lora = row.get("lora")
     if not isinstance(lora, Mapping):
         raise refuse("lora", "not said")
     targets, dtype = lora.get("targets"), lora.get("adapter_dtype")
     if isinstance(targets, list) and all(isinstance(one, str) for one in targets):
-        found = list(dict.fromkeys(str(TARGETS.get(one, one)) for one in targets))
-        fused = framework.startswith("litgpt") and any(name in words(row, "model") for name in FUSED_QKV)
-        names = "query_key_value" if fused else ",".join(found)
+        known = {} if framework.startswith("litgpt") else TARGETS
+        names = ",".join(dict.fromkeys(str(known.get(one, one)) for one in targets))
     else:
         names = default_targets(words(row, "model"), targets)
     given: dict[str, Any] = {"method": "lora", "rank": whole(lora, "rank"), "targets": names}
@@ -200,12 +206,18 @@ def _method(row: Mapping[str, Any], versions: Versions) -> dict[str, Any]:
         given |= packed(words(row, "weight_dtype"), words(row, "model"), framework)
         if "DeepSpeed" in words(row, "precision_mode"):
             given["adapter_dtype"] = "base"
-    if method in QLORA:
-        given |= quantisation(words(row, "weight_dtype"), framework)
-        given["keeps_4bit_inputs"] = framework.startswith("HF transformers (notebook") or (
-            not versions.at_least("bnb", 0, 43)
-        )
-    return given
+        return given
+    return given | _quantised(row, versions)
+
+
+def _quantised(row: Mapping[str, Any], versions: Versions) -> dict[str, Any]:
+    """Return how bitsandbytes quantised a row's base, if it did."""
+    dtype, framework = words(row, "weight_dtype"), words(row, "framework")
+    if words(row, "method") not in QLORA and dtype not in NARROW:
+        return {}
+    given = quantisation(dtype, framework)
+    old = framework.startswith("HF transformers (notebook") or not versions.at_least("bnb", 0, 43)
+    return given | {"keeps_4bit_inputs": old}
 
 
 def _optimizer(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from typing import Any
 
 from oomph.answer import Subject
 from oomph.job import Checkpointing, Implementation, Kernel
-from oomph.runtimes.base import Runtime
 from oomph.score.asking import catalogued, configured
 from oomph.score.reading import refuse, shown
 
@@ -23,6 +22,7 @@ FRAMEWORKS: tuple[tuple[str, str], ...] = (
     ("HF Trainer", "trainer"),
 )
 FULL = ("full", "full SFT")
+ADAPTERS = ("adapter", "adapter_v2")  # LitGPT's
 LORA = ("lora", "lora+emb/head full")
 QLORA = ("qlora",)
 GPTQ = ("gptq-lora",)
@@ -42,6 +42,7 @@ LOSSES: dict[str, str] = {  # "" is the program's own
     "eager HF remote code (CrossEntropyLoss on logits)": "",
     "fused triton cross-entropy (foak FastCrossEntropy), logits materialised": "fused",
     "liger fused linear CE": "liger-fms",
+    "chunked_cross_entropy": "",
     "chunked_cross_entropy + lm_head_chunk 128": "",
     "chunked_cross_entropy (chunk 128 over logits; lm_head_chunk_size=128 for LoRA)": "",
     "CEWithChunkedOutputLoss": "",
@@ -99,21 +100,27 @@ MODELS: dict[str, str] = {
     "baichuan2-7b-chat": "baichuan2-7b-base",
     "tiny-llama": "tinyllama-1.1b-chat-v1.0",
     "StableLM Alpha 3 B": "stablelm-base-alpha-3b",
+    "StableLM Alpha 3B": "stablelm-base-alpha-3b",
     "phi-1.5 1.3 B": "phi-1.5",
 }
+CONFIGS = {"gemma2-2b": "gemma-2-2b", "gemma2b": "gemma-2-2b"}  # of LitGPT's table, whose column says gemma-2b
+_CONFIG = re.compile(r"\| *([\w.-]{1,60})/\w{1,20}\.yaml *\|")
 DEFAULT_TARGETS = (("qwen", "c_attn"), ("baichuan", "W_pack"), ("chatglm", "query_key_value"))  # ms-swift's, by name
-TARGETS = {  # LitGPT's and torchtune's words
-    "query": "q_proj", "key": "k_proj", "value": "v_proj", "projection": "o_proj", "lora_query": "q_proj",
-    "lora_key": "k_proj", "lora_value": "v_proj", "lora_projection": "o_proj", "q": "q_proj", "k": "k_proj",
-    "v": "v_proj", "output_proj": "o_proj", "mlp": "gate_proj,up_proj,down_proj",
-    "lora_mlp": "gate_proj,up_proj,down_proj", "lora_head": "lm_head",
+TARGETS = {  # torchtune's words
+    "q": "q_proj", "k": "k_proj", "v": "v_proj", "output_proj": "o_proj", "mlp": "gate_proj,up_proj,down_proj",
 }  # fmt: skip
-FUSED_QKV = ("falcon", "StableLM Alpha")  # whose query, key and value are one map
 QKV = "q_proj,k_proj,v_proj"
+_LENGTHS = re.compile(r"\btokens (\d{1,9}±\d{1,9}) ", re.ASCII)
 _RANDOM = re.compile(
     r"LlamaForCausalLM random-init: hidden (\d{1,6}), (\d{1,3}) layers, (\d{1,3}) heads/(\d{1,3}) kv, "
     r"inter (\d{1,6}), vocab (\d{1,7})"
 )
+
+
+def lengths(said: str) -> dict[str, str]:
+    """Return how long the samples are, where a row says so."""
+    found = _LENGTHS.search(said)
+    return {"lengths": found[1]} if found else {}
 
 
 def described(model: str) -> Subject | None:
@@ -127,13 +134,10 @@ def described(model: str) -> Subject | None:
     return configured(model, {"model_type": "llama", "tie_word_embeddings": False, **sizes})
 
 
-def named(model: str, program: Runtime) -> Subject:
-    """Return the model a row names, as the program's own code computes it."""
-    found = catalogued(MODELS.get(model, model))
-    config = found.source.config
-    if config is None or program.config(config) == config:
-        return found
-    return configured(found.source.name, program.config(config))
+def named(model: str, quote: str) -> Subject:
+    """Return the model a row names, or the one of the config file that the line it quotes begins with."""
+    config = _CONFIG.match(quote[:100])
+    return catalogued(CONFIGS.get(config[1] if config else "", MODELS.get(model, model)))
 
 
 def quantisation(said: str, framework: str) -> dict[str, Any]:
