@@ -21,6 +21,11 @@ Precision = Literal[
     "amp-fp16",
 ]
 Kernel = Literal["flash", "efficient", "cudnn", "math", "eager"]
+Kernels = Literal[
+    "torch",  # none but torch's own
+    "liger",  # Liger's norms, rotary embeddings and gated activations
+    "foak",  # fms-acceleration's: Unsloth's norms and rotary embeddings
+]
 Experts = Literal[
     "grouped_mm",  # one product for all experts; what transformers takes unless told otherwise
     "eager",  # a loop over the experts that were hit
@@ -87,6 +92,7 @@ class TrainJob:
     `optimizer_in_backward`: each parameter has its own optimizer, which steps and frees the gradient as soon as it is
     there (a post-accumulate-grad hook). `optim_rank`: of the projections of GaLore, which a step computes anew if it is
     the first, or with `update_projection` (one in 200 by default).
+    `kernels`: whose fused kernels are put into the model, of norms, rotary embeddings and activations; `loss` is apart.
     `autocast`: 16-bit weights under autocast too, as accelerate's mixed precision over them: adapters in fp32 are cast,
     losses upcast. `loss`: what follows the last hidden state.
     `zero_grad`: where gradients are zeroed, or freed with `set_to_none`; of several micro-batches in the first one.
@@ -106,6 +112,7 @@ class TrainJob:
     seq_len: int = 2048
     precision: Precision = "bf16"
     attention: Kernel = "flash"
+    kernels: Kernels = "torch"
     padding: bool = False
     packing: bool = False
     dropout: bool = True  # as the config says; False sets every rate to 0
@@ -253,6 +260,11 @@ def _check_training(job: TrainJob) -> None:
     if job.padding and job.packing:
         fix = "Leave one out: transformers looks for packed sequences only where there is no mask."
         raise UsageError("A batch has a padding mask or packed sequences, not both.", fix)
+    if job.kernels != "torch" and job.method == "ln-tuning":
+        raise UsageError("Fused norms know nothing of PEFT's copies of norms.", "Leave one of the two out.")
+    if job.kernels == "foak" and job.packing and job.batch > 1:
+        fix = "Take batch 1, as padding-free collators do, or other kernels."
+        raise UsageError("fms-acceleration's rotary embedding takes one row of positions for all.", fix)
     if isinstance(job, TrainJob) and job.loss in SIXTEEN_BIT_LOSSES and job.precision not in ("bf16", "fp16"):
         raise UsageError(
             f"The loss {job.loss} wants weights in 16 bit.", "Take precision bf16 or fp16, or the loss liger."

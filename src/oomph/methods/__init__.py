@@ -22,6 +22,10 @@ def adapted(model: Model, job: TrainJob | InferJob) -> Model:
     """Return the model that a job trains: its method's blocks in place, its dtypes and what is frozen written down."""
     if not isinstance(job, TrainJob):
         return model
+    if job.kernels != "torch":
+        from oomph.kernels import with_kernels
+
+        model = with_kernels(model, job.kernels)
     if job.method == "full":
         return _with_frozen_parts(model, job)
     if job.kbit_preparation:

@@ -17,6 +17,7 @@ from oomph.ops.alibi import (
 from oomph.ops.attention import attention, attention_in_fp32, encoder_attention, gpt2_attention, sink_attention
 from oomph.ops.bounds import clamp, clamp_both, masked_fill
 from oomph.ops.elementwise import add, add_, cast, dropout, mean, mul, mul_, neg, power, rsqrt, sub, unary
+from oomph.ops.fused import liger_glu, liger_rms_norm, unsloth_rms_norm
 from oomph.ops.grouped import grouped_mm
 from oomph.ops.indexing import clone, contiguous, expand, repeat_rows, rows, transpose, unsqueeze, view
 from oomph.ops.joining import cat, stack_last
@@ -134,6 +135,8 @@ __all__ = [
     "joined",
     "largest",
     "layer_norm",
+    "liger_glu",
+    "liger_rms_norm",
     "linear",
     "linear_unfused",
     "longrope_frequencies",
@@ -183,6 +186,7 @@ __all__ = [
     "total",
     "transpose",
     "unary",
+    "unsloth_rms_norm",
     "unsqueeze",
     "view",
 ]

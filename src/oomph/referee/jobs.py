@@ -17,6 +17,7 @@ import torch
 from oomph.errors import UnsupportedError
 from oomph.job import InferJob, TrainJob
 from oomph.optimizer_names import KINDS
+from oomph.referee.kernels import installed
 from oomph.referee.losses import install
 from oomph.referee.meta import clean
 from oomph.referee.optimizers import make_optimizer
@@ -129,10 +130,11 @@ def train(model: Any, job: TrainJob, watcher: Watcher, warm_up: bool | None = No
         model.forward = returning_fp32(model.forward)
     optimizer = make_optimizer(job, model)
     kept: list[Any] = []  # what the caller's variable holds from one forward pass to the next
-    if has_warm_up(job) or (job.steady and _remembers(model)) if warm_up is None else warm_up:
+    with installed(model, job.kernels):
+        if has_warm_up(job) or (job.steady and _remembers(model)) if warm_up is None else warm_up:
+            _step(model, job, optimizer, watcher, kept)
+        watcher.ready(model, optimizer)
         _step(model, job, optimizer, watcher, kept)
-    watcher.ready(model, optimizer)
-    _step(model, job, optimizer, watcher, kept)
 
 
 def unwrapped(model: Any) -> Any:
