@@ -110,7 +110,9 @@ def test_an_axolotl_config_is_a_job() -> None:
         ({"base_model": "x", "micro_batch_size": 1, "optimizer": "ao_adamw_4bit"}, "axolotl",
          {"optimizer": "torchao-adamw-4bit"}),
         ({"per_device_train_batch_size": 2, "max_grad_norm": 0.0, "use_liger_kernel": True}, "trainer",
-         {"clip_gradients": False, "loss": "liger"}),
+         {"clip_gradients": False, "loss": "liger", "kernels": "liger"}),
+        ({"base_model": "x", "micro_batch_size": 1, "liger_rope": True, "liger_rms_norm": True,
+          "liger_glu_activation": True}, "axolotl", {"kernels": "liger"}),
     ],
 )  # fmt: skip
 def test_configs_are_told_by_their_keys(config: dict[str, Any], runtime: str, fields: dict[str, Any]) -> None:
@@ -148,6 +150,12 @@ def test_what_a_config_may_not_say_is_named(change: dict[str, Any], error: type[
     """Values of the wrong kind, and what oomph does not model."""
     with pytest.raises(error, match=words.replace("(", ".")):
         read({"output_dir": "out", **change}, "args.json")
+
+
+def test_single_kernels_of_liger_are_refused() -> None:
+    """axolotl switches them one by one; oomph plays all or none."""
+    with pytest.raises(UnsupportedError, match="liger_rope without the other kernels"):
+        read({"base_model": "x", "micro_batch_size": 1, "liger_rope": True}, "a.yaml")
 
 
 def test_a_config_of_no_framework_is_refused() -> None:

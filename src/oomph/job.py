@@ -24,6 +24,11 @@ Precision = Literal[
     "amp-fp16",
 ]
 Kernel = Literal["flash", "efficient", "cudnn", "math", "eager"]
+Kernels = Literal[
+    "torch",  # none but torch's own
+    "liger",  # Liger's norms, rotary embeddings and gated activations
+    "foak",  # fms-acceleration's: Unsloth's norms and rotary embeddings
+]
 Experts = Literal[
     "grouped_mm",  # one product for all experts; what transformers takes unless told otherwise
     "eager",  # a loop over the experts that were hit
@@ -151,6 +156,7 @@ class TrainJob:
     there (a post-accumulate-grad hook). `optim_rank`: of the projections of GaLore, which a step computes anew if it is
     the first, or with `update_projection` (one in 200 by default).
     `zero_bucket`: DeepSpeed's ZeRO-2 around AdamW on one GPU, with buckets of so many elements; 0 is no DeepSpeed.
+    `kernels`: whose fused kernels are put into the model, of norms, rotary embeddings and activations; `loss` is apart.
     `autocast`: 16-bit weights under autocast too, as accelerate's mixed precision over them: adapters in fp32 are cast,
     losses upcast. `loss`: what follows the last hidden state.
     `zero_grad`: where gradients are zeroed, or freed with `set_to_none`; of several micro-batches in the first one.
@@ -180,6 +186,7 @@ class TrainJob:
     seq_len: int = 2048
     precision: Precision = "bf16"
     attention: Kernel = "flash"
+    kernels: Kernels = "torch"
     padding: bool = False
     packing: bool = False
     target_len: int = 0
@@ -395,6 +402,11 @@ def _check_training(job: TrainJob) -> None:
         raise UsageError("A batch has a padding mask or packed sequences, not both.", fix)
     if job.optimizer == "torchao-cpu-offload" and not job.set_to_none:
         raise UsageError("torchao's offloaded optimizer frees gradients.", "Leave out what keeps them.")
+    if job.kernels != "torch" and job.method == "ln-tuning":
+        raise UsageError("Fused norms know nothing of PEFT's copies of norms.", "Leave one of the two out.")
+    if job.kernels == "foak" and job.packing and job.batch > 1:
+        fix = "Take batch 1, as padding-free collators do, or other kernels."
+        raise UsageError("fms-acceleration's rotary embedding takes one row of positions for all.", fix)
     if isinstance(job, TrainJob) and job.loss in SIXTEEN_BIT_LOSSES and job.precision not in ("bf16", "fp16"):
         raise UsageError(
             f"The loss {job.loss} wants weights in 16 bit.", "Take precision bf16 or fp16, or the loss liger."
@@ -503,6 +515,7 @@ TELLS: dict[str, Callable[[TrainJob], bool]] = {
     "zero_bucket": lambda job: job.zero_bucket > 0,
     "keeps_cache": lambda job: job.keeps_cache,
     "long_samples": lambda job: job.mixed,
+    "kernels": lambda job: job.kernels != "torch",
     "task": lambda job: job.task != "config",
     "labels": lambda job: job.task != "config",
     "target_len": lambda job: job.target_len > 0,

@@ -114,12 +114,17 @@ def infer_grid(count: int = INFER_JOBS, seed: int = 20261126) -> Iterator[tuple[
         yield config(rng, FAMILIES[index % len(FAMILIES)]), infer_job(rng)
 
 
+def casts(job: TrainJob | InferJob) -> bool:
+    """Tell whether autocast keeps a cache of casts, whose end has no order."""
+    return job.precision.startswith("amp-") or (isinstance(job, TrainJob) and job.autocast)
+
+
 def played(raw: dict[str, Any], job: TrainJob | InferJob) -> tuple[Played, list[Step]]:
     """The tape's step as a trace would see it, with its comparable events."""
     found = play(model_from_config(raw), job, on="trace")
     stream = found.recorder.stream()
     stream.events = stream.events[: found.end]  # what dies after the step is not the job's
-    return found, steps(stream, found.start, job.precision.startswith("amp-"))
+    return found, steps(stream, found.start, casts(job))
 
 
 def compare(raw: dict[str, Any], job: TrainJob | InferJob) -> tuple[Parting | None, tuple[int, ...], tuple[int, ...]]:
@@ -133,7 +138,7 @@ def compare(raw: dict[str, Any], job: TrainJob | InferJob) -> tuple[Parting | No
     tape, ours = played(raw, job)
     traced = trace(raw, job, layer_marks=False)
     start, live = trace_start(traced.stream), [0, *traced.stream.live()]
-    theirs = steps(traced.stream, start, job.precision.startswith("amp-"))
+    theirs = steps(traced.stream, start, casts(job))
     forward = [position for position, name in traced.stream.marks if name == "backward"]
     return (
         first_difference(ours, theirs),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class GatedMLP(Block):
     """down(act(gate(x)) · up(x)): 3·H·F. `names` has three entries, or two when gate and up are fused.
 
-    `dropout` is what follows the down map.
+    `dropout` is what follows the down map; `kernel` names the one that makes act(gate) · up at once, "" none.
     """
 
     hidden_size: int
@@ -27,6 +27,7 @@ class GatedMLP(Block):
     names: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
     activation: str = "silu"
     dropout: Block | None = None
+    kernel: str = ""
     role: Role = "linear"
     kind: str = "mlp"
 
@@ -50,6 +51,9 @@ class GatedMLP(Block):
         if len(m.names) == 2:
             return _fused(m, x)
         gate, up, down = (m[name] for name in m.names)
+        if m.kernel:
+            fused: Sym = down(ops.liger_glu(m.kernel, gate(x), up(x)))
+            return fused
         down_proj: Sym = down(ops.activate(m.activation, gate(x)) * up(x))
         if m.dropout is not None:
             down_proj = m.dropout(down_proj)
@@ -63,6 +67,9 @@ def _fused(m: Bound, hidden_states: Sym) -> Sym:
     gate_up_proj, down_proj = (m[name] for name in m.names)
     up_states = gate_up_proj(hidden_states)
     gate, up_states = ops.split(up_states, m.ffn_size, 2)
+    if m.kernel:
+        fused: Sym = down_proj(ops.liger_glu(m.kernel, gate, up_states))
+        return fused
     up_states = up_states * ops.activate(m.activation, gate)
     projected: Sym = down_proj(up_states)
     return projected

@@ -132,6 +132,27 @@ def layer_plus_one(m: Bound, hidden_states: Sym) -> Sym:
         return ops.layer_norm(hidden_states, weight, bias)
 
 
+def liger(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror LigerRMSNorm.forward."""
+    from oomph import ops
+
+    return ops.liger_rms_norm(hidden_states, m.weight)
+
+
+def liger_kept(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror LigerRMSNorm.forward where its gradient is not written over the incoming one."""
+    from oomph import ops
+
+    return ops.liger_rms_norm(hidden_states, m.weight, in_place=False)
+
+
+def foak(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror fast_rms_layernorm of fms-acceleration."""
+    from oomph import ops
+
+    return ops.unsloth_rms_norm(hidden_states, m.weight)
+
+
 STYLES: dict[str, Callable[[Bound, Sym], Sym]] = {
     "rms": rms,
     "rms in fp32": rms_in_fp32,
@@ -143,4 +164,7 @@ STYLES: dict[str, Callable[[Bound, Sym], Sym]] = {
     "layer in fp32": layer_in_fp32,
     "layer written out": layer_written_out,
     "layer plus one": layer_plus_one,
+    "liger": liger,
+    "liger kept": liger_kept,
+    "foak": foak,
 }

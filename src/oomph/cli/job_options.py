@@ -44,6 +44,7 @@ HELP: dict[Job, dict[str, str]] = {
         "seq_len": "Tokens in a sequence.",
         "precision": "Dtype of weights, gradients and states; amp: fp32 weights under autocast.",
         "attention": "Attention kernel.",
+        "kernels": "Whose fused kernels for norms, rotary embeddings and activations are put into the model.",
         "padding": "The batch has a padding mask, which shuts flash out.",
         "packing": "Rows hold several sequences, told apart by position ids: a mask is built, which shuts flash out.",
         "target_len": "Tokens in what an encoder-decoder writes; 0: as many as it reads.",

@@ -40,6 +40,10 @@ def adapted(model: Model, job: TrainJob | InferJob) -> Model:
         return adapt(model, job)
     if job.method in OF_LITGPT:
         raise UsageError(f"{job.method} is a method of LitGPT.", "Say --framework litgpt.")
+    if job.kernels != "torch":
+        from oomph.kernels import with_kernels
+
+        model = with_kernels(model, job.kernels)
     if job.method == "full":
         return _with_frozen_parts(model, job)
     if job.kbit_preparation:

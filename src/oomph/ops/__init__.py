@@ -25,6 +25,7 @@ from oomph.ops.attention import (
 from oomph.ops.bounds import at_least, clamp, clamp_both, masked_fill, where
 from oomph.ops.channels import conv1d, index_copy
 from oomph.ops.elementwise import add, add_, cast, dropout, mean, mul, mul_, neg, power, rsqrt, sub, unary
+from oomph.ops.fused import liger_glu, liger_rms_norm, unsloth_rms_norm
 from oomph.ops.grouped import grouped_mm
 from oomph.ops.indexing import (
     add_to_view,
@@ -160,6 +161,8 @@ __all__ = [
     "joined",
     "largest",
     "layer_norm",
+    "liger_glu",
+    "liger_rms_norm",
     "linear",
     "linear_unfused",
     "longrope_frequencies",
@@ -216,6 +219,7 @@ __all__ = [
     "transpose",
     "unary",
     "unit_rows",
+    "unsloth_rms_norm",
     "unsqueeze",
     "view",
     "where",

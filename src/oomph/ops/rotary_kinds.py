@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import reduce
 
 from oomph.ops.elementwise import cast, wider
+from oomph.ops.fused import liger_rotary, unsloth_rotary
 from oomph.ops.indexing import view
 from oomph.ops.joining import cat, stack_last
 from oomph.ops.rotary import apply_partial_rotary, apply_rotary, rotate_half, unsqueeze_heads
@@ -192,8 +193,11 @@ ROTARY: dict[str, Callable[[Sym, Sym, Sym, Sym], tuple[Sym, Sym]]] = {
     "cohere": rotary_cohere,
     "ernie4_5": rotary_ernie,
     "partial": apply_partial_rotary,
+    "liger": liger_rotary,
+    "liger in fp32": liger_rotary,
+    "foak": unsloth_rotary,
 }
-FP32_TABLES = ("olmo", "ernie4_5")
+FP32_TABLES = ("olmo", "ernie4_5", "liger in fp32")
 
 
 def rotate(kind: str, q: Sym, k: Sym, cos: Sym, sin: Sym) -> tuple[Sym, Sym]:

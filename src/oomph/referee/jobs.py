@@ -19,6 +19,7 @@ from oomph.errors import UnsupportedError
 from oomph.families.heads import headed
 from oomph.job import OF_PROMPTS, InferJob, TrainJob
 from oomph.optimizer_names import KINDS
+from oomph.referee.kernels import installed
 from oomph.referee.losses import IGNORED, install, unwrapped
 from oomph.referee.meta import clean
 from oomph.referee.optimizers import make_optimizer
@@ -175,10 +176,11 @@ def train(model: Any, job: TrainJob, watcher: Watcher, warm_up: bool | None = No
     trainer = _prepared(model, reference, job, watcher)
     optimizer = make_optimizer(job, model)
     kept: list[Any] = []  # what the caller's variable holds from one forward pass to the next
-    if has_warm_up(job) or (job.steady and _remembers(model)) if warm_up is None else warm_up:
+    with installed(model, job.kernels):
+        if has_warm_up(job) or (job.steady and _remembers(model)) if warm_up is None else warm_up:
+            _step(model, job, optimizer, watcher, kept, trainer)
+        watcher.ready(model, optimizer, reference)
         _step(model, job, optimizer, watcher, kept, trainer)
-    watcher.ready(model, optimizer, reference)
-    _step(model, job, optimizer, watcher, kept, trainer)
 
 
 def _prepared(model: Any, reference: Any, job: TrainJob, watcher: Watcher) -> Any:

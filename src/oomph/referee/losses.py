@@ -90,7 +90,7 @@ def _liger(model: Any) -> None:
 
 
 def _fused(model: Any) -> None:
-    model.loss_function = _foak("kernels.unsloth.cross_entropy_loss").FastForCausalLMLoss
+    model.loss_function = foak("kernels.unsloth.cross_entropy_loss").FastForCausalLMLoss
 
 
 def _fused_4_45(model: Any) -> None:
@@ -99,7 +99,7 @@ def _fused_4_45(model: Any) -> None:
 
 
 def _fused_shifted(model: Any) -> None:
-    loss = _foak("kernels.unsloth.cross_entropy_loss").FastCrossEntropyLoss
+    loss = foak("kernels.unsloth.cross_entropy_loss").FastCrossEntropyLoss
 
     def shifted_loss(logits: Any, labels: Any, vocab_size: int, **kwargs: Any) -> Any:
         shift_logits = logits[..., :-1, :].contiguous()
@@ -113,7 +113,7 @@ def _fused_shifted(model: Any) -> None:
 
 
 def _liger_fms(model: Any) -> None:
-    model.forward = MethodType(_foak("fused_ops.liger_ce.fused_linear_cross_entropy_loss").lce_forward, model)
+    model.forward = MethodType(foak("fused_ops.liger_ce.fused_linear_cross_entropy_loss").lce_forward, model)
 
 
 def _cut(model: Any) -> None:
@@ -160,7 +160,7 @@ INSTALL: dict[str, Any] = {
 }
 
 
-def _foak(name: str) -> Any:
+def foak(name: str) -> Any:
     """Return a file of fms-acceleration-foak without its package, which would import all of fms-acceleration."""
     from importlib.machinery import PathFinder
 
@@ -208,9 +208,8 @@ class _Module(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        if self.__name__ == "triton" and name in TRITON:
-            return TRITON[name]
-        return _Module(f"{self.__name__}.{name}")
+        dotted = f"{self.__name__}.{name}"
+        return TRITON.get(dotted) or _Module(dotted)
 
     def __or__(self, other: Any) -> Any:
         return self
@@ -231,13 +230,21 @@ class _Config:
         return {}
 
 
+class _Constant:
+    """Stands for triton.language.constexpr, whose value code on the host asks for."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
 TRITON: dict[str, Any] = {
-    "Config": _Config,
-    "jit": lambda *args, **kwargs: Kernel() if args else (lambda function: Kernel()),
-    "heuristics": lambda *args, **kwargs: lambda function: function,
-    "autotune": lambda *args, **kwargs: lambda function: function,
-    "cdiv": lambda a, b: -(-a // b),
-    "next_power_of_2": lambda n: 1 << (int(n) - 1).bit_length(),
+    "triton.Config": _Config,
+    "triton.language.constexpr": _Constant,
+    "triton.jit": lambda *args, **kwargs: Kernel() if args else (lambda function: Kernel()),
+    "triton.heuristics": lambda *args, **kwargs: lambda function: function,
+    "triton.autotune": lambda *args, **kwargs: lambda function: function,
+    "triton.cdiv": lambda a, b: -(-a // b),
+    "triton.next_power_of_2": lambda n: 1 << (int(n) - 1).bit_length(),
 }
 
 

@@ -171,6 +171,7 @@ def _methods(model: str) -> Iterator[Entry]:
     yield _train(model, method="ln-tuning")
     yield _train(model, freeze_embeddings=True, freeze_layers=2)
     yield from (_train(model, loss=loss) for loss in ("mean", "liger"))
+    yield _train(model, kernels="liger", loss="liger")
 
 
 def _tasks() -> Iterator[Entry]:

@@ -108,6 +108,23 @@ def when(field: str, value: Any) -> Reader:
 EIGHT_BITS = {"method": "lora", "quantization": "int8", "kbit_preparation": True}
 
 
+def liger(said: Said, key: str) -> dict[str, Any]:
+    """Read the switch of all that Liger has for a model: its loss and its kernels."""
+    return {"loss": "liger", "kernels": "liger"} if said.switch(key) else {}
+
+
+LIGER_PARTS = ("liger_rope", "liger_rms_norm", "liger_glu_activation")
+
+
+def liger_part(said: Said, key: str) -> dict[str, Any]:
+    """Read axolotl's switches of single kernels: all of them or none."""
+    on = [part for part in LIGER_PARTS if said.switch(part)]
+    if on and len(on) < len(LIGER_PARTS):
+        fix = f"Set {', '.join(LIGER_PARTS)} alike."
+        raise UnsupportedError(f"{said.where}: {', '.join(on)} without the other kernels is not modelled.", fix)
+    return {"kernels": "liger"} if on else {}
+
+
 def four_bit(said: Said, key: str) -> dict[str, Any]:
     """Read 4-bit loading of the base, or a number of bits."""
     if said.values[key] == 8:
@@ -181,7 +198,7 @@ _TRAINER: dict[str, Reader] = {
     "optim_args": optimizer_arguments,
     "optim_target_modules": projected_modules,
     "attn_implementation": attention,
-    "use_liger_kernel": when("loss", "liger"),
+    "use_liger_kernel": liger,
     "torch_compile": refused("compiled code"),
     "auto_find_batch_size": refused("the batch is then unknown"),
     "activation_offloading": refused("activations in host memory"),
@@ -228,6 +245,7 @@ READERS: dict[str, dict[str, Reader]] = {
         "flash_attention": when("attention", "flash"),
         "eager_attention": when("attention", "eager"),
         "liger_fused_linear_cross_entropy": when("loss", "liger"),
+        **dict.fromkeys(LIGER_PARTS, liger_part),
         "cut_cross_entropy": when("loss", "cut"),
         "unfrozen_parameters": refused("parts that train"),
     },
@@ -246,7 +264,7 @@ READERS: dict[str, dict[str, Reader]] = {
         "lora_dropout": rate("adapter_dropout"),
         "lora_target": targets,
         "flash_attn": attention,
-        "enable_liger_kernel": when("loss", "liger"),
+        "enable_liger_kernel": liger,
         "use_unsloth": refused("Unsloth's kernels"),
         "use_galore": factory_projection("galore"),
         "use_apollo": factory_projection("apollo"),

@@ -7,7 +7,7 @@ from importlib import import_module
 
 from oomph.planning.lever import Lever
 
-TOPICS = ("loop", "loss", "attention", "recompute", "precision", "method", "optimizer", "data")
+TOPICS = ("loop", "loss", "kernels", "attention", "recompute", "precision", "method", "optimizer", "data")
 
 
 @cache

@@ -90,7 +90,14 @@ def job_of(row: Mapping[str, Any]) -> tuple[TrainJob, tuple[str, ...]]:
     program = _program(row)
     _refuse_kind(row)
     versions = Versions.found_in(words(row, "framework_version"))
-    given = {**_precision(row), **_loss(row, versions), **_shape(row), **_optimizer(row), **_method(row, versions)}
+    given = {
+        **_precision(row),
+        **_loss(row, versions),
+        **_kernels(row),
+        **_shape(row),
+        **_optimizer(row),
+        **_method(row, versions),
+    }
     if CLASSIFIER.fullmatch(words(row, "model")):
         given["task"] = "sequence-classification"
     if given.get("quantization", "none") != "none":  # what a program does with such a base goes before a row's words
@@ -199,6 +206,11 @@ def _loss(row: Mapping[str, Any], versions: Versions) -> dict[str, Any]:
     if name == "fused" and not versions.at_least("transformers", 4, 46):
         name = "fused-4.45"
     return {"loss": name} if name else {}
+
+
+def _kernels(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return whose fused kernels a row's program puts into the model: fms-acceleration's plugin is in its name."""
+    return {"kernels": "foak"} if "foak" in words(row, "framework") else {}
 
 
 def _method(row: Mapping[str, Any], versions: Versions) -> dict[str, Any]:

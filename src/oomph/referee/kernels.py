@@ -1,0 +1,63 @@
+"""Fused kernels that others put into a transformers model, installed as they do it, taken out again afterwards.
+
+Patches of a model that is there reach its modules, and some the module of the class; the latter are taken back.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from types import MethodType
+from typing import Any
+
+from oomph.errors import UnsupportedError
+from oomph.referee.losses import LIGER, foak, without_triton
+
+
+@contextmanager
+def installed(model: Any, kernels: str) -> Iterator[None]:
+    """Give a model the kernels of a job inside."""
+    if hasattr(model, "get_base_model"):
+        model = model.get_base_model()
+    if kernels == "torch":
+        yield
+        return
+    module = sys.modules[type(model).__module__]
+    before = dict(vars(module))
+    try:
+        INSTALL[kernels](model, module)
+        yield
+    finally:
+        vars(module).update(before)
+
+
+def _liger(model: Any, module: Any) -> None:
+    """Let Liger patch a model, all but its loss."""
+    if not find_spec("liger_kernel"):
+        raise UnsupportedError("A trace of Liger's kernels needs liger-kernel.", f"Do: {LIGER}")
+    with without_triton():
+        known = import_module("liger_kernel.transformers.monkey_patch").MODEL_TYPE_TO_APPLY_LIGER_FN
+        rotary = import_module("liger_kernel.ops.rope").LigerRopeFunction
+    # It would look for a kernel language that is installed; on a GPU of any make there is Triton.
+    vars(import_module("liger_kernel.transformers.rope"))["dispatch"] = lambda name, *args: rotary.apply(*args)
+    if model.config.model_type not in known:
+        raise UnsupportedError(f"Liger has no kernels for {model.config.model_type[:80]!r}.", "Leave --kernels out.")
+    patch = known[model.config.model_type]
+    losses = {"cross_entropy", "fused_linear_cross_entropy"} & set(inspect.signature(patch).parameters)
+    patch(model=model, **dict.fromkeys(losses, False))
+
+
+def _foak(model: Any, module: Any) -> None:
+    """Patch what the rules of fms-acceleration's models/<type>.py name: norms by class, a function of the module."""
+    norms, rotary = foak("kernels.unsloth.rms_layernorm"), foak("kernels.unsloth.rope_embedding")
+    for each in model.modules():
+        if type(each).__name__.endswith("RMSNorm"):
+            each.forward = MethodType(norms.fast_rms_layernorm, each)
+    module.apply_rotary_pos_emb = rotary.fast_rope_embedding
+
+
+INSTALL: dict[str, Any] = {"liger": _liger, "foak": _foak}

@@ -1,0 +1,109 @@
+"""Fused kernels: the tape's events equal those of Liger's and fms-acceleration's own code, launches left out."""
+
+from __future__ import annotations
+
+import json
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from oomph.errors import UnsupportedError, UsageError
+from oomph.families import model_from_config
+from oomph.job import Kernels, TrainJob
+from oomph.kernels import KERNELS, with_kernels
+from oomph.methods import trainable_params
+from oomph.steps import step
+from tests.tape.golden import estimated, read, traced
+
+GOLDEN = Path(__file__).parent / "golden.json"
+RECIPE = (
+    "pip install --no-deps liger-kernel==0.8.5 fms-acceleration-foak==0.7.4 beside oomph[test], then "
+    "python -m tests.tape.golden tests.kernels.test_kernels"
+)
+SIZES: dict[str, Any] = {
+    "vocab_size": 515, "num_hidden_layers": 2, "hidden_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "intermediate_size": 96, "max_position_embeddings": 128, "head_dim": 16, "pad_token_id": 0,
+}  # fmt: skip
+SLIDING = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 16}
+QLORA = {"method": "qlora", "kbit_preparation": True}
+LIGER, FOAK = {"kernels": "liger"}, {"kernels": "foak"}
+CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    (SIZES | {"model_type": model_type} | more, {"batch": 2, "seq_len": 37} | job)
+    for model_type, more, job in (
+        ("llama", {}, LIGER),
+        ("llama", {}, LIGER | QLORA | {"attention": "efficient"}),
+        ("mistral", {}, LIGER | {"precision": "amp-bf16", "checkpointing": "non-reentrant", "accumulation": 2}),
+        ("qwen2", {}, LIGER | {"attention": "eager", "padding": True}),
+        ("qwen3", {}, LIGER | {"method": "lora", "targets": "all-linear", "checkpointing": "non-reentrant"}),
+        ("gemma", {}, LIGER | {"checkpointing": "reentrant"}),
+        ("gemma2", SLIDING, LIGER),
+        (
+            "gemma3_text",
+            {"layer_types": ["sliding_attention"] * 2, "sliding_window": 16},
+            LIGER | {"checkpointing": "reentrant", "attention": "math"},
+        ),
+        ("phi3", {}, LIGER | {"checkpointing": "non-reentrant"}),
+        ("glm4", {"partial_rotary_factor": 0.5}, LIGER),
+        ("granite", {}, LIGER | {"precision": "fp32"}),
+        ("smollm3", {}, LIGER | {"packing": True}),
+        ("olmo2", {}, LIGER | {"autocast": True, "method": "lora", "targets": "all-linear"}),
+        ("exaone4", {}, LIGER),
+        ("llama", {}, FOAK),
+        ("mistral", {}, FOAK | {"checkpointing": "reentrant", "method": "lora", "targets": "q_proj,o_proj"}),
+        ("granite", {}, FOAK | {"precision": "amp-bf16", "checkpointing": "non-reentrant"}),
+        ("llama", {}, FOAK | QLORA | {"attention": "math"}),
+    )
+]
+PACKAGES = {"liger": "liger_kernel", "foak": "fms_acceleration_foak"}
+
+
+@pytest.mark.parametrize(("raw", "job", "said"), read(GOLDEN), ids=[f"{i}" for i in range(len(CASES))])
+def test_every_event_equals_the_recorded_one(raw: dict[str, Any], job: TrainJob, said: dict[str, Any]) -> None:
+    """The same allocations and frees in the same order as the real code's, recorded with the packages."""
+    assert estimated(raw, job) == said
+
+
+@pytest.mark.slow
+def test_the_record_is_what_the_packages_do() -> None:
+    """Where a package is installed, its code says again what was recorded."""
+    for raw, job, said in read(GOLDEN):
+        if PathFinder.find_spec(PACKAGES[job.kernels]) is not None:
+            assert traced(raw, job) == said, (raw["model_type"], job.kernels)
+
+
+def test_the_record_is_of_these_cases() -> None:
+    """Nothing is compared that is not written down here."""
+    rows = json.loads(GOLDEN.read_text(encoding="utf-8"))["rows"]
+    assert [[row["config"], row["job"]] for row in rows] == json.loads(json.dumps(CASES))
+
+
+def test_every_kernel_that_can_be_asked_for_is_a_file() -> None:
+    """What a job names can be played."""
+    assert set(get_args(Kernels)) == {"torch", *KERNELS}
+
+
+def test_kernels_take_less_than_what_they_replace() -> None:
+    """Norms keep no fp32 copies, activations no product of theirs."""
+    model = model_from_config(SIZES | {"model_type": "llama"})
+    peaks = {
+        kernels: int(step(model, TrainJob(2, 128, kernels=kernels)).peak) for kernels in ("torch", "foak", "liger")
+    }
+    assert peaks["liger"] < peaks["foak"] < peaks["torch"]
+
+
+def test_scales_of_norms_do_not_train_with_foak() -> None:
+    """Its norm hands no gradient to the scale: two norms a layer and the last one."""
+    model = model_from_config(SIZES | {"model_type": "llama"})
+    assert trainable_params(model, TrainJob()) - trainable_params(model, TrainJob(kernels="foak")) == 5 * 48
+
+
+def test_what_is_not_patched_is_refused_by_name() -> None:
+    """A type that a library does not know, and what its kernels cannot do."""
+    with pytest.raises(UnsupportedError, match="Liger's kernels in gpt2"):
+        with_kernels(model_from_config(SIZES | {"model_type": "gpt2"}), "liger")
+    with pytest.raises(UsageError, match="one row of positions"):
+        TrainJob(batch=2, packing=True, kernels="foak")
+    with pytest.raises(UsageError, match="copies of norms"):
+        TrainJob(method="ln-tuning", kernels="liger")
