@@ -75,7 +75,7 @@ def train_step(
         kept: list[Any] = []  # what the caller's variable holds from one forward pass to the next
         played = Played(recorder)
         step = partial(_step, tape, bound, program.causal_lm, model, job, optimizer, parameters, played, layers, kept)
-        if job.steady and (warm_up or job.keep_outputs):
+        if job.steady and (warm_up or job.keep_outputs or job.kernels == "unsloth"):
             step()
         else:
             _leave_behind(optimizer, parameters, job)
