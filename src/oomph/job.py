@@ -28,6 +28,7 @@ Kernels = Literal[
     "torch",  # none but torch's own
     "liger",  # Liger's norms, rotary embeddings and gated activations
     "foak",  # fms-acceleration's: Unsloth's norms and rotary embeddings
+    "unsloth",  # Unsloth's own: adapters are computed with the maps beneath them
 ]
 Experts = Literal[
     "grouped_mm",  # one product for all experts; what transformers takes unless told otherwise
@@ -241,6 +242,8 @@ class TrainJob:
     def __post_init__(self) -> None:
         check(self)
         for name, value in PRESETS.get(self.method, {}).items():
+            if name == "kbit_preparation" and self.kernels == "unsloth":
+                continue  # it prepares a base itself and keeps norms as they are
             if getattr(self, name) == DEFAULTS[name] and (self.model_code == "transformers" or name in OWN_PRESETS):
                 object.__setattr__(self, name, value)
         if self.objective != "sft":
@@ -404,6 +407,8 @@ def _check_training(job: TrainJob) -> None:
         raise UsageError("torchao's offloaded optimizer frees gradients.", "Leave out what keeps them.")
     if job.kernels != "torch" and job.method == "ln-tuning":
         raise UsageError("Fused norms know nothing of PEFT's copies of norms.", "Leave one of the two out.")
+    if job.kernels == "unsloth":
+        _check_unsloth(job)
     if job.kernels == "foak" and job.packing and job.batch > 1:
         fix = "Take batch 1, as padding-free collators do, or other kernels."
         raise UsageError("fms-acceleration's rotary embedding takes one row of positions for all.", fix)
@@ -440,6 +445,21 @@ def _check_objective(job: TrainJob) -> None:
     if job.compares_with == "loaded" and job.method != "full":
         fix = "Say --reference adapters-off or precomputed."
         raise UsageError("A reference beside adapters is not played: TRL switches the adapters off.", fix)
+
+
+def _check_unsloth(job: TrainJob) -> None:
+    """Refuse what Unsloth's operations leave to others or do otherwise."""
+    if job.method not in RANKED:
+        raise UsageError(
+            "Unsloth's kernels are for adapters; it trains whole models another way.", "Add --method lora."
+        )
+    if job.precision not in ("bf16", "fp16") or job.kbit_preparation:
+        raise UsageError(
+            "Unsloth keeps all but adapters in 16 bit.", "Take precision bf16, without --kbit-preparation."
+        )
+    if job.adapter_dropout or job.modules_to_save or job.packing or job.padding:
+        what = "dropout on adapters, copies of modules, packed rows or padding masks"
+        raise UsageError(f"oomph cannot play {what} with Unsloth's kernels yet.", "Leave them out.")
 
 
 def _implementation(optimizer: str, asked: str) -> str:

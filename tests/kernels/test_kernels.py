@@ -19,8 +19,8 @@ from tests.tape.golden import estimated, read, traced
 
 GOLDEN = Path(__file__).parent / "golden.json"
 RECIPE = (
-    "pip install --no-deps liger-kernel==0.8.5 fms-acceleration-foak==0.7.4 beside oomph[test], then "
-    "python -m tests.tape.golden tests.kernels.test_kernels"
+    "pip install --no-deps liger-kernel==0.8.5 fms-acceleration-foak==0.7.4 unsloth==2026.10.9 "
+    "beside oomph[test], then python -m tests.tape.golden tests.kernels.test_kernels"
 )
 SIZES: dict[str, Any] = {
     "vocab_size": 515, "num_hidden_layers": 2, "hidden_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -29,6 +29,7 @@ SIZES: dict[str, Any] = {
 SLIDING = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 16}
 QLORA = {"method": "qlora", "kbit_preparation": True}
 LIGER, FOAK = {"kernels": "liger"}, {"kernels": "foak"}
+UNSLOTH = {"kernels": "unsloth", "targets": "all-linear"}
 CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (SIZES | {"model_type": model_type} | more, {"batch": 2, "seq_len": 37} | job)
     for model_type, more, job in (
@@ -54,9 +55,15 @@ CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [
         ("mistral", {}, FOAK | {"checkpointing": "reentrant", "method": "lora", "targets": "q_proj,o_proj"}),
         ("granite", {}, FOAK | {"precision": "amp-bf16", "checkpointing": "non-reentrant"}),
         ("llama", {}, FOAK | QLORA | {"attention": "math"}),
+        ("llama", {}, UNSLOTH | {"method": "lora"}),
+        ("llama", {}, UNSLOTH | {"method": "qlora", "checkpointing": "non-reentrant"}),
+        ("mistral", {}, UNSLOTH | {"method": "qlora", "autocast": True, "fp32_outputs": True}),
+        ("mistral", {}, UNSLOTH | {"method": "lora", "adapter_dtype": "base", "attention": "math"}),
+        ("qwen2", {}, UNSLOTH | {"method": "lora", "quantization": "nf4", "checkpointing": "reentrant"}),
+        ("llama", {}, UNSLOTH | {"method": "lora", "targets": "q_proj,v_proj,o_proj,up_proj"}),
     )
 ]
-PACKAGES = {"liger": "liger_kernel", "foak": "fms_acceleration_foak"}
+PACKAGES = {"liger": "liger_kernel", "foak": "fms_acceleration_foak", "unsloth": "unsloth"}
 
 
 @pytest.mark.parametrize(("raw", "job", "said"), read(GOLDEN), ids=[f"{i}" for i in range(len(CASES))])

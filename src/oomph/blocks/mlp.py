@@ -51,6 +51,9 @@ class GatedMLP(Block):
         if len(m.names) == 2:
             return _fused(m, x)
         gate, up, down = (m[name] for name in m.names)
+        if m.kernel == "unsloth":
+            adapted: Sym = ops.lora_mlp(x, *(one.block.adapted(one) for one in (gate, up, down)))
+            return adapted
         if m.kernel:
             fused: Sym = down(ops.liger_glu(m.kernel, gate(x), up(x)))
             return fused

@@ -153,6 +153,13 @@ def foak(m: Bound, hidden_states: Sym) -> Sym:
     return ops.unsloth_rms_norm(hidden_states, m.weight)
 
 
+def unsloth(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror fast_rms_layernorm of Unsloth as a decoder calls it."""
+    from oomph import ops
+
+    return ops.unsloth_norm(hidden_states, m.weight)
+
+
 STYLES: dict[str, Callable[[Bound, Sym], Sym]] = {
     "rms": rms,
     "rms in fp32": rms_in_fp32,
@@ -167,4 +174,5 @@ STYLES: dict[str, Callable[[Bound, Sym], Sym]] = {
     "liger": liger,
     "liger kept": liger_kept,
     "foak": foak,
+    "unsloth": unsloth,
 }

@@ -19,7 +19,7 @@ from oomph.errors import UnsupportedError
 if TYPE_CHECKING:
     from oomph.model import Model
 
-KERNELS: dict[str, str] = {"liger": "liger", "foak": "foak"}
+KERNELS: dict[str, str] = {"liger": "liger", "foak": "foak", "unsloth": "unsloth"}
 
 
 @dataclass(frozen=True)

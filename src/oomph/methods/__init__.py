@@ -55,6 +55,10 @@ def adapted(model: Model, job: TrainJob | InferJob) -> Model:
 
         model = quantised(model, job)
     changed: Model = import_module(f"oomph.methods.{METHODS[job.method]}").adapt(model, job)
+    if job.kernels == "unsloth":
+        from oomph.kernels.unsloth import with_fused_adapters
+
+        changed = with_fused_adapters(changed)
     if job.modules_to_save:
         from oomph.methods.saved import with_copies
         from oomph.methods.targets import split

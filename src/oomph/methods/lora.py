@@ -9,7 +9,7 @@ Source: PEFT 0.21, tuners/lora/layer.py, Linear; optimizers/lorafa.py, whose own
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from oomph.blocks.base import Block, Part, Parts
 from oomph.blocks.basic import Dropout, Head, Linear
@@ -23,6 +23,7 @@ from oomph.methods.targets import LORA_TARGETS, inner, names_of, split, typed, w
 if TYPE_CHECKING:
     from oomph.job import TrainJob
     from oomph.model import Model
+    from oomph.ops.unsloth import Adapted
     from oomph.tape.bound import Bound
     from oomph.tape.sym import Sym
 
@@ -106,6 +107,29 @@ class LoraLinear(Block):
         result = result + m.lora_B(m.lora_A(m.lora_dropout(x))) * SCALING
         result = ops.cast(result, torch_result_dtype)
         return result
+
+    def adapted(self, m: Bound) -> Adapted:
+        """Return the map and its adapter as Unsloth's operations take them."""
+        from oomph.ops.quantised import FourBitWeight
+        from oomph.ops.unsloth import Adapted
+
+        base, a, b = m.base_layer, m.lora_A.weight, m.lora_B.weight
+        if not isinstance(base.block, Linear4bit):
+            return Adapted(base.weight, a, b)
+        return Adapted(FourBitWeight((m.out_features, m.in_features), base["weight.absmax"], base.loaded), a, b)
+
+
+@dataclass(frozen=True, eq=False)
+class UnslothLoraLinear(LoraLinear):
+    """The same as one operation of Unsloth's."""
+
+    @staticmethod
+    def program(m: Bound, x: Sym) -> Sym:
+        """Mirror apply_lora_o."""
+        from oomph import ops
+
+        block: Any = m.block
+        return ops.lora_map(x, block.adapted(m))
 
 
 @dataclass(frozen=True, eq=False)

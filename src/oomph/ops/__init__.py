@@ -95,6 +95,7 @@ from oomph.ops.slices import (
 )
 from oomph.ops.softmax import softmax, softmax_as, softmax_as_is, softmax_in_fp32
 from oomph.ops.table import embedding, embedding_at
+from oomph.ops.unsloth import lora_map, lora_mlp, lora_qkv, unsloth_norm
 
 __all__ = [
     "activate",
@@ -166,6 +167,9 @@ __all__ = [
     "linear",
     "linear_unfused",
     "longrope_frequencies",
+    "lora_map",
+    "lora_mlp",
+    "lora_qkv",
     "masked_fill",
     "matmul",
     "mean",
@@ -219,6 +223,7 @@ __all__ = [
     "transpose",
     "unary",
     "unit_rows",
+    "unsloth_norm",
     "unsloth_rms_norm",
     "unsqueeze",
     "view",

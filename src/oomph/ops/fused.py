@@ -10,27 +10,15 @@ from typing import Any
 
 from oomph.ops.elementwise import cast, grad
 from oomph.ops.indexing import contiguous, reshaped, swapped, transpose
+from oomph.ops.kernel import let_go, seen
 from oomph.tape.autograd import Gradients, Node, like, made_by, record, save, sum_to
 from oomph.tape.sizes import product
 from oomph.tape.sym import Sym, new
 from oomph.workspaces import MULTIPROCESSORS
 
 
-def _seen(x: Sym, shape: Any) -> Sym:
-    """Return the same bytes in another shape: a gradient in its own right, whoever made the storage."""
-    found = reshaped(x, shape)
-    found.is_view = False
-    return found
-
-
 def _rows(x: Sym) -> Sym:
     return reshaped(x, (product(x.shape[:-1]), x.shape[-1]))
-
-
-def _let_go(saved: list[Any]) -> None:
-    """End saved tensors as the locals of a Python function end: the first one first."""
-    while saved:
-        saved.pop(0)
 
 
 def liger_rms_norm(x: Sym, weight: Sym, in_place: bool = True) -> Sym:
@@ -53,7 +41,7 @@ def liger_rms_norm(x: Sym, weight: Sym, in_place: bool = True) -> Sym:
     del rstd  # before a copy
     if node is not None:
         node.context = in_place
-    return made_by(_seen(out, x.shape), node)
+    return made_by(seen(out, x.shape), node)
 
 
 def _liger_rms_norm_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
@@ -67,8 +55,8 @@ def _liger_rms_norm_backward(node: Node, gradients: Gradients, saved: list[Any])
     if partial is not None:
         of_scale = cast(sum_to(partial, partial.shape[1:]), node.inputs[1][1])
         del partial
-    _let_go(saved)
-    return [_seen(own, gradient.shape), of_scale]
+    let_go(saved)
+    return [seen(own, gradient.shape), of_scale]
 
 
 def unsloth_rms_norm(x: Sym, weight: Sym) -> Sym:
@@ -85,14 +73,14 @@ def unsloth_rms_norm(x: Sym, weight: Sym) -> Sym:
     out = new(x.tape, (product(x.shape[:-1]), x.shape[-1]), x.dtype, op="empty")
     inverse = new(x.tape, (product(x.shape[:-1]),), "fp32", op="empty")
     save(node, x, weight, inverse)
-    return made_by(_seen(out, x.shape), node)
+    return made_by(seen(out, x.shape), node)
 
 
 def _over_incoming(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
     gradient = grad(gradients)
     saved.append(saved.pop(0))  # x has a second name, dW
-    _let_go(saved)
-    return [_seen(gradient, gradient.shape)]
+    let_go(saved)
+    return [seen(gradient, gradient.shape)]
 
 
 def liger_rotary(q: Sym, k: Sym, cos: Sym, sin: Sym) -> tuple[Sym, Sym]:
@@ -120,7 +108,7 @@ def _liger_rotary_backward(node: Node, gradients: Gradients, saved: list[Any]) -
     turned = [contiguous(swapped(grad(gradients, at), 1, 2)) for at in range(2)]
     while gradients:  # a tuple of arguments: the last dies first
         gradients.pop()
-    _let_go(saved)
+    let_go(saved)
     return [swapped(one, 1, 2) for one in turned]
 
 
@@ -151,7 +139,7 @@ def _turned(x: Sym, cos: Sym, sin: Sym) -> Sym:
 def _turned_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
     gradient = grad(gradients)
     batch, length, heads, size = gradient.shape
-    return [_seen(reshaped(gradient, (batch * length, heads * size)), gradient.shape)]
+    return [seen(reshaped(gradient, (batch * length, heads * size)), gradient.shape)]
 
 
 def liger_glu(kind: str, gate: Sym, up: Sym) -> Sym:
@@ -174,11 +162,11 @@ def liger_glu(kind: str, gate: Sym, up: Sym) -> Sym:
     del args
     if kind == "geglu":  # called without a function around it: of a tuple of arguments the last dies first
         del up
-    return made_by(_seen(out, shape), node)
+    return made_by(seen(out, shape), node)
 
 
 def _over_saved(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
     incoming = contiguous(grad(gradients))
-    found: Gradients = [_seen(kept, incoming.shape) for kept in saved]
-    _let_go(saved)
+    found: Gradients = [seen(kept, incoming.shape) for kept in saved]
+    let_go(saved)
     return found

@@ -1,10 +1,13 @@
-"""What a CUDA kernel allocates inside an operation, around its results: played on a GPU, unseen by a trace."""
+"""What a CUDA kernel allocates inside an operation, around its results: played on a GPU, unseen by a trace. And what
+operations written in Python have in common.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from oomph.ops.indexing import reshaped
 from oomph.tape.sym import Sym, new
 from oomph.workspaces import Buffer, Freed, Step
 
@@ -40,3 +43,16 @@ def run(tape: Tape, steps: tuple[Step, ...], results: Callable[[], T]) -> T:
     while buffers:
         buffers.popitem()
     return found
+
+
+def seen(x: Sym, shape: Any) -> Sym:
+    """Return the same bytes in another shape: a gradient in its own right, whoever made the storage."""
+    found = reshaped(x, shape)
+    found.is_view = False
+    return found
+
+
+def let_go(saved: list[Any]) -> None:
+    """End saved tensors as the locals of a Python function end: the first one first."""
+    while saved:
+        saved.pop(0)

@@ -15,6 +15,7 @@ from oomph.ops.indexing import view
 from oomph.ops.joining import cat, stack_last
 from oomph.ops.rotary import apply_partial_rotary, apply_rotary, rotate_half, unsqueeze_heads
 from oomph.ops.slices import every_other, part
+from oomph.ops.unsloth import unsloth_rotary_both
 from oomph.tape.sym import Sym, new
 
 
@@ -196,6 +197,7 @@ ROTARY: dict[str, Callable[[Sym, Sym, Sym, Sym], tuple[Sym, Sym]]] = {
     "liger": liger_rotary,
     "liger in fp32": liger_rotary,
     "foak": unsloth_rotary,
+    "unsloth": unsloth_rotary_both,
 }
 FP32_TABLES = ("olmo", "ernie4_5", "liger in fp32")
 

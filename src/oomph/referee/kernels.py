@@ -9,6 +9,7 @@ import inspect
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from types import MethodType
@@ -33,6 +34,8 @@ def installed(model: Any, kernels: str) -> Iterator[None]:
         yield
     finally:
         vars(module).update(before)
+        if kernels == "unsloth":
+            import_module("oomph.referee.unsloth").forget()
 
 
 def _liger(model: Any, module: Any) -> None:
@@ -60,4 +63,19 @@ def _foak(model: Any, module: Any) -> None:
     module.apply_rotary_pos_emb = rotary.fast_rope_embedding
 
 
-INSTALL: dict[str, Any] = {"liger": _liger, "foak": _foak}
+def _unsloth(model: Any, module: Any) -> None:
+    """Patch what FastLlamaModel's patches put into a model with adapters: norms, rotary embedding, adapted maps."""
+    from oomph.referee import unsloth
+
+    norms, rotary, lora = unsloth.files()
+    for each in model.modules():
+        if type(each).__name__.endswith("RMSNorm"):
+            each.forward = partial(norms.fast_rms_layernorm, each, reuse_grad=True)
+        if type(each).__name__.endswith("Attention"):
+            unsloth.fuse_attention(lora, each)
+        if type(each).__name__.endswith("MLP") and unsloth.plain(each.gate_proj, each.up_proj, each.down_proj):
+            each.forward = MethodType(lora.apply_lora_mlp_swiglu, each)
+    module.apply_rotary_pos_emb = rotary.fast_rope_embedding
+
+
+INSTALL: dict[str, Any] = {"liger": _liger, "foak": _foak, "unsloth": _unsloth}

@@ -40,6 +40,7 @@ class Tape:
         self.routing = "balanced"  # how tokens are assumed to be spread, where that changes a byte
         self.keeps_softmax_inputs = False  # as torch up to 1.10
         self.keeps_inputs = False  # of 4-bit maps, as long as the graph: bitsandbytes up to 0.42
+        self.scratch: Sym | None = None  # a buffer that weights share while they are dequantised, once there is one
         self.head = ""  # what happens to logits: "scaled", "softcap" (bounded by a tanh and scaled)
         self.loss = "hf"  # which of oomph.losses the end of the model is
         self.scored: tuple[str, ...] = ("entropy", "is_top1")  # what TRL's fused head is asked for; these by SFTTrainer
