@@ -9,7 +9,9 @@ from oomph.answer import Subject, facts
 from oomph.closed_form import Forms, axis_name
 from oomph.device_memory import Figures, figures, fits
 from oomph.errors import UnsupportedError
-from oomph.job import COMPLETING, TrainJob, describe, idle_inputs
+from oomph.job import TrainJob, describe
+from oomph.job_tells import idle_inputs
+from oomph.job_words import COMPLETING
 from oomph.ledger import Instant, Item, Ledger, Verdict
 from oomph.methods import adapted, trainable_params
 from oomph.optimizer_names import KINDS

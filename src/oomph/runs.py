@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from oomph.allocator.config import SMALL_BYTES
-from oomph.job import RANKED, TrainJob
+from oomph.job import TrainJob
+from oomph.job_words import RANKED
 from oomph.lengths import Lengths
 from oomph.model import Model
 from oomph.stream import Event, Stream

@@ -11,7 +11,8 @@ import pytest
 
 from oomph.errors import UnsupportedError, UsageError
 from oomph.families import model_from_config
-from oomph.job import Kernels, TrainJob
+from oomph.job import TrainJob
+from oomph.job_words import Kernels
 from oomph.kernels import KERNELS, with_kernels
 from oomph.methods import trainable_params
 from oomph.steps import step

@@ -8,7 +8,8 @@ import pytest
 
 from oomph.errors import UnsupportedError, UsageError
 from oomph.families import model_from_config
-from oomph.job import Objective, TrainJob
+from oomph.job import TrainJob
+from oomph.job_words import Objective
 from oomph.objectives import KINDS, objective_file
 from oomph.play import train_step
 from oomph.runtimes import runtime

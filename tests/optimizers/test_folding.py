@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from oomph.families import model_from_config
-from oomph.job import TWO_OPTIMIZERS, OptimizerName, TrainJob
+from oomph.job import TrainJob
+from oomph.job_checks import TWO_OPTIMIZERS
+from oomph.job_words import OptimizerName
 from oomph.optimizer_names import KINDS
 from oomph.play import train_step
 from oomph.steps import step

@@ -12,8 +12,9 @@ from oomph.answer import resolve
 from oomph.cli.app import cli
 from oomph.errors import UnsupportedError, UsageError
 from oomph.header import Source
-from oomph.job import OptimizerName, TrainJob
+from oomph.job import TrainJob
 from oomph.job_ledger import job_ledger
+from oomph.job_words import OptimizerName
 from oomph.optimizer_names import KINDS, REFUSED
 from oomph.runtimes.config_file import read
 from tests.configs import LLAMA_3_8B

@@ -10,7 +10,8 @@ import pytest
 
 from oomph.errors import UnsupportedError, UsageError
 from oomph.families import model_from_config
-from oomph.job import GptqKernel, InferJob, Loss, Quantization, TrainJob, describe
+from oomph.job import InferJob, TrainJob, describe
+from oomph.job_words import GptqKernel, Loss, Quantization
 from oomph.optimizer_names import KINDS
 from oomph.play import train_step
 from oomph.referee import suites

@@ -12,7 +12,8 @@ from unittest.mock import patch
 import pytest
 
 from oomph.compare import first_difference, peak_bytes, steps
-from oomph.job import Checkpointing, Routing, TrainJob
+from oomph.job import TrainJob
+from oomph.job_words import Checkpointing, Routing
 from oomph.trace_groups import trace_start
 from tests.referee import models
 from tests.tape.grid import played

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
-from oomph.job import Checkpointing, Implementation, TrainJob
+from oomph.job import TrainJob
+from oomph.job_words import Checkpointing, Implementation
 from tests.tape.grid import FAMILIES, compare
 
 pytestmark = pytest.mark.slow

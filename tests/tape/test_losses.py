@@ -90,7 +90,7 @@ def test_every_loss_is_a_file() -> None:
     """What can be asked for can be played."""
     from typing import get_args
 
-    from oomph.job import Loss
+    from oomph.job_words import Loss
     from oomph.losses import loss_file
 
     assert set(get_args(Loss)) == set(LOSSES)

@@ -10,7 +10,8 @@ from typing import Any, get_args
 
 import pytest
 
-from oomph.job import Checkpointing, TrainJob
+from oomph.job import TrainJob
+from oomph.job_words import Checkpointing
 from tests.referee import models
 from tests.tape.grid import FAMILIES, compare, grid
 

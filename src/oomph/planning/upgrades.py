@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from oomph.job import RANKED
+from oomph.job_words import RANKED
 from oomph.planning.lever import Lever, Price, setting
 from oomph.planning.levers.recompute import CHECKPOINTING
 

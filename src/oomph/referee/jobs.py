@@ -17,7 +17,8 @@ import torch
 
 from oomph.errors import UnsupportedError
 from oomph.families.heads import headed
-from oomph.job import OF_PROMPTS, InferJob, TrainJob
+from oomph.job import InferJob, TrainJob
+from oomph.job_words import OF_PROMPTS
 from oomph.optimizer_names import KINDS
 from oomph.referee.kernels import installed
 from oomph.referee.losses import IGNORED, install, unwrapped

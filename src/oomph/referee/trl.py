@@ -19,7 +19,8 @@ from unittest.mock import patch
 import torch
 
 from oomph.errors import UnsupportedError
-from oomph.job import COMPLETING, TrainJob
+from oomph.job import TrainJob
+from oomph.job_words import COMPLETING
 from oomph.referee.losses import Kernel, unwrapped, without_triton
 
 INSTALL = 'pip install "trl>=1.15"'

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from oomph.errors import ConfigError, UnsupportedError
-from oomph.job import PRESETS
+from oomph.job_words import PRESETS
 from oomph.runtimes.optimizer_keys import factory_projection, optimizer, optimizer_arguments, projected_modules
 from oomph.runtimes.said import Reader, Said
 from oomph.runtimes.trainer import mixed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, get_args
 
 from oomph.errors import ConfigError, UnsupportedError
-from oomph.job import OptimizerName
+from oomph.job_words import OptimizerName
 from oomph.optimizer_names import REFUSED
 from oomph.runtimes.said import MOST, Reader, Said, shown
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from oomph.errors import UnsupportedError
-from oomph.job import COMPLETING
+from oomph.job_words import COMPLETING
 from oomph.objectives import KINDS
 from oomph.runtimes import trainer
 from oomph.runtimes.base import Default, Defaults, Runtime, Versions

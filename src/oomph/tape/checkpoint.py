@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from oomph.job import Checkpointing as Kind
+from oomph.job_words import Checkpointing as Kind
 from oomph.tape.autograd import Gradients, Node, made_by, record, root_of, run_engine, save
 from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym, new

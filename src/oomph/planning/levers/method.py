@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from oomph.job import RANKED, TrainJob
+from oomph.job import TrainJob
+from oomph.job_words import RANKED
 from oomph.methods.targets import ALL_LINEAR, DEFAULT, LORA_TARGETS, attention_maps, has_stacks
 from oomph.model import Model
 from oomph.planning.lever import Lever, Price, halving, setting

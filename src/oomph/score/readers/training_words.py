@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from oomph.answer import Subject
-from oomph.job import Checkpointing, Implementation, Kernel
+from oomph.job_words import Checkpointing, Implementation, Kernel
 from oomph.score.asking import catalogued, configured
 from oomph.score.reading import refuse, shown
 

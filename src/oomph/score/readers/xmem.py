@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from oomph.job import OptimizerName, TrainJob, ZeroGrad
+from oomph.job import TrainJob
+from oomph.job_words import OptimizerName, ZeroGrad
 from oomph.score.asking import Case, catalogued, device
 from oomph.score.reading import MUST_NOT_FIT, Answer, Ask, Question, Schema, refuse, shown, whole, words
 

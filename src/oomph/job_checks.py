@@ -1,0 +1,166 @@
+"""What no job can be: values beyond sense, words that are misspelt, inputs that do not go together."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from functools import cache
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+
+from oomph.errors import UsageError, close_matches
+from oomph.job_words import COMPLETING, RANKED
+from oomph.lengths import Lengths
+from oomph.objectives import KINDS as OBJECTIVES
+from oomph.optimizer_names import KINDS, REFUSED
+
+if TYPE_CHECKING:
+    from oomph.job import InferJob, TrainJob
+
+TWO_OPTIMIZERS = ("muon", "torchao-cpu-offload")
+SIXTEEN_BIT_LOSSES = frozenset({"cut", "liger-fms"})  # whose products fail with, or whose kernels refuse, fp32 weights
+FOUR_BIT = ("nf4", "fp4")  # what bitsandbytes quantises stacked experts to
+MAY_BE_ZERO = frozenset(
+    {"decode", "max_cache_len", "logits_to_keep", "freeze_layers", "labels", "target_len", "zero_bucket", "prompt_len"}
+)
+MOST = 2**31  # tokens, sequences or micro-batches beyond which a number is a slip of the keyboard
+
+
+def check_values(job: TrainJob | InferJob) -> None:
+    """Refuse values that no job could have, with close matches for misspelt ones."""
+    kind: Any = type(job)
+    hints = _hints(kind)
+    for field in fields(job):
+        value, choices = getattr(job, field.name), get_args(hints[field.name])
+        if field.name == "optimizer" and value in REFUSED:
+            raise UsageError(f"The optimizer {value} is not modelled: {REFUSED[value]}.", "Choose another one.")
+        if choices and value not in choices:
+            hint = close_matches(str(value), choices) or f"Choose one of {', '.join(map(str, choices))}."
+            raise UsageError(f"{field.name} cannot be {value!r}.", hint)
+        low = 0 if field.name in MAY_BE_ZERO else 1
+        if hints[field.name] is int and not low <= value <= MOST:
+            raise UsageError(f"{field.name} cannot be {value}.", f"Give a whole number of at least {low}.")
+        if hints[field.name] is float and not 0 <= value < 1:
+            raise UsageError(f"{field.name} cannot be {value}.", "A rate is at least 0 and less than 1.")
+
+
+def check_training(job: TrainJob) -> None:
+    """Refuse what does not go together."""
+    if job.mixed:
+        Lengths.parse(job.lengths)
+        if job.packing:
+            raise UsageError("Packed batches are all of one length.", "Leave --packing or --lengths out.")
+    if job.labels and job.task != "sequence-classification":
+        raise UsageError("labels are of a classifier.", "Add --task sequence-classification, or leave --labels out.")
+    if job.objective == "sft" and job.loss == "logits":
+        raise UsageError("Fine-tuning on labels needs a loss.", "Take another --loss, or an --objective.")
+    if not any(word.strip() for word in job.targets.split(",")):
+        raise UsageError("targets names no module.", "Say q_proj,v_proj, all-linear or default.")
+    if job.quantised_experts and job.method != "qlora" and not job.quantization.startswith(FOUR_BIT):
+        raise UsageError("quantised_experts says that experts are quantised too.", "Add --quantization nf4.")
+    if job.quantization != "none" and job.method == "full":
+        raise UsageError("Quantised weights do not train.", "Add --method lora, or leave --quantization out.")
+    if job.quantization.startswith("gptq") and job.gptq_kernel != "gptqmodel" and job.precision != "fp16":
+        raise UsageError(f"The kernel {job.gptq_kernel} computes in fp16.", "Take precision fp16, or gptqmodel.")
+    if job.method != "full" and (job.freeze_embeddings or job.freeze_layers):
+        raise UsageError(
+            f"{job.method} freezes what it does not train.", "Leave --freeze-... out, or take method full."
+        )
+    if job.modules_to_save and job.method in ("full", "bitfit"):
+        raise UsageError("Copies of modules train beside adapters only.", "Add --method lora.")
+    if job.zero_bucket and (not job.optimizer.startswith("adamw") or job.optimizer_in_backward):
+        raise UsageError("DeepSpeed is played around AdamW alone.", "Take optimizer adamw, or leave the bucket out.")
+    if job.prompt_len >= job.seq_len:
+        raise UsageError(f"A prompt of {job.prompt_len} tokens leaves none to score.", "Give a longer --seq.")
+    if job.padding and job.packing:
+        fix = "Leave one out: transformers looks for packed sequences only where there is no mask."
+        raise UsageError("A batch has a padding mask or packed sequences, not both.", fix)
+    if job.optimizer == "torchao-cpu-offload" and not job.set_to_none:
+        raise UsageError("torchao's offloaded optimizer frees gradients.", "Leave out what keeps them.")
+    if job.kernels != "torch" and job.method == "ln-tuning":
+        raise UsageError("Fused norms know nothing of PEFT's copies of norms.", "Leave one of the two out.")
+    if job.kernels == "unsloth":
+        _check_unsloth(job)
+    if job.kernels == "foak" and job.packing and job.batch > 1:
+        fix = "Take batch 1, as padding-free collators do, or other kernels."
+        raise UsageError("fms-acceleration's rotary embedding takes one row of positions for all.", fix)
+    if job.loss in SIXTEEN_BIT_LOSSES and job.precision not in ("bf16", "fp16"):
+        raise UsageError(
+            f"The loss {job.loss} wants weights in 16 bit.", "Take precision bf16 or fp16, or the loss liger."
+        )
+    if job.autocast and job.precision == "fp32":
+        raise UsageError("fp32 weights under autocast are a precision of their own.", "Take amp-bf16 or amp-fp16.")
+
+
+def check_objective(job: TrainJob) -> None:
+    """Refuse what an objective beyond sft does not go with, or what is not played with one yet."""
+    if job.objective == "kto" and job.batch == 1:
+        raise UsageError("KTO mismatches the answers of a batch.", "Say --batch 2 or more.")
+    if job.objective in COMPLETING and not job.prompt_len:
+        raise UsageError(f"{job.objective} completes a prompt.", "Say how long it is: --prompt-len.")
+    name, loss = job.objective, OBJECTIVES[job.objective].loss
+    if job.loss != loss:
+        fix = f"Take {loss}, or leave --loss out."
+        raise UsageError(f"The loss {job.loss} says nothing about {name}.", fix)
+    for wrong, what, fix in (
+        (job.packing, "packed sequences", "Leave out --packing: TRL pads here."),
+        (job.method in ("bitfit", "ln-tuning"), job.method, "Take method full or lora."),
+        (bool(job.modules_to_save), "copies of modules", "Leave out --modules-to-save."),
+        (job.keep_outputs, "outputs that are kept", "Leave out --keep-outputs: TRL's trainers drop them."),
+        (job.use_cache, "a cache", "Leave out --use-cache: TRL's trainers switch it off."),
+        (job.checkpoint_every > 1, "every n-th layer checkpointed", "TRL's trainers switch all layers on and off."),
+    ):
+        if wrong:
+            raise UsageError(f"The objective {name} does not go with {what}.", fix)
+    if job.compares_with == "adapters-off" and job.method == "full":
+        raise UsageError("Full fine-tuning has no adapters to switch off.", "Say --reference loaded or precomputed.")
+    if job.compares_with == "loaded" and job.method != "full":
+        fix = "Say --reference adapters-off or precomputed."
+        raise UsageError("A reference beside adapters is not played: TRL switches the adapters off.", fix)
+
+
+def _check_unsloth(job: TrainJob) -> None:
+    """Refuse what Unsloth's operations leave to others or do otherwise."""
+    if job.method not in RANKED:
+        raise UsageError(
+            "Unsloth's kernels are for adapters; it trains whole models another way.", "Add --method lora."
+        )
+    if job.precision not in ("bf16", "fp16") or job.kbit_preparation:
+        raise UsageError(
+            "Unsloth keeps all but adapters in 16 bit.", "Take precision bf16, without --kbit-preparation."
+        )
+    if job.adapter_dropout or job.modules_to_save or job.packing or job.padding:
+        what = "dropout on adapters, copies of modules, packed rows or padding masks"
+        raise UsageError(f"oomph cannot play {what} with Unsloth's kernels yet.", "Leave them out.")
+
+
+def implementation(optimizer: str, asked: str, default: str) -> str:
+    """Return the way an optimizer goes through the parameters; refuses one that it does not have."""
+    kind = KINDS.get(optimizer)
+    ways = kind.implementations if kind is not None else ()
+    if asked in ways or ((kind is None or asked == default) and len(ways) != 1):
+        return asked
+    if asked == default:
+        return ways[0]
+    fix = f"It has {' and '.join(ways)}." if ways else "Leave it out: this optimizer has one way of its own."
+    raise UsageError(f"{optimizer} has no implementation {asked!r}.", fix)
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def check_in_backward(job: TrainJob) -> None:
+    """Refuse what needs all gradients at once where each is gone before the next is there."""
+    if not job.optimizer_in_backward:
+        return
+    frozen = job.method != "full" or job.freeze_embeddings or job.freeze_layers > 0
+    for wrong, what in (
+        (job.optimizer == "adalomo" and frozen, "weights that are frozen: AdaLomo keeps states of those too"),
+        (job.optimizer == "none", "no optimizer"),
+        (job.optimizer in TWO_OPTIMIZERS, f"{job.optimizer}, which leaves other parameters to a second optimizer"),
+        (job.accumulation > 1, "gradient accumulation"),
+        (job.clip_gradients, "clipping"),
+        (not job.set_to_none, "gradients that are kept"),
+    ):
+        if wrong:
+            raise UsageError(f"An optimizer in backward does not go with {what}.", "Leave one of the two out.")

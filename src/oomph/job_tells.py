@@ -1,0 +1,64 @@
+"""Which inputs of a job tell anything, given the others: what is printed with an answer, and what is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from oomph.job import InferJob, TrainJob
+from oomph.job_words import OF_PROMPTS, RANKED
+from oomph.objectives import KINDS as OBJECTIVES
+from oomph.optimizer_names import KINDS, Kind
+
+NO_KIND = Kind("none", "none", has_state=False)
+EIGHT = 8  # bits of a state whose embeddings may be fp32
+
+
+def _adapted(job: TrainJob) -> bool:
+    return job.method in RANKED or job.method in ("ia3", "adapter", "adapter_v2")
+
+
+def _kind(job: TrainJob) -> Kind:
+    return KINDS.get(job.optimizer, NO_KIND)
+
+
+# When an input tells anything; those that are not here always do.
+TELLS: dict[str, Callable[[TrainJob], bool]] = {
+    "rank": lambda job: job.method in RANKED,
+    "targets": lambda job: job.method in RANKED or job.method == "ia3",
+    "adapter_dropout": lambda job: job.method in RANKED,
+    "adapter_dtype": lambda job: job.method in RANKED or job.method == "ia3",
+    "quantization": _adapted,
+    "kbit_preparation": lambda job: job.method in RANKED or job.method == "ia3",
+    "modules_to_save": lambda job: job.method in RANKED or job.method == "ia3",
+    "quantised_experts": lambda job: job.method in RANKED,
+    "narrow_tables": lambda job: job.method in RANKED or job.method == "ia3",
+    "keeps_4bit_inputs": _adapted,
+    "gptq_kernel": lambda job: _adapted(job) and job.quantization.startswith("gptq"),
+    "model_code": lambda job: job.model_code != "transformers",
+    "optim_rank": lambda job: _kind(job).targets == "linear",
+    "update_projection": lambda job: _kind(job).targets == "linear",
+    "embedding_32bit": lambda job: _kind(job).rule == "bnb" and _kind(job).bits == EIGHT,
+    "freeze_embeddings": lambda job: job.method == "full",
+    "freeze_layers": lambda job: job.method == "full",
+    "zero_bucket": lambda job: job.zero_bucket > 0,
+    "keeps_cache": lambda job: job.keeps_cache,
+    "long_samples": lambda job: job.mixed,
+    "kernels": lambda job: job.kernels != "torch",
+    "task": lambda job: job.task != "config",
+    "labels": lambda job: job.task != "config",
+    "target_len": lambda job: job.target_len > 0,
+    "keeps_softmax_inputs": lambda job: job.keeps_softmax_inputs,
+    "reference": lambda job: OBJECTIVES[job.objective].reference,
+    "prompt_len": lambda job: job.loss in OF_PROMPTS,
+}
+
+
+def idle_inputs(job: TrainJob | InferJob) -> tuple[str, ...]:
+    """Return the inputs that change nothing in a job of this method and optimizer.
+
+    >>> "rank" in idle_inputs(TrainJob()), "rank" in idle_inputs(TrainJob(method="lora"))
+    (True, False)
+    """
+    if not isinstance(job, TrainJob):
+        return ()
+    return tuple(name for name, tells in TELLS.items() if not tells(job))

@@ -1,0 +1,118 @@
+"""The words that inputs of a job take, and what goes together by name."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+Precision = Literal[
+    "bf16",  # weights, gradients and optimizer states in bf16
+    "fp16",
+    "fp32",
+    "amp-bf16",  # fp32 weights under autocast to bf16, with its cache of cast weights
+    "amp-fp16",
+]
+Kernel = Literal["flash", "efficient", "cudnn", "math", "eager"]
+Kernels = Literal[
+    "torch",  # none but torch's own
+    "liger",  # Liger's norms, rotary embeddings and gated activations
+    "foak",  # fms-acceleration's: Unsloth's norms and rotary embeddings
+    "unsloth",  # Unsloth's own: adapters are computed with the maps beneath them
+]
+Experts = Literal[
+    "grouped_mm",  # one product for all experts; what transformers takes unless told otherwise
+    "eager",  # a loop over the experts that were hit
+    "batched_mm",  # a copy of its expert's weights for every token
+]
+Routing = Literal["balanced", "worst"]
+Checkpointing = Literal["none", "reentrant", "non-reentrant"]
+OptimizerName = Literal[
+    "adamw", "adamw_torch", "adamw_torch_fused", "adamw_hf", "adamw-amsgrad", "adam", "nadam", "radam", "adamax",
+    "adadelta", "sgd", "sgd-momentum", "rmsprop", "adagrad", "adafactor-torch", "adafactor-torch-foreach", "adafactor",
+    "adamw_torch_8bit", "adamw_torch_4bit", "torchao-adamw-4bit", "torchao-adamw-fp8", "adamw_8bit", "adamw_bnb_8bit",
+    "adamw_bnb_32bit", "paged_adamw_8bit", "paged_adamw_32bit", "lion_8bit", "lion_32bit", "paged_lion_8bit",
+    "paged_lion_32bit", "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit", "galore_adamw", "galore_adafactor",
+    "galore_adamw_8bit", "galore_adamw_8bit_layerwise", "galore_adamw_layerwise", "apollo_adamw",
+    "apollo_adamw_layerwise", "apollo-mini", "torchao-cpu-offload", "adam-mini", "lion", "came", "lomo", "adalomo",
+    "schedule_free_adamw", "schedule_free_radam", "schedule_free_sgd", "stable_adamw", "grokadamw", "muon", "ademamix",
+    "ademamix_8bit", "paged_ademamix_32bit", "paged_ademamix_8bit", "none",
+]  # fmt: skip
+Implementation = Literal["foreach", "fused", "loop"]
+Loss = Literal[
+    "hf",  # transformers' own, of logits in fp32
+    "hf-4.46",  # as it was from 4.46 to 4.49: shifted fp32 logits are one more copy
+    "hf-4.45",  # up to 4.45: the model's logits are fp32, and shifted ones a copy
+    "shifted",  # logits shifted in their own dtype: models with code of their own
+    "mean",  # of fp32 logits, as profiling scripts take it
+    "fused",  # Unsloth's kernel in transformers 4.46 to 4.49, as fms-acceleration puts it
+    "fused-4.45",  # the same up to 4.45
+    "fused-shifted",  # the same of logits in their own dtype
+    "liger",  # Liger's fused linear cross entropy
+    "liger-fms",  # the same of 2024, as fms-acceleration carries it
+    "cut",  # Apple's cut cross entropy
+    "torchtune",  # logits in 8 chunks, cast to fp32 chunk by chunk
+    "litgpt",  # 128 tokens at a time, in the logits' own dtype
+    "logits",  # none: an objective that takes log-probabilities of all logits itself
+    "chunked-nll",  # TRL's, 1.13 and 1.14: 256 tokens at a time, each under a checkpoint
+    "fused-head",  # TRL's, from 1.15: tiles of logits, their log-probabilities alone
+]
+Objective = Literal[
+    "sft",
+    "dpo",  # pairs of answers against a reference
+    "ipo",  # the same with lengths divided out and a square
+    "kto",  # answers one by one, mismatched ones beside them
+    "cpo",  # pairs without a reference, and the cross entropy of the chosen ones
+    "simpo",  # pairs without a reference, lengths divided out
+    "grpo",  # the update on completions that are there, without a KL term
+    "rloo",  # the same with a number per completion, and a reference in memory
+]
+Reference = Literal[
+    "default",  # adapters switched off where there are any, else a second model
+    "loaded",
+    "adapters-off",
+    "precomputed",  # log-probabilities come with the batch
+]
+ModelCode = Literal[
+    "transformers",
+    "litgpt",  # since 0.5.4
+    "litgpt-0.4",  # 0.4.6 to 0.5.0
+    "litgpt-0.3",  # of March to May 2024
+    "lit-gpt",  # of October 2023
+]
+Task = Literal[
+    "config",  # what the head that a config's architectures name is for
+    "causal-lm",
+    "masked-lm",
+    "sequence-classification",
+]
+ZeroGrad = Literal["after-step", "before-forward", "before-backward"]
+Method = Literal[
+    "full",
+    "lora",
+    "qlora",  # lora on an nf4 base with double quantisation, prepared as PEFT does, all linear maps
+    "dora",  # lora with a magnitude for each output, the direction divided by its norm
+    "lora-fa",  # lora whose A is frozen
+    "ia3",  # vectors that scale keys, values and what is inside the feed-forward part
+    "bitfit",  # biases alone
+    "ln-tuning",  # copies of norms
+    "adapter",  # LitGPT's LLaMA-Adapter
+    "adapter_v2",
+]
+AdapterDtype = Literal["fp32", "base"]
+Quantization = Literal[  # of a frozen base; the names of formats
+    "none", "nf4", "nf4-dq", "fp4", "fp4-dq", "int8",
+    "gptq-4bit-g128", "gptq-4bit-g64", "gptq-4bit-g32", "gptq-4bit-column",
+    "gptq-8bit-g128", "gptq-8bit-g64", "gptq-8bit-g32", "gptq-8bit-column",
+]  # fmt: skip
+GptqKernel = Literal[
+    "gptqmodel",  # GPTQModel, today's; a layer's unpacked weights live through its backward pass
+    "triton",  # auto_gptq's second Triton kernel and fms-acceleration: unpacked anew in backward
+    "cuda-old",  # auto_gptq as transformers 4 loads it with exllama off: unpacked by torch's operations
+]
+COMPLETING = frozenset({"grpo", "rloo"})  # objectives whose answers were made from a prompt by the model itself
+OF_PROMPTS = frozenset({"fused-head", "chunked-nll", "logits"})  # losses that leave out what is not scored
+RANKED = frozenset({"lora", "qlora", "dora", "lora-fa"})  # methods that have a rank
+# What a method stands for, where the field has its default.
+PRESETS: dict[str, dict[str, Any]] = {
+    "qlora": {"quantization": "nf4-dq", "kbit_preparation": True, "targets": "all-linear"},
+}
+OWN_PRESETS = frozenset({"quantization"})  # those of a method that are not PEFT's
