@@ -42,31 +42,31 @@ from oomph.optimizer_names import KINDS
 class TrainJob:
     """One optimizer step of training on one GPU.
 
-    The batch. `batch` and `seq_len` are of one micro-batch, in sequences and tokens; `target_len` are the tokens of what
-    an encoder-decoder writes, 0 as many. `padding`: there is a padding mask, which disables flash. `packing`: each row
-    holds several sequences one behind the other, told apart by position ids that the caller passes instead of a mask;
-    transformers then builds a mask itself, unless there is a cache. `lengths` says how long the samples of the data are
-    where they are not packed: fixed, all as long as `seq_len`, or their mean and deviation, as 500±300; a batch is as
-    long as its longest sample, so a run reserves more than its longest step (oomph.runs). `long_samples`: those above
-    `seq_len` are cut, as in most programs, or dropped.
+    The batch. `batch` and `seq_len` are of one micro-batch, in sequences and tokens; `target_len` are the tokens of
+    what an encoder-decoder writes, 0 as many. `padding`: there is a padding mask, which disables flash. `packing`:
+    each row holds several sequences one behind the other, told apart by position ids that the caller passes instead
+    of a mask; transformers then builds a mask itself, unless there is a cache. `lengths` says how long the samples
+    of the data are where they are not packed: fixed, all as long as `seq_len`, or their mean and deviation, as
+    500±300; a batch is as long as its longest sample, so a run reserves more than its longest step (oomph.runs).
+    `long_samples`: those above `seq_len` are cut, as in most programs, or dropped.
 
-    The model. `task`: what its head is for, whatever its config names; `labels` of a classifier, 0: as its config says,
-    or 2; one label is a regression, as a reward model's, whose labels are numbers. `experts`: in which form a mixture
-    computes its experts; `routing`: how tokens are spread over them, evenly or all to the same ones, which changes bytes
-    in the eager form only. `kernels`: whose fused kernels are put into it, of norms, rotary embeddings and activations.
-    `model_code`: whose classes and loop run, transformers' or those of a release of LitGPT, which has maps, adapters and
-    names of targets of its own (docs/frameworks.md). `autocast`: 16-bit weights under autocast too, as accelerate's
-    mixed precision over them: adapters in fp32 are cast, losses upcast.
+    The model. `task`: what its head is for, whatever its config names; `labels` of a classifier, 0: as its config
+    says, or 2; one label is a regression, as a reward model's, whose labels are numbers. `experts`: in which form a
+    mixture computes its experts; `routing`: how tokens are spread over them, evenly or all to the same ones, which
+    changes bytes in the eager form only. `kernels`: whose fused kernels are put into it, of norms, rotary
+    embeddings and activations. `model_code`: whose classes and loop run, transformers' or those of a release of
+    LitGPT, which has maps, adapters and names of targets of its own (docs/frameworks.md). `autocast`: 16-bit
+    weights under autocast too, as accelerate's mixed precision over them: adapters in fp32 are cast, losses upcast.
 
-    The objective is what is minimised, as TRL's trainers do it; one beyond sft asks for what is missing: its loss, and
-    a `reference` that goes with the method. `batch` then counts samples: a pair of answers is one, of two sequences.
-    `loss`: what follows the last hidden state. `prompt_len` are the tokens at the start of every sequence that are not
-    scored, 0 or 1 if all are but the first; only some losses leave them out.
+    The objective is what is minimised, as TRL's trainers do it; one beyond sft asks for what is missing: its loss,
+    and a `reference` that goes with the method. `batch` then counts samples: a pair of answers is one, of two
+    sequences. `loss`: what follows the last hidden state. `prompt_len` are the tokens at the start of every
+    sequence that are not scored, 0 or 1 if all are but the first; only some losses leave them out.
 
-    The loop. `steady` asks for a later step, when optimizer states exist; otherwise the first. `hold_logits`: the caller
-    keeps the model's output through the backward pass, as `outputs = model(...); outputs.loss.backward()` does.
-    `keep_outputs`: that variable outlives the step, as in a loop written out in one function, until the next forward
-    pass gives it another value. `fp32_outputs`: accelerate's wrapper, which returns logits as fp32 copies.
+    The loop. `steady` asks for a later step, when optimizer states exist; otherwise the first. `hold_logits`: the
+    caller keeps the model's output through the backward pass, as `outputs = model(...); outputs.loss.backward()`
+    does. `keep_outputs`: that variable outlives the step, as in a loop written out in one function, until the next
+    forward pass gives it another value. `fp32_outputs`: accelerate's wrapper, which returns logits as fp32 copies.
     `zero_grad`: where gradients are zeroed, or freed with `set_to_none`; of several micro-batches in the first one.
 
     The optimizer is a name of oomph.optimizer_names; `implementation` is torch.optim's way through the parameters,
@@ -76,22 +76,23 @@ class TrainJob:
     projections, which a step computes anew if it is the first, or with `update_projection` (one in 200 by default).
     `zero_bucket`: DeepSpeed's ZeRO-2 around AdamW on one GPU, with buckets of so many elements; 0 is no DeepSpeed.
 
-    The method is how PEFT wraps the model, and what trains. `rank` is the adapters'; `targets` the maps that get one:
-    names with commas between them, "all-linear", or "default", which is PEFT's choice for the model. `adapter_dropout`
-    is the rate on an adapter's input; `adapter_dtype` fp32 is what PEFT's autocast_adapter_dtype does.
-    `modules_to_save` are modules of which a copy trains. `freeze_embeddings` and `freeze_layers` freeze parts in full
-    fine-tuning: the tables of tokens and positions, the first so many layers.
+    The method is how PEFT wraps the model, and what trains. `rank` is the adapters'; `targets` the maps that get
+    one: names with commas between them, "all-linear", or "default", which is PEFT's choice for the model.
+    `adapter_dropout` is the rate on an adapter's input; `adapter_dtype` fp32 is what PEFT's autocast_adapter_dtype
+    does. `modules_to_save` are modules of which a copy trains. `freeze_embeddings` and `freeze_layers` freeze parts
+    in full fine-tuning: the tables of tokens and positions, the first so many layers.
 
-    The base. `quantization` is how a frozen one is stored, by bitsandbytes or GPTQ, and `gptq_kernel` what computes with
-    GPTQ's. bitsandbytes passes by experts that are stacked in one parameter unless `quantised_experts` (its
+    The base. `quantization` is how a frozen one is stored, by bitsandbytes or GPTQ, and `gptq_kernel` what computes
+    with GPTQ's. bitsandbytes passes by experts that are stacked in one parameter unless `quantised_experts` (its
     replace_parameter_4bit, axolotl's quantize_moe_experts). `kbit_preparation` is PEFT's
-    prepare_model_for_kbit_training, which keeps all else in fp32, but for GPTQ; with `narrow_tables` embedding and head
-    are cast back, as TRL does. qlora sets quantization, preparation and targets as its paper does, lora with them
-    spelled out is free to differ.
+    prepare_model_for_kbit_training, which keeps all else in fp32, but for GPTQ; with `narrow_tables` embedding and
+    head are cast back, as TRL does. qlora sets quantization, preparation and targets as its paper does, lora with
+    them spelled out is free to differ.
 
-    What older versions kept. `keeps_4bit_inputs`: bitsandbytes up to 0.42, what goes into a quantised map, as long as
-    the graph. `keeps_softmax_inputs`: torch up to 1.10, scores beside their softmax. `keeps_cache`: GPTBigCode of
-    transformers 4, the cache under checkpointing, views of what each fused map of queries, keys and values returned.
+    What older versions kept. `keeps_4bit_inputs`: bitsandbytes up to 0.42, what goes into a quantised map, as long
+    as the graph. `keeps_softmax_inputs`: torch up to 1.10, scores beside their softmax. `keeps_cache`: GPTBigCode
+    of transformers 4, the cache under checkpointing, views of what each fused map of queries, keys and values
+    returned.
     """
 
     batch: int = 1
