@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
 
+from oomph.score.scoring import score
+from oomph.score.summary import to_dict
 from oomph.sources.json_lines import read_lines
 from tests.conftest import SHARED
 from tests.score.rows import ALL, INFERENCE, MEASURED, TRAINING, changed
@@ -125,46 +128,49 @@ def test_no_file_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert "FILE" in err
 
 
-@pytest.fixture
-def short_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs of few steps where batches have many lengths: their full length takes minutes for all rows."""
-    monkeypatch.setattr("oomph.runs.STEPS", 4)
+@pytest.fixture(scope="module")
+def published() -> dict[str, Any]:
+    """What is said of all published rows; runs of few steps where batches have many lengths, for time's sake."""
+    rows = [(name, row) for name in FILES for _, row in read_lines(SHARED / "truth" / name)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("oomph.runs.STEPS", 4)
+        return to_dict(list(score(rows)))
 
 
+@pytest.mark.slow
 @pytest.mark.shared
-@pytest.mark.usefixtures("short_runs")
-@pytest.mark.parametrize("name", FILES)
-def test_every_published_row_is_scored_or_refused(capsys: pytest.CaptureFixture[str], name: str) -> None:
-    """As many rows come out as the file has, under the same ids, each refused with a reason or with an estimate."""
-    path = SHARED / "truth" / name
-    _, out, _ = run(capsys, "score", str(path), "--json")
-    rows = json.loads(out)["rows"]
-    known = [json.loads(line)["id"] for line in path.read_text().splitlines()]
+def test_every_published_row_is_scored_or_refused(published: dict[str, Any]) -> None:
+    """As many rows come out as the files have, under the same ids, each refused with a reason or with an estimate."""
+    rows = published["rows"]
+    known = [json.loads(line)["id"] for name in FILES for line in (SHARED / "truth" / name).read_text().splitlines()]
     assert list(dict.fromkeys(row["id"] for row in rows)) == list(dict.fromkeys(known))
     for row in rows:
         assert (row["refused"] is None) == (row["predicted"] is not None)
         assert row["refused"] is None or row["refused"].strip()
 
 
+@pytest.mark.slow
 @pytest.mark.shared
-@pytest.mark.usefixtures("short_runs")
-def test_what_is_estimated_of_published_rows_is_close(capsys: pytest.CaptureFixture[str]) -> None:
-    """Allocated peaks of transformers within 1.5 % (two digits were printed), of training within 2 % in the median,
-    of what stays after a step within 0.1 %; reserved memory of plain loops within 3 % in the median (it jumps; of
-    decoders 1.1 %, of T5 3.6 %)."""
-    paths = [str(SHARED / "truth" / name) for name in ("training.jsonl", "inference.jsonl", "xmem.jsonl")]
-    _, out, _ = run(capsys, "score", *paths, "--json")
-    summary = json.loads(out)["summary"]
+def test_what_is_estimated_of_published_rows_is_close(published: dict[str, Any]) -> None:
+    """Allocated peaks of transformers within 1.5 % (two digits were printed), of training within 0.3 % in the median,
+    of what stays after a step within 0.1 %; reserved memory of plain loops, which jumps, within 1.5 % in the median, of
+    T5 within 4 %."""
+    summary = published["summary"]
     assert summary["peak_gib"]["n"] >= 30
     assert summary["peak_gib"]["median"] < 0.002
     assert summary["peak_gib"]["max"] < 0.015
-    assert summary["peak_allocated_gib"]["n"] >= 60
-    assert summary["peak_allocated_gib"]["median"] < 0.02
-    assert summary["resident_alloc_gib"]["n"] >= 40
+    assert summary["peak_allocated_gib"]["n"] >= 110
+    assert summary["peak_allocated_gib"]["median"] < 0.003
+    assert summary["peak_allocated_gib"]["p90"] < 0.03
+    assert summary["resident_alloc_gib"]["n"] >= 70
     assert summary["resident_alloc_gib"]["median"] < 0.001
     assert summary["must_not_fit_gib"]["called_fitting"] == 0
-    assert summary["torch_reserved_peak_gib_est"]["n"] >= 29
-    assert summary["torch_reserved_peak_gib_est"]["median"] < 0.03
+    reserved = [row for row in published["rows"] if row["quantity"].startswith("torch_reserved") and not row["refused"]]
+    t5 = [abs(row["relative_error"]) for row in reserved if "t5" in row["id"].lower()]
+    others = [abs(row["relative_error"]) for row in reserved if "t5" not in row["id"].lower()]
+    assert (len(t5), len(others)) >= (12, 17)
+    assert median(others) < 0.015
+    assert median(t5) < 0.04
 
 
 @pytest.mark.parametrize("columns", ["80", "120"])

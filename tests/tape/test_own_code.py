@@ -1,7 +1,7 @@
 """Models with code of their own: the bytes of their real classes, run through the trace, are the estimate's.
 
 own_code.json holds what the classes of the models' repositories took (modeling_baichuan.py of Baichuan2-13B-Chat and
--7B-Chat, modeling_qwen.py of Qwen-7B, late 2023), registered with transformers 5.23 and run by the trace as
+Base, modeling_qwen.py of Qwen-7B, late 2023), registered with transformers 5.23 and run by the trace as
 tests/tape/grid.py runs others: event by event equal then (Qwen's but for the order of some frees), six numbers of bytes
 now. Changed in the classes: Baichuan's MLP declares its maps in the order gate, up, down, which decides only the order
 of frees; the ALiBi mask, made on the host, is one tensor of the device; 7B's tables of cos and sin are buffers; Qwen
