@@ -1,11 +1,13 @@
 """Models with code of their own: the bytes of their real classes, run through the trace, are the estimate's.
 
-own_code.json holds what the classes of the models' repositories took (modeling_baichuan.py of Baichuan2-13B-Chat and
-Base, modeling_qwen.py of Qwen-7B, late 2023), registered with transformers 5.23 and run by the trace as
-tests/tape/grid.py runs others: event by event equal then (Qwen's but for the order of some frees), six numbers of bytes
-now. Changed in the classes: Baichuan's MLP declares its maps in the order gate, up, down, which decides only the order
-of frees; the ALiBi mask, made on the host, is one tensor of the device; 7B's tables of cos and sin are buffers; Qwen
-takes its own attention although torch has a kernel, and no head mask.
+own_code.json holds what the classes of the models' repositories took (modeling_baichuan.py of Baichuan2-13B-Chat,
+modeling_qwen.py of Qwen-7B, late 2023), registered with transformers 5.23 and run by the trace as tests/tape/grid.py
+runs others: event by event equal then (Qwen's but for the order of some frees), six numbers of bytes now.
+Baichuan2-7B's attention and layers were retyped from an annotated listing, the file itself could not be had, so its
+jobs are the weaker evidence; its norm, MLP, head and loss are the 13B file's. Changed in the classes: Baichuan's MLP
+declares its maps in the order gate, up, down, which decides only the order of frees; the ALiBi mask, made on the
+host, is one tensor of the device; 7B's tables of cos and sin are buffers; Qwen takes its own attention although torch
+has a kernel, and no head mask.
 """
 
 from __future__ import annotations
