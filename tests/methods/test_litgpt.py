@@ -94,6 +94,8 @@ def test_a_quantised_model_holds_its_embedding_three_times() -> None:
         ({"checkpointing": "reentrant"}, "checkpointing"),
         ({"padding": True}, "masks"),
         ({"method": "bitfit"}, "bitfit"),
+        ({"optimizer_in_backward": True}, "steps in backward"),
+        ({"quantization": "int8"}, "int8"),
         ({"targets": "q_proj"}, "q_proj"),
     ],
 )

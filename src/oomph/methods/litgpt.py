@@ -149,6 +149,7 @@ def _check(model: Model, job: TrainJob) -> None:
         (job.freeze_embeddings or job.freeze_layers > 0, "parts that freeze"),
         (job.method not in ("full", "lora", "qlora", *ADAPTED), f"method {job.method}"),
         (job.use_cache, "cache while training"),
+        (job.optimizer_in_backward, "optimizer that steps in backward"),
         (not job.quantization.startswith(("none", "nf4", "fp4")), f"base in {job.quantization} that oomph knows"),
     ):
         if wrong:

@@ -28,9 +28,12 @@ RUNTIMES: dict[str, str] = {
 }
 
 
+CHOOSE = f"Choose one of {', '.join(RUNTIMES)}; docs/frameworks.md says what each takes."
+
+
 def runtime(name: str) -> Runtime:
     """Return a runtime by its name."""
     if name not in RUNTIMES:
-        raise UsageError(f"There is no framework {name[:80]!r}.", close_matches(name, RUNTIMES) or "See docs.")
+        raise UsageError(f"There is no framework {name[:80]!r}.", close_matches(name, RUNTIMES) or CHOOSE)
     found: Runtime = import_module(f"oomph.runtimes.{RUNTIMES[name]}").RUNTIME
     return found
