@@ -100,8 +100,6 @@ class LoraLinear(Block):
         from oomph import ops
 
         result: Sym = m.base_layer(x)
-        if not m.tape.adapters:
-            return result
         torch_result_dtype = result.dtype
         x = ops.cast(x, m.lora_A.weight.dtype)
         result = result + m.lora_B(m.lora_A(m.lora_dropout(x))) * SCALING
@@ -141,18 +139,7 @@ class LoraLinear4bit(LoraLinear):
         """Mirror lora.bnb.Linear4bit.forward."""
         from oomph import ops
 
-        result: Sym = m.base_layer(x)
-        if not m.tape.adapters:
-            return result
-        result = ops.clone(result)
-        if requires_conversion := m.tape.autocast is None:
-            expected_dtype = result.dtype
-            x = ops.cast(x, m.lora_A.weight.dtype)
-        output: Sym = m.lora_B(m.lora_A(m.lora_dropout(x))) * SCALING
-        if requires_conversion:
-            output = ops.cast(output, expected_dtype)
-        result = result + output
-        return result
+        return _added(m, x, ops.clone(m.base_layer(x)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,17 +149,21 @@ class LoraLinear8bit(LoraLinear):
     @staticmethod
     def program(m: Bound, x: Sym) -> Sym:
         """Mirror lora.bnb.Linear8bitLt.forward."""
-        from oomph import ops
+        return _added(m, x, m.base_layer(x))
 
-        result: Sym = m.base_layer(x)
-        if requires_conversion := m.tape.autocast is None:
-            expected_dtype = result.dtype
-            x = ops.cast(x, m.lora_A.weight.dtype)
-        output: Sym = m.lora_B(m.lora_A(m.lora_dropout(x))) * SCALING
-        if requires_conversion:
-            output = ops.cast(output, expected_dtype)
-        result = result + output
-        return result
+
+def _added(m: Bound, x: Sym, result: Sym) -> Sym:
+    """Mirror what lora.bnb's layers do with the result of their map; no frame but this one holds it."""
+    from oomph import ops
+
+    if requires_conversion := m.tape.autocast is None:
+        expected_dtype = result.dtype
+        x = ops.cast(x, m.lora_A.weight.dtype)
+    output: Sym = m.lora_B(m.lora_A(m.lora_dropout(x))) * SCALING
+    if requires_conversion:
+        output = ops.cast(output, expected_dtype)
+    result = result + output
+    return result
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from oomph.tape.sym import Sym
     from oomph.tape.tape import Tape
 
+WRAPPED = "base_layer"  # PEFT's name for what an adapter stands beside
 BUFFER_DTYPE = "fp32"  # of stored buffers, whatever the dtype of the weights
 
 
@@ -67,7 +68,9 @@ class Bound:
         return iter(self.stacked)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the program of this block."""
+        """Run the program of this block; of an adapter that is switched off, of what it wraps, as PEFT's layers do."""
+        if not self.tape.adapters and WRAPPED in self.parts:
+            return self.parts[WRAPPED](*args, **kwargs)
         program = getattr(self.block, "program", None)
         if program is None:
             raise UnsupportedError(
