@@ -11,7 +11,7 @@ import pytest
 from oomph.errors import UnsupportedError, UsageError
 from oomph.families import model_from_config
 from oomph.job import InferJob, TrainJob, describe
-from oomph.job_words import GptqKernel, Loss, Quantization
+from oomph.job_words import GptqKernel, Loss, Objective, Quantization, Reference
 from oomph.optimizer_names import KINDS
 from oomph.play import train_step
 from oomph.referee import suites
@@ -59,11 +59,14 @@ def test_every_value_of_every_input_occurs(kind: type) -> None:
     # No GPTQ checkpoint is made of random weights, and DeepSpeed is not run.
     missing["quantization"] = {name for name in get_args(Quantization) if name.startswith("gptq")}
     missing["gptq_kernel"] = set(get_args(GptqKernel))
-    missing["kernels"] = {"foak", "unsloth"}  # packages that are not run here
+    # Those of packages that a suite does not ask for: fms-acceleration, Unsloth, TRL.
+    missing["kernels"] = {"foak", "unsloth"}
+    missing["objective"] = set(get_args(Objective)) - {"sft"}
+    missing["reference"] = set(get_args(Reference)) - {"default"}
     missing["method"] = {"adapter", "adapter_v2"}  # LitGPT's own
     missing["model_code"] = set(get_args(get_type_hints(TrainJob)["model_code"])) - {"transformers"}
     missing["long_samples"] = {"drop"}  # a step has one length
-    elsewhere = ("optim_rank", "zero_bucket", "lengths")  # numbers of other optimizers, and of runs
+    elsewhere = ("optim_rank", "zero_bucket", "lengths", "prompt_len")  # of other optimizers, of runs, of objectives
     missing |= {"embedding_32bit": {False}, "optimizer_in_backward": {True}, "update_projection": {True}}
     for field, hint in get_type_hints(kind).items():
         found = {job[field] for job in jobs("standard", kind)}

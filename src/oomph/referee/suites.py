@@ -223,6 +223,7 @@ def _mixtures() -> Iterator[Entry]:
     for model, layers in ((MIXTRAL, 2), (QWEN3_MOE, 2), (GPT_OSS, 2), (DEEPSEEK, 3)):
         yield _train(model, 2048, 1, layers)
     yield _train(MIXTRAL, 2048, 1, 2, checkpointing="non-reentrant", optimizer="sgd")
+    yield _train(MIXTRAL, 2048, 1, 2, method="qlora", targets="q_proj,v_proj", quantised_experts=True)
     yield _train(QWEN3_MOE, 1024, 2, 2, precision="amp-bf16", optimizer="none")
     yield _train(QWEN3_MOE, 1024, 1, 2, experts="eager", optimizer="none")
     yield _train(QWEN3_MOE, 64, 1, 2, experts="batched_mm", optimizer="none")
