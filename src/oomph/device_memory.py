@@ -37,7 +37,8 @@ class Figures:
     """The three figures of a job on one device.
 
     `items` are what is not in the stream: workspaces, the allocator's own share, context, NCCL. The stream's peak and
-    their points add up to `device`. `played` is what the allocator did with the stream.
+    their points add up to `device`. `played` is what the allocator did with the stream. `runs_fit` says whether every
+    run of many steps, if there are any, went through on the device.
     """
 
     allocated: Figure
@@ -45,6 +46,7 @@ class Figures:
     device: Figure
     items: tuple[Item, ...]
     played: Replay
+    runs_fit: bool = True
 
 
 @dataclass(frozen=True)
@@ -105,13 +107,14 @@ def figures(
     most = max(point.reserved_peak_bytes, safe.reserved_peak_bytes) + one_more(stream, config or Config()) + around
     reserved = Figure("reserved", point.reserved_peak_bytes, most)
     items = list(_items(stream.peak_bytes, workspaces, reserved, beside, around))
-    grown = sorted(play(_at_point(workspaces), run).reserved_peak_bytes - reserved.n_bytes for run in runs)
-    if grown:
-        cut_up = _cut_up(grown)
+    through = [play(_at_most(workspaces), run) for run in runs]
+    if through:
+        cut_up = _cut_up(sorted(one.reserved_peak_bytes - reserved.n_bytes for one in through))
         reserved = Figure("reserved", reserved.n_bytes + cut_up.n_bytes, most + cut_up.safe_bytes)
         items.append(cut_up)
     shown = Figure("device", reserved.n_bytes + context, reserved.safe_bytes + sum(one.high for one in beside))
-    return Figures(allocated, reserved, shown, tuple(items), point)
+    enough = capacity_bytes is None or all(one.reserved_peak_bytes + context <= capacity_bytes for one in through)
+    return Figures(allocated, reserved, shown, tuple(items), point, enough)
 
 
 def fits(
@@ -122,12 +125,10 @@ def fits(
     *,
     processes: int = 1,
     recorded: bool = False,
-    runs: Sequence[Stream] = (),
 ) -> Fit:
     """Play a stream on a device where programs see so many bytes: the cache is emptied when they run out, as in torch.
 
-    A job whose reserved memory is above the capacity may still fit: what is cached is given back first. `runs` must
-    fit too, as in figures.
+    A job whose reserved memory is above the capacity may still fit: what is cached is given back first.
 
     >>> stream = Stream([Event(0, 30 * 2**20), Event(0, -30 * 2**20), Event(1, 40 * 2**20)])
     >>> [fits(stream, size * 2**20).status for size in (900, 600, 30)]
@@ -136,16 +137,15 @@ def fits(
     workspaces = [] if recorded else _workspaces(stream, device)
     beside = _beside(device, processes)
 
-    def play(events: Stream, places: Places, beside_bytes: int) -> tuple[Replay, int]:
+    def play(places: Places, beside_bytes: int) -> tuple[Replay, int]:
         room = max(0, capacity_bytes - beside_bytes)
-        run = replay(with_workspaces(events, places), config, room, capacity_bytes)
+        run = replay(with_workspaces(stream, places), config, room, capacity_bytes)
         return run, 0 if run.oom is None else max(1, run.oom.requested_bytes + run.oom.reserved_bytes - room)
 
-    point, missing = play(stream, _at_point(workspaces), sum(one.n_bytes for one in beside))
+    point, missing = play(_at_point(workspaces), sum(one.n_bytes for one in beside))
     if missing:
         return Fit("too_big", capacity_bytes, point, missing)
-    most = sum(one.high for one in beside)
-    missing = max(play(events, _at_most(workspaces), most)[1] for events in (stream, *runs))
+    _, missing = play(_at_most(workspaces), sum(one.high for one in beside))
     return Fit("tight" if missing else "fits", capacity_bytes, point, missing)
 
 

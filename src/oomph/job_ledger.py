@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from oomph.answer import Subject, facts
@@ -80,7 +80,7 @@ def job_ledger(found: Subject, job: Job, fleet: Fleet | None = None, config: Con
         model=facts(found),
         items=items,
         device=fleet.to_dict() if fleet else None,
-        verdict=_verdict(said, on_device, (events, *mixed), fleet, config) if fleet else None,
+        verdict=_verdict(said, on_device, events, fleet, config) if fleet else None,
         assumptions=_assumed(job, found.model),
         warnings=(*found.warnings, *found.model.notes, *_unseen(job), *kernel_note(found.model, job.attention)),
         figures=(on_device.allocated, on_device.reserved, on_device.device),
@@ -190,13 +190,13 @@ def _word(one: Alive) -> str:
     return "temporaries"
 
 
-def _verdict(what: str, found: Figures, streams: Sequence[Stream], fleet: Fleet, config: Config | None) -> Verdict:
+def _verdict(what: str, found: Figures, stream: Stream, fleet: Fleet, config: Config | None) -> Verdict:
     """Return whether a device holds a job; close to its capacity the allocator is played with just that much."""
     figure, capacity = found.device, fleet.device.capacity_bytes
     beside = figure.n_bytes - found.reserved.n_bytes
     outcome = status(found.allocated.n_bytes + beside, figure.safe_bytes, capacity)
     if outcome == "tight":
-        outcome = fits(streams[0], capacity, fleet.device, config, runs=streams[1:]).status
+        outcome = fits(stream, capacity, fleet.device, config).status if found.runs_fit else "tight"
     takes = f"{what} takes {human(figure.n_bytes)}"
     shown = f"{human(capacity)} that {fleet.device.name} shows programs"
     free = capacity - figure.safe_bytes

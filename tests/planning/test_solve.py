@@ -131,3 +131,9 @@ def test_more_never_takes_less(seed: int, batch: int, tokens: int) -> None:
     assert step(model, replace(job, batch=batch + 1)).peak >= here
     assert step(model, replace(job, seq_len=tokens + 1)).peak >= here
     assert step(model, job, model.num_layers + 1).peak >= here
+
+
+def test_batches_of_many_lengths_are_left_to_train() -> None:
+    """A search would play hundreds of steps for each value it looks at."""
+    with pytest.raises(UsageError, match="one length"):
+        largest(subject(LLAMA), TrainJob(lengths="300±200"), gpu(8000), "batch")

@@ -8,7 +8,8 @@ from oomph.answer import Subject
 from oomph.constants import measured
 from oomph.device_memory import fits
 from oomph.devices import Fleet
-from oomph.errors import OomphError
+from oomph.errors import OomphError, UsageError
+from oomph.job import TrainJob
 from oomph.job_ledger import job_ledger
 from oomph.ledger import Figure, Ledger
 from oomph.planning.result import TOO_BIG
@@ -33,6 +34,9 @@ class Bench:
 
     def peak(self, job: Job) -> int:
         """Return the most bytes of tensors; raises UnsupportedError as the engine does."""
+        if isinstance(job, TrainJob) and job.mixed:
+            fix = "Leave --lengths out, then ask oomph train with what comes out."
+            raise UsageError("Plans and largest values are of batches of one length.", fix)
         if job not in self._peaks:
             self._peaks[job] = int(step(self.found.model, job).peak)
         return self._peaks[job]
