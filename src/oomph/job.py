@@ -102,6 +102,7 @@ Method = Literal[
     "qlora",  # lora on an nf4 base with double quantisation, prepared as PEFT does, all linear maps
     "dora",  # lora with a magnitude for each output, the direction divided by its norm
     "lora-fa",  # lora whose A is frozen
+    "vera",  # lora whose A and B are the same frozen ones for all maps; vectors between them train
     "ia3",  # vectors that scale keys, values and what is inside the feed-forward part
     "bitfit",  # biases alone
     "ln-tuning",  # copies of norms
@@ -121,7 +122,7 @@ GptqKernel = Literal[
 ]
 COMPLETING = frozenset({"grpo", "rloo"})  # objectives whose answers were made from a prompt by the model itself
 OF_PROMPTS = frozenset({"fused-head", "chunked-nll", "logits"})  # losses that leave out what is not scored
-RANKED = frozenset({"lora", "qlora", "dora", "lora-fa"})  # methods that have a rank
+RANKED = frozenset({"lora", "qlora", "dora", "lora-fa", "vera"})  # methods that have a rank
 # What a method stands for, where the field has its default.
 PRESETS: dict[str, dict[str, Any]] = {
     "qlora": {"quantization": "nf4-dq", "kbit_preparation": True, "targets": "all-linear"},

@@ -83,6 +83,7 @@ def train_step(
         played.start = recorder.position
         step()
         tape.variables.clear()
+        tape.shared.clear()
         del step, passes, buffers, optimizer, parameters, updated
     return played
 

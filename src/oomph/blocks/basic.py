@@ -118,6 +118,11 @@ class Buffer(Block):
 
 
 @dataclass(frozen=True)
+class Shared(Buffer):
+    """A buffer of the whole model that many of its blocks read: `tape.shared` has it under its path."""
+
+
+@dataclass(frozen=True)
 class Embedding(Block):
     """A table of `rows` vectors: tokens, positions (kind "position_embedding"), token types.
 

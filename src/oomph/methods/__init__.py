@@ -22,6 +22,7 @@ METHODS: dict[str, str] = {
     "qlora": "lora",
     "dora": "dora",
     "lora-fa": "lora",
+    "vera": "vera",
     "ia3": "ia3",
     "bitfit": "saved",
     "ln-tuning": "saved",

@@ -89,6 +89,10 @@ def _config(peft: Any, job: TrainJob) -> Any:
     if job.method == "ia3":
         return peft.IA3Config(task_type="CAUSAL_LM", target_modules=targets, modules_to_save=saved)
     rate = job.adapter_dropout if job.dropout else 0.0
+    if job.method == "vera":
+        return peft.VeraConfig(
+            task_type="CAUSAL_LM", r=job.rank, target_modules=targets, vera_dropout=rate, modules_to_save=saved
+        )
     return peft.LoraConfig(
         task_type="CAUSAL_LM",
         r=job.rank,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from oomph.blocks.base import Block, Module, Part, Rewritten, Stack
+from oomph.blocks.basic import Shared
 from oomph.errors import UnsupportedError
 from oomph.tensor import Tensor
 
@@ -97,6 +98,10 @@ def _bind(part: Part, tape: Tape, dtype: str, path: str) -> Any:
         if part.role == "buffer" and part.dtype is None:
             return tape.note(tape.empty(part.shape, BUFFER_DTYPE, op="buffer"), "buffer")
         return tape.parameter(part.shape, part.dtype or dtype, part.trains)
+    if isinstance(part, Shared):
+        tape.scope = path
+        made = tape.shared[path] = tape.note(tape.empty(part.shape, part.dtype, op="buffer"), "buffer")
+        return made
     return Bound(part, tape, dtype, path)
 
 
