@@ -104,6 +104,8 @@ Method = Literal[
     "lora-fa",  # lora whose A is frozen
     "vera",  # lora whose A and B are the same frozen ones for all maps; vectors between them train
     "ia3",  # vectors that scale keys, values and what is inside the feed-forward part
+    "prompt-tuning",  # vectors before the embedded tokens
+    "p-tuning",  # the same, made by three linear maps
     "bitfit",  # biases alone
     "ln-tuning",  # copies of norms
     "adapter",  # LitGPT's LLaMA-Adapter
@@ -123,6 +125,7 @@ GptqKernel = Literal[
 COMPLETING = frozenset({"grpo", "rloo"})  # objectives whose answers were made from a prompt by the model itself
 OF_PROMPTS = frozenset({"fused-head", "chunked-nll", "logits"})  # losses that leave out what is not scored
 RANKED = frozenset({"lora", "qlora", "dora", "lora-fa", "vera"})  # methods that have a rank
+PROMPTED = frozenset({"prompt-tuning", "p-tuning"})  # methods that put virtual tokens before those of a batch
 # What a method stands for, where the field has its default.
 PRESETS: dict[str, dict[str, Any]] = {
     "qlora": {"quantization": "nf4-dq", "kbit_preparation": True, "targets": "all-linear"},
@@ -180,7 +183,7 @@ class TrainJob:
     `model_code`: whose classes and loop run, transformers' or those of a release of LitGPT, which has maps, adapters
     and names of targets of its own (docs/frameworks.md).
     `freeze_embeddings` and `freeze_layers` freeze parts in full fine-tuning: the tables of tokens and positions, the
-    first so many layers.
+    first so many layers. `virtual_tokens` are those that prompt tuning and p-tuning put before each sequence.
     """
 
     batch: int = 1
@@ -238,6 +241,7 @@ class TrainJob:
     objective: Objective = "sft"
     reference: Reference = "default"
     prompt_len: int = 0
+    virtual_tokens: int = 20
 
     def __post_init__(self) -> None:
         check(self)
@@ -268,7 +272,8 @@ class TrainJob:
         """Names of the fields that are sizes."""
         second = ("target_len",) if self.target_len else ()
         rank = ("rank",) if self.method in RANKED else ()
-        return ("batch", "seq_len", *second, *rank, *(("prompt_len",) if self.loss in OF_PROMPTS else ()))
+        virtual = ("virtual_tokens",) if self.method in PROMPTED else ()
+        return ("batch", "seq_len", *second, *rank, *(("prompt_len",) if self.loss in OF_PROMPTS else ()), *virtual)
 
     @property
     def mixed(self) -> bool:
@@ -523,6 +528,7 @@ TELLS: dict[str, Callable[[TrainJob], bool]] = {
     "keeps_softmax_inputs": lambda job: job.keeps_softmax_inputs,
     "reference": lambda job: KINDS_OF_OBJECTIVE[job.objective].reference,
     "prompt_len": lambda job: job.loss in OF_PROMPTS,
+    "virtual_tokens": lambda job: job.method in PROMPTED,
 }
 
 

@@ -145,6 +145,8 @@ class Embedding(Block):
         hook on input embeddings that lets checkpointed layers train."""
         from oomph import ops
 
+        if ids.dtype != "int64":
+            return ids  # what was embedded by the caller: inputs_embeds
         output: Sym = ops.embedding(m.weight, ids)
         if m.scaled:
             output = output * m.embed_scale

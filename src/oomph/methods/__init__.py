@@ -6,11 +6,12 @@ does not train. Nothing else knows of methods: the tape plays the blocks it find
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from oomph.errors import UsageError
-from oomph.job import InferJob, TrainJob
+from oomph.job import PROMPTED, InferJob, TrainJob
 from oomph.structure import decoder_stack
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ METHODS: dict[str, str] = {
     "vera": "vera",
     "ia3": "ia3",
     "bitfit": "saved",
+    "prompt-tuning": "prompts",
+    "p-tuning": "prompts",
     "ln-tuning": "saved",
 }
 LITGPT_LAYERS = "transformer.h"
@@ -62,6 +65,15 @@ def adapted(model: Model, job: TrainJob | InferJob) -> Model:
 
         changed = with_copies(changed, split(job.modules_to_save), model)
     return changed
+
+
+def forward_of(causal_lm: Callable[..., Any], model: Model, job: TrainJob) -> Callable[..., Any]:
+    """Return the forward pass of the model that a job trains, given its class's own."""
+    if job.method not in PROMPTED:
+        return causal_lm
+    from oomph.methods.prompts import prompted
+
+    return prompted(causal_lm, model)
 
 
 def layers_path(model: Model, job: TrainJob | InferJob) -> str:

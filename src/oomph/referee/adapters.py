@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from oomph.errors import UnsupportedError
-from oomph.job import TrainJob
+from oomph.job import PROMPTED, TrainJob
 from oomph.methods.targets import ALL_LINEAR, DEFAULT, split
 from oomph.referee.meta import INSTALL
 
@@ -89,6 +89,9 @@ def _config(peft: Any, job: TrainJob) -> Any:
     if job.method == "ia3":
         return peft.IA3Config(task_type="CAUSAL_LM", target_modules=targets, modules_to_save=saved)
     rate = job.adapter_dropout if job.dropout else 0.0
+    if job.method in PROMPTED:
+        kinds = {"prompt-tuning": peft.PromptTuningConfig, "p-tuning": peft.PromptEncoderConfig}
+        return kinds[job.method](task_type="CAUSAL_LM", num_virtual_tokens=job.virtual_tokens)
     if job.method == "vera":
         return peft.VeraConfig(
             task_type="CAUSAL_LM", r=job.rank, target_modules=targets, vera_dropout=rate, modules_to_save=saved
