@@ -106,6 +106,7 @@ Method = Literal[
     "ia3",  # vectors that scale keys, values and what is inside the feed-forward part
     "prompt-tuning",  # vectors before the embedded tokens
     "p-tuning",  # the same, made by three linear maps
+    "prefix-tuning",  # keys and values before those of every layer
     "bitfit",  # biases alone
     "ln-tuning",  # copies of norms
     "adapter",  # LitGPT's LLaMA-Adapter
@@ -125,7 +126,9 @@ GptqKernel = Literal[
 COMPLETING = frozenset({"grpo", "rloo"})  # objectives whose answers were made from a prompt by the model itself
 OF_PROMPTS = frozenset({"fused-head", "chunked-nll", "logits"})  # losses that leave out what is not scored
 RANKED = frozenset({"lora", "qlora", "dora", "lora-fa", "vera"})  # methods that have a rank
-PROMPTED = frozenset({"prompt-tuning", "p-tuning"})  # methods that put virtual tokens before those of a batch
+PROMPTED = frozenset(
+    {"prompt-tuning", "p-tuning", "prefix-tuning"}
+)  # methods that put virtual tokens before those of a batch
 # What a method stands for, where the field has its default.
 PRESETS: dict[str, dict[str, Any]] = {
     "qlora": {"quantization": "nf4-dq", "kbit_preparation": True, "targets": "all-linear"},
@@ -183,7 +186,7 @@ class TrainJob:
     `model_code`: whose classes and loop run, transformers' or those of a release of LitGPT, which has maps, adapters
     and names of targets of its own (docs/frameworks.md).
     `freeze_embeddings` and `freeze_layers` freeze parts in full fine-tuning: the tables of tokens and positions, the
-    first so many layers. `virtual_tokens` are those that prompt tuning and p-tuning put before each sequence.
+    first so many layers. `virtual_tokens` are those that prompt tuning and its like put before each sequence.
     """
 
     batch: int = 1

@@ -24,10 +24,16 @@ CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (models.LLAMA, {"method": "p-tuning", "precision": "amp-bf16", "checkpointing": "reentrant"}),
     (models.GPT2, {"method": "p-tuning", "precision": "fp16", "padding": True}),
 ]
+PREFIXED: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    (models.LLAMA, {"method": "prefix-tuning", "padding": True}),
+    (models.GPT2, {"method": "prefix-tuning", "precision": "amp-bf16", "steady": False}),
+    (models.QWEN3, {"method": "prefix-tuning", "padding": True, "attention": "eager"}),
+    (models.QWEN2, {"method": "prefix-tuning", "precision": "fp32", "accumulation": 2, "use_cache": True}),
+]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("raw", "options"), CASES)
+@pytest.mark.parametrize(("raw", "options"), [*CASES, *PREFIXED])
 def test_every_event_equals_the_trace(raw: dict[str, Any], options: dict[str, Any]) -> None:
     """Allocations, frees, their order, peak, what is kept."""
     parting, ours, theirs = compare(raw, TrainJob(**{"batch": 2, "seq_len": 9, "virtual_tokens": 5, **options}))
@@ -43,6 +49,14 @@ def test_a_folded_step_equals_one_played_in_full(options: dict[str, Any]) -> Non
     assert step(MODEL, job).peak == train_step(MODEL, job).peak
 
 
+def test_one_table_holds_the_prefixes_of_all_layers() -> None:
+    """Keys and values of 8 heads of 128 numbers, for 20 tokens, in 32 layers; so no recipe holds for other depths."""
+    job = TrainJob(method="prefix-tuning", seq_len=64)
+    assert trainable_params(MODEL, job) == 20 * 32 * 2 * 8 * 128
+    assert not step(MODEL, job).folded
+    assert step(MODEL, job).peak == train_step(MODEL, job).peak
+
+
 def test_a_table_trains_and_maps_that_make_it() -> None:
     """20 vectors of 4096 numbers; for p-tuning three maps of that width with biases."""
     table = 20 * 4096
@@ -55,6 +69,14 @@ def test_virtual_tokens_cost_what_tokens_do() -> None:
     few, many = (step(MODEL, TrainJob(method="prompt-tuning", seq_len=1948, virtual_tokens=n)) for n in (1, 100))
     logits = 2 * 128256  # bytes a token in bf16, the least of what it costs
     assert many.peak - few.peak > 99 * logits
+
+
+def test_prefixes_with_checkpointing_or_windows_are_refused() -> None:
+    """PEFT refuses the one; the other would need caches of two kinds."""
+    with pytest.raises(OomphError, match="checkpointing"):
+        adapted(MODEL, TrainJob(method="prefix-tuning", checkpointing="non-reentrant"))
+    with pytest.raises(OomphError, match="sliding windows"):
+        adapted(model_from_config(models.MISTRAL), TrainJob(method="prefix-tuning"))
 
 
 @pytest.mark.parametrize(

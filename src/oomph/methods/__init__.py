@@ -28,6 +28,7 @@ METHODS: dict[str, str] = {
     "bitfit": "saved",
     "prompt-tuning": "prompts",
     "p-tuning": "prompts",
+    "prefix-tuning": "prefix",
     "ln-tuning": "saved",
 }
 LITGPT_LAYERS = "transformer.h"
@@ -71,9 +72,8 @@ def forward_of(causal_lm: Callable[..., Any], model: Model, job: TrainJob) -> Ca
     """Return the forward pass of the model that a job trains, given its class's own."""
     if job.method not in PROMPTED:
         return causal_lm
-    from oomph.methods.prompts import prompted
-
-    return prompted(causal_lm, model)
+    forward: Callable[..., Any] = import_module(f"oomph.methods.{METHODS[job.method]}").prompted(causal_lm, model)
+    return forward
 
 
 def layers_path(model: Model, job: TrainJob | InferJob) -> str:

@@ -33,13 +33,14 @@ DTYPE = "fp32"  # of what makes prompts, whatever the model's is
 
 def adapt(model: Model, job: TrainJob) -> Model:
     """Return the model with a prompt encoder beside it, all else frozen; raises for what is not played."""
-    _check(model, job)
+    check_prompts(model, job)
     _, table = _table(model)
     encoder = PromptMlp if job.method == "p-tuning" else PromptEmbedding
     return replace(model, parts={**frozen(model).parts, ENCODER: encoder(job.virtual_tokens, table.size)})
 
 
-def _check(model: Model, job: TrainJob) -> None:
+def check_prompts(model: Model, job: TrainJob) -> None:
+    """Refuse what virtual tokens were not held against PEFT with."""
     if model.model_type not in PLAYED or model.objective != "causal-lm":
         raise UnsupportedError(
             f"oomph plays no {job.method} of {model.model_type or 'this model'} yet.",
@@ -78,9 +79,9 @@ class PromptEmbedding(Block):
         return {"embedding": Tensor((self.tokens, self.size), "embedding", DTYPE)}
 
     @staticmethod
-    def program(m: Bound) -> Sym:
+    def program(m: Bound, batch: Size) -> Sym:
         """Mirror PromptEmbedding.forward on one row of indices: [1, tokens, size]."""
-        return looked_up(m)
+        return looked_up(m, batch)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,11 +95,11 @@ class PromptMlp(PromptEmbedding):
         return {**super().parts, "mlp_head": Module({"0": linear, "2": linear, "4": linear})}
 
     @staticmethod
-    def program(m: Bound) -> Sym:
+    def program(m: Bound, batch: Size) -> Sym:
         """Mirror PromptEncoder.forward on one row of indices: [1, tokens, size]."""
         from oomph import ops
 
-        input_embeds = looked_up(m)
+        input_embeds = looked_up(m, batch)
         first, second, third = m.mlp_head.parts.values()
         output_embeds: Sym = ops.activate("relu", first(input_embeds))
         output_embeds = ops.activate("relu", second(output_embeds))
@@ -106,11 +107,19 @@ class PromptMlp(PromptEmbedding):
         return output_embeds
 
 
-def looked_up(m: Bound) -> Sym:
-    """Return the rows of the table. Indices come from the host for all sequences, of which one row is looked up."""
+def looked_up(m: Bound, batch: Size) -> Sym:
+    """Return the rows of the table once; of the indices for all sequences one row is taken, which keeps all alive."""
     from oomph import ops
 
-    return ops.embedding_at(m.embedding, (1, m.tokens))
+    ids = indices(m, batch)
+    if ids is None:
+        return ops.embedding_at(m.embedding, (1, m.tokens))
+    return ops.embedding(m.embedding, ops.slice_axis(ids, 0, 0, 1))
+
+
+def indices(m: Bound, batch: Size) -> Sym | None:
+    """Return the indices of virtual tokens [batch, tokens] int64, copied to a GPU from the host; None elsewhere."""
+    return m.tape.empty((batch, m.tokens), "int64", op="to") if m.tape.on == "gpu" else None
 
 
 def prompted(causal_lm: Callable[..., Any], model: Model) -> Callable[..., Any]:
@@ -150,9 +159,5 @@ def get_prompt(encoder: Bound, batch: Size) -> Sym:
     """Mirror PeftModel.get_prompt: the encoder's vectors once for each sequence."""
     from oomph import ops
 
-    prompt_tokens = None
-    if encoder.tape.on == "gpu":  # where they are copied to
-        prompt_tokens = encoder.tape.empty((batch, encoder.tokens), "int64", op="to")
-    prompts = encoder()
-    del prompt_tokens
+    prompts = encoder(batch)
     return ops.repeat_first(prompts, batch)

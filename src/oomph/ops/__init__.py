@@ -93,6 +93,7 @@ from oomph.ops.slices import (
     split_axis,
     split_heads,
     split_sizes,
+    unbind_first,
 )
 from oomph.ops.softmax import softmax, softmax_as, softmax_as_is, softmax_in_fp32
 from oomph.ops.table import embedding, embedding_at
@@ -220,6 +221,7 @@ __all__ = [
     "total",
     "transpose",
     "unary",
+    "unbind_first",
     "unit_rows",
     "unsloth_rms_norm",
     "unsqueeze",

@@ -90,7 +90,11 @@ def _config(peft: Any, job: TrainJob) -> Any:
         return peft.IA3Config(task_type="CAUSAL_LM", target_modules=targets, modules_to_save=saved)
     rate = job.adapter_dropout if job.dropout else 0.0
     if job.method in PROMPTED:
-        kinds = {"prompt-tuning": peft.PromptTuningConfig, "p-tuning": peft.PromptEncoderConfig}
+        kinds = {
+            "prompt-tuning": peft.PromptTuningConfig,
+            "p-tuning": peft.PromptEncoderConfig,
+            "prefix-tuning": peft.PrefixTuningConfig,
+        }
         return kinds[job.method](task_type="CAUSAL_LM", num_virtual_tokens=job.virtual_tokens)
     if job.method == "vera":
         return peft.VeraConfig(
