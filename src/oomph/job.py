@@ -103,6 +103,8 @@ Method = Literal[
     "dora",  # lora with a magnitude for each output, the direction divided by its norm
     "lora-fa",  # lora whose A is frozen
     "vera",  # lora whose A and B are the same frozen ones for all maps; vectors between them train
+    "loha",  # a weight that is the elementwise product of two low-rank ones
+    "lokr",  # a weight that is a Kronecker product
     "ia3",  # vectors that scale keys, values and what is inside the feed-forward part
     "prompt-tuning",  # vectors before the embedded tokens
     "p-tuning",  # the same, made by three linear maps
@@ -125,7 +127,7 @@ GptqKernel = Literal[
 ]
 COMPLETING = frozenset({"grpo", "rloo"})  # objectives whose answers were made from a prompt by the model itself
 OF_PROMPTS = frozenset({"fused-head", "chunked-nll", "logits"})  # losses that leave out what is not scored
-RANKED = frozenset({"lora", "qlora", "dora", "lora-fa", "vera"})  # methods that have a rank
+RANKED = frozenset({"lora", "qlora", "dora", "lora-fa", "vera", "loha", "lokr"})  # methods that have a rank
 PROMPTED = frozenset(
     {"prompt-tuning", "p-tuning", "prefix-tuning"}
 )  # methods that put virtual tokens before those of a batch

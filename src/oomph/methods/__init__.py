@@ -24,6 +24,8 @@ METHODS: dict[str, str] = {
     "dora": "dora",
     "lora-fa": "lora",
     "vera": "vera",
+    "loha": "loha",
+    "lokr": "lokr",
     "ia3": "ia3",
     "bitfit": "saved",
     "prompt-tuning": "prompts",
