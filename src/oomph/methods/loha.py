@@ -74,11 +74,10 @@ def with_delta(m: Bound, x: Sym, delta: Callable[[Bound], Sym]) -> Sym:
     """Return what the map makes of x, and a map whose weight `delta` makes added to it."""
     from oomph import ops
 
-    result: Sym = m.base_layer(x)
-    if not m.tape.adapters:
-        return result
     previous_dtype = x.dtype
-    result = result + _get_delta_activations(m, x, delta)
+    result: Sym = m.base_layer(x)
+    if m.tape.adapters:
+        result = result + _get_delta_activations(m, x, delta)
     result = ops.cast(result, previous_dtype)
     return result
 

@@ -78,10 +78,11 @@ class VeraLinear(Block):
         """Mirror vera.Linear.forward."""
         from oomph import ops
 
+        previous_dtype = x.dtype
         result: Sym = m.base_layer(x)
         if not m.tape.adapters:
-            return result
-        previous_dtype, orig_dtype = x.dtype, result.dtype
+            return ops.cast(result, previous_dtype)
+        orig_dtype = result.dtype
         if m.clones:
             result = ops.clone(result)
         sliced_a = ops.slice_axis(m.tape.shared[A], 1, 0, m.in_features)
