@@ -14,6 +14,7 @@ from oomph.job_words import (
     OF_PROMPTS,
     OWN_PRESETS,
     PRESETS,
+    PROMPTED,
     RANKED,
     AdapterDtype,
     Checkpointing,
@@ -80,7 +81,8 @@ class TrainJob:
     one: names with commas between them, "all-linear", or "default", which is PEFT's choice for the model.
     `adapter_dropout` is the rate on an adapter's input; `adapter_dtype` fp32 is what PEFT's autocast_adapter_dtype
     does. `modules_to_save` are modules of which a copy trains. `freeze_embeddings` and `freeze_layers` freeze parts
-    in full fine-tuning: the tables of tokens and positions, the first so many layers.
+    in full fine-tuning: the tables of tokens and positions, the first so many layers. `virtual_tokens` are those that
+    prompt tuning and its like put before each sequence.
 
     The base. `quantization` is how a frozen one is stored, by bitsandbytes or GPTQ, and `gptq_kernel` what computes
     with GPTQ's. bitsandbytes passes by experts that are stacked in one parameter unless `quantised_experts` (its
@@ -150,6 +152,7 @@ class TrainJob:
     objective: Objective = "sft"
     reference: Reference = "default"
     prompt_len: int = 0
+    virtual_tokens: int = 20
 
     def __post_init__(self) -> None:
         check_values(self)
@@ -184,7 +187,8 @@ class TrainJob:
         """Names of the fields that are sizes."""
         second = ("target_len",) if self.target_len else ()
         rank = ("rank",) if self.method in RANKED else ()
-        return ("batch", "seq_len", *second, *rank, *(("prompt_len",) if self.loss in OF_PROMPTS else ()))
+        virtual = ("virtual_tokens",) if self.method in PROMPTED else ()
+        return ("batch", "seq_len", *second, *rank, *(("prompt_len",) if self.loss in OF_PROMPTS else ()), *virtual)
 
     @property
     def mixed(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from oomph.job import InferJob, TrainJob
-from oomph.job_words import OF_PROMPTS, RANKED
+from oomph.job_words import OF_PROMPTS, PROMPTED, RANKED
 from oomph.objectives import KINDS as OBJECTIVES
 from oomph.optimizer_names import KINDS, Kind
 
@@ -50,6 +50,7 @@ TELLS: dict[str, Callable[[TrainJob], bool]] = {
     "keeps_softmax_inputs": lambda job: job.keeps_softmax_inputs,
     "reference": lambda job: OBJECTIVES[job.objective].reference,
     "prompt_len": lambda job: job.loss in OF_PROMPTS,
+    "virtual_tokens": lambda job: job.method in PROMPTED,
 }
 
 

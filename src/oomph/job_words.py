@@ -92,6 +92,12 @@ Method = Literal[
     "dora",  # lora with a magnitude for each output, the direction divided by its norm
     "lora-fa",  # lora whose A is frozen
     "ia3",  # vectors that scale keys, values and what is inside the feed-forward part
+    "vera",  # lora whose A and B are the same frozen ones for all maps; vectors between them train
+    "loha",  # a weight that is the elementwise product of two low-rank ones
+    "lokr",  # a weight that is a Kronecker product
+    "prompt-tuning",  # vectors before the embedded tokens
+    "p-tuning",  # the same, made by three linear maps
+    "prefix-tuning",  # keys and values before those of every layer
     "bitfit",  # biases alone
     "ln-tuning",  # copies of norms
     "adapter",  # LitGPT's LLaMA-Adapter
@@ -110,7 +116,8 @@ GptqKernel = Literal[
 ]
 COMPLETING = frozenset({"grpo", "rloo"})  # objectives whose answers were made from a prompt by the model itself
 OF_PROMPTS = frozenset({"fused-head", "chunked-nll", "logits"})  # losses that leave out what is not scored
-RANKED = frozenset({"lora", "qlora", "dora", "lora-fa"})  # methods that have a rank
+RANKED = frozenset({"lora", "qlora", "dora", "lora-fa", "vera", "loha", "lokr"})  # methods that have a rank
+PROMPTED = frozenset({"prompt-tuning", "p-tuning", "prefix-tuning"})  # that put virtual tokens before a batch's
 # What a method stands for, where the field has its default.
 PRESETS: dict[str, dict[str, Any]] = {
     "qlora": {"quantization": "nf4-dq", "kbit_preparation": True, "targets": "all-linear"},

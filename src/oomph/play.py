@@ -11,7 +11,7 @@ from typing import Any
 
 from oomph.errors import UnsupportedError, UsageError
 from oomph.job import InferJob, TrainJob
-from oomph.methods import adapted
+from oomph.methods import adapted, forward_of
 from oomph.model import Model
 from oomph.objectives import check_model, objective_file
 from oomph.objectives.passes import Passes, made
@@ -59,7 +59,8 @@ def train_step(
     tape.prompt_len, tape.holes = job.prompt_len, job.padding
     with tape.playing():
         recorder.mark("parameters")
-        passes = Passes(tape, job, program.causal_lm, model, bind(model, tape, job.weight_dtype))
+        forward = forward_of(program.causal_lm, model, job)
+        passes = Passes(tape, job, forward, model, bind(model, tape, job.weight_dtype))
         tape.scope = ""
         parameters = [one for one in passes.policy.parameters() if one.requires_grad]
         if not parameters:
@@ -83,6 +84,7 @@ def train_step(
         played.start = recorder.position
         step()
         tape.variables.clear()
+        tape.shared.clear()
         del step, passes, buffers, optimizer, parameters, updated
     return played
 

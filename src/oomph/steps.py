@@ -128,7 +128,9 @@ def compiled(sheet: Sheet, model: Model, job: Any, layers: Size, on: Place = "gp
         whole = with_layers(model, depth) if repeating else model
         return segments(play(whole, job, layers=deep, on=on).recorder, classes)
 
-    if repeating is not None and not (isinstance(job, TrainJob) and job.freeze_layers):  # frozen first layers differ
+    # Frozen first layers differ from the others; one table holds the prefixes of all.
+    by_depth = isinstance(job, TrainJob) and (job.freeze_layers or job.method == "prefix-tuning")
+    if repeating is not None and not by_depth:
         every = job.checkpoint_every if isinstance(job, TrainJob) and job.checkpointing != "none" else 1
         period = lcm(len(repeating.period), every)
         rest = (number(layers) - repeating.fixed) % period

@@ -118,6 +118,11 @@ class Buffer(Block):
 
 
 @dataclass(frozen=True)
+class Shared(Buffer):
+    """A buffer of the whole model that many of its blocks read: `tape.shared` has it under its path."""
+
+
+@dataclass(frozen=True)
 class Embedding(Block):
     """A table of `rows` vectors: tokens, positions (kind "position_embedding"), token types.
 
@@ -140,6 +145,8 @@ class Embedding(Block):
         hook on input embeddings that lets checkpointed layers train."""
         from oomph import ops
 
+        if ids.dtype != "int64":
+            return ids  # what was embedded by the caller: inputs_embeds
         output: Sym = ops.embedding(m.weight, ids)
         if m.scaled:
             output = output * m.embed_scale

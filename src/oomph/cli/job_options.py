@@ -95,6 +95,7 @@ HELP: dict[Job, dict[str, str]] = {
         "objective": "What is minimised, as TRL's trainers do it; see docs/objectives.md.",
         "reference": "Where an objective's reference comes from.",
         "prompt_len": "Tokens at the start of each sequence that are not scored; 0: all are but the first.",
+        "virtual_tokens": "Vectors that prompt tuning and its like put before each sequence.",
     },
     InferJob: {
         "batch": "Sequences at a time.",

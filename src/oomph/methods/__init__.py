@@ -6,11 +6,13 @@ does not train. Nothing else knows of methods: the tape plays the blocks it find
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from oomph.errors import UsageError
 from oomph.job import InferJob, TrainJob
+from oomph.job_words import PROMPTED
 from oomph.structure import decoder_stack
 
 if TYPE_CHECKING:
@@ -22,8 +24,14 @@ METHODS: dict[str, str] = {
     "qlora": "lora",
     "dora": "dora",
     "lora-fa": "lora",
+    "vera": "vera",
+    "loha": "loha",
+    "lokr": "lokr",
     "ia3": "ia3",
     "bitfit": "saved",
+    "prompt-tuning": "prompts",
+    "p-tuning": "prompts",
+    "prefix-tuning": "prefix",
     "ln-tuning": "saved",
 }
 LITGPT_LAYERS = "transformer.h"
@@ -65,6 +73,14 @@ def adapted(model: Model, job: TrainJob | InferJob) -> Model:
 
         changed = with_copies(changed, split(job.modules_to_save), model)
     return changed
+
+
+def forward_of(causal_lm: Callable[..., Any], model: Model, job: TrainJob) -> Callable[..., Any]:
+    """Return the forward pass of the model that a job trains, given its class's own."""
+    if job.method not in PROMPTED:
+        return causal_lm
+    forward: Callable[..., Any] = import_module(f"oomph.methods.{METHODS[job.method]}").prompted(causal_lm, model)
+    return forward
 
 
 def layers_path(model: Model, job: TrainJob | InferJob) -> str:

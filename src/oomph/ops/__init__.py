@@ -32,6 +32,7 @@ from oomph.ops.indexing import (
     clone,
     contiguous,
     expand,
+    repeat_first,
     repeat_heads,
     repeat_rows,
     rows,
@@ -92,6 +93,7 @@ from oomph.ops.slices import (
     split_axis,
     split_heads,
     split_sizes,
+    unbind_first,
 )
 from oomph.ops.softmax import softmax, softmax_as, softmax_as_is, softmax_in_fp32
 from oomph.ops.table import embedding, embedding_at
@@ -186,6 +188,7 @@ __all__ = [
     "pieces",
     "positions_of",
     "power",
+    "repeat_first",
     "repeat_heads",
     "repeat_rows",
     "repeated",
@@ -222,6 +225,7 @@ __all__ = [
     "total",
     "transpose",
     "unary",
+    "unbind_first",
     "unit_rows",
     "unsloth_norm",
     "unsloth_rms_norm",

@@ -174,6 +174,20 @@ def repeat_rows(x: Sym, times: Size) -> Sym:
     return view(copy, (rows * times, width))
 
 
+def repeat_first(x: Sym, times: Size) -> Sym:
+    """Return x.repeat(times, 1, ...) of x [1, ...]: a new [times, ...], also for once.
+
+    Saves nothing; backward sums to one tensor of x's size, or hands the gradient on. Source: ATen/native/
+    TensorShape.cpp, repeat; torch/csrc/autograd/FunctionsManual.cpp, repeat_backward.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda x: repeat_first(x, 4), (1, 256))
+    Cost(allocated=2048, saved=0, backward=512)
+    """
+    node = record("Repeat", (x,), pass_through)
+    return made_by(new(x.tape, (times, *x.shape[1:]), x.dtype, op="repeat"), node)
+
+
 def repeat_heads(x: Sym, times: Size) -> Sym:
     """Return x.repeat_interleave(times, dim=1) of keys or values [B, K, T, D]: a new [B, K * times, T, D], x itself for
     once.

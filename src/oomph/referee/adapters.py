@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 
 from oomph.errors import UnsupportedError
 from oomph.job import TrainJob
+from oomph.job_words import PROMPTED
 from oomph.methods.targets import ALL_LINEAR, DEFAULT, split
 from oomph.referee.meta import INSTALL
 
@@ -44,6 +46,8 @@ def adapt(model: Any, job: TrainJob, device: str) -> Any:
     if packed:
         _for_packed(config, packed)
     model = peft.get_peft_model(model, config, autocast_adapter_dtype=job.adapter_dtype == "fp32")
+    if job.method in ("loha", "lokr"):
+        _never_dropped(model)
     if job.method == "lora-fa":  # what PEFT's create_lorafa_optimizer does
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(parameter.requires_grad and "lora_A" not in name)
@@ -53,6 +57,21 @@ def adapt(model: Any, job: TrainJob, device: str) -> Any:
             if parameter.requires_grad:
                 parameter.data = parameter.data.to(getattr(torch, COMPUTE[job.weight_dtype]))
     return model
+
+
+def _never_dropped(model: Any) -> None:
+    """Spare LyCORIS's adapters the number that they draw on the host, to drop themselves at a rate of 0."""
+    from peft.tuners.lycoris_utils import LycorisLayer
+
+    for module in model.modules():
+        if isinstance(module, LycorisLayer):
+            layer: Any = module
+            layer.eval()
+            layer.train = partial(_unchanged, layer)
+
+
+def _unchanged(module: Any, mode: bool = True) -> Any:
+    return module
 
 
 def _for_packed(config: Any, packed: list[str]) -> None:
@@ -89,6 +108,20 @@ def _config(peft: Any, job: TrainJob) -> Any:
     if job.method == "ia3":
         return peft.IA3Config(task_type="CAUSAL_LM", target_modules=targets, modules_to_save=saved)
     rate = job.adapter_dropout if job.dropout else 0.0
+    if job.method in PROMPTED:
+        kinds = {
+            "prompt-tuning": peft.PromptTuningConfig,
+            "p-tuning": peft.PromptEncoderConfig,
+            "prefix-tuning": peft.PrefixTuningConfig,
+        }
+        return kinds[job.method](task_type="CAUSAL_LM", num_virtual_tokens=job.virtual_tokens)
+    if job.method in ("loha", "lokr"):
+        kind = peft.LoHaConfig if job.method == "loha" else peft.LoKrConfig
+        return kind(task_type="CAUSAL_LM", r=job.rank, target_modules=targets, modules_to_save=saved)
+    if job.method == "vera":
+        return peft.VeraConfig(
+            task_type="CAUSAL_LM", r=job.rank, target_modules=targets, vera_dropout=rate, modules_to_save=saved
+        )
     return peft.LoraConfig(
         task_type="CAUSAL_LM",
         r=job.rank,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from oomph.blocks.base import Block, Module, Part, Rewritten, Stack
+from oomph.blocks.basic import Shared
 from oomph.errors import UnsupportedError
 from oomph.tensor import Tensor
 
@@ -68,9 +69,12 @@ class Bound:
         return iter(self.stacked)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the program of this block; of an adapter that is switched off, of what it wraps, as PEFT's layers do."""
+        """Run the program of this block; of an adapter that is switched off, what PEFT's layers do then: `off` of the
+        block, else what it wraps.
+        """
         if not self.tape.adapters and WRAPPED in self.parts:
-            return self.parts[WRAPPED](*args, **kwargs)
+            off = getattr(self.block, "off", None)
+            return off(self, *args, **kwargs) if off is not None else self.parts[WRAPPED](*args, **kwargs)
         program = getattr(self.block, "program", None)
         if program is None:
             raise UnsupportedError(
@@ -100,6 +104,10 @@ def _bind(part: Part, tape: Tape, dtype: str, path: str) -> Any:
         if part.role == "buffer" and part.dtype is None:
             return tape.note(tape.empty(part.shape, BUFFER_DTYPE, op="buffer"), "buffer")
         return tape.parameter(part.shape, part.dtype or dtype, part.trains)
+    if isinstance(part, Shared):
+        tape.scope = path
+        made = tape.shared[path] = tape.note(tape.empty(part.shape, part.dtype, op="buffer"), "buffer")
+        return made
     return Bound(part, tape, dtype, path)
 
 

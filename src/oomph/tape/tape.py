@@ -51,6 +51,7 @@ class Tape:
         self.dropout = False  # whether anything is dropped out
         # Variables of a loop written out in one function: what each holds lives until it gets another value.
         self.variables: dict[str, Any] = {}
+        self.shared: dict[str, Sym] = {}  # what many blocks read, by its path in the model
         self.presents: list[Sym] | None = None  # what layers leave for a cache that is kept whole (GPTBigCode)
         self.inputs_train = False  # whether embedded inputs want gradients though their table may be frozen
         # Where each layer's operations begin and where the last layer's end, by sequence number: the backward pass
