@@ -11,7 +11,7 @@ import pytest
 from oomph.errors import UnsupportedError, UsageError
 from oomph.families import model_from_config
 from oomph.job import InferJob, TrainJob, describe
-from oomph.job_words import GptqKernel, Loss, Objective, Quantization, Reference
+from oomph.job_words import PROMPTED, GptqKernel, Loss, Objective, Quantization, Reference
 from oomph.optimizer_names import KINDS
 from oomph.play import train_step
 from oomph.referee import suites
@@ -63,10 +63,17 @@ def test_every_value_of_every_input_occurs(kind: type) -> None:
     missing["kernels"] = {"foak", "unsloth"}
     missing["objective"] = set(get_args(Objective)) - {"sft"}
     missing["reference"] = set(get_args(Reference)) - {"default"}
-    missing["method"] = {"adapter", "adapter_v2"}  # LitGPT's own
+    # LitGPT's own, and those of PEFT that few people use.
+    missing["method"] = {"adapter", "adapter_v2", "vera", "loha", "lokr", *PROMPTED}
     missing["model_code"] = set(get_args(get_type_hints(TrainJob)["model_code"])) - {"transformers"}
     missing["long_samples"] = {"drop"}  # a step has one length
-    elsewhere = ("optim_rank", "zero_bucket", "lengths", "prompt_len")  # of other optimizers, of runs, of objectives
+    elsewhere = (
+        "optim_rank",
+        "zero_bucket",
+        "lengths",
+        "prompt_len",
+        "virtual_tokens",
+    )  # of other optimizers, of runs, of objectives
     missing |= {"embedding_32bit": {False}, "optimizer_in_backward": {True}, "update_projection": {True}}
     for field, hint in get_type_hints(kind).items():
         found = {job[field] for job in jobs("standard", kind)}
