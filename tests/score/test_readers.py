@@ -339,7 +339,7 @@ def test_an_xmem_row_is_the_job_of_its_script() -> None:
     """fp32, a padding mask, efficient attention, outputs held; Adam is AdamW without decay, Adafactor that of torch."""
     wanted = TrainJob(
         batch=47, seq_len=128, precision="fp32", attention="efficient", padding=True, use_cache=True, keep_outputs=True,
-        zero_grad="before-forward",
+        heads_of_4_51=True, zero_grad="before-forward",
     )  # fmt: skip
     assert xmem.job_of(XMEM) == wanted
     assert xmem.job_of(changed(XMEM, optimizer="Adam")) == wanted

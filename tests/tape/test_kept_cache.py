@@ -1,4 +1,4 @@
-"""GPTBigCode of transformers 4: checkpointing leaves the key-value cache on, and it is made of views."""
+"""Caches of transformers 4: made of views, and GPTBigCode's is left on by checkpointing."""
 
 from __future__ import annotations
 
@@ -37,3 +37,33 @@ def test_other_classes_switch_it_off() -> None:
     """Llama's does, whatever the version."""
     with pytest.raises(UsageError, match="switches"):
         step(model_from_config(LLAMA_3_8B), replace(JOB, keeps_cache=True))
+
+
+def test_a_heads_of_4_51_makes_products_copy_what_it_keeps() -> None:
+    """Heads of several sequences are no batch of matrices, so keys and values stand twice; without a cache nothing is
+    changed."""
+    shape = {
+        "hidden_size": HIDDEN,
+        "num_heads": HIDDEN // HEAD,
+        "num_layers": LAYERS,
+        "vocab_size": 500,
+        "max_position_embeddings": 64,
+    }
+    model = model_from_config({"model_type": "gpt_neo", **shape, "attention_types": [[["global"], LAYERS]]})
+    job = TrainJob(batch=2, seq_len=TOKENS // 2, precision="fp32", use_cache=True, keep_outputs=True)
+    views = replace(job, heads_of_4_51=True)
+    more = step(model, views).forward_end - step(model, job).forward_end
+    assert more == LAYERS * 2 * TOKENS * HIDDEN * 4
+    assert step(model, replace(views, use_cache=False)).peak == step(model, replace(job, use_cache=False)).peak
+
+
+def test_heads_are_copied_for_torchs_attention() -> None:
+    """GPT-2's queries, keys and values are views of what one map returned, which its gradient has no use for."""
+    shape = {"n_embd": HIDDEN, "n_head": HIDDEN // HEAD, "n_layer": LAYERS, "vocab_size": 500, "n_positions": 64}
+    model = model_from_config({"model_type": "gpt2", **shape})
+    job = TrainJob(batch=2, seq_len=TOKENS // 2, padding=True, attention="efficient")
+    more = step(model, replace(job, heads_of_4_51=True)).forward_end - step(model, job).forward_end
+    assert more == 0
+    job = replace(job, use_cache=True, keep_outputs=True)
+    more = step(model, replace(job, heads_of_4_51=True)).forward_end - step(model, job).forward_end
+    assert more == LAYERS * TOKENS * HIDDEN * 2

@@ -53,7 +53,8 @@ def sdpa_attention(query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: flo
     Fewer key heads are left to the kernel without a mask, folded into the queries of a single token, else repeated.
     Without a mask several queries are causal, if the class is (`causal`); of a static cache just filled only the filled
     part is looked at. Saves what the kernel saves: repeated keys and values if they had to be. Source: transformers
-    5.23, integrations/sdpa_attention.py, sdpa_attention_forward.
+    5.23, integrations/sdpa_attention.py, sdpa_attention_forward. That of 4.51 repeats key heads whenever they are fewer
+    and makes all three contiguous.
 
     Flash with 2 key heads for 4: q and output 64·4·128·2 B, k and v half of it, log-sum-exp 4·64·4 B, random state
     24 B; in backward also dk and dv for all 4 heads.
@@ -65,13 +66,17 @@ def sdpa_attention(query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: flo
     grouped = False
     if not yes(heads == key.shape[1]):
         times = heads // key.shape[1]
-        if mask is None and yes(size <= FLASH_HEAD_DIM):
+        if mask is None and yes(size <= FLASH_HEAD_DIM) and not query.tape.heads_of_4_51:
             grouped = True
         elif yes(length == 1):
             query = view(query, (batch, key.shape[1], times, size))
         else:
             key = repeat_kv(key, times)
             value = repeat_kv(value, times)
+    if query.tape.heads_of_4_51:
+        query = contiguous(query)
+        key = contiguous(key)
+        value = contiguous(value)
     is_causal = causal and mask is None and not yes(length == 1)
     if is_causal and yes(key.shape[2] > length):
         key = slice_axis(key, 2, 0, length)

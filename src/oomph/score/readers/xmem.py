@@ -25,7 +25,7 @@ ZERO_GRAD: dict[object, ZeroGrad] = {
     None: "before-forward", 0: "before-forward", 1: "before-backward", 2: "after-step",
 }  # fmt: skip
 ASSUMED = (
-    "PyTorch 2.6 and transformers 4.51, estimated by the rules of those oomph follows",
+    "PyTorch 2.6 and transformers 4.51, estimated by the rules of those oomph follows but for caches and heads",
     "a padding mask is passed; fp32, so memory-efficient attention, of T5 the eager one",
     "the outputs of a step live until the forward pass of the next one has ended",
 )
@@ -68,6 +68,7 @@ def job_of(row: Mapping[str, Any]) -> TrainJob:
         attention="efficient",
         padding=True,
         use_cache=True,
+        heads_of_4_51=True,
         keep_outputs=True,
         optimizer=OPTIMIZERS[optimizer],
         zero_grad=ZERO_GRAD[zero_grad],
