@@ -53,7 +53,7 @@ def train_step(
     recorder = tape.recorder
     tape.kernel, tape.dropout, tape.loss = job.attention, job.dropout, job.loss
     tape.keeps_inputs = job.keeps_4bit_inputs
-    tape.keeps_softmax_inputs = job.keeps_softmax_inputs
+    tape.keeps_softmax_inputs, tape.heads_of_4_51 = job.keeps_softmax_inputs, job.heads_of_4_51
     tape.inputs_train = job.checkpointing != "none"  # transformers' enable_input_require_grads
     tape.experts, tape.routing = job.experts, job.routing
     tape.prompt_len, tape.holes = job.prompt_len, job.padding

@@ -336,14 +336,15 @@ def test_a_row_of_generating_says_what_it_lacks(change: dict[str, Any], reason: 
 
 
 def test_an_xmem_row_is_the_job_of_its_script() -> None:
-    """fp32, a padding mask, memory-efficient attention, outputs held; Adam is AdamW without decay."""
+    """fp32, a padding mask, efficient attention, outputs held; Adam is AdamW without decay, Adafactor that of torch."""
     wanted = TrainJob(
         batch=47, seq_len=128, precision="fp32", attention="efficient", padding=True, use_cache=True, keep_outputs=True,
-        zero_grad="before-forward",
+        heads_of_4_51=True, zero_grad="before-forward",
     )  # fmt: skip
     assert xmem.job_of(XMEM) == wanted
     assert xmem.job_of(changed(XMEM, optimizer="Adam")) == wanted
     assert xmem.job_of(changed(XMEM, optimizer="SGD")).optimizer == "sgd"
+    assert xmem.job_of(changed(XMEM, optimizer="Adafactor")).optimizer == "adafactor-torch"
     assert xmem.job_of(changed(XMEM, zero_grad_mode=1)).zero_grad == "before-backward"
     assert xmem.job_of(changed(XMEM, zero_grad_mode=2)).zero_grad == "after-step"
 
@@ -360,7 +361,7 @@ def test_an_xmem_row_is_scored_on_reserved_memory() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"optimizer": "Adafactor"}, "optimizer Adafactor: not modelled yet"),
+        ({"optimizer": "Lion"}, "optimizer Lion: not modelled yet"),
         ({"seq_len": None}, "seq_len: not said"),
         ({"zero_grad_mode": 3}, "zero_grad_mode=3: 0, 1 and 2 are known"),
         ({"zero_grad_mode": [0]}, "zero_grad_mode=[0]: 0, 1 and 2 are known"),

@@ -144,6 +144,22 @@ def gptj(rng: random.Random) -> dict[str, Any]:
     }
 
 
+def gpt_neo(rng: random.Random) -> dict[str, Any]:
+    """Global and local layers, scores in fp32 under a triangle of their own."""
+    raw = sizes(rng)
+    kinds = rng.choice([["global"], ["global", "local"]])
+    raw["num_hidden_layers"] *= len(kinds)
+    return raw | {
+        "attention_types": [[kinds, raw["num_hidden_layers"] // len(kinds)]],
+        "window_size": rng.choice([8, 256]),
+        "intermediate_size": rng.choice([None, 331]),
+        "activation_function": rng.choice(ACTIVATIONS),
+        "attention_dropout": rng.choice(RATES),
+        "resid_dropout": rng.choice(RATES),
+        "embed_dropout": rng.choice(RATES),
+    }
+
+
 def classifier(rng: random.Random) -> dict[str, Any]:
     """Decoders that tell sequences apart: with a padding token, or one sequence at a time."""
     model_type, name = rng.choice([("llama", "Llama"), ("gpt2", "GPT2"), ("gpt_neox", "GPTNeoX"), ("opt", "OPT")])
@@ -167,6 +183,7 @@ FAMILIES: dict[str, Sampler] = {
     "bert": bert,
     "roberta": roberta,
     "bloom": bloom,
+    "gpt_neo": gpt_neo,
     "gptj": gptj,
     "classifier": classifier,
 }

@@ -55,6 +55,7 @@ HELP: dict[Job, dict[str, str]] = {
         "checkpoint_every": "Checkpoint every n-th layer.",
         "use_cache": "Keep a key-value cache while training.",
         "keeps_cache": "Checkpointing leaves the cache on, as in GPTBigCode of transformers 4.",
+        "heads_of_4_51": "As transformers 4.51: a cache of views, and heads copied for torch's attention.",
         "hold_logits": "The caller keeps the logits until backward is done.",
         "keep_outputs": "Outputs live until the next forward pass is over, as in a plain loop.",
         "fp32_outputs": "Logits come as fp32 copies, as from accelerate.",

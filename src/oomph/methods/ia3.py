@@ -33,6 +33,7 @@ IA3_TARGETS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("gpt2", "gpt_bigcode"), ("c_attn", "mlp.c_proj")),
     **dict.fromkeys(("falcon", "gpt_neox"), ("query_key_value", "dense_4h_to_h")),
     "bloom": ("query_key_value", "mlp.dense_4h_to_h"),
+    "gpt_neo": ("q_proj", "v_proj", "c_proj"),
     "gptj": ("q_proj", "v_proj", "fc_out"),
     "opt": ("q_proj", "k_proj", "fc2"),
     "phi": ("q_proj", "v_proj", "fc2"),

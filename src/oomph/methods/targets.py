@@ -14,7 +14,7 @@ from oomph.tensor import Tensor
 
 # TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING of PEFT 0.21, utils/constants.py, for the models that are played.
 QUERY_AND_VALUE = (
-    "gemma", "gemma2", "gemma3_text", "gptj", "llama", "mistral", "opt", "qwen2", "qwen3", "stablelm",
+    "gemma", "gemma2", "gemma3_text", "gpt_neo", "gptj", "llama", "mistral", "opt", "qwen2", "qwen3", "stablelm",
 )  # fmt: skip
 LORA_TARGETS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(QUERY_AND_VALUE, ("q_proj", "v_proj")),

@@ -17,12 +17,13 @@ from oomph.ops.alibi import (
 from oomph.ops.attention import (
     attention,
     attention_in_fp32,
+    attention_under_triangle,
     encoder_attention,
     gpt2_attention,
     sdpa_attention,
     sink_attention,
 )
-from oomph.ops.bounds import at_least, clamp, clamp_both, masked_fill, where
+from oomph.ops.bounds import at_least, clamp, clamp_both, masked_fill, where, where_buffer
 from oomph.ops.channels import conv1d, index_copy
 from oomph.ops.elementwise import add, add_, cast, dropout, mean, mul, mul_, neg, power, rsqrt, sub, unary
 from oomph.ops.fused import liger_glu, liger_rms_norm, unsloth_rms_norm
@@ -120,6 +121,7 @@ __all__ = [
     "at_least",
     "attention",
     "attention_in_fp32",
+    "attention_under_triangle",
     "autocast_argument",
     "baddbmm",
     "bidirectional_mask",
@@ -232,4 +234,5 @@ __all__ = [
     "unsqueeze",
     "view",
     "where",
+    "where_buffer",
 ]

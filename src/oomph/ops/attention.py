@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from oomph.errors import UnsupportedError
 from oomph.ops.activation import tanh
+from oomph.ops.bounds import where_buffer
 from oomph.ops.elementwise import cast, dropout
 from oomph.ops.indexing import contiguous, expand, transpose, unsqueeze, view
 from oomph.ops.joining import cat
@@ -18,7 +19,7 @@ from oomph.ops.sdpa import scaled_dot_product_attention
 from oomph.ops.slices import slice_axis
 from oomph.ops.softmax import softmax, softmax_as_is, softmax_in_fp32
 from oomph.tape.sizes import Size, yes
-from oomph.tape.sym import Sym
+from oomph.tape.sym import Sym, new
 
 
 def attention(
@@ -52,7 +53,8 @@ def sdpa_attention(query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: flo
     Fewer key heads are left to the kernel without a mask, folded into the queries of a single token, else repeated.
     Without a mask several queries are causal, if the class is (`causal`); of a static cache just filled only the filled
     part is looked at. Saves what the kernel saves: repeated keys and values if they had to be. Source: transformers
-    5.23, integrations/sdpa_attention.py, sdpa_attention_forward.
+    5.23, integrations/sdpa_attention.py, sdpa_attention_forward. That of 4.51 repeats key heads whenever they are fewer
+    and makes all three contiguous.
 
     Flash with 2 key heads for 4: q and output 64·4·128·2 B, k and v half of it, log-sum-exp 4·64·4 B, random state
     24 B; in backward also dk and dv for all 4 heads.
@@ -64,13 +66,17 @@ def sdpa_attention(query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: flo
     grouped = False
     if not yes(heads == key.shape[1]):
         times = heads // key.shape[1]
-        if mask is None and yes(size <= FLASH_HEAD_DIM):
+        if mask is None and yes(size <= FLASH_HEAD_DIM) and not query.tape.heads_of_4_51:
             grouped = True
         elif yes(length == 1):
             query = view(query, (batch, key.shape[1], times, size))
         else:
             key = repeat_kv(key, times)
             value = repeat_kv(value, times)
+    if query.tape.heads_of_4_51:
+        query = contiguous(query)
+        key = contiguous(key)
+        value = contiguous(value)
     is_causal = causal and mask is None and not yes(length == 1)
     if is_causal and yes(key.shape[2] > length):
         key = slice_axis(key, 2, 0, length)
@@ -235,6 +241,32 @@ def attention_in_fp32(query: Sym, key: Sym, value: Sym, mask: Sym, rate: float) 
     key = cast(key, "fp32")
     attn_weights = matmul(query, transpose(key, 2, 3))
     attn_weights = attn_weights * 1.0
+    attn_weights = attn_weights + mask
+    attn_weights = softmax(attn_weights)
+    attn_weights = cast(attn_weights, value.dtype)
+    attn_weights = dropout(attn_weights, rate)
+    attn_output = matmul(attn_weights, value)
+    return attn_output, attn_weights
+
+
+def attention_under_triangle(query: Sym, key: Sym, value: Sym, mask: Sym, rate: float) -> tuple[Sym, Sym]:
+    """Mirror GPTNeoSelfAttention._attn on q, k, v [B, N, S, D]: the output [B, N, S, D] and the weights; scores in
+    fp32, not scaled, selected by a triangle that the layer registers, then masked.
+
+    Saves what attention_in_fp32 does. Source: transformers 5.23, models/gpt_neo/modeling_gpt_neo.py.
+
+    The lowest number is a scalar; scores come three times, selected and masked, where GPT-J's are scaled and masked.
+    >>> from oomph.tape.testing import cost, frozen
+    >>> def eager(q, k, v, mask):
+    ...     return attention_under_triangle(q, k, v, mask, 0.0)[0]
+    >>> cost(eager, *[(1, 2, 64, 128)] * 3, frozen(1, 1, 64, 64))
+    Cost(allocated=311300, saved=212992, backward=344068)
+    """
+    query = cast(query, "fp32")
+    key = cast(key, "fp32")
+    attn_weights = matmul(query, transpose(key, 2, 3))
+    mask_value = new(query.tape, (), attn_weights.dtype, op="mask_value")
+    attn_weights = where_buffer(attn_weights, mask_value)
     attn_weights = attn_weights + mask
     attn_weights = softmax(attn_weights)
     attn_weights = cast(attn_weights, value.dtype)

@@ -55,6 +55,20 @@ def _where_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradi
     return [own]
 
 
+def where_buffer(x: Sym, number: Sym) -> Sym:
+    """Return torch.where(mask, x, number), shaped like x, with a mask that a module registers and a scalar tensor.
+
+    Saves nothing but the mask, which lies there anyway; backward selects by it, one tensor and a scalar. Source: torch
+    tools/autograd/derivatives.yaml (where.self).
+
+    >>> from oomph.tape.testing import Given, cost, fp32
+    >>> cost(where_buffer, fp32(4, 256), Given((), "fp32", trains=False))
+    Cost(allocated=4096, saved=0, backward=4100)
+    """
+    node = record("Where", (x,), _where_backward)
+    return made_by(result("where", x.shape, x.dtype, x, number), node)
+
+
 def at_least(x: Sym) -> Sym:
     """Return torch.max(x, lowest), shaped like x, `lowest` a scalar tensor on the host.
 

@@ -75,8 +75,13 @@ class DynamicSlidingWindowLayer(DynamicLayer):
 
 
 def _appended(states: Sym | None, more: Sym, dtype: str) -> Sym:
-    """Return states and more; at first the states are empty, of the keys' dtype, which under autocast is fp32."""
-    return ops.cat((more,), 2, dtype) if states is None else ops.cat((states, more), 2)
+    """Return states and more; at first the states are empty, of the keys' dtype, which under autocast is fp32.
+
+    transformers 4.51 took the first ones as they came (cache_utils.py, DynamicCache.update).
+    """
+    if states is None:
+        return more if more.tape.heads_of_4_51 else ops.cat((more,), 2, dtype)
+    return ops.cat((states, more), 2)
 
 
 class Cache:

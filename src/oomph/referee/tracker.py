@@ -130,11 +130,13 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
         """Say whether a tensor is in host memory also when the model is on a GPU.
 
         `torch.tensor(1.0)` without a device, as torch.optim makes for step counts, is; so is `torch.zeros(())`, but for
-        fused optimizers, whose counts are made where the parameters are. What is on "meta" stands for paged memory.
+        fused optimizers, whose counts are made where the parameters are. A model says its device; its forward, played
+        again in a backward pass, is what records a graph there. What is on "meta" stands for paged memory.
         """
         if tensor.device.type == "meta":
             return True
-        if self.instant != "optimizer step" and not self.instant.endswith("backward"):
+        backward = self.instant.endswith("backward") and not torch.is_grad_enabled()
+        if self.instant != "optimizer step" and not backward:
             return False
         makes = func is aten.lift_fresh.default or (func is aten.zeros.default and self.counters_on_host)
         return makes and tensor.dim() == 0

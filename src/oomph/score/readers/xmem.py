@@ -14,17 +14,22 @@ from oomph.job_words import OptimizerName, ZeroGrad
 from oomph.score.asking import Case, catalogued, device
 from oomph.score.reading import MUST_NOT_FIT, Answer, Ask, Question, Schema, refuse, shown, whole, words
 
-# torch.optim.Adam without weight decay runs the same functions as AdamW, foreach on a GPU.
-OPTIMIZERS: dict[str, OptimizerName] = {"AdamW": "adamw", "Adam": "adamw", "SGD": "sgd"}
+# torch.optim.Adam without weight decay runs the same functions as AdamW, foreach on a GPU. The script takes a name from
+# torch.optim where it has it (exp/trainer/trainer.py, ModelPreparer), and torch has had an Adafactor, one parameter
+# after another, since 2.5.
+OPTIMIZERS: dict[str, OptimizerName] = {
+    "AdamW": "adamw", "Adam": "adamw", "SGD": "sgd", "Adafactor": "adafactor-torch",
+}  # fmt: skip
 # zero_grad_mode: at the start of an iteration, after its forward pass, after its step; where it is not said, the first.
 ZERO_GRAD: dict[object, ZeroGrad] = {
     None: "before-forward", 0: "before-forward", 1: "before-backward", 2: "after-step",
 }  # fmt: skip
 ASSUMED = (
-    "PyTorch 2.6 and transformers 4.51, estimated by the rules of those oomph follows",
+    "PyTorch 2.6 and transformers 4.51, estimated by the rules of those oomph follows but for caches and heads",
     "a padding mask is passed; fp32, so memory-efficient attention, of T5 the eager one",
     "the outputs of a step live until the forward pass of the next one has ended",
 )
+TORCH_ADAFACTOR = "Adafactor is torch.optim's, where the script looks first"
 
 
 def _group(row: Mapping[str, Any]) -> str:
@@ -43,7 +48,8 @@ def _question(row: Mapping[str, Any]) -> Question:
         MUST_NOT_FIT: case.must_not_fit,
     }
     unsaid = ("when gradients are zeroed is not said: taken as at the start",) * (row.get("zero_grad_mode") is None)
-    return Question(asks, (*ASSUMED, *unsaid))
+    chosen = (TORCH_ADAFACTOR,) * (job.optimizer == OPTIMIZERS["Adafactor"])
+    return Question(asks, (*ASSUMED, *unsaid, *chosen))
 
 
 def job_of(row: Mapping[str, Any]) -> TrainJob:
@@ -62,6 +68,7 @@ def job_of(row: Mapping[str, Any]) -> TrainJob:
         attention="efficient",
         padding=True,
         use_cache=True,
+        heads_of_4_51=True,
         keep_outputs=True,
         optimizer=OPTIMIZERS[optimizer],
         zero_grad=ZERO_GRAD[zero_grad],
