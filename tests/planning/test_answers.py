@@ -6,7 +6,6 @@ held in test_fold.py.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,7 +19,7 @@ from oomph.planning.bench import Bench
 from oomph.planning.plan import plan
 from oomph.planning.result import FITS, Change
 from oomph.sources import catalogue
-from tests.planning.test_plan import job_of
+from tests.planning.test_plan import job_of, without_packages
 from tests.tape.grid import compare
 
 QUESTIONS = {"llama-3.1-8b": "rtx4090", "mixtral-8x7b-v0.1": "a100-80gb-sxm", "qwen2.5-72b": "l40s"}
@@ -55,7 +54,7 @@ def test_what_is_advised_fits_and_is_what_the_trace_sees(name: str) -> None:
     assert advised
     for change in advised:
         assert bench.fits(job_of(change))
-        job = replace(job_of(change), loss="hf")  # losses of other packages are held against them in test_losses.py
+        job = without_packages(job_of(change))
         parting, ours, theirs = compare(config(name, num_hidden_layers=2), job)
         assert parting is None, str(parting)
         assert ours == theirs

@@ -214,7 +214,7 @@ def test_patches_are_taken_back() -> None:
     before = patched()
     trace(models.LLAMA, train(padding=True, precision="amp-bf16"))
     with pytest.raises(UnsupportedError):
-        trace({"model_type": "t5"}, train())
+        trace({"model_type": "vit"}, train())
     assert patched() == before
 
 

@@ -59,7 +59,7 @@ def test_another_process_gives_the_same(job: Any) -> None:
     ("changes", "says"),
     [
         ({"model_type": "nonsense-9"}, "no architecture"),
-        ({"model_type": "t5"}, "no AutoModelForCausalLM"),
+        ({"model_type": "vit"}, "no AutoModelForCausalLM"),
         ({"num_attention_heads": 7}, "The trace failed"),
     ],
 )

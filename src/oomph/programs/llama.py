@@ -21,9 +21,10 @@ from oomph.job import TrainJob
 from oomph.ops.rotary_kinds import FP32_TABLES
 from oomph.programs.cache import Cache, dynamic_cache
 from oomph.programs.classify import classified
+from oomph.programs.frame import project
 from oomph.programs.frames import FRAMES, Frame
 from oomph.programs.layers import Tables
-from oomph.programs.loss import adapted_head_and_loss, head_and_loss, kept
+from oomph.programs.loss import kept
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sizes import Size, yes
@@ -233,10 +234,6 @@ def causal_lm(
         del hidden_states  # a local of the frame that goes on
         return classified(m, states, input_ids, labels, past_key_values)
     hidden_states = kept(hidden_states, logits_to_keep)
-    if "lora_A" in m.lm_head.parts:
-        return (*adapted_head_and_loss(m.lm_head, hidden_states, labels), past_key_values)
-    weight = m.lm_head.parts["weight"]
-    table = m.model.embed_tokens.weight if weight is None else weight
     m.tape.head = "softcap" if m.lm_head.softcap else "scaled" if m.lm_head.scaled else ""
-    loss, logits = head_and_loss(hidden_states, table, labels)
+    loss, logits = project(m.lm_head, hidden_states, m.model.embed_tokens.weight, labels)
     return loss, logits, past_key_values

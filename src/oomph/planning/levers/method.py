@@ -67,7 +67,7 @@ LEVERS = (
         Price.TRAINING,
         "Slower than LoRA, as each weight is unpacked at each use; in its paper as good as LoRA on 16-bit weights.",
         "https://arxiv.org/abs/2305.14314",
-        setting(lambda job: job.method in ("full", "lora"), method="qlora"),
+        setting(lambda job: job.method in ("full", "lora", "lora-fa"), method="qlora"),
     ),
     Lever(
         "QLoRA with 4-bit experts",
