@@ -110,9 +110,8 @@ def hada_weight(w1a: Sym, w1b: Sym, w2a: Sym, w2b: Sym) -> Sym:
     from oomph.tape.autograd import made_by, record, save
 
     tape = w1a.tape
-    # A number on the host, which a trace knows only while gradients are computed; what is there anyway stands for it.
-    seen = tape.on == "trace" and tape.on_node is None
-    scale = tape.empty((), "fp32", op="lift_fresh") if seen else w1a
+    # A number on the host, which a trace takes for one of the device; what is there anyway stands for it elsewhere.
+    scale = tape.empty((), "fp32", op="lift_fresh") if tape.on == "trace" else w1a
     node = record("HadaWeight", (w1a, w1b, w2a, w2b), _hada_weight_backward)
     with tape.no_grad():
         diff_weight = (ops.times(w1a, w1b) * ops.times(w2a, w2b)) * 1.0

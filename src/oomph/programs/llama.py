@@ -234,6 +234,7 @@ def causal_lm(
         del hidden_states  # a local of the frame that goes on
         return classified(m, states, input_ids, labels, past_key_values)
     hidden_states = kept(hidden_states, logits_to_keep)
-    m.tape.head = "softcap" if m.lm_head.softcap else "scaled" if m.lm_head.scaled else ""
+    if "lora_A" not in m.lm_head.parts:
+        m.tape.head = "softcap" if m.lm_head.softcap else "scaled" if m.lm_head.scaled else ""
     loss, logits = project(m.lm_head, hidden_states, m.model.embed_tokens.weight, labels)
     return loss, logits, past_key_values
