@@ -320,10 +320,8 @@ def _labelled(model: Any, job: TrainJob) -> dict[str, Any]:
     inputs = _inputs(model, job.batch, job.seq_len, job.seq_len if job.padding else 0)
     if job.packing:
         inputs["position_ids"] = _two_in_a_row(job, model.device)
-    classifies = type(model).__name__.endswith("ForSequenceClassification")
-    shape = (job.batch,) if classifies else (job.batch, job.seq_len)
-    inputs["labels"] = torch.zeros(shape, dtype=torch.long, device=model.device)
-    if job.prompt_len and not classifies:
+    inputs["labels"] = _labels(model, job)
+    if job.prompt_len and inputs["labels"].dim() > 1:
         inputs["labels"][:, : job.prompt_len].fill_(IGNORED)
     return inputs
 
