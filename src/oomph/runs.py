@@ -81,9 +81,8 @@ def _second_step(script: Script) -> _SecondStep:
     begin = next(position for position, name in script.marks if name == "end")
     there = _alive(script.events[:begin])
     end = _alive(script.events)
-    stays = set(end)
-    new = [at for at in end if at not in set(there)]
-    places = iter(new)
+    stays, found = set(end), set(there)
+    places = iter([at for at in end if at not in found])
     left = [at if at in stays else next(places, -1) for at in there]
     return _SecondStep(there, [*script.events[begin:], *(~at for at in places)], left)
 

@@ -19,6 +19,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from torch import library
 
 from oomph.errors import UnsupportedError
 from oomph.referee.losses import without_triton
@@ -40,8 +41,8 @@ def files() -> tuple[Any, Any, Any]:
     package.__path__, kernels.__path__ = [str(root)], [str(root / "kernels")]
     devices = ModuleType(f"{PACKAGE}.device_type")
     vars(devices).update(DEVICE_COUNT=1, DEVICE_TYPE="cuda", DEVICE_TYPE_TORCH="cuda")
-    with without_triton(), patch.object(torch.library, "triton_op"):
-        del torch.library.triton_op  # with it they would register their kernels for torch.compile
+    with without_triton(), patch.object(library, "triton_op"):
+        del library.triton_op  # with it they would register their kernels for torch.compile
         utils = _utils(root / "kernels" / "utils.py")
         zoo = ModuleType("unsloth_zoo.utils")
         vars(zoo)["Version"] = import_module("packaging.version").Version
