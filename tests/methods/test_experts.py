@@ -72,7 +72,7 @@ def test_every_event_of_adapters_on_experts_equals_the_trace(raw: dict[str, Any]
 )
 def test_trainable_parameters_are_those_of_peft(raw: dict[str, Any]) -> None:
     """Where PEFT translates names, experts and routers get adapters, and dense and shared ones lose theirs."""
-    from oomph.referee.jobs import build
+    from oomph.referee.models import build
 
     job = TrainJob(rank=3, **ALL)
     assert trainable_params(model_from_config(raw), job) == build(raw, job).get_nb_trainable_parameters()[0]

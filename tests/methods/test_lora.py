@@ -161,7 +161,7 @@ def test_default_targets_are_peft_s() -> None:
 @pytest.mark.parametrize("raw", [models.LLAMA, models.GPT2], ids=["llama", "gpt2"])
 def test_trainable_parameters_are_those_of_peft(raw: dict[str, Any]) -> None:
     """As many as PEFT's get_nb_trainable_parameters counts on the real class."""
-    from oomph.referee.jobs import build
+    from oomph.referee.models import build
 
     job = TrainJob(method="lora", rank=3, targets="all-linear")
     assert trainable_params(model_from_config(raw), job) == build(raw, job).get_nb_trainable_parameters()[0]

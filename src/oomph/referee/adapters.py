@@ -87,7 +87,7 @@ def _for_packed(config: Any, packed: list[str]) -> None:
 
 def freeze(model: Any, job: TrainJob) -> Any:
     """Return a model with what the job freezes frozen: no PEFT in it."""
-    from oomph.referee.jobs import decoder_layers
+    from oomph.referee.models import decoder_layers
 
     if job.method == "bitfit":
         for name, parameter in model.named_parameters():

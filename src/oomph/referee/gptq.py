@@ -50,7 +50,7 @@ def pack(model: Any, job: TrainJob, device: str) -> list[str]:
     """Exchange the linear maps inside a model's decoder layers; return the last parts of their names."""
     from transformers.pytorch_utils import Conv1D
 
-    from oomph.referee.jobs import decoder_layers
+    from oomph.referee.models import decoder_layers
 
     if job.gptq_kernel != "gptqmodel":
         fix = "Take --gptq-kernel gptqmodel, or ask oomph train alone."

@@ -262,12 +262,12 @@ class InFusedBackward:
 
 def _matrices(model: Any, kind: Kind) -> list[Any]:
     """Return the weights that are projected or made orthogonal: by class and name as the HF Trainer, or all hidden."""
-    from oomph.referee import jobs
+    from oomph.referee import models
 
     if kind.targets == "linear":
         linear = ((name, each) for name, each in model.named_modules() if isinstance(each, torch.nn.Linear))
         return [each.weight for name, each in linear if "attn" in name or "mlp" in name]
-    return [one for layer in jobs.decoder_layers(model) for one in layer.parameters() if one.dim() == 2]
+    return [one for layer in models.decoder_layers(model) for one in layer.parameters() if one.dim() == 2]
 
 
 class Several:

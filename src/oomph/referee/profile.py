@@ -13,7 +13,7 @@ import torch
 from torch.profiler import ProfilerActivity
 
 from oomph.job import InferJob, TrainJob
-from oomph.referee import jobs
+from oomph.referee import jobs, models
 from oomph.referee.trace import collected
 from oomph.stream import Event, Stream
 
@@ -47,7 +47,7 @@ def profile(raw_config: Mapping[str, Any], job: TrainJob | InferJob) -> Stream:
     Bytes are as requested; frees of what was allocated before the step are left out, so `live` starts from 0.
     """
     with collected():
-        model = jobs.build(raw_config, job)
+        model = models.build(raw_config, job)
         profiler = torch.profiler.profile(activities=[ProfilerActivity.CPU], profile_memory=True)
         run: Any = jobs.train if isinstance(job, TrainJob) else jobs.infer
         run(model, job, _Silent(profiler))

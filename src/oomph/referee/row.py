@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from oomph.errors import OomphError
 from oomph.job import InferJob, TrainJob
-from oomph.referee import isolated, jobs, sdpa
+from oomph.referee import isolated, jobs, models, sdpa
 from oomph.referee.meter import CudaMeter, Meter, Reading
 from oomph.referee.trace import collected
 
@@ -135,8 +135,8 @@ def measure(raw: Mapping[str, Any], job: TrainJob | InferJob, meter: Meter, snap
 def _run(raw: Mapping[str, Any], job: TrainJob | InferJob, watcher: MeterWatcher) -> None:
     meter = watcher.meter
     with collected():
-        model = jobs.build(raw, job, meter.device)
-        reference = jobs.build_reference(raw, job, meter.device)
+        model = models.build(raw, job, meter.device)
+        reference = models.build_reference(raw, job, meter.device)
         watcher.params = sum(parameter.numel() for parameter in model.parameters())
         meter.settle()
         with kernels(job, watcher):

@@ -125,7 +125,7 @@ def trace(
 
     The last two are for checking the trace itself: a fake run on "cpu" must equal a real one, event by event.
     """
-    from oomph.referee import jobs
+    from oomph.referee import jobs, models
     from oomph.referee.optimizers_on_cuda import as_on_cuda
     from oomph.referee.tracker import Tracker
     from oomph.referee.watch import TrackerWatcher, passes
@@ -154,8 +154,8 @@ def trace(
 
             stack.enter_context(trl.with_kernel_for_logits())
         stack.enter_context(tracker)
-        model = jobs.build(raw_config, job)
-        reference = jobs.build_reference(raw_config, job)
+        model = models.build(raw_config, job)
+        reference = models.build_reference(raw_config, job)
         if layer_marks:
             watcher.follow(model)
             if reference is not None:

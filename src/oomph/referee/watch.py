@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from oomph.job import InferJob, TrainJob
-from oomph.referee import jobs
+from oomph.referee import jobs, models
 from oomph.referee.losses import unwrapped
 from oomph.referee.optimizers import counters_on_host
 from oomph.referee.quantised import scales
@@ -43,7 +43,7 @@ class TrackerWatcher:
 
         Backward of a layer begins where the gradient of its output is complete: at the output's node.
         """
-        layers = jobs.decoder_layers(model)
+        layers = models.decoder_layers(model)
         self.total += self.passes * len(layers)
         for index, layer in enumerate(layers):
             layer.register_forward_pre_hook(self._forward_hook(f"layer {index}"))
@@ -57,7 +57,7 @@ class TrackerWatcher:
         self.tracker.forget(counters_on_host(optimizer))
         self.tracker.counters_on_host = optimizer is not None and not optimizer.defaults.get("fused")
         gradients = [(f"{name}.grad", each.grad) for name, each in model.named_parameters() if each.grad is not None]
-        packed, buffers = jobs.packed_and_buffers(model)
+        packed, buffers = models.packed_and_buffers(model)
         weights = [*model.named_parameters(), *scales(model), *packed]
         if reference is not None:
             weights += [(f"reference.{name}", each) for name, each in reference.named_parameters()]

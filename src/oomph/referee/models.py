@@ -1,0 +1,119 @@
+"""The real model of a job: the transformers class of a config with random weights, on fake tensors or real ones."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from oomph.errors import UnsupportedError
+from oomph.families.heads import headed
+from oomph.job import InferJob, TrainJob
+from oomph.referee.meta import clean
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+AUTOCAST = "amp-"  # precisions that keep fp32 weights
+
+
+def build(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu") -> Any:
+    """Return the class of a config, with the head its architectures name, on a device, in train or eval mode.
+
+    Raises UnsupportedError when transformers has no such class. Code that comes with a model is never run.
+    """
+    import transformers
+
+    if isinstance(job, TrainJob):
+        raw = headed(raw, job.task, job.labels)
+    model_type = str(raw.get("model_type", ""))
+    if model_type in SEQ2SEQ:  # configs name the token to begin with, their classes have none; no byte depends on it
+        raw = {"decoder_start_token_id": 0, **raw}
+    if model_type not in transformers.CONFIG_MAPPING:
+        raise UnsupportedError(f"transformers {transformers.__version__} has no architecture {model_type[:80]!r}.")
+    config = transformers.CONFIG_MAPPING[model_type](**clean(dict(raw)))
+    auto = getattr(transformers, auto_class(raw))
+    if type(config) not in auto._model_mapping:
+        raise UnsupportedError(f"transformers has no {auto.__name__} for {model_type[:80]!r}.")
+    if isinstance(job, TrainJob) and not job.dropout:
+        _without_dropout(config)
+    dtype = DTYPES["fp32" if job.precision.startswith(AUTOCAST) else job.precision]
+    # None lets a class without SDPA fall back to eager, as from_pretrained does.
+    attention = "eager" if job.attention == "eager" else None
+    # Left out, grouped_mm is taken by classes that have it.
+    experts = {} if job.experts == "grouped_mm" else {"experts_implementation": job.experts}
+    with torch.device(device), _sparing(job, device):
+        model = auto.from_config(config, dtype=dtype, attn_implementation=attention, trust_remote_code=False, **experts)
+    if not isinstance(job, TrainJob):
+        return model.eval()
+    if job.method != "full" or job.freeze_embeddings or job.freeze_layers:
+        from oomph.referee.adapters import adapt
+
+        model = adapt(model, job, device)
+    return model.train()
+
+
+def build_reference(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu") -> Any:
+    """Return the second model that an objective compares with, in eval mode as it was loaded; None without one."""
+    if not isinstance(job, TrainJob) or job.compares_with != "loaded":
+        return None
+    return build(raw, replace(job, **PLAIN), device).eval()
+
+
+PLAIN: dict[str, Any] = {"freeze_embeddings": False, "freeze_layers": 0}  # what is said of the model that trains
+
+
+def _sparing(job: TrainJob | InferJob, device: str) -> Any:
+    """Return a context in which what will be quantised takes no memory on a GPU."""
+    if not isinstance(job, TrainJob) or job.quantization == "none" or device == "cpu":
+        return contextlib.nullcontext()
+    from oomph.referee.quantised import linear_maps_without_memory
+
+    return linear_maps_without_memory()
+
+
+HEADS = {"ForSequenceClassification": "ForSequenceClassification", "ForMaskedLM": "ForMaskedLM"} | dict.fromkeys(
+    ("ForConditionalGeneration", "WithLMHeadModel", "Seq2SeqLM"), "ForSeq2SeqLM"
+)
+SEQ2SEQ = ("t5", "mt5", "umt5")  # types whose class writes what another part has read, where the config names none
+ENCODERS = ("bert", "roberta", "xlm-roberta")  # types whose class fills in masks where the config names none
+
+
+def auto_class(raw: Mapping[str, Any]) -> str:
+    """Return which of transformers' auto classes has the head that a config's `architectures` names.
+
+    >>> auto_class({"architectures": ["BertForSequenceClassification"]}), auto_class({"model_type": "llama"})
+    ('AutoModelForSequenceClassification', 'AutoModelForCausalLM')
+    """
+    named = str(next(iter(raw.get("architectures") or []), ""))
+    found = next((auto for head, auto in HEADS.items() if named.endswith(head)), "ForCausalLM")
+    if not named and raw.get("model_type") in ENCODERS:
+        found = "ForMaskedLM"
+    if not named and raw.get("model_type") in SEQ2SEQ:
+        found = "ForSeq2SeqLM"
+    return f"AutoModel{found}"
+
+
+def _without_dropout(config: Any) -> None:
+    """Set every dropout rate of a config to 0."""
+    for name, value in config.to_dict().items():
+        if ("dropout" in name or "pdrop" in name) and isinstance(value, float):
+            setattr(config, name, 0.0)
+
+
+def decoder_layers(model: Any) -> list[Any]:
+    """Return the model's decoder layers: its longest list of layers that can be checkpointed, else of any modules."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    lists = [list(module) for module in model.modules() if isinstance(module, torch.nn.ModuleList) and len(module)]
+    layers = [each for each in lists if isinstance(each[0], GradientCheckpointingLayer)]
+    return max(layers or lists, key=len, default=[])
+
+
+def packed_and_buffers(model: Any) -> tuple[list[Any], list[Any]]:
+    """Return a model's named buffers apart: the weights of maps that keep codes in buffers, and all others."""
+    maps = tuple(f"{name}." for name, module in model.named_modules() if "qweight" in module._buffers)
+    packed = [(name, each) for name, each in model.named_buffers() if name.startswith(maps)]
+    names = {name for name, _ in packed}
+    return packed, [(name, each) for name, each in model.named_buffers() if name not in names]
