@@ -106,6 +106,7 @@ def check_objective(job: TrainJob) -> None:
         (bool(job.modules_to_save), "copies of modules", "Leave out --modules-to-save."),
         (job.keep_outputs, "outputs that are kept", "Leave out --keep-outputs: TRL's trainers drop them."),
         (job.kernels == "unsloth", "Unsloth's kernels", "Take other --kernels: its trainers are patched too."),
+        (job.checkpointing == "unsloth", "Unsloth's checkpointing", "Take another way of --checkpointing."),
         (job.use_cache, "a cache", "Leave out --use-cache: TRL's trainers switch it off."),
         (job.checkpoint_every > 1, "every n-th layer checkpointed", "TRL's trainers switch all layers on and off."),
     ):

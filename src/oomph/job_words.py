@@ -24,7 +24,12 @@ Experts = Literal[
     "batched_mm",  # a copy of its expert's weights for every token
 ]
 Routing = Literal["balanced", "worst"]
-Checkpointing = Literal["none", "reentrant", "non-reentrant"]
+Checkpointing = Literal[
+    "none",
+    "reentrant",
+    "non-reentrant",
+    "unsloth",  # reentrant, with what layers begin with in host memory
+]
 OptimizerName = Literal[
     "adamw", "adamw_torch", "adamw_torch_fused", "adamw_hf", "adamw-amsgrad", "adam", "nadam", "radam", "adamax",
     "adadelta", "sgd", "sgd-momentum", "rmsprop", "adagrad", "adafactor-torch", "adafactor-torch-foreach", "adafactor",

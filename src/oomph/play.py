@@ -73,7 +73,7 @@ def train_step(
             buffers += _buffers(program, passes.reference)
         played = Played(recorder)
         step = partial(_step, passes, model, optimizer, parameters, played, layers)
-        if job.steady and (warm_up or job.keep_outputs or job.kernels == "unsloth"):
+        if job.steady and (warm_up or job.keep_outputs or "unsloth" in (job.kernels, job.checkpointing)):
             step()
         else:
             _leave_behind(optimizer, updated, job)

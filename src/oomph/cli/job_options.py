@@ -51,7 +51,7 @@ HELP: dict[Job, dict[str, str]] = {
         "lengths": "How long samples are where they are not packed: fixed, or mean and deviation, as 500±300.",
         "long_samples": "Samples longer than that are cut, or dropped from the data.",
         "dropout": "Dropout as the config says, or none.",
-        "checkpointing": "Gradient checkpointing.",
+        "checkpointing": "Gradient checkpointing; Unsloth's keeps what layers begin with in host memory.",
         "checkpoint_every": "Checkpoint every n-th layer.",
         "use_cache": "Keep a key-value cache while training.",
         "keeps_cache": "Checkpointing leaves the cache on, as in GPTBigCode of transformers 4.",

@@ -68,7 +68,11 @@ def train(model: Any, job: TrainJob, watcher: Watcher, warm_up: bool | None = No
     """
     if job.packing and "position_ids" not in inspect.signature(unwrapped(model).forward).parameters:
         raise UnsupportedError(f"{type(model).__name__} takes no position ids.", "Leave out packing.")
-    _checkpoint(model, job)
+    with _checkpointed(model, job):
+        _train(model, job, watcher, warm_up, reference)
+
+
+def _train(model: Any, job: TrainJob, watcher: Watcher, warm_up: bool | None, reference: Any) -> None:
     trainer = _prepared(model, reference, job, watcher)
     optimizer = make_optimizer(job, model)
     kept: list[Any] = []  # what the caller's variable holds from one forward pass to the next
@@ -130,7 +134,8 @@ def _under_autocast(forward: Callable[..., Any], job: TrainJob, device_type: str
 def has_warm_up(job: TrainJob) -> bool:
     """Say whether a steady step differs from the first: it leaves optimizer states, gradients or outputs behind."""
     has_state = job.optimizer in KINDS and KINDS[job.optimizer].has_state
-    return job.steady and (has_state or job.leaves_gradients or job.keep_outputs)
+    leaves_buffers = "unsloth" in (job.kernels, job.checkpointing)
+    return job.steady and (has_state or job.leaves_gradients or job.keep_outputs or leaves_buffers)
 
 
 def _remembers(model: Any) -> bool:
@@ -138,15 +143,23 @@ def _remembers(model: Any) -> bool:
     return any(getattr(module, "rope_type", "") == "longrope" for module in model.modules())
 
 
-def _checkpoint(model: Any, job: TrainJob) -> None:
-    """Turn gradient checkpointing on for layers 0, n, 2n, ..."""
+@contextlib.contextmanager
+def _checkpointed(model: Any, job: TrainJob) -> Iterator[None]:
+    """Run with gradient checkpointing on for layers 0, n, 2n, ..."""
     if job.checkpointing == "none":
+        yield
         return
-    reentrant = job.checkpointing == "reentrant"
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
-    for index, layer in enumerate(decoder_layers(model)):
-        if index % job.checkpoint_every:
-            layer.gradient_checkpointing = False
+    with contextlib.ExitStack() as stack:
+        if job.checkpointing == "unsloth":
+            from oomph.referee import unsloth_checkpoints
+
+            stack.enter_context(unsloth_checkpoints.installed(DTYPES[job.precision.removeprefix(AUTOCAST)]))
+        reentrant = job.checkpointing != "non-reentrant"
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+        for index, layer in enumerate(decoder_layers(model)):
+            if index % job.checkpoint_every:
+                layer.gradient_checkpointing = False
+        yield
 
 
 def _step(model: Any, job: TrainJob, optimizer: Any, watcher: Watcher, kept: list[Any], trainer: Any) -> None:

@@ -3,8 +3,8 @@
 Source: torch/utils/checkpoint.py. Non-reentrant (_checkpoint_without_reentrant_generator): every saved tensor becomes
 a holder; the first one that is unpacked runs the function again, whose saved tensors fill the holders; when the last
 is filled the rerun stops, before the operation that saved it allocates its result. Reentrant (CheckpointFunction): one
-operation, whose backward runs the function to its end and then a backward pass of its own. Random states are kept too,
-but in host memory.
+operation, whose backward runs the function to its end and then a backward pass of its own. Unsloth's is a reentrant one
+that moves inputs to host memory (oomph.tape.offload). Random states are kept too, but in host memory.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 from oomph.job_words import Checkpointing as Kind
 from oomph.tape.autograd import Gradients, Node, made_by, record, root_of, run_engine, save
+from oomph.tape.offload import Offload
 from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym, new
 from oomph.tape.tape import Autocast, Tape, autocast
@@ -106,20 +107,33 @@ def _checkpoint(tape: Tape, function: Callable[..., Any], *inputs: Any) -> Any:
 
 
 class _Call:
-    """What a reentrant checkpoint keeps beside its tensors, as long as the graph: function, other inputs, autocast."""
+    """What a reentrant checkpoint keeps beside its tensors, as long as the graph: function, other inputs, autocast.
+
+    `back` gives the first input back where an `offload` has moved it.
+    """
 
     def __init__(self, tape: Tape, function: Callable[..., Any], inputs: tuple[Any, ...]) -> None:
+        self.tape = tape
         self.function = function
         self.inputs = [None if isinstance(one, Sym) else one for one in inputs]
         self.places = [place for place, one in enumerate(inputs) if isinstance(one, Sym)]
+        self.offload: Offload | None = None
+        self.back: Callable[[], Sym] | None = None
         self.autocast = tape.autocast.dtype if tape.autocast is not None else None
         self.outputs: list[tuple[tuple[Size, ...], str] | None] = []
 
 
-def _checkpoint_reentrant(tape: Tape, function: Callable[..., Any], *inputs: Any) -> Any:
+def _checkpoint_reentrant(
+    tape: Tape, function: Callable[..., Any], *inputs: Any, offload: Offload | None = None
+) -> Any:
     """Call a function without recording it, as one operation that saves its inputs (CheckpointFunction.forward)."""
-    tensors = [one for one in inputs if isinstance(one, Sym)]
-    node = record("CheckpointFunction", tensors, _rerun_with_backward)
+    tensors: list[Sym | None] = [one for one in inputs if isinstance(one, Sym)]
+    node = record("CheckpointFunction", [one for one in tensors if one is not None], _rerun_with_backward)
+    back = None
+    if offload is not None and tape.grad_enabled and isinstance(inputs[0], Sym) and inputs[0].requires_grad:
+        back = offload.move(inputs[0])
+    if back is not None:
+        tensors[0] = None
     with tape.no_grad():
         output = function(*inputs)
     save(node, *tensors)
@@ -129,6 +143,7 @@ def _checkpoint_reentrant(tape: Tape, function: Callable[..., Any], *inputs: Any
             made_by(each, node, at)
     if node is not None:
         node.context = _Call(tape, function, inputs)
+        node.context.offload, node.context.back = offload, back
         node.context.outputs = [None if each is None else (each.shape, each.dtype) for each in outputs]
         node.outputs = len(outputs)
     del outputs
@@ -142,14 +157,16 @@ def _rerun_with_backward(node: Node, gradients: Gradients, saved: list[Any]) -> 
     weights of eager attention) has zeros for a gradient, which go through its own backward.
     """
     call: _Call = node.context
-    tape = saved[0].tape
+    tape = call.tape
+    if call.offload is not None:
+        call.offload.begin_backward()
     gradients = list(gradients)  # what is made here dies here
     for at, made in enumerate(call.outputs):
         if made is not None and gradients[at] is None:
             gradients[at] = new(tape, *made, op="zeros")
     inputs: list[Any] = list(call.inputs)
     for at, place in enumerate(call.places):
-        inputs[place] = saved[at].detach()
+        inputs[place] = saved[at].detach() if at or call.back is None else call.back()
         inputs[place].requires_grad = node.needs(at)
     with tape.enable_grad(), autocast(tape, call.autocast):
         output = call.function(*inputs)
@@ -177,5 +194,8 @@ class Checkpointing:
 
     def __call__(self, tape: Tape, function: Callable[..., Any], *inputs: Any) -> Any:
         """Call a function so that its backward pass runs it again."""
+        if self.kind == "unsloth":
+            tape.offload = tape.offload or Offload()
+            return _checkpoint_reentrant(tape, function, *inputs, offload=tape.offload)
         how = _checkpoint_reentrant if self.kind == "reentrant" else _checkpoint
         return how(tape, function, *inputs)

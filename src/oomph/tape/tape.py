@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 from weakref import ReferenceType
 
+from oomph.tape.offload import Offload
 from oomph.tape.recorder import Recorder
 from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym, new
@@ -42,6 +43,7 @@ class Tape:
         self.heads_of_4_51 = False  # a cache of views, and copies of heads for torch's attention
         self.keeps_inputs = False  # of 4-bit maps, as long as the graph: bitsandbytes up to 0.42
         self.scratch: Sym | None = None  # a buffer that weights share while they are dequantised, once there is one
+        self.offload: Offload | None = None  # Unsloth's checkpoints, once there is one
         self.head = ""  # what happens to logits: "scaled", "softcap" (bounded by a tanh and scaled)
         self.loss = "hf"  # which of oomph.losses the end of the model is
         self.scored: tuple[str, ...] = ("entropy", "is_top1")  # what TRL's fused head is asked for; these by SFTTrainer
