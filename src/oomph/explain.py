@@ -141,7 +141,8 @@ def model_of(ref: str, *, offline: bool = False, job: TrainJob | None = None) ->
 
     if ref in FAMILIES and catalogue.find(ref) is None and not os.path.exists(ref):
         config = class_defaults(ref)
-        return model_from_config(headed(config, job.task, job.labels) if job else config, f"{ref} (class defaults)")
+        asked = headed(config, job.task, job.labels, job.objective == "reward") if job else config
+        return model_from_config(asked, f"{ref} (class defaults)")
     from oomph.answer import subject
 
     return subject(ref, offline=offline, job=job).model

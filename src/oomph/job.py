@@ -175,8 +175,12 @@ class TrainJob:
 
     def _of_objective(self) -> None:
         """Take what goes with an objective where nothing else is said, and refuse what does not."""
+        kind = OBJECTIVES[self.objective]
         if self.loss == DEFAULTS["loss"]:
-            object.__setattr__(self, "loss", OBJECTIVES[self.objective].loss)
+            object.__setattr__(self, "loss", kind.loss)
+        if self.task == DEFAULTS["task"] and kind.task != "causal-lm":
+            object.__setattr__(self, "task", kind.task)
+            object.__setattr__(self, "labels", kind.labels)
         object.__setattr__(self, "hold_logits", False)  # trainers return the loss alone
         check_objective(self)
 

@@ -69,6 +69,7 @@ Objective = Literal[
     "simpo",  # pairs without a reference, lengths divided out
     "grpo",  # the update on completions that are there, without a KL term
     "rloo",  # the same with a number per completion, and a reference in memory
+    "reward",  # pairs of answers through a classifier of one label
 ]
 Reference = Literal[
     "default",  # adapters switched off where there are any, else a second model

@@ -22,6 +22,7 @@ LLAMA: dict[str, Any] = {
     "intermediate_size": 96,
     "max_position_embeddings": 512,
 }
+JUDGE = LLAMA | {"architectures": ["LlamaForSequenceClassification"], "num_labels": 1, "pad_token_id": 0}
 TIED = LLAMA | {"tie_word_embeddings": True}
 WIDE = LLAMA | {"vocab_size": 70_001}  # three tiles of columns
 SOFTCAP = LLAMA | {"model_type": "gemma2", "head_dim": 12}
@@ -77,6 +78,8 @@ CASES: dict[str, Cases] = {
             TIED,
             pairs(1, objective="rloo", method="lora", padding=True, prompt_len=1, **AMP),
         ),
+        "reward": (JUDGE, pairs(objective="reward")),
+        "reward, padding, amp": (JUDGE, pairs(3, objective="reward", padding=True, accumulation=2, **AMP)),
         "kto": (LLAMA, pairs(objective="kto")),
         "kto, lora, padding, amp": (
             TIED,

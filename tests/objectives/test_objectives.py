@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 import pytest
 
+from oomph.answer import for_job
 from oomph.errors import UnsupportedError, UsageError
 from oomph.families import model_from_config
 from oomph.job import TrainJob
@@ -15,6 +16,7 @@ from oomph.play import train_step
 from oomph.runtimes import runtime
 from oomph.runtimes.base import Versions
 from oomph.runtimes.config_file import read
+from oomph.score.asking import catalogued
 from oomph.steps import step
 from tests.objectives.cases import LLAMA, pairs
 from tests.test_cli import as_json
@@ -151,3 +153,12 @@ def test_config_files_name_their_objective() -> None:
     ):
         with pytest.raises(UnsupportedError, match="not modelled"):
             read(config, "args.json")
+
+
+def test_a_reward_model_gets_a_head_of_one_number_and_a_padding_token() -> None:
+    """Of a language model that has neither, as RewardTrainer loads it; its logits of tokens are nowhere."""
+    job = TrainJob(2, 64, objective="reward")
+    assert (job.task, job.labels) == ("sequence-classification", 1)
+    found = for_job(catalogued("llama-3-8b"), job)
+    assert found.model.objective == "regression"
+    assert int(step(found.model, job).peak) < int(step(catalogued("llama-3-8b").model, TrainJob(4, 64)).peak)

@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 class Kind:
     """An objective: its file, and whether it compares with a reference model.
 
-    `loss` is how the end of the model is computed.
+    `loss` is how the end of the model is computed, `task` what its head is for, of how many `labels`.
     """
 
     file: str
     loss: str
     reference: bool = False
+    task: str = "causal-lm"
+    labels: int = 0
 
 
 KINDS: dict[str, Kind] = {
@@ -39,6 +41,7 @@ KINDS: dict[str, Kind] = {
     "simpo": Kind("cpo", "logits"),
     "grpo": Kind("grpo", "fused-head"),
     "rloo": Kind("rloo", "fused-head", reference=True),
+    "reward": Kind("reward", "hf", task="sequence-classification", labels=1),
 }
 
 
@@ -58,6 +61,6 @@ def check_model(model: Model, job: TrainJob) -> None:
         raise UsageError(f"The model has a head for {model.objective}, the job is {job.task}.", fix)
     if "target_len" in job.axes and model.objective != "seq2seq-lm":
         raise UsageError("The model writes as many tokens as it reads.", "Leave --target-len out.")
-    if job.objective != "sft" and model.objective != "causal-lm":
+    if job.objective != "sft" and task_of(model.objective) != KINDS[job.objective].task:
         fix = "Take the objective sft, or the model with its language head."
         raise UnsupportedError(f"The objective {job.objective} is of language models; {model.name} is none.", fix)

@@ -105,6 +105,8 @@ def trainer(job: TrainJob, model: Any, reference: Any) -> Any:
         return _rloo_trainer(job, model)
     if job.objective == "grpo":
         return _grpo_trainer(job, model)
+    if job.objective == "reward":
+        return _reward_trainer(model)
     name = "kto" if job.objective == "kto" else "dpo"
     kind = getattr(import_module(f"trl.trainer.{name}_trainer"), f"{name.upper()}Trainer")
     utils().add_fused_lm_head(unwrapped(model), outputs=OF_DPO)
@@ -197,6 +199,20 @@ def _rloo_trainer(job: TrainJob, model: Any) -> Any:
     return made
 
 
+def _reward_trainer(model: Any) -> Any:
+    """Return TRL's RewardTrainer with what its compute_loss reads: the defaults of RewardConfig."""
+    made = object.__new__(import_module("trl.trainer.reward_trainer").RewardTrainer)
+    vars(made).update(
+        model=model,
+        args=SimpleNamespace(center_rewards_coefficient=None),
+        accelerator=_Accelerator(model.device),
+        _metrics={"train": defaultdict(list)},
+        _total_train_tokens=0,
+        _tp_size=1,
+    )
+    return made
+
+
 class _Accelerator:
     """What a trainer asks of accelerate on one GPU."""
 
@@ -230,11 +246,13 @@ def inputs(job: TrainJob, model: Any) -> dict[str, Any]:
         return _unpaired(job, model)
     device, shape = model.device, (2 * job.batch, job.seq_len)
     made = {"input_ids": torch.randint(model.config.get_text_config().vocab_size, shape, device=device)}
-    for name in ("attention_mask", "completion_mask"):
+    masks = ("attention_mask",) if job.objective == "reward" else ("attention_mask", "completion_mask")
+    for name in masks:
         made[name] = torch.ones(shape, dtype=torch.long, device=device)
     if job.padding:
         made["attention_mask"][:, :1].zero_()
-    made["completion_mask"][:, : job.prompt_len].zero_()
+    if "completion_mask" in made:
+        made["completion_mask"][:, : job.prompt_len].zero_()
     if job.compares_with == "precomputed":
         made |= {name: torch.zeros(job.batch, device=device) for name in ("ref_chosen_logps", "ref_rejected_logps")}
     return made
