@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
-from math import lcm
 from typing import TYPE_CHECKING, Any
 
-from oomph.job import TrainJob, shortened
+from oomph.job import shortened
 from oomph.methods import layers_path
 from oomph.model import Model
 from oomph.pattern import Depth, pattern
 from oomph.recipe import Numbers, Recipe, Stretch, Sums, highest, stretches
-from oomph.structure import Job, decoder_stack, structure, symbolic, with_layers
+from oomph.structure import Job, decoder_stack, shallow, structure, symbolic, with_layers
 from oomph.tape.sizes import Sheet, Size, number, yes
 from oomph.tape.tape import Place
 
@@ -128,22 +127,15 @@ def compiled(sheet: Sheet, model: Model, job: Any, layers: Size, on: Place = "gp
         whole = with_layers(model, depth) if repeating else model
         return segments(play(whole, job, layers=deep, on=on).recorder, classes)
 
-    # Frozen first layers differ from the others; one table holds the prefixes of all.
-    by_depth = isinstance(job, TrainJob) and (job.freeze_layers or job.method == "prefix-tuning")
-    if repeating is not None and not by_depth:
-        every = job.checkpoint_every if isinstance(job, TrainJob) and job.checkpointing != "none" else 1
-        period = lcm(len(repeating.period), every)
-        rest = (number(layers) - repeating.fixed) % period
-        # The first layer of each kind does other things than those between, and so do the last ones to a checkpoint.
-        ends = len(repeating.period) + every
-        depth = repeating.fixed + period + ends + (rest - ends) % period
-        if yes(layers > depth + period) and yes((layers - repeating.fixed) % period == rest):
-            classes = Classes(path)
-            try:
-                parts = folded(played(depth), played(depth + period))
-                return written(sheet, classes, parts, layers, depth, period)
-            except Unfoldable:
-                pass
+    few = shallow(model, job, layers)
+    if few is not None:
+        depth, period = few
+        classes = Classes(path)
+        try:
+            parts = folded(played(depth), played(depth + period))
+            return written(sheet, classes, parts, layers, depth, period)
+        except Unfoldable:
+            pass
     depth = number(layers)
     yes(layers == depth)
     classes = Classes(path)

@@ -1,20 +1,29 @@
 """Streams of jobs: every event from an empty GPU on, played once for all jobs of a structure and a depth.
 
 The allocator wants each event in its place, which recipes do not keep. A job is played on expressions here too, so that
-another batch or length is the same events with other bytes, as long as all comparisons come out alike.
+another batch or length is the same events with other bytes, as long as all comparisons come out alike. Few layers are
+played where they tell what all of them do (unfold.py).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from oomph.job import TrainJob, shortened
 from oomph.methods import layers_path
 from oomph.model import Model
+from oomph.pattern import Depth, pattern
 from oomph.recipe import Recipe, Sums
 from oomph.stream import Event, Label, Stream
-from oomph.structure import Job, decoder_stack, structure, symbolic
-from oomph.tape.sizes import Sheet
+from oomph.structure import Job, decoder_stack, shallow, structure, symbolic, with_layers
+from oomph.tape.sizes import Sheet, number
+
+if TYPE_CHECKING:
+    from oomph.fold import Classes
+    from oomph.played import Played
+    from oomph.unfold import Events
 
 KEPT = 32  # scripts in memory; one of a deep model takes some megabytes
 
@@ -74,19 +83,66 @@ def job_script(model: Model, job: Job) -> tuple[Script, Sums]:
 
 
 def _written(model: Model, job: Job) -> Script:
-    """Play a job on expressions and return its script."""
-    from oomph.device_memory import MATRIX_PRODUCTS, first_products
+    """Play a job on expressions and return its script; few layers are played where they tell what all of them do."""
     from oomph.fold import Classes, written
-    from oomph.play import play, train_step
 
     sheet = Sheet()
     lifted, open_job = symbolic(model, job, sheet)
-    played = train_step(lifted, open_job, warm_up=True) if isinstance(open_job, TrainJob) else play(lifted, open_job)
-    recorder = played.recorder
     classes = Classes(layers_path(model, job))
-    kinds = classes.of(recorder)
+    found = _unfolded(lifted, open_job, classes) or _in_full(lifted, open_job, classes)
     recipe = written(sheet, classes, (), 0, 0, 0)
-    whole = recorder.stream(MATRIX_PRODUCTS)
-    products = [whole.events[position - 1].ordinal for position in first_products(whole)]
-    labels = {ordinal: whole.labels[ordinal] for ordinal in products}
-    return Script(recipe, recorder.events[: played.end], kinds, recorder.marks, labels)
+    return Script(recipe, found.events, found.kinds, found.marks, _first_products(found, list(classes.numbers)))
+
+
+def _unfolded(model: Model, job: Job, classes: Classes) -> Events | None:
+    """Return the events of a job from those with few layers; None where these do not tell them."""
+    from oomph.fold import Unfoldable
+    from oomph.unfold import PERIODS, deeper, spelled
+
+    layers = decoder_stack(model)[1].layers
+    few, repeating = shallow(model, job, len(layers), PERIODS), pattern(layers)
+    if few is None or repeating is None:
+        return None
+    depth, period = few
+    if 2 * depth + PERIODS * period >= len(layers):
+        return None  # it would take longer
+    deep = Depth(len(layers), repeating)
+    two = [_played(with_layers(model, each), job, deep) for each in (depth, depth + PERIODS * period)]
+    few_layers, more_layers = (spelled(each, classes) for each in two)
+    try:
+        return deeper(few_layers, more_layers, (len(layers) - depth) // period)
+    except Unfoldable:
+        return None
+
+
+def _in_full(model: Model, job: Job, classes: Classes) -> Events:
+    """Return the events of a job with all its layers."""
+    from oomph.unfold import Events
+
+    played = _played(model, job)
+    return Events(played.recorder.events[: played.end], classes.of(played.recorder), played.recorder.marks)
+
+
+def _played(model: Model, job: Job, deep: Depth | None = None) -> Played:
+    from oomph.play import play, train_step
+
+    return train_step(model, job, layers=deep, warm_up=True) if isinstance(job, TrainJob) else play(model, job)
+
+
+def _first_products(found: Events, classes: Sequence[tuple[Any, ...]]) -> dict[int, Label]:
+    """Return the first matrix product of the forward and of the backward pass."""
+    from oomph.device_memory import MATRIX_PRODUCTS
+
+    begins, instant = dict(found.marks), ""  # of several marks at one position the last one counts
+    first: dict[bool, tuple[int, str]] = {}
+    for position, event in enumerate(found.events):
+        instant = begins.get(position, instant)
+        if event >= 0 and classes[found.kinds[event]][1] in MATRIX_PRODUCTS:
+            first.setdefault(instant.endswith("backward"), (event, instant))
+            if len(first) > 1:
+                break
+    labels = {}
+    for event, instant in first.values():
+        _, op, shape, dtype, *_ = classes[found.kinds[event]]
+        labels[event] = Label(op, tuple(map(number, shape)), dtype, instant)
+    return labels

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cache
+from math import lcm
 from typing import Any
 
 from oomph.blocks.base import Block, Stack
@@ -16,7 +17,7 @@ from oomph.errors import UnsupportedError, UsageError
 from oomph.job import BETWEEN_STEPS, InferJob, TrainJob
 from oomph.model import Model
 from oomph.pattern import pattern
-from oomph.tape.sizes import Sheet, Size
+from oomph.tape.sizes import Sheet, Size, number, yes
 from oomph.tensor import Tensor
 
 Job = TrainJob | InferJob
@@ -73,6 +74,24 @@ def with_layers(model: Model, depth: int) -> Model:
         )
     shallow = replace(stack, layers=repeating.layers(depth))
     return replace(model, parts={**model.parts, path: shallow}, num_layers=depth)
+
+
+def shallow(model: Model, job: Job, layers: Size, more: int = 1) -> tuple[int, int] | None:
+    """Return with how many layers a step of `layers` is played, and how many are a period, of which it is played with
+    `more` more too; None where it is to be played in full."""
+    repeating = pattern(decoder_stack(model)[1].layers)
+    # Frozen first layers differ from the others; one table holds the prefixes of all.
+    if repeating is None or (isinstance(job, TrainJob) and (job.freeze_layers or job.method == "prefix-tuning")):
+        return None
+    every = job.checkpoint_every if isinstance(job, TrainJob) and job.checkpointing != "none" else 1
+    period = lcm(len(repeating.period), every)
+    rest = (number(layers) - repeating.fixed) % period
+    # The first layer of each kind does other things than those between, and so do the last ones to a checkpoint.
+    ends = len(repeating.period) + every
+    depth = repeating.fixed + period + ends + (rest - ends) % period
+    if yes(layers > depth + more * period) and yes((layers - repeating.fixed) % period == rest):
+        return depth, period
+    return None
 
 
 def _job_sizes(job: Job) -> list[int]:
