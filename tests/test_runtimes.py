@@ -52,6 +52,14 @@ def test_defaults_depend_on_versions() -> None:
     assert (trainer.job(old).implementation, trainer.job(new).implementation) == ("foreach", "fused")
 
 
+def test_adamw_of_torch_2_0_makes_denominators_apart() -> None:
+    """The one release between that for which foreach became the default and that in which it works in place."""
+    trainer = runtime("trainer")
+    made = [trainer.job(Versions.found_in(f"torch {one}")).denominators_apart for one in ("1.13.1", "2.0", "2.1.0")]
+    assert made == [False, True, False]
+    assert trainer.job(Versions.found_in("torch 1.13.1")).implementation == "loop"
+
+
 def test_an_implementation_goes_with_its_optimizer() -> None:
     """A program's fused AdamW says nothing of a paged optimizer, which has one way of its own."""
     job = runtime("trl").job(optimizer="paged_adamw_8bit")

@@ -94,9 +94,10 @@ class TrainJob:
     What older versions kept. `keeps_4bit_inputs`: bitsandbytes up to 0.42, what goes into a quantised map, as long
     as the graph. `keeps_softmax_inputs`: torch up to 1.10, scores beside their softmax. `keeps_cache`: GPTBigCode
     of transformers 4, the cache under checkpointing, views of what each fused map of queries, keys and values
-    returned. `heads_of_4_51`: transformers 4.51, in the cache keys and values as they came, where transformers 5
-    joins them into tensors of its own; and copies of queries, keys and values where those do not lie in the order in
-    which torch's attention takes them.
+    returned. `denominators_apart`: foreach Adam and AdamW of torch 2.0, which add epsilon to the roots of all second
+    moments out of place, so that a copy of all that trains stands beside them. `heads_of_4_51`: transformers 4.51, in
+    the cache keys and values as they came, where transformers 5 joins them into tensors of its own; and copies of
+    queries, keys and values where those do not lie in the order in which torch's attention takes them.
     """
 
     batch: int = 1
@@ -115,6 +116,7 @@ class TrainJob:
     use_cache: bool = False
     keeps_cache: bool = False
     heads_of_4_51: bool = False
+    denominators_apart: bool = False
     hold_logits: bool = True
     keep_outputs: bool = False
     fp32_outputs: bool = False

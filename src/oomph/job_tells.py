@@ -42,6 +42,7 @@ TELLS: dict[str, Callable[[TrainJob], bool]] = {
     "freeze_layers": lambda job: job.method == "full",
     "zero_bucket": lambda job: job.zero_bucket > 0,
     "keeps_cache": lambda job: job.keeps_cache,
+    "denominators_apart": lambda job: job.denominators_apart and _kind(job).rule == "adamw" and not job.zero_bucket,
     "heads_of_4_51": lambda job: job.heads_of_4_51,
     "long_samples": lambda job: job.mixed,
     "kernels": lambda job: job.kernels != "torch",

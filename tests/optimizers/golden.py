@@ -36,6 +36,12 @@ JOBS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (GPT2, {"optimizer": "adam-mini", "steady": False}),
     (LLAMA, {"optimizer": "lion", "steady": False}),
     (GPT2, {"optimizer": "came", "steady": False}),
+    (LLAMA, {"denominators_apart": True}),
+    (GPT2, {"denominators_apart": True, "optimizer": "adamw-amsgrad", "steady": False}),
+    (
+        LLAMA,
+        {"denominators_apart": True, "method": "lora", "autocast": True, "modules_to_save": "embed_tokens,lm_head"},
+    ),
 ]
 
 

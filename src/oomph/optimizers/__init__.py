@@ -45,6 +45,7 @@ class Optimizer:
             update_projection=job.update_projection,
             steady=job.steady,
             head_numel=head_numel(bound),
+            denominators_apart=job.denominators_apart,
         )
         if KINDS[job.optimizer].targets and not self.settings.targets:
             raise UnsupportedError(f"{job.optimizer} finds no matrices in this model.", "Choose another optimizer.")

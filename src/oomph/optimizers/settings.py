@@ -17,7 +17,8 @@ class Settings:
     `embeddings` are parameters by the ordinals of their storages; with `embedding_32bit` their states stay fp32.
     `targets` are the matrices that low-rank optimizers project to `rank` and Muon makes orthogonal;
     `update_projection` says that this step computes projections anew. `steady` says that this is not one of the first
-    steps. `head_numel` is how many elements of queries' weights belong to a head.
+    steps. `head_numel` is how many elements of queries' weights belong to a head. `denominators_apart` says that
+    AdamW is torch 2.0's.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Settings:
     update_projection: bool = False
     steady: bool = True
     head_numel: Size = 1
+    denominators_apart: bool = False
     shared: dict[str, Sym] = field(default_factory=dict)
 
     def is_embedding(self, parameter: Sym) -> bool:

@@ -99,6 +99,8 @@ class InBackward:
 def _adamw(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
     if kind.name == "hf":
         raise UnsupportedError("transformers 5 has no AdamW of its own.", "Take adamw with the implementation loop.")
+    if job.denominators_apart:
+        raise UnsupportedError("The AdamW of this torch adds epsilon in place.", "Leave --denominators-apart out.")
     if kind.name in OF_TORCH:
         return _others_of_torch(kind, job, model, parameters)
     return torch.optim.AdamW(parameters, lr=LEARNING_RATE, amsgrad=kind.name == "amsgrad", **_how(job))

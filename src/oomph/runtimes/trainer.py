@@ -7,6 +7,7 @@ from typing import Any
 from oomph.runtimes.base import Default, Defaults, Runtime, Versions
 
 KEPT_SOFTMAX_INPUTS_BEFORE = (1, 11)  # torch: pytorch pull request 65242
+DENOMINATORS_IN_PLACE_SINCE = (2, 1)  # torch: torch/optim/adamw.py, _multi_tensor_adamw
 FUSED_SINCE = (2, 8)  # torch from which on the default optimizer is adamw_torch_fused
 
 
@@ -44,19 +45,21 @@ def mixed(precision: str, weights: str) -> dict[str, Any]:
 
 def defaults(versions: Versions) -> Defaults:
     """Return the defaults of TrainingArguments and of the Trainer's loop."""
-    fused = versions.at_least("torch", *FUSED_SINCE)
+    way = (
+        "fused" if versions.at_least("torch", *FUSED_SINCE) else "foreach" if versions.at_least("torch", 2) else "loop"
+    )
     kept = {} if versions.at_least("torch", 2) else {"set_to_none": Default(False, "torch before 2.0 fills with zeros")}
     if not versions.at_least("torch", *KEPT_SOFTMAX_INPUTS_BEFORE):
         kept["keeps_softmax_inputs"] = Default(True, "torch before 1.11 keeps what goes into a softmax")
+    if (2, 0) <= versions.of("torch") < DENOMINATORS_IN_PLACE_SINCE:
+        kept["denominators_apart"] = Default(True, "AdamW of torch 2.0 adds epsilon out of place")
     return {
         **kept,
         "loss": Default(model_loss(versions), "what transformers of this version computes"),
         "clip_gradients": Default(True, "max_grad_norm is 1.0"),
         "hold_logits": Default(False, "compute_loss returns the loss alone, outputs die before backward"),
         "use_cache": Default(True, "a config's use_cache is True; checkpointing switches it off"),
-        "implementation": Default(
-            "fused" if fused else "foreach", f"optim is adamw_torch{'_fused' * fused} with this torch"
-        ),
+        "implementation": Default(way, f"optim is adamw_torch{'_fused' * (way == 'fused')}: {way} with this torch"),
     }
 
 
