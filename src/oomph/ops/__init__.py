@@ -41,9 +41,9 @@ from oomph.ops.indexing import (
     unsqueeze,
     view,
 )
-from oomph.ops.joining import cat, stack_last
+from oomph.ops.joining import cat, pad_last, stack_last
 from oomph.ops.loss import cross_entropy, cross_entropy_of_rows, fused_cross_entropy, mse_loss
-from oomph.ops.masks import as_numbers, bidirectional_mask, causal_mask
+from oomph.ops.masks import as_numbers, bidirectional_mask, causal_mask, recurrent_mask
 from oomph.ops.matmul import addmm, autocast_argument, baddbmm, bmm, bmm_cast, linear, linear_unfused, matmul, times
 from oomph.ops.norm import layer_norm, unit_rows
 from oomph.ops.reduce import divided, mean_of_all, row_norms, total
@@ -184,12 +184,14 @@ __all__ = [
     "neg",
     "nonzero",
     "one_hot",
+    "pad_last",
     "part",
     "pick",
     "picked",
     "pieces",
     "positions_of",
     "power",
+    "recurrent_mask",
     "repeat_first",
     "repeat_heads",
     "repeat_rows",
