@@ -33,7 +33,36 @@ def mamba2(rng: random.Random) -> Config:
     }  # fmt: skip
 
 
+def _hybrid(rng: random.Random, model_type: str) -> Config:
+    """Mamba-2 and attention in turn, as IBM spells the sizes."""
+    sizes = _mixer(rng)
+    return {
+        "model_type": model_type, "vocab_size": rng.choice([64, 515]), "hidden_size": 32, "intermediate_size": 40,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": rng.choice([1, 2, 4]),
+        "attention_dropout": rng.choice([0.0, 0.1]), "attention_bias": rng.random() < 0.3,
+        "tie_word_embeddings": rng.random() < 0.4, "mamba_n_heads": sizes["heads"], "mamba_d_head": sizes["width"],
+        "mamba_d_state": sizes["state"], "mamba_n_groups": sizes["groups"], "mamba_chunk_size": sizes["chunk"],
+        "mamba_d_conv": sizes["kernel"], "mamba_conv_bias": rng.random() < 0.7, "mamba_proj_bias": rng.random() < 0.3,
+    }  # fmt: skip
+
+
+def bamba(rng: random.Random) -> Config:
+    """Bamba, attention in the first or the second layer."""
+    return _hybrid(rng, "bamba") | {"attn_layer_indices": [rng.choice([0, 1])]}
+
+
+def granitemoehybrid(rng: random.Random) -> Config:
+    """Granite 4, with experts or none, told positions or not."""
+    return _hybrid(rng, "granitemoehybrid") | {
+        "layer_types": rng.choice([["mamba", "attention"], ["attention", "mamba"]]),
+        "num_local_experts": rng.choice([0, 4]), "num_experts_per_tok": 2, "shared_intermediate_size": 24,
+        "position_embedding_type": rng.choice(["nope", "rope"]), "residual_multiplier": 0.5, "logits_scaling": 6.0,
+    }  # fmt: skip
+
+
 CONFIGS: dict[str, Callable[[random.Random], Config]] = {
+    "bamba": bamba,
+    "granitemoehybrid": granitemoehybrid,
     "mamba2": mamba2,
 }
 
@@ -51,3 +80,13 @@ def grid(training: int, inference: int, seed: int = 20261203) -> Iterator[tuple[
             yield config(rng), _training(rng, name)
         for _ in range(inference):
             yield config(rng), infer_job(rng)
+
+
+def deep(name: str, layers: int) -> Config:
+    """A config of a family with many layers, attention in every fourth of a hybrid."""
+    attending = [index for index in range(layers) if index % 4 == 3]
+    return CONFIGS[name](random.Random(name)) | {
+        "num_hidden_layers": layers,
+        "attn_layer_indices": attending,
+        "layer_types": ["attention" if index in attending else "mamba" for index in range(layers)],
+    }
