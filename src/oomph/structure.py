@@ -26,6 +26,7 @@ STACKS = (
     "bert.encoder.layer",
     "roberta.encoder.layer",
     "decoder.block",
+    "backbone.layers",
 )  # fmt: skip
 
 

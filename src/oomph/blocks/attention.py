@@ -31,7 +31,8 @@ class Attention(Block):
     weights, `resid_dropout` what follows the output map; `sliding_window` is how many tokens a query sees, None all.
     `norm_place` is where the norms stand (see PROJECTIONS): "heads" before heads are moved to the front, "turned"
     after, "whole" on all heads at once, "rotated" after the rotary embedding. `out_first`: the output map is the
-    class's first parameter. `rotary` names how positions are put in, "" not at all (see ops/rotary_kinds.py),
+    class's first parameter, `out_apart`: what goes into it lives as long as what comes out.
+    `rotary` names how positions are put in, "" not at all (see ops/rotary_kinds.py),
     `rotary_dim` in how many channels of a head, None all; `own_tables`: sliding and full layers have rotary tables of
     their own; `longrope`: frequencies are chosen anew in each forward pass. `softcap`: scores are bounded by a tanh.
     `kernel` names what computes all input maps at once, "" nothing does.
@@ -64,6 +65,7 @@ class Attention(Block):
     sliding_window: int | None = None
     norm_place: str = "heads"
     out_first: bool = False
+    out_apart: bool = False
     rotary: str = "llama"
     rotary_dim: int | None = None
     own_tables: bool = False
@@ -149,6 +151,9 @@ class Attention(Block):
             query_states, key_states, value_states, attention_mask, m.dropout, m.softcap
         )
         attn_output = ops.contiguous(ops.view(attn_output, (batch, length, m.num_heads * m.head_dim)))
+        if m.out_apart:
+            output = m[m.out](attn_output)
+            return output, attn_weights
         attn_output = m[m.out](attn_output)
         if m.resid_dropout is not None:
             attn_output = m.resid_dropout(attn_output)

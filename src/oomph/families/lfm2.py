@@ -12,7 +12,7 @@ from oomph.blocks.attention import Attention
 from oomph.blocks.base import Block, Module
 from oomph.blocks.basic import Norm
 from oomph.blocks.mlp import GatedMLP
-from oomph.blocks.moe import MoE, Router
+from oomph.blocks.moe import MoE, Router, StackedExperts
 from oomph.blocks.short_conv import ShortConv
 from oomph.config import MAX_DEPTH, MAX_EXPERTS, MAX_SIZE, Config
 from oomph.errors import ConfigError
@@ -71,11 +71,13 @@ def build(config: Config) -> Model:
             }
         )
 
-    layers = by_kind(list(zip(mixer_kinds(config, depth), feeds, strict=True)), layer)
+    kinds = mixer_kinds(config, depth)
+    layers = by_kind(list(zip(kinds, feeds, strict=True)), layer)
     tied = config.bool("tie_word_embeddings")
     if config.model_type != "lfm3":
         tied = config.bool("tie_embedding", default=tied)  # the published configs' name wins
-    return causal_lm(config, layers, Norm(hidden), norm="model.embedding_norm", tied=tied)
+    unplayed = () if FULL in kinds else ("a decoder without attention",)
+    return causal_lm(config, layers, Norm(hidden), norm="model.embedding_norm", tied=tied, unplayed=unplayed)
 
 
 def mixer_kinds(config: Config, layers: int) -> list[str]:
@@ -109,7 +111,9 @@ def attention(config: Config, hidden: int) -> Block:
         return Attention(
             hidden, heads, kv_heads, size, qkv_bias=bias, out_bias=bias, q_norm=norm, k_norm=norm, head_gate=gate
         )
-    return Attention(hidden, heads, kv_heads, size, out="out_proj", q_norm=norm, k_norm=norm, norms=names)
+    return Attention(
+        hidden, heads, kv_heads, size, out="out_proj", out_apart=True, q_norm=norm, k_norm=norm, norms=names
+    )
 
 
 def mlp(config: Config, hidden: int) -> Block:
@@ -137,7 +141,16 @@ def adjusted_ffn(config: Config) -> int:
 
 def mixture(config: Config, hidden: int) -> Block:
     """Return the experts; the router's balancing bias is a buffer beside them."""
-    number = config.int("num_experts", high=MAX_EXPERTS)
-    expert = GatedMLP(hidden, config.int("moe_intermediate_size"), names=MLP_NAMES, role="expert")
+    number, ffn = config.int("num_experts", high=MAX_EXPERTS), config.int("moe_intermediate_size")
     bias = {"expert_bias": Tensor((number,), "buffer")} if config.bool("use_expert_bias") else {}
-    return MoE(Router(hidden, number), expert, number, config.int("num_experts_per_tok"), extra=bias)
+    return MoE(
+        Router(hidden, number),
+        GatedMLP(hidden, ffn, names=MLP_NAMES, role="expert"),
+        number,
+        config.int("num_experts_per_tok"),
+        extra=bias,
+        stacked=StackedExperts(hidden, ffn, number),
+        experts_first=True,
+        style="lfm2_moe",
+        normalised=config.bool("norm_topk_prob", default=True),
+    )

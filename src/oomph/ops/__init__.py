@@ -25,7 +25,8 @@ from oomph.ops.attention import (
 )
 from oomph.ops.bounds import at_least, clamp, clamp_both, masked_fill, where, where_buffer
 from oomph.ops.channels import conv1d, index_copy
-from oomph.ops.elementwise import add, add_, cast, dropout, mean, mul, mul_, neg, power, rsqrt, sub, unary
+from oomph.ops.einsum import einsum
+from oomph.ops.elementwise import add, add_, cast, dropout, mean, mul, mul_, neg, power, rsqrt, sub, unary, zeros_like
 from oomph.ops.fused import liger_glu, liger_rms_norm, unsloth_rms_norm
 from oomph.ops.grouped import grouped_mm
 from oomph.ops.indexing import (
@@ -33,6 +34,8 @@ from oomph.ops.indexing import (
     clone,
     contiguous,
     expand,
+    permute,
+    repeat_each,
     repeat_first,
     repeat_heads,
     repeat_rows,
@@ -41,9 +44,9 @@ from oomph.ops.indexing import (
     unsqueeze,
     view,
 )
-from oomph.ops.joining import cat, stack_last
+from oomph.ops.joining import cat, pad_axis, pad_last, stack_last
 from oomph.ops.loss import cross_entropy, cross_entropy_of_rows, fused_cross_entropy, mse_loss
-from oomph.ops.masks import as_numbers, bidirectional_mask, causal_mask
+from oomph.ops.masks import as_numbers, bidirectional_mask, causal_mask, recurrent_mask, triangle
 from oomph.ops.matmul import addmm, autocast_argument, baddbmm, bmm, bmm_cast, linear, linear_unfused, matmul, times
 from oomph.ops.norm import layer_norm, unit_rows
 from oomph.ops.reduce import divided, mean_of_all, row_norms, total
@@ -77,6 +80,7 @@ from oomph.ops.routing import (
     take_pairs,
     topk,
 )
+from oomph.ops.scan import cumsum, exp, softplus
 from oomph.ops.slices import (
     as_int32,
     as_int64,
@@ -84,6 +88,7 @@ from oomph.ops.slices import (
     each_twice,
     every_other,
     index,
+    last_place,
     part,
     picked,
     pieces,
@@ -142,15 +147,18 @@ __all__ = [
     "counted_along",
     "cross_entropy",
     "cross_entropy_of_rows",
+    "cumsum",
     "divide",
     "divide_in_place",
     "divided",
     "dropout",
     "each_twice",
+    "einsum",
     "embedding",
     "embedding_at",
     "encoder_attention",
     "every_other",
+    "exp",
     "expand",
     "falcon_alibi",
     "fused_cross_entropy",
@@ -165,6 +173,7 @@ __all__ = [
     "index_copy",
     "joined",
     "largest",
+    "last_place",
     "layer_norm",
     "liger_glu",
     "liger_rms_norm",
@@ -184,12 +193,17 @@ __all__ = [
     "neg",
     "nonzero",
     "one_hot",
+    "pad_axis",
+    "pad_last",
     "part",
+    "permute",
     "pick",
     "picked",
     "pieces",
     "positions_of",
     "power",
+    "recurrent_mask",
+    "repeat_each",
     "repeat_first",
     "repeat_heads",
     "repeat_rows",
@@ -211,6 +225,7 @@ __all__ = [
     "softmax_as",
     "softmax_as_is",
     "softmax_in_fp32",
+    "softplus",
     "sort",
     "split",
     "split_axis",
@@ -226,6 +241,7 @@ __all__ = [
     "topk",
     "total",
     "transpose",
+    "triangle",
     "unary",
     "unbind_first",
     "unit_rows",
@@ -235,4 +251,5 @@ __all__ = [
     "view",
     "where",
     "where_buffer",
+    "zeros_like",
 ]

@@ -1,4 +1,4 @@
-"""Maps over the channels of [B, C, T], and channels put in their places: how LitGPT adapts a fused map."""
+"""Convolutions along T of [B, C, T], and channels put in their places (as LitGPT adapts a fused map)."""
 
 from __future__ import annotations
 
@@ -8,29 +8,38 @@ from oomph.ops.elementwise import grad
 from oomph.ops.kernel import run
 from oomph.ops.matmul import autocast_argument
 from oomph.tape.autograd import Gradients, Node, like, made_by, record, save
+from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym, new
 from oomph.workspaces import OUTPUTS, Buffer, Step
 
 
-def conv1d(x: Sym, weight: Sym) -> Sym:
-    """Return F.conv1d of x [B, C, T] with a kernel of one position, weight [O, C / groups, 1]: a new [B, O, T].
-    Autocast casts the weight first. How many groups there are changes no byte.
+def conv1d(x: Sym, weight: Sym, bias: Sym | None = None, padding: Size = 0) -> Sym:
+    """Return F.conv1d of x [B, C, T] with weight [O, C / groups, K] and bias [O]: a new [B, O, T + 2·padding - K + 1].
+    Autocast casts its arguments, the last one first; a bias once for all its uses. How many groups there are changes no
+    byte.
 
-    Saves x and the weight, whichever trains; backward makes both their gradients. On a GPU an x that does not lie as
-    [B, C, T] is copied for the time of either pass, and so is the gradient; cuDNN's own buffers are not known. Source:
-    ATen/native/Convolution.cpp, _convolution and convolution_backward; torch tools/autograd/derivatives.yaml.
+    Saves x and the weight, whichever trains; backward makes the gradients that are wanted. On a GPU an x that does not
+    lie as [B, C, T] is copied for the time of either pass, and so is the gradient; cuDNN's own buffers are not known.
+    Source: ATen/native/Convolution.cpp, _convolution and convolution_backward; torch tools/autograd/derivatives.yaml.
 
     >>> from oomph.tape.testing import cost
     >>> cost(conv1d, (2, 16, 64), (512, 8, 1))
     Cost(allocated=131072, saved=12288, backward=12288)
+
+    A depthwise convolution of 4 places, whose result has 3 places more than it is used for:
+    >>> cost(lambda x, weight, bias: conv1d(x, weight, bias, padding=3), (2, 16, 64), (16, 1, 4), (16,))
+    Cost(allocated=4288, saved=4224, backward=4256)
     """
-    weight = autocast_argument(weight)
-    x = autocast_argument(x)
-    node = record("Convolution", (x, weight), _conv1d_backward)
-    save(node, x, weight)
-    shape = (x.shape[0], weight.shape[0], x.shape[2])
-    steps = (*_copy("input", x), OUTPUTS)
-    return made_by(run(x.tape, steps, lambda: new(x.tape, shape, x.dtype, op="convolution")), node)
+    # The arguments as they came live until the call is over.
+    low_bias = None if bias is None else autocast_argument(bias, cached=True)
+    low_weight = autocast_argument(weight)
+    low_x = autocast_argument(x)
+    inputs = (low_x, low_weight) if low_bias is None else (low_x, low_weight, low_bias)
+    node = record("Convolution", inputs, _conv1d_backward)
+    save(node, low_x, low_weight)
+    shape = (x.shape[0], weight.shape[0], x.shape[2] + padding * 2 - (weight.shape[2] - 1))
+    steps = (*_copy("input", low_x), OUTPUTS)
+    return made_by(run(x.tape, steps, lambda: new(x.tape, shape, low_x.dtype, op="convolution")), node)
 
 
 def _conv1d_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:

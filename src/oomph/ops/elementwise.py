@@ -66,6 +66,18 @@ def unary(x: Sym, op: str = "unary") -> Sym:
     return result(op, x.shape, x.dtype, x)
 
 
+def zeros_like(x: Sym) -> Sym:
+    """Return torch.zeros_like(x): a tensor in x's layout that has no history.
+
+    Source: ATen/native/TensorFactories.cpp, zeros_like.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(zeros_like, (4, 256))
+    Cost(allocated=2048, saved=0, backward=0)
+    """
+    return like(x, x.dtype, "zeros_like")
+
+
 def cast(x: Sym, dtype: str) -> Sym:
     """Return x.to(dtype): x itself if it is that already, else a copy in x's layout.
 

@@ -122,6 +122,39 @@ def bidirectional_mask(inputs_embeds: Sym, attention_mask: Sym | None) -> Sym | 
     return _sdpa_mask(tape, batch, lengths, _everywhere, attention_mask, None, may_skip=False)
 
 
+def recurrent_mask(inputs_embeds: Sym, attention_mask: Sym | None) -> Sym | None:
+    """Mirror create_recurrent_attention_mask: what a layer that reads tokens in order multiplies its input with.
+
+    inputs_embeds [B, S, H]; attention_mask [B, S] int64, 0 where there is padding, which is what is returned; None
+    where there is none, or one token. Whether all tokens count is looked at. Source: transformers 5.23,
+    masking_utils.py.
+
+    >>> from oomph.tape.testing import cost, frozen, ids
+    >>> cost(recurrent_mask, frozen(2, 64, 8), ids(2, 64)).allocated
+    129
+    """
+    if attention_mask is None or yes(inputs_embeds.shape[1] == 1):
+        return None
+    tape = attention_mask.tape
+    counts = tape.empty(attention_mask.shape, "bool", op="eq")
+    answer = tape.empty((), "bool", op="all")
+    del counts, answer
+    return attention_mask if tape.holes else None
+
+
+def triangle(tape: Tape, length: Size) -> Sym:
+    """Return torch.tril(torch.ones(length, length, dtype=bool)): booleans [L, L], beside the ones for a moment.
+
+    Source: ATen/native/cuda/TriangularOps.cu.
+
+    >>> from oomph.tape.testing import cost, frozen
+    >>> cost(lambda x: triangle(x.tape, 16), frozen(1)).allocated
+    512
+    """
+    ones = tape.empty((length, length), "bool", op="ones")
+    return unary(ones, "tril")
+
+
 Lengths = tuple[Size, Size, "Size | Sym", Size]
 
 

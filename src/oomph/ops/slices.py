@@ -145,9 +145,9 @@ def _index_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradi
     return [zeros if gradient.tape.on != "trace" else new(gradient.tape, shape, gradient.dtype, op="index_put")]
 
 
-def part(x: Sym, start: Size, stop: Size) -> Sym:
-    """Return x[..., start:stop] as Python's indexing makes it: a view; of all of x an alias, whose gradient passes
-    through.
+def part(x: Sym, start: Size, stop: Size, axis: int = -1) -> Sym:
+    """Return x[..., start:stop], or the same of another axis, as Python's indexing makes it: a view; of all of x an
+    alias, whose gradient passes through.
 
     Saves nothing; backward of a proper part allocates the whole input again, even for an empty one. Source:
     torch/csrc/autograd/python_variable_indexing.cpp, ATen/TensorIndexing.h, applySlice.
@@ -156,10 +156,23 @@ def part(x: Sym, start: Size, stop: Size) -> Sym:
     >>> cost(lambda x: part(x, 0, 128), (4, 256)).backward, cost(lambda x: part(x, 0, 256), (4, 256)).backward
     (2048, 0)
     """
-    if not (yes(start == 0) and yes(stop == x.shape[-1])):
-        return slice_axis(x, -1, start, stop)
+    if not (yes(start == 0) and yes(stop == x.shape[axis])):
+        return slice_axis(x, axis, start, stop)
     node = record("Alias", (x,), pass_through)
     return made_by(Sym(x.shape, x.dtype, x.strides, x.storage), node)
+
+
+def last_place(x: Sym) -> Sym:
+    """Return x[..., -1:]: a view [.., 1].
+
+    Saves nothing; backward allocates the whole input again. Source: ATen/native/TensorShape.cpp, slice_backward.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(last_place, (4, 256))
+    Cost(allocated=0, saved=0, backward=2048)
+    """
+    node = record("Slice", (x,), _whole_backward)
+    return made_by(Sym((*x.shape[:-1], 1), x.dtype, x.strides, x.storage), node)
 
 
 def every_other(x: Sym, start: int) -> Sym:

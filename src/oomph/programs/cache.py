@@ -6,11 +6,15 @@ Attributes are set in the order of the real classes: an object's attributes die 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Final, TypeAlias
 
 from oomph import ops
+from oomph.errors import UnsupportedError
 from oomph.tape.sizes import Size, yes
 from oomph.tape.sym import Sym
 from oomph.tape.tape import Tape
+
+LINEAR: Final = "linear"  # in place of a window: a layer of this kind keeps states instead of keys and values
 
 
 class DynamicLayer:
@@ -74,6 +78,40 @@ class DynamicSlidingWindowLayer(DynamicLayer):
         return window - 1 + query_length, seen - window + 1
 
 
+class LinearAttentionLayer:
+    """Mirror LinearAttentionLayer: the last K inputs of a convolution [B, C, K], and a state that takes in every token;
+    both are written in place.
+    """
+
+    window: Size | None = None
+    keys: Sym | None = None
+    values: Sym | None = None
+
+    def __init__(self) -> None:
+        self.conv_states: Sym | None = None
+        self.recurrent_states: Sym | None = None
+        self.has_previous_state = False
+
+    def update_conv_state(self, conv_states: Sym, conv_kernel_size: Size) -> Sym:
+        """Put new inputs in, return them behind those that were there, or behind zeros if they are too few."""
+        tape, (batch, channels, length) = conv_states.tape, conv_states.shape
+        if self.conv_states is None:
+            made = tape.empty((batch, channels, conv_kernel_size), conv_states.dtype, op="zeros")
+            self.conv_states = tape.note(made, "kv cache")
+        if self.has_previous_state:
+            return ops.cat([self.conv_states, conv_states], 2)
+        self.has_previous_state = True
+        return conv_states if yes(length >= conv_kernel_size) else ops.pad_last(conv_states, conv_kernel_size - length)
+
+    def update_recurrent_state(self, recurrent_states: Sym) -> Sym:
+        """Put a new state in, return the tensor it is in."""
+        if self.recurrent_states is None:
+            self.recurrent_states = recurrent_states.tape.note(
+                ops.unary(recurrent_states.detach(), "zeros_like"), "kv cache"
+            )
+        return self.recurrent_states
+
+
 def _appended(states: Sym | None, more: Sym, dtype: str) -> Sym:
     """Return states and more; at first the states are empty, of the keys' dtype, which under autocast is fp32.
 
@@ -89,27 +127,55 @@ class Cache:
 
     is_static = False
 
-    def __init__(self, layers: Sequence[DynamicLayer | StaticLayer]) -> None:
+    def __init__(self, layers: Sequence[AnyLayer]) -> None:
         self.layers = list(layers)
 
     def update(self, key_states: Sym, value_states: Sym, index: int) -> tuple[Sym, Sym]:
         """Put keys and values of one layer in, return those to attend to."""
-        layer = self.layers[index]
-        attended = layer.update(key_states, value_states)
+        layer: Any = self.layers[index]
+        attended: tuple[Sym, Sym] = layer.update(key_states, value_states)
         for each in (layer.keys, layer.values):
             if each is not None:
                 each.tape.note(each, "kv cache")
         return attended
 
     def seq_length(self) -> Size | Sym:
-        """Return how many tokens the first layer has seen, a tensor in static layers that are in use."""
-        return self.layers[0].seq_length()
+        """Return how many tokens the first attention layer has seen, a tensor in static layers that are in use."""
+        return self._attending()[0].seq_length()
 
     def mask_sizes(self, query_length: Size, window: Size | None) -> tuple[Size | Sym, Size, Size]:
         """Return query offset, number of keys and their offset for layers with or without a window."""
-        alike = [layer for layer in self.layers if (layer.window is None) == (window is None)]
-        layer = alike[0] if alike else self.layers[0]
+        attending = self._attending()
+        alike = [layer for layer in attending if (layer.window is None) == (window is None)]
+        layer = alike[0] if alike else attending[0]
         return layer.seq_length(), *layer.mask_sizes(query_length)
+
+    def _attending(self) -> list[DynamicLayer | StaticLayer]:
+        found = [layer for layer in self.layers if not isinstance(layer, LinearAttentionLayer)]
+        if not found:
+            raise UnsupportedError("transformers' caches need a layer that attends.", "Say --cache none.")
+        return found
+
+    def conv_state(self, index: int) -> Sym | None:
+        """Return the last inputs of a layer's convolution, None before there are any."""
+        layer = self.layers[index]
+        return layer.conv_states if isinstance(layer, LinearAttentionLayer) else None
+
+    def update_conv_state(self, conv_states: Sym, index: int, conv_kernel_size: Size) -> Sym:
+        """Put inputs of a layer's convolution in, return what to convolve."""
+        layer: Any = self.layers[index]
+        made: Sym = layer.update_conv_state(conv_states, conv_kernel_size)
+        return made
+
+    def recurrent_state(self, index: int) -> Sym | None:
+        """Return a layer's recurrent state, None before there is one."""
+        layer = self.layers[index]
+        return layer.recurrent_states if isinstance(layer, LinearAttentionLayer) else None
+
+    def update_recurrent_state(self, recurrent_states: Sym, index: int) -> None:
+        """Put a layer's recurrent state in."""
+        layer: Any = self.layers[index]
+        layer.update_recurrent_state(recurrent_states)
 
 
 class StaticLayer:
@@ -199,6 +265,9 @@ class StaticSlidingWindowLayer(StaticLayer):
         return (seen + query_length if yes(seen + query_length > window) else window), offset
 
 
+AnyLayer: TypeAlias = "DynamicLayer | StaticLayer | LinearAttentionLayer"
+
+
 class StaticCache(Cache):
     """A cache whose tensors never move or grow."""
 
@@ -206,15 +275,22 @@ class StaticCache(Cache):
 
 
 def dynamic_cache(tape: Tape, windows: Sequence[Size | None]) -> Cache:
-    """Return DynamicCache(config): a growing layer, or one with a window, for each decoder layer."""
-    return Cache([DynamicLayer() if window is None else DynamicSlidingWindowLayer(tape, window) for window in windows])
+    """Return DynamicCache(config): a growing layer, one with a window, or one without keys, for each decoder layer."""
+    return Cache([_dynamic_layer(tape, window) for window in windows])
+
+
+def _dynamic_layer(tape: Tape, window: Size | None) -> AnyLayer:
+    if window is LINEAR:
+        return LinearAttentionLayer()
+    return DynamicLayer() if window is None else DynamicSlidingWindowLayer(tape, window)
 
 
 def static_cache(tape: Tape, windows: Sequence[Size | None], length: Size) -> Cache:
     """Return StaticCache(config, max_cache_len=length)."""
-    return StaticCache(
-        [
-            StaticLayer(tape, length) if window is None else StaticSlidingWindowLayer(tape, length, window)
-            for window in windows
-        ]
-    )
+    return StaticCache([_static_layer(tape, window, length) for window in windows])
+
+
+def _static_layer(tape: Tape, window: Size | None, length: Size) -> AnyLayer:
+    if window is LINEAR:
+        return LinearAttentionLayer()
+    return StaticLayer(tape, length) if window is None else StaticSlidingWindowLayer(tape, length, window)

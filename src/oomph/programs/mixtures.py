@@ -258,12 +258,37 @@ def granitemoe_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym,
     return router_logits, top_k_weights, top_k_index
 
 
+def lfm2_moe(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror Lfm2MoeSparseMoeBlock.forward."""
+    hidden_states_reshaped = _flat(hidden_states)
+    _, routing_weights, selected_experts = _routed(m, lfm2_moe_router, hidden_states_reshaped)
+    final_hidden_states = m[m.experts_name](hidden_states_reshaped, selected_experts, routing_weights)
+    return ops.view(final_hidden_states, hidden_states.shape)
+
+
+def lfm2_moe_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
+    """Mirror Lfm2MoeTopKRouter.forward: sigmoid scores, chosen with a bias where the mixture has one."""
+    router_logits = ops.linear(hidden_states, router.value("weight"))
+    routing_weights = ops.sigmoid(router_logits)
+    if "expert_bias" in m.parts:
+        scores_for_routing = routing_weights + m.expert_bias
+        _, selected_experts = ops.topk(scores_for_routing, m.top_k)
+        routing_weights = ops.gather(routing_weights, selected_experts)
+    else:
+        routing_weights, selected_experts = ops.topk(routing_weights, m.top_k)
+    if m.normalised:
+        routing_weights = ops.divide(routing_weights, ops.sum_over(routing_weights, -1, keepdim=True) + 1e-6)
+    routing_weights = routing_weights * SCALE
+    return router_logits, routing_weights, selected_experts
+
+
 STYLES: dict[str, Callable[[Bound, Sym], Any]] = {
     "deepseek_v2": deepseek,
     "deepseek_v3": deepseek,
     "ernie4_5_moe": ernie4_5_moe,
     "gpt_oss": gpt_oss,
     "granitemoe": granitemoe,
+    "lfm2_moe": lfm2_moe,
     "minimax_m2": minimax_m2,
     "mixtral": mixtral,
     "olmoe": olmoe,

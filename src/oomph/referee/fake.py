@@ -20,6 +20,7 @@ from oomph.referee import autocast, sdpa
 
 aten = torch.ops.aten
 GROUPED_ROW_BYTES = 16  # what cuBLAS and CUTLASS want a row to be a multiple of
+TOKENS_DIM = 2  # of a mask [batch, tokens]
 # Questions that are asked to take a shortcut; on a plain batch the shortcut is taken.
 YES = (aten.all.default, aten.all.dim, aten.eq.Scalar, aten.eq.Tensor)
 
@@ -35,6 +36,7 @@ class _Answering(FakeTensorMode):  # type: ignore[misc]
     scored: int | None = None  # tokens of a sequence that count, where only some do
     number = 1  # what an integer is
     halves = False  # whether one of two answers is good
+    padded = False  # whether masks of tokens have holes
 
     def dispatch(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Answer for `.item()`, `bool()` and `torch.equal`, and remember where a boolean came from."""
@@ -53,6 +55,10 @@ class _Answering(FakeTensorMode):  # type: ignore[misc]
             return result  # are all numbers unknown? no
         if func is aten.isnan.default:
             result.oomph_unknown = True
+        if func is aten.eq.Scalar and self.padded and args[0].dim() == TOKENS_DIM and args[0].dtype == torch.int64:
+            result.oomph_holes = True  # a mask of tokens that is looked at
+        if func is aten.all.default and getattr(args[0], "oomph_holes", False):
+            return result
         if func in YES or (func is aten.gt.Scalar and self.scored is not None):  # some tokens are scored
             result.oomph_yes = True
         return result
@@ -84,7 +90,7 @@ def fake_tensors(
     import transformers.masking_utils as masking
 
     mode = _Answering(allow_non_fake_inputs=True)
-    mode.scored, mode.number, mode.halves = scored, number, halves
+    mode.scored, mode.number, mode.halves, mode.padded = scored, number, halves, padded
     real_all, real_find = masking.fast_all, masking.find_packed_sequence_indices
 
     def some_are_masked(tensor: torch.Tensor) -> bool:

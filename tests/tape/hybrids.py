@@ -1,0 +1,64 @@
+"""Tiny random configs of hybrid families, for the grid of jobs on which the tape must equal the trace."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+FULL, CONV, LINEAR = "full_attention", "conv", "linear_attention"
+
+
+def _common(rng: random.Random, model_type: str) -> dict[str, Any]:
+    """Sizes that every family has: odd ones, heads shared or not."""
+    heads = rng.choice([2, 4, 6])
+    return {
+        "model_type": model_type,
+        "vocab_size": rng.choice([64, 515, 1013]),
+        "hidden_size": heads * rng.choice([8, 16, 32, 40]),
+        "intermediate_size": rng.choice([24, 64, 136]),
+        "num_attention_heads": heads,
+        "num_key_value_heads": rng.choice([1, 2, heads]),
+        "max_position_embeddings": 128,
+        "tie_word_embeddings": rng.random() < 0.4,
+    }
+
+
+def _layers(rng: random.Random, other: str) -> dict[str, Any]:
+    """Two or three layers, attention in some."""
+    kinds = rng.choice([[other, FULL], [FULL, other], [other, other, FULL], [other, FULL, other]])
+    return {"num_hidden_layers": len(kinds), "layer_types": kinds}
+
+
+def lfm2(rng: random.Random) -> dict[str, Any]:
+    """LFM2: gated short convolutions."""
+    kernel, bias = rng.choice([2, 3, 4]), rng.random() < 0.4
+    return _common(rng, "lfm2") | _layers(rng, CONV) | {
+        "conv_L_cache": kernel, "conv_bias": bias, "block_multiple_of": 16
+    }  # fmt: skip
+
+
+def lfm2_moe(rng: random.Random) -> dict[str, Any]:
+    """LFM2-MoE: the same with experts after the first layers, chosen with a bias or without."""
+    return lfm2(rng) | {
+        "model_type": "lfm2_moe",
+        "num_experts": rng.choice([4, 5, 8]),
+        "num_experts_per_tok": rng.choice([1, 2]),
+        "moe_intermediate_size": rng.choice([8, 24, 64]),
+        "num_dense_layers": rng.choice([0, 1]),
+        "use_expert_bias": rng.random() < 0.6,
+        "norm_topk_prob": rng.random() < 0.6,
+    }
+
+
+CONFIGS = {
+    "lfm2": lfm2,
+    "lfm2_moe": lfm2_moe,
+}
+
+
+def deep(name: str, layers: int) -> dict[str, Any]:
+    """A config of a family with many layers, attention in every fourth."""
+    raw = CONFIGS[name](random.Random(name))
+    other = next(kind for kind in raw["layer_types"] if kind != FULL)
+    kinds = [FULL if index % 4 == 3 else other for index in range(layers)]
+    return raw | {"num_hidden_layers": layers, "layer_types": kinds}

@@ -1,0 +1,64 @@
+"""Hybrids of attention and layers with a state: the tape's step equals the real code's, event by event.
+
+The real code is transformers' own in torch, which a user without causal_conv1d and flash-linear-attention gets.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from oomph.errors import UnsupportedError
+from oomph.families import model_from_config
+from oomph.job import InferJob, TrainJob
+from oomph.play import play, train_step
+from oomph.steps import step
+from tests.tape.grid import compare, infer_job, job
+from tests.tape.hybrids import CONFIGS, deep
+
+SEED = 20261126
+LORA = TrainJob(
+    batch=2, seq_len=40, precision="bf16", attention="efficient", padding=True, method="lora", targets="all-linear",
+    checkpointing="non-reentrant", optimizer="adamw", clip_gradients=True,
+)  # fmt: skip
+
+
+def grid() -> list[tuple[dict[str, Any], TrainJob | InferJob]]:
+    """A few jobs of each family, always the same ones."""
+    found: list[tuple[dict[str, Any], TrainJob | InferJob]] = []
+    for name, config in CONFIGS.items():
+        rng = random.Random(f"{name}{SEED}")
+        found += [(config(rng), replace(job(rng, name), checkpointing="none")), (config(rng), job(rng, name))]
+        found += [(config(rng), LORA), (config(rng), replace(infer_job(rng), decode=1, cache="dynamic"))]
+    return found
+
+
+GRID = grid()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("raw", "job"), GRID, ids=[f"{i}-{raw['model_type']}" for i, (raw, _) in enumerate(GRID)])
+def test_every_event_of_a_hybrid_equals_the_trace(raw: dict[str, Any], job: TrainJob | InferJob) -> None:
+    """Same allocations, same frees, same order, same peak, and the same bytes kept."""
+    parting, ours, theirs = compare(raw, job)
+    assert parting is None, str(parting)
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_folded_step_is_the_step_played_in_full(name: str) -> None:
+    """Of a model with periods of layers, and with other numbers than those it was played with."""
+    for layers, seq_len in ((8, 100), (12, 70)):
+        model = model_from_config(deep(name, layers))
+        asked = TrainJob(batch=2, seq_len=seq_len, precision="bf16", optimizer="sgd", checkpointing="reentrant")
+        assert step(model, asked).peak == train_step(model, asked).peak
+
+
+def test_a_decoder_without_attention_is_refused() -> None:
+    """No such model is known, and no rotary table's size."""
+    raw = deep("lfm2", 4) | {"layer_types": ["conv"] * 4}
+    with pytest.raises(UnsupportedError, match="without attention"):
+        play(model_from_config(raw), TrainJob())
