@@ -25,7 +25,7 @@ from oomph.ops.attention import (
 )
 from oomph.ops.bounds import at_least, clamp, clamp_both, masked_fill, where, where_buffer
 from oomph.ops.channels import conv1d, index_copy
-from oomph.ops.elementwise import add, add_, cast, dropout, mean, mul, mul_, neg, power, rsqrt, sub, unary
+from oomph.ops.elementwise import add, add_, cast, cast_in_order, dropout, mean, mul, mul_, neg, power, rsqrt, sub, unary, zeros_like
 from oomph.ops.fused import liger_glu, liger_rms_norm, unsloth_rms_norm
 from oomph.ops.grouped import grouped_mm
 from oomph.ops.indexing import (
@@ -33,6 +33,8 @@ from oomph.ops.indexing import (
     clone,
     contiguous,
     expand,
+    permute,
+    repeat_each,
     repeat_first,
     repeat_heads,
     repeat_rows,
@@ -41,9 +43,9 @@ from oomph.ops.indexing import (
     unsqueeze,
     view,
 )
-from oomph.ops.joining import cat, pad_last, stack_last
+from oomph.ops.joining import cat, pad_axis, pad_last, stack_last
 from oomph.ops.loss import cross_entropy, cross_entropy_of_rows, fused_cross_entropy, mse_loss
-from oomph.ops.masks import as_numbers, bidirectional_mask, causal_mask, recurrent_mask
+from oomph.ops.masks import as_numbers, bidirectional_mask, causal_mask, recurrent_mask, triangle
 from oomph.ops.matmul import addmm, autocast_argument, baddbmm, bmm, bmm_cast, linear, linear_unfused, matmul, times
 from oomph.ops.norm import layer_norm, unit_rows
 from oomph.ops.reduce import divided, mean_of_all, row_norms, total
@@ -58,6 +60,7 @@ from oomph.ops.rotary import (
     rotary_buffers,
     rotary_tables,
     rotate_half,
+    section_tables,
 )
 from oomph.ops.rotary_complex import apply_rotary_complex, complex_tables
 from oomph.ops.rotary_kinds import joined, rotate
@@ -77,9 +80,11 @@ from oomph.ops.routing import (
     take_pairs,
     topk,
 )
+from oomph.ops.scan import cumsum, exp, softplus
 from oomph.ops.slices import (
     as_int32,
     as_int64,
+    copy_into_place,
     copy_into_slice,
     each_twice,
     every_other,
@@ -98,6 +103,7 @@ from oomph.ops.slices import (
 )
 from oomph.ops.softmax import softmax, softmax_as, softmax_as_is, softmax_in_fp32
 from oomph.ops.table import embedding, embedding_at
+from oomph.ops.triangular import solve_triangular, strict_triangle
 from oomph.ops.unsloth import lora_map, lora_mlp, lora_qkv, unsloth_norm
 
 __all__ = [
@@ -129,6 +135,7 @@ __all__ = [
     "bmm",
     "bmm_cast",
     "cast",
+    "cast_in_order",
     "cat",
     "causal_mask",
     "choose_frequencies",
@@ -138,10 +145,12 @@ __all__ = [
     "complex_tables",
     "contiguous",
     "conv1d",
+    "copy_into_place",
     "copy_into_slice",
     "counted_along",
     "cross_entropy",
     "cross_entropy_of_rows",
+    "cumsum",
     "divide",
     "divide_in_place",
     "divided",
@@ -151,6 +160,7 @@ __all__ = [
     "embedding_at",
     "encoder_attention",
     "every_other",
+    "exp",
     "expand",
     "falcon_alibi",
     "fused_cross_entropy",
@@ -184,14 +194,17 @@ __all__ = [
     "neg",
     "nonzero",
     "one_hot",
+    "pad_axis",
     "pad_last",
     "part",
+    "permute",
     "pick",
     "picked",
     "pieces",
     "positions_of",
     "power",
     "recurrent_mask",
+    "repeat_each",
     "repeat_first",
     "repeat_heads",
     "repeat_rows",
@@ -204,6 +217,7 @@ __all__ = [
     "rows",
     "rsqrt",
     "sdpa_attention",
+    "section_tables",
     "select",
     "sigmoid",
     "silu",
@@ -213,12 +227,15 @@ __all__ = [
     "softmax_as",
     "softmax_as_is",
     "softmax_in_fp32",
+    "softplus",
+    "solve_triangular",
     "sort",
     "split",
     "split_axis",
     "split_heads",
     "split_sizes",
     "stack_last",
+    "strict_triangle",
     "sub",
     "sum_over",
     "take",
@@ -228,6 +245,7 @@ __all__ = [
     "topk",
     "total",
     "transpose",
+    "triangle",
     "unary",
     "unbind_first",
     "unit_rows",
@@ -237,4 +255,5 @@ __all__ = [
     "view",
     "where",
     "where_buffer",
+    "zeros_like",
 ]

@@ -10,7 +10,7 @@ from oomph.tape.sym import Sym, new
 
 
 def masked_fill(x: Sym, mask: Sym) -> Sym:
-    """Return x.masked_fill(mask, number), a new tensor shaped like x.
+    """Return x.masked_fill(mask, number), a new contiguous tensor of x's shape.
 
     Saves the mask, one byte each: backward fills the gradient with 0 where it is set, one tensor. Source: torch
     tools/autograd/derivatives.yaml (masked_fill.Scalar).
@@ -21,12 +21,12 @@ def masked_fill(x: Sym, mask: Sym) -> Sym:
     """
     node = record("MaskedFill", (x,), _masked_fill_backward)
     save(node, mask)
-    return made_by(result("masked_fill", x.shape, x.dtype, x), node)
+    return made_by(new(x.tape, x.shape, x.dtype, op="masked_fill"), node)
 
 
 def _masked_fill_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
     gradient = grad(gradients)
-    return [result("masked_fill", gradient.shape, gradient.dtype, gradient)]
+    return [new(gradient.tape, gradient.shape, gradient.dtype, op="masked_fill")]
 
 
 def where(mask: Sym, x: Sym) -> Sym:

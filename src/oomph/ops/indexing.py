@@ -134,6 +134,29 @@ def _transpose_backward(node: Node, gradients: Gradients, saved: list[Any]) -> G
     return [swapped(grad(gradients), *node.context)]
 
 
+def permute(x: Sym, order: Sequence[int]) -> Sym:
+    """Return x.permute(order): a view. Backward permutes the gradient back, a view too.
+
+    Source: ATen/native/TensorShape.cpp, permute; torch tools/autograd/derivatives.yaml (permute).
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda x: permute(x, (2, 0, 1)), (4, 8, 256))
+    Cost(allocated=0, saved=0, backward=0)
+    """
+    node = record("Permute", (x,), _permute_backward)
+    if node is not None:
+        node.context = [list(order).index(axis) for axis in range(len(order))]
+    return made_by(_permuted(x, order), node)
+
+
+def _permuted(x: Sym, order: Sequence[int]) -> Sym:
+    return view_of(x, [x.shape[axis] for axis in order], [x.strides[axis] for axis in order])
+
+
+def _permute_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    return [_permuted(grad(gradients), node.context)]
+
+
 def expand(x: Sym, shape: Sequence[Size]) -> Sym:
     """Return x broadcast to a shape of the same rank: a view with stride 0 where an axis of 1 grows.
 
@@ -206,6 +229,23 @@ def repeat_heads(x: Sym, times: Size) -> Sym:
     node = record("Clone", (spread,), pass_through)
     copy = made_by(new(x.tape, spread.shape, x.dtype, op="clone"), node)
     return view(copy, (batch, heads * times, length, size))
+
+
+def repeat_each(x: Sym, axis: int, times: Size) -> Sym:
+    """Return x.repeat_interleave(times, axis): each place of an axis `times` times, always a new tensor.
+
+    Saves nothing; backward sums each group's gradients to one tensor of x's size. Source: ATen/native/Repeat.cpp,
+    repeat_interleave_symint.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda x: repeat_each(x, 1, 4), (2, 8, 16))
+    Cost(allocated=2048, saved=0, backward=512)
+    """
+    before, size, after = x.shape[:axis], x.shape[axis], x.shape[axis + 1 :]
+    spread = expand(unsqueeze(x, axis + 1), (*before, size, times, *after))
+    node = record("Clone", (spread,), pass_through)
+    copy = made_by(new(x.tape, spread.shape, x.dtype, op="clone"), node)
+    return view(copy, (*before, size * times, *after))
 
 
 def contiguous(x: Sym) -> Sym:

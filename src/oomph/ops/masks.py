@@ -142,6 +142,19 @@ def recurrent_mask(inputs_embeds: Sym, attention_mask: Sym | None) -> Sym | None
     return attention_mask if tape.holes else None
 
 
+def triangle(tape: Tape, length: Size) -> Sym:
+    """Return torch.tril(torch.ones(length, length, dtype=bool)): booleans [L, L], beside the ones for a moment.
+
+    Source: ATen/native/cuda/TriangularOps.cu.
+
+    >>> from oomph.tape.testing import cost, frozen
+    >>> cost(lambda x: triangle(x.tape, 16), frozen(1)).allocated
+    512
+    """
+    ones = tape.empty((length, length), "bool", op="ones")
+    return unary(ones, "tril")
+
+
 Lengths = tuple[Size, Size, "Size | Sym", Size]
 
 

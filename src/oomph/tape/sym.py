@@ -16,6 +16,7 @@ from oomph.tape.sizes import Size, number, product, yes
 if TYPE_CHECKING:
     from oomph.tape.tape import Tape
 
+CHANNELS_LAST = (1, 3, 2, 0)  # axes of [B, C, H, W], the innermost first
 WIDTH = {name: bits // 8 for name, bits in BITS.items() if bits >= 8}  # bytes per element
 # Layouts are asked for again and again: a step has a thousand tensors of a few dozen shapes.
 remembered = lru_cache(4096)
@@ -154,6 +155,35 @@ def row_major(shape: Sizes) -> Sizes:
         strides.append(step)
         step = step * size
     return tuple(reversed(strides))
+
+
+def channels_last(shape: Sequence[Size]) -> Sizes:
+    """Return the strides of [B, C, H, W] with channels innermost.
+
+    >>> channels_last((2, 3, 4, 5))
+    (60, 1, 15, 3)
+    """
+    batch, channels, height, width = shape
+    inner = row_major((batch, height, width, channels))
+    return inner[0], inner[3], inner[1], inner[2]
+
+
+def is_channels_last(x: Sym) -> bool:
+    """Tell whether torch takes [B, C, H, W] for one with channels innermost, gaps or not.
+
+    Source: c10/core/MemoryFormat.h, is_channels_last_strides_2d_s4.
+    """
+    if len(x.shape) != len(CHANNELS_LAST):
+        return False
+    least: Size = 0
+    if yes(x.strides[1] == 0):
+        return False
+    for axis in CHANNELS_LAST:
+        size, stride = x.shape[axis], x.strides[axis]
+        if yes(size == 0) or yes(stride < least) or (axis == 0 and yes(least == x.strides[1])):
+            return False
+        least = stride * size if yes(size > 1) else stride
+    return True
 
 
 @remembered
