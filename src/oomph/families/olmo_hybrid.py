@@ -66,6 +66,8 @@ def delta_net(config: Config, hidden: int) -> Block:
         maps=MAPS,
         norm="o_norm",
         out="o_proj",
+        activation=config.str("hidden_act", "silu"),
+        order=("maps", "out", "conv", "norm"),
     )
 
 
