@@ -25,6 +25,7 @@ STACKS = (
     "bert.encoder.layer",
     "roberta.encoder.layer",
     "decoder.block",
+    "model.language_model.layers",
 )  # fmt: skip
 
 
@@ -38,7 +39,7 @@ class Structure:
 
 def structure(model: Model, job: Job) -> Structure:
     """Return the structure of a job, the number of its layers left out where they repeat."""
-    words = [type(job).__name__, model.model_type, str(model.tied), model.objective, *model.unplayed]
+    words = [type(job).__name__, model.model_type, model.text_type, str(model.tied), model.objective, *model.unplayed]
     seen: dict[int, int] = {}
     stack_path, stack = decoder_stack(model)
     repeating = pattern(stack.layers)

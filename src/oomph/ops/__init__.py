@@ -57,6 +57,7 @@ from oomph.ops.rotary import (
     longrope_frequencies,
     rotary_buffers,
     rotary_tables,
+    rotary_tables_3d,
     rotate_half,
 )
 from oomph.ops.rotary_complex import apply_rotary_complex, complex_tables
@@ -196,6 +197,7 @@ __all__ = [
     "repeated",
     "rotary_buffers",
     "rotary_tables",
+    "rotary_tables_3d",
     "rotate",
     "rotate_half",
     "row_norms",

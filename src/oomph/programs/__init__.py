@@ -23,7 +23,10 @@ OWN_FILES = (
 PROGRAMS: dict[str, str] = {
     **dict.fromkeys(FRAMES, "llama"),
     **{name: name for name in OWN_FILES},
+    "gemma3": "gemma3",
+    **dict.fromkeys(("llava", "llava_next"), "llava"),
     "mt5": "t5",
+    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), "qwen_vl"),
     "xlm-roberta": "roberta",
 }
 HEADS = ("lm_head", "embed_out", "output_projection")  # paths of language heads
@@ -35,6 +38,8 @@ def program_of(model: Model) -> Any:
     missing = [] if headed else ["a model without a language head"]
     if model.model_type not in PROGRAMS:
         missing = [model.model_type or "this architecture"]
+    if model.text_type and model.text_type not in FRAMES:
+        missing.append(f"{model.text_type} inside it")
     if missing := [*missing, *model.unplayed]:
         raise UnsupportedError(
             f"oomph cannot play {' and '.join(missing)} yet.", "Trace the real code instead: oomph trace."
@@ -44,7 +49,7 @@ def program_of(model: Model) -> Any:
 
 def kernel_note(model: Model, kernel: str) -> tuple[str, ...]:
     """Say so where a model's class does not use the attention kernel that a job asks for."""
-    frame = FRAMES.get(model.model_type)
+    frame = FRAMES.get(model.decoder_type)
     if kernel == "eager" or frame is None or frame.sdpa:
         return ()
     why = "sdpa cannot bound scores by a tanh"
