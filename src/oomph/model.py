@@ -14,10 +14,10 @@ from oomph.tensor import Weight
 class Model:
     """A model as blocks. `parts` maps a dotted path ("model.layers") to the block that stands there.
 
-    Multi-token-prediction layers are parts of kind "mtp": weighed apart, never in `params`. `assumed` are the
-    config keys that were absent and the class defaults taken for them, `unplayed` what the config asks for that the
-    tape has no rule for, `objective` what its head is trained for: causal-lm, masked-lm, sequence-classification,
-    regression (a classifier of one label).
+    `text_type` is the type of the language model inside a multimodal one. Multi-token-prediction layers are parts of
+    kind "mtp": weighed apart, never in `params`. `assumed` are the config keys that were absent and the class defaults
+    taken for them, `unplayed` what the config asks for that the tape has no rule for, `objective` what its head is
+    trained for: causal-lm, masked-lm, sequence-classification, regression (a classifier of one label).
     """
 
     parts: Mapping[str, Part]
@@ -28,11 +28,17 @@ class Model:
     context_length: int | None = None
     name: str = ""
     model_type: str = ""
+    text_type: str = ""
     dtype: str | None = None
     assumed: Mapping[str, object] | None = None
     notes: tuple[str, ...] = ()
     unplayed: tuple[str, ...] = ()
     objective: str = "causal-lm"
+
+    @property
+    def decoder_type(self) -> str:
+        """The type of the decoder: the model's own, or that of the language model inside it."""
+        return self.text_type or self.model_type
 
     @cached_property
     def weights(self) -> tuple[Weight, ...]:

@@ -91,7 +91,7 @@ def _pass(
         inputs["input_ids"],
         None,
         Checkpointing(),
-        model.model_type,
+        model.decoder_type,
         attention_mask=inputs.get("attention_mask"),
         past_key_values=cache,
         use_cache=job.cache != "none",

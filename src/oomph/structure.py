@@ -27,6 +27,7 @@ STACKS = (
     "roberta.encoder.layer",
     "decoder.block",
     "backbone.layers",
+    "model.language_model.layers",
 )  # fmt: skip
 
 
@@ -40,7 +41,7 @@ class Structure:
 
 def structure(model: Model, job: Job) -> Structure:
     """Return the structure of a job, the number of its layers left out where they repeat."""
-    words = [type(job).__name__, model.model_type, str(model.tied), model.objective, *model.unplayed]
+    words = [type(job).__name__, model.model_type, model.text_type, str(model.tied), model.objective, *model.unplayed]
     seen: dict[int, int] = {}
     stack_path, stack = decoder_stack(model)
     repeating = pattern(stack.layers)

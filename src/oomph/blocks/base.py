@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import index
 from typing import Any, Union
 
 from oomph.tensor import Tensor, Weight
@@ -85,7 +86,7 @@ class Stack(Block):
     @classmethod
     def of(cls, layer: Block, times: int, used: int | None = None) -> Stack:
         """Repeat one block."""
-        return cls((layer,) * times, used)
+        return cls((layer,) * index(times), used)
 
     @property
     def parts(self) -> Parts:

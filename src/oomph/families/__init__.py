@@ -56,7 +56,7 @@ def build(config: Config, model_type: str = "") -> Model:
         raise ConfigError(f"{config.where} has no model_type.", "Add it: it names the architecture, e.g. llama.")
     config = typed(config, model_type)
     model: Model = import_module(f"oomph.families.{FAMILIES[model_type]}").build(config)
-    return model
+    return replace(model, model_type=model_type)
 
 
 def model_from_config(raw: Mapping[str, Any], name: str = "") -> Model:

@@ -63,7 +63,9 @@ def compose(
         vocab_size=text.vocab_size,
         tied=tied,
         context_length=text.context_length,
+        text_type=text.model_type,
         notes=(*text.notes, *notes),
+        unplayed=text.unplayed,
     )
 
 

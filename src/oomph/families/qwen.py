@@ -43,6 +43,9 @@ TYPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+WINDOWED = ("qwen2", "qwen3", "qwen2_vl_text", "qwen2_5_vl_text")
+
+
 def build(config: Config) -> Model:
     """Return the decoder; MiMo's prediction layers stand beside it as "mtp"."""
     hidden = config.size("hidden_size")
@@ -73,7 +76,7 @@ def build(config: Config) -> Model:
 
 def sliding_windows(config: Config, depth: int) -> list[int | None]:
     """Return the window of every layer, None where attention is full (Qwen2Config, Qwen3Config)."""
-    if config.model_type not in ("qwen2", "qwen3") or not config.bool("use_sliding_window"):
+    if config.model_type not in WINDOWED or not config.bool("use_sliding_window"):
         return [None] * depth
     window = config.optional_int("sliding_window")
     kinds = listed(config, depth, allowed=(SLIDING, FULL))

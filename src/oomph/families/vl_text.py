@@ -5,6 +5,7 @@ Class defaults and structure: transformers 5.23, the text classes of the models 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from oomph.blocks.attention import Attention
@@ -14,11 +15,13 @@ from oomph.blocks.mlp import GatedMLP
 from oomph.blocks.moe import MoE, Router, shared_expert
 from oomph.config import MAX_DEPTH, MAX_EXPERTS, Config
 from oomph.families.common import causal_lm, head_dim
+from oomph.families.qwen import sliding_windows
 from oomph.model import Model
 
 _QWEN2: dict[str, Any] = {
     "vocab_size": 152064, "hidden_size": 8192, "intermediate_size": 29568, "num_hidden_layers": 80,
-    "num_attention_heads": 64, "num_key_value_heads": 8, "max_position_embeddings": 32768,
+    "num_attention_heads": 64, "num_key_value_heads": 8, "max_position_embeddings": 32768, "sliding_window": 4096,
+    "max_window_layers": 80,
 }  # fmt: skip
 TYPES: dict[str, dict[str, Any]] = {
     "qwen2_vl_text": _QWEN2,
@@ -63,6 +66,7 @@ ALIASES: dict[str, dict[str, tuple[str, ...]]] = {
 
 # Classes whose queries, keys and values have a bias whatever the file says.
 BIASED = {"qwen2_vl_text", "qwen2_5_vl_text", "qwen2_5_omni_text", "glm4v_text"}
+MAPS_FIRST = {"qwen2_vl_text", "qwen2_5_vl_text"}  # queries, keys and values are made before any is reshaped
 NO_HEAD_DIM = {"qwen2_vl_text", "qwen2_5_vl_text", "glm4v_text"}  # always hidden / heads
 
 
@@ -75,13 +79,17 @@ def build(config: Config) -> Model:
         norms |= {"post_self_attn_layernorm": Norm(hidden), "post_mlp_layernorm": Norm(hidden)}
         names = ("gate_up_proj", "down_proj")
     attention = self_attention(config, hidden)
-    dense = Module(
-        {"self_attn": attention, "mlp": GatedMLP(hidden, config.int("intermediate_size"), names=names), **norms}
-    )
-    layers: list[Block] = [dense] * depth
+    act = config.str("hidden_act", "silu")
+    mlp = GatedMLP(hidden, config.int("intermediate_size"), names=names, activation=act)
+    windows = sliding_windows(config, depth)
+    kinds = {
+        window: Module({"self_attn": replace(attention, sliding_window=window), "mlp": mlp, **norms})
+        for window in dict.fromkeys(windows)
+    }
+    layers: list[Block] = [kinds[window] for window in windows]
     if "moe" in config.model_type:
         sparse = Module({"self_attn": attention, "mlp": experts(config, hidden), **norms})
-        layers = [sparse if is_sparse(config, i) else dense for i in range(depth)]
+        layers = [sparse if is_sparse(config, i) else layer for i, layer in enumerate(layers)]
     tied = config.bool("tie_word_embeddings")
     return causal_lm(config, layers, Norm(hidden), tied=tied)
 
@@ -96,6 +104,7 @@ def self_attention(config: Config, hidden: int) -> Attention:
     return Attention(
         hidden, heads, config.optional_int("num_key_value_heads") or heads, size, qkv_bias=bias,
         out_bias=bias and kind.startswith("qwen3"), q_norm=norm, k_norm=norm,
+        dropout=config.rate("attention_dropout", 0.0), norm_place="whole" if kind in MAPS_FIRST else "heads",
     )  # fmt: skip
 
 

@@ -77,7 +77,7 @@ class Passes:
         tape.scope, tape.scored = "", outputs
         with autocast(tape, autocast_dtype(self.job)):
             loss, scored, _ = self.forward(
-                bound, input_ids, labels, checkpointing, self.model.model_type, attention_mask=attention_mask
+                bound, input_ids, labels, checkpointing, self.model.decoder_type, attention_mask=attention_mask
             )
             found = [scored, loss]  # dies from the back
             del scored, loss

@@ -31,7 +31,7 @@ def compute_loss(passes: Passes, inputs: dict[str, Sym]) -> tuple[Sym | None, li
     tape, job = passes.tape, passes.job
     checkpointing = Checkpointing(job.checkpointing, job.checkpoint_every)
     arguments: tuple[Any, ...] = (
-        passes.policy, inputs["input_ids"], inputs["labels"], checkpointing, passes.model.model_type,
+        passes.policy, inputs["input_ids"], inputs["labels"], checkpointing, passes.model.decoder_type,
     )  # fmt: skip
     options = {
         "attention_mask": inputs.get("attention_mask"),

@@ -75,6 +75,7 @@ from oomph.ops.rotary import (
     longrope_frequencies,
     rotary_buffers,
     rotary_tables,
+    rotary_tables_3d,
     rotate_half,
     section_tables,
 )
@@ -230,6 +231,7 @@ __all__ = [
     "repeated",
     "rotary_buffers",
     "rotary_tables",
+    "rotary_tables_3d",
     "rotate",
     "rotate_half",
     "row_norms",

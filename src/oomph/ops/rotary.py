@@ -69,6 +69,44 @@ def section_tables(x: Sym, position_ids: Sym, head_dim: Size) -> tuple[Sym, Sym]
     return cast(cos, x.dtype), cast(sin, x.dtype)
 
 
+def rotary_tables_3d(x: Sym, position_ids: Sym, head_dim: Size, interleaved: bool) -> tuple[Sym, Sym]:
+    """Mirror Qwen2_5_VLRotaryEmbedding.forward or, `interleaved`, Qwen3VLTextRotaryEmbedding.forward: cos and sin
+    [B, S, D] in x's dtype, computed in fp32 without gradient for time, height and width at once.
+
+    position_ids [3, B, S] int64. Of the three angles of a channel one counts: Qwen2-VL joins sections of them, in a
+    tensor, Qwen3-VL writes them over the first in place.
+    Saves nothing itself; the tables live as long as a layer's products keep them, once per model. Source: transformers
+    5.23, models/qwen2_5_vl/modeling_qwen2_5_vl.py, models/qwen3_vl/modeling_qwen3_vl.py.
+
+    Angles as fp32 of 3·2·4·32 numbers and of each of these two, twice; positions; sections, tables and casts of both.
+    >>> from oomph.tape.testing import cost, ids
+    >>> cost(lambda x, positions: rotary_tables_3d(x, positions, 64, False), (2, 4, 512), ids(3, 2, 4))
+    Cost(allocated=23648, saved=0, backward=0)
+    """
+    tape, (_, batch, length) = x.tape, position_ids.shape
+    half = (batch, length, head_dim // 2)
+
+    def one_of_three(freq: Sym) -> Sym:
+        freqs_thw = freq if interleaved else tape.empty(half, "fp32", op="cat")
+        first = Sym(half, "fp32", freqs_thw.strides[-len(half) :], freqs_thw.storage)
+        del freqs_thw
+        return cat((first, first), -1)
+
+    with tape.no_grad():
+        positions = tape.empty((*position_ids.shape, 1), "fp32", op="_to_copy")
+        freqs = tape.empty((*position_ids.shape, head_dim // 2), "fp32", op="mul")
+        del positions
+        turned = unary(freqs, "cos")
+        cos = unary(turned, "mul")
+        del turned
+        turned = unary(freqs, "sin")
+        sin = unary(turned, "mul")
+        del turned
+        sin = one_of_three(sin)
+        cos = one_of_three(cos)
+        return cast(cos, x.dtype), cast(sin, x.dtype)
+
+
 def rotary_buffers(tape: Tape, rotary_dim: Size) -> list[Sym]:
     """Return inv_freq and original_inv_freq, fp32 [D / 2] each: no parameters, not stored, but on the device.
 

@@ -29,6 +29,10 @@ PROGRAMS: dict[str, str] = {
     "mt5": "t5",
     "qwen3_5_moe_text": "qwen3_next",
     "qwen3_5_text": "qwen3_next",
+    "gemma3": "gemma3",
+    **dict.fromkeys(("llava", "llava_next"), "llava"),
+    "mt5": "t5",
+    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), "qwen_vl"),
     "xlm-roberta": "roberta",
 }
 HEADS = ("lm_head", "embed_out", "output_projection")  # paths of language heads
@@ -40,6 +44,8 @@ def program_of(model: Model) -> Any:
     missing = [] if headed else ["a model without a language head"]
     if model.model_type not in PROGRAMS:
         missing = [model.model_type or "this architecture"]
+    if model.text_type and model.text_type not in FRAMES:
+        missing.append(f"{model.text_type} inside it")
     if missing := [*missing, *model.unplayed]:
         raise UnsupportedError(
             f"oomph cannot play {' and '.join(missing)} yet.", "Trace the real code instead: oomph trace."
@@ -49,7 +55,7 @@ def program_of(model: Model) -> Any:
 
 def kernel_note(model: Model, kernel: str) -> tuple[str, ...]:
     """Say so where a model's class does not use the attention kernel that a job asks for."""
-    frame = FRAMES.get(model.model_type)
+    frame = FRAMES.get(model.decoder_type)
     if kernel == "eager" or frame is None or frame.sdpa:
         return ()
     why = "sdpa cannot bound scores by a tanh"

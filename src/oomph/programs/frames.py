@@ -33,8 +33,9 @@ class Frame:
     `cache_first`: the cache is made before tokens are embedded. `ids_first`: layers are handed position_ids before
     position_embeddings, `rotary_first` these before the mask. `scaled`: embeddings and what is added to the
     residual are multiplied by numbers, with `scaled_late` embeddings after the masks are made. `tables` of the
-    rotary embedding: "complex" numbers, or "halves" as wide. `sdpa`: whether the class can use it. `packs`: masks
-    are told the positions. `scored`: mixtures also return their router's scores.
+    rotary embedding: "complex" numbers, "halves" as wide, or of three positions, "sections" joined or "interleaved".
+    `sdpa`: whether the class can use it. `packs`: masks are told the positions. `scored`: mixtures also return their
+    router's scores.
     """
 
     layer: Callable[..., Sym] = layers.residual
@@ -46,7 +47,7 @@ class Frame:
     rotary_first: bool = False
     scaled: bool = False
     scaled_late: bool = False
-    tables: Literal["", "complex", "halves"] = ""
+    tables: Literal["", "complex", "halves", "sections", "interleaved"] = ""
     sdpa: bool = True
     packs: bool = True
     scored: bool = False
@@ -55,6 +56,7 @@ class Frame:
 LLAMA = Frame()
 MISTRAL = Frame(ids_first=True)
 QWEN = Frame(masks="full first")
+QWEN_VL = Frame(masks="full first", cache_first=True, tables="sections", packs=False)
 DEEPSEEK = Frame(rotary_first=True)
 GEMMA2 = Frame(norms=SANDWICH, masks="both", sdpa=False)
 
@@ -101,7 +103,10 @@ FRAMES: dict[str, Frame] = {
     "phi3": MISTRAL,
     "qwen2": QWEN,
     "qwen2_moe": Frame(masks="both", ids_first=True),
+    "qwen2_vl_text": QWEN_VL,
+    "qwen2_5_vl_text": QWEN_VL,
     "qwen3": QWEN,
+    "qwen3_vl_text": Frame(cache_first=True, ids_first=True, tables="interleaved"),
     "qwen3_moe": Frame(cache_first=True, ids_first=True),
     "seed_oss": LLAMA,
     "smollm3": QWEN,

@@ -30,13 +30,20 @@ from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sizes import Size, yes
 from oomph.tape.sym import Sym
 
+Masks = dict["Size | None", "Sym | None"]  # by the window of the layers that take them
+
 
 def buffers(m: Bound) -> list[Sym]:
     """Return what is no parameter and not stored but on the device: inv_freq and original_inv_freq, Gemma's factor."""
-    first = attention(m.model)
-    tables = len(set(_windows(m.model))) if has_own_tables(first) else 1
+    return model_buffers(m.model)
+
+
+def model_buffers(m: Bound) -> list[Sym]:
+    """Return the buffers of a LlamaModel and its likes."""
+    first = attention(m)
+    tables = len(set(windows_of(m))) if has_own_tables(first) else 1
     found = [m.tape.empty((rotary_size(first) // 2,), "fp32", op="inv_freq") for _ in range(2 * tables)]
-    table = m.model.embed_tokens
+    table = m.embed_tokens
     if table.scaled:
         table.parts["embed_scale"] = m.tape.empty((), table.weight.dtype, op="embed_scale")
         found.append(table.embed_scale)
@@ -45,10 +52,10 @@ def buffers(m: Bound) -> list[Sym]:
 
 def model(
     m: Bound,
-    input_ids: Sym,
+    input_ids: Sym | None,
     checkpointing: Checkpointing,
     frame: Frame,
-    attention_mask: Sym | None = None,
+    attention_mask: Sym | Masks | None = None,
     position_ids: Sym | None = None,
     past_key_values: Cache | None = None,
     inputs_embeds: Sym | None = None,
@@ -56,26 +63,31 @@ def model(
 ) -> tuple[Sym, Cache | None]:
     """Mirror LlamaModel.forward: the last hidden state [B, S, H] and the cache.
 
+    A multimodal class hands it embeddings instead of ids, and masks by window where it has made them itself.
     Locals die in the order in which a frame lists them, arguments first: hence position_ids before inputs_embeds.
     """
     tape = m.tape
-    windows = _windows(m)
+    windows = windows_of(m)
     if use_cache and past_key_values is None and frame.cache_first:
         past_key_values = dynamic_cache(tape, windows)
-    inputs_embeds = m.embed_tokens(input_ids)
+    if inputs_embeds is None:
+        inputs_embeds = m.embed_tokens(input_ids)
     if frame.scaled and not frame.scaled_late:
         inputs_embeds = inputs_embeds * 1.0
     if use_cache and past_key_values is None:
         past_key_values = dynamic_cache(tape, windows)
     packed = position_ids
     if position_ids is None:
-        position_ids = ops.unary(tape.empty((input_ids.shape[1],), "int64", op="arange"), "add")
+        position_ids = ops.unary(tape.empty((inputs_embeds.shape[1],), "int64", op="arange"), "add")
         position_ids = ops.unsqueeze(position_ids, 0)
-    causal_masks = {
-        window: ops.causal_mask(inputs_embeds, attention_mask, past_key_values, window, packed, looks=frame.packs)
-        for window in mask_order(windows, frame)
-    }
-    if frame.masks != "one":
+    if isinstance(attention_mask, dict):
+        causal_masks = attention_mask
+    else:
+        causal_masks = {
+            window: ops.causal_mask(inputs_embeds, attention_mask, past_key_values, window, packed, looks=frame.packs)
+            for window in mask_order(windows, frame)
+        }
+    if frame.masks != "one" and causal_masks is not attention_mask:
         mask_kwargs = {"inputs_embeds": inputs_embeds}
         if frame.packs:
             mask_kwargs["position_ids"] = position_ids
@@ -90,7 +102,7 @@ def model(
         tape.begin_layer(index, layer.path)
         kind = windows[index]
         if checkpointing.takes(index):
-            call = _Call(layer, frame, position_embeddings[kind], causal_masks[kind], position_ids)
+            call = Call(layer, frame, position_embeddings[kind], causal_masks[kind], position_ids)
             hidden_states = checkpointing(tape, call, hidden_states)
             del call
         else:
@@ -106,10 +118,11 @@ def model(
 
 def sliding_windows(m: Bound) -> list[Size | None]:
     """Return the window of every layer, None where attention is full."""
-    return _windows(m.model)
+    return windows_of(m.model)
 
 
-def _windows(m: Bound) -> list[Size | None]:
+def windows_of(m: Bound) -> list[Size | None]:
+    """Return the window of every layer of a LlamaModel and its likes."""
     return [layer.self_attn.sliding_window for layer in m.layers]
 
 
@@ -163,13 +176,13 @@ def leave_frequencies(m: Bound) -> None:
         m.parts["long_inv_freq"] = m.tape.note(made, "kept by a module")
 
 
-class _Call:
+class Call:
     """partial(layer.__call__, **kwargs) as transformers hands it to checkpoint: it keeps the arguments alive.
 
     They die in the order in which the model's forward spells them.
     """
 
-    def __init__(self, layer: Bound, frame: Frame, tables: Tables, mask: Sym | None, ids: Sym) -> None:
+    def __init__(self, layer: Bound, frame: Frame, tables: Tables, mask: Sym | None, ids: Sym | None) -> None:
         self.layer = layer
         self.frame = frame
         rotary, positions = {"position_embeddings": tables}, {"position_ids": ids}
@@ -179,6 +192,7 @@ class _Call:
         self.arguments |= {**positions, **rotary} if frame.ids_first else {**rotary, **positions}
 
     def __call__(self, hidden_states: Sym) -> Sym:
+        """Run the layer."""
         arguments, frame = self.arguments, self.frame
         return frame.layer(
             self.layer, frame, hidden_states, arguments["position_embeddings"], arguments["attention_mask"]
@@ -233,8 +247,15 @@ def causal_lm(
         states = [hidden_states]
         del hidden_states  # a local of the frame that goes on
         return classified(m, states, input_ids, labels, past_key_values)
-    hidden_states = kept(hidden_states, logits_to_keep)
-    if "lora_A" not in m.lm_head.parts:
-        m.tape.head = "softcap" if m.lm_head.softcap else "scaled" if m.lm_head.scaled else ""
-    loss, logits = project(m.lm_head, hidden_states, m.model.embed_tokens.weight, labels)
+    loss, logits = scored(m.lm_head, hidden_states, m.model.embed_tokens.weight, labels, logits_to_keep)
     return loss, logits, past_key_values
+
+
+def scored(
+    lm_head: Bound, hidden_states: Sym, table: Sym, labels: Sym | None, logits_to_keep: Size
+) -> tuple[Sym | None, Sym | None]:
+    """Mirror what FooForCausalLM.forward does with the last hidden state: loss and logits."""
+    hidden_states = kept(hidden_states, logits_to_keep)
+    if "lora_A" not in lm_head.parts:
+        lm_head.tape.head = "softcap" if lm_head.softcap else "scaled" if lm_head.scaled else ""
+    return project(lm_head, hidden_states, table, labels)

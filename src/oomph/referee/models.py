@@ -34,6 +34,8 @@ def build(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu")
         raise UnsupportedError(f"transformers {transformers.__version__} has no architecture {model_type[:80]!r}.")
     config = transformers.CONFIG_MAPPING[model_type](**clean(dict(raw)))
     auto = getattr(transformers, auto_class(raw))
+    if type(config) not in auto._model_mapping:  # of a multimodal model
+        auto = transformers.AutoModelForImageTextToText
     if type(config) not in auto._model_mapping:
         raise UnsupportedError(f"transformers has no {auto.__name__} for {model_type[:80]!r}.")
     if isinstance(job, TrainJob) and not job.dropout:
@@ -96,16 +98,23 @@ def auto_class(raw: Mapping[str, Any]) -> str:
 
 
 def _without_dropout(config: Any) -> None:
-    """Set every dropout rate of a config to 0."""
+    """Set every dropout rate of a config to 0, and of those inside it."""
+    for name in config.sub_configs:
+        _without_dropout(getattr(config, name))
     for name, value in config.to_dict().items():
         if ("dropout" in name or "pdrop" in name) and isinstance(value, float):
             setattr(config, name, 0.0)
+
+
+LANGUAGE_MODEL = "language_model"  # what the decoder inside a multimodal model is called
 
 
 def decoder_layers(model: Any) -> list[Any]:
     """Return the model's decoder layers: its longest list of layers that can be checkpointed, else of any modules."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
+    inside = [each for name, each in model.named_modules() if name.endswith(LANGUAGE_MODEL)]
+    model = inside[0] if inside else model
     lists = [list(module) for module in model.modules() if isinstance(module, torch.nn.ModuleList) and len(module)]
     layers = [each for each in lists if isinstance(each[0], GradientCheckpointingLayer)]
     return max(layers or lists, key=len, default=[])

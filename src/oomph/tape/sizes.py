@@ -115,6 +115,14 @@ class Expression:
     def __rmod__(self, other: int) -> SizeLike:
         return self.sheet.compute("%", other, self)
 
+    def __pow__(self, times: int) -> SizeLike:
+        return product((self,) * times)
+
+    def __index__(self) -> int:
+        """Return the number, for what counts with it; what is played is then of this number alone."""
+        self.sheet.compare("==", self, self.value)
+        return self.value
+
     def __neg__(self) -> SizeLike:
         return self * -1
 

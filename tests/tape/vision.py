@@ -1,0 +1,139 @@
+"""Tiny configs of vision-language models, and the jobs on which the tape must equal the trace."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from oomph.job import InferJob, TrainJob
+from tests.tape import grid as plain
+from tests.tape.dense import base, sliding
+
+Config = dict[str, Any]
+
+
+def vit(rng: random.Random, **extra: Any) -> Config:
+    """Sizes of a ViT of a few layers."""
+    heads = rng.choice([2, 3])
+    return {
+        "hidden_size": heads * rng.choice([8, 16]), "intermediate_size": rng.choice([24, 40]),
+        "num_hidden_layers": rng.choice([2, 3]), "num_attention_heads": heads, **extra,
+    }  # fmt: skip
+
+
+def clip(rng: random.Random) -> Config:
+    """CLIP."""
+    return vit(rng, model_type="clip_vision_model", image_size=rng.choice([24, 40]), patch_size=rng.choice([7, 8]))
+
+
+def siglip(rng: random.Random) -> Config:
+    """SigLIP as in Gemma 3: 4 x 4 patches or twice as many a side."""
+    return vit(
+        rng, model_type="siglip_vision_model", image_size=rng.choice([28, 56]), patch_size=7, vision_use_head=False
+    )
+
+
+def llava(rng: random.Random) -> Config:
+    """LLaVA on CLIP, over Llama, Mistral or Qwen."""
+    text = base(rng) | {"model_type": rng.choice(["llama", "mistral", "qwen2"])}
+    return {"vision_config": clip(rng), "text_config": text, "image_token_index": 3, "image_token_id": 3}
+
+
+def gemma3(rng: random.Random) -> Config:
+    """Gemma 3 with windows."""
+    text = base(rng) | {"head_dim": rng.choice([8, 18]), "pad_token_id": 0} | sliding(rng)
+    text["layer_types"] = text["layer_types"][: text["num_hidden_layers"]]
+    return {"vision_config": siglip(rng), "text_config": text, "mm_tokens_per_image": 4, "image_token_index": 3}
+
+
+def qwen_text(rng: random.Random) -> Config:
+    """A Qwen text model whose heads' channels are shared out between time, height and width."""
+    size = rng.choice([12, 24])
+    heads = rng.choice([2, 4])
+    section = [size // 4, size // 8, size // 2 - size // 4 - size // 8]
+    raw = base(rng) | {
+        "hidden_size": heads * size, "num_attention_heads": heads, "num_key_value_heads": 2, "head_dim": size,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": section},
+    }  # fmt: skip
+    return raw
+
+
+def windowed(rng: random.Random) -> Config:
+    """Windows from the second layer on, now and then."""
+    if rng.random() < 0.6:
+        return {}
+    return {"use_sliding_window": True, "sliding_window": rng.choice([8, 30]), "max_window_layers": 1}
+
+
+def qwen2_vl(rng: random.Random) -> Config:
+    """Qwen2-VL."""
+    text = qwen_text(rng) | windowed(rng)
+    heads = rng.choice([2, 3])
+    vision = {
+        "embed_dim": heads * 16, "num_heads": heads, "depth": rng.choice([2, 3]), "patch_size": 4, "mlp_ratio": 2,
+        "hidden_size": text["hidden_size"],
+    }  # fmt: skip
+    return {"vision_config": vision, "text_config": text, "image_token_id": 3}
+
+
+def qwen2_5_vl(rng: random.Random) -> Config:
+    """Qwen2.5-VL."""
+    text = qwen_text(rng) | windowed(rng)
+    heads = rng.choice([2, 3])
+    vision = {
+        "hidden_size": heads * 16, "num_heads": heads, "depth": rng.choice([2, 3]), "patch_size": 4,
+        "intermediate_size": rng.choice([24, 40]), "window_size": 16, "fullatt_block_indexes": [1],
+        "out_hidden_size": text["hidden_size"],
+    }  # fmt: skip
+    return {"vision_config": vision, "text_config": text, "image_token_id": 3}
+
+
+def qwen3_vl(rng: random.Random) -> Config:
+    """Qwen3-VL."""
+    text = qwen_text(rng)
+    heads = rng.choice([2, 3])
+    vision = {
+        "hidden_size": heads * 16, "num_heads": heads, "depth": rng.choice([2, 3]), "patch_size": 4,
+        "intermediate_size": rng.choice([24, 40]), "out_hidden_size": text["hidden_size"],
+        "num_position_embeddings": 16, "deepstack_visual_indexes": [0],
+    }  # fmt: skip
+    return {"vision_config": vision, "text_config": text, "image_token_id": 3}
+
+
+KINDS = {
+    "qwen2_vl": qwen2_vl,
+    "qwen2_5_vl": qwen2_5_vl,
+    "qwen3_vl": qwen3_vl,
+    "llava": llava,
+    "llava_next": llava,
+    "gemma3": gemma3,
+}
+
+
+def config(rng: random.Random, kind: str) -> Config:
+    """A tiny model."""
+    return {"model_type": kind, **KINDS[kind](rng), "tie_word_embeddings": rng.random() < 0.4}
+
+
+def job(rng: random.Random, kind: str) -> TrainJob:
+    """A job of text alone; of adapters, on the tower too, now and then."""
+    drawn = plain.job(rng, kind)
+    if rng.random() < 0.6:
+        return drawn
+    return replace(drawn, method="lora", targets=rng.choice(["all-linear", "q_proj,v_proj"]), rank=4)
+
+
+def infer_job(rng: random.Random, kind: str) -> InferJob:
+    """A prefill of text alone, and a few tokens."""
+    return plain.infer_job(rng)
+
+
+def grid(seed: int = 20261126) -> Iterator[tuple[Config, TrainJob | InferJob]]:
+    """A training step of each kind, and inference of every other."""
+    rng = random.Random(seed)
+    for index, kind in enumerate(KINDS):
+        yield config(rng, kind), job(rng, kind)
+        if index % 2:
+            yield config(rng, kind), infer_job(rng, kind)
