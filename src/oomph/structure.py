@@ -22,8 +22,7 @@ from oomph.tensor import Tensor
 Job = TrainJob | InferJob
 STACKS = (
     "model.layers", "transformer.h", "gpt_neox.layers", "transformer.blocks", "model.decoder.layers", "biogpt.layers",
-    "bert.encoder.layer",
-    "roberta.encoder.layer",
+    "bert.encoder.layer", "roberta.encoder.layer", "electra.encoder.layer", "distilbert.transformer.layer",
     "decoder.block",
 )  # fmt: skip
 

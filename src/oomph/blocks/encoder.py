@@ -5,7 +5,7 @@ Shape letters: H hidden, F ffn, V vocab, E embedding width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from oomph.blocks.attention import Attention
 from oomph.blocks.base import Block, Module, Part, Parts
@@ -90,9 +90,14 @@ class EncoderLayer(Block):
 
 def inline(block: Block) -> dict[str, Part]:
     """Return the maps of a block whose class keeps them in the layer itself, still counted as the block."""
-    return {
-        name: Module(part.parts, block.kind) if isinstance(part, Block) else part for name, part in block.parts.items()
-    }
+    return {name: _counted(part, block.kind) for name, part in block.parts.items()}
+
+
+def _counted(part: Part, kind: str) -> Part:
+    """Return a map that is counted as a block of another kind; a norm within a head is no norm of a layer."""
+    if isinstance(part, Linear):
+        return replace(part, kind=kind)
+    return Module(part.parts, kind) if isinstance(part, Block) else part
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from oomph.model import Model
 
 OWN_FILES = (
-    "baichuan", "bert", "bloom", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "litgpt", "opt", "phi",
-    "qwen", "roberta", "t5",
+    "baichuan", "bert", "bloom", "distilbert", "electra", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox",
+    "gptj", "litgpt", "opt", "phi", "qwen", "roberta", "t5",
 )  # fmt: skip
 PROGRAMS: dict[str, str] = {
     **dict.fromkeys(FRAMES, "llama"),

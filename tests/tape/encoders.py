@@ -1,0 +1,62 @@
+"""Tiny configs of encoders, for jobs on which the tape must equal the trace."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from oomph.errors import OomphError
+from oomph.job import TrainJob
+from tests.tape.gptlike import ACTIVATIONS, RATES, Sampler, bert
+from tests.tape.grid import job, played
+
+TASKS = ["MaskedLM", "SequenceClassification"]
+
+
+def distilbert(rng: random.Random) -> dict[str, Any]:
+    """BERT's layers by other names, a head that is tied or not."""
+    heads = rng.choice([2, 3, 4])
+    return {
+        "architectures": [f"DistilBertFor{rng.choice(TASKS)}"],
+        "vocab_size": rng.choice([64, 515]),
+        "n_layers": rng.choice([1, 2, 3]),
+        "n_heads": heads,
+        "dim": heads * rng.choice([8, 16, 20]),
+        "hidden_dim": rng.choice([17, 64]),
+        "max_position_embeddings": 128,
+        "activation": rng.choice(ACTIVATIONS),
+        "dropout": rng.choice(RATES),
+        "attention_dropout": rng.choice(RATES),
+        "seq_classif_dropout": rng.choice(RATES),
+        "num_labels": rng.choice([1, 2, 3]),
+        "tie_word_embeddings": rng.random() < 0.7,
+    }
+
+
+def electra(rng: random.Random) -> dict[str, Any]:
+    """BERT on an embedding narrower than its layers."""
+    own = {"embedding_size": rng.choice([12, 24]), "tie_word_embeddings": rng.random() < 0.7}
+    return bert(rng) | {"architectures": [f"ElectraFor{rng.choice(TASKS)}"], **own}
+
+
+FAMILIES: dict[str, Sampler] = {
+    "distilbert": distilbert,
+    "electra": electra,
+}
+
+
+def config(rng: random.Random, model_type: str) -> dict[str, Any]:
+    """A tiny model of a family."""
+    return {"model_type": model_type} | FAMILIES[model_type](rng)
+
+
+def playable(model_type: str, index: int, seed: int = 20261127) -> tuple[dict[str, Any], TrainJob]:
+    """The index-th job of a family; the first of its kind that is not refused."""
+    rng = random.Random(f"{model_type} {index} {seed}")
+    while True:
+        raw, made = config(rng, model_type), job(rng, model_type)
+        try:
+            played(raw, made)
+        except OomphError:  # what the family does not take
+            continue
+        return raw, made
