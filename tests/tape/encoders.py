@@ -7,7 +7,7 @@ from typing import Any
 
 from oomph.errors import OomphError
 from oomph.job import TrainJob
-from tests.tape.gptlike import ACTIVATIONS, RATES, Sampler, bert
+from tests.tape.gptlike import ACTIVATIONS, RATES, Sampler, bert, sizes
 from tests.tape.grid import job, played
 
 TASKS = ["MaskedLM", "SequenceClassification"]
@@ -39,9 +39,28 @@ def electra(rng: random.Random) -> dict[str, Any]:
     return bert(rng) | {"architectures": [f"ElectraFor{rng.choice(TASKS)}"], **own}
 
 
+def modernbert(rng: random.Random) -> dict[str, Any]:
+    """Windows shorter and longer than sequences, every bias and dropout on and off, both ways to pool."""
+    biases = ("norm_bias", "attention_bias", "mlp_bias", "classifier_bias", "decoder_bias")
+    rates = ("attention_dropout", "mlp_dropout", "embedding_dropout", "classifier_dropout")
+    return sizes(rng) | {
+        "architectures": [f"ModernBertFor{rng.choice(TASKS)}"],
+        "intermediate_size": rng.choice([17, 64]),
+        "local_attention": rng.choice([4, 16, 64, 256]),
+        "global_attn_every_n_layers": rng.choice([1, 2, 3]),
+        "pad_token_id": 0,
+        "hidden_activation": rng.choice(["gelu", "relu"]),
+        "classifier_pooling": rng.choice(["cls", "mean"]),
+        "num_labels": rng.choice([1, 2, 3]),
+        **{name: rng.random() < 0.5 for name in biases},
+        **{name: rng.choice(RATES) for name in rates},
+    }
+
+
 FAMILIES: dict[str, Sampler] = {
     "distilbert": distilbert,
     "electra": electra,
+    "modernbert": modernbert,
 }
 
 

@@ -11,7 +11,6 @@ from oomph.families import model_from_config
 from oomph.job import TrainJob
 from oomph.play import train_step
 from oomph.steps import step
-from oomph.structure import with_layers
 from tests.tape.encoders import FAMILIES, playable
 from tests.tape.grid import compare
 
@@ -46,7 +45,7 @@ def test_adapters_stand_where_peft_puts_them(raw: dict[str, Any]) -> None:
 def test_layers_fold(family: str) -> None:
     """A deeper model's peak, told from few layers, is the one played in full, at any length."""
     raw, job = playable(family, 2)
-    model = with_layers(model_from_config(raw), 7)
+    model = model_from_config(raw | {"num_hidden_layers": 8, "n_layers": 8})
     for seq_len in (9, 64):
         other = replace(job, seq_len=seq_len, keep_outputs=False)
         assert step(model, other).peak == max(train_step(model, other).live)

@@ -18,6 +18,7 @@ from oomph.ops.attention import (
     attention,
     attention_in_fp32,
     attention_under_triangle,
+    eager_attention,
     encoder_attention,
     gpt2_attention,
     sdpa_attention,
@@ -94,6 +95,7 @@ from oomph.ops.slices import (
     split_axis,
     split_heads,
     split_sizes,
+    unbind,
     unbind_first,
 )
 from oomph.ops.softmax import softmax, softmax_as, softmax_as_is, softmax_in_fp32
@@ -147,6 +149,7 @@ __all__ = [
     "divided",
     "dropout",
     "each_twice",
+    "eager_attention",
     "embedding",
     "embedding_at",
     "encoder_attention",
@@ -227,6 +230,7 @@ __all__ = [
     "total",
     "transpose",
     "unary",
+    "unbind",
     "unbind_first",
     "unit_rows",
     "unsloth_norm",
