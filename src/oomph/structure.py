@@ -23,8 +23,7 @@ from oomph.tensor import Tensor
 Job = TrainJob | InferJob
 STACKS = (
     "model.layers", "transformer.h", "gpt_neox.layers", "transformer.blocks", "model.decoder.layers", "biogpt.layers",
-    "bert.encoder.layer",
-    "roberta.encoder.layer",
+    "bert.encoder.layer", "roberta.encoder.layer", "electra.encoder.layer", "distilbert.transformer.layer",
     "decoder.block",
     "backbone.layers",
     "model.language_model.layers",

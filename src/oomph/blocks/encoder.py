@@ -5,12 +5,17 @@ Shape letters: H hidden, F ffn, V vocab, E embedding width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from oomph.blocks.attention import Attention
 from oomph.blocks.base import Block, Module, Part, Parts
 from oomph.blocks.basic import Embedding, Head, Linear, Norm
 from oomph.tensor import Tensor
+
+if TYPE_CHECKING:
+    from oomph.tape.bound import Bound
+    from oomph.tape.sym import Sym
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,17 @@ class KeyBiaslessAttention(Attention):
         """The maps, the second input map without bias."""
         key = Linear(self.hidden_size, self.num_kv_heads * self.head_dim)
         return {**super().parts, self.qkv[1]: key}
+
+
+@dataclass(frozen=True)
+class LocalAttention(Attention):
+    """Attention that sees `window` tokens to either side where it `slides`, else all (ModernBERT).
+
+    The class makes the window's mask whether a layer slides or not.
+    """
+
+    window: int = 0
+    slides: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,9 +106,43 @@ class EncoderLayer(Block):
 
 def inline(block: Block) -> dict[str, Part]:
     """Return the maps of a block whose class keeps them in the layer itself, still counted as the block."""
-    return {
-        name: Module(part.parts, block.kind) if isinstance(part, Block) else part for name, part in block.parts.items()
-    }
+    return {name: _counted(part, block.kind) for name, part in block.parts.items()}
+
+
+def _counted(part: Part, kind: str) -> Part:
+    """Return a map that is counted as a block of another kind; a norm within a head is no norm of a layer."""
+    if isinstance(part, Linear):
+        return replace(part, kind=kind)
+    return Module(part.parts, kind) if isinstance(part, Block) else part
+
+
+@dataclass(frozen=True)
+class PredictionHead(Block):
+    """dense H→H, activation, norm: what ModernBERT's heads have in front of their last map.
+
+    `pooling` says how a classifier comes by one state of a sequence: "cls", its first, or "mean"; "" none is needed.
+    """
+
+    hidden_size: int
+    bias: bool = False
+    norm_bias: bool = False
+    activation: str = "gelu"
+    pooling: str = ""
+    kind: str = "lm_head"
+
+    @property
+    def parts(self) -> Parts:
+        """Dense map and norm."""
+        hidden = self.hidden_size
+        return {"dense": Linear(hidden, hidden, self.bias), "norm": Module(Norm(hidden, self.norm_bias).parts)}
+
+    @staticmethod
+    def program(m: Bound, hidden_states: Sym) -> Sym:
+        """Mirror ModernBertPredictionHead.forward."""
+        from oomph import ops
+
+        hidden_states = ops.activate(m.activation, m.dense(hidden_states))
+        return ops.layer_norm(hidden_states, m.norm.parts["weight"], m.norm.parts["bias"])
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,15 @@ from oomph.config import Config
 from oomph.errors import ConfigError, UnsupportedError
 from oomph.families.heads import (
     MASKED,
+    MASKER,
     classifier,
-    classifying,
     num_labels,
-    other_problem,
+    objective_of,
     pooler,
     table,
     task,
     two_step_classifier,
+    unplayed_head,
 )
 from oomph.model import Model
 
@@ -46,7 +47,6 @@ TYPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 DROPOUT = 0.1  # hidden_dropout_prob and attention_probs_dropout_prob of every class here
-MASKER, CLASSIFIER = "ForMaskedLM", "ForSequenceClassification"  # heads that the tape plays
 
 # model_type -> the prefix of its classes, and the attribute a headed class keeps the model under.
 _PREFIX = {
@@ -101,7 +101,7 @@ def build(config: Config) -> Model:
         vocab_size=vocab,
         tied=tied,
         context_length=positions,
-        objective=classifying(num_labels(config)) if head == CLASSIFIER else "masked-lm" if head == MASKER else "",
+        objective=objective_of(config, head),
         unplayed=tuple(_unplayed(config, head)),
     )
 
@@ -112,14 +112,9 @@ def _unplayed(config: Config, head: str) -> Iterator[str]:
         yield "is_decoder"
     if config.model_type in _HEAD_FIRST and head in MASKED and config.bool("tie_word_embeddings"):
         yield "a table that is the head's"
-    if head not in (MASKER, CLASSIFIER):
-        yield f"the head of {head}"
-    if head == CLASSIFIER:
-        yield from other_problem(config)
-    if head == "ForMaskedLM" and not config.bool("tie_word_embeddings"):
+    if head == MASKER and config.model_type != "electra" and not config.bool("tie_word_embeddings"):
         yield "a head of its own table, whose second bias never gets a gradient"
-    if config.raw.get("chunk_size_feed_forward"):
-        yield "chunk_size_feed_forward"
+    yield from unplayed_head(config, head)
 
 
 def _refuse_other_positions(config: Config) -> None:
@@ -202,7 +197,8 @@ def _language_head(config: Config, kind: str, head: str, hidden: int, vocab: int
         }
     if kind == "electra":
         names = ("generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head")
-        return inline(MaskedHead(hidden, config.int("embedding_size"), vocab, tied, names, bias=""))
+        head_parts = inline(MaskedHead(hidden, config.int("embedding_size"), vocab, tied, names, bias=""))
+        return {names[1]: head_parts[names[1]], **head_parts}  # the class declares its norm first
     if kind == "roberta":
         first = config.model_type in _HEAD_FIRST
         return {"lm_head": MaskedHead(hidden, hidden, vocab, tied, stores_table=first)}

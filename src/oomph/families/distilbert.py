@@ -9,11 +9,20 @@ from typing import Any
 
 from oomph.blocks.attention import Attention
 from oomph.blocks.base import Part, Stack
-from oomph.blocks.basic import Embedding, Head, Linear, Norm
+from oomph.blocks.basic import Dropout, Embedding, Head, Linear, Norm
 from oomph.blocks.encoder import EncoderLayer, LayerNames, MaskedHead
 from oomph.blocks.mlp import MLP
 from oomph.config import Config
-from oomph.families.heads import classifier, num_labels, pooler, table, task, two_step_classifier
+from oomph.families.heads import (
+    classifier,
+    num_labels,
+    objective_of,
+    pooler,
+    table,
+    task,
+    two_step_classifier,
+    unplayed_head,
+)
 from oomph.model import Model
 
 TYPES: dict[str, dict[str, Any]] = {
@@ -39,6 +48,8 @@ _KNOWN = (
 )  # fmt: skip
 _DISTILBERT_LAYER = LayerNames("attention", "sa_layer_norm", "ffn", "output_layer_norm")
 _MPNET_LAYER = LayerNames("attention.attn", "attention.LayerNorm", "", "output.LayerNorm")
+DROPOUT = 0.1  # dropout and attention_dropout; MPNet's spelling differs
+CLASSIFIER_DROPOUT = 0.2  # seq_classif_dropout
 MPNET_PADDING = 1  # the class starts counting positions after its padding index
 
 
@@ -60,12 +71,15 @@ def _distilbert(config: Config) -> Model:
     hidden, vocab, heads = config.size("dim"), config.size("vocab_size"), config.int("n_heads")
     attention = Attention(
         hidden, heads, heads, config.divide(hidden, heads, "attention heads"), qkv_bias=True, out_bias=True,
-        qkv=("q_lin", "k_lin", "v_lin"), out="out_lin",
+        qkv=("q_lin", "k_lin", "v_lin"), out="out_lin", dropout=config.rate("attention_dropout", DROPOUT),
     )  # fmt: skip
-    mlp = MLP(hidden, config.int("hidden_dim"), bias=True, names=("lin1", "lin2"))
+    dropout, activation = Dropout(config.rate("dropout", DROPOUT)), config.str("activation", "gelu")
+    names = ("lin1", "lin2")
+    mlp = MLP(hidden, config.int("hidden_dim"), bias=True, names=names, dropout=dropout, activation=activation)
     layer = EncoderLayer(attention, mlp, Norm(hidden, bias=True), _DISTILBERT_LAYER)
     body: dict[str, Part] = {
         **_embeddings(config, vocab, hidden),
+        "embeddings.dropout": dropout,
         "transformer.layer": Stack.of(layer, config.depth("n_layers")),
     }
     tied = head == "ForMaskedLM" and config.bool("tie_word_embeddings")
@@ -87,7 +101,8 @@ def _distilbert_top(config: Config, head: str, hidden: int, vocab: int, tied: bo
         return {}
     labels = 1 if head == "ForMultipleChoice" else num_labels(config)
     first = None if head == "ForTokenClassification" else Linear(hidden, hidden, bias=True)
-    return {"pre_classifier": first, "classifier": classifier(hidden, labels)}
+    dropout = Dropout(config.rate("seq_classif_dropout", CLASSIFIER_DROPOUT))
+    return {"pre_classifier": first, "classifier": classifier(hidden, labels), "dropout": dropout}
 
 
 def _mpnet(config: Config) -> Model:
@@ -142,5 +157,5 @@ def _model(
         positions = max(1, positions - 1 - MPNET_PADDING)
     return Model(
         parts={**body, **top}, hidden_size=hidden, num_layers=layers, vocab_size=vocab, tied=tied,
-        context_length=positions,
+        context_length=positions, objective=objective_of(config, head), unplayed=tuple(unplayed_head(config, head)),
     )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from oomph.blocks.base import Module, Part
@@ -18,6 +18,7 @@ HEADS = {
     "masked-lm": "ForMaskedLM",
     "sequence-classification": "ForSequenceClassification",
 }
+MASKER, CLASSIFIER = "ForMaskedLM", "ForSequenceClassification"  # heads of encoders that the tape plays
 BINARY_LABELS = 2  # PretrainedConfig's num_labels when the file says nothing
 
 
@@ -76,6 +77,21 @@ def other_problem(config: Config) -> tuple[str, ...]:
     """Return what a classifier's problem_type asks for that the tape has no rule for: other losses than the usual."""
     usual = "regression" if num_labels(config) == 1 else "single_label_classification"
     return () if config.str("problem_type") in ("", usual) else ("several labels at once, or several numbers",)
+
+
+def objective_of(config: Config, head: str) -> str:
+    """Return what an encoder with a head is trained for, "" where the tape plays no such head."""
+    return classifying(num_labels(config)) if head == CLASSIFIER else "masked-lm" if head == MASKER else ""
+
+
+def unplayed_head(config: Config, head: str) -> Iterator[str]:
+    """Yield what the tape has no rule for: other heads, other losses, an MLP that goes piece by piece."""
+    if head not in (MASKER, CLASSIFIER):
+        yield f"the head of {head}"
+    if head == CLASSIFIER:
+        yield from other_problem(config)
+    if config.raw.get("chunk_size_feed_forward"):
+        yield "chunk_size_feed_forward"
 
 
 def task_of(objective: str) -> str:

@@ -18,6 +18,7 @@ from oomph.ops.attention import (
     attention,
     attention_in_fp32,
     attention_under_triangle,
+    eager_attention,
     encoder_attention,
     gpt2_attention,
     sdpa_attention,
@@ -117,6 +118,7 @@ from oomph.ops.slices import (
     split_axis,
     split_heads,
     split_sizes,
+    unbind,
     unbind_first,
 )
 from oomph.ops.softmax import softmax, softmax_as, softmax_as_is, softmax_in_fp32
@@ -174,7 +176,7 @@ __all__ = [
     "divided",
     "dropout",
     "each_twice",
-    "einsum",
+    "eager_attention", "einsum",
     "embedding",
     "embedding_at",
     "encoder_attention",
@@ -268,6 +270,7 @@ __all__ = [
     "transpose",
     "triangle",
     "unary",
+    "unbind",
     "unbind_first",
     "unit_rows",
     "unsloth_norm",

@@ -105,7 +105,9 @@ def repeat_kv(hidden_states: Sym, times: Size) -> Sym:
     return view(hidden_states, (batch, heads * times, length, size))
 
 
-def eager_attention(query: Sym, key: Sym, value: Sym, mask: Sym, rate: float, softcap: bool = False) -> tuple[Sym, Sym]:
+def eager_attention(
+    query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: float, softcap: bool = False
+) -> tuple[Sym, Sym]:
     """Mirror Llama's eager_attention_forward: the output [B, S, N, D] and the weights [B, N, S, T], in fp32 for the
     softmax, cast back, multiplied; with `softcap` Gemma 2's, which bounds the scores by a tanh whose result is kept.
 
@@ -129,7 +131,8 @@ def eager_attention(query: Sym, key: Sym, value: Sym, mask: Sym, rate: float, so
         attn_weights = attn_weights / 1.0
         attn_weights = tanh(attn_weights)
         attn_weights = attn_weights * 1.0
-    attn_weights = attn_weights + mask
+    if mask is not None:
+        attn_weights = attn_weights + mask
     attn_weights = cast(softmax_in_fp32(attn_weights), query.dtype)
     attn_weights = dropout(attn_weights, rate)
     attn_output = matmul(attn_weights, value_states)

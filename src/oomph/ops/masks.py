@@ -94,8 +94,9 @@ def causal_mask(
     return _sdpa_mask(tape, batch, lengths, rule, attention_mask, window, may_skip)
 
 
-def bidirectional_mask(inputs_embeds: Sym, attention_mask: Sym | None) -> Sym | None:
-    """Mirror create_bidirectional_mask: None without padding, else booleans [B, 1, S, T], for eager numbers.
+def bidirectional_mask(inputs_embeds: Sym, attention_mask: Sym | None, window: Size | None = None) -> Sym | None:
+    """Mirror create_bidirectional_mask or, with a window to either side, create_bidirectional_sliding_window_mask: None
+    without padding and with a window longer than the sequence, else booleans [B, 1, S, T], for eager numbers.
 
     inputs_embeds [B, S, H]; attention_mask [B, T] int64 of what is looked at, 0 where there is padding: of the same
     tokens, or of an encoder's. Saved by the attention that takes
@@ -111,15 +112,17 @@ def bidirectional_mask(inputs_embeds: Sym, attention_mask: Sym | None) -> Sym | 
     (2, 1, 64, 64)
     """
     tape, (batch, length) = inputs_embeds.tape, inputs_embeds.shape[:2]
-    if attention_mask is None:
+    if attention_mask is None and (window is None or yes(length < window)):
         return None
-    attention_mask = cast(attention_mask, "bool")
-    answer = tape.empty((), "bool", op="all")
-    del answer
-    lengths = (length, attention_mask.shape[1], 0, 0)
+    if attention_mask is not None:
+        attention_mask = cast(attention_mask, "bool")
+        answer = tape.empty((), "bool", op="all")
+        del answer
+    rule = _everywhere if window is None else _all_of(_around, _everywhere)
+    lengths = (length, length if attention_mask is None else attention_mask.shape[1], 0, 0)
     if tape.kernel == "eager":
-        return _eager_mask(tape, batch, lengths, _everywhere, attention_mask, None, inputs_embeds.dtype)
-    return _sdpa_mask(tape, batch, lengths, _everywhere, attention_mask, None, may_skip=False)
+        return _eager_mask(tape, batch, lengths, rule, attention_mask, None, inputs_embeds.dtype)
+    return _sdpa_mask(tape, batch, lengths, rule, attention_mask, None, may_skip=False)
 
 
 def recurrent_mask(inputs_embeds: Sym, attention_mask: Sym | None) -> Sym | None:
@@ -257,6 +260,12 @@ def _everywhere(at: _Indices) -> Sym:
 def _within(window: Size) -> Rule:
     """Mirror sliding_window_overlay: kv_idx > q_idx - sliding_window."""
     return lambda at: _compared("gt", at.keys, unary(at.queries, "sub"))
+
+
+def _around(at: _Indices) -> Sym:
+    """Mirror sliding_window_bidirectional_overlay: abs(q_idx - kv_idx) <= sliding_window."""
+    apart = unary(result("sub", broadcast(at.queries.shape, at.keys.shape), "int64", at.queries, at.keys), "abs")
+    return result("le", apart.shape, "bool", apart)
 
 
 def _unpadded(padding_mask: Sym) -> Rule:

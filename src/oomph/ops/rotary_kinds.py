@@ -184,6 +184,23 @@ def rotary_ernie(q: Sym, k: Sym, cos: Sym, sin: Sym) -> tuple[Sym, Sym]:
     return cast(q_embed, original_dtype), cast(k_embed, original_dtype)
 
 
+def rotary_modernbert(q: Sym, k: Sym, cos: Sym, sin: Sym) -> tuple[Sym, Sym]:
+    """Mirror ModernBERT's apply_rotary_pos_emb: Llama's, each factor cast to fp32, the result back.
+
+    Saves only the tables. Source: transformers 5.23, models/modernbert/modeling_modernbert.py.
+
+    >>> from oomph.tape.testing import cost, frozen
+    >>> cost(rotary_modernbert, (2, 8, 4, 64), (2, 8, 4, 64), frozen(1, 4, 64), frozen(1, 4, 64)).saved
+    1024
+    """
+    original_dtype = q.dtype
+    cos = unsqueeze_heads(cos)
+    sin = unsqueeze_heads(sin)
+    q_embed = (cast(q, "fp32") * cos) + (rotate_half(cast(q, "fp32")) * sin)
+    k_embed = (cast(k, "fp32") * cos) + (rotate_half(cast(k, "fp32")) * sin)
+    return cast(q_embed, original_dtype), cast(k_embed, original_dtype)
+
+
 ROTARY: dict[str, Callable[[Sym, Sym, Sym, Sym], tuple[Sym, Sym]]] = {
     "llama": apply_rotary,
     "olmo": rotary_olmo,
@@ -193,6 +210,7 @@ ROTARY: dict[str, Callable[[Sym, Sym, Sym, Sym], tuple[Sym, Sym]]] = {
     "glm": rotary_glm,
     "cohere": rotary_cohere,
     "ernie4_5": rotary_ernie,
+    "modernbert": rotary_modernbert,
     "partial": apply_partial_rotary,
     "liger": liger_rotary,
     "liger in fp32": liger_rotary,

@@ -205,6 +205,23 @@ def split_sizes(x: Sym, sizes: Sequence[Size]) -> tuple[Sym, ...]:
     return tuple(made_by(one, node, at) for at, one in enumerate(views))
 
 
+def unbind(x: Sym, axis: int, places: int) -> tuple[Sym, ...]:
+    """Return the places of an axis of x, as x.unbind(axis) does: views, which keep the whole of x alive.
+
+    Saves nothing; backward stacks the gradients to one tensor of x's size. Source:
+    torch/csrc/autograd/FunctionsManual.cpp, unbind_backward.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda x: unbind(x, 2, 3), (2, 4, 3, 64))
+    Cost(allocated=0, saved=0, backward=3072)
+    """
+    node = record("Unbind", (x,), _whole_backward, outputs=places)
+    shape, strides = list(x.shape), list(x.strides)
+    del shape[axis], strides[axis]
+    views = [Sym(shape, x.dtype, strides, x.storage) for _ in range(places)]
+    return tuple(made_by(one, node, at) for at, one in enumerate(views))
+
+
 def unbind_first(x: Sym) -> tuple[Sym, Sym]:
     """Return both places of x [2, ...], as `a, b = x` does: views, which keep the whole of x alive.
 

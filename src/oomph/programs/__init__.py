@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from oomph.model import Model
 
 OWN_FILES = (
-    "baichuan", "bamba", "bert", "bloom", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "lfm2",
-    "litgpt", "mamba", "opt", "phi", "qwen", "qwen3_next", "roberta", "t5",
+    "baichuan", "bamba", "bert", "bloom", "distilbert", "electra", "falcon", "gpt2", "gpt_bigcode", "gpt_neo",
+    "gpt_neox", "gptj", "lfm2", "litgpt", "mamba", "modernbert", "opt", "phi", "qwen", "qwen3_next", "roberta", "t5",
 )  # fmt: skip
 PROGRAMS: dict[str, str] = {
     **dict.fromkeys(FRAMES, "llama"),

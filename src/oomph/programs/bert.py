@@ -29,11 +29,6 @@ def sliding_windows(m: Bound) -> list[Size | None]:
     return []
 
 
-def linear(m: Bound, x: Sym) -> Sym:
-    """Mirror nn.Linear.forward of a map that stands in its layer under the MLP's name."""
-    return ops.linear(x, m.parts["weight"], m.parts["bias"])
-
-
 def layer_norm(m: Bound, x: Sym) -> Sym:
     """Mirror nn.LayerNorm.forward."""
     return ops.layer_norm(x, m.parts["weight"], m.parts["bias"])
@@ -80,7 +75,7 @@ def self_attention(m: Bound, hidden_states: Sym, attention_mask: Sym | None) -> 
 
 def added(dense: Bound, norm: Bound, rate: float, hidden_states: Sym, input_tensor: Sym) -> Sym:
     """Mirror BertSelfOutput.forward and BertOutput.forward."""
-    hidden_states = linear(dense, hidden_states)
+    hidden_states = dense(hidden_states)
     hidden_states = ops.dropout(hidden_states, rate)
     summed = hidden_states + input_tensor  # a module's call holds its arguments to its end
     normed = layer_norm(norm, summed)
@@ -123,7 +118,7 @@ def feed_forward_chunk(m: Bound, attention_output: Sym) -> Sym:
 
 def intermediate(m: Bound, hidden_states: Sym) -> Sym:
     """Mirror BertIntermediate.forward."""
-    hidden_states = linear(m["intermediate.dense"], hidden_states)
+    hidden_states = m["intermediate.dense"](hidden_states)
     hidden_states = ops.activate(m.mlp.activation, hidden_states)
     return hidden_states
 
@@ -150,6 +145,8 @@ def model(
 ) -> tuple[Sym, Sym | None]:
     """Mirror BertModel.forward: all states and the pooled first one."""
     embedding_output = embed(m.embeddings, input_ids, position_ids=position_ids)
+    if m.parts.get("embeddings_project") is not None:  # of ELECTRA
+        embedding_output = m.embeddings_project(embedding_output)
     attention_mask = ops.bidirectional_mask(embedding_output, attention_mask)
     sequence_output = encoder(m.encoder, embedding_output, checkpointing, attention_mask, position_ids)
     pooled_output = pooled(m.pooler, sequence_output) if m.parts.get("pooler") is not None else None
@@ -159,7 +156,7 @@ def model(
 def pooled(m: Bound, hidden_states: Sym) -> Sym:
     """Mirror BertPooler.forward."""
     first_token_tensor = ops.select(hidden_states, 1)
-    pooled_output = linear(m.dense, first_token_tensor)
+    pooled_output = m.dense(first_token_tensor)
     pooled_output = ops.tanh(pooled_output)
     return pooled_output
 
@@ -180,7 +177,7 @@ def causal_lm(
         pooled_output = outputs[1]
         m.tape.scope = "classifier"
         pooled_output = m.dropout(pooled_output)
-        logits = linear(m.classifier, pooled_output)
+        logits = m.classifier(pooled_output)
     else:
         sequence_output = outputs[0]
         m.tape.scope = "cls"
@@ -201,7 +198,7 @@ def predictions(m: Bound, hidden_states: Sym, table: Sym) -> Sym:
 
 def transform(m: Bound, hidden_states: Sym) -> Sym:
     """Mirror BertPredictionHeadTransform.forward."""
-    hidden_states = linear(m["transform.dense"], hidden_states)
+    hidden_states = m["transform.dense"](hidden_states)
     hidden_states = ops.activate(m.activation, hidden_states)
     hidden_states = layer_norm(m["transform.LayerNorm"], hidden_states)
     return hidden_states

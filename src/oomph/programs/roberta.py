@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from oomph import ops
-from oomph.programs.bert import layer_norm, linear, model
+from oomph.programs.bert import layer_norm, model
 from oomph.programs.cache import Cache
 from oomph.programs.classify import loss_of
 from oomph.programs.frame import check_positions
@@ -85,20 +85,20 @@ def causal_lm(
     return loss_of(logits, labels), logits, None
 
 
-def classify(m: Bound, features: Sym) -> Sym:
-    """Mirror RobertaClassificationHead.forward."""
-    x = ops.select(features, 1)
+def classify(m: Bound, features: Sym, activation: str = "tanh") -> Sym:
+    """Mirror RobertaClassificationHead.forward, and with "gelu" ElectraClassificationHead.forward."""
+    x: Sym = ops.select(features, 1)
     x = m.dropout(x)
-    x = linear(m.dense, x)
-    x = ops.tanh(x)
+    x = m.dense(x)
+    x = ops.activate(activation, x)
     x = m.dropout(x)
-    x = linear(m.out_proj, x)
+    x = m.out_proj(x)
     return x
 
 
 def lm_head(m: Bound, features: Sym, table: Sym) -> Sym:
     """Mirror RobertaLMHead.forward; tied, the decoder's bias is the head's own."""
-    x = linear(m["dense"], features)
+    x: Sym = m["dense"](features)
     x = ops.activate("gelu", x)
     x = layer_norm(m["layer_norm"], x)
     x = ops.linear(x, table, m.parts["bias"])

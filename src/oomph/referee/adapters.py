@@ -38,7 +38,7 @@ def adapt(model: Any, job: TrainJob, device: str) -> Any:
         # Checkpointing is turned on where it is for all jobs, with the kind that the job asks for.
         prepare: Any = peft.prepare_model_for_kbit_training
         model = prepare(model, use_gradient_checkpointing=False)
-    config = _config(peft, job)
+    config = _config(peft, job, _task(model))
     if job.method == "dora" and job.quantization != "none":
         from oomph.referee.quantised import teach_dora
 
@@ -99,14 +99,19 @@ def freeze(model: Any, job: TrainJob) -> Any:
     return model
 
 
-def _config(peft: Any, job: TrainJob) -> Any:
+def _task(model: Any) -> str | None:
+    """Return what PEFT calls a model's task: one that generates nothing is trained as a plain PeftModel."""
+    return "CAUSAL_LM" if hasattr(model, "prepare_inputs_for_generation") else None
+
+
+def _config(peft: Any, job: TrainJob, task: str | None) -> Any:
     """Return PEFT's config of a method."""
     saved = list(split(job.modules_to_save)) or None
     targets = {DEFAULT: None, ALL_LINEAR: ALL_LINEAR}.get(job.targets, list(split(job.targets)))
     if job.method == "ln-tuning":
-        return peft.LNTuningConfig(task_type="CAUSAL_LM", target_modules=targets, modules_to_save=saved)
+        return peft.LNTuningConfig(task_type=task, target_modules=targets, modules_to_save=saved)
     if job.method == "ia3":
-        return peft.IA3Config(task_type="CAUSAL_LM", target_modules=targets, modules_to_save=saved)
+        return peft.IA3Config(task_type=task, target_modules=targets, modules_to_save=saved)
     rate = job.adapter_dropout if job.dropout else 0.0
     if job.method in PROMPTED:
         kinds = {
@@ -114,16 +119,16 @@ def _config(peft: Any, job: TrainJob) -> Any:
             "p-tuning": peft.PromptEncoderConfig,
             "prefix-tuning": peft.PrefixTuningConfig,
         }
-        return kinds[job.method](task_type="CAUSAL_LM", num_virtual_tokens=job.virtual_tokens)
+        return kinds[job.method](task_type=task, num_virtual_tokens=job.virtual_tokens)
     if job.method in ("loha", "lokr"):
         kind = peft.LoHaConfig if job.method == "loha" else peft.LoKrConfig
-        return kind(task_type="CAUSAL_LM", r=job.rank, target_modules=targets, modules_to_save=saved)
+        return kind(task_type=task, r=job.rank, target_modules=targets, modules_to_save=saved)
     if job.method == "vera":
         return peft.VeraConfig(
-            task_type="CAUSAL_LM", r=job.rank, target_modules=targets, vera_dropout=rate, modules_to_save=saved
+            task_type=task, r=job.rank, target_modules=targets, vera_dropout=rate, modules_to_save=saved
         )
     return peft.LoraConfig(
-        task_type="CAUSAL_LM",
+        task_type=task,
         r=job.rank,
         lora_alpha=2 * job.rank,
         target_modules=targets,

@@ -79,7 +79,10 @@ HEADS = {"ForSequenceClassification": "ForSequenceClassification", "ForMaskedLM"
     ("ForConditionalGeneration", "WithLMHeadModel", "Seq2SeqLM"), "ForSeq2SeqLM"
 )
 SEQ2SEQ = ("t5", "mt5", "umt5")  # types whose class writes what another part has read, where the config names none
-ENCODERS = ("bert", "roberta", "xlm-roberta")  # types whose class fills in masks where the config names none
+# Types whose class fills in masks where the config names none.
+ENCODERS = (
+    "albert", "bert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta", "xlm-roberta",
+)  # fmt: skip
 
 
 def auto_class(raw: Mapping[str, Any]) -> str:

@@ -1,0 +1,81 @@
+"""Tiny configs of encoders, for jobs on which the tape must equal the trace."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from oomph.errors import OomphError
+from oomph.job import TrainJob
+from tests.tape.gptlike import ACTIVATIONS, RATES, Sampler, bert, sizes
+from tests.tape.grid import job, played
+
+TASKS = ["MaskedLM", "SequenceClassification"]
+
+
+def distilbert(rng: random.Random) -> dict[str, Any]:
+    """BERT's layers by other names, a head that is tied or not."""
+    heads = rng.choice([2, 3, 4])
+    return {
+        "architectures": [f"DistilBertFor{rng.choice(TASKS)}"],
+        "vocab_size": rng.choice([64, 515]),
+        "n_layers": rng.choice([1, 2, 3]),
+        "n_heads": heads,
+        "dim": heads * rng.choice([8, 16, 20]),
+        "hidden_dim": rng.choice([17, 64]),
+        "max_position_embeddings": 128,
+        "activation": rng.choice(ACTIVATIONS),
+        "dropout": rng.choice(RATES),
+        "attention_dropout": rng.choice(RATES),
+        "seq_classif_dropout": rng.choice(RATES),
+        "num_labels": rng.choice([1, 2, 3]),
+        "tie_word_embeddings": rng.random() < 0.7,
+    }
+
+
+def electra(rng: random.Random) -> dict[str, Any]:
+    """BERT on an embedding narrower than its layers."""
+    own = {"embedding_size": rng.choice([12, 24]), "tie_word_embeddings": rng.random() < 0.7}
+    return bert(rng) | {"architectures": [f"ElectraFor{rng.choice(TASKS)}"], **own}
+
+
+def modernbert(rng: random.Random) -> dict[str, Any]:
+    """Windows shorter and longer than sequences, every bias and dropout on and off, both ways to pool."""
+    biases = ("norm_bias", "attention_bias", "mlp_bias", "classifier_bias", "decoder_bias")
+    rates = ("attention_dropout", "mlp_dropout", "embedding_dropout", "classifier_dropout")
+    return sizes(rng) | {
+        "architectures": [f"ModernBertFor{rng.choice(TASKS)}"],
+        "intermediate_size": rng.choice([17, 64]),
+        "local_attention": rng.choice([4, 16, 64, 256]),
+        "global_attn_every_n_layers": rng.choice([1, 2, 3]),
+        "pad_token_id": 0,
+        "hidden_activation": rng.choice(["gelu", "relu"]),
+        "classifier_pooling": rng.choice(["cls", "mean"]),
+        "num_labels": rng.choice([1, 2, 3]),
+        **{name: rng.random() < 0.5 for name in biases},
+        **{name: rng.choice(RATES) for name in rates},
+    }
+
+
+FAMILIES: dict[str, Sampler] = {
+    "distilbert": distilbert,
+    "electra": electra,
+    "modernbert": modernbert,
+}
+
+
+def config(rng: random.Random, model_type: str) -> dict[str, Any]:
+    """A tiny model of a family."""
+    return {"model_type": model_type} | FAMILIES[model_type](rng)
+
+
+def playable(model_type: str, index: int, seed: int = 20261127) -> tuple[dict[str, Any], TrainJob]:
+    """The index-th job of a family; the first of its kind that is not refused."""
+    rng = random.Random(f"{model_type} {index} {seed}")
+    while True:
+        raw, made = config(rng, model_type), job(rng, model_type)
+        try:
+            played(raw, made)
+        except OomphError:  # what the family does not take
+            continue
+        return raw, made

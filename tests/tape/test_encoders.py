@@ -1,0 +1,51 @@
+"""estimate == trace for encoders beside BERT: every event of a step equals the real code's; layers fold."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from oomph.families import model_from_config
+from oomph.job import TrainJob
+from oomph.play import train_step
+from oomph.steps import step
+from tests.tape.encoders import FAMILIES, playable
+from tests.tape.grid import compare
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_event_equals_the_trace(family: str) -> None:
+    """Same allocations, same frees, same order, same peak, and the same bytes kept."""
+    parting, ours, theirs = compare(*playable(family, 0))
+    assert parting is None, str(parting)
+    assert ours == theirs
+
+
+BERT = {
+    "model_type": "bert", "architectures": ["BertForMaskedLM"], "vocab_size": 515, "hidden_size": 48,
+    "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 64,
+}  # fmt: skip
+ELECTRA = {**BERT, "model_type": "electra", "architectures": ["ElectraForMaskedLM"], "embedding_size": 24}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("raw", [BERT, ELECTRA])
+def test_adapters_stand_where_peft_puts_them(raw: dict[str, Any]) -> None:
+    """On every linear map of layers and heads, but not on what gives the logits."""
+    job = TrainJob(batch=2, seq_len=9, method="lora", targets="all-linear", steady=False)
+    parting, ours, theirs = compare(raw, job)
+    assert parting is None, str(parting)
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layers_fold(family: str) -> None:
+    """A deeper model's peak, told from few layers, is the one played in full, at any length."""
+    raw, job = playable(family, 2)
+    model = model_from_config(raw | {"num_hidden_layers": 8, "n_layers": 8})
+    for seq_len in (9, 64):
+        other = replace(job, seq_len=seq_len, keep_outputs=False)
+        assert step(model, other).peak == max(train_step(model, other).live)
