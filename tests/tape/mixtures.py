@@ -149,6 +149,11 @@ def granitemoe(rng: random.Random) -> dict[str, Any]:
     return raw | {"num_local_experts": raw.pop("num_experts"), "logits_scaling": rng.choice([1.0, 6.0])}
 
 
+def granitemoeshared(rng: random.Random) -> dict[str, Any]:
+    """Granite-MoE with an MLP that every token passes through, or without."""
+    return granitemoe(rng) | {"model_type": "granitemoeshared", "shared_intermediate_size": rng.choice([0, 17, 64])}
+
+
 def gpt_oss(rng: random.Random) -> dict[str, Any]:
     """gpt-oss: sinks, windows in every other layer, biases, experts of its own."""
     raw = _common(rng, "gpt_oss") | {"head_dim": rng.choice([8, 18, 40]), "attention_bias": rng.random() < 0.7}
@@ -161,6 +166,7 @@ CONFIGS = {
     "ernie4_5_moe": ernie4_5_moe,
     "glm4_moe": glm4_moe,
     "granitemoe": granitemoe,
+    "granitemoeshared": granitemoeshared,
     "minimax_m2": minimax_m2,
     "solar_open": solar_open,
     "gpt_oss": gpt_oss,

@@ -56,6 +56,7 @@ LLAMA = Frame()
 MISTRAL = Frame(ids_first=True)
 QWEN = Frame(masks="full first")
 DEEPSEEK = Frame(rotary_first=True)
+GRANITE_MOE = replace(DEEPSEEK, cache_first=True, scaled=True, scaled_late=True)
 GEMMA2 = Frame(norms=SANDWICH, masks="both", sdpa=False)
 
 FRAMES: dict[str, Frame] = {
@@ -81,7 +82,8 @@ FRAMES: dict[str, Frame] = {
     "glm4_moe": replace(DEEPSEEK, cache_first=True),
     "gpt_oss": Frame(masks="full first", cache_first=True, tables="halves", sdpa=False, packs=False, scored=True),
     "granite": Frame(ids_first=True, scaled=True),
-    "granitemoe": replace(DEEPSEEK, cache_first=True, scaled=True, scaled_late=True),
+    "granitemoe": GRANITE_MOE,
+    "granitemoeshared": replace(GRANITE_MOE, layer=layers.granite_shared),
     "helium": LLAMA,
     "hunyuan_v1_dense": LLAMA,
     "hyperclovax": Frame(
