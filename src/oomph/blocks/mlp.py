@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class GatedMLP(Block):
     """down(act(gate(x)) · up(x)): 3·H·F. `names` has three entries, or two when gate and up are fused.
 
-    `dropout` is what follows the down map; `kernel` names the one that makes act(gate) · up at once, "" none. `granite`:
-    a fused map's result is cut as Granite does it.
+    `dropout` is what follows the down map; `kernel` names the one that makes act(gate) · up at once, "" none;
+    `granite` says that a fused map's result is cut as Granite cuts it.
     """
 
     hidden_size: int

@@ -128,9 +128,6 @@ def granite_shared(
     residual = hidden_states
     hidden_states = m.post_attention_layernorm(hidden_states)
     moe_hidden_states = m.block_sparse_moe(hidden_states)
-    if m.shared_mlp is None:
-        hidden_states = moe_hidden_states
-    else:
-        hidden_states = moe_hidden_states + m.shared_mlp(hidden_states)
+    hidden_states = moe_hidden_states if m.shared_mlp is None else moe_hidden_states + m.shared_mlp(hidden_states)
     hidden_states = residual + hidden_states * 1.0
     return hidden_states
