@@ -12,6 +12,7 @@ from oomph.ops.alibi import (
     alibi_slopes,
     counted_along,
     falcon_alibi,
+    mpt_alibi,
     repeated,
 )
 from oomph.ops.attention import (
@@ -178,6 +179,7 @@ __all__ = [
     "matmul",
     "mean",
     "mean_of_all",
+    "mpt_alibi",
     "mse_loss",
     "mul",
     "mul_",

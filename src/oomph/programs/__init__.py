@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 OWN_FILES = (
     "baichuan", "bert", "bloom", "chatglm", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "litgpt",
-    "opt", "phi", "qwen", "roberta", "t5",
+    "mpt", "opt", "phi", "qwen", "roberta", "t5",
 )  # fmt: skip
 PROGRAMS: dict[str, str] = {
     **dict.fromkeys(FRAMES, "llama"),

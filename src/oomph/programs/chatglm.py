@@ -12,15 +12,15 @@ from __future__ import annotations
 from typing import Any
 
 from oomph import ops
-from oomph.errors import UnsupportedError, UsageError
+from oomph.errors import UnsupportedError
 from oomph.losses.own import check_own
 from oomph.ops.kernel_choice import Call
 from oomph.ops.sdpa import scaled_dot_product_attention
 from oomph.programs.cache import Cache
-from oomph.programs.frame import call, full_attention, no_buffers, refuse_positions
+from oomph.programs.frame import call, check_length, full_attention, no_buffers, refuse_positions
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
-from oomph.tape.sizes import Size, number, yes
+from oomph.tape.sizes import Size, yes
 from oomph.tape.sym import Sym
 
 sliding_windows = full_attention("transformer.encoder.layers")
@@ -195,12 +195,8 @@ def model(
     presents: list[KeyValue] | None,
 ) -> Sym:
     """Mirror ChatGLMModel.forward."""
-    length, positions = input_ids.shape[1], m.rotary_pos_emb.positions
-    if not yes(length <= positions):
-        raise UsageError(
-            f"The model has a table of {number(positions)} positions, too few for {number(length)} tokens.",
-            f"Ask for at most {number(positions)}: --seq.",
-        )
+    length = input_ids.shape[1]
+    check_length(m.rotary_pos_emb.positions, length)
     inputs_embeds = embedded(m.embedding, input_ids)
     full_attention_mask = None
     if attention_mask is not None:
