@@ -99,6 +99,13 @@ def rms_in_a_line(m: Bound, x: Sym) -> Sym:
     return output * weight
 
 
+def l2(m: Bound, x: Sym) -> Sym:
+    """Mirror Llama4TextL2Norm.forward, which has no parameters."""
+    from oomph import ops
+
+    return ops.cast(_normed(ops.cast(x, "fp32")), x.dtype)
+
+
 def layer(m: Bound, hidden_states: Sym) -> Sym:
     """Mirror nn.LayerNorm.forward."""
     from oomph import ops
@@ -179,6 +186,7 @@ STYLES: dict[str, Callable[[Bound, Sym], Sym]] = {
     "rms in a line": rms_in_a_line,
     "rms all fp32": rms_all_fp32,
     "rms plus one": rms_plus_one,
+    "l2": l2,
     "layer": layer,
     "layer in fp32": layer_in_fp32,
     "layer written out": layer_written_out,

@@ -17,6 +17,7 @@ from oomph.ops.alibi import (
 )
 from oomph.ops.attention import (
     attention,
+    attention_as_is,
     attention_in_fp32,
     attention_under_triangle,
     encoder_attention,
@@ -60,7 +61,7 @@ from oomph.ops.rotary import (
     rotary_tables,
     rotate_half,
 )
-from oomph.ops.rotary_complex import apply_rotary_complex, complex_tables
+from oomph.ops.rotary_complex import apply_rotary_complex, apply_rotary_complex_heads, complex_tables
 from oomph.ops.rotary_kinds import joined, rotate
 from oomph.ops.routing import (
     divide,
@@ -72,6 +73,7 @@ from oomph.ops.routing import (
     nonzero,
     one_hot,
     pick,
+    scatter,
     sort,
     sum_over,
     take,
@@ -114,6 +116,7 @@ __all__ = [
     "apply_partial_rotary",
     "apply_rotary",
     "apply_rotary_complex",
+    "apply_rotary_complex_heads",
     "apply_rotary_halves",
     "apply_rotary_interleaved",
     "as_int32",
@@ -121,6 +124,7 @@ __all__ = [
     "as_numbers",
     "at_least",
     "attention",
+    "attention_as_is",
     "attention_in_fp32",
     "attention_under_triangle",
     "autocast_argument",
@@ -203,6 +207,7 @@ __all__ = [
     "row_norms",
     "rows",
     "rsqrt",
+    "scatter",
     "sdpa_attention",
     "select",
     "sigmoid",

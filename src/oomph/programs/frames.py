@@ -34,7 +34,7 @@ class Frame:
     position_embeddings, `rotary_first` these before the mask. `scaled`: embeddings and what is added to the
     residual are multiplied by numbers, with `scaled_late` embeddings after the masks are made. `tables` of the
     rotary embedding: "complex" numbers, or "halves" as wide. `sdpa`: whether the class can use it. `packs`: masks
-    are told the positions. `scored`: mixtures also return their router's scores.
+    are told the positions, `chunked`: their windows are chunks. `scored`: mixtures also return their router's scores.
     """
 
     layer: Callable[..., Sym] = layers.residual
@@ -49,6 +49,7 @@ class Frame:
     tables: Literal["", "complex", "halves"] = ""
     sdpa: bool = True
     packs: bool = True
+    chunked: bool = False
     scored: bool = False
 
 
@@ -91,6 +92,7 @@ FRAMES: dict[str, Frame] = {
     ),
     "jais2": LLAMA,
     "llama": LLAMA,
+    "llama4_text": Frame(layer=layers.llama4, masks="both", ids_first=True, tables="complex", chunked=True),
     "minimax_m2": Frame(cache_first=True, ids_first=True),
     "ministral": Frame(masks="both", ids_first=True),
     "mistral": MISTRAL,

@@ -72,7 +72,9 @@ def model(
         position_ids = ops.unary(tape.empty((input_ids.shape[1],), "int64", op="arange"), "add")
         position_ids = ops.unsqueeze(position_ids, 0)
     causal_masks = {
-        window: ops.causal_mask(inputs_embeds, attention_mask, past_key_values, window, packed, looks=frame.packs)
+        window: ops.causal_mask(
+            inputs_embeds, attention_mask, past_key_values, window, packed, looks=frame.packs, chunked=frame.chunked
+        )
         for window in mask_order(windows, frame)
     }
     if frame.masks != "one":

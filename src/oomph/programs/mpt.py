@@ -53,7 +53,7 @@ def attention(
 
 
 def counted(seen: Sym) -> Sym:
-    """Return how many queries there were, which a static cache counts on the device, and ask where their ALiBi begins."""
+    """Return how many queries there were, as a static cache counts; then it is asked where their ALiBi begins."""
     query_length = ops.unary(seen, "add")
     difference = ops.unary(query_length, "rsub")
     above = seen.tape.empty((), "bool", op="gt")
