@@ -27,6 +27,7 @@ STACKS = (
     "decoder.block",
     "backbone.layers",
     "model.language_model.layers",
+    "transformer.encoder.layers",
 )  # fmt: skip
 
 

@@ -132,6 +132,11 @@ def bloom(rng: random.Random) -> dict[str, Any]:
     }
 
 
+def mpt(rng: random.Random) -> dict[str, Any]:
+    """ALiBi for all positions, queries, keys and values bounded or not."""
+    return sizes(rng) | {"attn_config": {"clip_qkv": rng.choice([None, 8.0])}, "max_seq_len": 128}
+
+
 def gptj(rng: random.Random) -> dict[str, Any]:
     """Pairs of numbers turned, scores in fp32."""
     return sizes(rng) | {
@@ -183,6 +188,7 @@ FAMILIES: dict[str, Sampler] = {
     "bert": bert,
     "roberta": roberta,
     "bloom": bloom,
+    "mpt": mpt,
     "gpt_neo": gpt_neo,
     "gptj": gptj,
     "classifier": classifier,

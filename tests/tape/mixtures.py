@@ -149,6 +149,11 @@ def granitemoe(rng: random.Random) -> dict[str, Any]:
     return raw | {"num_local_experts": raw.pop("num_experts"), "logits_scaling": rng.choice([1.0, 6.0])}
 
 
+def granitemoeshared(rng: random.Random) -> dict[str, Any]:
+    """Granite-MoE with an MLP that every token passes through, or without."""
+    return granitemoe(rng) | {"model_type": "granitemoeshared", "shared_intermediate_size": rng.choice([0, 17, 64])}
+
+
 def gpt_oss(rng: random.Random) -> dict[str, Any]:
     """gpt-oss: sinks, windows in every other layer, biases, experts of its own."""
     raw = _common(rng, "gpt_oss") | {"head_dim": rng.choice([8, 18, 40]), "attention_bias": rng.random() < 0.7}
@@ -156,17 +161,30 @@ def gpt_oss(rng: random.Random) -> dict[str, Any]:
     return raw | {"num_local_experts": raw.pop("num_experts"), "sliding_window": rng.choice(WINDOWS[1:])}
 
 
+def llama4_text(rng: random.Random) -> dict[str, Any]:
+    """Llama 4: chunks, layers that turn no heads, every expert computing every token, dense layers between."""
+    raw = _common(rng, "llama4_text") | {"head_dim": rng.choice([8, 16, 40]), "attention_bias": rng.random() < 0.3}
+    raw |= {"num_hidden_layers": 3, "intermediate_size_mlp": rng.choice([17, 64]), "floor_scale": 8}
+    return raw | {
+        "num_local_experts": raw.pop("num_experts"), "interleave_moe_layer_step": rng.choice([1, 2]),
+        "attention_chunk_size": rng.choice([2, 8, 30, 200]), "use_qk_norm": rng.random() < 0.6,
+        "no_rope_layers": rng.choice([[1, 0, 1], [1, 1, 0]]), "attn_temperature_tuning": rng.random() < 0.6,
+    }  # fmt: skip
+
+
 CONFIGS = {
     "flex_olmo": flex_olmo,
     "ernie4_5_moe": ernie4_5_moe,
     "glm4_moe": glm4_moe,
     "granitemoe": granitemoe,
+    "granitemoeshared": granitemoeshared,
     "minimax_m2": minimax_m2,
     "solar_open": solar_open,
     "gpt_oss": gpt_oss,
     "dots1": dots1,
     "deepseek_v2": deepseek_v2,
     "deepseek_v3": deepseek_v3,
+    "llama4_text": llama4_text,
     "mixtral": mixtral,
     "olmoe": olmoe,
     "qwen2_moe": qwen2_moe,

@@ -7,7 +7,8 @@ Baichuan2-7B's attention and layers were retyped from an annotated listing, the 
 jobs are the weaker evidence; its norm, MLP, head and loss are the 13B file's. Changed in the classes: Baichuan's MLP
 declares its maps in the order gate, up, down, which decides only the order of frees; the ALiBi mask, made on the
 host, is one tensor of the device; 7B's tables of cos and sin are buffers; Qwen takes its own attention although torch
-has a kernel, and no head mask.
+has a kernel, and no head mask; ChatGLM3's (modeling_chatglm.py of THUDM/chatglm3-6b) rotary function is not compiled,
+and it checkpoints re-entrantly, as torch did by default.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from typing import Any
 import pytest
 
 from oomph.compare import peak_bytes
-from oomph.errors import UnsupportedError
+from oomph.errors import UnsupportedError, UsageError
 from oomph.families import model_from_config
-from oomph.job import TrainJob
-from oomph.play import train_step
+from oomph.job import InferJob, TrainJob
+from oomph.play import play, train_step
 from oomph.steps import step
 from tests.tape.grid import played
 
@@ -39,10 +40,14 @@ def test_the_bytes_are_those_of_the_real_class(row: dict[str, Any]) -> None:
     ] == row["bytes"]  # fmt: skip
 
 
-@pytest.mark.parametrize("row", [ROWS[0], ROWS[9], ROWS[-1]])
+LAST = {row["config"]["model_type"]: row for row in ROWS}
+
+
+@pytest.mark.parametrize("row", [ROWS[0], ROWS[9], *LAST.values()])
 def test_layers_fold(row: dict[str, Any]) -> None:
     """A deeper model's peak, told from few layers, is the one played in full."""
-    model, job = model_from_config({**row["config"], "num_hidden_layers": 5}), TrainJob(**row["job"])
+    depth = "num_layers" if "num_layers" in row["config"] else "num_hidden_layers"
+    model, job = model_from_config({**row["config"], depth: 5}), TrainJob(**row["job"])
     assert step(model, job).peak == max(train_step(model, job).live)
 
 
@@ -57,3 +62,14 @@ def test_another_loss_does_not_take_the_place_of_its_own() -> None:
     """The class computes its loss itself, whatever a job names."""
     with pytest.raises(UnsupportedError, match="liger"):
         step(model_from_config(ROWS[0]["config"]), TrainJob(1, 8, loss="liger"))
+
+
+def test_what_else_is_called_chatglm_is_refused() -> None:
+    """The first GLM-4 has ChatGLM's type and other code; caches of keys are not played."""
+    config = LAST["chatglm"]["config"]
+    with pytest.raises(UnsupportedError, match="GLM-4"):
+        step(model_from_config(config | {"padded_vocab_size": 151552}), TrainJob(1, 8))
+    with pytest.raises(UnsupportedError, match="training only"):
+        play(model_from_config(config), InferJob(1, 8))
+    with pytest.raises(UsageError, match="200 positions"):
+        step(model_from_config(config), TrainJob(1, 201))

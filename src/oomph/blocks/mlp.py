@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 class GatedMLP(Block):
     """down(act(gate(x)) · up(x)): 3·H·F. `names` has three entries, or two when gate and up are fused.
 
-    `dropout` is what follows the down map; `kernel` names the one that makes act(gate) · up at once, "" none.
+    `dropout` is what follows the down map; `kernel` names the one that makes act(gate) · up at once, "" none;
+    `granite` says that a fused map's result is cut as Granite cuts it.
     """
 
     hidden_size: int
@@ -28,6 +29,7 @@ class GatedMLP(Block):
     activation: str = "silu"
     dropout: Block | None = None
     kernel: str = ""
+    granite: bool = False
     role: Role = "linear"
     kind: str = "mlp"
 
@@ -49,7 +51,7 @@ class GatedMLP(Block):
         from oomph import ops
 
         if len(m.names) == 2:
-            return _fused(m, x)
+            return _granite(m, x) if m.granite else _fused(m, x)
         gate, up, down = (m[name] for name in m.names)
         if m.kernel == "unsloth":
             adapted: Sym = ops.lora_mlp(x, *(one.block.adapted(one) for one in (gate, up, down)))
@@ -76,6 +78,18 @@ def _fused(m: Bound, hidden_states: Sym) -> Sym:
     up_states = up_states * ops.activate(m.activation, gate)
     projected: Sym = down_proj(up_states)
     return projected
+
+
+def _granite(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror GraniteMoeSharedMLP.forward: both halves are held to the end."""
+    from oomph import ops
+
+    input_linear, output_linear = (m[name] for name in m.names)
+    hidden_states = input_linear(hidden_states)
+    chunked_hidden_states = ops.split(hidden_states, m.ffn_size, 2)
+    hidden_states = ops.activate(m.activation, chunked_hidden_states[0]) * chunked_hidden_states[1]
+    hidden_states = output_linear(hidden_states)
+    return hidden_states
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,17 @@ def rms_mixed(m: Bound, hidden_states: Sym) -> Sym:
     return weight * hidden_states
 
 
+def rms_glm(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror the RMSNorm of ChatGLM: only the mean of squares is taken of an fp32 copy, all else in fp32 after that."""
+    from oomph import ops
+
+    input_dtype = hidden_states.dtype
+    variance = ops.mean(ops.power(ops.cast(hidden_states, "fp32")))
+    hidden_states = hidden_states * ops.rsqrt(variance + EPSILON)
+    weight: Sym = m.weight
+    return ops.cast(weight * hidden_states, input_dtype)
+
+
 def rms_all_fp32(m: Bound, hidden_states: Sym) -> Sym:
     """Mirror HeliumRMSNorm.forward: the scale is cast to fp32 and applied there."""
     from oomph import ops
@@ -86,6 +97,13 @@ def rms_in_a_line(m: Bound, x: Sym) -> Sym:
     output = ops.cast(_normed(ops.cast(x, "fp32")), x.dtype)
     weight: Sym = m.weight
     return output * weight
+
+
+def l2(m: Bound, x: Sym) -> Sym:
+    """Mirror Llama4TextL2Norm.forward, which has no parameters."""
+    from oomph import ops
+
+    return ops.cast(_normed(ops.cast(x, "fp32")), x.dtype)
 
 
 def layer(m: Bound, hidden_states: Sym) -> Sym:
@@ -164,9 +182,11 @@ STYLES: dict[str, Callable[[Bound, Sym], Sym]] = {
     "rms": rms,
     "rms in fp32": rms_in_fp32,
     "rms mixed": rms_mixed,
+    "rms glm": rms_glm,
     "rms in a line": rms_in_a_line,
     "rms all fp32": rms_all_fp32,
     "rms plus one": rms_plus_one,
+    "l2": l2,
     "layer": layer,
     "layer in fp32": layer_in_fp32,
     "layer written out": layer_written_out,

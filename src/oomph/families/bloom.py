@@ -38,6 +38,8 @@ ALIASES: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }  # fmt: skip
 
+MPT_CONTEXT = 2048  # the class default of max_seq_len
+
 
 @dataclass(frozen=True, eq=False)
 class BloomLayer(Module):
@@ -45,6 +47,21 @@ class BloomLayer(Module):
 
     rate: float = 0.0
     residual_after_norm: bool = False
+
+
+@dataclass(frozen=True)
+class MptAttention(Attention):
+    """MPT's: whether what its map makes is bounded, and for how many positions ALiBi is made."""
+
+    clipped: bool = False
+    positions: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class MptLayer(Module):
+    """A layer of MPT: the dropout rate after each sublayer."""
+
+    rate: float = 0.0
 
 
 def build(config: Config) -> Model:
@@ -87,18 +104,18 @@ def mpt(config: Config) -> Model:
     """Return MPT; the class has 4·H, multi-head and no bias whatever expansion_ratio and attn_config say."""
     hidden, heads = config.size("hidden_size"), config.int("num_attention_heads")
     width = config.divide(hidden, heads, "attention heads")
-    layer = Module(
-        {
-            "norm_1": Norm(hidden),
-            "attn": Attention(hidden, heads, heads, width, qkv=("Wqkv",), out="out_proj"),
-            "norm_2": Norm(hidden),
-            "ffn": MLP(hidden, 4 * hidden),
-        }
-    )
+    norm, inner = Norm(hidden, style="layer"), config.sub("attn_config", {})
+    rate = inner.rate("attn_pdrop", 0.0)
+    attention = MptAttention(
+        hidden, heads, heads, width, qkv=("Wqkv",), out="out_proj", dropout=rate, clipped=bool(inner.get("clip_qkv")),
+        positions=config.optional_int("max_position_embeddings") or MPT_CONTEXT,
+    )  # fmt: skip
+    mlp = MLP(hidden, 4 * hidden, activation="gelu")
+    layer = MptLayer({"norm_1": norm, "attn": attention, "norm_2": norm, "ffn": mlp}, rate=rate)
     return causal_lm(
         config,
         (layer,) * config.depth("num_hidden_layers"),
-        Norm(hidden),
+        norm,
         embed="transformer.wte",
         stack="transformer.blocks",
         norm="transformer.norm_f",

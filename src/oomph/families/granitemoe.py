@@ -54,9 +54,15 @@ def build(config: Config) -> Model:
                 config.int("num_experts_per_tok"),
                 router_name="router",
                 stacked=stacked(config, hidden, config.int("intermediate_size"), experts),
-                style="granitemoe" if config.model_type == "granitemoe" else "",
+                style="granitemoe",
             ),
-            "shared_mlp": shared_expert(GatedMLP(hidden, shared, names=_MAPS)) if shared else None,
+            "shared_mlp": shared_mlp(config, hidden, shared) if shared else None,
         }
     )
     return with_head(causal_lm(config, (layer,) * config.depth("num_hidden_layers"), Norm(hidden)), scaled=True)
+
+
+def shared_mlp(config: Config, hidden: int, ffn: int) -> GatedMLP:
+    """Return the MLP that every token passes through."""
+    activation = config.str("hidden_act", "silu")
+    return shared_expert(GatedMLP(hidden, ffn, names=_MAPS, activation=activation, granite=True))

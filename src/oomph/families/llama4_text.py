@@ -5,15 +5,18 @@ Class defaults and structure: transformers 5.23, models/llama4.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from oomph.blocks.base import Block, Module
-from oomph.blocks.basic import Norm
+from oomph.blocks.basic import BareNorm, Norm
+from oomph.blocks.llama4_attention import Llama4Attention
 from oomph.blocks.mlp import GatedMLP
-from oomph.blocks.moe import MoE, Router, shared_expert
+from oomph.blocks.moe import MoE, Router, StackedExperts, shared_expert
 from oomph.config import MAX_EXPERTS, Config
 from oomph.families.common import causal_lm
-from oomph.families.moe_layers import by_kind, gqa, pre_norm_layer
+from oomph.families.layer_types import FULL, listed
+from oomph.families.moe_layers import by_kind, gqa
 from oomph.model import Model
 
 TYPES: dict[str, dict[str, Any]] = {
@@ -24,18 +27,57 @@ TYPES: dict[str, dict[str, Any]] = {
         "num_local_experts": 16, "interleave_moe_layer_step": 1,
     },
 }  # fmt: skip
+CHUNKED = "chunked_attention"
+CHUNK = 8192  # tokens, the class default of attention_chunk_size
+NO_ROPE_INTERVAL = 4
+STYLE = "rms in a line"
 
 
 def build(config: Config) -> Model:
     """Return the decoder; moe_layers, if listed, goes before interleave_moe_layer_step."""
-    hidden, layers, bias = config.size("hidden_size"), config.depth("num_hidden_layers"), config.bool("attention_bias")
-    attention = gqa(config, hidden, bias=bias, out_bias=bias)
+    hidden, layers = config.size("hidden_size"), config.depth("num_hidden_layers")
+    norm, activation = Norm(hidden, style=STYLE), config.str("hidden_act", "silu")
+    attentions, unplayed = attention_layers(config, hidden, layers)
 
-    def layer(sparse: bool) -> Module:
-        mlp = mixture(config, hidden) if sparse else GatedMLP(hidden, config.int("intermediate_size_mlp"))
-        return pre_norm_layer(hidden, attention, mlp, mlp_name="feed_forward")
+    def layer(kind: tuple[bool, Llama4Attention]) -> Module:
+        sparse, attention = kind
+        dense = GatedMLP(hidden, config.int("intermediate_size_mlp"), activation=activation)
+        return Module(
+            {
+                "self_attn": attention,
+                "feed_forward": mixture(config, hidden) if sparse else dense,
+                "input_layernorm": norm,
+                "post_attention_layernorm": norm,
+            }
+        )
 
-    return causal_lm(config, by_kind(sparse_layers(config, layers), layer), Norm(hidden))
+    kinds = list(zip(sparse_layers(config, layers), attentions, strict=True))
+    return causal_lm(config, by_kind(kinds, layer), norm, unplayed=unplayed)
+
+
+def attention_layers(config: Config, hidden: int, layers: int) -> tuple[list[Llama4Attention], tuple[str, ...]]:
+    """Return the attention of every layer, and what of them cannot be played: most see a chunk and turn heads."""
+    bias = config.bool("attention_bias")
+    plain = gqa(config, hidden, bias=bias, out_bias=bias)
+    interval = config.optional_int("no_rope_layer_interval") or NO_ROPE_INTERVAL
+    turned = config.ints("no_rope_layers") or [int((index + 1) % interval != 0) for index in range(layers)]
+    if len(turned) < layers:
+        raise config.error("no_rope_layers", f"has {len(turned)} entries for {layers} layers")
+    kinds = listed(config, layers, allowed=(CHUNKED, FULL)) or [CHUNKED if one else FULL for one in turned]
+    given = config.raw.get("attention_chunk_size", CHUNK)
+    chunk = None if given is None else config.optional_int("attention_chunk_size") or CHUNK
+    unplayed = () if chunk is not None and CHUNKED in kinds else ("layers without chunks",)
+    base = Llama4Attention(
+        hidden, plain.num_heads, plain.num_kv_heads, plain.head_dim, qkv_bias=bias, out_bias=bias,
+        dropout=plain.dropout, tuned=bool(config.raw.get("attn_temperature_tuning", True)),
+    )  # fmt: skip
+    norm = BareNorm("l2") if config.raw.get("use_qk_norm", True) else None
+    return [
+        replace(base, rotary="complex", q_norm=norm, sliding_window=chunk if kind == CHUNKED else None)
+        if turns
+        else replace(base, rotary="", sliding_window=chunk if kind == CHUNKED else None)
+        for turns, kind in zip(turned[:layers], kinds, strict=False)
+    ], unplayed
 
 
 def sparse_layers(config: Config, layers: int) -> list[bool]:
@@ -51,11 +93,15 @@ def sparse_layers(config: Config, layers: int) -> list[bool]:
 def mixture(config: Config, hidden: int) -> Block:
     """Return the experts, gate and up fused, and the shared one of the same width."""
     ffn, experts = config.int("intermediate_size"), config.int("num_local_experts", high=MAX_EXPERTS)
+    activation = config.str("hidden_act", "silu")
     return MoE(
         Router(hidden, experts),
         GatedMLP(hidden, ffn, names=("gate_up_proj", "down_proj"), role="expert"),
         experts,
         config.int("num_experts_per_tok"),
         router_name="router",
-        extra={"shared_expert": shared_expert(GatedMLP(hidden, ffn))},
+        extra={"shared_expert": shared_expert(GatedMLP(hidden, ffn, activation=activation))},
+        stacked=StackedExperts(hidden, ffn, experts, activation, transposed=True),
+        experts_first=True,
+        style="llama4",
     )

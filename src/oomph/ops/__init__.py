@@ -12,10 +12,12 @@ from oomph.ops.alibi import (
     alibi_slopes,
     counted_along,
     falcon_alibi,
+    mpt_alibi,
     repeated,
 )
 from oomph.ops.attention import (
     attention,
+    attention_as_is,
     attention_in_fp32,
     attention_under_triangle,
     eager_attention,
@@ -80,7 +82,7 @@ from oomph.ops.rotary import (
     rotate_half,
     section_tables,
 )
-from oomph.ops.rotary_complex import apply_rotary_complex, complex_tables
+from oomph.ops.rotary_complex import apply_rotary_complex, apply_rotary_complex_heads, complex_tables
 from oomph.ops.rotary_kinds import joined, rotate
 from oomph.ops.routing import (
     divide,
@@ -92,6 +94,7 @@ from oomph.ops.routing import (
     nonzero,
     one_hot,
     pick,
+    scatter,
     sort,
     sum_over,
     take,
@@ -139,6 +142,7 @@ __all__ = [
     "apply_partial_rotary",
     "apply_rotary",
     "apply_rotary_complex",
+    "apply_rotary_complex_heads",
     "apply_rotary_halves",
     "apply_rotary_interleaved",
     "as_int32",
@@ -146,6 +150,7 @@ __all__ = [
     "as_numbers",
     "at_least",
     "attention",
+    "attention_as_is",
     "attention_in_fp32",
     "attention_under_triangle",
     "autocast_argument",
@@ -176,7 +181,8 @@ __all__ = [
     "divided",
     "dropout",
     "each_twice",
-    "eager_attention", "einsum",
+    "eager_attention",
+    "einsum",
     "embedding",
     "embedding_at",
     "encoder_attention",
@@ -210,6 +216,7 @@ __all__ = [
     "matmul",
     "mean",
     "mean_of_all",
+    "mpt_alibi",
     "mse_loss",
     "mul",
     "mul_",
@@ -239,6 +246,7 @@ __all__ = [
     "row_norms",
     "rows",
     "rsqrt",
+    "scatter",
     "sdpa_attention",
     "section_tables",
     "select",

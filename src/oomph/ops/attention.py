@@ -140,6 +140,36 @@ def eager_attention(
     return attn_output, attn_weights
 
 
+def attention_as_is(query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: float) -> tuple[Sym, Sym | None]:
+    """Run the job's kernel for Llama 4: as `attention`, but the eager one's softmax stays in the scores' dtype (not
+    under autocast).
+
+    Saves what the kernel saves; the eager one q, (repeated) k and v, the softmax once. Source: transformers 5.23,
+    models/llama4/modeling_llama4.py, eager_attention_forward.
+
+    >>> from oomph.tape import Tape
+    >>> from oomph.tape.testing import cost, frozen, transposed
+    >>> tape = Tape()
+    >>> tape.kernel = "eager"
+    >>> def eager(q, k, v, mask):
+    ...     return transposed(attention_as_is, mask, 0.0)(q, k, v)[0]
+    >>> cost(eager, *[(1, 64, 2, 128)] * 3, frozen(1, 1, 64, 64), tape=tape).saved
+    114688
+    """
+    if query.tape.kernel != "eager":
+        return sdpa_attention(query, key, value, mask, rate), None
+    times = query.shape[1] // key.shape[1]
+    key_states = repeat_kv(key, times)
+    value_states = repeat_kv(value, times)
+    attn_weights = matmul(query, transpose(key_states, 2, 3)) * 1.0
+    attn_weights = attn_weights + _needed(mask)
+    attn_weights = softmax(attn_weights)
+    attn_weights = dropout(attn_weights, rate)
+    attn_output = matmul(attn_weights, value_states)
+    attn_output = contiguous(transpose(attn_output, 1, 2))
+    return attn_output, attn_weights
+
+
 def sink_attention(query: Sym, key: Sym, value: Sym, sinks: Sym, mask: Sym | None, rate: float) -> tuple[Sym, Sym]:
     """Mirror gpt-oss' eager attention on q [B, N, S, D], k, v [B, K, T, D], sinks [N]: the output [B, S, N, D] and the
     weights [B, N, S, T], a view of the softmax with one place more.

@@ -46,8 +46,10 @@ def causal_mask(
     *,
     may_skip: bool = True,
     looks: bool = True,
+    chunked: bool = False,
 ) -> Sym | None:
-    """Mirror create_causal_mask or, with a window, create_sliding_window_causal_mask.
+    """Mirror create_causal_mask or, with a window, create_sliding_window_causal_mask; `chunked`, where windows are
+    chunks of a sequence that see nothing of each other, create_chunked_causal_mask.
 
     inputs_embeds [B, S, H]; attention_mask [B, T] int64, 0 where there is padding; packed [B, S] int64, position ids of
     a caller that packs several sequences into a row.
@@ -85,6 +87,9 @@ def causal_mask(
     elif attention_mask is None and looks:
         packed_sequence_mask = packed_sequences(tape, batch, q_length, packed is not None)
     rule = _causal if window is None else _all_of(_within(window), _causal)
+    if chunked and window is not None:
+        left_padding_tokens = _left_padding(tape, batch, attention_mask)
+        rule = _all_of(_in_chunk(left_padding_tokens), _causal)
     if packed is not None and packed_sequence_mask is not None:
         rule = _all_of(_in_same_sequence(packed_sequence_mask), _at_positions(rule, packed))
         may_skip = False
@@ -266,6 +271,32 @@ def _around(at: _Indices) -> Sym:
     """Mirror sliding_window_bidirectional_overlay: abs(q_idx - kv_idx) <= sliding_window."""
     apart = unary(result("sub", broadcast(at.queries.shape, at.keys.shape), "int64", at.queries, at.keys), "abs")
     return result("le", apart.shape, "bool", apart)
+
+
+def _left_padding(tape: Tape, batch: Size, attention_mask: Sym | None) -> Sym:
+    """Return how many tokens of padding come first in each sequence, int64 [B]."""
+    if attention_mask is None:
+        return tape.empty((batch,), "int64", op="zeros")
+    counted = tape.empty(attention_mask.shape, "int64", op="cumsum")
+    zeros = tape.empty(attention_mask.shape, "bool", op="zeros_like")
+    first = result("eq", attention_mask.shape, "bool", counted)
+    del counted, zeros
+    left_padding = tape.empty((batch,), "int64", op="sum")
+    del first
+    return left_padding
+
+
+def _in_chunk(left_padding: Sym) -> Rule:
+    """Mirror chunked_overlay: (kv_idx - left_padding) // size == (q_idx - left_padding) // size."""
+    return lambda at: _compared("eq", _chunk(left_padding, at, at.keys), _chunk(left_padding, at, at.queries))
+
+
+def _chunk(left_padding: Sym, at: _Indices, positions: Sym) -> Sym:
+    """Return the number of each position's chunk, int64 [B, 1, S, 1] or [B, 1, 1, T]."""
+    first = left_padding.tape.empty((at.rows.shape[0], 1, 1, 1), "int64", op="index")
+    within = result("sub", broadcast(positions.shape, first.shape), "int64", positions, first)
+    del first
+    return unary(within, "floor_divide")
 
 
 def _unpadded(padding_mask: Sym) -> Rule:

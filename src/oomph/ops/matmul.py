@@ -187,7 +187,8 @@ def matmul(x: Sym, y: Sym) -> Sym:
 def autocast_argument(x: Sym, cached: bool = False) -> Sym:
     """Return an fp32 argument in autocast's dtype; anything else, and all without autocast, as it is.
 
-    Casts of leaves that want gradients are `cached`: they live until the autocast context ends, once per weight. What a
+    Casts of leaves that want gradients are `cached`: they live until the autocast context ends, once per weight, and
+    want gradients even if those are off when they are made. What a
     reentrant checkpoint hands to a layer when it runs again is such a leaf too. Other casts live as long as the
     operation's node needs them. Source: ATen/autocast_mode.cpp, cached_cast.
 
@@ -205,7 +206,8 @@ def autocast_argument(x: Sym, cached: bool = False) -> Sym:
         return cast(x, context.dtype)
     known = context.casts.get(id(x))
     if known is None or known[0]() is not x:
-        known = context.casts[id(x)] = weakref.ref(x), cast(x, context.dtype)
+        with x.tape.enable_grad():
+            known = context.casts[id(x)] = weakref.ref(x), cast(x, context.dtype)
         x.tape.note(known[1], "autocast copy")
     return known[1]
 

@@ -53,6 +53,25 @@ def apply_rotary_complex(q: Sym, k: Sym, freqs_cis: Sym) -> tuple[Sym, Sym]:
     return xq_out, xk_out
 
 
+def apply_rotary_complex_heads(q: Sym, k: Sym, freqs_cis: Sym) -> tuple[Sym, Sym]:
+    """Mirror Llama 4's apply_rotary_emb: the same of q [B, S, N, D] and k [B, S, K, D], both cast back at the end.
+
+    Saves only the table. Source: transformers 5.23, models/llama4/modeling_llama4.py.
+
+    >>> from oomph.tape.testing import Given, cost
+    >>> table = Given((1, 4, 32), "complex64", trains=False)
+    >>> cost(apply_rotary_complex_heads, (2, 4, 8, 64), (2, 4, 1, 64), table)
+    Cost(allocated=46080, saved=1024, backward=48128)
+    """
+    xq_ = _as_complex(q)
+    xk_ = _as_complex(k)
+    rows, length, pairs = freqs_cis.shape
+    table = view_of(freqs_cis, (rows, length, 1, pairs), (*freqs_cis.strides[:2], pairs, freqs_cis.strides[2]))
+    xq_out = _as_real(_turned(xq_, table))
+    xk_out = _as_real(_turned(xk_, table))
+    return cast(xq_out, q.dtype), cast(xk_out, k.dtype)
+
+
 def _turned(x: Sym, table: Sym) -> Sym:
     """Return a complex product whose second factor wants no gradient."""
     node = record("Mul", (x,), _turned_backward)

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from oomph.model import Model
 
 OWN_FILES = (
-    "baichuan", "bamba", "bert", "bloom", "distilbert", "electra", "falcon", "gpt2", "gpt_bigcode", "gpt_neo",
-    "gpt_neox", "gptj", "lfm2", "litgpt", "mamba", "modernbert", "opt", "phi", "qwen", "qwen3_next", "roberta", "t5",
+    "baichuan", "bamba", "bert", "bloom", "chatglm", "distilbert", "electra", "falcon", "gpt2", "gpt_bigcode",
+    "gpt_neo", "gpt_neox", "gptj", "lfm2", "litgpt", "mamba", "modernbert", "mpt", "opt", "phi", "qwen", "qwen3_next",
+    "roberta", "t5",
 )  # fmt: skip
 PROGRAMS: dict[str, str] = {
     **dict.fromkeys(FRAMES, "llama"),
@@ -35,7 +36,7 @@ PROGRAMS: dict[str, str] = {
     **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), "qwen_vl"),
     "xlm-roberta": "roberta",
 }
-HEADS = ("lm_head", "embed_out", "output_projection")  # paths of language heads
+HEADS = ("lm_head", "embed_out", "output_projection", "transformer.output_layer")  # paths of language heads
 
 
 def program_of(model: Model) -> Any:

@@ -17,12 +17,17 @@ from oomph.tape.tape import Tape
 
 def experts(m: Bound, hidden_states: Sym, top_k_index: Sym, top_k_weights: Sym) -> Sym:
     """Mirror use_experts_implementation: hidden_states [T, H] through k experts each, index and weights [T, k]."""
-    if m.tape.loss in WITHOUT_EXPERTS:
-        check_loss(m.tape.loss, "a mixture, whose router's loss TRL adds,")
+    check_mixture(m.tape)
     form = m.tape.experts
     if form not in FORMS:
         raise UnsupportedError(f"oomph cannot play experts={form} yet.", "Trace the real code instead: oomph trace.")
     return FORMS[form](m, hidden_states, top_k_index, top_k_weights)
+
+
+def check_mixture(tape: Tape) -> None:
+    """Refuse a loss that is not played with experts."""
+    if tape.loss in WITHOUT_EXPERTS:
+        check_loss(tape.loss, "a mixture, whose router's loss TRL adds,")
 
 
 def grouped_mm_experts(m: Bound, hidden_states: Sym, top_k_index: Sym, top_k_weights: Sym) -> Sym:

@@ -120,9 +120,14 @@ def refuse_positions(position_ids: Sym | None) -> None:
 
 
 def check_positions(table: Bound, length: Size) -> None:
-    """Refuse sequences longer than the table of learned positions: the real class fails on them too."""
-    if not yes(length <= table.rows):
+    """Refuse sequences longer than the table of learned positions."""
+    check_length(table.rows, length)
+
+
+def check_length(positions: Size, length: Size) -> None:
+    """Refuse sequences longer than what a model has positions for: the real class fails on them too."""
+    if not yes(length <= positions):
         raise UsageError(
-            f"The model has learned {number(table.rows)} positions, too few for {number(length)} tokens.",
-            f"Ask for at most {number(table.rows)}: --seq, or --context of `oomph serve`.",
+            f"The model has {number(positions)} positions, too few for {number(length)} tokens.",
+            f"Ask for at most {number(positions)}: --seq, or --context of `oomph serve`.",
         )

@@ -34,8 +34,8 @@ class Frame:
     position_embeddings, `rotary_first` these before the mask. `scaled`: embeddings and what is added to the
     residual are multiplied by numbers, with `scaled_late` embeddings after the masks are made. `tables` of the
     rotary embedding: "complex" numbers, "halves" as wide, or of three positions, "sections" joined or "interleaved".
-    `sdpa`: whether the class can use it. `packs`: masks are told the positions. `scored`: mixtures also return their
-    router's scores.
+    `sdpa`: whether the class can use it. `packs`: masks are told the positions, `chunked`: their windows are chunks.
+    `scored`: mixtures also return their router's scores.
     """
 
     layer: Callable[..., Sym] = layers.residual
@@ -50,6 +50,7 @@ class Frame:
     tables: Literal["", "complex", "halves", "sections", "interleaved"] = ""
     sdpa: bool = True
     packs: bool = True
+    chunked: bool = False
     scored: bool = False
 
 
@@ -58,6 +59,7 @@ MISTRAL = Frame(ids_first=True)
 QWEN = Frame(masks="full first")
 QWEN_VL = Frame(masks="full first", cache_first=True, tables="sections", packs=False)
 DEEPSEEK = Frame(rotary_first=True)
+GRANITE_MOE = replace(DEEPSEEK, cache_first=True, scaled=True, scaled_late=True)
 GEMMA2 = Frame(norms=SANDWICH, masks="both", sdpa=False)
 
 FRAMES: dict[str, Frame] = {
@@ -83,7 +85,8 @@ FRAMES: dict[str, Frame] = {
     "glm4_moe": replace(DEEPSEEK, cache_first=True),
     "gpt_oss": Frame(masks="full first", cache_first=True, tables="halves", sdpa=False, packs=False, scored=True),
     "granite": Frame(ids_first=True, scaled=True),
-    "granitemoe": replace(DEEPSEEK, cache_first=True, scaled=True, scaled_late=True),
+    "granitemoe": GRANITE_MOE,
+    "granitemoeshared": replace(GRANITE_MOE, layer=layers.granite_shared),
     "helium": LLAMA,
     "hunyuan_v1_dense": LLAMA,
     "hyperclovax": Frame(
@@ -91,6 +94,7 @@ FRAMES: dict[str, Frame] = {
     ),
     "jais2": LLAMA,
     "llama": LLAMA,
+    "llama4_text": Frame(layer=layers.llama4, masks="both", ids_first=True, tables="complex", chunked=True),
     "minimax_m2": Frame(cache_first=True, ids_first=True),
     "ministral": Frame(masks="both", ids_first=True),
     "mistral": MISTRAL,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from oomph import ops
 from oomph.programs.cache import Cache
 from oomph.tape.bound import Bound
 from oomph.tape.sym import Sym
@@ -108,4 +109,49 @@ def stablelm(
         mlp_output = m.mlp(m.post_attention_layernorm(residual))
         mlp_output = m.dropout(mlp_output)
         hidden_states = residual + mlp_output
+    return hidden_states
+
+
+def granite_shared(
+    m: Bound,
+    frame: Frame,
+    hidden_states: Sym,
+    position_embeddings: Tables,
+    attention_mask: Sym | None,
+    past_key_values: Cache | None = None,
+    index: int = 0,
+) -> Sym:
+    """Mirror GraniteMoeSharedDecoderLayer.forward: the mixture's output is held beside the shared MLP's."""
+    residual = hidden_states
+    hidden_states = m.input_layernorm(hidden_states)
+    hidden_states, _ = m.self_attn(hidden_states, position_embeddings, attention_mask, past_key_values, index)
+    hidden_states = residual + hidden_states * 1.0
+    residual = hidden_states
+    hidden_states = m.post_attention_layernorm(hidden_states)
+    moe_hidden_states = m.block_sparse_moe(hidden_states)
+    hidden_states = moe_hidden_states if m.shared_mlp is None else moe_hidden_states + m.shared_mlp(hidden_states)
+    hidden_states = residual + hidden_states * 1.0
+    return hidden_states
+
+
+def llama4(
+    m: Bound,
+    frame: Frame,
+    hidden_states: Sym,
+    position_embeddings: Tables,
+    attention_mask: Sym | None,
+    past_key_values: Cache | None = None,
+    index: int = 0,
+) -> Sym:
+    """Mirror Llama4TextDecoderLayer.forward: what a mixture returns beside its output is held to the end."""
+    residual = hidden_states
+    hidden_states = m.input_layernorm(hidden_states)
+    attention_states, _ = m.self_attn(hidden_states, position_embeddings, attention_mask, past_key_values, index)
+    hidden_states = residual + attention_states
+    residual = hidden_states
+    hidden_states = m.post_attention_layernorm(hidden_states)
+    hidden_states = m.feed_forward(hidden_states)
+    if isinstance(hidden_states, tuple):
+        hidden_states, _ = hidden_states
+    hidden_states = residual + ops.view(hidden_states, residual.shape)
     return hidden_states

@@ -84,7 +84,9 @@ def model(
         causal_masks = attention_mask
     else:
         causal_masks = {
-            window: ops.causal_mask(inputs_embeds, attention_mask, past_key_values, window, packed, looks=frame.packs)
+            window: ops.causal_mask(
+                inputs_embeds, attention_mask, past_key_values, window, packed, looks=frame.packs, chunked=frame.chunked
+            )
             for window in mask_order(windows, frame)
         }
     if frame.masks != "one" and causal_masks is not attention_mask:
