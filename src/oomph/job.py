@@ -82,7 +82,7 @@ class TrainJob:
     `adapter_dropout` is the rate on an adapter's input; `adapter_dtype` fp32 is what PEFT's autocast_adapter_dtype
     does. `modules_to_save` are modules of which a copy trains. `freeze_embeddings` and `freeze_layers` freeze parts
     in full fine-tuning: the tables of tokens and positions, the first so many layers. `virtual_tokens` are those that
-    prompt tuning and its like put before each sequence.
+    prompt tuning and its like put before each sequence; `block_size` is how wide OFT's blocks are, 0 as PEFT has it.
 
     The base. `quantization` is how a frozen one is stored, by bitsandbytes or GPTQ, and `gptq_kernel` what computes
     with GPTQ's. bitsandbytes passes by experts that are stacked in one parameter unless `quantised_experts` (its
@@ -156,6 +156,7 @@ class TrainJob:
     reference: Reference = "default"
     prompt_len: int = 0
     virtual_tokens: int = 20
+    block_size: int = 0
 
     def __post_init__(self) -> None:
         check_values(self)

@@ -95,6 +95,8 @@ Method = Literal[
     "vera",  # lora whose A and B are the same frozen ones for all maps; vectors between them train
     "loha",  # a weight that is the elementwise product of two low-rank ones
     "lokr",  # a weight that is a Kronecker product
+    "adalora",  # lora with singular values between A and B
+    "oft",  # inputs rotated block by block
     "prompt-tuning",  # vectors before the embedded tokens
     "p-tuning",  # the same, made by three linear maps
     "prefix-tuning",  # keys and values before those of every layer
@@ -116,8 +118,11 @@ GptqKernel = Literal[
 ]
 COMPLETING = frozenset({"grpo", "rloo"})  # objectives whose answers were made from a prompt by the model itself
 OF_PROMPTS = frozenset({"fused-head", "chunked-nll", "logits"})  # losses that leave out what is not scored
-RANKED = frozenset({"lora", "qlora", "dora", "lora-fa", "vera", "loha", "lokr"})  # methods that have a rank
+RANKED = frozenset({"lora", "qlora", "dora", "lora-fa", "vera", "loha", "lokr", "adalora"})  # methods that have a rank
+BLOCKED = frozenset({"oft"})  # that have blocks of a size
+ADAPTERS = RANKED | BLOCKED | {"ia3"}  # of PEFT, beside or around maps
 PROMPTED = frozenset({"prompt-tuning", "p-tuning", "prefix-tuning"})  # that put virtual tokens before a batch's
+AROUND = PROMPTED | {"adalora"}  # that do something before or after the model's own forward pass
 # What a method stands for, where the field has its default.
 PRESETS: dict[str, dict[str, Any]] = {
     "qlora": {"quantization": "nf4-dq", "kbit_preparation": True, "targets": "all-linear"},

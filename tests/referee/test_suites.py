@@ -64,7 +64,7 @@ def test_every_value_of_every_input_occurs(kind: type) -> None:
     missing["objective"] = set(get_args(Objective)) - {"sft"}
     missing["reference"] = set(get_args(Reference)) - {"default"}
     # LitGPT's own, and those of PEFT that few people use.
-    missing["method"] = {"adapter", "adapter_v2", "vera", "loha", "lokr", *PROMPTED}
+    missing["method"] = {"adapter", "adapter_v2", "vera", "loha", "lokr", "adalora", "oft", *PROMPTED}
     missing["model_code"] = set(get_args(get_type_hints(TrainJob)["model_code"])) - {"transformers"}
     missing["long_samples"] = {"drop"}  # a step has one length
     elsewhere = (
@@ -73,6 +73,7 @@ def test_every_value_of_every_input_occurs(kind: type) -> None:
         "lengths",
         "prompt_len",
         "virtual_tokens",
+        "block_size",
     )  # of other optimizers, of runs, of objectives
     missing |= {"embedding_32bit": {False}, "optimizer_in_backward": {True}, "update_projection": {True}}
     for field, hint in get_type_hints(kind).items():

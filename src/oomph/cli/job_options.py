@@ -97,6 +97,7 @@ HELP: dict[Job, dict[str, str]] = {
         "reference": "Where an objective's reference comes from.",
         "prompt_len": "Tokens at the start of each sequence that are not scored; 0: all are but the first.",
         "virtual_tokens": "Vectors that prompt tuning and its like put before each sequence.",
+        "block_size": "How wide OFT's blocks are; 0: as PEFT has it.",
     },
     InferJob: {
         "batch": "Sequences at a time.",

@@ -183,5 +183,5 @@ class LoraAutoGptq(LoraLinear):
         if requires_conversion:
             output = ops.cast(output, expected_dtype)
         output = output * SCALING
-        result = ops.add_to_view(result, output)
+        result = ops.add_to_view(result, output, (ops.rows(x), m.out_features))
         return result

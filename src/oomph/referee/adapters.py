@@ -10,9 +10,11 @@ import torch
 from oomph.errors import UnsupportedError
 from oomph.job import TrainJob
 from oomph.job_words import PROMPTED
+from oomph.methods.oft import BLOCK_SIZE
 from oomph.methods.targets import ALL_LINEAR, DEFAULT, split
 from oomph.referee.meta import INSTALL
 
+TOTAL_STEP = 1000  # of AdaLoRA's schedule; no byte depends on it
 COMPUTE = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 
@@ -48,6 +50,10 @@ def adapt(model: Any, job: TrainJob, device: str) -> Any:
     model = peft.get_peft_model(model, config, autocast_adapter_dtype=job.adapter_dtype == "fp32")
     if job.method in ("loha", "lokr"):
         _never_dropped(model)
+    if job.method == "adalora" and job.quantization != "none":
+        _moved_ranks(model)
+    if job.method == "oft":
+        _with_places_of_their_own(model)
     if job.method == "lora-fa":  # what PEFT's create_lorafa_optimizer does
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(parameter.requires_grad and "lora_A" not in name)
@@ -68,6 +74,22 @@ def _never_dropped(model: Any) -> None:
             layer: Any = module
             layer.eval()
             layer.train = partial(_unchanged, layer)
+
+
+def _with_places_of_their_own(model: Any) -> None:
+    """Tell rows from columns of a rotation's numbers, as moving them to a GPU does: they are made as one tensor."""
+    from peft.tuners.oft.layer import OFTRotationModule
+
+    for module in model.modules():
+        if isinstance(module, OFTRotationModule):
+            rotation: Any = module
+            rotation.rows, rotation.cols = rotation.rows.clone(), rotation.cols.clone()
+
+
+def _moved_ranks(model: Any) -> None:
+    """Let AdaLoRA's ranks train, as they do where PEFT moves them to a quantised base's device."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad or ".ranknum." in name)
 
 
 def _unchanged(module: Any, mode: bool = True) -> Any:
@@ -118,6 +140,16 @@ def _config(peft: Any, job: TrainJob) -> Any:
     if job.method in ("loha", "lokr"):
         kind = peft.LoHaConfig if job.method == "loha" else peft.LoKrConfig
         return kind(task_type="CAUSAL_LM", r=job.rank, target_modules=targets, modules_to_save=saved)
+    if job.method == "adalora":
+        return peft.AdaLoraConfig(
+            task_type="CAUSAL_LM", init_r=job.rank, total_step=TOTAL_STEP, target_modules=targets, lora_dropout=rate,
+            modules_to_save=saved,
+        )  # fmt: skip
+    if job.method == "oft":
+        size = job.block_size or BLOCK_SIZE
+        return peft.OFTConfig(
+            task_type="CAUSAL_LM", oft_block_size=size, target_modules=targets, modules_to_save=saved
+        )  # fmt: skip
     if job.method == "vera":
         return peft.VeraConfig(
             task_type="CAUSAL_LM", r=job.rank, target_modules=targets, vera_dropout=rate, modules_to_save=saved
