@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from oomph.blocks.base import Block, Part, Parts
 from oomph.blocks.basic import Shared
 from oomph.errors import UnsupportedError, UsageError
-from oomph.methods.gptq import LinearGptq
 from oomph.methods.lora import adapter_dtype, features
+from oomph.methods.quantised import PackedLinear
 from oomph.methods.targets import LORA_TARGETS, inner, names_of, split, wrap_targets
 from oomph.tape.sizes import Size, number, yes
 from oomph.tensor import Tensor
@@ -35,7 +35,7 @@ def adapt(model: Model, job: TrainJob) -> Model:
 
     def wrap(path: str, base: Part) -> Block:
         block = inner(base)
-        if isinstance(block, LinearGptq) or getattr(block, "role", "linear") != "linear":
+        if isinstance(block, PackedLinear) or getattr(block, "role", "linear") != "linear":
             why = "PEFT has none for GPT-2's maps, and oomph plays none on a GPTQ base"
             raise UnsupportedError(f"There is no OFT for {path}: {why}.", "Take --method lora.")
         wide, out = features(base)

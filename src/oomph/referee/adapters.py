@@ -31,6 +31,10 @@ def adapt(model: Any, job: TrainJob, device: str) -> Any:
         from oomph.referee.gptq import pack
 
         packed = pack(model, job, device)
+    elif job.quantization.startswith("hqq"):
+        from oomph.referee import hqq
+
+        packed = hqq.pack(model, job, device)
     elif job.quantization != "none":
         from oomph.referee.quantised import quantise
 
@@ -41,12 +45,14 @@ def adapt(model: Any, job: TrainJob, device: str) -> Any:
         prepare: Any = peft.prepare_model_for_kbit_training
         model = prepare(model, use_gradient_checkpointing=False)
     config = _config(peft, job)
+    if packed and config.target_modules == ALL_LINEAR:
+        config.target_modules = packed  # PEFT knows no all-linear of packed maps
     if job.method == "dora" and job.quantization != "none":
         from oomph.referee.quantised import teach_dora
 
         teach_dora()
-    if packed:
-        _for_packed(config, packed)
+    if job.quantization.startswith("gptq"):
+        _for_gptq(config)
     model = peft.get_peft_model(model, config, autocast_adapter_dtype=job.adapter_dtype == "fp32")
     if job.method in ("loha", "lokr"):
         _never_dropped(model)
@@ -96,15 +102,13 @@ def _unchanged(module: Any, mode: bool = True) -> Any:
     return module
 
 
-def _for_packed(config: Any, packed: list[str]) -> None:
-    """Tell PEFT which adapter is for GPTQ's maps; it knows only GPTQModel's own classes, and no all-linear of them."""
+def _for_gptq(config: Any) -> None:
+    """Tell PEFT which adapter is for GPTQ's maps; it knows only GPTQModel's own classes."""
     from peft.tuners.lora.gptq import GPTQLoraLinear
 
     from oomph.referee.gptq import TorchLinear
 
     config._register_custom_module({TorchLinear: GPTQLoraLinear})
-    if config.target_modules == ALL_LINEAR:
-        config.target_modules = packed
 
 
 def freeze(model: Any, job: TrainJob) -> Any:
