@@ -36,7 +36,7 @@ TELLS: dict[str, Callable[[TrainJob], bool]] = {
     "gptq_kernel": lambda job: _adapted(job) and job.quantization.startswith("gptq"),
     "model_code": lambda job: job.model_code != "transformers",
     "optim_rank": lambda job: _kind(job).targets == "linear",
-    "update_projection": lambda job: _kind(job).targets == "linear",
+    "update_projection": lambda job: _kind(job).targets == "linear" or _kind(job).preconditioned,
     "embedding_32bit": lambda job: _kind(job).rule == "bnb" and _kind(job).bits == EIGHT,
     "freeze_embeddings": lambda job: job.method == "full",
     "freeze_layers": lambda job: job.method == "full",

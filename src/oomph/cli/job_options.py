@@ -75,7 +75,7 @@ HELP: dict[Job, dict[str, str]] = {
         "embedding_32bit": "8-bit optimizers keep fp32 states for embeddings, as the HF Trainer asks.",
         "optimizer_in_backward": "Each parameter's optimizer steps, and frees the gradient, as soon as it is there.",
         "optim_rank": "Rank of GaLore's projections.",
-        "update_projection": "A step that computes GaLore's projections anew, as the first does and one in 200.",
+        "update_projection": "A step that computes GaLore's projections (or SOAP's bases) anew: one in 200 (10).",
         "zero_bucket": "DeepSpeed's ZeRO-2 on one GPU, with buckets of so many elements (its default: 500000000).",
         "method": "What trains, and what PEFT adds.",
         "rank": "Rank of adapters.",
