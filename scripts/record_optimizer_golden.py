@@ -1,6 +1,7 @@
 """Record what optimizers do whose packages the tests do not install.
 
-    pip install lomo-optim apollo-torch grokadamw lion-pytorch came-pytorch adam-mini
+    pip install lomo-optim apollo-torch grokadamw lion-pytorch came-pytorch adam-mini prodigyopt \
+        pytorch_optimizer
     python scripts/record_optimizer_golden.py [DIRECTORY]
 
 Each job of tests/optimizers/golden.py is traced: the real code of the package on tensors without memory. Writes

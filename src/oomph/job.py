@@ -82,13 +82,13 @@ class TrainJob:
     `adapter_dropout` is the rate on an adapter's input; `adapter_dtype` fp32 is what PEFT's autocast_adapter_dtype
     does. `modules_to_save` are modules of which a copy trains. `freeze_embeddings` and `freeze_layers` freeze parts
     in full fine-tuning: the tables of tokens and positions, the first so many layers. `virtual_tokens` are those that
-    prompt tuning and its like put before each sequence.
+    prompt tuning and its like put before each sequence; `block_size` is how wide OFT's blocks are, 0 as PEFT has it.
 
-    The base. `quantization` is how a frozen one is stored, by bitsandbytes or GPTQ, and `gptq_kernel` what computes
-    with GPTQ's. bitsandbytes passes by experts that are stacked in one parameter unless `quantised_experts` (its
-    replace_parameter_4bit, axolotl's quantize_moe_experts). `kbit_preparation` is PEFT's
-    prepare_model_for_kbit_training, which keeps all else in fp32, but for GPTQ; with `narrow_tables` embedding and
-    head are cast back, as TRL does. qlora sets quantization, preparation and targets as its paper does, lora with
+    The base. `quantization` is how a frozen one is stored, by bitsandbytes, GPTQ or HQQ, and `gptq_kernel` what
+    computes with GPTQ's. bitsandbytes passes by experts that are stacked in one parameter unless `quantised_experts`
+    (its replace_parameter_4bit, axolotl's quantize_moe_experts). `kbit_preparation` is PEFT's
+    prepare_model_for_kbit_training, which keeps all else in fp32, but for GPTQ and HQQ; with `narrow_tables` embedding
+    and head are cast back, as TRL does. qlora sets quantization, preparation and targets as its paper does, lora with
     them spelled out is free to differ.
 
     What older versions kept. `keeps_4bit_inputs`: bitsandbytes up to 0.42, what goes into a quantised map, as long
@@ -158,6 +158,7 @@ class TrainJob:
     reference: Reference = "default"
     prompt_len: int = 0
     virtual_tokens: int = 20
+    block_size: int = 0
 
     def __post_init__(self) -> None:
         check_values(self)

@@ -19,8 +19,11 @@ TWO_OPTIMIZERS = ("muon", "torchao-cpu-offload")
 SIXTEEN_BIT_LOSSES = frozenset({"cut", "liger-fms"})  # whose products fail with, or whose kernels refuse, fp32 weights
 FOUR_BIT = ("nf4", "fp4")  # what bitsandbytes quantises stacked experts to
 MAY_BE_ZERO = frozenset(
-    {"decode", "max_cache_len", "logits_to_keep", "freeze_layers", "labels", "target_len", "zero_bucket", "prompt_len"}
-)
+    {
+        "decode", "max_cache_len", "logits_to_keep", "freeze_layers", "labels", "target_len", "zero_bucket",
+        "prompt_len", "block_size",
+    }
+)  # fmt: skip
 MOST = 2**31  # tokens, sequences or micro-batches beyond which a number is a slip of the keyboard
 
 

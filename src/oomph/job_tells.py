@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from oomph.job import InferJob, TrainJob
-from oomph.job_words import OF_PROMPTS, PROMPTED, RANKED
+from oomph.job_words import ADAPTERS, BLOCKED, OF_PROMPTS, PROMPTED, RANKED
 from oomph.objectives import KINDS as OBJECTIVES
 from oomph.optimizer_names import KINDS, Kind
 
@@ -14,7 +14,7 @@ EIGHT = 8  # bits of a state whose embeddings may be fp32
 
 
 def _adapted(job: TrainJob) -> bool:
-    return job.method in RANKED or job.method in ("ia3", "adapter", "adapter_v2")
+    return job.method in ADAPTERS or job.method in ("adapter", "adapter_v2")
 
 
 def _kind(job: TrainJob) -> Kind:
@@ -24,19 +24,19 @@ def _kind(job: TrainJob) -> Kind:
 # When an input tells anything; those that are not here always do.
 TELLS: dict[str, Callable[[TrainJob], bool]] = {
     "rank": lambda job: job.method in RANKED,
-    "targets": lambda job: job.method in RANKED or job.method == "ia3",
+    "targets": lambda job: job.method in ADAPTERS,
     "adapter_dropout": lambda job: job.method in RANKED,
-    "adapter_dtype": lambda job: job.method in RANKED or job.method == "ia3",
+    "adapter_dtype": lambda job: job.method in ADAPTERS,
     "quantization": _adapted,
-    "kbit_preparation": lambda job: job.method in RANKED or job.method == "ia3",
-    "modules_to_save": lambda job: job.method in RANKED or job.method == "ia3",
+    "kbit_preparation": lambda job: job.method in ADAPTERS,
+    "modules_to_save": lambda job: job.method in ADAPTERS,
     "quantised_experts": lambda job: job.method in RANKED,
-    "narrow_tables": lambda job: job.method in RANKED or job.method == "ia3",
+    "narrow_tables": lambda job: job.method in ADAPTERS,
     "keeps_4bit_inputs": _adapted,
     "gptq_kernel": lambda job: _adapted(job) and job.quantization.startswith("gptq"),
     "model_code": lambda job: job.model_code != "transformers",
     "optim_rank": lambda job: _kind(job).targets == "linear",
-    "update_projection": lambda job: _kind(job).targets == "linear",
+    "update_projection": lambda job: _kind(job).targets == "linear" or _kind(job).preconditioned,
     "embedding_32bit": lambda job: _kind(job).rule == "bnb" and _kind(job).bits == EIGHT,
     "freeze_embeddings": lambda job: job.method == "full",
     "freeze_layers": lambda job: job.method == "full",
@@ -53,6 +53,7 @@ TELLS: dict[str, Callable[[TrainJob], bool]] = {
     "reference": lambda job: OBJECTIVES[job.objective].reference,
     "prompt_len": lambda job: job.loss in OF_PROMPTS,
     "virtual_tokens": lambda job: job.method in PROMPTED,
+    "block_size": lambda job: job.method in BLOCKED,
 }
 
 

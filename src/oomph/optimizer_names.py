@@ -23,7 +23,8 @@ class Kind(NamedTuple):
     `on_host`. `implementations`
     are those a job may ask for: none where the library has one way only, one where the name settles it. `targets` are
     the matrices that are projected (GaLore: linear maps of attention and MLPs) or made orthogonal (Muon: hidden ones);
-    `in_backward` is what the Trainer calls layerwise. `rank` is of projections, where the name settles it.
+    `in_backward` is what the Trainer calls layerwise. `rank` is of projections, where the name settles it;
+    `preconditioned` are gradients by matrices that are computed anew now and again.
     """
 
     rule: str
@@ -36,6 +37,7 @@ class Kind(NamedTuple):
     targets: Targets = ""
     in_backward: bool = False
     rank: int = 0
+    preconditioned: bool = False
 
 
 KINDS: Final[dict[str, Kind]] = {
@@ -92,6 +94,9 @@ KINDS: Final[dict[str, Kind]] = {
     "stable_adamw": Kind("stable_adamw", "stable_adamw"),
     "grokadamw": Kind("grokadamw", "grokadamw", on_host=True),
     "muon": Kind("muon", "muon", implementations=TORCH, targets="hidden"),
+    "prodigy": Kind("prodigy", "prodigy"),
+    "optimi-adamw": Kind("optimi_adamw", "adamw"),
+    "soap": Kind("soap", "soap", preconditioned=True),
     "ademamix": Kind("bnb", "ademamix", 32),
     "ademamix_8bit": Kind("bnb", "ademamix", 8),
     "paged_ademamix_32bit": Kind("bnb", "ademamix", 32, paged=True),

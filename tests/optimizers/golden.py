@@ -22,6 +22,7 @@ GOLDEN = Path(__file__).with_name("golden.json")
 LLAMA = {**models.LLAMA, "num_hidden_layers": 1}
 TIED = {**LLAMA, "tie_word_embeddings": True}
 GPT2 = {**models.GPT2, "n_layer": 1}
+WIDE = {**LLAMA, "intermediate_size": 10001}  # a side that SOAP leaves as it is
 JOBS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (LLAMA, {"optimizer": "lomo", "checkpointing": "reentrant"}),
     (TIED, {"optimizer": "lomo", "precision": "amp-bf16", "checkpointing": "non-reentrant", "steady": False}),
@@ -42,13 +43,20 @@ JOBS: list[tuple[dict[str, Any], dict[str, Any]]] = [
         LLAMA,
         {"denominators_apart": True, "method": "lora", "autocast": True, "modules_to_save": "embed_tokens,lm_head"},
     ),
+    (LLAMA, {"optimizer": "prodigy", "steady": False}),
+    (GPT2, {"optimizer": "prodigy", "precision": "amp-bf16"}),
+    (LLAMA, {"optimizer": "soap", "steady": False}),
+    (WIDE, {"optimizer": "soap"}),
+    (WIDE, {"optimizer": "soap", "precision": "fp32", "update_projection": True}),
+    (TIED, {"optimizer": "soap", "precision": "amp-bf16", "steady": False}),
 ]
 
 
 def name(raw: dict[str, Any], inputs: dict[str, Any]) -> str:
     """What a job is called in the file."""
     tied = "-tied" * bool(raw.get("tie_word_embeddings"))
-    return f"{raw['model_type']}{tied} {json.dumps(inputs)}"
+    wide = "-wide" * (raw.get("intermediate_size") == WIDE["intermediate_size"])
+    return f"{raw['model_type']}{tied}{wide} {json.dumps(inputs)}"
 
 
 def job(inputs: dict[str, Any]) -> TrainJob:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from oomph.errors import UsageError
 from oomph.job import InferJob, TrainJob
-from oomph.job_words import PROMPTED
+from oomph.job_words import AROUND
 from oomph.structure import decoder_stack
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ METHODS: dict[str, str] = {
     "vera": "vera",
     "loha": "loha",
     "lokr": "lokr",
+    "adalora": "adalora",
+    "oft": "oft",
     "ia3": "ia3",
     "bitfit": "saved",
     "prompt-tuning": "prompts",
@@ -77,9 +79,10 @@ def adapted(model: Model, job: TrainJob | InferJob) -> Model:
 
 def forward_of(causal_lm: Callable[..., Any], model: Model, job: TrainJob) -> Callable[..., Any]:
     """Return the forward pass of the model that a job trains, given its class's own."""
-    if job.method not in PROMPTED:
+    if job.method not in AROUND:
         return causal_lm
-    forward: Callable[..., Any] = import_module(f"oomph.methods.{METHODS[job.method]}").prompted(causal_lm, model)
+    file: Any = import_module(f"oomph.methods.{METHODS[job.method]}")
+    forward: Callable[..., Any] = file.forward_around(causal_lm, model)
     return forward
 
 

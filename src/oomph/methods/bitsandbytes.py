@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 HALF = frozenset({"bf16", "fp16"})
 TABLES = ("embedding", "head")
-LEFT_IN_16_BITS = "gptq"  # methods whose models PEFT's preparation casts nothing of
+LEFT_AS_LOADED = ("gptq", "hqq")  # methods whose models PEFT's preparation casts nothing of
 
 
 def quantised_linear(block: Linear, stored: Mapping[str, Tensor], job: TrainJob) -> Linear:
@@ -71,7 +71,7 @@ def quantised_stacks(block: StackedExperts, job: TrainJob) -> QuantisedExperts:
 
 def prepared(model: Model, job: TrainJob) -> Model:
     """Return the model as prepare_model_for_kbit_training leaves it: what is 16 bits wide and not quantised is fp32."""
-    if job.weight_dtype not in HALF or job.quantization.startswith(LEFT_IN_16_BITS):
+    if job.weight_dtype not in HALF or job.quantization.startswith(LEFT_AS_LOADED):
         return model
 
     def change(path: str, part: Part) -> Part:

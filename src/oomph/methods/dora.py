@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from oomph.blocks.base import Block, Part, Parts
 from oomph.errors import UnsupportedError
 from oomph.methods.bitsandbytes import Linear4bit, Linear8bit
-from oomph.methods.gptq import LinearGptq
 from oomph.methods.lora import SCALING, LoraLinear, adapter_dtype, features
+from oomph.methods.quantised import PackedLinear
 from oomph.methods.targets import LORA_TARGETS, inner, names_of, split, wrap_targets
 from oomph.tensor import Tensor
 
@@ -31,7 +31,7 @@ def adapt(model: Model, job: TrainJob) -> Model:
     rate = job.adapter_dropout if job.dropout else 0.0
 
     def wrap(path: str, base: Part) -> Block:
-        if isinstance(inner(base), (LinearGptq, Linear8bit)):
+        if isinstance(inner(base), (PackedLinear, Linear8bit)):
             raise UnsupportedError("oomph plays no DoRA on a GPTQ or int8 base.", "Take --method lora, or an nf4 base.")
         kind = DoraLinear4bit if isinstance(inner(base), Linear4bit) else DoraLinear
         return kind(base, *features(base), job.rank, rate, adapter_dtype(job))

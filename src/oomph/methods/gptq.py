@@ -9,11 +9,12 @@ fms-acceleration's copy of it; PEFT 0.21, tuners/lora/gptq.py.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from oomph.blocks.base import Parts
 from oomph.blocks.basic import Linear
+from oomph.methods.quantised import PackedLinear
 from oomph.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -36,10 +37,9 @@ def quantised_linear(block: Linear, stored: Mapping[str, Tensor], job: TrainJob)
 
 
 @dataclass(frozen=True, eq=False)
-class LinearGptq(Linear):
+class LinearGptq(PackedLinear):
     """A linear map of packed codes, as one of the kernels that train computes it."""
 
-    stored: Mapping[str, Tensor] = field(default_factory=dict)
     bits: int = 4
     kernel: str = "gptqmodel"
 

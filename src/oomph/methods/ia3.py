@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from oomph.blocks.base import Block, Part, Parts
 from oomph.errors import UnsupportedError
 from oomph.methods.bitsandbytes import Linear4bit, Linear8bit
-from oomph.methods.gptq import LinearGptq
 from oomph.methods.lora import adapter_dtype, features
+from oomph.methods.quantised import PackedLinear
 from oomph.methods.targets import inner, matches, names_of, split, wrap_targets
 from oomph.tensor import Tensor
 
@@ -50,7 +50,7 @@ def adapt(model: Model, job: TrainJob) -> Model:
 
     def wrap(path: str, base: Part) -> Block:
         block = inner(base)
-        if isinstance(block, LinearGptq):
+        if isinstance(block, PackedLinear):
             raise UnsupportedError("PEFT has no IA3 on a GPTQ base.", "Take --method lora.")
         kind = Ia3LinearBnb if isinstance(block, (Linear4bit, Linear8bit)) else Ia3Linear
         return kind(

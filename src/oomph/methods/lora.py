@@ -16,6 +16,7 @@ from oomph.blocks.basic import Dropout, Head, Linear
 from oomph.errors import UsageError
 from oomph.methods.bitsandbytes import Linear4bit, Linear8bit
 from oomph.methods.gptq import LinearGptq
+from oomph.methods.hqq import LinearHqq
 from oomph.methods.parameters import translated, wrapped
 from oomph.methods.saved import frozen
 from oomph.methods.targets import LORA_TARGETS, inner, names_of, split, typed, wrap_targets
@@ -52,6 +53,8 @@ def _kind(base: Part) -> type[LoraLinear]:
     block = inner(base)
     if isinstance(block, (Linear4bit, Linear8bit)):
         return LoraLinear4bit if isinstance(block, Linear4bit) else LoraLinear8bit
+    if isinstance(block, LinearHqq):
+        return LoraHqq
     return LoraAutoGptq if isinstance(block, LinearGptq) and block.kernel != "gptqmodel" else LoraLinear
 
 
@@ -167,6 +170,25 @@ def _added(m: Bound, x: Sym, result: Sym) -> Sym:
 
 
 @dataclass(frozen=True, eq=False)
+class LoraHqq(LoraLinear):
+    """An adapter beside a map of HQQ: what is added is cast with the sum, under autocast neither is."""
+
+    @staticmethod
+    def program(m: Bound, x: Sym) -> Sym:
+        """Mirror lora.hqq.HqqLoraLinear.forward."""
+        from oomph import ops
+
+        result: Sym = m.base_layer(x)
+        if requires_conversion := m.tape.autocast is None:
+            expected_dtype = result.dtype
+            x = ops.cast(x, m.lora_A.weight.dtype)
+        result = result + m.lora_B(m.lora_A(m.lora_dropout(x))) * SCALING
+        if requires_conversion:
+            result = ops.cast(result, expected_dtype)
+        return result
+
+
+@dataclass(frozen=True, eq=False)
 class LoraAutoGptq(LoraLinear):
     """An adapter of PEFT 0.4 to 0.13 on a map of auto_gptq: the sum in place, under autocast no cast beforehand."""
 
@@ -183,5 +205,5 @@ class LoraAutoGptq(LoraLinear):
         if requires_conversion:
             output = ops.cast(output, expected_dtype)
         output = output * SCALING
-        result = ops.add_to_view(result, output)
+        result = ops.add_to_view(result, output, (ops.rows(x), m.out_features))
         return result

@@ -72,7 +72,7 @@ class PrefixEncoder(Block):
         return ops.embedding_at(m.embedding, (batch, m.tokens)) if ids is None else ops.embedding(m.embedding, ids)
 
 
-def prompted(causal_lm: Callable[..., Any], model: Model) -> Callable[..., Any]:
+def forward_around(causal_lm: Callable[..., Any], model: Model) -> Callable[..., Any]:
     """Return PeftModelForCausalLM.forward around a model's."""
 
     def forward(

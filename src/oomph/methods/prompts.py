@@ -122,7 +122,7 @@ def indices(m: Bound, batch: Size) -> Sym | None:
     return m.tape.empty((batch, m.tokens), "int64", op="to") if m.tape.on == "gpu" else None
 
 
-def prompted(causal_lm: Callable[..., Any], model: Model) -> Callable[..., Any]:
+def forward_around(causal_lm: Callable[..., Any], model: Model) -> Callable[..., Any]:
     """Return PeftModelForCausalLM.forward around a model's."""
     path, _ = _table(model)
 

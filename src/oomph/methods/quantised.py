@@ -1,11 +1,13 @@
 """Quantised bases: the maps that a format quantises, exchanged for those of the library that computes with them.
 
-A library is one file with `quantised_linear(block, stored, job)`; bitsandbytes also has `quantised_stacks(block, job)`.
+A library is one file with `quantised_linear(block, stored, job)`; bitsandbytes also has `quantised_stacks(block, job)`,
+and `rest(job)` says in which dtype a library keeps scales, where that is the job's.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -21,8 +23,15 @@ if TYPE_CHECKING:
     from oomph.model import Model
 
 # The file of a format, by the first word of its name.
-LIBRARIES = {"nf4": "bitsandbytes", "fp4": "bitsandbytes", "int8": "bitsandbytes", "gptq": "gptq"}
-CODES = ("weight", "qweight")
+LIBRARIES = {"nf4": "bitsandbytes", "fp4": "bitsandbytes", "int8": "bitsandbytes", "gptq": "gptq", "hqq": "hqq"}
+CODES = ("weight", "qweight", "W_q")
+
+
+@dataclass(frozen=True, eq=False)
+class PackedLinear(Linear):
+    """A linear map whose weight another library than bitsandbytes packed; PEFT has an adapter of LoRA's kind for it."""
+
+    stored: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def quantised(model: Model, job: TrainJob) -> Model:
@@ -30,8 +39,10 @@ def quantised(model: Model, job: TrainJob) -> Model:
     from oomph import formats
 
     model = replace(model, parts={path: as_built(part) for path, part in model.parts.items()})
-    fmt = formats.get(job.quantization)
     library = import_module(f"oomph.methods.{LIBRARIES[job.quantization.partition('-')[0]]}")
+    fmt = formats.get(job.quantization)
+    if hasattr(library, "rest"):
+        fmt = replace(fmt, rest=library.rest(job))
     stored = {
         weight.name.removesuffix(".weight"): fmt.store(weight, model)
         for weight in model.weights

@@ -14,8 +14,8 @@ from oomph.blocks.base import Block, Part, Parts
 from oomph.blocks.basic import Dropout, Head, Shared
 from oomph.errors import UnsupportedError
 from oomph.methods.bitsandbytes import Linear4bit
-from oomph.methods.gptq import LinearGptq
 from oomph.methods.lora import adapter_dtype, features
+from oomph.methods.quantised import PackedLinear
 from oomph.methods.targets import LORA_TARGETS, inner, names_of, split, wrap_targets
 from oomph.tape.sizes import yes
 from oomph.tensor import Tensor
@@ -37,7 +37,7 @@ def adapt(model: Model, job: TrainJob) -> Model:
     widest = [0, 0]
 
     def wrap(path: str, base: Part) -> Block:
-        if isinstance(inner(base), LinearGptq):
+        if isinstance(inner(base), PackedLinear):
             raise UnsupportedError("oomph plays no VeRA on a GPTQ base.", "Take --method lora, or an nf4 base.")
         if isinstance(inner(base), Head):
             raise UnsupportedError("oomph plays no VeRA on a language head.", "Leave it out of the targets.")

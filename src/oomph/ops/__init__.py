@@ -67,7 +67,7 @@ from oomph.ops.loss import cross_entropy, cross_entropy_of_rows, fused_cross_ent
 from oomph.ops.masks import as_numbers, bidirectional_mask, causal_mask, recurrent_mask, triangle
 from oomph.ops.matmul import addmm, autocast_argument, baddbmm, bmm, bmm_cast, linear, linear_unfused, matmul, times
 from oomph.ops.norm import layer_norm, unit_rows
-from oomph.ops.reduce import divided, mean_of_all, row_norms, total
+from oomph.ops.reduce import divided, frobenius_norm, mean_of_all, row_norms, total
 from oomph.ops.rotary import (
     apply_partial_rotary,
     apply_rotary,
@@ -84,6 +84,7 @@ from oomph.ops.rotary import (
 )
 from oomph.ops.rotary_complex import apply_rotary_complex, apply_rotary_complex_heads, complex_tables
 from oomph.ops.rotary_kinds import joined, rotate
+from oomph.ops.rotation import add_scaled_, identity, put, rotate_blocks
 from oomph.ops.routing import (
     divide,
     divide_in_place,
@@ -133,6 +134,7 @@ __all__ = [
     "activate",
     "add",
     "add_",
+    "add_scaled_",
     "add_to_view",
     "addmm",
     "alibi_mask",
@@ -190,6 +192,7 @@ __all__ = [
     "exp",
     "expand",
     "falcon_alibi",
+    "frobenius_norm",
     "fused_cross_entropy",
     "gather",
     "gelu_new",
@@ -197,6 +200,7 @@ __all__ = [
     "grouped_mm",
     "half_tables",
     "histogram",
+    "identity",
     "index",
     "index_add_in_place",
     "index_copy",
@@ -232,6 +236,7 @@ __all__ = [
     "pieces",
     "positions_of",
     "power",
+    "put",
     "recurrent_mask",
     "repeat_each",
     "repeat_first",
@@ -242,6 +247,7 @@ __all__ = [
     "rotary_tables",
     "rotary_tables_3d",
     "rotate",
+    "rotate_blocks",
     "rotate_half",
     "row_norms",
     "rows",

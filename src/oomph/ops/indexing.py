@@ -47,9 +47,9 @@ def _reshape_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gra
     return [reshaped(grad(gradients), node.inputs[0][0])]
 
 
-def add_to_view(x: Sym, other: Sym) -> Sym:
+def add_to_view(x: Sym, other: Sym, base_shape: Sequence[Size] = ()) -> Sym:
     """Return x += other, written into x, a view that reshape made of a result: x with its new history. A tensor that is
-    no such view is left to add_.
+    no such view is left to add_; of one without a history the caller says of what `base_shape` it is a view.
 
     Saves nothing, but autograd does not know that the view is all of its base. Backward writes the gradient into zeros
     as large as the base (not so with fake tensors, which replay the view), copies it, and the view of that once more,
@@ -60,11 +60,13 @@ def add_to_view(x: Sym, other: Sym) -> Sym:
     >>> cost(lambda x, y: add_to_view(view(x, (2, 2, 256)), y), (4, 256), frozen(256))
     Cost(allocated=0, saved=0, backward=6144)
     """
-    if x.node is None or x.node.name != "View":
+    if x.node is not None:
+        base_shape = x.node.inputs[0][0] if x.node.name == "View" else ()
+    if not base_shape:
         return add_(x, other)
-    base_shape = x.node.inputs[0][0]
     base = Sym(base_shape, x.dtype, row_major(base_shape), x.storage)
-    base.requires_grad, (base.node, base.output) = True, x.node.edges[0]
+    if x.node is not None:
+        base.requires_grad, (base.node, base.output) = True, x.node.edges[0]
     base = made_by(base.detach(), record("CopySlices", (base, other), _copy_slices_backward))
     if x.tape.on == "trace":
         return view(base, x.shape)

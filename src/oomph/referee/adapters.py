@@ -10,9 +10,11 @@ import torch
 from oomph.errors import UnsupportedError
 from oomph.job import TrainJob
 from oomph.job_words import PROMPTED
+from oomph.methods.oft import BLOCK_SIZE
 from oomph.methods.targets import ALL_LINEAR, DEFAULT, split
 from oomph.referee.meta import INSTALL
 
+TOTAL_STEP = 1000  # of AdaLoRA's schedule; no byte depends on it
 COMPUTE = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 
@@ -29,6 +31,10 @@ def adapt(model: Any, job: TrainJob, device: str) -> Any:
         from oomph.referee.gptq import pack
 
         packed = pack(model, job, device)
+    elif job.quantization.startswith("hqq"):
+        from oomph.referee import hqq
+
+        packed = hqq.pack(model, job, device)
     elif job.quantization != "none":
         from oomph.referee.quantised import quantise
 
@@ -39,15 +45,21 @@ def adapt(model: Any, job: TrainJob, device: str) -> Any:
         prepare: Any = peft.prepare_model_for_kbit_training
         model = prepare(model, use_gradient_checkpointing=False)
     config = _config(peft, job, _task(model))
+    if packed and config.target_modules == ALL_LINEAR:
+        config.target_modules = packed  # PEFT knows no all-linear of packed maps
     if job.method == "dora" and job.quantization != "none":
         from oomph.referee.quantised import teach_dora
 
         teach_dora()
-    if packed:
-        _for_packed(config, packed)
+    if job.quantization.startswith("gptq"):
+        _for_gptq(config)
     model = peft.get_peft_model(model, config, autocast_adapter_dtype=job.adapter_dtype == "fp32")
     if job.method in ("loha", "lokr"):
         _never_dropped(model)
+    if job.method == "adalora" and job.quantization != "none":
+        _moved_ranks(model)
+    if job.method == "oft":
+        _with_places_of_their_own(model)
     if job.method == "lora-fa":  # what PEFT's create_lorafa_optimizer does
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(parameter.requires_grad and "lora_A" not in name)
@@ -70,19 +82,33 @@ def _never_dropped(model: Any) -> None:
             layer.train = partial(_unchanged, layer)
 
 
+def _with_places_of_their_own(model: Any) -> None:
+    """Tell rows from columns of a rotation's numbers, as moving them to a GPU does: they are made as one tensor."""
+    from peft.tuners.oft.layer import OFTRotationModule
+
+    for module in model.modules():
+        if isinstance(module, OFTRotationModule):
+            rotation: Any = module
+            rotation.rows, rotation.cols = rotation.rows.clone(), rotation.cols.clone()
+
+
+def _moved_ranks(model: Any) -> None:
+    """Let AdaLoRA's ranks train, as they do where PEFT moves them to a quantised base's device."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad or ".ranknum." in name)
+
+
 def _unchanged(module: Any, mode: bool = True) -> Any:
     return module
 
 
-def _for_packed(config: Any, packed: list[str]) -> None:
-    """Tell PEFT which adapter is for GPTQ's maps; it knows only GPTQModel's own classes, and no all-linear of them."""
+def _for_gptq(config: Any) -> None:
+    """Tell PEFT which adapter is for GPTQ's maps; it knows only GPTQModel's own classes."""
     from peft.tuners.lora.gptq import GPTQLoraLinear
 
     from oomph.referee.gptq import TorchLinear
 
     config._register_custom_module({TorchLinear: GPTQLoraLinear})
-    if config.target_modules == ALL_LINEAR:
-        config.target_modules = packed
 
 
 def freeze(model: Any, job: TrainJob) -> Any:
@@ -123,6 +149,16 @@ def _config(peft: Any, job: TrainJob, task: str | None) -> Any:
     if job.method in ("loha", "lokr"):
         kind = peft.LoHaConfig if job.method == "loha" else peft.LoKrConfig
         return kind(task_type=task, r=job.rank, target_modules=targets, modules_to_save=saved)
+    if job.method == "adalora":
+        return peft.AdaLoraConfig(
+            task_type=task, init_r=job.rank, total_step=TOTAL_STEP, target_modules=targets, lora_dropout=rate,
+            modules_to_save=saved,
+        )  # fmt: skip
+    if job.method == "oft":
+        size = job.block_size or BLOCK_SIZE
+        return peft.OFTConfig(
+            task_type=task, oft_block_size=size, target_modules=targets, modules_to_save=saved
+        )  # fmt: skip
     if job.method == "vera":
         return peft.VeraConfig(
             task_type=task, r=job.rank, target_modules=targets, vera_dropout=rate, modules_to_save=saved

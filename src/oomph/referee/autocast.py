@@ -43,6 +43,7 @@ def cuda_rules() -> Iterator[None]:
             for name in AS_THEY_ARE:
                 library.impl(name, _as_it_is(getattr(torch.ops.aten, name).default), KEY)
             library.impl("cross_entropy_loss", _cross_entropy, KEY)  # the CPU casts it as a whole, CUDA its parts
+            library.impl("einsum", _einsum, KEY)  # the CPU casts inside, CUDA what goes in
         yield
     finally:
         library._destroy()
@@ -86,6 +87,14 @@ def _cross_entropy(
     """Mirror cross_entropy_loss of labels that are numbers of classes (ATen/native/LossNLL.cpp)."""
     aten = torch.ops.aten
     return aten.nll_loss_nd(aten.log_softmax.int(logits, 1), target, weight, reduction, ignore_index)
+
+
+def _einsum(equation: str, tensors: Any, *, path: Any = None) -> Any:
+    """Mirror einsum under CUDA's autocast; of a parameter the cast is not kept here, no model has one in it."""
+    dtype = torch.get_autocast_dtype("cpu")
+    tensors = [each.to(dtype) if _eligible(each) else each for each in tensors]
+    with without_autocast():
+        return torch.ops.aten.einsum.default(equation, tensors, path=path)
 
 
 def _in_fp32_unless_asked(op: Any) -> Callable[..., Any]:

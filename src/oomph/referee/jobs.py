@@ -356,7 +356,10 @@ def state_tensors(model: Any, optimizer: Any) -> Iterator[tuple[str, Any]]:
 
 
 def parts(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield (name, tensor) of what a state consists of: itself, a projector's matrix, what a subclass wraps."""
+    """Yield (name, tensor) of what a state consists of: itself, a projector's matrix, what a subclass wraps, a list."""
+    if isinstance(value, list):
+        for at, each in enumerate(value):
+            yield from parts(f"{key}.{at}", each)
     value = getattr(value, "ortho_matrix", value)  # GaLore's projector
     if not isinstance(value, torch.Tensor):
         return

@@ -35,6 +35,8 @@ PACKAGES = {
     "schedule_free": ("schedulefree", "schedulefree"), "stable_adamw": ("optimi", "torch-optimi"),
     "adam_mini": ("adam_mini", "adam-mini"), "lion": ("lion_pytorch", "lion-pytorch"),
     "came": ("came_pytorch", "came-pytorch"),
+    "prodigy": ("prodigyopt", "prodigyopt"), "optimi_adamw": ("optimi", "torch-optimi"),
+    "soap": ("pytorch_optimizer", "pytorch_optimizer"),
     "grokadamw": ("grokadamw", "grokadamw"), "apollo": ("apollo_torch", "apollo-torch"),
 }  # fmt: skip
 
@@ -193,6 +195,19 @@ def _stable_adamw(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) 
     return import_module("optimi").StableAdamW(parameters, lr=LEARNING_RATE)
 
 
+def _prodigy(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
+    return import_module("prodigyopt").Prodigy(parameters)
+
+
+def _optimi_adamw(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
+    return import_module("optimi").AdamW(parameters, lr=LEARNING_RATE)
+
+
+def _soap(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
+    every = EVERY_STEP if job.update_projection else SELDOM
+    return import_module("pytorch_optimizer").SOAP(parameters, lr=LEARNING_RATE, precondition_frequency=every)
+
+
 def _grokadamw(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
     return import_module("grokadamw").GrokAdamW(parameters, lr=LEARNING_RATE)
 
@@ -302,7 +317,8 @@ MAKERS: dict[str, Callable[[Kind, TrainJob, Any, list[Any]], Any]] = {
     "torch_adafactor": _others_of_torch, "bnb": _bnb, "torchao": _torchao, "muon": _muon, "galore": _galore,
     "galore_8bit": _galore, "lomo": _lomo, "schedule_free": _schedule_free, "stable_adamw": _stable_adamw,
     "grokadamw": _grokadamw, "apollo": _galore, "lion": _lion, "came": _came,
-    "cpu_offload": _cpu_offload, "adam_mini": _adam_mini,
+    "cpu_offload": _cpu_offload, "adam_mini": _adam_mini, "prodigy": _prodigy, "optimi_adamw": _optimi_adamw,
+    "soap": _soap,
 }  # fmt: skip
 
 

@@ -86,6 +86,42 @@ def _stable_adamw(kind: Kind, job: Any) -> Patches:
     yield patch.object(kernels, "_triton_stableadamw", _nothing, create=True)
 
 
+def _optimi_adamw(kind: Kind, job: Any) -> Patches:
+    kernels = import_module("optimi.adam")
+    yield patch.object(kernels, "_default_to_triton", lambda params: True)
+    yield patch.object(kernels, "_triton_adam", _nothing, create=True)
+
+
+def _prodigy(kind: Kind, job: Any) -> Patches:
+    made = import_module("prodigyopt").Prodigy
+    yield patch.object(made, "step", _of_weights_that_are_not_zero(made.step))
+
+
+def _of_weights_that_are_not_zero(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Return Prodigy's step that takes no parameter to be all zeros, after asking as it does."""
+    real = torch.Tensor.any
+
+    def wrapped(self: Any) -> None:
+        with patch.object(torch.Tensor, "any", lambda tensor: real(tensor) is not None):
+            step(self)
+
+    return wrapped
+
+
+def _soap(kind: Kind, job: Any) -> Patches:
+    yield patch.object(torch.linalg, "eigh", _eigh(torch.linalg.eigh))
+
+
+def _eigh(real: Callable[..., Any]) -> Callable[..., Any]:
+    def eigh(matrix: Any) -> Any:
+        if matrix.dtype not in (torch.float16, torch.bfloat16):
+            return real(matrix)
+        del matrix  # which the exception would keep
+        raise RuntimeError("cuSOLVER knows no 16 bits")
+
+    return eigh
+
+
 def _grokadamw(kind: Kind, job: Any) -> Patches:
     yield patch.object(import_module("grokadamw.grokadamw"), "torch", _WithStatesOnHost())
     yield patch.object(torch.Tensor, "to", _to(torch.Tensor.to))
@@ -99,7 +135,7 @@ def _lomo(kind: Kind, job: Any) -> Patches:
 PATCHES: dict[str, Callable[[Kind, Any], Patches]] = {
     "adamw": _counting, "radam": _counting, "bnb": _bitsandbytes, "galore_8bit": _bitsandbytes, "torchao": _torchao,
     "cpu_offload": _cpu_offload, "apollo": _apollo, "stable_adamw": _stable_adamw, "grokadamw": _grokadamw,
-    "lomo": _lomo,
+    "lomo": _lomo, "optimi_adamw": _optimi_adamw, "soap": _soap, "prodigy": _prodigy,
 }  # fmt: skip
 
 

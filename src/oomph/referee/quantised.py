@@ -207,6 +207,11 @@ def teach_dora() -> None:
 def scales(model: Any) -> Iterator[tuple[str, Any]]:
     """Yield (name, tensor) of what quantised weights need beside their codes; neither parameters nor buffers."""
     for name, module in model.named_modules():
+        meta = getattr(module, "meta", None)  # HQQ's
+        if isinstance(meta, dict):
+            yield from ((f"{name}.{key}", each) for key, each in meta.items() if isinstance(each, torch.Tensor))
+            if isinstance(module.bias, torch.Tensor):
+                yield f"{name}.bias", module.bias
         scale = getattr(getattr(module, "state", None), "SCB", None)
         if isinstance(scale, torch.Tensor):
             yield f"{name}.SCB", scale

@@ -62,6 +62,14 @@ def gptq_weight(tape: Tape) -> Any:
     return GptqWeight(4, *(tape.empty(shape, dtype, op="given") for shape, dtype in stored))
 
 
+def hqq_weight(tape: Tape) -> Any:
+    """Return a weight of 256 inputs and 512 outputs, packed in 4 bits in groups of 64, with bf16 scales."""
+    from oomph.ops.hqq import HqqWeight
+
+    codes = tape.empty((1024, 64), "uint8", op="given")
+    return HqqWeight((512, 256), 4, codes, tape.empty((2048, 1), "bf16", op="given"))
+
+
 def transposed(kernel: Callable[..., Any], *others: Any) -> Callable[..., Any]:
     """Return a kernel for [B, N, S, D] as models call it: on q, k, v that lie in memory as [B, S, N, D]."""
     from oomph.ops.indexing import transpose
