@@ -96,8 +96,8 @@ class Stack(Block):
     def groups(self) -> list[tuple[Block | Tensor, tuple[int, ...]]]:
         """Return each distinct layer object with the indices it stands at, in order of first appearance."""
         found: dict[int, tuple[Block | Tensor, list[int]]] = {}
-        for index, layer in enumerate(self.layers, self.first):
-            found.setdefault(id(layer), (layer, []))[1].append(index)
+        for place, layer in enumerate(self.layers, self.first):
+            found.setdefault(id(layer), (layer, []))[1].append(place)
         return [(layer, tuple(indices)) for layer, indices in found.values()]
 
 

@@ -42,7 +42,6 @@ class Llama4Attention(Attention):
             query_states = m.q_norm(query_states)
             key_states = m.q_norm(key_states)
         if m.tuned and not m.rotary:
-            past_seen_tokens = None if past_key_values is None else past_key_values.layers[index].seq_length()  # noqa: F841
             positions = ops.unary(m.tape.empty((length,), "int64", op="arange"), "add")
             attn_scales = _scales(positions)
             attn_scales = ops.expand(ops.view(attn_scales, (1, length, 1, 1)), (batch, length, 1, 1))

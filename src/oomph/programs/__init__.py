@@ -24,15 +24,13 @@ OWN_FILES = (
 PROGRAMS: dict[str, str] = {
     **dict.fromkeys(FRAMES, "llama"),
     **{name: name for name in OWN_FILES},
+    "gemma3": "gemma3",
     "granitemoehybrid": "bamba",
     "lfm2_moe": "lfm2",
+    **dict.fromkeys(("llava", "llava_next"), "llava"),
     "mamba2": "mamba",
     "mt5": "t5",
-    "qwen3_5_moe_text": "qwen3_next",
-    "qwen3_5_text": "qwen3_next",
-    "gemma3": "gemma3",
-    **dict.fromkeys(("llava", "llava_next"), "llava"),
-    "mt5": "t5",
+    **dict.fromkeys(("qwen3_5_moe_text", "qwen3_5_text"), "qwen3_next"),
     **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), "qwen_vl"),
     "xlm-roberta": "roberta",
 }

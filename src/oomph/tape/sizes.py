@@ -116,7 +116,8 @@ class Expression:
         return self.sheet.compute("%", other, self)
 
     def __pow__(self, times: int) -> SizeLike:
-        return product((self,) * times)
+        made: SizeLike = product((self,) * times)
+        return made
 
     def __index__(self) -> int:
         """Return the number, for what counts with it; what is played is then of this number alone."""
