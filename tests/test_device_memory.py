@@ -28,6 +28,11 @@ MISTRAL_7B = {
 MISTRAL_7B_PARAMETERS = 7_241_732_096  # its model card's safetensors index
 
 
+def around(allocated_bytes: int) -> int:
+    """What bounds leave for what no job says: AROUND, and half a per cent for other versions of the libraries."""
+    return AROUND + allocated_bytes * 5 // 1000
+
+
 def stream(*steps: tuple[int, int, str, str]) -> Stream:
     """A stream of (ordinal, bytes, operation, instant)."""
     labels = {ordinal: Label(op, (), "bf16", instant) for ordinal, n_bytes, op, instant in steps if n_bytes > 0}
@@ -118,7 +123,7 @@ def test_the_chain_by_hand() -> None:
     MiB fill the second one as well."""
     found = figures(TRAINING, RTX_4090)
     assert found.allocated.n_bytes == 145 * MIB + 2 * CUBLAS
-    assert found.allocated.safe_bytes == found.allocated.n_bytes + AROUND
+    assert found.allocated.safe_bytes == found.allocated.n_bytes + around(found.allocated.n_bytes)
     assert found.reserved.n_bytes == (2 * 64 + 2 * 20 + 2) * MIB
     assert found.device.n_bytes == 170 * MIB + CONTEXT_4090
 
@@ -134,13 +139,15 @@ def test_an_unknown_device_widens_the_bounds() -> None:
     """No device: the default workspaces and the widest of all, the widest context, and the items say so."""
     found = figures(TRAINING)
     assert found.allocated.n_bytes == 145 * MIB + 2 * CUBLAS
-    assert found.allocated.safe_bytes == (145 + 2 * 204) * MIB + AROUND
+    assert found.allocated.safe_bytes == (145 + 2 * 204) * MIB + around(found.allocated.n_bytes)
     assert found.device.safe_bytes > found.device.n_bytes + 2 * (204 - 9) * MIB
-    around, workspaces, biased, rounding, context = found.items
+    program, versions, workspaces, biased, rounding, context = found.items
     assert (workspaces.name, biased.name, rounding.name, context.name) == (
         "cuBLAS workspaces", "cuBLASLt workspaces", "allocator rounding and cache", "CUDA context",
     )  # fmt: skip
-    assert (around.n_bytes, around.safe_bytes) == (0, AROUND)
+    assert (program.n_bytes, program.safe_bytes) == (0, AROUND)
+    assert (versions.n_bytes, versions.name) == (0, "versions that differ from those played")
+    assert AROUND + versions.safe_bytes == around(found.allocated.n_bytes)
     assert ["no rule" in workspaces.evidence, "not measured" in context.evidence] == [True, True]
 
 
@@ -158,11 +165,18 @@ def test_expandable_segments_on_request() -> None:
     assert figures(HOLES, H100, Config(expandable_segments=True)).reserved.n_bytes == 40 * MIB
 
 
+def test_a_recording_is_what_its_versions_did() -> None:
+    """Nothing is added for other versions, nor for the program: both are in it."""
+    found = figures(TRAINING, RTX_4090, recorded=True)
+    assert found.allocated.safe_bytes == found.allocated.n_bytes
+    assert "versions that differ from those played" not in {item.name for item in found.items}
+
+
 def test_one_more_of_the_largest_request() -> None:
     """The upper bound of reserved: a request after the first free may miss the cache, in a segment of its own size."""
-    assert figures(HOLES, H100).reserved.safe_bytes == (70 + 40) * MIB + AROUND
-    assert figures(HOLES, H100, Config(expandable_segments=True)).reserved.safe_bytes == 40 * MIB + AROUND
-    assert figures(Stream(HOLES.events[:1]), H100).reserved.safe_bytes == 30 * MIB + AROUND
+    assert figures(HOLES, H100).reserved.safe_bytes == (70 + 40) * MIB + around(40 * MIB)
+    assert figures(HOLES, H100, Config(expandable_segments=True)).reserved.safe_bytes == 40 * MIB + around(40 * MIB)
+    assert figures(Stream(HOLES.events[:1]), H100).reserved.safe_bytes == 30 * MIB + around(30 * MIB)
     assert one_more(Stream([Event(0, 9 * MIB), Event(0, -9 * MIB), Event(1, 3 * MIB)]), Config()) == 20 * MIB
     assert one_more(Stream(), Config()) == 0
 
@@ -179,10 +193,12 @@ def test_the_cache_is_emptied_before_memory_runs_out(room_mib: int, runs: bool, 
 
 
 def test_tight_is_when_only_the_point_fits() -> None:
-    """Between the context to count on and the largest seen."""
+    """Between the context to count on and the largest seen, with room for other versions."""
     context = figures(HOLES, RTX_4090).items[-1]
+    versions = 40 * MIB * 5 // 1000
     assert fits(HOLES, 40 * MIB + context.n_bytes, RTX_4090).status == "tight"
-    assert fits(HOLES, 40 * MIB + context.safe_bytes, RTX_4090).status == "fits"
+    assert fits(HOLES, 40 * MIB + context.safe_bytes + versions - 1, RTX_4090).status == "tight"
+    assert fits(HOLES, 40 * MIB + context.safe_bytes + versions, RTX_4090).status == "fits"
     assert fits(HOLES, 0, RTX_4090).status == "too_big"
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from oomph.devices import Device
 
 FEW = 4  # sources named in one sentence
+PER_MILLE = 1000
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,21 @@ def rule(name: str, device: Device | None) -> Constant:
     return Constant(
         name, entry["default"], min(values), max(values), 0, "rule", evidence, f"no rule for {where}: the widest of all"
     )
+
+
+def other_versions(allocated_bytes: int) -> Constant:
+    """Return how much more a job may allocate under other versions of its libraries than those that are played.
+
+    A job names no versions. The share is a round number above the most that published runs were higher by; it is
+    evidence, no rule of anything.
+
+    >>> other_versions(10**9).high
+    5000000
+    """
+    entry = constant("other_versions")
+    evidence = f"{entry['value'] / 10:g} % of what is allocated; seen: {entry['source']}"
+    most = allocated_bytes * int(entry["value"]) // PER_MILLE
+    return Constant("other_versions", 0, 0, most, entry["n"], "measured", evidence)
 
 
 def _median_low(numbers: Sequence[int]) -> int:

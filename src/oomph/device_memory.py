@@ -4,8 +4,8 @@
     reserved    the segments torch's caching allocator needs for them, as torch.cuda.max_memory_reserved counts
     device      what nvidia-smi shows of the process: reserved, the CUDA context and, with several processes, NCCL
 
-The upper bounds hold for the stream as it is: they widen by what is not known of the device, and each such gap has a
-name. docs/device-memory.md has the evidence.
+The upper bounds widen by what is not known of the device, and by how much more other versions of the libraries may
+allocate than those that are played; each such gap has a name. docs/device-memory.md has the evidence.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from oomph.allocator import Config, Replay, replay
-from oomph.constants import Constant, measured, rule
+from oomph.constants import Constant, measured, other_versions, rule
 from oomph.ledger import Figure, Item
 from oomph.stream import Event, Stream
 from oomph.units import MIB, human
@@ -73,7 +73,8 @@ def figures(
 ) -> Figures:
     """Return the three figures of a stream on a device, None for an unknown one.
 
-    `config` is the allocator's, `processes` how many work together. A `recorded` stream has cuBLAS's workspaces in it.
+    `config` is the allocator's, `processes` how many work together. A `recorded` stream has cuBLAS's workspaces in it,
+    and is what the versions at work did.
     With a capacity, what programs see of the device, the cache is emptied where the point would not fit, as torch does,
     so less is reserved; a job that does not run even so is shown as if memory had no end.
     `runs` are many steps of other lengths each (oomph.runs): what they reserve beyond the stream, in the median run
@@ -100,11 +101,12 @@ def figures(
     point = safe = play(_at_point(workspaces))
     if _at_most(workspaces) != _at_point(workspaces):
         safe = play(_at_most(workspaces))
-    around = 0 if recorded else SMALL_SEGMENT
-    most_allocated = max(point.allocated_peak_bytes, safe.allocated_peak_bytes) + around
+    around = [] if recorded else _around(point.allocated_peak_bytes)
+    room = sum(one.safe_bytes for one in around)
+    most_allocated = max(point.allocated_peak_bytes, safe.allocated_peak_bytes) + room
     allocated = Figure("allocated", point.allocated_peak_bytes, most_allocated)
     # larger workspaces may lie better and need less
-    most = max(point.reserved_peak_bytes, safe.reserved_peak_bytes) + one_more(stream, config or Config()) + around
+    most = max(point.reserved_peak_bytes, safe.reserved_peak_bytes) + one_more(stream, config or Config()) + room
     reserved = Figure("reserved", point.reserved_peak_bytes, most)
     items = list(_items(stream.peak_bytes, workspaces, reserved, beside, around))
     through = [play(_at_most(workspaces), run) for run in runs]
@@ -145,7 +147,8 @@ def fits(
     point, missing = play(_at_point(workspaces), sum(one.n_bytes for one in beside))
     if missing:
         return Fit("too_big", capacity_bytes, point, missing)
-    _, missing = play(_at_most(workspaces), sum(one.high for one in beside))
+    room = 0 if recorded else other_versions(point.allocated_peak_bytes).high
+    _, missing = play(_at_most(workspaces), sum(one.high for one in beside) + room)
     return Fit("tight" if missing else "fits", capacity_bytes, point, missing)
 
 
@@ -235,17 +238,13 @@ def _items(
     workspaces: Sequence[tuple[int, Constant]],
     reserved: Figure,
     beside: list[Constant],
-    around: int,
+    around: Sequence[Item],
 ) -> Iterable[Item]:
     """Yield a line for each thing between the tensors' peak and the device's figure, its gap named in the evidence.
 
     Workspaces made from memory that was free again by then add less than they take.
     """
-    if around:
-        yield Item(
-            "small tensors of the program around the job", "runtime", 0, source="rule", safe=around,
-            evidence="losses, metrics, a batch fetched ahead: one segment of the allocator's small pool",
-        )  # fmt: skip
+    yield from around
     left, room = reserved.n_bytes - tensors, reserved.safe_bytes - tensors
     for name, title in WORKSPACES.items():
         made = [one for _, one in workspaces if one.name == name]
@@ -261,11 +260,26 @@ def _items(
         "allocator rounding and cache", "runtime", left, source="rule",
         evidence="the stream played through the rules of torch 2.13's CUDACachingAllocator.cpp; at most one more of "
         "the largest request: whether it finds a place in the cache hangs on small things",
-        safe=max(left, room - around),
+        safe=max(left, room - sum(one.safe_bytes for one in around)),
     )  # fmt: skip
     for one in beside:
         title = {"cuda_context": "CUDA context", "nccl": "NCCL"}[one.name]
         yield Item(title, "runtime", one.n_bytes, source=one.source, evidence=_why(one), safe=one.high)
+
+
+def _around(allocated_bytes: int) -> list[Item]:
+    """Return the lines of what a job does not say: nothing at the point, room in the upper bounds."""
+    versions = other_versions(allocated_bytes)
+    return [
+        Item(
+            "small tensors of the program around the job", "runtime", 0, source="rule", safe=SMALL_SEGMENT,
+            evidence="losses, metrics, a batch fetched ahead: one segment of the allocator's small pool",
+        ),
+        Item(
+            "versions that differ from those played", "runtime", 0, source=versions.source, safe=versions.high,
+            evidence=versions.evidence,
+        ),
+    ]  # fmt: skip
 
 
 def _cut_up(grown: Sequence[int]) -> Item:

@@ -10,7 +10,7 @@ from typing import Any
 
 from oomph.allocator import Config
 from oomph.answer import Subject, for_job, ledger
-from oomph.constants import rule
+from oomph.constants import other_versions, rule
 from oomph.device_memory import SMALL_SEGMENT
 from oomph.devices import Device, Fleet, find
 from oomph.errors import OomphError, UsageError
@@ -79,8 +79,8 @@ class Case:
 
     def _answer(self, n_bytes: Any, workspaces: int) -> Answer:
         size = rule("cublas_workspace", self.device)
-        around = SMALL_SEGMENT + workspaces * (size.high - size.n_bytes)
         point = int(n_bytes) + workspaces * size.n_bytes
+        around = SMALL_SEGMENT + other_versions(point).high + workspaces * (size.high - size.n_bytes)
         return Answer(point, point + around)
 
     @cached_property
