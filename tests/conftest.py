@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from pathlib import Path
@@ -18,6 +19,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if "shared" in item.keywords:
                 item.add_marker(skip)
+
+
+def settle() -> None:
+    """Take what is there now out of the cycle collector's sight.
+
+    A trace collects before it begins, and looking through all of torch and transformers each time takes nearly as long
+    as the trace itself.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _settled(request: pytest.FixtureRequest) -> None:
+    """Slow tests trace, and libraries that the tests before them have loaded stay."""
+    if "slow" in request.keywords:
+        settle()
 
 
 def shared_configs() -> list[tuple[str, dict]]:

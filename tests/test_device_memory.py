@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oomph.allocator import Config
-from oomph.constants import rule
+from oomph.allocator import Config, replay
+from oomph.constants import measured, rule
 from oomph.device_memory import Figures, figures, first_products, fits, one_more, with_workspaces
 from oomph.devices import find
 from oomph.families import model_from_config
@@ -239,3 +239,13 @@ def test_what_is_reserved_at_most_fits(job: Stream, device) -> None:
     found = figures(job, device)
     assert fits(job, found.device.safe_bytes, device).status == "fits"
     assert fits(job, job.peak_bytes - 1, device).status == "too_big"
+
+
+@settings(max_examples=60, deadline=None)
+@given(streams(), st.sampled_from([RTX_4090, H100]), st.integers(0, 200))
+def test_a_fit_shows_what_the_allocator_does_at_the_point(job: Stream, device, less_mib: int) -> None:
+    """Also where one play tells both: what ran through at the upper bound, nothing given back, does so at the point."""
+    context = measured("cuda_context", device).n_bytes
+    capacity = max(0, figures(job, device).device.safe_bytes - less_mib * MIB)
+    found = fits(job, capacity, device, recorded=True)
+    assert found.played == replay(job, None, max(0, capacity - context), capacity)

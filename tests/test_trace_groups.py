@@ -33,7 +33,7 @@ def heights(stream: Stream, start: int) -> dict[str, list[int]]:
 def test_a_traced_step_is_told_apart(job: TrainJob) -> None:
     """The same groups under the trace's own names: bytes as the real module and optimizer hold them."""
     trace = pytest.importorskip("oomph.referee.trace")
-    traced = trace.run(RAW, job)
+    traced = trace.trace(RAW, job)
     found = heights(traced.stream, trace_start(traced.stream))
     assert set(found["weights"]) == {traced.parameter_bytes}
     assert set(found["buffers"]) == {traced.buffer_bytes}

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING, TypeAlias
 
 from oomph.allocator import Config, Replay, replay
@@ -144,12 +145,15 @@ def fits(
         run = replay(with_workspaces(stream, places), config, room, capacity_bytes)
         return run, 0 if run.oom is None else max(1, run.oom.requested_bytes + run.oom.reserved_bytes - room)
 
-    point, missing = play(_at_point(workspaces), sum(one.n_bytes for one in beside))
+    versions = 0 if recorded else other_versions(stream.peak_bytes).high
+    least, most = sum(one.n_bytes for one in beside), sum(one.high for one in beside) + versions
+    same = _at_most(workspaces) == _at_point(workspaces)
+    safe, missing_at_most = play(_at_most(workspaces), most)
+    # What ran through without giving anything back does just the same where there is more room.
+    point, missing = (safe, 0) if same and safe.fits and not safe.device_frees else play(_at_point(workspaces), least)
     if missing:
         return Fit("too_big", capacity_bytes, point, missing)
-    room = 0 if recorded else other_versions(point.allocated_peak_bytes).high
-    _, missing = play(_at_most(workspaces), sum(one.high for one in beside) + room)
-    return Fit("tight" if missing else "fits", capacity_bytes, point, missing)
+    return Fit("tight" if missing_at_most else "fits", capacity_bytes, point, missing_at_most)
 
 
 def one_more(stream: Stream, config: Config) -> int:
@@ -198,14 +202,13 @@ def first_products(stream: Stream, ops: Container[str] = MATRIX_PRODUCTS) -> lis
     >>> first_products(Stream([Event(at, 512) for at in range(4)], labels=labels))
     [1, 4]
     """
-    found: dict[bool, int] = {}
+    backward = {at: label.instant.endswith("backward") for at, label in stream.labels.items() if label.op in ops}
+    sought, found = set(backward.values()), dict[bool, int]()
     for position, (ordinal, n_bytes) in enumerate(stream.events):
-        label = stream.labels.get(ordinal)
-        if label is None or n_bytes <= 0 or label.op not in ops:
-            continue
-        found.setdefault(label.instant.endswith("backward"), position + 1)
-        if len(found) > 1:
+        if len(found) == len(sought):
             break
+        if ordinal in backward and n_bytes > 0:
+            found.setdefault(backward[ordinal], position + 1)
     return sorted(found.values())
 
 
@@ -216,7 +219,7 @@ def with_workspaces(stream: Stream, places: Places) -> Stream:
     [Event(ordinal=0, n_bytes=512), Event(ordinal=1, n_bytes=8), Event(ordinal=0, n_bytes=-512)]
     """
     places = sorted(places, key=lambda place: place[0])
-    free = 1 + max((event.ordinal for event in stream.events), default=-1)
+    free = 1 + max(map(itemgetter(0), stream.events), default=-1)
     events: list[Event] = []
     start = 0
     for number, (place, n_bytes) in enumerate(places):

@@ -52,15 +52,16 @@ def _run(model: Model, job: TrainJob, lengths: list[int]) -> Stream:
     free = 1 + max(event.ordinal for event in events)
     for length in lengths[1:]:
         script, sums = job_script(model, replace(job, seq_len=length))
-        sizes, again = script.sizes(sums), _second_step(script)
+        sizes, again = script.class_bytes(sums), _second_step(script)
         now = dict(zip(again.there, found, strict=True))
-        for at in again.events:
-            ordinal = now.get(~at, -1)
-            if at >= 0 and sizes[at] > SMALL_BYTES:
-                now[at], alive[free] = free, sizes[at]
-                events.append(Event(free, sizes[at]))
+        for at in _large(script, tuple(size > SMALL_BYTES for size in sizes)):
+            if at >= 0:
+                n_bytes = sizes[script.kinds[at]]
+                now[at], alive[free] = free, n_bytes
+                events.append(Event(free, n_bytes))
                 free += 1
-            elif ordinal in alive:
+            elif now[~at] in alive:
+                ordinal = now[~at]
                 events.append(Event(ordinal, -alive.pop(ordinal)))
         found = [now.get(at, -1) for at in again.left]
     return Stream(events, first.marks, first.labels)
@@ -85,6 +86,14 @@ def _second_step(script: Script) -> _SecondStep:
     places = iter([at for at in end if at not in found])
     left = [at if at in stays else next(places, -1) for at in there]
     return _SecondStep(there, [*script.events[begin:], *(~at for at in places)], left)
+
+
+@lru_cache(maxsize=KEPT)
+def _large(script: Script, are_large: tuple[bool, ...]) -> list[int]:
+    """Return what the second step does with tensors of large classes and with what it finds."""
+    again, kinds = _second_step(script), script.kinds
+    there = set(again.there)
+    return [at for at in again.events if (are_large[kinds[at]] if at >= 0 else ~at in there or are_large[kinds[~at]])]
 
 
 def _alive(events: list[int]) -> list[int]:

@@ -44,14 +44,14 @@ class Script:
 
     def stream(self, sums: Sums) -> Stream:
         """Return the stream for the numbers put in."""
-        of = self.sizes(sums)
-        events = [Event(at, of[at]) if at >= 0 else Event(~at, -of[~at]) for at in self.events]
+        of_class = self.class_bytes(sums)
+        sizes = [of_class[kind] for kind in self.kinds]
+        events = [Event(at, sizes[at]) if at >= 0 else Event(~at, -sizes[~at]) for at in self.events]
         return Stream(events, list(self.marks), dict(self.labels))
 
-    def sizes(self, sums: Sums) -> list[int]:
-        """Return the bytes of every allocation for the numbers put in."""
-        sizes = [sums.number(one.n_bytes) for one in self.recipe.classes]
-        return [sizes[kind] for kind in self.kinds]
+    def class_bytes(self, sums: Sums) -> list[int]:
+        """Return the bytes of an allocation of each class for the numbers put in."""
+        return [sums.number(one.n_bytes) for one in self.recipe.classes]
 
 
 _scripts: dict[str, list[Script]] = {}

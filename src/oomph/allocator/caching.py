@@ -87,7 +87,7 @@ class CachingAllocator:
             block = self._cached(pool, size) or self._obtain(pool, size)
         rest = block.size - size
         # should_split: everywhere else a rest of up to 1 MiB stays with the block and counts as allocated
-        if (
+        if rest and (
             rest >= MIN_BLOCK_BYTES
             if pool.is_small or self.expandable
             else rest > SMALL_BYTES and size < self.max_split
