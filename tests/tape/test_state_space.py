@@ -17,7 +17,7 @@ from oomph.steps import step
 from tests.tape.grid import compare
 from tests.tape.state_space import CONFIGS, deep, grid
 
-TRAINING, INFERENCE = 2, 1  # jobs of each family
+TRAINING, INFERENCE = 1, 1  # jobs of each family
 GRID = list(grid(TRAINING, INFERENCE))
 LENGTHS = (150, 100)  # of sequences; both end within a chunk
 
@@ -38,6 +38,12 @@ def test_a_folded_step_is_the_step_played_in_full(name: str) -> None:
     for seq_len in LENGTHS:
         job = TrainJob(batch=2, seq_len=seq_len, precision="bf16", optimizer="sgd", checkpointing="reentrant")
         assert step(model, job).peak == train_step(model, job).peak
+
+
+def test_a_scan_of_very_many_tokens_is_refused() -> None:
+    """Each is played by itself; the message says up to how many."""
+    with pytest.raises(UnsupportedError, match="at most 512 tokens"):
+        play(model_from_config(deep("mamba", 2)), TrainJob(seq_len=513))
 
 
 def test_a_hybrid_without_attention_is_refused() -> None:
