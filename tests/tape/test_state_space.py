@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from oomph.errors import UnsupportedError
+from oomph.errors import UnsupportedError, UsageError
 from oomph.families import model_from_config
 from oomph.job import InferJob, TrainJob
 from oomph.play import play, train_step
@@ -18,7 +18,11 @@ from tests.tape.grid import compare
 from tests.tape.state_space import CONFIGS, deep, grid
 
 TRAINING, INFERENCE = 1, 1  # jobs of each family
-GRID = list(grid(TRAINING, INFERENCE))
+LORA = TrainJob(
+    batch=2, seq_len=20, precision="bf16", padding=True, method="lora", targets="all-linear",
+    checkpointing="non-reentrant",
+)  # fmt: skip
+GRID = [*grid(TRAINING, INFERENCE), (deep("granitemoehybrid", 4), LORA)]
 LENGTHS = (150, 100)  # of sequences; both end within a chunk
 
 
@@ -44,6 +48,25 @@ def test_a_scan_of_very_many_tokens_is_refused() -> None:
     """Each is played by itself; the message says up to how many."""
     with pytest.raises(UnsupportedError, match="at most 512 tokens"):
         play(model_from_config(deep("mamba", 2)), TrainJob(seq_len=513))
+
+
+@pytest.mark.parametrize(
+    ("name", "targets", "why"),
+    [("mamba2", "all-linear", "no LoRA on out_proj"), ("mamba", "in_proj,out_proj", "no LoRA on out_proj"),
+     ("jamba", "all-linear", "never train")],
+)  # fmt: skip
+def test_adapters_that_cannot_be_or_do_nothing_are_refused(name: str, targets: str, why: str) -> None:
+    """PEFT refuses the first two itself; the third it takes, but no gradient would reach it."""
+    job = TrainJob(seq_len=8, method="lora", targets=targets)
+    with pytest.raises(UsageError, match=why):
+        play(model_from_config(deep(name, 4)), job)
+
+
+def test_a_quantised_time_step_is_refused() -> None:
+    """Jamba computes it otherwise then."""
+    job = TrainJob(seq_len=8, method="qlora", quantization="nf4", targets="in_proj")
+    with pytest.raises(UnsupportedError, match="quantised Mamba-1"):
+        play(model_from_config(deep("jamba", 4)), job)
 
 
 def test_a_hybrid_without_attention_is_refused() -> None:
