@@ -25,6 +25,7 @@ STACKS = (
     "bert.encoder.layer",
     "roberta.encoder.layer",
     "decoder.block",
+    "backbone.layers",
 )  # fmt: skip
 
 

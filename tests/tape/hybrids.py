@@ -52,10 +52,10 @@ def lfm2_moe(rng: random.Random) -> dict[str, Any]:
 
 def _delta_net(rng: random.Random, model_type: str) -> dict[str, Any]:
     """Gated delta nets with keys for one or several values, gated attention that turns part of a head."""
-    keys = rng.choice([1, 2, 3])
+    keys, each = rng.choice([(1, 2), (2, 1), (2, 2), (3, 1)])  # of one value head fake tensors lay out views otherwise
     return _common(rng, model_type) | _layers(rng, LINEAR) | {
         "head_dim": rng.choice([16, 32]), "partial_rotary_factor": rng.choice([0.25, 0.5]),
-        "linear_num_key_heads": keys, "linear_num_value_heads": keys * rng.choice([1, 2]),
+        "linear_num_key_heads": keys, "linear_num_value_heads": keys * each,
         "linear_key_head_dim": rng.choice([8, 12]), "linear_value_head_dim": rng.choice([8, 16]),
         "linear_conv_kernel_dim": rng.choice([2, 4]), "attention_bias": rng.random() < 0.3,
         "attention_dropout": rng.choice([0.0, 0.1]), "hidden_act": "silu",

@@ -68,8 +68,8 @@ class GatedDeltaNet(Block):
             "norm": {self.norm: NormBeforeGate(self.value_head_dim)},
             "out": {self.out: Linear(values, self.hidden_size)},
         }
-        bias, decay = {"dt_bias": Tensor((heads,), "bias")}, {"A_log": Tensor((heads,), "param")}
-        parts: dict[str, Part] = decay | bias if self.order[0] == "maps" else bias | decay
+        bias, decay = ("dt_bias", Tensor((heads,), "bias")), ("A_log", Tensor((heads,), "param"))
+        parts: dict[str, Part] = dict((decay, bias) if self.order[0] == "maps" else (bias, decay))
         for name in self.order:
             parts |= modules[name]
         return parts

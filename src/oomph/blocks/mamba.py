@@ -7,10 +7,16 @@ P heads of D = I / P each and G groups that share B and C.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from oomph.blocks.base import Block, Part, Parts
+from oomph.blocks.base import Block, Module, Part, Parts
 from oomph.blocks.basic import Conv, Linear, Norm
 from oomph.tensor import Tensor
+
+if TYPE_CHECKING:
+    from oomph.programs.cache import Cache
+    from oomph.tape.bound import Bound
+    from oomph.tape.sym import Sym
 
 
 def depthwise(channels: int, kernel: int, bias: bool) -> Conv:
@@ -48,12 +54,12 @@ class Mamba(Block):
         if self.inner_norms:
             norms = {"dt_layernorm": Norm(rank), "b_layernorm": Norm(state), "c_layernorm": Norm(state)}
         return {
+            "A_log": Tensor((inner, state), "param"),
+            "D": Tensor((inner,), "param"),
             "conv1d": depthwise(inner, self.conv_kernel, self.conv_bias),
             "in_proj": Linear(self.hidden_size, 2 * inner, self.bias),
             "x_proj": Linear(inner, rank + 2 * state),
             "dt_proj": Linear(rank, inner, bias=True),
-            "A_log": Tensor((inner, state), "param"),
-            "D": Tensor((inner,), "param"),
             "out_proj": Linear(inner, self.hidden_size, self.bias),
             **norms,
         }
@@ -98,7 +104,8 @@ class MultiHeadMamba(Block):
 class Mamba2(Block):
     """Mamba-2: one map in for gate, x, B, C and dt; a convolution over x, B and C; a gated norm; one map out.
 
-    `gated_norm` is absent in most Falcon-H1 models.
+    `gated_norm` is absent in most Falcon-H1 models. `chunk_size`: how many positions are computed as one matrix;
+    `activation` is what follows the convolution.
 
     One mixer of Nemotron-H-8B, with its norm:
     >>> from oomph.blocks.base import walk
@@ -116,6 +123,8 @@ class Mamba2(Block):
     out_bias: bool = False
     conv_bias: bool = True
     gated_norm: bool = True
+    chunk_size: int = 256
+    activation: str = "silu"
     kind: str = "mamba"
 
     @property
@@ -133,11 +142,52 @@ class Mamba2(Block):
         """The maps, the convolution, one A, D and time-step bias per head, the gated norm."""
         per_head = (self.num_heads,)
         return {
-            "conv1d": depthwise(self.conv_size, self.conv_kernel, self.conv_bias),
-            "in_proj": Linear(self.hidden_size, self.inner_size + self.conv_size + self.num_heads, self.in_bias),
             "dt_bias": Tensor(per_head, "bias"),
             "A_log": Tensor(per_head, "param"),
-            "norm": Norm(self.inner_size) if self.gated_norm else None,
             "D": Tensor(per_head, "param"),
+            "conv1d": depthwise(self.conv_size, self.conv_kernel, self.conv_bias),
+            "in_proj": Linear(self.hidden_size, self.inner_size + self.conv_size + self.num_heads, self.in_bias),
+            "norm": GatedNorm(self.inner_size, self.num_groups) if self.gated_norm else None,
             "out_proj": Linear(self.inner_size, self.hidden_size, self.out_bias),
         }
+
+    @staticmethod
+    def program(
+        m: Bound,
+        hidden_states: Sym,
+        cache_params: Cache | None = None,
+        attention_mask: Sym | None = None,
+        index: int = 0,
+    ) -> Sym:
+        """Mirror Mamba2Mixer.forward: hidden_states [B, S, H] in and out, `index` of the layer in the cache."""
+        from oomph.programs.mamba2 import mixer
+
+        return mixer(m, hidden_states, cache_params, attention_mask, index)
+
+
+@dataclass(frozen=True)
+class GatedNorm(Block):
+    """An RMSNorm of each of some groups of channels, after a gate: Mamba-2's."""
+
+    size: int
+    num_groups: int
+    kind: str = "norm"
+
+    @property
+    def parts(self) -> Parts:
+        """The scale."""
+        return {"weight": Tensor((self.size,), "norm")}
+
+    @staticmethod
+    def program(m: Bound, hidden_states: Sym, gate: Sym) -> Sym:
+        """Mirror MambaRMSNormGated.forward: both [B, S, I], the result in the first one's dtype times the scale's."""
+        from oomph.programs.mamba2 import gated_norm
+
+        return gated_norm(m, hidden_states, gate)
+
+
+@dataclass(frozen=True, eq=False)
+class MambaLayer(Module):
+    """A norm and a mixer, nothing else; `residual_in_fp32`: what the layers add to is kept in fp32."""
+
+    residual_in_fp32: bool = True

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from oomph.blocks.base import Block, Module
+from oomph.blocks.base import Block
 from oomph.blocks.basic import Norm
-from oomph.blocks.mamba import Mamba, Mamba2
+from oomph.blocks.mamba import Mamba, Mamba2, MambaLayer
 from oomph.config import Config
 from oomph.families.common import causal_lm
 from oomph.model import Model
@@ -25,7 +25,7 @@ TYPES: dict[str, dict[str, Any]] = {
     "mamba2": {
         "vocab_size": 32768, "hidden_size": 4096, "num_hidden_layers": 64, "state_size": 128, "expand": 2,
         "conv_kernel": 4, "num_heads": 128, "head_dim": 64, "n_groups": 8, "use_bias": False, "use_conv_bias": True,
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": False, "chunk_size": 256,
     },
 }  # fmt: skip
 
@@ -36,9 +36,10 @@ def build(config: Config) -> Model:
     """Return the decoder: every layer the same."""
     hidden = config.size("hidden_size")
     mixer = mamba2(config, hidden) if config.model_type == "mamba2" else mamba1(config, hidden)
+    layer = MambaLayer({"norm": Norm(hidden), "mixer": mixer}, residual_in_fp32=config.bool("residual_in_fp32", True))
     return causal_lm(
         config,
-        (Module({"norm": Norm(hidden), "mixer": mixer}),) * config.depth("num_hidden_layers"),
+        (layer,) * config.depth("num_hidden_layers"),
         Norm(hidden),
         embed="backbone.embeddings",
         stack="backbone.layers",
@@ -82,4 +83,6 @@ def mamba2(config: Config, hidden: int) -> Block:
         in_bias=bias,
         out_bias=bias,
         conv_bias=config.bool("use_conv_bias"),
+        chunk_size=config.int("chunk_size"),
+        activation=config.str("hidden_act", "silu"),
     )

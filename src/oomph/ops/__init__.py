@@ -25,7 +25,23 @@ from oomph.ops.attention import (
 )
 from oomph.ops.bounds import at_least, clamp, clamp_both, masked_fill, where, where_buffer
 from oomph.ops.channels import conv1d, index_copy
-from oomph.ops.elementwise import add, add_, cast, cast_in_order, dropout, mean, mul, mul_, neg, power, rsqrt, sub, unary, zeros_like
+from oomph.ops.einsum import einsum
+from oomph.ops.elementwise import (
+    add,
+    add_,
+    cast,
+    cast_in_order,
+    dropout,
+    mean,
+    mul,
+    mul_,
+    neg,
+    power,
+    rsqrt,
+    sub,
+    unary,
+    zeros_like,
+)
 from oomph.ops.fused import liger_glu, liger_rms_norm, unsloth_rms_norm
 from oomph.ops.grouped import grouped_mm
 from oomph.ops.indexing import (
@@ -84,6 +100,7 @@ from oomph.ops.scan import cumsum, exp, softplus
 from oomph.ops.slices import (
     as_int32,
     as_int64,
+    copied,
     copy_into_place,
     copy_into_slice,
     each_twice,
@@ -145,6 +162,7 @@ __all__ = [
     "complex_tables",
     "contiguous",
     "conv1d",
+    "copied",
     "copy_into_place",
     "copy_into_slice",
     "counted_along",
@@ -156,6 +174,7 @@ __all__ = [
     "divided",
     "dropout",
     "each_twice",
+    "einsum",
     "embedding",
     "embedding_at",
     "encoder_attention",

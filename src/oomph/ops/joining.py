@@ -82,8 +82,8 @@ def _pad_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradien
 
 
 def pad_axis(x: Sym, axis: int, before: Size, after: Size) -> Sym:
-    """Return x with zeros before and after an axis's places: a new tensor, contiguous, or with its second axis innermost
-    where x [B, C, H, W] lies so. With none to add it is a copy in x's layout.
+    """Return x with zeros before and after an axis's places: a new tensor, contiguous, or with its second axis
+    innermost where x [B, C, H, W] lies so. With none to add it is a copy in x's layout.
 
     Saves nothing; backward copies what was there out of the gradient, one tensor of x's size. Source:
     ATen/native/PadNd.cpp, constant_pad_nd; torch/csrc/autograd/FunctionsManual.cpp, constant_pad_nd_backward.

@@ -52,7 +52,7 @@ def solve_triangular(a: Sym, b: Sym) -> Sym:
 
 
 def _solved(a: Sym, b: Sym) -> Sym:
-    rows, columns = b.shape[-2:]
+    rows = b.shape[-2]
     strides = (*row_major(b.shape)[:-2], 1, rows)
     systems = product(b.shape[:-2])
     steps: tuple[Step, ...] = (OUTPUTS,)

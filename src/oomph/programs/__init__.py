@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
 OWN_FILES = (
     "baichuan", "bert", "bloom", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "lfm2", "litgpt",
-    "opt", "phi", "qwen", "qwen3_next", "roberta", "t5",
+    "mamba", "opt", "phi", "qwen", "qwen3_next", "roberta", "t5",
 )  # fmt: skip
 PROGRAMS: dict[str, str] = {
     **dict.fromkeys(FRAMES, "llama"),
     **{name: name for name in OWN_FILES},
     "lfm2_moe": "lfm2",
+    "mamba2": "mamba",
     "mt5": "t5",
     "qwen3_5_moe_text": "qwen3_next",
     "qwen3_5_text": "qwen3_next",

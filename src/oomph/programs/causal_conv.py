@@ -7,8 +7,9 @@ models/qwen3_next/modeling_qwen3_next.py, the functions named.
 from __future__ import annotations
 
 from oomph import ops
+from oomph.programs.cache import Cache
 from oomph.tape.bound import Bound
-from oomph.tape.sizes import Size
+from oomph.tape.sizes import Size, yes
 from oomph.tape.sym import Sym
 
 
@@ -52,3 +53,18 @@ def causal_conv1d_update(
 def last_tokens(x: Sym, count: Size) -> Sym:
     """Return x[:, :, -count:], which is a slice also where it is all of x."""
     return ops.slice_axis(x, 2, x.shape[2] - count, x.shape[2])
+
+
+def convolved(conv: Bound, hidden_states: Sym, cache: Cache | None, index: int, activation: str) -> Sym:
+    """Mirror what Mamba's mixers do around their convolution: hidden_states [B, C, S] in and out.
+
+    With a cache a single token joins the last ones in the layer's state; more are put there and convolved as always.
+    """
+    seq_len = hidden_states.shape[2]
+    conv_state = None if cache is None else cache.conv_state(index)
+    if conv_state is not None and yes(seq_len == 1):
+        return causal_conv1d_update(hidden_states, conv_state, squeezed(conv), conv.parts["bias"], activation)
+    if cache is not None:
+        hidden_states = cache.update_conv_state(hidden_states, index, conv.size[0])
+    hidden_states = causal_conv1d_fn(hidden_states, squeezed(conv), conv.parts["bias"], activation)
+    return hidden_states if cache is None else last_tokens(hidden_states, seq_len)

@@ -1,4 +1,4 @@
-"""Gated delta nets with their local variables: maps, a convolution over queries, keys and values, the delta rule, a norm.
+"""Gated delta nets with their local variables: maps, a convolution over q, k and v, the delta rule, a gated norm.
 
 Shape letters: B batch, S sequence, H hidden, K key heads, V value heads, D key head dim, E value head dim. Source:
 transformers 5.23, the classes named.

@@ -1,4 +1,4 @@
-"""The gated delta rule in chunks and token by token, as transformers runs it without the package flash-linear-attention.
+"""The gated delta rule in chunks and token by token, as transformers runs it without flash-linear-attention.
 
 Shape letters: B batch, S sequence, K key heads, V value heads, N chunks of C positions, D key head dim, E value head
 dim. All is computed in fp32: for each layer some thirty tensors as large as all queries, and scores [B, V, N, C, C].
