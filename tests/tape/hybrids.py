@@ -85,12 +85,20 @@ def qwen3_5_moe_text(rng: random.Random) -> dict[str, Any]:
     return _delta_net(rng, "qwen3_5_moe_text") | _experts(rng)
 
 
+def olmo_hybrid(rng: random.Random) -> dict[str, Any]:
+    """OLMo-Hybrid: norms in other places for each kind of layer, with a rotary embedding or, as released, without."""
+    raw = _delta_net(rng, "olmo_hybrid") | {"linear_allow_neg_eigval": rng.random() < 0.7, "pad_token_id": None}
+    del raw["partial_rotary_factor"]
+    return raw | {"rope_parameters": {"rope_type": "default", "rope_theta": rng.choice([None, 10000.0])}}
+
+
 CONFIGS = {
     "lfm2": lfm2,
     "lfm2_moe": lfm2_moe,
     "qwen3_next": qwen3_next,
     "qwen3_5_text": qwen3_5_text,
     "qwen3_5_moe_text": qwen3_5_moe_text,
+    "olmo_hybrid": olmo_hybrid,
 }
 
 

@@ -90,9 +90,9 @@ def test_what_is_not_modelled_is_refused(name: str, changes: dict[str, Any]) -> 
 def test_the_gate_of_a_shared_expert_is_as_wide_for_any_sizes() -> None:
     """One number for each token times a vector is a vector, also where 1 is an axis of the model."""
     raw = {
-        "model_type": "qwen2_moe", "vocab_size": 64, "hidden_size": 64, "intermediate_size": 24, "num_hidden_layers": 4,
-        "num_attention_heads": 2, "num_key_value_heads": 1, "num_experts": 4, "num_experts_per_tok": 1,
-        "moe_intermediate_size": 8, "shared_expert_intermediate_size": 331, "decoder_sparse_step": 1,
+        "model_type": "qwen2_moe", "vocab_size": 64, "hidden_size": 80, "intermediate_size": 24, "num_hidden_layers": 4,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "num_experts": 5, "num_experts_per_tok": 2,
+        "moe_intermediate_size": 8, "shared_expert_intermediate_size": 17, "decoder_sparse_step": 1,
     }  # fmt: skip
     model, job = model_from_config(raw), TrainJob(batch=2, seq_len=50, checkpointing="reentrant", optimizer="sgd")
     assert step(model, job).peak == play(model, job).peak

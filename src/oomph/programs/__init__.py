@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 OWN_FILES = (
     "baichuan", "bert", "bloom", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "lfm2", "litgpt",
-    "mamba", "opt", "phi", "qwen", "qwen3_next", "roberta", "t5",
+    "mamba", "olmo_hybrid", "opt", "phi", "qwen", "qwen3_next", "roberta", "t5",
 )  # fmt: skip
 PROGRAMS: dict[str, str] = {
     **dict.fromkeys(FRAMES, "llama"),
