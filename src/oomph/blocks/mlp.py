@@ -79,6 +79,23 @@ def _fused(m: Bound, hidden_states: Sym) -> Sym:
 
 
 @dataclass(frozen=True)
+class HalvedMLP(GatedMLP):
+    """The same with gate and up fused as Granite writes it: both halves live as long as the forward pass runs."""
+
+    @staticmethod
+    def program(m: Bound, hidden_states: Sym) -> Sym:
+        """Mirror GraniteMoeHybridMLP.forward."""
+        from oomph import ops
+
+        input_linear, output_linear = (m[name] for name in m.names)
+        hidden_states = input_linear(hidden_states)
+        chunked_hidden_states = ops.split(hidden_states, m.ffn_size, 2)
+        hidden_states = ops.activate(m.activation, chunked_hidden_states[0]) * chunked_hidden_states[1]
+        hidden_states = output_linear(hidden_states)
+        return hidden_states
+
+
+@dataclass(frozen=True)
 class MLP(Block):
     """down(act(up(x))): 2·H·F and, with `bias`, F + H."""
 

@@ -62,7 +62,18 @@ from oomph.ops.indexing import (
 from oomph.ops.joining import cat, pad_axis, pad_last, stack_last
 from oomph.ops.loss import cross_entropy, cross_entropy_of_rows, fused_cross_entropy, mse_loss
 from oomph.ops.masks import as_numbers, bidirectional_mask, causal_mask, recurrent_mask, triangle
-from oomph.ops.matmul import addmm, autocast_argument, baddbmm, bmm, bmm_cast, linear, linear_unfused, matmul, times
+from oomph.ops.matmul import (
+    addmm,
+    autocast_argument,
+    baddbmm,
+    bmm,
+    bmm_cast,
+    linear,
+    linear_unfused,
+    matmul,
+    matrix_times,
+    times,
+)
 from oomph.ops.norm import layer_norm, unit_rows
 from oomph.ops.reduce import divided, mean_of_all, row_norms, total
 from oomph.ops.rotary import (
@@ -106,6 +117,7 @@ from oomph.ops.slices import (
     each_twice,
     every_other,
     index,
+    last_place,
     part,
     picked,
     pieces,
@@ -194,6 +206,7 @@ __all__ = [
     "index_copy",
     "joined",
     "largest",
+    "last_place",
     "layer_norm",
     "liger_glu",
     "liger_rms_norm",
@@ -205,6 +218,7 @@ __all__ = [
     "lora_qkv",
     "masked_fill",
     "matmul",
+    "matrix_times",
     "mean",
     "mean_of_all",
     "mse_loss",

@@ -162,6 +162,19 @@ def part(x: Sym, start: Size, stop: Size, axis: int = -1) -> Sym:
     return made_by(Sym(x.shape, x.dtype, x.strides, x.storage), node)
 
 
+def last_place(x: Sym) -> Sym:
+    """Return x[..., -1:]: a view [.., 1].
+
+    Saves nothing; backward allocates the whole input again. Source: ATen/native/TensorShape.cpp, slice_backward.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(last_place, (4, 256))
+    Cost(allocated=0, saved=0, backward=2048)
+    """
+    node = record("Slice", (x,), _whole_backward)
+    return made_by(Sym((*x.shape[:-1], 1), x.dtype, x.strides, x.storage), node)
+
+
 def every_other(x: Sym, start: int) -> Sym:
     """Return x[..., start::2]: a view, which keeps the whole of x alive.
 

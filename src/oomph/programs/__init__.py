@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from oomph.model import Model
 
 OWN_FILES = (
-    "baichuan", "bert", "bloom", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "lfm2", "litgpt",
-    "mamba", "olmo_hybrid", "opt", "phi", "qwen", "qwen3_next", "roberta", "t5",
+    "baichuan", "bamba", "bert", "bloom", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "jamba",
+    "lfm2", "litgpt", "mamba", "olmo_hybrid", "opt", "phi", "qwen", "qwen3_next", "roberta", "t5",
 )  # fmt: skip
 PROGRAMS: dict[str, str] = {
     **dict.fromkeys(FRAMES, "llama"),
     **{name: name for name in OWN_FILES},
+    "falcon_mamba": "mamba",
+    "granitemoehybrid": "bamba",
     "lfm2_moe": "lfm2",
     "mamba2": "mamba",
     "mt5": "t5",

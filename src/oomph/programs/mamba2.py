@@ -102,7 +102,7 @@ def chunk_scan(
     M = G * ops.permute(L, (0, 2, 3, 4, 1))
     Y_diag = ops.einsum("bclsh,bcshp->bclhp", M, hidden_states)
 
-    decay_states = ops.exp(ops.part(A_cumsum, chunk_size - 1, chunk_size) - A_cumsum)
+    decay_states = ops.exp(ops.last_place(A_cumsum) - A_cumsum)
     B_decay = B * _last_axis(ops.permute(decay_states, (0, 2, 3, 1)))
     states = ops.einsum("bclhn,bclhp->bchpn", B_decay, hidden_states)
 

@@ -282,12 +282,31 @@ def lfm2_moe_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym, S
     return router_logits, routing_weights, selected_experts
 
 
+def jamba(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror JambaSparseMoeBlock.forward."""
+    shape = hidden_states.shape
+    hidden_states = _flat(hidden_states)
+    _, top_k_weights, top_k_index = _routed(m, jamba_router, hidden_states)
+    hidden_states = m[m.experts_name](hidden_states, top_k_index, top_k_weights)
+    hidden_states = ops.view(hidden_states, shape)
+    return hidden_states
+
+
+def jamba_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
+    """Mirror JambaTopKRouter.forward: a softmax in fp32, the k largest as they are."""
+    router_logits = ops.linear(hidden_states, router.value("weight"), router.parts["bias"])
+    routing_weights = ops.softmax_in_fp32(router_logits)
+    top_k_weights, top_k_index = ops.topk(routing_weights, m.top_k)
+    return router_logits, ops.cast(top_k_weights, hidden_states.dtype), top_k_index
+
+
 STYLES: dict[str, Callable[[Bound, Sym], Any]] = {
     "deepseek_v2": deepseek,
     "deepseek_v3": deepseek,
     "ernie4_5_moe": ernie4_5_moe,
     "gpt_oss": gpt_oss,
     "granitemoe": granitemoe,
+    "jamba": jamba,
     "lfm2_moe": lfm2_moe,
     "minimax_m2": minimax_m2,
     "mixtral": mixtral,
