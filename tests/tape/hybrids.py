@@ -50,9 +50,55 @@ def lfm2_moe(rng: random.Random) -> dict[str, Any]:
     }
 
 
+def _delta_net(rng: random.Random, model_type: str) -> dict[str, Any]:
+    """Gated delta nets with keys for one or several values, gated attention that turns part of a head."""
+    keys, each = rng.choice([(1, 2), (2, 1), (2, 2), (3, 1)])  # of one value head fake tensors lay out views otherwise
+    return _common(rng, model_type) | _layers(rng, LINEAR) | {
+        "head_dim": rng.choice([16, 32]), "partial_rotary_factor": rng.choice([0.25, 0.5]),
+        "linear_num_key_heads": keys, "linear_num_value_heads": keys * each,
+        "linear_key_head_dim": rng.choice([8, 12]), "linear_value_head_dim": rng.choice([8, 16]),
+        "linear_conv_kernel_dim": rng.choice([2, 4]), "attention_bias": rng.random() < 0.3,
+        "attention_dropout": rng.choice([0.0, 0.1]), "hidden_act": "silu",
+    }  # fmt: skip
+
+
+def _experts(rng: random.Random) -> dict[str, Any]:
+    return {
+        "num_experts": rng.choice([4, 5]), "num_experts_per_tok": rng.choice([1, 2]),
+        "moe_intermediate_size": rng.choice([8, 24]), "shared_expert_intermediate_size": rng.choice([17, 40]),
+    }  # fmt: skip
+
+
+def qwen3_next(rng: random.Random) -> dict[str, Any]:
+    """Qwen3-Next: experts with a shared one, in some layers."""
+    step, normalised = rng.choice([1, 1, 2]), rng.random() < 0.6
+    return _delta_net(rng, "qwen3_next") | _experts(rng) | {"decoder_sparse_step": step, "norm_topk_prob": normalised}
+
+
+def qwen3_5_text(rng: random.Random) -> dict[str, Any]:
+    """Qwen3.5: four input maps, positions of three axes."""
+    return _delta_net(rng, "qwen3_5_text")
+
+
+def qwen3_5_moe_text(rng: random.Random) -> dict[str, Any]:
+    """Qwen3.5-MoE."""
+    return _delta_net(rng, "qwen3_5_moe_text") | _experts(rng)
+
+
+def olmo_hybrid(rng: random.Random) -> dict[str, Any]:
+    """OLMo-Hybrid: norms in other places for each kind of layer, with a rotary embedding or, as released, without."""
+    raw = _delta_net(rng, "olmo_hybrid") | {"linear_allow_neg_eigval": rng.random() < 0.7, "pad_token_id": None}
+    del raw["partial_rotary_factor"]
+    return raw | {"rope_parameters": {"rope_type": "default", "rope_theta": rng.choice([None, 10000.0])}}
+
+
 CONFIGS = {
     "lfm2": lfm2,
     "lfm2_moe": lfm2_moe,
+    "qwen3_next": qwen3_next,
+    "qwen3_5_text": qwen3_5_text,
+    "qwen3_5_moe_text": qwen3_5_moe_text,
+    "olmo_hybrid": olmo_hybrid,
 }
 
 

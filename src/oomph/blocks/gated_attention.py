@@ -1,12 +1,18 @@
-"""Attention whose output passes a learned gate read from the layer's input, by a map of its own."""
+"""Attention whose output passes a learned gate read from the layer's input."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from oomph.blocks.attention import Attention
 from oomph.blocks.base import Parts
 from oomph.blocks.basic import Linear
+
+if TYPE_CHECKING:
+    from oomph.programs.cache import Cache
+    from oomph.tape.bound import Bound
+    from oomph.tape.sym import Sym
 
 
 @dataclass(frozen=True)
@@ -24,3 +30,44 @@ class GatedAttention(Attention):
     def parts(self) -> Parts:
         """The attention's parts and the gate's map."""
         return {**super().parts, self.gate: Linear(self.hidden_size, self.gate_size, role=self.role)}
+
+
+@dataclass(frozen=True)
+class QueryGatedAttention(Attention):
+    """Grouped-query attention whose query map holds the gate too: for each head its queries, then as many gates."""
+
+    gated: bool = True
+
+    @staticmethod
+    def program(
+        m: Bound,
+        hidden_states: Sym,
+        position_embeddings: tuple[Sym, Sym],
+        attention_mask: Sym | None,
+        past_key_values: Cache | None = None,
+        index: int = 0,
+    ) -> tuple[Sym, Sym | None]:
+        """Mirror Qwen3NextAttention.forward; arguments as Attention's."""
+        from oomph import ops
+
+        batch, length = hidden_states.shape[:2]
+        size, attended = m.head_dim, m.num_heads * m.head_dim
+        query_states, gate = ops.split(
+            ops.view(m.q_proj(hidden_states), (batch, length, m.num_heads, size * 2)), size, 2
+        )  # fmt: skip
+        gate = ops.view(gate, (batch, length, attended))
+        key_shape = (batch, length, m.num_kv_heads, size)
+        query_states = ops.transpose(m.q_norm(ops.view(query_states, (batch, length, m.num_heads, size))), 1, 2)
+        key_states = ops.transpose(m.k_norm(ops.view(m.k_proj(hidden_states), key_shape)), 1, 2)
+        value_states = ops.transpose(ops.view(m.v_proj(hidden_states), key_shape), 1, 2)
+        cos, sin = position_embeddings
+        query_states, key_states = ops.rotate(m.rotary, query_states, key_states, cos, sin)
+        if past_key_values is not None:
+            key_states, value_states = past_key_values.update(key_states, value_states, index)
+        attn_output, attn_weights = ops.attention(
+            query_states, key_states, value_states, attention_mask, m.dropout, m.softcap
+        )
+        attn_output = ops.contiguous(ops.view(attn_output, (batch, length, attended)))
+        attn_output = attn_output * ops.sigmoid(gate)
+        attn_output = m.o_proj(attn_output)
+        return attn_output, attn_weights

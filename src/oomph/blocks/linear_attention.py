@@ -6,11 +6,17 @@ Shape letters: H hidden, N heads (K key heads, V value heads), D head dim, R ran
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from oomph.blocks.base import Block, Parts
+from oomph.blocks.base import Block, Part, Parts
 from oomph.blocks.basic import Linear, Norm
 from oomph.blocks.mamba import depthwise
 from oomph.tensor import Tensor
+
+if TYPE_CHECKING:
+    from oomph.programs.cache import Cache
+    from oomph.tape.bound import Bound
+    from oomph.tape.sym import Sym
 
 QKV = ("q", "k", "v")  # the streams of every kind of attention
 
@@ -19,8 +25,10 @@ QKV = ("q", "k", "v")  # the streams of every kind of attention
 class GatedDeltaNet(Block):
     """Queries and keys of K heads, values and output gate z of V heads, two scalars (b, a) per value head.
 
-    A convolution runs over queries, keys and values together. `maps` says which of q, k, v, z, b, a each input
-    map of the class holds.
+    A convolution runs over queries, keys and values together, `activation` follows it. `maps` says which of q, k, v, z,
+    b, a each input map of the class holds, `order` in which it makes its modules. `negative`: eigenvalues may be,
+    which doubles b. `decay_dtype` is that of A_log
+    where the class sets one.
 
     Qwen3-Next: 2048·(2·2048 + 2·4096 + 2·32) + 8192·4 + 2·32 + 128 + 4096·2048 parameters.
     >>> from oomph.blocks.base import walk
@@ -37,6 +45,10 @@ class GatedDeltaNet(Block):
     maps: tuple[tuple[str, str], ...] = (("in_proj_qkvz", "qkvz"), ("in_proj_ba", "ba"))
     norm: str = "norm"
     out: str = "out_proj"
+    activation: str = "silu"
+    negative: bool = False
+    decay_dtype: str | None = None
+    order: tuple[str, ...] = ("conv", "maps", "norm", "out")
     kind: str = "linear_attention"
 
     @property
@@ -52,16 +64,52 @@ class GatedDeltaNet(Block):
     @property
     def parts(self) -> Parts:
         """The convolution, the maps, time-step bias and decay per value head, the gated norm of one head."""
+        return self._parts(None)
+
+    @property
+    def built_parts(self) -> Parts:
+        """The same with the decay in the dtype that the class gives it."""
+        return self._parts(self.decay_dtype)
+
+    def _parts(self, decay_dtype: str | None) -> Parts:
         keys, values, heads = self.key_size, self.value_size, self.num_value_heads
         width = {"q": keys, "k": keys, "v": values, "z": values, "b": heads, "a": heads}
-        return {
-            "conv1d": depthwise(2 * keys + values, self.conv_kernel, bias=False),
-            **{name: Linear(self.hidden_size, sum(width[x] for x in inside)) for name, inside in self.maps},
-            "dt_bias": Tensor((heads,), "bias"),
-            "A_log": Tensor((heads,), "param"),
-            self.norm: Norm(self.value_head_dim),
-            self.out: Linear(values, self.hidden_size),
+        modules: dict[str, Parts] = {
+            "conv": {"conv1d": depthwise(2 * keys + values, self.conv_kernel, bias=False)},
+            "maps": {name: Linear(self.hidden_size, sum(width[x] for x in inside)) for name, inside in self.maps},
+            "norm": {self.norm: NormBeforeGate(self.value_head_dim)},
+            "out": {self.out: Linear(values, self.hidden_size)},
         }
+        bias, decay = ("dt_bias", Tensor((heads,), "bias")), ("A_log", Tensor((heads,), "param", decay_dtype))
+        parts: dict[str, Part] = dict((decay, bias) if self.order[0] == "maps" else (bias, decay))
+        for name in self.order:
+            parts |= modules[name]
+        return parts
+
+    @staticmethod
+    def program(
+        m: Bound,
+        hidden_states: Sym,
+        cache_params: Cache | None = None,
+        attention_mask: Sym | None = None,
+        index: int = 0,
+    ) -> Sym:
+        """Mirror the class's forward: hidden_states [B, S, H] in and out, `index` of the layer in the cache."""
+        from oomph.programs.delta_net import BY_MAPS
+
+        return BY_MAPS[len(m.maps)](m, hidden_states, cache_params, attention_mask, index)
+
+
+@dataclass(frozen=True)
+class NormBeforeGate(Norm):
+    """An RMSNorm of a head whose result is gated by a SiLU of something else."""
+
+    @staticmethod
+    def program(m: Bound, hidden_states: Sym, gate: Sym) -> Sym:  # type: ignore[override]
+        """Mirror Qwen3NextRMSNormGated.forward: both [.., D]."""
+        from oomph.programs.delta_net import gated_norm
+
+        return gated_norm(m, hidden_states, gate)
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from oomph.blocks.attention import Attention
 from oomph.blocks.base import Block, Module, Part, Stack
 from oomph.blocks.basic import Linear, Norm
+from oomph.blocks.gated_attention import QueryGatedAttention
 from oomph.blocks.linear_attention import GatedDeltaNet
 from oomph.blocks.mlp import GatedMLP
-from oomph.blocks.moe import MoE, Router, shared_expert
+from oomph.blocks.moe import MoE, Router, StackedExperts, shared_expert
 from oomph.config import MAX_DEPTH, MAX_EXPERTS, Config
 from oomph.errors import UnsupportedError
-from oomph.families.common import causal_lm
+from oomph.families.common import causal_lm, rotary_dim
 from oomph.families.layer_types import FULL, LINEAR, full_every, listed
 from oomph.families.mtp import predictors, with_mtp
 from oomph.model import Model
@@ -48,6 +48,7 @@ TYPES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
+PARTIAL_ROTARY_FACTOR = 0.25  # of the configuration classes
 FULL_ATTENTION_INTERVAL = 4  # the classes' default where the config names no kinds of layers
 QWEN3_NEXT_MTP_LAYERS = 1  # in every published checkpoint, though no config says so
 SEPARATE_MAPS = (("in_proj_qkv", "qkv"), ("in_proj_z", "z"), ("in_proj_b", "b"), ("in_proj_a", "a"))
@@ -68,7 +69,8 @@ def build(config: Config) -> Model:
         return layers[kind, experts]
 
     stack = [layer(kind, experts) for kind, experts in zip(kinds, routed, strict=True)]
-    model = causal_lm(config, stack, Norm(hidden))
+    unplayed = () if FULL in kinds else ("a decoder without attention",)
+    model = causal_lm(config, stack, norm(hidden), unplayed=unplayed)
     if not mtp_layers:
         return model
     extra = [layer(FULL, experts) for experts in routed_layers(config, mtp_layers)]
@@ -92,11 +94,21 @@ def decoder_layer(config: Config, hidden: int, kind: str, experts: bool) -> Bloc
     return Module(
         {
             **mixer,
-            "mlp": mixture(config, hidden) if experts else GatedMLP(hidden, config.int("intermediate_size")),
-            "input_layernorm": Norm(hidden),
-            "post_attention_layernorm": Norm(hidden),
+            "mlp": mixture(config, hidden) if experts else mlp(config, hidden, config.int("intermediate_size")),
+            "input_layernorm": norm(hidden),
+            "post_attention_layernorm": norm(hidden),
         }
     )
+
+
+def norm(size: int) -> Norm:
+    """Return a norm whose scale is 1 + weight."""
+    return Norm(size, style="rms plus one")
+
+
+def mlp(config: Config, hidden: int, ffn: int) -> GatedMLP:
+    """Return a gated MLP with the config's activation."""
+    return GatedMLP(hidden, ffn, activation=config.str("hidden_act", "silu"))
 
 
 def delta_net(config: Config, hidden: int) -> Block:
@@ -108,27 +120,41 @@ def delta_net(config: Config, hidden: int) -> Block:
         config.int("linear_key_head_dim"),
         config.int("linear_value_head_dim"),
         config.int("linear_conv_kernel_dim"),
+        activation=config.str("hidden_act", "silu"),
     )
-    return net if config.model_type == "qwen3_next" else replace(net, maps=SEPARATE_MAPS)
+    apart = {"maps": SEPARATE_MAPS, "order": ("conv", "norm", "out", "maps")}
+    return net if config.model_type == "qwen3_next" else replace(net, **apart)  # type: ignore[arg-type]
 
 
 def attention(config: Config, hidden: int) -> Block:
     """Return grouped-query attention with an output gate in its query map and norms per head."""
     size, bias = config.int("head_dim"), config.bool("attention_bias")
     heads, kv_heads = config.int("num_attention_heads"), config.int("num_key_value_heads")
-    norm = Norm(size)
-    return Attention(hidden, heads, kv_heads, size, qkv_bias=bias, out_bias=bias, q_norm=norm, k_norm=norm, gated=True)
+    return QueryGatedAttention(
+        hidden, heads, kv_heads, size, qkv_bias=bias, out_bias=bias, q_norm=norm(size), k_norm=norm(size),
+        dropout=config.rate("attention_dropout", 0.0), rotary="partial",
+        rotary_dim=rotary_dim(config, size, PARTIAL_ROTARY_FACTOR),
+    )  # fmt: skip
 
 
 def mixture(config: Config, hidden: int) -> Block:
     """Return the experts and the shared expert behind its sigmoid gate."""
     number = config.int("num_experts", high=MAX_EXPERTS)
-    expert = GatedMLP(hidden, config.int("moe_intermediate_size"), role="expert")
+    ffn = config.int("moe_intermediate_size")
     extra: dict[str, Part] = {
-        "shared_expert": shared_expert(GatedMLP(hidden, config.int("shared_expert_intermediate_size"))),
+        "shared_expert": shared_expert(mlp(config, hidden, config.int("shared_expert_intermediate_size"))),
         "shared_expert_gate": shared_expert(Linear(hidden, 1)),
     }
-    return MoE(Router(hidden, number), expert, number, config.int("num_experts_per_tok"), extra=extra)
+    return MoE(
+        Router(hidden, number),
+        GatedMLP(hidden, ffn, role="expert"),
+        number,
+        config.int("num_experts_per_tok"),
+        extra=extra,
+        stacked=StackedExperts(hidden, ffn, number, config.str("hidden_act", "silu")),
+        style="qwen2_moe",
+        normalised=config.model_type != "qwen3_next" or config.bool("norm_topk_prob", default=True),
+    )
 
 
 def number_of_mtp_layers(config: Config) -> int:

@@ -26,7 +26,22 @@ from oomph.ops.attention import (
 from oomph.ops.bounds import at_least, clamp, clamp_both, masked_fill, where, where_buffer
 from oomph.ops.channels import conv1d, index_copy
 from oomph.ops.einsum import einsum
-from oomph.ops.elementwise import add, add_, cast, dropout, mean, mul, mul_, neg, power, rsqrt, sub, unary, zeros_like
+from oomph.ops.elementwise import (
+    add,
+    add_,
+    cast,
+    cast_in_order,
+    dropout,
+    mean,
+    mul,
+    mul_,
+    neg,
+    power,
+    rsqrt,
+    sub,
+    unary,
+    zeros_like,
+)
 from oomph.ops.fused import liger_glu, liger_rms_norm, unsloth_rms_norm
 from oomph.ops.grouped import grouped_mm
 from oomph.ops.indexing import (
@@ -72,6 +87,7 @@ from oomph.ops.rotary import (
     rotary_buffers,
     rotary_tables,
     rotate_half,
+    section_tables,
 )
 from oomph.ops.rotary_complex import apply_rotary_complex, complex_tables
 from oomph.ops.rotary_kinds import joined, rotate
@@ -95,6 +111,8 @@ from oomph.ops.scan import cumsum, exp, softplus
 from oomph.ops.slices import (
     as_int32,
     as_int64,
+    copied,
+    copy_into_place,
     copy_into_slice,
     each_twice,
     every_other,
@@ -114,6 +132,7 @@ from oomph.ops.slices import (
 )
 from oomph.ops.softmax import softmax, softmax_as, softmax_as_is, softmax_in_fp32
 from oomph.ops.table import embedding, embedding_at
+from oomph.ops.triangular import solve_triangular, strict_triangle
 from oomph.ops.unsloth import lora_map, lora_mlp, lora_qkv, unsloth_norm
 
 __all__ = [
@@ -145,6 +164,7 @@ __all__ = [
     "bmm",
     "bmm_cast",
     "cast",
+    "cast_in_order",
     "cat",
     "causal_mask",
     "choose_frequencies",
@@ -154,6 +174,8 @@ __all__ = [
     "complex_tables",
     "contiguous",
     "conv1d",
+    "copied",
+    "copy_into_place",
     "copy_into_slice",
     "counted_along",
     "cross_entropy",
@@ -228,6 +250,7 @@ __all__ = [
     "rows",
     "rsqrt",
     "sdpa_attention",
+    "section_tables",
     "select",
     "sigmoid",
     "silu",
@@ -238,12 +261,14 @@ __all__ = [
     "softmax_as_is",
     "softmax_in_fp32",
     "softplus",
+    "solve_triangular",
     "sort",
     "split",
     "split_axis",
     "split_heads",
     "split_sizes",
     "stack_last",
+    "strict_triangle",
     "sub",
     "sum_over",
     "take",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from oomph.tape.autograd import Gradients, Node, like, made_by, record, save
-from oomph.tape.sym import WIDTH, Sym, broadcast, elementwise_strides, new
+from oomph.tape.sym import WIDTH, Sym, broadcast, elementwise_strides, is_channels_last, new
 
 
 def result(op: str, shape: Any, dtype: str, *operands: Sym) -> Sym:
@@ -98,6 +98,22 @@ def _cast_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradie
     dtype = node.inputs[0][1]
     gradient = grad(gradients)
     return [like(gradient, dtype) if gradient.dtype != dtype else gradient]
+
+
+def cast_in_order(x: Sym, dtype: str) -> Sym:
+    """Return x.to(dtype, memory_format=torch.contiguous_format): x itself if it has that dtype and is not [B, C, H, W]
+    with channels innermost, else a contiguous copy.
+
+    Saves nothing: backward casts the gradient back. Source: ATen/native/TensorConversions.cpp, to_will_alias.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda x: cast_in_order(x, "fp32"), (4, 256))
+    Cost(allocated=4096, saved=0, backward=2048)
+    """
+    if x.dtype == dtype and not is_channels_last(x):
+        return x
+    node = record("ToCopy", (x,), _cast_backward)
+    return made_by(new(x.tape, x.shape, dtype, op="_to_copy"), node)
 
 
 def in_fp32(x: Sym) -> Sym:

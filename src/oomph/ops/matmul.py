@@ -161,8 +161,9 @@ def _baddbmm_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gra
 
 
 def matmul(x: Sym, y: Sym) -> Sym:
-    """Return x [A, B, M, K] @ y [A, B, K, N]: both are folded to A·B matrices, a copy where strides forbid a view, and
-    where y [A, 1, K, N] or [1, B, K, N] is the same for several. Autocast casts y first.
+    """Return x [.., M, K] @ y [.., K, N]: both are folded to as many matrices as the axes before have places, a copy
+    where strides forbid a view, and where y [A, 1, K, N] or [1, B, K, N] is the same for several. Autocast casts y
+    first.
 
     Saves what bmm saves, copies included. Source: ATen/native/LinearAlgebra.cpp, _matmul_impl.
 
@@ -172,14 +173,15 @@ def matmul(x: Sym, y: Sym) -> Sym:
     """
     y = autocast_argument(y)
     x = autocast_argument(x)
-    a, b = x.shape[:2]
-    left = view(x, (a * b, *x.shape[2:]))
-    if not (yes(y.shape[0] == a) and yes(y.shape[1] == b)):
-        y = expand(y, (a, b, *y.shape[2:]))
-    right = view(y, (a * b, *y.shape[2:]))
+    batch = x.shape[:-2]
+    matrices = product(batch)
+    left = view(x, (matrices, *x.shape[-2:]))
+    if not all(yes(own == wanted) for own, wanted in zip(y.shape[:-2], batch, strict=True)):
+        y = expand(y, (*batch, *y.shape[-2:]))
+    right = view(y, (matrices, *y.shape[-2:]))
     out = bmm(left, right)
     del right, left  # C++ locals die in reverse order
-    return view(out, (a, b, x.shape[2], y.shape[3]))
+    return view(out, (*batch, x.shape[-2], y.shape[-1]))
 
 
 def matrix_times(weight: Sym, x: Sym) -> Sym:

@@ -39,6 +39,36 @@ def rotary_tables(x: Sym, position_ids: Sym, head_dim: Size, dtype: str | None =
         return cast(cos, dtype or x.dtype), cast(sin, dtype or x.dtype)
 
 
+SECTIONS = 3  # time, height and width
+
+
+def section_tables(x: Sym, position_ids: Sym, head_dim: Size) -> tuple[Sym, Sym]:
+    """Mirror Qwen3_5TextRotaryEmbedding.forward: cos and sin [B, S, D] in x's dtype, of positions of time, height and
+    width, whose sections are written over those of time.
+
+    x [B, S, H]; position_ids [P, S] int64, in text the same for all three axes. Saves nothing itself. Source:
+    transformers 5.23, models/qwen3_5/modeling_qwen3_5.py.
+
+    >>> from oomph.tape.testing import cost, ids
+    >>> cost(lambda x, positions: section_tables(x, positions, 64), (2, 4, 512), ids(1, 4)).allocated
+    23648
+    """
+    tape, (batch, length) = x.tape, x.shape[:2]
+    grids = (SECTIONS, batch, length, 1)
+    positions = tape.empty(grids, "fp32", op="_to_copy")
+    freqs = tape.empty((*grids[:-1], head_dim // 2), "fp32", op="mul")
+    del positions
+    turned = unary(freqs, "cos")
+    cos = unary(turned, "mul")
+    del turned
+    turned = unary(freqs, "sin")
+    sin = unary(turned, "mul")
+    del turned
+    sin = tape.empty((batch, length, head_dim), "fp32", op="cat")
+    cos = tape.empty((batch, length, head_dim), "fp32", op="cat")
+    return cast(cos, x.dtype), cast(sin, x.dtype)
+
+
 def rotary_buffers(tape: Tape, rotary_dim: Size) -> list[Sym]:
     """Return inv_freq and original_inv_freq, fp32 [D / 2] each: no parameters, not stored, but on the device.
 

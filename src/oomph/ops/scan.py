@@ -49,8 +49,9 @@ def softplus(x: Sym) -> Sym:
 
 
 def _softplus_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
-    gradient = grad(gradients)
-    return [result("softplus_backward", gradient.shape, gradient.dtype, gradient, saved[0])]
+    gradient, x = grad(gradients), saved[0]
+    operands = (x, gradient) if gradient.tape.on == "trace" else (gradient, x)  # there it is put together by a `where`
+    return [result("softplus_backward", gradient.shape, gradient.dtype, *operands)]
 
 
 def cumsum(x: Sym, axis: int) -> Sym:

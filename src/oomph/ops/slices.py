@@ -231,19 +231,59 @@ def copy_into_slice(x: Sym, source: Sym) -> Sym:
     >>> cost(copy_into_slice, frozen(4, 256), (4, 64)), cost(copy_into_slice, (4, 256), (4, 64)).backward
     (Cost(allocated=0, saved=0, backward=2560), 3072)
     """
+    return _written(x, source, x.strides)
+
+
+def copy_into_place(x: Sym, axis: int, source: Sym) -> Sym:
+    """Return x after x[.., i, ..] = source, one place of an axis: x's own bytes with a new history, as copy_into_slice
+    does it. Which place it is changes no byte.
+
+    Saves nothing; backward copies the whole gradient to take the place out of it, as a copy too. Source:
+    torch/csrc/autograd/functions/tensor.cpp, CopySlices::apply, CopyBackwards::apply.
+
+    >>> from oomph.tape.testing import cost, frozen
+    >>> cost(lambda x, source: copy_into_place(x, 1, source), frozen(4, 8, 64), (4, 64))
+    Cost(allocated=0, saved=0, backward=4608)
+    """
+    return _written(x, source, (*x.strides[:axis], *x.strides[axis + 1 :]))
+
+
+def _written(x: Sym, source: Sym, strides: Sequence[Size]) -> Sym:
+    """Return x after source was copied into a part of it that has these strides."""
     node = record("CopySlices", (x, source), _copy_slices_backward)
+    if node is not None:
+        node.context = (x.strides, strides)
     return made_by(x.detach(), node)
 
 
 def _copy_slices_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
-    gradient, ((shape, _), (part, dtype)) = grad(gradients), node.inputs
-    whole = new(gradient.tape, shape, gradient.dtype, op="new_empty_strided")
-    own = new(gradient.tape, part, gradient.dtype, op="clone")
+    gradient, ((shape, _), (part, dtype)), (strides, inside) = grad(gradients), node.inputs, node.context
+    whole = new(gradient.tape, shape, gradient.dtype, strides, op="new_empty_strided")
+    own = like(Sym(part, gradient.dtype, inside, whole.storage), gradient.dtype, "clone")
     zeros = new(gradient.tape, part, gradient.dtype, op="zeros_like") if node.needs(0) else None
     if own.dtype != dtype and node.needs(1):
         own = like(own, dtype)
     del zeros
     return [whole if node.needs(0) else None, own if node.needs(1) else None]
+
+
+def copied(x: Sym, source: Sym) -> Sym:
+    """Return x after x.copy_(source): x's own bytes with the source's history, which they keep alive.
+
+    Saves nothing; backward hands the gradient to the source, zeros to what was there. Source:
+    torch/csrc/autograd/functions/tensor.cpp, CopyBackwards::apply.
+
+    >>> from oomph.tape.testing import cost, frozen
+    >>> cost(copied, frozen(4, 256), (4, 256))
+    Cost(allocated=0, saved=0, backward=0)
+    """
+    return made_by(x.detach(), record("Copy", (x, source), _copied_backward))
+
+
+def _copied_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient, dtype = grad(gradients), node.inputs[1][1]
+    zeros = like(gradient, gradient.dtype, "zeros_like") if node.needs(0) else None
+    return [zeros, like(gradient, dtype) if gradient.dtype != dtype else gradient]
 
 
 def split(x: Sym, size: Size, parts: int) -> tuple[Sym, ...]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 OWN_FILES = (
     "baichuan", "bamba", "bert", "bloom", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "jamba",
-    "lfm2", "litgpt", "mamba", "opt", "phi", "qwen", "roberta", "t5",
+    "lfm2", "litgpt", "mamba", "olmo_hybrid", "opt", "phi", "qwen", "qwen3_next", "roberta", "t5",
 )  # fmt: skip
 PROGRAMS: dict[str, str] = {
     **dict.fromkeys(FRAMES, "llama"),
@@ -28,6 +28,8 @@ PROGRAMS: dict[str, str] = {
     "lfm2_moe": "lfm2",
     "mamba2": "mamba",
     "mt5": "t5",
+    "qwen3_5_moe_text": "qwen3_next",
+    "qwen3_5_text": "qwen3_next",
     "xlm-roberta": "roberta",
 }
 HEADS = ("lm_head", "embed_out", "output_projection")  # paths of language heads
