@@ -5,6 +5,7 @@ The real code is transformers' own in torch, which a user without mamba_ssm and 
 
 from __future__ import annotations
 
+from difflib import SequenceMatcher
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from oomph.job import InferJob, TrainJob
 from oomph.play import play, train_step
 from oomph.programs import kernel_note
 from oomph.steps import step
+from tests.referee.test_trace_profile import PLAIN, SCALARS
 from tests.tape.grid import compare
 from tests.tape.state_space import CONFIGS, deep, grid
 
@@ -38,6 +40,29 @@ def test_every_event_of_a_mixer_equals_the_trace(raw: dict[str, Any], job: Train
     parting, ours, theirs = compare(raw, job)
     assert parting is None, str(parting)
     assert ours == theirs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mamba", "mamba2"])
+def test_a_run_without_any_mode_differs_in_the_convolution_alone(name: str) -> None:
+    """torch.profiler's events of a real CPU run, gradients summed in place: a CPU's convolution takes buffers, nothing
+    else does, and nothing is missing. See test_in_place.
+    """
+    from oomph.referee.profile import profile
+
+    raw, job = deep(name, 1), TrainJob(**{**PLAIN, "seq_len": 37})
+    found = train_step(model_from_config(raw), job, on="cpu")
+    stream = found.recorder.stream()
+    before = {event.ordinal for event in stream.events[: found.start]}
+    ours = [event for event in stream.events[found.start : found.end] if event.ordinal not in before]
+    ours, run = ([one for one in events if abs(one.n_bytes) > SCALARS] for events in (ours, profile(raw, job).events))
+    ops = [stream.labels[event.ordinal].op for event in ours]
+    sizes = [[event.n_bytes for event in events] for events in (ours, run)]
+    edits = [edit for edit in SequenceMatcher(None, *sizes, autojunk=False).get_opcodes() if edit[0] != "equal"]
+    assert edits
+    for kind, at, *_ in edits:
+        assert kind == "insert"
+        assert "convolution" in ops[at] + ops[at - 1]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
