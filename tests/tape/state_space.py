@@ -117,11 +117,13 @@ def grid(training: int, inference: int, seed: int = 20261203) -> Iterator[tuple[
 
 def deep(name: str, layers: int) -> Config:
     """A config of a family with many layers, attention in every fourth of a hybrid."""
+    raw = CONFIGS[name](random.Random(name))
     attending = [index for index in range(layers) if index % 4 == 3]
-    return CONFIGS[name](random.Random(name)) | {
+    depth = {
         "num_hidden_layers": layers,
         "attn_layer_indices": attending,
         "attn_layer_period": 4,
         "attn_layer_offset": 3,
         "layer_types": ["attention" if index in attending else "mamba" for index in range(layers)],
     }
+    return raw | {key: value for key, value in depth.items() if key in raw}

@@ -9,7 +9,7 @@ Source: transformers 5.23, models/mamba/modeling_mamba.py; Falcon-Mamba and Jamb
 from __future__ import annotations
 
 from oomph import ops
-from oomph.errors import UnsupportedError
+from oomph.errors import UnsupportedError, UsageError
 from oomph.programs.cache import Cache
 from oomph.programs.causal_conv import convolved, masked
 from oomph.tape.bound import WRAPPED, Bound
@@ -86,9 +86,12 @@ def _for_the_kernel(m: Bound) -> None:
 
 
 def _time_map(dt_proj: Bound) -> tuple[Sym, Sym]:
-    """Return weight and bias of the map of the time step, which the class takes past an adapter on it."""
-    while WRAPPED in dt_proj.parts:
-        dt_proj = dt_proj.parts[WRAPPED]
+    """Return weight and bias of the map of the time step, which the class reads itself."""
+    if WRAPPED in dt_proj.parts:
+        raise UsageError(
+            "An adapter on dt_proj would never train: transformers reads the weight past it.",
+            "Name the other maps: --targets in_proj,x_proj, for two.",
+        )
     weight, bias = dt_proj.parts.get("weight"), dt_proj.parts.get("bias")
     if not isinstance(weight, Sym) or not isinstance(bias, Sym) or weight.dtype not in ("bf16", "fp16", "fp32"):
         raise UnsupportedError("oomph cannot play a quantised Mamba-1 mixer yet.", "Trace it instead: oomph trace.")
