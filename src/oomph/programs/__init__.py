@@ -50,7 +50,11 @@ def program_of(model: Model) -> Any:
 
 
 # By the kind of a block: what computes it in one kernel where it is installed. What is played is torch's own code.
-PACKAGES = {"mamba": "mamba-ssm and causal-conv1d"}
+PACKAGES = {
+    "linear_attention": "flash-linear-attention and causal-conv1d",
+    "mamba": "mamba-ssm and causal-conv1d",
+    "short_conv": "causal-conv1d",
+}
 
 
 def kernel_note(model: Model, kernel: str) -> tuple[str, ...]:

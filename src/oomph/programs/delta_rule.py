@@ -14,7 +14,7 @@ from oomph.tape.sizes import Size, number, yes
 from oomph.tape.sym import Sym
 
 CHUNK_SIZE = 64  # the functions' default
-MOST_CHUNKS = 128  # each is played on its own: in all layers so many take some seconds
+MOST_CHUNKS = 256  # each is played on its own: in all layers so many take some seconds
 EPSILON = 1e-6
 
 
