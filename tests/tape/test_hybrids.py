@@ -33,7 +33,7 @@ def grid() -> list[tuple[dict[str, Any], TrainJob | InferJob]]:
     for name, config in CONFIGS.items():
         rng = random.Random(f"{name}{SEED}")
         found.append((config(rng), LORA if name in ADAPTED else job(rng, name)))
-        found.append((config(rng), replace(infer_job(rng), decode=1, cache="dynamic")))
+        found.append((config(rng), replace(infer_job(rng), seq_len=29, decode=1, cache="dynamic")))
     return found
 
 

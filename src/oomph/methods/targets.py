@@ -21,6 +21,7 @@ LORA_TARGETS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("bert", "roberta", "xlm-roberta"), ("query", "value")),
     **dict.fromkeys(("bloom", "falcon", "gpt_neox"), ("query_key_value",)),
     **dict.fromkeys(("gpt2", "gpt_bigcode"), ("c_attn",)),
+    "nemotron_h": ("q_proj", "k_proj", "v_proj", "o_proj"),
     **dict.fromkeys(("t5", "mt5"), ("q", "v")),
     "phi": ("q_proj", "v_proj", "fc1", "fc2"),
 }

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 OWN_FILES = (
     "baichuan", "bamba", "bert", "bloom", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "jamba",
-    "lfm2", "litgpt", "mamba", "olmo_hybrid", "opt", "phi", "qwen", "qwen3_next", "roberta", "t5",
+    "lfm2", "litgpt", "mamba", "nemotron_h", "olmo_hybrid", "opt", "phi", "qwen", "qwen3_next", "roberta", "t5",
 )  # fmt: skip
 PROGRAMS: dict[str, str] = {
     **dict.fromkeys(FRAMES, "llama"),
@@ -50,7 +50,11 @@ def program_of(model: Model) -> Any:
 
 
 # By the kind of a block: what computes it in one kernel where it is installed. What is played is torch's own code.
-PACKAGES = {"mamba": "mamba-ssm and causal-conv1d"}
+PACKAGES = {
+    "linear_attention": "flash-linear-attention and causal-conv1d",
+    "mamba": "mamba-ssm and causal-conv1d",
+    "short_conv": "causal-conv1d",
+}
 
 
 def kernel_note(model: Model, kernel: str) -> tuple[str, ...]:

@@ -196,6 +196,22 @@ def _spread(m: Bound, group_mask: Sym) -> Sym:
     return ops.view(mask, (tokens, m.num_experts))
 
 
+def nemotron_h(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror NemotronHMoE.forward: DeepSeek-V3's, with experts in a smaller space between two maps, if there is one."""
+    residuals = hidden_states
+    orig_shape = hidden_states.shape
+    _, topk_weights, topk_indices = _routed(m, deepseek_v3_router, hidden_states)
+    hidden_states = _flat(hidden_states)
+    if "fc1_latent_proj" in m.parts:
+        hidden_states = m.fc1_latent_proj(hidden_states)
+    hidden_states = m[m.experts_name](hidden_states, topk_indices, topk_weights)
+    if "fc2_latent_proj" in m.parts:
+        hidden_states = m.fc2_latent_proj(hidden_states)
+    hidden_states = ops.view(hidden_states, orig_shape)
+    hidden_states = hidden_states + m.shared_experts(residuals)
+    return hidden_states
+
+
 def gpt_oss(m: Bound, hidden_states: Sym) -> tuple[Sym, Sym]:
     """Mirror GptOssMLP.forward, which returns the scores too."""
     shape = hidden_states.shape
@@ -310,6 +326,7 @@ STYLES: dict[str, Callable[[Bound, Sym], Any]] = {
     "lfm2_moe": lfm2_moe,
     "minimax_m2": minimax_m2,
     "mixtral": mixtral,
+    "nemotron_h": nemotron_h,
     "olmoe": olmoe,
     "qwen2_moe": qwen2_moe,
     "qwen3_moe": qwen3_moe,
