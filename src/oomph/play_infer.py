@@ -44,7 +44,7 @@ def infer(model: Model, job: InferJob, *, on: Place = "gpu") -> Played:
         )
     tape = Tape(on)
     recorder, tape.kernel = tape.recorder, job.attention
-    tape.experts, tape.routing = job.experts, job.routing
+    tape.experts, tape.routing, tape.training = job.experts, job.routing, False
     with tape.playing(), tape.no_grad():
         recorder.mark("parameters")
         bound = bind(model, tape, job.precision)

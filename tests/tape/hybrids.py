@@ -52,10 +52,10 @@ def lfm2_moe(rng: random.Random) -> dict[str, Any]:
 
 def _delta_net(rng: random.Random, model_type: str) -> dict[str, Any]:
     """Gated delta nets with keys for one or several values, gated attention that turns part of a head."""
-    keys = rng.choice([1, 2, 3])
+    keys, each = rng.choice([(1, 2), (2, 1), (2, 2), (3, 1)])  # of one value head fake tensors lay out views otherwise
     return _common(rng, model_type) | _layers(rng, LINEAR) | {
         "head_dim": rng.choice([16, 32]), "partial_rotary_factor": rng.choice([0.25, 0.5]),
-        "linear_num_key_heads": keys, "linear_num_value_heads": keys * rng.choice([1, 2]),
+        "linear_num_key_heads": keys, "linear_num_value_heads": keys * each,
         "linear_key_head_dim": rng.choice([8, 12]), "linear_value_head_dim": rng.choice([8, 16]),
         "linear_conv_kernel_dim": rng.choice([2, 4]), "attention_bias": rng.random() < 0.3,
         "attention_dropout": rng.choice([0.0, 0.1]), "hidden_act": "silu",
@@ -85,18 +85,44 @@ def qwen3_5_moe_text(rng: random.Random) -> dict[str, Any]:
     return _delta_net(rng, "qwen3_5_moe_text") | _experts(rng)
 
 
+def olmo_hybrid(rng: random.Random) -> dict[str, Any]:
+    """OLMo-Hybrid: norms in other places for each kind of layer, with a rotary embedding or, as released, without."""
+    raw = _delta_net(rng, "olmo_hybrid") | {"linear_allow_neg_eigval": rng.random() < 0.7, "pad_token_id": None}
+    del raw["partial_rotary_factor"]
+    return raw | {"rope_parameters": {"rope_type": "default", "rope_theta": rng.choice([None, 10000.0])}}
+
+
+def nemotron_h(rng: random.Random) -> dict[str, Any]:
+    """Nemotron-H: one mixer a layer, Mamba-2, attention, an MLP or experts, perhaps in a smaller space."""
+    groups, heads = rng.choice([(1, 2), (2, 4), (1, 3)])
+    kinds = rng.choice([[LINEAR, "mlp", FULL, "moe"], [FULL, "moe", LINEAR], [LINEAR, "moe", FULL]])
+    return _common(rng, "nemotron_h") | {
+        "layers_block_type": kinds, "head_dim": rng.choice([8, 16]), "mamba_num_heads": heads,
+        "mamba_head_dim": rng.choice([8, 16]), "ssm_state_size": rng.choice([8, 16]), "n_groups": groups,
+        "chunk_size": rng.choice([16, 32]), "use_bias": rng.random() < 0.3, "mlp_bias": rng.random() < 0.3,
+        "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": rng.choice([8, 24]),
+        "moe_shared_expert_intermediate_size": 24, "moe_latent_size": rng.choice([None, 16]),
+        "attention_dropout": rng.choice([0.0, 0.1]), "norm_topk_prob": rng.random() < 0.6,
+    }  # fmt: skip
+
+
 CONFIGS = {
     "lfm2": lfm2,
     "lfm2_moe": lfm2_moe,
     "qwen3_next": qwen3_next,
     "qwen3_5_text": qwen3_5_text,
     "qwen3_5_moe_text": qwen3_5_moe_text,
+    "olmo_hybrid": olmo_hybrid,
+    "nemotron_h": nemotron_h,
 }
 
 
 def deep(name: str, layers: int) -> dict[str, Any]:
     """A config of a family with many layers, attention in every fourth."""
     raw = CONFIGS[name](random.Random(name))
+    if "layers_block_type" in raw:
+        kinds = [*raw["layers_block_type"]] * layers
+        return raw | {"layers_block_type": kinds[:layers]}
     other = next(kind for kind in raw["layer_types"] if kind != FULL)
     kinds = [FULL if index % 4 == 3 else other for index in range(layers)]
     return raw | {"num_hidden_layers": layers, "layer_types": kinds}

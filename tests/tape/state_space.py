@@ -33,6 +33,22 @@ def mamba2(rng: random.Random) -> Config:
     }  # fmt: skip
 
 
+def mamba(rng: random.Random) -> Config:
+    """Mamba, with the same switches."""
+    return {
+        "model_type": "mamba", "vocab_size": rng.choice([64, 515]), "hidden_size": 32,
+        "num_hidden_layers": 1, "state_size": rng.choice([5, 16]), "expand": rng.choice([1, 2]),
+        "conv_kernel": rng.choice([3, 4]), "time_step_rank": rng.choice([2, 7]), "use_bias": rng.random() < 0.4,
+        "use_conv_bias": rng.random() < 0.6, "tie_word_embeddings": rng.random() < 0.4,
+        "residual_in_fp32": rng.random() < 0.6,
+    }  # fmt: skip
+
+
+def falcon_mamba(rng: random.Random) -> Config:
+    """Falcon-Mamba, with norms that have no scales."""
+    return mamba(rng) | {"model_type": "falcon_mamba"}
+
+
 def _hybrid(rng: random.Random, model_type: str) -> Config:
     """Mamba-2 and attention in turn, as IBM spells the sizes."""
     sizes = _mixer(rng)
@@ -60,9 +76,26 @@ def granitemoehybrid(rng: random.Random) -> Config:
     }  # fmt: skip
 
 
+def jamba(rng: random.Random) -> Config:
+    """Jamba: Mamba and attention in turn, experts in one of the two layers or in none."""
+    return {
+        "model_type": "jamba", "vocab_size": rng.choice([64, 515]), "hidden_size": 32, "intermediate_size": 40,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": rng.choice([1, 2, 4]),
+        "attention_dropout": rng.choice([0.0, 0.1]), "tie_word_embeddings": rng.random() < 0.4,
+        "num_experts": rng.choice([1, 4]), "num_experts_per_tok": rng.choice([1, 2]),
+        "expert_layer_period": 2, "expert_layer_offset": rng.choice([0, 1]),
+        "attn_layer_period": 2, "attn_layer_offset": rng.choice([0, 1]), "mamba_d_state": rng.choice([5, 16]),
+        "mamba_d_conv": rng.choice([3, 4]), "mamba_expand": rng.choice([1, 2]), "mamba_dt_rank": rng.choice([2, 7]),
+        "mamba_conv_bias": rng.random() < 0.6, "mamba_proj_bias": rng.random() < 0.4,
+    }  # fmt: skip
+
+
 CONFIGS: dict[str, Callable[[random.Random], Config]] = {
     "bamba": bamba,
     "granitemoehybrid": granitemoehybrid,
+    "falcon_mamba": falcon_mamba,
+    "jamba": jamba,
+    "mamba": mamba,
     "mamba2": mamba2,
 }
 
@@ -79,14 +112,18 @@ def grid(training: int, inference: int, seed: int = 20261203) -> Iterator[tuple[
         for _ in range(training):
             yield config(rng), _training(rng, name)
         for _ in range(inference):
-            yield config(rng), infer_job(rng)
+            yield config(rng), replace(infer_job(rng), padding=False)  # generate hands a mask to the prefill alone
 
 
 def deep(name: str, layers: int) -> Config:
     """A config of a family with many layers, attention in every fourth of a hybrid."""
+    raw = CONFIGS[name](random.Random(name))
     attending = [index for index in range(layers) if index % 4 == 3]
-    return CONFIGS[name](random.Random(name)) | {
+    depth = {
         "num_hidden_layers": layers,
         "attn_layer_indices": attending,
+        "attn_layer_period": 4,
+        "attn_layer_offset": 3,
         "layer_types": ["attention" if index in attending else "mamba" for index in range(layers)],
     }
+    return raw | {key: value for key, value in depth.items() if key in raw}

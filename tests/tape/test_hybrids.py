@@ -24,6 +24,7 @@ LORA = TrainJob(
     batch=2, seq_len=40, precision="bf16", attention="efficient", padding=True, method="lora", targets="all-linear",
     checkpointing="non-reentrant", optimizer="adamw", clip_gradients=True,
 )  # fmt: skip
+ADAPTED = ("lfm2_moe", "qwen3_next")
 
 
 def grid() -> list[tuple[dict[str, Any], TrainJob | InferJob]]:
@@ -31,8 +32,8 @@ def grid() -> list[tuple[dict[str, Any], TrainJob | InferJob]]:
     found: list[tuple[dict[str, Any], TrainJob | InferJob]] = []
     for name, config in CONFIGS.items():
         rng = random.Random(f"{name}{SEED}")
-        found += [(config(rng), replace(job(rng, name), checkpointing="none")), (config(rng), job(rng, name))]
-        found += [(config(rng), LORA), (config(rng), replace(infer_job(rng), decode=1, cache="dynamic"))]
+        found.append((config(rng), LORA if name in ADAPTED else job(rng, name)))
+        found.append((config(rng), replace(infer_job(rng), seq_len=29, decode=1, cache="dynamic")))
     return found
 
 

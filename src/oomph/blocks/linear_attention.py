@@ -26,7 +26,9 @@ class GatedDeltaNet(Block):
     """Queries and keys of K heads, values and output gate z of V heads, two scalars (b, a) per value head.
 
     A convolution runs over queries, keys and values together, `activation` follows it. `maps` says which of q, k, v, z,
-    b, a each input map of the class holds, `order` in which it makes its modules.
+    b, a each input map of the class holds, `order` in which it makes its modules. `negative`: eigenvalues may be,
+    which doubles b. `decay_dtype` is that of A_log
+    where the class sets one.
 
     Qwen3-Next: 2048·(2·2048 + 2·4096 + 2·32) + 8192·4 + 2·32 + 128 + 4096·2048 parameters.
     >>> from oomph.blocks.base import walk
@@ -44,6 +46,8 @@ class GatedDeltaNet(Block):
     norm: str = "norm"
     out: str = "out_proj"
     activation: str = "silu"
+    negative: bool = False
+    decay_dtype: str | None = None
     order: tuple[str, ...] = ("conv", "maps", "norm", "out")
     kind: str = "linear_attention"
 
@@ -60,6 +64,14 @@ class GatedDeltaNet(Block):
     @property
     def parts(self) -> Parts:
         """The convolution, the maps, time-step bias and decay per value head, the gated norm of one head."""
+        return self._parts(None)
+
+    @property
+    def built_parts(self) -> Parts:
+        """The same with the decay in the dtype that the class gives it."""
+        return self._parts(self.decay_dtype)
+
+    def _parts(self, decay_dtype: str | None) -> Parts:
         keys, values, heads = self.key_size, self.value_size, self.num_value_heads
         width = {"q": keys, "k": keys, "v": values, "z": values, "b": heads, "a": heads}
         modules: dict[str, Parts] = {
@@ -68,9 +80,8 @@ class GatedDeltaNet(Block):
             "norm": {self.norm: NormBeforeGate(self.value_head_dim)},
             "out": {self.out: Linear(values, self.hidden_size)},
         }
-        bias: dict[str, Part] = {"dt_bias": Tensor((heads,), "bias")}
-        decay: dict[str, Part] = {"A_log": Tensor((heads,), "param")}
-        parts = decay | bias if self.order[0] == "maps" else bias | decay
+        bias, decay = ("dt_bias", Tensor((heads,), "bias")), ("A_log", Tensor((heads,), "param", decay_dtype))
+        parts: dict[str, Part] = dict((decay, bias) if self.order[0] == "maps" else (bias, decay))
         for name in self.order:
             parts |= modules[name]
         return parts

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from oomph.blocks.base import Block, Module, Part, Parts
-from oomph.blocks.basic import Conv, Linear, Norm
+from oomph.blocks.basic import BareNorm, Conv, Linear, Norm
 from oomph.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ def depthwise(channels: int, kernel: int, bias: bool) -> Conv:
 class Mamba(Block):
     """Mamba-1: in (H, 2·I), a convolution, x_proj (I, R + 2·N) for dt, B and C, dt_proj (R, I), out (I, H).
 
-    `inner_norms` are Jamba's norms on dt, B and C.
+    `inner_norms` are the norms on dt, B and C: "weighted" (Jamba), "bare" (Falcon-Mamba, whose class keeps scales that
+    it does not use), "" none. `activation` is what follows the convolution.
 
     One layer of mamba-130m, norm apart:
     >>> from oomph.blocks.base import walk
@@ -43,7 +44,8 @@ class Mamba(Block):
     time_step_rank: int
     bias: bool = False
     conv_bias: bool = True
-    inner_norms: bool = False
+    inner_norms: str = ""
+    activation: str = "silu"
     kind: str = "mamba"
 
     @property
@@ -51,8 +53,10 @@ class Mamba(Block):
         """The maps, the convolution, and the state matrix A (I, N) with the skip D (I)."""
         inner, state, rank = self.inner_size, self.state_size, self.time_step_rank
         norms: dict[str, Part] = {}
-        if self.inner_norms:
+        if self.inner_norms == "weighted":
             norms = {"dt_layernorm": Norm(rank), "b_layernorm": Norm(state), "c_layernorm": Norm(state)}
+        if self.inner_norms == "bare":
+            norms = {f"{name}_layernorm": BareNorm("rms bare") for name in ("dt", "b", "c")}
         return {
             "A_log": Tensor((inner, state), "param"),
             "D": Tensor((inner,), "param"),
@@ -63,6 +67,19 @@ class Mamba(Block):
             "out_proj": Linear(inner, self.hidden_size, self.bias),
             **norms,
         }
+
+    @staticmethod
+    def program(
+        m: Bound,
+        hidden_states: Sym,
+        cache_params: Cache | None = None,
+        attention_mask: Sym | None = None,
+        index: int = 0,
+    ) -> Sym:
+        """Mirror MambaMixer.forward: hidden_states [B, S, H] in and out, `index` of the layer in the cache."""
+        from oomph.programs.mamba1 import mixer
+
+        return mixer(m, hidden_states, cache_params, attention_mask, index)
 
 
 @dataclass(frozen=True)

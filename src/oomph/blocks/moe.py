@@ -77,8 +77,8 @@ class CorrectedRouter(Router):
 class StackedExperts(Block):
     """All experts of a layer as transformers 5 keeps them: gate and up in one tensor (E, 2F, H), down in (E, H, F).
 
-    `transposed`: the last two axes the other way round. `bias`: one vector for each expert and tensor. `names` are
-    those of the two tensors; `activation` is what the gate goes through.
+    `gated` False: there is no gate, only up (E, F, H). `transposed`: the last two axes the other way round. `bias`: one
+    vector for each expert and tensor. `names` are those of the two tensors; `activation` is what the gate goes through.
 
     Mixtral-8x7B: 8·(2·14336)·4096 + 8·4096·14336 parameters, as many as in a matrix for each map and expert.
     >>> [part.numel for part in StackedExperts(4096, 14336, 8).parts.values() if part]
@@ -92,12 +92,13 @@ class StackedExperts(Block):
     transposed: bool = False
     bias: bool = False
     names: tuple[str, str] = ("gate_up_proj", "down_proj")
+    gated: bool = True
 
     @property
     def shapes(self) -> dict[str, tuple[int, int, int]]:
         """The shape of each tensor of matrices by its name."""
         experts, hidden, ffn = self.num_experts, self.hidden_size, self.ffn_size
-        into, out = (2 * ffn, hidden), (hidden, ffn)
+        into, out = (2 * ffn if self.gated else ffn, hidden), (hidden, ffn)
         into, out = (into[::-1], out[::-1]) if self.transposed else (into, out)
         return {name: (experts, *shape) for name, shape in zip(self.names, (into, out), strict=True)}
 
@@ -105,7 +106,8 @@ class StackedExperts(Block):
     def parts(self) -> Parts:
         """Gate and up, down, and their biases."""
         parts: dict[str, Part] = {}
-        for (name, shape), width in zip(self.shapes.items(), (2 * self.ffn_size, self.hidden_size), strict=True):
+        inner = 2 * self.ffn_size if self.gated else self.ffn_size
+        for (name, shape), width in zip(self.shapes.items(), (inner, self.hidden_size), strict=True):
             parts[name] = Tensor(shape, "expert")
             if self.bias:
                 parts[f"{name}_bias"] = Tensor((self.num_experts, width), "bias")

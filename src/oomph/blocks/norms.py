@@ -28,6 +28,13 @@ def rms(m: Bound, hidden_states: Sym) -> Sym:
     return weight * ops.cast(hidden_states, input_dtype)
 
 
+def rms_bare(m: Bound, x: Sym) -> Sym:
+    """Mirror FalconMambaWeightlessRMSNorm.forward: no scale."""
+    from oomph import ops
+
+    return ops.cast(_normed(ops.cast(x, "fp32")), x.dtype)
+
+
 def rms_in_fp32(m: Bound, hidden_states: Sym) -> Sym:
     """Mirror Olmo2RMSNorm.forward: the scale is applied in fp32."""
     from oomph import ops
@@ -180,6 +187,7 @@ def unsloth(m: Bound, hidden_states: Sym) -> Sym:
 
 STYLES: dict[str, Callable[[Bound, Sym], Sym]] = {
     "rms": rms,
+    "rms bare": rms_bare,
     "rms in fp32": rms_in_fp32,
     "rms mixed": rms_mixed,
     "rms glm": rms_glm,

@@ -14,9 +14,10 @@ from oomph.blocks.mamba import Mamba
 from oomph.blocks.mlp import GatedMLP
 from oomph.blocks.moe import MoE, Router
 from oomph.config import MAX_EXPERTS, Config
+from oomph.families.bamba import WITHOUT_ATTENTION
 from oomph.families.common import causal_lm, head_dim
 from oomph.families.mamba import time_step_rank
-from oomph.families.moe_layers import by_kind
+from oomph.families.moe_layers import by_kind, stacked
 from oomph.model import Model
 
 TYPES: dict[str, dict[str, Any]] = {
@@ -47,7 +48,8 @@ def build(config: Config) -> Model:
         return Module({name: mixer, "feed_forward": feed_forward(config, hidden, kind[1]), **norms})
 
     stack = by_kind(list(zip(attends, routes, strict=True)), layer)
-    return causal_lm(config, stack, Norm(hidden), norm="model.final_layernorm")
+    unplayed = () if any(attends) else (WITHOUT_ATTENTION,)
+    return causal_lm(config, stack, Norm(hidden), norm="model.final_layernorm", unplayed=unplayed)
 
 
 def every(config: Config, period_key: str, offset_key: str, layers: int) -> list[bool]:
@@ -62,7 +64,8 @@ def attention(config: Config, hidden: int) -> Block:
     """Return grouped-query attention without biases (and without rotary positions)."""
     heads = config.int("num_attention_heads")
     kv_heads = config.optional_int("num_key_value_heads") or heads
-    return Attention(hidden, heads, kv_heads, head_dim(config, hidden, heads))
+    dropout = config.rate("attention_dropout", 0.0)
+    return Attention(hidden, heads, kv_heads, head_dim(config, hidden, heads), dropout=dropout, rotary="")
 
 
 def mamba(config: Config, hidden: int) -> Block:
@@ -75,7 +78,8 @@ def mamba(config: Config, hidden: int) -> Block:
         time_step_rank(config, "mamba_dt_rank", hidden),
         bias=config.bool("mamba_proj_bias"),
         conv_bias=config.bool("mamba_conv_bias"),
-        inner_norms=True,
+        inner_norms="weighted",
+        activation=config.str("hidden_act", "silu"),
     )
 
 
@@ -83,8 +87,16 @@ def feed_forward(config: Config, hidden: int, routed: bool) -> Block:
     """Return the gated MLP or, routed, the same as one of many experts."""
     ffn = config.int("intermediate_size")
     if not routed:
-        return GatedMLP(hidden, ffn)
+        return GatedMLP(hidden, ffn, activation=config.str("hidden_act", "silu"))
     experts = config.int("num_experts", high=MAX_EXPERTS)
     expert = GatedMLP(hidden, ffn, role="expert")
     router = Router(hidden, experts)
-    return MoE(router, expert, experts, config.int("num_experts_per_tok"), router_name="router")
+    return MoE(
+        router,
+        expert,
+        experts,
+        config.int("num_experts_per_tok"),
+        router_name="router",
+        stacked=stacked(config, hidden, ffn, experts),
+        style="jamba",
+    )

@@ -57,6 +57,8 @@ def mamba1(config: Config, hidden: int) -> Block:
         time_step_rank(config, "time_step_rank", hidden),
         bias=config.bool("use_bias"),
         conv_bias=config.bool("use_conv_bias"),
+        inner_norms="bare" if config.model_type == "falcon_mamba" else "",
+        activation=config.str("hidden_act", "silu"),
     )
 
 

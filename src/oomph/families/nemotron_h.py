@@ -15,7 +15,7 @@ from oomph.blocks.base import Block, Module, Part, Stack
 from oomph.blocks.basic import Linear, Norm
 from oomph.blocks.mamba import Mamba2
 from oomph.blocks.mlp import MLP
-from oomph.blocks.moe import MoE, Router, shared_expert
+from oomph.blocks.moe import MoE, Router, StackedExperts, shared_expert
 from oomph.config import MAX_DEPTH, MAX_EXPERTS, Config
 from oomph.errors import ConfigError
 from oomph.families.common import causal_lm
@@ -31,15 +31,18 @@ TYPES: dict[str, dict[str, Any]] = {
         "ssm_state_size": 128, "mamba_num_heads": 128, "mamba_head_dim": 64, "n_groups": 8, "conv_kernel": 4,
         "use_conv_bias": True, "use_bias": False, "n_routed_experts": 8, "num_experts_per_tok": 2,
         "moe_intermediate_size": 7688, "moe_shared_expert_intermediate_size": 7688, "num_nextn_predict_layers": 0,
+        "chunk_size": 128,
     },
 }  # fmt: skip
 ALIASES: dict[str, dict[str, tuple[str, ...]]] = {
     "nemotron_h": {
         "layers_block_type": ("layer_types",), "n_routed_experts": ("num_local_experts",),
         "n_groups": ("mamba_n_groups",), "conv_kernel": ("mamba_d_conv",), "use_conv_bias": ("mamba_conv_bias",),
+        "chunk_size": ("mamba_chunk_size",),
     },
 }  # fmt: skip
 
+ACTIVATION = "relu2"  # of the configuration class
 EXPERTS, PLAIN = "moe", "mlp"
 LETTERS = {"M": LINEAR, "*": FULL, "-": PLAIN, "E": EXPERTS}
 MTP_KINDS = [FULL, EXPERTS]  # the class's default for the sub-layers of one MTP layer
@@ -61,11 +64,11 @@ def build(config: Config) -> Model:
     mtp_layers = predictors(config)
     used = dict.fromkeys(kinds + (mtp_kinds if mtp_layers else []))
     mixers = {kind: MIXERS[kind](config, hidden) for kind in used}
-    layers = {kind: Module({"norm": Norm(hidden), "mixer": mixers[kind]}) for kind in kinds}
+    layers = {kind: Module({"norm": norm(hidden), "mixer": mixers[kind]}) for kind in kinds}
     model = causal_lm(
         config,
         [layers[kind] for kind in kinds],
-        Norm(hidden),
+        norm(hidden),
         embed="backbone.embeddings",
         stack="backbone.layers",
         norm="backbone.norm_f",
@@ -76,6 +79,11 @@ def build(config: Config) -> Model:
     if len(mtp_kinds) * mtp_layers > MAX_DEPTH:
         raise config.error("num_nextn_predict_layers", f"makes more than {MAX_DEPTH} layers")
     return with_mtp(model, {"mtp": mtp(hidden, mixers, mtp_kinds, mtp_layers)})
+
+
+def norm(size: int) -> Norm:
+    """Return the norm, which is scaled in fp32."""
+    return Norm(size, style="rms all fp32")
 
 
 def layer_kinds(config: Config, key: str, pattern_key: str) -> list[str]:
@@ -102,33 +110,54 @@ def mamba(config: Config, hidden: int) -> Block:
         in_bias=bias,
         out_bias=bias,
         conv_bias=config.bool("use_conv_bias"),
+        chunk_size=config.int("chunk_size"),
+        activation=config.str("mamba_hidden_act", "silu"),
     )
 
 
 def attention(config: Config, hidden: int) -> Block:
     """Return grouped-query attention without biases (attention_bias is not read by the class)."""
     heads = config.int("num_attention_heads")
-    return Attention(hidden, heads, config.optional_int("num_key_value_heads") or heads, config.int("head_dim"))
+    return Attention(
+        hidden, heads, config.optional_int("num_key_value_heads") or heads, config.int("head_dim"),
+        rotary="", dropout=config.rate("attention_dropout", 0.0),
+    )  # fmt: skip
 
 
 def mlp(config: Config, hidden: int) -> Block:
     """Return the plain squared-ReLU MLP."""
-    return MLP(hidden, config.int("intermediate_size"), config.bool("mlp_bias"))
+    return plain(config, hidden, config.int("intermediate_size"))
+
+
+def plain(config: Config, hidden: int, ffn: int) -> MLP:
+    """Return an MLP without a gate."""
+    return MLP(hidden, ffn, config.bool("mlp_bias"), activation=config.str("mlp_hidden_act", ACTIVATION))
 
 
 def experts(config: Config, hidden: int) -> Block:
     """Return the mixture: two-matrix experts in the latent space if there is one, a shared MLP in the full one."""
     number, bias = config.int("n_routed_experts", high=MAX_EXPERTS), config.bool("mlp_bias")
     latent = config.optional_int("moe_latent_size")
-    expert = MLP(latent or hidden, config.int("moe_intermediate_size"), role="expert")
+    size, ffn, act = latent or hidden, config.int("moe_intermediate_size"), config.str("mlp_hidden_act", ACTIVATION)
     extra: dict[str, Part] = {
-        "shared_experts": shared_expert(MLP(hidden, config.int("moe_shared_expert_intermediate_size"), bias))
+        "shared_experts": shared_expert(plain(config, hidden, config.int("moe_shared_expert_intermediate_size")))
     }
     if latent:
         extra["fc1_latent_proj"] = Linear(hidden, latent, bias)
         extra["fc2_latent_proj"] = Linear(latent, hidden, bias)
     router = Router(hidden, number, correction="e_score_correction_bias")
-    return MoE(router, expert, number, config.int("num_experts_per_tok"), extra=extra)
+    return MoE(
+        router,
+        MLP(size, ffn, role="expert"),
+        number,
+        config.int("num_experts_per_tok"),
+        extra=extra,
+        stacked=StackedExperts(size, ffn, number, act, names=("up_proj", "down_proj"), gated=False),
+        experts_first=True,
+        style="nemotron_h",
+        normalised=config.bool("norm_topk_prob", default=True),
+        groups=(config.optional_int("n_group") or 1, config.optional_int("topk_group") or 1),
+    )
 
 
 MIXERS = {LINEAR: mamba, FULL: attention, PLAIN: mlp, EXPERTS: experts}

@@ -13,7 +13,7 @@ from oomph.blocks.basic import Norm
 from oomph.blocks.linear_attention import GatedDeltaNet
 from oomph.blocks.mlp import GatedMLP
 from oomph.config import Config
-from oomph.families.common import causal_lm, head_dim
+from oomph.families.common import causal_lm, head_dim, rope_parameters
 from oomph.families.layer_types import FULL, LINEAR, full_every, listed
 from oomph.families.moe_layers import by_kind
 from oomph.model import Model
@@ -34,19 +34,25 @@ MAPS = (("q_proj", "q"), ("k_proj", "k"), ("v_proj", "v"), ("a_proj", "a"), ("b_
 def build(config: Config) -> Model:
     """Return the decoder; the two kinds of layer have their norms in different places."""
     hidden, depth = config.size("hidden_size"), config.depth("num_hidden_layers")
-    mlp = GatedMLP(hidden, config.int("intermediate_size"))
+    mlp = GatedMLP(hidden, config.int("intermediate_size"), activation=config.str("hidden_act", "silu"))
     kinds = listed(config, depth) or [*full_every(depth, FULL_ATTENTION_INTERVAL)]
     if FULL not in kinds and not config.has("layer_types"):
         kinds[-1] = FULL
 
     def layer(kind: str) -> Block:
         if kind == LINEAR:
-            norms = {"attention_layer_norm": Norm(hidden), "feedforward_layer_norm": Norm(hidden)}
+            norms = {"attention_layer_norm": norm(hidden), "feedforward_layer_norm": norm(hidden)}
             return Module({"mlp": mlp, **norms, "linear_attn": delta_net(config, hidden)})
-        norms = {"post_attention_layernorm": Norm(hidden), "post_feedforward_layernorm": Norm(hidden)}
+        norms = {"post_attention_layernorm": norm(hidden), "post_feedforward_layernorm": norm(hidden)}
         return Module({"self_attn": attention(config, hidden), "mlp": mlp, **norms})
 
-    return causal_lm(config, by_kind(kinds, layer), Norm(hidden))
+    unplayed = () if FULL in kinds else ("a decoder without attention",)
+    return causal_lm(config, by_kind(kinds, layer), norm(hidden), unplayed=unplayed)
+
+
+def norm(size: int) -> Norm:
+    """Return OLMo 2's norm."""
+    return Norm(size, style="rms in fp32")
 
 
 def delta_net(config: Config, hidden: int) -> Block:
@@ -67,6 +73,8 @@ def delta_net(config: Config, hidden: int) -> Block:
         norm="o_norm",
         out="o_proj",
         activation=config.str("hidden_act", "silu"),
+        decay_dtype="fp32",
+        negative=config.bool("linear_allow_neg_eigval", default=True),
         order=("maps", "out", "conv", "norm"),
     )
 
@@ -78,5 +86,13 @@ def attention(config: Config, hidden: int) -> Block:
     size = head_dim(config, hidden, heads)
     return Attention(
         hidden, heads, kv_heads, size, qkv_bias=bias, out_bias=bias,
-        q_norm=Norm(heads * size), k_norm=Norm(kv_heads * size),
+        q_norm=norm(heads * size), k_norm=norm(kv_heads * size), norm_place="whole",
+        rotary="olmo" if turns(config) else "", dropout=config.rate("attention_dropout", 0.0),
     )  # fmt: skip
+
+
+def turns(config: Config) -> bool:
+    """Tell whether there is a rotary embedding: released models say that there is none, rope_theta being null."""
+    rope = rope_parameters(config)
+    theta = rope["rope_theta"] if "rope_theta" in rope else config.raw.get("rope_theta", True)
+    return theta is not None

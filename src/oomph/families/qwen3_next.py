@@ -69,7 +69,8 @@ def build(config: Config) -> Model:
         return layers[kind, experts]
 
     stack = [layer(kind, experts) for kind, experts in zip(kinds, routed, strict=True)]
-    model = causal_lm(config, stack, norm(hidden))
+    unplayed = () if FULL in kinds else ("a decoder without attention",)
+    model = causal_lm(config, stack, norm(hidden), unplayed=unplayed)
     if not mtp_layers:
         return model
     extra = [layer(FULL, experts) for experts in routed_layers(config, mtp_layers)]

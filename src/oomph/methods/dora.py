@@ -16,7 +16,7 @@ from oomph.errors import UnsupportedError
 from oomph.methods.bitsandbytes import Linear4bit, Linear8bit
 from oomph.methods.lora import SCALING, LoraLinear, adapter_dtype, features
 from oomph.methods.quantised import PackedLinear
-from oomph.methods.targets import LORA_TARGETS, inner, names_of, split, wrap_targets
+from oomph.methods.targets import LORA_TARGETS, check_mixers, inner, names_of, split, wrap_targets
 from oomph.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -36,7 +36,9 @@ def adapt(model: Model, job: TrainJob) -> Model:
         kind = DoraLinear4bit if isinstance(inner(base), Linear4bit) else DoraLinear
         return kind(base, *features(base), job.rank, rate, adapter_dtype(job))
 
-    return wrap_targets(model, names_of(model, job.targets, LORA_TARGETS), wrap, split(job.modules_to_save))
+    names = names_of(model, job.targets, LORA_TARGETS)
+    check_mixers(model, names)
+    return wrap_targets(model, names, wrap, split(job.modules_to_save))
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from oomph.methods.gptq import LinearGptq
 from oomph.methods.hqq import LinearHqq
 from oomph.methods.parameters import translated, wrapped
 from oomph.methods.saved import frozen
-from oomph.methods.targets import LORA_TARGETS, inner, names_of, split, typed, wrap_targets
+from oomph.methods.targets import LORA_TARGETS, check_mixers, inner, names_of, split, typed, wrap_targets
 
 if TYPE_CHECKING:
     from oomph.job import TrainJob
@@ -38,7 +38,9 @@ def adapt(model: Model, job: TrainJob) -> Model:
     def wrap(path: str, base: Part) -> Block:
         return _kind(base)(base, *features(base), job.rank, rate, adapter_dtype(job), job.method != "lora-fa")
 
-    targets = translated(model, names_of(model, job.targets, LORA_TARGETS))
+    names = names_of(model, job.targets, LORA_TARGETS)
+    check_mixers(model, names)
+    targets = translated(model, names)
     left = split(job.modules_to_save)
     changed = frozen(model) if targets.maps == () else wrap_targets(model, targets.maps, wrap, left)
     if not targets.parameters:

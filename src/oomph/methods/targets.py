@@ -21,9 +21,13 @@ LORA_TARGETS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("bert", "electra", "roberta", "xlm-roberta"), ("query", "value")),
     **dict.fromkeys(("bloom", "falcon", "gpt_neox"), ("query_key_value",)),
     **dict.fromkeys(("gpt2", "gpt_bigcode"), ("c_attn",)),
+    "nemotron_h": ("q_proj", "k_proj", "v_proj", "o_proj"),
     **dict.fromkeys(("t5", "mt5"), ("q", "v")),
     "phi": ("q_proj", "v_proj", "fc1", "fc2"),
 }
+# Types on whose out_proj PEFT 0.21 puts no adapter (tuners/tuners_utils.py, _check_lora_target_modules_mamba).
+WITHOUT_OUT_PROJ = frozenset({"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"})
+OUT_PROJ = "out_proj"
 ALL_LINEAR = "all-linear"
 DEFAULT = "default"
 ATTENTION = "attention"  # the kind of blocks that attend
@@ -44,6 +48,14 @@ def names_of(model: Model, targets: str, defaults: dict[str, tuple[str, ...]]) -
             )
         return defaults[model.model_type]
     return split(targets)
+
+
+def check_mixers(model: Model, names: Names) -> None:
+    """Refuse LoRA on the last map of a state-space mixer, as PEFT does; raises UsageError."""
+    if model.model_type in WITHOUT_OUT_PROJ and (names is None or any(matches(name, (OUT_PROJ,)) for name in names)):
+        raise UsageError(
+            f"PEFT puts no LoRA on {OUT_PROJ} of {model.model_type}.", "Name other maps: --targets in_proj, for one."
+        )
 
 
 def attention_maps(model: Model) -> str:

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from oomph.tape.sym import Sym
 
 # TRANSFORMERS_MODELS_TO_VERA_TARGET_MODULES_MAPPING of PEFT 0.21, for the models that are played.
-VERA_TARGETS = {**LORA_TARGETS, "phi": ("q_proj", "v_proj")}
+VERA_TARGETS = {kind: names for kind, names in LORA_TARGETS.items() if kind != "nemotron_h"}
+VERA_TARGETS |= {"phi": ("q_proj", "v_proj")}
 A, B = "vera_A", "vera_B"
 
 

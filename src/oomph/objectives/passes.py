@@ -98,11 +98,12 @@ class Passes:
 
     @contextmanager
     def _without_adapters(self) -> Iterator[None]:
-        before, self.tape.adapters = self.tape.adapters, self.reference is not None
+        tape, own = self.tape, self.reference is not None
+        before, (tape.adapters, tape.training) = (tape.adapters, tape.training), (own, not own)
         try:
             yield
         finally:
-            self.tape.adapters = before
+            tape.adapters, tape.training = before
 
 
 def made(tape: Tape, shapes: Shapes) -> dict[str, Sym]:

@@ -14,6 +14,8 @@ from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sym import Sym
 from oomph.tape.tape import autocast
 
+KEEPS_CACHE = ("nemotron_h",)  # types whose class has no `gradient_checkpointing` that would switch a cache off
+
 
 def inputs(passes: Passes) -> Shapes:
     """Return a batch: ids, a mask or positions where there is padding or packing, and labels."""
@@ -33,11 +35,12 @@ def compute_loss(passes: Passes, inputs: dict[str, Sym]) -> tuple[Sym | None, li
     arguments: tuple[Any, ...] = (
         passes.policy, inputs["input_ids"], inputs["labels"], checkpointing, passes.model.decoder_type,
     )  # fmt: skip
+    # by merge_with_config_defaults, where the class says that it checkpoints
+    switched_off = job.checkpointing != "none" and not (job.keeps_cache or passes.model.model_type in KEEPS_CACHE)
     options = {
         "attention_mask": inputs.get("attention_mask"),
         "position_ids": inputs.get("position_ids"),
-        # merge_with_config_defaults switches it off
-        "use_cache": job.use_cache and (job.checkpointing == "none" or job.keeps_cache),
+        "use_cache": job.use_cache and not switched_off,
     }
     with autocast(tape, autocast_dtype(job)):
         loss, logits, cache = passes.forward(*arguments, **options)

@@ -65,7 +65,18 @@ from oomph.ops.indexing import (
 from oomph.ops.joining import cat, pad_axis, pad_last, stack_last
 from oomph.ops.loss import cross_entropy, cross_entropy_of_rows, fused_cross_entropy, mse_loss
 from oomph.ops.masks import as_numbers, bidirectional_mask, causal_mask, recurrent_mask, triangle
-from oomph.ops.matmul import addmm, autocast_argument, baddbmm, bmm, bmm_cast, linear, linear_unfused, matmul, times
+from oomph.ops.matmul import (
+    addmm,
+    autocast_argument,
+    baddbmm,
+    bmm,
+    bmm_cast,
+    linear,
+    linear_unfused,
+    matmul,
+    matrix_times,
+    times,
+)
 from oomph.ops.norm import layer_norm, unit_rows
 from oomph.ops.reduce import divided, frobenius_norm, mean_of_all, row_norms, total
 from oomph.ops.rotary import (
@@ -106,6 +117,7 @@ from oomph.ops.scan import cumsum, exp, softplus
 from oomph.ops.slices import (
     as_int32,
     as_int64,
+    copied,
     copy_into_place,
     copy_into_slice,
     each_twice,
@@ -172,6 +184,7 @@ __all__ = [
     "complex_tables",
     "contiguous",
     "conv1d",
+    "copied",
     "copy_into_place",
     "copy_into_slice",
     "counted_along",
@@ -218,6 +231,7 @@ __all__ = [
     "lora_qkv",
     "masked_fill",
     "matmul",
+    "matrix_times",
     "mean",
     "mean_of_all",
     "mpt_alibi",

@@ -51,7 +51,7 @@ def section_tables(x: Sym, position_ids: Sym, head_dim: Size) -> tuple[Sym, Sym]
 
     >>> from oomph.tape.testing import cost, ids
     >>> cost(lambda x, positions: section_tables(x, positions, 64), (2, 4, 512), ids(1, 4)).allocated
-    23648
+    21600
     """
     tape, (batch, length) = x.tape, x.shape[:2]
     grids = (SECTIONS, batch, length, 1)

@@ -284,6 +284,25 @@ def _copy_slices_backward(node: Node, gradients: Gradients, saved: list[Any]) ->
     return [whole if node.needs(0) else None, own if node.needs(1) else None]
 
 
+def copied(x: Sym, source: Sym) -> Sym:
+    """Return x after x.copy_(source): x's own bytes with the source's history, which they keep alive.
+
+    Saves nothing; backward hands the gradient to the source, zeros to what was there. Source:
+    torch/csrc/autograd/functions/tensor.cpp, CopyBackwards::apply.
+
+    >>> from oomph.tape.testing import cost, frozen
+    >>> cost(copied, frozen(4, 256), (4, 256))
+    Cost(allocated=0, saved=0, backward=0)
+    """
+    return made_by(x.detach(), record("Copy", (x, source), _copied_backward))
+
+
+def _copied_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient, dtype = grad(gradients), node.inputs[1][1]
+    zeros = like(gradient, gradient.dtype, "zeros_like") if node.needs(0) else None
+    return [zeros, like(gradient, dtype) if gradient.dtype != dtype else gradient]
+
+
 def split(x: Sym, size: Size, parts: int) -> tuple[Sym, ...]:
     """Return x cut along the last axis into `parts` views of `size`; each keeps the whole of x alive.
 

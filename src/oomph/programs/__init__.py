@@ -10,6 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from oomph.blocks.base import descend
 from oomph.errors import UnsupportedError
 from oomph.programs.frames import FRAMES
 
@@ -18,12 +19,13 @@ if TYPE_CHECKING:
 
 OWN_FILES = (
     "baichuan", "bamba", "bert", "bloom", "chatglm", "distilbert", "electra", "falcon", "gpt2", "gpt_bigcode",
-    "gpt_neo", "gpt_neox", "gptj", "lfm2", "litgpt", "mamba", "modernbert", "mpt", "opt", "phi", "qwen", "qwen3_next",
-    "roberta", "t5",
+    "gpt_neo", "gpt_neox", "gptj", "jamba", "lfm2", "litgpt", "mamba", "modernbert", "mpt", "nemotron_h",
+    "olmo_hybrid", "opt", "phi", "qwen", "qwen3_next", "roberta", "t5",
 )  # fmt: skip
 PROGRAMS: dict[str, str] = {
     **dict.fromkeys(FRAMES, "llama"),
     **{name: name for name in OWN_FILES},
+    "falcon_mamba": "mamba",
     "gemma3": "gemma3",
     "granitemoehybrid": "bamba",
     "lfm2_moe": "lfm2",
@@ -52,10 +54,23 @@ def program_of(model: Model) -> Any:
     return import_module(f"oomph.programs.{PROGRAMS[model.model_type]}")
 
 
+# By the kind of a block: what computes it in one kernel where it is installed. What is played is torch's own code.
+PACKAGES = {
+    "linear_attention": "flash-linear-attention and causal-conv1d",
+    "mamba": "mamba-ssm and causal-conv1d",
+    "short_conv": "causal-conv1d",
+}
+
+
 def kernel_note(model: Model, kernel: str) -> tuple[str, ...]:
-    """Say so where a model's class does not use the attention kernel that a job asks for."""
+    """Say so where a model's class does not use the attention kernel that a job asks for, or could use a package's."""
     frame = FRAMES.get(model.decoder_type)
-    if kernel == "eager" or frame is None or frame.sdpa:
-        return ()
-    why = "sdpa cannot bound scores by a tanh"
-    return (f"transformers runs {model.model_type} with its eager attention kernel, not {kernel}: {why}.",)
+    packages = dict.fromkeys(PACKAGES[block.kind] for block in descend(model.parts) if block.kind in PACKAGES)
+    found = [
+        f"transformers without the packages {names} is played: its mixers in plain torch, which takes more."
+        for names in packages
+    ]
+    if kernel != "eager" and frame is not None and not frame.sdpa:
+        why = "sdpa cannot bound scores by a tanh"
+        found.append(f"transformers runs {model.model_type} with its eager attention kernel, not {kernel}: {why}.")
+    return tuple(found)

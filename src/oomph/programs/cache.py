@@ -99,16 +99,23 @@ class LinearAttentionLayer:
             made = tape.empty((batch, channels, conv_kernel_size), conv_states.dtype, op="zeros")
             self.conv_states = tape.note(made, "kv cache")
         if self.has_previous_state:
-            return ops.cat([self.conv_states, conv_states], 2)
+            full_conv_states = ops.cat([self.conv_states, conv_states], 2)
+        elif yes(length >= conv_kernel_size):
+            full_conv_states = conv_states
+        else:
+            full_conv_states = ops.pad_axis(conv_states, 2, conv_kernel_size - length, 0)
         self.has_previous_state = True
-        return conv_states if yes(length >= conv_kernel_size) else ops.pad_last(conv_states, conv_kernel_size - length)
+        total = full_conv_states.shape[2]
+        self.conv_states = ops.copied(
+            self.conv_states, ops.slice_axis(full_conv_states, 2, total - conv_kernel_size, total)
+        )
+        return full_conv_states
 
     def update_recurrent_state(self, recurrent_states: Sym) -> Sym:
         """Put a new state in, return the tensor it is in."""
         if self.recurrent_states is None:
-            self.recurrent_states = recurrent_states.tape.note(
-                ops.unary(recurrent_states.detach(), "zeros_like"), "kv cache"
-            )
+            self.recurrent_states = recurrent_states.tape.note(ops.zeros_like(recurrent_states), "kv cache")
+        self.recurrent_states = ops.copied(self.recurrent_states, recurrent_states)
         return self.recurrent_states
 
 

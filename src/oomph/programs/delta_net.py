@@ -1,4 +1,4 @@
-"""Gated delta nets with their local variables: maps, a convolution over q, k and v, the delta rule, a norm.
+"""Gated delta nets with their local variables: maps, a convolution over q, k and v, the delta rule, a gated norm.
 
 Shape letters: B batch, S sequence, H hidden, K key heads, V value heads, D key head dim, E value head dim. Source:
 transformers 5.23, the classes named.
@@ -143,6 +143,56 @@ def qwen3_5(
     return output
 
 
+def olmo_hybrid(
+    m: Bound, hidden_states: Sym, cache_params: Cache | None, attention_mask: Sym | None, index: int
+) -> Sym:  # fmt: skip
+    """Mirror OlmoHybridGatedDeltaNet.forward: six maps, the last one made when it is needed."""
+    hidden_states = masked(hidden_states, attention_mask)
+    batch_size, seq_len, _ = hidden_states.shape
+    use_cache = cache_params is not None
+    if cache_params is not None:
+        conv_state = cache_params.conv_state(index)
+        recurrent_state = cache_params.recurrent_state(index)
+    else:
+        conv_state, recurrent_state = None, None
+    mixed_qkv = ops.transpose(
+        ops.cat([m.q_proj(hidden_states), m.k_proj(hidden_states), m.v_proj(hidden_states)], 2), 1, 2
+    )  # fmt: skip
+    if conv_state is not None and yes(seq_len == 1):
+        mixed_qkv = causal_conv1d_update(mixed_qkv, conv_state, squeezed(m.conv1d), None, m.activation)
+    else:
+        if cache_params is not None:
+            mixed_qkv = cache_params.update_conv_state(mixed_qkv, index, m.conv_kernel)
+        mixed_qkv = causal_conv1d_fn(mixed_qkv, squeezed(m.conv1d), None, m.activation)
+        mixed_qkv = last_tokens(mixed_qkv, seq_len)
+    q, k, v = ops.split_sizes(ops.transpose(mixed_qkv, 1, 2), (m.key_size, m.key_size, m.value_size))
+    q = ops.view(q, (batch_size, seq_len, m.num_key_heads, m.key_head_dim))
+    k = ops.view(k, (batch_size, seq_len, m.num_key_heads, m.key_head_dim))
+    v = ops.view(v, (batch_size, seq_len, m.num_value_heads, m.value_head_dim))
+
+    beta = ops.sigmoid(m.b_proj(hidden_states))
+    if m.negative:
+        beta = beta * 2.0
+    g = -ops.exp(ops.cast(m.value("A_log"), "fp32")) * ops.softplus(
+        ops.cast(m.a_proj(hidden_states), "fp32") + m.value("dt_bias")
+    )
+    output: Sym
+    if recurrent_state is not None and yes(seq_len == 1):
+        output, last_recurrent_state = recurrent_gated_delta_rule(q, k, v, g, beta, recurrent_state, use_cache)
+    else:
+        output, last_recurrent_state = chunk_gated_delta_rule(q, k, v, g, beta, recurrent_state, use_cache)
+    if cache_params is not None and last_recurrent_state is not None:
+        cache_params.update_recurrent_state(last_recurrent_state, index)
+
+    gate = m.g_proj(hidden_states)
+    output = ops.view(output, (ops.rows(output), m.value_head_dim))
+    gate = ops.view(gate, (batch_size * seq_len * m.num_value_heads, m.value_head_dim))
+    output = m[m.norm](output, gate)
+    output = ops.view(output, (batch_size, seq_len, m.value_size))
+    output = m[m.out](output)
+    return output
+
+
 def gated_norm(m: Bound, hidden_states: Sym, gate: Sym) -> Sym:
     """Mirror Qwen3NextRMSNormGated.forward: both [.., E], the norm before the gate."""
     input_dtype = hidden_states.dtype
@@ -154,4 +204,4 @@ def gated_norm(m: Bound, hidden_states: Sym, gate: Sym) -> Sym:
     return ops.cast(hidden_states, input_dtype)
 
 
-BY_MAPS = {2: qwen3_next, 4: qwen3_5}  # how many maps a class has
+BY_MAPS = {2: qwen3_next, 4: qwen3_5, 6: olmo_hybrid}  # how many maps a class has

@@ -14,7 +14,7 @@ from oomph.tape.sizes import Size, number, yes
 from oomph.tape.sym import Sym
 
 CHUNK_SIZE = 64  # the functions' default
-MOST_CHUNKS = 512  # each is played on its own: in all layers so many take some seconds
+MOST_CHUNKS = 256  # each is played on its own: in all layers so many take some seconds
 EPSILON = 1e-6
 
 
@@ -108,7 +108,7 @@ def chunks(length: Size) -> int:
     if count > MOST_CHUNKS:
         raise UnsupportedError(
             f"oomph plays the delta rule of up to {MOST_CHUNKS * CHUNK_SIZE} tokens, not {number(length)}.",
-            "Ask for shorter sequences (--seq, --context): memory grows linearly beyond.",
+            "Ask for shorter sequences, or trace the real code: oomph trace.",
         )
     return count
 

@@ -102,8 +102,9 @@ def eager_experts(m: Bound, hidden_states: Sym, top_k_index: Sym, top_k_weights:
 
     The gradient of a stacked weight is made whole for every expert, and added up.
     """
-    if m.bias:
-        raise UnsupportedError("oomph cannot play experts=eager with biases yet.", "Say --experts grouped_mm.")
+    if m.bias or not m.gated:
+        what = "with biases" if m.bias else "without gates"
+        raise UnsupportedError(f"oomph cannot play experts=eager {what} yet.", "Say --experts grouped_mm.")
     tape, (into, out) = m.tape, m.names
     final_hidden_states = tape.empty(hidden_states.shape, hidden_states.dtype, op="zeros_like")
     expert_mask = ops.one_hot(top_k_index, m.num_experts + 1)
@@ -159,7 +160,9 @@ def _settled(size: Size) -> int:
 
 
 def gated(m: Bound, gate_up: Sym) -> Sym:
-    """Mirror _default_apply_gate: act(gate) · up of [M, 2F]; or gpt-oss' own, whose two are interleaved."""
+    """Mirror _default_apply_gate: act(gate) · up of [M, 2F]; or gpt-oss' own, whose two are interleaved; or act(up)."""
+    if not m.gated:
+        return ops.activate(m.activation, gate_up)
     if m.activation == "gpt_oss":
         gate, up = ops.every_other(gate_up, 0), ops.every_other(gate_up, 1)
         gate = ops.clamp(gate)

@@ -1,21 +1,29 @@
-"""MambaForCausalLM.forward and Mamba-2's with their local variables: a norm and a mixer in every layer.
+"""MambaForCausalLM.forward, Falcon-Mamba's and Mamba-2's with their local variables: a norm and a mixer in every layer.
 
 What layers add to is kept in fp32 if the config says so; logits are handed to the loss in fp32. Source: transformers
-5.23, models/mamba/modeling_mamba.py, models/mamba2/modeling_mamba2.py.
+5.23, models/mamba/modeling_mamba.py, models/falcon_mamba/modeling_falcon_mamba.py, models/mamba2/modeling_mamba2.py.
 """
 
 from __future__ import annotations
 
 from oomph import ops
 from oomph.programs.cache import LINEAR, Cache, dynamic_cache
-from oomph.programs.frame import call, no_buffers, refuse_positions
+from oomph.programs.frame import call, refuse_positions
 from oomph.programs.loss import causal_lm_loss, kept
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
-from oomph.tape.sizes import Size
+from oomph.tape.sizes import Size, yes
 from oomph.tape.sym import Sym
 
-buffers = no_buffers
+
+def buffers(m: Bound) -> list[Sym]:
+    """Return the scales that Falcon-Mamba keeps beside norms without any: [I], [N] and [N] in every layer."""
+    mixers = [layer.mixer for layer in m.backbone.layers if getattr(layer.mixer.block, "inner_norms", "") == "bare"]
+    return [
+        m.tape.empty((size,), mixer.A_log.dtype, op="weight")
+        for mixer in mixers
+        for size in (mixer.inner_size, mixer.state_size, mixer.state_size)
+    ]
 
 
 def sliding_windows(m: Bound) -> list[Size | None]:
@@ -48,12 +56,16 @@ def model(
     cache_params: Cache | None = None,
     use_cache: bool = False,
     attention_mask: Sym | None = None,
+    looks: bool = True,
 ) -> tuple[Sym, Cache | None]:
-    """Mirror Mamba2Model.forward."""
+    """Mirror Mamba2Model.forward, or MambaModel.forward, which does not look whether a mask has holes."""
     inputs_embeds = m.embeddings(input_ids)
     if use_cache and cache_params is None:
         cache_params = dynamic_cache(m.tape, [LINEAR for _ in m.layers])
-    attention_mask = ops.recurrent_mask(inputs_embeds, attention_mask)
+    if looks:
+        attention_mask = ops.recurrent_mask(inputs_embeds, attention_mask)
+    elif cache_params is not None and yes(inputs_embeds.shape[1] == 1):
+        attention_mask = None  # generate hands none on once there is a state
     hidden_states: Sym = inputs_embeds
     for index, mixer_block in enumerate(m.layers):
         hidden_states = call(
@@ -80,7 +92,7 @@ def causal_lm(
     refuse_positions(position_ids)
     hidden_states, past_key_values = model(
         m.backbone, input_ids, checkpointing, cache_params=past_key_values, use_cache=use_cache,
-        attention_mask=attention_mask,
+        attention_mask=attention_mask, looks=model_type == "mamba2",
     )  # fmt: skip
     hidden_states = kept(hidden_states, logits_to_keep)
     weight = m.lm_head.parts["weight"]

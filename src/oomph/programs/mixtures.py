@@ -197,6 +197,22 @@ def _spread(m: Bound, group_mask: Sym) -> Sym:
     return ops.view(mask, (tokens, m.num_experts))
 
 
+def nemotron_h(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror NemotronHMoE.forward: DeepSeek-V3's, with experts in a smaller space between two maps, if there is one."""
+    residuals = hidden_states
+    orig_shape = hidden_states.shape
+    _, topk_weights, topk_indices = _routed(m, deepseek_v3_router, hidden_states)
+    hidden_states = _flat(hidden_states)
+    if "fc1_latent_proj" in m.parts:
+        hidden_states = m.fc1_latent_proj(hidden_states)
+    hidden_states = m[m.experts_name](hidden_states, topk_indices, topk_weights)
+    if "fc2_latent_proj" in m.parts:
+        hidden_states = m.fc2_latent_proj(hidden_states)
+    hidden_states = ops.view(hidden_states, orig_shape)
+    hidden_states = hidden_states + m.shared_experts(residuals)
+    return hidden_states
+
+
 def gpt_oss(m: Bound, hidden_states: Sym) -> tuple[Sym, Sym]:
     """Mirror GptOssMLP.forward, which returns the scores too."""
     shape = hidden_states.shape
@@ -322,16 +338,36 @@ def llama4_experts(m: Bound, hidden_states: Sym) -> Sym:
     return next_states
 
 
+def jamba(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror JambaSparseMoeBlock.forward."""
+    shape = hidden_states.shape
+    hidden_states = _flat(hidden_states)
+    _, top_k_weights, top_k_index = _routed(m, jamba_router, hidden_states)
+    hidden_states = m[m.experts_name](hidden_states, top_k_index, top_k_weights)
+    hidden_states = ops.view(hidden_states, shape)
+    return hidden_states
+
+
+def jamba_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
+    """Mirror JambaTopKRouter.forward: a softmax in fp32, the k largest as they are."""
+    router_logits = ops.linear(hidden_states, router.value("weight"), router.parts["bias"])
+    routing_weights = ops.softmax_in_fp32(router_logits)
+    top_k_weights, top_k_index = ops.topk(routing_weights, m.top_k)
+    return router_logits, ops.cast(top_k_weights, hidden_states.dtype), top_k_index
+
+
 STYLES: dict[str, Callable[[Bound, Sym], Any]] = {
     "deepseek_v2": deepseek,
     "deepseek_v3": deepseek,
     "ernie4_5_moe": ernie4_5_moe,
     "gpt_oss": gpt_oss,
     "granitemoe": granitemoe,
+    "jamba": jamba,
     "lfm2_moe": lfm2_moe,
     "llama4": llama4,
     "minimax_m2": minimax_m2,
     "mixtral": mixtral,
+    "nemotron_h": nemotron_h,
     "olmoe": olmoe,
     "qwen2_moe": qwen2_moe,
     "qwen3_moe": qwen3_moe,

@@ -56,8 +56,10 @@ class Node:
     def __del__(self) -> None:
         """Take the graph below down node by node, as torch's deleteNode does: before the tensor it was hung on dies.
 
-        Left alone, CPython would put the end of a deep graph off until after that tensor's.
+        Left alone, CPython would put the end of a deep graph off until after that tensor's. What a node saved goes
+        first, in the order it was saved (release_variables).
         """
+        self.saved.reverse()  # a list dies back to front
         self.saved.clear()
         orphans: list[Target] = []
         _move_orphans(self, orphans)

@@ -298,4 +298,4 @@ def broadcast(a: Sequence[Size], b: Sequence[Size]) -> Sizes:
     rank = max(len(a), len(b))
     a = (1,) * (rank - len(a)) + tuple(a)
     b = (1,) * (rank - len(b)) + tuple(b)
-    return tuple(y if isinstance(x, int) and x == 1 else x for x, y in zip(a, b, strict=True))
+    return tuple(y if x is not y and yes(x == 1) else x for x, y in zip(a, b, strict=True))

@@ -52,6 +52,7 @@ class Tape:
         self.adapters = True  # whether they are switched on
         self.work = "forward"  # what the pass through the layers is for
         self.dropout = False  # whether anything is dropped out
+        self.training = True  # whether modules are in train mode
         # Variables of a loop written out in one function: what each holds lives until it gets another value.
         self.variables: dict[str, Any] = {}
         self.shared: dict[str, Sym] = {}  # what many blocks read, by its path in the model
