@@ -97,6 +97,9 @@ HELP: dict[Job, dict[str, str]] = {
         "reference": "Where an objective's reference comes from.",
         "prompt_len": "Tokens at the start of each sequence that are not scored; 0: all are but the first.",
         "virtual_tokens": "Vectors that prompt tuning and its like put before each sequence.",
+        "images": "Images of each sequence, for a vision-language model; their tokens are among --seq.",
+        "image_size": "Their height and width in pixels: 768x1024.",
+        "freeze_vision": "Freeze towers and projectors; adapters go on the language model alone.",
     },
     InferJob: {
         "batch": "Sequences at a time.",

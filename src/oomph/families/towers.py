@@ -59,13 +59,13 @@ def even_heads(config: Config, key: str = "num_attention_heads", width: str = "h
 
 def clip(config: Config) -> Block:
     """CLIP."""
-    return ClipVision(*_vit(config), *_images(config), config.int("num_channels"))
+    return ClipVision(*_vit(config), *_images(config), config.int("num_channels"), **_acts(config, "quick_gelu"))
 
 
 def siglip(config: Config) -> Block:
     """SigLIP, with its pooling head unless told otherwise."""
     head = config.bool("vision_use_head", default=True)
-    return ClipVision(*_vit(config), *_images(config), config.int("num_channels"), False, head)
+    return ClipVision(*_vit(config), *_images(config), config.int("num_channels"), False, head, **_acts(config))
 
 
 def siglip2(config: Config) -> Block:
@@ -82,6 +82,10 @@ def idefics3(config: Config) -> Block:
 def _vit(config: Config) -> tuple[int, int, int, int]:
     hidden, ffn, depth = config.int("hidden_size"), config.int("intermediate_size"), config.depth("num_hidden_layers")
     return hidden, ffn, depth, even_heads(config)
+
+
+def _acts(config: Config, activation: str = "gelu_pytorch_tanh") -> dict[str, Any]:
+    return {"activation": config.str("hidden_act", activation), "dropout": config.rate("attention_dropout", 0.0)}
 
 
 def _images(config: Config) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from oomph.ops.attention import (
     attention_in_fp32,
     attention_under_triangle,
     encoder_attention,
+    full_attention,
     gpt2_attention,
     sdpa_attention,
     sink_attention,
@@ -28,6 +29,7 @@ from oomph.ops.channels import conv1d, index_copy
 from oomph.ops.elementwise import add, add_, cast, dropout, mean, mul, mul_, neg, power, rsqrt, sub, unary
 from oomph.ops.fused import liger_glu, liger_rms_norm, unsloth_rms_norm
 from oomph.ops.grouped import grouped_mm
+from oomph.ops.images import conv_patches, for_each, masked_scatter, placeholders, unbind
 from oomph.ops.indexing import (
     add_to_view,
     clone,
@@ -139,6 +141,7 @@ __all__ = [
     "complex_tables",
     "contiguous",
     "conv1d",
+    "conv_patches",
     "copy_into_slice",
     "counted_along",
     "cross_entropy",
@@ -154,6 +157,8 @@ __all__ = [
     "every_other",
     "expand",
     "falcon_alibi",
+    "for_each",
+    "full_attention",
     "fused_cross_entropy",
     "gather",
     "gelu_new",
@@ -176,6 +181,7 @@ __all__ = [
     "lora_mlp",
     "lora_qkv",
     "masked_fill",
+    "masked_scatter",
     "matmul",
     "mean",
     "mean_of_all",
@@ -189,6 +195,7 @@ __all__ = [
     "pick",
     "picked",
     "pieces",
+    "placeholders",
     "positions_of",
     "power",
     "repeat_first",
@@ -229,6 +236,7 @@ __all__ = [
     "total",
     "transpose",
     "unary",
+    "unbind",
     "unbind_first",
     "unit_rows",
     "unsloth_norm",

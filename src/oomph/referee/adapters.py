@@ -39,6 +39,8 @@ def adapt(model: Any, job: TrainJob, device: str) -> Any:
         prepare: Any = peft.prepare_model_for_kbit_training
         model = prepare(model, use_gradient_checkpointing=False)
     config = _config(peft, job)
+    if job.freeze_vision:
+        config.exclude_modules = rf".*\.({'|'.join(VISION)})\..*"
     if job.method == "dora" and job.quantization != "none":
         from oomph.referee.quantised import teach_dora
 
@@ -85,6 +87,9 @@ def _for_packed(config: Any, packed: list[str]) -> None:
         config.target_modules = packed
 
 
+VISION = ("vision_tower", "visual", "vision_model", "multi_modal_projector", "connector")  # towers and projectors
+
+
 def freeze(model: Any, job: TrainJob) -> Any:
     """Return a model with what the job freezes frozen: no PEFT in it."""
     from oomph.referee.models import decoder_layers
@@ -94,6 +99,7 @@ def freeze(model: Any, job: TrainJob) -> Any:
             parameter.requires_grad_(name.endswith(".bias"))
         return model
     parts = [module for module in model.modules() if isinstance(module, torch.nn.Embedding) and job.freeze_embeddings]
+    parts += [part for name, part in model.named_modules() if job.freeze_vision and name.endswith(VISION)]
     for part in [*parts, *decoder_layers(model)[: job.freeze_layers]]:
         part.requires_grad_(False)
     return model

@@ -21,7 +21,7 @@ from oomph.referee import autocast, sdpa
 aten = torch.ops.aten
 GROUPED_ROW_BYTES = 16  # what cuBLAS and CUTLASS want a row to be a multiple of
 # Questions that are asked to take a shortcut; on a plain batch the shortcut is taken.
-YES = (aten.all.default, aten.all.dim, aten.eq.Scalar, aten.eq.Tensor)
+YES = (aten.all.default, aten.all.dim, aten.eq.Scalar, aten.eq.Tensor, aten._is_all_true.default)
 
 
 class _Answering(FakeTensorMode):  # type: ignore[misc]

@@ -218,6 +218,10 @@ def _labelled(model: Any, job: TrainJob) -> dict[str, Any]:
     inputs["labels"] = _labels(model, job)
     if job.prompt_len and inputs["labels"].dim() > 1:
         inputs["labels"][:, : job.prompt_len].fill_(IGNORED)
+    if job.images:
+        from oomph.referee.images import add_images
+
+        add_images(inputs, unwrapped(model), job)
     return inputs
 
 
