@@ -117,13 +117,14 @@ def config(rng: random.Random, kind: str) -> Config:
     return {"model_type": kind, **KINDS[kind](rng), "tie_word_embeddings": rng.random() < 0.4}
 
 
-SEEING = ("llava",)  # kinds that are played with images
+SEEING = ("qwen2_vl", "qwen2_5_vl", "llava")  # kinds that are played with images
 
 
 def seeing(rng: random.Random, drawn: TrainJob, images: int) -> TrainJob:
     """A job with images, the tower frozen or not."""
     free = {"padding": False, "packing": False, "use_cache": False}
-    return replace(drawn, seq_len=100, images=images, freeze_vision=rng.random() < 0.4, **free)
+    size = rng.choice(["40x90", "60x60", "64x48"])
+    return replace(drawn, seq_len=300, images=images, image_size=size, freeze_vision=rng.random() < 0.4, **free)
 
 
 def job(rng: random.Random, kind: str) -> TrainJob:

@@ -143,7 +143,7 @@ def qwen2_vl(config: Config) -> Block:
     return QwenVision(
         width, scaled(config, width, "mlp_ratio"), config.depth("depth"),
         even_heads(config, "num_heads", "embed_dim"), config.int("hidden_size"), *_patches(config),
-        config.int("in_channels"), gated=False,
+        config.int("in_channels"), gated=False, activation=config.str("hidden_act", "quick_gelu"),
     )  # fmt: skip
 
 
@@ -157,7 +157,11 @@ def _qwen(config: Config) -> tuple[int, int, int, int, int, int, int, int]:
 def qwen2_5_vl(config: Config) -> Block:
     """Qwen2.5-VL; the Omni model keeps q, k and v apart."""
     apart = config.model_type == "qwen2_5_omni_vision_encoder"
-    return QwenVision(*_qwen(config), config.int("in_channels"), qkv=("q", "k", "v") if apart else ("qkv",))
+    return QwenVision(
+        *_qwen(config), config.int("in_channels"), qkv=("q", "k", "v") if apart else ("qkv",),
+        activation=config.str("hidden_act", "silu"), window=config.int("window_size"),
+        full_layers=tuple(config.ints("fullatt_block_indexes") or ()),
+    )  # fmt: skip
 
 
 def qwen3_vl(config: Config) -> Block:

@@ -29,7 +29,16 @@ from oomph.ops.channels import conv1d, index_copy
 from oomph.ops.elementwise import add, add_, cast, dropout, mean, mul, mul_, neg, power, rsqrt, sub, unary
 from oomph.ops.fused import liger_glu, liger_rms_norm, unsloth_rms_norm
 from oomph.ops.grouped import grouped_mm
-from oomph.ops.images import conv_patches, for_each, masked_scatter, placeholders, unbind
+from oomph.ops.images import (
+    conv_patches,
+    for_each,
+    in_order,
+    masked_scatter,
+    placeholders,
+    rotary_vision,
+    sorted_order,
+    unbind,
+)
 from oomph.ops.indexing import (
     add_to_view,
     clone,
@@ -166,6 +175,7 @@ __all__ = [
     "grouped_mm",
     "half_tables",
     "histogram",
+    "in_order",
     "index",
     "index_add_in_place",
     "index_copy",
@@ -205,6 +215,7 @@ __all__ = [
     "rotary_buffers",
     "rotary_tables",
     "rotary_tables_3d",
+    "rotary_vision",
     "rotate",
     "rotate_half",
     "row_norms",
@@ -221,6 +232,7 @@ __all__ = [
     "softmax_as_is",
     "softmax_in_fp32",
     "sort",
+    "sorted_order",
     "split",
     "split_axis",
     "split_heads",

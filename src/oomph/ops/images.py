@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from oomph.ops.elementwise import grad
+from oomph.ops.elementwise import cast, grad
+from oomph.ops.indexing import unsqueeze, view
 from oomph.ops.kernel import run
 from oomph.ops.matmul import autocast_argument
+from oomph.ops.rotary import rotate_half
+from oomph.ops.slices import index_backward
 from oomph.tape.autograd import Gradients, Node, made_by, record, save
 from oomph.tape.sizes import Size, product
 from oomph.tape.sym import Sym, new
@@ -82,18 +85,19 @@ def _stacked(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
     return [new(tape, shape, dtype, op="stack")]
 
 
-def placeholders(input_ids: Sym, features: Sym) -> Sym:
-    """Mirror get_placeholder_mask: booleans [B, S, 1] that say which tokens of input_ids [B, S] are an image's.
+def placeholders(input_ids: Sym, kinds: int = 1) -> list[Sym]:
+    """Mirror get_placeholder_mask: booleans [B, S, 1] that say which tokens of input_ids [B, S] are an image's and, of
+    two `kinds`, which are a video's.
 
-    Beside them their number, compared with the features', for a moment. Source: transformers 5.23,
-    models/llava/modeling_llava.py.
+    Beside them their numbers, that of images compared with the features', for a moment. Source: transformers 5.23,
+    models/llava/modeling_llava.py, models/qwen2_vl/modeling_qwen2_vl.py.
 
-    >>> from oomph.tape.testing import cost, frozen, ids
-    >>> cost(placeholders, ids(2, 8), frozen(4, 64))
+    >>> from oomph.tape.testing import cost, ids
+    >>> cost(placeholders, ids(2, 8))
     Cost(allocated=34, saved=0, backward=0)
     """
     tape, (batch, length) = input_ids.tape, input_ids.shape
-    special_image_mask = tape.empty((batch, length), "bool", op="eq")
+    masks = [tape.empty((batch, length), "bool", op="eq") for _ in range(kinds)]
     n_image_tokens = tape.empty((), "int64", op="sum")
     elements = tape.empty((), "int64", op="mul")
     equal = tape.empty((), "bool", op="eq")
@@ -101,8 +105,64 @@ def placeholders(input_ids: Sym, features: Sym) -> Sym:
     all_true = tape.empty((), "bool", op="_is_all_true")
     del all_true
     del equal
-    del n_image_tokens
-    return Sym((batch, length, 1), "bool", (length, 1, 1), special_image_mask.storage)
+    others = [tape.empty((), "int64", op="sum") for _ in range(kinds - 1)]
+    del n_image_tokens, others
+    return [Sym((batch, length, 1), "bool", (length, 1, 1), mask.storage) for mask in masks]
+
+
+def in_order(x: Sym, order: Sym, together: int) -> Sym:
+    """Return rows of x [T, H] in another order, `together` at a time: order [T / together] int64, a new tensor.
+
+    Saves the order; backward adds the gradient's rows to zeros, under a trace in two tensors. Source: transformers
+    5.23, models/qwen2_5_vl/modeling_qwen2_5_vl.py, permute_input_for_window_attn.
+
+    >>> from oomph.tape.testing import cost, ids
+    >>> cost(lambda x, order: in_order(x, order, 4), (8, 64), ids(2))
+    Cost(allocated=1024, saved=16, backward=1024)
+    """
+    total, width = x.shape
+    groups = view(x, (total // together, together, width))
+    node = record("Index", (groups,), index_backward)
+    save(node, order)
+    found = made_by(new(x.tape, groups.shape, x.dtype, op="index"), node)
+    del groups
+    return view(found, (total, width))
+
+
+def sorted_order(order: Sym) -> Sym:
+    """Return torch.argsort(order) of int64 [T]: beside it the sorted numbers, for a moment. Nothing is saved.
+
+    Source: ATen/native/Sorting.cpp, argsort.
+
+    >>> from oomph.tape.testing import cost, ids
+    >>> cost(sorted_order, ids(8))
+    Cost(allocated=128, saved=0, backward=0)
+    """
+    values = new(order.tape, order.shape, "int64", op="sort")
+    indices = new(order.tape, order.shape, "int64", op="sort")
+    del values
+    return indices
+
+
+def rotary_vision(q: Sym, k: Sym, cos: Sym, sin: Sym) -> tuple[Sym, Sym]:
+    """Mirror apply_rotary_pos_emb_vision: q and k [T, N, D] turned in fp32 by cos and sin fp32 [T, D], cast back.
+
+    Each of q and k takes a cast to fp32, a negated half and the halves joined, two products, their sum, and the cast
+    back. Saves only the tables. Source: transformers 5.23, models/qwen2_vl/modeling_qwen2_vl.py.
+
+    >>> from oomph.tape.testing import Given, cost
+    >>> table = Given((4, 64), "fp32", trains=False)
+    >>> cost(rotary_vision, (4, 2, 64), (4, 2, 64), table, table).allocated
+    24576
+    """
+    orig_q_dtype, orig_k_dtype = q.dtype, k.dtype
+    q, k = cast(q, "fp32"), cast(k, "fp32")
+    cos, sin = unsqueeze(cos, 1), unsqueeze(sin, 1)
+    q_embed = (q * cos) + (rotate_half(q) * sin)
+    k_embed = (k * cos) + (rotate_half(k) * sin)
+    q_embed = cast(q_embed, orig_q_dtype)
+    k_embed = cast(k_embed, orig_k_dtype)
+    return q_embed, k_embed
 
 
 def masked_scatter(x: Sym, mask: Sym, source: Sym) -> Sym:

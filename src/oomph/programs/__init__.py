@@ -29,7 +29,7 @@ PROGRAMS: dict[str, str] = {
     **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), "qwen_vl"),
     "xlm-roberta": "roberta",
 }
-SEEING = frozenset({"llava"})  # types that are played with images
+SEEING = frozenset({"llava", "qwen2_vl", "qwen2_5_vl"})  # types that are played with images
 HEADS = ("lm_head", "embed_out", "output_projection")  # paths of language heads
 
 

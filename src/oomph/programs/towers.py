@@ -9,8 +9,9 @@ from oomph import ops
 from oomph.blocks.vision import ClipVision
 from oomph.blocks.vision_native import Qwen3Vision, QwenVision
 from oomph.errors import UsageError
+from oomph.programs.qwen_vision import grid_of
 from oomph.tape.bound import Bound
-from oomph.tape.sizes import Size, number, yes
+from oomph.tape.sizes import Size, number, product, yes
 from oomph.tape.sym import Sym
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 LANGUAGE_MODEL, HEAD = "model.language_model.", "lm_head."  # how the paths of what text passes through begin
 TOWERS = ("vision_tower", "visual")  # what the part is called that sees
 # Inputs of a batch beside input_ids and labels, in the order in which they are made.
-OF_IMAGES = ("pixel_values",)
+OF_IMAGES = ("pixel_values", "image_grid_thw", "mm_token_type_ids")
 
 
 def updated(m: Bound, parameters: list[Sym]) -> list[Sym]:
@@ -43,9 +44,18 @@ def tower_buffers(m: Bound) -> list[Sym]:
 
 def inputs_of_images(m: Bound, job: TrainJob) -> dict[str, tuple[tuple[Size, ...], str]]:
     """Return shapes and dtypes of what a batch has beside its tokens: pixels in fp32, as processors make them."""
-    found = next(m.model[name] for name in TOWERS if name in m.model.parts)
-    side = found.block.image_size
-    return {"pixel_values": ((job.batch * job.images, found.block.num_channels, side, side), "fp32")}
+    tower = next(m.model[name] for name in TOWERS if name in m.model.parts)
+    block, images = tower.block, job.batch * job.images
+    if isinstance(block, ClipVision):
+        side = block.image_size
+        return {"pixel_values": ((images, block.num_channels, side, side), "fp32")}
+    weight, count = tower.patch_embed.proj.weight, operator.index(images)
+    patches = sum(grid_of(block, m.tape, count).lengths)
+    return {
+        "pixel_values": ((patches, product(weight.shape[1:])), "fp32"),
+        "image_grid_thw": ((count, 3), "int64"),
+        "mm_token_type_ids": ((job.batch, job.seq_len), "int64"),
+    }
 
 
 def check_room(m: Bound, length: Size, tokens: Size) -> None:
@@ -66,7 +76,7 @@ def images(inputs: dict[str, Sym]) -> dict[str, Sym]:
 def merged(features: list[Sym], input_ids: Sym, inputs_embeds: Sym) -> tuple[Sym, Sym]:
     """Mirror what puts images among tokens: the embeddings [B, S, H], and the features of all images [T, H]."""
     image_features = ops.cast(ops.cat(features, 0), inputs_embeds.dtype)
-    special_image_mask = ops.placeholders(input_ids, image_features)
+    (special_image_mask,) = ops.placeholders(input_ids)
     inputs_embeds = ops.masked_scatter(inputs_embeds, special_image_mask, image_features)
     return inputs_embeds, image_features
 

@@ -73,7 +73,7 @@ def train(model: Any, job: TrainJob, watcher: Watcher, warm_up: bool | None = No
     optimizer = make_optimizer(job, model)
     kept: list[Any] = []  # what the caller's variable holds from one forward pass to the next
     with installed(model, job.kernels):
-        if has_warm_up(job) or (job.steady and _remembers(model)) if warm_up is None else warm_up:
+        if has_warm_up(job) or (job.steady and _remembers(model, job)) if warm_up is None else warm_up:
             _step(model, job, optimizer, watcher, kept, trainer)
         watcher.ready(model, optimizer, reference)
         _step(model, job, optimizer, watcher, kept, trainer)
@@ -133,9 +133,14 @@ def has_warm_up(job: TrainJob) -> bool:
     return job.steady and (has_state or job.leaves_gradients or job.keep_outputs)
 
 
-def _remembers(model: Any) -> bool:
-    """Say whether a forward pass leaves something behind: LongRoPE's frequencies for long sequences."""
-    return any(getattr(module, "rope_type", "") == "longrope" for module in model.modules())
+def _remembers(model: Any, job: TrainJob) -> bool:
+    """Say whether a forward pass leaves something behind: LongRoPE's frequencies for long sequences, or how far
+    positions are ahead of tokens where there are images.
+    """
+    return any(
+        getattr(module, "rope_type", "") == "longrope" or (job.images and hasattr(module, "rope_deltas"))
+        for module in model.modules()
+    )
 
 
 def _checkpoint(model: Any, job: TrainJob) -> None:
