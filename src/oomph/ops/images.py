@@ -10,7 +10,6 @@ from oomph.ops.indexing import unsqueeze, view
 from oomph.ops.kernel import run
 from oomph.ops.matmul import autocast_argument
 from oomph.ops.rotary import rotate_half
-from oomph.ops.slices import index_backward
 from oomph.tape.autograd import Gradients, Node, made_by, record, save
 from oomph.tape.sizes import Size, product
 from oomph.tape.sym import Sym, new
@@ -122,11 +121,17 @@ def in_order(x: Sym, order: Sym, together: int) -> Sym:
     """
     total, width = x.shape
     groups = view(x, (total // together, together, width))
-    node = record("Index", (groups,), index_backward)
+    node = record("Index", (groups,), _put_back)
     save(node, order)
     found = made_by(new(x.tape, groups.shape, x.dtype, op="index"), node)
     del groups
     return view(found, (total, width))
+
+
+def _put_back(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient, shape = grad(gradients), node.inputs[0][0]
+    zeros = new(gradient.tape, shape, gradient.dtype, op="Index_backward")
+    return [zeros if gradient.tape.on != "trace" else new(gradient.tape, shape, gradient.dtype, op="index_put")]
 
 
 def sorted_order(order: Sym) -> Sym:

@@ -60,7 +60,7 @@ def picked(x: Sym, axis: int) -> Sym:
     Cost(allocated=2056, saved=8, backward=6144)
     """
     index = x.tape.empty((1,), "int64", op="lift_fresh")
-    node = record("Index", (x,), index_backward)
+    node = record("Index", (x,), _index_backward)
     save(node, index)
     shape = list(x.shape)
     shape[axis] = 1
@@ -90,7 +90,7 @@ def index(x: Sym, places: tuple[Sym, ...]) -> Sym:
     >>> cost(lambda x, a, b: index(x, (a, b)), (4, 16, 3), ids(4), ids(4))
     Cost(allocated=24, saved=64, backward=384)
     """
-    node = record("Index", (x,), index_backward)
+    node = record("Index", (x,), _index_backward)
     save(node, *places)
     shape = (places[0].shape[0], *x.shape[len(places) :])
     return made_by(new(x.tape, shape, x.dtype, op="index"), node)
@@ -139,8 +139,7 @@ def positions_of(mask: Sym) -> Sym:
     return like(shifted, "int32", "mul")
 
 
-def index_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
-    """Return zeros as large as what was picked from, with the gradient added in."""
+def _index_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
     gradient, shape = grad(gradients), node.inputs[0][0]
     zeros = new(gradient.tape, shape, gradient.dtype, op="Index_backward")
     return [zeros if gradient.tape.on != "trace" else new(gradient.tape, shape, gradient.dtype, op="index_put")]
