@@ -51,6 +51,10 @@ class TrainJob:
     500±300; a batch is as long as its longest sample, so a run reserves more than its longest step (oomph.runs).
     `long_samples`: those above `seq_len` are cut, as in most programs, or dropped.
 
+    Images. `images` of each sequence lie among its `seq_len` tokens, as many tokens each as the model's processor makes
+    of them; `image_size` is their height and width in pixels, as 768x1024, which processors of towers for one size
+    change to that.
+
     The model. `task`: what its head is for, whatever its config names; `labels` of a classifier, 0: as its config
     says, or 2; one label is a regression, as a reward model's, whose labels are numbers. `experts`: in which form a
     mixture computes its experts; `routing`: how tokens are spread over them, evenly or all to the same ones, which
@@ -81,8 +85,10 @@ class TrainJob:
     one: names with commas between them, "all-linear", or "default", which is PEFT's choice for the model.
     `adapter_dropout` is the rate on an adapter's input; `adapter_dtype` fp32 is what PEFT's autocast_adapter_dtype
     does. `modules_to_save` are modules of which a copy trains. `freeze_embeddings` and `freeze_layers` freeze parts
-    in full fine-tuning: the tables of tokens and positions, the first so many layers. `virtual_tokens` are those that
-    prompt tuning and its like put before each sequence; `block_size` is how wide OFT's blocks are, 0 as PEFT has it.
+    in full fine-tuning: the tables of tokens and positions, the first so many layers. `freeze_vision` freezes
+    towers and projectors, which then get no adapters either: what LLaMA-Factory does unless told otherwise.
+    `virtual_tokens` are those that prompt tuning and its like put before each sequence; `block_size` is how wide
+    OFT's blocks are, 0 as PEFT has it.
 
     The base. `quantization` is how a frozen one is stored, by bitsandbytes, GPTQ or HQQ, and `gptq_kernel` what
     computes with GPTQ's. bitsandbytes passes by experts that are stacked in one parameter unless `quantised_experts`
@@ -159,6 +165,9 @@ class TrainJob:
     prompt_len: int = 0
     virtual_tokens: int = 20
     block_size: int = 0
+    images: int = 0
+    image_size: str = ""
+    freeze_vision: bool = False
 
     def __post_init__(self) -> None:
         check_values(self)

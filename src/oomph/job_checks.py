@@ -7,7 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from oomph.errors import UsageError, close_matches
-from oomph.job_words import COMPLETING, RANKED
+from oomph.job_words import COMPLETING, PROMPTED, RANKED
 from oomph.lengths import Lengths
 from oomph.objectives import KINDS as OBJECTIVES
 from oomph.optimizer_names import KINDS, REFUSED
@@ -21,9 +21,10 @@ FOUR_BIT = ("nf4", "fp4")  # what bitsandbytes quantises stacked experts to
 MAY_BE_ZERO = frozenset(
     {
         "decode", "max_cache_len", "logits_to_keep", "freeze_layers", "labels", "target_len", "zero_bucket",
-        "prompt_len", "block_size",
+        "prompt_len", "block_size", "images",
     }
 )  # fmt: skip
+MOST_PIXELS, DIGITS = 2**14, 5  # of a side of an image, and how many digits such a number has
 MOST = 2**31  # tokens, sequences or micro-batches beyond which a number is a slip of the keyboard
 
 
@@ -80,6 +81,8 @@ def check_training(job: TrainJob) -> None:
         raise UsageError("torchao's offloaded optimizer frees gradients.", "Leave out what keeps them.")
     if job.kernels != "torch" and job.method == "ln-tuning":
         raise UsageError("Fused norms know nothing of PEFT's copies of norms.", "Leave one of the two out.")
+    if job.images or job.image_size:
+        _check_images(job)
     if job.kernels == "unsloth":
         _check_unsloth(job)
     if job.kernels == "foak" and job.packing and job.batch > 1:
@@ -91,6 +94,35 @@ def check_training(job: TrainJob) -> None:
         )
     if job.autocast and job.precision == "fp32":
         raise UsageError("fp32 weights under autocast are a precision of their own.", "Take amp-bf16 or amp-fp16.")
+
+
+def _check_images(job: TrainJob) -> None:
+    """Refuse what is not played with images yet, and a size that is none."""
+    if not job.images:
+        raise UsageError("image_size is of images.", "Say how many each sequence has: --images 1.")
+    if job.image_size:
+        pixels(job.image_size)
+    for wrong, what, fix in (
+        (job.objective != "sft", f"the objective {job.objective}", "Take the objective sft."),
+        (job.padding, "a padding mask", "Leave --padding out: batches of equal lengths need none."),
+        (job.packing, "packed sequences", "Leave --packing out."),
+        (job.use_cache, "a cache", "Leave --use-cache out."),
+        (job.method in PROMPTED, job.method, "Take --method lora."),
+    ):
+        if wrong:
+            raise UsageError(f"oomph cannot play images with {what} yet.", fix)
+
+
+def pixels(size: str) -> tuple[int, int]:
+    """Return height and width in pixels of a size.
+
+    >>> pixels("768x1024")
+    (768, 1024)
+    """
+    height, _, width = size.partition("x")
+    if not all(len(side) <= DIGITS and side.isdecimal() and 0 < int(side) <= MOST_PIXELS for side in (height, width)):
+        raise UsageError(f"image_size cannot be {size[:80]!r}.", "Say height and width in pixels: 768x1024.")
+    return int(height), int(width)
 
 
 def check_objective(job: TrainJob) -> None:

@@ -117,9 +117,21 @@ def config(rng: random.Random, kind: str) -> Config:
     return {"model_type": kind, **KINDS[kind](rng), "tie_word_embeddings": rng.random() < 0.4}
 
 
+SEEING = ("qwen2_vl", "qwen2_5_vl", "llava")  # kinds that are played with images
+
+
+def seeing(rng: random.Random, drawn: TrainJob, images: int) -> TrainJob:
+    """A job with images, the tower frozen or not."""
+    free = {"padding": False, "packing": False, "use_cache": False}
+    size = rng.choice(["40x90", "60x60", "64x48"])
+    return replace(drawn, seq_len=300, images=images, image_size=size, freeze_vision=rng.random() < 0.4, **free)
+
+
 def job(rng: random.Random, kind: str) -> TrainJob:
-    """A job of text alone; of adapters, on the tower too, now and then."""
+    """A job of text alone or of images too; of adapters, on the tower too, now and then."""
     drawn = plain.job(rng, kind)
+    if kind in SEEING and rng.random() < 0.7:
+        drawn = seeing(rng, drawn, rng.choice([1, 2]))
     if rng.random() < 0.6:
         return drawn
     return replace(drawn, method="lora", targets=rng.choice(["all-linear", "q_proj,v_proj"]), rank=4)

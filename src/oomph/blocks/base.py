@@ -6,9 +6,9 @@ gives the real parameter names and shapes. `None` parts are absent (an optional 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from operator import index
 from typing import Any, Union
 
 from oomph.tensor import Tensor, Weight
@@ -86,7 +86,7 @@ class Stack(Block):
     @classmethod
     def of(cls, layer: Block, times: int, used: int | None = None) -> Stack:
         """Repeat one block."""
-        return cls((layer,) * index(times), used)
+        return cls((layer,) * operator.index(times), used)
 
     @property
     def parts(self) -> Parts:

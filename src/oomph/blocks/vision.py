@@ -15,6 +15,7 @@ from oomph.errors import ConfigError
 from oomph.tensor import Tensor
 
 QKV = ("q_proj", "k_proj", "v_proj")
+CLIP_QKV = ("k_proj", "v_proj", "q_proj")  # as CLIP's class has them
 FC = ("fc1", "fc2")
 
 
@@ -73,6 +74,7 @@ class ClipVision(Block):
     SigLIP (`class_token=False`) has no class token and no norm before the layers, but a bias on the patch map,
     and with `pooling_head` an attention pool on top. Positions: S, plus one with the class token. SigLIP 2 at
     native size (`native_patches`, its table of positions, resized per image) maps patches by a linear map.
+    `dropout` is the rate on the attention weights.
 
     CLIP ViT-L/14 at 336 pixels, as in LLaVA-1.5:
     >>> from oomph.blocks.base import walk
@@ -90,6 +92,8 @@ class ClipVision(Block):
     class_token: bool = True
     pooling_head: bool = False
     native_patches: int | None = None
+    activation: str = "quick_gelu"
+    dropout: float = 0.0
     kind: str = "vision"
 
     @property
@@ -103,9 +107,9 @@ class ClipVision(Block):
         hidden, patch, token = self.hidden_size, self.patch_size, self.class_token
         layer = Module(
             {
-                "self_attn": full_attention(hidden, self.num_heads),
+                "self_attn": full_attention(hidden, self.num_heads, qkv=CLIP_QKV),
                 "layer_norm1": layer_norm(hidden),
-                "mlp": MLP(hidden, self.ffn_size, bias=True, names=FC),
+                "mlp": MLP(hidden, self.ffn_size, bias=True, names=FC, activation=self.activation),
                 "layer_norm2": layer_norm(hidden),
             }
         )

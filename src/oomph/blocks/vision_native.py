@@ -17,7 +17,8 @@ from oomph.tensor import Tensor
 
 @dataclass(frozen=True)
 class QwenVision(Block):
-    """The ViT of Qwen2-VL (`gated=False`: LayerNorm, plain MLP) and Qwen2.5-VL (RMSNorm, gated MLP).
+    """The ViT of Qwen2-VL (`gated=False`: LayerNorm, plain MLP) and Qwen2.5-VL (RMSNorm, gated MLP), whose layers
+    but the `full_layers` attend inside windows of `window` pixels a side.
 
     Qwen2-VL-7B: 32 layers of 1280, 5120 merged features onto the text model's 3584.
     >>> from oomph.blocks.base import walk
@@ -36,6 +37,9 @@ class QwenVision(Block):
     num_channels: int = 3
     gated: bool = True
     qkv: tuple[str, ...] = ("qkv",)
+    activation: str = "silu"
+    window: int = 0
+    full_layers: tuple[int, ...] = ()
     kind: str = "vision"
 
     @property
@@ -49,9 +53,9 @@ class QwenVision(Block):
                 "norm1": norm,
                 "norm2": norm,
                 "attn": full_attention(hidden, self.num_heads, qkv=self.qkv, out="proj"),
-                "mlp": GatedMLP(hidden, self.ffn_size, bias=True)
+                "mlp": GatedMLP(hidden, self.ffn_size, bias=True, activation=self.activation)
                 if self.gated
-                else MLP(hidden, self.ffn_size, bias=True, names=FC),
+                else MLP(hidden, self.ffn_size, bias=True, names=FC, activation=self.activation),
             }
         )
         maps = {"0": Linear(merged, merged, bias=True), "2": Linear(merged, self.out_size, bias=True)}

@@ -99,6 +99,9 @@ HELP: dict[Job, dict[str, str]] = {
         "prompt_len": "Tokens at the start of each sequence that are not scored; 0: all are but the first.",
         "virtual_tokens": "Vectors that prompt tuning and its like put before each sequence.",
         "block_size": "How wide OFT's blocks are; 0: as PEFT has it.",
+        "images": "Images of each sequence, for a vision-language model; their tokens are among --seq.",
+        "image_size": "Their height and width in pixels: 768x1024.",
+        "freeze_vision": "Freeze towers and projectors; adapters go on the language model alone.",
     },
     InferJob: {
         "batch": "Sequences at a time.",

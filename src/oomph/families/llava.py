@@ -12,7 +12,7 @@ from oomph.blocks.base import Block, Module, Part
 from oomph.blocks.basic import Conv, Linear, Norm
 from oomph.blocks.vision import layer_norm
 from oomph.config import Config
-from oomph.families.multimodal import compose, projector, section, text_model, tied_head, two_maps
+from oomph.families.multimodal import FeatureProjector, compose, section, text_model, tied_head, two_maps
 from oomph.families.towers import tower, typed_tower
 from oomph.model import Model
 from oomph.tensor import Tensor
@@ -74,7 +74,9 @@ def build(config: Config) -> Model:
     bias = kind == "vipllava" or config.bool("multimodal_projector_bias")
     towers: dict[str, Part] = {
         "model.vision_tower": tower(vision),
-        "model.multi_modal_projector": projector(**before, **two_maps(features, hidden, bias)),
+        "model.multi_modal_projector": FeatureProjector(
+            {**before, **two_maps(features, hidden, bias)}, **taken(config)
+        ),
         "model.image_newline": Tensor((hidden,), "param") if kind in NEWLINE else None,
         "model.vision_resampler": pooler(config, width) if kind == "llava_next_video" else None,
     }
@@ -87,6 +89,16 @@ def pooler(config: Config, width: int) -> Block | None:
         return None
     stride, out = config.int("spatial_pool_stride"), config.optional_int("spatial_pool_out_channels") or width
     return Module({"pool": Conv(width, out, (stride, stride), bias=True)}, kind="projector")
+
+
+def taken(config: Config) -> dict[str, Any]:
+    """Return which features the projector takes, and its activation."""
+    layer = config.get("vision_feature_layer")
+    return {
+        "layer": -layer if isinstance(layer, int) and layer < 0 else 0,
+        "class_token": config.str("vision_feature_select_strategy", "default") == "full",
+        "activation": config.str("projector_hidden_act", "gelu"),
+    }
 
 
 def feature_layers(config: Config, key: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from oomph.blocks.base import Module, Part, Parts
@@ -84,6 +85,18 @@ def section(config: Config, key: str, init: Mapping[str, Any] | None = None) -> 
 def projector(**maps: Part) -> Module:
     """Return named parts counted as the projector between a tower and the text model."""
     return Module(maps, kind="projector")
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureProjector(Module):
+    """LLaVA's projector, and which of the tower's features it takes: those of one layer, counted from the last (1), the
+    class token's among them or not. `layer` 0 are several layers side by side.
+    """
+
+    kind: str = "projector"
+    layer: int = 2
+    class_token: bool = False
+    activation: str = "gelu"
 
 
 def two_maps(inputs: int, outputs: int, bias: bool = True) -> dict[str, Part]:

@@ -11,6 +11,7 @@ from typing import Any
 _QWEN2_5: dict[str, Any] = {
     "depth": 32, "hidden_size": 3584, "intermediate_size": 3420, "num_heads": 16, "in_channels": 3,
     "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2, "out_hidden_size": 3584,
+    "window_size": 112, "fullatt_block_indexes": (7, 15, 23, 31),
 }  # fmt: skip
 _QWEN3_5: dict[str, Any] = {
     "depth": 27, "hidden_size": 1152, "intermediate_size": 4304, "num_heads": 16, "in_channels": 3,

@@ -59,13 +59,13 @@ def even_heads(config: Config, key: str = "num_attention_heads", width: str = "h
 
 def clip(config: Config) -> Block:
     """CLIP."""
-    return ClipVision(*_vit(config), *_images(config), config.int("num_channels"))
+    return ClipVision(*_vit(config), *_images(config), config.int("num_channels"), **_acts(config, "quick_gelu"))
 
 
 def siglip(config: Config) -> Block:
     """SigLIP, with its pooling head unless told otherwise."""
     head = config.bool("vision_use_head", default=True)
-    return ClipVision(*_vit(config), *_images(config), config.int("num_channels"), False, head)
+    return ClipVision(*_vit(config), *_images(config), config.int("num_channels"), False, head, **_acts(config))
 
 
 def siglip2(config: Config) -> Block:
@@ -82,6 +82,10 @@ def idefics3(config: Config) -> Block:
 def _vit(config: Config) -> tuple[int, int, int, int]:
     hidden, ffn, depth = config.int("hidden_size"), config.int("intermediate_size"), config.depth("num_hidden_layers")
     return hidden, ffn, depth, even_heads(config)
+
+
+def _acts(config: Config, activation: str = "gelu_pytorch_tanh") -> dict[str, Any]:
+    return {"activation": config.str("hidden_act", activation), "dropout": config.rate("attention_dropout", 0.0)}
 
 
 def _images(config: Config) -> tuple[int, int]:
@@ -139,7 +143,7 @@ def qwen2_vl(config: Config) -> Block:
     return QwenVision(
         width, scaled(config, width, "mlp_ratio"), config.depth("depth"),
         even_heads(config, "num_heads", "embed_dim"), config.int("hidden_size"), *_patches(config),
-        config.int("in_channels"), gated=False,
+        config.int("in_channels"), gated=False, activation=config.str("hidden_act", "quick_gelu"),
     )  # fmt: skip
 
 
@@ -153,7 +157,11 @@ def _qwen(config: Config) -> tuple[int, int, int, int, int, int, int, int]:
 def qwen2_5_vl(config: Config) -> Block:
     """Qwen2.5-VL; the Omni model keeps q, k and v apart."""
     apart = config.model_type == "qwen2_5_omni_vision_encoder"
-    return QwenVision(*_qwen(config), config.int("in_channels"), qkv=("q", "k", "v") if apart else ("qkv",))
+    return QwenVision(
+        *_qwen(config), config.int("in_channels"), qkv=("q", "k", "v") if apart else ("qkv",),
+        activation=config.str("hidden_act", "silu"), window=config.int("window_size"),
+        full_layers=tuple(config.ints("fullatt_block_indexes") or ()),
+    )  # fmt: skip
 
 
 def qwen3_vl(config: Config) -> Block:

@@ -7,9 +7,11 @@ does not train. Nothing else knows of methods: the tape plays the blocks it find
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from oomph.blocks.base import Block, Part
 from oomph.errors import UsageError
 from oomph.job import InferJob, TrainJob
 from oomph.job_words import AROUND
@@ -64,7 +66,7 @@ def adapted(model: Model, job: TrainJob | InferJob) -> Model:
         from oomph.methods.quantised import quantised
 
         model = quantised(model, job)
-    changed: Model = import_module(f"oomph.methods.{METHODS[job.method]}").adapt(model, job)
+    changed = _with_adapters(model, job)
     if job.kernels == "unsloth":
         from oomph.kernels.unsloth import with_fused_adapters
 
@@ -75,6 +77,22 @@ def adapted(model: Model, job: TrainJob | InferJob) -> Model:
 
         changed = with_copies(changed, split(job.modules_to_save), model)
     return changed
+
+
+def _with_adapters(model: Model, job: TrainJob) -> Model:
+    """Return the model as its method changes it; a frozen tower is left as it is."""
+    from oomph.methods.targets import freeze
+
+    adapt = import_module(f"oomph.methods.{METHODS[job.method]}").adapt
+    left = {path: freeze(part) for path, part in model.parts.items() if job.freeze_vision and is_vision(part)}
+    others = {path: part for path, part in model.parts.items() if path not in left}
+    changed: Model = adapt(replace(model, parts=others), job)
+    return replace(changed, parts={**dict.fromkeys(model.parts), **changed.parts, **left})
+
+
+def is_vision(part: Part) -> bool:
+    """Tell whether a part is a tower or what stands between a tower and the language model."""
+    return isinstance(part, Block) and part.kind in ("vision", "projector")
 
 
 def forward_of(causal_lm: Callable[..., Any], model: Model, job: TrainJob) -> Callable[..., Any]:
@@ -93,7 +111,7 @@ def layers_path(model: Model, job: TrainJob | InferJob) -> str:
 
 
 def _with_frozen_parts(model: Model, job: TrainJob) -> Model:
-    if not job.freeze_embeddings and not job.freeze_layers:
+    if not job.freeze_embeddings and not job.freeze_layers and not job.freeze_vision:
         return model
     from oomph.methods.saved import freeze_parts
 

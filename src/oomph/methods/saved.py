@@ -100,10 +100,12 @@ def _with_table(part: Part, trains: bool) -> Part:
 
 
 def freeze_parts(model: Model, job: TrainJob) -> Model:
-    """Return the model with its embeddings and its first layers frozen, as many as the job says."""
+    """Return the model with its embeddings, its towers and its first layers frozen, as many as the job says."""
+    from oomph.methods import is_vision
+
     parts = dict(model.parts)
     for path, part in parts.items():
-        if job.freeze_embeddings and isinstance(inner(part), Embedding):
+        if (job.freeze_vision and is_vision(part)) or (job.freeze_embeddings and isinstance(inner(part), Embedding)):
             parts[path] = freeze(part)
         elif job.freeze_layers and isinstance(part, Stack) and len(part.layers) == model.num_layers:
             same: dict[int, Part] = {id(layer): freeze(layer) for layer, _ in part.groups()}

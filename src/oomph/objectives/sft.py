@@ -10,6 +10,7 @@ from typing import Any
 from oomph import ops
 from oomph.families.heads import task_of
 from oomph.objectives.passes import Passes, Shapes, autocast_dtype
+from oomph.programs.towers import images, inputs_of_images
 from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sym import Sym
 from oomph.tape.tape import autocast
@@ -25,7 +26,8 @@ def inputs(passes: Passes) -> Shapes:
     dtype = job.weight_dtype if model.objective == "regression" else "int64"
     length = job.target_len if "target_len" in job.axes else job.seq_len
     labels = ((job.batch,) if of_sequences else (job.batch, length), dtype)
-    return {**dict.fromkeys(("input_ids", *between), ((job.batch, job.seq_len), "int64")), "labels": labels}
+    made = {**dict.fromkeys(("input_ids", *between), ((job.batch, job.seq_len), "int64")), "labels": labels}
+    return made | inputs_of_images(passes.policy, job) if job.images else made
 
 
 def compute_loss(passes: Passes, inputs: dict[str, Sym]) -> tuple[Sym | None, list[Any]]:
@@ -40,18 +42,19 @@ def compute_loss(passes: Passes, inputs: dict[str, Sym]) -> tuple[Sym | None, li
     options = {
         "attention_mask": inputs.get("attention_mask"),
         "position_ids": inputs.get("position_ids"),
+        **({"images": images(inputs)} if job.images else {}),
         "use_cache": job.use_cache and not switched_off,
     }
     with autocast(tape, autocast_dtype(job)):
-        loss, logits, cache = passes.forward(*arguments, **options)
+        loss, logits, *others = passes.forward(*arguments, **options)  # the cache, the projected images
         if job.fp32_outputs:
-            in_fp32 = loss and ops.cast(loss, "fp32"), ops.cast(logits, "fp32") if isinstance(logits, Sym) else logits
-            loss, logits = in_fp32
+            in_fp32 = [ops.cast(each, "fp32") if isinstance(each, Sym) else each for each in (loss, logits, *others)]
+            loss, logits, *others = in_fp32
             del in_fp32
-        outputs = [cache, logits, loss]  # dies from the back, the loss first, as a ModelOutput does
+        outputs = [*reversed(others), logits, loss]  # dies from the back, the loss first, as a ModelOutput does
         if job.loss == "mean" and logits is not None:
             loss = ops.mean_of_all(logits)
-        del arguments, options, logits, cache
+        del arguments, options, logits, others
         if job.keep_outputs and not tape.variables.keys() - {"outputs"}:  # else the program has variables of its own
             tape.variables["outputs"] = outputs
         if tape.autocast is not None:

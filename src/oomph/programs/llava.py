@@ -5,16 +5,20 @@ Source: transformers 5.23, models/llava/modeling_llava.py and those of the types
 
 from __future__ import annotations
 
-from oomph.programs import llama
+import operator
+from typing import Any
+
+from oomph import ops
+from oomph.errors import UnsupportedError
+from oomph.families.multimodal import FeatureProjector
+from oomph.programs import clip, llama, towers
 from oomph.programs.cache import Cache
 from oomph.programs.frames import FRAMES
-from oomph.programs.towers import tower_buffers, updated
+from oomph.programs.towers import Images, check_room, count, merged, tower_buffers
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym
-
-__all__ = ["buffers", "causal_lm", "sliding_windows", "updated"]
 
 
 def buffers(m: Bound) -> list[Sym]:
@@ -38,18 +42,58 @@ def causal_lm(
     past_key_values: Cache | None = None,
     use_cache: bool = False,
     logits_to_keep: Size = 0,
-) -> tuple[Sym | None, Sym | None, Cache | None]:
-    """Mirror LlavaForConditionalGeneration.forward: loss, logits and cache; `model_type` is the language model's."""
+    images: Images | None = None,
+) -> tuple[Any, ...]:
+    """Mirror LlavaForConditionalGeneration.forward: loss, logits, cache and the images' features; `model_type` is the
+    language model's.
+    """
     frame = FRAMES[model_type]
     if not frame.sdpa:
         m.tape.kernel = "eager"
     language_model = m.model.language_model
     inputs_embeds = language_model.embed_tokens(input_ids)
+    image_hidden_states = []
+    if images:
+        mm_encoder_outputs = image_features(m.model, images["pixel_values"], checkpointing)
+        check_room(m, input_ids.shape[1], mm_encoder_outputs[1][0].shape[0])
+        inputs_embeds, features = merged(mm_encoder_outputs[1], input_ids, inputs_embeds)
+        image_hidden_states.append(features)
+        del features
     hidden_states, past_key_values = llama.model(
         language_model, None, checkpointing, frame, attention_mask, position_ids, past_key_values, inputs_embeds,
         use_cache=use_cache,
     )  # fmt: skip
     del inputs_embeds
+    if images:
+        del mm_encoder_outputs
     table = language_model.embed_tokens.weight
     loss, logits = llama.scored(m.lm_head, hidden_states, table, labels, logits_to_keep)
-    return loss, logits, past_key_values
+    return loss, logits, past_key_values, *image_hidden_states
+
+
+def image_features(m: Bound, pixel_values: Sym, checkpointing: Checkpointing) -> list[Any]:
+    """Mirror LlavaModel.get_image_features: the tower's outputs, with each image's features [T, H] as pooled."""
+    projector = m.multi_modal_projector
+    block = projector.block
+    if not isinstance(block, FeatureProjector) or not operator.index(block.layer):
+        raise UnsupportedError("oomph cannot play images with this projector yet.", "Leave --images out: text alone.")
+    image_outputs, selected_image_feature = clip.tower(
+        m.vision_tower, pixel_values, checkpointing, operator.index(block.layer)
+    )
+    if not block.class_token:
+        length = selected_image_feature.shape[1]
+        selected_image_feature = ops.slice_axis(selected_image_feature, 1, 1, length)
+    hidden_states = projector.linear_1(selected_image_feature)
+    hidden_states = ops.activate(block.activation, hidden_states)
+    hidden_states = projector.linear_2(hidden_states)
+    image_outputs[1] = ops.unbind(hidden_states, count(pixel_values))
+    return image_outputs
+
+
+def updated(m: Bound, parameters: list[Sym]) -> list[Sym]:
+    """Return those of the parameters that get a gradient: not the tower's behind the features that are taken."""
+    tower, layer = m.model.vision_tower, m.model.multi_modal_projector.block.layer
+    unused = [f"{tower.path}.post_layernorm.", f"{tower.path}.head."]
+    if m.tape.images:
+        unused += [f"{each.path}." for each in list(tower.encoder.layers)[1 - operator.index(layer) or None :]]
+    return [one for one in towers.updated(m, parameters) if not one.made_for.startswith(tuple(unused))]

@@ -6,18 +6,24 @@ models/qwen2_vl/modeling_qwen2_vl.py, models/qwen2_5_vl/modeling_qwen2_5_vl.py, 
 
 from __future__ import annotations
 
+import operator
+from typing import Any
+
 from oomph import ops
+from oomph.job import TrainJob
 from oomph.programs import llama
 from oomph.programs.cache import Cache, dynamic_cache
 from oomph.programs.frames import FRAMES, Frame
 from oomph.programs.llava import sliding_windows
-from oomph.programs.towers import tower_buffers, updated
+from oomph.programs.qwen_vision import Grid, grid_of, tower
+from oomph.programs.towers import Images, check_room, tower_buffers, updated
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym
+from oomph.tape.tape import Tape
 
-__all__ = ["buffers", "causal_lm", "sliding_windows", "updated"]
+__all__ = ["buffers", "causal_lm", "leave_behind", "sliding_windows", "updated"]
 
 
 def buffers(m: Bound) -> list[Sym]:
@@ -45,6 +51,7 @@ def text_model(
         past_key_values = dynamic_cache(tape, windows)
     batch, length = inputs_embeds.shape[:2]
     packed = position_ids if frame.packs else None
+    images = position_ids is not None and len(position_ids.shape) == 3
     if position_ids is None:
         position_ids = ops.unary(tape.empty((length,), "int64", op="arange"), "add")
     text_position_ids = position_ids if frame.packs else None
@@ -55,7 +62,7 @@ def text_model(
     if frame.masks == "one":
         attention_mask = causal_masks.pop(None)  # an argument dies before locals
     hidden_states = inputs_embeds
-    grid = Sym((3, batch, length), "int64", position_ids.strides, position_ids.storage)
+    grid = position_ids if images else Sym((3, batch, length), "int64", position_ids.strides, position_ids.storage)
     size = llama.rotary_size(llama.attention(m))
     tables = ops.rotary_tables_3d(hidden_states, grid, size, frame.tables == "interleaved")
     del grid
@@ -89,15 +96,113 @@ def causal_lm(
     past_key_values: Cache | None = None,
     use_cache: bool = False,
     logits_to_keep: Size = 0,
+    images: Images | None = None,
 ) -> tuple[Sym | None, Sym | None, Cache | None]:
     """Mirror Qwen2_5_VLForConditionalGeneration.forward: loss, logits and cache; `model_type` is the text model's."""
-    language_model = m.model.language_model
+    tape, language_model = m.tape, m.model.language_model
     inputs_embeds = language_model.embed_tokens(input_ids)
+    if images:
+        grid = grid_of(m.model.visual.block, tape, images["image_grid_thw"].shape[0])
+        check_room(m, input_ids.shape[1], grid.tokens)
+        mm_encoder_outputs = image_features(m.model.visual, images["pixel_values"], checkpointing, grid)
+        image_embeds = ops.cast(ops.cat(mm_encoder_outputs[0], 0), inputs_embeds.dtype)
+        image_mask, video_mask = ops.placeholders(input_ids, 2)
+        inputs_embeds = ops.masked_scatter(inputs_embeds, image_mask, image_embeds)
+        position_ids, rope_deltas = rope_index(tape, input_ids, grid, model_type)
+        m.model.parts["rope_deltas"] = tape.note(rope_deltas, "kept by a module")
+        del rope_deltas
     hidden_states, past_key_values = text_model(
         language_model, checkpointing, FRAMES[model_type], attention_mask, position_ids, past_key_values,
         inputs_embeds, use_cache,
     )  # fmt: skip
-    del inputs_embeds
+    if images:
+        del position_ids, inputs_embeds, mm_encoder_outputs, image_embeds, image_mask, video_mask
+    else:
+        del inputs_embeds
     table = language_model.embed_tokens.weight
     loss, logits = llama.scored(m.lm_head, hidden_states, table, labels, logits_to_keep)
     return loss, logits, past_key_values
+
+
+def image_features(m: Bound, pixel_values: Sym, checkpointing: Checkpointing, grid: Grid) -> list[Any]:
+    """Mirror Qwen2_5_VLModel.get_image_features: features [tokens, H] of each image, the tower's last hidden state."""
+    tape = m.tape
+    pixel_values = ops.cast(pixel_values, m.patch_embed.proj.weight.dtype)
+    merged, last_hidden_state = tower(m, pixel_values, checkpointing, grid)
+    sizes = tape.empty((grid.count,), "int64", op="prod")
+    split_sizes = tape.empty((grid.count,), "int64", op="floor_divide")
+    del sizes
+    del split_sizes
+    return [ops.split_axis(merged, 0, [grid.tokens] * grid.count), last_hidden_state]
+
+
+def rope_index(tape: Tape, input_ids: Sym, grid: Grid, model_type: str) -> tuple[Sym, Sym]:
+    """Mirror get_rope_index: positions int64 [3, B, S] and what they are ahead of tokens, int64 [B].
+
+    Text counts in all three, images by their rows and columns; groups of both are made one by one.
+    """
+    batch, length = operator.index(input_ids.shape[0]), input_ids.shape[1]
+    per_row = grid.count // batch
+    rows, columns = grid.rows // grid.merge, grid.columns // grid.merge
+    left = length - per_row * (grid.tokens + 1)
+    mrope_position_deltas: list[Sym] = []
+    position_ids = tape.empty((3, batch, length), "int64", op="zeros")
+    for _ in range(batch):
+        current_pos: Sym | None = None
+        llm_pos_ids_list: list[Sym] = []
+        for image in range(per_row):
+            llm_pos_ids_list.append(_text_positions(tape, 1))
+            vision_position_ids = _image_positions(tape, rows, columns, model_type)
+            llm_pos_ids_list.append(vision_position_ids)
+            larger = tape.empty((), "bool", op="gt")
+            del larger
+            ahead = tape.empty((), "int64", op="floor_divide")
+            if image == 0:
+                current_pos = tape.empty((), "int64", op="add")
+            del ahead
+        llm_pos_ids_list.append(_text_positions(tape, left))
+        llm_positions = tape.empty((3, length), "int64", op="cat")
+        last = tape.empty((), "int64", op="max")
+        after = tape.empty((), "int64", op="add")
+        del last
+        mrope_position_deltas.append(tape.empty((), "int64", op="sub"))
+        del after
+    found = tape.empty((batch,), "int64", op="lift_fresh")
+    mrope_position_deltas.clear()
+    del current_pos, llm_pos_ids_list, vision_position_ids, llm_positions
+    return position_ids, found
+
+
+def _text_positions(tape: Tape, length: Size) -> Sym:
+    counted = tape.empty((length,), "int64", op="arange")
+    positions = tape.empty((3, length), "int64", op="add")
+    del counted
+    return positions
+
+
+def _image_positions(tape: Tape, rows: int, columns: int, model_type: str) -> Sym:
+    """Mirror get_vision_position_ids: int64 [3, rows · columns]; Qwen2-VL multiplies time by a number that is none."""
+    counted = tape.empty((1,), "int64", op="arange")
+    position_temporal = tape.empty((1,), "fp32" if model_type == "qwen2_vl_text" else "int64", op="mul")
+    del counted
+    if position_temporal.dtype != "int64":
+        position_temporal = tape.empty((1,), "int64", op="_to_copy")
+    position_height = _moved(tape, rows)
+    position_width = _moved(tape, columns)
+    found = tape.empty((3, rows * columns), "int64", op="stack")
+    del position_temporal, position_height, position_width
+    return found
+
+
+def _moved(tape: Tape, count: int) -> Sym:
+    counted = tape.empty((count,), "int64", op="arange")
+    moved = tape.empty((count,), "int64", op="add")
+    del counted
+    return moved
+
+
+def leave_behind(m: Bound, job: TrainJob) -> None:
+    """Allocate what an earlier forward pass left: how far positions are ahead of tokens."""
+    if job.images:
+        made = m.tape.empty((job.batch,), "int64", op="lift_fresh")
+        m.model.parts["rope_deltas"] = m.tape.note(made, "kept by a module")

@@ -1,17 +1,32 @@
-"""What programs of multimodal models ask of the towers beside the language model."""
+"""What programs of multimodal models ask of the towers beside the language model, and the batches they take."""
 
 from __future__ import annotations
 
+import operator
+from typing import TYPE_CHECKING, Any
+
+from oomph import ops
 from oomph.blocks.vision import ClipVision
 from oomph.blocks.vision_native import Qwen3Vision, QwenVision
+from oomph.errors import UsageError
+from oomph.programs.qwen_vision import grid_of
 from oomph.tape.bound import Bound
+from oomph.tape.sizes import Size, number, product, yes
 from oomph.tape.sym import Sym
 
+if TYPE_CHECKING:
+    from oomph.job import TrainJob
+
 LANGUAGE_MODEL, HEAD = "model.language_model.", "lm_head."  # how the paths of what text passes through begin
+TOWERS = ("vision_tower", "visual")  # what the part is called that sees
+# Inputs of a batch beside input_ids and labels, in the order in which they are made.
+OF_IMAGES = ("pixel_values", "image_grid_thw", "mm_token_type_ids")
 
 
 def updated(m: Bound, parameters: list[Sym]) -> list[Sym]:
     """Return those of the parameters that get a gradient: of text alone the language model's."""
+    if m.tape.images:
+        return parameters
     return [one for one in parameters if one.made_for.startswith((LANGUAGE_MODEL, HEAD))]
 
 
@@ -19,7 +34,56 @@ def tower_buffers(m: Bound) -> list[Sym]:
     """Return what is no parameter of a tower and not stored but on the device: ids of positions, inv_freq."""
     tape, block = m.tape, m.block
     if isinstance(block, ClipVision):
-        return [tape.empty((1, block.num_positions), "int64", op="position_ids")]
+        made = tape.empty((1, block.num_positions), "int64", op="position_ids")
+        m.embeddings.parts["position_ids"] = made
+        return [made]
     if isinstance(block, (QwenVision, Qwen3Vision)):  # frequencies for half of the channels, of rows and of columns
         return [tape.empty((block.hidden_size // block.num_heads // 4,), "fp32", op="inv_freq") for _ in range(2)]
     return []
+
+
+def inputs_of_images(m: Bound, job: TrainJob) -> dict[str, tuple[tuple[Size, ...], str]]:
+    """Return shapes and dtypes of what a batch has beside its tokens: pixels in fp32, as processors make them."""
+    tower = next(m.model[name] for name in TOWERS if name in m.model.parts)
+    block, images = tower.block, job.batch * job.images
+    if isinstance(block, ClipVision):
+        side = block.image_size
+        return {"pixel_values": ((images, block.num_channels, side, side), "fp32")}
+    weight, count = tower.patch_embed.proj.weight, operator.index(images)
+    patches = sum(grid_of(block, m.tape, count).lengths)
+    return {
+        "pixel_values": ((patches, product(weight.shape[1:])), "fp32"),
+        "image_grid_thw": ((count, 3), "int64"),
+        "mm_token_type_ids": ((job.batch, job.seq_len), "int64"),
+    }
+
+
+def check_room(m: Bound, length: Size, tokens: Size) -> None:
+    """Refuse sequences with no room for their images, a token of text around each."""
+    needed = m.tape.images * (tokens + 1) + 1
+    if not yes(needed <= length):
+        raise UsageError(
+            f"{m.tape.images} images of {number(tokens)} tokens each do not fit {number(length)} tokens.",
+            f"Give a --seq of at least {number(needed)}.",
+        )
+
+
+def images(inputs: dict[str, Sym]) -> dict[str, Sym]:
+    """Return what a batch holds of images."""
+    return {name: inputs[name] for name in OF_IMAGES if name in inputs}
+
+
+def merged(features: list[Sym], input_ids: Sym, inputs_embeds: Sym) -> tuple[Sym, Sym]:
+    """Mirror what puts images among tokens: the embeddings [B, S, H], and the features of all images [T, H]."""
+    image_features = ops.cast(ops.cat(features, 0), inputs_embeds.dtype)
+    (special_image_mask,) = ops.placeholders(input_ids)
+    inputs_embeds = ops.masked_scatter(inputs_embeds, special_image_mask, image_features)
+    return inputs_embeds, image_features
+
+
+def count(pixel_values: Sym) -> int:
+    """Return how many images there are, for code that goes through them one by one."""
+    return operator.index(pixel_values.shape[0])
+
+
+Images = dict[str, Any]

@@ -47,6 +47,8 @@ def adapt(model: Any, job: TrainJob, device: str) -> Any:
     config = _config(peft, job, _task(model))
     if packed and config.target_modules == ALL_LINEAR:
         config.target_modules = packed  # PEFT knows no all-linear of packed maps
+    if job.freeze_vision:
+        config.exclude_modules = rf".*\.({'|'.join(VISION)})\..*"
     if job.method == "dora" and job.quantization != "none":
         from oomph.referee.quantised import teach_dora
 
@@ -111,6 +113,9 @@ def _for_gptq(config: Any) -> None:
     config._register_custom_module({TorchLinear: GPTQLoraLinear})
 
 
+VISION = ("vision_tower", "visual", "vision_model", "multi_modal_projector", "connector")  # towers and projectors
+
+
 def freeze(model: Any, job: TrainJob) -> Any:
     """Return a model with what the job freezes frozen: no PEFT in it."""
     from oomph.referee.models import decoder_layers
@@ -120,6 +125,7 @@ def freeze(model: Any, job: TrainJob) -> Any:
             parameter.requires_grad_(name.endswith(".bias"))
         return model
     parts = [module for module in model.modules() if isinstance(module, torch.nn.Embedding) and job.freeze_embeddings]
+    parts += [part for name, part in model.named_modules() if job.freeze_vision and name.endswith(VISION)]
     for part in [*parts, *decoder_layers(model)[: job.freeze_layers]]:
         part.requires_grad_(False)
     return model

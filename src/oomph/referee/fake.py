@@ -14,7 +14,9 @@ from unittest.mock import patch
 
 import torch
 import torch._meta_registrations as meta_rules
+from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._mode_utils import no_dispatch
 
 from oomph.referee import autocast, sdpa
 
@@ -22,7 +24,12 @@ aten = torch.ops.aten
 GROUPED_ROW_BYTES = 16  # what cuBLAS and CUTLASS want a row to be a multiple of
 TOKENS_DIM = 2  # of a mask [batch, tokens]
 # Questions that are asked to take a shortcut; on a plain batch the shortcut is taken.
-YES = (aten.all.default, aten.all.dim, aten.eq.Scalar, aten.eq.Tensor)
+YES = (aten.all.default, aten.all.dim, aten.eq.Scalar, aten.eq.Tensor, aten._is_all_true.default)
+
+
+# What is known where images are counted, and up to how many numbers.
+COUNTS = (aten.arange.default, aten.arange.start, aten.arange.start_step)
+COUNTED = 2**24
 
 
 class _Answering(FakeTensorMode):  # type: ignore[misc]
@@ -37,9 +44,12 @@ class _Answering(FakeTensorMode):  # type: ignore[misc]
     number = 1  # what an integer is
     halves = False  # whether one of two answers is good
     padded = False  # whether masks of tokens have holes
+    counting = False  # whether small integers are really computed with
 
     def dispatch(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Answer for `.item()`, `bool()` and `torch.equal`, and remember where a boolean came from."""
+        if self.counting and (known := self._counted(func, args, kwargs or {})) is not None:
+            return known
         if func is aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
             if args[0].dtype == torch.bool:
                 return self.plain and getattr(args[0], "oomph_yes", False)
@@ -63,6 +73,17 @@ class _Answering(FakeTensorMode):  # type: ignore[misc]
             result.oomph_yes = True
         return result
 
+    def _counted(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Return what is known of integers: one that is read, or a count, which is then known; None for all else."""
+        if func is aten._local_scalar_dense.default:
+            constant = getattr(args[0], "constant", None)
+            return None if constant is None else constant.item()
+        if func not in COUNTS:
+            return None
+        with no_dispatch():
+            real = func(*args, **kwargs)
+        return self.fake_tensor_converter.from_real_tensor(self, real, make_constant=True)
+
     def _places(self, mask: Any) -> Any:
         """Return where a mask is set: everywhere, or for as many tokens of a row as are scored."""
         count = mask.numel() if self.scored is None or mask.dim() == 1 else mask.shape[0] * self.scored
@@ -77,20 +98,37 @@ class _Answering(FakeTensorMode):  # type: ignore[misc]
             return meta_rules._create_grouped_mm_output_tensor(left, right, offsets, out_dtype)
 
 
+def _of_numbers(tensor: Callable[..., Any]) -> Callable[..., Any]:
+    """Return torch.tensor that reads tensors in a list before it looks at their memory."""
+
+    def of_numbers(data: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(data, list) and data and all(isinstance(each, FakeTensor) for each in data):
+            data = [each.item() for each in data]
+        return tensor(data, *args, **kwargs)
+
+    return of_numbers
+
+
 @contextmanager
 def fake_tensors(
-    padded: bool = False, packed: bool = False, scored: int | None = None, number: int = 1, halves: bool = False
+    padded: bool = False,
+    packed: bool = False,
+    scored: int | None = None,
+    number: int = 1,
+    halves: bool = False,
+    counting: bool = False,
 ) -> Iterator[None]:
     """Make every tensor fake, with transformers none the wiser.
 
     `padded`: attention masks have holes. `packed`: rows of two tokens and more hold several sequences. `scored`: of
     each row's tokens so many count, all if None. `number`: what integers answer that code reads. `halves`: every
-    other answer is a good one.
+    other answer is a good one. `counting`: integers that are given are computed with, as where images are cut up.
     """
     import transformers.masking_utils as masking
 
     mode = _Answering(allow_non_fake_inputs=True)
-    mode.scored, mode.number, mode.halves, mode.padded = scored, number, halves, padded
+    mode.scored, mode.number, mode.halves = scored, number, halves
+    mode.padded, mode.counting = padded, counting
     real_all, real_find = masking.fast_all, masking.find_packed_sequence_indices
 
     def some_are_masked(tensor: torch.Tensor) -> bool:
@@ -108,6 +146,9 @@ def fake_tensors(
             return real_find(position_ids)
 
     with ExitStack() as stack:
+        if counting:
+            stack.enter_context(patch.object(fake_tensor, "CONSTANT_NUMEL_LIMIT", COUNTED))
+            stack.enter_context(patch.object(torch, "tensor", _of_numbers(torch.tensor)))
         # transformers takes a fake tensor for a sign of compilation and then builds a 4-d mask that no real run
         # builds: flash attention would be out and every head would get a copy of its keys and values.
         stack.enter_context(patch.object(masking, "is_tracing", lambda tensor=None: False))

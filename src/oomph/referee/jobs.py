@@ -77,7 +77,7 @@ def _train(model: Any, job: TrainJob, watcher: Watcher, warm_up: bool | None, re
     optimizer = make_optimizer(job, model)
     kept: list[Any] = []  # what the caller's variable holds from one forward pass to the next
     with installed(model, job.kernels):
-        if has_warm_up(job) or (job.steady and _remembers(model)) if warm_up is None else warm_up:
+        if has_warm_up(job) or (job.steady and _remembers(model, job)) if warm_up is None else warm_up:
             _step(model, job, optimizer, watcher, kept, trainer)
         watcher.ready(model, optimizer, reference)
         _step(model, job, optimizer, watcher, kept, trainer)
@@ -138,9 +138,14 @@ def has_warm_up(job: TrainJob) -> bool:
     return job.steady and (has_state or job.leaves_gradients or job.keep_outputs or leaves_buffers)
 
 
-def _remembers(model: Any) -> bool:
-    """Say whether a forward pass leaves something behind: LongRoPE's frequencies for long sequences."""
-    return any(getattr(module, "rope_type", "") == "longrope" for module in model.modules())
+def _remembers(model: Any, job: TrainJob) -> bool:
+    """Say whether a forward pass leaves something behind: LongRoPE's frequencies for long sequences, or how far
+    positions are ahead of tokens where there are images.
+    """
+    return any(
+        getattr(module, "rope_type", "") == "longrope" or (job.images and hasattr(module, "rope_deltas"))
+        for module in model.modules()
+    )
 
 
 @contextlib.contextmanager
@@ -231,6 +236,10 @@ def _labelled(model: Any, job: TrainJob) -> dict[str, Any]:
     inputs["labels"] = _labels(model, job)
     if job.prompt_len and inputs["labels"].dim() > 1:
         inputs["labels"][:, : job.prompt_len].fill_(IGNORED)
+    if job.images:
+        from oomph.referee.images import add_images
+
+        add_images(inputs, unwrapped(model), job)
     return inputs
 
 

@@ -49,7 +49,7 @@ def build(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu")
         model = auto.from_config(config, dtype=dtype, attn_implementation=attention, trust_remote_code=False, **experts)
     if not isinstance(job, TrainJob):
         return model.eval()
-    if job.method != "full" or job.freeze_embeddings or job.freeze_layers:
+    if job.method != "full" or job.freeze_embeddings or job.freeze_layers or job.freeze_vision:
         from oomph.referee.adapters import adapt
 
         model = adapt(model, job, device)
@@ -63,7 +63,11 @@ def build_reference(raw: Mapping[str, Any], job: TrainJob | InferJob, device: st
     return build(raw, replace(job, **PLAIN), device).eval()
 
 
-PLAIN: dict[str, Any] = {"freeze_embeddings": False, "freeze_layers": 0}  # what is said of the model that trains
+PLAIN: dict[str, Any] = {
+    "freeze_embeddings": False,
+    "freeze_layers": 0,
+    "freeze_vision": False,
+}  # what is said of the model that trains
 
 
 def _sparing(job: TrainJob | InferJob, device: str) -> Any:

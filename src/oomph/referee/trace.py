@@ -143,7 +143,9 @@ def trace(
 
             packed = isinstance(job, TrainJob) and job.packing
             halves = isinstance(job, TrainJob) and job.objective == "kto"
-            stack.enter_context(fake_tensors(job.padding, packed, jobs.scored(job), jobs.read_number(job), halves))
+            counting = isinstance(job, TrainJob) and job.images > 0
+            answers = (jobs.scored(job), jobs.read_number(job), halves, counting)
+            stack.enter_context(fake_tensors(job.padding, packed, *answers))
         stack.enter_context(_kernels(job, kernels) if device == "cuda" else nullcontext())
         if isinstance(job, TrainJob) and job.loss == "fused-head":
             from oomph.referee import trl

@@ -66,6 +66,7 @@ class Node:
         while orphans:
             node = orphans.pop()
             if isinstance(node, Node):
+                node.saved.reverse()  # below the first node saved tensors die in their order
                 _move_orphans(node, orphans)
 
 

@@ -116,13 +116,13 @@ class Expression:
         return self.sheet.compute("%", other, self)
 
     def __pow__(self, times: int) -> SizeLike:
-        made: SizeLike = product((self,) * times)
-        return made
+        power: SizeLike = product((self,) * times)
+        return power
 
     def __index__(self) -> int:
         """Return the number, for what counts with it; what is played is then of this number alone."""
         self.sheet.compare("==", self, self.value)
-        return self.value
+        return int(self.value)
 
     def __neg__(self) -> SizeLike:
         return self * -1

@@ -48,6 +48,7 @@ class Tape:
         self.loss = "hf"  # which of oomph.losses the end of the model is
         self.scored: tuple[str, ...] = ("entropy", "is_top1")  # what TRL's fused head is asked for; these by SFTTrainer
         self.prompt_len: Size = 0  # tokens at the start of each sequence that are not scored
+        self.images, self.image_size = 0, ""  # of each sequence, and how large they are
         self.holes = True  # whether a padding mask has any
         self.adapters = True  # whether they are switched on
         self.work = "forward"  # what the pass through the layers is for

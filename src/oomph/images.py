@@ -1,0 +1,39 @@
+"""How processors of native-size towers resize an image: how many patches it becomes."""
+
+from __future__ import annotations
+
+import math
+
+from oomph.errors import UsageError
+from oomph.job_checks import pixels
+
+# size["shortest_edge"] and size["longest_edge"] of Qwen2VLImageProcessor, in pixels of a whole image.
+MIN_PIXELS, MAX_PIXELS = 56 * 56, 28 * 28 * 1280
+LONGEST_TO_SHORTEST = 200  # beyond which its processor raises an error
+
+
+def patches(image_size: str, patch: int, merge: int) -> tuple[int, int]:
+    """Return rows and columns of patches of an image, as Qwen2VLImageProcessor cuts it: sides are multiples of what is
+    merged into a token, and pixels of the whole are between two bounds, at about the same shape.
+
+    Raises UsageError without a size, or for one that the processor refuses. Source: transformers 5.23,
+    models/qwen2_vl/image_processing_qwen2_vl.py, smart_resize.
+
+    >>> patches("768x1024", 14, 2), patches("4000x3000", 14, 2), patches("10x20", 14, 2)
+    ((54, 74), (82, 60), (4, 6))
+    """
+    if not image_size:
+        raise UsageError("The tokens of this model's images depend on their size.", "Say it: --image-size 768x768.")
+    height, width = pixels(image_size)
+    factor = patch * merge
+    if max(height, width) > LONGEST_TO_SHORTEST * min(height, width):
+        raise UsageError(f"Images of {image_size} are too long for this model's processor.", "Say another size.")
+    rows, columns = round(height / factor), round(width / factor)
+    if rows * columns * factor**2 > MAX_PIXELS:
+        beta = math.sqrt(height * width / MAX_PIXELS)
+        rows = max(1, math.floor(height / beta / factor))
+        columns = max(1, math.floor(width / beta / factor))
+    elif rows * columns * factor**2 < MIN_PIXELS:
+        beta = math.sqrt(MIN_PIXELS / (height * width))
+        rows, columns = math.ceil(height * beta / factor), math.ceil(width * beta / factor)
+    return rows * merge, columns * merge

@@ -1,0 +1,201 @@
+"""Patches of images, and images put among the tokens of a text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from oomph.ops.elementwise import cast, grad
+from oomph.ops.indexing import unsqueeze, view
+from oomph.ops.kernel import run
+from oomph.ops.matmul import autocast_argument
+from oomph.ops.rotary import rotate_half
+from oomph.tape.autograd import Gradients, Node, made_by, record, save
+from oomph.tape.sizes import Size, product
+from oomph.tape.sym import Sym, new
+from oomph.workspaces import OUTPUTS, Buffer
+
+
+def conv_patches(x: Sym, weight: Sym, bias: Sym | None, patches: Sequence[Size]) -> Sym:
+    """Return a convolution whose steps are as long as its kernel is wide: x [B, C, ...] to [B, O, *patches], weight
+    [O, C, ...], bias [O]. Autocast casts all three.
+
+    Saves x and the weight, whichever trains; backward makes the gradients that are wanted. cuDNN's own buffers are not
+    known. Source: ATen/native/Convolution.cpp; torch tools/autograd/derivatives.yaml (convolution).
+
+    >>> from oomph.tape.testing import cost, frozen
+    >>> cost(lambda x, weight: conv_patches(x, weight, None, (4, 4)), frozen(2, 3, 56, 56), (64, 3, 14, 14))
+    Cost(allocated=4096, saved=112896, backward=75264)
+    """
+    bias = None if bias is None else autocast_argument(bias)
+    weight = autocast_argument(weight)
+    x = autocast_argument(x)
+    node = record("Convolution", (x, weight) if bias is None else (x, weight, bias), _conv_backward)
+    save(node, x, weight)
+    made = made_by(new(x.tape, (x.shape[0], weight.shape[0], *patches), x.dtype, op="convolution"), node)
+    del bias, weight
+    return made
+
+
+def _conv_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    tape = grad(gradients).tape
+    return [
+        new(tape, *each, op="convolution_backward") if node.needs(at) else None for at, each in enumerate(node.inputs)
+    ]
+
+
+def for_each(x: Sym, batch: Size) -> Sym:
+    """Return x [H] as [B, 1, H], the same for each image: a view.
+
+    Saves nothing; backward sums the gradient, of one image too, to one tensor. Source: ATen/native/TensorShape.cpp,
+    expand; torch/csrc/autograd/FunctionsManual.cpp, sum_to.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda x: for_each(x, 2), (64,))
+    Cost(allocated=0, saved=0, backward=128)
+    """
+    node = record("Expand", (x,), _summed)
+    return made_by(Sym((batch, 1, *x.shape), x.dtype, (0, x.shape[0], *x.strides), x.storage), node)
+
+
+def _summed(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    shape, dtype = node.inputs[0]
+    return [new(grad(gradients).tape, shape, dtype, op="sum")]
+
+
+def unbind(x: Sym, count: int) -> list[Sym]:
+    """Return the `count` places of the first axis of x: views, which keep the whole of x alive.
+
+    Saves nothing; backward stacks the gradients to one tensor of x's size. Source:
+    torch/csrc/autograd/FunctionsManual.cpp, unbind_backward.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda x: unbind(x, 2), (2, 4, 256))
+    Cost(allocated=0, saved=0, backward=4096)
+    """
+    node = record("Unbind", (x,), _stacked, outputs=count)
+    places = [Sym(x.shape[1:], x.dtype, x.strides[1:], x.storage) for _ in range(count)]
+    return [made_by(one, node, at) for at, one in enumerate(places)]
+
+
+def _stacked(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    shape, dtype = node.inputs[0]
+    tape = next(each for each in gradients if each is not None).tape
+    return [new(tape, shape, dtype, op="stack")]
+
+
+def placeholders(input_ids: Sym, kinds: int = 1) -> list[Sym]:
+    """Mirror get_placeholder_mask: booleans [B, S, 1] that say which tokens of input_ids [B, S] are an image's and, of
+    two `kinds`, which are a video's.
+
+    Beside them their numbers, that of images compared with the features', for a moment. Source: transformers 5.23,
+    models/llava/modeling_llava.py, models/qwen2_vl/modeling_qwen2_vl.py.
+
+    >>> from oomph.tape.testing import cost, ids
+    >>> cost(placeholders, ids(2, 8))
+    Cost(allocated=34, saved=0, backward=0)
+    """
+    tape, (batch, length) = input_ids.tape, input_ids.shape
+    masks = [tape.empty((batch, length), "bool", op="eq") for _ in range(kinds)]
+    n_image_tokens = tape.empty((), "int64", op="sum")
+    elements = tape.empty((), "int64", op="mul")
+    equal = tape.empty((), "bool", op="eq")
+    del elements
+    all_true = tape.empty((), "bool", op="_is_all_true")
+    del all_true
+    del equal
+    others = [tape.empty((), "int64", op="sum") for _ in range(kinds - 1)]
+    del n_image_tokens, others
+    return [Sym((batch, length, 1), "bool", (length, 1, 1), mask.storage) for mask in masks]
+
+
+def in_order(x: Sym, order: Sym, together: int) -> Sym:
+    """Return rows of x [T, H] in another order, `together` at a time: order [T / together] int64, a new tensor.
+
+    Saves the order; backward adds the gradient's rows to zeros, under a trace in two tensors. Source: transformers
+    5.23, models/qwen2_5_vl/modeling_qwen2_5_vl.py, permute_input_for_window_attn.
+
+    >>> from oomph.tape.testing import cost, ids
+    >>> cost(lambda x, order: in_order(x, order, 4), (8, 64), ids(2))
+    Cost(allocated=1024, saved=16, backward=1024)
+    """
+    total, width = x.shape
+    groups = view(x, (total // together, together, width))
+    node = record("Index", (groups,), _put_back)
+    save(node, order)
+    found = made_by(new(x.tape, groups.shape, x.dtype, op="index"), node)
+    del groups
+    return view(found, (total, width))
+
+
+def _put_back(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient, shape = grad(gradients), node.inputs[0][0]
+    zeros = new(gradient.tape, shape, gradient.dtype, op="Index_backward")
+    return [zeros if gradient.tape.on != "trace" else new(gradient.tape, shape, gradient.dtype, op="index_put")]
+
+
+def sorted_order(order: Sym) -> Sym:
+    """Return torch.argsort(order) of int64 [T]: beside it the sorted numbers, for a moment. Nothing is saved.
+
+    Source: ATen/native/Sorting.cpp, argsort.
+
+    >>> from oomph.tape.testing import cost, ids
+    >>> cost(sorted_order, ids(8))
+    Cost(allocated=128, saved=0, backward=0)
+    """
+    values = new(order.tape, order.shape, "int64", op="sort")
+    indices = new(order.tape, order.shape, "int64", op="sort")
+    del values
+    return indices
+
+
+def rotary_vision(q: Sym, k: Sym, cos: Sym, sin: Sym) -> tuple[Sym, Sym]:
+    """Mirror apply_rotary_pos_emb_vision: q and k [T, N, D] turned in fp32 by cos and sin fp32 [T, D], cast back.
+
+    Each of q and k takes a cast to fp32, a negated half and the halves joined, two products, their sum, and the cast
+    back. Saves only the tables. Source: transformers 5.23, models/qwen2_vl/modeling_qwen2_vl.py.
+
+    >>> from oomph.tape.testing import Given, cost
+    >>> table = Given((4, 64), "fp32", trains=False)
+    >>> cost(rotary_vision, (4, 2, 64), (4, 2, 64), table, table).allocated
+    24576
+    """
+    orig_q_dtype, orig_k_dtype = q.dtype, k.dtype
+    q, k = cast(q, "fp32"), cast(k, "fp32")
+    cos, sin = unsqueeze(cos, 1), unsqueeze(sin, 1)
+    q_embed = (q * cos) + (rotate_half(q) * sin)
+    k_embed = (k * cos) + (rotate_half(k) * sin)
+    q_embed = cast(q_embed, orig_q_dtype)
+    k_embed = cast(k_embed, orig_k_dtype)
+    return q_embed, k_embed
+
+
+def masked_scatter(x: Sym, mask: Sym, source: Sym) -> Sym:
+    """Return x.masked_scatter(mask, source): x [B, S, H] with the rows of a source [T, H] where a mask [B, S, 1] is
+    set, a new tensor.
+
+    Saves the mask; backward zeroes those places in a copy of the gradient, and picks them out of it for the source.
+    CUDA makes a mask of x's size, and counts its places in int64 beside it. Source:
+    ATen/native/cuda/IndexKernel.cpp, masked_scatter__cuda, and IndexKernel.cu, launch_masked_scatter_kernel;
+    torch/csrc/autograd/FunctionsManual.cpp, masked_scatter_backward.
+
+    >>> from oomph.tape.testing import Given, cost
+    >>> cost(masked_scatter, (2, 4, 64), Given((2, 4, 1), "bool", trains=False), (3, 64))
+    Cost(allocated=5632, saved=8, backward=6016)
+    """
+    node = record("MaskedScatter", (x, source), _scatter_backward)
+    save(node, mask)
+    steps = (OUTPUTS, Buffer("maskPrefixSum", x.shape, "int64"), Buffer("mask", x.shape, "bool"))
+    return made_by(run(x.tape, steps, lambda: new(x.tape, x.shape, x.dtype, op="masked_scatter")), node)
+
+
+def _scatter_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient, (_, (shape, dtype)) = grad(gradients), node.inputs
+    tape, axes = gradient.tape, len(gradient.shape)
+    own = picked = None
+    if node.needs(0):
+        own = new(tape, gradient.shape, gradient.dtype, op="masked_fill")
+    if node.needs(1):
+        steps = (Buffer("nonzero", (product(shape), axes), "int64"), OUTPUTS)
+        picked = run(tape, steps, lambda: new(tape, shape, dtype, op="masked_select"))
+    return [own, picked]

@@ -1,0 +1,77 @@
+"""Jobs of vision-language models: what is refused, what trains, and that folding a step changes nothing."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from oomph.errors import OomphError
+from oomph.families import model_from_config
+from oomph.job import TrainJob
+from oomph.methods import adapted
+from oomph.play import train_step
+from oomph.steps import step
+from tests.tape.vision import KINDS, SEEING, config
+
+
+def deep(kind: str, layers: int = 9) -> dict[str, Any]:
+    """A model of some layers more than a fold plays."""
+    raw = config(random.Random(5), kind)
+    raw["text_config"] |= {"num_hidden_layers": layers}
+    raw["text_config"].pop("layer_types", None)
+    return raw
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_folded_step_is_the_step_in_full(kind: str) -> None:
+    """With images, where a kind is played with them, and of text alone: the same peak and the same that is there."""
+    model = model_from_config(deep(kind))
+    for images in (0, 1, 2)[: 3 if kind in SEEING else 1]:
+        job = TrainJob(seq_len=120, images=images, image_size="16x24" * bool(images), checkpointing="non-reentrant")
+        folded, full = step(model, job), train_step(model, job)
+        found = (folded.peak, folded.resident, folded.forward_end, folded.end)
+        assert found == (full.peak, full.resident, full.live[full.forward_end], full.live[-1]), (kind, images)
+        assert folded.folded
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_frozen_tower_trains_nowhere(method: str) -> None:
+    """Neither its weights nor adapters on it: what trains is in the language model, or its head."""
+    job = TrainJob(method=method, targets="all-linear", freeze_vision=True)
+    trains = [one.name for one in adapted(model_from_config(deep("llava")), job).weights if one.tensor.trains]
+    assert trains
+    assert all("language_model" in name or name.startswith("lm_head") for name in trains)
+    free = adapted(model_from_config(deep("llava")), replace(job, freeze_vision=False))
+    assert any("vision_tower" in one.name and one.tensor.trains for one in free.weights)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"image_size": "16x16"}, "image_size is of images"),
+        ({"images": 1, "image_size": "16"}, "image_size cannot be"),
+        ({"images": 1, "image_size": "16x99999999999999999999"}, "image_size cannot be"),
+        ({"images": 1, "padding": True}, "padding mask"),
+        ({"images": 1, "packing": True}, "packed"),
+        ({"images": 1, "objective": "dpo"}, "objective dpo"),
+        ({"images": -1}, "images cannot be"),
+        ({"images": 50}, "do not fit"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(changes: dict[str, Any], says: str) -> None:
+    """With the problem, and the way out of it."""
+    with pytest.raises(OomphError, match=says) as refused:
+        train_step(model_from_config(deep("llava")), TrainJob(**{"seq_len": 64, **changes}))
+    assert refused.value.fix
+
+
+def test_images_are_refused_where_they_are_not_played() -> None:
+    """By the name of the model, with the way to text alone."""
+    with pytest.raises(OomphError, match="images with llava_next"):
+        train_step(model_from_config(deep("llava_next")), TrainJob(images=1))
+    text = deep("llava")["text_config"] | {"model_type": "llama"}
+    with pytest.raises(OomphError, match="images with llama"):
+        train_step(model_from_config(text), TrainJob(images=1))
