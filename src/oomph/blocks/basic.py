@@ -156,6 +156,16 @@ class Embedding(Block):
 
 
 @dataclass(frozen=True)
+class FixedTable(Embedding):
+    """A table of sinusoids that a class stores as a parameter which never trains (Pegasus, Whisper)."""
+
+    @property
+    def parts(self) -> Parts:
+        """The table."""
+        return {"weight": Tensor((self.rows, self.size), "embedding", trains=False)}
+
+
+@dataclass(frozen=True)
 class Head(Block):
     """The output projection onto the vocabulary. Tied: the weight is the embedding's own, nothing is stored.
 

@@ -20,7 +20,7 @@ from oomph.job_words import OF_PROMPTS
 from oomph.optimizer_names import KINDS
 from oomph.referee.kernels import installed
 from oomph.referee.losses import IGNORED, install, unwrapped
-from oomph.referee.models import AUTOCAST, DTYPES, decoder_layers
+from oomph.referee.models import AUTOCAST, DTYPES, layer_lists
 from oomph.referee.optimizers import make_optimizer
 
 LARGEST_NORM = 1.0  # no byte depends on it
@@ -144,8 +144,8 @@ def _checkpoint(model: Any, job: TrainJob) -> None:
         return
     reentrant = job.checkpointing == "reentrant"
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
-    for index, layer in enumerate(decoder_layers(model)):
-        if index % job.checkpoint_every:
+    for layers in layer_lists(model):
+        for layer in (layer for index, layer in enumerate(layers) if index % job.checkpoint_every):
             layer.gradient_checkpointing = False
 
 
