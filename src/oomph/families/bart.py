@@ -85,6 +85,7 @@ _TRAITS = {
     "whisper": Traits("Whisper", ("ForAudioClassification",), bias_buffer=False),
 }
 DROPOUT = 0.1  # dropout of every class here but Whisper's
+CONV_STRIDE = 2  # of the second one
 CONV_WIDTH = 3  # both convolutions of Whisper's front end
 
 _ENCODER_LAYER = LayerNames("self_attn", "self_attn_layer_norm", "", "final_layer_norm")
@@ -133,6 +134,8 @@ def _unplayed(config: Config, head: str, generates: bool) -> Iterator[str]:
         yield f"the head of {head}"
     if not config.bool("tie_word_embeddings"):
         yield "tables that are not tied"
+    if config.bool("apply_spec_augment"):
+        yield "apply_spec_augment, which masks frames at random"
     if config.model_type == "marian" and not config.bool("share_encoder_decoder_embeddings"):
         yield "two vocabularies"
     if any(config.rate(f"{side}_layerdrop", 0.0) for side in ("encoder", "decoder")):
@@ -165,7 +168,7 @@ def _whisper_front(config: Config, hidden: int) -> dict[str, Part]:
     sinusoids = FixedTable(config.int("max_source_positions"), hidden, kind="position_embedding")
     return {
         "encoder.conv1": Conv(config.int("num_mel_bins"), hidden, (CONV_WIDTH,), bias=True),
-        "encoder.conv2": Conv(hidden, hidden, (CONV_WIDTH,), bias=True),
+        "encoder.conv2": Conv(hidden, hidden, (CONV_WIDTH,), bias=True, stride=CONV_STRIDE),
         "encoder.embed_positions": sinusoids,
     }
 

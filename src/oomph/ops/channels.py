@@ -12,11 +12,12 @@ from oomph.tape.sym import Sym, new
 from oomph.workspaces import OUTPUTS, Buffer, Step
 
 
-def conv1d(x: Sym, weight: Sym) -> Sym:
-    """Return F.conv1d of x [B, C, T] with a kernel of one position, weight [O, C / groups, 1]: a new [B, O, T].
-    Autocast casts the weight first. How many groups there are changes no byte.
+def conv1d(x: Sym, weight: Sym, bias: Sym | None = None, stride: int = 1) -> Sym:
+    """Return F.conv1d of x [B, C, T] with weight [O, C / groups, K] and bias [O], if any, padded such that there is a
+    result for every `stride`-th place: a new [B, O, T / stride]. Autocast casts the bias first, x last. How many groups
+    there are and how wide a kernel is changes no byte.
 
-    Saves x and the weight, whichever trains; backward makes both their gradients. On a GPU an x that does not lie as
+    Saves x and the weight, whichever trains; backward makes all their gradients. On a GPU an x that does not lie as
     [B, C, T] is copied for the time of either pass, and so is the gradient; cuDNN's own buffers are not known. Source:
     ATen/native/Convolution.cpp, _convolution and convolution_backward; torch tools/autograd/derivatives.yaml.
 
@@ -24,11 +25,12 @@ def conv1d(x: Sym, weight: Sym) -> Sym:
     >>> cost(conv1d, (2, 16, 64), (512, 8, 1))
     Cost(allocated=131072, saved=12288, backward=12288)
     """
-    weight = autocast_argument(weight)
-    x = autocast_argument(x)
-    node = record("Convolution", (x, weight), _conv1d_backward)
+    bias = bias and autocast_argument(bias, cached=True)
+    weight = autocast_argument(weight, cached=True)
+    x = autocast_argument(x, cached=True)
+    node = record("Convolution", (x, weight) if bias is None else (x, weight, bias), _conv1d_backward)
     save(node, x, weight)
-    shape = (x.shape[0], weight.shape[0], x.shape[2])
+    shape = (x.shape[0], weight.shape[0], x.shape[2] // stride)
     steps = (*_copy("input", x), OUTPUTS)
     return made_by(run(x.tape, steps, lambda: new(x.tape, shape, x.dtype, op="convolution")), node)
 

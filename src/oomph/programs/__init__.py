@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 OWN_FILES = (
     "baichuan", "bart", "bert", "bloom", "distilbert", "electra", "falcon", "gpt2", "gpt_bigcode", "gpt_neo",
-    "gpt_neox", "gptj", "litgpt", "modernbert", "opt", "phi", "qwen", "roberta", "t5",
+    "gpt_neox", "gptj", "litgpt", "modernbert", "opt", "phi", "qwen", "roberta", "t5", "whisper",
 )  # fmt: skip
 PROGRAMS: dict[str, str] = {
     **dict.fromkeys(FRAMES, "llama"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from oomph import ops
+from oomph.blocks.encoder import KeyBiaslessAttention
 from oomph.errors import UnsupportedError
 from oomph.losses.own import check_own
 from oomph.programs.cache import Cache
@@ -33,7 +34,9 @@ def attention(
     attention_mask: Sym | None,
     causal: bool,
 ) -> tuple[Sym, Sym | None]:
-    """Mirror BartAttention.forward."""
+    """Mirror BartAttention.forward, of keys without a bias WhisperAttention.forward."""
+    if isinstance(m.block, KeyBiaslessAttention):
+        return scaled_attention(m, hidden_states, key_value_states, attention_mask, causal)
     batch, length, hidden = hidden_states.shape
     query_states = _heads(m, m.q_proj(hidden_states))
     current_states = hidden_states if key_value_states is None else key_value_states
@@ -41,6 +44,27 @@ def attention(
     value_states = m.v_proj(current_states)
     key_states = _heads(m, key_states)
     value_states = _heads(m, value_states)
+    attn_output, attn_weights = ops.encoder_attention(
+        query_states, key_states, value_states, attention_mask, m.dropout, causal
+    )
+    attn_output = ops.contiguous(ops.view(attn_output, (batch, length, hidden)))
+    attn_output = m.out_proj(attn_output)
+    return attn_output, attn_weights
+
+
+def scaled_attention(
+    m: Bound,
+    hidden_states: Sym,
+    key_value_states: Sym | None,
+    attention_mask: Sym | None,
+    causal: bool,
+) -> tuple[Sym, Sym | None]:
+    """Mirror WhisperAttention.forward: queries are scaled beforehand, and all heads copied to the front."""
+    batch, length, hidden = hidden_states.shape
+    query_states = ops.contiguous(_heads(m, m.q_proj(hidden_states) * 1.0))
+    current_states = hidden_states if key_value_states is None else key_value_states
+    key_states = ops.contiguous(_heads(m, m.k_proj(current_states)))
+    value_states = ops.contiguous(_heads(m, m.v_proj(current_states)))
     attn_output, attn_weights = ops.encoder_attention(
         query_states, key_states, value_states, attention_mask, m.dropout, causal
     )

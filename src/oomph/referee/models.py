@@ -96,6 +96,8 @@ def auto_class(raw: Mapping[str, Any]) -> str:
         found = "ForMaskedLM"
     if not named and raw.get("model_type") in SEQ2SEQ:
         found = "ForSeq2SeqLM"
+    if found == "ForSeq2SeqLM" and raw.get("model_type") == "whisper":
+        found = "ForSpeechSeq2Seq"
     return f"AutoModel{found}"
 
 
