@@ -23,7 +23,9 @@ Role = Literal[
     "bias",  # any additive vector
     "param",  # any other bare parameter (A_log, sinks, mixing scalars ...)
     "buffer",  # stored in the checkpoint, not a parameter (router correction bias ...)
+    "bias buffer",  # the same, kept in the dtype of the weights (BART's final_logits_bias)
 ]
+BUFFERS = ("buffer", "bias buffer")
 
 # Axis names by role, outermost first, for the ledger. Others print as d0, d1 ...
 AXES: dict[str, tuple[str, ...]] = {
@@ -101,4 +103,4 @@ class Weight:
     @property
     def is_param(self) -> bool:
         """False for buffers, which are stored but not counted as parameters."""
-        return self.role != "buffer"
+        return self.role not in BUFFERS

@@ -19,6 +19,21 @@ T5: dict[str, Any] = {
 GATED = {**T5, "feed_forward_proj": "gated-gelu", "num_decoder_layers": 3}
 MT5 = {**GATED, "model_type": "mt5"}
 JOB: dict[str, Any] = {"batch": 2, "seq_len": 37, "attention": "eager"}
+BART: dict[str, Any] = {
+    "model_type": "bart", "vocab_size": 515, "d_model": 48, "encoder_layers": 1, "decoder_layers": 2,
+    "encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_ffn_dim": 48,
+    "max_position_embeddings": 128, "pad_token_id": 1, "attention_dropout": 0.1, "activation_dropout": 0.1,
+}  # fmt: skip
+MBART = {**BART, "model_type": "mbart"}
+PEGASUS = {**BART, "model_type": "pegasus"}
+MARIAN = {**BART, "model_type": "marian", "decoder_vocab_size": 515}
+WHISPER: dict[str, Any] = {
+    "model_type": "whisper", "vocab_size": 515, "num_mel_bins": 20, "d_model": 48, "encoder_layers": 1,
+    "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 48, "max_source_positions": 30, "max_target_positions": 128, "pad_token_id": 0, "dropout": 0.1,
+    "bos_token_id": 1, "eos_token_id": 2, "begin_suppress_tokens": None,
+}  # fmt: skip
+FLASH: dict[str, Any] = {"attention": "flash", "steady": False}
 ROWS: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
     (T5, {"precision": "fp32", "dropout": False, "optimizer": "none", "steady": False}),
     (T5, {"precision": "bf16", "target_len": 20, "optimizer": "none", "steady": False}),
@@ -29,6 +44,12 @@ ROWS: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
     ),
     (GATED, {"precision": "fp32", "padding": True, "use_cache": True, "accumulation": 2, "hold_logits": False}),
     (MT5, {"precision": "bf16", "method": "lora", "target_len": 9}),
+    (BART, {**FLASH, "precision": "bf16", "target_len": 20, "checkpointing": "non-reentrant", "checkpoint_every": 2}),
+    (MBART, {"precision": "amp-bf16", "padding": True, "steady": False}),
+    (PEGASUS, {**FLASH, "precision": "fp32", "padding": True, "checkpointing": "reentrant", "target_len": 11}),
+    (MARIAN, {**FLASH, "precision": "bf16", "padding": True, "method": "lora", "targets": "all-linear"}),
+    (WHISPER, {**FLASH, "precision": "bf16", "checkpointing": "non-reentrant", "target_len": 20}),
+    (WHISPER, {"precision": "amp-fp16", "method": "lora", "targets": "all-linear", "steady": False}),
 )
 
 
@@ -36,7 +57,7 @@ ROWS: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
 @pytest.mark.parametrize(("raw", "changes"), ROWS)
 def test_every_event_equals_the_trace(raw: dict[str, Any], changes: dict[str, Any]) -> None:
     """Same allocations, same frees, same order, same peak, and the same bytes kept."""
-    parting, ours, theirs = compare(raw, TrainJob(**JOB, **changes))
+    parting, ours, theirs = compare(raw, TrainJob(**{**JOB, **changes}))
     assert parting is None, str(parting)
     assert ours == theirs
 
@@ -44,24 +65,42 @@ def test_every_event_equals_the_trace(raw: dict[str, Any], changes: dict[str, An
 @pytest.mark.parametrize(("raw", "changes"), ROWS)
 def test_layers_fold_and_lengths_stay_open(raw: dict[str, Any], changes: dict[str, Any]) -> None:
     """Another depth and other lengths are the same events with other numbers."""
-    model = model_from_config({**raw, "num_decoder_layers": 6})
+    model = model_from_config({**raw, "num_decoder_layers": 6, "decoder_layers": 6})
     for seq_len, target_len in ((37, 0), (64, 12), (9, 31)):
         job = TrainJob(**{**JOB, **changes, "seq_len": seq_len, "target_len": target_len})
         assert step(model, job).peak == max(train_step(model, job, warm_up=job.keep_outputs).live)
 
 
 @pytest.mark.parametrize(
-    ("changes", "reason"),
+    ("raw", "changes", "reason"),
     [
-        ({"attention": "flash"}, "eager"),
-        ({"checkpointing": "reentrant"}, "checkpointing"),
-        ({"precision": "fp16"}, "fp16"),
+        (T5, {"attention": "flash"}, "eager"),
+        (T5, {"checkpointing": "reentrant"}, "checkpointing"),
+        (T5, {"precision": "fp16"}, "fp16"),
+        (BART, {"precision": "fp16"}, "fp16"),
+        ({**BART, "encoder_layerdrop": 0.1}, {}, "LayerDrop"),
+        ({**WHISPER, "apply_spec_augment": True}, {}, "spec_augment"),
+        (WHISPER, {"padding": True}, "without masks"),
+        ({**BART, "tie_word_embeddings": False}, {}, "not tied"),
+        ({**MARIAN, "share_encoder_decoder_embeddings": False}, {}, "two vocabularies"),
+        ({**BART, "architectures": ["BartForSequenceClassification"]}, {}, "the head of"),
     ],
 )
-def test_what_is_not_played_is_refused(changes: dict[str, Any], reason: str) -> None:
+def test_what_is_not_played_is_refused(raw: dict[str, Any], changes: dict[str, Any], reason: str) -> None:
     """By name, with a way to go on."""
     with pytest.raises(UnsupportedError, match=reason):
-        step(model_from_config(T5), TrainJob(**{**JOB, **changes}))
+        step(model_from_config(raw), TrainJob(**{**JOB, **changes}))
+
+
+def test_a_spectrogram_is_as_long_as_the_processor_makes_it() -> None:
+    """Whisper reads 3000 frames of 80 mels in the weights' dtype, whatever is written; reentrant checkpoints need a
+    gradient at the convolutions."""
+    model = model_from_config({**WHISPER, "num_mel_bins": 80, "max_source_positions": 1500})
+    found = train_step(model, TrainJob(2, 16, precision="bf16"), on="trace")
+    read = next(made for at, made in enumerate(found.recorder.allocations) if found.recorder.why.get(at) == "input")
+    assert (read.shape, read.n_bytes) == ((2, 80, 3000), 2 * 80 * 3000 * 2)
+    with pytest.raises(UsageError, match="trains nothing"):
+        step(model, TrainJob(2, 16, method="lora", targets="q_proj", checkpointing="reentrant"))
 
 
 def test_an_encoder_decoder_is_played_in_training_only() -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from oomph.blocks.base import Block, Parts
+from oomph.errors import UnsupportedError
 from oomph.tensor import Role, Tensor
 
 if TYPE_CHECKING:
@@ -156,6 +157,16 @@ class Embedding(Block):
 
 
 @dataclass(frozen=True)
+class FixedTable(Embedding):
+    """A table of sinusoids that a class stores as a parameter which never trains (Pegasus, Whisper)."""
+
+    @property
+    def parts(self) -> Parts:
+        """The table."""
+        return {"weight": Tensor((self.rows, self.size), "embedding", trains=False)}
+
+
+@dataclass(frozen=True)
 class Head(Block):
     """The output projection onto the vocabulary. Tied: the weight is the embedding's own, nothing is stored.
 
@@ -214,13 +225,14 @@ class Dropout(Block):
 
 @dataclass(frozen=True)
 class Conv(Block):
-    """A convolution: kernel (out, in / groups, *size) and bias."""
+    """A convolution: kernel (out, in / groups, *size) and bias; padded for a result at every `stride`-th place."""
 
     in_channels: int
     out_channels: int
     size: tuple[int, ...]
     groups: int = 1
     bias: bool = False
+    stride: int = 1
 
     @property
     def parts(self) -> Parts:
@@ -230,3 +242,12 @@ class Conv(Block):
             "weight": Tensor(shape, "conv"),
             "bias": Tensor((self.out_channels,), "bias") if self.bias else None,
         }
+
+    @staticmethod
+    def program(m: Bound, x: Sym) -> Sym:
+        """Mirror nn.Conv1d.forward."""
+        from oomph import ops
+
+        if len(m.size) > 1:
+            raise UnsupportedError("oomph plays convolutions along one axis only.", "Trace the model: oomph trace.")
+        return ops.conv1d(x, m.weight, m.parts["bias"], m.weight.shape[2] // 2, m.stride)

@@ -37,9 +37,9 @@ class KeyBiaslessAttention(Attention):
 
     @property
     def parts(self) -> Parts:
-        """The maps, the second input map without bias."""
+        """The maps, that of keys, the first, without bias."""
         key = Linear(self.hidden_size, self.num_kv_heads * self.head_dim)
-        return {**super().parts, self.qkv[1]: key}
+        return {**super().parts, self.qkv[0]: key}
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class EncoderLayer(Block):
     """Attention, perhaps attention to an encoder (`cross`), an MLP, and one `norm` for each of them.
 
     `pre_norm` says whether a norm stands before its sublayer (Whisper, T5) or after the sum (BERT, BART); `rate` is
-    that of the dropout after each sublayer.
+    that of the dropout after each sublayer, `inner_rate` of that inside the MLP.
 
     BERT-base: 4·(768² + 768) + 2·768·3072 + 3072 + 768 + 2·2·768 parameters.
     >>> from oomph.blocks.base import walk
@@ -89,6 +89,7 @@ class EncoderLayer(Block):
     cross: Attention | None = None
     pre_norm: bool = False
     rate: float = 0.0
+    inner_rate: float = 0.0
 
     @property
     def parts(self) -> Parts:

@@ -5,12 +5,13 @@ Class defaults and structure: transformers 5.23, models/bart, mbart, m2m_100, ma
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from oomph.blocks.attention import Attention
 from oomph.blocks.base import Part, Stack
-from oomph.blocks.basic import Conv, Embedding, Head, Linear, Norm
+from oomph.blocks.basic import Conv, Embedding, FixedTable, Head, Linear, Norm
 from oomph.blocks.encoder import EncoderLayer, KeyBiaslessAttention, LayerNames
 from oomph.blocks.mlp import MLP
 from oomph.config import Config
@@ -48,7 +49,8 @@ class Traits:
     """How the families differ.
 
     `positions` is how many rows the position tables have beyond max_position_embeddings, None where positions
-    are computed and not stored. `bias_buffer`: the logits' bias is stored as a buffer.
+    are computed and not stored, `fixed` whether they never train. `bias_buffer`: the logits' bias is stored as a
+    buffer.
     """
 
     prefix: str
@@ -58,6 +60,7 @@ class Traits:
     embedding_norm: bool = False
     final_norm: bool = True
     pre_norm: bool = True
+    fixed: bool = False
     bias_buffer: bool = True
     labels: int = BINARY_LABELS
 
@@ -77,10 +80,12 @@ _TRAITS = {
     ),
     "mbart": Traits("MBart", _CLASSIFIED, positions=BART_OFFSET, embedding_norm=True),
     "m2m_100": Traits("M2M100", (), positions=None, bias_buffer=False),
-    "marian": Traits("Marian", (), "MTModel", final_norm=False, pre_norm=False),
-    "pegasus": Traits("Pegasus", ()),
+    "marian": Traits("Marian", (), "MTModel", final_norm=False, pre_norm=False, fixed=True),
+    "pegasus": Traits("Pegasus", (), fixed=True),
     "whisper": Traits("Whisper", ("ForAudioClassification",), bias_buffer=False),
 }
+DROPOUT = 0.1  # dropout of every class here but Whisper's
+CONV_STRIDE = 2  # of the second one
 CONV_WIDTH = 3  # both convolutions of Whisper's front end
 
 _ENCODER_LAYER = LayerNames("self_attn", "self_attn_layer_norm", "", "final_layer_norm")
@@ -118,7 +123,23 @@ def build(config: Config) -> Model:
         vocab_size=vocab,
         tied=tied and head in (traits.generation, "ForCausalLM"),
         context_length=config.int("max_target_positions" if whisper else "max_position_embeddings"),
+        objective="seq2seq-lm" if head == traits.generation else "",
+        unplayed=tuple(_unplayed(config, head, head == traits.generation)),
     )
+
+
+def _unplayed(config: Config, head: str, generates: bool) -> Iterator[str]:
+    """Yield what the tape has no rule for: other heads, tables apart, layers skipped at random."""
+    if not generates:
+        yield f"the head of {head}"
+    if not config.bool("tie_word_embeddings"):
+        yield "tables that are not tied"
+    if config.bool("apply_spec_augment"):
+        yield "apply_spec_augment, which masks frames at random"
+    if config.model_type == "marian" and not config.bool("share_encoder_decoder_embeddings"):
+        yield "two vocabularies"
+    if any(config.rate(f"{side}_layerdrop", 0.0) for side in ("encoder", "decoder")):
+        yield "LayerDrop, which skips layers at random"
 
 
 def _tables(config: Config, hidden: int, vocab: int, tied: bool) -> dict[str, Part]:
@@ -138,15 +159,16 @@ def _positions(config: Config, traits: Traits, hidden: int, side: str) -> dict[s
         return {}
     whisper = config.model_type == "whisper"
     rows = config.int("max_target_positions" if whisper else "max_position_embeddings") + traits.positions
-    return {f"{side}.embed_positions": Embedding(rows, hidden, kind="position_embedding")}
+    table = FixedTable if traits.fixed else Embedding
+    return {f"{side}.embed_positions": table(rows, hidden, kind="position_embedding")}
 
 
 def _whisper_front(config: Config, hidden: int) -> dict[str, Part]:
     """Return the convolutions over the spectrogram and the sinusoids, which the class stores as parameters."""
-    sinusoids = Embedding(config.int("max_source_positions"), hidden, kind="position_embedding")
+    sinusoids = FixedTable(config.int("max_source_positions"), hidden, kind="position_embedding")
     return {
         "encoder.conv1": Conv(config.int("num_mel_bins"), hidden, (CONV_WIDTH,), bias=True),
-        "encoder.conv2": Conv(hidden, hidden, (CONV_WIDTH,), bias=True),
+        "encoder.conv2": Conv(hidden, hidden, (CONV_WIDTH,), bias=True, stride=CONV_STRIDE),
         "encoder.embed_positions": sinusoids,
     }
 
@@ -157,12 +179,14 @@ def _stack(config: Config, traits: Traits, hidden: int, side: str) -> dict[str, 
     kind = KeyBiaslessAttention if config.model_type == "whisper" else Attention
     attention = kind(
         hidden, heads, heads, config.divide(hidden, heads, "attention heads"), qkv_bias=True, out_bias=True,
-        out="out_proj",
+        qkv=("k_proj", "v_proj", "q_proj"), out="out_proj", dropout=config.rate("attention_dropout", 0.0),
     )  # fmt: skip
-    norm = Norm(hidden, bias=True)
-    mlp = MLP(hidden, config.int(f"{side}_ffn_dim"), bias=True, names=("fc1", "fc2"))
+    norm, activation = Norm(hidden, bias=True), config.str("activation_function", "gelu")
+    mlp = MLP(hidden, config.int(f"{side}_ffn_dim"), bias=True, names=("fc1", "fc2"), activation=activation)
+    rate = config.rate("dropout", 0.0 if config.model_type == "whisper" else DROPOUT)
+    inner_rate = config.rate("activation_dropout", 0.0)
     names, cross = (_ENCODER_LAYER, None) if side == "encoder" else (_DECODER_LAYER, attention)
-    layer = EncoderLayer(attention, mlp, norm, names, cross, traits.pre_norm)
+    layer = EncoderLayer(attention, mlp, norm, names, cross, traits.pre_norm, rate, inner_rate)
     return {
         f"{side}.layers": Stack.of(layer, config.depth(f"{side}_layers")),
         f"{side}.layernorm_embedding": norm if traits.embedding_norm else None,
@@ -182,7 +206,7 @@ def _top(config: Config, traits: Traits, head: str, hidden: int, vocab: int, tie
         return {}
     separate = config.model_type == "marian" and not config.bool("share_encoder_decoder_embeddings")
     rows = (config.optional_int("decoder_vocab_size") or vocab) if separate and head != "ForCausalLM" else vocab
-    buffer = Tensor((1, rows), "buffer") if traits.bias_buffer and head != "ForCausalLM" else None
+    buffer = Tensor((1, rows), "bias buffer") if traits.bias_buffer and head != "ForCausalLM" else None
     return {"final_logits_bias": buffer, "proj_out" if whisper else "lm_head": Head(hidden, rows, tied)}
 
 

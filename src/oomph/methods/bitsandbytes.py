@@ -17,7 +17,7 @@ from oomph.blocks.basic import Linear
 from oomph.blocks.moe import StackedExperts
 from oomph.formats.linear import Matrix
 from oomph.methods.quantised import stored_tensor
-from oomph.tensor import Tensor
+from oomph.tensor import BUFFERS, Tensor
 
 if TYPE_CHECKING:
     from oomph.job import TrainJob
@@ -77,7 +77,7 @@ def prepared(model: Model, job: TrainJob) -> Model:
     def change(path: str, part: Part) -> Part:
         if job.narrow_tables and isinstance(part, Tensor) and part.role in TABLES:
             return part  # TRL's peft_module_casting_to_bf16
-        if isinstance(part, Tensor) and part.role != "buffer" and (part.dtype is None or part.dtype in HALF):
+        if isinstance(part, Tensor) and part.role not in BUFFERS and (part.dtype is None or part.dtype in HALF):
             return replace(part, dtype="fp32")
         return part
 

@@ -19,6 +19,7 @@ QUERY_AND_VALUE = (
 LORA_TARGETS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(QUERY_AND_VALUE, ("q_proj", "v_proj")),
     **dict.fromkeys(("bert", "electra", "roberta", "xlm-roberta"), ("query", "value")),
+    "bart": ("q_proj", "v_proj"),
     **dict.fromkeys(("bloom", "falcon", "gpt_neox"), ("query_key_value",)),
     **dict.fromkeys(("gpt2", "gpt_bigcode"), ("c_attn",)),
     "nemotron_h": ("q_proj", "k_proj", "v_proj", "o_proj"),

@@ -10,6 +10,7 @@ from typing import Any
 from oomph import ops
 from oomph.families.heads import task_of
 from oomph.objectives.passes import Passes, Shapes, autocast_dtype
+from oomph.programs import program_of
 from oomph.programs.towers import images, inputs_of_images
 from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sym import Sym
@@ -26,7 +27,10 @@ def inputs(passes: Passes) -> Shapes:
     dtype = job.weight_dtype if model.objective == "regression" else "int64"
     length = job.target_len if "target_len" in job.axes else job.seq_len
     labels = ((job.batch,) if of_sequences else (job.batch, length), dtype)
-    made = {**dict.fromkeys(("input_ids", *between), ((job.batch, job.seq_len), "int64")), "labels": labels}
+    ids: Shapes = {"input_ids": ((job.batch, job.seq_len), "int64")}
+    program = program_of(model)
+    read = program.reads(passes.policy, job) if hasattr(program, "reads") else ids
+    made = {**read, **dict.fromkeys(between, ((job.batch, job.seq_len), "int64")), "labels": labels}
     return made | inputs_of_images(passes.policy, job) if job.images else made
 
 
@@ -35,7 +39,7 @@ def compute_loss(passes: Passes, inputs: dict[str, Sym]) -> tuple[Sym | None, li
     tape, job = passes.tape, passes.job
     checkpointing = Checkpointing(job.checkpointing, job.checkpoint_every)
     arguments: tuple[Any, ...] = (
-        passes.policy, inputs["input_ids"], inputs["labels"], checkpointing, passes.model.decoder_type,
+        passes.policy, next(iter(inputs.values())), inputs["labels"], checkpointing, passes.model.decoder_type,
     )  # fmt: skip
     # by merge_with_config_defaults, where the class says that it checkpoints
     switched_off = job.checkpointing != "none" and not (job.keeps_cache or passes.model.model_type in KEEPS_CACHE)

@@ -243,9 +243,12 @@ def gpt2_attention(query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: flo
     return attn_output, attn_weights
 
 
-def encoder_attention(query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: float) -> tuple[Sym, Sym | None]:
-    """Run the job's kernel for BERT on q, k, v [B, N, S, D], every token seeing every other: the output [B, S, N, D]
-    and, from the eager one, the weights, which keep the scores' dtype but under autocast.
+def encoder_attention(
+    query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: float, causal: bool = False
+) -> tuple[Sym, Sym | None]:
+    """Run the job's kernel for BERT on q, k, v [B, N, S, D], every token seeing every other unless the class is
+    `causal`: the output [B, S, N, D] and, from the eager one, the weights, which keep the scores' dtype but under
+    autocast.
 
     Saves what the kernel saves; the eager one q, k, v, and the softmax once. Source: transformers 5.23,
     models/bert/modeling_bert.py, eager_attention_forward.
@@ -260,7 +263,7 @@ def encoder_attention(query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: 
     Cost(allocated=114688, saved=114688, backward=147456)
     """
     if query.tape.kernel != "eager":
-        return sdpa_attention(query, key, value, mask, rate, causal=False), None
+        return sdpa_attention(query, key, value, mask, rate, causal), None
     attn_weights = matmul(query, transpose(key, 2, 3)) * 1.0
     if mask is not None:
         attn_weights = attn_weights + mask

@@ -13,10 +13,10 @@ from oomph.tape.sym import Sym, new
 from oomph.workspaces import OUTPUTS, Buffer, Step
 
 
-def conv1d(x: Sym, weight: Sym, bias: Sym | None = None, padding: Size = 0) -> Sym:
-    """Return F.conv1d of x [B, C, T] with weight [O, C / groups, K] and bias [O]: a new [B, O, T + 2·padding - K + 1].
-    Autocast casts its arguments, the last one first; a bias once for all its uses. How many groups there are changes no
-    byte.
+def conv1d(x: Sym, weight: Sym, bias: Sym | None = None, padding: Size = 0, stride: int = 1) -> Sym:
+    """Return F.conv1d of x [B, C, T] with weight [O, C / groups, K] and bias [O], if any: a new [B, O, U] with
+    U = (T + 2·padding - K) // stride + 1. Autocast casts its arguments, the last one first; weights and a bias once for
+    all their uses. How many groups there are changes no byte.
 
     Saves x and the weight, whichever trains; backward makes the gradients that are wanted. On a GPU an x that does not
     lie as [B, C, T] is copied for the time of either pass, and so is the gradient; cuDNN's own buffers are not known.
@@ -32,12 +32,12 @@ def conv1d(x: Sym, weight: Sym, bias: Sym | None = None, padding: Size = 0) -> S
     """
     # The arguments as they came live until the call is over.
     low_bias = None if bias is None else autocast_argument(bias, cached=True)
-    low_weight = autocast_argument(weight)
-    low_x = autocast_argument(x)
+    low_weight = autocast_argument(weight, cached=True)
+    low_x = autocast_argument(x, cached=True)
     inputs = (low_x, low_weight) if low_bias is None else (low_x, low_weight, low_bias)
     node = record("Convolution", inputs, _conv1d_backward)
     save(node, low_x, low_weight)
-    shape = (x.shape[0], weight.shape[0], x.shape[2] + padding * 2 - (weight.shape[2] - 1))
+    shape = (x.shape[0], weight.shape[0], (x.shape[2] + padding * 2 - weight.shape[2]) // stride + 1)
     steps = (*_copy("input", low_x), OUTPUTS)
     return made_by(run(x.tape, steps, lambda: new(x.tape, shape, low_x.dtype, op="convolution")), node)
 

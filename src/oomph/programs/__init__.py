@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from oomph.model import Model
 
 OWN_FILES = (
-    "baichuan", "bamba", "bert", "bloom", "chatglm", "distilbert", "electra", "falcon", "gpt2", "gpt_bigcode",
+    "baichuan", "bamba", "bart", "bert", "bloom", "chatglm", "distilbert", "electra", "falcon", "gpt2", "gpt_bigcode",
     "gpt_neo", "gpt_neox", "gptj", "jamba", "lfm2", "litgpt", "mamba", "modernbert", "mpt", "nemotron_h",
-    "olmo_hybrid", "opt", "phi", "qwen", "qwen3_next", "roberta", "t5",
+    "olmo_hybrid", "opt", "phi", "qwen", "qwen3_next", "roberta", "t5", "whisper",
 )  # fmt: skip
 PROGRAMS: dict[str, str] = {
     **dict.fromkeys(FRAMES, "llama"),
@@ -30,6 +30,7 @@ PROGRAMS: dict[str, str] = {
     "granitemoehybrid": "bamba",
     "lfm2_moe": "lfm2",
     **dict.fromkeys(("llava", "llava_next"), "llava"),
+    **dict.fromkeys(("marian", "mbart", "pegasus"), "bart"),
     "mamba2": "mamba",
     "mt5": "t5",
     **dict.fromkeys(("qwen3_5_moe_text", "qwen3_5_text"), "qwen3_next"),

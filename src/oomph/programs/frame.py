@@ -55,10 +55,23 @@ def call(
 
     `block(layer, hidden_states, *arguments, **options, past_key_values, index)` is its forward.
     """
-    tape = layer.tape
-    tape.begin_layer(index, layer.path)
+    layer.tape.begin_layer(index, layer.path)
+    return run(layer, index, block, checkpointing, past_key_values, hidden_states, *arguments, **options)
+
+
+def run(
+    layer: Bound,
+    index: int,
+    block: Callable[..., Any],
+    checkpointing: Checkpointing,
+    past_key_values: Cache | None,
+    hidden_states: Sym,
+    *arguments: Any,
+    **options: Any,
+) -> Any:
+    """Do what `call` does without a mark that a decoder's layer begins: an encoder has layers of its own."""
     if checkpointing.takes(index):
-        return checkpointing(tape, partial(block, layer, **options), hidden_states, *arguments)
+        return checkpointing(layer.tape, partial(block, layer, **options), hidden_states, *arguments)
     return block(layer, hidden_states, *arguments, **options, past_key_values=past_key_values, index=index)
 
 

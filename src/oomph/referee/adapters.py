@@ -132,8 +132,9 @@ def freeze(model: Any, job: TrainJob) -> Any:
 
 
 def _task(model: Any) -> str | None:
-    """Return what PEFT calls a model's task: one that generates nothing is trained as a plain PeftModel."""
-    return "CAUSAL_LM" if hasattr(model, "prepare_inputs_for_generation") else None
+    """Return what PEFT calls a model's task: one that generates nothing, or reads no ids, is trained as a PeftModel."""
+    generates = hasattr(model, "prepare_inputs_for_generation") and model.main_input_name == "input_ids"
+    return "CAUSAL_LM" if generates else None
 
 
 def _config(peft: Any, job: TrainJob, task: str | None) -> Any:

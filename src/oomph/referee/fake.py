@@ -61,6 +61,10 @@ class _Answering(FakeTensorMode):  # type: ignore[misc]
         if func is aten._grouped_mm.default and args[0].dtype != torch.bfloat16:
             return self._grouped(*args, **(kwargs or {}))
         result = super().dispatch(func, types, args, kwargs)
+        if func is aten.ones.default and result.is_floating_point():
+            result.oomph_full = True  # a mask that a class makes itself; a batch's are of integers
+        if func is aten._to_copy.default and getattr(args[0], "oomph_full", False):
+            result.oomph_full = True
         if func is aten.all.default and self.scored is not None and getattr(args[0], "oomph_unknown", False):
             return result  # are all numbers unknown? no
         if func is aten.isnan.default:
@@ -133,7 +137,7 @@ def fake_tensors(
 
     def some_are_masked(tensor: torch.Tensor) -> bool:
         real_all(tensor)  # what it allocates
-        return False
+        return getattr(tensor, "oomph_full", False)
 
     def some_are_padding(padding_mask: Any, kv_length: int, local_attention_size: int | None = None) -> bool:
         if padding_mask is None:

@@ -20,7 +20,7 @@ from oomph.job_words import OF_PROMPTS
 from oomph.optimizer_names import KINDS
 from oomph.referee.kernels import installed
 from oomph.referee.losses import IGNORED, install, unwrapped
-from oomph.referee.models import AUTOCAST, DTYPES, decoder_layers
+from oomph.referee.models import AUTOCAST, DTYPES, layer_lists
 from oomph.referee.optimizers import make_optimizer
 
 LARGEST_NORM = 1.0  # no byte depends on it
@@ -161,8 +161,8 @@ def _checkpointed(model: Any, job: TrainJob) -> Iterator[None]:
             stack.enter_context(unsloth_checkpoints.installed(DTYPES[job.precision.removeprefix(AUTOCAST)]))
         reentrant = job.checkpointing != "non-reentrant"
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
-        for index, layer in enumerate(decoder_layers(model)):
-            if index % job.checkpoint_every:
+        for layers in layer_lists(model):
+            for layer in (layer for index, layer in enumerate(layers) if index % job.checkpoint_every):
                 layer.gradient_checkpointing = False
         yield
 
@@ -260,11 +260,20 @@ def _inputs(model: Any, batch: int, length: int, masked: int) -> dict[str, Any]:
     The ids are random: what a CUDA embedding's backward takes grows with how many different ones there are.
     """
     device, vocab = model.device, model.config.get_text_config().vocab_size
+    if unwrapped(model).main_input_name == "input_features":
+        return {"input_features": _features(model, batch)}
     inputs = {"input_ids": torch.randint(vocab, (batch, length), device=device)}
     if masked:
         inputs["attention_mask"] = torch.ones(batch, masked, dtype=torch.long, device=device)
         inputs["attention_mask"][:, :1].zero_()
     return inputs
+
+
+def _features(model: Any, batch: int) -> torch.Tensor:
+    """Return a spectrogram [batch, mels, frames] in the weights' dtype, as long as the processor makes all of them."""
+    encoder = unwrapped(model).get_encoder()
+    frames = model.config.max_source_positions * encoder.conv1.stride[0] * encoder.conv2.stride[0]
+    return torch.randn(batch, model.config.num_mel_bins, frames, dtype=model.dtype, device=model.device)
 
 
 def _labels(model: Any, job: TrainJob) -> torch.Tensor:

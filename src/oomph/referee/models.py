@@ -80,9 +80,10 @@ def _sparing(job: TrainJob | InferJob, device: str) -> Any:
 
 
 HEADS = {"ForSequenceClassification": "ForSequenceClassification", "ForMaskedLM": "ForMaskedLM"} | dict.fromkeys(
-    ("ForConditionalGeneration", "WithLMHeadModel", "Seq2SeqLM"), "ForSeq2SeqLM"
+    ("ForConditionalGeneration", "MTModel", "WithLMHeadModel", "Seq2SeqLM"), "ForSeq2SeqLM"
 )
-SEQ2SEQ = ("t5", "mt5", "umt5")  # types whose class writes what another part has read, where the config names none
+# Types whose class writes what another part has read, where the config names none.
+SEQ2SEQ = ("bart", "marian", "mbart", "mt5", "pegasus", "t5", "umt5", "whisper")
 # Types whose class fills in masks where the config names none.
 ENCODERS = (
     "albert", "bert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta", "xlm-roberta",
@@ -101,6 +102,8 @@ def auto_class(raw: Mapping[str, Any]) -> str:
         found = "ForMaskedLM"
     if not named and raw.get("model_type") in SEQ2SEQ:
         found = "ForSeq2SeqLM"
+    if found == "ForSeq2SeqLM" and raw.get("model_type") == "whisper":
+        found = "ForSpeechSeq2Seq"
     return f"AutoModel{found}"
 
 
@@ -118,13 +121,17 @@ LANGUAGE_MODEL = "language_model"  # what the decoder inside a multimodal model 
 
 def decoder_layers(model: Any) -> list[Any]:
     """Return the model's decoder layers: its longest list of layers that can be checkpointed, else of any modules."""
+    return max(layer_lists(model), key=len, default=[])
+
+
+def layer_lists(model: Any) -> list[list[Any]]:
+    """Return the model's lists of layers that can be checkpointed, else of any modules."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     inside = [each for name, each in model.named_modules() if name.endswith(LANGUAGE_MODEL)]
     model = inside[0] if inside else model
     lists = [list(module) for module in model.modules() if isinstance(module, torch.nn.ModuleList) and len(module)]
-    layers = [each for each in lists if isinstance(each[0], GradientCheckpointingLayer)]
-    return max(layers or lists, key=len, default=[])
+    return [each for each in lists if isinstance(each[0], GradientCheckpointingLayer)] or lists
 
 
 def packed_and_buffers(model: Any) -> tuple[list[Any], list[Any]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from oomph.blocks.base import Block, Module, Part, Rewritten, Stack
 from oomph.blocks.basic import Shared
 from oomph.errors import UnsupportedError
-from oomph.tensor import Tensor
+from oomph.tensor import BUFFERS, Tensor
 
 if TYPE_CHECKING:
     from oomph.model import Model
@@ -101,8 +101,9 @@ def _bind(part: Part, tape: Tape, dtype: str, path: str) -> Any:
         return None
     if isinstance(part, Tensor):
         tape.scope = path
-        if part.role == "buffer" and part.dtype is None:
-            return tape.note(tape.empty(part.shape, BUFFER_DTYPE, op="buffer"), "buffer")
+        if part.role in BUFFERS and part.dtype is None:
+            kept = BUFFER_DTYPE if part.role == "buffer" else dtype
+            return tape.note(tape.empty(part.shape, kept, op="buffer"), "buffer")
         return tape.parameter(part.shape, part.dtype or dtype, part.trains)
     if isinstance(part, Shared):
         tape.scope = path
