@@ -112,10 +112,12 @@ class StackedExperts(Block):
         return parts
 
     @staticmethod
-    def program(m: Bound, hidden_states: Sym, top_k_index: Sym, top_k_weights: Sym) -> Sym:
+    def program(m: Bound, hidden_states: Sym, top_k_index: Sym | None = None, top_k_weights: Sym | None = None) -> Sym:
         """Mirror the class's experts in the form that the job asks for."""
-        from oomph.programs.experts import experts
+        from oomph.programs.experts import experts, sorted_experts
 
+        if top_k_index is None or top_k_weights is None:
+            return sorted_experts(m, hidden_states)
         return experts(m, hidden_states, top_k_index, top_k_weights)
 
 
@@ -176,6 +178,25 @@ class MoE(Block):
     def program(m: Bound, hidden_states: Sym) -> Any:
         """Mirror the forward of the class's sparse block."""
         from oomph.programs.mixtures import mixture
+
+        return mixture(m, hidden_states)
+
+
+@dataclass(frozen=True, eq=False)
+class ExpertModules(MoE):
+    """The same as transformers 4 kept it: a router that is a linear map, and `modules`, an MLP for each expert."""
+
+    modules: Stack | None = None
+
+    @property
+    def parts(self) -> Parts:
+        """Router, experts, and whatever is shared."""
+        return {self.router_name: self.router, self.experts_name: self.modules, **(self.extra or {})}
+
+    @staticmethod
+    def program(m: Bound, hidden_states: Sym) -> Any:
+        """Mirror the forward of the class's sparse block."""
+        from oomph.programs.expert_modules import mixture
 
         return mixture(m, hidden_states)
 

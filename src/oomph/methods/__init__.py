@@ -48,6 +48,7 @@ def adapted(model: Model, job: TrainJob | InferJob) -> Model:
         return adapt(model, job)
     if job.method in OF_LITGPT:
         raise UsageError(f"{job.method} is a method of LitGPT.", "Say --framework litgpt.")
+    model = as_coded(model, job)
     if job.kernels != "torch":
         from oomph.kernels import with_kernels
 
@@ -73,6 +74,15 @@ def adapted(model: Model, job: TrainJob | InferJob) -> Model:
 
         changed = with_copies(changed, split(job.modules_to_save), model)
     return changed
+
+
+def as_coded(model: Model, job: TrainJob) -> Model:
+    """Return a model as the version of transformers builds it that a job means."""
+    if job.experts != "modules":
+        return model
+    from oomph.methods.expert_modules import with_expert_modules
+
+    return with_expert_modules(model)
 
 
 def forward_of(causal_lm: Callable[..., Any], model: Model, job: TrainJob) -> Callable[..., Any]:

@@ -16,7 +16,7 @@ from oomph.blocks.basic import Dropout, Head, Linear
 from oomph.errors import UsageError
 from oomph.methods.bitsandbytes import Linear4bit, Linear8bit
 from oomph.methods.gptq import LinearGptq
-from oomph.methods.parameters import translated, wrapped
+from oomph.methods.parameters import Targets, translated, wrapped
 from oomph.methods.saved import frozen
 from oomph.methods.targets import LORA_TARGETS, inner, names_of, split, typed, wrap_targets
 
@@ -37,7 +37,8 @@ def adapt(model: Model, job: TrainJob) -> Model:
     def wrap(path: str, base: Part) -> Block:
         return _kind(base)(base, *features(base), job.rank, rate, adapter_dtype(job), job.method != "lora-fa")
 
-    targets = translated(model, names_of(model, job.targets, LORA_TARGETS))
+    names = names_of(model, job.targets, LORA_TARGETS)
+    targets = Targets(names) if job.experts == "modules" else translated(model, names)
     left = split(job.modules_to_save)
     changed = frozen(model) if targets.maps == () else wrap_targets(model, targets.maps, wrap, left)
     if not targets.parameters:

@@ -34,7 +34,7 @@ class Frame:
     position_embeddings, `rotary_first` these before the mask. `scaled`: embeddings and what is added to the
     residual are multiplied by numbers, with `scaled_late` embeddings after the masks are made. `tables` of the
     rotary embedding: "complex" numbers, or "halves" as wide. `sdpa`: whether the class can use it. `packs`: masks
-    are told the positions, `chunked`: their windows are chunks. `scored`: mixtures also return their router's scores.
+    are told the positions, `chunked`: their windows are chunks.
     """
 
     layer: Callable[..., Sym] = layers.residual
@@ -50,7 +50,6 @@ class Frame:
     sdpa: bool = True
     packs: bool = True
     chunked: bool = False
-    scored: bool = False
 
 
 LLAMA = Frame()
@@ -81,7 +80,7 @@ FRAMES: dict[str, Frame] = {
         norms=("input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm", "post_mlp_layernorm")
     ),
     "glm4_moe": replace(DEEPSEEK, cache_first=True),
-    "gpt_oss": Frame(masks="full first", cache_first=True, tables="halves", sdpa=False, packs=False, scored=True),
+    "gpt_oss": Frame(masks="full first", cache_first=True, tables="halves", sdpa=False, packs=False),
     "granite": Frame(ids_first=True, scaled=True),
     "granitemoe": GRANITE_MOE,
     "granitemoeshared": replace(GRANITE_MOE, layer=layers.granite_shared),

@@ -269,7 +269,7 @@ def llama4(m: Bound, hidden_states: Sym) -> tuple[Sym, Sym]:
         ops.repeat_first(ops.unsqueeze(hidden_states, 0), m.num_experts), (m.num_experts * tokens, hidden)
     )
     routed_in = routed_in * ops.view(ops.transpose(router_scores, 0, 1), (m.num_experts * tokens, 1))
-    routed_out = llama4_experts(m[m.experts_name], routed_in)
+    routed_out = m[m.experts_name](routed_in)
     out = m.shared_expert(hidden_states)
     out = ops.add_(out, ops.sum_over(ops.view(routed_out, (m.num_experts, tokens, hidden)), 0))
     return out, router_logits
@@ -282,20 +282,6 @@ def llama4_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym, Sym
     router_scores = ops.scatter(router_top_value, router_indices, m.num_experts)
     router_scores = ops.cast(ops.sigmoid(ops.cast(router_scores, "fp32")), router_scores.dtype)
     return router_scores, router_logits
-
-
-def llama4_experts(m: Bound, hidden_states: Sym) -> Sym:
-    """Mirror Llama4TextExperts.forward: [E * T, H] sorted by expert, two products of stacks of matrices."""
-    into, out = m.names
-    rows, hidden = hidden_states.shape
-    hidden_states = ops.view(hidden_states, (m.num_experts, rows // m.num_experts, hidden))
-    gate_up = ops.bmm(hidden_states, ops.autocast_argument(m.value(into), cached=True))
-    gate, up = ops.split(gate_up, m.ffn_size, 2)
-    gated = up * ops.activate(m.activation, gate)
-    next_states = ops.bmm(gated, ops.autocast_argument(m.value(out), cached=True))
-    del gated
-    next_states = ops.view(next_states, (rows, hidden))
-    return next_states
 
 
 STYLES: dict[str, Callable[[Bound, Sym], Any]] = {
