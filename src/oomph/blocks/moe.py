@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from oomph.blocks.base import Block, Module, Part, Parts, Stack
-from oomph.blocks.basic import Linear
+from oomph.blocks.basic import Fp32Linear, Linear
 from oomph.blocks.mlp import MLP, GatedMLP
 from oomph.errors import ConfigError
 from oomph.tensor import Tensor
@@ -71,6 +71,16 @@ class CorrectedRouter(Router):
             "weight": Tensor((self.num_experts, self.hidden_size), "router", "fp32"),
             "moe_statics": Module({"e_score_correction_bias": correction}),
         }
+
+
+@dataclass(frozen=True)
+class Fp32Router(Router):
+    """Hunyuan's as its class builds it: a linear map in fp32 whatever the model is."""
+
+    @property
+    def parts(self) -> Parts:
+        """The map, `wg`."""
+        return {"wg": Fp32Linear(self.hidden_size, self.num_experts, role="router")}
 
 
 @dataclass(frozen=True)

@@ -259,6 +259,28 @@ def granitemoe_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym,
     return router_logits, top_k_weights, top_k_index
 
 
+def hunyuan_v1_moe(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror HunYuanMoEV1Moe.forward: the shared MLP first, added last."""
+    batch_size, sequence_length, hidden_dim = hidden_states.shape
+    hidden_states_mlp: Sym = m.shared_mlp(hidden_states)
+    hidden_states = _flat(hidden_states)
+    _, routing_weights, selected_experts = _routed(m, hunyuan_v1_moe_router, hidden_states)
+    final_hidden_states = ops.view(
+        m[m.experts_name](hidden_states, selected_experts, routing_weights), (batch_size, sequence_length, hidden_dim)
+    )
+    return final_hidden_states + hidden_states_mlp
+
+
+def hunyuan_v1_moe_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
+    """Mirror HunYuanMoEV1Gate.forward: in fp32, a softmax whose k largest are made to add up to 1."""
+    hidden_states = ops.cast(_flat(hidden_states), "fp32")
+    router_logits = router.wg(hidden_states)
+    routing_weights = ops.softmax_in_fp32(router_logits)
+    routing_weights, selected_experts = ops.topk(routing_weights, m.top_k)
+    routing_weights = ops.divide_in_place(routing_weights, ops.sum_over(routing_weights, -1, keepdim=True))
+    return router_logits, ops.cast(routing_weights, router_logits.dtype), selected_experts
+
+
 def llama4(m: Bound, hidden_states: Sym) -> tuple[Sym, Sym]:
     """Mirror Llama4TextMoe.forward: every expert computes every token, its input scaled by a score; also the logits."""
     check_mixture(m.tape)
@@ -290,6 +312,7 @@ STYLES: dict[str, Callable[[Bound, Sym], Any]] = {
     "ernie4_5_moe": ernie4_5_moe,
     "gpt_oss": gpt_oss,
     "granitemoe": granitemoe,
+    "hunyuan_v1_moe": hunyuan_v1_moe,
     "llama4": llama4,
     "minimax_m2": minimax_m2,
     "mixtral": mixtral,
