@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from oomph.model import Model
 
 OWN_FILES = (
-    "baichuan", "bert", "bloom", "chatglm", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "litgpt",
-    "mpt", "opt", "phi", "qwen", "roberta", "t5",
+    "baichuan", "bert", "bloom", "chatglm", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "internlm2",
+    "litgpt", "mpt", "opt", "phi", "qwen", "roberta", "t5",
 )  # fmt: skip
 PROGRAMS: dict[str, str] = {
     **dict.fromkeys(FRAMES, "llama"),
@@ -26,7 +26,7 @@ PROGRAMS: dict[str, str] = {
     "mt5": "t5",
     "xlm-roberta": "roberta",
 }
-HEADS = ("lm_head", "embed_out", "output_projection", "transformer.output_layer")  # paths of language heads
+HEADS = ("lm_head", "embed_out", "output", "output_projection", "transformer.output_layer")  # paths of language heads
 
 
 def program_of(model: Model) -> Any:
