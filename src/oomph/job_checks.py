@@ -58,6 +58,8 @@ def check_training(job: TrainJob) -> None:
         raise UsageError("Fine-tuning on labels needs a loss.", "Take another --loss, or an --objective.")
     if not any(word.strip() for word in job.targets.split(",")):
         raise UsageError("targets names no module.", "Say q_proj,v_proj, all-linear or default.")
+    if job.quantised_experts and job.experts == "modules":
+        raise UsageError("Experts that are modules are quantised as all linear maps are.", "Leave one of both out.")
     if job.quantised_experts and job.method != "qlora" and not job.quantization.startswith(FOUR_BIT):
         raise UsageError("quantised_experts says that experts are quantised too.", "Add --quantization nf4.")
     if job.quantization != "none" and job.method == "full":

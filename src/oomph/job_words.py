@@ -22,6 +22,7 @@ Experts = Literal[
     "grouped_mm",  # one product for all experts; what transformers takes unless told otherwise
     "eager",  # a loop over the experts that were hit
     "batched_mm",  # a copy of its expert's weights for every token
+    "modules",  # transformers 4's: linear maps of each expert's own, a loop over the experts that were hit
 ]
 Routing = Literal["balanced", "worst"]
 Checkpointing = Literal[

@@ -11,7 +11,7 @@ from typing import Any
 
 from oomph.errors import UnsupportedError, UsageError
 from oomph.job import InferJob, TrainJob
-from oomph.methods import adapted, forward_of
+from oomph.methods import adapted, as_coded, forward_of
 from oomph.model import Model
 from oomph.objectives import check_model, objective_file
 from oomph.objectives.passes import Passes, made
@@ -47,7 +47,7 @@ def train_step(
     there; with `warm_up`, or where outputs are kept and so a whole graph, the earlier one is played too.
     """
     check_model(model, job)
-    original, model = model, adapted(model, job)
+    original, model = as_coded(model, job), adapted(model, job)
     program = program_of(model)
     tape = Tape(on)
     recorder = tape.recorder

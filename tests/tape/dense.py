@@ -112,6 +112,16 @@ def helium(rng: random.Random) -> Config:
     return {"num_attention_heads": 4, "hidden_size": 64, "head_dim": 16, "num_key_value_heads": rng.choice([2, 4])}
 
 
+def latent(rng: random.Random) -> Config:
+    """Latent attention, pairs of neighbours turned or halves."""
+    return {
+        "kv_lora_rank": rng.choice([8, 18, 32]), "q_lora_rank": rng.choice([None, 16, 24]),
+        "qk_rope_head_dim": rng.choice([4, 8, 16]), "qk_nope_head_dim": rng.choice([8, 16, 132]),
+        "v_head_dim": rng.choice([8, 16, 20]), "rope_interleave": rng.random() < 0.7,
+        "num_attention_heads": 4, "num_key_value_heads": 4, "hidden_size": 80,
+    }  # fmt: skip
+
+
 FAMILIES: dict[str, tuple[Callable[[random.Random], Config], ...]] = {
     "apertus": (biased, own_heads, tied, lambda rng: {"hidden_act": rng.choice(["relu2", "silu"])}),
     "arcee": (biased, own_heads, tied, lambda rng: {"mlp_bias": rng.random() < 0.5}),
@@ -144,6 +154,7 @@ FAMILIES: dict[str, tuple[Callable[[random.Random], Config], ...]] = {
         lambda rng: {"sliding_window": rng.choice([None, 8, 200]), "use_bias": rng.random() < 0.5},
         lambda rng: {"residual_dropout": rng.choice([0.0, 0.1]), "embedding_dropout": rng.choice([0.0, 0.1])},
     ),
+    "youtu": (biased, act, tied, latent),
     "vaultgemma": (biased, own_heads, sliding, capped, tied),
 }  # fmt: skip
 

@@ -98,6 +98,20 @@ def deepseek_v2(rng: random.Random) -> dict[str, Any]:
     return raw
 
 
+def glm4_moe_lite(rng: random.Random) -> dict[str, Any]:
+    """GLM-4.7-Flash: DeepSeek-V3 whose layers are listed."""
+    raw = deepseek_v3(rng) | {"model_type": "glm4_moe_lite"}
+    dense = raw.pop("first_k_dense_replace")
+    depth = raw["num_hidden_layers"]
+    return raw | {"mlp_layer_types": ["dense" if index < dense else "sparse" for index in range(depth)]}
+
+
+def hunyuan_v1_moe(rng: random.Random) -> dict[str, Any]:
+    """Hunyuan-A13B: norms behind the rotation, a router in fp32, an MLP that every token passes through."""
+    raw = _common(rng, "hunyuan_v1_moe") | {"head_dim": rng.choice([8, 18, 40]), "attention_bias": rng.random() < 0.3}
+    return raw | {"moe_topk": raw.pop("num_experts_per_tok")}
+
+
 def dots1(rng: random.Random) -> dict[str, Any]:
     """dots.llm1: grouped-query attention with head norms, DeepSeek-V3's mixture."""
     latent = ("kv_lora_rank", "q_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim", "rope_interleave")
@@ -182,6 +196,8 @@ CONFIGS = {
     "solar_open": solar_open,
     "gpt_oss": gpt_oss,
     "dots1": dots1,
+    "glm4_moe_lite": glm4_moe_lite,
+    "hunyuan_v1_moe": hunyuan_v1_moe,
     "deepseek_v2": deepseek_v2,
     "deepseek_v3": deepseek_v3,
     "llama4_text": llama4_text,

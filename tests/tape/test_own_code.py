@@ -8,7 +8,8 @@ jobs are the weaker evidence; its norm, MLP, head and loss are the 13B file's. C
 declares its maps in the order gate, up, down, which decides only the order of frees; the ALiBi mask, made on the
 host, is one tensor of the device; 7B's tables of cos and sin are buffers; Qwen takes its own attention although torch
 has a kernel, and no head mask; ChatGLM3's (modeling_chatglm.py of THUDM/chatglm3-6b) rotary function is not compiled,
-and it checkpoints re-entrantly, as torch did by default.
+and it checkpoints re-entrantly, as torch did by default; so does InternLM2's (modeling_internlm2.py of early 2024),
+whose flash attention was torch's kernel under the name of flash_attn's function.
 """
 
 from __future__ import annotations
@@ -56,6 +57,15 @@ def test_the_first_baichuan_is_refused() -> None:
     raw = {key: value for key, value in ROWS[0]["config"].items() if key != "z_loss_weight"}
     with pytest.raises(UnsupportedError, match="the first Baichuan"):
         step(model_from_config(raw), TrainJob(1, 8))
+
+
+def test_what_internlm2_cannot_be_asked() -> None:
+    """Flash attention of padded batches, and caches of keys."""
+    model = model_from_config(LAST["internlm2"]["config"])
+    with pytest.raises(UnsupportedError, match="padded"):
+        step(model, TrainJob(1, 8, attention="flash", padding=True))
+    with pytest.raises(UnsupportedError, match="training only"):
+        play(model, InferJob(1, 8))
 
 
 def test_another_loss_does_not_take_the_place_of_its_own() -> None:

@@ -49,6 +49,16 @@ class Linear(Block):
 
 
 @dataclass(frozen=True)
+class Fp32Linear(Linear):
+    """The same map without a bias, its weight in fp32 whatever the model is."""
+
+    @property
+    def parts(self) -> Parts:
+        """The weight."""
+        return {"weight": Tensor((self.out_features, self.in_features), self.role, "fp32"), "bias": None}
+
+
+@dataclass(frozen=True)
 class UnfusedLinear(Linear):
     """The same map as a product and a sum of their own, as Falcon writes it."""
 

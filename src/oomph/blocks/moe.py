@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from oomph.blocks.base import Block, Module, Part, Parts, Stack
-from oomph.blocks.basic import Linear
+from oomph.blocks.basic import Fp32Linear, Linear
 from oomph.blocks.mlp import MLP, GatedMLP
 from oomph.errors import ConfigError
 from oomph.tensor import Tensor
@@ -74,6 +74,16 @@ class CorrectedRouter(Router):
 
 
 @dataclass(frozen=True)
+class Fp32Router(Router):
+    """Hunyuan's as its class builds it: a linear map in fp32 whatever the model is."""
+
+    @property
+    def parts(self) -> Parts:
+        """The map, `wg`."""
+        return {"wg": Fp32Linear(self.hidden_size, self.num_experts, role="router")}
+
+
+@dataclass(frozen=True)
 class StackedExperts(Block):
     """All experts of a layer as transformers 5 keeps them: gate and up in one tensor (E, 2F, H), down in (E, H, F).
 
@@ -114,10 +124,12 @@ class StackedExperts(Block):
         return parts
 
     @staticmethod
-    def program(m: Bound, hidden_states: Sym, top_k_index: Sym, top_k_weights: Sym) -> Sym:
+    def program(m: Bound, hidden_states: Sym, top_k_index: Sym | None = None, top_k_weights: Sym | None = None) -> Sym:
         """Mirror the class's experts in the form that the job asks for."""
-        from oomph.programs.experts import experts
+        from oomph.programs.experts import experts, sorted_experts
 
+        if top_k_index is None or top_k_weights is None:
+            return sorted_experts(m, hidden_states)
         return experts(m, hidden_states, top_k_index, top_k_weights)
 
 
@@ -178,6 +190,25 @@ class MoE(Block):
     def program(m: Bound, hidden_states: Sym) -> Any:
         """Mirror the forward of the class's sparse block."""
         from oomph.programs.mixtures import mixture
+
+        return mixture(m, hidden_states)
+
+
+@dataclass(frozen=True, eq=False)
+class ExpertModules(MoE):
+    """The same as transformers 4 kept it: a router that is a linear map, and `modules`, an MLP for each expert."""
+
+    modules: Stack | None = None
+
+    @property
+    def parts(self) -> Parts:
+        """Router, experts, and whatever is shared."""
+        return {self.router_name: self.router, self.experts_name: self.modules, **(self.extra or {})}
+
+    @staticmethod
+    def program(m: Bound, hidden_states: Sym) -> Any:
+        """Mirror the forward of the class's sparse block."""
+        from oomph.programs.expert_modules import mixture
 
         return mixture(m, hidden_states)
 

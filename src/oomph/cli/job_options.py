@@ -71,8 +71,8 @@ HELP: dict[Job, dict[str, str]] = {
         "task": "What the model's head is for, whatever its config names.",
         "labels": "Classes that a classifier tells apart, 1 for a reward model; 0: as the config says, or 2.",
         "loss": "What follows the last hidden state; see docs/frameworks.md.",
-        "experts": "How a mixture computes its experts; transformers takes grouped_mm.",
-        "routing": "How tokens are spread over the experts; tells in the eager form only.",
+        "experts": "How a mixture computes its experts; transformers 5 takes grouped_mm, 4 had modules.",
+        "routing": "How tokens are spread over the experts; tells in the loops, eager and modules.",
         "embedding_32bit": "8-bit optimizers keep fp32 states for embeddings, as the HF Trainer asks.",
         "optimizer_in_backward": "Each parameter's optimizer steps, and frees the gradient, as soon as it is there.",
         "optim_rank": "Rank of GaLore's projections.",
@@ -113,8 +113,8 @@ HELP: dict[Job, dict[str, str]] = {
         "cache": "Key-value cache: none, growing, or of full length from the start.",
         "max_cache_len": "Tokens a static cache holds; 0: prefill and decode.",
         "logits_to_keep": "Tokens whose logits are kept, from the last; 0: all.",
-        "experts": "How a mixture computes its experts; transformers takes grouped_mm.",
-        "routing": "How tokens are spread over the experts; tells in the eager form only.",
+        "experts": "How a mixture computes its experts; transformers 5 takes grouped_mm, 4 had modules.",
+        "routing": "How tokens are spread over the experts; tells in the loops, eager and modules.",
     },
 }
 

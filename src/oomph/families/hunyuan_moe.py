@@ -11,10 +11,10 @@ from typing import Any
 from oomph.blocks.base import Module
 from oomph.blocks.basic import Norm
 from oomph.blocks.mlp import GatedMLP
-from oomph.blocks.moe import MoE, Router, shared_expert
+from oomph.blocks.moe import Fp32Router, MoE, Router, shared_expert
 from oomph.config import MAX_EXPERTS, Config
 from oomph.families.common import causal_lm
-from oomph.families.moe_layers import by_kind, gqa, pre_norm_layer
+from oomph.families.moe_layers import by_kind, gqa, pre_norm_layer, stacked
 from oomph.model import Model
 
 TYPES: dict[str, dict[str, Any]] = {
@@ -34,7 +34,8 @@ def build(config: Config) -> Model:
     hidden, layers, bias = config.size("hidden_size"), config.depth("num_hidden_layers"), config.bool("attention_bias")
     ffn, experts = config.int("intermediate_size"), config.int("num_experts", high=MAX_EXPERTS)
     attention = gqa(config, hidden, bias=bias, out_bias=bias, qk_norm=True)
-    attention = replace(attention, norms=("query_layernorm", "key_layernorm"))
+    attention = replace(attention, norms=("query_layernorm", "key_layernorm"), norm_place="rotated")
+    activation = config.str("hidden_act", "silu")
 
     def layer(top_k: int) -> Module:
         mixture = MoE(
@@ -42,7 +43,10 @@ def build(config: Config) -> Model:
             GatedMLP(hidden, ffn, role="expert"),
             experts,
             top_k,
-            extra={"shared_mlp": shared_expert(GatedMLP(hidden, ffn))},
+            extra={"shared_mlp": shared_expert(GatedMLP(hidden, ffn, activation=activation))},
+            stacked=stacked(config, hidden, ffn, experts),
+            style="hunyuan_v1_moe",
+            built_router=Fp32Router(hidden, experts),
         )
         return pre_norm_layer(hidden, attention, mixture)
 

@@ -52,6 +52,7 @@ def adapted(model: Model, job: TrainJob | InferJob) -> Model:
         return adapt(model, job)
     if job.method in OF_LITGPT:
         raise UsageError(f"{job.method} is a method of LitGPT.", "Say --framework litgpt.")
+    model = as_coded(model, job)
     if job.kernels != "torch":
         from oomph.kernels import with_kernels
 
@@ -93,6 +94,15 @@ def _with_adapters(model: Model, job: TrainJob) -> Model:
 def is_vision(part: Part) -> bool:
     """Tell whether a part is a tower or what stands between a tower and the language model."""
     return isinstance(part, Block) and part.kind in ("vision", "projector")
+
+
+def as_coded(model: Model, job: TrainJob) -> Model:
+    """Return a model as the version of transformers builds it that a job means."""
+    if job.experts != "modules":
+        return model
+    from oomph.methods.expert_modules import with_expert_modules
+
+    return with_expert_modules(model)
 
 
 def forward_of(causal_lm: Callable[..., Any], model: Model, job: TrainJob) -> Callable[..., Any]:

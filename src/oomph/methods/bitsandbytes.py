@@ -159,7 +159,7 @@ class QuantisedExperts(StackedExperts):
         return self.stored
 
     @staticmethod
-    def program(m: Bound, hidden_states: Sym, top_k_index: Sym, top_k_weights: Sym) -> Sym:
+    def program(m: Bound, hidden_states: Sym, top_k_index: Sym | None = None, top_k_weights: Sym | None = None) -> Sym:
         """Mirror the experts' forward with the hooks around it, which empty the cache in any case."""
         for name in m.names:
             m.parametrized[name] = partial(_unpacked, m, name)

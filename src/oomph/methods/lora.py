@@ -17,7 +17,7 @@ from oomph.errors import UsageError
 from oomph.methods.bitsandbytes import Linear4bit, Linear8bit
 from oomph.methods.gptq import LinearGptq
 from oomph.methods.hqq import LinearHqq
-from oomph.methods.parameters import translated, wrapped
+from oomph.methods.parameters import Targets, translated, wrapped
 from oomph.methods.saved import frozen
 from oomph.methods.targets import LORA_TARGETS, check_mixers, inner, names_of, split, typed, wrap_targets
 
@@ -40,7 +40,7 @@ def adapt(model: Model, job: TrainJob) -> Model:
 
     names = names_of(model, job.targets, LORA_TARGETS)
     check_mixers(model, names)
-    targets = translated(model, names)
+    targets = Targets(names) if job.experts == "modules" else translated(model, names)
     left = split(job.modules_to_save)
     changed = frozen(model) if targets.maps == () else wrap_targets(model, targets.maps, wrap, left)
     if not targets.parameters:

@@ -56,7 +56,6 @@ from oomph.ops.images import (
     placeholders,
     rotary_vision,
     sorted_order,
-    unbind,
 )
 from oomph.ops.indexing import (
     add_to_view,
@@ -146,7 +145,6 @@ from oomph.ops.slices import (
     split_heads,
     split_sizes,
     unbind,
-    unbind_first,
 )
 from oomph.ops.softmax import softmax, softmax_as, softmax_as_is, softmax_in_fp32
 from oomph.ops.table import embedding, embedding_at
@@ -318,7 +316,6 @@ __all__ = [
     "triangle",
     "unary",
     "unbind",
-    "unbind_first",
     "unit_rows",
     "unsloth_norm",
     "unsloth_rms_norm",

@@ -63,27 +63,6 @@ def _summed(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
     return [new(grad(gradients).tape, shape, dtype, op="sum")]
 
 
-def unbind(x: Sym, count: int) -> list[Sym]:
-    """Return the `count` places of the first axis of x: views, which keep the whole of x alive.
-
-    Saves nothing; backward stacks the gradients to one tensor of x's size. Source:
-    torch/csrc/autograd/FunctionsManual.cpp, unbind_backward.
-
-    >>> from oomph.tape.testing import cost
-    >>> cost(lambda x: unbind(x, 2), (2, 4, 256))
-    Cost(allocated=0, saved=0, backward=4096)
-    """
-    node = record("Unbind", (x,), _stacked, outputs=count)
-    places = [Sym(x.shape[1:], x.dtype, x.strides[1:], x.storage) for _ in range(count)]
-    return [made_by(one, node, at) for at, one in enumerate(places)]
-
-
-def _stacked(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
-    shape, dtype = node.inputs[0]
-    tape = next(each for each in gradients if each is not None).tape
-    return [new(tape, shape, dtype, op="stack")]
-
-
 def placeholders(input_ids: Sym, kinds: int = 1) -> list[Sym]:
     """Mirror get_placeholder_mask: booleans [B, S, 1] that say which tokens of input_ids [B, S] are an image's and, of
     two `kinds`, which are a video's.

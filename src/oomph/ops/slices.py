@@ -222,21 +222,6 @@ def unbind(x: Sym, axis: int, places: int) -> tuple[Sym, ...]:
     return tuple(made_by(one, node, at) for at, one in enumerate(views))
 
 
-def unbind_first(x: Sym) -> tuple[Sym, Sym]:
-    """Return both places of x [2, ...], as `a, b = x` does: views, which keep the whole of x alive.
-
-    Saves nothing; backward stacks the gradients to one tensor of x's size. Source:
-    torch/csrc/autograd/FunctionsManual.cpp, unbind_backward.
-
-    >>> from oomph.tape.testing import cost
-    >>> cost(unbind_first, (2, 4, 256))
-    Cost(allocated=0, saved=0, backward=4096)
-    """
-    node = record("Unbind", (x,), _whole_backward, outputs=2)
-    first, second = (Sym(x.shape[1:], x.dtype, x.strides[1:], x.storage) for _ in range(2))
-    return made_by(first, node), made_by(second, node, 1)
-
-
 def copy_into_slice(x: Sym, source: Sym) -> Sym:
     """Return x after x[..., a:b].copy_(source): x's own bytes with a new history. Where the slice lies changes no byte.
 

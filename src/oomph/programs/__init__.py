@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 OWN_FILES = (
     "baichuan", "bamba", "bart", "bert", "bloom", "chatglm", "distilbert", "electra", "falcon", "gpt2", "gpt_bigcode",
-    "gpt_neo", "gpt_neox", "gptj", "jamba", "lfm2", "litgpt", "mamba", "modernbert", "mpt", "nemotron_h",
+    "gpt_neo", "gpt_neox", "gptj", "internlm2", "jamba", "lfm2", "litgpt", "mamba", "modernbert", "mpt", "nemotron_h",
     "olmo_hybrid", "opt", "phi", "qwen", "qwen3_next", "roberta", "t5", "whisper",
 )  # fmt: skip
 PROGRAMS: dict[str, str] = {
@@ -38,7 +38,7 @@ PROGRAMS: dict[str, str] = {
     "xlm-roberta": "roberta",
 }
 SEEING = frozenset({"llava", "qwen2_vl", "qwen2_5_vl"})  # types that are played with images
-HEADS = ("lm_head", "embed_out", "output_projection", "transformer.output_layer")  # paths of language heads
+HEADS = ("lm_head", "embed_out", "output", "output_projection", "transformer.output_layer")  # paths of language heads
 
 
 def program_of(model: Model) -> Any:

@@ -177,18 +177,23 @@ def inverted(made: list[Sym]) -> Sym:
     return ops.masked_fill(inverted_mask, ops.cast(inverted_mask, "bool"))
 
 
-def decoder_mask(inputs_embeds: Sym, attention_mask: Sym | None) -> Sym:
-    """Mirror 7B's _prepare_decoder_attention_mask: numbers [B, 1, S, S]; without padding it takes ones for a mask."""
+def decoder_mask(inputs_embeds: Sym, attention_mask: Sym | None, scalar: bool = False) -> Sym:
+    """Mirror 7B's _prepare_decoder_attention_mask: numbers [B, 1, S, S]; without padding it takes ones for a mask.
+
+    `scalar`: the lowest number is a tensor for a moment (InternLM2).
+    """
     tape, dtype, (batch, length) = inputs_embeds.tape, inputs_embeds.dtype, inputs_embeds.shape[:2]
-    combined_attention_mask = causal_numbers(inputs_embeds)
+    combined_attention_mask = causal_numbers(inputs_embeds, scalar)
     expanded_attn_mask = inverted([tape.empty((batch, 1, length, length), dtype, op="to")])
     return expanded_attn_mask + combined_attention_mask
 
 
-def causal_numbers(inputs_embeds: Sym) -> Sym:
+def causal_numbers(inputs_embeds: Sym, scalar: bool = False) -> Sym:
     """Mirror _make_causal_mask: fp32 zeros and lowest numbers [S, S], then in the embeddings' dtype."""
     tape, length = inputs_embeds.tape, inputs_embeds.shape[1]
+    lowest = tape.empty((), "fp32", op="lift_fresh") if scalar else None
     mask = tape.empty((length, length), "fp32", op="full")
+    del lowest
     mask_cond = tape.empty((length,), "int64", op="arange")
     next_cond = ops.unary(mask_cond, "add")
     below = tape.empty((length, length), "bool", op="lt")

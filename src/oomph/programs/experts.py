@@ -10,7 +10,7 @@ from oomph import ops
 from oomph.errors import UnsupportedError
 from oomph.losses import WITHOUT_EXPERTS, check_loss
 from oomph.tape.bound import Bound
-from oomph.tape.sizes import Size, number, yes
+from oomph.tape.sizes import Size, settled, yes
 from oomph.tape.sym import Sym, view_of
 from oomph.tape.tape import Tape
 
@@ -109,11 +109,11 @@ def eager_experts(m: Bound, hidden_states: Sym, top_k_index: Sym, top_k_weights:
     final_hidden_states = tape.empty(hidden_states.shape, hidden_states.dtype, op="zeros_like")
     expert_mask = ops.one_hot(top_k_index, m.num_experts + 1)
     loads = assumed_loads(m, *top_k_index.shape)
-    expert_hit = _hit(tape, m.num_experts + 1, len(loads))
+    expert_hit = hit(tape, m.num_experts + 1, len(loads))
     for load in loads:
         tape.empty((), "bool", op="eq")
         found = ops.nonzero(top_k_index, load)
-        top_k_pos, token_idx = _column(found, 0), _column(found, 1)
+        top_k_pos, token_idx = column(found, 0), column(found, 1)
         del found
         current_state = ops.take(hidden_states, token_idx)
         gate, up = ops.split(ops.linear(current_state, ops.pick(m.value(into))), m.ffn_size, 2)
@@ -127,7 +127,7 @@ def eager_experts(m: Bound, hidden_states: Sym, top_k_index: Sym, top_k_weights:
     return final_hidden_states
 
 
-def _hit(tape: Tape, classes: Size, count: int) -> Sym:
+def hit(tape: Tape, classes: Size, count: int) -> Sym:
     """Mirror torch.greater(expert_mask.sum(dim=(-1, -2)), 0).nonzero()."""
     total = tape.empty((classes,), "int64", op="sum")
     above = tape.empty((classes,), "bool", op="gt")
@@ -135,28 +135,34 @@ def _hit(tape: Tape, classes: Size, count: int) -> Sym:
     return ops.nonzero(above, count)
 
 
-def _column(found: Sym, at: int) -> Sym:
+def column(found: Sym, at: int) -> Sym:
     """Return one column of places [n, 2] as a view."""
     return view_of(found, found.shape[:1], found.strides[:1])
+
+
+def sorted_experts(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror Llama4TextExperts.forward: [E * T, H] sorted by expert, two products of stacks of matrices."""
+    into, out = m.names
+    rows, hidden = hidden_states.shape
+    hidden_states = ops.view(hidden_states, (m.num_experts, rows // m.num_experts, hidden))
+    gate_up = ops.bmm(hidden_states, ops.autocast_argument(m.value(into), cached=True))
+    gate, up = ops.split(gate_up, m.ffn_size, 2)
+    gated = up * ops.activate(m.activation, gate)
+    next_states = ops.bmm(gated, ops.autocast_argument(m.value(out), cached=True))
+    del gated
+    next_states = ops.view(next_states, (rows, hidden))
+    return next_states
 
 
 def assumed_loads(m: Bound, tokens: Size, top_k: Size) -> list[Size]:
     """Return how many tokens each expert gets that gets any: evenly spread, or at worst all to the same k experts."""
     if m.tape.routing == "worst":
-        return [tokens] * _settled(top_k)
+        return [tokens] * settled(top_k)
     pairs = tokens * top_k
-    each, more = pairs // m.num_experts, _settled(pairs % m.num_experts)
+    each, more = pairs // m.num_experts, settled(pairs % m.num_experts)
     if yes(each == 0):
         return [1] * more
-    return [each + 1] * more + [each] * (_settled(m.num_experts) - more)
-
-
-def _settled(size: Size) -> int:
-    """Return a size as a number that what is played depends on."""
-    settled = number(size)
-    if not yes(size == settled):
-        raise AssertionError("a size is not its own number")
-    return settled
+    return [each + 1] * more + [each] * (settled(m.num_experts) - more)
 
 
 def gated(m: Bound, gate_up: Sym) -> Sym:

@@ -35,7 +35,6 @@ class Frame:
     residual are multiplied by numbers, with `scaled_late` embeddings after the masks are made. `tables` of the
     rotary embedding: "complex" numbers, "halves" as wide, or of three positions, "sections" joined or "interleaved".
     `sdpa`: whether the class can use it. `packs`: masks are told the positions, `chunked`: their windows are chunks.
-    `scored`: mixtures also return their router's scores.
     """
 
     layer: Callable[..., Sym] = layers.residual
@@ -51,7 +50,6 @@ class Frame:
     sdpa: bool = True
     packs: bool = True
     chunked: bool = False
-    scored: bool = False
 
 
 LLAMA = Frame()
@@ -83,12 +81,14 @@ FRAMES: dict[str, Frame] = {
         norms=("input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm", "post_mlp_layernorm")
     ),
     "glm4_moe": replace(DEEPSEEK, cache_first=True),
-    "gpt_oss": Frame(masks="full first", cache_first=True, tables="halves", sdpa=False, packs=False, scored=True),
+    "glm4_moe_lite": replace(DEEPSEEK, cache_first=True),
+    "gpt_oss": Frame(masks="full first", cache_first=True, tables="halves", sdpa=False, packs=False),
     "granite": Frame(ids_first=True, scaled=True),
     "granitemoe": GRANITE_MOE,
     "granitemoeshared": replace(GRANITE_MOE, layer=layers.granite_shared),
     "helium": LLAMA,
     "hunyuan_v1_dense": LLAMA,
+    "hunyuan_v1_moe": replace(DEEPSEEK, cache_first=True),
     "hyperclovax": Frame(
         norms=("input_layernorm", "post_norm1", "post_attention_layernorm", "post_norm2"), ids_first=True, scaled=True
     ),
@@ -117,5 +117,6 @@ FRAMES: dict[str, Frame] = {
     "solar_open": replace(DEEPSEEK, cache_first=True),
     "stablelm": Frame(layer=layers.stablelm, ids_first=True),
     "starcoder2": MISTRAL,
+    "youtu": DEEPSEEK,
     "vaultgemma": replace(GEMMA2, norms=("input_layernorm", "", "pre_feedforward_layernorm", "")),
 }

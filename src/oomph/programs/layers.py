@@ -41,10 +41,9 @@ def residual(
     residual = hidden_states
     if before_mlp is not None:
         hidden_states = before_mlp(hidden_states)
-    if frame.scored:
-        hidden_states, _ = feed_forward(m)(hidden_states)
-    else:
-        hidden_states = feed_forward(m)(hidden_states)
+    hidden_states = feed_forward(m)(hidden_states)
+    if isinstance(hidden_states, tuple):  # also the router's scores
+        hidden_states, _ = hidden_states
     if after_mlp is not None:
         hidden_states = after_mlp(hidden_states)
     hidden_states = residual + _weighted(m, frame, hidden_states, "resid_mlp_dropout")

@@ -299,6 +299,28 @@ def lfm2_moe_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym, S
     return router_logits, routing_weights, selected_experts
 
 
+def hunyuan_v1_moe(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror HunYuanMoEV1Moe.forward: the shared MLP first, added last."""
+    batch_size, sequence_length, hidden_dim = hidden_states.shape
+    hidden_states_mlp: Sym = m.shared_mlp(hidden_states)
+    hidden_states = _flat(hidden_states)
+    _, routing_weights, selected_experts = _routed(m, hunyuan_v1_moe_router, hidden_states)
+    final_hidden_states = ops.view(
+        m[m.experts_name](hidden_states, selected_experts, routing_weights), (batch_size, sequence_length, hidden_dim)
+    )
+    return final_hidden_states + hidden_states_mlp
+
+
+def hunyuan_v1_moe_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
+    """Mirror HunYuanMoEV1Gate.forward: in fp32, a softmax whose k largest are made to add up to 1."""
+    hidden_states = ops.cast(_flat(hidden_states), "fp32")
+    router_logits = router.wg(hidden_states)
+    routing_weights = ops.softmax_in_fp32(router_logits)
+    routing_weights, selected_experts = ops.topk(routing_weights, m.top_k)
+    routing_weights = ops.divide_in_place(routing_weights, ops.sum_over(routing_weights, -1, keepdim=True))
+    return router_logits, ops.cast(routing_weights, router_logits.dtype), selected_experts
+
+
 def llama4(m: Bound, hidden_states: Sym) -> tuple[Sym, Sym]:
     """Mirror Llama4TextMoe.forward: every expert computes every token, its input scaled by a score; also the logits."""
     check_mixture(m.tape)
@@ -309,7 +331,7 @@ def llama4(m: Bound, hidden_states: Sym) -> tuple[Sym, Sym]:
         ops.repeat_first(ops.unsqueeze(hidden_states, 0), m.num_experts), (m.num_experts * tokens, hidden)
     )
     routed_in = routed_in * ops.view(ops.transpose(router_scores, 0, 1), (m.num_experts * tokens, 1))
-    routed_out = llama4_experts(m[m.experts_name], routed_in)
+    routed_out = m[m.experts_name](routed_in)
     out = m.shared_expert(hidden_states)
     out = ops.add_(out, ops.sum_over(ops.view(routed_out, (m.num_experts, tokens, hidden)), 0))
     return out, router_logits
@@ -322,20 +344,6 @@ def llama4_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym, Sym
     router_scores = ops.scatter(router_top_value, router_indices, m.num_experts)
     router_scores = ops.cast(ops.sigmoid(ops.cast(router_scores, "fp32")), router_scores.dtype)
     return router_scores, router_logits
-
-
-def llama4_experts(m: Bound, hidden_states: Sym) -> Sym:
-    """Mirror Llama4TextExperts.forward: [E * T, H] sorted by expert, two products of stacks of matrices."""
-    into, out = m.names
-    rows, hidden = hidden_states.shape
-    hidden_states = ops.view(hidden_states, (m.num_experts, rows // m.num_experts, hidden))
-    gate_up = ops.bmm(hidden_states, ops.autocast_argument(m.value(into), cached=True))
-    gate, up = ops.split(gate_up, m.ffn_size, 2)
-    gated = up * ops.activate(m.activation, gate)
-    next_states = ops.bmm(gated, ops.autocast_argument(m.value(out), cached=True))
-    del gated
-    next_states = ops.view(next_states, (rows, hidden))
-    return next_states
 
 
 def jamba(m: Bound, hidden_states: Sym) -> Sym:
@@ -364,6 +372,7 @@ STYLES: dict[str, Callable[[Bound, Sym], Any]] = {
     "granitemoe": granitemoe,
     "jamba": jamba,
     "lfm2_moe": lfm2_moe,
+    "hunyuan_v1_moe": hunyuan_v1_moe,
     "llama4": llama4,
     "minimax_m2": minimax_m2,
     "mixtral": mixtral,

@@ -169,7 +169,7 @@ def _attention(m: Bound, hidden_states: Sym, tables: tuple[Sym, Sym], lengths: S
     tape, total = m.tape, hidden_states.shape[0]
     heads, size = m.num_heads, m.head_dim
     fused = ops.transpose(ops.view(m.qkv(hidden_states), (total, 3, heads, size)), 0, 1)
-    query_states, key_states, value_states = ops.unbind(fused, 3)
+    query_states, key_states, value_states = ops.unbind(fused, 0, 3)
     del fused
     cos, sin = tables
     query_states, key_states = ops.rotary_vision(query_states, key_states, cos, sin)

@@ -44,6 +44,8 @@ def build(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu")
     # None lets a class without SDPA fall back to eager, as from_pretrained does.
     attention = "eager" if job.attention == "eager" else None
     # Left out, grouped_mm is taken by classes that have it.
+    if job.experts == "modules":
+        raise UnsupportedError("transformers 5 keeps a layer's experts in one tensor.", "Say --experts eager.")
     experts = {} if job.experts == "grouped_mm" else {"experts_implementation": job.experts}
     with torch.device(device), _sparing(job, device):
         model = auto.from_config(config, dtype=dtype, attn_implementation=attention, trust_remote_code=False, **experts)

@@ -200,3 +200,11 @@ def ceil_to(size: Size, multiple: int) -> Size:
     1024
     """
     return (size + multiple - 1) // multiple * multiple
+
+
+def settled(size: Size) -> int:
+    """Return a size as a number that what is played depends on."""
+    settled = number(size)
+    if not yes(size == settled):
+        raise AssertionError("a size is not its own number")
+    return settled

@@ -24,7 +24,8 @@ def _lora(job: TrainJob, model: Model) -> Iterable[TrainJob]:
 
 def _packed_experts(job: TrainJob, model: Model) -> Iterable[TrainJob]:
     """Only attention gets adapters: PEFT 0.21 finds no parameters in experts that are packed."""
-    if job.method in ("full", *RANKED) and not job.quantised_experts and has_stacks(model):
+    stacked = has_stacks(model) and job.experts != "modules"
+    if job.method in ("full", *RANKED) and not job.quantised_experts and stacked:
         named = job.targets not in (DEFAULT, ALL_LINEAR, QUERY_AND_VALUE)  # the last is what plain LoRA would choose
         yield replace(
             job, method="qlora", targets=job.targets if named else attention_maps(model), quantised_experts=True
