@@ -56,8 +56,8 @@ def test_every_value_of_every_input_occurs(kind: type) -> None:
     missing["loss"] = set(get_args(Loss)) - {"hf", "mean", "liger"}  # of older versions, or packages apart
     # As bitsandbytes, torch, GPTBigCode and transformers were.
     missing |= {key: {True} for key in ("keeps_4bit_inputs", "keeps_softmax_inputs", "keeps_cache", "heads_of_4_51")}
-    # No GPTQ checkpoint is made of random weights, hqq is a package apart, and DeepSpeed is not run.
-    missing["quantization"] = {name for name in get_args(Quantization) if name.startswith(("gptq", "hqq"))}
+    # No GPTQ or AWQ checkpoint is made of random weights, hqq is a package apart, and DeepSpeed is not run.
+    missing["quantization"] = {name for name in get_args(Quantization) if name.startswith(("gptq", "hqq", "awq"))}
     missing["gptq_kernel"] = set(get_args(GptqKernel))
     # Those of packages that a suite does not ask for: fms-acceleration, Unsloth, TRL.
     missing["kernels"] = {"foak", "unsloth"}

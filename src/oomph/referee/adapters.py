@@ -31,6 +31,8 @@ def adapt(model: Any, job: TrainJob, device: str) -> Any:
         from oomph.referee.gptq import pack
 
         packed = pack(model, job, device)
+    elif job.quantization.startswith("awq"):
+        raise UnsupportedError("AutoAWQ does not run with the transformers of the trace.", "Ask oomph train alone.")
     elif job.quantization.startswith("hqq"):
         from oomph.referee import hqq
 
