@@ -34,7 +34,8 @@ OptimizerName = Literal[
     "galore_adamw_8bit", "galore_adamw_8bit_layerwise", "galore_adamw_layerwise", "apollo_adamw",
     "apollo_adamw_layerwise", "apollo-mini", "torchao-cpu-offload", "adam-mini", "lion", "came", "lomo", "adalomo",
     "schedule_free_adamw", "schedule_free_radam", "schedule_free_sgd", "stable_adamw", "grokadamw", "muon", "prodigy",
-    "optimi-adamw", "soap", "ademamix", "ademamix_8bit", "paged_ademamix_32bit", "paged_ademamix_8bit", "none",
+    "adamw-master", "optimi-adamw", "soap", "ademamix", "ademamix_8bit", "paged_ademamix_32bit", "paged_ademamix_8bit",
+    "none",
 ]  # fmt: skip
 Implementation = Literal["foreach", "fused", "loop"]
 Loss = Literal[
@@ -102,6 +103,7 @@ Method = Literal[
     "prefix-tuning",  # keys and values before those of every layer
     "bitfit",  # biases alone
     "ln-tuning",  # copies of norms
+    "badam",  # one layer at a time
     "adapter",  # LitGPT's LLaMA-Adapter
     "adapter_v2",
 ]
@@ -128,5 +130,6 @@ AROUND = PROMPTED | {"adalora"}  # that do something before or after the model's
 # What a method stands for, where the field has its default.
 PRESETS: dict[str, dict[str, Any]] = {
     "qlora": {"quantization": "nf4-dq", "kbit_preparation": True, "targets": "all-linear"},
+    "badam": {"optimizer": "adamw-master"},
 }
 OWN_PRESETS = frozenset({"quantization"})  # those of a method that are not PEFT's

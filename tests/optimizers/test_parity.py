@@ -89,8 +89,9 @@ def test_every_event_of_the_step_equals_the_trace(raw: dict[str, Any], inputs: d
     """First steps make states, later ones find them: same allocations, frees, order, peak and bytes of states."""
     from oomph.referee.optimizers import package_of
 
-    pytest.importorskip(package_of(KINDS[inputs["optimizer"]])[0])
-    parting, ours, theirs = compare(raw, TrainJob(1, 8, **inputs))
+    job = TrainJob(1, 8, **inputs)
+    pytest.importorskip(package_of(KINDS[job.optimizer])[0])
+    parting, ours, theirs = compare(raw, job)
     assert parting is None, str(parting)
     assert ours == theirs
 

@@ -31,6 +31,7 @@ METHODS: dict[str, str] = {
     "oft": "oft",
     "ia3": "ia3",
     "bitfit": "saved",
+    "badam": "badam",
     "prompt-tuning": "prompts",
     "p-tuning": "prompts",
     "prefix-tuning": "prefix",

@@ -20,7 +20,7 @@ COMPUTE = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 def adapt(model: Any, job: TrainJob, device: str) -> Any:
     """Return a model as PEFT wraps it for a job: its base quantised, prepared, with adapters."""
-    if job.method in ("full", "bitfit"):
+    if job.method in ("full", "bitfit", "badam"):
         return freeze(model, job)
     try:
         import peft
@@ -120,6 +120,10 @@ def freeze(model: Any, job: TrainJob) -> Any:
     if job.method == "bitfit":
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.endswith(".bias"))
+        return model
+    if job.method == "badam":
+        model.requires_grad_(False)
+        decoder_layers(model)[0].requires_grad_(True)
         return model
     parts = [module for module in model.modules() if isinstance(module, torch.nn.Embedding) and job.freeze_embeddings]
     for part in [*parts, *decoder_layers(model)[: job.freeze_layers]]:
