@@ -24,6 +24,7 @@ from oomph.referee.models import AUTOCAST, DTYPES, decoder_layers
 from oomph.referee.optimizers import make_optimizer
 
 LARGEST_NORM = 1.0  # no byte depends on it
+OF_BITSANDBYTES = ("Linear4bit", "Linear8bitLt")
 
 
 class Watcher(Protocol):
@@ -134,8 +135,14 @@ def has_warm_up(job: TrainJob) -> bool:
 
 
 def _remembers(model: Any) -> bool:
-    """Say whether a forward pass leaves something behind: LongRoPE's frequencies for long sequences."""
-    return any(getattr(module, "rope_type", "") == "longrope" for module in model.modules())
+    """Say whether a forward pass leaves something behind: LongRoPE's frequencies for long sequences, the dtype that
+    bitsandbytes gives a bias.
+    """
+    return any(
+        getattr(module, "rope_type", "") == "longrope"
+        or (type(module).__name__ in OF_BITSANDBYTES and module.bias is not None)
+        for module in model.modules()
+    )
 
 
 def _checkpoint(model: Any, job: TrainJob) -> None:
