@@ -98,6 +98,8 @@ KINDS: Final[dict[str, Kind]] = {
     "adamw-master": Kind("master", "adamw"),
     "optimi-adamw": Kind("optimi_adamw", "adamw"),
     "soap": Kind("soap", "soap", preconditioned=True),
+    "lamb": Kind("bnb", "lamb", 32),
+    "lars": Kind("bnb", "lars", 32),
     "ademamix": Kind("bnb", "ademamix", 32),
     "ademamix_8bit": Kind("bnb", "ademamix", 8),
     "paged_ademamix_32bit": Kind("bnb", "ademamix", 32, paged=True),

@@ -64,6 +64,8 @@ JOBS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (LLAMA, {"optimizer": "stable_adamw", "steady": False}),
     (GPT2, {"optimizer": "stable_adamw", "precision": "fp32", "steady": False}),
     (GPT2, {"optimizer": "optimi-adamw", "steady": False}),
+    (LLAMA, {"optimizer": "lamb", "precision": "fp16", "steady": False}),
+    (GPT2, {"optimizer": "lars", "precision": "amp-bf16"}),
     (LLAMA, {"optimizer": "galore_adafactor", "optim_rank": 300, "steady": False}),
     (TIED, {"optimizer": "galore_adafactor", "optim_rank": 8, "update_projection": True}),
     (LLAMA, {"optimizer": "galore_adamw_8bit", "optim_rank": 30, "steady": False}),

@@ -20,7 +20,7 @@ from oomph.job import TrainJob
 from oomph.optimizer_names import KINDS, Kind
 
 LEARNING_RATE, MOMENTUM = 1e-4, 0.9  # no byte depends on them
-BNB = {"adamw": "AdamW", "lion": "Lion", "rmsprop": "RMSprop", "ademamix": "AdEMAMix"}
+BNB = {"adamw": "AdamW", "lion": "Lion", "rmsprop": "RMSprop", "ademamix": "AdEMAMix", "lamb": "LAMB", "lars": "LARS"}
 OF_TORCH = {
     "rmsprop": "RMSprop", "adagrad": "Adagrad", "nadam": "NAdam", "radam": "RAdam", "adamax": "Adamax",
     "adadelta": "Adadelta", "adafactor": "Adafactor",
@@ -138,8 +138,10 @@ def _override_embeddings(kind: Kind, job: TrainJob, model: Any) -> None:
 
 def _bnb(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
     optim: Any = import_module("bitsandbytes.optim")
-    paged = {"is_paged": True} if kind.paged else {}  # RMSprop has no such argument
-    return getattr(optim, BNB[kind.name])(parameters, lr=LEARNING_RATE, optim_bits=kind.bits, **paged)
+    options: dict[str, Any] = {"is_paged": True} if kind.paged else {}  # RMSprop has no such argument
+    if kind.name == "lars":
+        options["momentum"] = MOMENTUM
+    return getattr(optim, BNB[kind.name])(parameters, lr=LEARNING_RATE, optim_bits=kind.bits, **options)
 
 
 def _torchao(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
