@@ -98,6 +98,7 @@ Method = Literal[
     "lokr",  # a weight that is a Kronecker product
     "adalora",  # lora with singular values between A and B
     "oft",  # inputs rotated block by block
+    "boft",  # inputs rotated by one matrix made of blocks
     "prompt-tuning",  # vectors before the embedded tokens
     "p-tuning",  # the same, made by three linear maps
     "prefix-tuning",  # keys and values before those of every layer
@@ -123,7 +124,7 @@ GptqKernel = Literal[
 COMPLETING = frozenset({"grpo", "rloo"})  # objectives whose answers were made from a prompt by the model itself
 OF_PROMPTS = frozenset({"fused-head", "chunked-nll", "logits"})  # losses that leave out what is not scored
 RANKED = frozenset({"lora", "qlora", "dora", "lora-fa", "vera", "loha", "lokr", "adalora"})  # methods that have a rank
-BLOCKED = frozenset({"oft"})  # that have blocks of a size
+BLOCKED = frozenset({"oft", "boft"})  # that have blocks of a size
 ADAPTERS = RANKED | BLOCKED | {"ia3"}  # of PEFT, beside or around maps
 PROMPTED = frozenset({"prompt-tuning", "p-tuning", "prefix-tuning"})  # that put virtual tokens before a batch's
 AROUND = PROMPTED | {"adalora"}  # that do something before or after the model's own forward pass

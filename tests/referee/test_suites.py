@@ -64,7 +64,7 @@ def test_every_value_of_every_input_occurs(kind: type) -> None:
     missing["objective"] = set(get_args(Objective)) - {"sft"}
     missing["reference"] = set(get_args(Reference)) - {"default"}
     # LitGPT's own, and those of PEFT that few people use.
-    missing["method"] = {"adapter", "adapter_v2", "vera", "loha", "lokr", "adalora", "oft", "badam", *PROMPTED}
+    missing["method"] = {"adapter", "adapter_v2", "vera", "loha", "lokr", "adalora", "oft", "boft", "badam", *PROMPTED}
     missing["model_code"] = set(get_args(get_type_hints(TrainJob)["model_code"])) - {"transformers"}
     missing["long_samples"] = {"drop"}  # a step has one length
     elsewhere = (

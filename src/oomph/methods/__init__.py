@@ -29,6 +29,7 @@ METHODS: dict[str, str] = {
     "lokr": "lokr",
     "adalora": "adalora",
     "oft": "oft",
+    "boft": "boft",
     "ia3": "ia3",
     "bitfit": "saved",
     "badam": "badam",

@@ -44,7 +44,18 @@ from oomph.ops.indexing import (
 from oomph.ops.joining import cat, stack_last
 from oomph.ops.loss import cross_entropy, cross_entropy_of_rows, fused_cross_entropy, mse_loss
 from oomph.ops.masks import as_numbers, bidirectional_mask, causal_mask
-from oomph.ops.matmul import addmm, autocast_argument, baddbmm, bmm, bmm_cast, linear, linear_unfused, matmul, times
+from oomph.ops.matmul import (
+    addmm,
+    autocast_argument,
+    baddbmm,
+    bmm,
+    bmm_cast,
+    linear,
+    linear_unfused,
+    matmul,
+    times,
+    times_rows,
+)
 from oomph.ops.norm import layer_norm, unit_rows
 from oomph.ops.reduce import divided, frobenius_norm, mean_of_all, row_norms, total
 from oomph.ops.rotary import (
@@ -61,7 +72,7 @@ from oomph.ops.rotary import (
 )
 from oomph.ops.rotary_complex import apply_rotary_complex, complex_tables
 from oomph.ops.rotary_kinds import joined, rotate
-from oomph.ops.rotation import add_scaled_, identity, put, rotate_blocks
+from oomph.ops.rotation import add_scaled_, block_diagonal, identity, put, rotate_blocks, solve
 from oomph.ops.routing import (
     divide,
     divide_in_place,
@@ -127,6 +138,7 @@ __all__ = [
     "autocast_argument",
     "baddbmm",
     "bidirectional_mask",
+    "block_diagonal",
     "bloom_gelu",
     "bmm",
     "bmm_cast",
@@ -217,6 +229,7 @@ __all__ = [
     "softmax_as",
     "softmax_as_is",
     "softmax_in_fp32",
+    "solve",
     "sort",
     "split",
     "split_axis",
@@ -229,6 +242,7 @@ __all__ = [
     "take_pairs",
     "tanh",
     "times",
+    "times_rows",
     "topk",
     "total",
     "transpose",

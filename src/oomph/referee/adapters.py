@@ -10,6 +10,7 @@ import torch
 from oomph.errors import UnsupportedError
 from oomph.job import TrainJob
 from oomph.job_words import PROMPTED
+from oomph.methods import boft
 from oomph.methods.oft import BLOCK_SIZE
 from oomph.methods.targets import ALL_LINEAR, DEFAULT, split
 from oomph.referee.meta import INSTALL
@@ -154,6 +155,11 @@ def _config(peft: Any, job: TrainJob) -> Any:
         return peft.AdaLoraConfig(
             task_type="CAUSAL_LM", init_r=job.rank, total_step=TOTAL_STEP, target_modules=targets, lora_dropout=rate,
             modules_to_save=saved,
+        )  # fmt: skip
+    if job.method == "boft":
+        size = job.block_size or boft.BLOCK_SIZE
+        return peft.BOFTConfig(
+            task_type="CAUSAL_LM", boft_block_size=size, target_modules=targets, modules_to_save=saved
         )  # fmt: skip
     if job.method == "oft":
         size = job.block_size or BLOCK_SIZE
