@@ -1,7 +1,7 @@
 """Record what optimizers do whose packages the tests do not install.
 
     pip install lomo-optim apollo-torch grokadamw lion-pytorch came-pytorch adam-mini prodigyopt \
-        pytorch_optimizer
+        pytorch_optimizer badam
     python scripts/record_optimizer_golden.py [DIRECTORY]
 
 Each job of tests/optimizers/golden.py is traced: the real code of the package on tensors without memory. Writes
@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from oomph.optimizer_names import KINDS  # noqa: E402
 from oomph.referee import optimizers  # noqa: E402
-from tests.optimizers.golden import GOLDEN, JOBS, name, of_trace  # noqa: E402
+from tests.optimizers.golden import GOLDEN, JOBS, job, name, of_trace  # noqa: E402
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
     if len(sys.argv) > 1:
         take_old_adamw(Path(sys.argv[1]))
     for raw, inputs in JOBS:
-        module, package = optimizers.package_of(KINDS[inputs.get("optimizer", "adamw")])
+        module, package = optimizers.package_of(KINDS[job(inputs).optimizer])
         apart = bool(inputs.get("denominators_apart"))
         if find_spec(module) is None or (apart and len(sys.argv) == 1):
             steps[name(raw, inputs)] = old["steps"][name(raw, inputs)]

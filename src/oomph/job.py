@@ -226,6 +226,8 @@ class TrainJob:
     @property
     def leaves_gradients(self) -> bool:
         """Say whether gradients of one step are still there when the next begins."""
+        if self.optimizer == "adamw-master":  # which takes them away
+            return False
         return not self.set_to_none or (self.zero_grad != "after-step" and not self.optimizer_in_backward)
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from oomph.job import InferJob, TrainJob
 
 TWO_OPTIMIZERS = ("muon", "torchao-cpu-offload")
+ALL_AT_ONCE = (*TWO_OPTIMIZERS, "adamw-master")  # that do not step in a backward pass
 SIXTEEN_BIT_LOSSES = frozenset({"cut", "liger-fms"})  # whose products fail with, or whose kernels refuse, fp32 weights
 FOUR_BIT = ("nf4", "fp4")  # what bitsandbytes quantises stacked experts to
 MAY_BE_ZERO = frozenset(
@@ -139,7 +140,7 @@ def check_objective(job: TrainJob) -> None:
         raise UsageError(f"The loss {job.loss} says nothing about {name}.", fix)
     for wrong, what, fix in (
         (job.packing, "packed sequences", "Leave out --packing: TRL pads here."),
-        (job.method in ("bitfit", "ln-tuning"), job.method, "Take method full or lora."),
+        (job.method in ("bitfit", "ln-tuning", "badam"), job.method, "Take method full or lora."),
         (bool(job.modules_to_save), "copies of modules", "Leave out --modules-to-save."),
         (job.keep_outputs, "outputs that are kept", "Leave out --keep-outputs: TRL's trainers drop them."),
         (job.kernels == "unsloth", "Unsloth's kernels", "Take other --kernels: its trainers are patched too."),
@@ -196,6 +197,7 @@ def check_in_backward(job: TrainJob) -> None:
     for wrong, what in (
         (job.optimizer == "adalomo" and frozen, "weights that are frozen: AdaLomo keeps states of those too"),
         (job.optimizer == "none", "no optimizer"),
+        (job.optimizer == "adamw-master", "copies of all weights, which are made before"),
         (job.optimizer in TWO_OPTIMIZERS, f"{job.optimizer}, which leaves other parameters to a second optimizer"),
         (job.accumulation > 1, "gradient accumulation"),
         (job.clip_gradients, "clipping"),

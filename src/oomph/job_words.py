@@ -40,7 +40,8 @@ OptimizerName = Literal[
     "galore_adamw_8bit", "galore_adamw_8bit_layerwise", "galore_adamw_layerwise", "apollo_adamw",
     "apollo_adamw_layerwise", "apollo-mini", "torchao-cpu-offload", "adam-mini", "lion", "came", "lomo", "adalomo",
     "schedule_free_adamw", "schedule_free_radam", "schedule_free_sgd", "stable_adamw", "grokadamw", "muon", "prodigy",
-    "optimi-adamw", "soap", "ademamix", "ademamix_8bit", "paged_ademamix_32bit", "paged_ademamix_8bit", "none",
+    "adamw-master", "optimi-adamw", "soap", "lamb", "lars", "ademamix", "ademamix_8bit", "paged_ademamix_32bit",
+    "paged_ademamix_8bit", "none",
 ]  # fmt: skip
 Implementation = Literal["foreach", "fused", "loop"]
 Loss = Literal[
@@ -104,11 +105,13 @@ Method = Literal[
     "lokr",  # a weight that is a Kronecker product
     "adalora",  # lora with singular values between A and B
     "oft",  # inputs rotated block by block
+    "boft",  # inputs rotated by one matrix made of blocks
     "prompt-tuning",  # vectors before the embedded tokens
     "p-tuning",  # the same, made by three linear maps
     "prefix-tuning",  # keys and values before those of every layer
     "bitfit",  # biases alone
     "ln-tuning",  # copies of norms
+    "badam",  # one layer at a time
     "adapter",  # LitGPT's LLaMA-Adapter
     "adapter_v2",
 ]
@@ -118,7 +121,7 @@ Quantization = Literal[  # of a frozen base; the names of formats
     "gptq-4bit-g128", "gptq-4bit-g64", "gptq-4bit-g32", "gptq-4bit-column",
     "gptq-8bit-g128", "gptq-8bit-g64", "gptq-8bit-g32", "gptq-8bit-column",
     "hqq-8bit", "hqq-4bit", "hqq-4bit-g128", "hqq-4bit-g32", "hqq-3bit", "hqq-2bit", "hqq-2bit-g128", "hqq-2bit-g32",
-    "hqq-1bit",
+    "hqq-1bit", "awq", "awq-g64", "awq-g32",
 ]  # fmt: skip
 GptqKernel = Literal[
     "gptqmodel",  # GPTQModel, today's; a layer's unpacked weights live through its backward pass
@@ -128,12 +131,13 @@ GptqKernel = Literal[
 COMPLETING = frozenset({"grpo", "rloo"})  # objectives whose answers were made from a prompt by the model itself
 OF_PROMPTS = frozenset({"fused-head", "chunked-nll", "logits"})  # losses that leave out what is not scored
 RANKED = frozenset({"lora", "qlora", "dora", "lora-fa", "vera", "loha", "lokr", "adalora"})  # methods that have a rank
-BLOCKED = frozenset({"oft"})  # that have blocks of a size
+BLOCKED = frozenset({"oft", "boft"})  # that have blocks of a size
 ADAPTERS = RANKED | BLOCKED | {"ia3"}  # of PEFT, beside or around maps
 PROMPTED = frozenset({"prompt-tuning", "p-tuning", "prefix-tuning"})  # that put virtual tokens before a batch's
 AROUND = PROMPTED | {"adalora"}  # that do something before or after the model's own forward pass
 # What a method stands for, where the field has its default.
 PRESETS: dict[str, dict[str, Any]] = {
     "qlora": {"quantization": "nf4-dq", "kbit_preparation": True, "targets": "all-linear"},
+    "badam": {"optimizer": "adamw-master"},
 }
 OWN_PRESETS = frozenset({"quantization"})  # those of a method that are not PEFT's

@@ -12,9 +12,10 @@ from typing import Any
 from oomph.errors import UnsupportedError, UsageError
 from oomph.job import InferJob, TrainJob
 from oomph.methods import adapted, as_coded, forward_of
+from oomph.methods.bitsandbytes import Linear8bit
 from oomph.model import Model
 from oomph.objectives import check_model, objective_file
-from oomph.objectives.passes import Passes, made
+from oomph.objectives.passes import Passes, autocast_dtype, made
 from oomph.optimizers import Optimizer
 from oomph.optimizers.clip import clip_grad_norm
 from oomph.pattern import Depth
@@ -74,7 +75,9 @@ def train_step(
             buffers += _buffers(program, passes.reference)
         played = Played(recorder)
         step = partial(_step, passes, model, optimizer, parameters, played, layers)
-        if job.steady and (warm_up or job.keep_outputs or "unsloth" in (job.kernels, job.checkpointing)):
+        settles = job.quantization == "int8" and _has_bias(passes.policy) and autocast_dtype(job) is not None
+        buffered = "unsloth" in (job.kernels, job.checkpointing)
+        if job.steady and (warm_up or settles or buffered or job.keep_outputs):
             step()
         else:
             _leave_behind(optimizer, updated, job)
@@ -88,6 +91,13 @@ def train_step(
         tape.shared.clear()
         del step, passes, buffers, optimizer, parameters, updated
     return played
+
+
+def _has_bias(bound: Bound) -> bool:
+    """Tell whether a quantised map below has a bias, whose dtype is for good what its first input's is."""
+    if isinstance(bound.block, Linear8bit):
+        return bound.parts["bias"] is not None
+    return any(_has_bias(part) for part in bound.parts.values() if isinstance(part, Bound))
 
 
 def _buffers(program: Any, bound: Bound) -> list[Sym]:

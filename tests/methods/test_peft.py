@@ -32,6 +32,10 @@ CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (QWEN2, {"method": "ia3", "quantization": "nf4", "kbit_preparation": True, "steady": False}),
     (LLAMA, {"method": "lora-fa", "targets": "all-linear", "checkpointing": "reentrant", "adapter_dropout": 0.1}),
     (QWEN2, {"method": "dora", "adapter_dtype": "base", "accumulation": 2}),
+    (models.GEMMA2, {"method": "qlora", "checkpointing": "reentrant"}),
+    # Biases take the dtype of their first input for good, also where no optimizer leaves anything behind.
+    (QWEN2, {"method": "lora", "quantization": "nf4", "optimizer": "sgd", "precision": "amp-bf16"}),
+    (GPT2, {"method": "lora", "quantization": "int8", "precision": "amp-bf16", "targets": "c_attn"}),
     (LLAMA, {"method": "dora", "quantization": "nf4-dq", "kbit_preparation": True, "precision": "amp-bf16", **DROPPED}),
 ]
 

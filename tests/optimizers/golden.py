@@ -49,6 +49,9 @@ JOBS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (WIDE, {"optimizer": "soap"}),
     (WIDE, {"optimizer": "soap", "precision": "fp32", "update_projection": True}),
     (TIED, {"optimizer": "soap", "precision": "amp-bf16", "steady": False}),
+    (GPT2, {"optimizer": "adamw-master", "steady": False}),
+    (TIED, {"optimizer": "adamw-master", "precision": "amp-bf16", "accumulation": 2}),
+    (models.QWEN2, {"method": "badam", "checkpointing": "reentrant", "clip_gradients": True, "set_to_none": False}),
 ]
 
 

@@ -64,6 +64,8 @@ JOBS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (LLAMA, {"optimizer": "stable_adamw", "steady": False}),
     (GPT2, {"optimizer": "stable_adamw", "precision": "fp32", "steady": False}),
     (GPT2, {"optimizer": "optimi-adamw", "steady": False}),
+    (LLAMA, {"optimizer": "lamb", "precision": "fp16", "steady": False}),
+    (GPT2, {"optimizer": "lars", "precision": "amp-bf16"}),
     (LLAMA, {"optimizer": "galore_adafactor", "optim_rank": 300, "steady": False}),
     (TIED, {"optimizer": "galore_adafactor", "optim_rank": 8, "update_projection": True}),
     (LLAMA, {"optimizer": "galore_adamw_8bit", "optim_rank": 30, "steady": False}),
@@ -89,8 +91,9 @@ def test_every_event_of_the_step_equals_the_trace(raw: dict[str, Any], inputs: d
     """First steps make states, later ones find them: same allocations, frees, order, peak and bytes of states."""
     from oomph.referee.optimizers import package_of
 
-    pytest.importorskip(package_of(KINDS[inputs["optimizer"]])[0])
-    parting, ours, theirs = compare(raw, TrainJob(1, 8, **inputs))
+    job = TrainJob(1, 8, **inputs)
+    pytest.importorskip(package_of(KINDS[job.optimizer])[0])
+    parting, ours, theirs = compare(raw, job)
     assert parting is None, str(parting)
     assert ours == theirs
 

@@ -57,15 +57,15 @@ def test_every_value_of_every_input_occurs(kind: type) -> None:
     # As bitsandbytes, torch, GPTBigCode and transformers were.
     old = ("keeps_4bit_inputs", "keeps_softmax_inputs", "keeps_cache", "heads_of_4_51", "denominators_apart")
     missing |= {key: {True} for key in old}
-    # No GPTQ checkpoint is made of random weights, hqq is a package apart, and DeepSpeed is not run.
-    missing["quantization"] = {name for name in get_args(Quantization) if name.startswith(("gptq", "hqq"))}
+    # No GPTQ or AWQ checkpoint is made of random weights, hqq is a package apart, and DeepSpeed is not run.
+    missing["quantization"] = {name for name in get_args(Quantization) if name.startswith(("gptq", "hqq", "awq"))}
     missing["gptq_kernel"] = set(get_args(GptqKernel))
     # Those of packages that a suite does not ask for: fms-acceleration, Unsloth, TRL.
     missing["kernels"] = {"foak", "unsloth"}
     missing["objective"] = set(get_args(Objective)) - {"sft"}
     missing["reference"] = set(get_args(Reference)) - {"default"}
     # LitGPT's own, and those of PEFT that few people use.
-    missing["method"] = {"adapter", "adapter_v2", "vera", "loha", "lokr", "adalora", "oft", *PROMPTED}
+    missing["method"] = {"adapter", "adapter_v2", "vera", "loha", "lokr", "adalora", "oft", "boft", "badam", *PROMPTED}
     missing["model_code"] = set(get_args(get_type_hints(TrainJob)["model_code"])) - {"transformers"}
     missing["long_samples"] = {"drop"}  # a step has one length
     elsewhere = (

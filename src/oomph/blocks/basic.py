@@ -160,7 +160,9 @@ class Embedding(Block):
             return ids  # what was embedded by the caller: inputs_embeds
         output: Sym = ops.embedding(m.weight, ids)
         if m.scaled:
-            output = output * m.embed_scale
+            embed_scale = ops.cast(m.embed_scale, m.weight.dtype)
+            output = output * embed_scale
+            del embed_scale
         if m.tape.inputs_train and m.kind == "embedding":
             output.requires_grad = True
         return output

@@ -83,7 +83,7 @@ HELP: dict[Job, dict[str, str]] = {
         "targets": "Maps that get an adapter: names with commas, all-linear, or PEFT's choice for the model.",
         "adapter_dropout": "Rate of dropout on an adapter's input.",
         "adapter_dtype": "Dtype of adapters: fp32 as in PEFT, or the base's.",
-        "quantization": "How the frozen base is stored, by bitsandbytes (dq: scales quantised too), GPTQ or HQQ.",
+        "quantization": "How the frozen base is stored, by bitsandbytes (dq: scales quantised too), GPTQ, HQQ or AWQ.",
         "kbit_preparation": "PEFT's prepare_model_for_kbit_training: what is not quantised is kept in fp32.",
         "quantised_experts": "Stacked experts too, which bitsandbytes passes by unless told otherwise.",
         "modules_to_save": "Modules of which a copy trains beside adapters: lm_head,embed_tokens.",

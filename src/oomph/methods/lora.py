@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from oomph.blocks.base import Block, Part, Parts
 from oomph.blocks.basic import Dropout, Head, Linear
 from oomph.errors import UsageError
+from oomph.methods.awq import LinearAwq
 from oomph.methods.bitsandbytes import Linear4bit, Linear8bit
 from oomph.methods.gptq import LinearGptq
 from oomph.methods.hqq import LinearHqq
@@ -55,8 +56,8 @@ def _kind(base: Part) -> type[LoraLinear]:
     block = inner(base)
     if isinstance(block, (Linear4bit, Linear8bit)):
         return LoraLinear4bit if isinstance(block, Linear4bit) else LoraLinear8bit
-    if isinstance(block, LinearHqq):
-        return LoraHqq
+    if isinstance(block, (LinearHqq, LinearAwq)):
+        return LoraHqq if isinstance(block, LinearHqq) else LoraAwq
     return LoraAutoGptq if isinstance(block, LinearGptq) and block.kernel != "gptqmodel" else LoraLinear
 
 
@@ -187,6 +188,27 @@ class LoraHqq(LoraLinear):
         result = result + m.lora_B(m.lora_A(m.lora_dropout(x))) * SCALING
         if requires_conversion:
             result = ops.cast(result, expected_dtype)
+        return result
+
+
+@dataclass(frozen=True, eq=False)
+class LoraAwq(LoraLinear):
+    """An adapter beside a map of AWQ: its output is cast, then scaled and added, under autocast without casts."""
+
+    @staticmethod
+    def program(m: Bound, x: Sym) -> Sym:
+        """Mirror lora.awq.AwqLoraLinear.forward."""
+        from oomph import ops
+
+        result: Sym = m.base_layer(x)
+        if requires_conversion := m.tape.autocast is None:
+            expected_dtype = result.dtype
+            x = ops.cast(x, m.lora_A.weight.dtype)
+        output: Sym = m.lora_B(m.lora_A(m.lora_dropout(x)))
+        if requires_conversion:
+            output = ops.cast(output, expected_dtype)
+        output = output * SCALING
+        result = result + output
         return result
 
 

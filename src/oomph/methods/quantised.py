@@ -23,7 +23,14 @@ if TYPE_CHECKING:
     from oomph.model import Model
 
 # The file of a format, by the first word of its name.
-LIBRARIES = {"nf4": "bitsandbytes", "fp4": "bitsandbytes", "int8": "bitsandbytes", "gptq": "gptq", "hqq": "hqq"}
+LIBRARIES = {
+    "nf4": "bitsandbytes",
+    "fp4": "bitsandbytes",
+    "int8": "bitsandbytes",
+    "gptq": "gptq",
+    "hqq": "hqq",
+    "awq": "awq",
+}
 CODES = ("weight", "qweight", "W_q")
 
 

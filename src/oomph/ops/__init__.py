@@ -86,6 +86,7 @@ from oomph.ops.matmul import (
     matmul,
     matrix_times,
     times,
+    times_rows,
 )
 from oomph.ops.norm import layer_norm, unit_rows
 from oomph.ops.reduce import divided, frobenius_norm, mean_of_all, row_norms, total
@@ -105,7 +106,7 @@ from oomph.ops.rotary import (
 )
 from oomph.ops.rotary_complex import apply_rotary_complex, apply_rotary_complex_heads, complex_tables
 from oomph.ops.rotary_kinds import joined, rotate
-from oomph.ops.rotation import add_scaled_, identity, put, rotate_blocks
+from oomph.ops.rotation import add_scaled_, block_diagonal, identity, put, rotate_blocks, solve
 from oomph.ops.routing import (
     divide,
     divide_in_place,
@@ -179,6 +180,7 @@ __all__ = [
     "autocast_argument",
     "baddbmm",
     "bidirectional_mask",
+    "block_diagonal",
     "bloom_gelu",
     "bmm",
     "bmm_cast",
@@ -295,6 +297,7 @@ __all__ = [
     "softmax_as_is",
     "softmax_in_fp32",
     "softplus",
+    "solve",
     "solve_triangular",
     "sort",
     "sorted_order",
@@ -310,6 +313,7 @@ __all__ = [
     "take_pairs",
     "tanh",
     "times",
+    "times_rows",
     "topk",
     "total",
     "transpose",

@@ -246,12 +246,20 @@ def linear_unfused(x: Sym, weight: Sym, bias: Sym | None = None) -> Sym:
     >>> cost(linear_unfused, (2, 4, 256), (512, 256), (512,))
     Cost(allocated=16384, saved=266240, backward=267264)
     """
-    out = _times(x, transpose(weight, 0, 1))
+    out = times_rows(x, transpose(weight, 0, 1))
     return out if bias is None else out + bias
 
 
-def _times(x: Sym, matrix: Sym) -> Sym:
-    """Return x [.., K] @ matrix [K, N]."""
+def times_rows(x: Sym, matrix: Sym) -> Sym:
+    """Return x [.., K] @ matrix [K, N] to [.., N] as a program writes it: autocast casts both, the matrix first, whose
+    cast is kept no longer than its gradient needs it.
+
+    Saves what mm saves. Source: ATen/native/LinearAlgebra.cpp, _matmul_impl.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(times_rows, (2, 4, 256), (256, 512))
+    Cost(allocated=8192, saved=266240, backward=266240)
+    """
     matrix = autocast_argument(matrix)
     x = autocast_argument(x)
     return view(mm(view(x, (product(x.shape[:-1]), x.shape[-1])), matrix), (*x.shape[:-1], matrix.shape[1]))

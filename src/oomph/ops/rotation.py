@@ -8,7 +8,7 @@ from typing import Any
 from oomph.ops.elementwise import cast, grad
 from oomph.ops.indexing import transpose, view
 from oomph.ops.matmul import bmm
-from oomph.tape.autograd import Gradients, Node, like, made_by, record
+from oomph.tape.autograd import Gradients, Node, like, made_by, record, save
 from oomph.tape.sizes import Size, yes
 from oomph.tape.sym import Sym, new
 
@@ -91,3 +91,54 @@ def rotate_blocks(x: Sym, matrices: Sym) -> Sym:
     spread = view(product, (blocks, batch, length, columns))
     del product
     return transpose(transpose(spread, 0, 1), 1, 2)
+
+
+def block_diagonal(x: Sym) -> Sym:
+    """Return torch.block_diag(*x.unbind()) of x [n, s, s]: a new [n·s, n·s], zeros between the blocks.
+
+    Saves nothing; backward takes the blocks out of the gradient as views and stacks them, one tensor like x. Source:
+    ATen/native/TensorShape.cpp, block_diag; torch/csrc/autograd/FunctionsManual.cpp, block_diag_backward.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(block_diagonal, (8, 4, 4))
+    Cost(allocated=2048, saved=0, backward=256)
+    """
+    count, size, _ = x.shape
+    node = record("BlockDiag", (x,), _block_diagonal_backward)
+    return made_by(new(x.tape, (count * size, count * size), x.dtype, op="block_diag"), node)
+
+
+def _block_diagonal_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    return [new(grad(gradients).tape, *node.inputs[0], op="stack")]
+
+
+def solve(a: Sym, b: Sym) -> Sym:
+    """Return torch.linalg.solve(a, b, left=False) of batches of matrices [n, s, s]: a new one like b, beside a
+    decomposition of a, its pivots and a number for each matrix that says whether it went well.
+
+    Saves a, the decomposition, the pivots and the result; backward solves for b's gradient, one tensor, and makes a
+    product and its negative for a's. Source: ATen/native/BatchLinearAlgebra.cpp, linalg_solve_ex;
+    torch/csrc/autograd/FunctionsManual.cpp, linalg_solve_backward.
+
+    >>> from oomph.tape.testing import cost, fp32
+    >>> cost(solve, fp32(8, 4, 4), fp32(8, 4, 4))
+    Cost(allocated=1184, saved=1664, backward=1536)
+    """
+    tape, (count, size, _) = a.tape, a.shape
+    node = record("LinalgSolveEx", (a, b), _solve_backward)
+    result = new(tape, b.shape, b.dtype, op="linalg_solve_ex")
+    lu = new(tape, a.shape, a.dtype, op="linalg_solve_ex")
+    pivots = new(tape, (count, size), "int32", op="linalg_solve_ex")
+    info = new(tape, (count,), "int32", op="linalg_solve_ex")
+    save(node, a, lu, pivots, result)
+    del lu, pivots, info  # before the caller's arguments
+    return made_by(result, node)
+
+
+def _solve_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient = grad(gradients)
+    of_b = like(gradient, gradient.dtype, "linalg_lu_solve")
+    product = like(gradient, gradient.dtype, "bmm")
+    of_a = like(product, product.dtype, "neg")
+    del product
+    return [of_a, of_b]

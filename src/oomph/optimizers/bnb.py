@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from oomph.errors import UnsupportedError
+from oomph.ops.elementwise import cast
 from oomph.optimizers.settings import Settings
 from oomph.tape.sizes import Size, product, yes
 from oomph.tape.sym import Sym, new
@@ -18,17 +19,19 @@ MIN_8BIT_SIZE = 4096  # elements below which a state is fp32 (min_8bit_size)
 BLOCK = 256  # elements that share a scale
 QMAP = 256  # values of an 8-bit code
 MIN_PAGED_SIZE = 100_000  # elements below which a state is not paged (get_state_buffer)
-WITHOUT_BF16 = frozenset({"rmsprop"})  # backends/cuda/ops.py, str2optimizer32bit
-TWO_STATES = frozenset({"adamw", "ademamix"})
+WITHOUT_BF16 = frozenset({"rmsprop", "lars"})  # backends/cuda/ops.py, str2optimizer32bit
+TWO_STATES = frozenset({"adamw", "ademamix", "lamb"})
+BY_NORM = frozenset({"lamb", "lars"})  # that bound an update by a norm of the weights (max_unorm)
 
 
 def state(settings: Settings, parameter: Sym) -> list[Sym]:
-    """Return state1 and, of AdamW and AdEMAMix, state2: uint8 with an fp32 absmax per 256 elements, or fp32.
+    """Return state1 and, of AdamW, LAMB and AdEMAMix, state2: uint8 with an fp32 absmax per 256 elements, or fp32.
 
     fp32 are those of parameters below 4096 elements, and of embeddings where the job says so (the HF Trainer does).
-    AdEMAMix's state1 holds two averages. The two code books (qmap1 signed, qmap2 unsigned, 256 fp32 numbers each) are
-    shared by all parameters. Of a paged optimizer, states of 100000 elements and more are not on the GPU, their scales
-    are. Source: bitsandbytes/optim/optimizer.py, init_state, get_state_buffer.
+    AdEMAMix's state1 holds two averages; LAMB and LARS have a number more for each parameter. The two code books
+    (qmap1 signed, qmap2 unsigned, 256 fp32 numbers each) are shared by all parameters. Of a paged optimizer, states
+    of 100000 elements and more are not on the GPU, their scales are. Source: bitsandbytes/optim/optimizer.py,
+    init_state, get_state_buffer.
 
     >>> from oomph.optimizers.settings import named
     >>> from oomph.tape.testing import cost
@@ -43,13 +46,17 @@ def state(settings: Settings, parameter: Sym) -> list[Sym]:
     in_8bit = _in_8bit(settings, parameter, elements)
     if not in_8bit and settings.name in WITHOUT_BF16 and parameter.dtype == "bf16":
         raise UnsupportedError(
-            "bitsandbytes has no kernel for RMSprop with fp32 states and bf16 gradients.", "Use fp16, fp32 or autocast."
+            f"bitsandbytes has no kernel for {settings.name} with fp32 states and bf16 gradients.",
+            "Use fp16, fp32 or autocast.",
         )
     names = ["state1", *(["state2"] if settings.name in TWO_STATES else [])]
     if not in_8bit:
-        return [one for at in range(len(names)) for one in _buffer(settings, parameter, elements, "fp32", at)]
+        made = [one for at in range(len(names)) for one in _buffer(settings, parameter, elements, "fp32", at)]
+        if settings.name in BY_NORM:
+            made.append(new(parameter.tape, (1,), "fp32", op="unorm_vec"))
+        return made
     tape = parameter.tape
-    made: list[Sym] = []
+    made = []
     if not settings.shared:
         for at in range(len(names)):
             settings.shared[f"qmap{at + 1}"] = new(tape, (QMAP,), "fp32", op=f"qmap{at + 1}")
@@ -80,7 +87,8 @@ def _buffer(settings: Settings, parameter: Sym, elements: Size, dtype: str, at: 
 
 
 def step(settings: Settings, parameters: Sequence[Sym], states: Sequence[list[Sym]]) -> None:
-    """Play one update of one parameter after another, each in place by one kernel; the first one makes its states.
+    """Play one update of one parameter after another, each in place by one kernel; the first one makes its states. LAMB
+    and LARS make the norm of the weight before, of a copy in fp32.
 
     Source: bitsandbytes/optim/optimizer.py, step, update_step.
 
@@ -92,3 +100,12 @@ def step(settings: Settings, parameters: Sequence[Sym], states: Sequence[list[Sy
     for p, kept in zip(parameters, states, strict=True):
         if not kept:
             kept += state(settings, p)
+        if settings.name in BY_NORM:
+            _norm(p)
+
+
+def _norm(p: Sym) -> None:
+    """Make the norm of a weight in fp32 (functional.py, optimizer_update_32bit)."""
+    in_fp32 = cast(p.detach(), "fp32")
+    norm = new(p.tape, (), "fp32", op="linalg_vector_norm")
+    del in_fp32, norm

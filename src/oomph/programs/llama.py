@@ -45,7 +45,7 @@ def model_buffers(m: Bound) -> list[Sym]:
     found = [m.tape.empty((rotary_size(first) // 2,), "fp32", op="inv_freq") for _ in range(2 * tables)]
     table = m.embed_tokens
     if table.scaled:
-        table.parts["embed_scale"] = m.tape.empty((), table.weight.dtype, op="embed_scale")
+        table.parts["embed_scale"] = m.tape.empty((), m.tape.loaded, op="embed_scale")
         found.append(table.embed_scale)
     return found
 

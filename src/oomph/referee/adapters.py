@@ -10,6 +10,7 @@ import torch
 from oomph.errors import UnsupportedError
 from oomph.job import TrainJob
 from oomph.job_words import PROMPTED
+from oomph.methods import boft
 from oomph.methods.oft import BLOCK_SIZE
 from oomph.methods.targets import ALL_LINEAR, DEFAULT, split
 from oomph.referee.meta import INSTALL
@@ -20,7 +21,7 @@ COMPUTE = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 def adapt(model: Any, job: TrainJob, device: str) -> Any:
     """Return a model as PEFT wraps it for a job: its base quantised, prepared, with adapters."""
-    if job.method in ("full", "bitfit"):
+    if job.method in ("full", "bitfit", "badam"):
         return freeze(model, job)
     try:
         import peft
@@ -31,6 +32,8 @@ def adapt(model: Any, job: TrainJob, device: str) -> Any:
         from oomph.referee.gptq import pack
 
         packed = pack(model, job, device)
+    elif job.quantization.startswith("awq"):
+        raise UnsupportedError("AutoAWQ does not run with the transformers of the trace.", "Ask oomph train alone.")
     elif job.quantization.startswith("hqq"):
         from oomph.referee import hqq
 
@@ -124,6 +127,10 @@ def freeze(model: Any, job: TrainJob) -> Any:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.endswith(".bias"))
         return model
+    if job.method == "badam":
+        model.requires_grad_(False)
+        decoder_layers(model)[0].requires_grad_(True)
+        return model
     parts = [module for module in model.modules() if isinstance(module, torch.nn.Embedding) and job.freeze_embeddings]
     parts += [part for name, part in model.named_modules() if job.freeze_vision and name.endswith(VISION)]
     for part in [*parts, *decoder_layers(model)[: job.freeze_layers]]:
@@ -160,6 +167,11 @@ def _config(peft: Any, job: TrainJob, task: str | None) -> Any:
         return peft.AdaLoraConfig(
             task_type=task, init_r=job.rank, total_step=TOTAL_STEP, target_modules=targets, lora_dropout=rate,
             modules_to_save=saved,
+        )  # fmt: skip
+    if job.method == "boft":
+        size = job.block_size or boft.BLOCK_SIZE
+        return peft.BOFTConfig(
+            task_type="CAUSAL_LM", boft_block_size=size, target_modules=targets, modules_to_save=saved
         )  # fmt: skip
     if job.method == "oft":
         size = job.block_size or BLOCK_SIZE

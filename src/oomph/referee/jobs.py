@@ -24,6 +24,7 @@ from oomph.referee.models import AUTOCAST, DTYPES, layer_lists
 from oomph.referee.optimizers import make_optimizer
 
 LARGEST_NORM = 1.0  # no byte depends on it
+OF_BITSANDBYTES = ("Linear4bit", "Linear8bitLt")
 
 
 class Watcher(Protocol):
@@ -139,11 +140,13 @@ def has_warm_up(job: TrainJob) -> bool:
 
 
 def _remembers(model: Any, job: TrainJob) -> bool:
-    """Say whether a forward pass leaves something behind: LongRoPE's frequencies for long sequences, or how far
-    positions are ahead of tokens where there are images.
+    """Say whether a forward pass leaves something behind: LongRoPE's frequencies for long sequences, how far positions
+    are ahead of tokens where there are images, the dtype that bitsandbytes gives a bias.
     """
     return any(
-        getattr(module, "rope_type", "") == "longrope" or (job.images and hasattr(module, "rope_deltas"))
+        getattr(module, "rope_type", "") == "longrope"
+        or (job.images and hasattr(module, "rope_deltas"))
+        or (type(module).__name__ in OF_BITSANDBYTES and module.bias is not None)
         for module in model.modules()
     )
 

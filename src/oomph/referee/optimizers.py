@@ -6,8 +6,10 @@ optimizers_on_cuda.py makes those that ask where a tensor lies do on tensors cal
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from importlib import import_module
 from importlib.util import find_spec
+from io import StringIO
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -18,7 +20,7 @@ from oomph.job import TrainJob
 from oomph.optimizer_names import KINDS, Kind
 
 LEARNING_RATE, MOMENTUM = 1e-4, 0.9  # no byte depends on them
-BNB = {"adamw": "AdamW", "lion": "Lion", "rmsprop": "RMSprop", "ademamix": "AdEMAMix"}
+BNB = {"adamw": "AdamW", "lion": "Lion", "rmsprop": "RMSprop", "ademamix": "AdEMAMix", "lamb": "LAMB", "lars": "LARS"}
 OF_TORCH = {
     "rmsprop": "RMSprop", "adagrad": "Adagrad", "nadam": "NAdam", "radam": "RAdam", "adamax": "Adamax",
     "adadelta": "Adadelta", "adafactor": "Adafactor",
@@ -36,7 +38,7 @@ PACKAGES = {
     "adam_mini": ("adam_mini", "adam-mini"), "lion": ("lion_pytorch", "lion-pytorch"),
     "came": ("came_pytorch", "came-pytorch"),
     "prodigy": ("prodigyopt", "prodigyopt"), "optimi_adamw": ("optimi", "torch-optimi"),
-    "soap": ("pytorch_optimizer", "pytorch_optimizer"),
+    "soap": ("pytorch_optimizer", "pytorch_optimizer"), "master": ("badam", "badam"),
     "grokadamw": ("grokadamw", "grokadamw"), "apollo": ("apollo_torch", "apollo-torch"),
 }  # fmt: skip
 
@@ -138,8 +140,10 @@ def _override_embeddings(kind: Kind, job: TrainJob, model: Any) -> None:
 
 def _bnb(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
     optim: Any = import_module("bitsandbytes.optim")
-    paged = {"is_paged": True} if kind.paged else {}  # RMSprop has no such argument
-    return getattr(optim, BNB[kind.name])(parameters, lr=LEARNING_RATE, optim_bits=kind.bits, **paged)
+    options: dict[str, Any] = {"is_paged": True} if kind.paged else {}  # RMSprop has no such argument
+    if kind.name == "lars":
+        options["momentum"] = MOMENTUM
+    return getattr(optim, BNB[kind.name])(parameters, lr=LEARNING_RATE, optim_bits=kind.bits, **options)
 
 
 def _torchao(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
@@ -277,6 +281,34 @@ class InFusedBackward:
         """Do nothing: no gradient is left."""
 
 
+def _master(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
+    named = [(name, one) for name, one in model.named_parameters() if one.requires_grad]
+    base = torch.optim.AdamW(parameters, lr=LEARNING_RATE, foreach=True)
+    made = import_module("badam").BlockOptimizer
+    with redirect_stdout(StringIO()):  # it says what it does
+        return WithMasters(made(base, named, [[""]], switch_mode="fixed", start_block=0, verbose=0))
+
+
+class WithMasters:
+    """BAdam's optimizer, all of whose parameters are one block, for who asks for the states of parameters."""
+
+    def __init__(self, real: Any) -> None:
+        self.real = real
+        self.step, self.zero_grad, self.defaults = real.step, real.zero_grad, real.defaults
+
+    @property
+    def state(self) -> dict[Any, Any]:
+        """The fp32 copy of each parameter and its states."""
+        real = self.real
+        pairs = ((real.param_idx2lp[at], real.param_idx2hp[at]) for at in real.param_idx2lp)
+        return {one: {"master": copy, **real.base_optimizer.state.get(copy, {})} for one, copy in pairs}
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The parameters themselves, in the order of the model."""
+        return [{**self.real.base_optimizer.param_groups[0], "params": list(self.real.param_idx2lp.values())}]
+
+
 def _matrices(model: Any, kind: Kind) -> list[Any]:
     """Return the weights that are projected or made orthogonal: by class and name as the HF Trainer, or all hidden."""
     from oomph.referee import models
@@ -318,7 +350,7 @@ MAKERS: dict[str, Callable[[Kind, TrainJob, Any, list[Any]], Any]] = {
     "galore_8bit": _galore, "lomo": _lomo, "schedule_free": _schedule_free, "stable_adamw": _stable_adamw,
     "grokadamw": _grokadamw, "apollo": _galore, "lion": _lion, "came": _came,
     "cpu_offload": _cpu_offload, "adam_mini": _adam_mini, "prodigy": _prodigy, "optimi_adamw": _optimi_adamw,
-    "soap": _soap,
+    "soap": _soap, "master": _master,
 }  # fmt: skip
 
 

@@ -57,8 +57,15 @@ def _bitsandbytes(kind: Kind, job: Any) -> Patches:
     yield patch.object(ademamix, "_get_state_double_buffer", _double_buffer)
     yield patch.object(torch.cuda, "synchronize", _nothing)
     # States that are not where their parameter is would be refused; nothing is computed here anyway.
-    for name in ("optimizer_update_32bit", "optimizer_update_8bit_blockwise", "prefetch_tensor"):
+    yield patch.object(functional, "optimizer_update_32bit", _with_norm)
+    for name in ("optimizer_update_8bit_blockwise", "prefetch_tensor"):
         yield patch.object(functional, name, _nothing)
+
+
+def _with_norm(name: str, g: Any, p: Any, *args: Any, max_unorm: float = 0.0, **kwargs: Any) -> None:
+    """Take the norm of the weights as LAMB and LARS do before their kernel runs."""
+    if max_unorm:
+        torch.norm(p.data.float())
 
 
 def _torchao(kind: Kind, job: Any) -> Patches:

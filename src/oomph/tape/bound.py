@@ -117,6 +117,7 @@ def bind(model: Model, tape: Tape, dtype: str, path: str = "") -> Bound:
 
     `path` is what it is known by where it is not the only one.
     """
+    tape.loaded = dtype
     return Bound(nested(model), tape, dtype, path)
 
 

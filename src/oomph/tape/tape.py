@@ -45,6 +45,7 @@ class Tape:
         self.scratch: Sym | None = None  # a buffer that weights share while they are dequantised, once there is one
         self.offload: Offload | None = None  # Unsloth's checkpoints, once there is one
         self.head = ""  # what happens to logits: "scaled", "softcap" (bounded by a tanh and scaled)
+        self.loaded = ""  # the dtype that the model was loaded in, which its buffers keep
         self.loss = "hf"  # which of oomph.losses the end of the model is
         self.scored: tuple[str, ...] = ("entropy", "is_top1")  # what TRL's fused head is asked for; these by SFTTrainer
         self.prompt_len: Size = 0  # tokens at the start of each sequence that are not scored

@@ -70,6 +70,14 @@ def hqq_weight(tape: Tape) -> Any:
     return HqqWeight((512, 256), 4, codes, tape.empty((2048, 1), "bf16", op="given"))
 
 
+def awq_weight(tape: Tape) -> Any:
+    """Return a weight of 256 inputs and 512 outputs, packed in 4 bits in two groups."""
+    from oomph.ops.awq import AwqWeight
+
+    stored = (((256, 64), "int32"), ((2, 64), "int32"), ((2, 512), "fp16"))
+    return AwqWeight(*(tape.empty(shape, dtype, op="given") for shape, dtype in stored))
+
+
 def transposed(kernel: Callable[..., Any], *others: Any) -> Callable[..., Any]:
     """Return a kernel for [B, N, S, D] as models call it: on q, k, v that lie in memory as [B, S, N, D]."""
     from oomph.ops.indexing import transpose
