@@ -112,5 +112,7 @@ def get_prompt(encoder: Bound, batch: Size) -> Cache:
     split = ops.split_axis(past_key_values, 0, [2] * layers)
     for index in range(layers):
         pair = ops.slice_axis(split[index], 0, 0, 2)  # [:2], a sliding window could follow
-        cache.update(*ops.unbind(pair, 0, 2), index)
+        key, value = ops.unbind(pair, 0, 2)
+        cache.update(key, value, index)
+        del key, value
     return cache

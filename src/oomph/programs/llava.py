@@ -86,7 +86,7 @@ def image_features(m: Bound, pixel_values: Sym, checkpointing: Checkpointing) ->
     hidden_states = projector.linear_1(selected_image_feature)
     hidden_states = ops.activate(block.activation, hidden_states)
     hidden_states = projector.linear_2(hidden_states)
-    image_outputs[1] = ops.unbind(hidden_states, 0, count(pixel_values))
+    image_outputs[1] = list(ops.unbind(hidden_states, 0, count(pixel_values)))
     return image_outputs
 
 
