@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 OWN_FILES = (
     "baichuan", "bamba", "bert", "bloom", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "jamba",
-    "lfm2", "litgpt", "mamba", "nemotron_h", "olmo_hybrid", "opt", "phi", "qwen", "qwen3_next", "roberta", "t5",
+    "lfm2", "lfm3", "litgpt", "mamba", "nemotron_h", "olmo_hybrid", "opt", "phi", "qwen", "qwen3_next", "roberta", "t5",
 )  # fmt: skip
 PROGRAMS: dict[str, str] = {
     **dict.fromkeys(FRAMES, "llama"),
