@@ -50,6 +50,17 @@ def lfm2_moe(rng: random.Random) -> dict[str, Any]:
     }
 
 
+def lfm3(rng: random.Random) -> dict[str, Any]:
+    """LFM3: windows in some layers, gates on heads, norms before and after."""
+    kinds = rng.choice([[CONV, FULL, "sliding_attention"], ["sliding_attention", CONV, FULL], [FULL, CONV]])
+    return lfm2(rng) | {
+        "model_type": "lfm3", "head_dim": rng.choice([8, 16]), "sliding_window": rng.choice([8, 30, 100]),
+        "layer_types": kinds, "num_hidden_layers": len(kinds), "use_sandwich_norm": rng.random() < 0.6,
+        "use_attention_gate": rng.random() < 0.6, "attention_bias": rng.random() < 0.3, "pad_token_id": None,
+        "attention_dropout": rng.choice([0.0, 0.1]),
+    }  # fmt: skip
+
+
 def _delta_net(rng: random.Random, model_type: str) -> dict[str, Any]:
     """Gated delta nets with keys for one or several values, gated attention that turns part of a head."""
     keys, each = rng.choice([(1, 2), (2, 1), (2, 2), (3, 1)])  # of one value head fake tensors lay out views otherwise
@@ -109,6 +120,7 @@ def nemotron_h(rng: random.Random) -> dict[str, Any]:
 CONFIGS = {
     "lfm2": lfm2,
     "lfm2_moe": lfm2_moe,
+    "lfm3": lfm3,
     "qwen3_next": qwen3_next,
     "qwen3_5_text": qwen3_5_text,
     "qwen3_5_moe_text": qwen3_5_moe_text,

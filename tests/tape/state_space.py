@@ -100,9 +100,20 @@ CONFIGS: dict[str, Callable[[random.Random], Config]] = {
 }
 
 
+TOKEN_BY_TOKEN = frozenset({"falcon_mamba", "jamba", "mamba"})
+FEW = 8  # tokens, where each is forty events
+
+
 def _training(rng: random.Random, name: str) -> TrainJob:
     """A job on several tokens: the strides of a single one are other ones of fake tensors than of torch's."""
-    return replace(job(rng, name), seq_len=rng.choice([8, 37]), packing=False)
+    length = FEW if name in TOKEN_BY_TOKEN else rng.choice([FEW, 37])
+    return replace(job(rng, name), seq_len=length, packing=False, accumulation=rng.choice([1, 2]))
+
+
+def _inference(rng: random.Random, name: str) -> InferJob:
+    """A job without padding: generate hands Mamba a mask with the prefill alone."""
+    drawn = replace(infer_job(rng), padding=False)
+    return replace(drawn, seq_len=min(drawn.seq_len, FEW), max_cache_len=0) if name in TOKEN_BY_TOKEN else drawn
 
 
 def grid(training: int, inference: int, seed: int = 20261203) -> Iterator[tuple[Config, TrainJob | InferJob]]:
@@ -112,7 +123,7 @@ def grid(training: int, inference: int, seed: int = 20261203) -> Iterator[tuple[
         for _ in range(training):
             yield config(rng), _training(rng, name)
         for _ in range(inference):
-            yield config(rng), replace(infer_job(rng), padding=False)  # generate hands a mask to the prefill alone
+            yield config(rng), _inference(rng, name)
 
 
 def deep(name: str, layers: int) -> Config:

@@ -150,6 +150,8 @@ class Attention(Block):
         attn_output, attn_weights = ops.attention(
             query_states, key_states, value_states, attention_mask, m.dropout, m.softcap
         )
+        if m.head_gate:
+            attn_output = attn_output * ops.unsqueeze(ops.sigmoid(m[m.head_gate](hidden_states)), 3)
         attn_output = ops.contiguous(ops.view(attn_output, (batch, length, m.num_heads * m.head_dim)))
         if m.out_apart:
             output = m[m.out](attn_output)

@@ -39,6 +39,7 @@ TYPES: dict[str, dict[str, Any]] = {
         "vocab_size": 128000, "hidden_size": 2048, "intermediate_size": 7680, "num_hidden_layers": 24,
         "num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 128, "max_position_embeddings": 128000,
         "tie_word_embeddings": True, "conv_bias": False, "conv_L_cache": 7, "attention_bias": False,
+        "sliding_window": 256,
         "use_sandwich_norm": True, "use_attention_gate": True,
     },
 }  # fmt: skip
@@ -60,7 +61,9 @@ def build(config: Config) -> Model:
 
     def layer(kind: tuple[str, str]) -> Block:
         mixes, feed = kind
-        mixer = {"conv": short_conv(config, hidden)} if mixes == CONV else {"self_attn": attention(config, hidden)}
+        mixer = (
+            {"conv": short_conv(config, hidden)} if mixes == CONV else {"self_attn": attention(config, hidden, mixes)}
+        )
         return Module(
             {
                 **mixer,
@@ -76,7 +79,9 @@ def build(config: Config) -> Model:
     tied = config.bool("tie_word_embeddings")
     if config.model_type != "lfm3":
         tied = config.bool("tie_embedding", default=tied)  # the published configs' name wins
-    unplayed = () if FULL in kinds else ("a decoder without attention",)
+    unplayed = () if {FULL, SLIDING} & {*kinds} else ("a decoder without attention",)
+    if SLIDING in kinds and config.optional_int("sliding_window") is None:
+        unplayed = (*unplayed, "sliding layers without a window")
     return causal_lm(config, layers, Norm(hidden), norm="model.embedding_norm", tied=tied, unplayed=unplayed)
 
 
@@ -100,7 +105,7 @@ def short_conv(config: Config, hidden: int) -> Block:
     return ShortConv(hidden, config.int("conv_L_cache"), config.bool("conv_bias"))
 
 
-def attention(config: Config, hidden: int) -> Block:
+def attention(config: Config, hidden: int, kind: str) -> Block:
     """Return grouped-query attention with norms per head, in LFM3 with a gate per head."""
     heads = config.int("num_attention_heads")
     size = head_dim(config, hidden, heads)
@@ -109,8 +114,10 @@ def attention(config: Config, hidden: int) -> Block:
     if config.model_type == "lfm3":
         bias, gate = config.bool("attention_bias"), "g_proj" if config.bool("use_attention_gate") else ""
         return Attention(
-            hidden, heads, kv_heads, size, qkv_bias=bias, out_bias=bias, q_norm=norm, k_norm=norm, head_gate=gate
-        )
+            hidden, heads, kv_heads, size, qkv_bias=bias, out_bias=bias, q_norm=norm, k_norm=norm, head_gate=gate,
+            rotary="olmo", dropout=config.rate("attention_dropout", 0.0),
+            sliding_window=config.optional_int("sliding_window") if kind == SLIDING else None,
+        )  # fmt: skip
     return Attention(
         hidden, heads, kv_heads, size, out="out_proj", out_apart=True, q_norm=norm, k_norm=norm, norms=names
     )

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 OWN_FILES = (
     "baichuan", "bamba", "bart", "bert", "bloom", "chatglm", "distilbert", "electra", "falcon", "gpt2", "gpt_bigcode",
-    "gpt_neo", "gpt_neox", "gptj", "internlm2", "jamba", "lfm2", "litgpt", "mamba", "modernbert", "mpt", "nemotron_h",
-    "olmo_hybrid", "opt", "phi", "qwen", "qwen3_next", "roberta", "t5", "whisper",
+    "gpt_neo", "gpt_neox", "gptj", "internlm2", "jamba", "lfm2", "lfm3", "litgpt", "mamba", "modernbert", "mpt",
+    "nemotron_h", "olmo_hybrid", "opt", "phi", "qwen", "qwen3_next", "roberta", "t5", "whisper",
 )  # fmt: skip
 PROGRAMS: dict[str, str] = {
     **dict.fromkeys(FRAMES, "llama"),
