@@ -72,7 +72,7 @@ def qwen2_vl(rng: random.Random) -> Config:
     text = qwen_text(rng) | windowed(rng)
     heads = rng.choice([2, 3])
     vision = {
-        "embed_dim": heads * 16, "num_heads": heads, "depth": rng.choice([2, 3]), "patch_size": 4, "mlp_ratio": 2,
+        "embed_dim": heads * 16, "num_heads": heads, "depth": 2, "patch_size": 8, "mlp_ratio": 2,
         "hidden_size": text["hidden_size"],
     }  # fmt: skip
     return {"vision_config": vision, "text_config": text, "image_token_id": 3}
@@ -83,8 +83,8 @@ def qwen2_5_vl(rng: random.Random) -> Config:
     text = qwen_text(rng) | windowed(rng)
     heads = rng.choice([2, 3])
     vision = {
-        "hidden_size": heads * 16, "num_heads": heads, "depth": rng.choice([2, 3]), "patch_size": 4,
-        "intermediate_size": rng.choice([24, 40]), "window_size": 16, "fullatt_block_indexes": [1],
+        "hidden_size": heads * 16, "num_heads": heads, "depth": 2, "patch_size": 8,
+        "intermediate_size": rng.choice([24, 40]), "window_size": 32, "fullatt_block_indexes": [1],
         "out_hidden_size": text["hidden_size"],
     }  # fmt: skip
     return {"vision_config": vision, "text_config": text, "image_token_id": 3}
@@ -95,7 +95,7 @@ def qwen3_vl(rng: random.Random) -> Config:
     text = qwen_text(rng)
     heads = rng.choice([2, 3])
     vision = {
-        "hidden_size": heads * 16, "num_heads": heads, "depth": rng.choice([2, 3]), "patch_size": 4,
+        "hidden_size": heads * 16, "num_heads": heads, "depth": 2, "patch_size": 4,
         "intermediate_size": rng.choice([24, 40]), "out_hidden_size": text["hidden_size"],
         "num_position_embeddings": 16, "deepstack_visual_indexes": [0],
     }  # fmt: skip
@@ -123,8 +123,17 @@ SEEING = ("qwen2_vl", "qwen2_5_vl", "llava")  # kinds that are played with image
 def seeing(rng: random.Random, drawn: TrainJob, images: int) -> TrainJob:
     """A job with images, the tower frozen or not."""
     free = {"padding": False, "packing": False, "use_cache": False}
-    size = rng.choice(["40x90", "60x60", "64x48"])
-    return replace(drawn, seq_len=300, images=images, image_size=size, freeze_vision=rng.random() < 0.4, **free)
+    size = rng.choice(["40x90", "60x60", "64x48"])  # of 15 or 16 tokens
+    return replace(
+        drawn,
+        seq_len=100,
+        batch=min(drawn.batch, 2),
+        accumulation=min(drawn.accumulation, 2),
+        images=images,
+        image_size=size,
+        freeze_vision=rng.random() < 0.4,
+        **free,
+    )
 
 
 def job(rng: random.Random, kind: str) -> TrainJob:

@@ -56,7 +56,7 @@ def causal_lm(
     if images:
         mm_encoder_outputs = image_features(m.model, images["pixel_values"], checkpointing)
         check_room(m, input_ids.shape[1], mm_encoder_outputs[1][0].shape[0])
-        inputs_embeds, features = merged(mm_encoder_outputs[1], input_ids, inputs_embeds)
+        inputs_embeds, features, special_image_mask = merged(mm_encoder_outputs[1], input_ids, inputs_embeds)
         image_hidden_states.append(features)
         del features
     hidden_states, past_key_values = llama.model(
@@ -65,7 +65,7 @@ def causal_lm(
     )  # fmt: skip
     del inputs_embeds
     if images:
-        del mm_encoder_outputs
+        del mm_encoder_outputs, special_image_mask
     table = language_model.embed_tokens.weight
     loss, logits = llama.scored(m.lm_head, hidden_states, table, labels, logits_to_keep)
     return loss, logits, past_key_values, *image_hidden_states

@@ -239,14 +239,19 @@ def tower(m: Bound, pixel_values: Sym, checkpointing: Checkpointing, grid: Grid)
         now, lengths = (cu_seqlens, grid.lengths) if ends is None or index in full else (ends, windows)
         run = partial(vision_block, blk, cu_seqlens=now, tables=tables, lengths=lengths)
         hidden_states = each(tape, run, hidden_states) if each.takes(index) else run(hidden_states)
-        del run, now
+        del run
     tape.scope = ""
-    if order is not None:
+    if order is None:
+        del now  # a local of Qwen2.5-VL's alone
+    else:
         reverse_indices = ops.sorted_order(order)
     merged_hidden_states = merger(m.merger, hidden_states, grid)
     if order is not None:
         merged_hidden_states = ops.in_order(merged_hidden_states, reverse_indices, 1)
-    del position_ids, cu_seqlens, order, ends
+    del position_ids, cu_seqlens, ends, tables
+    if order is not None:
+        del now, reverse_indices
+    del order  # what a generator reads outlives the others
     return [merged_hidden_states, hidden_states]
 
 

@@ -73,12 +73,14 @@ def images(inputs: dict[str, Sym]) -> dict[str, Sym]:
     return {name: inputs[name] for name in OF_IMAGES if name in inputs}
 
 
-def merged(features: list[Sym], input_ids: Sym, inputs_embeds: Sym) -> tuple[Sym, Sym]:
-    """Mirror what puts images among tokens: the embeddings [B, S, H], and the features of all images [T, H]."""
+def merged(features: list[Sym], input_ids: Sym, inputs_embeds: Sym) -> tuple[Sym, Sym, Sym]:
+    """Mirror what puts images among tokens: the embeddings [B, S, H], the features of all images [T, H], and the mask
+    that says where they are.
+    """
     image_features = ops.cast(ops.cat(features, 0), inputs_embeds.dtype)
     (special_image_mask,) = ops.placeholders(input_ids)
     inputs_embeds = ops.masked_scatter(inputs_embeds, special_image_mask, image_features)
-    return inputs_embeds, image_features
+    return inputs_embeds, image_features, special_image_mask
 
 
 def count(pixel_values: Sym) -> int:
