@@ -23,6 +23,7 @@ LORA_TARGETS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("bloom", "falcon", "gpt_neox"), ("query_key_value",)),
     **dict.fromkeys(("gpt2", "gpt_bigcode"), ("c_attn",)),
     **dict.fromkeys(("t5", "mt5"), ("q", "v")),
+    "deberta-v2": ("query_proj", "value_proj"),
     "phi": ("q_proj", "v_proj", "fc1", "fc2"),
 }
 ALL_LINEAR = "all-linear"

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from oomph.model import Model
 
 OWN_FILES = (
-    "baichuan", "bart", "bert", "bloom", "distilbert", "electra", "falcon", "gpt2", "gpt_bigcode", "gpt_neo",
+    "baichuan", "bart", "bert", "bloom", "deberta", "distilbert", "electra", "falcon", "gpt2", "gpt_bigcode", "gpt_neo",
     "gpt_neox", "gptj", "litgpt", "modernbert", "opt", "phi", "qwen", "roberta", "t5", "whisper",
 )  # fmt: skip
 PROGRAMS: dict[str, str] = {
     **dict.fromkeys(FRAMES, "llama"),
     **{name: name for name in OWN_FILES},
     **dict.fromkeys(("marian", "mbart", "pegasus"), "bart"),
+    "deberta-v2": "deberta",
     "mt5": "t5",
     "xlm-roberta": "roberta",
 }
