@@ -24,6 +24,7 @@ Job = TrainJob | InferJob
 STACKS = (
     "model.layers", "transformer.h", "gpt_neox.layers", "transformer.blocks", "model.decoder.layers", "biogpt.layers",
     "bert.encoder.layer", "roberta.encoder.layer", "electra.encoder.layer", "distilbert.transformer.layer",
+    "deberta.encoder.layer",
     "decoder.block",
     "backbone.layers",
     "model.language_model.layers",

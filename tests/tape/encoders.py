@@ -57,10 +57,32 @@ def modernbert(rng: random.Random) -> dict[str, Any]:
     }
 
 
+def deberta(rng: random.Random) -> dict[str, Any]:
+    """Positions scored with contents or contents with them, by maps of their own or not; distances or buckets."""
+    raw = bert(rng)
+    relative = rng.random() < 0.8
+    return raw | {
+        "model_type": "deberta-v2",
+        "architectures": [f"DebertaV2For{rng.choice(TASKS)}"],
+        "relative_attention": relative,
+        "position_buckets": rng.choice([-1, 8, 40]),
+        "max_relative_positions": rng.choice([-1, 20]),
+        "pos_att_type": rng.choice([["p2c", "c2p"], ["c2p"], ["p2c"], "p2c|c2p", []]),
+        "norm_rel_ebd": rng.choice(["layer_norm", "none"]) if relative else "none",
+        "share_att_key": rng.random() < 0.5,
+        "position_biased_input": rng.random() < 0.4,
+        "type_vocab_size": rng.choice([0, 2]),
+        "embedding_size": rng.choice([raw["hidden_size"], 24]),
+        "pooler_dropout": rng.choice([0, 0.1]),
+        "pad_token_id": 0,
+    }
+
+
 FAMILIES: dict[str, Sampler] = {
     "distilbert": distilbert,
     "electra": electra,
     "modernbert": modernbert,
+    "deberta": deberta,
 }
 
 

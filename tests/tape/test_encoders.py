@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from oomph.errors import OomphError
 from oomph.families import model_from_config
 from oomph.job import TrainJob
 from oomph.play import train_step
@@ -49,3 +50,19 @@ def test_layers_fold(family: str) -> None:
     for seq_len in (9, 64):
         other = replace(job, seq_len=seq_len, keep_outputs=False)
         assert step(model, other).peak == max(train_step(model, other).live)
+
+
+@pytest.mark.parametrize(
+    ("changes", "job", "reason"),
+    [
+        ({"norm_rel_ebd": "layer_norm"}, {"checkpointing": "reentrant"}, "fails on the second"),
+        ({"conv_kernel_size": 3}, {}, "conv_kernel_size"),
+        ({"legacy": False}, {}, "the newer head"),
+        ({"architectures": ["DebertaV2ForTokenClassification"]}, {}, "the head of"),
+    ],
+)
+def test_what_deberta_does_not_play_is_refused(changes: dict[str, Any], job: dict[str, Any], reason: str) -> None:
+    """By name; torch itself fails on a reentrant checkpoint of normed positions that train."""
+    own = {"model_type": "deberta-v2", "architectures": ["DebertaV2ForMaskedLM"], "relative_attention": True}
+    with pytest.raises(OomphError, match=reason):
+        step(model_from_config({**BERT, **own, **changes}), TrainJob(2, 9, **job))

@@ -44,6 +44,10 @@ ROWS: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
     ),
     (GATED, {"precision": "fp32", "padding": True, "use_cache": True, "accumulation": 2, "hold_logits": False}),
     (MT5, {"precision": "bf16", "method": "lora", "target_len": 9}),
+    (
+        {**GATED, "num_layers": 1},
+        {"precision": "amp-bf16", "padding": True, "checkpointing": "non-reentrant", "checkpoint_every": 2},
+    ),
     (BART, {**FLASH, "precision": "bf16", "target_len": 20, "checkpointing": "non-reentrant", "checkpoint_every": 2}),
     (MBART, {"precision": "amp-bf16", "padding": True, "steady": False}),
     (PEGASUS, {**FLASH, "precision": "fp32", "padding": True, "checkpointing": "reentrant", "target_len": 11}),
@@ -75,7 +79,7 @@ def test_layers_fold_and_lengths_stay_open(raw: dict[str, Any], changes: dict[st
     ("raw", "changes", "reason"),
     [
         (T5, {"attention": "flash"}, "eager"),
-        (T5, {"checkpointing": "reentrant"}, "checkpointing"),
+        (T5, {"checkpointing": "reentrant"}, "reentrant"),
         (T5, {"precision": "fp16"}, "fp16"),
         (BART, {"precision": "fp16"}, "fp16"),
         ({**BART, "encoder_layerdrop": 0.1}, {}, "LayerDrop"),

@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from oomph.model import Model
 
 OWN_FILES = (
-    "baichuan", "bamba", "bart", "bert", "bloom", "chatglm", "distilbert", "electra", "falcon", "gpt2", "gpt_bigcode",
-    "gpt_neo", "gpt_neox", "gptj", "internlm2", "jamba", "lfm2", "lfm3", "litgpt", "mamba", "modernbert", "mpt",
-    "nemotron_h", "olmo_hybrid", "opt", "phi", "qwen", "qwen3_next", "roberta", "t5", "whisper",
+    "baichuan", "bamba", "bart", "bert", "bloom", "chatglm", "deberta", "distilbert", "electra", "falcon", "gpt2",
+    "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "internlm2", "jamba", "lfm2", "lfm3", "litgpt", "mamba",
+    "modernbert", "mpt", "nemotron_h", "olmo_hybrid", "opt", "phi", "qwen", "qwen3_next", "roberta", "t5", "whisper",
 )  # fmt: skip
 PROGRAMS: dict[str, str] = {
     **dict.fromkeys(FRAMES, "llama"),
     **{name: name for name in OWN_FILES},
+    "deberta-v2": "deberta",
     "falcon_mamba": "mamba",
     "gemma3": "gemma3",
     "granitemoehybrid": "bamba",

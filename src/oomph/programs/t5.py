@@ -12,7 +12,7 @@ from oomph import ops
 from oomph.errors import UnsupportedError
 from oomph.losses.own import check_own
 from oomph.programs.cache import Cache, dynamic_cache
-from oomph.programs.frame import full_attention, no_buffers, refuse_positions
+from oomph.programs.frame import full_attention, no_buffers, refuse_positions, run
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sizes import Size
@@ -39,8 +39,9 @@ def refuse(m: Bound, checkpointing: Checkpointing) -> None:
     if m.shared.weight.dtype == "fp16":
         fix = "Take bf16, fp32 or amp-fp16."
         raise UnsupportedError("oomph cannot play T5 in pure fp16, where it bounds hidden states.", fix)
-    if checkpointing.kind != "none":
-        raise UnsupportedError("oomph cannot play T5 with checkpointing yet.", "Trace it: oomph trace.")
+    if checkpointing.kind == "reentrant":
+        fix = "Say --checkpointing non-reentrant, or trace it: oomph trace."
+        raise UnsupportedError("oomph cannot play T5 with reentrant checkpointing yet.", fix)
 
 
 def relative_position_bucket(relative_position: Sym, bidirectional: bool) -> Sym:
@@ -122,6 +123,7 @@ def attention(
         if m.parts.get("relative_attention_bias") is None:
             shape = (1, m.num_heads, length, key_length)
             position_bias = m.tape.empty(shape, query_states.dtype, op="zeros")
+            position_bias.requires_grad = m.tape.inputs_train  # where layers are checkpointed
         else:
             position_bias = compute_bias(m, length, key_length, bidirectional)
     attn_output, attn_weights = eager_attention(query_states, key_states, value_states, mask, m.dropout, position_bias)
@@ -206,8 +208,8 @@ def block(
     encoder_hidden_states: Sym | None,
     encoder_attention_mask: Sym | None,
     encoder_decoder_position_bias: Sym | None,
-    past_key_values: Caches | None,
-    index: int,
+    past_key_values: Caches | None = None,
+    index: int = 0,
 ) -> Biased:
     """Mirror T5Block.forward."""
     names, rate, own = m.names, m.rate, encoder_hidden_states is None
@@ -230,6 +232,7 @@ def block(
 def stack(
     m: Bound,
     input_ids: Sym,
+    checkpointing: Checkpointing,
     attention_mask: Sym | None,
     encoder_hidden_states: Sym | None,
     encoder_attention_mask: Sym | None,
@@ -254,9 +257,9 @@ def stack(
     for index, each in enumerate(m["block"]):
         if decodes:
             tape.begin_layer(index, each.path)
-        hidden_states, self_attention_position_bias, cross_attention_position_bias = block(
-            each, hidden_states, attention_mask, position_bias, encoder_hidden_states,
-            encoder_extended_attention_mask, encoder_decoder_position_bias, past_key_values, index,
+        hidden_states, self_attention_position_bias, cross_attention_position_bias = run(
+            each, index, block, checkpointing, past_key_values, hidden_states, attention_mask, position_bias,
+            encoder_hidden_states, encoder_extended_attention_mask, encoder_decoder_position_bias,
         )  # fmt: skip
         position_bias = self_attention_position_bias
         if decodes:
@@ -300,13 +303,15 @@ def causal_lm(
         raise UnsupportedError("oomph plays encoder-decoders in training only.", "Trace it: oomph trace.")
     check_own(m.tape.loss)
     m.tape.scope = "encoder"
-    hidden_states = stack(m.encoder, input_ids, attention_mask, None, None, None, m.shared)
+    hidden_states = stack(m.encoder, input_ids, checkpointing, attention_mask, None, None, None, m.shared)
     decoder_input_ids = shift_right(labels)
     m.tape.scope = "decoder"
     if use_cache:
         windows: list[Size | None] = [None] * len(m.decoder["block"].stacked)
         past_key_values = Caches(dynamic_cache(m.tape, windows), dynamic_cache(m.tape, windows))
-    last = stack(m.decoder, decoder_input_ids, None, hidden_states, attention_mask, past_key_values, m.shared)
+    last = stack(
+        m.decoder, decoder_input_ids, checkpointing, None, hidden_states, attention_mask, past_key_values, m.shared
+    )
     m.tape.scope = "lm_head"
     sequence_output = last * 1.0 if m.lm_head.scaled else last
     weight = m.lm_head.parts["weight"]
