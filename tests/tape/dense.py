@@ -141,6 +141,7 @@ FAMILIES: dict[str, tuple[Callable[[random.Random], Config], ...]] = {
     "hyperclovax": (biased, act, tied, lambda rng: {"use_post_norm": rng.random() < 0.6}),
     "jais2": (own_heads, tied, lambda rng: {"mlp_bias": rng.random() < 0.5}),
     "ministral": (own_heads, act, sliding, tied),
+    "ministral3": (own_heads, act, tied, lambda rng: {"sliding_window": rng.choice([None, 8])}),
     "nemotron": (biased, partial(0.5, 1.0), tied, lambda rng: {"mlp_bias": rng.random() < 0.5}),
     "olmo": (biased, act, tied),
     "olmo2": (biased, act, tied),
