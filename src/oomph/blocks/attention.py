@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from oomph.blocks.base import Block, Parts
 from oomph.blocks.basic import Linear
@@ -36,6 +36,7 @@ class Attention(Block):
     `rotary_dim` in how many channels of a head, None all; `own_tables`: sliding and full layers have rotary tables of
     their own; `longrope`: frequencies are chosen anew in each forward pass. `softcap`: scores are bounded by a tanh.
     `kernel` names what computes all input maps at once, "" nothing does.
+    `position_scaled`: queries grow with their position, which the tables bring along (Ministral 3).
     `layout` is how a fused map lays out heads, where the class has several ways; `linear` what its maps are.
 
     Llama-3-8B: 4096·128·(32 + 2·8) + 32·128·4096 parameters.
@@ -72,6 +73,7 @@ class Attention(Block):
     longrope: bool = False
     softcap: bool = False
     layout: str = ""
+    position_scaled: bool = False
     kernel: str = ""
     linear: type[Linear] = Linear
     role: Role = "linear"
@@ -114,7 +116,7 @@ class Attention(Block):
     def program(
         m: Bound,
         hidden_states: Sym,
-        position_embeddings: tuple[Sym, Sym],
+        position_embeddings: Any,
         attention_mask: Sym | None,
         past_key_values: Cache | None = None,
         index: int = 0,
@@ -130,7 +132,7 @@ class Attention(Block):
         _qkv, query_states, key_states, value_states = PROJECTIONS[_projection(m)](m, hidden_states)
 
         if m.rotary:
-            cos, sin = position_embeddings
+            cos, sin = position_embeddings[:2]
             if m.rotary == "stablelm":
                 turned, size = m.rotary_dim, m.head_dim
                 query_rot, query_pass = ops.part(query_states, 0, turned), ops.part(query_states, turned, size)
@@ -140,6 +142,8 @@ class Attention(Block):
                 key_states = ops.joined((key_rot, key_pass))
             else:
                 query_states, key_states = ops.rotate(m.rotary, query_states, key_states, cos, sin)
+        if m.position_scaled:
+            query_states = query_states * ops.position_scales(position_embeddings[2], query_states.dtype)
         if m.norm_place == "rotated":
             query_states = m[m.norms[0]](query_states)
             key_states = m[m.norms[1]](key_states)

@@ -135,7 +135,7 @@ def build(config: Config) -> Model:
     if kind == "ernie4_5":
         options["dropout"] = 0.0  # whatever the file says
     attention = grouped_attention(config, hidden, **options)
-    if kind == "mistral":
+    if kind in ("mistral", "ministral3"):
         attention = replace(attention, sliding_window=config.optional_int("sliding_window"))
     if kind in MULTI_HEAD:
         attention = replace(attention, num_kv_heads=attention.num_heads)
@@ -153,6 +153,7 @@ def build(config: Config) -> Model:
         "post_norm2": post_norm,
     }
     attention = replace(attention, rotary=ROTARY.get(kind, "llama"), resid_dropout=dropout)
+    attention = replace(attention, position_scaled=kind == "ministral3")
     depth = config.depth("num_hidden_layers")
     attentions, unplayed = _attentions(config, attention, depth)
     made = {one: Module({"self_attn": one, **rest}) for one in dict.fromkeys(attentions)}

@@ -8,7 +8,7 @@ from oomph.ops.elementwise import cast, unary
 from oomph.ops.joining import cat
 from oomph.ops.slices import every_other, part, slice_axis, split
 from oomph.tape.sizes import Size
-from oomph.tape.sym import Sym
+from oomph.tape.sym import Sym, view_of
 from oomph.tape.tape import Tape
 
 
@@ -170,6 +170,24 @@ def choose_frequencies(position_ids: Sym, size: Size, make: Callable[[], None]) 
     inv_freq = tape.empty((size // 2,), "fp32", op="where")
     del condition
     del seq_len, inv_freq
+
+
+def position_scales(position_ids: Sym, dtype: str) -> Sym:
+    """Mirror get_llama_4_attn_scale, cast: 1 + beta * log(1 + floor(positions / most)) of int64 [P, S], [P, 1, S, 1].
+
+    Saves nothing itself; the product with queries keeps the result. Source: transformers 5.23,
+    models/ministral3/modeling_ministral3.py.
+
+    Six tensors of 16·4 B one after the other, the last in bf16.
+    >>> from oomph.tape.testing import cost, ids
+    >>> cost(lambda x: position_scales(x, "bf16"), ids(1, 16)).allocated
+    416
+    """
+    scaling = unary(position_ids.tape.empty(position_ids.shape, "fp32", op="div"), "floor")
+    for op in ("add", "log", "mul", "add"):
+        scaling = unary(scaling, op)
+    rows, length = scaling.shape
+    return cast(view_of(scaling, (rows, 1, length, 1), (length, length, 1, 1)), dtype)
 
 
 def rotate_half(x: Sym) -> Sym:

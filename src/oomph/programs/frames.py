@@ -97,6 +97,7 @@ FRAMES: dict[str, Frame] = {
     "llama4_text": Frame(layer=layers.llama4, masks="both", ids_first=True, tables="complex", chunked=True),
     "minimax_m2": Frame(cache_first=True, ids_first=True),
     "ministral": Frame(masks="both", ids_first=True),
+    "ministral3": MISTRAL,
     "mistral": MISTRAL,
     "mixtral": Frame(cache_first=True, ids_first=True),
     "nemotron": MISTRAL,

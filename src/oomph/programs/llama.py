@@ -114,6 +114,10 @@ def model(
     if frame.captured:
         mask_kwargs_cell = {"inputs_embeds": inputs_embeds, "position_ids": position_ids}  # noqa: F841
     tape.end_layers()
+    # Position ids that came along with the tables die where the frame's own do.
+    position_embeddings = {
+        kind: made[:2] if isinstance(made, tuple) else made for kind, made in position_embeddings.items()
+    }
     hidden_states = m.norm(hidden_states)
     return hidden_states, past_key_values
 
@@ -155,7 +159,8 @@ def _tables(
     dtype = "fp32" if isinstance(first, Attention) and first.rotary in FP32_TABLES else None
     if not has_own_tables(first):
         tables = ops.rotary_tables(hidden_states, position_ids, size, dtype)
-        return dict.fromkeys(windows, tables)
+        scaled = isinstance(first, Attention) and first.position_scaled
+        return dict.fromkeys(windows, (*tables, position_ids) if scaled else tables)
     names = {window: FULL if window is None else SLIDING for window in windows}
     order = list({names[window] for window in windows})
     return {
