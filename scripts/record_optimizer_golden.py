@@ -1,6 +1,6 @@
 """Record what optimizers do whose packages the tests do not install.
 
-    pip install lomo-optim apollo-torch grokadamw lion-pytorch came-pytorch adam-mini prodigyopt \
+    pip install lomo-optim apollo-torch grokadamw lion-pytorch came-pytorch adam-mini prodigyopt dadaptation \
         pytorch_optimizer badam
     python scripts/record_optimizer_golden.py [DIRECTORY]
 

@@ -21,8 +21,8 @@ ONE = {
     "embedding forward": "forward", "head forward": "head", "loss": "head", "loss backward": "backward",
     "optimizer states": "optimizer step", "projected optimizer step": "optimizer step", "Muon step": "optimizer step",
     "norms for the optimizer": "optimizer step", "Prodigy update": "optimizer step",
-    "AdamW of the copies": "optimizer step", "weights of the copies": "optimizer step",
-    "gradients of the copies": "optimizer step",
+    "D-Adaptation update": "optimizer step", "AdamW of the copies": "optimizer step",
+    "weights of the copies": "optimizer step", "gradients of the copies": "optimizer step",
 }  # fmt: skip
 # And the other way round, for drawings that lay one over the other.
 AS_ESTIMATED = {theirs: ours for ours, theirs in ONE.items() if theirs != "optimizer step" and ours != "loss"}

@@ -95,6 +95,7 @@ KINDS: Final[dict[str, Kind]] = {
     "grokadamw": Kind("grokadamw", "grokadamw", on_host=True),
     "muon": Kind("muon", "muon", implementations=TORCH, targets="hidden"),
     "prodigy": Kind("prodigy", "prodigy"),
+    "dadapt-adam": Kind("dadapt", "adam"),
     "adamw-master": Kind("master", "adamw"),
     "optimi-adamw": Kind("optimi_adamw", "adamw"),
     "soap": Kind("soap", "soap", preconditioned=True),

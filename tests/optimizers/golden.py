@@ -45,6 +45,8 @@ JOBS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ),
     (LLAMA, {"optimizer": "prodigy", "steady": False}),
     (GPT2, {"optimizer": "prodigy", "precision": "amp-bf16"}),
+    (GPT2, {"optimizer": "dadapt-adam", "steady": False}),
+    (TIED, {"optimizer": "dadapt-adam"}),
     (LLAMA, {"optimizer": "soap", "steady": False}),
     (WIDE, {"optimizer": "soap"}),
     (WIDE, {"optimizer": "soap", "precision": "fp32", "update_projection": True}),

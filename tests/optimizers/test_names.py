@@ -24,7 +24,7 @@ OWN = {
     "adamw", "adamw_hf", "adamw-amsgrad", "adam", "nadam", "radam", "adamax", "adadelta", "sgd-momentum",
     "adamw_bnb_32bit", "muon", "adafactor-torch", "adafactor-torch-foreach", "torchao-adamw-4bit", "torchao-adamw-fp8",
     "apollo-mini", "lion", "came", "torchao-cpu-offload", "adam-mini", "prodigy", "optimi-adamw", "soap",
-    "adamw-master", "lamb", "lars",
+    "adamw-master", "lamb", "lars", "dadapt-adam",
 }  # fmt: skip
 
 

@@ -37,7 +37,8 @@ PACKAGES = {
     "schedule_free": ("schedulefree", "schedulefree"), "stable_adamw": ("optimi", "torch-optimi"),
     "adam_mini": ("adam_mini", "adam-mini"), "lion": ("lion_pytorch", "lion-pytorch"),
     "came": ("came_pytorch", "came-pytorch"),
-    "prodigy": ("prodigyopt", "prodigyopt"), "optimi_adamw": ("optimi", "torch-optimi"),
+    "prodigy": ("prodigyopt", "prodigyopt"), "dadapt": ("dadaptation", "dadaptation"),
+    "optimi_adamw": ("optimi", "torch-optimi"),
     "soap": ("pytorch_optimizer", "pytorch_optimizer"), "master": ("badam", "badam"),
     "grokadamw": ("grokadamw", "grokadamw"), "apollo": ("apollo_torch", "apollo-torch"),
 }  # fmt: skip
@@ -203,6 +204,10 @@ def _prodigy(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> An
     return import_module("prodigyopt").Prodigy(parameters)
 
 
+def _dadapt(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
+    return import_module("dadaptation").DAdaptAdam(parameters)
+
+
 def _optimi_adamw(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
     return import_module("optimi").AdamW(parameters, lr=LEARNING_RATE)
 
@@ -349,8 +354,8 @@ MAKERS: dict[str, Callable[[Kind, TrainJob, Any, list[Any]], Any]] = {
     "torch_adafactor": _others_of_torch, "bnb": _bnb, "torchao": _torchao, "muon": _muon, "galore": _galore,
     "galore_8bit": _galore, "lomo": _lomo, "schedule_free": _schedule_free, "stable_adamw": _stable_adamw,
     "grokadamw": _grokadamw, "apollo": _galore, "lion": _lion, "came": _came,
-    "cpu_offload": _cpu_offload, "adam_mini": _adam_mini, "prodigy": _prodigy, "optimi_adamw": _optimi_adamw,
-    "soap": _soap, "master": _master,
+    "cpu_offload": _cpu_offload, "adam_mini": _adam_mini, "prodigy": _prodigy, "dadapt": _dadapt,
+    "optimi_adamw": _optimi_adamw, "soap": _soap, "master": _master,
 }  # fmt: skip
 
 
