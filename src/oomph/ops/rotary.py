@@ -53,20 +53,9 @@ def section_tables(x: Sym, position_ids: Sym, head_dim: Size) -> tuple[Sym, Sym]
     >>> cost(lambda x, positions: section_tables(x, positions, 64), (2, 4, 512), ids(1, 4)).allocated
     21600
     """
-    tape, (batch, length) = x.tape, x.shape[:2]
-    grids = (SECTIONS, batch, length, 1)
-    positions = tape.empty(grids, "fp32", op="_to_copy")
-    freqs = tape.empty((*grids[:-1], head_dim // 2), "fp32", op="mul")
-    del positions
-    turned = unary(freqs, "cos")
-    cos = unary(turned, "mul")
-    del turned
-    turned = unary(freqs, "sin")
-    sin = unary(turned, "mul")
-    del turned
-    sin = tape.empty((batch, length, head_dim), "fp32", op="cat")
-    cos = tape.empty((batch, length, head_dim), "fp32", op="cat")
-    return cast(cos, x.dtype), cast(sin, x.dtype)
+    batch, length = x.shape[:2]
+    grid = Sym((SECTIONS, batch, length), position_ids.dtype, (0, 0, 1), position_ids.storage)
+    return rotary_tables_3d(x, grid, head_dim, interleaved=True)
 
 
 def rotary_tables_3d(x: Sym, position_ids: Sym, head_dim: Size, interleaved: bool) -> tuple[Sym, Sym]:
