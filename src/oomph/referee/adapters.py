@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
+from importlib import import_module
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -58,7 +62,8 @@ def adapt(model: Any, job: TrainJob, device: str) -> Any:
         teach_dora()
     if job.quantization.startswith("gptq"):
         _for_gptq(config)
-    model = peft.get_peft_model(model, config, autocast_adapter_dtype=job.adapter_dtype == "fp32")
+    with _without_extension():
+        model = peft.get_peft_model(model, config, autocast_adapter_dtype=job.adapter_dtype == "fp32")
     if job.method in ("loha", "lokr"):
         _never_dropped(model)
     if job.method == "adalora" and job.quantization != "none":
@@ -74,6 +79,17 @@ def adapt(model: Any, job: TrainJob, device: str) -> Any:
             if parameter.requires_grad:
                 parameter.data = parameter.data.to(getattr(torch, COMPUTE[job.weight_dtype]))
     return model
+
+
+@contextmanager
+def _without_extension() -> Iterator[None]:
+    """Let BOFT do without the CUDA extension that it would compile, and without writing its permutations one by one."""
+    layer: Any = import_module("peft.tuners.boft.layer")
+    with (
+        patch.object(layer, "get_fbd_cuda", lambda: None),
+        patch.object(layer.BOFTLayer, "perm2mat", lambda self, indices: torch.eye(len(indices))),
+    ):
+        yield
 
 
 def _never_dropped(model: Any) -> None:
