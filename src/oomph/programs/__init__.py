@@ -28,6 +28,7 @@ PROGRAMS: dict[str, str] = {
     "mt5": "t5",
     "xlm-roberta": "roberta",
 }
+OWN_ATTENTION = ("deberta-v2",)  # types whose class knows no kernel
 HEADS = ("lm_head", "embed_out", "output_projection")  # paths of language heads
 
 
@@ -46,6 +47,8 @@ def program_of(model: Model) -> Any:
 
 def kernel_note(model: Model, kernel: str) -> tuple[str, ...]:
     """Say so where a model's class does not use the attention kernel that a job asks for."""
+    if kernel != "eager" and model.model_type in OWN_ATTENTION:
+        return (f"transformers runs {model.model_type} with an attention of its own, not {kernel}.",)
     frame = FRAMES.get(model.model_type)
     if kernel == "eager" or frame is None or frame.sdpa:
         return ()
