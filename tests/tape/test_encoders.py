@@ -11,6 +11,7 @@ from oomph.errors import OomphError
 from oomph.families import model_from_config
 from oomph.job import TrainJob
 from oomph.play import train_step
+from oomph.programs import kernel_note
 from oomph.steps import step
 from tests.tape.encoders import FAMILIES, playable
 from tests.tape.grid import compare
@@ -66,3 +67,9 @@ def test_what_deberta_does_not_play_is_refused(changes: dict[str, Any], job: dic
     own = {"model_type": "deberta-v2", "architectures": ["DebertaV2ForMaskedLM"], "relative_attention": True}
     with pytest.raises(OomphError, match=reason):
         step(model_from_config({**BERT, **own, **changes}), TrainJob(2, 9, **job))
+
+
+def test_a_kernel_that_a_class_does_not_know_is_told() -> None:
+    """DeBERTa attends in its own way whatever a job names."""
+    (note,) = kernel_note(model_from_config({**BERT, "model_type": "deberta-v2", "architectures": []}), "flash")
+    assert "an attention of its own" in note

@@ -39,6 +39,7 @@ PROGRAMS: dict[str, str] = {
     "xlm-roberta": "roberta",
 }
 SEEING = frozenset({"llava", "qwen2_vl", "qwen2_5_vl"})  # types that are played with images
+OWN_ATTENTION = ("deberta-v2",)  # types whose class knows no kernel
 HEADS = ("lm_head", "embed_out", "output", "output_projection", "transformer.output_layer")  # paths of language heads
 
 
@@ -73,6 +74,8 @@ def kernel_note(model: Model, kernel: str) -> tuple[str, ...]:
         f"transformers without the packages {names} is played: its mixers in plain torch, which takes more."
         for names in packages
     ]
+    if kernel != "eager" and model.model_type in OWN_ATTENTION:
+        found.append(f"transformers runs {model.model_type} with an attention of its own, not {kernel}.")
     if kernel != "eager" and frame is not None and not frame.sdpa:
         why = "sdpa cannot bound scores by a tanh"
         found.append(f"transformers runs {model.model_type} with its eager attention kernel, not {kernel}: {why}.")
