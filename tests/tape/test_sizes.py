@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from oomph.recipe import Recipe, Sums
 from oomph.tape.sizes import Expression, Sheet, ceil_to, number, product, yes
+from oomph.tape.sym import broadcast
 
 AXES = 4
 ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
@@ -200,3 +201,18 @@ def test_truth_and_hash() -> None:
     assert one != "1"
     with pytest.raises(TypeError):
         one < "1"  # noqa: B015
+
+
+def test_a_size_of_one_place_gives_way_to_a_larger_one() -> None:
+    """A gate of one channel times a vector is a vector, also where 1 is an axis of the model."""
+    sheet = Sheet()
+    tokens, one, hidden = sheet.axis(100), sheet.axis(1), sheet.axis(64)
+    assert broadcast((tokens, one), (tokens, hidden)) == (tokens, hidden)
+    assert broadcast((tokens, hidden), (tokens, one)) == (tokens, hidden)
+
+
+def test_an_axis_of_one_place_stays_that_axis() -> None:
+    """A batch of one sequence is still the batch: what was played holds for others."""
+    batch, hidden = Sheet().axis(1), 64
+    assert broadcast((batch, hidden), (1, hidden))[0] is batch
+    assert broadcast((1, hidden), (batch, hidden))[0] is batch

@@ -298,4 +298,13 @@ def broadcast(a: Sequence[Size], b: Sequence[Size]) -> Sizes:
     rank = max(len(a), len(b))
     a = (1,) * (rank - len(a)) + tuple(a)
     b = (1,) * (rank - len(b)) + tuple(b)
-    return tuple(y if x is not y and yes(x == 1) else x for x, y in zip(a, b, strict=True))
+    return tuple(_wider(x, y) for x, y in zip(a, b, strict=True))
+
+
+def _wider(x: Size, y: Size) -> Size:
+    """Return the one of two sizes that is not 1; an axis that has 1 place in this job stays that axis beside a 1."""
+    if x is y or (isinstance(y, int) and y == 1):
+        return x
+    if isinstance(x, int) and x == 1:
+        return y
+    return y if yes(x == 1) and not yes(y == 1) else x
