@@ -29,7 +29,8 @@ LORA = TrainJob(
     batch=2, seq_len=20, precision="bf16", padding=True, method="lora", targets="all-linear",
     checkpointing="non-reentrant",
 )  # fmt: skip
-GRID = [*grid(TRAINING, INFERENCE), (deep("granitemoehybrid", 4), LORA)]
+DORA = TrainJob(batch=2, seq_len=20, precision="bf16", method="dora", targets="lm_head,in_proj")
+GRID = [*grid(TRAINING, INFERENCE), (deep("granitemoehybrid", 4), LORA), (deep("mamba2", 1), DORA)]
 LENGTHS = (150, 100)  # of sequences; both end within a chunk
 
 

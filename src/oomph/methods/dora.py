@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from oomph.blocks.base import Block, Part, Parts
+from oomph.blocks.basic import Linear
 from oomph.errors import UnsupportedError
 from oomph.methods.bitsandbytes import Linear4bit, Linear8bit
 from oomph.methods.lora import SCALING, LoraLinear, adapter_dtype, features
@@ -137,8 +138,9 @@ def turned(m: Bound, weight: Sym) -> Sym:
     """Return a weight as [out, in]: GPT-2's lies the other way."""
     from oomph import ops
 
-    plain = not isinstance(m.base_layer.block, Linear4bit)  # whose codes lie as nn.Linear's
-    return ops.transpose(weight, 0, 1) if plain and m.base_layer.role == "conv1d" else weight
+    base = m.base_layer.block
+    turns = isinstance(base, Linear) and not isinstance(base, Linear4bit)  # whose codes lie as nn.Linear's
+    return ops.transpose(weight, 0, 1) if turns and base.role == "conv1d" else weight
 
 
 def dequantised(base: Bound) -> Any:

@@ -299,21 +299,22 @@ def linear(x: Sym, weight: Sym, bias: Sym | None = None) -> Sym:
     if len(x.shape) == len(weight.shape):  # a matrix, which is not flattened
         turned = transpose(weight, 0, 1)
         return mm(x, turned) if bias is None else addmm(bias, x, turned)
+    flat: tuple[Size, Size] = (product(x.shape[:-1]), x.shape[-1])
     if bias is None:
-        return _product(x, weight, trains)
+        return _product(x, weight, flat, trains)
     if not x.is_contiguous():
-        out = _product(x, weight, trains)
+        out = _product(x, weight, flat, trains)
         return out + bias if x.tape.on == "trace" else add_(out, bias)
-    rows = view(x, (product(x.shape[:-1]), x.shape[-1]))
+    rows = view(x, flat)
     return view(addmm(bias, rows, transpose(weight, 0, 1)), (*x.shape[:-1], weight.shape[0]))
 
 
-def _product(x: Sym, weight: Sym, trains: bool) -> Sym:
-    """Return x [.., K] @ weight.T; a weight that does not train may be repeated instead of x being folded."""
+def _product(x: Sym, weight: Sym, flat: tuple[Size, Size], trains: bool) -> Sym:
+    """Return x [.., K], as a matrix `flat`, @ weight.T; a weight that does not train may be repeated instead."""
     turned = transpose(weight, 0, 1)
     if not (trains or _folds(x)):
         batch: tuple[Size, ...] = (product(x.shape[:-2]), *x.shape[-2:])
         out = bmm(view(x, batch), _repeated(turned, batch[0]))
     else:
-        out = mm(view(x, (product(x.shape[:-1]), x.shape[-1])), turned)
+        out = mm(view(x, flat), turned)
     return view(out, (*x.shape[:-1], weight.shape[0]))

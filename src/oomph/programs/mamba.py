@@ -7,6 +7,7 @@ What layers add to is kept in fp32 if the config says so; logits are handed to t
 from __future__ import annotations
 
 from oomph import ops
+from oomph.errors import UnsupportedError
 from oomph.programs.cache import LINEAR, Cache, dynamic_cache
 from oomph.programs.frame import call, refuse_positions
 from oomph.programs.loss import causal_lm_loss, kept
@@ -90,14 +91,24 @@ def causal_lm(
 ) -> tuple[Sym | None, Sym | None, Cache | None]:
     """Mirror Mamba2ForCausalLM.forward: loss, logits and cache."""
     refuse_positions(position_ids)
+    if "lm_head" not in m.parts:
+        raise UnsupportedError("transformers has Mamba as a language model alone.", "Name the ...ForCausalLM class.")
     hidden_states, past_key_values = model(
         m.backbone, input_ids, checkpointing, cache_params=past_key_values, use_cache=use_cache,
         attention_mask=attention_mask, looks=model_type == "mamba2",
     )  # fmt: skip
     hidden_states = kept(hidden_states, logits_to_keep)
-    weight = m.lm_head.parts["weight"]
-    weight = m.backbone.embeddings.weight if weight is None else weight
     m.tape.scope = "lm_head"
-    logits = ops.cast(ops.linear(ops.cast(hidden_states, weight.dtype), weight), "fp32")
+    logits = ops.cast(_projected(m, hidden_states), "fp32")
     loss = None if labels is None else causal_lm_loss(logits, labels)
     return loss, logits, past_key_values
+
+
+def _projected(m: Bound, hidden_states: Sym) -> Sym:
+    """Return the head's output of [B, S, H] in the dtype of its weight, which may be the embedding's, or be adapted."""
+    if "lora_A" in m.lm_head.parts:
+        adapted: Sym = m.lm_head(ops.cast(hidden_states, m.lm_head.base_layer.weight.dtype))
+        return adapted
+    own: Sym | None = m.lm_head.parts["weight"]
+    weight = m.backbone.embeddings.weight if own is None else own
+    return ops.linear(ops.cast(hidden_states, weight.dtype), weight)

@@ -77,7 +77,10 @@ def mixer(
 
 def _for_the_kernel(m: Bound) -> None:
     """Make what the class hands to a kernel that is not there, but Jamba: fp32 copies, for a moment."""
-    tuple_of_arguments = [ops.cast(m.out_proj.parts["bias"], "fp32")] if m.bias else []
+    out_proj = m.out_proj
+    while WRAPPED in out_proj.parts:
+        out_proj = out_proj.parts[WRAPPED]
+    tuple_of_arguments = [ops.cast(out_proj.parts["bias"], "fp32")] if m.bias else []
     tuple_of_arguments.append(ops.cast(m.value("D"), "fp32"))
     bias = ops.cast(_time_map(m.dt_proj)[1], "fp32")
     while tuple_of_arguments:
