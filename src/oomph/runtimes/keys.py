@@ -270,6 +270,7 @@ READERS: dict[str, dict[str, Reader]] = {
         "use_apollo": factory_projection("apollo"),
         "use_badam": refused("layers that take turns"),
         "freeze_trainable_layers": refused("parts that train"),
+        "freeze_vision_tower": lambda said, key: {"freeze_vision": said.switch(key)},
     },
     "torchtune": {
         "batch_size": number("batch"),

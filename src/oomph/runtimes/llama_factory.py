@@ -16,6 +16,7 @@ def defaults(versions: Versions) -> Defaults:
         "method": Default("lora", "finetuning_type is lora"),
         "rank": Default(8, "lora_rank is 8"),
         "targets": Default("all-linear", "lora_target is all"),
+        "freeze_vision": Default(True, "freeze_vision_tower and freeze_multi_modal_projector are True"),
         "adapter_dtype": Default("fp32", "cast_trainable_params_to_fp32, unless pure_bf16"),
     }
 
