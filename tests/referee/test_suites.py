@@ -60,6 +60,8 @@ def test_every_value_of_every_input_occurs(kind: type) -> None:
     # No GPTQ or AWQ checkpoint is made of random weights, hqq is a package apart, and DeepSpeed is not run.
     missing["quantization"] = {name for name in get_args(Quantization) if name.startswith(("gptq", "hqq", "awq"))}
     missing["gptq_kernel"] = set(get_args(GptqKernel))
+    missing["experts"] = {"modules"}  # classes of transformers 4
+    missing["checkpointing"] = {"unsloth"}
     # Those of packages that a suite does not ask for: fms-acceleration, Unsloth, TRL.
     missing["kernels"] = {"foak", "unsloth"}
     missing["objective"] = set(get_args(Objective)) - {"sft"}
@@ -68,14 +70,10 @@ def test_every_value_of_every_input_occurs(kind: type) -> None:
     missing["method"] = {"adapter", "adapter_v2", "vera", "loha", "lokr", "adalora", "oft", "boft", "badam", *PROMPTED}
     missing["model_code"] = set(get_args(get_type_hints(TrainJob)["model_code"])) - {"transformers"}
     missing["long_samples"] = {"drop"}  # a step has one length
-    elsewhere = (
-        "optim_rank",
-        "zero_bucket",
-        "lengths",
-        "prompt_len",
-        "virtual_tokens",
-        "block_size",
-    )  # of other optimizers, of runs, of objectives
+    elsewhere = (  # of other optimizers, of runs, of objectives, of vision-language models
+        "optim_rank", "zero_bucket", "lengths", "prompt_len", "virtual_tokens", "block_size", "images", "image_size",
+    )  # fmt: skip
+    missing["freeze_vision"] = {True}
     missing |= {"embedding_32bit": {False}, "optimizer_in_backward": {True}, "update_projection": {True}}
     for field, hint in get_type_hints(kind).items():
         found = {job[field] for job in jobs("standard", kind)}
