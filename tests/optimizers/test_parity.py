@@ -80,7 +80,8 @@ JOBS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (GPT2, {"optimizer": "adafactor", "optimizer_in_backward": True, "checkpointing": "non-reentrant"}),
     (LLAMA, {"optimizer": "sgd", "optimizer_in_backward": True, "precision": "amp-bf16"}),
     (LLAMA, {"optimizer": "sgd-momentum", "optimizer_in_backward": True, "steady": False}),
-    *golden.JOBS,  # where their packages are installed
+    # Where their packages are installed; files of an older torch are read by the script that records them.
+    *(job for job in golden.JOBS if "denominators_apart" not in job[1]),
 ]
 
 

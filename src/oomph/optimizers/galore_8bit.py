@@ -23,6 +23,7 @@ from oomph.optimizers.projection import (
     singular_vectors,
 )
 from oomph.optimizers.settings import Settings
+from oomph.tape.sizes import product, yes
 from oomph.tape.sym import Sym, new, row_major
 
 STATES, TARGETS = "within", "last"
@@ -57,6 +58,12 @@ def _moments(settings: Settings, parameter: Sym) -> list[Sym]:
     return [*made, new(parameter.tape, (1,), "fp32", op="unorm_vec")]
 
 
+def _update(p: Sym) -> None:
+    """Play the kernel's call: with fp32 moments, of fewer than 4096 elements, the norm of the weight comes before."""
+    if yes(product(p.shape) < bnb.MIN_8BIT_SIZE):
+        bnb.norm(p)
+
+
 def step(settings: Settings, parameters: Sequence[Sym], states: Sequence[list[Sym]]) -> None:
     """Play one update of one parameter after another, in place but for projected ones: of those the small gradient, a
     copy of the parameter, one of the small gradient, and the update in full size twice.
@@ -78,6 +85,7 @@ def step(settings: Settings, parameters: Sequence[Sym], states: Sequence[list[Sy
         if not settings.is_target(p):
             if not kept:
                 kept += _moments(settings, p)
+            _update(p)
             continue
         grad = project(settings, full_rank_grad, rank_of(settings, p), kept, singular_vectors)
         saved_data = result("clone", p.shape, p.dtype, p)
@@ -89,6 +97,7 @@ def step(settings: Settings, parameters: Sequence[Sym], states: Sequence[list[Sy
         p.tape.recorder.name(p.storage.ordinal, p.tape.scope, "parameter")
         if len(kept) < 2:
             kept += _moments(settings, data)
+        _update(data)
         update = project_back(p, data)
         del update, data, saved_data
     del grad
