@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 from oomph.compare import Parting, Step, first_difference, peak_bytes, steps
 from oomph.families import model_from_config
 from oomph.job import InferJob, TrainJob
+from oomph.job_words import Checkpointing
 from oomph.play import play
 from oomph.played import Played
 from oomph.trace_groups import trace_start
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2")
+# Unsloth's is a package's, held against a recording.
+CHECKPOINTING = tuple(kind for kind in get_args(Checkpointing) if kind != "unsloth")
 WINDOWS = (None, 2, 8, 30, 100, 101)
 JOBS, INFER_JOBS = 160, 60  # of the grids
 

@@ -13,10 +13,10 @@ import pytest
 
 from oomph.compare import first_difference, peak_bytes, steps
 from oomph.job import TrainJob
-from oomph.job_words import Checkpointing, Routing
+from oomph.job_words import Routing
 from oomph.trace_groups import trace_start
 from tests.referee import models
-from tests.tape.grid import played
+from tests.tape.grid import CHECKPOINTING, played
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +28,7 @@ MODELS = {
 EXPERTS = {"mixtral": 4, "qwen3_moe": 8}
 
 
-@pytest.mark.parametrize("checkpointing", get_args(Checkpointing))
+@pytest.mark.parametrize("checkpointing", CHECKPOINTING)
 @pytest.mark.parametrize("routing", get_args(Routing))
 @pytest.mark.parametrize("name", MODELS)
 def test_every_event_of_a_loop_over_experts_equals_a_real_run(name: str, routing: Any, checkpointing: Any) -> None:

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
 from oomph.job import TrainJob
-from oomph.job_words import Checkpointing, Implementation
+from oomph.job_words import Implementation
 from tests.conftest import settle
-from tests.tape.grid import FAMILIES, compare
+from tests.tape.grid import CHECKPOINTING, FAMILIES, compare
 
 pytestmark = pytest.mark.slow
 
@@ -74,7 +74,7 @@ def jobs(draw: st.DrawFn, kernel: Any) -> TrainJob:
         precision=draw(st.sampled_from(precisions)),
         attention=kernel,
         dropout=draw(anything),
-        checkpointing=draw(st.sampled_from(get_args(Checkpointing))),
+        checkpointing=draw(st.sampled_from(CHECKPOINTING)),
         checkpoint_every=draw(st.integers(1, 4)),
         hold_logits=draw(anything),
         fp32_outputs=draw(anything),

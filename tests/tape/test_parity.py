@@ -6,19 +6,18 @@ The only normalisations are those that oomph.compare states. Anything else is a 
 from __future__ import annotations
 
 from itertools import product
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
 from oomph.job import TrainJob
-from oomph.job_words import Checkpointing
 from tests.referee import models
-from tests.tape.grid import FAMILIES, compare, grid
+from tests.tape.grid import CHECKPOINTING, FAMILIES, compare, grid
 
 pytestmark = pytest.mark.slow
 
 GRID = list(grid())
-AUTOCAST = list(product(FAMILIES, get_args(Checkpointing), (False, True)))
+AUTOCAST = list(product(FAMILIES, CHECKPOINTING, (False, True)))
 
 
 @pytest.mark.parametrize(("raw", "job"), GRID, ids=[f"{i}-{raw['model_type']}" for i, (raw, _) in enumerate(GRID)])
