@@ -6,25 +6,25 @@ from collections.abc import Sequence
 
 from oomph.ops.elementwise import mul
 from oomph.ops.indexing import permute, unsqueeze, view
-from oomph.ops.matmul import bmm
+from oomph.ops.matmul import autocast_argument, bmm
 from oomph.tape.sizes import product, yes
 from oomph.tape.sym import Sym
 
 
 def einsum(equation: str, a: Sym, b: Sym) -> Sym:
-    """Return torch.einsum(equation, a, b), letters only: "bchn,bshn->bcsh". Autocast casts the batched product's
-    factors.
+    """Return torch.einsum(equation, a, b), letters only: "bchn,bshn->bcsh". Autocast casts what goes in.
 
     Saves both factors as the product takes them: [axes of both, own axes, summed axes], copies where strides forbid a
     view, in practice for most; the gradient is copied into that order too. The result is a view in another order of
     axes. An axis of one place counts as missing, and where nothing is left to sum it is an elementwise product. Source:
-    torch 2.13, ATen/native/Linear.cpp, einsum and sumproduct_pair.
+    torch 2.13, ATen/native/Linear.cpp, einsum and sumproduct_pair; ATen/autocast_mode.h.
 
     Queries and keys [B, L, H, D]: copies of both, the scores, and three such tensors backward.
     >>> from oomph.tape.testing import cost
     >>> cost(lambda a, b: einsum("blhn,bshn->blsh", a, b), (2, 64, 4, 16), (2, 64, 4, 16))
     Cost(allocated=98304, saved=32768, backward=98304)
     """
+    a, b = autocast_argument(a), autocast_argument(b)
     inputs, output = equation.split("->")
     left_labels, right_labels = inputs.split(",")
     summed = "".join(sorted({*left_labels, *right_labels} - {*output}))

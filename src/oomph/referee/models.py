@@ -33,11 +33,10 @@ def build(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu")
     if model_type not in transformers.CONFIG_MAPPING:
         raise UnsupportedError(f"transformers {transformers.__version__} has no architecture {model_type[:80]!r}.")
     config = transformers.CONFIG_MAPPING[model_type](**clean(dict(raw)))
-    auto = getattr(transformers, auto_class(raw))
-    if type(config) not in auto._model_mapping:  # of a multimodal model
-        auto = transformers.AutoModelForImageTextToText
-    if type(config) not in auto._model_mapping:
-        raise UnsupportedError(f"transformers has no {auto.__name__} for {model_type[:80]!r}.")
+    asked, multimodal = getattr(transformers, auto_class(raw)), transformers.AutoModelForImageTextToText
+    auto: Any = next((each for each in (asked, multimodal) if type(config) in each._model_mapping), None)
+    if auto is None:
+        raise UnsupportedError(f"transformers has no {asked.__name__} for {model_type[:80]!r}.")
     if isinstance(job, TrainJob) and not job.dropout:
         _without_dropout(config)
     dtype = DTYPES["fp32" if job.precision.startswith(AUTOCAST) else job.precision]
