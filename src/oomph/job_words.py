@@ -71,6 +71,7 @@ Objective = Literal[
     "simpo",  # pairs without a reference, lengths divided out
     "grpo",  # the update on completions that are there, without a KL term
     "rloo",  # the same with a number per completion, and a reference in memory
+    "orpo",  # pairs without a reference: the odds of one against the other, and a cross entropy of the chosen ones
     "reward",  # pairs of answers through a classifier of one label
 ]
 Reference = Literal[

@@ -78,6 +78,12 @@ CASES: dict[str, Cases] = {
             TIED,
             pairs(1, objective="rloo", method="lora", padding=True, prompt_len=1, **AMP),
         ),
+        "orpo": (LLAMA, pairs(objective="orpo")),
+        "orpo, tied, padding, amp": (
+            TIED,
+            pairs(1, objective="orpo", padding=True, accumulation=2, prompt_len=3, **AMP),
+        ),
+        "orpo, lora": (LLAMA, pairs(1, objective="orpo", method="lora", checkpointing="non-reentrant")),
         "reward": (JUDGE, pairs(objective="reward")),
         "reward, padding, amp": (JUDGE, pairs(3, objective="reward", padding=True, accumulation=2, **AMP)),
         "kto": (LLAMA, pairs(objective="kto")),

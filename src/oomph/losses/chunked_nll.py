@@ -12,7 +12,7 @@ from oomph import ops
 from oomph.losses.fused_head import counted
 from oomph.ops.elementwise import result
 from oomph.ops.loss import log_softmax, nll_loss
-from oomph.ops.scores import compared, count, exp
+from oomph.ops.scores import compared, count
 from oomph.tape.autograd import like
 from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sizes import Size, number, yes
@@ -39,7 +39,7 @@ def chunk(h: Sym, w: Sym, lbl: Sym) -> tuple[Sym, ...]:
     del hit
     chunk_correct = like(hits, "fp32")
     del hits
-    chunk_entropy = ops.total(-ops.sum_over(exp(log_p) * log_p, -1) * valid)
+    chunk_entropy = ops.total(-ops.sum_over(ops.exp(log_p) * log_p, -1) * valid)
     return chunk_loss, chunk_correct, chunk_entropy
 
 

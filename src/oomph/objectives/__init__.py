@@ -41,6 +41,7 @@ KINDS: dict[str, Kind] = {
     "simpo": Kind("cpo", "logits"),
     "grpo": Kind("grpo", "fused-head"),
     "rloo": Kind("rloo", "fused-head", reference=True),
+    "orpo": Kind("orpo", "logits"),
     "reward": Kind("reward", "hf", task="sequence-classification", labels=1),
 }
 

@@ -59,7 +59,7 @@ def concatenated_forward(passes: Passes, batch: dict[str, Sym]) -> tuple[Sym, ..
     if passes.job.objective == "simpo":
         nll_loss = labels.tape.empty((), "fp32", op="lift_fresh")
     else:
-        nll_loss = _cross_entropy_loss(ops.slice_axis(all_logits, 0, 0, len_chosen), labels, len_chosen)
+        nll_loss = cross_entropy_loss(ops.slice_axis(all_logits, 0, 0, len_chosen), labels, len_chosen)
     all_logps = _get_batch_logps(all_logits, concatenated_batch["labels"], passes.job.objective == "simpo")
     chosen_logps = ops.slice_axis(all_logps, 0, 0, len_chosen)
     rejected_logps = ops.slice_axis(all_logps, 0, len_chosen, 2 * len_chosen)
@@ -68,7 +68,7 @@ def concatenated_forward(passes: Passes, batch: dict[str, Sym]) -> tuple[Sym, ..
     return chosen_logps, rejected_logps, chosen_logits, rejected_logits, nll_loss
 
 
-def _cross_entropy_loss(logits: Sym, labels: Sym, len_chosen: Any) -> Sym:
+def cross_entropy_loss(logits: Sym, labels: Sym, len_chosen: Any) -> Sym:
     """Mirror the cross entropy of the chosen answers: logits [B, S, V] shifted and copied, in their own dtype."""
     length = labels.shape[1]
     labels = ops.slice_axis(labels, 0, 0, len_chosen)

@@ -13,7 +13,7 @@ from oomph import ops
 from oomph.objectives.passes import Passes, Shapes, autocast_dtype, item, written
 from oomph.ops.elementwise import result
 from oomph.ops.indexing import unsqueeze
-from oomph.ops.scores import compared, count, exp, minimum, sum_rows
+from oomph.ops.scores import compared, count, minimum, sum_rows
 from oomph.tape.autograd import like
 from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym
@@ -45,7 +45,7 @@ def compute_loss(passes: Passes, inputs: dict[str, Sym]) -> tuple[Sym, None]:
     old_per_token_logps = per_token_logps.detach()
     log_ratio = per_token_logps - old_per_token_logps
     log_importance_weights = log_ratio
-    coef_1 = exp(log_importance_weights)
+    coef_1 = ops.exp(log_importance_weights)
     per_token_loss: Any = None
     coef_2 = ops.clamp_both(coef_1)
     per_token_loss1 = coef_1 * advantages

@@ -11,7 +11,7 @@ from oomph import ops
 from oomph.objectives.grpo import clipped, extreme, per_token_logps_and_entropies
 from oomph.objectives.passes import Passes, Shapes, item
 from oomph.ops.elementwise import result
-from oomph.ops.scores import compared, count, exp, minimum, sum_rows
+from oomph.ops.scores import compared, count, minimum, sum_rows
 from oomph.tape.autograd import like
 from oomph.tape.sym import Sym
 
@@ -36,7 +36,7 @@ def compute_loss(passes: Passes, inputs: dict[str, Sym]) -> tuple[Sym, None]:
     logps = sum_rows(per_token_logps * inputs["completion_mask"])
     log_ratio = logps - inputs["old_logps"]
     advantages = inputs["advantages"]
-    coef_1 = exp(log_ratio)
+    coef_1 = ops.exp(log_ratio)
     coef_2 = ops.clamp_both(coef_1)
     per_sequence_loss1 = coef_1 * advantages
     per_sequence_loss2 = coef_2 * advantages

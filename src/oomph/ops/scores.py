@@ -34,20 +34,86 @@ def _like_gradient(node: Node, gradients: Gradients, saved: list[Any]) -> Gradie
     return [result(f"{node.name}_backward", gradient.shape, gradient.dtype, gradient)]
 
 
-def exp(x: Sym) -> Sym:
-    """Return x.exp(), shaped like x, in fp32 under autocast.
+def log(x: Sym) -> Sym:
+    """Return x.log(), shaped like x, in fp32 under autocast.
 
-    Saves the result: backward is g · result, one tensor. Source: torch tools/autograd/derivatives.yaml (exp).
+    Saves x: backward is g / x, one tensor. Source: torch tools/autograd/derivatives.yaml (log).
 
     >>> from oomph.tape.testing import cost, fp32
-    >>> cost(exp, fp32(8))
+    >>> cost(log, fp32(8))
     Cost(allocated=32, saved=32, backward=32)
     """
     x = in_fp32(x)
-    node = record("Exp", (x,), _like_gradient)
-    made = result("exp", x.shape, x.dtype, x)
+    node = record("Log", (x,), _like_gradient)
+    save(node, x)
+    return made_by(result("log", x.shape, x.dtype, x), node)
+
+
+def log1p(x: Sym) -> Sym:
+    """Return x.log1p(), shaped like x, in fp32 under autocast.
+
+    Saves x: backward is g / (x + 1), two tensors. Source: torch tools/autograd/derivatives.yaml (log1p).
+
+    >>> from oomph.tape.testing import cost, fp32
+    >>> cost(log1p, fp32(8))
+    Cost(allocated=32, saved=32, backward=64)
+    """
+    x = in_fp32(x)
+    node = record("Log1P", (x,), _with_one_more)
+    save(node, x)
+    return made_by(result("log1p", x.shape, x.dtype, x), node)
+
+
+def expm1(x: Sym) -> Sym:
+    """Return x.expm1(), shaped like x, in fp32 under autocast.
+
+    Saves the result: backward is g · (result + 1), two tensors. Source: torch tools/autograd/derivatives.yaml (expm1).
+
+    >>> from oomph.tape.testing import cost, fp32
+    >>> cost(expm1, fp32(8))
+    Cost(allocated=32, saved=32, backward=64)
+    """
+    x = in_fp32(x)
+    node = record("Expm1", (x,), _with_one_more)
+    made = result("expm1", x.shape, x.dtype, x)
     save(node, made)
     return made_by(made, node)
+
+
+def _with_one_more(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient = grad(gradients)
+    one_more = result("add", gradient.shape, gradient.dtype, saved[0])
+    made = result(node.name, gradient.shape, gradient.dtype, gradient, one_more)
+    del one_more
+    return [made]
+
+
+def where_either(mask: Sym, a: Sym, b: Sym) -> Sym:
+    """Return torch.where(mask, a, b) of tensors of one shape and dtype.
+
+    Saves the mask; each gradient is 0 where the other was taken: one tensor, and a scalar for a moment. Source: torch
+    tools/autograd/derivatives.yaml (where.self).
+
+    >>> from oomph.tape.testing import Given, cost, fp32
+    >>> cost(where_either, Given((8,), "bool", trains=False), fp32(8), fp32(8))
+    Cost(allocated=32, saved=8, backward=72)
+    """
+    node = record("Where", (a, b), _parted)
+    save(node, mask)
+    return made_by(result("where", a.shape, a.dtype, a, b), node)
+
+
+def _parted(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient = grad(gradients)
+    other, own = _taken(gradient), _taken(gradient)
+    return [own, other]
+
+
+def _taken(gradient: Sym) -> Sym:
+    zero = new(gradient.tape, (), gradient.dtype, op="scalar_tensor")
+    made = result("where", gradient.shape, gradient.dtype, gradient)
+    del zero
+    return made
 
 
 def pick_rows(x: Sym, index: Sym) -> Sym:

@@ -101,6 +101,8 @@ def trainer(job: TrainJob, model: Any, reference: Any) -> Any:
     """
     if job.objective in ("cpo", "simpo"):
         return _cpo_trainer(job, model)
+    if job.objective == "orpo":
+        return _orpo_trainer(model)
     if job.objective == "rloo":
         return _rloo_trainer(job, model)
     if job.objective == "grpo":
@@ -152,6 +154,22 @@ def _cpo_trainer(job: TrainJob, model: Any) -> Any:
         beta=0.1,
         simpo_gamma=0.5,
         label_smoothing=0.0,
+        _peft_has_been_casted_to_bf16=False,
+        _stored_metrics=defaultdict(lambda: defaultdict(list)),
+    )
+    return made
+
+
+def _orpo_trainer(model: Any) -> Any:
+    """Return TRL's ORPOTrainer with what its compute_loss reads."""
+    made = object.__new__(import_module("trl.experimental.orpo.orpo_trainer").ORPOTrainer)
+    vars(made).update(
+        args=SimpleNamespace(device=model.device),
+        accelerator=_Accelerator(model.device),
+        aux_loss_enabled=False,
+        is_encoder_decoder=False,
+        padding_value=0,
+        beta=0.1,
         _peft_has_been_casted_to_bf16=False,
         _stored_metrics=defaultdict(lambda: defaultdict(list)),
     )
@@ -238,7 +256,7 @@ class _Accelerator:
 
 def inputs(job: TrainJob, model: Any) -> dict[str, Any]:
     """Return a batch as DataCollatorForPreference makes it: of chosen, then of rejected answers."""
-    if job.objective in ("cpo", "simpo"):
+    if job.objective in ("cpo", "simpo", "orpo"):
         return _apart(job, model)
     if job.objective in COMPLETING:
         return _completed(job, model)
