@@ -307,7 +307,7 @@ def test_a_grid_equals_full_plays_one_by_one() -> None:
 )
 def test_large_grids_equal_full_plays_one_by_one(options: dict[str, Any]) -> None:
     """Eight points each of five grids are the scalar, full-depth answers."""
-    grid_equals_scalars(options, 20_000, 8)
+    grid_equals_scalars(options, 4_000, 8)
 
 
 def test_folding_one_job_loads_neither_numpy_nor_torch() -> None:
