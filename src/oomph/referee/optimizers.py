@@ -18,6 +18,7 @@ import torch
 from oomph.errors import UnsupportedError
 from oomph.job import TrainJob
 from oomph.optimizer_names import KINDS, Kind
+from oomph.referee.optimizer_shapes import InBackward, InFusedBackward, Offloaded, Several, WithMasters
 
 LEARNING_RATE, MOMENTUM = 1e-4, 0.9  # no byte depends on them
 BNB = {"adamw": "AdamW", "lion": "Lion", "rmsprop": "RMSprop", "ademamix": "AdEMAMix", "lamb": "LAMB", "lars": "LARS"}
@@ -79,26 +80,6 @@ def _updating(own: dict[Any, Any]) -> Callable[[Any], None]:
         own[parameter].zero_grad()
 
     return update
-
-
-class InBackward:
-    """Optimizers of one parameter each, which hooks step; for who asks, an optimizer that has nothing left to do."""
-
-    def __init__(self, own: dict[Any, Any]) -> None:
-        self.own = own
-        self.defaults = next(iter(own.values())).defaults
-        self.param_groups = [group for each in own.values() for group in each.param_groups]
-
-    @property
-    def state(self) -> dict[Any, Any]:
-        """The states of all parameters."""
-        return {parameter: each.state.get(parameter, {}) for parameter, each in self.own.items()}
-
-    def step(self) -> None:
-        """Do nothing: every step is done."""
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Do nothing: no gradient is left."""
 
 
 def _adamw(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
@@ -232,17 +213,6 @@ def _on_gpu_alone(groups: list[dict[str, Any]], lr: float) -> Any:
     return MagicMock(param_groups=[]) if on_host else torch.optim.AdamW(groups, lr=lr, fused=True)
 
 
-class Offloaded:
-    """An offloaded optimizer for who asks for states: it has those of its part on the GPU."""
-
-    def __init__(self, real: Any) -> None:
-        self.real = real
-        self.step, self.zero_grad = real.step, real.zero_grad
-        self.defaults: dict[str, Any] = {"fused": True}
-        self.param_groups = real.d_opt.param_groups if real.d_opt is not None else []
-        self.state = real.d_opt.state if real.d_opt is not None else {}
-
-
 def _adam_mini(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
     named = [(name, one) for name, one in model.named_parameters() if any(one is each for each in parameters)]
     config = model.config.get_text_config()
@@ -260,30 +230,8 @@ def _came(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
 
 def _lomo(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
     made = import_module("lomo_optim")
-    return InFusedBackward(made.AdaLomo(model) if kind.name == "adalomo" else made.Lomo(model))
-
-
-class InFusedBackward:
-    """LOMO for who asks for states and steps: its states are held by name, its backward pass makes the step."""
-
-    def __init__(self, real: Any) -> None:
-        self.real = real
-        self.defaults, self.param_groups = real.defaults, real.param_groups
-        found = ("exp_avg_sq_row", "exp_avg_sq_col", "exp_avg_sq")
-        self.state = {
-            parameter: {key: getattr(real, key)[name] for key in found if name in getattr(real, key, {})}
-            for name, parameter in real.model.named_parameters()
-        }
-
-    def fused_backward(self, loss: Any) -> None:
-        """Run the backward pass and every update."""
-        self.real.fused_backward(loss, LEARNING_RATE)
-
-    def step(self) -> None:
-        """Do nothing: every step is done."""
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Do nothing: no gradient is left."""
+    real = made.AdaLomo(model) if kind.name == "adalomo" else made.Lomo(model)
+    return InFusedBackward(real, LEARNING_RATE)
 
 
 def _master(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
@@ -294,26 +242,6 @@ def _master(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any
         return WithMasters(made(base, named, [[""]], switch_mode="fixed", start_block=0, verbose=0))
 
 
-class WithMasters:
-    """BAdam's optimizer, all of whose parameters are one block, for who asks for the states of parameters."""
-
-    def __init__(self, real: Any) -> None:
-        self.real = real
-        self.step, self.zero_grad, self.defaults = real.step, real.zero_grad, real.defaults
-
-    @property
-    def state(self) -> dict[Any, Any]:
-        """The fp32 copy of each parameter and its states."""
-        real = self.real
-        pairs = ((real.param_idx2lp[at], real.param_idx2hp[at]) for at in real.param_idx2lp)
-        return {one: {"master": copy, **real.base_optimizer.state.get(copy, {})} for one, copy in pairs}
-
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        """The parameters themselves, in the order of the model."""
-        return [{**self.real.base_optimizer.param_groups[0], "params": list(self.real.param_idx2lp.values())}]
-
-
 def _matrices(model: Any, kind: Kind) -> list[Any]:
     """Return the weights that are projected or made orthogonal: by class and name as the HF Trainer, or all hidden."""
     from oomph.referee import models
@@ -322,30 +250,6 @@ def _matrices(model: Any, kind: Kind) -> list[Any]:
         linear = ((name, each) for name, each in model.named_modules() if isinstance(each, torch.nn.Linear))
         return [each.weight for name, each in linear if "attn" in name or "mlp" in name]
     return [one for layer in models.decoder_layers(model) for one in layer.parameters() if one.dim() == 2]
-
-
-class Several:
-    """Optimizers that step one after another, as one."""
-
-    def __init__(self, each: list[Any]) -> None:
-        self.each = each
-        self.defaults = each[-1].defaults
-        self.param_groups = [group for one in each for group in one.param_groups]
-
-    @property
-    def state(self) -> dict[Any, Any]:
-        """The states of all parameters."""
-        return {parameter: state for one in self.each for parameter, state in one.state.items()}
-
-    def step(self) -> None:
-        """Step each."""
-        for one in self.each:
-            one.step()
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Free or fill all gradients."""
-        for one in self.each:
-            one.zero_grad(set_to_none=set_to_none)
 
 
 MAKERS: dict[str, Callable[[Kind, TrainJob, Any, list[Any]], Any]] = {
