@@ -83,7 +83,7 @@ def for_job(found: Subject, job: Job | None) -> Subject:
         raise UnsupportedError(
             f"What head {found.model.name} has is not told by names and shapes.", "Point oomph at its config.json."
         )
-    config = headed(found.source.config, job.task, job.labels, job.objective == "reward")
+    config = headed(found.source.config, *job.head)
     model = model_from_config(config, found.model.name)
     if task_of(model.objective) != job.task:
         raise UnsupportedError(f"oomph knows no {model.model_type} for {job.task}.", "Leave --task out.")

@@ -141,7 +141,7 @@ def model_of(ref: str, *, offline: bool = False, job: TrainJob | None = None) ->
 
     if ref in FAMILIES and catalogue.find(ref) is None and not os.path.exists(ref):
         config = class_defaults(ref)
-        asked = headed(config, job.task, job.labels, job.objective == "reward") if job else config
+        asked = headed(config, *job.head) if job else config
         return model_from_config(asked, f"{ref} (class defaults)")
     from oomph.answer import subject
 

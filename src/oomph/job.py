@@ -197,6 +197,11 @@ class TrainJob:
         check_objective(self)
 
     @property
+    def head(self) -> tuple[str, int, bool]:
+        """What the model's head is for, of how many labels, and whether it gets a padding token where it has none."""
+        return self.task, self.labels, OBJECTIVES[self.objective].pads
+
+    @property
     def weight_dtype(self) -> str:
         """The dtype that weights are kept in unless a method says otherwise: fp32 under autocast."""
         return "fp32" if self.precision.startswith("amp-") else self.precision

@@ -42,10 +42,10 @@ def task(config: Config, prefix: str, known: Collection[str], default: str) -> s
     return found
 
 
-def headed(config: Mapping[str, Any], task: str, labels: int = 0, padded: bool = False) -> dict[str, Any]:
+def headed(config: Mapping[str, Any], task: str, labels: int = 0, pads: bool = False) -> dict[str, Any]:
     """Return a config with the head that a task needs: that of a class of the same model type.
 
-    `padded`: the trainer gives it the tokenizer's padding token where it has none, as TRL's RewardTrainer does.
+    `pads`: the trainer gives it the tokenizer's padding token where it has none, as TRL's RewardTrainer does.
 
     >>> headed({"model_type": "bert", "architectures": ["BertModel"]}, "sequence-classification", 3)
     {'model_type': 'bert', 'architectures': ['ForSequenceClassification'], 'num_labels': 3}
@@ -58,7 +58,7 @@ def headed(config: Mapping[str, Any], task: str, labels: int = 0, padded: bool =
     if labels:
         named = ("id2label", "label2id")  # say the number again
         changed = {**{key: value for key, value in changed.items() if key not in named}, "num_labels": labels}
-    if padded and changed.get("pad_token_id") is None:
+    if pads and changed.get("pad_token_id") is None:
         changed["pad_token_id"] = 0  # which one it is moves no byte
     return changed
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 class Kind:
     """An objective: its file, and whether it compares with a reference model.
 
-    `loss` is how the end of the model is computed, `task` what its head is for, of how many `labels`.
+    `loss` is how the end of the model is computed, `task` what its head is for, of how many `labels`; `pads` says that
+    its trainer gives a model without a padding token the tokenizer's.
     """
 
     file: str
@@ -30,6 +31,7 @@ class Kind:
     reference: bool = False
     task: str = "causal-lm"
     labels: int = 0
+    pads: bool = False
 
 
 KINDS: dict[str, Kind] = {
@@ -42,7 +44,7 @@ KINDS: dict[str, Kind] = {
     "grpo": Kind("grpo", "fused-head"),
     "rloo": Kind("rloo", "fused-head", reference=True),
     "orpo": Kind("orpo", "logits"),
-    "reward": Kind("reward", "hf", task="sequence-classification", labels=1),
+    "reward": Kind("reward", "hf", task="sequence-classification", labels=1, pads=True),
 }
 
 

@@ -11,11 +11,10 @@ from typing import Any
 from oomph import ops
 from oomph.objectives import cpo
 from oomph.objectives.passes import Passes, item
-from oomph.ops.elementwise import result
-from oomph.ops.scores import compared, expm1, log, log1p, logsigmoid, sum_rows, where_either
+from oomph.ops.scores import compared, expm1, log, log1p, logsigmoid, sum_rows
 from oomph.ops.selected import selective_log_softmax
 from oomph.tape.autograd import like
-from oomph.tape.sym import Sym, new
+from oomph.tape.sym import Sym
 
 inputs = cpo.inputs
 
@@ -60,7 +59,7 @@ def concatenated_forward(passes: Passes, batch: dict[str, Sym]) -> tuple[Sym, ..
     all_logits = outputs[0]
     labels = like(concatenated_batch["input_ids"], "int64", "clone")
     attention_mask = concatenated_batch["attention_mask"]
-    labels = _where_ids(compared("eq", attention_mask), labels)
+    labels = ops.where(compared("eq", attention_mask), labels)
     chosen_nll_loss = cpo.cross_entropy_loss(ops.slice_axis(all_logits, 0, 0, len_chosen), labels, len_chosen)
     all_logps = _get_batch_logps(all_logits, concatenated_batch["labels"])
     chosen_logps = ops.slice_axis(all_logps, 0, 0, len_chosen)
@@ -76,17 +75,9 @@ def _get_batch_logps(logits: Sym, labels: Sym) -> Sym:
     labels = like(ops.slice_axis(labels, 1, 1, length), "int64", "clone")
     logits = ops.slice_axis(logits, 1, 0, length - 1)
     loss_mask = compared("ne", labels)
-    labels = _where_ids(compared("eq", labels), labels)
+    labels = ops.where(compared("eq", labels), labels)
     per_token_logps = selective_log_softmax(logits, labels)
     return ops.divided(sum_rows(per_token_logps * loss_mask), sum_rows(loss_mask))
-
-
-def _where_ids(mask: Sym, ids: Sym) -> Sym:
-    """Mirror torch.where(mask, ids, -100): the number is a tensor for a moment."""
-    number = new(ids.tape, (), ids.dtype, op="scalar_tensor")
-    made = result("where", ids.shape, ids.dtype, mask, ids)
-    del number
-    return made
 
 
 def _odds_ratio_loss(policy_chosen_logps: Sym, policy_rejected_logps: Sym) -> tuple[Sym, ...]:
@@ -105,4 +96,4 @@ def _odds_ratio_loss(policy_chosen_logps: Sym, policy_rejected_logps: Sym) -> tu
 
 def _log1mexp(x: Sym) -> Sym:
     """Mirror log(1 - exp(x)), computed in two ways of which one is taken."""
-    return where_either(compared("lt", x), log1p(-ops.exp(x)), log(-expm1(x)))
+    return ops.where_either(compared("lt", x), log1p(-ops.exp(x)), log(-expm1(x)))

@@ -27,7 +27,7 @@ from oomph.ops.attention import (
     sdpa_attention,
     sink_attention,
 )
-from oomph.ops.bounds import at_least, clamp, clamp_both, masked_fill, where, where_buffer
+from oomph.ops.bounds import at_least, clamp, clamp_both, masked_fill, where, where_buffer, where_either
 from oomph.ops.channels import conv1d, index_copy
 from oomph.ops.einsum import einsum
 from oomph.ops.elementwise import (
@@ -329,5 +329,6 @@ __all__ = [
     "view",
     "where",
     "where_buffer",
+    "where_either",
     "zeros_like",
 ]

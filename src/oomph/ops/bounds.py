@@ -48,11 +48,36 @@ def where(mask: Sym, x: Sym) -> Sym:
 
 
 def _where_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
-    gradient = grad(gradients)
+    return [_where_taken(grad(gradients))]
+
+
+def _where_taken(gradient: Sym) -> Sym:
+    """Return a gradient with 0 where the other value was taken: the 0 is a scalar tensor for a moment."""
     zero = new(gradient.tape, (), gradient.dtype, op="scalar_tensor")
     own = result("where", gradient.shape, gradient.dtype, gradient)
     del zero
-    return [own]
+    return own
+
+
+def where_either(mask: Sym, a: Sym, b: Sym) -> Sym:
+    """Return torch.where(mask, a, b) of tensors of one shape and dtype.
+
+    Saves the mask, one byte each: backward selects by it, for each that wants a gradient one tensor and a scalar.
+    Source: torch tools/autograd/derivatives.yaml (where.self).
+
+    >>> from oomph.tape.testing import Given, cost, fp32
+    >>> cost(where_either, Given((8,), "bool", trains=False), fp32(8), fp32(8))
+    Cost(allocated=32, saved=8, backward=72)
+    """
+    node = record("Where", (a, b), _where_either_backward)
+    save(node, mask)
+    return made_by(result("where", a.shape, a.dtype, a, b), node)
+
+
+def _where_either_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    other = _where_taken(grad(gradients)) if node.needs(1) else None
+    own = _where_taken(grad(gradients)) if node.needs(0) else None
+    return [own, other]
 
 
 def where_buffer(x: Sym, number: Sym) -> Sym:

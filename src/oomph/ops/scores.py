@@ -88,34 +88,6 @@ def _with_one_more(node: Node, gradients: Gradients, saved: list[Any]) -> Gradie
     return [made]
 
 
-def where_either(mask: Sym, a: Sym, b: Sym) -> Sym:
-    """Return torch.where(mask, a, b) of tensors of one shape and dtype.
-
-    Saves the mask; each gradient is 0 where the other was taken: one tensor, and a scalar for a moment. Source: torch
-    tools/autograd/derivatives.yaml (where.self).
-
-    >>> from oomph.tape.testing import Given, cost, fp32
-    >>> cost(where_either, Given((8,), "bool", trains=False), fp32(8), fp32(8))
-    Cost(allocated=32, saved=8, backward=72)
-    """
-    node = record("Where", (a, b), _parted)
-    save(node, mask)
-    return made_by(result("where", a.shape, a.dtype, a, b), node)
-
-
-def _parted(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
-    gradient = grad(gradients)
-    other, own = _taken(gradient), _taken(gradient)
-    return [own, other]
-
-
-def _taken(gradient: Sym) -> Sym:
-    zero = new(gradient.tape, (), gradient.dtype, op="scalar_tensor")
-    made = result("where", gradient.shape, gradient.dtype, gradient)
-    del zero
-    return made
-
-
 def pick_rows(x: Sym, index: Sym) -> Sym:
     """Return x.index_select(0, index): rows of x [B, ..] at int64 [n].
 

@@ -26,7 +26,7 @@ def build(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu")
     import transformers
 
     if isinstance(job, TrainJob):
-        raw = headed(raw, job.task, job.labels, job.objective == "reward")
+        raw = headed(raw, *job.head)
     model_type = str(raw.get("model_type", ""))
     if model_type in SEQ2SEQ:  # configs name the token to begin with, their classes have none; no byte depends on it
         raw = {"decoder_start_token_id": 0, **raw}

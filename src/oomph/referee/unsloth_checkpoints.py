@@ -101,38 +101,40 @@ def _file() -> Any:
 def installed(dtype: Any) -> Iterator[None]:
     """Let torch's checkpoint be Unsloth's inside, for a model that computes in `dtype`.
 
-    The state that its initialize_unsloth_gradient_checkpointing sets, on a device whose index is None.
+    Its own initialize_unsloth_gradient_checkpointing sets the state; what it keeps by device is then for one whose
+    index is None.
     """
     module = _file()
-    of_all, view = _Quiet(), module._view_bytes_as
-    size = module.INITIAL_GPU_BUFFER_SIZE
     kind = torch.float16 if dtype == torch.float16 else torch.bfloat16
-    buffers: list[defaultdict[Any, _Staging]] = [defaultdict(lambda: _Staging(size, kind)) for _ in range(2)]
+    view = module._view_bytes_as
 
     def view_bytes_as(buffer: Any, n_bytes: int, dtype: Any, shape: Any) -> Any:
         return buffer if isinstance(buffer, _Host) else view(buffer.tensor, n_bytes, dtype, shape)
 
     def ensure(device_index: Any) -> None:
-        _ = [each[device_index] for each in buffers]
+        _ = module.GPU_BUFFERS[device_index], module.GPU_BUFFERS_B[device_index]
 
-    state = {
-        "CPU_BUFFERS": [_Host() for _ in range(module.INITIAL_CPU_BUFFER_COUNT)], "CPU_INDEX": 0,
-        "GPU_BUFFER_DTYPE": kind, "NEXT_BUFFER_SLOT": {None: 0}, "GPU_BUFFERS": buffers[0],
-        "GPU_BUFFERS_B": buffers[1], "USE_DOUBLE_BUFFER": False, "BACKWARD_PASS": True,
-        "BUFFER_EVENTS_A": defaultdict(_Quiet), "BUFFER_EVENTS_B": defaultdict(_Quiet),
-        "EXTRA_STREAMS": defaultdict(_Quiet), "MAIN_STREAMS": defaultdict(_Quiet), "MINIMUM_SIZE": 2 * 1024 * 1024,
-        "USE_UNSLOTH_GC": False, "LAST_GC_INDEX": 0, "FIRST_PASS": True, "CURRENT_GC_INDEX": 0,
-        "_ensure_device_buffers": ensure, "_view_bytes_as": view_bytes_as, "_compute_stream": lambda index: of_all,
-        "torch_gpu_stream": lambda stream: nullcontext(),
+    stands: dict[str, Any] = {
+        "_new_host_buffer": lambda count, dtype: _Host(), "_visible_device_count": lambda: 1,
+        "_double_buffer_event_ctor": lambda: _Quiet, "_ensure_device_buffers": ensure, "_view_bytes_as": view_bytes_as,
+        "_compute_stream": lambda index: _Quiet(), "torch_gpu_stream": lambda stream: nullcontext(),
     }  # fmt: skip
-    module._reset_cpu_slots()
-    module._reset_gc_prefetch_state()
+    size = module.INITIAL_GPU_BUFFER_SIZE
     with (
-        patch.multiple(module, create=True, **state),
+        patch.multiple(module, **stands),
         patch.object(torch.cuda, "mem_get_info", lambda index: (MUCH, MUCH)),
         patch.object(torch_checkpoint, "CheckpointFunction", module.UnslothCheckpointFunction),
         patch.object(torch_checkpoint, "checkpoint", module.unsloth_checkpoint),
         patch("transformers.modeling_utils.checkpoint", module.unsloth_checkpoint),
         patch("builtins.print"),
     ):
-        yield
+        module.initialize_unsloth_gradient_checkpointing(kind)
+        for name in ("BUFFER_EVENTS_A", "BUFFER_EVENTS_B", "EXTRA_STREAMS", "MAIN_STREAMS"):
+            setattr(module, name, defaultdict(_Quiet))
+        for name in ("GPU_BUFFERS", "GPU_BUFFERS_B"):
+            setattr(module, name, defaultdict(lambda: _Staging(size, kind)))
+        module.NEXT_BUFFER_SLOT = {None: 0}
+        try:
+            yield
+        finally:
+            module.GPU_BUFFERS = module.GPU_BUFFERS_B = None

@@ -121,8 +121,7 @@ class Expression:
 
     def __index__(self) -> int:
         """Return the number, for what counts with it; what is played is then of this number alone."""
-        self.sheet.compare("==", self, self.value)
-        return int(self.value)
+        return settled(self)
 
     def __neg__(self) -> SizeLike:
         return self * -1
