@@ -15,6 +15,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 BYTES = {"type": "integer", "minimum": 0}
 TEXT = {"type": "string"}
+NUMBER = {"type": "number"}
 
 
 def obj(properties: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -131,6 +132,8 @@ def schema() -> dict[str, Any]:
             "instants": array(instant),
             "peak": {**null_or(TEXT), "description": "the instant at which most is allocated"},
             "why": TEXT,
+            "printed": array(obj({"name": TEXT, "text": TEXT, "value": NUMBER, "safe": NUMBER})),
+            "command": {**array(TEXT), "description": "what starts the engine, word by word"},
             "groups": obj(dict.fromkeys(GROUPS, BYTES)),
             "kinds": {"type": "object", "additionalProperties": BYTES},
             "items": array(item),

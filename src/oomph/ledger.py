@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 
 GROUPS = (
     "weights",
@@ -96,6 +96,25 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Printed:
+    """A figure that an engine prints at its start, as it is expected there.
+
+    `name` ends in its unit where it has one (kv_cache_gib, kv_tokens); `text` is the line, `value` the figure in it,
+    `safe` the value on the side where memory runs out: more for what is taken, less for what is left.
+    """
+
+    name: str
+    text: str
+    value: float
+    safe: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figure as JSON knows it."""
+        safe = self.value if self.safe is None else self.safe
+        return {"name": self.name, "text": self.text, "value": self.value, "safe": safe}
+
+
+@dataclass(frozen=True)
 class Instant:
     """A stretch of a job: `repeats` equal ones in a row, bytes allocated at its start, at most, and at its end."""
 
@@ -176,7 +195,7 @@ class Ledger:
     Bytes are of the whole job over all its devices; only the verdict is about one device, the fullest. `model`,
     `job` and `device` are plain facts to print; everything that is computed from items is a property. A job that runs
     has `figures` and `instants`, what is still allocated at its end, `resident_bytes`, and a sentence `why` its peak is
-    where it is.
+    where it is. What an engine serves has the figures it will have `printed`, and the `command` that starts it.
     """
 
     job: dict[str, Any]
@@ -192,6 +211,8 @@ class Ledger:
     instants: tuple[Instant, ...] = ()
     resident_bytes: int | None = None
     why: str = ""
+    printed: tuple[Printed, ...] = ()
+    command: tuple[str, ...] = ()
 
     @property
     def total_bytes(self) -> int:
@@ -252,6 +273,8 @@ class Ledger:
             "instants": [instant.to_dict() for instant in self.instants],
             "peak": self.peak.name if self.peak else None,
             "why": self.why,
+            "printed": [printed.to_dict() for printed in self.printed],
+            "command": list(self.command),
             "groups": self.groups,
             "kinds": self.kinds,
             "items": [item.to_dict() for item in self.items],

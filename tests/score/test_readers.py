@@ -10,7 +10,8 @@ from oomph.constants import rule
 from oomph.devices import find
 from oomph.errors import SourceError, UnsupportedError
 from oomph.job import InferJob, TrainJob
-from oomph.score.readers import inference, training, xmem
+from oomph.score.readers import training, xmem
+from oomph.score.readers.engines import transformers
 from oomph.score.readers.training_words import named
 from oomph.score.reading import MUST_NOT_FIT
 from oomph.score.scoring import Outcome, score
@@ -263,7 +264,7 @@ def test_weights_of_a_serving_row() -> None:
     ("change", "reason"),
     [
         ({"tp": 2}, "tp=2: one GPU only"),
-        ({"engine": "mlx-lm"}, "engine mlx-lm: where it puts which layers is not modelled yet"),
+        ({"engine": "mlx-lm"}, "engine mlx-lm: not modelled yet"),
         ({"quant": "bitsandbytes"}, "quant bitsandbytes: which format that is, is not said exactly"),
         ({"quant": ["fp8"]}, "quant: ['fp8'] is not text"),
         ({"dtype": "int3"}, "dtype int3: not a dtype of weights that oomph knows"),
@@ -297,7 +298,7 @@ def test_a_published_format_is_the_models_own() -> None:
 
 def test_generating_is_a_prefill_and_a_last_token() -> None:
     """8192 tokens with 6144 read at once: the last of the cache's 8191 is read alone."""
-    assert inference.jobs_of(GENERATE) == (InferJob(1, 6144), InferJob(1, 8190, decode=1))
+    assert transformers.jobs_of(GENERATE) == (InferJob(1, 6144), InferJob(1, 8190, decode=1))
     outcome = scored(GENERATE)["peak_gib"]
     assert outcome.refused is None
     assert abs(outcome.relative_error or 1) < 0.01

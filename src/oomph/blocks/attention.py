@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from oomph.blocks.base import Block, Parts
 from oomph.blocks.basic import Linear
+from oomph.blocks.cached import Cached, TokenCache
 from oomph.errors import ConfigError
 from oomph.tensor import Role, Tensor
 
@@ -111,6 +112,12 @@ class Attention(Block):
             "resid_dropout": self.resid_dropout,
             "sinks": Tensor((self.num_heads,), "param") if self.sinks else None,
         }
+
+    @property
+    def cached(self) -> tuple[Cached, ...]:
+        """Keys and values of every key/value head, of a window of tokens if there is one."""
+        values = self.v_head_dim or self.head_dim
+        return (TokenCache(self.num_kv_heads, self.head_dim, values, window=self.sliding_window),)
 
     @staticmethod
     def program(

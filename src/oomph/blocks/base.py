@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Union
 
+from oomph.blocks.cached import Cached
 from oomph.tensor import Tensor, Weight
 
 Part = Union["Block", Tensor, None]
@@ -34,6 +35,11 @@ class Block:
     def built_parts(self) -> Parts:
         """The parts as transformers builds them on a device, where they differ: experts stacked into one tensor."""
         return self.parts
+
+    @property
+    def cached(self) -> tuple[Cached, ...]:
+        """What this block itself keeps of each sequence between tokens; that of its parts is theirs."""
+        return ()
 
 
 @dataclass(frozen=True, eq=False)

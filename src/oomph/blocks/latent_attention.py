@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from oomph.blocks.base import Block, Parts
 from oomph.blocks.basic import Linear, Norm
+from oomph.blocks.cached import Cached, TokenCache
 
 if TYPE_CHECKING:
     from oomph.programs.cache import Cache
@@ -99,6 +100,13 @@ class LatentAttention(Block):
             "o_proj": Linear(heads * self.v_head_dim, hidden, self.bias),
             "indexer": self.indexer,
         }
+
+    @property
+    def cached(self) -> tuple[Cached, ...]:
+        """The latent and the rotary key as one vector, and the indexer's key."""
+        width = self.kv_lora_rank + self.qk_rope_head_dim
+        index_dim = self.indexer.head_dim if self.indexer else 0
+        return (TokenCache(1, width, 0, "latent", window=self.sliding_window, index_dim=index_dim),)
 
     @staticmethod
     def program(

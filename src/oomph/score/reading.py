@@ -20,10 +20,13 @@ _NOT_SCORED = re.compile(r"do not score (\w+)")
 
 @dataclass(frozen=True)
 class Answer:
-    """An estimate in bytes: the point and the upper bound. `status` is the verdict where a device was asked about."""
+    """An estimate in bytes, or a count: the point and the upper bound (of what is left to requests, the lower one).
 
-    n_bytes: int
-    safe_bytes: int
+    `status` is the verdict where a device was asked about.
+    """
+
+    n_bytes: float
+    safe_bytes: float
     status: str = ""
 
 
@@ -179,13 +182,14 @@ def _quantity(measured: Mapping[str, Any], name: str, schema: Schema, unscored: 
     return Quantity(name, value)
 
 
-UNITS = {"gib": GIB, "mib": MIB, "bytes": 1}
+# Bytes of the unit a name may end in; counts have none, their Answer is the count.
+UNITS = {"gib": GIB, "mib": MIB, "bytes": 1, "tokens": 1, "blocks": 1, "cells": 1, "layers": 1, "concurrency": 1}
 
 
 def unit(name: str) -> int | None:
-    """Return the bytes of the unit a quantity's name says last, None where it says none of memory.
+    """Return the bytes of the unit a quantity's name says last, 1 for a count, None where it says neither.
 
-    >>> unit("peak_allocated_gib"), unit("torch_reserved_peak_gib_est"), unit("kv_tokens")
-    (1073741824, 1073741824, None)
+    >>> unit("peak_allocated_gib"), unit("torch_reserved_peak_gib_est"), unit("kv_tokens"), unit("seconds")
+    (1073741824, 1073741824, 1, None)
     """
     return next((UNITS[word] for word in reversed(name.split("_")) if word in UNITS), None)

@@ -1,0 +1,23 @@
+"""Programs that serve models, each by its own rules; imported when asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from oomph.errors import UsageError, close_matches
+
+if TYPE_CHECKING:
+    from oomph.engines.base import Engine
+
+# Name and module. Every module has an ENGINE.
+ENGINES: dict[str, str] = {}
+
+
+def engine(name: str) -> Engine:
+    """Return an engine by its name; raises UsageError for one that is not known."""
+    if name not in ENGINES:
+        choose = f"Choose one of {', '.join(ENGINES)}; docs/engines.md says what each takes."
+        raise UsageError(f"There is no engine {name[:80]!r}.", close_matches(name, ENGINES) or choose)
+    found: Engine = import_module(f"oomph.engines.{ENGINES[name]}").ENGINE
+    return found

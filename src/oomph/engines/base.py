@@ -1,0 +1,115 @@
+"""What an engine is: the flags it takes, and what a model served by it holds on each device.
+
+An engine answers in two parts. What is there whatever is asked (weights, buffers, workspaces, what the engine puts
+aside) are items. What requests take is left open as functions of their context and number, which work on ints as well
+as on numpy arrays, so that the largest context, or a map of both, costs no more than the arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from oomph.ledger import Item, Printed
+
+if TYPE_CHECKING:
+    from oomph.answer import Subject
+    from oomph.devices import Device
+
+Amount = Any  # an int or a numpy array of them
+
+
+def flag(default: Any, *names: str, help: str = "") -> Any:
+    """Return a dataclass field that the engine's command line spells `names`, the first of them preferred."""
+    return field(default=default, metadata={"flags": names, "help": help})
+
+
+@dataclass(frozen=True)
+class ServeJob:
+    """What an engine is asked for. Subclasses add the engine's own flags as fields, made by `flag`.
+
+    `context`: tokens of one request, read and written together; None is what the engine takes by itself, which is never
+    assumed in silence. `concurrency`: requests of that length at a time. `format`: how weights are stored, None as they
+    are published. `version` of the engine, "" the newest that is known here.
+    """
+
+    context: int | None = None
+    concurrency: int = 1
+    format: str | None = None
+    version: str = ""
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one device holds, or each of `count` equal ones. Item bytes are of one device.
+
+    `room_bytes` is what the engine leaves there for requests, None on an unknown device. `needs` are the bytes that
+    requests of a context and a concurrency take of that room, `held` the same as items. An engine that takes the whole
+    room at its start, whatever is asked, has a `pool`: what of it no request needs is an item too.
+    """
+
+    name: str
+    items: tuple[Item, ...]
+    needs: Callable[[Amount, Amount], Amount]
+    held: Callable[[int, int], tuple[Item, ...]]
+    room_bytes: int | None = None
+    capacity_bytes: int | None = None
+    pool: bool = False
+    count: int = 1
+
+    def fits(self, context: Amount, concurrency: Amount) -> Any:
+        """Say whether requests fit in the room; of arrays, where. Only for a share with a room."""
+        assert self.room_bytes is not None
+        return self.needs(context, concurrency) <= self.room_bytes
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The most of something that is served at all, whatever memory there is, and what says so."""
+
+    most: int
+    why: str
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A model in an engine: its shares of devices, what the engine will print, and what was taken for granted.
+
+    `context` is that of the job, or what the engine takes by itself. `limits` by name: "context", "concurrency".
+    """
+
+    shares: tuple[Share, ...]
+    context: int
+    printed: tuple[Printed, ...] = ()
+    limits: Mapping[str, Limit] = field(default_factory=dict)
+    assumptions: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def fits(self, context: Amount, concurrency: Amount) -> Any:
+        """Say whether every device has room for requests, and the engine takes so many; of arrays, where."""
+        found = True
+        for share in self.shares:
+            found = found & share.fits(context, concurrency)
+        for name, amount in (("context", context), ("concurrency", concurrency)):
+            if name in self.limits:
+                found = found & (amount <= self.limits[name].most)
+        return found
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A program that serves: its name, what it is, where its rules are written down, and what it does with a model.
+
+    `job` is the class of its jobs. `starts` are the words a command line of it may begin with, as ("vllm", "serve").
+    `deploy(subject, job, devices)` raises UnsupportedError for a model or an input that is not modelled; no devices
+    means that they are not known. `command(model, job)` are the words to run it with.
+    """
+
+    name: str
+    title: str
+    source: str
+    job: type[ServeJob]
+    starts: tuple[tuple[str, ...], ...]
+    deploy: Callable[[Subject, Any, Sequence[Device]], Deployment]
+    command: Callable[[str, Any], list[str]]

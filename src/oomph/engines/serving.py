@@ -1,0 +1,117 @@
+"""From a model, an engine and a job to a Ledger: what is on the devices, what requests take, whether all of it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
+
+from oomph.answer import Subject, facts
+from oomph.engines.base import Deployment, Engine, ServeJob, Share
+from oomph.errors import UsageError
+from oomph.ledger import Figure, Item, Ledger, Verdict
+from oomph.units import human
+
+if TYPE_CHECKING:
+    from oomph.devices import Device
+
+POOL = "room that no request needs"
+HOST = "host"  # the name of the share that lies in the machine's own memory
+
+
+def serve(found: Subject, engine: Engine, job: ServeJob, devices: Sequence[Device] = ()) -> Ledger:
+    """Return the ledger of a model served by an engine on devices; none: only what it takes is said.
+
+    Raises UnsupportedError for what the engine or oomph does not do with the model.
+    """
+    deployed = engine.deploy(found, job, devices)
+    shown = [(share, share_items(share, deployed.context, job.concurrency)) for share in deployed.shares]
+    return Ledger(
+        job={
+            "kind": "serve",
+            "model": found.source.name,
+            "origin": found.source.origin,
+            "engine": engine.name,
+            **describe(job),
+            "context": deployed.context,
+        },
+        model=facts(found),
+        items=tuple(_of_all(item, share) for share, items in shown for item in items),
+        device=_devices(devices),
+        verdict=judge(f"serving {found.model.name}", deployed, job.concurrency) if devices else None,
+        assumptions=deployed.assumptions,
+        warnings=(*found.warnings, *found.model.notes, *deployed.warnings),
+        figures=(_fullest(shown),),
+        printed=deployed.printed,
+        command=tuple(engine.command(found.source.name, job)),
+    )
+
+
+def describe(job: ServeJob) -> dict[str, Any]:
+    """Return every input of a job with its value, in the order of the fields."""
+    return {each.name: getattr(job, each.name) for each in fields(job)}
+
+
+def share_items(share: Share, context: int, concurrency: int) -> tuple[Item, ...]:
+    """Return what one device of a share holds: what is there anyway, what requests take, what of a pool is left."""
+    items = (*share.items, *share.held(context, concurrency))
+    left = (share.room_bytes or 0) - int(share.needs(context, concurrency))
+    if share.pool and left > 0:
+        items = (*items, Item(POOL, "kv_cache", left, source="rule", evidence="the engine takes all of its room"))
+    return items
+
+
+def _of_all(item: Item, share: Share) -> Item:
+    """Return an item with the bytes of all equal devices of its share."""
+    safe = None if item.safe is None else item.safe * share.count
+    device = share.name if share.count == 1 else f"each of {share.count} {share.name}"
+    return replace(item, n_bytes=item.n_bytes * share.count, safe=safe, device=device)
+
+
+def _devices(devices: Sequence[Device]) -> dict[str, Any] | None:
+    if not devices:
+        return None
+    first = devices[0].to_dict()
+    names = [device.id for device in devices]
+    return {"count": len(devices), **first, **({"mixed": names} if len(set(names)) > 1 else {})}
+
+
+def _fullest(shown: Sequence[tuple[Share, tuple[Item, ...]]]) -> Figure:
+    """Return what the device that holds most holds."""
+    sums = [(sum(i.n_bytes for i in items), sum(i.safe_bytes for i in items)) for share, items in shown]
+    on_devices = [each for each, (share, _) in zip(sums, shown, strict=True) if share.name != HOST] or sums
+    return Figure("device", *max(on_devices))
+
+
+def judge(what: str, deployed: Deployment, concurrency: int) -> Verdict:
+    """Return the verdict: whether every device has room for all requests at once, and for how many if not."""
+    context = deployed.context
+    known = [share for share in deployed.shares if share.room_bytes is not None]
+    if not known:
+        raise UsageError("There is no telling whether it fits on devices that are not known.")
+    tightest = min(known, key=lambda share: (share.room_bytes or 0) - int(share.needs(context, concurrency)))
+    room, needed = tightest.room_bytes or 0, int(tightest.needs(context, concurrency))
+    asked = f"{concurrency} x {context:,} tokens" if concurrency > 1 else f"{context:,} tokens"
+    where = f"on {tightest.name}" if len(known) > 1 else ""
+    beyond = _beyond(deployed, {"context": context, "concurrency": concurrency})
+    fixed = sum(item.n_bytes for item in tightest.items)
+    capacity = tightest.capacity_bytes or fixed + room
+    if beyond:
+        return Verdict("too_big", capacity, room - needed, f"Does not fit: {beyond}")
+    if room <= 0:
+        sentence = f"Does not fit: {what} takes {human(fixed)} {where}before there is a token in its cache".strip()
+        return Verdict("too_big", capacity, room - needed, f"{sentence}, {human(-room)} more than there is.")
+    if needed > room:
+        sentence = f"Does not fit: {asked} need {human(needed)} {where}".rstrip()
+        return Verdict("too_big", capacity, room - needed, f"{sentence}, and {human(room)} are left for requests.")
+    sentence = f"Fits: {asked} need {human(needed)} of the {human(room)} left for requests {where}".rstrip()
+    return Verdict("fits", capacity, room - needed, f"{sentence}.")
+
+
+def _beyond(deployed: Deployment, asked: Mapping[str, int]) -> str:
+    """Return in words what is asked for that the engine serves at no memory; '' if nothing is."""
+    for name, amount in asked.items():
+        limit = deployed.limits.get(name)
+        if limit is not None and amount > limit.most:
+            return f"a {name} of {amount:,} is more than {limit.most:,}: {limit.why}."
+    return ""
