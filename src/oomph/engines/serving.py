@@ -84,28 +84,34 @@ def _fullest(shown: Sequence[tuple[Share, tuple[Item, ...]]]) -> Figure:
 
 
 def judge(what: str, deployed: Deployment, concurrency: int) -> Verdict:
-    """Return the verdict: whether every device has room for all requests at once, and for how many if not."""
-    context = deployed.context
-    known = [share for share in deployed.shares if share.room_bytes is not None]
+    """Return the verdict: whether every device has room for all requests at once."""
+    context, known = deployed.context, deployed.known
     if not known:
         raise UsageError("There is no telling whether it fits on devices that are not known.")
-    tightest = min(known, key=lambda share: (share.room_bytes or 0) - int(share.needs(context, concurrency)))
-    room, needed = tightest.room_bytes or 0, int(tightest.needs(context, concurrency))
+    tightest = min(known, key=lambda share: share.safe_room_bytes - int(share.needs(context, concurrency)))
+    room, safe, needed = tightest.room_bytes or 0, tightest.safe_room_bytes, int(tightest.needs(context, concurrency))
     asked = f"{concurrency} x {context:,} tokens" if concurrency > 1 else f"{context:,} tokens"
-    where = f"on {tightest.name}" if len(known) > 1 else ""
-    beyond = _beyond(deployed, {"context": context, "concurrency": concurrency})
+    where = f" on {tightest.name}" if len(known) > 1 else ""
     fixed = sum(item.n_bytes for item in tightest.items)
     capacity = tightest.capacity_bytes or fixed + room
+    status, margin = "fits", safe - needed
+    beyond = _beyond(deployed, {"context": context, "concurrency": concurrency})
     if beyond:
-        return Verdict("too_big", capacity, room - needed, f"Does not fit: {beyond}")
-    if room <= 0:
-        sentence = f"Does not fit: {what} takes {human(fixed)} {where}before there is a token in its cache".strip()
-        return Verdict("too_big", capacity, room - needed, f"{sentence}, {human(-room)} more than there is.")
-    if needed > room:
-        sentence = f"Does not fit: {asked} need {human(needed)} {where}".rstrip()
-        return Verdict("too_big", capacity, room - needed, f"{sentence}, and {human(room)} are left for requests.")
-    sentence = f"Fits: {asked} need {human(needed)} of the {human(room)} left for requests {where}".rstrip()
-    return Verdict("fits", capacity, room - needed, f"{sentence}.")
+        status, sentence = "too_big", f"Does not fit: {beyond}"
+    elif room <= 0:
+        status, margin = "too_big", room - needed
+        sentence = f"Does not fit: {what} takes {human(fixed)}{where} before there is a token in its cache, "
+        sentence += f"{human(-room)} more than there is."
+    elif needed > room:
+        status, margin = "too_big", room - needed
+        sentence = f"Does not fit: {asked} need {human(needed)}{where}, and {human(room)} are left for requests."
+    elif margin < 0:
+        status = "tight"
+        sentence = f"Tight: {asked} need {human(needed)} of the {human(room)} left for requests{where}, "
+        sentence += f"of which {human(max(safe, 0))} are certain."
+    else:
+        sentence = f"Fits: {asked} need {human(needed)} of the {human(room)} left for requests{where}."
+    return Verdict(status, capacity, margin, sentence)
 
 
 def _beyond(deployed: Deployment, asked: Mapping[str, int]) -> str:
