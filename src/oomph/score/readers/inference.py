@@ -20,7 +20,8 @@ def _question(row: Mapping[str, Any]) -> Question:
     if engine not in READERS:
         raise refuse(f"engine {shown(engine)}", REFUSED.get(engine, "not modelled yet"))
     reader = import_module(f"oomph.score.readers.engines.{READERS[engine]}")
-    asked: Question = reader.question(row, catalogued(words(row, "model")))
+    found = getattr(reader, "subject", catalogued)(words(row, "model"))
+    asked: Question = reader.question(row, found)
     return asked
 
 
