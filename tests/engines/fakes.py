@@ -42,6 +42,11 @@ class PagedJob(ServeJob):
         if not 0 < self.utilization <= 1:
             raise UsageError("--gpu-memory-utilization is a share of 1.")
 
+    @property
+    def ranks(self) -> int:
+        """Devices that share each layer."""
+        return self.tensor_parallel
+
 
 def _paged(found: Subject, job: PagedJob, devices: Sequence[Device]) -> Deployment:
     if job.format == "q4_k_m":

@@ -43,6 +43,11 @@ class ServeJob:
     format: str | None = None
     version: str = ""
 
+    @property
+    def ranks(self) -> int:
+        """How many devices the flags ask for; 1 for an engine that takes those it is given."""
+        return 1
+
 
 @dataclass(frozen=True)
 class Share:

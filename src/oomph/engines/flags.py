@@ -258,3 +258,19 @@ def _number(engine: Engine, name: str, hint: type[int] | type[float], text: str)
         meant = f"Write {parse_amount(text)}." if re.fullmatch(r"[\d.]+[kKmM]", text) else ""
         raise UsageError(f"{engine.name} does not read {name} {text[:SHOWN]!r}.", meant)
     return int(float(found[1]) * engine.suffixes[found[2]])
+
+
+def field_of(engine: Engine, name: str) -> str | None:
+    """Return the field that people mean by a name: a flag with or without its dashes, or the field's own."""
+    known = spellings(engine.job)
+    for word in (name, f"--{_normal('--' + name)[2:]}", f"-{name}"):
+        if word in known:
+            return known[word].field
+    own = name.replace("-", "_")
+    return own if own in {each.name for each in fields(engine.job)} else None
+
+
+def integers(kind: type[ServeJob]) -> list[str]:
+    """Return the fields of a job that are whole numbers."""
+    hints = get_type_hints(kind)
+    return [each.name for each in fields(kind) if _inner(hints[each.name]) is int]
