@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -117,6 +118,15 @@ def test_a_map_says_what_single_answers_say(seed: int) -> None:
             verdict = _verdict(engine, replace(job, context=context, concurrency=concurrency), gpus)
             said = STATUSES[found.status[row][column]]
             assert said == verdict.status or (said == "refused" and "a concurrency of" in verdict.sentence)
+
+
+def test_a_map_is_the_same_without_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which a plain installation does not have."""
+    job, devices = PagedJob(max_num_seqs=300), [find("rtx-4090")]
+    whole = serve_map(FOUND, PAGED, job, devices)
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    assert serve_map(FOUND, PAGED, job, devices) == whole
+    assert {STATUSES[cell] for row in whole.status for cell in row} == {"fits", "too_big"}
 
 
 def test_a_map_without_axes_goes_as_far_as_the_engine() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite
 from typing import TYPE_CHECKING, Any
 
 from oomph.answer import Subject
@@ -78,14 +78,24 @@ def serve_map(
     concurrencies = tuple(concurrencies) or _powers(1, min(limit.most if limit else MOST_CONCURRENCY, MOST_CONCURRENCY))
     if len(contexts) * len(concurrencies) > MOST_CELLS:
         raise UsageError(f"That map has {len(contexts)} x {len(concurrencies)} cells.", f"Ask for {MOST_CELLS:,}.")
-    status, share = cells(deployed, contexts, concurrencies)
+    try:
+        status, share = (array.tolist() for array in cells(deployed, contexts, concurrencies))
+    except ImportError:  # oomph is installed without numpy: one pair after the other
+        pairs = [[_cell(deployed, context, number) for number in concurrencies] for context in contexts]
+        status, share = ([[cell[at] for cell in row] for row in pairs] for at in (0, 1))
     return ServeMap(
-        serve(found, engine, job, devices),
-        contexts,
-        concurrencies,
-        tuple(map(tuple, status.tolist())),
-        tuple(map(tuple, share.tolist())),
+        serve(found, engine, job, devices), contexts, concurrencies, tuple(map(tuple, status)), tuple(map(tuple, share))
     )
+
+
+def _cell(deployed: Deployment, context: int, concurrency: int) -> tuple[int, float]:
+    """Return status and share of one pair."""
+    status, share = 0, 0.0
+    for each in deployed.known:
+        needed, room = int(each.needs(context, concurrency)), each.room_bytes or 0
+        status = max(status, 2 if needed > room else 1 if needed > each.safe_room_bytes else 0)
+        share = max(share, needed / room if room > 0 else inf)
+    return status if deployed.within(context, concurrency) else STATUSES.index("refused"), share
 
 
 def cells(deployed: Deployment, contexts: Sequence[int], concurrencies: Sequence[int]) -> tuple[Any, Any]:
