@@ -42,6 +42,12 @@ def test_a_largest_value_is_said_in_words() -> None:
     assert found.bound == "memory"
 
 
+def test_one_is_one_request() -> None:
+    """Not one requests."""
+    job = PagedJob(context=8192, max_num_seqs=1)
+    assert "At most 1 request at a time" in largest(FOUND, PAGED, job, [find("rtx-4090")], "concurrency").sentence
+
+
 def test_a_limit_of_the_engine_s_own_is_named_with_what_memory_would_do() -> None:
     """Three requests because a flag says so, memory has room for more."""
     job = PagedJob(context=1024, max_num_seqs=3)
@@ -141,7 +147,7 @@ def test_changes_make_it_fit_when_typed() -> None:
     job, card = PagedJob(context=8192, concurrency=9, max_num_seqs=64), [find("rtx-4090")]
     assert not _verdict(PAGED, job, ["rtx-4090"]).fits
     found = changes(FOUND, PAGED, job, card)
-    assert [one.title for one in found][:2] == ["keys and values in fp8", "7 requests at a time"]
+    assert [one.title for one in found][:2] == ["keys and values in fp8", "7 at a time"]
     assert any(one.words[0] == "--gpu" for one in found)
     assert any(one.words == ("--format", "fp8") for one in found)
     for one in found:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,13 @@ if TYPE_CHECKING:
     from oomph.devices import Device
 
 MOST_GPUS = 8  # of one machine
-# Fields of a cache's dtype, and the first narrower one that each engine has.
-NARROWER = ((("kv_cache_dtype",), "fp8"), (("cache_type_k", "cache_type_v"), "q8_0"), (("kv_cache_type",), "q8_0"))
+# Fields of a cache's dtype, and a narrower one; an engine takes those that it has.
+NARROWER = (
+    (("kv_cache_dtype",), "fp8"),
+    (("kv_cache_dtype",), "fp8_e4m3"),
+    (("cache_type_k", "cache_type_v"), "q8_0"),
+    (("kv_cache_type",), "q8_0"),
+)
 GPUS = ("tensor_parallel", "tp", "tensor_parallel_size")
 # The order of advice: what costs least first; a changed format costs quality, a shorter context what was asked for.
 KINDS = ("cache", "fewer", "shorter", "gpus", "format", "layers")
@@ -30,7 +35,7 @@ class _Tried:
     kind: str
     title: str
     words: tuple[str, ...]
-    job: ServeJob
+    changed: Mapping[str, Any]
     devices: Sequence[Device]
 
 
@@ -45,7 +50,7 @@ def changes(found: Subject, engine: Engine, job: ServeJob, devices: Sequence[Dev
         known = best.get(tried.kind)
         if known is not None and known.status == "fits":
             continue
-        change = _outcome(found, engine, tried, _margin(before, job))
+        change = _outcome(found, engine, job, tried, _margin(before, job))
         if change is not None and (change.status == "fits" or known is None or change.saved_bytes > known.saved_bytes):
             best[tried.kind] = change
     fitting = [best[kind] for kind in KINDS if kind in best and best[kind].status == "fits"]
@@ -53,14 +58,15 @@ def changes(found: Subject, engine: Engine, job: ServeJob, devices: Sequence[Dev
     return (*fitting, *others)
 
 
-def _outcome(found: Subject, engine: Engine, tried: _Tried, margin: int) -> SingleChange | None:
+def _outcome(found: Subject, engine: Engine, job: ServeJob, tried: _Tried, margin: int) -> SingleChange | None:
     """Return what a change does; None if it saves nothing or the engine does not start with it."""
     try:
-        after = engine.deploy(found, tried.job, tried.devices)
+        job = replace(job, **tried.changed)
+        after = engine.deploy(found, job, tried.devices)
     except OomphError:
         return None
-    verdict = judge("", after, tried.job.concurrency)
-    saved = _margin(after, tried.job) - margin
+    verdict = judge("", after, job.concurrency)
+    saved = _margin(after, job) - margin
     if saved <= 0 and not verdict.fits:
         return None
     return SingleChange(tried.title, tried.words, saved, verdict.margin_bytes, verdict.status)
@@ -74,33 +80,26 @@ def _margin(deployed: Deployment, job: ServeJob) -> int:
 def _candidates(
     found: Subject, engine: Engine, job: ServeJob, devices: Sequence[Device], before: Deployment
 ) -> Iterator[_Tried]:
+    """Yield changes to try, of each kind the milder ones first."""
     names = {each.name for each in fields(job)}
     for dtypes, narrow in NARROWER:
         if names >= {*dtypes} and all(getattr(job, name) != narrow for name in dtypes):
             words = tuple(word for name in dtypes for word in spelled(engine, name, narrow))
-            yield _Tried(
-                "cache", f"keys and values in {narrow}", words, _with(job, **dict.fromkeys(dtypes, narrow)), devices
-            )
+            yield _Tried("cache", f"keys and values in {narrow}", words, dict.fromkeys(dtypes, narrow), devices)
     for over, kind, now in (("concurrency", "fewer", job.concurrency), ("context", "shorter", before.context)):
         most = _most(found, engine, job, devices, over)
         if 0 < most < now:
-            title = f"{most:,} requests at a time" if over == "concurrency" else f"requests of {most:,} tokens"
-            yield _Tried(kind, title, (f"--{over}", str(most)), _with(job, **{over: most}), devices)
+            title = f"{most:,} at a time" if over == "concurrency" else f"requests of {most:,} tokens"
+            yield _Tried(kind, title, (f"--{over}", str(most)), {over: most}, devices)
     yield from _more_gpus(engine, job, devices, names)
     for name in EXPERTS_TOO if "moe_experts" in found.model.by_kind else SIDE_BY_SIDE:
         if name != job.format:
-            yield _Tried("format", f"weights in {name}", ("--format", name), _with(job, format=name), devices)
+            yield _Tried("format", f"weights in {name}", ("--format", name), {"format": name}, devices)
     layers = next((name for name in FIELDS["gpu-layers"] if name in names), None)
     if layers:
         most = _most(found, engine, job, devices, "gpu-layers")
-        words = tuple(spelled(engine, layers, most))
-        yield _Tried(
-            "layers",
-            f"{most} layers on GPUs, the others in the machine's memory",
-            words,
-            _with(job, **{layers: most}),
-            devices,
-        )
+        title = f"{most} layers on GPUs, the others in the machine's memory"
+        yield _Tried("layers", title, tuple(spelled(engine, layers, most)), {layers: most}, devices)
 
 
 def _more_gpus(engine: Engine, job: ServeJob, devices: Sequence[Device], names: set[str]) -> Iterator[_Tried]:
@@ -108,13 +107,13 @@ def _more_gpus(engine: Engine, job: ServeJob, devices: Sequence[Device], names: 
     if len({device.id for device in devices}) > 1:
         return
     parallel = next((name for name in GPUS if name in names), None)
-    count, changed = len(devices), job
+    count, width = len(devices), getattr(job, parallel) if parallel else 1
     while (count := count * 2 if parallel else count + 1) <= MOST_GPUS:
         words: tuple[str, ...] = ("--gpu", f"{count}x{devices[0].id}")
         if parallel:
-            changed = _with(changed, **{parallel: getattr(changed, parallel) * 2})
-            words += tuple(spelled(engine, parallel, getattr(changed, parallel)))
-        yield _Tried("gpus", f"{count} GPUs", words, changed, [devices[0]] * count)
+            width *= 2
+            words += tuple(spelled(engine, parallel, width))
+        yield _Tried("gpus", f"{count} GPUs", words, {parallel: width} if parallel else {}, [devices[0]] * count)
 
 
 def _most(found: Subject, engine: Engine, job: ServeJob, devices: Sequence[Device], over: str) -> int:
@@ -122,7 +121,3 @@ def _most(found: Subject, engine: Engine, job: ServeJob, devices: Sequence[Devic
         return largest(found, engine, job, devices, over).value
     except OomphError:
         return 0
-
-
-def _with(job: ServeJob, **changed: Any) -> ServeJob:
-    return replace(job, **changed)

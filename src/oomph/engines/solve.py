@@ -183,14 +183,20 @@ def _sentence(axis: Axis, search: _Search, value: int | None, bound: str, beyond
     verdict = beyond.verdict if beyond else None
     if value is None:
         said = verdict.sentence if verdict else search.refusal(axis.least)
-        return f"Not even {axis.words.format(axis.least)}: {said}"
-    most = f"At most {axis.words.format(f'{value:,}')}"
+        return f"Not even {_number(axis, axis.least)}: {said}"
+    most = f"At most {_number(axis, value)}"
     left = _left(search, value)
     if bound == "memory":
         return f"{most}; {left}. With {value + 1:,}: {verdict.sentence if verdict else 'no more'}"
     held = search.boundary(search.holds, MOST) if axis.field in USUAL and axis.most < MOST else None
     more = f"; memory would do for {held:,}" if held and held > value else ""
     return f"{most}: {bound}{more}; {left}."
+
+
+def _number(axis: Axis, value: int) -> str:
+    """Return a value in words: 1 request at a time."""
+    words = axis.words.format(f"{value:,}")
+    return words.replace("1 requests", "1 request") if value == 1 and words.startswith("1 ") else words
 
 
 def _left(search: _Search, value: int) -> str:
