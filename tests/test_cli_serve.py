@@ -105,6 +105,16 @@ def test_a_command_is_a_job(
     assert any("the command says" in text for text in other["assumptions"])
 
 
+def test_typed_options_win_over_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also over a flag that the engine has for the same, in a change as well."""
+    words = ("--", "paged", "serve", "llama-3-8b", "--max-model-len", "8192")
+    _, out, _ = run(capsys, "serve", "--json", "--gpu", "rtx-4090", "--context", "1k", *words)
+    assert json.loads(out)["job"]["context"] == 1024
+    _, out, _ = run(capsys, "serve", "--json", "--gpu", "rtx-4090", "--concurrency", "9", *words)
+    changes = json.loads(out)["served"]["changes"]
+    assert ["--context", "6512"] in [change["words"] for change in changes]
+
+
 def test_one_device_stands_for_as_many_as_the_command_takes(capsys: pytest.CaptureFixture[str]) -> None:
     """By its flags, by the cards that are visible; of several named those."""
     for gpu, words, count in (

@@ -16,7 +16,7 @@ from tests.engines.fakes import PAGED, SPLIT, PagedJob, SplitJob, fakes
 pytestmark = pytest.mark.usefixtures("fakes")
 __all__ = ["fakes"]
 
-JOB = PagedJob(context=32768, utilization=0.95, tensor_parallel=2)
+JOB = PagedJob(longest=32768, utilization=0.95, tensor_parallel=2)
 WRITTEN = {
     "plain": "paged serve org/model --max-model-len 32768 --gpu-memory-utilization 0.95 -tp 2",
     "joined": "paged serve --max-model-len=32K --gpu_memory_utilization=.95 org/model --tensor-parallel-size=2",

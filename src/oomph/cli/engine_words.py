@@ -102,7 +102,10 @@ def asked(model: str | None, values: Mapping[str, Any]) -> Asked:
 
     words: list[str] = click.get_current_context().meta.get(BEHIND, [])
     line: CommandLine = _line(values["engine"], words, values["command_file"])
-    job = replace(line.job, **_typed(values, line.engine.name))
+    typed = _typed(values, line.engine.name)
+    job = replace(line.job, **typed)
+    if "context" in typed:
+        job = job.with_context(typed["context"])
     said = [f"not read, they move no memory: {', '.join(dict.fromkeys(line.passed_over))}"] if line.passed_over else []
     if model and line.model and model != line.model:
         said.append(f"the model is {model}; the command says {line.model}")

@@ -8,7 +8,7 @@ as on numpy arrays, so that the largest context, or a map of both, costs no more
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from oomph.ledger import Item, Printed
@@ -47,6 +47,10 @@ class ServeJob:
     def ranks(self) -> int:
         """How many devices the flags ask for; 1 for an engine that takes those it is given."""
         return 1
+
+    def with_context(self, tokens: int) -> ServeJob:
+        """Return the job with requests so long, whatever another of its flags says of them."""
+        return replace(self, context=tokens)
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,8 @@ def changes(found: Subject, engine: Engine, job: ServeJob, devices: Sequence[Dev
 def _outcome(found: Subject, engine: Engine, job: ServeJob, tried: _Tried, margin: int) -> SingleChange | None:
     """Return what a change does; None if it saves nothing or the engine does not start with it."""
     try:
-        job = replace(job, **tried.changed)
+        shorter = tried.changed.get("context")
+        job = replace(job, **tried.changed) if shorter is None else job.with_context(shorter)
         after = engine.deploy(found, job, tried.devices)
     except OomphError:
         return None

@@ -106,6 +106,8 @@ class _Search:
         self._deployed: dict[int, Deployment | OomphError] = {}
 
     def job(self, value: int) -> ServeJob:
+        if self.axis.field == "context":
+            return self._job.with_context(value)
         changed: Any = {self.axis.field: value}
         return replace(self._job, **changed)
 
@@ -113,16 +115,10 @@ class _Search:
         """Return the deployment with a value, or why there is none."""
         if value not in self._deployed:
             try:
-                self._deployed[value] = self._deploy(value)
+                self._deployed[value] = self.engine.deploy(self.found, self.job(value), self.devices)
             except OomphError as error:
                 self._deployed[value] = error
         return self._deployed[value]
-
-    def _deploy(self, value: int) -> Deployment:
-        deployed = self.engine.deploy(self.found, self.job(value), self.devices)
-        if self.axis.field == "context" and deployed.context != value:
-            raise UsageError("A flag of the engine sets the context already.", "Leave it out.")
-        return deployed
 
     def fits(self, value: int) -> bool:
         found = self.deployed(value)
