@@ -17,6 +17,7 @@ from oomph.blocks.cached import StateCache
 from oomph.caches import layer_caches
 from oomph.devices import find
 from oomph.engines import engine
+from oomph.engines.command_line import read_text
 from oomph.engines.mlx import MlxJob
 from oomph.engines.mlx.caches import WINDOWED, Kept, sequence_bytes
 from oomph.engines.mlx.operations import Op
@@ -134,8 +135,6 @@ def test_the_limit_that_macos_was_given_is_the_capacity() -> None:
 @pytest.mark.parametrize(
     ("job", "named"),
     [
-        (MlxJob(context=1, max_kv_size=4096), "--max-kv-size"),
-        (MlxJob(context=1, draft_model="x"), "--draft-model"),
         (MlxJob(context=1, prefill_step_size=100), "--prefill-step-size"),
         (MlxJob(context=1, kv_bits=7), "7 bits"),
         (MlxJob(context=1, concurrency=0), "concurrency"),
@@ -146,6 +145,16 @@ def test_what_is_not_modelled_is_refused_by_name(job: MlxJob, named: str) -> Non
     """No number is guessed."""
     with pytest.raises(OomphError, match=named):
         _ledger(job)
+
+
+def test_a_pasted_command_is_read() -> None:
+    """Flags that move memory are in the job, others are passed over, and what is not modelled is refused."""
+    found = read_text("mlx_lm.server --model mlx-community/Qwen3-4B-4bit --port 8080 --prefill-step-size 512")
+    assert found.engine.name == "mlx"
+    assert found.job == MlxJob(prefill_step_size=512)
+    assert found.passed_over == ("--port",)
+    with pytest.raises(UnsupportedError, match="--draft-model"):
+        read_text("mlx_lm.generate --model a --draft-model b")
 
 
 def test_other_devices_and_weights_are_refused() -> None:

@@ -35,7 +35,21 @@ SOURCE = "mlx-lm 0.32.2, mlx 0.32.4"
 KV_BITS = (2, 3, 4, 5, 6, 8)
 AS_STORED = frozenset({"mlx", "mxfp4"})  # methods whose tensors lie in memory as they do in the files
 DTYPES = frozenset({"bf16", "fp16", "fp32"})
-REFUSED = {"max_kv_size": "--max-kv-size", "draft_model": "--draft-model", "adapter_path": "--adapter-path"}
+REFUSED = {
+    "--max-kv-size": "which models mlx-lm turns their caches round for is not known",
+    "--draft-model": "a second model beside the first",
+    "--adapter-path": "adapters beside the weights",
+    "--pipeline": "several machines",
+    "--quantize-activations": "copies of the activations",
+    "-qa": "copies of the activations",
+}
+HARMLESS = frozenset({
+    "--host=", "--port=", "--log-level=", "--temp=", "--top-p=", "--top-k=", "--min-p=", "--max-tokens=", "-m=",
+    "--seed=", "--prompt=", "-p=", "--chat-template=", "--chat-template-args=", "--use-default-chat-template",
+    "--trust-remote-code", "--allowed-origins=", "--verbose=", "--num-draft-tokens=", "--ignore-chat-template",
+    "--system-prompt=", "--generation-tokens=", "-g=", "--num-trials=", "-n=", "--delay=", "--extra-eos-token=+",
+    "--xtc-probability=", "--xtc-threshold=", "--min-tokens-to-keep=", "--prompt-cache-bytes=",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,9 +66,6 @@ class MlxJob(ServeJob):
     prompt_concurrency: int = flag(8, "--prompt-concurrency", help="requests that are read at a time")
     prompt_cache_size: int = flag(10, "--prompt-cache-size", help="conversations whose caches the server keeps")
     wired_limit_mb: int | None = flag(None, "iogpu.wired_limit_mb", help="MiB that macOS lets the GPU have")
-    max_kv_size: int | None = flag(None, "--max-kv-size", help="not modelled")
-    draft_model: str | None = flag(None, "--draft-model", help="not modelled")
-    adapter_path: str | None = flag(None, "--adapter-path", help="not modelled")
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +148,7 @@ class _Requests:
         passing = "read" if reading else "written"
         items.append(
             Item(f"arrays of kernels on their way, last tokens {passing}", "activations", kernels.n_bytes,
-                 source="rule", evidence="mlx 0.32.4 transforms.cpp, backend/metal/eval.cpp", safe=kernels.safe_bytes)
+                 source="rule", evidence="mlx 0.32.4 transforms.cpp, backend/metal/eval.cpp")
         )  # fmt: skip
         return tuple(items)
 
@@ -157,6 +168,11 @@ class _Requests:
                 (self._caches(start, more, reading) * concurrency + kernels.n_bytes, (start, more, reading), kernels)
             )
         return max(found, key=lambda each: each[0])
+
+    @property
+    def full_pass(self) -> Pass:
+        """The first tokens of a long prompt."""
+        return self._pass(self.job.prefill_step_size, 0, 1)
 
     def _pass(self, tokens: int, before: int, sequences: int) -> Pass:
         quantised = self.kept.bits is not None and before >= self.kept.start
@@ -196,22 +212,26 @@ def deploy(found: Subject, job: MlxJob, devices: Sequence[Device]) -> Deployment
     capacity = _capacity(job, devices)
     share = Share(
         "memory",
-        served.weights,
+        (*served.weights, _margin(requests)),
         requests.needs,
         requests.held,
         None if capacity is None else capacity - served.weights_bytes,
         capacity,
     )
     peak = served.weights_bytes + requests.needs(context, job.concurrency)
-    safe = sum(each.safe_bytes for each in (*served.weights, *requests.held(context, job.concurrency)))
+    safe = peak + sum(each.safe_bytes - each.n_bytes for each in share.items)
     printed = Printed("peak_gib", f"Peak memory: {peak / GB:.3f} GB", peak / GIB, safe / GIB)
     return Deployment((share,), context, (printed,), _most(job), tuple(assumed), _warnings(requests, context))
 
 
+def _margin(requests: _Requests) -> Item:
+    """Return what kernels on their way may take more than in the order that is played."""
+    kernels = _in_flight(requests.served, requests.full_pass, requests.limits)
+    more = kernels.safe_bytes - kernels.n_bytes
+    return Item("another order of kernels", "activations", 0, source="rule", evidence=SOURCE, safe=more)
+
+
 def _check(job: MlxJob, devices: Sequence[Device]) -> None:
-    for name, spelled in REFUSED.items():
-        if getattr(job, name) is not None:
-            raise UnsupportedError(f"oomph does not model mlx-lm's {spelled}.", "Leave it out.")
     if len(devices) > 1:
         raise UnsupportedError("oomph models MLX on one machine.", "Name one device.")
     if devices and devices[0].vendor != "apple":
@@ -297,4 +317,6 @@ ENGINE = Engine(
     deploy,
     command,
     formats=("bf16", "mlx-8bit", "mlx-6bit", "mlx-5bit", "mlx-4bit", "mlx-3bit", "mlx-2bit"),
+    harmless=HARMLESS,
+    refused=REFUSED,
 )
