@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -27,7 +27,7 @@ PER_CARD = GIB // 2
 class PagedJob(ServeJob):
     """Flags as vLLM has them."""
 
-    context: int | None = flag(None, "--max-model-len")
+    longest: int | None = flag(None, "--max-model-len")
     utilization: float = flag(0.9, "--gpu-memory-utilization")
     tensor_parallel: int = flag(1, "--tensor-parallel-size", "-tp")
     max_num_seqs: int = flag(256, "--max-num-seqs")
@@ -41,6 +41,15 @@ class PagedJob(ServeJob):
     def __post_init__(self) -> None:
         if not 0 < self.utilization <= 1:
             raise UsageError("--gpu-memory-utilization is a share of 1.")
+
+    @property
+    def ranks(self) -> int:
+        """Devices that share each layer."""
+        return self.tensor_parallel
+
+    def with_context(self, tokens: int) -> PagedJob:
+        """Return the job without the flag."""
+        return replace(self, context=tokens, longest=None)
 
 
 def _paged(found: Subject, job: PagedJob, devices: Sequence[Device]) -> Deployment:
@@ -69,7 +78,7 @@ def _paged(found: Subject, job: PagedJob, devices: Sequence[Device]) -> Deployme
     tokens = max(room or 0, 0) // (BLOCK * width) * BLOCK
     printed = (Printed("kv_tokens", f"GPU KV cache size: {tokens:,} tokens", tokens),)
     longest = found.model.context_length or 8192
-    return Deployment((share,), job.context or longest, printed, limits, ("a paged assumption",))
+    return Deployment((share,), job.longest or job.context or longest, printed, limits, ("a paged assumption",))
 
 
 PAGED = Engine(
@@ -133,7 +142,7 @@ SPLIT = Engine(
     (("split-server",),),
     _split,
     lambda model, job: ["split-server", "-m", model, "-ngl", str(job.gpu_layers)],
-    models=("-m", "--model", "-hf"),
+    models=("-m", "--model", "-hf", "-hff:"),
     harmless=frozenset({"--host=", "--jinja"}),
 )
 

@@ -16,7 +16,7 @@ from tests.engines.fakes import PAGED, SPLIT, PagedJob, SplitJob, fakes
 pytestmark = pytest.mark.usefixtures("fakes")
 __all__ = ["fakes"]
 
-JOB = PagedJob(context=32768, utilization=0.95, tensor_parallel=2)
+JOB = PagedJob(longest=32768, utilization=0.95, tensor_parallel=2)
 WRITTEN = {
     "plain": "paged serve org/model --max-model-len 32768 --gpu-memory-utilization 0.95 -tp 2",
     "joined": "paged serve --max-model-len=32K --gpu_memory_utilization=.95 org/model --tensor-parallel-size=2",
@@ -48,6 +48,12 @@ def test_what_a_container_says() -> None:
     assert read_text(f"{line} --model m") == CommandLine(PAGED, "m", job, (1, 3), ("HF_TOKEN",))
     own = read_text("docker run --gpus all some/image split-server -hf a/b:q4 -ngl -1 --no-mmap")
     assert (own.engine, own.model, own.job) == (SPLIT, "a/b:q4", SplitJob(gpu_layers=-1, mmap=False))
+
+
+def test_a_model_may_be_a_file_in_a_repository() -> None:
+    """As llama-server is told by two flags."""
+    assert read_text("split-server -hf org/name -hff x-q4.gguf --jinja").model == "org/name:x-q4.gguf"
+    assert read_text("split-server --model /models/x.gguf").model == "/models/x.gguf"
 
 
 def test_variables_before_a_command() -> None:

@@ -8,7 +8,7 @@ as on numpy arrays, so that the largest context, or a map of both, costs no more
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from oomph.ledger import Item, Printed
@@ -42,6 +42,15 @@ class ServeJob:
     concurrency: int = 1
     format: str | None = None
     version: str = ""
+
+    @property
+    def ranks(self) -> int:
+        """How many devices the flags ask for; 1 for an engine that takes those it is given."""
+        return 1
+
+    def with_context(self, tokens: int) -> ServeJob:
+        """Return the job with requests so long, whatever another of its flags says of them."""
+        return replace(self, context=tokens)
 
 
 @dataclass(frozen=True)
@@ -125,9 +134,11 @@ class Engine:
     an input that is not modelled; no devices means that they are not known. `command(model, job)` are the words to run
     it with.
 
-    Of its command line: `models` are the flags that name the model. `harmless` are flags and environment variables that
-    move no memory; a name that ends in "=" takes a value, in "=+" several. `refused` are those that do and are not
-    modelled, with what they do. `suffixes` is what a letter behind a number stands for, where one may stand there.
+    Of its command line: `models` are the flags that name the model, one that ends in ":" a file in it. `harmless` are
+    flags and environment variables that move no memory; a name that ends in "=" takes a value, in "=+" several.
+    `refused` are those that do and are not modelled, with what they do. `suffixes` is what a letter behind a number
+    stands for, where one may stand there. `formats` are those to advise where weights are too large, the largest first;
+    none: the usual ones.
     """
 
     name: str
@@ -141,3 +152,4 @@ class Engine:
     harmless: frozenset[str] = frozenset()
     refused: Mapping[str, str] = field(default_factory=dict)
     suffixes: Mapping[str, int] = field(default_factory=dict)
+    formats: tuple[str, ...] = ()

@@ -48,7 +48,8 @@ def read_flags(engine: Engine, words: Sequence[str], job: ServeJob | None = None
     found = _Reader(engine)
     found.read(list(words))
     changed: Any = found.values
-    return Read(replace(job or engine.job(), **changed), found.model, tuple(found.left), tuple(found.passed_over))
+    model = f"{found.model}:{found.file}" if found.model and found.file else found.model
+    return Read(replace(job or engine.job(), **changed), model, tuple(found.left), tuple(found.passed_over))
 
 
 def read_environment(engine: Engine, said: Mapping[str, str], job: ServeJob) -> tuple[ServeJob, tuple[str, ...]]:
@@ -115,6 +116,7 @@ class _Reader:
         self.known = spellings(engine.job)
         self.values: dict[str, Any] = {}
         self.model: str | None = None
+        self.file = ""
         self.left: list[str] = []
         self.passed_over: list[str] = []
 
@@ -135,6 +137,8 @@ class _Reader:
         arity = _arity(self.engine, name)
         if name in self.engine.models:
             self.model = str(_value(self.engine, name, str, self._next(name, words)))
+        elif f"{name}:" in self.engine.models:
+            self.file = str(_value(self.engine, name, str, self._next(name, words)))
         elif name in self.known:
             self._known(name, joined, words)
         elif name in self.engine.refused:
@@ -258,3 +262,19 @@ def _number(engine: Engine, name: str, hint: type[int] | type[float], text: str)
         meant = f"Write {parse_amount(text)}." if re.fullmatch(r"[\d.]+[kKmM]", text) else ""
         raise UsageError(f"{engine.name} does not read {name} {text[:SHOWN]!r}.", meant)
     return int(float(found[1]) * engine.suffixes[found[2]])
+
+
+def field_of(engine: Engine, name: str) -> str | None:
+    """Return the field that people mean by a name: a flag with or without its dashes, or the field's own."""
+    known = spellings(engine.job)
+    for word in (name, f"--{_normal('--' + name)[2:]}", f"-{name}"):
+        if word in known:
+            return known[word].field
+    own = name.replace("-", "_")
+    return own if own in {each.name for each in fields(engine.job)} else None
+
+
+def integers(kind: type[ServeJob]) -> list[str]:
+    """Return the fields of a job that are whole numbers."""
+    hints = get_type_hints(kind)
+    return [each.name for each in fields(kind) if _inner(hints[each.name]) is int]

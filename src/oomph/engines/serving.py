@@ -10,12 +10,14 @@ from oomph.answer import Subject, facts
 from oomph.engines.base import Deployment, Engine, ServeJob, Share
 from oomph.errors import UsageError
 from oomph.ledger import Figure, Item, Ledger, Verdict
+from oomph.served import Bound, Held, Served
 from oomph.units import human
 
 if TYPE_CHECKING:
     from oomph.devices import Device
 
 POOL = "room that no request needs"
+AS_PUBLISHED = "as published"
 HOST = "host"  # the name of the share that lies in the machine's own memory
 
 
@@ -34,6 +36,7 @@ def serve(found: Subject, engine: Engine, job: ServeJob, devices: Sequence[Devic
             "engine": engine.name,
             **describe(job),
             "context": deployed.context,
+            "format": job.format or AS_PUBLISHED,
         },
         model=facts(found),
         items=tuple(_of_all(item, share) for share, items in shown for item in items),
@@ -44,6 +47,10 @@ def serve(found: Subject, engine: Engine, job: ServeJob, devices: Sequence[Devic
         figures=(_fullest(shown),),
         printed=deployed.printed,
         command=tuple(engine.command(found.source.name, job)),
+        served=Served(
+            tuple(_held(share, items, deployed.context, job.concurrency) for share, items in shown),
+            tuple(Bound(name, limit.most, limit.why) for name, limit in deployed.limits.items()),
+        ),
     )
 
 
@@ -66,6 +73,20 @@ def _of_all(item: Item, share: Share) -> Item:
     safe = None if item.safe is None else item.safe * share.count
     device = share.name if share.count == 1 else f"each of {share.count} {share.name}"
     return replace(item, n_bytes=item.n_bytes * share.count, safe=safe, device=device)
+
+
+def _held(share: Share, items: Sequence[Item], context: int, concurrency: int) -> Held:
+    """Return what one device of a share holds in sum."""
+    return Held(
+        share.name,
+        share.count,
+        sum(item.n_bytes for item in items),
+        sum(item.safe_bytes for item in items),
+        int(share.needs(context, concurrency)),
+        share.room_bytes,
+        None if share.room_bytes is None else share.safe_room_bytes,
+        share.capacity_bytes,
+    )
 
 
 def _devices(devices: Sequence[Device]) -> dict[str, Any] | None:

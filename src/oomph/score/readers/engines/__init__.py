@@ -3,5 +3,5 @@
 from __future__ import annotations
 
 # What rows call the engine, and the module that reads them.
-READERS = {"sglang": "sglang", "transformers": "transformers", "vllm": "vllm"}
+READERS = {"mlx-lm": "mlx", "sglang": "sglang", "transformers": "transformers", "vllm": "vllm"}
 REFUSED: dict[str, str] = {}
