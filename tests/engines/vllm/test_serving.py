@@ -56,7 +56,7 @@ def test_lines_are_those_of_the_log(
 ) -> None:
     """Tokens and requests follow from the GiB of the log, to the rounding of those."""
     found = _lines(name, logged, **flags)
-    assert found["kv_tokens"] == pytest.approx(kv_tokens, rel=0.006 / logged)
+    assert found["kv_tokens"] == pytest.approx(kv_tokens, rel=0.006 / logged + 0.0003)
     assert found["max_concurrency"] == pytest.approx(requests, rel=0.006 / logged + 0.001)
 
 
