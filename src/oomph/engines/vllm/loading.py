@@ -37,7 +37,7 @@ WEIGHTS_WHY = "vllm model_executor/models/, layers/linear.py"
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: its layers, what one device of it holds, and the same as items."""
+    """One stage: its layers (a prediction layer behind the last), what one device of it holds, and that as items."""
 
     name: str
     layers: range
@@ -70,7 +70,8 @@ def stages(found: Subject, job: VllmJob, fmt: Format, device: Device | None, ste
         key = ("loaded", job.format, job.quantization, fmt.rest, plan)
         held, items = remembered(model, key, partial(_held, model, fmt, plan, turned))
         name = "gpu" if job.pipeline_parallel == 1 else f"gpu, stage {stage}"
-        result.append(Stage(name, layers, held, items))
+        drafts = 1 if job.speculation and layers.stop == model.num_layers else 0
+        result.append(Stage(name, range(layers.start, layers.stop + drafts), held, items))
     return result
 
 

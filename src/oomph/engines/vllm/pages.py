@@ -28,7 +28,7 @@ SPEAKERS = frozenset(
     {"mamba", "mamba2", "gated_delta_net", "kda", "lightning", "short_conv"}
 )  # that the V1 core serves
 STATES: tuple[int, ...] = (0, 10, 0)  # from here on
-CACHED_STATES: tuple[int, ...] = (0, 23, 0)  # prefix caching is on for them by default: off in 0.22.1, on in 0.25.1
+CACHED_STATES: tuple[int, ...] = (0, 26, 0)  # prefix caching is on for them by default: not in 0.25.1, in 0.27.1
 WIDE_STATE = frozenset({"gated_delta_net", "kda"})
 
 
@@ -104,7 +104,11 @@ def _token_page(each: TokenCache, block: int, token_bytes: int) -> Page:
     if each.chunk is not None:
         return Page("chunk", block, size, each.chunk)
     if each.kind == "cross":
-        raise UnsupportedError("vLLM's cache of an encoder's tokens is not modelled.", "Ask for another engine.")
+        if each.source_tokens is None:
+            raise UnsupportedError(
+                "How many tokens an encoder gives this model is not known.", "Ask for another engine."
+            )
+        return Page("cross", block, size, each.source_tokens)
     return Page("full", block, size, latent=latent)
 
 

@@ -13,7 +13,7 @@ from oomph.engines.base import Deployment
 from oomph.engines.vllm import deploy
 from oomph.engines.vllm.job import DTYPES, VllmJob
 from oomph.ledger import Printed
-from oomph.score.asking import catalogued, device
+from oomph.score.asking import device
 from oomph.score.readers.engines.common import UNQUANTISED
 from oomph.score.reading import Answer, Ask, Question, notes, number, refuse, shown, whole
 from oomph.sources import catalogue
@@ -44,15 +44,12 @@ _ASIDE = re.compile(r"\s*\([^)]*\)")
 ADAPTERS = "LoRA enabled"
 
 
-def subject(name: str) -> Subject:
-    """Return the model of a row: by its name, by that without its owner, or the one that it is a quantised copy of."""
+def published(name: str) -> str:
+    """Return what the catalogue calls a row's model: its name, that without its owner, or what it is a copy of."""
     plain = _ASIDE.sub("", name[:200]).strip()
     tries = [plain, plain.rpartition("/")[2]]
-    for ending in COPIES:
-        if tries[1].lower().endswith(ending):
-            tries.append(tries[1][: -len(ending)])
-    known = next((each for each in tries if catalogue.find(each) is not None), plain)
-    return catalogued(known)
+    tries += [tries[1][: -len(ending)] for ending in COPIES if tries[1].lower().endswith(ending)]
+    return next((each for each in tries if catalogue.find(each) is not None), plain)
 
 
 def _copy(name: str, found: Subject) -> str | None:
