@@ -182,6 +182,7 @@ def test_a_map_is_printed_written_and_drawn(capsys: pytest.CaptureFixture[str], 
         (("serve", "--command", "x", "--", "paged", "serve", "x"), 2, "exclude"),
         (("max", "llama-3-8b", "-e", "paged", "-g", "t4", "--over", "everything"), 2, "concurrency"),
         (("max", "--gpu", "t4"), 2, "MODEL"),
+        (("serve", "--", "split-server", "-m", "/models/x.gguf"), 4, "before -- which model"),
     ],
 )
 def test_what_is_wrong_is_said(

@@ -142,7 +142,7 @@ SPLIT = Engine(
     (("split-server",),),
     _split,
     lambda model, job: ["split-server", "-m", model, "-ngl", str(job.gpu_layers)],
-    models=("-m", "--model", "-hf"),
+    models=("-m", "--model", "-hf", "-hff:"),
     harmless=frozenset({"--host=", "--jinja"}),
 )
 

@@ -50,6 +50,12 @@ def test_what_a_container_says() -> None:
     assert (own.engine, own.model, own.job) == (SPLIT, "a/b:q4", SplitJob(gpu_layers=-1, mmap=False))
 
 
+def test_a_model_may_be_a_file_in_a_repository() -> None:
+    """As llama-server is told by two flags."""
+    assert read_text("split-server -hf org/name -hff x-q4.gguf --jinja").model == "org/name:x-q4.gguf"
+    assert read_text("split-server --model /models/x.gguf").model == "/models/x.gguf"
+
+
 def test_variables_before_a_command() -> None:
     """Which cards are seen, and what the engine reads; exported ones too."""
     found = read_text(

@@ -13,6 +13,7 @@ import click
 from oomph.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
+    from oomph.answer import Subject
     from oomph.devices import Device
     from oomph.engines.base import Engine, ServeJob
 
@@ -89,6 +90,18 @@ class Asked:
     model: str
     devices: tuple[Device, ...]
     said: tuple[str, ...]
+    typed_model: bool = True
+
+    def subject(self, offline: bool) -> Subject:
+        """Return the model; one that only the command names may lie on another machine."""
+        from oomph.answer import subject
+
+        try:
+            return subject(self.model, offline=offline)
+        except SourceError as error:
+            if self.typed_model:
+                raise
+            raise SourceError(error.problem, f"{error.fix} Or say before -- which model that is.") from None
 
 
 def with_engine(values: Mapping[str, Any]) -> bool:
@@ -109,11 +122,11 @@ def asked(model: str | None, values: Mapping[str, Any]) -> Asked:
     said = [f"not read, they move no memory: {', '.join(dict.fromkeys(line.passed_over))}"] if line.passed_over else []
     if model and line.model and model != line.model:
         said.append(f"the model is {model}; the command says {line.model}")
-    model = model or line.model
+    typed_model, model = model is not None, model or line.model
     if model is None:
         raise click.UsageError("Say which model: there is none in that command.")
     devices = _devices(values["gpu"], line.visible, job.ranks)
-    return Asked(line.engine, job, model, devices, tuple(said))
+    return Asked(line.engine, job, model, devices, tuple(said), typed_model)
 
 
 def _line(name: str | None, words: Sequence[str], file: str | None) -> Any:

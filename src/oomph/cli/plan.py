@@ -109,11 +109,10 @@ def largest(model: str | None, over: Sequence[str], **values: Any) -> int:
 
 def _of_engine(model: str | None, over: Sequence[str], values: dict[str, Any]) -> int:
     """Print the largest values of what an engine serves."""
-    from oomph.answer import subject
     from oomph.engines.solve import limits
 
     what = asked(model, values)
-    found = limits(subject(what.model, offline=values["offline"]), what.engine, what.job, what.devices, over)
+    found = limits(what.subject(values["offline"]), what.engine, what.job, what.devices, over)
     if values["as_json"]:
         dump(found.to_dict())
     else:

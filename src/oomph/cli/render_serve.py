@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from oomph.planning.result import Limits
 
 WORDS = {"fits": "fits", "tight": "tight", "too_big": "too big"}
+UNITS = {"gib": " GiB", "mib": " MiB", "gb": " GB"}  # by what the name of a printed figure ends in
 KINDS = {"runtime": "context, workspaces", "buffers": "buffers"}
 
 
@@ -130,7 +131,9 @@ def _printed(ledger: Ledger) -> Table:
     table = plain_table(f"{ledger.job['engine']} will print", "at least or at most", right=(1,))
     for line in ledger.printed:
         uncertain = line.safe is not None and line.safe != line.value
-        table.add_row(Text(printable(line.text)), f"{line.safe:,.10g}" if uncertain else "")
+        unit = UNITS.get(line.name.rpartition("_")[2], "")
+        safe = f"{line.safe:,.2f}".removesuffix(".00") + unit if uncertain else ""
+        table.add_row(Text(printable(line.text)), safe)
     return table
 
 

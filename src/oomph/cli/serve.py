@@ -53,11 +53,10 @@ def serve(model: str | None, map_file: str | None, **values: Any) -> int:
 
 
 def _serve(what: Asked, map_file: str | None, values: dict[str, Any]) -> int:
-    from oomph.answer import subject
     from oomph.engines.changes import changes
     from oomph.engines.serving import serve as served
 
-    found = subject(what.model, offline=values["offline"])
+    found = what.subject(values["offline"])
     if map_file is not None:
         return _map(found, what, map_file, values)
     ledger = said(served(found, what.engine, what.job, what.devices), what)

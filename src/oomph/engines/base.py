@@ -134,9 +134,11 @@ class Engine:
     an input that is not modelled; no devices means that they are not known. `command(model, job)` are the words to run
     it with.
 
-    Of its command line: `models` are the flags that name the model. `harmless` are flags and environment variables that
-    move no memory; a name that ends in "=" takes a value, in "=+" several. `refused` are those that do and are not
-    modelled, with what they do. `suffixes` is what a letter behind a number stands for, where one may stand there.
+    Of its command line: `models` are the flags that name the model, one that ends in ":" a file in it. `harmless` are
+    flags and environment variables that move no memory; a name that ends in "=" takes a value, in "=+" several.
+    `refused` are those that do and are not modelled, with what they do. `suffixes` is what a letter behind a number
+    stands for, where one may stand there. `formats` are those to advise where weights are too large, the largest first;
+    none: the usual ones.
     """
 
     name: str
@@ -150,3 +152,4 @@ class Engine:
     harmless: frozenset[str] = frozenset()
     refused: Mapping[str, str] = field(default_factory=dict)
     suffixes: Mapping[str, int] = field(default_factory=dict)
+    formats: tuple[str, ...] = ()

@@ -93,7 +93,7 @@ def _candidates(
             title = f"{most:,} at a time" if over == "concurrency" else f"requests of {most:,} tokens"
             yield _Tried(kind, title, (f"--{over}", str(most)), {over: most}, devices)
     yield from _more_gpus(engine, job, devices, names)
-    for name in EXPERTS_TOO if "moe_experts" in found.model.by_kind else SIDE_BY_SIDE:
+    for name in engine.formats or (EXPERTS_TOO if "moe_experts" in found.model.by_kind else SIDE_BY_SIDE):
         if name != job.format:
             yield _Tried("format", f"weights in {name}", ("--format", name), {"format": name}, devices)
     layers = next((name for name in FIELDS["gpu-layers"] if name in names), None)

@@ -85,7 +85,7 @@ def read_words(words: Sequence[str]) -> CommandLine:
 
 def starts(words: Sequence[str]) -> bool:
     """Tell whether words are a command that starts an engine, rather than flags of one."""
-    return _started(_bare(words)[1]) is not None
+    return bool(words) and not words[0].startswith("-") and _started(_bare(words)[1]) is not None
 
 
 def _commands(text: str) -> Iterator[list[str]]:

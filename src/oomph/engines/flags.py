@@ -48,7 +48,8 @@ def read_flags(engine: Engine, words: Sequence[str], job: ServeJob | None = None
     found = _Reader(engine)
     found.read(list(words))
     changed: Any = found.values
-    return Read(replace(job or engine.job(), **changed), found.model, tuple(found.left), tuple(found.passed_over))
+    model = f"{found.model}:{found.file}" if found.model and found.file else found.model
+    return Read(replace(job or engine.job(), **changed), model, tuple(found.left), tuple(found.passed_over))
 
 
 def read_environment(engine: Engine, said: Mapping[str, str], job: ServeJob) -> tuple[ServeJob, tuple[str, ...]]:
@@ -115,6 +116,7 @@ class _Reader:
         self.known = spellings(engine.job)
         self.values: dict[str, Any] = {}
         self.model: str | None = None
+        self.file = ""
         self.left: list[str] = []
         self.passed_over: list[str] = []
 
@@ -135,6 +137,8 @@ class _Reader:
         arity = _arity(self.engine, name)
         if name in self.engine.models:
             self.model = str(_value(self.engine, name, str, self._next(name, words)))
+        elif f"{name}:" in self.engine.models:
+            self.file = str(_value(self.engine, name, str, self._next(name, words)))
         elif name in self.known:
             self._known(name, joined, words)
         elif name in self.engine.refused:

@@ -255,6 +255,10 @@ def _check(job: MlxJob, devices: Sequence[Device]) -> None:
 def _format(found: Subject, job: MlxJob) -> tuple[Format, list[str]]:
     """Return how the weights lie in memory, and what was assumed of that."""
     if job.format is not None:
+        if job.format not in {*DTYPES, *AS_STORED} and not job.format.startswith("mlx-"):
+            raise UnsupportedError(
+                f"MLX does not load {job.format} as it is.", "Name one of its own: --format mlx-4bit."
+            )
         return formats.get(job.format), []
     dtype = found.model.dtype or "bf16"
     asked = formats.asked_for(found.source.config or {})
@@ -315,6 +319,7 @@ ENGINE = Engine(
     (("mlx_lm.server",), ("mlx_lm.generate",), ("mlx_lm.benchmark",)),
     deploy,
     command,
+    formats=("bf16", "mlx-8bit", "mlx-6bit", "mlx-5bit", "mlx-4bit", "mlx-3bit", "mlx-2bit"),
     harmless=HARMLESS,
     refused=REFUSED,
 )
