@@ -17,8 +17,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 LONGEST = 20  # seconds
 _BUFFER = re.compile(r"(\S+) +(model|KV|RS|compute|output) +buffer size = +([\d.]+) MiB")
 _CACHE = re.compile(
@@ -61,6 +59,8 @@ class Said:
 
 def needed() -> None:
     """Skip a test unless the engine is here."""
+    import pytest  # here, not above: the process of the server runs this file too
+
     if find_spec("xllamacpp") is None or find_spec("gguf") is None:
         pytest.skip("pip install xllamacpp gguf: the real llama.cpp to compare with")
 
