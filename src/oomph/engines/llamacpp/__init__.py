@@ -1,0 +1,1 @@
+"""llama.cpp: what its server takes, by its own rules."""
