@@ -10,12 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from oomph.engines.llamacpp.gallocr import Buffer, lifetimes, place
 from oomph.engines.llamacpp.ggml import Graph, Tensor
 from oomph.engines.llamacpp.graph_dense import GRAPHS as DENSE
+from oomph.engines.llamacpp.graph_latent import deepseek2
 from oomph.engines.llamacpp.graph_parts import Builder
+from oomph.engines.llamacpp.graph_recurrent import GRAPHS as RECURRENT
 from oomph.engines.llamacpp.graph_setup import CPU, GraphSetup
 from oomph.engines.llamacpp.sched import COPIES, Scheduler
 from oomph.errors import UnsupportedError
 
-GRAPHS: Mapping[str, Callable[[Builder], Graph]] = DENSE
+GRAPHS: Mapping[str, Callable[[Builder], Graph]] = {**DENSE, "deepseek2": deepseek2, **RECURRENT}
 
 CPU_ALIGNMENT = 32  # TENSOR_ALIGNMENT of ggml-backend.cpp, host buffers of GPUs included
 CUDA_ALIGNMENT = 128  # ggml_backend_cuda_buffer_type_get_alignment

@@ -21,10 +21,11 @@ ROTATED = 64  # elements: the side of the smallest rotation that quantised cache
 class AttentionInput:
     """The inputs of one cache: where keys and values are written, the mask, and rotations of quantised caches."""
 
-    k_idxs: Tensor
+    k_idxs: Tensor | None
     v_idxs: Tensor | None
     mask: Tensor
     cells: int
+    latent: bool = False
     k_rot: Tensor | None = None
     v_rot: Tensor | None = None
     for_kernel: Tensor | None = None  # the mask as flash attention takes it
@@ -63,7 +64,7 @@ class Builder:
 
     def weight(self, name: str, il: int | None = None, kind: str = "weight") -> Tensor | None:
         """Return a tensor of the file, None if it has none of that name."""
-        full = f"blk.{il}.{name}.{kind}" if il is not None else f"{name}.{kind}"
+        full = ".".join(filter(None, ("" if il is None else f"blk.{il}", name, kind)))
         if full not in self.found:
             there = self.setup.tensors.get(full)
             if there is None:
@@ -98,20 +99,21 @@ class Builder:
             cur = ggml.like(cur, "SCALE")
         return self.graph.expand(cur) if self.setup.build.embd_leaf else cur
 
-    def attention_input(self, swa: bool = False, values: bool = True) -> AttentionInput:
-        """The inputs of the cache of all tokens, or of that of windows."""
+    def attention_input(self, swa: bool = False, latent: bool = False) -> AttentionInput:
+        """The inputs of the cache of all tokens, or of that of windows; `latent`: its keys are its values too."""
         setup, n = self.setup, self.n_tokens
-        cells = setup.swa_cells if swa else setup.cells
-        streams = setup.n_streams if setup.n_streams == 1 else self.n_seqs
+        cells, streams = setup.swa_cells if swa else setup.cells, setup.n_streams
         kind = F16 if setup.flash_attn and setup.build.mask_f16 else F32
         width = 1 if setup.flash_attn else self._widest_values
+        rows, turns = setup.build.row_writes, setup.build.rotations and not latent
         return AttentionInput(
-            k_idxs=ggml.graph_input(I64, n, name="k_idxs"),
-            v_idxs=ggml.graph_input(I64, n * width, name="v_idxs") if values else None,
+            k_idxs=ggml.graph_input(I64, n, name="k_idxs") if rows else None,
+            v_idxs=ggml.graph_input(I64, n * width, name="v_idxs") if rows and not latent else None,
             mask=ggml.graph_input(kind, cells, n // streams, 1, streams, name="kq_mask"),
             cells=cells,
-            k_rot=self._rotation(setup.type_k.block > 1, setup.hparams.head_k, True) if setup.build.mask_f16 else None,
-            v_rot=self._rotation(setup.type_v.block > 1, setup.hparams.head_v, False) if setup.build.mask_f16 else None,
+            latent=latent,
+            k_rot=self._rotation(setup.hparams.head_k, largest=True) if turns and setup.type_k.block > 1 else None,
+            v_rot=self._rotation(setup.hparams.head_v, largest=False) if turns and setup.type_v.block > 1 else None,
         )
 
     @cached_property
@@ -120,10 +122,10 @@ class Builder:
         return max(n * dim for n, dim in zip(sizes.n_head_kv, sizes.head_v, strict=True))
 
     @staticmethod
-    def _rotation(quantised: bool, heads: tuple[int, ...], largest: bool) -> Tensor | None:
-        """A Hadamard matrix, where a cache is quantised and its heads are whole multiples of its side."""
+    def _rotation(heads: tuple[int, ...], largest: bool) -> Tensor | None:
+        """A Hadamard matrix by which the heads of a quantised cache are turned, whole multiples of its side."""
         head = next((each for each in heads if each), 0)
-        if not quantised or not head or head % ROTATED:
+        if not head or head % ROTATED:
             return None
         side = ROTATED
         while largest and len(set(filter(None, heads))) == 1 and head % (2 * side) == 0:
@@ -268,35 +270,26 @@ class Builder:
             k = self._rotate(k, inp.k_rot) if k is not None else None
         if inp.v_rot is not None and v is not None:
             v = self._rotate(v, inp.v_rot)
-        latent = inp.v_idxs is None
         self.graph.expand(q)
-        first, second = (v, k) if self.setup.build.values_first and not self._windowed else (k, v)
-        for each in (first, second):
+        ordered = (v, k) if self.setup.build.values_first and not any(self.setup.hparams.swa) else (k, v)
+        for each in ordered:
             if each is not None:
                 self.graph.expand(each)
-        place = il if cache_of is None else cache_of
+        place, turned = il if cache_of is None else cache_of, not self.setup.flash_attn
         sizes = self.setup.hparams
+        heads, keys = sizes.n_head_kv[place], self._cache("k", inp, place)
         if k is not None:
-            self.graph.expand(self._write(self._cache("k", inp, place), k, inp.k_idxs, False))
-        if v is not None and not latent:
-            assert inp.v_idxs is not None
-            self.graph.expand(self._write(self._cache("v", inp, place), v, inp.v_idxs, not self.setup.flash_attn))
-        keys = self._read(self._cache("k", inp, place), sizes.head_k[place], sizes.n_head_kv[place], inp.cells, False)
-        if latent:
+            self.graph.expand(self._write(keys, k, inp.k_idxs, False))
+        if v is not None and not inp.latent:
+            self.graph.expand(self._write(self._cache("v", inp, place), v, inp.v_idxs, turned))
+        seen = self._read(keys, sizes.head_k[place], heads, inp.cells, False)
+        if inp.latent:
             assert v is not None
-            values = ggml.view(keys, v.ne[0], *keys.ne[1:], nb=keys.nb[1:])
+            values = ggml.view(seen, v.ne[0], *seen.ne[1:], nb=seen.nb[1:])
         else:
-            turned = not self.setup.flash_attn
-            values = self._read(
-                self._cache("v", inp, place), sizes.head_v[place], sizes.n_head_kv[place], inp.cells, turned
-            )
-        cur = self._mha(inp, il, q, keys, values)
-        rotated = inp.v_rot if inp.v_rot is not None and not latent else None
-        return self._rotate(cur, rotated) if rotated is not None else cur
-
-    @cached_property
-    def _windowed(self) -> bool:
-        return any(self.setup.hparams.swa)
+            values = self._read(self._cache("v", inp, place), sizes.head_v[place], heads, inp.cells, turned)
+        cur = self._mha(inp, il, q, seen, values)
+        return self._rotate(cur, inp.v_rot) if inp.v_rot is not None else cur
 
     @staticmethod
     def _rotate(x: Tensor, rotation: Tensor) -> Tensor:
@@ -318,8 +311,11 @@ class Builder:
             self.found[name] = ggml.stored(kind, (width, inp.cells, setup.n_streams), device, False, name)
         return self.found[name]
 
-    def _write(self, cache: Tensor, x: Tensor, rows: Tensor, turned: bool) -> Tensor:
+    def _write(self, cache: Tensor, x: Tensor, rows: Tensor | None, turned: bool) -> Tensor:
         width, n = x.ne[0] * x.ne[1], x.ne[2]
+        if rows is None:
+            part = ggml.view(cache, n if turned else width, width if turned else n, nb=(cache.nb[1],))
+            return ggml.cpy(ggml.transpose(ggml.reshape(x, width, n)) if turned else x, part)
         if turned:
             x = ggml.reshape(x, width, n) if x.nb[2] == width * x.type.size else ggml.cont(x, width, n)
             if width < cache.ne[0]:
@@ -381,10 +377,13 @@ class Builder:
 
     # The end
 
-    def logits(self, x: Tensor, softcap: bool = False, scale: bool = False) -> Graph:
-        """The last norm, the output matrix, and what is done to the logits; returns the graph."""
+    def logits(self, x: Tensor, softcap: bool = False, scale: bool = False, rows: bool = False) -> Graph:
+        """The last norm, the output matrix, what is done to the logits. `rows`: tokens without logits still are in x."""
         cur = self.norm(x, "output_norm")
         cur.output = True
+        if rows:
+            cur = ggml.get_rows(cur, self.out_ids)
+            cur.output = True
         cur = self.plus(ggml.mul_mat(self.output(), cur), "output")
         if scale:
             cur = ggml.like(cur, "SCALE")

@@ -27,7 +27,8 @@ class Hparams:
     layer attends to a window, `rope` whether it rotates. `softcap` bounds attention scores, `logit_softcap` the logits by
     a tanh, `clamp_kqv` queries, keys and values; `embedding_scale`, `residual_scale`, `logit_scale`: whether they are
     multiplied by a number. `norm_weights`, `scale_weights`, `gating` ("softmax", "sigmoid", "softmax_weight") and groups
-    are of the experts' router. `rope_dim` is that of latent attention.
+    are of the experts' router. `rope_dim` is that of latent attention, whose `head_k` and `head_v` are those of the cache;
+    `recurrent` which layers keep a state, and what follows its sizes (ssm_* and shortconv_* of the file).
     """
 
     n_head: tuple[int, ...]
@@ -49,6 +50,8 @@ class Hparams:
     n_expert_groups: int = 0
     n_group_used: int = 0
     rope_dim: int = 0
+    recurrent: tuple[bool, ...] = ()
+    conv_kernel: int = 0
     state_size: int = 0
     inner_size: int = 0
     time_step_rank: int = 0
@@ -66,13 +69,18 @@ class Build:
 
     `mask_f16`: the mask is made in F16 where flash attention reads it (else in F32, and cast). `embd_leaf`: embeddings
     that a request may bring instead of tokens have memory of their own (pull request 18550). `mixed`: so have those of a
-    request that brings both. `values_first`: values go into the graph before keys.
+    request that brings both. `values_first`: values go into the graph before keys. `row_writes`: keys and values are
+    written into the caches row by row, by numbers that are an input. `rotations`: quantised caches are turned.
+    `whole_states`: states of all sequences are read at once, whichever a batch has.
     """
 
     mask_f16: bool = True
     embd_leaf: bool = True
     mixed: bool = True
     values_first: bool = True
+    row_writes: bool = True
+    rotations: bool = True
+    whole_states: bool = True
 
 
 @dataclass(frozen=True)
