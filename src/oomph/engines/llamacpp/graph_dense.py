@@ -20,8 +20,8 @@ class Frame:
     `gated` is the feed-forward layer's kind (Builder.ffn). `scale_q`: queries are scaled before attention. `whole_norm`:
     queries and keys are normalised before they are split into heads. `parallel`: attention and feed-forward layer read the
     same norm. `rope_swa`: only layers with a window rotate. `ffn_norm` names the norm before the feed-forward layer.
-    `norm_weights`: the experts' weights are divided by their sum. `late_rows`: rows without logits are dropped after the
-    last layer. `swapped`: the residual is the first operand of the second sum. `scale_embd`: embeddings are scaled by a
+    `norm_weights`: the experts' weights are divided by their sum. `late_rows`: the last layer's output is an output
+    of the graph, in some builds with the rows that give no logits. `rotates`: positions are put in by rotation. `swapped`: the residual is the first operand of the second sum. `scale_embd`: embeddings are scaled by a
     node of their own.
     """
 
@@ -33,6 +33,7 @@ class Frame:
     ffn_norm: str = "ffn_norm"
     norm_weights: bool = True
     late_rows: bool = False
+    rotates: bool = True
     swapped: bool = False
     scale_embd: bool = False
 
@@ -52,7 +53,7 @@ def decoder(b: Builder, frame: Frame) -> Graph:
         x = _parallel(b, frame, inp, x, il) if frame.parallel else _sequential(b, frame, inp, x, il)
     if frame.late_rows:
         x.output = True
-        x = ggml.get_rows(x, b.out_ids)
+        x = ggml.get_rows(x, b.out_ids) if b.setup.build.late_rows else x
     return b.logits(x, sizes.logit_softcap, sizes.logit_scale)
 
 
@@ -68,7 +69,7 @@ def attention(b: Builder, frame: Frame, inp: AttentionInput, x: Tensor, il: int)
     else:
         q = b.norm(q, "attn_q_norm", il) if b.weight("attn_q_norm", il) is not None else q
         k = b.norm(k, "attn_k_norm", il) if b.weight("attn_k_norm", il) is not None else k
-    if sizes.rope[il] and (sizes.swa[il] or not frame.rope_swa):
+    if frame.rotates and sizes.rope[il] and (sizes.swa[il] or not frame.rope_swa):
         q, k = b.rope(q, il), b.rope(k, il)
     q = ggml.like(q, "SCALE") if frame.scale_q else q
     return b.mm("attn_output", b.attend(inp, il, q, k, v), il)
@@ -88,7 +89,7 @@ def feed_forward(b: Builder, frame: Frame, x: Tensor, il: int) -> Tensor:
 
 
 def _last(b: Builder, frame: Frame, il: int) -> bool:
-    return il == b.n_layer - 1 and not frame.late_rows
+    return il == b.n_layer - 1 and not (frame.late_rows and b.setup.build.late_rows)
 
 
 def _sequential(b: Builder, frame: Frame, inp: AttentionInput, x: Tensor, il: int) -> Tensor:
@@ -131,7 +132,7 @@ FRAMES: dict[str, Frame] = {
     "gemma3": Frame(scale_q=True, scale_embd=True),
     "phi3": Frame(gated="halves", scale_q=True, swapped=True),
     "starcoder2": Frame(gated="none"),
-    "gpt2": Frame(gated="none"),
+    "gpt2": Frame(gated="none", rotates=False),
     "command-r": Frame(parallel=True),
     "cohere2": Frame(parallel=True, rope_swa=True),
     "stablelm": Frame(),
