@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from oomph.engines.llamacpp import ggml
-from oomph.engines.llamacpp.ggml import Graph, Tensor
+from oomph.engines.llamacpp.ggml import F32, Graph, Tensor
 from oomph.engines.llamacpp.graph_parts import AttentionInput, Builder
 
 
@@ -22,7 +22,7 @@ class Frame:
     same norm. `rope_swa`: only layers with a window rotate. `ffn_norm` names the norm before the feed-forward layer.
     `norm_weights`: the experts' weights are divided by their sum. `late_rows`: the last layer's output is an output
     of the graph, in some builds with the rows that give no logits. `rotates`: positions are put in by rotation. `swapped`: the residual is the first operand of the second sum. `scale_embd`: embeddings are scaled by a
-    node of their own.
+    node of their own; `scale_rows`: token by token where a batch may bring embeddings of images.
     """
 
     gated: str = "parallel"
@@ -36,13 +36,16 @@ class Frame:
     rotates: bool = True
     swapped: bool = False
     scale_embd: bool = False
+    scale_rows: bool = False
 
 
 def decoder(b: Builder, frame: Frame) -> Graph:
     """Build a decoder: embeddings, layers, logits."""
     sizes = b.setup.hparams
     x = b.inp_embd()
-    if frame.scale_embd:
+    if frame.scale_rows and b.setup.build.mixed:
+        x = ggml.like(x, "MUL", ggml.graph_input(F32, 1, b.n_tokens, name="inp_scale_rows"))
+    elif frame.scale_embd or frame.scale_rows:
         x = ggml.like(x, "SCALE")
     if b.weight("position_embd") is not None:
         x = ggml.like(x, "ADD", ggml.get_rows(b.the("position_embd"), b.inp_pos))
@@ -129,7 +132,7 @@ FRAMES: dict[str, Frame] = {
     "olmoe": Frame(whole_norm=True, norm_weights=False),
     "gemma": Frame(scale_q=True, scale_embd=True),
     "gemma2": Frame(scale_q=True, scale_embd=True),
-    "gemma3": Frame(scale_q=True, scale_embd=True),
+    "gemma3": Frame(scale_q=True, scale_rows=True),
     "phi3": Frame(gated="halves", scale_q=True, swapped=True),
     "starcoder2": Frame(gated="none"),
     "gpt2": Frame(gated="none", rotates=False),
