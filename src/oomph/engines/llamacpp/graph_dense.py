@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from oomph.engines.llamacpp import ggml
-from oomph.engines.llamacpp.ggml import Graph, Tensor
+from oomph.engines.llamacpp.ggml import F32, Graph, Tensor
 from oomph.engines.llamacpp.graph_parts import AttentionInput, Builder
 
 
@@ -20,9 +20,9 @@ class Frame:
     `gated` is the feed-forward layer's kind (Builder.ffn). `scale_q`: queries are scaled before attention. `whole_norm`:
     queries and keys are normalised before they are split into heads. `parallel`: attention and feed-forward layer read the
     same norm. `rope_swa`: only layers with a window rotate. `ffn_norm` names the norm before the feed-forward layer.
-    `norm_weights`: the experts' weights are divided by their sum. `late_rows`: rows without logits are dropped after the
-    last layer. `swapped`: the residual is the first operand of the second sum. `scale_embd`: embeddings are scaled by a
-    node of their own.
+    `norm_weights`: the experts' weights are divided by their sum. `late_rows`: the last layer's output is an output
+    of the graph, in some builds with the rows that give no logits. `rotates`: positions are put in by rotation. `swapped`: the residual is the first operand of the second sum. `scale_embd`: embeddings are scaled by a
+    node of their own; `scale_rows`: token by token where a batch may bring embeddings of images.
     """
 
     gated: str = "parallel"
@@ -33,15 +33,19 @@ class Frame:
     ffn_norm: str = "ffn_norm"
     norm_weights: bool = True
     late_rows: bool = False
+    rotates: bool = True
     swapped: bool = False
     scale_embd: bool = False
+    scale_rows: bool = False
 
 
 def decoder(b: Builder, frame: Frame) -> Graph:
     """Build a decoder: embeddings, layers, logits."""
     sizes = b.setup.hparams
     x = b.inp_embd()
-    if frame.scale_embd:
+    if frame.scale_rows and b.setup.build.mixed:
+        x = ggml.like(x, "MUL", ggml.graph_input(F32, 1, b.n_tokens, name="inp_scale_rows"))
+    elif frame.scale_embd or frame.scale_rows:
         x = ggml.like(x, "SCALE")
     if b.weight("position_embd") is not None:
         x = ggml.like(x, "ADD", ggml.get_rows(b.the("position_embd"), b.inp_pos))
@@ -52,7 +56,7 @@ def decoder(b: Builder, frame: Frame) -> Graph:
         x = _parallel(b, frame, inp, x, il) if frame.parallel else _sequential(b, frame, inp, x, il)
     if frame.late_rows:
         x.output = True
-        x = ggml.get_rows(x, b.out_ids)
+        x = ggml.get_rows(x, b.out_ids) if b.setup.build.late_rows else x
     return b.logits(x, sizes.logit_softcap, sizes.logit_scale)
 
 
@@ -68,7 +72,7 @@ def attention(b: Builder, frame: Frame, inp: AttentionInput, x: Tensor, il: int)
     else:
         q = b.norm(q, "attn_q_norm", il) if b.weight("attn_q_norm", il) is not None else q
         k = b.norm(k, "attn_k_norm", il) if b.weight("attn_k_norm", il) is not None else k
-    if sizes.rope[il] and (sizes.swa[il] or not frame.rope_swa):
+    if frame.rotates and sizes.rope[il] and (sizes.swa[il] or not frame.rope_swa):
         q, k = b.rope(q, il), b.rope(k, il)
     q = ggml.like(q, "SCALE") if frame.scale_q else q
     return b.mm("attn_output", b.attend(inp, il, q, k, v), il)
@@ -88,7 +92,7 @@ def feed_forward(b: Builder, frame: Frame, x: Tensor, il: int) -> Tensor:
 
 
 def _last(b: Builder, frame: Frame, il: int) -> bool:
-    return il == b.n_layer - 1 and not frame.late_rows
+    return il == b.n_layer - 1 and not (frame.late_rows and b.setup.build.late_rows)
 
 
 def _sequential(b: Builder, frame: Frame, inp: AttentionInput, x: Tensor, il: int) -> Tensor:
@@ -128,10 +132,10 @@ FRAMES: dict[str, Frame] = {
     "olmoe": Frame(whole_norm=True, norm_weights=False),
     "gemma": Frame(scale_q=True, scale_embd=True),
     "gemma2": Frame(scale_q=True, scale_embd=True),
-    "gemma3": Frame(scale_q=True, scale_embd=True),
+    "gemma3": Frame(scale_q=True, scale_rows=True),
     "phi3": Frame(gated="halves", scale_q=True, swapped=True),
     "starcoder2": Frame(gated="none"),
-    "gpt2": Frame(gated="none"),
+    "gpt2": Frame(gated="none", rotates=False),
     "command-r": Frame(parallel=True),
     "cohere2": Frame(parallel=True, rope_swa=True),
     "stablelm": Frame(),

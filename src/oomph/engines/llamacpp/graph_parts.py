@@ -346,6 +346,7 @@ class Builder:
         sinks, latent_v = self.weight("attn_sinks", il), self._latent_values(il)
         if setup.flash_attn:
             v = ggml.transpose(v) if turned else v
+            k, v = (ggml.cast(each, F16) if each.type is F32 else each for each in (k, v))
             cur = ggml.flash_attn(q, k, v, self._kernel_mask(inp), sinks)
             if latent_v is not None:
                 cur = ggml.mul_mat(latent_v, ggml.permute(cur, 0, 2, 1, 3))

@@ -166,10 +166,12 @@ def delta_net(b: Builder) -> Graph:
             cur = _delta_layer(b, states, cur, il)
         else:
             cur = _gated_attention(b, inp, cur, il)
+        if il == b.n_layer - 1 and not b.setup.build.late_rows:
+            cur, x = ggml.get_rows(cur, b.out_ids), ggml.get_rows(x, b.out_ids)
         middle = ggml.like(cur, "ADD", x)
         cur = feed_forward(b, Frame(), b.norm(middle, "post_attention_norm", il), il)
         x = ggml.like(cur, "ADD", middle)
-    return b.logits(x, rows=True)
+    return b.logits(x, rows=b.setup.build.late_rows)
 
 
 def _gated_attention(b: Builder, inp: AttentionInput, x: Tensor, il: int) -> Tensor:

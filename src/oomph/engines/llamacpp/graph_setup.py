@@ -71,7 +71,8 @@ class Build:
     that a request may bring instead of tokens have memory of their own (pull request 18550). `mixed`: so have those of a
     request that brings both. `values_first`: values go into the graph before keys. `row_writes`: keys and values are
     written into the caches row by row, by numbers that are an input. `rotations`: quantised caches are turned.
-    `whole_states`: states of all sequences are read at once, whichever a batch has.
+    `whole_states`: states of all sequences are read at once, whichever a batch has. `late_rows`: models with
+    prediction layers drop tokens without logits after the last layer only (before its feed-forward layer otherwise).
     """
 
     mask_f16: bool = True
@@ -81,6 +82,7 @@ class Build:
     row_writes: bool = True
     rotations: bool = True
     whole_states: bool = True
+    late_rows: bool = False
 
 
 @dataclass(frozen=True)
