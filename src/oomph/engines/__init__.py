@@ -11,7 +11,12 @@ if TYPE_CHECKING:
     from oomph.engines.base import Engine
 
 # Name and module. Every module has an ENGINE.
-ENGINES: dict[str, str] = {"exllamav2": "exllama.v2", "exllamav3": "exllama.v3", "mlx": "mlx"}
+ENGINES: dict[str, str] = {
+    "llama.cpp": "llamacpp",
+    "exllamav2": "exllama.v2",
+    "exllamav3": "exllama.v3",
+    "mlx": "mlx",
+}
 
 
 def engine(name: str) -> Engine:
