@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from oomph.engines.base import Deployment, Engine
 from oomph.engines.vllm.job import VllmJob
+from oomph.engines.vllm.other_flags import HARMLESS, REFUSED, SUFFIXES
 
 if TYPE_CHECKING:
     from oomph.answer import Subject
@@ -40,7 +41,11 @@ ENGINE = Engine(
     title="vLLM",
     source="vllm 0.19.0 and 0.33.0",
     job=VllmJob,
-    starts=(("vllm", "serve"), ("python", "-m", "vllm.entrypoints.openai.api_server")),
+    starts=(("vllm", "serve"), ("python", "-m", "vllm.entrypoints.openai.api_server"), ("docker", "vllm/vllm-openai")),
     deploy=deploy,
     command=command,
+    harmless=HARMLESS,
+    refused=REFUSED,
+    suffixes=SUFFIXES,
+    formats=("bf16", "fp8", "awq"),
 )
