@@ -62,7 +62,7 @@ def _copy(name: str, found: Subject) -> str | None:
 def question(row: Mapping[str, Any], found: Subject) -> Question:
     """Return how the lines of a row are estimated: of the job, or where only that is known, of the GiB it logged."""
     said, assumed = _format(row, found)
-    gpu = device(row.get("gpu"), _total(row))
+    gpu = _gpu(row)
     job = replace(_job(row, gpu, assumed), quantization=said.get("quantization"), format=said.get("format"))
     alone = "sweep" in row
     asks: dict[str, Ask] = {"weights_gib": lambda: _weights(row, found, job, gpu)}
@@ -111,6 +111,13 @@ def _drafts(text: str) -> str | None:
     if found is None:
         return None
     return f'{{"method": "{found[1]}", "num_speculative_tokens": {int(found[2])}}}'
+
+
+def _gpu(row: Mapping[str, Any]) -> Device | None:
+    """Return the GPU of a row; None where its name is that of several with different memory."""
+    said, total = row.get("gpu"), _total(row)
+    sold_in_two_sizes = isinstance(said, str) and said.strip().lower() in ("a100", "nvidia a100")
+    return None if sold_in_two_sizes and total is None else device(said, total)
 
 
 def _total(row: Mapping[str, Any]) -> int | None:
@@ -171,7 +178,7 @@ def _known_format(row: Mapping[str, Any], found: Subject) -> None:
 def _line(found: Subject, job: VllmJob, gpu: Device | None, name: str, row: Mapping[str, Any]) -> Answer:
     """Return a line from the configuration alone."""
     if gpu is None:
-        raise refuse(name, "the GPU is not said, and it depends on its memory")
+        raise refuse(name, "which GPU is not said exactly, and it depends on its memory")
     if job.gpu_memory_utilization is None:
         raise refuse(name, "--gpu-memory-utilization is not said")
     _known_format(row, found)
