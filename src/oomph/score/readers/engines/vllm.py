@@ -162,14 +162,14 @@ def _answer(deployed: Deployment, name: str) -> Answer:
 
 
 def _weights(row: Mapping[str, Any], found: Subject, job: VllmJob, gpu: Device | None) -> Answer:
-    for word, why in INSIDE.items():
-        if word in notes(row):
-            raise refuse(f"weights with {word}", why)
-    _known_format(row, found)
+    _known_weights(row, found)
     return _answer(deploy(found, job, _ranks(job, gpu)), "weights_gib")
 
 
-def _known_format(row: Mapping[str, Any], found: Subject) -> None:
+def _known_weights(row: Mapping[str, Any], found: Subject) -> None:
+    for word, why in INSIDE.items():
+        if word in notes(row):
+            raise refuse(f"weights with {word}", why)
     said, _ = _format(row, found)
     if "unknown" in said:
         raise refuse(said["unknown"], "which format that is, is not said exactly")
@@ -181,7 +181,7 @@ def _line(found: Subject, job: VllmJob, gpu: Device | None, name: str, row: Mapp
         raise refuse(name, "which GPU is not said exactly, and it depends on its memory")
     if job.gpu_memory_utilization is None:
         raise refuse(name, "--gpu-memory-utilization is not said")
-    _known_format(row, found)
+    _known_weights(row, found)
     return _answer(deploy(found, job, _ranks(job, gpu)), name)
 
 
