@@ -109,6 +109,12 @@ def test_experts_that_keep_nothing() -> None:
     assert found.activation_bytes / GIB == pytest.approx(2.87, abs=0.005)
 
 
+def test_marlin_keeps_a_workspace() -> None:
+    """The same model on an A100: Marlin's buffers, four experts a token, 2880 and 5760 numbers each, stay."""
+    alive = dict(_profile(subject("openai/gpt-oss-20b"), find("a100-80gb")).alive)
+    assert alive["workspace of the experts"] == 8192 * 4 * (2880 + 2 * 2880) * BF16
+
+
 def test_images_live_to_the_end() -> None:
     """Mistral Small 3.1: two images of 3025 tokens, their pixels and what they are encoded to: 2.03 GiB."""
     found = _profile(subject("mistralai/Mistral-Small-3.1-24B-Instruct-2503"))
@@ -116,6 +122,12 @@ def test_images_live_to_the_end() -> None:
     assert alive["pixels of images"] == 2 * 3 * 1540 * 1540 * BF16
     assert alive["encoded images"] == 2 * 3025 * 5120 * BF16
     assert found.activation_bytes / GIB == pytest.approx(2.03, abs=0.005)
+
+
+def test_no_more_images_than_requests_may_have() -> None:
+    """One request of as many tokens as one image has one image, however large a step is."""
+    found = _profile(subject("mistralai/Mistral-Small-3.1-24B-Instruct-2503"), tokens=16384, seqs=1, context=4096)
+    assert dict(found.alive)["encoded images"] == 3025 * 5120 * BF16
 
 
 def test_before_0_17_logits_were_sorted() -> None:

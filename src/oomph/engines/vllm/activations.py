@@ -32,8 +32,8 @@ OWN_BENCHMARK: Version = (0, 10)  # torch 2.8; 2.6 times kernels with triton.tes
 TRITON_BENCHMARK = 256 * MIB
 TIMING = "buffer that empties the cache between timings"
 TIMES_COMBINED: Version = (0, 12)  # kernels that might run as one are tried at compilation (needs torch 2.9)
-KEEPS_WORKSPACE: Version = (0, 13)  # a workspace of mixtures outlives its layer (v1/worker/workspace.py)
-UNCHUNKED: Version = (0, 19)  # tokens go through a mixture at once; before, in pieces of VLLM_FUSED_MOE_CHUNK_SIZE:
+KEEPS_WORKSPACE: Version = (0, 15)  # of mixtures, beyond its layer (v1/worker/workspace.py); not so in 0.13
+UNCHUNKED: Version = (0, 18)  # tokens go through a mixture at once; before, in pieces of VLLM_FUSED_MOE_CHUNK_SIZE:
 CHUNKS = (((0, 12), 16384), ((0, 0), 65536))
 ALIGN = 256  # WorkspaceManager.get_simultaneous
 
@@ -223,12 +223,14 @@ def latent(of: Shapes, run: Run) -> Tensors:
 def images(of: Shapes, run: Run) -> Tensors:
     """Return dummy images and what they are encoded to: both live to the end of the run.
 
-    As many of the largest images as a step has room for, at least one.
+    As many of the largest images as a step has room for, at least one, and no more than its requests may have
+    (multimodal/encoder_budget.py).
     """
     if of.tower is None or not run.first:
         return {}
     tower = of.tower
-    tokens = max(1, run.tokens // tower.item_tokens) * tower.item_tokens
+    of_requests = run.seqs * max(1, run.context // tower.item_tokens)
+    tokens = max(1, min(run.tokens // tower.item_tokens, of_requests)) * tower.item_tokens
     return {
         "pixels of images": tokens * tower.merged * tower.patch_values * run.width,
         "encoded images": tokens * tower.out_states * of.hidden * run.width,

@@ -210,16 +210,33 @@ def _share(
         size = int(needs(context, concurrency))
         return (Item("keys and values", "kv_cache", size, source="rule", evidence=POOL_WHY),)
 
+    usable = _usable(room, count, block_bytes)
+    fixed: tuple[Item, ...] = (*stage.items, *taken.items)
+    if usable is not None and device is not None and (job.kv_cache_memory_bytes or job.num_gpu_blocks_override):
+        usable, fixed = _beside_a_fixed_pool(usable, fixed, device.capacity_bytes)
     return Share(
         stage.name,
-        (*stage.items, *taken.items),
+        fixed,
         needs,
         items,
-        room_bytes=_usable(room, count, block_bytes),
+        room_bytes=usable,
         capacity_bytes=device.capacity_bytes if device else None,
         pool=True,
         count=job.tensor_parallel * job.data_parallel,
     )
+
+
+def _beside_a_fixed_pool(pool: int, items: tuple[Item, ...], capacity: int) -> tuple[int, tuple[Item, ...]]:
+    """Return what there really is of a pool of a size that was asked for, and the items beside it.
+
+    vLLM does not look whether there is room. What is not known exactly takes nothing of the pool unless the device is
+    full.
+    """
+    left = capacity - sum(item.n_bytes for item in items)
+    spread = sum(item.safe_bytes - item.n_bytes for item in items)
+    if left - spread >= pool:
+        items = tuple(replace(item, safe=None) for item in items)
+    return min(pool, left), items
 
 
 def _usable(room: Room, count: int | None, block_bytes: int) -> int | None:
