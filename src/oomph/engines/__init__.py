@@ -15,7 +15,9 @@ ENGINES: dict[str, str] = {
     "llama.cpp": "llamacpp",
     "exllamav2": "exllama.v2",
     "exllamav3": "exllama.v3",
+    "lm-studio": "lmstudio",
     "mlx": "mlx",
+    "ollama": "ollama",
 }
 
 
