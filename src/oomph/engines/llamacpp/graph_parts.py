@@ -163,9 +163,7 @@ class Builder:
             fused = self.mm("attn_qkv", x, il)
             fused = ggml.like(fused, "CLAMP") if sizes.clamp_kqv else fused
             step = fused.nb[1]
-            q, k, v = (
-                ggml.view(fused, d, h, n, nb=(d * F32.size, step)) for d, h in zip(dims, heads, strict=True)
-            )
+            q, k, v = (ggml.view(fused, d, h, n, nb=(d * F32.size, step)) for d, h in zip(dims, heads, strict=True))
             return q, k, v
         found = []
         for name, d, h in zip(("attn_q", "attn_k", "attn_v"), dims, heads, strict=True):
