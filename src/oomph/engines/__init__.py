@@ -12,12 +12,14 @@ if TYPE_CHECKING:
 
 # Name and module. Every module has an ENGINE.
 ENGINES: dict[str, str] = {
+    "vllm": "vllm",
+    "sglang": "sglang",
     "llama.cpp": "llamacpp",
+    "mlx": "mlx",
     "exllamav2": "exllama.v2",
     "exllamav3": "exllama.v3",
-    "lm-studio": "lmstudio",
-    "mlx": "mlx",
     "ollama": "ollama",
+    "lm-studio": "lmstudio",
 }
 
 
