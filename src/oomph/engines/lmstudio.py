@@ -48,13 +48,13 @@ class LmStudioJob(ServeJob):
 
 def deploy(found: Subject, job: LmStudioJob, devices: Sequence[Device] = ()) -> Deployment:
     """Return a model in LM Studio's llama.cpp; raises UnsupportedError for what is not modelled."""
-    from oomph.engines import llamacpp
+    from oomph.engines.llamacpp.deploy import deploy as deployed
     from oomph.engines.llamacpp.deploy import known
 
     asked = job.context or job.context_length
     context = asked or min(CONTEXT, found.model.context_length or CONTEXT)
-    layers = known(found, job.format)[0].layers
-    served = llamacpp.deploy(
+    layers = known(found, job.format).file.layers
+    served = deployed(
         found,
         LlamaCppJob(
             context=job.context or (None if job.context_length else context),

@@ -63,22 +63,24 @@ class OllamaJob(ServeJob):
 
 def deploy(found: Subject, job: OllamaJob, devices: Sequence[Device] = ()) -> Deployment:
     """Return a model in the llama-server that Ollama starts; raises UnsupportedError for what is not modelled."""
-    from oomph.engines import llamacpp
+    from oomph.engines.llamacpp.deploy import deploy as deployed
     from oomph.engines.llamacpp.deploy import known
 
     context, assumed = _context(found, job, devices)
-    file, sizes = known(found, job.format)
-    slots = 1 if sizes.arch in ONE_SLOT else job.num_parallel or job.concurrency
+    model = known(found, job.format)
+    arch = model.sizes.arch
+    slots = 1 if arch in ONE_SLOT else job.num_parallel or job.concurrency
     flash = _flash(job, devices)
-    batch, taken = job.num_batch, ()
+    batch = job.num_batch
     if batch is None:
-        weights = sum(tensor.n_bytes for tensor in file.tensors)
-        widths = [each.k for each in sizes.kept if each.k]
-        cached = 2 * 2 * len(sizes.kept) * min(widths, default=0) * context * slots
+        # Its own forecast: the file, and keys and values of every layer in F16 by the smallest of them.
+        weights = sum(tensor.n_bytes for tensor in model.file.tensors)
+        widths = [each.k for each in model.sizes.kept if each.k]
+        cached = 2 * 2 * len(model.sizes.kept) * min(widths, default=0) * context * slots
         batch = automatic_batch(context * slots, weights + cached, flash, devices)
-        taken = (f"num_batch not given: {batch}, by the context and the memory that is free",)
-    served = llamacpp.deploy(found, _server(job, context, slots, flash, batch), devices)
-    limits = {"concurrency": Limit(slots, _why(job, sizes.arch))}
+        assumed = (*assumed, f"num_batch not given: {batch}, by the context and the memory that is free")
+    served = deployed(found, _server(job, context, slots, flash, batch), devices)
+    limits = {"concurrency": Limit(slots, _why(job, arch))}
     shares = tuple(_reserved(share, job.gpu_overhead) for share in served.shares)
     # What llama.cpp says of its own choices does not hold: Ollama makes them, except for the layers on GPUs.
     kept = tuple(each for each in served.assumptions if not each.startswith(("-np", "no context")))
@@ -87,7 +89,7 @@ def deploy(found: Subject, job: OllamaJob, devices: Sequence[Device] = ()) -> De
         shares=shares,
         context=context,
         limits=limits,
-        assumptions=(*assumed, *taken, *kept, *_modelfile_words(job)),
+        assumptions=(*assumed, *kept, *_modelfile_words(job)),
     )
 
 
@@ -126,8 +128,8 @@ def _context(found: Subject, job: OllamaJob, devices: Sequence[Device]) -> tuple
 def automatic_batch(context: int, forecast: int, flash: str, devices: Sequence[Device]) -> int:
     """Return the tokens that are taken in at a time: more for a long context, fewer where the forecast leaves no room.
 
-    >>> automatic_batch(4096, 0, "auto", ()), automatic_batch(8192, 0, "auto", ()), automatic_batch(65536, 0, "auto", ())
-    (512, 1024, 2048)
+    >>> [automatic_batch(context, 0, "auto", ()) for context in (4096, 8192, 65536)]
+    [512, 1024, 2048]
     """
     if flash == "off" and any(device.vendor == "nvidia" for device in devices):
         small = any(device.capacity_bytes <= SMALL_GPU for device in devices)
