@@ -18,6 +18,8 @@ ENGINES: dict[str, str] = {
     "mlx": "mlx",
     "exllamav2": "exllama.v2",
     "exllamav3": "exllama.v3",
+    "ollama": "ollama",
+    "lm-studio": "lmstudio",
 }
 
 
