@@ -11,7 +11,14 @@ if TYPE_CHECKING:
     from oomph.engines.base import Engine
 
 # Name and module. Every module has an ENGINE.
-ENGINES: dict[str, str] = {"vllm": "vllm", "sglang": "sglang", "mlx": "mlx"}
+ENGINES: dict[str, str] = {
+    "vllm": "vllm",
+    "sglang": "sglang",
+    "trtllm": "trtllm",
+    "tgi": "tgi",
+    "lmdeploy": "lmdeploy",
+    "mlx": "mlx",
+}
 
 
 def engine(name: str) -> Engine:
