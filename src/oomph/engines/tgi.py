@@ -100,7 +100,7 @@ def deploy(found: Subject, job: TgiJob, devices: Sequence[Device]) -> Deployment
     made, kernels = _block(found, job, devices[0] if devices else None)
     spread = Spread(job.num_shard, job.num_shard)
     held = on_device(found.model, format_of(found, job.format, job.dtype, job.quantize), spread)
-    weights = Item("weights", "weights", held.n_bytes, safe=held.n_bytes + held.rounding_bytes)
+    weights = Item("weights", "weights", held.reserved_bytes, safe=held.reserved_bytes + held.rounding_bytes)
     limits = {
         "context": longest_of(found.model, job.max_total_tokens, longest, "--max-total-tokens"),
         "concurrency": Limit(job.max_concurrent_requests, "--max-concurrent-requests"),
