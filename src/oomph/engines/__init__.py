@@ -17,7 +17,12 @@ ENGINES: dict[str, str] = {
     "trtllm": "trtllm",
     "tgi": "tgi",
     "lmdeploy": "lmdeploy",
+    "llama.cpp": "llamacpp",
     "mlx": "mlx",
+    "exllamav2": "exllama.v2",
+    "exllamav3": "exllama.v3",
+    "ollama": "ollama",
+    "lm-studio": "lmstudio",
 }
 
 
