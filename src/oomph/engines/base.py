@@ -59,8 +59,8 @@ class Share:
 
     `room_bytes` is what the engine leaves there for requests, None on an unknown device. `needs` are the bytes that
     requests of a context and a concurrency take of that room, `held` the same as items. An engine that takes the whole
-    room at its start, whatever is asked, has a `pool`: what of it no request needs is an item too. `safe_room` are bytes
-    that are left at least where that is not the room less what the items may take more, as of a room of a fixed size.
+    room at its start, whatever is asked, has a `pool`: what of it no request needs is an item too. `safe_room` is what is
+    left at least where that is not the room less what the items may take more, as of a room of a fixed size.
     """
 
     name: str

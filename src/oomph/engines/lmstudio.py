@@ -61,7 +61,7 @@ def deploy(found: Subject, job: LmStudioJob, devices: Sequence[Device] = ()) -> 
             concurrency=job.concurrency,
             format=job.format,
             ctx_size=job.context_length if job.context is None else None,
-            parallel=max(job.parallel, job.concurrency),
+            parallel=None if job.parallel == PARALLEL else job.parallel,
             kv_unified=True,
             batch_size=job.batch,
             ubatch_size=min(job.batch, BATCH),
@@ -76,7 +76,7 @@ def deploy(found: Subject, job: LmStudioJob, devices: Sequence[Device] = ()) -> 
         devices,
     )
     said = () if asked else (f"--context-length not given: {context:,} tokens, LM Studio's default",)
-    more = job.concurrency > job.parallel
+    more = job.concurrency > job.parallel == PARALLEL
     slots = (f"Max Concurrent Predictions raised to {job.concurrency}",) if more else ()
     return replace(served, assumptions=(DOCUMENTED, *said, *slots, *served.assumptions))
 
