@@ -229,7 +229,7 @@ def test_an_unknown_device_is_bounded_by_any() -> None:
 def test_the_rows_of_a_published_sweep() -> None:
     """vLLM 0.19 on H100s, a log each: activations from the configuration alone, within 1 % of what is printed.
 
-    The best of the published planners misses these by 190 % on average.
+    The planner that published the logs misses them by 209 % on average.
     """
     dtypes = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
     lines = (SHARED / "truth" / "llmd_vllm.jsonl").read_text(encoding="utf-8").splitlines()
