@@ -50,9 +50,10 @@ def deployment(found: Subject, job: VllmJob, devices: Sequence[Device]) -> Deplo
     longest = own_length(found)
     max_model_len = job.max_tokens or longest
     step_tokens, seqs = job.batch(device, max_model_len)
-    in_flight = step_tokens * (2 if job.release >= IN_FLIGHT_TWICE else 1)
+    at_once = max(2, job.pipeline_parallel) if job.release >= IN_FLIGHT_TWICE else 1
+    in_flight = step_tokens * at_once
     hybrid = not job.disable_hybrid_kv_cache_manager and not _chunked(found)
-    blocks = pool(layer_pages(found, job, dtype), job.release, in_flight, job.decode_context_parallel, hybrid)
+    blocks = pool(layer_pages(found, job, dtype, device), job.release, in_flight, job.decode_context_parallel, hybrid)
     held = stages(found, job, fmt, device, step_tokens)
     step = (step_tokens, seqs)
     taken = [trial(found, job, fmt, dtype, device, step, max_model_len, stage) for stage in range(len(held))]
