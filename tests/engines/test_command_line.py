@@ -86,7 +86,13 @@ def test_what_is_typed_last_wins_and_the_rest_stays() -> None:
 
 def test_fields_are_spelled_as_they_are_read() -> None:
     """The words of a field give back its value."""
-    for field, value in (("tensor_parallel", 2), ("eager", True), ("chunked", False), ("kv_cache_dtype", "fp8")):
+    for field, value in (
+        ("tensor_parallel", 2),
+        ("eager", True),
+        ("chunked", False),
+        ("kv_cache_dtype", "fp8"),
+        ("capture", (1, 2)),
+    ):
         assert getattr(read_flags(PAGED, spelled(PAGED, field, value)).job, field) == value
 
 
@@ -124,6 +130,8 @@ def test_what_is_not_modelled_is_refused_by_name() -> None:
     """A flag that moves memory has its reason, and its own exit code."""
     with pytest.raises(UnsupportedError, match=r"cpu-offload-gb.*machine's memory"):
         read_text("paged serve m --cpu-offload-gb 4")
+    with pytest.raises(UnsupportedError, match="-O is not modelled"):
+        read_text("paged serve m -O3")
 
 
 def test_flags_are_no_command() -> None:

@@ -105,7 +105,7 @@ def spelled(engine: Engine, field: str, value: Any) -> list[str]:
     thrown = [name for name in names if spellings(engine.job)[name].thrown is value]
     if isinstance(value, bool):
         return thrown[:1]
-    return [names[0], str(value)] if names else []
+    return [names[0], *map(str, value if isinstance(value, tuple) else (value,))] if names else []
 
 
 class _Reader:
@@ -127,10 +127,17 @@ class _Reader:
             if not word.startswith("-") or word in ("-", "--"):
                 self.left += [word] if word != "--" else []
                 continue
-            name, _, value = word.partition("=")
-            if "=" in word:
+            name, joined, value = word.partition("=")
+            if self._attached(name):  # -O3
+                name, joined, value = word[:2], "=", word[2:]
+            if joined:
                 words.append(value)
-            self._flag(_normal(name), "=" in word, words)
+            self._flag(_normal(name), bool(joined), words)
+
+    def _attached(self, name: str) -> bool:
+        """Tell whether a word is a flag of one letter with its value right behind it."""
+        there = {*self.known, *self.engine.refused, *self.engine.models}
+        return name[1:2] != "-" and name[2:3].isdigit() and name[:2] in there and name not in there
 
     def _flag(self, name: str, joined: bool, words: list[str]) -> None:
         """Read one flag whose value, if `joined`, is the next word for sure."""
@@ -275,6 +282,6 @@ def field_of(engine: Engine, name: str) -> str | None:
 
 
 def integers(kind: type[ServeJob]) -> list[str]:
-    """Return the fields of a job that are whole numbers."""
+    """Return the fields of a job that may be whole numbers."""
     hints = get_type_hints(kind)
-    return [each.name for each in fields(kind) if _inner(hints[each.name]) is int]
+    return [each.name for each in fields(kind) if int in (hints[each.name], *get_args(hints[each.name]))]

@@ -14,7 +14,7 @@ from oomph.engines.llamacpp.compute import Question, between, buffers
 from oomph.engines.llamacpp.file import File, file_of
 from oomph.engines.llamacpp.graph import GRAPHS
 from oomph.engines.llamacpp.graph_setup import Hparams
-from oomph.engines.llamacpp.hparams import hparams_of
+from oomph.engines.llamacpp.hparams import hparams_of, hparams_of_file
 from oomph.engines.llamacpp.job import AUTO_SLOTS, MOST_SLOTS, LlamaCppJob
 from oomph.engines.llamacpp.kv import CacheRules, LayerBytes, Window, kv_layers, kv_on_gpu, state_layers, window
 from oomph.engines.llamacpp.placing import Loaded, Placement, load, place
@@ -51,7 +51,10 @@ def known(found: Subject, stored: str | None) -> Known:
         header = found.source.header
         is_file = header is not None and header.kind == "gguf"
         sizes = of_header(header, file.layers) if header and is_file else of_model(found.model)
-        hparams = None if is_file or sizes.arch not in GRAPHS else hparams_of(found.model, sizes.arch)
+        hparams = None
+        if sizes.arch in GRAPHS:
+            told = header and is_file
+            hparams = hparams_of_file(header, sizes, file.layers) if told else hparams_of(found.model, sizes.arch)
         of_format[stored] = Known(file, sizes, hparams)
     return of_format[stored]
 

@@ -31,6 +31,7 @@ NEWEST: Version = (2**16,)  # of a build that says no version
 SECOND_CORE: Version = (0, 8)  # default from here on,
 SECOND_ONLY: Version = (0, 11)  # and the only one from here on; in between, GPUs below 8.0 had the first
 SECOND_CAPABILITY = 8.0
+MXFP4_CAPABILITY = 9.0  # fused_moe/oracle/mxfp4.py
 PIECES_FROM = 32768  # the first core reads longer contexts in pieces, of as many tokens as a step has
 BITSANDBYTES, MXFP4 = ("bitsandbytes", "nf4", "nf4-dq", "fp4"), ("mxfp4",)
 UNSPLIT = MIB  # kSmallSize: what is left of a block up to here stays with the tensor that took it
@@ -115,7 +116,7 @@ def profile(
         card=of_card,
         first=where == 0,
         last=where == pipeline_parallel - 1,
-        transient=method in MXFP4,
+        transient=method in MXFP4 and _runs_mxfp4(of_card),
         dequantised=method in BITSANDBYTES,
     )
     instants = {name: tensors for name, tensors in _instants(of, run).items() if tensors}
@@ -149,7 +150,7 @@ def _instants(of: Shapes, run: Run) -> Mapping[str, Tensors]:
     }
     return {
         "encoding images": acts.tower(of, run),
-        "timing the kernel that looks words up": acts.lookup_timed(of, run),
+        "compiling the lookup of words": acts.lookup_tried(of, run),
         **{name: {**through, **tensors} for name, tensors in layer.items() if tensors},
         "sampling" if of.generates and run.last else "hidden states": {**through, **_after(of, run)},
     }
@@ -184,6 +185,12 @@ def _second_core(version: Version, of_card: Card) -> bool:
     capability = of_card.capability
     old = capability.replace(".", "").isdigit() and float(capability) < SECOND_CAPABILITY
     return version >= SECOND_CORE and not old
+
+
+def _runs_mxfp4(of_card: Card) -> bool:
+    """Tell whether mixtures in mxfp4 run in Triton's own kernels, which keep nothing; older cards have Marlin's."""
+    capability = of_card.capability
+    return not capability.replace(".", "").isdigit() or float(capability) >= MXFP4_CAPABILITY
 
 
 def _method(found: Subject, format: str | None) -> str:

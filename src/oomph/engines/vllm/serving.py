@@ -50,9 +50,10 @@ def deployment(found: Subject, job: VllmJob, devices: Sequence[Device]) -> Deplo
     longest = own_length(found)
     max_model_len = job.max_tokens or longest
     step_tokens, seqs = job.batch(device, max_model_len)
-    in_flight = step_tokens * (2 if job.release >= IN_FLIGHT_TWICE else 1)
+    at_once = max(2, job.pipeline_parallel) if job.release >= IN_FLIGHT_TWICE else 1
+    in_flight = step_tokens * at_once
     hybrid = not job.disable_hybrid_kv_cache_manager and not _chunked(found)
-    blocks = pool(layer_pages(found, job, dtype), job.release, in_flight, job.decode_context_parallel, hybrid)
+    blocks = pool(layer_pages(found, job, dtype, device), job.release, in_flight, job.decode_context_parallel, hybrid)
     held = stages(found, job, fmt, device, step_tokens)
     step = (step_tokens, seqs)
     taken = [trial(found, job, fmt, dtype, device, step, max_model_len, stage) for stage in range(len(held))]
@@ -210,16 +211,33 @@ def _share(
         size = int(needs(context, concurrency))
         return (Item("keys and values", "kv_cache", size, source="rule", evidence=POOL_WHY),)
 
+    usable = _usable(room, count, block_bytes)
+    fixed: tuple[Item, ...] = (*stage.items, *taken.items)
+    if usable is not None and device is not None and (job.kv_cache_memory_bytes or job.num_gpu_blocks_override):
+        usable, fixed = _beside_a_fixed_pool(usable, fixed, device.capacity_bytes)
     return Share(
         stage.name,
-        (*stage.items, *taken.items),
+        fixed,
         needs,
         items,
-        room_bytes=_usable(room, count, block_bytes),
+        room_bytes=usable,
         capacity_bytes=device.capacity_bytes if device else None,
         pool=True,
         count=job.tensor_parallel * job.data_parallel,
     )
+
+
+def _beside_a_fixed_pool(pool: int, items: tuple[Item, ...], capacity: int) -> tuple[int, tuple[Item, ...]]:
+    """Return what there really is of a pool of a size that was asked for, and the items beside it.
+
+    vLLM does not look whether there is room. What is not known exactly takes nothing of the pool unless the device is
+    full.
+    """
+    left = capacity - sum(item.n_bytes for item in items)
+    spread = sum(item.safe_bytes - item.n_bytes for item in items)
+    if left - spread >= pool:
+        items = tuple(replace(item, safe=None) for item in items)
+    return min(pool, left), items
 
 
 def _usable(room: Room, count: int | None, block_bytes: int) -> int | None:
