@@ -58,13 +58,17 @@ def known(found: Subject, stored: str | None) -> Known:
 
 @dataclass(frozen=True)
 class Served:
-    """A model with a job on so many GPUs; everything that does not depend on what requests ask for is made once."""
+    """A model with a job on so many GPUs; everything that does not depend on what requests ask for is made once.
+
+    `output_first` is `place`'s.
+    """
 
     file: File
     sizes: Sizes
     hparams: Hparams | None
     job: LlamaCppJob
     shares: tuple[float, ...]
+    output_first: bool = True
 
     @cached_property
     def rules(self) -> CacheRules:
@@ -81,7 +85,8 @@ class Served:
     @cached_property
     def placed(self) -> Placement:
         """The device of each layer, and thus of its cache."""
-        return place(self.file.layers, self.job.layers_asked, self.shares)
+        layers = max(self.file.layers, len(self.sizes.kept))
+        return place(layers, self.job.layers_asked, self.shares, self.output_first)
 
     @cached_property
     def question(self) -> Question | None:
