@@ -49,12 +49,13 @@ def known(found: Subject, stored: str | None) -> Known:
     if stored not in of_format:
         file = file_of(found, stored)
         header = found.source.header
-        is_file = header is not None and header.kind == "gguf"
-        sizes = of_header(header, file.layers) if header and is_file else of_model(found.model)
+        header = header if header is not None and header.kind == "gguf" else None
+        sizes = of_header(header, file.layers) if header else of_model(found.model)
         hparams = None
-        if sizes.arch in GRAPHS:
-            told = header and is_file
-            hparams = hparams_of_file(header, sizes, file.layers) if told else hparams_of(found.model, sizes.arch)
+        if sizes.arch in GRAPHS and header:
+            hparams = hparams_of_file(header, sizes, file.layers)
+        elif sizes.arch in GRAPHS:
+            hparams = hparams_of(found.model, sizes.arch)
         of_format[stored] = Known(file, sizes, hparams)
     return of_format[stored]
 
