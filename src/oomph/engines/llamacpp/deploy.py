@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 from oomph.constants import measured
 from oomph.engines.base import Deployment, Limit, Share
+from oomph.engines.llamacpp.builds import all_outputs, build_of
 from oomph.engines.llamacpp.compute import Question, between, buffers
 from oomph.engines.llamacpp.file import File, file_of
 from oomph.engines.llamacpp.graph import GRAPHS
@@ -98,6 +99,7 @@ class Served:
             loaded=self.loaded, sizes=self.sizes, hparams=self.hparams, rules=self.rules, at=window(1, 1, True),
             gpus=gpus, layers=self.placed.layers, output=self.placed.output, kv_offload=job.kv_offload,
             op_offload=job.op_offload, pipeline=gpus > 1 and all_there and job.kv_offload and not job.patterns,
+            all_outputs=all_outputs(job.build), build=build_of(job.build),
         )  # fmt: skip
 
     def device(self, layer: int) -> int:
