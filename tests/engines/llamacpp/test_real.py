@@ -78,7 +78,7 @@ def test_buffers_are_those_the_engine_logs(name: str, tmp_path: Path) -> None:
     of_file = _printed(subject(str(tmp_path / "tiny.gguf")), None, flags)
     _holds(of_file, said)
     of_config = _printed(resolve(Source(name, "config", tiny.CONFIGS[name])), stored, flags)
-    assert "host_buffer_mib" in of_config and "host_buffer_mib" in of_file
+    assert "host_buffer_mib" in of_config.keys() & of_file.keys()
     _holds(of_config, said)
 
 
