@@ -140,7 +140,7 @@ def test_several_devices_share_each_layer(capsys: pytest.CaptureFixture[str]) ->
 
 def test_largest_values_of_an_engine(capsys: pytest.CaptureFixture[str]) -> None:
     """In words and as JSON, one input or both usual ones."""
-    code, out, _ = run(capsys, "max", "llama-3-8b", "--engine", "paged", "--gpu", "rtx-4090")
+    code, out, _ = run(capsys, "max", "llama-3-8b", "--engine", "Paged", "--gpu", "rtx-4090")
     assert code == 0
     assert "the model is made for 8,192 tokens; memory would do for 58,672" in out.replace("\n", "")
     assert "At most 7 requests at a time" in out
