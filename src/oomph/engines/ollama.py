@@ -123,7 +123,7 @@ def _context(found: Subject, job: OllamaJob, devices: Sequence[Device]) -> tuple
     trained = found.model.context_length
     if asked:
         return asked, ()
-    memory = max(0, sum(device.capacity_bytes - job.gpu_overhead for device in devices))
+    memory = sum(max(0, device.capacity_bytes - job.gpu_overhead) for device in devices)
     context = next(tokens for least, tokens in CONTEXTS if memory >= least)
     shown = f"{memory / GIB:.1f} GiB of GPU memory" if devices else "an unknown GPU"
     context = min(context, trained or context)

@@ -102,6 +102,13 @@ def test_the_longest_request_is_found_where_it_is_asked_for() -> None:
     assert deploy(_model("llama-3.1-8b"), job, [H100]).context == 65536
 
 
+def test_copies_share_requests() -> None:
+    """Nine requests on four copies are three on the fullest; each copy runs as many at once as --max-num-seqs says."""
+    found = deploy(_model("llama-3-8b"), VllmJob(context=4096, data_parallel=4, max_num_seqs=8))
+    assert found.shares[0].needs(4096, 9) == 3 * 4096 * 131072
+    assert found.limits["concurrency"].most == 32
+
+
 def test_requests_beyond_max_num_seqs_wait() -> None:
     """The limit on requests is told with the flag that sets it."""
     found = deploy(_model("llama-3-8b"), VllmJob(max_num_seqs=7))

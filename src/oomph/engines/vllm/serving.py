@@ -66,11 +66,12 @@ def deployment(found: Subject, job: VllmJob, devices: Sequence[Device]) -> Deplo
         for each, room, took in zip(held, rooms, taken, strict=True)
     ]
     explicit = job.max_model_len is not None
+    copies = f" on each of {job.data_parallel} copies" if job.data_parallel > 1 else ""
     limits = {
         "context": Limit(
             max_model_len if explicit else longest, "--max-model-len" if explicit else "the model's own length"
         ),
-        "concurrency": Limit(seqs, f"--max-num-seqs is {seqs}, more wait"),
+        "concurrency": Limit(seqs * job.data_parallel, f"--max-num-seqs is {seqs}{copies}, more wait"),
     }
     return Deployment(
         tuple(shares),
@@ -204,7 +205,7 @@ def _share(
     least = blocks.blocks(max_model_len) if job.max_model_len is not None else 0
 
     def needs(context: Any, concurrency: Any) -> Any:
-        asked = blocks.blocks(context) * concurrency
+        asked = blocks.blocks(context) * -(-concurrency // job.data_parallel)  # copies share requests evenly
         return (asked + (least - asked) * (least > asked)) * block_bytes
 
     def items(context: int, concurrency: int) -> tuple[Item, ...]:
