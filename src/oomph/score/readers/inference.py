@@ -21,7 +21,7 @@ def _question(row: Mapping[str, Any]) -> Question:
     if engine not in READERS:
         raise refuse(f"engine {shown(engine)}", REFUSED.get(engine, "not modelled yet"))
     reader = import_module(f"oomph.score.readers.engines.{READERS[engine]}")
-    find = getattr(reader, "subject", _catalogued)
+    find = getattr(reader, "subject", _catalogued)  # a reader may know of copies, conversions, files of a model
     asked: Question = reader.question(row, find(row))
     return asked
 
