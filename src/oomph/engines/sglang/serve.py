@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from oomph.engines.sglang.job import DRAFTED_REQUESTS, NEWEST, SglangJob
 from oomph.engines.sglang.pools import DRAFT_COUNTED_SINCE, HEADROOM_UNTIL, Pools, cells, page_size, pools
 from oomph.engines.sglang.requests import Requests, running, states_each, table_bytes
 from oomph.engines.sglang.weights import Loaded, loaded, spread
-from oomph.engines.shards import step_bytes
+from oomph.engines.shards import KEPT, step_bytes
 from oomph.errors import UsageError
 from oomph.ledger import Item, Printed
 from oomph.units import GIB, MIB
@@ -27,6 +28,7 @@ from oomph.units import GIB, MIB
 if TYPE_CHECKING:
     from oomph.answer import Subject
     from oomph.devices import Device
+    from oomph.model import Model
 
 ASIDE = "set aside for activations and CUDA graphs"
 PROFILED = "mem_cache/kv_cache_configurator.py, _profile_available_bytes"
@@ -62,7 +64,7 @@ def deploy(found: Subject, job: SglangJob, devices: Sequence[Device]) -> Deploym
             f"Say --tp-size {len(devices)}, or name {job.ranks} devices.",
         )
     smallest = min(devices, key=lambda device: device.capacity_bytes)
-    took = taken(found, job, smallest, _is_latent(found))
+    took = taken(found, job, smallest, _is_latent(found.model))
     stages = [_stage(found, job, smallest, took, stage) for stage in range(job.pipeline_parallel)]
     tokens = min(stage.made.tokens for stage in stages)
     states = [stage.made.states for stage in stages if stage.made.cells.state]
@@ -88,8 +90,9 @@ def _longest(found: Subject, job: SglangJob, longest: int) -> Limit:
     return Limit(found.model.context_length or longest, "what the config allows")
 
 
-def _is_latent(found: Subject) -> bool:
-    return any(getattr(kept, "kind", "") == "latent" for each in layer_caches(found.model) for kept in each.cached)
+@lru_cache(maxsize=KEPT)
+def _is_latent(model: Model) -> bool:
+    return any(getattr(kept, "kind", "") == "latent" for each in layer_caches(model) for kept in each.cached)
 
 
 def _kinds(devices: Sequence[Device], job: SglangJob) -> list[tuple[Device, int]]:
