@@ -23,6 +23,7 @@ ENGINES: dict[str, str] = {
     "exllamav3": "exllama.v3",
     "ollama": "ollama",
     "lm-studio": "lmstudio",
+    "ik_llama.cpp": "ik",
 }
 
 

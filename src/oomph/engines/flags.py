@@ -281,6 +281,11 @@ def field_of(engine: Engine, name: str) -> str | None:
     return own if own in {each.name for each in fields(engine.job)} else None
 
 
+def width(kind: type[ServeJob]) -> str | None:
+    """Return the field that says how many devices share each layer; None where the engine takes those it is given."""
+    return next((each.name for each in fields(kind) if each.name in ("tensor_parallel", "num_shard")), None)
+
+
 def integers(kind: type[ServeJob]) -> list[str]:
     """Return the fields of a job that may be whole numbers."""
     hints = get_type_hints(kind)

@@ -15,6 +15,8 @@ from oomph.engines.llamacpp.ggml import F16, F32, I32, I64, Graph, Tensor
 from oomph.engines.llamacpp.graph_setup import CPU, GraphSetup
 
 PIN_BELOW = 32  # tokens: smaller batches have their norms on the layer's own device (graph_get_cb)
+GATES = {"softmax": ggml.soft_max, "sigmoid": ggml.unary}
+POSITIONS = {"qwen35": 4, "qwen35moe": 4}  # n_pos_per_embd: of a token, for time, height, width and one more
 ROTATED = 64  # elements: the side of the smallest rotation that quantised caches are turned by (build_input_v_rot)
 
 
@@ -68,7 +70,7 @@ class Builder:
     @cached_property
     def inp_pos(self) -> Tensor:
         """Positions of the tokens."""
-        return ggml.graph_input(I32, self.n_tokens, name="inp_pos")
+        return ggml.graph_input(I32, self.n_tokens * POSITIONS.get(self.setup.arch, 1), name="inp_pos")
 
     def weight(self, name: str, il: int | None = None, kind: str = "weight") -> Tensor | None:
         """Return a tensor of the file, None if it has none of that name."""
@@ -184,7 +186,7 @@ class Builder:
         return ggml.like(x, "ROPE", self.inp_pos, factors)
 
     def ffn(self, x: Tensor, il: int, suffix: str = "", gated: str = "parallel") -> Tensor:
-        """A feed-forward layer: gate and up maps beside each other, one map for both ("halves"), or no gate ("none")."""
+        """A feed-forward layer: gate and up maps beside each other, one map for both ("halves"), no gate ("none")."""
         up = self.mm("ffn_up" + suffix, x, il)
         if gated == "parallel":
             cur = ggml.glu(self.mm("ffn_gate" + suffix, x, il), up)
@@ -234,7 +236,7 @@ class Builder:
         sizes, n = self.setup.hparams, x.ne[1]
         if logits is None:
             logits = self.mm("ffn_gate_inp", x, il)
-        probs = {"softmax": ggml.soft_max, "sigmoid": ggml.unary, "softmax_weight": lambda a: a}[sizes.gating](logits)
+        probs = logits if sizes.gating == "softmax_weight" else GATES[sizes.gating](logits)
         n_expert, used = probs.ne[0], sizes.n_expert_used
         selection = self.plus(probs, "exp_probs_b", il)
         if sizes.n_expert_groups > 1:
@@ -383,7 +385,7 @@ class Builder:
     # The end
 
     def logits(self, x: Tensor, softcap: bool = False, scale: bool = False, rows: bool = False) -> Graph:
-        """The last norm, the output matrix, what is done to the logits. `rows`: tokens without logits still are in x."""
+        """The last norm, the output matrix, what is done to the logits. `rows`: x has tokens without logits too."""
         cur = self.norm(x, "output_norm")
         cur.output = True
         if rows:
