@@ -16,7 +16,7 @@ from oomph.engines.llamacpp.graph_setup import CPU, GraphSetup
 
 PIN_BELOW = 32  # tokens: smaller batches have their norms on the layer's own device (graph_get_cb)
 GATES = {"softmax": ggml.soft_max, "sigmoid": ggml.unary}
-POSITIONS = {"qwen35": 4, "qwen35moe": 4}  # n_pos_per_embd: of a token, for time, height, width and one more
+POSITIONS = {"qwen2vl": 4, "qwen35": 4, "qwen35moe": 4}  # n_pos_per_embd: of a token, for time, height, width and one more
 ROTATED = 64  # elements: the side of the smallest rotation that quantised caches are turned by (build_input_v_rot)
 
 

@@ -23,7 +23,13 @@ if TYPE_CHECKING:
     from oomph.header import Header
 
 # How the router of an architecture makes weights of scores; softmax over all experts where none is named.
-GATING = {"gpt-oss": "softmax_weight", "deepseek2": "sigmoid", "glm4moe": "sigmoid", "lfm2moe": "sigmoid"}
+GATING = {
+    "gpt-oss": "softmax_weight",
+    "deepseek2": "sigmoid",
+    "glm4moe": "sigmoid",
+    "lfm2moe": "sigmoid",
+    "minimax-m2": "sigmoid",
+}
 
 
 @dataclass(frozen=True)
