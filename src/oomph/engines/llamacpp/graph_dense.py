@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from oomph.engines.llamacpp import ggml
-from oomph.engines.llamacpp.ggml import F32, Graph, Tensor
+from oomph.engines.llamacpp.ggml import Graph, Tensor
 from oomph.engines.llamacpp.graph_parts import AttentionInput, Builder
 
 
@@ -20,12 +20,13 @@ class Frame:
     `gated` is the feed-forward layer's kind (Builder.ffn). `scale_q`: queries are scaled before attention.
     `whole_norm`: queries and keys are normalised before they are split into heads. `parallel`: attention and
     feed-forward layer read the same norm, and how their outputs ("attn", "ffn") and the residual ("x") are added.
-    `plain_norms`: norms have no weights. `pre_norms`: layers read norms (what they give is normalised in any case if the file has those). `turned_first`: heads
-    are normalised after the rotation. `rope_swa`: only layers with a window rotate. `ffn_norm` names the norm
-    before the feed-forward layer. `norm_weights`: the experts' weights are divided by their sum. `late_rows`: the last
-    layer's output is an output of the graph, in some builds with the rows that give no logits. `rotates`: positions are
-    put in by rotation. `swapped`: the residual is the first operand of the second sum. `scale_embd`: embeddings are
-    scaled by a node of their own; `scale_rows`: token by token where a batch may bring embeddings of images.
+    `plain_norms`: norms have no weights. `pre_norms`: layers read norms (what they give is normalised in any case if
+    the file has those). `turned_first`: heads are normalised after the rotation. `rope_swa`: only layers with a window
+    rotate. `ffn_norm` names the norm before the feed-forward layer. `norm_weights`: the experts' weights are divided by
+    their sum. `late_rows`: the last layer's output is an output of the graph, in some builds with the rows that give no
+    logits. `rotates`: positions are put in by rotation. `swapped`: the residual is the first operand of the second sum.
+    `scale_embd`: embeddings are scaled by a node of their own; `scale_rows`: token by token where a batch may bring
+    embeddings of images.
     """
 
     gated: str = "parallel"
@@ -49,9 +50,9 @@ def decoder(b: Builder, frame: Frame) -> Graph:
     """Build a decoder: embeddings, layers, logits."""
     sizes = b.setup.hparams
     x = b.inp_embd()
-    if frame.scale_rows and b.setup.build.mixed:
-        x = ggml.like(x, "MUL", ggml.graph_input(F32, 1, b.n_tokens, name="inp_scale_rows"))
-    elif frame.scale_embd or frame.scale_rows:
+    if frame.scale_rows:
+        x = b.scaled_rows(x)
+    elif frame.scale_embd:
         x = ggml.like(x, "SCALE")
     if b.weight("position_embd") is not None:
         x = ggml.like(x, "ADD", ggml.get_rows(b.the("position_embd"), b.inp_pos))
