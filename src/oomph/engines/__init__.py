@@ -11,7 +11,20 @@ if TYPE_CHECKING:
     from oomph.engines.base import Engine
 
 # Name and module. Every module has an ENGINE.
-ENGINES: dict[str, str] = {"llama.cpp": "llamacpp"}
+ENGINES: dict[str, str] = {
+    "vllm": "vllm",
+    "sglang": "sglang",
+    "trtllm": "trtllm",
+    "tgi": "tgi",
+    "lmdeploy": "lmdeploy",
+    "llama.cpp": "llamacpp",
+    "mlx": "mlx",
+    "exllamav2": "exllama.v2",
+    "exllamav3": "exllama.v3",
+    "ollama": "ollama",
+    "lm-studio": "lmstudio",
+    "ik_llama.cpp": "ik",
+}
 
 
 def engine(name: str) -> Engine:
