@@ -14,10 +14,11 @@ from oomph.engines.llamacpp import ggml
 from oomph.engines.llamacpp.ggml import F16, F32, I32, I64, Graph, Tensor
 from oomph.engines.llamacpp.graph_setup import CPU, GraphSetup
 
-PIN_BELOW = 32  # tokens: smaller batches have their norms on the layer's own device (graph_get_cb) GATES = {"softmax":
-ggml.soft_max, "sigmoid": ggml.unary} POSITIONS = {"qwen2vl": 4, "qwen35": 4, "qwen35moe": 4}  # n_pos_per_embd: of a
-token, for time, height, width and one more ROTATED = 64  # elements: the side of the smallest rotation that quantised
-caches are turned by (build_input_v_rot)
+PIN_BELOW = 32  # tokens: smaller batches have their norms on the layer's own device (graph_get_cb)
+GATES = {"softmax": ggml.soft_max, "sigmoid": ggml.unary}
+# n_pos_per_embd: positions of a token, for time, height, width and one more
+POSITIONS = {"qwen2vl": 4, "qwen35": 4, "qwen35moe": 4}
+ROTATED = 64  # elements: the side of the smallest rotation that quantised caches are turned by (build_input_v_rot)
 
 
 @dataclass
@@ -125,12 +126,17 @@ class Builder:
 
         rows, turns = setup.build.row_writes, setup.build.rotations and not latent
         return AttentionInput(
-            k_idxs=ggml.graph_input(I64, n, name="k_idxs") if rows else None, v_idxs=ggml.graph_input(I64, n * width,
-            name="v_idxs") if rows and not latent else None, mask=ggml.graph_input(kind, cells, n // streams, 1,
-            streams, name="kq_mask"), cells=cells, latent=latent, k_rot=self._rotation(of_cache(setup.hparams.head_k),
-            largest=True) if turns and setup.type_k.block > 1 else None,
-            v_rot=self._rotation(of_cache(setup.hparams.head_v), largest=False) if turns and setup.type_v.block > 1 else
-            None,
+            k_idxs=ggml.graph_input(I64, n, name="k_idxs") if rows else None,
+            v_idxs=ggml.graph_input(I64, n * width, name="v_idxs") if rows and not latent else None,
+            mask=ggml.graph_input(kind, cells, n // streams, 1, streams, name="kq_mask"),
+            cells=cells,
+            latent=latent,
+            k_rot=self._rotation(of_cache(setup.hparams.head_k), largest=True)
+            if turns and setup.type_k.block > 1
+            else None,
+            v_rot=self._rotation(of_cache(setup.hparams.head_v), largest=False)
+            if turns and setup.type_v.block > 1
+            else None,
         )
 
     @cached_property
