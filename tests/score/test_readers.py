@@ -264,7 +264,7 @@ def test_weights_of_a_serving_row() -> None:
     ("change", "reason"),
     [
         ({"tp": 2}, "tp=2: one GPU only"),
-        ({"engine": "mlx-lm"}, "engine mlx-lm: not modelled yet"),
+        ({"engine": "tensorrt-llm"}, "engine tensorrt-llm: not modelled yet"),
         ({"quant": "bitsandbytes"}, "quant bitsandbytes: which format that is, is not said exactly"),
         ({"quant": ["fp8"]}, "quant: ['fp8'] is not text"),
         ({"dtype": "int3"}, "dtype int3: not a dtype of weights that oomph knows"),

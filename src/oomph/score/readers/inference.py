@@ -20,7 +20,8 @@ def _question(row: Mapping[str, Any]) -> Question:
     if engine not in READERS:
         raise refuse(f"engine {shown(engine)}", REFUSED.get(engine, "not modelled yet"))
     reader = import_module(f"oomph.score.readers.engines.{READERS[engine]}")
-    asked: Question = reader.question(row, catalogued(words(row, "model")))
+    published = getattr(reader, "published", str)  # of a conversion, the model it was made of
+    asked: Question = reader.question(row, catalogued(published(words(row, "model"))))
     return asked
 
 

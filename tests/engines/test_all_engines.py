@@ -1,0 +1,141 @@
+"""What holds of every engine that is there: its words are read back, its maps and largest values are single answers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import pytest
+
+from oomph.answer import Subject, subject
+from oomph.devices import Device, find
+from oomph.engines import ENGINES, engine
+from oomph.engines.base import Engine, ServeJob
+from oomph.engines.command_line import read_words
+from oomph.engines.flags import spellings
+from oomph.engines.maps import STATUSES, serve_map
+from oomph.engines.serving import serve
+from oomph.engines.solve import FIELDS, largest
+from oomph.errors import OomphError
+
+# Dense, windowed, of experts with one latent vector per token, with states beside keys and values.
+MODELS = ("llama-3.1-8b", "gemma-2-9b", "deepseek-v2-lite", "qwen3-next-80b-a3b")
+DEVICES = {"mlx": ("m4-max-64gb", "m2-ultra-192gb")}
+CARDS = ("rtx-3090", "a100-80gb-sxm", "h200")
+FEW, MANY = 24, 200  # random jobs of all engines together
+
+
+@cache
+def _model(name: str) -> Subject:
+    return subject(name)
+
+
+def _jobs(most: int) -> Iterator[tuple[Engine, Subject, ServeJob, list[Device]]]:
+    """Yield random jobs that their engines take."""
+    rng = random.Random(most)
+    yielded = 0
+    while yielded < most:
+        program, found = engine(rng.choice(sorted(ENGINES))), _model(rng.choice(MODELS))
+        devices = [find(rng.choice(DEVICES.get(program.name, CARDS)))]
+        job = replace(program.job(), context=rng.randint(1, 8192), concurrency=rng.randint(1, 12))
+        yielded += 1
+        try:
+            program.deploy(found, job, devices)
+        except OomphError:
+            continue
+        yield program, found, job, devices
+
+
+def _verdict(program: Engine, found: Subject, job: ServeJob, devices: list[Device]) -> Any:
+    return serve(found, program, job, devices).verdict
+
+
+def _hold_largest(most: int) -> None:
+    rng = random.Random(most)
+    bound = 0
+    for program, found, job, devices in _jobs(most):
+        layers = next((name for name in FIELDS["gpu-layers"] if hasattr(job, name)), None)
+        over = rng.choice(["context", "concurrency"] + ["gpu-layers"] * bool(layers))
+        limit = largest(found, program, job, devices, over)
+
+        def at(value: int, job: ServeJob = job, over: str = over, field: Any = layers) -> ServeJob:
+            if over == "context":
+                return job.with_context(value)
+            changed: Any = {field if over == "gpu-layers" else over: value}
+            return replace(job, **changed)
+
+        asked = (program.name, found.model.name, job, over)
+        assert limit.at is None or _verdict(program, found, at(limit.value), devices).fits, asked
+        if limit.bound == "memory":
+            following = limit.value + 1 if limit.at else int(over != "gpu-layers")
+            assert not _verdict(program, found, at(following), devices).fits, asked
+            bound += 1
+    assert bound
+
+
+def test_largest_values_fit_and_one_more_does_not() -> None:
+    """Context, requests, layers; whatever the engine and the model."""
+    _hold_largest(FEW)
+
+
+@pytest.mark.slow
+def test_largest_values_of_many_jobs() -> None:
+    """The same of 200 jobs."""
+    _hold_largest(MANY)
+
+
+def test_maps_say_what_single_answers_say() -> None:
+    """A map is one deployment, each answer its own; they agree in every cell."""
+    pytest.importorskip("numpy")
+    rng = random.Random(1)
+    for program, found, job, devices in _jobs(FEW // 2):
+        contexts, concurrencies = [rng.randint(1, 9000) for _ in range(2)], [rng.randint(1, 200) for _ in range(2)]
+        made = serve_map(found, program, job, devices, contexts, concurrencies)
+        for row, context in enumerate(contexts):
+            for column, concurrency in enumerate(concurrencies):
+                single = replace(job.with_context(context), concurrency=concurrency)
+                said, asked = STATUSES[made.status[row][column]], (program.name, found.model.name, single)
+                try:
+                    verdict = _verdict(program, found, single, devices)
+                except OomphError:
+                    assert said == "refused", asked
+                    continue
+                assert said == verdict.status or (said == "refused" and "is more than" in verdict.sentence), asked
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_the_command_of_a_job_is_read_back(name: str) -> None:
+    """The words that an answer ends with start the engine, and mean the job that was asked about."""
+    program = engine(name)
+    read = read_words(program.command("org/name", program.job()))
+    assert (read.engine.name, read.model) == (name, "org/name")
+    assert read.passed_over == ()
+    job = program.job().with_context(4096)
+    again = read_words(program.command("org/name", job)).job
+    try:
+        devices = [find(DEVICES.get(name, CARDS)[0])]
+        asked = program.deploy(_model("llama-3.1-8b"), job, devices)
+    except OomphError:
+        return
+    if asked.context == program.deploy(_model("llama-3.1-8b"), again, devices).context:
+        return
+    assert name == "mlx"  # whose server has no flag for it
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_flag_is_one_thing(name: str) -> None:
+    """Read, harmless, refused or the model's name, never two of them; and a format that is advised exists."""
+    program = engine(name)
+    read = {flag for flag in spellings(program.job) if flag.startswith("-")}
+    harmless = {flag.rstrip("+=") for flag in program.harmless}
+    models = {flag.rstrip(":") for flag in program.models}
+    kinds = [read, harmless, set(program.refused), models]
+    for at, kind in enumerate(kinds):
+        for other in kinds[at + 1 :]:
+            assert not kind & other
+    from oomph import formats
+
+    assert all(formats.get(each) for each in program.formats)
