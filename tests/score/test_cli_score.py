@@ -36,7 +36,7 @@ def test_tables_for_people(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
         "7 rows, 6 of them",
         "weights_gib",
         "by-hand-inference",
-        "-0.22%",
+        "+0.00%",
         "ran out of memory",
         "method galore",
     ):
@@ -46,12 +46,12 @@ def test_tables_for_people(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
 def test_rows_shows_every_row_and_every_reason(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """More rows than the worst are listed, reasons in full, and what was assumed."""
     rows = [changed(INFERENCE, id=f"row-{n}") for n in range(15)]
-    path = written(tmp_path, *rows, changed(INFERENCE, tp=4), TRAINING)
+    path = written(tmp_path, *rows, changed(INFERENCE, tp=-4), TRAINING)
     _, short, _ = run(capsys, "score", path)
     _, long, _ = run(capsys, "score", path, "--rows")
     assert sum(f"row-{n} " in short for n in range(15)) == 10
     assert sum(f"row-{n} " in long for n in range(15)) == 15
-    assert "tp=4: one GPU only" in long
+    assert "tp: -4 is not a whole number" in long
     assert "reentrant checkpointing: the default of transformers 4" in " ".join(long.split())
 
 

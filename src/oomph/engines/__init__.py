@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from oomph.engines.base import Engine
 
 # Name and module. Every module has an ENGINE.
-ENGINES: dict[str, str] = {"mlx": "mlx"}
+ENGINES: dict[str, str] = {"mlx": "mlx", "vllm": "vllm"}
 
 
 def engine(name: str) -> Engine:

@@ -1,0 +1,149 @@
+"""What a page of each layer is: from what its blocks keep of a sequence to tokens and bytes on one device.
+
+Source: model_executor/models/config.py, layers/mamba/mamba_utils.py, layers/attention/ of vLLM 0.19.0;
+platforms/interface.py of 0.33.0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from oomph.blocks.cached import Cached, StateCache, TokenCache
+from oomph.caches import layer_caches
+from oomph.engines.vllm.blocks import Page, attention_block
+from oomph.engines.vllm.job import DTYPES, KV_BYTES, V1, VllmJob, width
+from oomph.engines.vllm.memo import remembered
+from oomph.engines.vllm.ranks import divided, key_heads
+from oomph.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from oomph.answer import Subject
+
+BLOCK, SPARSE_BLOCK = 16, 64  # tokens of a page; of the kernels for indexed latent attention
+LATENT_ALIGN = 64  # of a page beside a recurrent state, where attention is latent
+DS_MLA_BYTES = 656  # fp8_ds_mla: 512 codes, 4 scales in fp32, 64 numbers in bf16: flashmla_sparse.py
+INDEX_GROUP = 128  # an indexer's key has a scale in fp32 for so many numbers
+SPEAKERS = frozenset(
+    {"mamba", "mamba2", "gated_delta_net", "kda", "lightning", "short_conv"}
+)  # that the V1 core serves
+STATES: tuple[int, ...] = (0, 10, 0)  # from here on
+CACHED_STATES: tuple[int, ...] = (0, 26, 0)  # prefix caching is on for them by default: not in 0.25.1, in 0.27.1
+WIDE_STATE = frozenset({"gated_delta_net", "kda"})
+
+
+def quantised_cache(config: Mapping[str, Any]) -> bool:
+    """Tell whether a checkpoint asks for 8-bit keys and values itself (compressed-tensors' kv_cache_scheme)."""
+    found = config.get("quantization_config")
+    return isinstance(found, Mapping) and bool(found.get("kv_cache_scheme") or found.get("kv_cache_quant_algo"))
+
+
+def layer_pages(found: Subject, job: VllmJob, dtype: str) -> list[tuple[int, Page]]:
+    """Return the layers that keep anything with their page; `dtype` is that of activations.
+
+    Raises UnsupportedError for what the engine does not keep in pages, or is not modelled.
+    """
+    config = found.source.config or {}
+    element = KV_BYTES.get(job.kv_cache_dtype) or (1 if quantised_cache(config) else width(dtype))
+    caches = remembered(found.model, "caches", lambda: _caches(found))
+    if not caches:
+        raise UnsupportedError(
+            f"{found.model.name} keeps nothing between tokens: vLLM has no cache for it.", "Weigh it."
+        )
+    states = {each: _state_bytes(each, config, job, dtype) for _, each in caches if isinstance(each, StateCache)}
+    drawn = job.speculation.get("num_speculative_tokens", 0)
+    block = job.block_size or (SPARSE_BLOCK if any(_indexed(each) for _, each in caches) else BLOCK)
+    per_token = {each: _token_bytes(each, element, job) for _, each in caches if isinstance(each, TokenCache)}
+    if states and per_token:
+        block = max(block, _beside_states(max(states.values()), per_token, job))
+    caching = job.enable_prefix_caching if job.enable_prefix_caching is not None else job.release >= CACHED_STATES
+    taken = (2 if caching else 1) + drawn
+    found_pages = []
+    for layer, each in caches:
+        if isinstance(each, StateCache):
+            found_pages.append((layer, Page("state", block, states[each], states=taken)))
+        else:
+            found_pages.append((layer, _token_page(each, block, per_token[each])))
+    return [*found_pages, *_drafts(found_pages, found, drawn)]
+
+
+def _caches(found: Subject) -> list[tuple[int, Cached]]:
+    """Return what each layer keeps, in the order of the layers."""
+    kept = [(layer, each) for group in layer_caches(found.model) for layer in group.layers for each in group.cached]
+    return sorted(kept, key=lambda pair: pair[0])
+
+
+def _drafts(pages: list[tuple[int, Page]], found: Subject, drawn: int) -> list[tuple[int, Page]]:
+    """Return the pages of the prediction layer, which sees all tokens as the last layer with such a page does."""
+    if not drawn:
+        return []
+    full = [page for _, page in pages if page.kind == "full"]
+    return [(found.model.num_layers, full[-1])] if full else []
+
+
+def _indexed(each: TokenCache | StateCache) -> bool:
+    return isinstance(each, TokenCache) and bool(each.index_dim)
+
+
+def _token_bytes(each: TokenCache, element: int, job: VllmJob) -> int:
+    """Return the bytes of one token of one layer on one device."""
+    if each.kind not in ("attention", "latent", "cross"):
+        raise UnsupportedError(f"vLLM's cache of {each.kind} keys is not modelled.", "Ask for another engine.")
+    if each.kind != "latent":
+        heads = key_heads(each.heads, job.tensor_parallel)
+        return heads * (each.key_dim + each.value_dim) * element
+    index = each.index_dim + -(-each.index_dim // INDEX_GROUP) * width("fp32")
+    own = DS_MLA_BYTES if each.index_dim and element == 1 else each.per_token * element
+    return own + (index if each.index_dim else 0)
+
+
+def _token_page(each: TokenCache, block: int, token_bytes: int) -> Page:
+    size, latent = block * token_bytes, each.kind == "latent"
+    if each.window is not None:
+        return Page("window", block, size, each.window, latent=latent)
+    if each.chunk is not None:
+        return Page("chunk", block, size, each.chunk)
+    if each.kind == "cross":
+        if each.source_tokens is None:
+            raise UnsupportedError(
+                "How many tokens an encoder gives this model is not known.", "Ask for another engine."
+            )
+        return Page("cross", block, size, each.source_tokens)
+    return Page("full", block, size, latent=latent)
+
+
+def _state_bytes(each: StateCache, config: Mapping[str, Any], job: VllmJob, dtype: str) -> int:
+    """Return the bytes of one sequence's state of one layer on one device, its convolution's inputs included."""
+    if each.kind not in SPEAKERS or job.release < max(STATES, V1):
+        raise UnsupportedError(
+            f"vLLM {job.version or 'of today'} keeps no {each.kind} state in pages.", "Name another version."
+        )
+    tp = job.tensor_parallel
+    text = next((config[key] for key in ("text_config",) if isinstance(config.get(key), Mapping)), config)
+    conv = DTYPES.get(job.mamba_cache_dtype) or dtype
+    said = job.mamba_ssm_cache_dtype
+    if said == "auto":
+        said = str(text.get("mamba_ssm_dtype") or text.get("mamba_ssm_cache_dtype") or "auto")
+        if said == "auto" and each.kind == "kda":
+            said = "float32"
+    state = DTYPES.get(said) or conv
+    kept = each.conv_kernel - 1 + (job.speculation.get("num_speculative_tokens", 0) if each.kind != "kda" else 0)
+    channels = each.conv_channels + _extra_groups(each, text, tp)
+    heads = each.state[0] if each.state else 0
+    elements = each.state_elements // heads * divided("state heads", heads, tp) if heads else 0
+    conv_bytes = max(kept, 0) * divided("channels", channels, tp) * width(conv) if each.conv_kernel else 0
+    return conv_bytes + elements * width(state)
+
+
+def _extra_groups(each: StateCache, text: Mapping[str, Any], tp: int) -> int:
+    """Return the channels that are there twice because groups of Mamba 2 are fewer than devices."""
+    groups = text.get("n_groups", text.get("mamba_n_groups", 1))
+    if each.kind != "mamba2" or not isinstance(groups, int) or not groups % tp:
+        return 0
+    return 2 * (tp - groups) * each.state[-1]
+
+
+def _beside_states(state_bytes: int, per_token: Mapping[TokenCache, int], job: VllmJob) -> int:
+    """Return the tokens of an attention page that is at least as large as a state's."""
+    latent = any(each.kind == "latent" for each in per_token)
+    return attention_block(state_bytes, max(per_token.values()), LATENT_ALIGN if latent else BLOCK)
