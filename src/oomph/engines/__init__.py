@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from oomph.engines.base import Engine
 
 # Name and module. Every module has an ENGINE.
-ENGINES: dict[str, str] = {"mlx": "mlx", "vllm": "vllm"}
+ENGINES: dict[str, str] = {"vllm": "vllm", "sglang": "sglang", "mlx": "mlx"}
 
 
 def engine(name: str) -> Engine:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
+from oomph.answer import Subject
 from oomph.score.asking import catalogued
 from oomph.score.readers.engines import READERS, REFUSED
 from oomph.score.reading import Question, Schema, refuse, shown, words
@@ -20,9 +21,16 @@ def _question(row: Mapping[str, Any]) -> Question:
     if engine not in READERS:
         raise refuse(f"engine {shown(engine)}", REFUSED.get(engine, "not modelled yet"))
     reader = import_module(f"oomph.score.readers.engines.{READERS[engine]}")
-    published = getattr(reader, "published", str)  # of a conversion, the model it was made of
-    asked: Question = reader.question(row, catalogued(published(words(row, "model"))))
+    asked: Question = reader.question(row, _subject(reader, words(row, "model")))
     return asked
+
+
+def _subject(reader: Any, name: str) -> Subject:
+    """Return the model a row names; readers may know of copies (`subject`) and conversions (`published`)."""
+    if hasattr(reader, "subject"):
+        found: Subject = reader.subject(name)
+        return found
+    return catalogued(getattr(reader, "published", str)(name))
 
 
 SCHEMA = Schema("inference", ("engine", "model", "measured"), _group, _question, failures=("oom_sampler_warmup",))

@@ -3,5 +3,5 @@
 from __future__ import annotations
 
 # What rows call the engine, and the module that reads them.
-READERS = {"mlx-lm": "mlx", "transformers": "transformers", "vllm": "vllm"}
-REFUSED = {"sglang": "prints what the device has less after loading, which is more than the weights"}
+READERS = {"mlx-lm": "mlx", "sglang": "sglang", "transformers": "transformers", "vllm": "vllm"}
+REFUSED: dict[str, str] = {}

@@ -1,0 +1,187 @@
+"""The part of a model's weights that one device holds, and what a step's tensors take there at least and at most.
+
+How parameters are cut is as vLLM cuts them (vllm/ranks.py), which the other engines took over; what differs among them
+is who shares what: heads of attention among fewer devices than the rest, experts whole or cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from oomph import formats
+from oomph.blocks.cached import TokenCache
+from oomph.caches import layer_caches
+from oomph.engines.vllm.ranks import WORDS, module_of, on_rank, vocabulary
+from oomph.errors import UnsupportedError
+from oomph.formats.base import Format
+from oomph.model import Model
+from oomph.runtime_memory import segment_bytes
+from oomph.structure import decoder_stack
+from oomph.tensor import Weight
+
+if TYPE_CHECKING:
+    from oomph.answer import Subject
+
+DTYPES = {"auto": None, "half": "fp16", "float16": "fp16", "bfloat16": "bf16", "float": "fp32", "float32": "fp32"}
+ONLINE = {"fp8": "fp8-tensor"}  # what a method makes of a checkpoint in full precision
+ABSORBED = "kv_b_proj"  # cut into two matrices of its own for decoding, and kept beside them
+HIDDEN_STATES = 4  # of a step: residual, normed, what is added to it, and the next
+KEPT = 64
+_ASKED_FOR: WeakKeyDictionary[Model, dict[str, Format]] = WeakKeyDictionary()  # long lists of modules are slow to read
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How a model is spread: `attention` devices share heads, `tensor` all else, in `experts` groups the experts.
+
+    `layers` are those of a stage of a pipeline, None all; `first` and `last` say which end of the model is with them.
+    """
+
+    attention: int = 1
+    tensor: int = 1
+    experts: int = 1
+    layers: range | None = None
+    first: bool = True
+    last: bool = True
+
+
+@dataclass(frozen=True)
+class OnDevice:
+    """Bytes of one device: of the model, of its prediction layers, and the most that an allocator rounds up."""
+
+    n_bytes: int
+    draft_bytes: int
+    rounding_bytes: int
+
+
+def format_of(found: Subject, name: str | None, dtype: str = "auto", method: str | None = None) -> Format:
+    """Return the format of the weights: one by name, else the checkpoint's own, else what a method makes of it.
+
+    `dtype` and `method` are an engine's words. Raises UnsupportedError for a method that is not known.
+    """
+    if name is not None:
+        return formats.get(name)
+    asked = formats.asked_for(found.source.config or {})
+    rest = DTYPES[dtype] or (found.model.dtype if found.model.dtype in ("bf16", "fp16") else "bf16")
+    if asked is not None:
+        own = str(asked.get("quant_method", ""))
+        if method is not None and not method.startswith(own.partition("_")[0]):
+            raise UnsupportedError(f"Quantisation by {method[:40]} of a checkpoint in {own[:40]} is not modelled.")
+        kept = _ASKED_FOR.setdefault(found.model, {})
+        if rest not in kept:
+            kept[rest] = formats.from_config(asked, rest)
+        return kept[rest]
+    if method is not None and method not in ONLINE:
+        raise UnsupportedError(
+            f"Quantisation by {method[:40]} of a checkpoint in full precision is not modelled.",
+            f"Known: {', '.join(ONLINE)}; or name the quantised checkpoint.",
+        )
+    return formats.get(rest if method is None else ONLINE[method])
+
+
+@lru_cache(maxsize=KEPT)
+def on_device(model: Model, fmt: Format, spread: Spread) -> OnDevice:
+    """Return what one device holds of a model in a format.
+
+    >>> from oomph import load
+    >>> on_device(load("llama-3-8b"), formats.get("bf16"), Spread(tensor=2, attention=2)).n_bytes
+    8030527488
+    """
+    total = drafts = 0
+    sizes: dict[int, int] = {}
+    for row in _rows(model, spread):
+        for each in fmt.store(row, model):
+            copied = 2 if module_of(row)[0] == ABSORBED else 1
+            if row.kind == "mtp":
+                drafts += each.n_bytes * copied
+                continue
+            total += each.n_bytes * copied
+            together = len(row.places[-1]) if _is_expert(row) else 1  # all experts of a layer are one tensor
+            size = each.bytes_each * together
+            sizes[size] = sizes.get(size, 0) + max(1, each.copies // together) * copied
+    rounding = sum(segment_bytes(size, copies) - size * copies for size, copies in sizes.items())
+    return OnDevice(total, drafts, rounding)
+
+
+@lru_cache(maxsize=KEPT)
+def step_bytes(model: Model, spread: Spread, tokens: int, scores: int, width: int = 2) -> tuple[int, int]:
+    """Return what the tensors of a step of `tokens` tokens take, of which `scores` are scored, at least and at most.
+
+    At least the widest map's input and output are there at a time, at most the outputs of all maps of a layer; and the
+    scores in fp32, as they come and once more as a copy. Workspaces of kernels are not in it.
+
+    Llama 3 8B, 8192 tokens: 4096 x 2 and 14336 numbers of each; 16384 and 43008.
+    >>> from oomph import load
+    >>> least, most = step_bytes(load("llama-3-8b"), Spread(), 8192, 1)
+    >>> round(least / 2**30, 2), round(most / 2**30, 2)
+    (0.34, 0.91)
+    """
+    widest = 0
+    layers: dict[int, int] = {}
+    path = decoder_stack(model)[0]
+    for row in _rows(model, spread):
+        if row.role not in ("linear", "expert", "conv1d") or not row.places or not row.name.startswith(path):
+            continue
+        out = row.shape[1] if row.role == "conv1d" else row.shape[0]
+        made = out * row.used
+        widest = max(widest, made)
+        first = row.places[0][0]
+        layers[first] = layers.get(first, 0) + made
+    vocabulary_rows = max(
+        (row.shape[0] for row in _rows(model, spread) if row.role == "head"), default=model.vocab_size
+    )
+    scored = scores * vocabulary_rows * 4
+    hidden = tokens * model.hidden_size * width * HIDDEN_STATES
+    least = max(tokens * (model.hidden_size * 2 + widest) * width, scored)
+    return least, max(hidden + tokens * max(layers.values(), default=0) * width, 0) + 2 * scored
+
+
+def _is_expert(row: Weight) -> bool:
+    return ".experts." in row.name
+
+
+def _rows(model: Model, spread: Spread) -> Iterator[Weight]:
+    """Yield every weight as one device holds it."""
+    stack = decoder_stack(model)[0]
+    mine = spread.layers if spread.layers is not None else range(model.num_layers)
+    kept = {layer: each for found in layer_caches(model) for layer in found.layers for each in found.cached}
+    of_tokens = next((each for each in kept.values() if isinstance(each, TokenCache)), None)
+    for row in model.weights:
+        cache: Any = of_tokens
+        if row.name.startswith(f"{stack}.*") and row.places:
+            inside = tuple(place for place in row.places[0] if place in mine)
+            if not inside:
+                continue
+            cache = kept.get(inside[0])
+            row = replace(row, places=(inside, *row.places[1:]))
+        elif not _at_an_end(row, model, spread):
+            continue
+        if row.kind == "mtp" and row.role in ("embedding", "head"):
+            continue  # the model's own
+        yield _cut(row, model, spread, cache if isinstance(cache, TokenCache) else None)
+
+
+def _at_an_end(row: Weight, model: Model, spread: Spread) -> bool:
+    """Tell whether a weight beside the layers is on a stage: what follows them on the last, all else on the first."""
+    if row.kind in ("lm_head", "mtp", "norm"):
+        return spread.last
+    return spread.first or (row.kind == "embedding" and spread.last and model.tied)
+
+
+def _cut(row: Weight, model: Model, spread: Spread, kept: TokenCache | None) -> Weight:
+    """Return the part of a weight on one device."""
+    if row.role == "head" or (row.role == "embedding" and module_of(row)[0] in WORDS):
+        whole = row.role == "embedding" and spread.attention != spread.tensor
+        return vocabulary(row, 1 if whole else spread.tensor)
+    if _is_expert(row) and spread.experts > 1:
+        experts = len(row.places[-1])
+        if experts % spread.experts:
+            raise UnsupportedError(f"{experts} experts among {spread.experts} groups are not modelled.")
+        row = replace(row, places=(*row.places[:-1], row.places[-1][: experts // spread.experts]))
+        return on_rank(row, spread.tensor // spread.experts, kept, model.model_type)
+    attention = row.kind in ("attention", "linear_attention") or ".self_attn." in row.name
+    return on_rank(row, spread.attention if attention else spread.tensor, kept, model.model_type)
