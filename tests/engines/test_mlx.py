@@ -19,7 +19,8 @@ from oomph.devices import find
 from oomph.engines import engine
 from oomph.engines.command_line import read_text
 from oomph.engines.mlx import MlxJob
-from oomph.engines.mlx.caches import WINDOWED, Kept, sequence_bytes
+from oomph.engines.mlx.caches import Kept, sequence_bytes
+from oomph.engines.mlx.families import WINDOWED
 from oomph.engines.mlx.operations import Op
 from oomph.engines.mlx.stream import BASE, LARGE, in_flight
 from oomph.engines.serving import serve

@@ -11,7 +11,14 @@ if TYPE_CHECKING:
     from oomph.engines.base import Engine
 
 # Name and module. Every module has an ENGINE.
-ENGINES: dict[str, str] = {"vllm": "vllm", "sglang": "sglang", "mlx": "mlx"}
+ENGINES: dict[str, str] = {
+    "vllm": "vllm",
+    "sglang": "sglang",
+    "llama.cpp": "llamacpp",
+    "mlx": "mlx",
+    "exllamav2": "exllama.v2",
+    "exllamav3": "exllama.v3",
+}
 
 
 def engine(name: str) -> Engine:

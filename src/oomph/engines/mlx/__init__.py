@@ -16,7 +16,8 @@ from oomph.blocks.base import Block
 from oomph.blocks.cached import TokenCache
 from oomph.caches import LayerCache, layer_caches
 from oomph.engines.base import Deployment, Engine, Limit, ServeJob, Share, flag
-from oomph.engines.mlx.caches import STEP, WINDOWED, Kept, item_bytes, sequence_bytes
+from oomph.engines.mlx.caches import STEP, Kept, item_bytes, sequence_bytes
+from oomph.engines.mlx.families import FAMILIES, WINDOWED
 from oomph.engines.mlx.operations import Op, Pass, block_maps, layer_operations
 from oomph.engines.mlx.stream import BASE, LARGE, PAGE, InFlight, Limits, in_flight
 from oomph.errors import UnsupportedError, UsageError
@@ -197,6 +198,8 @@ def deploy(found: Subject, job: MlxJob, devices: Sequence[Device]) -> Deployment
     """Return a model in mlx-lm: weights, and what requests take of the memory that the GPU may have."""
     _check(job, devices)
     model = found.model
+    if model.decoder_type not in FAMILIES:
+        raise UnsupportedError(f"mlx-lm has no class for {model.decoder_type}.", "Choose another engine.")
     fmt, assumed = _format(found, job)
     served = _served(model, fmt)
     requests = _Requests(

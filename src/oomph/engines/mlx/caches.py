@@ -16,11 +16,6 @@ from oomph.errors import UnsupportedError
 STEP = 256  # tokens by which KVCache and QuantizedKVCache grow
 MASTER_BYTES = 4  # states that the classes keep in fp32
 WORD_BITS = 32
-# Types of decoders whose class in mlx-lm keeps a RotatingKVCache for its windows; all others keep every token.
-WINDOWED = frozenset({
-    "afmoe", "cohere2", "exaone4", "exaone_moe", "gemma3", "gemma3_text", "gemma3n", "gemma3n_text", "gemma4",
-    "gemma4_text", "gpt_oss", "llama", "mistral", "mimo_v2_flash", "ministral3", "olmo3", "recurrent_gemma", "step3p5",
-})  # fmt: skip
 FP32_STATES = frozenset({"mamba2", "gated_delta_net", "kda", "rg_lru"})
 # Pieces of a state that the class keeps in the model's dtype.
 OWN_STATES = frozenset({"mamba", "short_conv"})

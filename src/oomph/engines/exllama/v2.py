@@ -1,0 +1,172 @@
+"""ExLlamaV2: EXL2, GPTQ or fp16 weights, a cache of 4 to 16 bits, a fixed scratch space on each GPU.
+
+Source: exllamav2 0.3.2 cache.py, model.py (load_autosplit), device.py, attn.py, mlp.py, moe_mlp.py, linear.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from oomph.blocks.attention import Attention
+from oomph.blocks.base import Block, Module, descend, walk
+from oomph.blocks.cached import Cached, TokenCache
+from oomph.engines.base import Deployment, Engine
+from oomph.engines.exllama.common import (
+    HALF,
+    HARMLESS,
+    REFUSED,
+    ExllamaJob,
+    Rules,
+    command,
+    context_of,
+    format_of,
+    known,
+    limits,
+    no_attention_like,
+    shares,
+)
+from oomph.errors import UnsupportedError, UsageError
+from oomph.ledger import Item
+from oomph.structure import decoder_stack
+
+if TYPE_CHECKING:
+    from oomph.answer import Subject
+    from oomph.devices import Device
+    from oomph.model import Model
+
+SOURCE = "exllamav2 0.3.2"
+GROUP = 32  # values that share a scale
+MODES = {
+    "FP16": (2.0, 2.0),
+    "FP8": (1.0, 1.0),
+    "Q8": (1.0, 1.0),
+    "Q6": (1.0, 0.5),
+    "Q4": (0.5, 0.5),
+}  # bytes of a value
+SCALED = frozenset({"Q8", "Q6", "Q4"})
+MOST_UNPACKED = 512 * 2**20  # elements of a matrix that are unpacked at once
+SLACK = 128  # bytes that every part of the scratch space has more
+MOST_BATCH = 20
+# Decoders that exllamav2 0.3.2 knows (architecture.py).
+FAMILIES = frozenset({
+    "cohere", "cohere2", "dbrx", "gemma", "gemma2", "gemma3", "gemma3_text", "glm4", "gpt2", "gpt_bigcode", "granite",
+    "internlm2", "llama", "minicpm", "mistral", "mixtral", "orion", "phi3", "qwen2", "qwen2_vl_text", "qwen2_5_vl_text",
+    "qwen3", "qwen3_moe", "starcoder2",
+})  # fmt: skip
+
+
+def cache_bytes(cached: Cached, tokens: Any, mode: str) -> Any:
+    """Return the bytes of one layer's keys and values, every token of them.
+
+    >>> [cache_bytes(TokenCache(8, 128, 128), 1024, mode) for mode in ("FP16", "Q8", "Q6", "Q4")]
+    [4194304, 2228224, 1703936, 1179648]
+    """
+    if not isinstance(cached, TokenCache) or cached.kind != "attention" or cached.index_dim or cached.chunk:
+        raise no_attention_like(cached, "ExLlamaV2")
+    width = cached.heads * cached.key_dim
+    scales = 2 * cached.heads * (cached.key_dim // GROUP) * HALF if mode in SCALED else 0
+    return tokens * (sum(int(width * each) for each in MODES[mode]) + scales)
+
+
+def beside(inside: Sequence[Cached], tokens: Any, context: Any, mode: str, head_dim: int) -> Any:
+    """Return what a GPU with these layers has once: rotary tables, and a layer of the cache in fp16 to work on."""
+    tables = 2 * head_dim * HALF * context
+    widths = [each.heads * each.key_dim for each in inside if isinstance(each, TokenCache)]
+    if mode == "FP16" or not widths:
+        return tables
+    return tables + 2 * max(widths) * HALF * tokens
+
+
+def scratch_bytes(layer: Block, rows: int, hidden: int) -> int:
+    """Return the scratch space that a layer's modules ask for, the largest counts (`scratch_space_fixed`)."""
+    found = 0
+    for name, part in layer.parts.items():
+        if not isinstance(part, Block):
+            continue
+        maps = [each for each in walk(Module({name: part})) if each.role in ("linear", "expert", "conv1d")]
+        if not maps:
+            continue
+        unpacked = 2 * min(max(each.shape[0] * each.shape[1] for each in maps), MOST_UNPACKED)
+        attention = next((each for each in descend({"": part}) if isinstance(each, Attention)), None)
+        if attention is not None:
+            state = rows * max(attention.num_heads * attention.head_dim, hidden) * HALF + SLACK
+            found = max(found, state + unpacked)
+            continue
+        state = rows * hidden * HALF + SLACK
+        widest = max(max(each.shape) for each in maps)
+        both = 2 * (rows * widest * HALF + SLACK)
+        experts = max((each.of for each in maps if each.role == "expert"), default=0)
+        if experts:
+            # Rows gathered for an expert, and its routing.
+            narrow = next(each for each in maps if each.role == "expert").shape
+            both = 2 * (rows * _ffn(narrow, hidden) * HALF + SLACK)
+            state = 2 * state + rows * experts * HALF + SLACK
+        found = max(found, state + both + unpacked)
+    return found
+
+
+def _ffn(shape: tuple[int, ...], hidden: int) -> int:
+    return shape[0] if shape[1] == hidden else shape[1]
+
+
+def deploy(found: Subject, job: ExllamaJob, devices: Sequence[Device]) -> Deployment:
+    """Return a model in ExLlamaV2 on GPUs."""
+    mode = job.cache_mode.upper()
+    if mode not in MODES:
+        raise UsageError(f"ExLlamaV2 has no cache mode {job.cache_mode[:40]!r}.", f"Choose one of {', '.join(MODES)}.")
+    known(found.model, FAMILIES, "ExLlamaV2")
+    fmt, assumed = format_of(found, job)
+    context, taken = context_of(found, job)
+    rows = min(job.chunk_size, context)
+    head_dim = _head_dim(found.model)
+    layers = [layer for layer, _ in decoder_stack(found.model)[1].groups() if isinstance(layer, Block)]
+    hidden = found.model.hidden_size
+    scratch = max(scratch_bytes(layer, rows, hidden) for layer in layers)
+    rules = Rules(
+        lambda cached, tokens, slots: cache_bytes(cached, tokens, mode),
+        lambda inside, tokens, at: beside(inside, tokens, at, mode, head_dim),
+        (Item("scratch space", "buffers", scratch, source="rule", evidence=SOURCE), _passing(found.model, rows)),
+        SOURCE,
+        1,
+    )
+    most = job.max_batch_size or MOST_BATCH
+    made = shares(found, fmt, job, devices, rules, context)
+    return Deployment(made, context, (), limits(job, context, most), (*assumed, *taken))
+
+
+def _head_dim(model: Model) -> int:
+    for layer, _ in decoder_stack(model)[1].groups():
+        if isinstance(layer, Block):
+            for each in descend({"": layer}):
+                if isinstance(each, Attention):
+                    return each.head_dim
+    raise UnsupportedError("ExLlamaV2 has no layers without attention.", "Choose another engine.")
+
+
+def _passing(model: Model, rows: int) -> Item:
+    """Return what torch holds of a chunk beside the scratch space: hidden states, queries, keys, values, attention."""
+    hidden = rows * model.hidden_size
+    widest = 0
+    for layer, _ in decoder_stack(model)[1].groups():
+        for each in descend({"": layer}) if isinstance(layer, Block) else ():
+            if isinstance(each, Attention):
+                queries, keys = each.num_heads * each.head_dim, each.num_kv_heads * each.head_dim
+                widest = max(widest, rows * 2 * (queries + keys))
+    point = (2 * hidden + widest) * HALF
+    mask = rows * rows * HALF
+    return Item("a chunk on its way", "activations", point, source="derived", evidence=SOURCE, safe=point + mask)
+
+
+ENGINE = Engine(
+    "exllamav2",
+    "ExLlamaV2",
+    SOURCE,
+    ExllamaJob,
+    (),
+    deploy,
+    command,
+    models=("--model-name",),
+    harmless=HARMLESS,
+    refused=REFUSED,
+)

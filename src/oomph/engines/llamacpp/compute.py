@@ -1,0 +1,92 @@
+"""The compute buffers of a server: its model's graph, played for the largest batch in the context it is started with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from oomph.engines.llamacpp.graph import compute_buffers
+from oomph.engines.llamacpp.graph_setup import CPU, Build, GraphSetup, Hparams, Stored
+from oomph.engines.llamacpp.kv import CacheRules, Window
+from oomph.engines.llamacpp.placing import Loaded
+from oomph.engines.llamacpp.sizes import Sizes
+
+NEWEST = Build()
+
+
+@dataclass(frozen=True)
+class Question:
+    """All that decides the compute buffers: a model loaded on `gpus` GPUs, in a context of whole numbers.
+
+    `layers` are the devices of the layers. `all_outputs`: older builds make room for the logits of every token of a
+    batch; newer servers for one of each slot.
+    """
+
+    loaded: Loaded
+    sizes: Sizes
+    hparams: Hparams
+    rules: CacheRules
+    at: Window
+    gpus: int
+    layers: tuple[int, ...]
+    output: int
+    kv_offload: bool = True
+    op_offload: bool = True
+    pipeline: bool = False
+    all_outputs: bool = False
+    build: Build = NEWEST
+
+
+@lru_cache(maxsize=512)
+def buffers(asked: Question) -> Mapping[int, int]:
+    """Return the bytes of the compute buffer of each GPU, and of the host (-1).
+
+    Raises UnsupportedError for an architecture whose graph is not known.
+    """
+    return {(-1 if name == CPU else int(name[4:])): size for name, size in compute_buffers(setup(asked)).items()}
+
+
+def setup(asked: Question) -> GraphSetup:
+    """Return the question as the graph builders take it."""
+    rules, at = asked.rules, asked.at
+    devices = tuple(f"CUDA{gpu}" for gpu in range(asked.gpus))
+    layers = tuple(_name(device) for device in asked.layers[: len(asked.sizes.kept)])
+    return GraphSetup(
+        arch=asked.sizes.arch,
+        tensors=tensors(asked.loaded),
+        hparams=asked.hparams,
+        n_ctx=at.n_ctx,
+        cells=at.cells,
+        swa_cells=rules.swa_cells(asked.sizes, at) if asked.sizes.windowed else 0,
+        n_ubatch=min(rules.n_ubatch, at.n_ctx),
+        n_seq_max=at.slots,
+        n_outputs_max=at.n_ctx if asked.all_outputs else at.slots,
+        kv_unified=rules.unified,
+        flash_attn=rules.flash,
+        type_k=rules.type_k,
+        type_v=rules.type_v,
+        devices=(*devices, CPU),
+        layer_devices=layers,
+        kv_devices=layers if asked.kv_offload else (CPU,) * len(layers),
+        full_offload=asked.output >= 0,
+        offload_kqv=asked.kv_offload,
+        op_offload=asked.op_offload,
+        pipeline=asked.pipeline,
+        build=asked.build,
+    )
+
+
+def _name(device: int) -> str:
+    return CPU if device < 0 else f"CUDA{device}"
+
+
+@lru_cache(maxsize=64)
+def tensors(loaded: Loaded) -> Mapping[str, Stored]:
+    """Return where each tensor was loaded to, by name; a tied embedding's second copy is the output matrix."""
+    found: dict[str, Stored] = {}
+    for tensor, device in loaded.tensors:
+        name = "output.weight" if tensor.name in found and tensor.name == "token_embd.weight" else tensor.name
+        if name not in found or device >= 0:
+            found[name] = Stored(tensor.shape[::-1], tensor.type, _name(device))
+    return found

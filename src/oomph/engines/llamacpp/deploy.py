@@ -1,0 +1,283 @@
+"""A model in llama.cpp's server: what lies on each GPU and with the host, and the lines it logs of that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from oomph.constants import measured
+from oomph.engines.base import Deployment, Limit, Share
+from oomph.engines.llamacpp.file import File, file_of
+from oomph.engines.llamacpp.job import AUTO_SLOTS, MOST_SLOTS, LlamaCppJob
+from oomph.engines.llamacpp.kv import CacheRules, LayerBytes, Window, kv_layers, kv_on_gpu, state_layers, window
+from oomph.engines.llamacpp.placing import Loaded, load, place
+from oomph.engines.llamacpp.sizes import Sizes, of_header, of_model
+from oomph.engines.serving import HOST
+from oomph.errors import UnsupportedError, UsageError
+from oomph.ledger import Item, Printed
+from oomph.units import MIB
+
+if TYPE_CHECKING:
+    from oomph.answer import Subject
+    from oomph.devices import Device
+
+Amount = Any  # an int or a numpy array of them
+
+SOURCE = "llama.cpp 0c1e57098"
+LOGIT = 4  # bytes: the output buffer is F32
+_KNOWN: WeakKeyDictionary[Any, dict[str | None, tuple[File, Sizes]]] = WeakKeyDictionary()
+
+
+def known(found: Subject, stored: str | None) -> tuple[File, Sizes]:
+    """Return a model's file and numbers, made once for each format."""
+    of_format = _KNOWN.setdefault(found.model, {})
+    if stored not in of_format:
+        file = file_of(found, stored)
+        header = found.source.header
+        sizes = of_header(header, file.layers) if header and header.kind == "gguf" else of_model(found.model)
+        of_format[stored] = (file, sizes)
+    return of_format[stored]
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model with a job on so many GPUs; everything that does not depend on what requests ask for is made once."""
+
+    file: File
+    sizes: Sizes
+    job: LlamaCppJob
+    shares: tuple[float, ...]
+
+    @cached_property
+    def rules(self) -> CacheRules:
+        """How keys and values are kept."""
+        job = self.job
+        n_ubatch = min(job.ubatch_size or job.batch_size, job.batch_size)
+        return CacheRules(*job.types, job.flash, job.unified, job.swa_full, n_ubatch)
+
+    @cached_property
+    def loaded(self) -> Loaded:
+        """Where weights lie."""
+        placed = place(self.file.layers, self.job.layers_asked, self.shares)
+        return load(self.file, placed, self.job.patterns, len(self.sizes.kept))
+
+    @cached_property
+    def layers(self) -> tuple[int, ...]:
+        """The device of each layer, and thus of its cache."""
+        return place(self.file.layers, self.job.layers_asked, self.shares).layers
+
+    def device(self, layer: int) -> int:
+        """Return where a layer's cache lies."""
+        return self.layers[layer] if self.job.kv_offload else -1
+
+    def slots(self, concurrency: Amount) -> Amount:
+        """Return the slots of a server that takes so many requests at a time."""
+        if self.job.slots is not None:
+            return self.job.slots + 0 * concurrency
+        return concurrency + (AUTO_SLOTS - concurrency) * (concurrency < AUTO_SLOTS)
+
+    def window(self, context: Amount, concurrency: Amount) -> Window:
+        """Return the context of a server that has room for such requests, or that it is told to have."""
+        slots = self.slots(concurrency)
+        if self.job.ctx_size is not None:
+            asked = (self.job.ctx_size or self.sizes.n_ctx_train) + 0 * (context * concurrency)
+        elif self.job.unified:
+            asked = context * concurrency
+        else:
+            asked = context * slots
+        return window(asked, slots, self.job.unified)
+
+    def kv(self, at: Window) -> list[LayerBytes]:
+        """Return what each layer's keys and values take."""
+        return list(kv_layers(self.sizes, self.rules, at))
+
+    def kv_bytes(self, device: int, context: Amount, concurrency: Amount) -> Amount:
+        """Return what keys and values take on a device."""
+        found = self.kv(self.window(context, concurrency))
+        mine = [each for each in found if self.device(each.layer) == device]
+        if device >= 0:
+            return sum(kv_on_gpu(self.sizes, self.rules, each) for each in mine) + 0 * (context * concurrency)
+        return sum(each.k + each.v for each in mine) + 0 * (context * concurrency)
+
+    def state_bytes(self, device: int, context: Amount, concurrency: Amount) -> Amount:
+        """Return what recurrent layers keep on a device."""
+        found = state_layers(self.sizes, self.slots(concurrency), device >= 0)
+        return sum(r + s for layer, r, s in found if self.device(layer) == device) + 0 * (context * concurrency)
+
+    def output_bytes(self, context: Amount, concurrency: Amount) -> Amount:
+        """Return the host's buffer of logits: a row for each slot."""
+        return self.slots(concurrency) * self.sizes.n_vocab * LOGIT + 0 * context
+
+    def needs(self, device: int, context: Amount, concurrency: Amount) -> Amount:
+        """Return what requests take on a device; of the host the logits are among it."""
+        cached = self.kv_bytes(device, context, concurrency) + self.state_bytes(device, context, concurrency)
+        return cached + self.output_bytes(context, concurrency) if device < 0 else cached
+
+    def held(self, device: int, context: int, concurrency: int) -> tuple[Item, ...]:
+        """Return the same as items."""
+        kv, rs = self.kv_bytes(device, context, concurrency), self.state_bytes(device, context, concurrency)
+        items = [Item("keys and values", "kv_cache", int(kv), source="rule", evidence=f"{SOURCE}: llama-kv-cache.cpp")]
+        if rs:
+            items.append(Item("recurrent states", "state", int(rs), source="rule", evidence=f"{SOURCE}: F32"))
+        if device < 0:
+            logits = int(self.output_bytes(context, concurrency))
+            items.append(Item("logits", "buffers", logits, source="rule", evidence=f"{SOURCE}: output_reserve"))
+        return tuple(item for item in items if item.n_bytes)
+
+
+def deploy(found: Subject, job: LlamaCppJob, devices: Sequence[Device] = ()) -> Deployment:
+    """Return the model on GPUs and host; raises UnsupportedError for what is not modelled.
+
+    Without devices there is one GPU of unknown size.
+    """
+    job.check_defaults()
+    file, sizes = known(found, job.format)
+    used = _used(job, devices)
+    served = Served(file, sizes, job, _shares(job, used))
+    context = _context(served)
+    gpus = [_gpu(served, at, used[at] if devices else None, len(used)) for at in range(len(used))]
+    host = Share(
+        HOST, _host_items(served), partial(served.needs, -1), partial(served.held, -1)
+    )  # fmt: skip
+    return Deployment(
+        shares=(*gpus, host),
+        context=context,
+        printed=printed(served, context),
+        limits=_limits(served),
+        assumptions=_assumptions(served, context),
+    )
+
+
+def _used(job: LlamaCppJob, devices: Sequence[Device]) -> Sequence[Any]:
+    """Return the GPUs that are used: all, or the one that --split-mode none names."""
+    if job.split_mode == "none" and devices:
+        if job.main_gpu >= len(devices):
+            raise UsageError(
+                f"There is no GPU {job.main_gpu} among {len(devices)}.", "They are numbered from 0: -mg 0."
+            )
+        return devices[job.main_gpu : job.main_gpu + 1]
+    return devices or (None,)
+
+
+def _shares(job: LlamaCppJob, used: Sequence[Any]) -> tuple[float, ...]:
+    """Return by what layers are divided among GPUs: what was asked for, else their memory."""
+    if len(used) == 1:
+        return (1.0,)
+    if not job.shares:
+        return tuple(float(device.capacity_bytes) for device in used)
+    if len(job.shares) > len(used):
+        raise UsageError(f"--tensor-split names {len(job.shares)} GPUs of {len(used)}.", "Give one share for each GPU.")
+    found = (*job.shares, *[0.0] * (len(used) - len(job.shares)))
+    if not any(found):
+        raise UsageError("--tensor-split gives no GPU a share.", "Write 3,1.")
+    return found
+
+
+def _context(served: Served) -> int:
+    """Return the tokens of one request: as asked for, else what the server has room for, else the model's."""
+    job, trained = served.job, served.sizes.n_ctx_train
+    if job.context is not None:
+        return job.context
+    if job.ctx_size is None:
+        if not trained:
+            raise UnsupportedError("How long a context the model was trained for is not known.", "Give --context.")
+        return trained
+    at = served.window(1, job.concurrency)
+    return int(at.n_ctx // job.concurrency if job.unified else at.cells)
+
+
+def _limits(served: Served) -> dict[str, Limit]:
+    job = served.job
+    slots = Limit(job.slots, f"-np gives {job.slots} slots") if job.slots else Limit(MOST_SLOTS, "LLAMA_MAX_SEQ")
+    found = {"concurrency": slots}
+    if job.ctx_size is not None:
+        at = served.window(1, 1)
+        most = int(at.cells if not job.unified else at.n_ctx // job.concurrency)
+        found["context"] = Limit(most, f"-c leaves so many tokens for each of {job.concurrency} requests")
+    return found
+
+
+def _gpu(served: Served, at: int, device: Device | None, count: int) -> Share:
+    weights = served.loaded.gpu_bytes.get(at, 0)
+    context = measured("cuda_context", device)
+    items = [
+        Item("weights", "weights", weights, source="rule", evidence=f"{SOURCE}: load_tensors"),
+        Item(
+            "CUDA context", "runtime", context.n_bytes, safe=context.high, source="measured", evidence=context.evidence
+        ),
+    ]
+    if not weights and at not in served.layers:
+        items = items[1:]
+    capacity = device.capacity_bytes if device else None
+    fixed = sum(item.n_bytes for item in items)
+    return Share(
+        name="gpu" if count == 1 else f"gpu {at}",
+        items=tuple(items),
+        needs=partial(served.needs, at),
+        held=partial(served.held, at),
+        room_bytes=None if capacity is None else capacity - fixed,
+        capacity_bytes=capacity,
+    )
+
+
+def _host_items(served: Served) -> tuple[Item, ...]:
+    weights = Item(
+        "weights with the host", "weights", served.loaded.host_bytes, source="rule",
+        evidence=f"{SOURCE}: mapped from the file" if served.job.mmap else f"{SOURCE}: load_tensors",
+    )  # fmt: skip
+    if served.job.cache_ram <= 0:
+        return (weights,)
+    prompts = Item(
+        "prompts kept for later", "kv_cache", 0, safe=served.job.cache_ram * MIB, source="rule",
+        evidence=f"{SOURCE}: --cache-ram, filled as prompts come",
+    )  # fmt: skip
+    return weights, prompts
+
+
+def _assumptions(served: Served, context: int) -> tuple[str, ...]:
+    job = served.job
+    found = [served.file.said] if served.file.said else []
+    if job.slots is None:
+        found.append("-np not given: four slots or as many as there are requests, which share one cache")
+    if job.layers_asked is None:
+        found.append("-ngl not given: all layers on the GPUs; where they do not fit, --fit puts fewer there by itself")
+    if job.context is None and job.ctx_size is None:
+        found.append(f"no context given: {context:,} tokens, what the model was trained for")
+    if len(served.shares) > 1 and not job.shares:
+        found.append("--tensor-split not given: layers divided by the GPUs' memory, as if all of it were free")
+    return tuple(found)
+
+
+def printed(served: Served, context: int) -> tuple[Printed, ...]:
+    """Return the lines that the server logs, in MiB."""
+    job = served.job
+    at = served.window(context, job.concurrency)
+    layers = served.kv(at)
+    k, v = sum(int(each.k) for each in layers), sum(int(each.v) for each in layers)
+    gpus = range(len(served.shares))
+    on_gpus = sum(int(served.kv_bytes(gpu, context, job.concurrency)) for gpu in gpus)
+    loaded = served.loaded
+    host = loaded.mapped_bytes if job.mmap else loaded.host_bytes
+    rows = [
+        ("model_gpu_mib", "model buffer size on GPUs", sum(loaded.gpu_bytes.values())),
+        ("model_host_mib", "model buffer size on the host", host),
+        ("kv_mib", "KV self size", k + v),
+        ("kv_mib_k", "K", k),
+        ("kv_mib_v", "V", v),
+        ("kv_gpu_mib", "KV buffer size on GPUs", on_gpus),
+        ("rs_mib", "RS buffer size", _states(served, job.concurrency)),
+        ("output_buffer_mib", "output buffer size", int(served.output_bytes(context, job.concurrency))),
+    ]
+    lines = [Printed(name, f"{what} = {n / MIB:8.2f} MiB", n / MIB) for name, what, n in rows if n]
+    if layers:
+        cells = max(int(at.cells), 0)
+        lines.append(Printed("kv_cells", f"{cells} cells", cells))
+        lines.append(Printed("kv_layers", f"{len(layers)} layers", len(layers)))
+    return tuple(lines)
+
+
+def _states(served: Served, concurrency: int) -> int:
+    return sum(int(r + s) for _, r, s in state_layers(served.sizes, served.slots(concurrency)))

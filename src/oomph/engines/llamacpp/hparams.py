@@ -1,0 +1,120 @@
+"""What llama.cpp reads of a model beside its tensors, told by the model's blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from oomph.blocks.attention import Attention
+from oomph.blocks.base import Block, descend
+from oomph.blocks.latent_attention import LatentAttention
+from oomph.blocks.linear_attention import GatedDeltaNet
+from oomph.blocks.mamba import Mamba, Mamba2
+from oomph.blocks.moe import MoE
+from oomph.blocks.short_conv import ShortConv
+from oomph.engines.llamacpp.graph_setup import Hparams
+from oomph.errors import UnsupportedError
+from oomph.model import Model
+from oomph.structure import decoder_stack
+from oomph.tensor import Tensor
+
+# How the router of an architecture makes weights of scores; softmax over all experts where none is named.
+GATING = {"gpt-oss": "softmax_weight", "deepseek2": "sigmoid", "glm4moe": "sigmoid", "lfm2moe": "sigmoid"}
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One layer's mixer in llama.cpp's terms."""
+
+    n_head: int = 0
+    n_head_kv: int = 0
+    head_k: int = 0
+    head_v: int = 0
+    swa: bool = False
+    rope: bool = True
+    recurrent: bool = False
+
+
+def hparams_of(model: Model, arch: str) -> Hparams:
+    """Return a model's sizes as llama.cpp's graph builders ask for them.
+
+    >>> from oomph import load
+    >>> hparams_of(load("llama-3-8b"), "llama").n_head_kv[:2]
+    (8, 8)
+    """
+    layers: dict[int, _Layer] = {}
+    found: list[Block] = []
+    for layer, places in decoder_stack(model)[1].groups():
+        blocks = [] if isinstance(layer, Tensor) else list(descend({"": layer}))
+        mixer = _mixer(blocks)
+        if mixer is None:
+            raise UnsupportedError(
+                f"oomph does not know what llama.cpp's graph of {arch} does in layer {places[0]}.",
+                "Take the compute buffer from the engine's own log.",
+            )
+        layers.update(dict.fromkeys(places, mixer))
+        found += blocks
+    in_order = [layers[il] for il in sorted(layers)]
+    experts = next((block for block in found if isinstance(block, MoE)), None)
+    latent = next((block for block in found if isinstance(block, LatentAttention)), None)
+    return Hparams(
+        n_head=tuple(each.n_head for each in in_order),
+        n_head_kv=tuple(each.n_head_kv for each in in_order),
+        head_k=tuple(each.head_k for each in in_order),
+        head_v=tuple(each.head_v for each in in_order),
+        swa=tuple(each.swa for each in in_order),
+        rope=tuple(each.rope for each in in_order),
+        recurrent=tuple(each.recurrent for each in in_order),
+        softcap=any(isinstance(block, Attention) and block.softcap for block in found),
+        n_expert_used=experts.top_k if experts else 0,
+        norm_weights=experts.normalised if experts else True,
+        gating=GATING.get(arch, "softmax"),
+        n_expert_groups=experts.groups[0] if experts else 0,
+        n_group_used=experts.groups[1] if experts else 0,
+        rope_dim=latent.qk_rope_head_dim if latent else 0,
+        **_state_sizes(found),
+    )
+
+
+def _mixer(blocks: list[Block]) -> _Layer | None:
+    for block in blocks:
+        if isinstance(block, LatentAttention):
+            rank = block.kv_lora_rank
+            return _Layer(block.num_heads, 1, rank + block.qk_rope_head_dim, rank)
+        if isinstance(block, Attention):
+            swa, dim = block.sliding_window is not None, block.head_dim
+            values = block.v_head_dim or dim
+            return _Layer(block.num_heads, block.num_kv_heads, dim, values, swa, bool(block.rotary))
+        if isinstance(block, (Mamba, Mamba2, GatedDeltaNet, ShortConv)):
+            return _Layer(recurrent=True)
+    return None
+
+
+def _state_sizes(blocks: list[Block]) -> dict[str, int]:
+    """Return the sizes of the states, by the names of the file's keys."""
+    for block in blocks:
+        if isinstance(block, Mamba):
+            return {
+                "conv_kernel": block.conv_kernel,
+                "state_size": block.state_size,
+                "inner_size": block.inner_size,
+                "time_step_rank": block.time_step_rank,
+            }
+        if isinstance(block, Mamba2):
+            return {
+                "conv_kernel": block.conv_kernel,
+                "state_size": block.state_size,
+                "inner_size": block.num_heads * block.head_dim,
+                "time_step_rank": block.num_heads,
+                "group_count": block.num_groups,
+            }
+        if isinstance(block, GatedDeltaNet):
+            return {
+                "conv_kernel": block.conv_kernel,
+                "state_size": block.key_head_dim,
+                "inner_size": block.num_value_heads * block.value_head_dim,
+                "time_step_rank": block.num_value_heads,
+                "group_count": block.num_key_heads,
+            }
+        if isinstance(block, ShortConv):
+            return {"conv_kernel": block.conv_kernel}
+    return {}
