@@ -217,6 +217,24 @@ def parse_gpus(text: str) -> Fleet:
     return Fleet(_one(text))  # the x is a letter: rtx4900 is not 4900 of an rt
 
 
+MOST_LISTED = 1024
+
+
+def parse_devices(text: str) -> tuple[Device, ...]:
+    """Return the devices of a list, one for each: names that `parse_gpus` takes, with commas between them, in order.
+
+    >>> [one.id for one in parse_devices("rtx-4090, 2xrtx-3060")]
+    ['rtx-4090', 'rtx-3060', 'rtx-3060']
+    """
+    found: list[Device] = []
+    for part in text[: 64 * MOST_LISTED].split(","):
+        fleet = parse_gpus(part)
+        if len(found) + fleet.count > MOST_LISTED:
+            raise UsageError(f"{text[:40]!r} names more than {MOST_LISTED} devices.", "Name those of one server.")
+        found += [fleet.device] * fleet.count
+    return tuple(found)
+
+
 def _count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text[:12]) <= MAX_COUNT:
         raise UsageError(

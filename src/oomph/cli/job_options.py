@@ -172,6 +172,25 @@ def either_job(values: Mapping[str, Any]) -> TrainJob | InferJob:
     return infer_job(values) if values["infer"] else train_job(values)
 
 
+MOST_DIGITS = 100  # that are looked at; jobs say themselves what is too large
+
+
+class Amount(click.types.IntParamType):
+    """A whole number, as 8192 or 8k."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number."""
+        from oomph.units import parse_amount
+
+        text = str(value).strip()
+        if len(text) <= MOST_DIGITS and text.removeprefix("-").isdecimal():
+            return int(text)
+        try:
+            return parse_amount(text)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
 class Names(click.Choice[str]):
     """A choice that answers a slip of the keyboard with what was probably meant."""
 
@@ -236,7 +255,7 @@ def _option(field: Field[Any], spellings: tuple[str, ...], kind: Job, before: st
     words = before + HELP[kind][field.name]
     if hint is bool:
         return click.option(*spellings, field.name, default=field.default, show_default=True, help=words)
-    what: Any = Names(choices) if choices else hint
+    what: Any = Names(choices) if choices else Amount() if hint is int else hint
     more: dict[str, Any] = {}
     if len(choices) > MANY:
         more["metavar"], words = "NAME", f"{words} One of: {', '.join(choices)}."

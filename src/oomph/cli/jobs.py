@@ -1,4 +1,4 @@
-"""`oomph train` and `oomph serve`: what a job takes, where its peak is, and whether a device holds it."""
+"""`oomph train`: what a job takes, where its peak is, and whether a device holds it; and what `oomph serve` shares."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from oomph.cli.job_options import infer_job, infer_options, train_job, train_options, within_context
+from oomph.cli.job_options import train_job, train_options, within_context
 from oomph.job import TrainJob
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 HELP = {"help_option_names": ["-h", "--help"]}
 
 
-def _about(command: Command) -> Command:
+def about(command: Command) -> Command:
     """Add what every kind of job takes: the model before, the device and the form of the answer after its options."""
     for decorate in (
         click.option("--offline", is_flag=True, help="Never ask a server, whatever MODEL is."),
@@ -52,30 +52,22 @@ def _about(command: Command) -> Command:
 @click.option("--framework", metavar="NAME", help="Take the defaults of a program: trainer, trl, axolotl, litgpt ...")
 @click.option("--config", metavar="FILE", help="A config file of such a program; typed options win over it.")
 @train_options
-@_about
+@about
 def train(model: str | None, framework: str | None, config: str | None, **values: Any) -> int:
     """Say what one training step of MODEL takes on one GPU: every byte at its peak, and why it is there."""
     if framework is None and config is None and model is not None:
-        return _run(model, train_job(values), values)
+        return run(model, train_job(values), values)
     from oomph.cli.framework import framework_job
 
     job, said = framework_job(framework, config, values)
     model = model or said.model
     if model is None:
         raise click.UsageError("Say which model: the config names none.")
-    return _run(model, job, values, said)
+    return run(model, job, values, said)
 
 
-@click.command(context_settings=HELP)
-@click.argument("model")
-@infer_options
-@_about
-def serve(model: str, **values: Any) -> int:
-    """Say what prefill and decoding of MODEL take on one GPU, as transformers runs them."""
-    return _run(model, infer_job(values), values)
-
-
-def _run(model: str, job: Job, values: dict[str, Any], said: Framework | None = None) -> int:
+def run(model: str, job: Job, values: dict[str, Any], said: Framework | None = None) -> int:
+    """Estimate a job, print it in the form asked for, and return the exit code."""
     from oomph.answer import subject
     from oomph.job_ledger import job_ledger, timeline
 

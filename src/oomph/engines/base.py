@@ -21,7 +21,11 @@ Amount = Any  # an int or a numpy array of them
 
 
 def flag(default: Any, *names: str, help: str = "") -> Any:
-    """Return a dataclass field that the engine's command line spells `names`, the first of them preferred."""
+    """Return a dataclass field that the engine's command line spells `names`, the first of them preferred.
+
+    A switch may have a second name that turns it off, behind a slash: "--mmap/--no-mmap". A name in capital letters is
+    that of an environment variable.
+    """
     return field(default=default, metadata={"flags": names, "help": help})
 
 
@@ -38,6 +42,11 @@ class ServeJob:
     concurrency: int = 1
     format: str | None = None
     version: str = ""
+
+    @property
+    def ranks(self) -> int:
+        """How many devices the flags ask for; 1 for an engine that takes those it is given."""
+        return 1
 
 
 @dataclass(frozen=True)
@@ -58,10 +67,15 @@ class Share:
     pool: bool = False
     count: int = 1
 
+    @property
+    def safe_room_bytes(self) -> int:
+        """What is left for requests at least: what is not known exactly is counted at its largest."""
+        return (self.room_bytes or 0) - sum(item.safe_bytes - item.n_bytes for item in self.items)
+
     def fits(self, context: Amount, concurrency: Amount) -> Any:
-        """Say whether requests fit in the room; of arrays, where. Only for a share with a room."""
+        """Say whether requests fit in the least room there is; of arrays, where. Only for a share with a room."""
         assert self.room_bytes is not None
-        return self.needs(context, concurrency) <= self.room_bytes
+        return self.needs(context, concurrency) <= self.safe_room_bytes
 
 
 @dataclass(frozen=True)
@@ -88,22 +102,37 @@ class Deployment:
 
     def fits(self, context: Amount, concurrency: Amount) -> Any:
         """Say whether every device has room for requests, and the engine takes so many; of arrays, where."""
-        found = True
-        for share in self.shares:
+        found = self.within(context, concurrency)
+        for share in self.known:
             found = found & share.fits(context, concurrency)
+        return found
+
+    def within(self, context: Amount, concurrency: Amount) -> Any:
+        """Say whether the engine takes so many requests so long, whatever memory there is; of arrays, where."""
+        found = True
         for name, amount in (("context", context), ("concurrency", concurrency)):
             if name in self.limits:
                 found = found & (amount <= self.limits[name].most)
         return found
+
+    @property
+    def known(self) -> tuple[Share, ...]:
+        """The shares whose room is known."""
+        return tuple(share for share in self.shares if share.room_bytes is not None)
 
 
 @dataclass(frozen=True)
 class Engine:
     """A program that serves: its name, what it is, where its rules are written down, and what it does with a model.
 
-    `job` is the class of its jobs. `starts` are the words a command line of it may begin with, as ("vllm", "serve").
-    `deploy(subject, job, devices)` raises UnsupportedError for a model or an input that is not modelled; no devices
-    means that they are not known. `command(model, job)` are the words to run it with.
+    `job` is the class of its jobs. `starts` are the words a command line of it may begin with, as ("vllm", "serve");
+    ("docker", "vllm/vllm-openai") is an image. `deploy(subject, job, devices)` raises UnsupportedError for a model or
+    an input that is not modelled; no devices means that they are not known. `command(model, job)` are the words to run
+    it with.
+
+    Of its command line: `models` are the flags that name the model. `harmless` are flags and environment variables that
+    move no memory; a name that ends in "=" takes a value, in "=+" several. `refused` are those that do and are not
+    modelled, with what they do. `suffixes` is what a letter behind a number stands for, where one may stand there.
     """
 
     name: str
@@ -113,3 +142,7 @@ class Engine:
     starts: tuple[tuple[str, ...], ...]
     deploy: Callable[[Subject, Any, Sequence[Device]], Deployment]
     command: Callable[[str, Any], list[str]]
+    models: tuple[str, ...] = ("--model",)
+    harmless: frozenset[str] = frozenset()
+    refused: Mapping[str, str] = field(default_factory=dict)
+    suffixes: Mapping[str, int] = field(default_factory=dict)

@@ -10,12 +10,14 @@ from oomph.answer import Subject, facts
 from oomph.engines.base import Deployment, Engine, ServeJob, Share
 from oomph.errors import UsageError
 from oomph.ledger import Figure, Item, Ledger, Verdict
+from oomph.served import Bound, Held, Served
 from oomph.units import human
 
 if TYPE_CHECKING:
     from oomph.devices import Device
 
 POOL = "room that no request needs"
+AS_PUBLISHED = "as published"
 HOST = "host"  # the name of the share that lies in the machine's own memory
 
 
@@ -34,6 +36,7 @@ def serve(found: Subject, engine: Engine, job: ServeJob, devices: Sequence[Devic
             "engine": engine.name,
             **describe(job),
             "context": deployed.context,
+            "format": job.format or AS_PUBLISHED,
         },
         model=facts(found),
         items=tuple(_of_all(item, share) for share, items in shown for item in items),
@@ -44,6 +47,10 @@ def serve(found: Subject, engine: Engine, job: ServeJob, devices: Sequence[Devic
         figures=(_fullest(shown),),
         printed=deployed.printed,
         command=tuple(engine.command(found.source.name, job)),
+        served=Served(
+            tuple(_held(share, items, deployed.context, job.concurrency) for share, items in shown),
+            tuple(Bound(name, limit.most, limit.why) for name, limit in deployed.limits.items()),
+        ),
     )
 
 
@@ -68,6 +75,20 @@ def _of_all(item: Item, share: Share) -> Item:
     return replace(item, n_bytes=item.n_bytes * share.count, safe=safe, device=device)
 
 
+def _held(share: Share, items: Sequence[Item], context: int, concurrency: int) -> Held:
+    """Return what one device of a share holds in sum."""
+    return Held(
+        share.name,
+        share.count,
+        sum(item.n_bytes for item in items),
+        sum(item.safe_bytes for item in items),
+        int(share.needs(context, concurrency)),
+        share.room_bytes,
+        None if share.room_bytes is None else share.safe_room_bytes,
+        share.capacity_bytes,
+    )
+
+
 def _devices(devices: Sequence[Device]) -> dict[str, Any] | None:
     if not devices:
         return None
@@ -84,28 +105,34 @@ def _fullest(shown: Sequence[tuple[Share, tuple[Item, ...]]]) -> Figure:
 
 
 def judge(what: str, deployed: Deployment, concurrency: int) -> Verdict:
-    """Return the verdict: whether every device has room for all requests at once, and for how many if not."""
-    context = deployed.context
-    known = [share for share in deployed.shares if share.room_bytes is not None]
+    """Return the verdict: whether every device has room for all requests at once."""
+    context, known = deployed.context, deployed.known
     if not known:
         raise UsageError("There is no telling whether it fits on devices that are not known.")
-    tightest = min(known, key=lambda share: (share.room_bytes or 0) - int(share.needs(context, concurrency)))
-    room, needed = tightest.room_bytes or 0, int(tightest.needs(context, concurrency))
+    tightest = min(known, key=lambda share: share.safe_room_bytes - int(share.needs(context, concurrency)))
+    room, safe, needed = tightest.room_bytes or 0, tightest.safe_room_bytes, int(tightest.needs(context, concurrency))
     asked = f"{concurrency} x {context:,} tokens" if concurrency > 1 else f"{context:,} tokens"
-    where = f"on {tightest.name}" if len(known) > 1 else ""
-    beyond = _beyond(deployed, {"context": context, "concurrency": concurrency})
+    where = f" on {tightest.name}" if len(known) > 1 else ""
     fixed = sum(item.n_bytes for item in tightest.items)
     capacity = tightest.capacity_bytes or fixed + room
+    status, margin = "fits", safe - needed
+    beyond = _beyond(deployed, {"context": context, "concurrency": concurrency})
     if beyond:
-        return Verdict("too_big", capacity, room - needed, f"Does not fit: {beyond}")
-    if room <= 0:
-        sentence = f"Does not fit: {what} takes {human(fixed)} {where}before there is a token in its cache".strip()
-        return Verdict("too_big", capacity, room - needed, f"{sentence}, {human(-room)} more than there is.")
-    if needed > room:
-        sentence = f"Does not fit: {asked} need {human(needed)} {where}".rstrip()
-        return Verdict("too_big", capacity, room - needed, f"{sentence}, and {human(room)} are left for requests.")
-    sentence = f"Fits: {asked} need {human(needed)} of the {human(room)} left for requests {where}".rstrip()
-    return Verdict("fits", capacity, room - needed, f"{sentence}.")
+        status, sentence = "too_big", f"Does not fit: {beyond}"
+    elif room <= 0:
+        status, margin = "too_big", room - needed
+        sentence = f"Does not fit: {what} takes {human(fixed)}{where} before there is a token in its cache, "
+        sentence += f"{human(-room)} more than there is."
+    elif needed > room:
+        status, margin = "too_big", room - needed
+        sentence = f"Does not fit: {asked} need {human(needed)}{where}, and {human(room)} are left for requests."
+    elif margin < 0:
+        status = "tight"
+        sentence = f"Tight: {asked} need {human(needed)} of the {human(room)} left for requests{where}, "
+        sentence += f"of which {human(max(safe, 0))} are certain."
+    else:
+        sentence = f"Fits: {asked} need {human(needed)} of the {human(room)} left for requests{where}."
+    return Verdict(status, capacity, margin, sentence)
 
 
 def _beyond(deployed: Deployment, asked: Mapping[str, int]) -> str:

@@ -1,0 +1,128 @@
+"""What would make a served model fit: single changes, each deployed anew, the mildest that fits first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from oomph.answer import EXPERTS_TOO, SIDE_BY_SIDE, Subject
+from oomph.engines.base import Deployment, Engine, ServeJob
+from oomph.engines.flags import spelled
+from oomph.engines.serving import judge
+from oomph.engines.solve import FIELDS, largest
+from oomph.errors import OomphError
+from oomph.served import SingleChange
+
+if TYPE_CHECKING:
+    from oomph.devices import Device
+
+MOST_GPUS = 8  # of one machine
+# Fields of a cache's dtype, and the first narrower one that each engine has.
+NARROWER = ((("kv_cache_dtype",), "fp8"), (("cache_type_k", "cache_type_v"), "q8_0"), (("kv_cache_type",), "q8_0"))
+GPUS = ("tensor_parallel", "tp", "tensor_parallel_size")
+# The order of advice: what costs least first; a changed format costs quality, a shorter context what was asked for.
+KINDS = ("cache", "fewer", "shorter", "gpus", "format", "layers")
+
+
+@dataclass(frozen=True)
+class _Tried:
+    kind: str
+    title: str
+    words: tuple[str, ...]
+    job: ServeJob
+    devices: Sequence[Device]
+
+
+def changes(found: Subject, engine: Engine, job: ServeJob, devices: Sequence[Device]) -> tuple[SingleChange, ...]:
+    """Return single changes of a job that does not fit: those that make it fit, the mildest first, then the others.
+
+    Of each kind it is the mildest that fits, or where none does what saves most; what the engine refuses is left out.
+    """
+    before = engine.deploy(found, job, devices)
+    best: dict[str, SingleChange] = {}
+    for tried in _candidates(found, engine, job, devices, before):
+        known = best.get(tried.kind)
+        if known is not None and known.status == "fits":
+            continue
+        change = _outcome(found, engine, tried, _margin(before, job))
+        if change is not None and (change.status == "fits" or known is None or change.saved_bytes > known.saved_bytes):
+            best[tried.kind] = change
+    fitting = [best[kind] for kind in KINDS if kind in best and best[kind].status == "fits"]
+    others = sorted((one for one in best.values() if one not in fitting), key=lambda one: -one.saved_bytes)
+    return (*fitting, *others)
+
+
+def _outcome(found: Subject, engine: Engine, tried: _Tried, margin: int) -> SingleChange | None:
+    """Return what a change does; None if it saves nothing or the engine does not start with it."""
+    try:
+        after = engine.deploy(found, tried.job, tried.devices)
+    except OomphError:
+        return None
+    verdict = judge("", after, tried.job.concurrency)
+    saved = _margin(after, tried.job) - margin
+    if saved <= 0 and not verdict.fits:
+        return None
+    return SingleChange(tried.title, tried.words, saved, verdict.margin_bytes, verdict.status)
+
+
+def _margin(deployed: Deployment, job: ServeJob) -> int:
+    """Return what is left on the fullest device, less than nothing where it does not fit."""
+    return min(s.safe_room_bytes - int(s.needs(deployed.context, job.concurrency)) for s in deployed.known)
+
+
+def _candidates(
+    found: Subject, engine: Engine, job: ServeJob, devices: Sequence[Device], before: Deployment
+) -> Iterator[_Tried]:
+    names = {each.name for each in fields(job)}
+    for dtypes, narrow in NARROWER:
+        if names >= {*dtypes} and all(getattr(job, name) != narrow for name in dtypes):
+            words = tuple(word for name in dtypes for word in spelled(engine, name, narrow))
+            yield _Tried(
+                "cache", f"keys and values in {narrow}", words, _with(job, **dict.fromkeys(dtypes, narrow)), devices
+            )
+    for over, kind, now in (("concurrency", "fewer", job.concurrency), ("context", "shorter", before.context)):
+        most = _most(found, engine, job, devices, over)
+        if 0 < most < now:
+            title = f"{most:,} requests at a time" if over == "concurrency" else f"requests of {most:,} tokens"
+            yield _Tried(kind, title, (f"--{over}", str(most)), _with(job, **{over: most}), devices)
+    yield from _more_gpus(engine, job, devices, names)
+    for name in EXPERTS_TOO if "moe_experts" in found.model.by_kind else SIDE_BY_SIDE:
+        if name != job.format:
+            yield _Tried("format", f"weights in {name}", ("--format", name), _with(job, format=name), devices)
+    layers = next((name for name in FIELDS["gpu-layers"] if name in names), None)
+    if layers:
+        most = _most(found, engine, job, devices, "gpu-layers")
+        words = tuple(spelled(engine, layers, most))
+        yield _Tried(
+            "layers",
+            f"{most} layers on GPUs, the others in the machine's memory",
+            words,
+            _with(job, **{layers: most}),
+            devices,
+        )
+
+
+def _more_gpus(engine: Engine, job: ServeJob, devices: Sequence[Device], names: set[str]) -> Iterator[_Tried]:
+    """Yield more GPUs of the same kind: one more, or twice as many where an engine cuts layers in equal parts."""
+    if len({device.id for device in devices}) > 1:
+        return
+    parallel = next((name for name in GPUS if name in names), None)
+    count, changed = len(devices), job
+    while (count := count * 2 if parallel else count + 1) <= MOST_GPUS:
+        words: tuple[str, ...] = ("--gpu", f"{count}x{devices[0].id}")
+        if parallel:
+            changed = _with(changed, **{parallel: getattr(changed, parallel) * 2})
+            words += tuple(spelled(engine, parallel, getattr(changed, parallel)))
+        yield _Tried("gpus", f"{count} GPUs", words, changed, [devices[0]] * count)
+
+
+def _most(found: Subject, engine: Engine, job: ServeJob, devices: Sequence[Device], over: str) -> int:
+    try:
+        return largest(found, engine, job, devices, over).value
+    except OomphError:
+        return 0
+
+
+def _with(job: ServeJob, **changed: Any) -> ServeJob:
+    return replace(job, **changed)
