@@ -13,6 +13,8 @@ from oomph.units import GIB, MIB
 
 CLOSE = 0.005  # shares: what is nearer than that is called equal
 PRINTED = {"gib": 0.0051, "mib": 0.0051}  # half of the last digit that programs print
+# What is left for requests: the safe value is less, not more.
+LEFT = frozenset({"kv_cache_gib", "kv_tokens", "kv_blocks", "max_concurrency", "avail_after_pool_gib"})
 # What logs call the figures of a ledger (allocated, reserved, device), the first that is there counts.
 CALLED: Mapping[str, tuple[str, ...]] = {
     "allocated": ("max_allocated_gib", "max_allocated_mib", "allocated_gib", "allocated_mib"),
@@ -33,16 +35,22 @@ class Row:
 
     @property
     def difference(self) -> float:
-        """(expected - real) / real; 0 where both are nothing."""
-        if self.real.value == 0:
-            return 0.0 if self.expected == 0 else float("inf")
-        return self.expected / self.real.value - 1
+        """(expected - real) / real, as a share of what was expected where the log has nothing."""
+        return (self.expected - self.real.value) / (self.real.value or self.expected or 1)
 
     @property
     def agrees(self) -> bool:
         """Say whether both are the same within what a program prints."""
         printed = PRINTED.get(self.name.rsplit("_", 1)[-1], 0.0)
         return abs(self.expected - self.real.value) <= max(printed, CLOSE * abs(self.real.value))
+
+    @property
+    def above(self) -> bool:
+        """Say whether the log has more than the estimate's safe value allows for; of what is left, less than it."""
+        if self.agrees:
+            return False
+        left = self.name in LEFT
+        return self.real.value < self.safe if left else self.real.value > self.safe
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row as JSON knows it."""
@@ -53,6 +61,7 @@ class Row:
             "real": self.real.to_dict(),
             "relative_error": self.difference,
             "agrees": self.agrees,
+            "above": self.above,
             "reasons": list(self.reasons),
         }
 
@@ -97,7 +106,9 @@ def compared(reports: Sequence[Report], ledger: Ledger | None, notes: Sequence[s
                 point, safe = figure.n_bytes / unit, figure.safe_bytes / unit
                 rows.append(Row(name, point, safe, found, reasons(name, point, found, reports, ledger)))
                 break
-    return Reconciliation(tuple(reports), ledger, tuple(rows), tuple(notes))
+    ran_out = any(report.named("asked_gib") for report in reports)
+    verdict = (ledger.verdict.sentence,) if ran_out and ledger.verdict else ()
+    return Reconciliation(tuple(reports), ledger, tuple(rows), (*notes, *verdict))
 
 
 def _expected(ledger: Ledger) -> Iterator[tuple[str, float, float]]:

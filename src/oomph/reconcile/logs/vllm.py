@@ -31,6 +31,7 @@ PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("init_free_gib", re.compile(rf"Initial free memory:? {_N} GiB")),
     ("requested_gib", re.compile(rf"Requested memory: [0-9.]{{1,9}} \(util\), {_N} GiB")),
 )
+_BUDGET = re.compile(r"Requested memory: ([01]\.[0-9]{1,9}) \(util\), ([0-9]{1,5}\.[0-9]{1,9}) GiB")
 _RANK = re.compile(r"\((?:Worker|VllmWorker|EngineCore)[A-Za-z_]{0,12} ?(?:rank=)?([A-Z0-9_]{0,16})[ )]")
 _VERSION = re.compile(r"(?:vLLM API server version|LLM engine \(v|version) ?([0-9]{1,3}(?:\.[0-9]{1,4}){1,3})")
 _ARGS = re.compile(r"non-default args: (\{.{1,12000}\})")
@@ -55,9 +56,18 @@ def read(lines: Sequence[Line]) -> Report:
             match = pattern.search(line.text)
             if match is not None:
                 found.append(Figure(name, number(match[1].rstrip(".,")), line, rank[1] if rank else ""))
+    found += _total(lines)
     version = next((match[1] for line in lines if (match := _VERSION.search(line.text))), "")
     facts = {"version": version} if version else {}
     return Report("vllm", tuple(found), _command(lines), facts)
+
+
+def _total(lines: Sequence[Line]) -> Iterator[Figure]:
+    """Yield the GPU's memory, as the budget is a share of it."""
+    for line in lines:
+        match = _BUDGET.search(line.text)
+        if match and float(match[1]) > 0:
+            yield Figure("total_gib", round(float(match[2]) / float(match[1]), 2), line)
 
 
 def _command(lines: Sequence[Line]) -> tuple[str, ...]:
