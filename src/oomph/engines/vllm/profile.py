@@ -150,7 +150,7 @@ def _instants(of: Shapes, run: Run) -> Mapping[str, Tensors]:
     }
     return {
         "encoding images": acts.tower(of, run),
-        "timing the kernel that looks words up": acts.lookup_timed(of, run),
+        "compiling the lookup of words": acts.lookup_tried(of, run),
         **{name: {**through, **tensors} for name, tensors in layer.items() if tensors},
         "sampling" if of.generates and run.last else "hidden states": {**through, **_after(of, run)},
     }
