@@ -202,7 +202,7 @@ class Buffer:
                 continue
             offset, length = chunk.free[-1]
             spare = chunk.used - offset - size
-            if length >= size and (best < 0 and spare > best or 0 <= spare < best):
+            if length >= size and ((best < 0 and spare > best) or 0 <= spare < best):
                 found, best = (at, len(chunk.free) - 1), spare
         return found
 

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from oomph.engines.base import Deployment, Engine
-from oomph.engines.vllm.job import VllmJob
+from oomph.engines.vllm.flags import HARMLESS, REFUSED
+from oomph.engines.vllm.job import MULTIPLES, VllmJob
 
 if TYPE_CHECKING:
     from oomph.answer import Subject
@@ -40,7 +41,15 @@ ENGINE = Engine(
     title="vLLM",
     source="vllm 0.19.0 and 0.33.0",
     job=VllmJob,
-    starts=(("vllm", "serve"), ("python", "-m", "vllm.entrypoints.openai.api_server")),
+    starts=(
+        ("vllm", "serve"),
+        ("python", "-m", "vllm.entrypoints.openai.api_server"),
+        ("python3", "-m", "vllm.entrypoints.openai.api_server"),
+        ("docker", "vllm/vllm-openai"),
+    ),
     deploy=deploy,
     command=command,
+    harmless=HARMLESS,
+    refused=REFUSED,
+    suffixes=MULTIPLES,
 )

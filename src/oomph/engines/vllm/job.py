@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from oomph import dtypes
@@ -71,7 +71,6 @@ class VllmJob(ServeJob):
     )
     kv_cache_memory_bytes: int | None = flag(None, "--kv-cache-memory-bytes", "--kv-cache-memory")
     num_gpu_blocks_override: int | None = flag(None, "--num-gpu-blocks-override")
-    swap_space: float | None = flag(None, "--swap-space", help="GiB of the host for each device, before 0.11")
     cpu_offload_gb: float = flag(0.0, "--cpu-offload-gb", help="GiB of weights on the host")
     enable_lora: bool = flag(False, "--enable-lora/--no-enable-lora")
     max_loras: int = flag(1, "--max-loras")
@@ -145,6 +144,10 @@ class VllmJob(ServeJob):
         """Devices that one engine takes."""
         return self.tensor_parallel * self.pipeline_parallel * self.data_parallel
 
+    def with_context(self, tokens: int) -> VllmJob:
+        """Return the job with requests so long and no longer."""
+        return replace(self, context=tokens, max_model_len=None)
+
     @property
     def speculation(self) -> Mapping[str, Any]:
         """What --speculative-config says, {} where nothing is guessed ahead."""
@@ -155,7 +158,9 @@ class VllmJob(ServeJob):
             found = json.loads(text) if len(text) < 2**16 else None
         except (ValueError, RecursionError):
             found = None
-        if not isinstance(found, dict):
+        if isinstance(found, dict):
+            found = {str(key).replace("-", "_"): value for key, value in found.items()}
+        else:
             raise UsageError(
                 "--speculative-config is no JSON object.", '\'{"method": "mtp", "num_speculative_tokens": 1}\''
             )
@@ -223,7 +228,7 @@ def parse_version(text: str) -> Version:
     return version
 
 
-_MULTIPLES = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
+MULTIPLES = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
 def tokens(value: int | str) -> int:
@@ -240,9 +245,9 @@ def tokens(value: int | str) -> int:
     if "." in number and letter not in ("k", "m", "g"):
         raise wrong
     count = (
-        round(float(number) * _MULTIPLES[letter])
+        round(float(number) * MULTIPLES[letter])
         if letter in ("k", "m", "g")
-        else int(number) * _MULTIPLES.get(letter, 1)
+        else int(number) * MULTIPLES.get(letter, 1)
     )
     if not 1 <= count <= MOST_TOKENS:
         raise wrong

@@ -27,15 +27,19 @@ def lines(
     blocks: Pool,
     count: int | None,
     max_model_len: int,
-    taken: Trial | None,
+    taken: Trial,
 ) -> tuple[Printed, ...]:
     """Return the lines of the first stage; tokens and requests are those of the stage with the least room."""
     digits, unit = (2 if job.release >= TWO_DIGITS else 4), ("GiB" if job.release >= IN_GIB else "GB")
     weights = held[0].loaded.allocated_bytes / GIB
     found = [Printed("weights_gib", f"Model loading took {weights:.{digits}f} {unit} memory", round(weights, digits))]
-    if taken is not None:
-        point, safe = (size / GIB for size in taken.activation)
-        found.append(Printed("activation_peak_gib", f"{point:.2f} GiB for peak activation", point, safe))
+    took = taken.profile
+    point, safe = took.activation_bytes / GIB, took.activation_safe_bytes / GIB
+    found.append(
+        Printed("activation_peak_gib", f"{point:.2f} GiB for peak activation", round(point, 2), round(safe, 2))
+    )
+    point, safe = took.non_torch_bytes / GIB, took.non_torch_safe_bytes / GIB
+    found.append(Printed("non_torch_gib", f"{point:.2f} GiB for non-torch", round(point, 2), round(safe, 2)))
     room = rooms[0]
     if room.n_bytes is not None:
         point, safe = room.n_bytes / GIB, (room.safe_bytes or 0) / GIB

@@ -54,14 +54,15 @@ def deployment(found: Subject, job: VllmJob, devices: Sequence[Device]) -> Deplo
     hybrid = not job.disable_hybrid_kv_cache_manager and not _chunked(found)
     blocks = pool(layer_pages(found, job, dtype), job.release, in_flight, job.decode_context_parallel, hybrid)
     held = stages(found, job, fmt, device, step_tokens)
-    taken = trial(found, job, fmt, dtype, device, (step_tokens, seqs), max_model_len)
-    rooms = [_room(job, device, each, taken) for each in held]
+    step = (step_tokens, seqs)
+    taken = [trial(found, job, fmt, dtype, device, step, max_model_len, stage) for stage in range(len(held))]
+    rooms = [_room(job, device, each, took) for each, took in zip(held, taken, strict=True)]
     count = _count(rooms, held, blocks, job)
     if job.fits_itself and count is not None:
         max_model_len = _longest(blocks, count, max_model_len)
     shares = [
-        _share(each, room, blocks, taken, job, device, max_model_len, count)
-        for each, room in zip(held, rooms, strict=True)
+        _share(each, room, blocks, took, job, device, max_model_len, count)
+        for each, room, took in zip(held, rooms, taken, strict=True)
     ]
     explicit = job.max_model_len is not None
     limits = {
@@ -73,9 +74,9 @@ def deployment(found: Subject, job: VllmJob, devices: Sequence[Device]) -> Deplo
     return Deployment(
         tuple(shares),
         min(job.context or max_model_len, max_model_len) if job.fits_itself else job.context or max_model_len,
-        lines(job, held, rooms, blocks, count, max_model_len, taken),
+        lines(job, held, rooms, blocks, count, max_model_len, taken[0]),
         limits,
-        _assumed(job, device, dtype, (step_tokens, seqs), taken),
+        _assumed(job, dtype, step),
     )
 
 
@@ -159,14 +160,14 @@ def _chunked(found: Subject) -> bool:
     return isinstance(text, Mapping) and text.get("attention_chunk_size") is not None
 
 
-def _room(job: VllmJob, device: Device | None, stage: Stage, taken: Trial | None) -> Room:
+def _room(job: VllmJob, device: Device | None, stage: Stage, taken: Trial) -> Room:
     if job.kv_cache_memory_bytes is not None:
         return Room(job.kv_cache_memory_bytes, job.kv_cache_memory_bytes)
-    if device is None or taken is None:
+    if device is None:
         return Room(None, None)
     requested = ceil(device.capacity_bytes * job.util)
     rest = requested - stage.loaded.allocated_bytes
-    return Room(rest - taken.n_bytes(job.release), rest - taken.safe_bytes(job.release))
+    return Room(rest - taken.n_bytes, rest - taken.safe_bytes)
 
 
 def _count(rooms: Sequence[Room], held: Sequence[Stage], blocks: Pool, job: VllmJob) -> int | None:
@@ -192,7 +193,7 @@ def _share(
     stage: Stage,
     room: Room,
     blocks: Pool,
-    taken: Trial | None,
+    taken: Trial,
     job: VllmJob,
     device: Device | None,
     max_model_len: int,
@@ -209,17 +210,33 @@ def _share(
         size = int(needs(context, concurrency))
         return (Item("keys and values", "kv_cache", size, source="rule", evidence=POOL_WHY),)
 
-    spare = () if taken is None else taken.items(job.release)
+    usable = _usable(room, count, block_bytes)
+    fixed: tuple[Item, ...] = (*stage.items, *taken.items)
+    if usable is not None and device is not None and (job.kv_cache_memory_bytes or job.num_gpu_blocks_override):
+        usable, fixed = _beside_a_fixed_pool(usable, fixed, device.capacity_bytes)
     return Share(
         stage.name,
-        (*stage.items, *spare),
+        fixed,
         needs,
         items,
-        room_bytes=_usable(room, count, block_bytes),
+        room_bytes=usable,
         capacity_bytes=device.capacity_bytes if device else None,
         pool=True,
         count=job.tensor_parallel * job.data_parallel,
     )
+
+
+def _beside_a_fixed_pool(pool: int, items: tuple[Item, ...], capacity: int) -> tuple[int, tuple[Item, ...]]:
+    """Return what there really is of a pool of a size that was asked for, and the items beside it.
+
+    vLLM does not look whether there is room. What is not known exactly takes nothing of the pool unless the device is
+    full.
+    """
+    left = capacity - sum(item.n_bytes for item in items)
+    spread = sum(item.safe_bytes - item.n_bytes for item in items)
+    if left - spread >= pool:
+        items = tuple(replace(item, safe=None) for item in items)
+    return min(pool, left), items
 
 
 def _usable(room: Room, count: int | None, block_bytes: int) -> int | None:
@@ -228,13 +245,9 @@ def _usable(room: Room, count: int | None, block_bytes: int) -> int | None:
     return count * block_bytes if count or room.n_bytes is None else min(room.n_bytes, 0)
 
 
-def _assumed(
-    job: VllmJob, device: Device | None, dtype: str, step: tuple[int, int], taken: Trial | None
-) -> tuple[str, ...]:
+def _assumed(job: VllmJob, dtype: str, step: tuple[int, int]) -> tuple[str, ...]:
     said = [f"vLLM {'.'.join(map(str, job.release))}" + ("" if job.version else ", the newest known here")]
     said.append(f"steps of {step[0]:,} tokens and {step[1]:,} requests, activations in {dtype}")
     if job.gpu_memory_utilization is None and job.kv_cache_memory_bytes is None:
         said.append(f"{job.util:.0%} of the device's memory, vLLM's default")
-    if device is not None and taken is None and job.kv_cache_memory_bytes is None:
-        said.append("what the trial step takes is not modelled, so neither is the pool")
     return tuple(said)

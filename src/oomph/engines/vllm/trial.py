@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from oomph.engines.vllm.memo import remembered
+from oomph.engines.vllm.profile import Profile, profile
 from oomph.ledger import Item
 
 if TYPE_CHECKING:
@@ -15,35 +16,52 @@ if TYPE_CHECKING:
     from oomph.formats.base import Format
 
 GRAPHS_COUNTED: Version = (0, 20, 0)  # VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS is 0 in 0.19.0, 1 in 0.22.1
+ALL_COUNTED: Version = (0, 27, 0)  # what the device has less, the runner's buffers among it
+WHY = "vllm v1/worker/gpu_model_runner.py profile_run"
+GRAPHS_WHY = "vllm v1/worker/gpu_model_runner.py capture_model"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Bytes of one device: the largest step's activations, what is outside torch, graphs; each and its upper bound."""
+    """What one stage's trial step took, and which of it a version subtracts from what it requested."""
 
-    activation: tuple[int, int]
-    non_torch: tuple[int, int]
-    graphs: tuple[int, int]
-    why: str
+    profile: Profile
+    version: Version
 
-    def n_bytes(self, version: Version) -> int:
-        """Return what the pool goes without."""
-        return self.activation[0] + self.non_torch[0] + (self.graphs[0] if version >= GRAPHS_COUNTED else 0)
+    @property
+    def n_bytes(self) -> int:
+        """What the pool goes without."""
+        took = self.profile
+        return took.activation_bytes + took.non_torch_bytes + self._graphs(took.graph_bytes) + self._buffers
 
-    def safe_bytes(self, version: Version) -> int:
-        """Return the upper bound of it."""
-        return self.activation[1] + self.non_torch[1] + (self.graphs[1] if version >= GRAPHS_COUNTED else 0)
+    @property
+    def safe_bytes(self) -> int:
+        """The upper bound of it."""
+        took = self.profile
+        return (
+            took.activation_safe_bytes + took.non_torch_safe_bytes + self._graphs(took.graph_safe_bytes) + self._buffers
+        )
 
-    def items(self, version: Version) -> tuple[Item, ...]:
-        """Return the same as items; graphs too, which lie beyond what was requested where they are not counted."""
+    def _graphs(self, n_bytes: int) -> int:
+        return n_bytes if self.version >= GRAPHS_COUNTED else 0
+
+    @property
+    def _buffers(self) -> int:
+        return self.profile.buffer_bytes if self.version >= ALL_COUNTED else 0
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """The same as items; graphs too, which lie beyond what was requested where they are not counted."""
+        took = self.profile
         named = (
-            ("activations of the largest step", "activations", self.activation),
-            ("outside torch", "runtime", self.non_torch),
-            ("CUDA graphs", "runtime", self.graphs),
+            ("activations of the largest step", "activations", took.activation_bytes, took.activation_safe_bytes, WHY),
+            ("buffers of the runner", "buffers", took.buffer_bytes, took.buffer_bytes, WHY),
+            ("outside torch", "runtime", took.non_torch_bytes, took.non_torch_safe_bytes, took.non_torch_evidence),
+            ("CUDA graphs", "runtime", took.graph_bytes, took.graph_safe_bytes, GRAPHS_WHY),
         )
         return tuple(
-            Item(name, group, size, source="rule", evidence=self.why, safe=safe)
-            for name, group, (size, safe) in named
+            Item(name, group, size, source="measured" if name == "outside torch" else "rule", evidence=why, safe=safe)
+            for name, group, size, safe, why in named
             if safe
         )
 
@@ -56,28 +74,28 @@ def trial(
     device: Device | None,
     step: tuple[int, int],
     max_model_len: int,
-) -> Trial | None:
-    """Return what the trial step takes, None where it is not known."""
-    try:
-        profile: Any = import_module("oomph.engines.vllm.profile")
-    except ModuleNotFoundError:
-        return None
-    took = profile.profile(
-        found,
-        tokens=step[0],
-        seqs=step[1],
-        dtype=dtype,
-        tensor_parallel=job.tensor_parallel,
-        pipeline_parallel=job.pipeline_parallel,
-        version=job.release,
-        format=fmt.name,
-        enforce_eager=job.enforce_eager,
-        device=device,
-        context=max_model_len,
+    stage: int,
+) -> Trial:
+    """Return what the trial step of one stage takes."""
+    tokens, seqs = step
+    key = ("trial", job.format, job.quantization, dtype, device and device.id, tokens, seqs, job.tensor_parallel,
+           job.pipeline_parallel, job.release, job.enforce_eager, max_model_len, stage)  # fmt: skip
+    took = remembered(
+        found.model,
+        key,
+        lambda: profile(
+            found,
+            tokens=tokens,
+            seqs=seqs,
+            dtype=dtype,
+            tensor_parallel=job.tensor_parallel,
+            pipeline_parallel=job.pipeline_parallel,
+            version=job.release,
+            format=fmt.name,
+            enforce_eager=job.enforce_eager,
+            device=device,
+            context=max_model_len,
+            stage=stage,
+        ),
     )
-    return Trial(
-        (took.activation_bytes, took.activation_safe_bytes),
-        (took.non_torch_bytes, took.non_torch_safe_bytes),
-        (took.graph_bytes, took.graph_safe_bytes),
-        took.why,
-    )
+    return Trial(took, job.release)

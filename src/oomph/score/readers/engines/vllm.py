@@ -62,7 +62,7 @@ def _copy(name: str, found: Subject) -> str | None:
 def question(row: Mapping[str, Any], found: Subject) -> Question:
     """Return how the lines of a row are estimated: of the job, or where only that is known, of the GiB it logged."""
     said, assumed = _format(row, found)
-    gpu = device(row.get("gpu"), _total(row))
+    gpu = _gpu(row)
     job = replace(_job(row, gpu, assumed), quantization=said.get("quantization"), format=said.get("format"))
     alone = "sweep" in row
     asks: dict[str, Ask] = {"weights_gib": lambda: _weights(row, found, job, gpu)}
@@ -113,6 +113,13 @@ def _drafts(text: str) -> str | None:
     return f'{{"method": "{found[1]}", "num_speculative_tokens": {int(found[2])}}}'
 
 
+def _gpu(row: Mapping[str, Any]) -> Device | None:
+    """Return the GPU of a row; None where its name is that of several with different memory."""
+    said, total = row.get("gpu"), _total(row)
+    sold_in_two_sizes = isinstance(said, str) and said.strip().lower() in ("a100", "nvidia a100")
+    return None if sold_in_two_sizes and total is None else device(said, total)
+
+
 def _total(row: Mapping[str, Any]) -> int | None:
     total = number(row.get("gpu_total_gib"))
     return round(total * GIB) if total is not None and 0 < total < 2**14 else None
@@ -155,14 +162,14 @@ def _answer(deployed: Deployment, name: str) -> Answer:
 
 
 def _weights(row: Mapping[str, Any], found: Subject, job: VllmJob, gpu: Device | None) -> Answer:
-    for word, why in INSIDE.items():
-        if word in notes(row):
-            raise refuse(f"weights with {word}", why)
-    _known_format(row, found)
+    _known_weights(row, found)
     return _answer(deploy(found, job, _ranks(job, gpu)), "weights_gib")
 
 
-def _known_format(row: Mapping[str, Any], found: Subject) -> None:
+def _known_weights(row: Mapping[str, Any], found: Subject) -> None:
+    for word, why in INSIDE.items():
+        if word in notes(row):
+            raise refuse(f"weights with {word}", why)
     said, _ = _format(row, found)
     if "unknown" in said:
         raise refuse(said["unknown"], "which format that is, is not said exactly")
@@ -171,10 +178,10 @@ def _known_format(row: Mapping[str, Any], found: Subject) -> None:
 def _line(found: Subject, job: VllmJob, gpu: Device | None, name: str, row: Mapping[str, Any]) -> Answer:
     """Return a line from the configuration alone."""
     if gpu is None:
-        raise refuse(name, "the GPU is not said, and it depends on its memory")
+        raise refuse(name, "which GPU is not said exactly, and it depends on its memory")
     if job.gpu_memory_utilization is None:
         raise refuse(name, "--gpu-memory-utilization is not said")
-    _known_format(row, found)
+    _known_weights(row, found)
     return _answer(deploy(found, job, _ranks(job, gpu)), name)
 
 
