@@ -12,11 +12,12 @@ from oomph.job import InferJob
 from oomph.model import Model
 from oomph.played import Played
 from oomph.programs import program_of
-from oomph.programs.cache import Cache, static_cache
+from oomph.programs.cache import Cache, EncoderDecoderCache, static_cache
 from oomph.tape import Tape
 from oomph.tape.bound import Bound, bind
 from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sizes import Size, yes
+from oomph.tape.sym import Sym
 from oomph.tape.tape import Place
 
 MOST_DECODED = 256  # each token is a pass through all layers; so many take some seconds
@@ -28,9 +29,10 @@ def infer(model: Model, job: InferJob, *, on: Place = "gpu") -> Played:
     `on` says whose events are played (see tape.Place).
     """
     program = program_of(model)
-    if model.objective == "seq2seq-lm":
-        raise UnsupportedError("oomph plays encoder-decoders in training only.", "Trace it: oomph trace.")
-    if model.objective != "causal-lm" and (job.decode or job.cache == "static"):
+    writes = model.objective == "seq2seq-lm"
+    if writes and job.cache == "static":
+        raise UnsupportedError("oomph plays encoder-decoders with a dynamic cache.", "Leave --cache out, or say none.")
+    if model.objective not in ("causal-lm", "seq2seq-lm") and (job.decode or job.cache == "static"):
         raise UsageError("Only language models decode from a cache.", "Leave out --decode; say --cache none.")
     if job.decode > MOST_DECODED:
         raise UnsupportedError(
@@ -50,7 +52,7 @@ def infer(model: Model, job: InferJob, *, on: Place = "gpu") -> Played:
         bound = bind(model, tape, job.precision)
         buffers = [tape.note(each, "buffer") for each in program.buffers(bound)]
         played = Played(recorder, recorder.position)
-        _passes(bound, program, model, job, played)
+        (_encode_and_decode if writes else _passes)(bound, program, model, job, played)
         del bound, buffers
     return played
 
@@ -75,6 +77,56 @@ def _passes(bound: Bound, program: Any, model: Model, job: InferJob, played: Pla
         cache = _pass(bound, program, model, job, seen if job.cache == "none" else 1, seen, cache)
     recorder.mark("end")
     played.backward_end = played.end = recorder.position
+
+
+def _encode_and_decode(bound: Bound, program: Any, model: Model, job: InferJob, played: Played) -> None:
+    """Play an encoder on `seq_len` tokens, then the decoder on its first token and `decode` more."""
+    recorder = bound.tape.recorder
+    recorder.mark("prefill")
+    encoded, mask = _encoded(bound, program, model, job)
+    cache = _decoder_pass(bound, program, model, job, encoded, mask, 1, None)
+    played.forward_end = recorder.position
+    for index in range(1, job.decode + 1):
+        recorder.mark(f"decode {index}")
+        new = index + 1 if job.cache == "none" else 1
+        cache = _decoder_pass(bound, program, model, job, encoded, mask, new, cache)
+    recorder.mark("end")
+    played.backward_end = played.end = recorder.position
+
+
+def _encoded(bound: Bound, program: Any, model: Model, job: InferJob) -> tuple[Sym, Sym | None]:
+    """Play the encoder, return its states and the mask of what it read."""
+    tape, ids = bound.tape, {"input_ids": ((job.batch, job.seq_len), "int64")}
+    tape.scope = ""
+    read = program.reads(bound, job.batch, job.precision) if hasattr(program, "reads") else ids
+    masks = {"attention_mask": ids["input_ids"]} if job.padding else {}
+    inputs = {
+        name: tape.note(tape.empty(shape, dtype, op=name), "input") for name, (shape, dtype) in (read | masks).items()
+    }
+    first = next(iter(inputs))
+    states: Sym = program.encode(bound, inputs[first], Checkpointing(), inputs.get("attention_mask"), model.model_type)
+    return states, inputs.get("attention_mask")
+
+
+def _decoder_pass(
+    bound: Bound,
+    program: Any,
+    model: Model,
+    job: InferJob,
+    encoded: Sym,
+    mask: Sym | None,
+    new: Size,
+    cache: EncoderDecoderCache | None,
+) -> EncoderDecoderCache | None:
+    """Play the decoder on `new` tokens, return the cache."""
+    tape = bound.tape
+    tape.scope = ""
+    ids = tape.note(tape.empty((job.batch, new), "int64", op="input_ids"), "input")
+    outputs = program.decode(
+        bound, ids, encoded, Checkpointing(), mask, model.model_type, cache, use_cache=job.cache != "none"
+    )
+    kept: EncoderDecoderCache | None = outputs[-1]
+    return kept
 
 
 def _pass(

@@ -272,6 +272,32 @@ class StaticSlidingWindowLayer(StaticLayer):
         return (seen + query_length if yes(seen + query_length > window) else window), offset
 
 
+class EncoderDecoderCache:
+    """Mirror EncoderDecoderCache: what a decoder keeps of itself, and of an encoder once it has been there.
+
+    Attributes die in the order they were set.
+    """
+
+    def __init__(self, self_attention: Cache, cross_attention: Cache) -> None:
+        self.self_attention = self_attention
+        self.cross_attention = cross_attention
+        self.is_updated: set[int] = set()
+
+    def update(self, key_states: Sym, value_states: Sym, index: int, key_value_states: Sym | None) -> tuple[Sym, Sym]:
+        """Put keys and values of a layer in, of an encoder's states if there are any; return all that is there."""
+        if key_value_states is None:
+            return self.self_attention.update(key_states, value_states, index)
+        self.is_updated.add(index)
+        return self.cross_attention.update(key_states, value_states, index)
+
+    def crossed(self, index: int) -> tuple[Sym, Sym] | None:
+        """Return the keys and values of the encoder in a layer, None before there are any."""
+        layer = self.cross_attention.layers[index]
+        if index not in self.is_updated or layer.keys is None or layer.values is None:
+            return None
+        return layer.keys, layer.values
+
+
 AnyLayer: TypeAlias = "DynamicLayer | StaticLayer | LinearAttentionLayer"
 
 
@@ -301,3 +327,9 @@ def _static_layer(tape: Tape, window: Size | None, length: Size) -> AnyLayer:
     if window is LINEAR:
         return LinearAttentionLayer()
     return StaticLayer(tape, length) if window is None else StaticSlidingWindowLayer(tape, length, window)
+
+
+def encoder_decoder_cache(tape: Tape, layers: int) -> EncoderDecoderCache:
+    """Return EncoderDecoderCache(DynamicCache(config), DynamicCache(config)) of a decoder of so many layers."""
+    windows: list[Size | None] = [None] * layers
+    return EncoderDecoderCache(dynamic_cache(tape, windows), dynamic_cache(tape, windows))
