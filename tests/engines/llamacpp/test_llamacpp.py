@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oomph.answer import resolve, subject
@@ -18,6 +19,7 @@ from oomph.engines.llamacpp.placing import place
 from oomph.engines.serving import serve
 from oomph.errors import OomphError, UnsupportedError
 from oomph.header import Source
+from oomph.ledger import Item
 from tests.engines.llamacpp import tiny
 
 # What servers logged, in MiB: rows lcpp-144, -145, -142 and -016 of the published collection.
@@ -44,7 +46,7 @@ def test_layers_are_divided_as_logged() -> None:
     first, second, _ = deploy(subject("llama-3.1-70b"), job, [find("l40s")] * 2).shares
     weights = [share.items[0].n_bytes / 2**20 for share in (first, second)]
     assert weights == pytest.approx([20038.81, 19940.67], abs=0.0051)
-    assert [int(share.needs(4096, 1)) / 2**20 for share in (first, second)] == [656.0, 624.0]
+    assert [share.held(4096, 1)[0].n_bytes / 2**20 for share in (first, second)] == [656.0, 624.0]
 
 
 def _jobs() -> st.SearchStrategy[dict[str, Any]]:
@@ -61,9 +63,13 @@ def _jobs() -> st.SearchStrategy[dict[str, Any]]:
     )
 
 
+@settings(max_examples=25, deadline=None)
 @given(flags=_jobs(), context=st.integers(1, 9000), concurrency=st.integers(1, 9))
 def test_a_map_is_what_single_answers_are(flags: dict[str, Any], context: int, concurrency: int) -> None:
-    """Needs of arrays are those of each number, they are what the items sum to, and more never needs less."""
+    """Needs of arrays are those of each number, and what the items sum to; a longer cache is never smaller.
+
+    A compute buffer may be: how tensors pack into it depends on their sizes.
+    """
     np = pytest.importorskip("numpy")
     found = resolve(Source("gemma3", "config", tiny.CONFIGS["gemma3"]))
     job = LlamaCppJob(format="q8_0", context=context, concurrency=concurrency, **flags)
@@ -71,9 +77,14 @@ def test_a_map_is_what_single_answers_are(flags: dict[str, Any], context: int, c
         contexts = np.array([context, context + 1, 2 * context])
         many = list(np.broadcast_to(share.needs(contexts, concurrency), 3))
         assert many == [share.needs(int(each), concurrency) for each in contexts]
-        assert many == sorted(many)
-        assert share.needs(context, concurrency + 1) >= many[0]
         assert sum(item.n_bytes for item in share.held(context, concurrency)) == many[0]
+        caches = [_cached(share.held(int(each), concurrency)) for each in contexts]
+        assert caches == sorted(caches)
+        assert _cached(share.held(context, concurrency + 1)) >= caches[0]
+
+
+def _cached(items: Sequence[Item]) -> int:
+    return sum(item.n_bytes for item in items if item.group in ("kv_cache", "state"))
 
 
 @given(layers=st.integers(1, 90), asked=st.integers(0, 99), shares=st.lists(st.floats(0.1, 9), min_size=1, max_size=5))

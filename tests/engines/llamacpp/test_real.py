@@ -1,5 +1,5 @@
-"""Buffers of weights, keys and values, states and logits against those that a real llama.cpp logs, architecture by
-architecture: exact to the two decimals of a MiB that it prints.
+"""Buffers of weights, keys and values, states, logits and computation against those that a real llama.cpp logs,
+architecture by architecture: exact to the two decimals of a MiB that it prints.
 """
 
 from __future__ import annotations
@@ -59,6 +59,8 @@ def _holds(ours: dict[str, float], said: real.Said) -> None:
     near("kv_mib_v", sum(each.v_mib for each in said.caches), max(1, len(said.caches)))
     near("rs_mib", said.mib("RS"))
     near("output_buffer_mib", said.mib("output"))
+    if "host_buffer_mib" in ours:
+        near("host_buffer_mib", said.mib("compute"))
     assert ours.get("kv_layers", 0) == sum(each.layers for each in said.caches)
     if said.caches:
         assert ours["kv_cells"] == max(each.cells for each in said.caches)
@@ -74,7 +76,9 @@ def test_buffers_are_those_the_engine_logs(name: str, tmp_path: Path) -> None:
     tiny.write(tmp_path / "tiny.gguf", tiny.CONFIGS[name], stored)
     said = _started(tmp_path / "tiny.gguf", params)
     _holds(_printed(subject(str(tmp_path / "tiny.gguf")), None, flags), said)
-    _holds(_printed(resolve(Source(name, "config", tiny.CONFIGS[name])), stored, flags), said)
+    of_config = _printed(resolve(Source(name, "config", tiny.CONFIGS[name])), stored, flags)
+    assert "host_buffer_mib" in of_config
+    _holds(of_config, said)
 
 
 @pytest.mark.slow

@@ -1,18 +1,26 @@
-"""The compute buffers of a server: its model's graph, played for the largest batch in the context it is started with."""
+"""The compute buffers of a server: its model's graph, played for the largest batch in the context it is started with.
+
+A play takes from some to some hundred milliseconds, so that contexts and slots between powers of two are read off a
+straight line between their neighbours: buffers are the most of several straight lines, which is below that line.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 from oomph.engines.llamacpp.graph import compute_buffers
 from oomph.engines.llamacpp.graph_setup import CPU, Build, GraphSetup, Hparams, Stored
-from oomph.engines.llamacpp.kv import CacheRules, Window
+from oomph.engines.llamacpp.kv import CELLS, CacheRules, Window, window
 from oomph.engines.llamacpp.placing import Loaded
 from oomph.engines.llamacpp.sizes import Sizes
 
+Amount = Any  # an int or a numpy array of them
+
 NEWEST = Build()
+MOST_SLOTS = 256  # LLAMA_MAX_SEQ
 
 
 @dataclass(frozen=True)
@@ -90,3 +98,42 @@ def tensors(loaded: Loaded) -> Mapping[str, Stored]:
         if name not in found or device >= 0:
             found[name] = Stored(tensor.shape[::-1], tensor.type, _name(device))
     return found
+
+
+def between(asked: Question, device: int, n_ctx: Amount, slots: Amount) -> Amount:
+    """Return the bytes of a device's compute buffer; contexts and slots may be arrays, `asked.at` is ignored."""
+    if isinstance(n_ctx, int) and isinstance(slots, int):
+        return _between(asked, device, n_ctx, slots)
+    import numpy as np  # the amounts are arrays of it, so that it is here
+
+    wide, many = np.broadcast_arrays(n_ctx, slots)
+    pairs, places = np.unique(np.stack([wide.ravel(), many.ravel()]), axis=1, return_inverse=True)
+    found = np.array([_between(asked, device, int(a), int(b)) for a, b in pairs.T], dtype=np.int64)
+    return found[places.ravel()].reshape(wide.shape)
+
+
+def _between(asked: Question, device: int, n_ctx: int, slots: int) -> int:
+    slots = min(slots, MOST_SLOTS)
+    low, high = _neighbours(slots, 1)
+    first = _along(asked, device, n_ctx, low)
+    return first if low == high else _line(slots, low, high, first, _along(asked, device, n_ctx, high))
+
+
+def _along(asked: Question, device: int, n_ctx: int, slots: int) -> int:
+    low, high = _neighbours(max(n_ctx, CELLS), CELLS)
+    first = _played(asked, device, low, slots)
+    return first if low == high else _line(n_ctx, low, high, first, _played(asked, device, high, slots))
+
+
+def _neighbours(number: int, least: int) -> tuple[int, int]:
+    """Return the powers of two around a number; itself twice where it is one."""
+    high = max(1 << (number - 1).bit_length(), least)
+    return (high, high) if number == high or high == least else (high // 2, high)
+
+
+def _line(at: int, low: int, high: int, first: int, second: int) -> int:
+    return first + -(-(second - first) * (at - low) // (high - low))
+
+
+def _played(asked: Question, device: int, n_ctx: int, slots: int) -> int:
+    return buffers(replace(asked, at=window(n_ctx, slots, asked.rules.unified)))[device]

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from oomph.constants import measured
 from oomph.engines.base import Deployment, Limit, Share
+from oomph.engines.llamacpp.compute import Question, between, buffers
 from oomph.engines.llamacpp.file import File, file_of
+from oomph.engines.llamacpp.graph import GRAPHS
+from oomph.engines.llamacpp.graph_setup import Hparams
+from oomph.engines.llamacpp.hparams import hparams_of
 from oomph.engines.llamacpp.job import AUTO_SLOTS, MOST_SLOTS, LlamaCppJob
 from oomph.engines.llamacpp.kv import CacheRules, LayerBytes, Window, kv_layers, kv_on_gpu, state_layers, window
-from oomph.engines.llamacpp.placing import Loaded, load, place
+from oomph.engines.llamacpp.placing import Loaded, Placement, load, place
 from oomph.engines.llamacpp.sizes import Sizes, of_header, of_model
 from oomph.engines.serving import HOST
 from oomph.errors import UnsupportedError, UsageError
@@ -28,17 +32,27 @@ Amount = Any  # an int or a numpy array of them
 
 SOURCE = "llama.cpp 0c1e57098"
 LOGIT = 4  # bytes: the output buffer is F32
-_KNOWN: WeakKeyDictionary[Any, dict[str | None, tuple[File, Sizes]]] = WeakKeyDictionary()
+_KNOWN: WeakKeyDictionary[Any, dict[str | None, Known]] = WeakKeyDictionary()
 
 
-def known(found: Subject, stored: str | None) -> tuple[File, Sizes]:
-    """Return a model's file and numbers, made once for each format."""
+class Known(NamedTuple):
+    """A model as a file: its tensors, its numbers, and those its graph is built from, None where there is no graph."""
+
+    file: File
+    sizes: Sizes
+    hparams: Hparams | None
+
+
+def known(found: Subject, stored: str | None) -> Known:
+    """Return what is known of a model in a format, made once for each."""
     of_format = _KNOWN.setdefault(found.model, {})
     if stored not in of_format:
         file = file_of(found, stored)
         header = found.source.header
-        sizes = of_header(header, file.layers) if header and header.kind == "gguf" else of_model(found.model)
-        of_format[stored] = (file, sizes)
+        is_file = header is not None and header.kind == "gguf"
+        sizes = of_header(header, file.layers) if header and is_file else of_model(found.model)
+        hparams = None if is_file or sizes.arch not in GRAPHS else hparams_of(found.model, sizes.arch)
+        of_format[stored] = Known(file, sizes, hparams)
     return of_format[stored]
 
 
@@ -48,6 +62,7 @@ class Served:
 
     file: File
     sizes: Sizes
+    hparams: Hparams | None
     job: LlamaCppJob
     shares: tuple[float, ...]
 
@@ -61,17 +76,29 @@ class Served:
     @cached_property
     def loaded(self) -> Loaded:
         """Where weights lie."""
-        placed = place(self.file.layers, self.job.layers_asked, self.shares)
-        return load(self.file, placed, self.job.patterns, len(self.sizes.kept))
+        return load(self.file, self.placed, self.job.patterns, len(self.sizes.kept))
 
     @cached_property
-    def layers(self) -> tuple[int, ...]:
+    def placed(self) -> Placement:
         """The device of each layer, and thus of its cache."""
-        return place(self.file.layers, self.job.layers_asked, self.shares).layers
+        return place(self.file.layers, self.job.layers_asked, self.shares)
+
+    @cached_property
+    def question(self) -> Question | None:
+        """What the compute buffers are asked for, in no context yet; None where there is no graph of the model."""
+        if self.hparams is None:
+            return None
+        job, gpus = self.job, len(self.shares) if self.placed.output >= 0 or max(self.placed.layers) >= 0 else 0
+        all_there = min(self.placed.layers) >= 0 and self.placed.output >= 0
+        return Question(
+            loaded=self.loaded, sizes=self.sizes, hparams=self.hparams, rules=self.rules, at=window(1, 1, True),
+            gpus=gpus, layers=self.placed.layers, output=self.placed.output, kv_offload=job.kv_offload,
+            op_offload=job.op_offload, pipeline=gpus > 1 and all_there and job.kv_offload and not job.patterns,
+        )  # fmt: skip
 
     def device(self, layer: int) -> int:
         """Return where a layer's cache lies."""
-        return self.layers[layer] if self.job.kv_offload else -1
+        return self.placed.layers[layer] if self.job.kv_offload else -1
 
     def slots(self, concurrency: Amount) -> Amount:
         """Return the slots of a server that takes so many requests at a time."""
@@ -107,14 +134,23 @@ class Served:
         found = state_layers(self.sizes, self.slots(concurrency), device >= 0)
         return sum(r + s for layer, r, s in found if self.device(layer) == device) + 0 * (context * concurrency)
 
+    def compute_bytes(self, device: int, context: Amount, concurrency: Amount) -> Amount:
+        """Return the compute buffer of a device; 0 where there is no graph of the model."""
+        asked = self.question
+        if asked is None or device >= asked.gpus:
+            return 0 * (context * concurrency)
+        at = self.window(context, concurrency)
+        return between(asked, device, at.n_ctx, at.slots)
+
     def output_bytes(self, context: Amount, concurrency: Amount) -> Amount:
         """Return the host's buffer of logits: a row for each slot."""
         return self.slots(concurrency) * self.sizes.n_vocab * LOGIT + 0 * context
 
     def needs(self, device: int, context: Amount, concurrency: Amount) -> Amount:
         """Return what requests take on a device; of the host the logits are among it."""
-        cached = self.kv_bytes(device, context, concurrency) + self.state_bytes(device, context, concurrency)
-        return cached + self.output_bytes(context, concurrency) if device < 0 else cached
+        parts = [self.kv_bytes, self.state_bytes, self.compute_bytes]
+        logits = self.output_bytes(context, concurrency) if device < 0 else 0
+        return sum(part(device, context, concurrency) for part in parts) + logits
 
     def held(self, device: int, context: int, concurrency: int) -> tuple[Item, ...]:
         """Return the same as items."""
@@ -122,6 +158,10 @@ class Served:
         items = [Item("keys and values", "kv_cache", int(kv), source="rule", evidence=f"{SOURCE}: llama-kv-cache.cpp")]
         if rs:
             items.append(Item("recurrent states", "state", int(rs), source="rule", evidence=f"{SOURCE}: F32"))
+        computed = int(self.compute_bytes(device, context, concurrency))
+        items.append(
+            Item("compute buffer", "temporaries", computed, source="rule", evidence=f"{SOURCE}: the graph, played")
+        )
         if device < 0:
             logits = int(self.output_bytes(context, concurrency))
             items.append(Item("logits", "buffers", logits, source="rule", evidence=f"{SOURCE}: output_reserve"))
@@ -134,9 +174,11 @@ def deploy(found: Subject, job: LlamaCppJob, devices: Sequence[Device] = ()) -> 
     Without devices there is one GPU of unknown size.
     """
     job.check_defaults()
-    file, sizes = known(found, job.format)
+    model = known(found, job.format)
+    if model.sizes.latent and job.cache_type_k != job.cache_type_v:
+        raise UsageError("Of a latent cache both types must be the same.", "Give -ctk and -ctv one type.")
     used = _used(job, devices)
-    served = Served(file, sizes, job, _shares(job, used))
+    served = Served(*model, job, _shares(job, used))
     context = _context(served)
     gpus = [_gpu(served, at, used[at] if devices else None, len(used)) for at in range(len(used))]
     host = Share(
@@ -148,6 +190,7 @@ def deploy(found: Subject, job: LlamaCppJob, devices: Sequence[Device] = ()) -> 
         printed=printed(served, context),
         limits=_limits(served),
         assumptions=_assumptions(served, context),
+        warnings=_warnings(served),
     )
 
 
@@ -209,7 +252,7 @@ def _gpu(served: Served, at: int, device: Device | None, count: int) -> Share:
             "CUDA context", "runtime", context.n_bytes, safe=context.high, source="measured", evidence=context.evidence
         ),
     ]
-    if not weights and at not in served.layers:
+    if not weights and at not in served.placed.layers:
         items = items[1:]
     capacity = device.capacity_bytes if device else None
     fixed = sum(item.n_bytes for item in items)
@@ -251,6 +294,12 @@ def _assumptions(served: Served, context: int) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _warnings(served: Served) -> tuple[str, ...]:
+    if served.question is not None:
+        return ()
+    return (f"llama.cpp's graph of {served.sizes.arch} is not known here: its compute buffers are not counted",)
+
+
 def printed(served: Served, context: int) -> tuple[Printed, ...]:
     """Return the lines that the server logs, in MiB."""
     job = served.job
@@ -271,6 +320,11 @@ def printed(served: Served, context: int) -> tuple[Printed, ...]:
         ("rs_mib", "RS buffer size", _states(served, job.concurrency)),
         ("output_buffer_mib", "output buffer size", int(served.output_bytes(context, job.concurrency))),
     ]
+    if served.question is not None:
+        asked = replace(served.question, at=Window(*map(int, at)))
+        of_device = buffers(asked)
+        rows.append(("compute_buffer_mib", "compute buffer size on GPUs", sum(of_device.values()) - of_device[-1]))
+        rows.append(("host_buffer_mib", "compute buffer size on the host", of_device[-1]))
     lines = [Printed(name, f"{what} = {n / MIB:8.2f} MiB", n / MIB) for name, what, n in rows if n]
     if layers:
         cells = max(int(at.cells), 0)

@@ -8,7 +8,7 @@ fit, the lowest end of the buffer last; that depends on bytes alone. Source: ggm
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -113,8 +113,12 @@ def lifetimes(
     size: Callable[[Tensor, int], int],
     node_buffers: Sequence[int] | None = None,
     leaf_buffers: Sequence[int] | None = None,
-) -> list[Step]:
-    """Return what a graph takes and frees, in order. `node_buffers` says in which buffer each node lies (all in 0)."""
+    marks: Sequence[Tensor] = (),
+) -> tuple[list[Step], list[int]]:
+    """Return what a graph takes and frees, in order, and how many steps that is when each of `marks` is computed.
+
+    `node_buffers` and `leaf_buffers` say in which buffer each tensor lies (all in 0).
+    """
     of_node, of_leaf = node_buffers or [0] * len(nodes), leaf_buffers or [0] * len(leafs)
     run = _Lifetimes(size)
     for leaf, buffer in zip(leafs, of_leaf, strict=True):
@@ -129,13 +133,16 @@ def lifetimes(
             run.use(source).children += 1
             if source.input:
                 run.allocate(source, buffer)
+    reached = dict.fromkeys(marks, 0)
     for node, buffer in zip(nodes, of_node, strict=True):
         for source in node.src:
             run.allocate(source, buffer)
         run.allocate(node, buffer)
         for source in node.src:
             run.done_with(source)
-    return run.steps
+        if node in reached:
+            reached[node] = len(run.steps)
+    return run.steps, [reached[each] for each in marks]
 
 
 @dataclass
@@ -228,15 +235,39 @@ class Buffer:
             free[index][1] += free.pop(index + 1)[1]
 
 
-def place(steps: Iterable[Step], buffers: Sequence[Buffer]) -> None:
-    """Take and free memory as the steps say; afterwards `n_bytes` of each buffer is what it has to be."""
-    addresses: dict[int, tuple[int, int]] = {}
-    for taken, buffer, slot, n_bytes, kept in steps:
+State = tuple[object, ...]
+
+
+def place(steps: Sequence[Step], buffers: Sequence[Buffer], marks: Sequence[int] = ()) -> list[State]:
+    """Take and free memory as the steps say; afterwards `n_bytes` of each buffer is what it has to be.
+
+    Returns the state after each number of steps in `marks`: what is free, and where what is in use lies. Where two of
+    them are the same, the same steps have the same effect.
+    """
+    live: dict[int, tuple[tuple[int, int], int]] = {}
+    states: list[State] = []
+    upcoming = iter((*marks, -1))
+    stop = next(upcoming)
+    for done, (taken, buffer, slot, n_bytes, kept) in enumerate(steps):
+        while done == stop:
+            states.append(_state(buffers, live))
+            stop = next(upcoming)
         there = buffers[buffer]
         if taken:
-            addresses[slot] = there.take(n_bytes)
+            live[slot] = there.take(n_bytes), n_bytes
+            continue
+        (at, offset), _ = live[slot]
+        stays = there.aligned(kept)
+        if not stays or stays < there.aligned(n_bytes):
+            there.give((at, offset + stays), there.aligned(n_bytes) - stays)
+        if kept:
+            live[slot] = (at, offset), kept
         else:
-            at, offset = addresses[slot]
-            stays = there.aligned(kept)
-            if not stays or stays < there.aligned(n_bytes):
-                there.give((at, offset + stays), there.aligned(n_bytes) - stays)
+            del live[slot]
+    return states
+
+
+def _state(buffers: Sequence[Buffer], live: dict[int, tuple[tuple[int, int], int]]) -> State:
+    chunks = [chunk for buffer in buffers for chunk in buffer.chunks]
+    free = tuple((chunk.used, *map(tuple, chunk.free)) for chunk in chunks)
+    return free, tuple(live[slot] for slot in sorted(live))

@@ -50,7 +50,7 @@ def decoder(b: Builder, frame: Frame) -> Graph:
     if b.weight("position_embd") is not None:
         x = ggml.like(x, "ADD", ggml.get_rows(b.the("position_embd"), b.inp_pos))
     inputs = b.attention_input(), b.attention_input(swa=True) if any(sizes.swa) else None
-    for il in range(b.n_layer):
+    for il in b.layers():
         inp = inputs[1] if sizes.swa[il] else inputs[0]
         assert inp is not None
         x = _parallel(b, frame, inp, x, il) if frame.parallel else _sequential(b, frame, inp, x, il)

@@ -17,7 +17,7 @@ def deepseek2(b: Builder) -> Graph:
     x = b.inp_embd()
     inp = b.attention_input(latent=True)
     frame = Frame(norm_weights=b.setup.hparams.norm_weights)
-    for il in range(b.n_layer):
+    for il in b.layers():
         cur = _attention(b, inp, b.norm(x, "attn_norm", il), il)
         if il == b.n_layer - 1:
             cur, x = ggml.get_rows(cur, b.out_ids), ggml.get_rows(x, b.out_ids)

@@ -6,6 +6,7 @@ adds, in that order: which block of memory a tensor gets depends on it. Source: 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -41,6 +42,13 @@ class Builder:
     n_outputs: int
     graph: Graph = field(default_factory=Graph)
     found: dict[str, Tensor] = field(default_factory=dict)
+    starts: list[Tensor] = field(default_factory=list)  # the last node before each layer
+
+    def layers(self) -> Iterator[int]:
+        """Yield the numbers of the layers; where the graph stood when each was begun is kept."""
+        for il in range(self.n_layer):
+            self.starts.append(self.graph.nodes[-1])
+            yield il
 
     @property
     def n_layer(self) -> int:
@@ -95,9 +103,7 @@ class Builder:
             base = ggml.like(ggml.graph_input(F32, self.n_embd, n, name="inp_mixed_embd"), "DUP")
             mixed = ggml.set_rows(base, tokens, ggml.graph_input(I64, n, name="inp_mixed_slots"))
             self.graph.expand(mixed)
-        if self.setup.hparams.embedding_scale:
-            cur = ggml.like(cur, "SCALE")
-        return self.graph.expand(cur) if self.setup.build.embd_leaf else cur
+        return self.graph.expand(ggml.like(cur, "SCALE") if self.setup.hparams.embedding_scale else cur)
 
     def attention_input(self, swa: bool = False, latent: bool = False) -> AttentionInput:
         """The inputs of the cache of all tokens, or of that of windows; `latent`: its keys are its values too."""

@@ -78,7 +78,7 @@ def mamba(b: Builder) -> Graph:
     x = b.inp_embd()
     states = States(b)
     layer = _mamba2 if b.setup.arch == "mamba2" else _mamba1
-    for il in range(b.n_layer):
+    for il in b.layers():
         cur = layer(b, states, b.norm(x, "attn_norm", il), il)
         if il == b.n_layer - 1:
             cur, x = ggml.get_rows(cur, b.out_ids), ggml.get_rows(x, b.out_ids)
@@ -160,7 +160,7 @@ def delta_net(b: Builder) -> Graph:
     """Build Qwen3-Next and Qwen3.5: gated delta nets, every fourth layer gated attention, experts or not."""
     x = b.inp_embd()
     states, inp = States(b), b.attention_input()
-    for il in range(b.n_layer):
+    for il in b.layers():
         cur = b.graph.expand(b.norm(x, "attn_norm", il))
         if b.setup.hparams.recurrent[il]:
             cur = _delta_layer(b, states, cur, il)
@@ -239,7 +239,7 @@ def lfm2(b: Builder) -> Graph:
     """Build LFM2: gated short convolutions, attention between, a dense layer or experts in each."""
     x = b.inp_embd()
     states, inp = States(b), b.attention_input()
-    for il in range(b.n_layer):
+    for il in b.layers():
         cur = b.norm(x, "attn_norm", il)
         if b.setup.hparams.recurrent[il]:
             cur = _short_conv(b, states, cur, il)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from oomph.engines.llamacpp.file import ALIGNMENT
 from oomph.engines.llamacpp.placing import GPU_ALIGNMENT, GPU_ROW, aligned
@@ -21,8 +21,7 @@ CELLS = 256  # n_ctx and the cells of a window's cache are padded to a multiple 
 STATE = 4  # bytes of an element of a recurrent state: F32
 
 
-@dataclass(frozen=True)
-class Window:
+class Window(NamedTuple):
     """The context of a server: `n_ctx` tokens of all slots, `cells` of one stream, `streams` beside each other."""
 
     n_ctx: Amount
