@@ -1,9 +1,10 @@
 """ggml's graph allocator: where each tensor of a graph lies in the compute buffer, and so how large that buffer is.
 
-Two questions, answered one after the other. `lifetimes`: which tensors get memory of their own, which take over that of an
-operand, and when each is free again; that depends on the graph alone. `place`: which free block each of them gets, best
-fit, the lowest end of the buffer last; that depends on bytes alone. Source: ggml/src/ggml-alloc.c of llama.cpp 0c1e57098
-(ggml_gallocr_alloc_graph_impl, ggml_dyn_tallocr_alloc); unchanged in what it does since b2400, chunks since b6700.
+Two questions, answered one after the other. `lifetimes`: which tensors get memory of their own, which take over that of
+an operand, and when each is free again; that depends on the graph alone. `place`: which free block each of them gets,
+best fit, the lowest end of the buffer last; that depends on bytes alone. Source: ggml/src/ggml-alloc.c of llama.cpp
+0c1e57098 (ggml_gallocr_alloc_graph_impl, ggml_dyn_tallocr_alloc); unchanged in what it does since b2400, chunks since
+b6700.
 """
 
 from __future__ import annotations
@@ -147,7 +148,8 @@ def lifetimes(
 
 @dataclass
 class Chunk:
-    """One backend buffer: its free blocks as [offset, length] in order, the last open-ended, and how far it was used."""
+    """One backend buffer: its free blocks as [offset, length] in order, the last open-ended, and how far it was
+    used."""
 
     free: list[list[int]]
     used: int = 0
@@ -219,19 +221,23 @@ class Buffer:
         return len(self.chunks) - 1, 0
 
     def give(self, address: tuple[int, int], n_bytes: int) -> None:
-        """Free memory: join it to the blocks beside it."""
+        """Free memory: join it to the first block that it touches, and that to the next or last."""
         at, offset = address
         size = self.aligned(n_bytes)
-        free = self.chunks[at].free
-        index = next((i for i, block in enumerate(free) if block[0] + block[1] >= offset), len(free))
-        if index < len(free) and free[index][0] + free[index][1] == offset:
-            free[index][1] += size
-        elif index < len(free) and offset + size == free[index][0]:
-            free[index][0] = offset
-            free[index][1] += size
+        free, end = self.chunks[at].free, offset + size
+        for index, block in enumerate(free):
+            if block[0] + block[1] == offset:
+                block[1] += size
+                break
+            if block[0] == end:
+                block[0] = offset
+                block[1] += size
+                index -= 1  # the block before it may touch it now
+                break
         else:
-            free.insert(index, [offset, size])
-        if index + 1 < len(free) and free[index][0] + free[index][1] == free[index + 1][0]:
+            free.insert(sum(block[0] < offset for block in free), [offset, size])
+            return
+        if 0 <= index < len(free) - 1 and free[index][0] + free[index][1] == free[index + 1][0]:
             free[index][1] += free.pop(index + 1)[1]
 
 

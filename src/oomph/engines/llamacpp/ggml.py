@@ -1,7 +1,7 @@
 """Tensors and graphs as ggml makes them: shapes, strides, views, and the order in which a graph is computed.
 
-Only what decides bytes is kept: no numbers are ever computed. Operations have ggml's names, take tensors in ggml's order
-and give results of ggml's shapes. Source: ggml/src/ggml.c of llama.cpp 0c1e57098.
+Only what decides bytes is kept: no numbers are ever computed. Operations have ggml's names, take tensors in ggml's
+order and give results of ggml's shapes. Source: ggml/src/ggml.c of llama.cpp 0c1e57098.
 
 >>> x = new(F32, 64, 5)
 >>> mul_mat(new(F16, 64, 100), x).ne
@@ -27,8 +27,8 @@ class Tensor:
     """A tensor: `ne` elements and `nb` bytes per step of each dimension, fastest first.
 
     `view` is the tensor whose memory it shares, `buffer` the device it lies on before the graph runs (weights, caches),
-    None for what the graph allocates. `pinned` is the device that llama.cpp asks the scheduler for. `batch` is the number
-    by which CUDA decides whether weights are worth being copied in for this operation.
+    None for what the graph allocates. `pinned` is the device that llama.cpp asks the scheduler for. `batch` is the
+    number by which CUDA decides whether weights are worth being copied in for this operation.
     """
 
     op: str

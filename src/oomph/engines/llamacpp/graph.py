@@ -1,8 +1,8 @@
 """llama.cpp's compute buffers: the graphs it reserves memory for, played through its scheduler and its allocator.
 
 Only few layers of a model are played: layers that are alike leave the allocator as they found it, and where two of them
-did, all further ones would. That is looked at each time, and all layers are played where it is not so. What tensors take
-grows in proportion to the cells of the caches, so that a graph is built for one context and played for any.
+did, all further ones would. That is looked at each time, and all layers are played where it is not so. What tensors
+take grows in proportion to the cells of the caches, so that a graph is built for one context and played for any.
 
 Source: llama_context::sched_reserve and graph_reserve in src/llama-context.cpp of llama.cpp 0c1e57098.
 """

@@ -17,12 +17,13 @@ from oomph.engines.llamacpp.graph_parts import AttentionInput, Builder
 class Frame:
     """How an architecture's layers differ from Llama's.
 
-    `gated` is the feed-forward layer's kind (Builder.ffn). `scale_q`: queries are scaled before attention. `whole_norm`:
-    queries and keys are normalised before they are split into heads. `parallel`: attention and feed-forward layer read the
-    same norm. `rope_swa`: only layers with a window rotate. `ffn_norm` names the norm before the feed-forward layer.
-    `norm_weights`: the experts' weights are divided by their sum. `late_rows`: the last layer's output is an output
-    of the graph, in some builds with the rows that give no logits. `rotates`: positions are put in by rotation. `swapped`: the residual is the first operand of the second sum. `scale_embd`: embeddings are scaled by a
-    node of their own; `scale_rows`: token by token where a batch may bring embeddings of images.
+    `gated` is the feed-forward layer's kind (Builder.ffn). `scale_q`: queries are scaled before attention.
+    `whole_norm`: queries and keys are normalised before they are split into heads. `parallel`: attention and
+    feed-forward layer read the same norm. `rope_swa`: only layers with a window rotate. `ffn_norm` names the norm
+    before the feed-forward layer. `norm_weights`: the experts' weights are divided by their sum. `late_rows`: the last
+    layer's output is an output of the graph, in some builds with the rows that give no logits. `rotates`: positions are
+    put in by rotation. `swapped`: the residual is the first operand of the second sum. `scale_embd`: embeddings are
+    scaled by a node of their own; `scale_rows`: token by token where a batch may bring embeddings of images.
     """
 
     gated: str = "parallel"

@@ -1,7 +1,7 @@
 """The graph of DeepSeek's latent attention: one vector of a token is the key and the value of all heads.
 
-Source: src/models/deepseek2.cpp of llama.cpp 0c1e57098, with the key and value maps absorbed into queries and outputs, as
-every file converted since May 2025 has them.
+Source: src/models/deepseek2.cpp of llama.cpp 0c1e57098, with the key and value maps absorbed into queries and outputs,
+as every file converted since May 2025 has them.
 """
 
 from __future__ import annotations

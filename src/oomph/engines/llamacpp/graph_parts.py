@@ -15,6 +15,7 @@ from oomph.engines.llamacpp.ggml import F16, F32, I32, I64, Graph, Tensor
 from oomph.engines.llamacpp.graph_setup import CPU, GraphSetup
 
 PIN_BELOW = 32  # tokens: smaller batches have their norms on the layer's own device (graph_get_cb)
+GATES = {"softmax": ggml.soft_max, "sigmoid": ggml.unary}
 ROTATED = 64  # elements: the side of the smallest rotation that quantised caches are turned by (build_input_v_rot)
 
 
@@ -184,7 +185,7 @@ class Builder:
         return ggml.like(x, "ROPE", self.inp_pos, factors)
 
     def ffn(self, x: Tensor, il: int, suffix: str = "", gated: str = "parallel") -> Tensor:
-        """A feed-forward layer: gate and up maps beside each other, one map for both ("halves"), or no gate ("none")."""
+        """A feed-forward layer: gate and up maps beside each other, one map for both ("halves"), no gate ("none")."""
         up = self.mm("ffn_up" + suffix, x, il)
         if gated == "parallel":
             cur = ggml.glu(self.mm("ffn_gate" + suffix, x, il), up)
@@ -234,7 +235,7 @@ class Builder:
         sizes, n = self.setup.hparams, x.ne[1]
         if logits is None:
             logits = self.mm("ffn_gate_inp", x, il)
-        probs = {"softmax": ggml.soft_max, "sigmoid": ggml.unary, "softmax_weight": lambda a: a}[sizes.gating](logits)
+        probs = logits if sizes.gating == "softmax_weight" else GATES[sizes.gating](logits)
         n_expert, used = probs.ne[0], sizes.n_expert_used
         selection = self.plus(probs, "exp_probs_b", il)
         if sizes.n_expert_groups > 1:
@@ -383,7 +384,7 @@ class Builder:
     # The end
 
     def logits(self, x: Tensor, softcap: bool = False, scale: bool = False, rows: bool = False) -> Graph:
-        """The last norm, the output matrix, what is done to the logits. `rows`: tokens without logits still are in x."""
+        """The last norm, the output matrix, what is done to the logits. `rows`: x has tokens without logits too."""
         cur = self.norm(x, "output_norm")
         cur.output = True
         if rows:

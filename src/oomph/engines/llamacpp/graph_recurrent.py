@@ -1,7 +1,7 @@
 """Graphs of models whose layers keep a state: Mamba, Mamba 2, gated delta nets, short convolutions, attention between.
 
-Source: src/models/mamba-base.cpp, mamba.cpp, delta-net-base.cpp, qwen3next.cpp, qwen35.cpp, qwen35moe.cpp and lfm2.cpp of
-llama.cpp 0c1e57098.
+Source: src/models/mamba-base.cpp, mamba.cpp, delta-net-base.cpp, qwen3next.cpp, qwen35.cpp, qwen35moe.cpp and lfm2.cpp
+of llama.cpp 0c1e57098.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class States:
         return ggml.stored(F32, (width, self.b.setup.n_seq_max), places[il] if places else CPU, False, f"cache_{kind}")
 
     def read(self, states: Tensor, rows: Callable[[Tensor, Tensor], Tensor] | None = None) -> Tensor:
-        """Clear what has to be cleared, read the batch's states (or run `rows` on them), move the others (build_rs)."""
+        """Clear what has to be cleared, read the batch's states (or run `rows` on them), move the others: build_rs."""
         expand, width = self.b.graph.expand, states.ne[0]
         all_of_them = ggml.reshape(states, width, states.ne[1])
         zero = ggml.view(all_of_them, width)
@@ -55,7 +55,8 @@ class States:
         self.b.graph.expand(ggml.cpy(new, part))
 
     def convolve(self, x: Tensor, il: int, kernel: int) -> Tensor:
-        """Put a convolution's last inputs before x [channels, tokens, sequences]; keep the newest for the next batch."""
+        """Put a convolution's last inputs before x [channels, tokens, sequences]; keep the newest for the next
+        batch."""
         channels = x.ne[0]
         states = self.stored("r", il, (kernel - 1) * channels)
         before = ggml.reshape(self.read(states), kernel - 1, channels, self.n_seqs)
@@ -162,10 +163,8 @@ def delta_net(b: Builder) -> Graph:
     states, inp = States(b), b.attention_input()
     for il in b.layers():
         cur = b.graph.expand(b.norm(x, "attn_norm", il))
-        if b.setup.hparams.recurrent[il]:
-            cur = _delta_layer(b, states, cur, il)
-        else:
-            cur = _gated_attention(b, inp, cur, il)
+        recurrent = b.setup.hparams.recurrent[il]
+        cur = _delta_layer(b, states, cur, il) if recurrent else _gated_attention(b, inp, cur, il)
         if il == b.n_layer - 1 and not b.setup.build.late_rows:
             cur, x = ggml.get_rows(cur, b.out_ids), ggml.get_rows(x, b.out_ids)
         middle = ggml.like(cur, "ADD", x)
@@ -241,10 +240,8 @@ def lfm2(b: Builder) -> Graph:
     states, inp = States(b), b.attention_input()
     for il in b.layers():
         cur = b.norm(x, "attn_norm", il)
-        if b.setup.hparams.recurrent[il]:
-            cur = _short_conv(b, states, cur, il)
-        else:
-            cur = attention(b, Frame(), inp, cur, il)
+        recurrent = b.setup.hparams.recurrent[il]
+        cur = _short_conv(b, states, cur, il) if recurrent else attention(b, Frame(), inp, cur, il)
         if il == b.n_layer - 1:
             cur, x = ggml.get_rows(cur, b.out_ids), ggml.get_rows(x, b.out_ids)
         middle = ggml.like(x, "ADD", cur)

@@ -1,4 +1,4 @@
-"""What llama.cpp builds a graph from: the tensors of the file and where they lie, the sizes beside them, the context."""
+"""What llama.cpp builds a graph from: a file's tensors and where they lie, the sizes beside them, the context."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Hparams:
     """What the tensors' shapes do not tell (llama_hparams). Tuples have one entry for each layer.
 
     `n_head`, `n_head_kv` (0 in a layer without attention), `head_k` and `head_v` elements of a head, `swa` whether the
-    layer attends to a window, `rope` whether it rotates. `softcap` bounds attention scores, `logit_softcap` the logits by
-    a tanh, `clamp_kqv` queries, keys and values; `embedding_scale`, `residual_scale`, `logit_scale`: whether they are
-    multiplied by a number. `norm_weights`, `scale_weights`, `gating` ("softmax", "sigmoid", "softmax_weight") and groups
-    are of the experts' router. `rope_dim` is that of latent attention, whose `head_k` and `head_v` are those of the cache;
-    `recurrent` which layers keep a state, and what follows its sizes (ssm_* and shortconv_* of the file).
+    layer attends to a window, `rope` whether it rotates. `softcap` bounds attention scores, `logit_softcap` the logits
+    by a tanh, `clamp_kqv` queries, keys and values; `embedding_scale`, `residual_scale`, `logit_scale`: whether they
+    are multiplied by a number. `norm_weights`, `scale_weights`, `gating` ("softmax", "sigmoid", "softmax_weight") and
+    groups are of the experts' router. `rope_dim` is that of latent attention, whose `head_k` and `head_v` are those of
+    the cache; `recurrent` which layers keep a state, and what follows its sizes (ssm_* and shortconv_* of the file).
     """
 
     n_head: tuple[int, ...]
@@ -68,11 +68,11 @@ class Build:
     """How a build of llama.cpp differs from the others, as far as compute buffers go. The newest is the default.
 
     `mask_f16`: the mask is made in F16 where flash attention reads it (else in F32, and cast). `embd_leaf`: embeddings
-    that a request may bring instead of tokens have memory of their own (pull request 18550). `mixed`: so have those of a
-    request that brings both. `values_first`: values go into the graph before keys. `row_writes`: keys and values are
+    that a request may bring instead of tokens have memory of their own (pull request 18550). `mixed`: so have those of
+    a request that brings both. `values_first`: values go into the graph before keys. `row_writes`: keys and values are
     written into the caches row by row, by numbers that are an input. `rotations`: quantised caches are turned.
-    `whole_states`: states of all sequences are read at once, whichever a batch has. `late_rows`: models with
-    prediction layers drop tokens without logits after the last layer only (before its feed-forward layer otherwise).
+    `whole_states`: states of all sequences are read at once, whichever a batch has. `late_rows`: models with prediction
+    layers drop tokens without logits after the last layer only (before its feed-forward layer otherwise).
     """
 
     mask_f16: bool = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from oomph.blocks.attention import Attention
 from oomph.blocks.base import Block, descend
@@ -56,7 +56,7 @@ def hparams_of(model: Model, arch: str) -> Hparams:
     in_order = [layers[il] for il in sorted(layers)]
     experts = next((block for block in found if isinstance(block, MoE)), None)
     latent = next((block for block in found if isinstance(block, LatentAttention)), None)
-    return Hparams(
+    sizes = Hparams(
         n_head=tuple(each.n_head for each in in_order),
         n_head_kv=tuple(each.n_head_kv for each in in_order),
         head_k=tuple(each.head_k for each in in_order),
@@ -71,8 +71,8 @@ def hparams_of(model: Model, arch: str) -> Hparams:
         n_expert_groups=experts.groups[0] if experts else 0,
         n_group_used=experts.groups[1] if experts else 0,
         rope_dim=latent.qk_rope_head_dim if latent else 0,
-        **_state_sizes(found),
     )
+    return _with_states(sizes, found)
 
 
 def _mixer(blocks: list[Block]) -> _Layer | None:
@@ -89,32 +89,35 @@ def _mixer(blocks: list[Block]) -> _Layer | None:
     return None
 
 
-def _state_sizes(blocks: list[Block]) -> dict[str, int]:
-    """Return the sizes of the states, by the names of the file's keys."""
+def _with_states(sizes: Hparams, blocks: list[Block]) -> Hparams:
+    """Return the sizes with those of the states, which the file's keys ssm.* and shortconv.* hold."""
     for block in blocks:
         if isinstance(block, Mamba):
-            return {
-                "conv_kernel": block.conv_kernel,
-                "state_size": block.state_size,
-                "inner_size": block.inner_size,
-                "time_step_rank": block.time_step_rank,
-            }
+            return replace(
+                sizes,
+                conv_kernel=block.conv_kernel,
+                state_size=block.state_size,
+                inner_size=block.inner_size,
+                time_step_rank=block.time_step_rank,
+            )
         if isinstance(block, Mamba2):
-            return {
-                "conv_kernel": block.conv_kernel,
-                "state_size": block.state_size,
-                "inner_size": block.num_heads * block.head_dim,
-                "time_step_rank": block.num_heads,
-                "group_count": block.num_groups,
-            }
+            return replace(
+                sizes,
+                conv_kernel=block.conv_kernel,
+                state_size=block.state_size,
+                inner_size=block.num_heads * block.head_dim,
+                time_step_rank=block.num_heads,
+                group_count=block.num_groups,
+            )
         if isinstance(block, GatedDeltaNet):
-            return {
-                "conv_kernel": block.conv_kernel,
-                "state_size": block.key_head_dim,
-                "inner_size": block.num_value_heads * block.value_head_dim,
-                "time_step_rank": block.num_value_heads,
-                "group_count": block.num_key_heads,
-            }
+            return replace(
+                sizes,
+                conv_kernel=block.conv_kernel,
+                state_size=block.key_head_dim,
+                inner_size=block.num_value_heads * block.value_head_dim,
+                time_step_rank=block.num_value_heads,
+                group_count=block.num_key_heads,
+            )
         if isinstance(block, ShortConv):
-            return {"conv_kernel": block.conv_kernel}
-    return {}
+            return replace(sizes, conv_kernel=block.conv_kernel)
+    return sizes

@@ -1,0 +1,105 @@
+"""llama.cpp's compute buffers against those that a real one logged, and against published logs of GPUs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oomph.engines.llamacpp.graph import compute_buffers, reserve
+from oomph.engines.llamacpp.graph_setup import CPU, Build, GraphSetup, Hparams, Stored
+from oomph.errors import UnsupportedError
+from oomph.formats.gguf_types import BY_NAME
+from oomph.units import MIB
+from tests.engines.llamacpp import tiny
+from tests.engines.llamacpp.graphs import GOLDEN, STARTS, setup_of
+
+LOGGED = json.loads(GOLDEN.read_text())["compute_mib"]
+PUBLISHED = json.loads(Path(__file__).with_name("compute_published.json").read_text())["rows"]
+HUNDREDTH = 0.0051  # half of the last decimal that is logged, in MiB
+
+
+@pytest.mark.parametrize("name", tiny.CONFIGS)
+def test_buffers_are_those_a_real_server_logs(name: str) -> None:
+    """With and without flash attention, in several contexts, batches, numbers of slots and types of the cache."""
+    for start, logged in zip(STARTS, LOGGED[name], strict=True):
+        if logged is not None:
+            found = compute_buffers(setup_of(tiny.CONFIGS[name], **start))
+            assert found == {CPU: pytest.approx(logged * MIB, abs=HUNDREDTH * MIB)}, start
+
+
+def test_every_start_was_logged() -> None:
+    """There is a number for each model and start."""
+    assert all(len(row) == len(STARTS) and None not in row for row in LOGGED.values())
+    assert set(LOGGED) == set(tiny.CONFIGS)
+
+
+def published(row: dict[str, Any]) -> GraphSetup:
+    """Return a dense model with a log's sizes on its devices."""
+    layers, heads, kv_heads, dim = row["layers"], row["heads"], row["kv_heads"], row["head_dim"]
+    hidden, ffn, vocab = row["hidden"], row["ffn"], row["vocab"]
+    placed = [device for device, count in row["placed"] for _ in range(count)]
+    kind, of_output = BY_NAME[row["type"]], BY_NAME[row["output_type"]]
+    tensors = {
+        "token_embd.weight": Stored((hidden, vocab), of_output, CPU),
+        "output_norm.weight": Stored((hidden,), BY_NAME["F32"], placed[-1]),
+        "output.weight": Stored((hidden, vocab), of_output, placed[-1]),
+    }
+    halves = row["arch"] == "glm4"
+    shapes: dict[str, tuple[int, ...]] = {
+        "attn_norm": (hidden,), "ffn_norm": (hidden,), "attn_q": (hidden, heads * dim),
+        "attn_k": (hidden, kv_heads * dim), "attn_v": (hidden, kv_heads * dim), "attn_output": (heads * dim, hidden),
+        "ffn_up": (hidden, ffn * (2 if halves else 1)), "ffn_down": (ffn, hidden),
+        **({} if halves else {"ffn_gate": (hidden, ffn)}),
+        **({"attn_q_norm": (dim,), "attn_k_norm": (dim,)} if row["arch"] == "qwen3" else {}),
+    }  # fmt: skip
+    for il in range(layers):
+        for name, shape in shapes.items():
+            of = BY_NAME["F32"] if len(shape) == 1 else kind
+            tensors[f"blk.{il}.{name}.weight"] = Stored(shape, of, placed[il])
+    sizes = Hparams(*((n,) * layers for n in (heads, kv_heads, dim, dim)), (False,) * layers, (True,) * layers)
+    return GraphSetup(
+        row["arch"], tensors, sizes, row["n_ctx"], row["n_ctx"], n_ubatch=row["n_ubatch"], kv_unified=True,
+        n_seq_max=row["slots"], flash_attn=row["flash_attn"], type_k=BY_NAME[row["kv"]], type_v=BY_NAME[row["kv"]],
+        devices=(*row["mib"],), layer_devices=tuple(placed[:-1]), kv_devices=tuple(placed[:-1]),
+        full_offload=placed[-1] != CPU, pipeline=row["pipeline"], build=Build(**row["build"]),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: row["id"])
+def test_buffers_of_gpus_are_those_of_published_logs(row: dict[str, Any]) -> None:
+    """One GPU, two with several batches under way, layers that stay with the host: as users' servers logged it."""
+    found = compute_buffers(published(row))
+    assert found == {name: pytest.approx(mib * MIB, abs=2 * HUNDREDTH * MIB) for name, mib in row["mib"].items()}
+
+
+@pytest.mark.parametrize("name", ["qwen2", "gemma3", "deepseek2", "mamba2", "qwen3next", "cohere2"])
+def test_few_layers_show_what_all_do(name: str) -> None:
+    """The buffers of a deep model are those of playing all of its layers, in any context."""
+    config = {**tiny.CONFIGS[name], "num_hidden_layers": 41}
+    for start in ({"n_ctx": 4096, "flash_attn": False}, {"n_ctx": 1024, "n_parallel": 2, "kv_unified": True}):
+        setup = setup_of(config, **start)
+        for cells in (setup.cells, 3 * setup.cells):
+            at = replace(setup, cells=cells, n_ctx=cells)
+            whole = reserve(at, min(at.n_ctx, at.n_ubatch), at.n_outputs_max)
+            one = reserve(at, at.n_seq_max, at.n_seq_max)
+            assert compute_buffers(at) == {CPU: max(whole[CPU], one[CPU])}
+
+
+def test_more_context_or_batch_never_takes_less() -> None:
+    """Buffers grow with context and batch."""
+    setup = setup_of(tiny.CONFIGS["llama"], 4096, flash_attn=False)
+    sizes = [compute_buffers(replace(setup, cells=n, n_ctx=n))[CPU] for n in (512, 4096, 65536)]
+    assert sizes == sorted(sizes)
+    sizes = [compute_buffers(replace(setup, n_ubatch=n))[CPU] for n in (1, 64, 512, 2048)]
+    assert sizes == sorted(sizes)
+
+
+def test_an_architecture_without_a_graph_is_refused_by_name() -> None:
+    """What is not known is not guessed."""
+    setup = replace(setup_of(tiny.CONFIGS["llama"], 4096), arch="rwkv7")
+    with pytest.raises(UnsupportedError, match="rwkv7"):
+        compute_buffers(setup)
