@@ -65,3 +65,24 @@ def test_where_memory_is_not_said_one_line_is_made_of_the_other() -> None:
 def test_rows_of_sglang_that_are_refused(changes: dict[str, Any], reason: str) -> None:
     """By the setting that is not known."""
     assert any(reason in str(found) for found in reasons(changed(SGLANG, **changes)))
+
+
+# A start-up log of TensorRT-LLM 1.2.1 for a model of Llama 3.1 8B's shape.
+TRTLLM: dict[str, Any] = {
+    "id": "by-hand-trtllm",
+    "engine": "tensorrt-llm",
+    "model": "nemotron_llm (32 layers, 8 kv heads, head_dim 128)",
+    "kv_dtype": "fp16",
+    "tp": 1,
+    "measured": {"kv_cache_gib": 1.5625, "kv_tokens": 12800, "block_size": 32},
+    "confidence": "high",
+}
+
+
+def test_the_lines_of_tensorrt_llm() -> None:
+    """12,800 tokens of 131,072 bytes are 1.5625 GiB, and as many blocks of 32."""
+    found = scored(TRTLLM)
+    assert found["kv_cache_gib"].predicted == 1.5625
+    assert found["kv_tokens"].predicted == 12800
+    assert "is no number of tokens" in str(reasons(changed(TRTLLM, measured={"block_size": 33})))
+    assert "not a dtype of a cache" in str(reasons(changed(TRTLLM, kv_dtype=7)))

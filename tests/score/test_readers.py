@@ -274,7 +274,7 @@ def test_tokens_of_a_serving_row_follow_from_the_gib_it_logged() -> None:
     ("change", "reason"),
     [
         ({"tp": -2}, "tp: -2 is not a whole number from 1 to 2147483648"),
-        ({"engine": "tensorrt-llm"}, "engine tensorrt-llm: not modelled yet"),
+        ({"engine": "exllama"}, "engine exllama: not modelled yet"),
         ({"quant": "hqq"}, "quant hqq: which format that is, is not said exactly"),
         ({"quant": ["fp8"]}, "quant: ['fp8'] is not text"),
         ({"dtype": "int3"}, "dtype int3: not a dtype of weights that oomph knows"),

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 ENGINES: dict[str, str] = {
     "vllm": "vllm",
     "sglang": "sglang",
+    "trtllm": "trtllm",
+    "tgi": "tgi",
+    "lmdeploy": "lmdeploy",
     "llama.cpp": "llamacpp",
     "mlx": "mlx",
     "exllamav2": "exllama.v2",

@@ -6,16 +6,17 @@ is who shares what: heads of attention among fewer devices than the rest, expert
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from oomph import formats
+from oomph.allocator import CachingAllocator, Config
 from oomph.blocks.cached import TokenCache
 from oomph.caches import layer_caches
-from oomph.engines.vllm.ranks import WORDS, module_of, on_rank, vocabulary
+from oomph.engines.vllm.ranks import WORDS, fused, module_of, on_rank, vocabulary
 from oomph.errors import UnsupportedError
 from oomph.formats.base import Format
 from oomph.model import Model
@@ -31,6 +32,7 @@ ONLINE = {"fp8": "fp8-tensor"}  # what a method makes of a checkpoint in full pr
 ABSORBED = "kv_b_proj"  # cut into two matrices of its own for decoding, and kept beside them
 HIDDEN_STATES = 4  # of a step: residual, normed, what is added to it, and the next
 KEPT = 64
+TORCH = Config(by_address=True)  # torch up to 2.12, under which the versions known here run
 _ASKED_FOR: WeakKeyDictionary[Model, dict[str, Format]] = WeakKeyDictionary()  # long lists of modules are slow to read
 
 
@@ -51,10 +53,15 @@ class Spread:
 
 @dataclass(frozen=True)
 class OnDevice:
-    """Bytes of one device: of the model, of its prediction layers, and the most that an allocator rounds up."""
+    """Bytes of one device: of the model's tensors, of its prediction layers', and what torch reserves for the model.
+
+    `reserved_bytes` is what the device has less: whole blocks of torch's allocator, with the tables of an engine among
+    them. `rounding_bytes` is the most that blocks are larger than what is in them, whatever the order.
+    """
 
     n_bytes: int
     draft_bytes: int
+    reserved_bytes: int
     rounding_bytes: int
 
 
@@ -84,8 +91,8 @@ def format_of(found: Subject, name: str | None, dtype: str = "auto", method: str
 
 
 @lru_cache(maxsize=KEPT)
-def on_device(model: Model, fmt: Format, spread: Spread) -> OnDevice:
-    """Return what one device holds of a model in a format.
+def on_device(model: Model, fmt: Format, spread: Spread, tables: tuple[int, ...] = ()) -> OnDevice:
+    """Return what one device holds of a model in a format, `tables` of so many bytes made with its first layer.
 
     >>> from oomph import load
     >>> on_device(load("llama-3-8b"), formats.get("bf16"), Spread(tensor=2, attention=2)).n_bytes
@@ -93,6 +100,7 @@ def on_device(model: Model, fmt: Format, spread: Spread) -> OnDevice:
     """
     total = drafts = 0
     sizes: dict[int, int] = {}
+    made: dict[tuple[int, str], int] = {}  # by layer, -1 before and the number of layers after them
     for row in _rows(model, spread):
         for each in fmt.store(row, model):
             copied = 2 if module_of(row)[0] == ABSORBED else 1
@@ -103,8 +111,32 @@ def on_device(model: Model, fmt: Format, spread: Spread) -> OnDevice:
             together = len(row.places[-1]) if _is_expert(row) else 1  # all experts of a layer are one tensor
             size = each.bytes_each * together
             sizes[size] = sizes.get(size, 0) + max(1, each.copies // together) * copied
+            places = row.places[0] if row.places else (_end(row, model),)
+            for place in places:
+                for copy in range(copied):
+                    key = place, f"{fused(each.name)}{copy}"
+                    made[key] = made.get(key, 0) + each.n_bytes // len(places)
     rounding = sum(segment_bytes(size, copies) - size * copies for size, copies in sizes.items())
-    return OnDevice(total, drafts, rounding)
+    reserved = _reserved(made, tables)
+    return OnDevice(total + sum(tables), drafts, reserved, max(0, total + sum(tables) + rounding - reserved))
+
+
+def _end(row: Weight, model: Model) -> int:
+    return model.num_layers if row.kind in ("lm_head", "norm") else -1
+
+
+def _reserved(made: Mapping[tuple[int, str], int], tables: Sequence[int]) -> int:
+    """Return what torch's caching allocator has taken of the device once all tensors stand, in their order."""
+    allocator = CachingAllocator(TORCH)
+    waiting = list(tables)
+    first = min((place for place, _ in made if place >= 0), default=-1)
+    for (place, _), size in sorted(made.items(), key=lambda each: each[0][0]):
+        if place > first:
+            while waiting:
+                allocator.malloc(waiting.pop(0))
+        if size:
+            allocator.malloc(size)
+    return allocator.reserved
 
 
 @lru_cache(maxsize=KEPT)

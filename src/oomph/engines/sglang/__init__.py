@@ -5,6 +5,8 @@ Source: sglang 0.5.23, and what differs in 0.5.3 to 0.5.22.
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
+
 from oomph.engines.base import Engine
 from oomph.engines.flags import spelled
 from oomph.engines.sglang.job import SglangJob
@@ -22,9 +24,7 @@ STARTS = (
 
 def command(model: str, job: SglangJob) -> list[str]:
     """Return the words that launch a server for a job."""
-    from dataclasses import fields
-
-    said = SglangJob()
+    said, job = SglangJob(), replace(job, context_length=job.context_length or job.context)
     words = ["python", "-m", "sglang.launch_server", "--model-path", model]
     for each in fields(job):
         if each.metadata.get("flags") and getattr(job, each.name) != getattr(said, each.name):

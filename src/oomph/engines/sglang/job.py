@@ -6,7 +6,7 @@ Source: srt/arg_groups/fields/ of sglang 0.5.23, srt/server_args.py of 0.5.3 to 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from oomph.engines.base import ServeJob, flag
@@ -112,6 +112,10 @@ class SglangJob(ServeJob):
                 f"Of drafts oomph knows the model's own prediction layers: {', '.join(OWN_LAYERS)}.",
             )
         _ = self.release
+
+    def with_context(self, tokens: int) -> SglangJob:
+        """Return the job with requests so long, and no longer ones."""
+        return replace(self, context=tokens, context_length=None)
 
     @property
     def release(self) -> Version:

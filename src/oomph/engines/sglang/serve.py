@@ -49,7 +49,7 @@ def deploy(found: Subject, job: SglangJob, devices: Sequence[Device]) -> Deploym
 
     Raises UnsupportedError for what is not modelled, UsageError for a number of devices that the job does not take.
     """
-    longest = job.context_length or found.model.context_length or job.context
+    longest = job.context_length or job.context or found.model.context_length
     if longest is None:
         raise UsageError("This config does not say how long a context may be.", "Say --context-length.")
     context = job.context or longest
@@ -73,11 +73,17 @@ def deploy(found: Subject, job: SglangJob, devices: Sequence[Device]) -> Deploym
         for device, count in _kinds(devices, job)
     )
     limits = {
-        "context": Limit(longest, "--context-length, or what the config allows"),
+        "context": _longest(found, job, longest),
         "concurrency": Limit(requests * job.attention_copies, _why(job, min(states, default=None))),
     }
     printed = _printed(stages, tokens, table)
     return Deployment(shares, context, printed, limits, _assumed(job, smallest, stages[0], took))
+
+
+def _longest(found: Subject, job: SglangJob, longest: int) -> Limit:
+    if job.context_length is not None:
+        return Limit(job.context_length, f"--context-length {job.context_length}")
+    return Limit(found.model.context_length or longest, "what the config allows")
 
 
 def _is_latent(found: Subject) -> bool:
@@ -162,7 +168,7 @@ def _rule(name: str, group: str, n_bytes: int, evidence: str) -> Item:
 def _unknown(found: Subject, job: SglangJob, context: int, longest: int) -> Deployment:
     """Return what a model takes where the devices are not known: weights, and what requests need."""
     shares = tuple(_bare(found, job, stage) for stage in range(job.pipeline_parallel))
-    limits = {"context": Limit(longest, "--context-length, or what the config allows")}
+    limits = {"context": _longest(found, job, longest)}
     return Deployment(shares, context, (), limits, ("no device named: what SGLang sets aside is not counted",))
 
 

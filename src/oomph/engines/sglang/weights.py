@@ -1,7 +1,7 @@
 """What loading a model takes of one device under SGLang: "Load weight end. mem usage".
 
-The part of every tensor that one device holds, in the checkpoint's format, and the tables of cosines and sines in fp32.
-The line is what the device has less, so it has the allocator's blocks in it, which are an upper bound here.
+The part of every tensor that one device holds, in the checkpoint's format, and the tables of cosines and sines in fp32,
+played in their order on torch's caching allocator: the line is what the device has less, in whole blocks of it.
 
 Source: srt/layers/linear.py, srt/layers/vocab_parallel_embedding.py, srt/layers/moe/fused_moe_triton/layer.py,
 srt/layers/rotary_embedding/base.py and srt/models/deepseek_common/deepseek_weight_loader.py of sglang 0.5.23.
@@ -25,7 +25,7 @@ TABLE_BYTES = 4  # of a number in a table of cosines and sines: kept in fp32 on 
 
 @dataclass(frozen=True)
 class Loaded:
-    """Bytes that one device holds after loading: of the model, of its draft, and what the allocator may round up."""
+    """Bytes that one device has less after loading, what that may be more in another order, and those of a draft."""
 
     n_bytes: int
     rounding_bytes: int
@@ -47,7 +47,7 @@ def loaded(found: Subject, job: SglangJob, stage: int = 0) -> Loaded:
     15.28
     """
     fmt = format_of(found, job.format, job.dtype, job.quantization)
-    held = on_device(found.model, fmt, spread(found, job, stage))
     turned = tables(found.model, found.source.config or {})
-    table = sum(each.rows * each.width * TABLE_BYTES for each in turned)
-    return Loaded(held.n_bytes + table, held.rounding_bytes, held.draft_bytes if job.drafted[0] else 0)
+    sizes = tuple(each.rows * each.width * TABLE_BYTES for each in turned)
+    held = on_device(found.model, fmt, spread(found, job, stage), sizes)
+    return Loaded(held.reserved_bytes, held.rounding_bytes, held.draft_bytes if job.drafted[0] else 0)

@@ -3,5 +3,11 @@
 from __future__ import annotations
 
 # What rows call the engine, and the module that reads them.
-READERS = {"mlx-lm": "mlx", "sglang": "sglang", "transformers": "transformers", "vllm": "vllm"}
+READERS = {
+    "mlx-lm": "mlx",
+    "sglang": "sglang",
+    "tensorrt-llm": "trtllm",
+    "transformers": "transformers",
+    "vllm": "vllm",
+}
 REFUSED: dict[str, str] = {}
