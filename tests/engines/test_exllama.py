@@ -6,7 +6,7 @@ Goldens: the real classes of both, made on the CPU or the meta device (scripts/r
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ JOB = ExllamaJob(context=8192, format="exl3-4bpw")
 
 
 def _ledger(job: ExllamaJob, name: str = "llama-3-8b", gpus: int = 1, program: str = "exllamav3") -> Any:
+    if program == "exllamav2":
+        job = v2.Exllama2Job(**{each.name: getattr(job, each.name) for each in fields(job)})
     return serve(subject(name), engine(program), job, [GPU] * gpus)
 
 
@@ -114,7 +116,8 @@ def test_tokens_are_whole_pages() -> None:
 def test_a_map_says_what_single_answers_say(program: str) -> None:
     """Arrays and ints."""
     np = pytest.importorskip("numpy")
-    job = replace(JOB, format="fp16", cache_mode="Q6")
+    kind = v2.Exllama2Job if program == "exllamav2" else ExllamaJob
+    job = kind(context=8192, format="fp16", cache_mode="Q6")
     share = engine(program).deploy(subject("llama-3-8b"), job, [GPU]).shares[0]
     contexts = np.array([1, 256, 257, 9000])
     assert share.needs(contexts, 2).tolist() == [share.needs(int(each), 2) for each in contexts]
@@ -145,6 +148,10 @@ def test_a_command_is_read_and_written() -> None:
     assert found.job == ExllamaJob(max_seq_len=16384, cache_mode="8,6", autosplit_reserve=(512, 96))
     words = engine("exllamav3").command("q", found.job)
     assert read_text(" ".join(words)).job == replace(found.job, cache_size=16384)
+    chat = read_text("python examples/chat.py -m q -l 8192 -cq6 -mode llama")
+    assert (chat.engine.name, chat.model, chat.job.mode) == ("exllamav2", "q", "Q6")
+    with pytest.raises(OomphError, match="Q6 and Q4"):
+        _ = replace(chat.job, cache_q4=True).mode
     with pytest.raises(UnsupportedError, match="--tensor-parallel"):
         read_text("python main.py --model-name q --tensor-parallel true")
 

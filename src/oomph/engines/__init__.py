@@ -18,6 +18,8 @@ ENGINES: dict[str, str] = {
     "tgi": "tgi",
     "lmdeploy": "lmdeploy",
     "llama.cpp": "llamacpp",
+    "ollama": "ollama",
+    "lm-studio": "lmstudio",
     "mlx": "mlx",
     "exllamav2": "exllama.v2",
     "exllamav3": "exllama.v3",

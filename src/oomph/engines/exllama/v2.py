@@ -6,19 +6,17 @@ Source: exllamav2 0.3.2 cache.py, model.py (load_autosplit), device.py, attn.py,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from oomph.blocks.attention import Attention
 from oomph.blocks.base import Block, Module, descend, walk
 from oomph.blocks.cached import Cached, TokenCache
-from oomph.engines.base import Deployment, Engine
+from oomph.engines.base import Deployment, Engine, flag
 from oomph.engines.exllama.common import (
     HALF,
-    HARMLESS,
-    REFUSED,
     ExllamaJob,
     Rules,
-    command,
     context_of,
     format_of,
     known,
@@ -54,6 +52,41 @@ FAMILIES = frozenset({
     "internlm2", "llama", "minicpm", "mistral", "mixtral", "orion", "phi3", "qwen2", "qwen2_vl_text", "qwen2_5_vl_text",
     "qwen3", "qwen3_moe", "starcoder2",
 })  # fmt: skip
+
+
+REFUSED = {
+    "-tp": "every layer cut among GPUs", "--tensor-parallel": "every layer cut among GPUs",
+    "-gs": "shares of GPUs chosen by hand", "--gpu-split": "shares of GPUs chosen by hand",
+    "-dm": "a second model beside the first", "--draft-model-dir": "a second model beside the first",
+    "-lq4": "weights that are quantised while they are loaded", "-nfa": "attention scores in memory",
+}  # fmt: skip
+HARMLESS = frozenset({
+    "-mode=", "--mode=", "-rs=", "-ra=", "-temp=", "-topk=", "-topp=", "-repp=", "-maxr=", "-resc=", "-un=", "-bn=",
+    "-sp=", "-nsp", "-ncf", "-pt", "-amnesia", "-ngram", "-mli", "-lm", "-ng", "-fst",
+})  # fmt: skip
+SWITCHES = {"cache_8bit": "FP8", "cache_q8": "Q8", "cache_q6": "Q6", "cache_q4": "Q4"}
+
+
+@dataclass(frozen=True)
+class Exllama2Job(ExllamaJob):
+    """What exllamav2's own scripts are asked for: a switch for each mode of the cache."""
+
+    max_seq_len: int | None = flag(None, "-l", "--length", help="tokens of one request")
+    chunk_size: int = flag(2048, "-chunk", "--chunk-size", help="tokens of a prompt that are read at once")
+    cache_8bit: bool = flag(False, "-c8", "--cache-8bit", help="keys and values in FP8")
+    cache_q8: bool = flag(False, "-cq8", "--cache-q8", help="keys and values of 8 bits")
+    cache_q6: bool = flag(False, "-cq6", "--cache-q6", help="keys of 8 bits, values of 4")
+    cache_q4: bool = flag(False, "-cq4", "--cache-q4", help="keys and values of 4 bits")
+
+    @property
+    def mode(self) -> str:
+        """How keys and values are kept."""
+        switched = [mode for name, mode in SWITCHES.items() if getattr(self, name)]
+        asked = switched[0] if switched else self.cache_mode.upper()
+        if asked not in MODES or len(switched) > 1:
+            shown = " and ".join(switched) or repr(self.cache_mode[:40])
+            raise UsageError(f"ExLlamaV2 has no cache mode {shown}.", f"Choose one of {', '.join(MODES)}.")
+        return asked
 
 
 def cache_bytes(cached: Cached, tokens: Any, mode: str) -> Any:
@@ -110,11 +143,9 @@ def _ffn(shape: tuple[int, ...], hidden: int) -> int:
     return shape[0] if shape[1] == hidden else shape[1]
 
 
-def deploy(found: Subject, job: ExllamaJob, devices: Sequence[Device]) -> Deployment:
+def deploy(found: Subject, job: Exllama2Job, devices: Sequence[Device]) -> Deployment:
     """Return a model in ExLlamaV2 on GPUs."""
-    mode = job.cache_mode.upper()
-    if mode not in MODES:
-        raise UsageError(f"ExLlamaV2 has no cache mode {job.cache_mode[:40]!r}.", f"Choose one of {', '.join(MODES)}.")
+    mode = job.mode
     known(found.model, FAMILIES, "ExLlamaV2")
     fmt, assumed = format_of(found, job)
     context, taken = context_of(found, job)
@@ -158,15 +189,27 @@ def _passing(model: Model, rows: int) -> Item:
     return Item("a chunk on its way", "activations", point, source="derived", evidence=SOURCE, safe=point + mask)
 
 
+def command(model: str, job: Exllama2Job) -> list[str]:
+    """Return the words that start exllamav2's chat with the model."""
+    words = ["python", "examples/chat.py", "-m", model]
+    context = job.context or job.max_seq_len
+    if context:
+        words += ["-l", str(context)]
+    if job.chunk_size != Exllama2Job().chunk_size:
+        words += ["-chunk", str(job.chunk_size)]
+    flags = {"FP8": "-c8", "Q8": "-cq8", "Q6": "-cq6", "Q4": "-cq4"}
+    return [*words, *([flags[job.mode]] if job.mode in flags else [])]
+
+
 ENGINE = Engine(
     "exllamav2",
     "ExLlamaV2",
     SOURCE,
-    ExllamaJob,
-    (),
+    Exllama2Job,
+    (("python", "examples/chat.py"), ("python", "test_inference.py")),
     deploy,
     command,
-    models=("--model-name",),
+    models=("-m", "--model-dir"),
     harmless=HARMLESS,
     refused=REFUSED,
 )
