@@ -86,7 +86,13 @@ def test_what_is_typed_last_wins_and_the_rest_stays() -> None:
 
 def test_fields_are_spelled_as_they_are_read() -> None:
     """The words of a field give back its value."""
-    for field, value in (("tensor_parallel", 2), ("eager", True), ("chunked", False), ("kv_cache_dtype", "fp8")):
+    for field, value in (
+        ("tensor_parallel", 2),
+        ("eager", True),
+        ("chunked", False),
+        ("kv_cache_dtype", "fp8"),
+        ("capture", (1, 2)),
+    ):
         assert getattr(read_flags(PAGED, spelled(PAGED, field, value)).job, field) == value
 
 

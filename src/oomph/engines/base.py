@@ -59,7 +59,8 @@ class Share:
 
     `room_bytes` is what the engine leaves there for requests, None on an unknown device. `needs` are the bytes that
     requests of a context and a concurrency take of that room, `held` the same as items. An engine that takes the whole
-    room at its start, whatever is asked, has a `pool`: what of it no request needs is an item too.
+    room at its start, whatever is asked, has a `pool`: what of it no request needs is an item too. `safe_room` are bytes
+    that are left at least where that is not the room less what the items may take more, as of a room of a fixed size.
     """
 
     name: str
@@ -70,10 +71,13 @@ class Share:
     capacity_bytes: int | None = None
     pool: bool = False
     count: int = 1
+    safe_room: int | None = None
 
     @property
     def safe_room_bytes(self) -> int:
         """What is left for requests at least: what is not known exactly is counted at its largest."""
+        if self.safe_room is not None:
+            return self.safe_room
         return (self.room_bytes or 0) - sum(item.safe_bytes - item.n_bytes for item in self.items)
 
     def fits(self, context: Amount, concurrency: Amount) -> Any:

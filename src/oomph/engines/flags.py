@@ -105,7 +105,7 @@ def spelled(engine: Engine, field: str, value: Any) -> list[str]:
     thrown = [name for name in names if spellings(engine.job)[name].thrown is value]
     if isinstance(value, bool):
         return thrown[:1]
-    return [names[0], str(value)] if names else []
+    return [names[0], *map(str, value if isinstance(value, tuple) else (value,))] if names else []
 
 
 class _Reader:

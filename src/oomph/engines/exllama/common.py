@@ -239,10 +239,12 @@ def _share(
         return taken(paged(context) * concurrency, context)
 
     pool = job.cache_size is not None
-    room = left
+    room, safe = left, None
     if pool and left is not None:
         whole = taken(paged(job.cache_size or 0), at)
         room = whole if whole <= left else left - whole
+        certain = left - sum(each.safe_bytes - each.n_bytes for each in items)
+        safe = whole if whole <= certain else certain - whole
 
     def held(context: int, concurrency: int) -> tuple[Item, ...]:
         tokens = paged(context) * concurrency
@@ -254,7 +256,7 @@ def _share(
         return tuple(found)
 
     name = "gpu" if of == 1 else f"gpu {number}"
-    return Share(name, items, needs, held, room, capacity, pool)
+    return Share(name, items, needs, held, room, capacity, pool, safe_room=safe)
 
 
 def limits(job: ExllamaJob, context: int, most: int) -> dict[str, Limit]:

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 
 from oomph.engines.base import Deployment, Engine
 from oomph.engines.llamacpp.job import LlamaCppJob
+from oomph.engines.llamacpp.other_flags import HARMLESS, MODELS, REFUSED
+
+GGUF = ("bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "iq4_xs", "q3_k_m", "q2_k")
 
 if TYPE_CHECKING:
     from oomph.answer import Subject
@@ -39,7 +42,16 @@ ENGINE = Engine(
     title="llama.cpp",
     source="llama.cpp 0c1e57098 (November 2026)",
     job=LlamaCppJob,
-    starts=(("llama-server",), ("./llama-server",), ("llama", "serve")),
+    starts=(
+        ("llama-server",),
+        ("llama", "serve"),
+        ("docker", "ghcr.io/ggml-org/llama.cpp"),
+        ("docker", "ghcr.io/ggerganov/llama.cpp"),
+    ),
     deploy=deploy,
     command=command,
+    models=MODELS,
+    harmless=HARMLESS,
+    refused=REFUSED,
+    formats=GGUF,
 )

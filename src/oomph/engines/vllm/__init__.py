@@ -52,4 +52,5 @@ ENGINE = Engine(
     harmless=HARMLESS,
     refused=REFUSED,
     suffixes=MULTIPLES,
+    formats=("bf16", "fp8", "awq"),
 )
