@@ -99,6 +99,8 @@ def _ledger(words: Sequence[str], reports: Sequence[Report], options: _Options) 
     typed = words[: words.index("--")] if "--" in words else words
     gpu = options.gpu or _size(reports)
     before = ["--offline"] if options.offline else []
+    if not name:
+        before += _version(reports)
     if gpu and not {"--gpu", "-g"} & {word.partition("=")[0] for word in typed}:
         before += ["--gpu", gpu]
     command = train if name == "train" else serve
@@ -110,6 +112,12 @@ def _ledger(words: Sequence[str], reports: Sequence[Report], options: _Options) 
             return trained(model, values.pop("framework"), values.pop("config"), values).ledger
         values.pop("map_file")
         return served(model, values)
+
+
+def _version(reports: Sequence[Report]) -> list[str]:
+    """Return the option that asks for the version of the engine that wrote the log."""
+    told = (f"{report.program}@{report.facts['version']}" for report in reports if report.facts.get("version"))
+    return next((["--engine", name] for name in told), [])
 
 
 def _size(reports: Sequence[Report]) -> str | None:

@@ -46,7 +46,7 @@ def serve(found: Subject, engine: Engine, job: ServeJob, devices: Sequence[Devic
         warnings=(*found.warnings, *found.model.notes, *deployed.warnings),
         figures=(_fullest(shown),),
         printed=deployed.printed,
-        command=tuple(engine.command(found.source.name, job)),
+        command=tuple(engine.command(found.source.repo or found.source.name, job)),
         served=Served(
             tuple(_held(share, items, deployed.context, job.concurrency) for share, items in shown),
             tuple(Bound(name, limit.most, limit.why) for name, limit in deployed.limits.items()),
