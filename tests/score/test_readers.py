@@ -270,6 +270,35 @@ def test_tokens_of_a_serving_row_follow_from_the_gib_it_logged() -> None:
     assert (found["kv_tokens"].predicted, found["max_concurrency"].predicted) == (32768, 4.0)
 
 
+def test_rows_of_quantised_copies_are_of_the_model_they_copy() -> None:
+    """Tokens do not depend on weights: a copy whose format is not said exactly still has them."""
+    measured = {"weights_gib": 5.6, "kv_cache_gib": 2.39, "kv_blocks": 1224}
+    row = changed(INFERENCE, model="unsloth/meta-llama-3.1-8b-instruct-unsloth-bnb-4bit (local)", quant="bnb-nf4",
+                  measured=measured, max_model_len=1024)  # fmt: skip
+    found = scored(row)
+    assert found["weights_gib"].refused == "quant bnb-nf4: which format that is, is not said exactly"
+    assert found["kv_blocks"].predicted == pytest.approx(1224, rel=2e-3)
+
+
+def test_a_row_of_an_unknown_gpu_has_no_room_from_its_configuration() -> None:
+    """An A100 has 40 or 80 GB: weights come out, what is left of the memory does not."""
+    measured = {"weights_gib": 14.99, "kv_cache_gib": 19.24}
+    row = changed(INFERENCE, gpu="NVIDIA A100", gpu_memory_utilization=0.9, measured=measured)
+    assert "which GPU is not said exactly" in str(scored(row)["kv_cache_gib"].refused)
+    known = scored({**row, "gpu": "A100 40GB", "max_num_batched_tokens": 2048, "engine_version": "0.11.0"})
+    assert known["kv_cache_gib"].predicted == pytest.approx(19.24, rel=0.05)
+
+
+def test_drafts_of_a_row_are_read_from_its_notes() -> None:
+    """Qwen3.6-35B-A3B in 74.22 GiB with three tokens guessed ahead: 12.84 requests of 262,144 (vLLM 0.25.1)."""
+    row = changed(
+        INFERENCE, model="RedHatAI/Qwen3.6-35B-A3B-NVFP4", quant="compressed-tensors", engine_version="0.25.1",
+        max_model_len=262144, measured={"kv_cache_gib": 74.22, "max_concurrency": 12.84},
+        notes="speculative decoding enabled: SpeculativeConfig(method='mtp', model='x', num_spec_tokens=3)",
+    )  # fmt: skip
+    assert scored(row)["max_concurrency"].predicted == 12.84
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

@@ -15,6 +15,7 @@ from oomph.answer import Subject, subject
 from oomph.devices import find
 from oomph.engines.vllm import ENGINE, VllmJob, command, deploy
 from oomph.engines.vllm.job import parse_version, tokens
+from oomph.engines.vllm.pages import layer_pages
 from oomph.errors import OomphError, UnsupportedError, UsageError
 from oomph.units import GIB
 
@@ -87,10 +88,25 @@ def test_a_server_of_longer_requests_must_have_room_for_one() -> None:
     assert found.limits["context"].most == 8192
 
 
+def test_states_that_are_handed_out_take_a_page_more() -> None:
+    """vLLM 0.33 on Hopper: blocks of 832 tokens for Qwen3.6-27B, three states a request; 0.27 has 784 and two."""
+    for version, tokens_each, states in (("0.33.0", 832, 3), ("0.27.1", 784, 2)):
+        pages = layer_pages(_model("qwen3.6-27b"), VllmJob(version=version), "bf16", H100)
+        kinds = {page.kind: page for _, page in pages}
+        assert (kinds["full"].tokens, kinds["state"].states) == (tokens_each, states)
+
+
 def test_the_longest_request_is_found_where_it_is_asked_for() -> None:
     """--max-model-len auto is what the pool holds: 8 GiB are 65,536 tokens of Llama 3.1 8B."""
     job = VllmJob(max_model_len="auto", kv_cache_memory_bytes=8 * GIB)
     assert deploy(_model("llama-3.1-8b"), job, [H100]).context == 65536
+
+
+def test_copies_share_requests() -> None:
+    """Nine requests on four copies are three on the fullest; each copy runs as many at once as --max-num-seqs says."""
+    found = deploy(_model("llama-3-8b"), VllmJob(context=4096, data_parallel=4, max_num_seqs=8))
+    assert found.shares[0].needs(4096, 9) == 3 * 4096 * 131072
+    assert found.limits["concurrency"].most == 32
 
 
 def test_requests_beyond_max_num_seqs_wait() -> None:

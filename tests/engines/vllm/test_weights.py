@@ -86,6 +86,19 @@ def test_stages_hold_the_model_together(pp: int) -> None:
     assert sum(parts) - pp * table == pytest.approx(_loaded("llama-3.1-8b-instruct", VllmJob())[0] - table, rel=1e-3)
 
 
+def test_copies_share_their_experts() -> None:
+    """Eight devices hold an eighth of DeepSeek-V2-Lite's experts each, cut or whole, by tensors or by copies."""
+    experts = 26 * 64 * 3 * 1408 * 2048 * 2
+    by_tensor = {"tensor_parallel": 8, "enable_expert_parallel": True}
+    by_copy = {"data_parallel": 8}, {"data_parallel": 8, "enable_expert_parallel": True}
+    for flags in ({"tensor_parallel": 8}, by_tensor, *by_copy):
+        found = _model("deepseek-v2-lite")
+        job = VllmJob(**flags)  # type: ignore[arg-type]
+        share = deploy(found, job).shares[0]
+        held = sum(item.n_bytes for item in share.items if ".experts." in item.name)
+        assert (held, share.count) == (experts // 8, 8)
+
+
 def test_adapters_have_slots_beside_every_map() -> None:
     """Qwen3-8B on two T4 takes 7.64 GiB, and 7.70 with slots for one adapter of rank 16 (vLLM 0.22.1)."""
     job = VllmJob(version="0.22.1", tensor_parallel=2, dtype="float16")

@@ -44,7 +44,6 @@ HARMLESS = frozenset({
 })  # fmt: skip
 
 REFUSED = {
-    "--enable-expert-parallel": "whole experts on each device instead of a part of every one",
     "--enable-eplb": "copies of experts that are asked often",
     "--prefill-context-parallel-size": "a prompt spread over devices",
     "--limit-mm-per-prompt": "how many images the trial step encodes",

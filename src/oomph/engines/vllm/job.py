@@ -59,6 +59,9 @@ class VllmJob(ServeJob):
     tensor_parallel: int = flag(1, "--tensor-parallel-size", "-tp", help="devices that share each layer")
     pipeline_parallel: int = flag(1, "--pipeline-parallel-size", "-pp", help="groups of layers, one behind the other")
     data_parallel: int = flag(1, "--data-parallel-size", "-dp", help="whole copies side by side")
+    enable_expert_parallel: bool = flag(
+        False, "--enable-expert-parallel/--no-enable-expert-parallel", "-ep", help="whole experts on each device"
+    )
     decode_context_parallel: int = flag(1, "--decode-context-parallel-size", "-dcp", help="devices sharing a cache")
     dtype: str = flag("auto", "--dtype", help="of weights and activations")
     kv_cache_dtype: str = flag("auto", "--kv-cache-dtype", help="of keys and values")

@@ -57,6 +57,8 @@ def stages(found: Subject, job: VllmJob, fmt: Format, device: Device | None, ste
     for stage, layers in enumerate(stage_layers(found.model.num_layers, job.pipeline_parallel)):
         plan = Plan(
             tp=job.tensor_parallel,
+            dp=job.data_parallel,
+            ep=job.enable_expert_parallel,
             pp=job.pipeline_parallel,
             stage=stage,
             padding=LORA_PADDING if job.enable_lora and job.release < OWN_WORDS else VOCAB_PADDING,

@@ -19,6 +19,7 @@ from oomph.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from oomph.answer import Subject
+    from oomph.devices import Device
 
 BLOCK, SPARSE_BLOCK = 16, 64  # tokens of a page; of the kernels for indexed latent attention
 LATENT_ALIGN = 64  # of a page beside a recurrent state, where attention is latent
@@ -29,7 +30,9 @@ SPEAKERS = frozenset(
 )  # that the V1 core serves
 STATES: tuple[int, ...] = (0, 10, 0)  # from here on
 CACHED_STATES: tuple[int, ...] = (0, 26, 0)  # prefix caching is on for them by default: not in 0.25.1, in 0.27.1
-WIDE_STATE = frozenset({"gated_delta_net", "kda"})
+EXPORTED_STATES: tuple[int, ...] = (0, 33, 0)  # not in 0.27.1
+EXPORT_ALIGN = 64  # FLASHINFER_GDN_CHECKPOINT_ALIGNMENT
+HOPPER = 9.0
 
 
 def quantised_cache(config: Mapping[str, Any]) -> bool:
@@ -38,7 +41,7 @@ def quantised_cache(config: Mapping[str, Any]) -> bool:
     return isinstance(found, Mapping) and bool(found.get("kv_cache_scheme") or found.get("kv_cache_quant_algo"))
 
 
-def layer_pages(found: Subject, job: VllmJob, dtype: str) -> list[tuple[int, Page]]:
+def layer_pages(found: Subject, job: VllmJob, dtype: str, device: Device | None = None) -> list[tuple[int, Page]]:
     """Return the layers that keep anything with their page; `dtype` is that of activations.
 
     Raises UnsupportedError for what the engine does not keep in pages, or is not modelled.
@@ -54,10 +57,13 @@ def layer_pages(found: Subject, job: VllmJob, dtype: str) -> list[tuple[int, Pag
     drawn = job.speculation.get("num_speculative_tokens", 0)
     block = job.block_size or (SPARSE_BLOCK if any(_indexed(each) for _, each in caches) else BLOCK)
     per_token = {each: _token_bytes(each, element, job) for _, each in caches if isinstance(each, TokenCache)}
-    if states and per_token:
-        block = max(block, _beside_states(max(states.values()), per_token, job))
     caching = job.enable_prefix_caching if job.enable_prefix_caching is not None else job.release >= CACHED_STATES
-    taken = (2 if caching else 1) + drawn
+    caching = caching and bool(per_token)  # of models without attention vLLM keeps no prefixes
+    exported = caching and _exports_states(states, job, device)
+    if states and per_token:
+        aligned = EXPORT_ALIGN if exported and any(each.kind == "gated_delta_net" for each in states) else BLOCK
+        block = max(block, _beside_states(max(states.values()), per_token, aligned))
+    taken = (2 if caching else 1) + exported + drawn
     found_pages = []
     for layer, each in caches:
         if isinstance(each, StateCache):
@@ -143,7 +149,19 @@ def _extra_groups(each: StateCache, text: Mapping[str, Any], tp: int) -> int:
     return 2 * (tp - groups) * each.state[-1]
 
 
-def _beside_states(state_bytes: int, per_token: Mapping[TokenCache, int], job: VllmJob) -> int:
+def _exports_states(states: Mapping[StateCache, int], job: VllmJob, device: Device | None) -> bool:
+    """Tell whether kernels hand out a state in the midst of a prompt, which takes a page more.
+
+    Mamba 2's do, and FlashInfer's for delta nets from Hopper on (get_kv_cache_spec of both layers, 0.33.0).
+    """
+    if job.release < EXPORTED_STATES or not states:
+        return False
+    capability = device.compute_capability if device else ""
+    old = capability.replace(".", "", 1).isdigit() and float(capability) < HOPPER
+    return all(each.kind == "mamba2" or (each.kind == "gated_delta_net" and not old) for each in states)
+
+
+def _beside_states(state_bytes: int, per_token: Mapping[TokenCache, int], aligned: int) -> int:
     """Return the tokens of an attention page that is at least as large as a state's."""
     latent = any(each.kind == "latent" for each in per_token)
-    return attention_block(state_bytes, max(per_token.values()), LATENT_ALIGN if latent else BLOCK)
+    return attention_block(state_bytes, max(per_token.values()), LATENT_ALIGN if latent else aligned)

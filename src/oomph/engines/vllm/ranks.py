@@ -20,16 +20,20 @@ LORA_PADDING = 256  # and where adapters may bring words of their own, before 0.
 _BY_OUTPUT = """q_proj gate_proj up_proj gate_up_proj query_key_value c_attn c_fc fc1 fc_in wi wi_0 wi_1 w1 w3
     q_b_proj kv_b_proj in_proj_qkv in_proj_z in_proj_b in_proj_a in_proj_qkvz in_proj_ba in_proj dt_proj dense_h_to_4h
     linear_1 linear_fc1 input_linear up_projections conv1d q_conv1d k_conv1d v_conv1d f_b_proj g_b_proj b_proj g_proj
-    ffn_in"""
+    ffn_in output_gate per_layer_model_projection linear_left mlp.0 conv patch_embedding"""
 _BY_INPUT = """o_proj down_proj dense c_proj fc2 fc_out dense_4h_to_h out_proj wo w2 linear_2 linear_fc2 output_linear
-    x_proj proj"""
+    x_proj proj linear_right mlp.2"""
 _WHOLE = """q_a_proj kv_a_proj_with_mqa gate router shared_expert_gate wq_b wk weights_proj eh_proj f_a_proj g_a_proj
-    merging_layer patch_embed fc embedding_projection per_layer_input_gate per_layer_projection"""
+    merging_layer patch_embed fc embedding_projection per_layer_input_gate per_layer_projection correction_coefs
+    prediction_coefs modality_router fc1_latent_proj fc2_latent_proj mm_input_projection_weight project_in
+    project_out conv1 conv2"""
 BY_OUTPUT, BY_INPUT, WHOLE = (frozenset(words.split()) for words in (_BY_OUTPUT, _BY_INPUT, _WHOLE))
 KEYS = frozenset({"k_proj", "v_proj"})
 FUSED_KEYS = frozenset({"qkv_proj", "query_key_value", "c_attn", "Wqkv", "W_pack", "qkv", "wqkv"})
 OF_HEADS = frozenset({"sinks", "A_log", "dt_bias", "D"})  # one number per head
-WORDS = frozenset({"embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings", "embeddings"})
+WORDS = frozenset(
+    {"embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings", "embeddings", "embed_tokens_per_layer"}
+)
 # Towers whose classes in vLLM know nothing of tensor parallelism: pixtral.py of Mistral's own format.
 WHOLE_TOWERS = frozenset({"mistral3", "pixtral", "gemma4"})
 TOWERS = frozenset({"vision", "audio", "projector"})
@@ -42,9 +46,12 @@ def module_of(weight: Weight) -> tuple[str, str]:
     >>> module_of(Weight("model.layers.*.self_attn.q_proj.weight", Tensor((8, 8), "linear"), "attention"))
     ('q_proj', 'weight')
     """
-    parts = [part for part in weight.name.split(".") if part not in ("*", "linear") and not part.isdecimal()]
+    parts = [part for part in weight.name.split(".") if part not in ("*", "linear")]
     leaf = parts[-1]
-    return (parts[-2] if leaf in ("weight", "bias") and len(parts) > 1 else leaf), leaf
+    if leaf not in ("weight", "bias") or len(parts) == 1:
+        return leaf, leaf
+    numbered = parts[-2].isdecimal() and len(parts) > 2
+    return ".".join(parts[-3:-1]) if numbered else parts[-2], leaf
 
 
 def divided(what: str, total: int, by: int) -> int:
@@ -63,7 +70,13 @@ def key_heads(heads: int, tp: int) -> int:
     >>> key_heads(8, 2), key_heads(4, 8)
     (4, 1)
     """
-    return divided("key heads", heads, tp) if heads >= tp else divided("devices", tp, heads) and 1
+    if heads >= tp:
+        return divided("key heads", heads, tp)
+    if tp % heads:
+        raise UnsupportedError(
+            f"vLLM cannot put {heads} key heads on {tp} devices evenly.", "Ask for a multiple of them."
+        )
+    return 1
 
 
 def vocabulary(weight: Weight, tp: int, padding: int = VOCAB_PADDING) -> Weight:
@@ -102,13 +115,22 @@ def on_rank(weight: Weight, tp: int, kept: TokenCache | None, model_type: str) -
         queries = (weight.shape[out] - kept.heads * each) // kept.key_dim
         mine = divided("query heads", queries, tp) * kept.key_dim + key_heads(kept.heads, tp) * each
         return reshaped(weight, out, mine)
-    if module in BY_OUTPUT or module in KEYS or module in FUSED_KEYS or module in OF_HEADS:
+    if module in OF_HEADS:
+        heads = max(range(len(weight.shape)), key=lambda axis: weight.shape[axis])
+        return reshaped(weight, heads, divided(module, weight.shape[heads], tp))
+    if module in BY_OUTPUT or module in KEYS or module in FUSED_KEYS:
         return reshaped(weight, out, divided(module, weight.shape[out], tp))
     if module in BY_INPUT:
         return reshaped(weight, into, divided(module, weight.shape[into], tp)) if is_map else weight
     if module in WHOLE or not is_map:
         return weight
     raise UnsupportedError(f"How vLLM shares {weight.name} among devices is not known here.", "Ask for one device.")
+
+
+def experts_of(weight: Weight, devices: int) -> Weight:
+    """Return the experts of one device, whole: of what does not divide the first devices have one more."""
+    mine = weight.places[-1][: -(-len(weight.places[-1]) // devices)]
+    return replace(weight, places=(*weight.places[:-1], mine))
 
 
 def stage_layers(layers: int, stages: int) -> list[range]:

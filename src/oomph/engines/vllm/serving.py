@@ -50,9 +50,10 @@ def deployment(found: Subject, job: VllmJob, devices: Sequence[Device]) -> Deplo
     longest = own_length(found)
     max_model_len = job.max_tokens or longest
     step_tokens, seqs = job.batch(device, max_model_len)
-    in_flight = step_tokens * (2 if job.release >= IN_FLIGHT_TWICE else 1)
+    at_once = max(2, job.pipeline_parallel) if job.release >= IN_FLIGHT_TWICE else 1
+    in_flight = step_tokens * at_once
     hybrid = not job.disable_hybrid_kv_cache_manager and not _chunked(found)
-    blocks = pool(layer_pages(found, job, dtype), job.release, in_flight, job.decode_context_parallel, hybrid)
+    blocks = pool(layer_pages(found, job, dtype, device), job.release, in_flight, job.decode_context_parallel, hybrid)
     held = stages(found, job, fmt, device, step_tokens)
     step = (step_tokens, seqs)
     taken = [trial(found, job, fmt, dtype, device, step, max_model_len, stage) for stage in range(len(held))]
@@ -65,11 +66,12 @@ def deployment(found: Subject, job: VllmJob, devices: Sequence[Device]) -> Deplo
         for each, room, took in zip(held, rooms, taken, strict=True)
     ]
     explicit = job.max_model_len is not None
+    copies = f" on each of {job.data_parallel} copies" if job.data_parallel > 1 else ""
     limits = {
         "context": Limit(
             max_model_len if explicit else longest, "--max-model-len" if explicit else "the model's own length"
         ),
-        "concurrency": Limit(seqs, f"--max-num-seqs is {seqs}, more wait"),
+        "concurrency": Limit(seqs * job.data_parallel, f"--max-num-seqs is {seqs}{copies}, more wait"),
     }
     return Deployment(
         tuple(shares),
@@ -203,7 +205,7 @@ def _share(
     least = blocks.blocks(max_model_len) if job.max_model_len is not None else 0
 
     def needs(context: Any, concurrency: Any) -> Any:
-        asked = blocks.blocks(context) * concurrency
+        asked = blocks.blocks(context) * -(-concurrency // job.data_parallel)  # copies share requests evenly
         return (asked + (least - asked) * (least > asked)) * block_bytes
 
     def items(context: int, concurrency: int) -> tuple[Item, ...]:

@@ -20,7 +20,7 @@ from oomph.blocks.cached import TokenCache
 from oomph.caches import layer_caches
 from oomph.engines.vllm.held import Kernel, held
 from oomph.engines.vllm.lora import Slots, slots
-from oomph.engines.vllm.ranks import TOWERS, WORDS, fused, module_of, on_rank, stage_layers, vocabulary
+from oomph.engines.vllm.ranks import TOWERS, WORDS, experts_of, fused, module_of, on_rank, stage_layers, vocabulary
 from oomph.structure import decoder_stack
 from oomph.tensor import Weight
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from oomph.formats.base import Format, Stored
     from oomph.model import Model
 
+EXPERTS = ("moe_experts",)
 WIDE = dtypes.BITS["fp32"] // 8
 TORCH = Config(by_address=True)  # torch up to 2.12, under which the versions known here run
 
@@ -37,11 +38,14 @@ TORCH = Config(by_address=True)  # torch up to 2.12, under which the versions kn
 class Plan:
     """How a model is spread: stage `stage` of `pp`, one of `tp` devices of it; `mtp` with its prediction layers.
 
+    `dp` copies of all else share one set of experts, cut further, or with `ep` whole ones on each device.
     `mxfp4` is the kernel that MXFP4 experts are laid out for; `nested` keeps bitsandbytes' scales of scales; `lora` are
     slots for adapters; `fixed` are bytes that loading leaves beside the model.
     """
 
     tp: int = 1
+    dp: int = 1
+    ep: bool = False
     pp: int = 1
     stage: int = 0
     padding: int = 64
@@ -157,6 +161,9 @@ def _on_device(row: Weight, model: Model, plan: Plan, kept: TokenCache | None) -
     if row.role in ("embedding", "head") and row.kind in ("embedding", "lm_head", "mtp"):
         is_vocabulary = row.role == "head" or module_of(row)[0] in WORDS
         return vocabulary(row, plan.tp, plan.padding) if is_vocabulary else row
+    if row.kind in EXPERTS or row.role == "expert":
+        ways = plan.tp * plan.dp
+        return experts_of(row, ways) if plan.ep and ways > 1 else on_rank(row, ways, None, model.model_type)
     return on_rank(row, plan.tp, kept, model.model_type)
 
 
