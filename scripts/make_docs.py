@@ -113,7 +113,7 @@ def serve_page() -> str:
         for each in fields(found.job):
             names = each.metadata.get("flags", ())
             if names:
-                default = "" if each.default is None else f"`{each.default}`"
+                default = "" if each.default in (None, "", False) else f"`{each.default}`"
                 rows.append([", ".join(f"`{flag}`" for flag in names), default, each.metadata["help"]])
         text += f"\n\n### {found.title}\n\n{table(['flag', 'default', 'what'], rows)}"
     return text + "\n"

@@ -127,6 +127,17 @@ def test_one_device_stands_for_as_many_as_the_command_takes(capsys: pytest.Captu
     assert json.loads(out)["device"]["id"] == "t4"
 
 
+def test_several_devices_share_each_layer(capsys: pytest.CaptureFixture[str]) -> None:
+    """Unless a whole command says how many it takes: the others are idle, and that is said."""
+    found = as_json(capsys, "serve", "llama-3-8b", "--engine", "paged", "--gpu", "2xh100")
+    assert found["job"]["tensor_parallel"] == 2
+    assert "--tensor-parallel-size 2: all GPUs that are named" in found["assumptions"]
+    _, out, _ = run(capsys, "serve", "--json", "--gpu", "2xh100", "--", "paged", "serve", "llama-3-8b")
+    found = json.loads(out)
+    assert found["device"]["count"] == found["job"]["tensor_parallel"] == 1
+    assert "1 of 2 GPUs are idle" in found["assumptions"]
+
+
 def test_largest_values_of_an_engine(capsys: pytest.CaptureFixture[str]) -> None:
     """In words and as JSON, one input or both usual ones."""
     code, out, _ = run(capsys, "max", "llama-3-8b", "--engine", "paged", "--gpu", "rtx-4090")

@@ -90,7 +90,7 @@ PAGED = Engine(
     _paged,
     lambda model, job: ["paged", "serve", model],
     harmless=frozenset({"--host=", "--port=", "--trust-remote-code", "--served-model-name=+", "PAGED_LOG="}),
-    refused={"--cpu-offload-gb": "it moves weights to the machine's memory"},
+    refused={"--cpu-offload-gb": "it moves weights to the machine's memory", "-O": "which graphs are captured"},
     suffixes={"k": 1000, "K": 1024},
 )
 

@@ -130,6 +130,8 @@ def test_what_is_not_modelled_is_refused_by_name() -> None:
     """A flag that moves memory has its reason, and its own exit code."""
     with pytest.raises(UnsupportedError, match=r"cpu-offload-gb.*machine's memory"):
         read_text("paged serve m --cpu-offload-gb 4")
+    with pytest.raises(UnsupportedError, match="-O is not modelled"):
+        read_text("paged serve m -O3")
 
 
 def test_flags_are_no_command() -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from oomph.answer import Subject
     from oomph.devices import Device
     from oomph.engines.base import Engine, ServeJob
+    from oomph.engines.command_line import CommandLine
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 BEHIND = "oomph.words"  # where the words behind -- are kept
@@ -111,25 +112,47 @@ def with_engine(values: Mapping[str, Any]) -> bool:
 
 def asked(model: str | None, values: Mapping[str, Any]) -> Asked:
     """Return what the options, the words behind -- and a pasted command ask for; what is typed wins."""
-    from oomph.engines.command_line import CommandLine
-
     words: list[str] = click.get_current_context().meta.get(BEHIND, [])
-    line: CommandLine = _line(values["engine"], words, values["command_file"])
-    typed = _typed(values, line.engine.name)
-    job = replace(line.job, **typed)
-    if "context" in typed:
-        job = job.with_context(typed["context"])
+    line = _line(values["engine"], words, values["command_file"])
+    job = _with_typed(line.job, _typed(values, line.engine.name))
+    devices, job, where = _placed(values["gpu"], line, job, whole=not values["engine"])
     said = [f"not read, they move no memory: {', '.join(dict.fromkeys(line.passed_over))}"] if line.passed_over else []
     if model and line.model and model != line.model:
         said.append(f"the model is {model}; the command says {line.model}")
     typed_model, model = model is not None, model or line.model
     if model is None:
         raise click.UsageError("Say which model: there is none in that command.")
-    devices = _devices(values["gpu"], line.visible, job.ranks)
-    return Asked(line.engine, job, model, devices, tuple(said), typed_model)
+    return Asked(line.engine, job, model, devices, (*said, *where), typed_model)
 
 
-def _line(name: str | None, words: Sequence[str], file: str | None) -> Any:
+def _with_typed(job: ServeJob, typed: dict[str, Any]) -> ServeJob:
+    """Return a job with what was typed; that wins over flags of the engine."""
+    job = replace(job, **typed)
+    return job.with_context(typed["context"]) if "context" in typed else job
+
+
+def _placed(
+    gpu: str | None, line: CommandLine, job: ServeJob, *, whole: bool
+) -> tuple[tuple[Device, ...], ServeJob, tuple[str, ...]]:
+    """Return the devices that a job takes of those named, the job on them, and what is to be said of that.
+
+    Layers are shared among several devices unless flags or a `whole` command say how many take part.
+    """
+    from oomph.engines.flags import spelled, width
+
+    devices = _devices(gpu, line.visible, job.ranks)
+    wide = width(line.engine.job)
+    idle = len(devices) - job.ranks
+    if wide is None or idle <= 0:
+        return devices, job, ()
+    if whole or job.ranks > 1:
+        return devices[: job.ranks], job, (f"{idle} of {len(devices)} GPUs are idle",)
+    count: Any = {wide: len(devices)}
+    words = " ".join(spelled(line.engine, wide, len(devices)))
+    return devices, replace(job, **count), (f"{words}: all GPUs that are named",)
+
+
+def _line(name: str | None, words: Sequence[str], file: str | None) -> CommandLine:
     """Return the command line that is asked for: a pasted one, or an engine's name and its flags."""
     from oomph.engines import engine
     from oomph.engines.command_line import CommandLine, read_text, read_words, starts

@@ -129,11 +129,13 @@ def _changes(ledger: Ledger) -> Table:
 def _printed(ledger: Ledger) -> Table:
     """Return the lines that the engine prints at its start, with the other side of what is uncertain."""
     table = plain_table(f"{ledger.job['engine']} will print", "at least or at most", right=(1,))
-    for line in ledger.printed:
-        uncertain = line.safe is not None and line.safe != line.value
-        unit = UNITS.get(line.name.rpartition("_")[2], "")
-        safe = f"{line.safe:,.2f}".removesuffix(".00") + unit if uncertain else ""
-        table.add_row(Text(printable(line.text)), safe)
+    bounds: dict[str, list[str]] = {}
+    for line in ledger.printed:  # one line may hold several figures
+        there = bounds.setdefault(printable(line.text), [])
+        if line.safe is not None and line.safe != line.value:
+            there.append(f"{line.safe:,.2f}".removesuffix(".00") + UNITS.get(line.name.rpartition("_")[2], ""))
+    for text, safe in bounds.items():
+        table.add_row(Text(text), ", ".join(safe))
     return table
 
 

@@ -20,6 +20,7 @@ ENGINES: dict[str, str] = {
     "llama.cpp": "llamacpp",
     "ollama": "ollama",
     "lm-studio": "lmstudio",
+    "ik_llama.cpp": "ik",
     "mlx": "mlx",
     "exllamav2": "exllama.v2",
     "exllamav3": "exllama.v3",

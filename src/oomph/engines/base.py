@@ -59,8 +59,8 @@ class Share:
 
     `room_bytes` is what the engine leaves there for requests, None on an unknown device. `needs` are the bytes that
     requests of a context and a concurrency take of that room, `held` the same as items. An engine that takes the whole
-    room at its start, whatever is asked, has a `pool`: what of it no request needs is an item too. `safe_room` are bytes
-    that are left at least where that is not the room less what the items may take more, as of a room of a fixed size.
+    room at its start, whatever is asked, has a `pool`: what of it no request needs is an item too. `safe_room` is what
+    is left at least where that is not the room less what the items may take more, as of a room of a fixed size.
     """
 
     name: str
@@ -136,7 +136,7 @@ class Engine:
     `job` is the class of its jobs. `starts` are the words a command line of it may begin with, as ("vllm", "serve");
     ("docker", "vllm/vllm-openai") is an image. `deploy(subject, job, devices)` raises UnsupportedError for a model or
     an input that is not modelled; no devices means that they are not known. `command(model, job)` are the words to run
-    it with.
+    it with; the model is a repository of the hub for an engine that loads those (`hub`).
 
     Of its command line: `models` are the flags that name the model, one that ends in ":" a file in it. `harmless` are
     flags and environment variables that move no memory; a name that ends in "=" takes a value, in "=+" several.
@@ -157,3 +157,4 @@ class Engine:
     refused: Mapping[str, str] = field(default_factory=dict)
     suffixes: Mapping[str, int] = field(default_factory=dict)
     formats: tuple[str, ...] = ()
+    hub: bool = False

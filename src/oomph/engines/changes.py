@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from oomph.answer import EXPERTS_TOO, SIDE_BY_SIDE, Subject
 from oomph.engines.base import Deployment, Engine, ServeJob
-from oomph.engines.flags import spelled
+from oomph.engines.flags import spelled, width
 from oomph.engines.serving import judge
 from oomph.engines.solve import FIELDS, largest
 from oomph.errors import OomphError
@@ -25,7 +25,6 @@ NARROWER = (
     (("cache_type_k", "cache_type_v"), "q8_0"),
     (("kv_cache_type",), "q8_0"),
 )
-GPUS = ("tensor_parallel", "tp", "tensor_parallel_size")
 # The order of advice: what costs least first; a changed format costs quality, a shorter context what was asked for.
 KINDS = ("cache", "fewer", "shorter", "gpus", "format", "layers")
 
@@ -92,7 +91,7 @@ def _candidates(
         if 0 < most < now:
             title = f"{most:,} at a time" if over == "concurrency" else f"requests of {most:,} tokens"
             yield _Tried(kind, title, (f"--{over}", str(most)), {over: most}, devices)
-    yield from _more_gpus(engine, job, devices, names)
+    yield from _more_gpus(engine, job, devices)
     for name in engine.formats or (EXPERTS_TOO if "moe_experts" in found.model.by_kind else SIDE_BY_SIDE):
         if name != job.format:
             yield _Tried("format", f"weights in {name}", ("--format", name), {"format": name}, devices)
@@ -103,18 +102,18 @@ def _candidates(
         yield _Tried("layers", title, tuple(spelled(engine, layers, most)), {layers: most}, devices)
 
 
-def _more_gpus(engine: Engine, job: ServeJob, devices: Sequence[Device], names: set[str]) -> Iterator[_Tried]:
+def _more_gpus(engine: Engine, job: ServeJob, devices: Sequence[Device]) -> Iterator[_Tried]:
     """Yield more GPUs of the same kind: one more, or twice as many where an engine cuts layers in equal parts."""
     if len({device.id for device in devices}) > 1:
         return
-    parallel = next((name for name in GPUS if name in names), None)
-    count, width = len(devices), getattr(job, parallel) if parallel else 1
+    parallel = width(engine.job)
+    count, wide = len(devices), getattr(job, parallel) if parallel else 1
     while (count := count * 2 if parallel else count + 1) <= MOST_GPUS:
         words: tuple[str, ...] = ("--gpu", f"{count}x{devices[0].id}")
         if parallel:
-            width *= 2
-            words += tuple(spelled(engine, parallel, width))
-        yield _Tried("gpus", f"{count} GPUs", words, {parallel: width} if parallel else {}, [devices[0]] * count)
+            wide *= 2
+            words += tuple(spelled(engine, parallel, wide))
+        yield _Tried("gpus", f"{count} GPUs", words, {parallel: wide} if parallel else {}, [devices[0]] * count)
 
 
 def _most(found: Subject, engine: Engine, job: ServeJob, devices: Sequence[Device], over: str) -> int:

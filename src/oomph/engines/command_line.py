@@ -166,8 +166,16 @@ def _started(words: Sequence[str]) -> Started | None:
 
 
 def _program(word: str) -> str:
-    """Return a program's name without its folder; every python is python."""
-    name = PurePosixPath(word.replace("\\", "/")).name.removesuffix(".exe")
+    """Return a program's name without its folder; every python is python.
+
+    A fork whose programs are called like those it was made of is told by its folder.
+    >>> _program("./build/bin/llama-server"), _program("~/ik_llama.cpp/build/bin/llama-server")
+    ('llama-server', 'ik_llama.cpp/llama-server')
+    """
+    path = PurePosixPath(word.replace("\\", "/"))
+    name = path.name.removesuffix(".exe")
+    if any(part.startswith("ik_llama") for part in path.parts[:-1]):
+        return f"ik_llama.cpp/{name}"
     return "python" if PYTHON.fullmatch(name) else name
 
 

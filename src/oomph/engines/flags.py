@@ -127,10 +127,17 @@ class _Reader:
             if not word.startswith("-") or word in ("-", "--"):
                 self.left += [word] if word != "--" else []
                 continue
-            name, _, value = word.partition("=")
-            if "=" in word:
+            name, joined, value = word.partition("=")
+            if self._attached(name):  # -O3
+                name, joined, value = word[:2], "=", word[2:]
+            if joined:
                 words.append(value)
-            self._flag(_normal(name), "=" in word, words)
+            self._flag(_normal(name), bool(joined), words)
+
+    def _attached(self, name: str) -> bool:
+        """Tell whether a word is a flag of one letter with its value right behind it."""
+        there = {*self.known, *self.engine.refused, *self.engine.models}
+        return name[1:2] != "-" and name[2:3].isdigit() and name[:2] in there and name not in there
 
     def _flag(self, name: str, joined: bool, words: list[str]) -> None:
         """Read one flag whose value, if `joined`, is the next word for sure."""
@@ -274,7 +281,12 @@ def field_of(engine: Engine, name: str) -> str | None:
     return own if own in {each.name for each in fields(engine.job)} else None
 
 
+def width(kind: type[ServeJob]) -> str | None:
+    """Return the field that says how many devices share each layer; None where the engine takes those it is given."""
+    return next((each.name for each in fields(kind) if each.name in ("tensor_parallel", "num_shard")), None)
+
+
 def integers(kind: type[ServeJob]) -> list[str]:
-    """Return the fields of a job that are whole numbers."""
+    """Return the fields of a job that may be whole numbers."""
     hints = get_type_hints(kind)
-    return [each.name for each in fields(kind) if _inner(hints[each.name]) is int]
+    return [each.name for each in fields(kind) if int in (hints[each.name], *get_args(hints[each.name]))]

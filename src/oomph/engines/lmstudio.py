@@ -29,11 +29,12 @@ DOCUMENTED = "LM Studio's sources are closed: its llama.cpp runtime is taken to 
 @dataclass(frozen=True)
 class LmStudioJob(ServeJob):
     """What `lms load` and the load parameters of the app say. `gpu` is max, off or the share of the layers on GPUs;
-    `context_length` is of all requests together, which share it."""
+    `context_length` is of all requests together, which share it; `parallel` of None is 4, or as many as are asked for.
+    """
 
     context_length: int | None = flag(None, "--context-length", help="tokens of the cache, of all requests together")
     gpu: str = flag("max", "--gpu", help="max, off, or a share of the layers: 0.5")
-    parallel: int = flag(PARALLEL, "--parallel", help="requests at a time")
+    parallel: int | None = flag(None, "--parallel", help="requests at a time")
     k_cache: str = flag("f16", "llamaKCacheQuantizationType", help="ggml type of keys")
     v_cache: str = flag("f16", "llamaVCacheQuantizationType", help="ggml type of values")
     flash_attention: bool = flag(True, "flashAttention", help="flash attention")
@@ -61,7 +62,7 @@ def deploy(found: Subject, job: LmStudioJob, devices: Sequence[Device] = ()) -> 
             concurrency=job.concurrency,
             format=job.format,
             ctx_size=job.context_length if job.context is None else None,
-            parallel=max(job.parallel, job.concurrency),
+            parallel=job.parallel,
             kv_unified=True,
             batch_size=job.batch,
             ubatch_size=min(job.batch, BATCH),
@@ -76,9 +77,10 @@ def deploy(found: Subject, job: LmStudioJob, devices: Sequence[Device] = ()) -> 
         devices,
     )
     said = () if asked else (f"--context-length not given: {context:,} tokens, LM Studio's default",)
-    more = job.concurrency > job.parallel
+    more = job.parallel is None and job.concurrency > PARALLEL
     slots = (f"Max Concurrent Predictions raised to {job.concurrency}",) if more else ()
-    return replace(served, assumptions=(DOCUMENTED, *said, *slots, *served.assumptions))
+    kept = tuple(each for each in served.assumptions if not each.startswith(("-np", "no context")))
+    return replace(served, assumptions=(DOCUMENTED, *said, *slots, *kept))
 
 
 def gpu_layers(asked: str, layers: int) -> int | None:
@@ -103,7 +105,7 @@ def gpu_layers(asked: str, layers: int) -> int | None:
 def command(model: str, job: LmStudioJob) -> list[str]:
     """Return the words that load the model; what the command line does not have is set in the app."""
     context = job.context * job.concurrency if job.context else job.context_length
-    parallel = max(job.parallel, job.concurrency)
+    parallel = job.parallel or max(PARALLEL, job.concurrency)
     words = ["lms", "load", model]
     for name, value, usual in (
         ("--context-length", context, None), ("--gpu", job.gpu, "max"), ("--parallel", parallel, PARALLEL)

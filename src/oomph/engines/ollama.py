@@ -43,11 +43,11 @@ PARAMETERS = ("num_gpu", "num_batch", "main_gpu")  # of a Modelfile or a request
 
 @dataclass(frozen=True)
 class OllamaJob(ServeJob):
-    """What `ollama serve` and a model's parameters say. `num_parallel`: None is as many slots as the job has requests,
-    where Ollama by itself has one. `gpu_overhead` in bytes, of every GPU."""
+    """What `ollama serve` and a model's parameters say. More requests than `num_parallel` wait for each other.
+    `gpu_overhead` in bytes, of every GPU."""
 
     num_ctx: int | None = flag(None, "OLLAMA_CONTEXT_LENGTH", "num_ctx", help="tokens of one request")
-    num_parallel: int | None = flag(None, "OLLAMA_NUM_PARALLEL", help="requests at a time")
+    num_parallel: int = flag(1, "OLLAMA_NUM_PARALLEL", help="requests at a time")
     kv_cache_type: str = flag("f16", "OLLAMA_KV_CACHE_TYPE", help="f16, q8_0 or q4_0 keys and values")
     flash_attention: str = flag("auto", "OLLAMA_FLASH_ATTENTION", help="1, 0 or auto")
     gpu_overhead: int = flag(0, "OLLAMA_GPU_OVERHEAD", help="bytes of each GPU that are not counted on")
@@ -69,7 +69,7 @@ def deploy(found: Subject, job: OllamaJob, devices: Sequence[Device] = ()) -> De
     context, assumed = _context(found, job, devices)
     model = known(found, job.format)
     arch = model.sizes.arch
-    slots = 1 if arch in ONE_SLOT else job.num_parallel or job.concurrency
+    slots = 1 if arch in ONE_SLOT else max(job.num_parallel, 1)
     flash = _flash(job, devices)
     batch = job.num_batch
     if batch is None:
@@ -118,7 +118,7 @@ def _context(found: Subject, job: OllamaJob, devices: Sequence[Device]) -> tuple
     trained = found.model.context_length
     if asked:
         return asked, ()
-    memory = sum(device.capacity_bytes - job.gpu_overhead for device in devices)
+    memory = sum(max(0, device.capacity_bytes - job.gpu_overhead) for device in devices)
     context = next(tokens for least, tokens in CONTEXTS if memory >= least)
     shown = f"{memory / GIB:.1f} GiB of GPU memory" if devices else "an unknown GPU"
     context = min(context, trained or context)
@@ -162,7 +162,7 @@ def _capability(device: Device) -> int:
 def _why(job: OllamaJob, arch: str) -> str:
     if arch in ONE_SLOT:
         return f"Ollama gives {arch} one slot"
-    return f"OLLAMA_NUM_PARALLEL is {job.num_parallel or job.concurrency}"
+    return f"OLLAMA_NUM_PARALLEL is {max(job.num_parallel, 1)}: others wait"
 
 
 def _reserved(share: Share, overhead: int) -> Share:
@@ -205,9 +205,8 @@ def _modelfile_words(job: OllamaJob) -> tuple[str, ...]:
 def command(model: str, job: OllamaJob) -> list[str]:
     """Return the words that run the model; the variables are those of the server (`ollama serve`)."""
     context = job.context or job.num_ctx
-    slots = job.num_parallel or (job.concurrency if job.concurrency > 1 else None)
-    values = (context, slots, job.kv_cache_type, job.flash_attention, job.gpu_overhead)
-    usual = (None, None, "f16", "auto", 0)
+    values = (context, job.num_parallel, job.kv_cache_type, job.flash_attention, job.gpu_overhead)
+    usual = (None, 1, "f16", "auto", 0)
     said = [f"{name}={value}" for name, value, plain in zip(VARIABLES, values, usual, strict=True) if value != plain]
     return [*said, "ollama", "run", model]
 

@@ -183,4 +183,5 @@ ENGINE = Engine(
     "tgi", "Text Generation Inference", "text-generation-inference 3.3.7: models/flash_causal_lm.py, warmup", TgiJob,
     (("text-generation-launcher",), ("docker", "ghcr.io/huggingface/text-generation-inference")), deploy, command,
     models=("--model-id",), harmless=frozenset(_HARMLESS.split()), refused=REFUSED,
+    hub=True,
 )  # fmt: skip

@@ -182,4 +182,5 @@ REFUSED = {
 ENGINE = Engine(
     "trtllm", NAME, "TensorRT-LLM 1.x: tensorrt_llm/_torch/pyexecutor/_util.py, resource_manager.py", TrtllmJob,
     (("trtllm-serve", "serve"), ("trtllm-serve",)), deploy, command, harmless=HARMLESS, refused=REFUSED,
+    hub=True,
 )  # fmt: skip

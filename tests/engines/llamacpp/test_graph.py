@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from oomph.engines.llamacpp.builds import all_outputs, build_of
 from oomph.engines.llamacpp.graph import compute_buffers, reserve
 from oomph.engines.llamacpp.graph_setup import CPU, Build, GraphSetup, Hparams, Stored
 from oomph.errors import UnsupportedError
@@ -103,3 +104,14 @@ def test_an_architecture_without_a_graph_is_refused_by_name() -> None:
     setup = replace(setup_of(tiny.CONFIGS["llama"], 4096), arch="rwkv7")
     with pytest.raises(UnsupportedError, match="rwkv7"):
         compute_buffers(setup)
+
+
+def test_older_builds_reserve_more() -> None:
+    """A build by its number: row by row it has what later pull requests changed."""
+    assert build_of(None) == build_of(11549) == Build()
+    assert [all_outputs(number) for number in (9272, 9670, None)] == [True, False, False]
+    setup = setup_of(tiny.CONFIGS["llama"], 16384)
+    sizes = [compute_buffers(replace(setup, build=build_of(number)))[CPU] for number in (9272, 9670, 9671)]
+    mask = 512 * 16384
+    assert sizes[0] - sizes[1] > 2 * mask, "in F32 with a cast beside it, not in F16"
+    assert sizes[1] == sizes[2]

@@ -6,9 +6,9 @@ straight line between their neighbours: buffers are the most of several straight
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from oomph.engines.llamacpp.graph import compute_buffers
@@ -102,27 +102,28 @@ def tensors(loaded: Loaded) -> Mapping[str, Stored]:
 
 def between(asked: Question, device: int, n_ctx: Amount, slots: Amount) -> Amount:
     """Return the bytes of a device's compute buffer; contexts and slots may be arrays, `asked.at` is ignored."""
+    played = lru_cache(maxsize=None)(partial(_played, asked, device))  # few are played, for thousands of pairs
     if isinstance(n_ctx, int) and isinstance(slots, int):
-        return _between(asked, device, n_ctx, slots)
+        return _between(played, n_ctx, slots)
     import numpy as np  # the amounts are arrays of it, so that it is here
 
     wide, many = np.broadcast_arrays(n_ctx, slots)
     pairs, places = np.unique(np.stack([wide.ravel(), many.ravel()]), axis=1, return_inverse=True)
-    found = np.array([_between(asked, device, int(a), int(b)) for a, b in pairs.T], dtype=np.int64)
+    found = np.array([_between(played, int(a), int(b)) for a, b in pairs.T], dtype=np.int64)
     return found[places.ravel()].reshape(wide.shape)
 
 
-def _between(asked: Question, device: int, n_ctx: int, slots: int) -> int:
+def _between(played: Callable[[int, int], int], n_ctx: int, slots: int) -> int:
     slots = min(slots, MOST_SLOTS)
     low, high = _neighbours(slots, 1)
-    first = _along(asked, device, n_ctx, low)
-    return first if low == high else _line(slots, low, high, first, _along(asked, device, n_ctx, high))
+    first = _along(played, n_ctx, low)
+    return first if low == high else _line(slots, low, high, first, _along(played, n_ctx, high))
 
 
-def _along(asked: Question, device: int, n_ctx: int, slots: int) -> int:
+def _along(played: Callable[[int, int], int], n_ctx: int, slots: int) -> int:
     low, high = _neighbours(max(n_ctx, CELLS), CELLS)
-    first = _played(asked, device, low, slots)
-    return first if low == high else _line(n_ctx, low, high, first, _played(asked, device, high, slots))
+    first = played(low, slots)
+    return first if low == high else _line(n_ctx, low, high, first, played(high, slots))
 
 
 def _neighbours(number: int, least: int) -> tuple[int, int]:

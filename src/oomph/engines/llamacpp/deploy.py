@@ -10,11 +10,12 @@ from weakref import WeakKeyDictionary
 
 from oomph.constants import measured
 from oomph.engines.base import Deployment, Limit, Share
+from oomph.engines.llamacpp.builds import all_outputs, build_of
 from oomph.engines.llamacpp.compute import Question, between, buffers
 from oomph.engines.llamacpp.file import File, file_of
 from oomph.engines.llamacpp.graph import GRAPHS
 from oomph.engines.llamacpp.graph_setup import Hparams
-from oomph.engines.llamacpp.hparams import hparams_of
+from oomph.engines.llamacpp.hparams import hparams_of, hparams_of_file
 from oomph.engines.llamacpp.job import AUTO_SLOTS, MOST_SLOTS, LlamaCppJob
 from oomph.engines.llamacpp.kv import CacheRules, LayerBytes, Window, kv_layers, kv_on_gpu, state_layers, window
 from oomph.engines.llamacpp.placing import Loaded, Placement, load, place
@@ -49,22 +50,30 @@ def known(found: Subject, stored: str | None) -> Known:
     if stored not in of_format:
         file = file_of(found, stored)
         header = found.source.header
-        is_file = header is not None and header.kind == "gguf"
-        sizes = of_header(header, file.layers) if header and is_file else of_model(found.model)
-        hparams = None if is_file or sizes.arch not in GRAPHS else hparams_of(found.model, sizes.arch)
+        header = header if header is not None and header.kind == "gguf" else None
+        sizes = of_header(header, file.layers) if header else of_model(found.model)
+        hparams = None
+        if sizes.arch in GRAPHS and header:
+            hparams = hparams_of_file(header, sizes, file.layers)
+        elif sizes.arch in GRAPHS:
+            hparams = hparams_of(found.model, sizes.arch)
         of_format[stored] = Known(file, sizes, hparams)
     return of_format[stored]
 
 
 @dataclass(frozen=True)
 class Served:
-    """A model with a job on so many GPUs; everything that does not depend on what requests ask for is made once."""
+    """A model with a job on so many GPUs; everything that does not depend on what requests ask for is made once.
+
+    `output_first` is `place`'s.
+    """
 
     file: File
     sizes: Sizes
     hparams: Hparams | None
     job: LlamaCppJob
     shares: tuple[float, ...]
+    output_first: bool = True
 
     @cached_property
     def rules(self) -> CacheRules:
@@ -81,7 +90,8 @@ class Served:
     @cached_property
     def placed(self) -> Placement:
         """The device of each layer, and thus of its cache."""
-        return place(self.file.layers, self.job.layers_asked, self.shares)
+        layers = max(self.file.layers, len(self.sizes.kept))
+        return place(layers, self.job.layers_asked, self.shares, self.output_first)
 
     @cached_property
     def question(self) -> Question | None:
@@ -94,6 +104,7 @@ class Served:
             loaded=self.loaded, sizes=self.sizes, hparams=self.hparams, rules=self.rules, at=window(1, 1, True),
             gpus=gpus, layers=self.placed.layers, output=self.placed.output, kv_offload=job.kv_offload,
             op_offload=job.op_offload, pipeline=gpus > 1 and all_there and job.kv_offload and not job.patterns,
+            all_outputs=all_outputs(job.build), build=build_of(job.build),
         )  # fmt: skip
 
     def device(self, layer: int) -> int:

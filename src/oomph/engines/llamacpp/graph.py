@@ -113,7 +113,8 @@ def _steps(setup: GraphSetup, n_tokens: int, n_outputs: int) -> tuple[list[Step]
     n_tokens = -(-n_tokens // setup.n_seq_max) * setup.n_seq_max
     builder = Builder(setup, n_tokens, setup.n_seq_max, n_outputs)
     graph = GRAPHS[setup.arch](builder)
-    done = Scheduler(setup.devices, setup.op_offload, COPIES if setup.pipeline else 1).schedule(graph)
+    copies = COPIES if setup.pipeline else 1
+    done = Scheduler(setup.devices, setup.op_offload, copies, setup.build.copies_unused).schedule(graph)
     sizes = _sizes(setup.devices)
     return lifetimes(done.nodes, done.leafs, sizes, done.node_backends, done.leaf_backends, builder.starts)
 

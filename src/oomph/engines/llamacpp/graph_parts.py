@@ -16,6 +16,7 @@ from oomph.engines.llamacpp.graph_setup import CPU, GraphSetup
 
 PIN_BELOW = 32  # tokens: smaller batches have their norms on the layer's own device (graph_get_cb)
 GATES = {"softmax": ggml.soft_max, "sigmoid": ggml.unary}
+POSITIONS = {"qwen35": 4, "qwen35moe": 4}  # n_pos_per_embd: of a token, for time, height, width and one more
 ROTATED = 64  # elements: the side of the smallest rotation that quantised caches are turned by (build_input_v_rot)
 
 
@@ -69,7 +70,7 @@ class Builder:
     @cached_property
     def inp_pos(self) -> Tensor:
         """Positions of the tokens."""
-        return ggml.graph_input(I32, self.n_tokens, name="inp_pos")
+        return ggml.graph_input(I32, self.n_tokens * POSITIONS.get(self.setup.arch, 1), name="inp_pos")
 
     def weight(self, name: str, il: int | None = None, kind: str = "weight") -> Tensor | None:
         """Return a tensor of the file, None if it has none of that name."""

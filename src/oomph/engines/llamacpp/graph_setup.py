@@ -73,6 +73,7 @@ class Build:
     written into the caches row by row, by numbers that are an input. `rotations`: quantised caches are turned.
     `whole_states`: states of all sequences are read at once, whichever a batch has. `late_rows`: models with prediction
     layers drop tokens without logits after the last layer only (before its feed-forward layer otherwise).
+    `copies_unused`: inputs that a batch does not use are copied for each of several batches under way.
     """
 
     mask_f16: bool = True
@@ -83,6 +84,7 @@ class Build:
     rotations: bool = True
     whole_states: bool = True
     late_rows: bool = False
+    copies_unused: bool = True
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
-"""What llama.cpp reads of a model beside its tensors, told by the model's blocks."""
+"""What llama.cpp reads of a model beside its tensors: told by the model's blocks, or by a file's metadata."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from oomph.blocks.attention import Attention
 from oomph.blocks.base import Block, descend
@@ -12,10 +13,14 @@ from oomph.blocks.mamba import Mamba, Mamba2
 from oomph.blocks.moe import MoE
 from oomph.blocks.short_conv import ShortConv
 from oomph.engines.llamacpp.graph_setup import Hparams
+from oomph.engines.llamacpp.sizes import Metadata, Sizes
 from oomph.errors import UnsupportedError
 from oomph.model import Model
 from oomph.structure import decoder_stack
 from oomph.tensor import Tensor
+
+if TYPE_CHECKING:
+    from oomph.header import Header
 
 # How the router of an architecture makes weights of scores; softmax over all experts where none is named.
 GATING = {"gpt-oss": "softmax_weight", "deepseek2": "sigmoid", "glm4moe": "sigmoid", "lfm2moe": "sigmoid"}
@@ -121,3 +126,43 @@ def _with_states(sizes: Hparams, blocks: list[Block]) -> Hparams:
         if isinstance(block, ShortConv):
             return replace(sizes, conv_kernel=block.conv_kernel)
     return sizes
+
+
+def hparams_of_file(header: Header, sizes: Sizes, layers: int) -> Hparams:
+    """Return the same of a GGUF file, `layers` of which are in it, prediction layers among them."""
+    said = Metadata(header.metadata, sizes.arch, layers)
+    in_order = [_layer_of_file(said, sizes, il) for il in range(len(sizes.kept))]
+    return Hparams(
+        n_head=tuple(each.n_head for each in in_order),
+        n_head_kv=tuple(each.n_head_kv for each in in_order),
+        head_k=tuple(each.head_k for each in in_order),
+        head_v=tuple(each.head_v for each in in_order),
+        swa=tuple(each.swa for each in in_order),
+        rope=tuple(each.rope for each in in_order),
+        recurrent=tuple(each.recurrent for each in in_order),
+        softcap=said.has("attn_logit_softcapping"),
+        n_expert_used=said.number("expert_used_count", 0),
+        norm_weights=bool(said.number("expert_weights_norm", 0)),
+        gating=GATING.get(sizes.arch, "softmax"),
+        n_expert_groups=said.number("expert_group_count", 0),
+        n_group_used=said.number("expert_group_used_count", 0),
+        rope_dim=said.number("rope.dimension_count", 0) if sizes.latent else 0,
+        conv_kernel=said.number("ssm.conv_kernel", said.number("shortconv.l_cache", 0)),
+        state_size=said.number("ssm.state_size", 0),
+        inner_size=said.number("ssm.inner_size", 0),
+        time_step_rank=said.number("ssm.time_step_rank", 0),
+        group_count=said.number("ssm.group_count", 0),
+    )
+
+
+def _layer_of_file(said: Metadata, sizes: Sizes, il: int) -> _Layer:
+    kept = sizes.kept[il]
+    if kept.r or kept.s:
+        return _Layer(recurrent=True)
+    heads, kv_heads = said.of_layer("attention.head_count", il), said.of_layer("attention.head_count_kv", il, 0)
+    if not heads or not kv_heads:
+        raise UnsupportedError(
+            f"Layer {il} of this {sizes.arch} has no attention: llama.cpp's graph of it is not known here."
+        )
+    values = said.number("attention.value_length", sizes.n_embd // heads)
+    return _Layer(heads, kv_heads, kept.k // kv_heads, kept.v // kv_heads or values, kept.swa)

@@ -38,15 +38,17 @@ class Placement:
     output: int
 
 
-def place(n_layers: int, asked: int | None, shares: Sequence[float]) -> Placement:
+def place(n_layers: int, asked: int | None, shares: Sequence[float], output_first: bool = True) -> Placement:
     """Return where layers go: `asked` of them on GPUs (None: all), cut by the GPUs' shares; no shares, no GPU.
+
+    The output is the first layer that goes to a GPU; in old builds (not `output_first`) the last.
 
     Two equal GPUs and all of 80 layers: the output layer makes 81, of which the first GPU gets 41.
     >>> place(80, None, (1.0, 1.0)).layers.count(0), place(80, 10, (1.0,)).layers.count(-1)
     (41, 71)
     """
     wanted = n_layers + 1 if asked is None else asked
-    start = max(n_layers + 1 - wanted, 0)
+    start = max(n_layers + output_first - wanted, 0)
     on_gpus = min(wanted, n_layers + 1) if shares else 0
     whole = sum(shares)
     ends = [end / whole for end in accumulate(shares)] if whole else []

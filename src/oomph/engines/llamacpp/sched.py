@@ -51,11 +51,15 @@ class Split:
 
 @dataclass
 class Scheduler:
-    """One pass over a graph. `devices` are those of the backends in order of preference, the CPU last."""
+    """One pass over a graph. `devices` are those of the backends in order of preference, the CPU last.
+
+    `n_copies` batches are under way; `copies_unused`: inputs that no node reads have copies too.
+    """
 
     devices: Sequence[str]
     op_offload: bool = True
     n_copies: int = 1
+    copies_unused: bool = True
     on: dict[Tensor, int] = field(default_factory=dict)
     copies: dict[tuple[Tensor, int], list[Tensor]] = field(default_factory=dict)
 
@@ -70,8 +74,11 @@ class Scheduler:
             done = Scheduled(graph.nodes, [0] * len(graph.nodes), graph.leafs, [0] * len(graph.leafs), 1)
             return done
         self._assign(graph)
+        used = {source for node in graph.nodes for source in node.src}
         splits = self._split(graph)
-        inputs = self._graph_inputs(graph) if self.n_copies > 1 else []
+        inputs = [leaf for leaf in graph.leafs if leaf.input and (self.copies_unused or leaf in used)]
+        if self.n_copies > 1:
+            self._copy_inputs(inputs)
         return self._copied(graph, splits, inputs)
 
     # Passes 1 to 4
@@ -182,15 +189,13 @@ class Scheduler:
             made.append(copy)
         self.copies[source, backend] = made
 
-    def _graph_inputs(self, graph: Graph) -> list[Tensor]:
-        """Inputs of the whole graph: with several batches under way there are as many copies of each."""
-        found = [leaf for leaf in graph.leafs if leaf.input]
-        for leaf in found:
+    def _copy_inputs(self, inputs: Sequence[Tensor]) -> None:
+        """Make as many of each input of the whole graph as there are batches under way."""
+        for leaf in inputs:
             others = [ggml.Tensor("NONE", leaf.type, leaf.ne, leaf.nb) for _ in range(self.n_copies - 1)]
             self.copies[leaf, self.on[leaf]] = [leaf, *others]
             for each in (leaf, *others):
                 each.input = each.output = True
-        return found
 
     def _copied(self, graph: Graph, splits: Sequence[Split], inputs: Sequence[Tensor]) -> Scheduled:
         """The graph with what is copied at the start of each split; every copy is a leaf where there are several."""

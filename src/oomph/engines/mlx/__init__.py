@@ -322,4 +322,5 @@ ENGINE = Engine(
     formats=("bf16", "mlx-8bit", "mlx-6bit", "mlx-5bit", "mlx-4bit", "mlx-3bit", "mlx-2bit"),
     harmless=HARMLESS,
     refused=REFUSED,
+    hub=True,
 )

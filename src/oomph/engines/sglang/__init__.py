@@ -43,4 +43,5 @@ ENGINE = Engine(
     models=("--model-path", "--model"),
     harmless=HARMLESS,
     refused=REFUSED,
+    hub=True,
 )

@@ -53,4 +53,5 @@ ENGINE = Engine(
     refused=REFUSED,
     suffixes=MULTIPLES,
     formats=("bf16", "fp8", "awq"),
+    hub=True,
 )

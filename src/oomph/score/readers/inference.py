@@ -21,16 +21,13 @@ def _question(row: Mapping[str, Any]) -> Question:
     if engine not in READERS:
         raise refuse(f"engine {shown(engine)}", REFUSED.get(engine, "not modelled yet"))
     reader = import_module(f"oomph.score.readers.engines.{READERS[engine]}")
-    asked: Question = reader.question(row, _subject(reader, words(row, "model")))
+    find = getattr(reader, "subject", _catalogued)  # a reader may know of copies, conversions, files of a model
+    asked: Question = reader.question(row, find(row))
     return asked
 
 
-def _subject(reader: Any, name: str) -> Subject:
-    """Return the model a row names; readers may know of copies (`subject`) and conversions (`published`)."""
-    if hasattr(reader, "subject"):
-        found: Subject = reader.subject(name)
-        return found
-    return catalogued(getattr(reader, "published", str)(name))
+def _catalogued(row: Mapping[str, Any]) -> Subject:
+    return catalogued(words(row, "model"))
 
 
 SCHEMA = Schema("inference", ("engine", "model", "measured"), _group, _question, failures=("oom_sampler_warmup",))

@@ -37,8 +37,9 @@ DRAFT = ("num_steps", "eagle_topk", "num_draft_tokens")
 FIGURES = ("mem_before_load_gib", "weights_gib")
 
 
-def subject(name: str) -> Subject:
+def subject(row: Mapping[str, Any]) -> Subject:
     """Return the model by the name a row gives it."""
+    name = words(row, "model")
     return catalogued(COPIES.get(name, name))
 
 

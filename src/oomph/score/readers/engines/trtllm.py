@@ -9,7 +9,7 @@ from oomph.answer import Subject
 from oomph.engines.trtllm import BLOCKS, TrtllmJob, block
 from oomph.errors import OomphError
 from oomph.score.asking import catalogued
-from oomph.score.reading import Answer, Question, number, refuse, shown, whole
+from oomph.score.reading import Answer, Question, number, refuse, shown, whole, words
 from oomph.units import GIB
 
 # Rows that say what shape a model has: 32 layers, 8 key heads of 128, as Llama 3.1 8B.
@@ -20,8 +20,9 @@ COPIES = {
 WIDTHS = {None: 2, "fp16": 2, "bf16": 2, "fp8": 1}
 
 
-def subject(name: str) -> Subject:
+def subject(row: Mapping[str, Any]) -> Subject:
     """Return the model by the name a row gives it."""
+    name = words(row, "model")
     return catalogued(COPIES.get(name, name))
 
 
