@@ -65,7 +65,8 @@ def known(found: Subject, stored: str | None) -> Known:
 class Served:
     """A model with a job on so many GPUs; everything that does not depend on what requests ask for is made once.
 
-    `output_first` is `place`'s.
+    `output_first` is `place`'s. `present`: the GPUs are there although no layer may be on them, and help with large
+    batches; else no layer on them means that there is none.
     """
 
     file: File
@@ -74,6 +75,7 @@ class Served:
     job: LlamaCppJob
     shares: tuple[float, ...]
     output_first: bool = True
+    present: bool = True
 
     @cached_property
     def rules(self) -> CacheRules:
@@ -98,7 +100,8 @@ class Served:
         """What the compute buffers are asked for, in no context yet; None where there is no graph of the model."""
         if self.hparams is None:
             return None
-        job, gpus = self.job, len(self.shares) if self.placed.output >= 0 or max(self.placed.layers) >= 0 else 0
+        used = self.present or max(self.placed.output, *self.placed.layers) >= 0
+        job, gpus = self.job, len(self.shares) if used else 0
         all_there = min(self.placed.layers) >= 0 and self.placed.output >= 0
         return Question(
             loaded=self.loaded, sizes=self.sizes, hparams=self.hparams, rules=self.rules, at=window(1, 1, True),
@@ -189,7 +192,7 @@ def deploy(found: Subject, job: LlamaCppJob, devices: Sequence[Device] = ()) -> 
     if model.sizes.latent and job.cache_type_k != job.cache_type_v:
         raise UsageError("Of a latent cache both types must be the same.", "Give -ctk and -ctv one type.")
     used = _used(job, devices)
-    served = Served(*model, job, _shares(job, used))
+    served = Served(*model, job, _shares(job, used), present=bool(devices))
     context = _context(served)
     gpus = [_gpu(served, at, used[at] if devices else None, len(used)) for at in range(len(used))]
     host = Share(

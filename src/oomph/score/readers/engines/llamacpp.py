@@ -9,9 +9,10 @@ from functools import partial
 from typing import Any
 
 from oomph.answer import Subject
+from oomph.engines.llamacpp.builds import EARLY_2025, LATE_2025
 from oomph.engines.llamacpp.compute import Question as Computed
 from oomph.engines.llamacpp.compute import buffers
-from oomph.engines.llamacpp.deploy import Known, Served, known, printed
+from oomph.engines.llamacpp.deploy import LOGIT, Known, Served, known, printed
 from oomph.engines.llamacpp.file import File
 from oomph.engines.llamacpp.job import CACHE_TYPES, LlamaCppJob
 from oomph.engines.llamacpp.kv import CELLS, Window
@@ -49,6 +50,8 @@ MIXES = {
     "Q4_K - Medium": "q4_k_m", "Q5_K - Medium": "q5_k_m", "Q5_K - Small": "q5_k_s",
     "IQ4_XS - 4.25 bpw": "iq4_xs-imatrix",    "IQ4_NL - 4.5 bpw": "iq4_nl-imatrix",
 }  # fmt: skip
+# What logs call the cache, and the builds that called it so; whose server made room for all logits of a batch.
+TIMES = {"llama_kv_cache_init": EARLY_2025, "llama_kv_cache_unified": EARLY_2025, "llama_kv_cache:": LATE_2025}
 _HOSTS = re.compile(r"CPU|.*_Host$|AMX|BLAS")
 _LATENT = re.compile(r"c\^KV \((\w{1,10})\)")
 _TRANSPOSED = re.compile(r"kv\^T \((\w{1,10})\)")
@@ -80,7 +83,8 @@ def question(row: Mapping[str, Any], found: Subject | None) -> Question:
     model = model._replace(sizes=_as_kept(model.sizes, row))
     job, placed = _job(row, model, stored)
     old = str(row.get("engine")).startswith("ollama") and job.gpu_layers is not None
-    served = Served(*model, job, tuple(map(float, placed)) or (1.0,), output_first=not old)
+    computes = any(not _HOSTS.match(name) for name in _devices(row, "compute"))
+    served = Served(*model, job, tuple(map(float, placed)) or (1.0,), output_first=not old, present=computes)
     said += _said(row, placed)
     asks: dict[str, Ask] = {}
     for name in _names(row):
@@ -100,35 +104,50 @@ def _ask(served: Served, row: Mapping[str, Any], name: str, weighed: tuple[str, 
     if name == "output_buffer_mib" and row.get("n_seq_max") is None:
         raise refuse(name, "how many slots there are is not said")
     if name in ("compute_buffer_mib", "host_buffer_mib"):
-        return _computed(served, row, name)
+        return _computed(served, row, name, weighed)
     lines = {line.name: line.value for line in printed(replace(served, hparams=None), served.job.context or 1)}
     if name == "kv_plus_rs_mib" and "kv_mib" in lines:
         lines[name] = lines["kv_mib"] + lines.get("rs_mib", 0.0)
+    if name == "output_buffer_mib" and _is_runner(row):  # embeddings of each slot beside its logits: llama/llama.go
+        lines[name] += (served.job.slots or 1) * served.sizes.n_embd * LOGIT / MIB
     if name not in lines:
         raise refuse(name, "not modelled")
     value = round(lines[name], DECIMALS) * MIB if "_mib" in name else lines[name]
     return Answer(value, value)
 
 
-def _computed(served: Served, row: Mapping[str, Any], name: str) -> Answer:
+def _is_runner(row: Mapping[str, Any]) -> bool:
+    """Tell whether a row is of Ollama's own runner, not of the server that newer releases start."""
+    return str(row.get("engine")).startswith("ollama") and "llama-server" not in str(row.get("cmd"))
+
+
+def _computed(served: Served, row: Mapping[str, Any], name: str, weighed: tuple[str, str] | None) -> Answer:
     asked = served.question
     if row.get("engine") == IK:
         raise refuse(name, "ik_llama.cpp builds graphs of its own")
+    if weighed and weighed[1].startswith("-ot"):
+        raise refuse(name, weighed[1])
+    holders = {each for each in _devices(row, "model") if not _HOSTS.match(each)}
+    others = {each for each in _devices(row, "compute") if not _HOSTS.match(each)} - holders
+    if holders and others and not any(each.endswith("_Mapped") for each in holders):
+        raise refuse(name, f"{shown(sorted(others)[0])} computes and holds no layer: a vision part is counted in it")
     if asked is None:
         raise refuse(name, f"llama.cpp's graph of {shown(served.sizes.arch)} is not known, or not this model's config")
     context, slots = served.job.context or 1, served.job.slots or 1
     at = Window(*map(int, served.window(context, slots)))
-    of_device = buffers(_of_its_time(replace(asked, at=at)))
+    of_device = buffers(_of_its_time(replace(asked, at=at), row))
     value = of_device[-1] if name == "host_buffer_mib" else sum(of_device.values()) - of_device[-1]
     if not value:
         raise refuse(name, "no such buffer with these settings")
-    value = round(value / MIB, DECIMALS) * MIB
-    return Answer(value, value)
+    printed_value = round(value / MIB, DECIMALS) * MIB
+    return Answer(printed_value, printed_value)
 
 
-def _of_its_time(asked: Computed) -> Computed:
-    """Return the question as a build of its time answers it: all published logs are older than the server's limit."""
-    return replace(asked, all_outputs=True)
+def _of_its_time(asked: Computed, row: Mapping[str, Any]) -> Computed:
+    """Return the question as a build of the row's time answers it, which the names of functions in its log tell."""
+    quote = _quote(row)
+    build = next((build for name, build in TIMES.items() if name in quote), LATE_2025)
+    return replace(asked, all_outputs=True, build=build)
 
 
 def _known(found: Subject, stored: str | None, row: Mapping[str, Any]) -> Known | None:
@@ -141,7 +160,7 @@ def _known(found: Subject, stored: str | None, row: Mapping[str, Any]) -> Known 
 def _format(row: Mapping[str, Any]) -> tuple[str | None, tuple[str, str] | None]:
     """Return the format of the file, and why the weights cannot be told from it, if so."""
     quant = row.get("quant")
-    devices = [str(line[0]) for line in _lines(row, "model") if isinstance(line, list) and line]
+    devices = _devices(row, "model")
     if "CPU_REPACK" in devices and "CPU_Mapped" in devices:
         return MIXES.get(str(quant)), ("weights", "those repacked for the CPU are counted twice")
     if "override-tensor" in str(row.get("cmd")) or " -ot " in str(row.get("cmd")):
@@ -183,18 +202,25 @@ def _agree(ours: Sizes, theirs: Sizes, row: Mapping[str, Any]) -> bool:
 
 
 def _as_kept(sizes: Sizes, row: Mapping[str, Any]) -> Sizes:
-    """Return the numbers as the program at hand keeps them: ik_llama.cpp has no cache of windows, and -mla 1 a second
-    copy of the latent, turned."""
+    """Return the numbers as the program at hand keeps them.
+
+    ik_llama.cpp has no cache of windows, and with -mla 1 a second copy of the latent, turned.
+    """
     if row.get("engine") != IK:
-        return sizes
+        with_values = sizes.latent and any(name in _quote(row) for name in VALUES_TOO)
+        return _with_values(sizes) if with_values else sizes
     transposed = _TRANSPOSED.search(_quote(row)) or row.get("mla_attn") == "1"
     if sizes.latent and transposed:
-        found = _number(row, "n_embd")
-        rank = LATENT_RANK if found else 0
-        return replace(sizes, latent=False, kept=tuple(replace(each, v=rank) for each in sizes.kept))
+        return _with_values(sizes)
     return replace(sizes, kept=tuple(replace(each, swa=False) for each in sizes.kept))
 
 
+def _with_values(sizes: Sizes) -> Sizes:
+    return replace(sizes, latent=False, kept=tuple(replace(each, v=LATENT_RANK) for each in sizes.kept))
+
+
+# Builds of 2025 kept the latent a second time, as values: what logs call their cache.
+VALUES_TOO = ("llama_kv_cache_init", "llama_kv_cache_unified")
 LATENT_RANK = 512  # kv_lora_rank of every DeepSeek V2, V3 and Kimi K2
 
 
@@ -263,6 +289,10 @@ def _lines(row: Mapping[str, Any], kind: str) -> list[Any]:
     of_kind = measured.get("per_device") if isinstance(measured, Mapping) else None
     found = of_kind.get(kind) if isinstance(of_kind, Mapping) else None
     return found if isinstance(found, list) else []
+
+
+def _devices(row: Mapping[str, Any], kind: str) -> list[str]:
+    return [line[0] for line in _lines(row, kind) if isinstance(line, list) and line and isinstance(line[0], str)]
 
 
 def _said(row: Mapping[str, Any], placed: Sequence[int]) -> list[str]:

@@ -13,9 +13,9 @@ from oomph.engines.base import Deployment
 from oomph.engines.vllm import deploy
 from oomph.engines.vllm.job import DTYPES, VllmJob
 from oomph.ledger import Printed
-from oomph.score.asking import device
+from oomph.score.asking import catalogued, device
 from oomph.score.readers.engines.common import UNQUANTISED
-from oomph.score.reading import Answer, Ask, Question, notes, number, refuse, shown, whole
+from oomph.score.reading import Answer, Ask, Question, notes, number, refuse, shown, whole, words
 from oomph.sources import catalogue
 from oomph.units import GIB
 
@@ -57,6 +57,11 @@ def _copy(name: str, found: Subject) -> str | None:
     plain = _ASIDE.sub("", name[:200]).strip().rpartition("/")[2].lower()
     ending = next((each for each in COPIES if plain.endswith(each)), None)
     return ending if ending is not None and not found.source.name.lower().endswith(ending) else None
+
+
+def subject(row: Mapping[str, Any]) -> Subject:
+    """Return the model of a row, of a conversion the one it was made of."""
+    return catalogued(published(words(row, "model")))
 
 
 def question(row: Mapping[str, Any], found: Subject) -> Question:
