@@ -114,7 +114,7 @@ def _packed(width: int, bits: int) -> int:
 def deploy(found: Subject, job: ExllamaJob, devices: Sequence[Device]) -> Deployment:
     """Return a model in ExLlamaV3 on GPUs."""
     known(found.model, FAMILIES, "ExLlamaV3")
-    fmt, assumed = format_of(found, job)
+    fmt, assumed = format_of(found, job, ("exl3",))
     context, taken = context_of(found, job)
     bits, model = bits_of(job.cache_mode), found.model
     rope = _rope(model)
