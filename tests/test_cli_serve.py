@@ -78,7 +78,12 @@ def test_other_forms_say_the_same(capsys: pytest.CaptureFixture[str], form: str)
     """Tables to paste; every item with its source."""
     code, out, _ = run(capsys, *TOO_MANY, form)
     assert code == 1
-    for text in ("9 x 8,192 tokens need 9.00 GiB", "58,688 tokens", "paged serve meta-llama/Meta-Llama-3-8B", "9,663,676,416"):
+    for text in (
+        "9 x 8,192 tokens need 9.00 GiB",
+        "58,688 tokens",
+        "paged serve meta-llama/Meta-Llama-3-8B",
+        "9,663,676,416",
+    ):
         assert text in out
 
 
@@ -140,7 +145,7 @@ def test_several_devices_share_each_layer(capsys: pytest.CaptureFixture[str]) ->
 
 def test_largest_values_of_an_engine(capsys: pytest.CaptureFixture[str]) -> None:
     """In words and as JSON, one input or both usual ones."""
-    code, out, _ = run(capsys, "max", "llama-3-8b", "--engine", "paged", "--gpu", "rtx-4090")
+    code, out, _ = run(capsys, "max", "llama-3-8b", "--engine", "Paged", "--gpu", "rtx-4090")
     assert code == 0
     assert "the model is made for 8,192 tokens; memory would do for 58,672" in out.replace("\n", "")
     assert "At most 7 requests at a time" in out
