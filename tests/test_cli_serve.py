@@ -37,7 +37,7 @@ def test_an_answer_for_people(capsys: pytest.CaptureFixture[str]) -> None:
         "GPU KV cache size: 58,688 tokens",
         "At most concurrency 256",
         "a paged assumption",
-        "$ paged serve llama-3-8b",
+        "$ paged serve meta-llama/Meta-Llama-3-8B",
     ):
         assert text in out
 
@@ -56,7 +56,7 @@ def test_json_follows_the_committed_schema(capsys: pytest.CaptureFixture[str]) -
     found = as_json(capsys, *TOO_MANY)
     validate(found, schema("ledger"))
     assert found["served"]["changes"][0]["words"] == ["--kv-cache-dtype", "fp8"]
-    assert found["command"] == ["paged", "serve", "llama-3-8b"]
+    assert found["command"] == ["paged", "serve", "meta-llama/Meta-Llama-3-8B"]
     split = as_json(capsys, "serve", "llama-3-8b", "-e", "split", "-g", "rtx-4090,rtx-3060", "--context", "4k")
     validate(split, schema("ledger"))
     assert [share["name"] for share in split["served"]["shares"]] == ["rtx-4090 0", "rtx-3060-12gb 1", "host"]
@@ -78,7 +78,12 @@ def test_other_forms_say_the_same(capsys: pytest.CaptureFixture[str], form: str)
     """Tables to paste; every item with its source."""
     code, out, _ = run(capsys, *TOO_MANY, form)
     assert code == 1
-    for text in ("9 x 8,192 tokens need 9.00 GiB", "58,688 tokens", "paged serve llama-3-8b", "9,663,676,416"):
+    for text in (
+        "9 x 8,192 tokens need 9.00 GiB",
+        "58,688 tokens",
+        "paged serve meta-llama/Meta-Llama-3-8B",
+        "9,663,676,416",
+    ):
         assert text in out
 
 
@@ -121,7 +126,7 @@ def test_requests_are_those_of_the_options_the_server_that_of_the_command(capsys
 def test_one_device_stands_for_as_many_as_the_command_takes(capsys: pytest.CaptureFixture[str]) -> None:
     """By its flags, by the cards that are visible; of several named those."""
     for gpu, words, count in (
-        ("h100", ["paged", "serve", "llama-3-8b", "-tp", "2"], 2),
+        ("h100", ["paged", "serve", "meta-llama/Meta-Llama-3-8B", "-tp", "2"], 2),
         ("h100", ["CUDA_VISIBLE_DEVICES=1,3", "paged", "serve", "llama-3-8b", "-tp", "2"], 2),
         ("h100,h100,t4", ["CUDA_VISIBLE_DEVICES=2", "paged", "serve", "llama-3-8b"], 1),
     ):

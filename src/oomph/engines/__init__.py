@@ -18,12 +18,12 @@ ENGINES: dict[str, str] = {
     "tgi": "tgi",
     "lmdeploy": "lmdeploy",
     "llama.cpp": "llamacpp",
-    "mlx": "mlx",
-    "exllamav2": "exllama.v2",
-    "exllamav3": "exllama.v3",
     "ollama": "ollama",
     "lm-studio": "lmstudio",
     "ik_llama.cpp": "ik",
+    "mlx": "mlx",
+    "exllamav2": "exllama.v2",
+    "exllamav3": "exllama.v3",
 }
 
 
