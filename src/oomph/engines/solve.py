@@ -64,6 +64,8 @@ def largest(found: Subject, engine: Engine, job: ServeJob, devices: Sequence[Dev
         raise UsageError("The largest value is a question of a device.", "Name one: --gpu rtx-4090.")
     deployed = engine.deploy(found, job, devices)
     axis = _axis(found, engine, deployed, over)
+    if over == "concurrency" and job.context is None:
+        job = replace(job, context=deployed.context)  # more requests are not shorter ones
     search = _Search(found, engine, job, devices, axis)
     value = search.run()
     at = search.ledger(value) if value is not None else None
