@@ -94,6 +94,7 @@ PAGED = Engine(
     harmless=frozenset({"--host=", "--port=", "--trust-remote-code", "--served-model-name=+", "PAGED_LOG="}),
     refused={"--cpu-offload-gb": "it moves weights to the machine's memory", "-O": "which graphs are captured"},
     suffixes={"k": 1000, "K": 1024},
+    hub=True,
 )
 
 
