@@ -28,7 +28,8 @@ ENGINES: dict[str, str] = {
 
 
 def engine(name: str) -> Engine:
-    """Return an engine by its name; raises UsageError for one that is not known."""
+    """Return an engine by its name, in letters of any size; raises UsageError for one that is not known."""
+    name = name.lower()
     if name not in ENGINES:
         choose = f"Choose one of {', '.join(ENGINES)}; docs/engines.md says what each takes."
         raise UsageError(f"There is no engine {name[:80]!r}.", close_matches(name, ENGINES) or choose)
