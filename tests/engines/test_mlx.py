@@ -36,8 +36,8 @@ PUBLISHED = {
     "bf16": 9.02, "mlx-8bit": 5.254, "mlx-6bit": 4.25, "mlx-5bit-g32": 4.0, "mlx-5bit": 3.86, "mlx-4bit-g32": 3.603,
     "mlx-4bit": 3.35,
 }  # fmt: skip
-# Peaks in GB that others published of mlx-lm; none was known when the rules were written. Model, format, prompt, tokens
-# written, requests, device, release: pull requests 1569, 396, 40, 839 (three), 478 (two) of mlx-lm and 4518 of mlx.
+# Peaks in GB that others published of mlx-lm, found when the rules were there. Model, format, prompt, tokens written,
+# requests, device, release: pull requests 1569, 396, 40, 839 (three), 478 (two) of mlx-lm and 4518 of mlx.
 OTHERS = [
     ("qwen3-4b-instruct-2507", "mlx-4bit", 2048, 128, 1, "m3-pro-18gb", "", 3.30),
     ("llama-3.2-3b", "mlx-4bit", 2048, 128, 1, "m2-ultra-192gb", "0.26.4", 3.285),
