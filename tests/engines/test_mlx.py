@@ -18,9 +18,9 @@ from oomph.caches import layer_caches
 from oomph.devices import find
 from oomph.engines import engine
 from oomph.engines.command_line import read_text
-from oomph.engines.mlx import MlxJob
 from oomph.engines.mlx.caches import Kept, sequence_bytes
 from oomph.engines.mlx.families import WINDOWED
+from oomph.engines.mlx.job import MlxJob
 from oomph.engines.mlx.operations import Op
 from oomph.engines.mlx.stream import BASE, LARGE, in_flight
 from oomph.engines.serving import serve
@@ -36,6 +36,19 @@ PUBLISHED = {
     "bf16": 9.02, "mlx-8bit": 5.254, "mlx-6bit": 4.25, "mlx-5bit-g32": 4.0, "mlx-5bit": 3.86, "mlx-4bit-g32": 3.603,
     "mlx-4bit": 3.35,
 }  # fmt: skip
+# Peaks in GB that others published of mlx-lm, found when the rules were there. Model, format, prompt, tokens written,
+# requests, device, release: pull requests 1569, 396, 40, 839 (three), 478 (two) of mlx-lm and 4518 of mlx.
+OTHERS = [
+    ("qwen3-4b-instruct-2507", "mlx-4bit", 2048, 128, 1, "m3-pro-18gb", "", 3.30),
+    ("llama-3.2-3b", "mlx-4bit", 2048, 128, 1, "m2-ultra-192gb", "0.26.4", 3.285),
+    ("mistral-7b-instruct-v0.3", "mlx-4bit", 33898, 100, 1, "m2-ultra-192gb", "0.22.2", 9.111),
+    ("deepseek-v3", "mlx-4bit", 4096, 128, 1, "m3-ultra-512gb", "", 383.213),
+    ("deepseek-v3", "mlx-4bit", 8192, 128, 1, "m3-ultra-512gb", "", 388.343),
+    ("deepseek-v3", "mlx-4bit", 16384, 128, 1, "m3-ultra-512gb", "", 398.605),
+    ("qwen3-next-80b-a3b-instruct", "mlx-4bit", 128, 128, 1, "m3-ultra-512gb", "", 45.090),
+    ("qwen3-next-80b-a3b-instruct", "mlx-4bit", 128, 128, 16, "m3-ultra-512gb", "", 46.885),
+    ("gemma-4-31b", "mlx-nvfp4", 16384, 128, 1, "m3-ultra-512gb", "", 23.952),
+]
 MAC = find("m4-max-64gb")
 
 
@@ -43,8 +56,8 @@ def _name(row: dict) -> str:
     return f"{row['model_type']}-{row['prompt']}+{row['tokens']}-by-{row['step']}-bits-{row['kv_bits']}"
 
 
-def _ledger(job: MlxJob, name: str = "qwen3-4b") -> Any:
-    return serve(subject(name), engine("mlx"), job, [MAC])
+def _ledger(job: MlxJob, name: str = "qwen3-4b", mac: Any = MAC) -> Any:
+    return serve(subject(name), engine("mlx"), job, [mac])
 
 
 @pytest.mark.parametrize("row", GOLDEN["cached"], ids=_name)
@@ -69,6 +82,29 @@ def test_the_peak_is_the_one_that_mlx_lm_published(name: str) -> None:
     assert found.value * GIB / GB == pytest.approx(PUBLISHED[name], rel=0.02)
     assert found.safe is not None
     assert found.safe * GIB / GB > PUBLISHED[name]
+
+
+@pytest.mark.parametrize(("name", "stored", "prompt", "tokens", "requests", "mac", "release", "peak"), OTHERS)
+def test_peaks_that_others_published(
+    name: str, stored: str, prompt: int, tokens: int, requests: int, mac: str, release: str, peak: float
+) -> None:
+    """Other models, lengths, batches and chips, within 3 %."""
+    job = MlxJob(context=prompt + tokens, prompt=prompt, format=stored, concurrency=requests, version=release)
+    found = _ledger(job, name, find(mac)).printed[0]
+    assert found.value * GIB / GB == pytest.approx(peak, rel=0.03)
+    assert found.safe is not None
+    assert found.safe * GIB / GB > peak
+
+
+def test_older_releases_are_told_apart() -> None:
+    """Logits of a whole prompt before 0.27; keys and values of all heads of latent attention before 0.30.6."""
+    job = MlxJob(context=2176, prompt=2048, format="mlx-4bit")
+    before, after = (_ledger(replace(job, version=each)).printed[0].value for each in ("0.26.4", "v0.27"))
+    assert (before - after) * GIB > 2048 * 151936 * 2 / 2
+    with pytest.raises(UnsupportedError, match=r"0\.30\.6"):
+        _ledger(replace(job, version="0.28.2"), "deepseek-v3")
+    with pytest.raises(UsageError, match="no release"):
+        _ledger(replace(job, version="newest"))
 
 
 @pytest.mark.parametrize(
