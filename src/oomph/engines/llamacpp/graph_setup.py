@@ -74,6 +74,7 @@ class Build:
     `whole_states`: states of all sequences are read at once, whichever a batch has. `late_rows`: models with prediction
     layers drop tokens without logits after the last layer only (before its feed-forward layer otherwise).
     `copies_unused`: inputs that a batch does not use are copied for each of several batches under way.
+    `kernel_copies` and `fused`: what cuda.py has.
     """
 
     mask_f16: bool = True
@@ -85,6 +86,8 @@ class Build:
     whole_states: bool = True
     late_rows: bool = False
     copies_unused: bool = True
+    kernel_copies: bool = True
+    fused: bool = True
 
 
 @dataclass(frozen=True)
