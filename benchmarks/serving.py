@@ -10,7 +10,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from oomph.answer import subject
@@ -21,6 +20,8 @@ from oomph.errors import OomphError
 
 RUNS = 30
 GOAL_ESTIMATE_MS, GOAL_MAP_MS = 1.0, 20.0
+DEVICES = {"mlx": "m2-ultra-192gb"}
+CELLS = 256  # tokens that engines round a context to
 MODELS = ("llama-3.1-8b", "qwen3-30b-a3b", "qwen3-next-80b-a3b")
 CONTEXTS = [1024 * (1 + at) for at in range(64)]
 CONCURRENCIES = [1 + at for at in range(32)] + [40 + 16 * at for at in range(14)]
@@ -39,12 +40,12 @@ def median_ms(function: Callable[[], Any]) -> float:
 
 def measure(name: str, model: str) -> tuple[float, float] | str:
     """Times of an estimate and of a map, or why there are none."""
-    found, program, devices = subject(model), engine(name), [find("h200")]
+    found, program, devices = subject(model), engine(name), [find(DEVICES.get(name, "h200"))]
     job = program.job()
     counter = iter(range(1, 10**6))
     try:
         # Another context each time, so that nothing is answered from memory.
-        estimate = median_ms(lambda: program.deploy(found, replace(job, context=1024 + next(counter)), devices))
+        estimate = median_ms(lambda: program.deploy(found, job.with_context(CELLS * next(counter)), devices))
         deployed = program.deploy(found, job, devices)
         return estimate, median_ms(lambda: cells(deployed, CONTEXTS, CONCURRENCIES))
     except OomphError as error:

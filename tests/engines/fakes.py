@@ -78,7 +78,9 @@ def _paged(found: Subject, job: PagedJob, devices: Sequence[Device]) -> Deployme
     tokens = max(room or 0, 0) // (BLOCK * width) * BLOCK
     printed = (Printed("kv_tokens", f"GPU KV cache size: {tokens:,} tokens", tokens),)
     longest = found.model.context_length or 8192
-    return Deployment((share,), job.longest or job.context or longest, printed, limits, ("a paged assumption",))
+    if job.longest:
+        limits["context"] = Limit(job.longest, f"--max-model-len {job.longest}")
+    return Deployment((share,), job.context or job.longest or longest, printed, limits, ("a paged assumption",))
 
 
 PAGED = Engine(

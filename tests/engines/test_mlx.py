@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from oomph.answer import Subject, subject
-from oomph.blocks.cached import StateCache
+from oomph.blocks.cached import StateCache, TokenCache
 from oomph.caches import layer_caches
 from oomph.devices import find
 from oomph.engines import engine
@@ -30,14 +30,6 @@ from oomph.header import Source
 from oomph.units import GB, GIB
 
 GOLDEN = json.loads((Path(__file__).parent / "mlx_golden.json").read_text())
-ATTENDING = [row for row in GOLDEN["cached"] if "ArraysCache" not in row["classes"]]
-# The recurrent layers of the recorded models: what conv1d and the state of their configs come to.
-STATES = {
-    "mamba": StateCache("mamba", 512, 4, (512, 16)),
-    "mamba2": StateCache("mamba2", 512 + 2 * 16, 4, (8, 64, 16)),
-    "qwen3_next": StateCache("gated_delta_net", 2 * 2 * 32 + 4 * 32, 4, (4, 32, 32)),
-    "lfm2": StateCache("short_conv", 256, 3),
-}
 ITEM = {"bfloat16": 2, "float32": 4}
 # BENCHMARKS.md of mlx-lm 0.28.2: peak in GB of Qwen3-4B-Instruct-2507, 2048 tokens read and 128 written.
 PUBLISHED = {
@@ -55,9 +47,9 @@ def _ledger(job: MlxJob, name: str = "qwen3-4b") -> Any:
     return serve(subject(name), engine("mlx"), job, [MAC])
 
 
-@pytest.mark.parametrize("row", ATTENDING, ids=_name)
-def test_keys_and_values_take_what_real_caches_hold(row: dict) -> None:
-    """KVCache, RotatingKVCache and QuantizedKVCache of mlx-lm after a prompt and some tokens, to the byte."""
+@pytest.mark.parametrize("row", GOLDEN["cached"], ids=_name)
+def test_caches_take_what_real_ones_hold(row: dict) -> None:
+    """KVCache, RotatingKVCache, QuantizedKVCache and ArraysCache after a prompt and some tokens, to the byte."""
     config = GOLDEN["configs"][row["model_type"]]
     kept = Kept(ITEM[row["dtype"]], row["kv_bits"], 64, row["start"])
     read = row["prompt"] - 1
@@ -69,13 +61,6 @@ def test_keys_and_values_take_what_real_caches_hold(row: dict) -> None:
     assert found == sum(row["bytes"])
 
 
-@pytest.mark.parametrize("kind", STATES)
-def test_states_take_what_real_caches_hold(kind: str) -> None:
-    """ArraysCache of Mamba, Mamba-2, gated delta net and short convolutions, to the byte."""
-    row = next(each for each in GOLDEN["cached"] if each["model_type"] == kind)
-    assert sequence_bytes(STATES[kind], Kept(ITEM[row["dtype"]]), False, 100, 1) == row["bytes"][0]
-
-
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_peak_is_the_one_that_mlx_lm_published(name: str) -> None:
     """Within 2 % in every format, never above the upper bound, no number of it fitted."""
@@ -84,6 +69,17 @@ def test_the_peak_is_the_one_that_mlx_lm_published(name: str) -> None:
     assert found.value * GIB / GB == pytest.approx(PUBLISHED[name], rel=0.02)
     assert found.safe is not None
     assert found.safe * GIB / GB > PUBLISHED[name]
+
+
+@pytest.mark.parametrize(
+    ("cached", "named"),
+    [(TokenCache(8, 64, 64, "cross"), "cross"), (TokenCache(1, 64, 0, "compressed"), "compressed"),
+     (StateCache("rwkv", 64, 2, (4, 64, 64)), "rwkv")],
+)  # fmt: skip
+def test_caches_of_another_kind_are_refused_by_name(cached: Any, named: str) -> None:
+    """What mlx-lm keeps of them is not read yet."""
+    with pytest.raises(UnsupportedError, match=named):
+        sequence_bytes(cached, Kept(2), False, 10, 1)
 
 
 def test_ten_command_buffers_are_on_their_way() -> None:

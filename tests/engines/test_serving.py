@@ -64,7 +64,7 @@ def test_a_ledger_counts_all_devices_and_the_figure_one() -> None:
     assert {item.device for item in found.items} == {"each of 2 gpu"}
     assert [item.name for item in found.items] == ["weights", "keys and values", POOL]
     assert found.printed[0].value == 10.0
-    assert found.command == ("plain", found.job["model"])
+    assert found.command == ("plain", "meta-llama/Meta-Llama-3-8B")
 
 
 def test_without_a_device_it_says_what_is_taken() -> None:

@@ -12,6 +12,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from oomph.engines.base import Deployment, Engine, Limit, Share, flag
+from oomph.engines.checks import typed
 from oomph.engines.llamacpp.deploy import (
     Served,
     _assumptions,
@@ -60,6 +61,7 @@ class IkJob(LlamaCppJob):
 
     def __post_init__(self) -> None:
         """Refuse what the server would not start with, or what is not modelled."""
+        typed(self)
         super().__post_init__()
         if self.mla not in MLA:
             raise UsageError(f"-mla {self.mla} is not known.", "Choose 0, 1, 2 or 3.")

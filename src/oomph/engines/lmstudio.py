@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from oomph.engines.base import Deployment, Engine, ServeJob, flag
+from oomph.engines.checks import typed
 from oomph.engines.llamacpp.job import LlamaCppJob
 from oomph.errors import UsageError
 
@@ -41,6 +42,10 @@ class LmStudioJob(ServeJob):
     offload_kv_cache: bool = flag(True, "offloadKVCacheToGpu", help="the cache goes with its layers")
     batch: int = flag(BATCH, "evalBatchSize", help="tokens that are taken in at a time")
     mmap: bool = flag(True, "tryMmap", help="weights of the machine's memory are mapped from the file")
+
+    def __post_init__(self) -> None:
+        """Refuse values of another type, or of no machine."""
+        typed(self)
 
     def with_context(self, tokens: int) -> LmStudioJob:
         """Return the job with requests so long."""

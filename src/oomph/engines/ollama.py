@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from oomph.engines.base import Deployment, Engine, Limit, ServeJob, Share, flag
+from oomph.engines.checks import typed
 from oomph.engines.llamacpp.job import LlamaCppJob
 from oomph.errors import UnsupportedError, UsageError
 from oomph.ledger import Item
@@ -55,6 +56,10 @@ class OllamaJob(ServeJob):
     num_batch: int | None = flag(None, "num_batch", help="tokens that are taken in at a time")
     main_gpu: int | None = flag(None, "main_gpu", help="the only GPU that is used")
     use_mmap: bool = flag(True, "use_mmap", help="weights of the machine's memory are mapped from the file")
+
+    def __post_init__(self) -> None:
+        """Refuse values of another type, or of no machine."""
+        typed(self)
 
     def with_context(self, tokens: int) -> OllamaJob:
         """Return the job with requests so long."""

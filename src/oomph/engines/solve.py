@@ -1,6 +1,7 @@
 """The largest value of one input of a served job with which it still fits: exact, one more does not.
 
-Every value is deployed anew, so that what a flag moves besides the cache is counted; a deployment takes a millisecond.
+One deployment says where to look: what requests take is a function of their length and number. The value and one more
+are then each deployed on their own, so that what a flag moves besides the cache is counted.
 """
 
 from __future__ import annotations
@@ -63,8 +64,10 @@ def largest(found: Subject, engine: Engine, job: ServeJob, devices: Sequence[Dev
         raise UsageError("The largest value is a question of a device.", "Name one: --gpu rtx-4090.")
     deployed = engine.deploy(found, job, devices)
     axis = _axis(found, engine, deployed, over)
+    if over == "concurrency" and job.context is None:
+        job = replace(job, context=deployed.context)  # more requests are not shorter ones
     search = _Search(found, engine, job, devices, axis)
-    value = search.boundary(search.fits)
+    value = search.run()
     at = search.ledger(value) if value is not None else None
     following = axis.least if value is None else value + 1
     beyond = search.ledger(following) if following <= axis.most else None
@@ -106,8 +109,6 @@ class _Search:
         self._deployed: dict[int, Deployment | OomphError] = {}
 
     def job(self, value: int) -> ServeJob:
-        if self.axis.field == "context":
-            return self._job.with_context(value)
         changed: Any = {self.axis.field: value}
         return replace(self._job, **changed)
 
@@ -129,35 +130,68 @@ class _Search:
         found = self.deployed(value)
         return not isinstance(found, OomphError) and bool(found.within(found.context, self.job(value).concurrency))
 
-    def holds(self, value: int) -> bool:
-        """Say whether memory alone would do for a value."""
-        found = self.deployed(value)
-        if isinstance(found, OomphError):
-            return False
-        return all(share.fits(found.context, self.job(value).concurrency) for share in found.known)
-
     def refusal(self, value: int) -> str:
         """Return why the engine does not take a value, '' if it does."""
         found = self.deployed(value)
         return found.problem.rstrip(".") if isinstance(found, OomphError) else ""
 
-    def boundary(self, good: Callable[[int], bool], most: int | None = None) -> int | None:
-        """Return a value that is good, the next one not, or the largest there is; None where the least is not."""
-        low, high = self.axis.least, (self.axis.most if most is None else most) + 1
-        if not good(low):
+    def run(self) -> int | None:
+        """Return a value that fits, the next one not, or the largest there is; None where the least does not."""
+        least, most = self.axis.least, self.axis.most
+        if not self.fits(least):
             return None
-        if good(high - 1):
-            return high - 1
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if good(middle) else (low, middle)
-        return low
+        low, high, step = least, most + 1, 1
+        guess = self._guess()
+        if guess is not None and self.fits(guess):
+            low = guess
+            while low + step <= most and self.fits(low + step):
+                low, step = low + step, step * 2
+            high = min(low + step, most + 1)
+        elif guess is not None:
+            high = guess
+            while high - step > least and not self.fits(high - step):
+                high, step = high - step, step * 2
+            low = max(high - step, least)
+        return _bisect(self.fits, low, high)
+
+    def _guess(self) -> int | None:
+        """Return the largest value by the deployment of the least; None for what is no argument of its functions."""
+        found = self.deployed(self.axis.least)
+        if self.axis.field not in USUAL or isinstance(found, OomphError):
+            return None
+        return self._by(found, lambda *asked: bool(found.fits(*asked)), self.axis.most)
+
+    def memory(self, value: int) -> int:
+        """Return up to which value memory alone would do, whatever a flag says of it; `value` fits."""
+        job = self.job(value)
+        try:
+            lifted = job.with_context(value) if self.axis.field == "context" else job
+            found = self.engine.deploy(self.found, lifted, self.devices)
+        except OomphError:
+            return value
+        return self._by(found, lambda *asked: all(share.fits(*asked) for share in found.known), MOST)
+
+    def _by(self, found: Deployment, good: Callable[[int, int], bool], most: int) -> int:
+        """Return the largest context or number of requests that is good for one deployment."""
+        if self.axis.field == "context":
+            return _bisect(lambda value: good(value, self._job.concurrency), self.axis.least, most + 1)
+        return _bisect(lambda value: good(found.context, value), self.axis.least, most + 1)
 
     def ledger(self, value: int) -> Ledger | None:
         """Return the ledger of a value; None for one that the engine refuses."""
         if isinstance(self.deployed(value), OomphError):
             return None
         return serve(self.found, self.engine, self.job(value), self.devices)
+
+
+def _bisect(good: Callable[[int], bool], low: int, high: int) -> int:
+    """Return a value that is good, the next one not, of values from `low`, which is good, to below `high`."""
+    if high - 1 > low and good(high - 1):
+        return high - 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if good(middle) else (low, middle)
+    return low
 
 
 def _why(axis: Axis, search: _Search, value: int | None) -> str:
@@ -184,8 +218,8 @@ def _sentence(axis: Axis, search: _Search, value: int | None, bound: str, beyond
     left = _left(search, value)
     if bound == "memory":
         return f"{most}; {left}. With {value + 1:,}: {verdict.sentence if verdict else 'no more'}"
-    held = search.boundary(search.holds, MOST) if axis.field in USUAL and axis.most < MOST else None
-    more = f"; memory would do for {held:,}" if held and held > value else ""
+    held = search.memory(value) if axis.field in USUAL and axis.most < MOST else None
+    more = f"; memory would do for {held:,}" if held and value < held < MOST else ""
     return f"{most}: {bound}{more}; {left}."
 
 

@@ -16,6 +16,7 @@ from oomph.blocks.cached import Cached
 from oomph.caches import layer_caches
 from oomph.constants import measured
 from oomph.engines.base import Limit, ServeJob, Share, flag
+from oomph.engines.checks import typed
 from oomph.engines.serving import HOST
 from oomph.errors import UnsupportedError, UsageError
 from oomph.formats.base import Format
@@ -45,6 +46,10 @@ class ExllamaJob(ServeJob):
     chunk_size: int = flag(2048, "--chunk-size", help="tokens of a prompt that are read at once")
     max_batch_size: int | None = flag(None, "--max-batch-size", help="requests at a time")
     autosplit_reserve: tuple[int, ...] = flag((96,), "--autosplit-reserve", help="MiB of each GPU that stay free")
+
+    def __post_init__(self) -> None:
+        """Refuse values of another type, or of no machine."""
+        typed(self)
 
     def with_context(self, tokens: int) -> ExllamaJob:
         """Return the job with requests so long."""
@@ -121,14 +126,19 @@ class Rules:
     slots: int
 
 
-def format_of(found: Subject, job: ExllamaJob) -> tuple[Format, tuple[str, ...]]:
-    """Return how the weights are stored, and what was assumed of that."""
-    if job.format is not None:
-        return formats.get(job.format), ()
+def format_of(found: Subject, job: ExllamaJob, kinds: tuple[str, ...]) -> tuple[Format, tuple[str, ...]]:
+    """Return how the weights are stored, one of the `kinds` that a version reads or fp16, and what was assumed."""
     asked = formats.asked_for(found.source.config or {})
-    if asked is None:
+    if job.format is None and asked is None:
         return formats.get("fp16"), ("weights as they are published, in fp16",)
-    return formats.from_config(asked, "fp16"), ()
+    fmt = formats.from_config(asked or {}, "fp16") if job.format is None else formats.get(job.format)
+    if fmt.name in ("bf16", "fp16"):
+        return formats.get("fp16"), ()
+    if not fmt.name.startswith(kinds):
+        raise UnsupportedError(
+            f"ExLlama does not read {fmt.name}.", f"Ask for {kinds[0]}-4.0bpw or fp16.".replace("3-4.0", "3-4")
+        )
+    return fmt, ()
 
 
 def context_of(found: Subject, job: ExllamaJob) -> tuple[int, tuple[str, ...]]:

@@ -147,7 +147,7 @@ def deploy(found: Subject, job: Exllama2Job, devices: Sequence[Device]) -> Deplo
     """Return a model in ExLlamaV2 on GPUs."""
     mode = job.mode
     known(found.model, FAMILIES, "ExLlamaV2")
-    fmt, assumed = format_of(found, job)
+    fmt, assumed = format_of(found, job, ("exl2", "gptq"))
     context, taken = context_of(found, job)
     rows = min(job.chunk_size, context)
     head_dim = _head_dim(found.model)

@@ -92,7 +92,7 @@ def cache_bytes(
             raise no_attention_like(cached, "ExLlamaV3")
         convolution = cached.conv_channels * cached.conv_kernel * HALF
         return slots * (convolution + cached.state_elements * WORD_BYTES)
-    if cached.kind == "cross" or cached.chunk or cached.index_dim:
+    if cached.kind not in ("attention", "latent") or cached.chunk or cached.index_dim:
         raise no_attention_like(cached, "ExLlamaV3")
     if cached.kind == "latent":
         rank = cached.key_dim - rope
@@ -114,7 +114,7 @@ def _packed(width: int, bits: int) -> int:
 def deploy(found: Subject, job: ExllamaJob, devices: Sequence[Device]) -> Deployment:
     """Return a model in ExLlamaV3 on GPUs."""
     known(found.model, FAMILIES, "ExLlamaV3")
-    fmt, assumed = format_of(found, job)
+    fmt, assumed = format_of(found, job, ("exl3",))
     context, taken = context_of(found, job)
     bits, model = bits_of(job.cache_mode), found.model
     rope = _rope(model)

@@ -16,6 +16,7 @@ from oomph.blocks.base import Block
 from oomph.blocks.cached import TokenCache
 from oomph.caches import LayerCache, layer_caches
 from oomph.engines.base import Deployment, Engine, Limit, ServeJob, Share, flag
+from oomph.engines.checks import typed
 from oomph.engines.mlx.caches import STEP, Kept, item_bytes, sequence_bytes
 from oomph.engines.mlx.families import FAMILIES, WINDOWED
 from oomph.engines.mlx.operations import Op, Pass, block_maps, layer_operations
@@ -67,6 +68,10 @@ class MlxJob(ServeJob):
     prompt_concurrency: int = flag(8, "--prompt-concurrency", help="requests that are read at a time")
     prompt_cache_size: int = flag(10, "--prompt-cache-size", help="conversations whose caches the server keeps")
     wired_limit_mb: int | None = flag(None, "iogpu.wired_limit_mb", help="MiB that macOS lets the GPU have")
+
+    def __post_init__(self) -> None:
+        """Refuse values of another type, or of no machine."""
+        typed(self)
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,13 +21,16 @@ def _question(row: Mapping[str, Any]) -> Question:
     if engine not in READERS:
         raise refuse(f"engine {shown(engine)}", REFUSED.get(engine, "not modelled yet"))
     reader = import_module(f"oomph.score.readers.engines.{READERS[engine]}")
-    find = getattr(reader, "subject", _catalogued)  # a reader may know of copies, conversions, files of a model
-    asked: Question = reader.question(row, find(row))
+    asked: Question = reader.question(row, _subject(reader, row))
     return asked
 
 
-def _catalogued(row: Mapping[str, Any]) -> Subject:
-    return catalogued(words(row, "model"))
+def _subject(reader: Any, row: Mapping[str, Any]) -> Subject | None:
+    """Return the model of a row; a reader may find it (`subject`), or know what was copied by name (`published`)."""
+    if hasattr(reader, "subject"):
+        found: Subject | None = reader.subject(row)
+        return found
+    return catalogued(getattr(reader, "published", str)(words(row, "model")))
 
 
 SCHEMA = Schema("inference", ("engine", "model", "measured"), _group, _question, failures=("oom_sampler_warmup",))

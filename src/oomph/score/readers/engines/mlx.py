@@ -8,7 +8,7 @@ from typing import Any
 
 from oomph.answer import Subject
 from oomph.engines.mlx import MlxJob, deploy
-from oomph.score.asking import catalogued, device
+from oomph.score.asking import device
 from oomph.score.readers.engines.common import UNQUANTISED, one_device
 from oomph.score.reading import Answer, Question, refuse, shown, whole, words
 from oomph.units import GIB
@@ -27,11 +27,6 @@ def published(name: str) -> str:
     """
     found = _CONVERTED.fullmatch(name)
     return found[1] if found else name
-
-
-def subject(row: Mapping[str, Any]) -> Subject:
-    """Return the model that was converted."""
-    return catalogued(published(words(row, "model")))
 
 
 def question(row: Mapping[str, Any], found: Subject) -> Question:

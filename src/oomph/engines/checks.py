@@ -1,0 +1,54 @@
+"""What every input of a job must be: of the type its field says, and of a size that arithmetic on arrays holds."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any, get_args, get_origin, get_type_hints
+
+from oomph.errors import UsageError
+
+LARGEST = 2**40  # tokens, requests, bytes: beyond it nothing is a machine's
+SHOWN = 40  # letters of a value that an error repeats
+
+
+def typed(job: Any) -> None:
+    """Raise UsageError for a value of another type than its field's, or a number that is none of a machine's.
+
+    >>> from oomph.engines.base import ServeJob
+    >>> typed(ServeJob(context="8k"))
+    Traceback (most recent call last):
+        ...
+    oomph.errors.UsageError: context is '8k'. Give a whole number.
+    """
+    for name, kinds in _kinds(type(job)):
+        value = getattr(job, name)
+        fits = isinstance(value, kinds) and (not isinstance(value, bool) or bool in kinds)
+        if fits and isinstance(value, tuple):
+            fits = all(isinstance(each, (int, float, str)) and not isinstance(each, bool) for each in value)
+        if fits and isinstance(value, (int, float)):
+            fits = -LARGEST <= value <= LARGEST
+        if not fits:
+            raise UsageError(f"{name} is {str(value)[:SHOWN]!r}.", f"Give {_words(kinds)}.")
+
+
+Kinds = tuple[tuple[str, tuple[type[Any], ...]], ...]
+_KINDS: dict[type[Any], Kinds] = {}
+
+
+def _kinds(job: type[Any]) -> Kinds:
+    if job not in _KINDS:
+        hints = get_type_hints(job)
+        _KINDS[job] = tuple(
+            (each.name, tuple(get_origin(one) or one for one in _of(hints[each.name]))) for each in fields(job)
+        )
+    return _KINDS[job]
+
+
+def _of(hint: Any) -> tuple[Any, ...]:
+    """Return the types of a union, or the one type."""
+    return (hint,) if get_origin(hint) is tuple else get_args(hint) or (hint,)
+
+
+def _words(kinds: tuple[type[Any], ...]) -> str:
+    named = {int: "a whole number", float: "a number", str: "a word", bool: "true or false", tuple: "a list"}
+    return " or ".join(named[each] for each in kinds if each in named)
