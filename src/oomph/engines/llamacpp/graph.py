@@ -21,13 +21,14 @@ from oomph.engines.llamacpp.graph_dense import GRAPHS as DENSE
 from oomph.engines.llamacpp.graph_gemma4 import gemma4
 from oomph.engines.llamacpp.graph_latent import deepseek2
 from oomph.engines.llamacpp.graph_layers import Run, fewer_layers
+from oomph.engines.llamacpp.graph_llama4 import llama4
 from oomph.engines.llamacpp.graph_parts import Builder
 from oomph.engines.llamacpp.graph_recurrent import GRAPHS as RECURRENT
 from oomph.engines.llamacpp.graph_setup import CPU, GraphSetup
 from oomph.engines.llamacpp.sched import COPIES, Scheduler
 from oomph.errors import UnsupportedError
 
-GRAPHS: Mapping[str, Callable[[Builder], Graph]] = {**DENSE, "deepseek2": deepseek2, "gemma4": gemma4, **RECURRENT}
+GRAPHS: Mapping[str, Callable[[Builder], Graph]] = {**DENSE, "deepseek2": deepseek2, "gemma4": gemma4, "llama4": llama4, **RECURRENT}
 
 CPU_ALIGNMENT = 32  # TENSOR_ALIGNMENT of ggml-backend.cpp, host buffers of GPUs included
 CUDA_ALIGNMENT = 128  # ggml_backend_cuda_buffer_type_get_alignment

@@ -212,12 +212,18 @@ class Builder:
             cur = ggml.like(cur, "SQR") if gated == "squared" else cur
         return self.mm("ffn_down" + suffix, cur, il)
 
-    def moe(self, x: Tensor, il: int, logits: Tensor | None = None, norm: bool | None = None) -> Tensor:
-        """Experts: the router's choice, each chosen expert on each token, their weighted sum."""
+    def moe(
+        self, x: Tensor, il: int, logits: Tensor | None = None, norm: bool | None = None, weighed_before: bool = False
+    ) -> Tensor:
+        """Experts: the router's choice, each chosen expert on each token, their weighted sum.
+
+        `weighed_before`: tokens are multiplied by the weights instead of what experts make of them (Llama 4).
+        """
         sizes = self.setup.hparams
-        weights, chosen = self._route(x, il, logits, sizes.norm_weights if norm is None else norm)
+        weights, chosen = self._route(x, il, logits, sizes.norm_weights if norm is None else norm, weighed_before)
         used, n = chosen.ne[0], self.n_tokens if x.ne[1] == self.n_tokens else x.ne[1]
         cur = ggml.reshape(x, x.ne[0], 1, n)
+        cur = ggml.like(ggml.repeat(cur, x.ne[0], used, n), "MUL", weights) if weighed_before else cur
         if self.weight("ffn_gate_up_exps", il) is not None:
             both = self._mm_id("ffn_gate_up_exps", cur, il, chosen)
             half = both.ne[0] // 2
@@ -228,7 +234,8 @@ class Builder:
             gated = self.weight("ffn_gate_exps", il) is not None
             hidden = ggml.like(ggml.unary(up), "SQR")
             hidden = ggml.glu(self._mm_id("ffn_gate_exps", cur, il, chosen), up) if gated else hidden
-        experts = ggml.like(self._mm_id("ffn_down_exps", hidden, il, chosen), "MUL", weights)
+        experts = self._mm_id("ffn_down_exps", hidden, il, chosen)
+        experts = experts if weighed_before else ggml.like(experts, "MUL", weights)
         self.graph.expand(experts)
         parts = [ggml.view(experts, x.ne[0], n, nb=(experts.nb[2],)) for _ in range(used)]
         for each in parts:
@@ -247,14 +254,14 @@ class Builder:
             cur = ggml.like(cur, "MUL", ggml.get_rows(of_tokens, chosen))
         return cur if bias is None else ggml.like(cur, "ADD_ID", bias, chosen)
 
-    def _route(self, x: Tensor, il: int, logits: Tensor | None, norm: bool) -> tuple[Tensor, Tensor]:
+    def _route(self, x: Tensor, il: int, logits: Tensor | None, norm: bool, by_logits: bool) -> tuple[Tensor, Tensor]:
         """The router: weights [1, used, tokens] and numbers [used, tokens] of the experts chosen."""
         sizes, n = self.setup.hparams, x.ne[1]
         if logits is None:
             logits = self.mm("ffn_gate_inp", x, il)
         probs = logits if sizes.gating == "softmax_weight" else GATES[sizes.gating](logits)
         n_expert, used = probs.ne[0], sizes.n_expert_used
-        selection = self.plus(probs, "exp_probs_b", il)
+        selection = logits if by_logits else self.plus(probs, "exp_probs_b", il)
         if sizes.n_expert_groups > 1:
             selection = self._in_groups(selection)
         chosen = ggml.top_k(selection, used)
