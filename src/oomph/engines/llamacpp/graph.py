@@ -28,7 +28,13 @@ from oomph.engines.llamacpp.graph_setup import CPU, GraphSetup
 from oomph.engines.llamacpp.sched import COPIES, Scheduler
 from oomph.errors import UnsupportedError
 
-GRAPHS: Mapping[str, Callable[[Builder], Graph]] = {**DENSE, "deepseek2": deepseek2, "gemma4": gemma4, "llama4": llama4, **RECURRENT}
+GRAPHS: Mapping[str, Callable[[Builder], Graph]] = {
+    **DENSE,
+    "deepseek2": deepseek2,
+    "gemma4": gemma4,
+    "llama4": llama4,
+    **RECURRENT,
+}
 
 CPU_ALIGNMENT = 32  # TENSOR_ALIGNMENT of ggml-backend.cpp, host buffers of GPUs included
 CUDA_ALIGNMENT = 128  # ggml_backend_cuda_buffer_type_get_alignment

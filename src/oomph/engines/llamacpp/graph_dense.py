@@ -63,6 +63,9 @@ def decoder(b: Builder, frame: Frame) -> Graph:
         inp = inputs[1] if sizes.swa[il] else inputs[0]
         assert inp is not None
         x = _parallel(b, frame, inp, x, il) if frame.parallel else _sequential(b, frame, inp, x, il)
+        if il < sizes.deepstack:
+            assert b.embedded is not None
+            x = ggml.like(x, "ADD", ggml.view(b.embedded, b.n_embd, b.n_tokens, nb=(b.embedded.nb[1],)))
     if frame.late_rows:
         x.output = True
         x = ggml.get_rows(x, b.out_ids) if b.setup.build.late_rows else x
@@ -173,6 +176,7 @@ FRAMES: dict[str, Frame] = {
     "glm4moe": Frame(ffn_norm="post_attention_norm", norm_weights=True),
     "qwen2moe": Frame(norm_weights=False),
     "qwen2vl": Frame(),
+    "qwen3vl": Frame(),
     "arcee": Frame(gated="squared"),
     "nemotron": Frame(gated="squared"),
     "apertus": Frame(gated="none"),

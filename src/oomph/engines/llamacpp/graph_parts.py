@@ -17,7 +17,7 @@ from oomph.engines.llamacpp.graph_setup import CPU, GraphSetup
 PIN_BELOW = 32  # tokens: smaller batches have their norms on the layer's own device (graph_get_cb)
 GATES = {"softmax": ggml.soft_max, "sigmoid": ggml.unary}
 # n_pos_per_embd: positions of a token, for time, height, width and one more
-POSITIONS = {"qwen2vl": 4, "qwen35": 4, "qwen35moe": 4}
+POSITIONS = {"qwen2vl": 4, "qwen3vl": 4, "qwen35": 4, "qwen35moe": 4}
 ROTATED = 64  # elements: the side of the smallest rotation that quantised caches are turned by (build_input_v_rot)
 
 
@@ -45,6 +45,7 @@ class Builder:
     n_outputs: int
     graph: Graph = field(default_factory=Graph)
     found: dict[str, Tensor] = field(default_factory=dict)
+    embedded: Tensor | None = None  # what the tokens came in as, with embeddings of images for deeper layers behind it
     starts: list[Tensor] = field(default_factory=list)  # the last node before each layer
 
     def layers(self) -> Iterator[int]:
@@ -98,14 +99,26 @@ class Builder:
     def inp_embd(self) -> Tensor:
         """Embeddings of the tokens, beside the other ways in which a batch may come."""
         embedding, n = self.the("token_embd"), self.n_tokens
-        cur = self.graph.expand(ggml.get_rows(embedding, ggml.graph_input(I32, n, name="inp_tokens")))
-        if self.setup.build.embd_leaf:
-            self.graph.expand(ggml.graph_input(F32, self.n_embd, n, name="inp_embd"))
-        if self.setup.build.mixed:
-            tokens = ggml.get_rows(embedding, ggml.graph_input(I32, n, name="inp_mixed_tokens"))
-            base = ggml.like(ggml.graph_input(F32, self.n_embd, n, name="inp_mixed_embd"), "DUP")
-            mixed = ggml.set_rows(base, tokens, ggml.graph_input(I64, n, name="inp_mixed_slots"))
-            self.graph.expand(mixed)
+        more = self.n_embd * self.setup.hparams.deepstack
+        width = self.n_embd + more
+
+        def rows(name: str) -> Tensor:
+            return self.graph.expand(ggml.get_rows(embedding, ggml.graph_input(I32, n, name=name)))
+
+        def widened(found: Tensor) -> Tensor:
+            return self.graph.expand(ggml.pad(found, more)) if more else found
+
+        build = self.setup.build
+        cur, mixed = rows("inp_tokens"), rows("inp_mixed_tokens") if build.mixed else None
+        cur = widened(cur)
+        if build.embd_leaf:
+            self.graph.expand(ggml.graph_input(F32, width, n, name="inp_embd"))
+        if mixed is not None:
+            mixed = widened(mixed)
+            base = ggml.like(ggml.graph_input(F32, width, n, name="inp_mixed_embd"), "DUP")
+            self.graph.expand(ggml.set_rows(base, mixed, ggml.graph_input(I64, n, name="inp_mixed_slots")))
+        cur = ggml.view(cur, self.n_embd, n, nb=(cur.nb[1],)) if more else cur
+        self.embedded = cur
         return self.graph.expand(ggml.like(cur, "SCALE") if self.setup.hparams.embedding_scale else cur)
 
     def scaled_rows(self, x: Tensor) -> Tensor:
