@@ -275,6 +275,33 @@ def serve_map() -> dict[str, Any]:
     )
 
 
+def reconciliation() -> dict[str, Any]:
+    """The JSON schema of `oomph reconcile`."""
+    real = obj({"name": TEXT, "value": NUMBER, "device": TEXT, "line": {"type": "integer", "minimum": 1}, "text": TEXT})
+    report = obj(
+        {
+            "program": TEXT,
+            "command": {**array(TEXT), "description": "what would start it again, as far as the log tells"},
+            "facts": {"type": "object", "additionalProperties": TEXT},
+            "figures": array(real),
+        }
+    )
+    row = obj(
+        {
+            "name": {**TEXT, "description": "ends in the unit: weights_gib, kv_tokens"},
+            "expected": NUMBER,
+            "safe": NUMBER,
+            "real": real,
+            "relative_error": NUMBER,
+            "agrees": {"type": "boolean"},
+            "above": {"type": "boolean", "description": "beyond what the safe value allows for"},
+            "reasons": array(TEXT),
+        }
+    )
+    names = {"schema_version": {"const": SCHEMA_VERSION}, "oomph_version": TEXT, "job": null_or({"type": "object"})}
+    return obj({**names, "reports": array(report), "rows": array(row), "notes": array(TEXT)})
+
+
 def titled(title: str, found: dict[str, Any]) -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -290,6 +317,7 @@ def main() -> None:
         "plan.schema.json": titled("oomph plan", plan()),
         "plan-gpus.schema.json": titled("oomph plan, several GPUs", on_devices()),
         "max.schema.json": titled("oomph max", limits()),
+        "reconcile.schema.json": titled("oomph reconcile", reconciliation()),
         "map.schema.json": titled("oomph serve --map", serve_map()),
     }
     for name, found in pages.items():

@@ -17,7 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.engines.llamacpp import real, tiny
-from tests.engines.llamacpp.graphs import GOLDEN, STARTS
+from tests.engines.llamacpp.graphs import GOLDEN, MODELS, STARTS
 
 TRIES = 5  # a server now and then does not come up
 
@@ -27,7 +27,7 @@ def main() -> None:
     found: dict[str, list[float | None]] = {}
     real.LONGEST = 10
     with tempfile.TemporaryDirectory() as folder:
-        for name, config in tiny.CONFIGS.items():
+        for name, config in MODELS.items():
             path = Path(folder) / f"{name}.gguf"
             tiny.write(path, config)
             found[name] = [_logged(path, dict(start)) for start in STARTS]

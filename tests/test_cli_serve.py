@@ -37,7 +37,7 @@ def test_an_answer_for_people(capsys: pytest.CaptureFixture[str]) -> None:
         "GPU KV cache size: 58,688 tokens",
         "At most concurrency 256",
         "a paged assumption",
-        "$ paged serve llama-3-8b",
+        "$ paged serve meta-llama/Meta-Llama-3-8B",
     ):
         assert text in out
 
@@ -56,7 +56,7 @@ def test_json_follows_the_committed_schema(capsys: pytest.CaptureFixture[str]) -
     found = as_json(capsys, *TOO_MANY)
     validate(found, schema("ledger"))
     assert found["served"]["changes"][0]["words"] == ["--kv-cache-dtype", "fp8"]
-    assert found["command"] == ["paged", "serve", "llama-3-8b"]
+    assert found["command"] == ["paged", "serve", "meta-llama/Meta-Llama-3-8B"]
     split = as_json(capsys, "serve", "llama-3-8b", "-e", "split", "-g", "rtx-4090,rtx-3060", "--context", "4k")
     validate(split, schema("ledger"))
     assert [share["name"] for share in split["served"]["shares"]] == ["rtx-4090 0", "rtx-3060-12gb 1", "host"]
@@ -78,7 +78,12 @@ def test_other_forms_say_the_same(capsys: pytest.CaptureFixture[str], form: str)
     """Tables to paste; every item with its source."""
     code, out, _ = run(capsys, *TOO_MANY, form)
     assert code == 1
-    for text in ("9 x 8,192 tokens need 9.00 GiB", "58,688 tokens", "paged serve llama-3-8b", "9,663,676,416"):
+    for text in (
+        "9 x 8,192 tokens need 9.00 GiB",
+        "58,688 tokens",
+        "paged serve meta-llama/Meta-Llama-3-8B",
+        "9,663,676,416",
+    ):
         assert text in out
 
 
@@ -105,20 +110,23 @@ def test_a_command_is_a_job(
     assert any("the command says" in text for text in other["assumptions"])
 
 
-def test_typed_options_win_over_the_command(capsys: pytest.CaptureFixture[str]) -> None:
-    """Also over a flag that the engine has for the same, in a change as well."""
-    words = ("--", "paged", "serve", "llama-3-8b", "--max-model-len", "8192")
-    _, out, _ = run(capsys, "serve", "--json", "--gpu", "rtx-4090", "--context", "1k", *words)
-    assert json.loads(out)["job"]["context"] == 1024
-    _, out, _ = run(capsys, "serve", "--json", "--gpu", "rtx-4090", "--concurrency", "9", *words)
-    changes = json.loads(out)["served"]["changes"]
-    assert ["--context", "6512"] in [change["words"] for change in changes]
+def test_requests_are_those_of_the_options_the_server_that_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """Shorter ones than a flag allows are served, longer ones are not."""
+    words = ("--gpu", "rtx-4090", "--", "paged", "serve", "llama-3-8b", "--max-model-len", "4096")
+    _, out, _ = run(capsys, "serve", "--json", "--context", "1k", *words)
+    found = json.loads(out)
+    assert (found["job"]["context"], found["job"]["longest"]) == (1024, 4096)
+    code, out, _ = run(capsys, "serve", "--context", "8k", *words)
+    assert code == 1
+    assert "8,192 is more than 4,096: --max-model-len 4096" in out
+    _, out, _ = run(capsys, "max", "--over", "context", *words)
+    assert "At most requests of 4,096 tokens: --max-model-len 4096; memory would do for 58,672" in " ".join(out.split())
 
 
 def test_one_device_stands_for_as_many_as_the_command_takes(capsys: pytest.CaptureFixture[str]) -> None:
     """By its flags, by the cards that are visible; of several named those."""
     for gpu, words, count in (
-        ("h100", ["paged", "serve", "llama-3-8b", "-tp", "2"], 2),
+        ("h100", ["paged", "serve", "meta-llama/Meta-Llama-3-8B", "-tp", "2"], 2),
         ("h100", ["CUDA_VISIBLE_DEVICES=1,3", "paged", "serve", "llama-3-8b", "-tp", "2"], 2),
         ("h100,h100,t4", ["CUDA_VISIBLE_DEVICES=2", "paged", "serve", "llama-3-8b"], 1),
     ):
@@ -140,7 +148,7 @@ def test_several_devices_share_each_layer(capsys: pytest.CaptureFixture[str]) ->
 
 def test_largest_values_of_an_engine(capsys: pytest.CaptureFixture[str]) -> None:
     """In words and as JSON, one input or both usual ones."""
-    code, out, _ = run(capsys, "max", "llama-3-8b", "--engine", "paged", "--gpu", "rtx-4090")
+    code, out, _ = run(capsys, "max", "llama-3-8b", "--engine", "Paged", "--gpu", "rtx-4090")
     assert code == 0
     assert "the model is made for 8,192 tokens; memory would do for 58,672" in out.replace("\n", "")
     assert "At most 7 requests at a time" in out

@@ -224,7 +224,7 @@ def parse_devices(text: str) -> tuple[Device, ...]:
     """Return the devices of a list, one for each: names that `parse_gpus` takes, with commas between them, in order.
 
     >>> [one.id for one in parse_devices("rtx-4090, 2xrtx-3060")]
-    ['rtx-4090', 'rtx-3060', 'rtx-3060']
+    ['rtx-4090', 'rtx-3060-12gb', 'rtx-3060-12gb']
     """
     found: list[Device] = []
     for part in text[: 64 * MOST_LISTED].split(","):

@@ -25,7 +25,7 @@ from oomph.units import GIB
 
 JOBS: dict[str, Any] = {
     "trtllm": TrtllmJob(),
-    "tgi": TgiJob(max_batch_prefill_tokens=4096),
+    "tgi": TgiJob(),
     "lmdeploy": LmdeployJob(quant_policy=8),
 }
 
@@ -153,7 +153,6 @@ def test_flags_are_read_and_written(name: str) -> None:
         ("trtllm", "qwen3-next-80b-a3b", TrtllmJob(), "states of recurrent layers"),
         ("trtllm", "deepseek-v3.2-exp", TrtllmJob(), "attention that picks its keys"),
         ("tgi", "deepseek-v3", TgiJob(max_batch_prefill_tokens=1), "cache of kind latent"),
-        ("tgi", "llama-3.1-8b", TgiJob(), "table of how fast cards are"),
         ("lmdeploy", "llama-3.1-8b", LmdeployJob(tensor_parallel=2), "takes 2 devices"),
     ],
 )

@@ -34,6 +34,7 @@ ELSEWHERE = {
     "max": "oomph.cli.plan",
     "measure": "oomph.cli.measure",
     "plan": "oomph.cli.plan",
+    "reconcile": "oomph.cli.reconcile",
     "score": "oomph.cli.score",
     "serve": "oomph.cli.serve",
     "trace": "oomph.cli.trace",

@@ -114,7 +114,7 @@ def asked(model: str | None, values: Mapping[str, Any]) -> Asked:
     """Return what the options, the words behind -- and a pasted command ask for; what is typed wins."""
     words: list[str] = click.get_current_context().meta.get(BEHIND, [])
     line = _line(values["engine"], words, values["command_file"])
-    job = _with_typed(line.job, _typed(values, line.engine.name))
+    job = replace(line.job, **_typed(values, line.engine.name))
     devices, job, where = _placed(values["gpu"], line, job, whole=not values["engine"])
     said = [f"not read, they move no memory: {', '.join(dict.fromkeys(line.passed_over))}"] if line.passed_over else []
     if model and line.model and model != line.model:
@@ -123,12 +123,6 @@ def asked(model: str | None, values: Mapping[str, Any]) -> Asked:
     if model is None:
         raise click.UsageError("Say which model: there is none in that command.")
     return Asked(line.engine, job, model, devices, (*said, *where), typed_model)
-
-
-def _with_typed(job: ServeJob, typed: dict[str, Any]) -> ServeJob:
-    """Return a job with what was typed; that wins over flags of the engine."""
-    job = replace(job, **typed)
-    return job.with_context(typed["context"]) if "context" in typed else job
 
 
 def _placed(

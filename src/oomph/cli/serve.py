@@ -10,11 +10,12 @@ import click
 
 from oomph.cli.engine_words import WithWords, asked, engine_options, with_engine
 from oomph.cli.job_options import infer_job, infer_options
-from oomph.cli.jobs import HELP, about, run
+from oomph.cli.jobs import HELP, about, answered, run
 from oomph.cli.output import dump, output
 
 if TYPE_CHECKING:
     from oomph.cli.engine_words import Asked
+    from oomph.cli.jobs import Answered
     from oomph.ledger import Ledger
 
 EXAMPLES = """\b
@@ -42,28 +43,46 @@ def serve(model: str | None, map_file: str | None, **values: Any) -> int:
     """
     if values["as_json"] and values["markdown"]:
         raise click.UsageError("--json and --markdown exclude each other: choose one.")
-    if with_engine(values):
-        return _serve(asked(model, values), map_file, values)
+    if not with_engine(values):
+        return run(_by_transformers(model, map_file, values), values)
+    what = asked(model, values)
+    if map_file is not None:
+        return _map(what, map_file, values)
+    return _show(_by_engine(what, values), values)
+
+
+def served(model: str | None, values: dict[str, Any]) -> Ledger:
+    """Return the ledger that the options of `oomph serve` ask for."""
+    if not with_engine(values):
+        return _by_transformers(model, None, values).ledger
+    return _by_engine(asked(model, values), values)
+
+
+def _by_transformers(model: str | None, map_file: str | None, values: dict[str, Any]) -> Answered:
     if map_file is not None or values["format"] is not None:
         given = "--map" if map_file is not None else "--format"
         raise click.UsageError(f"{given} is about an engine: say which, --engine vllm.")
     if model is None:
         raise click.UsageError("Missing argument 'MODEL'.")
-    return run(model, infer_job(values), values)
+    return answered(model, infer_job(values), values)
 
 
-def _serve(what: Asked, map_file: str | None, values: dict[str, Any]) -> int:
+def _by_engine(what: Asked, values: dict[str, Any]) -> Ledger:
+    """Return the ledger of a model in an engine; where it does not fit with what would make it."""
     from oomph.engines.changes import changes
-    from oomph.engines.serving import serve as served
+    from oomph.engines.serving import serve as served_by
 
     found = what.subject(values["offline"])
-    if map_file is not None:
-        return _map(found, what, map_file, values)
-    ledger = said(served(found, what.engine, what.job, what.devices), what)
-    fits = ledger.verdict is None or ledger.verdict.fits
-    if not fits and ledger.served:
+    ledger = said(served_by(found, what.engine, what.job, what.devices), what)
+    if ledger.served and ledger.verdict is not None and not ledger.verdict.fits:
         better = changes(found, what.engine, what.job, what.devices)
         ledger = replace(ledger, served=replace(ledger.served, changes=better))
+    return ledger
+
+
+def _show(ledger: Ledger, values: dict[str, Any]) -> int:
+    """Print a served model's ledger in the form asked for, and return the exit code."""
+    fits = ledger.verdict is None or ledger.verdict.fits
     if values["as_json"]:
         dump(ledger.to_dict())
         return 0 if fits else 1
@@ -84,9 +103,10 @@ def said(ledger: Ledger, what: Asked) -> Ledger:
     return replace(ledger, assumptions=(*ledger.assumptions, *what.said))
 
 
-def _map(found: Any, what: Asked, file: str, values: dict[str, Any]) -> int:
+def _map(what: Asked, file: str, values: dict[str, Any]) -> int:
     from oomph.engines.maps import serve_map
 
+    found = what.subject(values["offline"])
     made = serve_map(found, what.engine, what.job, what.devices)
     made = replace(made, ledger=said(made.ledger, what))
     if file:

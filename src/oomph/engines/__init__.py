@@ -18,17 +18,18 @@ ENGINES: dict[str, str] = {
     "tgi": "tgi",
     "lmdeploy": "lmdeploy",
     "llama.cpp": "llamacpp",
-    "mlx": "mlx",
-    "exllamav2": "exllama.v2",
-    "exllamav3": "exllama.v3",
     "ollama": "ollama",
     "lm-studio": "lmstudio",
     "ik_llama.cpp": "ik",
+    "mlx": "mlx",
+    "exllamav2": "exllama.v2",
+    "exllamav3": "exllama.v3",
 }
 
 
 def engine(name: str) -> Engine:
-    """Return an engine by its name; raises UsageError for one that is not known."""
+    """Return an engine by its name, in letters of any size; raises UsageError for one that is not known."""
+    name = name.lower()
     if name not in ENGINES:
         choose = f"Choose one of {', '.join(ENGINES)}; docs/engines.md says what each takes."
         raise UsageError(f"There is no engine {name[:80]!r}.", close_matches(name, ENGINES) or choose)

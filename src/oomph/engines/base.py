@@ -49,7 +49,7 @@ class ServeJob:
         return 1
 
     def with_context(self, tokens: int) -> ServeJob:
-        """Return the job with requests so long, whatever another of its flags says of them."""
+        """Return the job with requests so long, and no other flag that says how long they may be."""
         return replace(self, context=tokens)
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from oomph.blocks.cached import TokenCache
 from oomph.caches import layer_caches
 from oomph.constants import measured
 from oomph.engines.base import Amount, Limit, Share
+from oomph.engines.shards import KEPT
 from oomph.errors import UnsupportedError, UsageError
 from oomph.ledger import Item
 
@@ -47,6 +49,7 @@ class Block:
         return (Item("keys and values", "kv_cache", self.needs(context, concurrency), axes=axes, evidence=each),)
 
 
+@lru_cache(maxsize=KEPT)
 def token_caches(model: Model, engine: str, latent: bool) -> tuple[tuple[TokenCache, int], ...]:
     """Return what layers keep of a token with the number of such layers; windows are kept whole by these engines.
 

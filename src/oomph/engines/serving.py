@@ -46,19 +46,12 @@ def serve(found: Subject, engine: Engine, job: ServeJob, devices: Sequence[Devic
         warnings=(*found.warnings, *found.model.notes, *deployed.warnings),
         figures=(_fullest(shown),),
         printed=deployed.printed,
-        command=tuple(engine.command(_named(found) if engine.hub else found.source.name, job)),
+        command=tuple(engine.command(found.source.repo or found.source.name if engine.hub else found.source.name, job)),
         served=Served(
             tuple(_held(share, items, deployed.context, job.concurrency) for share, items in shown),
             tuple(Bound(name, limit.most, limit.why) for name, limit in deployed.limits.items()),
         ),
     )
-
-
-def _named(found: Subject) -> str:
-    """Return what a program that loads from the hub calls the model."""
-    notes = found.source.notes if found.source.origin == "catalogue" else ()
-    repos = (note.partition("catalogue: ")[2] for note in notes)
-    return next((repo for repo in repos if repo), found.source.name)
 
 
 def describe(job: ServeJob) -> dict[str, Any]:

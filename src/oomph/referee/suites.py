@@ -189,6 +189,7 @@ def _inference(small_one: str, large_one: str) -> Iterator[Entry]:
         {"decode": 4}, {"decode": 4, "cache": "static"}, {"cache": "none", "logits_to_keep": 0}, {"logits_to_keep": 0},
         {"decode": 2, "padding": True}, {"attention": "eager", "seq_len": 1024}, {"batch": 8, "seq_len": 512},
         {"decode": 2, "cache": "static", "max_cache_len": 8192}, {"attention": "math", "seq_len": 1024},
+        {"decode": 4, "cache": "fp8"},
         {"precision": "fp32"},
     ):  # fmt: skip
         yield _infer(small_one, **changes)

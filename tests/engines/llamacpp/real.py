@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 LONGEST = 20  # seconds
+INFORMED = 4  # of verbosity: the lines of buffers, and not every tensor and node
 _BUFFER = re.compile(r"(\S+) +(model|KV|RS|compute|output) +buffer size = +([\d.]+) MiB")
 _CACHE = re.compile(
     r"llama_kv_cache: size = +([\d.]+) MiB \( *(\d+) cells, +(\d+) layers, +(\d+)/(\d+) seqs\), "
@@ -67,7 +68,7 @@ def needed() -> None:
 
 def start(path: Path, **params: Any) -> Said:
     """Start a server on a file and return what it logged; RuntimeError where it does not come up."""
-    asked = {"warmup": False, "fit_params": False, "port": 0, "verbosity": 10, **params}
+    asked = {"warmup": False, "fit_params": False, "port": 0, "verbosity": INFORMED, **params}
     command = [sys.executable, __file__, str(path), json.dumps(asked)]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST, check=False, errors="replace")
     text = ran.stdout + ran.stderr

@@ -16,26 +16,26 @@ from oomph.errors import UnsupportedError
 from oomph.formats.gguf_types import BY_NAME
 from oomph.units import MIB
 from tests.engines.llamacpp import tiny
-from tests.engines.llamacpp.graphs import GOLDEN, STARTS, setup_of
+from tests.engines.llamacpp.graphs import GOLDEN, MODELS, STARTS, setup_of
 
 LOGGED = json.loads(GOLDEN.read_text())["compute_mib"]
 PUBLISHED = json.loads(Path(__file__).with_name("compute_published.json").read_text())["rows"]
 HUNDREDTH = 0.0051  # half of the last decimal that is logged, in MiB
 
 
-@pytest.mark.parametrize("name", tiny.CONFIGS)
+@pytest.mark.parametrize("name", MODELS)
 def test_buffers_are_those_a_real_server_logs(name: str) -> None:
     """With and without flash attention, in several contexts, batches, numbers of slots and types of the cache."""
     for start, logged in zip(STARTS, LOGGED[name], strict=True):
         if logged is not None:
-            found = compute_buffers(setup_of(tiny.CONFIGS[name], **start))
+            found = compute_buffers(setup_of(MODELS[name], **start))
             assert found == {CPU: pytest.approx(logged * MIB, abs=HUNDREDTH * MIB)}, start
 
 
 def test_every_start_was_logged() -> None:
     """There is a number for each model and start."""
     assert all(len(row) == len(STARTS) and None not in row for row in LOGGED.values())
-    assert set(LOGGED) == set(tiny.CONFIGS)
+    assert set(LOGGED) == set(MODELS)
 
 
 def published(row: dict[str, Any]) -> GraphSetup:

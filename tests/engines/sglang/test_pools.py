@@ -137,3 +137,19 @@ def test_pools_stay_in_their_budget(budget: int, more: int, full: int, swa: int,
     assert windows % page == 0
     if not state:
         assert pools(budget + more, Cells(full, swa, 128 if swa else 0, 0, 0, 1), job).tokens >= made.tokens
+
+
+def test_states_of_a_log() -> None:
+    """Qwen3.5-397B-A17B on two devices: 82 states, conv 0.13 GB and ssm 7.29 GB, beside 580,364 tokens of 8.30 GB.
+
+    Source: a log in issue 1870 of kvcache-ai/ktransformers, which starts SGLang. What was free is not in it; whatever
+    that was, a budget that makes so many tokens makes so many states.
+    """
+    job = SglangJob(tensor_parallel=2)
+    cell = cells(subject("qwen3.5-397b-a17b"), job)
+    states, tokens = 83 * cell.state, (580364 + 1) * cell.full
+    assert states / GIB == pytest.approx(0.13 + 7.29, abs=0.01)
+    assert tokens / GIB == pytest.approx(8.30, abs=0.01)
+    made = pools(states + tokens, cell, job)
+    assert made.states == 82
+    assert made.tokens == pytest.approx(580364, abs=1)

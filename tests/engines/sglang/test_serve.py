@@ -84,6 +84,17 @@ def test_the_pool_is_what_fits() -> None:
     assert found.limits["concurrency"].most == 4000
 
 
+def test_too_little_set_aside_is_said() -> None:
+    """A step whose widest map alone makes more than is left to activations; and one that has room."""
+    for fraction, warned in ((0.5, 0), (0.999, 1)):
+        job = SglangJob(mem_fraction_static=fraction, chunked_prefill_size=16384)
+        found = SGLANG.deploy(subject("qwen3-8b"), job, [find("h200")])
+        # 16,384 tokens in bf16: 4,096 numbers in, as many beside, 12,288 out
+        assert f"takes {16384 * (2 * 4096 + 12288) * 2 / 2**30:.2f} GiB at least" in found.assumptions[-1]
+        assert len(found.warnings) == warned
+        assert all("lower --mem-fraction-static" in each for each in found.warnings)
+
+
 def test_without_a_device_it_says_what_is_taken() -> None:
     """Weights and requests, no verdict."""
     found = serve(subject("qwen3-8b"), SGLANG, SglangJob(context=1024, concurrency=2), [])

@@ -17,6 +17,7 @@ from typing import Any
 from oomph.engines.llamacpp.gallocr import Buffer, Step, lifetimes, place
 from oomph.engines.llamacpp.ggml import Graph, Tensor
 from oomph.engines.llamacpp.graph_dense import GRAPHS as DENSE
+from oomph.engines.llamacpp.graph_gemma4 import gemma4
 from oomph.engines.llamacpp.graph_latent import deepseek2
 from oomph.engines.llamacpp.graph_layers import Run, fewer_layers
 from oomph.engines.llamacpp.graph_parts import Builder
@@ -25,7 +26,7 @@ from oomph.engines.llamacpp.graph_setup import CPU, GraphSetup
 from oomph.engines.llamacpp.sched import COPIES, Scheduler
 from oomph.errors import UnsupportedError
 
-GRAPHS: Mapping[str, Callable[[Builder], Graph]] = {**DENSE, "deepseek2": deepseek2, **RECURRENT}
+GRAPHS: Mapping[str, Callable[[Builder], Graph]] = {**DENSE, "deepseek2": deepseek2, "gemma4": gemma4, **RECURRENT}
 
 CPU_ALIGNMENT = 32  # TENSOR_ALIGNMENT of ggml-backend.cpp, host buffers of GPUs included
 CUDA_ALIGNMENT = 128  # ggml_backend_cuda_buffer_type_get_alignment

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from oomph.engines.llamacpp import ggml
-from oomph.engines.llamacpp.ggml import F32, Graph, Tensor
+from oomph.engines.llamacpp.ggml import Graph, Tensor
 from oomph.engines.llamacpp.graph_parts import AttentionInput, Builder
 
 
@@ -19,17 +19,23 @@ class Frame:
 
     `gated` is the feed-forward layer's kind (Builder.ffn). `scale_q`: queries are scaled before attention.
     `whole_norm`: queries and keys are normalised before they are split into heads. `parallel`: attention and
-    feed-forward layer read the same norm. `rope_swa`: only layers with a window rotate. `ffn_norm` names the norm
-    before the feed-forward layer. `norm_weights`: the experts' weights are divided by their sum. `late_rows`: the last
-    layer's output is an output of the graph, in some builds with the rows that give no logits. `rotates`: positions are
-    put in by rotation. `swapped`: the residual is the first operand of the second sum. `scale_embd`: embeddings are
-    scaled by a node of their own; `scale_rows`: token by token where a batch may bring embeddings of images.
+    feed-forward layer read the same norm, and how their outputs ("attn", "ffn") and the residual ("x") are added.
+    `plain_norms`: norms have no weights. `pre_norms`: layers read norms (what they give is normalised in any case if
+    the file has those). `turned_first`: heads are normalised after the rotation. `rope_swa`: only layers with a window
+    rotate. `ffn_norm` names the norm before the feed-forward layer. `norm_weights`: the experts' weights are divided by
+    their sum. `late_rows`: the last layer's output is an output of the graph, in some builds with the rows that give no
+    logits. `rotates`: positions are put in by rotation. `swapped`: the residual is the first operand of the second sum.
+    `scale_embd`: embeddings are scaled by a node of their own; `scale_rows`: token by token where a batch may bring
+    embeddings of images.
     """
 
     gated: str = "parallel"
     scale_q: bool = False
     whole_norm: bool = False
-    parallel: bool = False
+    plain_norms: bool = False
+    parallel: tuple[str, ...] = ()
+    pre_norms: bool = True
+    turned_first: bool = False
     rope_swa: bool = False
     ffn_norm: str = "ffn_norm"
     norm_weights: bool = True
@@ -44,9 +50,9 @@ def decoder(b: Builder, frame: Frame) -> Graph:
     """Build a decoder: embeddings, layers, logits."""
     sizes = b.setup.hparams
     x = b.inp_embd()
-    if frame.scale_rows and b.setup.build.mixed:
-        x = ggml.like(x, "MUL", ggml.graph_input(F32, 1, b.n_tokens, name="inp_scale_rows"))
-    elif frame.scale_embd or frame.scale_rows:
+    if frame.scale_rows:
+        x = b.scaled_rows(x)
+    elif frame.scale_embd:
         x = ggml.like(x, "SCALE")
     if b.weight("position_embd") is not None:
         x = ggml.like(x, "ADD", ggml.get_rows(b.the("position_embd"), b.inp_pos))
@@ -71,12 +77,18 @@ def attention(b: Builder, frame: Frame, inp: AttentionInput, x: Tensor, il: int)
         k = ggml.reshape(k, sizes.head_k[il], sizes.n_head_kv[il], n)
         v = ggml.reshape(v, sizes.head_v[il], sizes.n_head_kv[il], n)
     else:
-        q = b.norm(q, "attn_q_norm", il) if b.weight("attn_q_norm", il) is not None else q
-        k = b.norm(k, "attn_k_norm", il) if b.weight("attn_k_norm", il) is not None else k
-    if frame.rotates and sizes.rope[il] and (sizes.swa[il] or not frame.rope_swa):
+        q, k = _head_norms(b, q, k, il) if not frame.turned_first else (q, k)
+    if frame.rotates and sizes.rope[il] and (sizes.swa[il] or not frame.rope_swa or not any(sizes.swa)):
         q, k = b.rope(q, il), b.rope(k, il)
+    q, k = _head_norms(b, q, k, il) if frame.turned_first else (q, k)
     q = ggml.like(q, "SCALE") if frame.scale_q else q
     return b.mm("attn_output", b.attend(inp, il, q, k, v), il)
+
+
+def _head_norms(b: Builder, q: Tensor, k: Tensor, il: int) -> tuple[Tensor, Tensor]:
+    q = b.norm(q, "attn_q_norm", il) if b.weight("attn_q_norm", il) is not None else q
+    k = b.norm(k, "attn_k_norm", il) if b.weight("attn_k_norm", il) is not None else k
+    return q, k
 
 
 def feed_forward(b: Builder, frame: Frame, x: Tensor, il: int) -> Tensor:
@@ -98,7 +110,7 @@ def _last(b: Builder, frame: Frame, il: int) -> bool:
 
 def _sequential(b: Builder, frame: Frame, inp: AttentionInput, x: Tensor, il: int) -> Tensor:
     residual_scale = b.setup.hparams.residual_scale
-    normed = b.norm(x, "attn_norm", il)
+    normed = b.norm(x, "attn_norm", il) if frame.pre_norms else x
     cur = attention(b, frame, inp, normed, il)
     if _last(b, frame, il):
         cur, x = ggml.get_rows(cur, b.out_ids), ggml.get_rows(x, b.out_ids)
@@ -107,8 +119,12 @@ def _sequential(b: Builder, frame: Frame, inp: AttentionInput, x: Tensor, il: in
         cur = b.norm(cur, "post_attention_norm", il)
     cur = ggml.like(cur, "SCALE") if residual_scale else cur
     middle = ggml.like(cur, "ADD", x)
-    # StableLM without a second norm: both layers read the first.
-    cur = b.norm(middle, frame.ffn_norm, il) if b.weight(frame.ffn_norm, il) is not None else normed
+    if not frame.pre_norms:
+        cur = middle
+    elif b.weight(frame.ffn_norm, il) is not None or frame.plain_norms:
+        cur = b.norm(middle, frame.ffn_norm, il)
+    else:  # StableLM without a second norm: both layers read the first
+        cur = normed
     cur = feed_forward(b, frame, cur, il)
     if b.weight("post_ffw_norm", il) is not None:
         cur = b.norm(cur, "post_ffw_norm", il, pin=b.setup.arch == "glm4")
@@ -118,11 +134,13 @@ def _sequential(b: Builder, frame: Frame, inp: AttentionInput, x: Tensor, il: in
 
 def _parallel(b: Builder, frame: Frame, inp: AttentionInput, x: Tensor, il: int) -> Tensor:
     normed = b.norm(x, "attn_norm", il)
-    attended = attention(b, frame, inp, normed, il)
+    own = b.norm(x, "attn_norm_2", il) if b.weight("attn_norm_2", il) is not None else normed
+    attended = attention(b, frame, inp, own, il)
     if _last(b, frame, il):
         attended, x, normed = (ggml.get_rows(each, b.out_ids) for each in (attended, x, normed))
-    cur = feed_forward(b, frame, normed, il)
-    return ggml.like(ggml.like(cur, "ADD", x), "ADD", attended)
+    parts = {"attn": attended, "x": x, "ffn": feed_forward(b, frame, normed, il)}
+    first, second, third = (parts[name] for name in frame.parallel)
+    return ggml.like(ggml.like(first, "ADD", second), "ADD", third)
 
 
 FRAMES: dict[str, Frame] = {
@@ -137,12 +155,33 @@ FRAMES: dict[str, Frame] = {
     "phi3": Frame(gated="halves", scale_q=True, swapped=True),
     "starcoder2": Frame(gated="none"),
     "gpt2": Frame(gated="none", rotates=False),
-    "command-r": Frame(parallel=True),
-    "cohere2": Frame(parallel=True, rope_swa=True),
+    "starcoder": Frame(gated="none", rotates=False),
+    "command-r": Frame(parallel=("ffn", "x", "attn")),
+    "cohere2": Frame(parallel=("ffn", "x", "attn"), rope_swa=True),
+    "falcon": Frame(gated="none", parallel=("ffn", "attn", "x")),
+    "phi2": Frame(gated="none", scale_q=True, parallel=("attn", "ffn", "x")),
     "stablelm": Frame(),
     "granite": Frame(),
     "granitemoe": Frame(),
     "glm4": Frame(gated="halves"),
+    "chatglm": Frame(gated="halves"),
+    "glm4moe": Frame(ffn_norm="post_attention_norm", norm_weights=True),
+    "qwen2moe": Frame(norm_weights=False),
+    "qwen2vl": Frame(),
+    "arcee": Frame(gated="squared"),
+    "nemotron": Frame(gated="squared"),
+    "apertus": Frame(gated="none"),
+    "ernie4_5": Frame(),
+    "ernie4_5-moe": Frame(),
+    "exaone4": Frame(pre_norms=False, rope_swa=True),
+    "olmo": Frame(plain_norms=True),
+    "olmo2": Frame(pre_norms=False, whole_norm=True),
+    "hunyuan-dense": Frame(turned_first=True),
+    "minimax-m2": Frame(whole_norm=True),
+    "mistral3": Frame(),
+    "phimoe": Frame(scale_q=True, swapped=True),
+    "seed_oss": Frame(ffn_norm="post_attention_norm"),
+    "smollm3": Frame(),
     "gpt-oss": Frame(ffn_norm="post_attention_norm", norm_weights=False, late_rows=True),
 }
 

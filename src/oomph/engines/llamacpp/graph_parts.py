@@ -16,7 +16,8 @@ from oomph.engines.llamacpp.graph_setup import CPU, GraphSetup
 
 PIN_BELOW = 32  # tokens: smaller batches have their norms on the layer's own device (graph_get_cb)
 GATES = {"softmax": ggml.soft_max, "sigmoid": ggml.unary}
-POSITIONS = {"qwen35": 4, "qwen35moe": 4}  # n_pos_per_embd: of a token, for time, height, width and one more
+# n_pos_per_embd: positions of a token, for time, height, width and one more
+POSITIONS = {"qwen2vl": 4, "qwen35": 4, "qwen35moe": 4}
 ROTATED = 64  # elements: the side of the smallest rotation that quantised caches are turned by (build_input_v_rot)
 
 
@@ -107,12 +108,22 @@ class Builder:
             self.graph.expand(mixed)
         return self.graph.expand(ggml.like(cur, "SCALE") if self.setup.hparams.embedding_scale else cur)
 
+    def scaled_rows(self, x: Tensor) -> Tensor:
+        """Embeddings of tokens scaled, those of images in the same batch not."""
+        if self.setup.build.mixed:
+            return ggml.like(x, "MUL", ggml.graph_input(F32, 1, self.n_tokens, name="inp_scale_rows"))
+        return ggml.like(x, "SCALE")
+
     def attention_input(self, swa: bool = False, latent: bool = False) -> AttentionInput:
         """The inputs of the cache of all tokens, or of that of windows; `latent`: its keys are its values too."""
         setup, n = self.setup, self.n_tokens
         cells, streams = setup.swa_cells if swa else setup.cells, setup.n_streams
         kind = F16 if setup.flash_attn and setup.build.mask_f16 else F32
         width = 1 if setup.flash_attn else self._widest_values
+
+        def of_cache(heads: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple(dim for dim, windowed in zip(heads, setup.hparams.swa, strict=True) if windowed == swa)
+
         rows, turns = setup.build.row_writes, setup.build.rotations and not latent
         return AttentionInput(
             k_idxs=ggml.graph_input(I64, n, name="k_idxs") if rows else None,
@@ -120,8 +131,12 @@ class Builder:
             mask=ggml.graph_input(kind, cells, n // streams, 1, streams, name="kq_mask"),
             cells=cells,
             latent=latent,
-            k_rot=self._rotation(setup.hparams.head_k, largest=True) if turns and setup.type_k.block > 1 else None,
-            v_rot=self._rotation(setup.hparams.head_v, largest=False) if turns and setup.type_v.block > 1 else None,
+            k_rot=self._rotation(of_cache(setup.hparams.head_k), largest=True)
+            if turns and setup.type_k.block > 1
+            else None,
+            v_rot=self._rotation(of_cache(setup.hparams.head_v), largest=False)
+            if turns and setup.type_v.block > 1
+            else None,
         )
 
     @cached_property
@@ -203,21 +218,17 @@ class Builder:
         weights, chosen = self._route(x, il, logits, sizes.norm_weights if norm is None else norm)
         used, n = chosen.ne[0], self.n_tokens if x.ne[1] == self.n_tokens else x.ne[1]
         cur = ggml.reshape(x, x.ne[0], 1, n)
-        fused = self.weight("ffn_gate_up_exps", il)
-        if fused is not None:
-            both = self._plus_id(ggml.mul_mat_id(fused, cur, chosen), "ffn_gate_up_exps", il, chosen)
+        if self.weight("ffn_gate_up_exps", il) is not None:
+            both = self._mm_id("ffn_gate_up_exps", cur, il, chosen)
             half = both.ne[0] // 2
             gate, up = (ggml.view(both, half, both.ne[1], both.ne[2], nb=both.nb[1:3]) for _ in range(2))
             hidden = ggml.glu(gate, up)
         else:
-            up = self._plus_id(ggml.mul_mat_id(self.the("ffn_up_exps", il), cur, chosen), "ffn_up_exps", il, chosen)
-            if self.weight("ffn_gate_exps", il) is not None:
-                gate = ggml.mul_mat_id(self.the("ffn_gate_exps", il), cur, chosen)
-                hidden = ggml.glu(self._plus_id(gate, "ffn_gate_exps", il, chosen), up)
-            else:
-                hidden = ggml.like(ggml.unary(up), "SQR")
-        experts = ggml.mul_mat_id(self.the("ffn_down_exps", il), hidden, chosen)
-        experts = ggml.like(self._plus_id(experts, "ffn_down_exps", il, chosen), "MUL", weights)
+            up = self._mm_id("ffn_up_exps", cur, il, chosen)
+            gated = self.weight("ffn_gate_exps", il) is not None
+            hidden = ggml.like(ggml.unary(up), "SQR")
+            hidden = ggml.glu(self._mm_id("ffn_gate_exps", cur, il, chosen), up) if gated else hidden
+        experts = ggml.like(self._mm_id("ffn_down_exps", hidden, il, chosen), "MUL", weights)
         self.graph.expand(experts)
         parts = [ggml.view(experts, x.ne[0], n, nb=(experts.nb[2],)) for _ in range(used)]
         for each in parts:
@@ -227,9 +238,14 @@ class Builder:
             total = self.graph.expand(ggml.like(total, "ADD", each))
         return ggml.cont(total) if used == 1 else total
 
-    def _plus_id(self, x: Tensor, name: str, il: int, chosen: Tensor) -> Tensor:
-        bias = self.weight(name, il, "bias")
-        return x if bias is None else ggml.like(x, "ADD_ID", bias, chosen)
+    def _mm_id(self, name: str, x: Tensor, il: int, chosen: Tensor) -> Tensor:
+        """Multiply by the chosen experts' matrices; their scales and biases where the file has them."""
+        cur = ggml.mul_mat_id(self.the(name, il), x, chosen)
+        scale, bias = self.weight(name, il, "scale"), self.weight(name, il, "bias")
+        if scale is not None:
+            of_tokens = ggml.repeat(ggml.reshape(scale, 1, scale.ne[0], 1), 1, scale.ne[0], x.ne[2])
+            cur = ggml.like(cur, "MUL", ggml.get_rows(of_tokens, chosen))
+        return cur if bias is None else ggml.like(cur, "ADD_ID", bias, chosen)
 
     def _route(self, x: Tensor, il: int, logits: Tensor | None, norm: bool) -> tuple[Tensor, Tensor]:
         """The router: weights [1, used, tokens] and numbers [used, tokens] of the experts chosen."""

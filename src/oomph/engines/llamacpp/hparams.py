@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from oomph.blocks.attention import Attention
-from oomph.blocks.base import Block, descend
+from oomph.blocks.base import Block, Stack, descend
 from oomph.blocks.latent_attention import LatentAttention
 from oomph.blocks.linear_attention import GatedDeltaNet
 from oomph.blocks.mamba import Mamba, Mamba2
 from oomph.blocks.moe import MoE
+from oomph.blocks.shared_kv import KeyAsValueAttention
 from oomph.blocks.short_conv import ShortConv
 from oomph.engines.llamacpp.graph_setup import Hparams
 from oomph.engines.llamacpp.sizes import Metadata, Sizes
@@ -23,7 +24,13 @@ if TYPE_CHECKING:
     from oomph.header import Header
 
 # How the router of an architecture makes weights of scores; softmax over all experts where none is named.
-GATING = {"gpt-oss": "softmax_weight", "deepseek2": "sigmoid", "glm4moe": "sigmoid", "lfm2moe": "sigmoid"}
+GATING = {
+    "gpt-oss": "softmax_weight",
+    "deepseek2": "sigmoid",
+    "glm4moe": "sigmoid",
+    "lfm2moe": "sigmoid",
+    "minimax-m2": "sigmoid",
+}
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,9 @@ def hparams_of(model: Model, arch: str) -> Hparams:
         rope=tuple(each.rope for each in in_order),
         recurrent=tuple(each.recurrent for each in in_order),
         softcap=any(isinstance(block, Attention) and block.softcap for block in found),
-        n_expert_used=experts.top_k if experts else 0,
+        n_expert_used=experts.top_k
+        if experts
+        else max((b.used or 0 for b in found if isinstance(b, Stack)), default=0),
         norm_weights=experts.normalised if experts else True,
         gating=GATING.get(arch, "softmax"),
         n_expert_groups=experts.groups[0] if experts else 0,
@@ -89,6 +98,8 @@ def _mixer(blocks: list[Block]) -> _Layer | None:
             swa, dim = block.sliding_window is not None, block.head_dim
             values = block.v_head_dim or dim
             return _Layer(block.num_heads, block.num_kv_heads, dim, values, swa, bool(block.rotary))
+        if isinstance(block, KeyAsValueAttention):
+            return _Layer(block.num_heads, block.num_kv_heads, block.head_dim, block.head_dim)
         if isinstance(block, (Mamba, Mamba2, GatedDeltaNet, ShortConv)):
             return _Layer(recurrent=True)
     return None

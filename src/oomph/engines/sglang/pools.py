@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from oomph.blocks.cached import StateCache, TokenCache
 from oomph.caches import layer_caches
 from oomph.engines.sglang.job import DRAFTED_REQUESTS, KV_DTYPES, SSM_DTYPES, SglangJob
+from oomph.engines.shards import KEPT
 from oomph.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -123,12 +124,13 @@ def kv_bytes(found: Subject, job: SglangJob, device: Device | None) -> int:
     return 4 if job.dtype in ("float", "float32") else 2
 
 
+@lru_cache(maxsize=KEPT)
 def _picks(model: Model) -> bool:
     kept = (each for found in layer_caches(model) for each in found.cached)
     return any(isinstance(each, TokenCache) and each.kind == "latent" and each.index_dim for each in kept)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=KEPT)
 def _cells(
     model: Model, parallel: int, width: int, ssm: int, windows: bool, release: tuple[int, ...], place: tuple[int, int]
 ) -> Cells:

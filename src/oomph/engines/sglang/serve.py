@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,8 @@ from oomph.engines.sglang.fraction import Taken, taken
 from oomph.engines.sglang.job import DRAFTED_REQUESTS, NEWEST, SglangJob
 from oomph.engines.sglang.pools import DRAFT_COUNTED_SINCE, HEADROOM_UNTIL, Pools, cells, page_size, pools
 from oomph.engines.sglang.requests import Requests, running, states_each, table_bytes
-from oomph.engines.sglang.weights import Loaded, loaded
+from oomph.engines.sglang.weights import Loaded, loaded, spread
+from oomph.engines.shards import KEPT, step_bytes
 from oomph.errors import UsageError
 from oomph.ledger import Item, Printed
 from oomph.units import GIB, MIB
@@ -26,6 +28,7 @@ from oomph.units import GIB, MIB
 if TYPE_CHECKING:
     from oomph.answer import Subject
     from oomph.devices import Device
+    from oomph.model import Model
 
 ASIDE = "set aside for activations and CUDA graphs"
 PROFILED = "mem_cache/kv_cache_configurator.py, _profile_available_bytes"
@@ -61,7 +64,7 @@ def deploy(found: Subject, job: SglangJob, devices: Sequence[Device]) -> Deploym
             f"Say --tp-size {len(devices)}, or name {job.ranks} devices.",
         )
     smallest = min(devices, key=lambda device: device.capacity_bytes)
-    took = taken(found, job, smallest, _is_latent(found))
+    took = taken(found, job, smallest, _is_latent(found.model))
     stages = [_stage(found, job, smallest, took, stage) for stage in range(job.pipeline_parallel)]
     tokens = min(stage.made.tokens for stage in stages)
     states = [stage.made.states for stage in stages if stage.made.cells.state]
@@ -76,8 +79,9 @@ def deploy(found: Subject, job: SglangJob, devices: Sequence[Device]) -> Deploym
         "context": _longest(found, job, longest),
         "concurrency": Limit(requests * job.attention_copies, _why(job, min(states, default=None))),
     }
-    printed = _printed(stages, tokens, table)
-    return Deployment(shares, context, printed, limits, _assumed(job, smallest, stages[0], took))
+    step, warnings = _step(found, job, took, shares)
+    assumed = (*_assumed(job, smallest, stages[0], took), step)
+    return Deployment(shares, context, _printed(stages, tokens, table), limits, assumed, warnings)
 
 
 def _longest(found: Subject, job: SglangJob, longest: int) -> Limit:
@@ -86,8 +90,9 @@ def _longest(found: Subject, job: SglangJob, longest: int) -> Limit:
     return Limit(found.model.context_length or longest, "what the config allows")
 
 
-def _is_latent(found: Subject) -> bool:
-    return any(getattr(kept, "kind", "") == "latent" for each in layer_caches(found.model) for kept in each.cached)
+@lru_cache(maxsize=KEPT)
+def _is_latent(model: Model) -> bool:
+    return any(getattr(kept, "kind", "") == "latent" for each in layer_caches(model) for kept in each.cached)
 
 
 def _kinds(devices: Sequence[Device], job: SglangJob) -> list[tuple[Device, int]]:
@@ -233,5 +238,17 @@ def _assumed(job: SglangJob, device: Device, stage: Stage, took: Taken) -> tuple
         said.append("pages of 1 token; kernels for Blackwell may take pages of 64 or 128, so some tokens less")
     if job.drafted[0] and job.release < HEADROOM_UNTIL and job.max_running_requests is None:
         said.append(f"--max-running-requests {DRAFTED_REQUESTS}: what SGLang takes by itself with a draft")
-    said.append("activations and CUDA graphs are not modelled: SGLang sets a share of memory aside for them")
     return tuple(said)
+
+
+def _step(found: Subject, job: SglangJob, took: Taken, shares: Sequence[Share]) -> tuple[str, tuple[str, ...]]:
+    """Return what is known of a step's activations, and a warning where what is set aside is less even than that."""
+    tokens = max(1, took.step_tokens // job.attention_copies)
+    spreads = [spread(found, job, stage) for stage in range(job.pipeline_parallel)]
+    least = max(step_bytes(found.model, each, tokens, 1)[0] for each in spreads)
+    aside = min(item.n_bytes for share in shares for item in share.items if item.name == ASIDE)
+    said = f"{least / GIB:.2f} GiB at least, and {aside / GIB:.2f} GiB are set aside for it and for CUDA graphs"
+    step = f"activations and CUDA graphs are not modelled: a step of {tokens:,} tokens takes {said}"
+    if least <= aside:
+        return step, ()
+    return step, (f"A step of {tokens:,} tokens takes {said}: lower --mem-fraction-static or --chunked-prefill-size.",)

@@ -11,16 +11,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from oomph.engines.sglang.job import SglangJob
 from oomph.engines.sglang.pools import stage_layers
 from oomph.engines.shards import Spread, format_of, on_device
 from oomph.engines.vllm.rope import tables
+from oomph.model import Model
 
 if TYPE_CHECKING:
     from oomph.answer import Subject
 
 TABLE_BYTES = 4  # of a number in a table of cosines and sines: kept in fp32 on CUDA
+_TABLES: WeakKeyDictionary[Model, tuple[int, ...]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,14 @@ def loaded(found: Subject, job: SglangJob, stage: int = 0) -> Loaded:
     15.28
     """
     fmt = format_of(found, job.format, job.dtype, job.quantization)
-    turned = tables(found.model, found.source.config or {})
-    sizes = tuple(each.rows * each.width * TABLE_BYTES for each in turned)
-    held = on_device(found.model, fmt, spread(found, job, stage), sizes)
+    held = on_device(found.model, fmt, spread(found, job, stage), _table_bytes(found))
     return Loaded(held.reserved_bytes, held.rounding_bytes, held.draft_bytes if job.drafted[0] else 0)
+
+
+def _table_bytes(found: Subject) -> tuple[int, ...]:
+    """Return the bytes of each table of cosines and sines."""
+    kept = _TABLES.get(found.model)
+    if kept is None:
+        turned = tables(found.model, found.source.config or {})
+        kept = _TABLES[found.model] = tuple(each.rows * each.width * TABLE_BYTES for each in turned)
+    return kept

@@ -1,7 +1,6 @@
 """Text Generation Inference: what a warm-up with long prompts leaves free, less a tenth, becomes blocks of tokens.
 
-All layers keep every token, windows included. What prompts are read at once by itself depends on a table of how fast
-cards are, so it has to be said; the launcher prints it. Source: text-generation-inference 3.3.7 (commit db931fc),
+All layers keep every token, windows included. Source: text-generation-inference 3.3.7 (commit db931fc),
 server/text_generation_server/models/flash_causal_lm.py (warmup), models/globals.py, utils/import_utils.py;
 launcher/src/main.rs (resolve_attention).
 """
@@ -17,7 +16,8 @@ from oomph.engines.base import Deployment, Engine, Limit, ServeJob, flag
 from oomph.engines.flags import spelled
 from oomph.engines.paged import Block, beside, check_devices, longest_of, share_of, share_unknown, taken, token_caches
 from oomph.engines.shards import Spread, format_of, on_device, step_bytes
-from oomph.errors import UnsupportedError, UsageError
+from oomph.engines.tgi.prefill import prefill_tokens
+from oomph.errors import UsageError
 from oomph.ledger import Item, Printed
 from oomph.units import GIB
 
@@ -105,7 +105,7 @@ def deploy(found: Subject, job: TgiJob, devices: Sequence[Device]) -> Deployment
         "context": longest_of(found.model, job.max_total_tokens, longest, "--max-total-tokens"),
         "concurrency": Limit(job.max_concurrent_requests, "--max-concurrent-requests"),
     }
-    assumed = (
+    assumed: tuple[str, ...] = (
         f"TGI 3.3.7, its attention by {kernels}",
         "activations are between what the widest map and all maps of a layer make",
     )
@@ -113,12 +113,11 @@ def deploy(found: Subject, job: TgiJob, devices: Sequence[Device]) -> Deployment
         return Deployment(
             (share_unknown(job.num_shard, (weights,), made),), job.context or longest, (), limits, assumed
         )
-    if job.max_batch_prefill_tokens is None:
-        raise UnsupportedError(
-            "What TGI reads at once by itself depends on its table of how fast cards are.",
-            "Say --max-batch-prefill-tokens; its launcher prints what it takes.",
-        )
-    least, most = step_bytes(found.model, spread, job.max_batch_prefill_tokens, 1)
+    tokens = job.max_batch_prefill_tokens
+    if tokens is None:
+        tokens = prefill_tokens(found.source.config or {}, devices[0], job.num_shard, job.cuda_memory_fraction)
+        assumed = (*assumed, f"--max-batch-prefill-tokens {tokens}: what the launcher takes by itself")
+    least, most = step_bytes(found.model, spread, tokens, 1)
     warmed = Item("activations of the warm-up", "activations", least, safe=most, source="rule", evidence=WARMED)
     items = (weights, warmed, *beside(devices[0], job.num_shard))
     capacity = devices[0].capacity_bytes * job.cuda_memory_fraction * WIGGLE_ROOM
