@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from oomph import dtypes
+from oomph.allocator.config import Config
 from oomph.engines.base import ServeJob, flag
 from oomph.errors import UnsupportedError, UsageError
 from oomph.units import GIB
@@ -82,6 +83,7 @@ class VllmJob(ServeJob):
     mamba_cache_dtype: str = flag("auto", "--mamba-cache-dtype")
     mamba_ssm_cache_dtype: str = flag("auto", "--mamba-ssm-cache-dtype")
     mxfp4_use_marlin: bool = flag(False, "VLLM_MXFP4_USE_MARLIN", help="Marlin's kernels for MXFP4 experts")
+    allocator: str = flag("", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", help="settings of torch's allocator")
     language_model_only: bool = flag(False, "--language-model-only/--no-language-model-only")
     offline: bool = False
 
@@ -116,7 +118,7 @@ class VllmJob(ServeJob):
             raise UnsupportedError("--cpu-offload-gb: which weights stay on the host is not modelled.", "Leave it out.")
         _whole("--max-loras", self.max_loras, 2**12)
         _whole("--max-lora-rank", self.max_lora_rank, 2**12)
-        _ = self.release, self.max_tokens, self.speculation
+        _ = self.release, self.max_tokens, self.speculation, Config.parse(self.allocator)
 
     @property
     def release(self) -> Version:
