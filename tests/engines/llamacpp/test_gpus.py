@@ -10,7 +10,7 @@ import pytest
 from oomph.answer import resolve
 from oomph.devices import find
 from oomph.engines.llamacpp import deploy
-from oomph.engines.llamacpp.job import LlamaCppJob
+from oomph.engines.llamacpp.job import EXPERTS, LlamaCppJob
 from oomph.engines.llamacpp.placing import on_gpu
 from oomph.formats.gguf_types import BY_NAME
 from oomph.header import Source
@@ -27,6 +27,7 @@ STARTS: tuple[tuple[int, dict[str, Any], dict[str, Any]], ...] = (
     (1, {"kv_offload": False}, {"offload_kqv": False}),
     (3, {"tensor_split": "3,1,2", "gpu_layers": 5}, {"n_gpu_layers": 5, "tensor_split": [3, 1, 2]}),
     (1, {"flash_attn": "off", "gpu_layers": 4}, {"flash_attn_type": 0, "n_gpu_layers": 4}),
+    (2, {"cpu_moe": True}, {"on_host": EXPERTS}),
     (2, {"op_offload": False, "gpu_layers": 2}, {"op_offload": False, "n_gpu_layers": 2}),
 )
 
