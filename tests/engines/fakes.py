@@ -94,6 +94,7 @@ PAGED = Engine(
     harmless=frozenset({"--host=", "--port=", "--trust-remote-code", "--served-model-name=+", "PAGED_LOG="}),
     refused={"--cpu-offload-gb": "it moves weights to the machine's memory", "-O": "which graphs are captured"},
     suffixes={"k": 1000, "K": 1024},
+    hub=True,
 )
 
 
@@ -101,7 +102,7 @@ PAGED = Engine(
 class SplitJob(ServeJob):
     """Flags as llama.cpp has them."""
 
-    context: int | None = flag(None, "-c", "--ctx-size")
+    cells: int | None = flag(None, "-c", "--ctx-size")
     concurrency: int = flag(1, "-np", "--parallel")
     gpu_layers: int = flag(LAYERS + 1, "-ngl", "--n-gpu-layers")
     cache_type_k: Literal["f16", "q8_0"] = flag("f16", "-ctk", "--cache-type-k")
@@ -121,7 +122,10 @@ def _split(found: Subject, job: SplitJob, devices: Sequence[Device]) -> Deployme
         shares.append(_card(f"{device.id} {at}", job, layers * layer, layers, device.capacity_bytes))
     left = LAYERS - on_cards
     shares.append(_card("host", job, left * layer, left, None))
-    return Deployment(tuple(shares), job.context or 4096)
+    limits = {}
+    if job.cells:
+        limits["context"] = Limit(job.cells // job.concurrency, f"-c leaves so much for each of {job.concurrency}")
+    return Deployment(tuple(shares), job.context or (job.cells or 4096) // job.concurrency, limits=limits)
 
 
 def _card(name: str, job: SplitJob, weights: int, layers: int, capacity: int | None) -> Share:
