@@ -92,7 +92,7 @@ class GraphSetup:
     """A model in a context. Everything that decides the compute buffers, and nothing else.
 
     `devices` are those of the backends, the CPU last; `layer_devices` where each layer was put. `n_ctx` is padded,
-    `cells` and `swa_cells` are those of one stream of the caches. `full_offload`: the output layer is on a GPU too.
+    `cells` and `swa_cells` are those of one stream of the caches. `full_offload`: all layers and the output are on GPUs.
     `n_outputs_max` are the tokens of a batch whose logits may be asked for.
     """
 
