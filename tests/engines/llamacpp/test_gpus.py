@@ -9,7 +9,7 @@ import pytest
 
 from oomph.answer import resolve
 from oomph.devices import find
-from oomph.engines.llamacpp import deploy
+from oomph.engines.llamacpp.deploy import deploy
 from oomph.engines.llamacpp.job import LlamaCppJob
 from oomph.engines.llamacpp.placing import on_gpu
 from oomph.formats.gguf_types import BY_NAME
