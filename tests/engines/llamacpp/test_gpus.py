@@ -9,7 +9,8 @@ import pytest
 
 from oomph.answer import resolve
 from oomph.devices import find
-from oomph.engines.llamacpp import builds, deploy
+from oomph.engines.llamacpp import builds
+from oomph.engines.llamacpp.deploy import deploy
 from oomph.engines.llamacpp.graph_setup import Build
 from oomph.engines.llamacpp.job import EXPERTS, LlamaCppJob
 from oomph.engines.llamacpp.placing import on_gpu

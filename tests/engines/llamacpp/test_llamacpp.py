@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from oomph.answer import Subject, resolve, subject
 from oomph.devices import find
 from oomph.engines import engine
-from oomph.engines.llamacpp import command, deploy
+from oomph.engines.llamacpp import command
+from oomph.engines.llamacpp.deploy import deploy
 from oomph.engines.llamacpp.job import LlamaCppJob
 from oomph.engines.llamacpp.placing import place
 from oomph.engines.serving import serve
