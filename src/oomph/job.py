@@ -253,9 +253,10 @@ DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(TrainJ
 class InferJob:
     """One forward pass without gradients: a prefill of `seq_len` tokens, or `decode` single tokens after it.
 
-    `cache`: none, dynamic (grows by concatenation) or static (`max_cache_len` tokens allocated at once; 0 means
-    seq_len + decode). `experts` and `routing` as in TrainJob; generate() decodes with batched_mm where grouped_mm is
-    asked for. `logits_to_keep` 0 keeps the logits of every token, 1 only the last one's.
+    `cache`: none, dynamic (grows by concatenation), static (`max_cache_len` tokens allocated at once; 0 means
+    seq_len + decode) or fp8 (dynamic, but quantised: QuantizedCache's backend "fp8"). `experts` and `routing` as in
+    TrainJob; generate() decodes with batched_mm where grouped_mm is asked for. `logits_to_keep` 0 keeps the logits of
+    every token, 1 only the last one's.
 
     `quantization` is how the weights are stored, `gptq_kernel` what computes with GPTQ's, as in TrainJob.
     `compute_fp32`: bitsandbytes brings 4-bit maps' inputs and weights to fp32 first, which it does unless a
@@ -273,7 +274,7 @@ class InferJob:
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     attention: Kernel = "flash"
     padding: bool = False
-    cache: Literal["none", "dynamic", "static"] = "dynamic"
+    cache: Literal["none", "dynamic", "static", "fp8"] = "dynamic"
     max_cache_len: int = 0
     logits_to_keep: int = 1
     experts: Experts = "grouped_mm"

@@ -16,6 +16,7 @@ from oomph.played import Played
 from oomph.programs import program_of
 from oomph.programs.cache import OLD, Cache, EncoderDecoderCache, static_cache
 from oomph.programs.llama import attention, rotary_size
+from oomph.programs.quantised_cache import fp8_cache
 from oomph.tape import Tape
 from oomph.tape.bound import Bound, bind
 from oomph.tape.checkpoint import Checkpointing
@@ -23,6 +24,7 @@ from oomph.tape.sizes import Size, yes
 from oomph.tape.sym import Sym
 from oomph.tape.tape import Place
 
+MADE_BEFORE = ("static", "fp8")  # caches that forward does not make itself
 MOST_DECODED = 256  # each token is a pass through all layers; so many take some seconds
 
 
@@ -34,9 +36,9 @@ def infer(model: Model, job: InferJob, *, on: Place = "gpu") -> Played:
     model = adapted(model, job)
     program = program_of(model)
     writes = model.objective == "seq2seq-lm"
-    if writes and job.cache == "static":
+    if writes and job.cache in MADE_BEFORE:
         raise UnsupportedError("oomph plays encoder-decoders with a dynamic cache.", "Leave --cache out, or say none.")
-    if model.objective not in ("causal-lm", "seq2seq-lm") and (job.decode or job.cache == "static"):
+    if model.objective not in ("causal-lm", "seq2seq-lm") and (job.decode or job.cache in MADE_BEFORE):
         raise UsageError("Only language models decode from a cache.", "Leave out --decode; say --cache none.")
     if job.decode > MOST_DECODED:
         raise UnsupportedError(
@@ -89,6 +91,8 @@ def _passes(bound: Bound, program: Any, model: Model, job: InferJob, played: Pla
     cache = None
     if job.cache == "static":
         cache = static_cache(bound.tape, program.sliding_windows(bound), cache_length(job))
+    if job.cache == "fp8":
+        cache = fp8_cache(program.sliding_windows(bound))
     cache = _pass(bound, program, model, job, job.seq_len, job.seq_len, cache)
     played.forward_end = recorder.position
     for index in range(1, job.decode + 1):

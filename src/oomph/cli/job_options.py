@@ -110,7 +110,7 @@ HELP: dict[Job, dict[str, str]] = {
         "precision": "Dtype of weights and cache.",
         "attention": "Attention kernel.",
         "padding": "The batch has a padding mask, which shuts flash out.",
-        "cache": "Key-value cache: none, growing, or of full length from the start.",
+        "cache": "Key-value cache: none, growing, of full length from the start, or growing in fp8.",
         "max_cache_len": "Tokens a static cache holds; 0: prefill and decode.",
         "logits_to_keep": "Tokens whose logits are kept, from the last; 0: all.",
         "experts": "How a mixture computes its experts; transformers 5 takes grouped_mm, 4 had modules.",

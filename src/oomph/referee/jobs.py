@@ -379,9 +379,13 @@ def _decoder_pass(model: Any, job: InferJob, encoded: Any, mask: Any, new: int, 
 
 
 def _empty_cache(model: Any, job: InferJob) -> Any:
-    """Return a static cache (its tensors are made at its first use) or None: forward makes a dynamic one itself."""
-    from transformers import StaticCache
+    """Return a static or quantised cache (whose tensors are made at its first use) or None: forward makes a dynamic one
+    itself.
+    """
+    from transformers import QuantizedCache, StaticCache
 
+    if job.cache == "fp8":
+        return QuantizedCache("fp8", model.config)
     if job.cache != "static":
         return None
     return StaticCache(config=model.config, max_cache_len=job.max_cache_len or job.seq_len + job.decode)
