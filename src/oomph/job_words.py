@@ -129,6 +129,17 @@ GptqKernel = Literal[
     "triton",  # auto_gptq's second Triton kernel and fms-acceleration: unpacked anew in backward
     "cuda-old",  # auto_gptq as transformers 4 loads it with exllama off: unpacked by torch's operations
 ]
+# Of a model that only reads and writes; kernels that compute forward alone among them.
+ServedQuantization = Literal[Quantization, "fp8"]
+ServedGptqKernel = Literal[
+    GptqKernel,
+    "exllama",  # auto_gptq's for 4 bits, as transformers 4 loads it: one room for an unpacked weight, made at the start
+]
+Release = Literal[
+    "5",
+    "4.51",  # torch's attention gets keys and values repeated for all heads
+    "4.38",  # fp32 logits of every token; tables of sines in each layer; the cache as it was beside the one that grows
+]
 COMPLETING = frozenset({"grpo", "rloo"})  # objectives whose answers were made from a prompt by the model itself
 OF_PROMPTS = frozenset({"fused-head", "chunked-nll", "logits"})  # losses that leave out what is not scored
 RANKED = frozenset({"lora", "qlora", "dora", "lora-fa", "vera", "loha", "lokr", "adalora"})  # methods that have a rank

@@ -191,6 +191,12 @@ def test_graphs(tp: int, pp: int, logged: float) -> None:
     assert found.graph_bytes / GIB == pytest.approx(logged, abs=0.025)
 
 
+def test_graphs_share_one_dequantised_map() -> None:
+    """A map that bitsandbytes makes anew is in the pool of graphs once, not once for each of their tokens."""
+    plain, quantised = (_profile(LLAMA, format=name).graph_bytes for name in (None, "nf4-dq"))
+    assert quantised - plain == 14336 * 4096 * 2
+
+
 @pytest.mark.shared
 def test_an_encoder_that_is_not_modelled_is_named() -> None:
     """Gemma 3n hears and sees by encoders of their own kind."""

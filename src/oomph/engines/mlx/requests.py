@@ -82,7 +82,7 @@ def _rounded(items: Sequence[Item]) -> tuple[Item, ...]:
 @lru_cache(maxsize=4096)
 def on_their_way(served: Served, at: Pass, limits: Limits) -> InFlight:
     """Return what kernels hold while tokens pass through the model."""
-    layers = {id(build): build(at) for build in served.layers}
+    layers = {key: build(at) for key, build in {id(each): each for each in served.layers}.items()}
     start = at.rows * served.hidden
     last = (Op(("x",), "n", start), Op(("n",), "logits", at.rows * served.vocab, served.hidden * served.vocab))
     played = [layers[id(build)] for build in served.layers]

@@ -135,8 +135,13 @@ def mlp(of: Shapes, run: Run) -> Tensors:
         **_timed(run),
     }
     if run.dequantised:
-        found |= {"map, dequantised": of.ffn * of.hidden * run.width}
+        found |= {"map, dequantised": dequantised_map(of, run)}
     return found
+
+
+def dequantised_map(of: Shapes, run: Run) -> int:
+    """Return the bytes of the largest map of an MLP in the dtype of activations, 0 where none is made anew."""
+    return of.ffn * of.hidden * run.width if run.dequantised else 0
 
 
 def mixer(of: Shapes, run: Run) -> Tensors:

@@ -42,10 +42,13 @@ def capture_sizes(seqs: int, model_type: str, version: Version) -> tuple[int, ..
     return tuple(size for size in sizes if size <= largest)
 
 
-def graphs(sizes: tuple[int, ...], layers: int, token_bytes: int) -> Graphs:
-    """Return what graphs of these sizes take for so many layers on a device, whose tokens take so many bytes."""
+def graphs(sizes: tuple[int, ...], layers: int, token_bytes: int, once_bytes: int = 0) -> Graphs:
+    """Return what graphs of these sizes take for so many layers on a device, whose tokens take so many bytes.
+
+    `once_bytes` is what all of them share in the pool, whatever their size.
+    """
     if not sizes:
         return Graphs(0, 0, ())
     layer, pool = constant("vllm_graph_layer"), constant("vllm_graph_pool")
-    taken = len(sizes) * layers * layer["value"] + max(sizes) * token_bytes * pool["value"] // PER_MILLE
+    taken = len(sizes) * layers * layer["value"] + max(sizes) * token_bytes * pool["value"] // PER_MILLE + once_bytes
     return Graphs(taken, taken * constant("vllm_graphs")["high"] // PER_MILLE, sizes)

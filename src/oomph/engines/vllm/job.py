@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from oomph import dtypes
+from oomph.allocator.config import Config
 from oomph.engines.base import ServeJob, flag
 from oomph.errors import UnsupportedError, UsageError
 from oomph.units import GIB
@@ -91,6 +92,7 @@ class VllmJob(ServeJob):
     task: Literal["auto", "generate"] = flag("auto", "--task")
     runner: Literal["auto", "generate"] = flag("auto", "--runner")
     convert: Literal["auto", "none"] = flag("auto", "--convert")
+    allocator: str = flag("", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", help="settings of torch's allocator")
     language_model_only: bool = flag(False, "--language-model-only/--no-language-model-only")
     offline: bool = False
 
@@ -125,7 +127,7 @@ class VllmJob(ServeJob):
             raise UnsupportedError("--cpu-offload-gb: which weights stay on the host is not modelled.", "Leave it out.")
         _whole("--max-loras", self.max_loras, 2**12)
         _whole("--max-lora-rank", self.max_lora_rank, 2**12)
-        _ = self.release, self.max_tokens, self.speculation
+        _ = self.release, self.max_tokens, self.speculation, Config.parse(self.allocator)
 
     @property
     def release(self) -> Version:

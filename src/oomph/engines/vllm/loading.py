@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from oomph import formats
-from oomph.allocator.config import MIN_BLOCK_BYTES
+from oomph.allocator.config import MIN_BLOCK_BYTES, Config
 from oomph.caches import layer_caches
 from oomph.engines.vllm.held import mxfp4_kernel
 from oomph.engines.vllm.job import V1, Version, VllmJob
-from oomph.engines.vllm.lora import Slots
+from oomph.engines.vllm.lora import asked_slots
 from oomph.engines.vllm.memo import remembered
-from oomph.engines.vllm.ranks import LORA_PADDING, VOCAB_PADDING, stage_layers
+from oomph.engines.vllm.ranks import stage_layers
 from oomph.engines.vllm.rope import Table, tables
-from oomph.engines.vllm.weights import Loaded, Plan, loaded
+from oomph.engines.vllm.weights import ADAPTERS, Loaded, Plan, loaded
 from oomph.errors import UnsupportedError
 from oomph.ledger import Item
 from oomph.units import MIB
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 SCALES = 7  # numbers that each attention keeps as tensors, a block of torch each: layers/attention/attention.py
 CUTLASS_MLA = 128 * MIB  # a workspace made when cutlass_mla.py is imported, as it is for every latent attention
 DEEPSTACK = ("qwen3_vl", "qwen3_vl_moe")  # models/qwen3_vl.py keeps the towers' features of a step, level by level
-OWN_WORDS: Version = (0, 12, 0)  # adapters bring no words of their own from here on
 WIDENED: Version = (0, 10, 0)  # bitsandbytes' scales of scales are multiplied out from here on
 WEIGHTS_WHY = "vllm model_executor/models/, layers/linear.py"
 
@@ -60,13 +59,13 @@ def stages(found: Subject, job: VllmJob, fmt: Format, device: Device | None, ste
             ep=job.enable_expert_parallel,
             pp=job.pipeline_parallel,
             stage=stage,
-            padding=LORA_PADDING if job.enable_lora and job.release < OWN_WORDS else VOCAB_PADDING,
             mtp=bool(job.speculation),
             towers=not job.language_model_only,
             mxfp4="marlin" if job.mxfp4_use_marlin else mxfp4_kernel(device),
             nested=job.release < WIDENED,
-            lora=Slots(job.max_loras, job.max_lora_rank) if job.enable_lora else None,
+            lora=asked_slots(job, model.decoder_type),
             fixed=_fixed(found, job, step_tokens, layers),
+            settings=replace(Config.parse(job.allocator), by_address=True),
         )
         key = ("loaded", job.format, job.quantization, fmt.rest, plan)
         held, items = remembered(model, key, partial(_held, model, fmt, plan, turned))
@@ -101,7 +100,7 @@ def _items(held: Loaded, fmt: Format, plan: Plan) -> tuple[Item, ...]:
     for each in held.tensors:
         before = items.get(each.name)
         size = each.total_bytes + (before.n_bytes if before else 0)
-        group = "adapters" if each.kind == "adapters" else "weights"
+        group = ADAPTERS if each.kind == ADAPTERS else "weights"
         evidence = rule if each.dtype not in ("bf16", "fp16", "fp32") else WEIGHTS_WHY
         items[each.name] = Item(each.name, group, size, each.kind, (), each.dtype, "rule", evidence)
     found = list(items.values())

@@ -212,7 +212,7 @@ def _non_torch(tp: int, pp: int, second: bool) -> tuple[int, int, str]:
 
 def _captured(found: Subject, of: Shapes, run: Run, enforce_eager: bool, pp: int) -> Graphs:
     sizes = () if enforce_eager else capture_sizes(run.seqs, found.model.decoder_type, run.version)
-    one = replace(run, tokens=1, rows=1, compiled=True)
+    one = replace(run, tokens=1, rows=1, compiled=True, dequantised=False)
     fullest = {**acts.mlp(of, one), **({} if of.ffn else acts.mixture(of, one))}
     token = sum(n_bytes for name, n_bytes in fullest.items() if name != acts.TIMING)
-    return graphs(sizes, -(-of.layers // pp), token)
+    return graphs(sizes, -(-of.layers // pp), token, acts.dequantised_map(of, run))

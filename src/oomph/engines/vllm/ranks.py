@@ -15,7 +15,6 @@ from oomph.errors import UnsupportedError
 from oomph.tensor import Weight
 
 VOCAB_PADDING = 64  # DEFAULT_VOCAB_PADDING_SIZE
-LORA_PADDING = 256  # and where adapters may bring words of their own, before 0.12
 
 _BY_OUTPUT = """q_proj gate_proj up_proj gate_up_proj query_key_value c_attn c_fc fc1 fc_in wi wi_0 wi_1 w1 w3
     q_b_proj kv_b_proj in_proj_qkv in_proj_z in_proj_b in_proj_a in_proj_qkvz in_proj_ba in_proj dt_proj dense_h_to_4h

@@ -19,8 +19,18 @@ from oomph.blocks.base import walk
 from oomph.blocks.cached import TokenCache
 from oomph.caches import layer_caches
 from oomph.engines.vllm.held import Kernel, held
-from oomph.engines.vllm.lora import Slots, slots
-from oomph.engines.vllm.ranks import TOWERS, WORDS, experts_of, fused, module_of, on_rank, stage_layers, vocabulary
+from oomph.engines.vllm.lora import HEAD_PADDING, Slots, slots, with_brought, word_slots
+from oomph.engines.vllm.ranks import (
+    TOWERS,
+    VOCAB_PADDING,
+    WORDS,
+    experts_of,
+    fused,
+    module_of,
+    on_rank,
+    stage_layers,
+    vocabulary,
+)
 from oomph.structure import decoder_stack
 from oomph.tensor import Weight
 
@@ -30,6 +40,7 @@ if TYPE_CHECKING:
     from oomph.model import Model
 
 EXPERTS = ("moe_experts",)
+ADAPTERS = "adapters"
 WIDE = dtypes.BITS["fp32"] // 8
 TORCH = Config(by_address=True)  # torch up to 2.12, under which the versions known here run
 
@@ -40,7 +51,7 @@ class Plan:
 
     `dp` copies of all else share one set of experts, cut further, or with `ep` whole ones on each device.
     `mxfp4` is the kernel that MXFP4 experts are laid out for; `nested` keeps bitsandbytes' scales of scales; `lora` are
-    slots for adapters; `fixed` are bytes that loading leaves beside the model.
+    slots for adapters; `fixed` are bytes that loading leaves beside the model. `settings` are of torch's allocator.
     """
 
     tp: int = 1
@@ -48,13 +59,13 @@ class Plan:
     ep: bool = False
     pp: int = 1
     stage: int = 0
-    padding: int = 64
     mtp: bool = False
     towers: bool = True
     mxfp4: Kernel = "marlin"
     nested: bool = False
     lora: Slots | None = None
     fixed: tuple[int, ...] = ()
+    settings: Config = TORCH
 
 
 @dataclass(frozen=True)
@@ -75,11 +86,12 @@ class Held:
 
 @dataclass(frozen=True)
 class Loaded:
-    """The tensors of a device, and what torch counts as allocated for them."""
+    """The tensors of a device, and what torch counts as allocated for them: of all, and before adapters had slots."""
 
     tensors: tuple[Held, ...]
     tables: tuple[int, ...]  # bytes of the cosines and sines
     allocated_bytes: int
+    before_adapters_bytes: int
 
     @property
     def tensor_bytes(self) -> int:
@@ -92,7 +104,8 @@ def loaded(model: Model, fmt: Format, plan: Plan, tables: tuple[Table, ...]) -> 
     sections = _sections(model, fmt, plan)
     width = dtypes.BITS[fmt.rest] // 8
     sizes = tuple(table.rows * table.width * (WIDE if table.fp32 else width) for table in tables)
-    return Loaded(tuple(each for section in sections for each in section), sizes, _played(sections, sizes, plan.fixed))
+    before, after = _played(sections, sizes, plan)
+    return Loaded(tuple(each for section in sections for each in section), sizes, after, before)
 
 
 Section = tuple[Held, ...]
@@ -151,16 +164,18 @@ def _tensors(
             before = found.get(key)
             found[key] = Held(key[0], row.kind, each.dtype, size + (before.n_bytes if before else 0), inside)
         if plan.lora is not None:
-            for name, elements in slots(mine, plan.lora, model.decoder_type):
+            for name, elements in (*slots(mine, plan.lora), *word_slots(row, plan.lora, model.tied)):
                 size = elements * dtypes.BITS[fmt.rest] // 8
-                found[name, layers] = Held(name, "adapters", fmt.rest, size, layers)
+                found[name, layers] = Held(name, ADAPTERS, fmt.rest, size, layers)
     return iter(found.values())
 
 
 def _on_device(row: Weight, model: Model, plan: Plan, kept: TokenCache | None) -> Weight:
     if row.role in ("embedding", "head") and row.kind in ("embedding", "lm_head", "mtp"):
         is_vocabulary = row.role == "head" or module_of(row)[0] in WORDS
-        return vocabulary(row, plan.tp, plan.padding) if is_vocabulary else row
+        wide = plan.lora is not None and plan.lora.brought and row.kind == "lm_head"
+        padding = HEAD_PADDING if wide else VOCAB_PADDING
+        return vocabulary(with_brought(row, plan.lora), plan.tp, padding) if is_vocabulary else row
     if row.kind in EXPERTS or row.role == "expert":
         ways = plan.tp * plan.dp
         return experts_of(row, ways) if plan.ep and ways > 1 else on_rank(row, ways, None, model.model_type)
@@ -180,10 +195,12 @@ def _stored(
         yield from (((layer,), each) for each in held(one, fmt, model, plan.mxfp4, plan.nested))
 
 
-def _played(sections: Sections, tables: Sequence[int], fixed: Sequence[int]) -> int:
-    """Return what torch counts as allocated once all tensors stand, the tables after the first layer's."""
-    allocator = CachingAllocator(TORCH)
-    before, layers, after = sections
+def _played(sections: Sections, tables: Sequence[int], plan: Plan) -> tuple[int, int]:
+    """Return what torch counts as allocated once all tensors stand, the tables after the first layer's, and once
+    adapters have their slots too."""
+    allocator = CachingAllocator(plan.settings)
+    slots_of = [each for section in sections for each in section if each.kind == ADAPTERS]
+    before, layers, after = ([each for each in section if each.kind != ADAPTERS] for section in sections)
     for each in before:
         _take(allocator, each)
     places = sorted({layer for each in layers for layer in each.layers})
@@ -192,11 +209,15 @@ def _played(sections: Sections, tables: Sequence[int], fixed: Sequence[int]) -> 
             if place in each.layers:
                 _take(allocator, each)
         if place == places[0]:
-            for size in (*tables, *fixed):
+            for size in (*tables, *plan.fixed):
                 allocator.malloc(size)
     for each in after:
         _take(allocator, each)
-    return allocator.allocated
+    loaded_bytes = allocator.allocated
+    for each in slots_of:
+        for _ in each.layers or (0,):
+            _take(allocator, each)
+    return loaded_bytes, allocator.allocated
 
 
 def _take(allocator: CachingAllocator, each: Held) -> None:
