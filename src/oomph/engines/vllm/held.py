@@ -11,7 +11,7 @@ from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Literal
 
-from oomph.engines.vllm.ranks import module_of, reshaped
+from oomph.engines.tensor_parallel import module_of, reshaped
 from oomph.formats.base import Stored, stored
 from oomph.tensor import Weight
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from oomph import dtypes
 from oomph.allocator.config import Config
 from oomph.engines.base import ServeJob, flag
+from oomph.engines.checks import DTYPES, whole
 from oomph.errors import UnsupportedError, UsageError
 from oomph.units import GIB
 
@@ -29,7 +30,6 @@ V1_CAPABILITY = (8, 0)  # in between, older GPUs fall back to the first
 
 MOST_TOKENS = 2**31
 MOST_DEVICES = 2**16
-DTYPES = {"auto": None, "half": "fp16", "float16": "fp16", "bfloat16": "bf16", "float": "fp32", "float32": "fp32"}
 KV_BYTES = {"fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1, "fp8_inc": 1, "fp8_ds_mla": 1, "int8": 1}
 KV_BYTES |= {"bfloat16": 2, "float16": 2, "half": 2}
 # usage context and device memory -> tokens of a step and sequences: get_batch_defaults of engine/arg_utils.py
@@ -98,14 +98,14 @@ class VllmJob(ServeJob):
 
     def __post_init__(self) -> None:
         """Refuse what vLLM would not start with."""
-        _whole("--max-num-seqs", self.max_num_seqs)
-        _whole("--max-num-batched-tokens", self.max_num_batched_tokens)
-        _whole("--block-size", self.block_size)
-        _whole("--num-gpu-blocks-override", self.num_gpu_blocks_override)
-        _whole("--kv-cache-memory-bytes", self.kv_cache_memory_bytes, 2**62)
+        whole("--max-num-seqs", self.max_num_seqs)
+        whole("--max-num-batched-tokens", self.max_num_batched_tokens)
+        whole("--block-size", self.block_size)
+        whole("--num-gpu-blocks-override", self.num_gpu_blocks_override)
+        whole("--kv-cache-memory-bytes", self.kv_cache_memory_bytes, 2**62)
         for name in ("tensor", "pipeline", "data", "decode_context"):
             value = getattr(self, f"{name}_parallel")
-            _whole(f"--{name.replace('_', '-')}-parallel-size", value, MOST_DEVICES)
+            whole(f"--{name.replace('_', '-')}-parallel-size", value, MOST_DEVICES)
         if self.gpu_memory_utilization is not None and not 0 < self.gpu_memory_utilization <= 1:
             raise UsageError(
                 f"--gpu-memory-utilization {self.gpu_memory_utilization} is no share of the device.",
@@ -113,6 +113,10 @@ class VllmJob(ServeJob):
             )
         if self.dtype not in DTYPES:
             raise UsageError(f"vLLM knows no dtype {self.dtype[:40]!r}.", f"It is one of {', '.join(DTYPES)}.")
+        for name in ("mamba_cache_dtype", "mamba_ssm_cache_dtype"):
+            if getattr(self, name) not in DTYPES:
+                problem = f"--{name.replace('_', '-')} {str(getattr(self, name))[:40]!r} is no dtype."
+                raise UsageError(problem, f"Choose from {', '.join(DTYPES)}.")
         if self.kv_cache_dtype != "auto" and self.kv_cache_dtype not in KV_BYTES:
             raise UnsupportedError(
                 f"--kv-cache-dtype {self.kv_cache_dtype[:40]} is not modelled.",
@@ -125,8 +129,8 @@ class VllmJob(ServeJob):
             )
         if self.cpu_offload_gb:
             raise UnsupportedError("--cpu-offload-gb: which weights stay on the host is not modelled.", "Leave it out.")
-        _whole("--max-loras", self.max_loras, 2**12)
-        _whole("--max-lora-rank", self.max_lora_rank, 2**12)
+        whole("--max-loras", self.max_loras, 2**12)
+        whole("--max-lora-rank", self.max_lora_rank, 2**12)
         _ = self.release, self.max_tokens, self.speculation, Config.parse(self.allocator)
 
     @property
@@ -184,7 +188,7 @@ class VllmJob(ServeJob):
                 "Of drafts oomph knows the model's own prediction layers: method mtp.",
             )
         count = found.get("num_speculative_tokens", 1)
-        _whole("num_speculative_tokens", count, 2**10)
+        whole("num_speculative_tokens", count, 2**10)
         return {**found, "num_speculative_tokens": count}
 
     def is_v1(self, device: Device | None) -> bool:
@@ -228,11 +232,6 @@ def _defaults(release: Version, device: Device | None) -> tuple[int, int]:
         return LARGEST_DEFAULTS
     small = device is not None and ("a100" in device.id or (device.capability == GB10 and release >= SMALL_GB10_SINCE))
     return LARGE_DEFAULTS if memory >= LARGE and not small else SMALL_DEFAULTS
-
-
-def _whole(name: str, value: Any, most: int = MOST_TOKENS) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most):
-        raise UsageError(f"{name} {str(value)[:40]!r} is not a whole number from 1 to {most:,}.", "Correct it.")
 
 
 def parse_version(text: str) -> Version:

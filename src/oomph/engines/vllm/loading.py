@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 from oomph import formats
 from oomph.allocator.config import MIN_BLOCK_BYTES, Config
 from oomph.caches import layer_caches
+from oomph.engines.memo import remembered
+from oomph.engines.rope import Table, tables
 from oomph.engines.vllm.held import mxfp4_kernel
 from oomph.engines.vllm.job import V1, Version, VllmJob
 from oomph.engines.vllm.lora import asked_slots
-from oomph.engines.vllm.memo import remembered
-from oomph.engines.vllm.ranks import stage_layers
-from oomph.engines.vllm.rope import Table, tables
-from oomph.engines.vllm.weights import ADAPTERS, Loaded, Plan, loaded
+from oomph.engines.vllm.weights import ADAPTERS, Loaded, Plan, loaded, stage_layers
 from oomph.errors import UnsupportedError
 from oomph.ledger import Item
 from oomph.units import MIB

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from oomph.blocks.cached import Cached, StateCache, TokenCache
 from oomph.caches import layer_caches
+from oomph.engines.checks import DTYPES
+from oomph.engines.memo import remembered
+from oomph.engines.tensor_parallel import divided, key_heads
 from oomph.engines.vllm.blocks import Page, attention_block
-from oomph.engines.vllm.job import DTYPES, KV_BYTES, V1, VllmJob, width
-from oomph.engines.vllm.memo import remembered
-from oomph.engines.vllm.ranks import divided, key_heads
+from oomph.engines.vllm.job import KV_BYTES, V1, VllmJob, width
 from oomph.errors import UnsupportedError
 
 if TYPE_CHECKING:

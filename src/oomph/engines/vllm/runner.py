@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from oomph.blocks.cached import StateCache
 from oomph.caches import layer_caches
-from oomph.engines.vllm.memo import remembered
+from oomph.engines.memo import remembered
 
 if TYPE_CHECKING:
     from oomph.engines.vllm.activations import Version

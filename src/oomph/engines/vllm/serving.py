@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from oomph import formats
 from oomph.engines.base import Deployment, Limit, Share
+from oomph.engines.checks import DTYPES
+from oomph.engines.memo import remembered
 from oomph.engines.vllm.blocks import Pool, pool
 from oomph.engines.vllm.held import PLAIN
-from oomph.engines.vllm.job import DTYPES, V1, VllmJob
+from oomph.engines.vllm.job import V1, VllmJob
 from oomph.engines.vllm.loading import Stage, stages
-from oomph.engines.vllm.memo import remembered
 from oomph.engines.vllm.pages import layer_pages
 from oomph.engines.vllm.printing import lines
 from oomph.engines.vllm.runner import second_runner

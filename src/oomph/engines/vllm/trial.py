@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from oomph.engines.vllm.memo import remembered
+from oomph.engines.memo import remembered
 from oomph.engines.vllm.profile import Profile, profile
 from oomph.ledger import Item
 

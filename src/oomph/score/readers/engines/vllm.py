@@ -10,8 +10,9 @@ from typing import Any
 from oomph.answer import Subject
 from oomph.devices import Device
 from oomph.engines.base import Deployment
+from oomph.engines.checks import DTYPES
 from oomph.engines.vllm import deploy
-from oomph.engines.vllm.job import DTYPES, VllmJob
+from oomph.engines.vllm.job import VllmJob
 from oomph.ledger import Printed
 from oomph.score.asking import catalogued, device
 from oomph.score.readers.engines.common import UNQUANTISED
