@@ -72,6 +72,12 @@ class Device:
         return known or (self.marketed_bytes or 0) * LEAST_SHARE_PERCENT // 100
 
     @property
+    def capability(self) -> tuple[int, int] | None:
+        """The compute capability in numbers that compare, None where it is not known."""
+        major, _, minor = self.compute_capability.partition(".")
+        return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else None
+
+    @property
     def capacity_source(self) -> str:
         """Which figure `capacity_bytes` is, and how it is known."""
         if self.program_bytes:

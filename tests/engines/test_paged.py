@@ -187,3 +187,14 @@ def test_what_is_not_modelled_of_flags() -> None:
         LmdeployJob(version="0.2.1")
     with pytest.raises(UnsupportedError):
         TrtllmJob(kv_cache_dtype="nvfp4")
+
+
+@pytest.mark.parametrize("name", ["trtllm", "lmdeploy", "tgi", "sglang"])
+def test_a_refusal_speaks_of_no_other_engine(name: str) -> None:
+    """Heads that do not divide among three devices are told without naming the engine the rule was read in."""
+    program = engine(name)
+    width = "num_shard" if name == "tgi" else "tensor_parallel"
+    job: Any = replace(program.job(context=4096), **{width: 3})  # type: ignore[arg-type]
+    with pytest.raises(OomphError) as caught:
+        program.deploy(subject("llama-3.1-8b"), job, [find("h100")] * 3)
+    assert "vLLM" not in str(caught.value)

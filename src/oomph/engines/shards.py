@@ -1,7 +1,7 @@
 """The part of a model's weights that one device holds, and what a step's tensors take there at least and at most.
 
-How parameters are cut is as vLLM cuts them (vllm/ranks.py), which the other engines took over; what differs among them
-is who shares what: heads of attention among fewer devices than the rest, experts whole or cut.
+How parameters are cut is the same for all (tensor_parallel.py); what differs among engines is who shares what: heads of
+attention among fewer devices than the rest, experts whole or cut.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 from oomph import formats
 from oomph.allocator import CachingAllocator, Config
 from oomph.blocks.cached import TokenCache
 from oomph.caches import layer_caches
-from oomph.engines.vllm.ranks import WORDS, fused, module_of, on_rank, vocabulary
+from oomph.engines.checks import DTYPES
+from oomph.engines.memo import remembered
+from oomph.engines.tensor_parallel import WORDS, fused, module_of, on_rank, vocabulary
 from oomph.errors import UnsupportedError
 from oomph.formats.base import Format
 from oomph.model import Model
@@ -27,13 +28,11 @@ from oomph.tensor import Weight
 if TYPE_CHECKING:
     from oomph.answer import Subject
 
-DTYPES = {"auto": None, "half": "fp16", "float16": "fp16", "bfloat16": "bf16", "float": "fp32", "float32": "fp32"}
 ONLINE = {"fp8": "fp8-tensor"}  # what a method makes of a checkpoint in full precision
 ABSORBED = "kv_b_proj"  # cut into two matrices of its own for decoding, and kept beside them
 HIDDEN_STATES = 4  # of a step: residual, normed, what is added to it, and the next
 KEPT = 64
 TORCH = Config(by_address=True)  # torch up to 2.12, under which the versions known here run
-_ASKED_FOR: WeakKeyDictionary[Model, dict[str, Format]] = WeakKeyDictionary()  # long lists of modules are slow to read
 
 
 @dataclass(frozen=True)
@@ -78,10 +77,7 @@ def format_of(found: Subject, name: str | None, dtype: str = "auto", method: str
         own = str(asked.get("quant_method", ""))
         if method is not None and not method.startswith(own.partition("_")[0]):
             raise UnsupportedError(f"Quantisation by {method[:40]} of a checkpoint in {own[:40]} is not modelled.")
-        kept = _ASKED_FOR.setdefault(found.model, {})
-        if rest not in kept:
-            kept[rest] = formats.from_config(asked, rest)
-        return kept[rest]
+        return remembered(found.model, ("asked for", rest), lambda: formats.from_config(asked, rest))
     if method is not None and method not in ONLINE:
         raise UnsupportedError(
             f"Quantisation by {method[:40]} of a checkpoint in full precision is not modelled.",

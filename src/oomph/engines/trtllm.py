@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 from oomph.engines.base import Deployment, Engine, Limit, ServeJob, flag
+from oomph.engines.checks import whole
 from oomph.engines.flags import spelled
 from oomph.engines.paged import Block, beside, check_devices, longest_of, share_of, share_unknown, taken, token_caches
 from oomph.engines.shards import Spread, format_of, on_device, step_bytes
@@ -69,9 +70,7 @@ class TrtllmJob(ServeJob):
             "tensor_parallel",
             "expert_parallel",
         ):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 2**31):
-                raise UsageError(f"--{name.replace('_', '-')} {str(value)[:40]!r} is no whole number from 1 on.")
+            whole(f"--{name.replace('_', '-')}", getattr(self, name))
         if not 0 < self.free_gpu_memory_fraction < 1:
             raise UsageError("--kv-cache-free-gpu-memory-fraction is above 0 and below 1.")
         if self.tokens_per_block not in BLOCKS:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from oomph.engines.base import ServeJob, flag
-from oomph.engines.shards import DTYPES
+from oomph.engines.checks import DTYPES, whole
 from oomph.errors import UnsupportedError, UsageError
 
 Version = tuple[int, int, int]
@@ -78,15 +78,15 @@ class SglangJob(ServeJob):
     def __post_init__(self) -> None:
         """Refuse what SGLang would not start with, and what is not modelled."""
         for name in ("context_length", "max_running_requests", "max_total_tokens", "max_prefill_tokens", "page_size"):
-            _whole(name, getattr(self, name))
+            whole(_spelling(name), getattr(self, name))
         for name in ("cuda_graph_max_bs", "max_mamba_cache_size"):
-            _whole(name, getattr(self, name))
+            whole(_spelling(name), getattr(self, name))
         for name in ("num_steps", "eagle_topk", "num_draft_tokens"):
-            _whole(f"speculative_{name}", getattr(self, f"speculative_{name}"), 2**10)
+            whole(_spelling(f"speculative_{name}"), getattr(self, f"speculative_{name}"), 2**10)
         for name in ("tensor", "pipeline", "data", "expert"):
-            _whole(f"{name}_parallel", getattr(self, f"{name}_parallel"), MOST_DEVICES)
+            whole(_spelling(f"{name}_parallel"), getattr(self, f"{name}_parallel"), MOST_DEVICES)
         if self.chunked_prefill_size != -1:
-            _whole("chunked_prefill_size", self.chunked_prefill_size)
+            whole(_spelling("chunked_prefill_size"), self.chunked_prefill_size)
         _share("mem_fraction_static", self.mem_fraction_static)
         _share("swa_full_tokens_ratio", self.swa_full_tokens_ratio)
         if not 0 < self.mamba_full_memory_ratio < MOST_DEVICES:
@@ -172,13 +172,6 @@ def parse_version(text: str) -> Version:
 
 def _spelling(name: str) -> str:
     return "--" + name.replace("_", "-")
-
-
-def _whole(name: str, value: Any, most: int = MOST_TOKENS) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most):
-        raise UsageError(
-            f"{_spelling(name)} {str(value)[:40]!r} is not a whole number from 1 to {most:,}.", "Correct it."
-        )
 
 
 def _share(name: str, value: Any) -> None:

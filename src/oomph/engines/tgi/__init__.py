@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from oomph.blocks.cached import TokenCache
 from oomph.engines.base import Deployment, Engine, Limit, ServeJob, flag
+from oomph.engines.checks import whole
 from oomph.engines.flags import spelled
 from oomph.engines.paged import Block, beside, check_devices, longest_of, share_of, share_unknown, taken, token_caches
 from oomph.engines.shards import Spread, format_of, on_device, step_bytes
@@ -67,9 +68,7 @@ class TgiJob(ServeJob):
             "max_concurrent_requests",
             "num_shard",
         ):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 2**31):
-                raise UsageError(f"--{name.replace('_', '-')} {str(value)[:40]!r} is no whole number from 1 on.")
+            whole(f"--{name.replace('_', '-')}", getattr(self, name))
         if not 0 < self.cuda_memory_fraction <= 1:
             raise UsageError("--cuda-memory-fraction is above 0, at most 1.")
         if self.max_input_tokens and self.max_total_tokens and self.max_input_tokens >= self.max_total_tokens:

@@ -8,8 +8,8 @@ from __future__ import annotations
 _SWITCHES = """trust-remote-code disable-log-stats disable-log-requests enable-log-requests enable-auto-tool-choice
     disable-uvicorn-access-log enable-ssl-refresh return-tokens-as-token-ids disable-frontend-multiprocessing
     enable-request-id-headers enable-server-load-tracking enable-force-include-usage enable-prompt-tokens-details
-    disable-fastapi-docs enable-tokenizer-info-endpoint enable-log-outputs log-error-stack disable-custom-all-reduce
-    disable-cascade-attn enable-chunked-prefill async-scheduling headless data-parallel-hybrid-lb
+    disable-fastapi-docs enable-tokenizer-info-endpoint enable-log-outputs log-error-stack
+    disable-cascade-attn headless data-parallel-hybrid-lb
     data-parallel-external-lb enable-prefix-caching-metrics kv-cache-metrics cudagraph-metrics enable-mfu-metrics
     enable-logging-iteration-details use-tqdm-on-load skip-tokenizer-init disable-chunked-mm-input
     allow-credentials interleave-mm-strings exclude-tools-when-tool-choice-none fail-on-environ-validation
@@ -18,7 +18,7 @@ _VALUES = """host port uds uvicorn-log-level api-key allowed-origins allowed-met
     chat-template-content-format response-role ssl-keyfile ssl-certfile ssl-ca-certs ssl-cert-reqs root-path middleware
     tool-call-parser tool-parser-plugin log-config-file max-log-len served-model-name reasoning-parser
     reasoning-parser-plugin seed revision code-revision tokenizer tokenizer-mode tokenizer-revision download-dir
-    load-format config-format hf-token hf-config-path generation-config override-generation-config max-logprobs
+    load-format config-format hf-token generation-config override-generation-config max-logprobs
     logprobs-mode swap-space guided-decoding-backend structured-outputs-config distributed-executor-backend
     distributed-timeout-seconds nnodes node-rank master-addr master-port data-parallel-address data-parallel-rpc-port
     data-parallel-rank data-parallel-start-rank data-parallel-size-local data-parallel-backend api-server-count
@@ -26,7 +26,7 @@ _VALUES = """host port uds uvicorn-log-level api-key allowed-origins allowed-met
     scheduling-policy stream-interval prefix-caching-hash-algo kv-cache-metrics-sample show-hidden-metrics-for-version
     otlp-traces-endpoint collect-detailed-traces allowed-local-media-path allowed-media-domains media-io-kwargs
     mm-processor-cache-gb mm-processor-cache-type shutdown-timeout lora-modules lora-path log-level logging-config
-    max-cpu-loras long-prefill-token-threshold max-num-partial-prefills max-long-partial-prefills runner convert task
+    max-cpu-loras long-prefill-token-threshold max-num-partial-prefills max-long-partial-prefills
     tool-server default-chat-template-kwargs h11-max-incomplete-event-size h11-max-header-count
     renderer-num-workers max-num-queued-reqs max-num-queued-tokens"""
 _MANY = ("--served-model-name=+", "--lora-modules=+", "--middleware=+", "--allowed-origins=+")
@@ -51,6 +51,8 @@ REFUSED = {
     "--mm-encoder-tp-mode": "whole copies of the tower on each device",
     "--skip-mm-profiling": "a trial step without images",
     "--hf-overrides": "another config than the model's",
+    "--hf-config-path": "another config than the model's",
+    "--disable-custom-all-reduce": "buffers of all-reduces, which were measured with it",
     "--compilation-config": "which graphs are captured",
     "-O": "which graphs are captured",
     "--optimization-level": "which graphs are captured",

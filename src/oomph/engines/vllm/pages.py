@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from oomph.blocks.cached import Cached, StateCache, TokenCache
 from oomph.caches import layer_caches
+from oomph.engines.checks import DTYPES
+from oomph.engines.memo import remembered
+from oomph.engines.tensor_parallel import divided, key_heads
 from oomph.engines.vllm.blocks import Page, attention_block
-from oomph.engines.vllm.job import DTYPES, KV_BYTES, V1, VllmJob, width
-from oomph.engines.vllm.memo import remembered
-from oomph.engines.vllm.ranks import divided, key_heads
+from oomph.engines.vllm.job import KV_BYTES, V1, VllmJob, width
 from oomph.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -29,10 +30,10 @@ SPEAKERS = frozenset(
     {"mamba", "mamba2", "gated_delta_net", "kda", "lightning", "short_conv"}
 )  # that the V1 core serves
 STATES: tuple[int, ...] = (0, 10, 0)  # from here on
-CACHED_STATES: tuple[int, ...] = (0, 26, 0)  # prefix caching is on for them by default: not in 0.25.1, in 0.27.1
-EXPORTED_STATES: tuple[int, ...] = (0, 33, 0)  # not in 0.27.1
+CACHED_STATES: tuple[int, ...] = (0, 26, 0)  # prefix caching is on for them by default: not in 0.25.1
+EXPORTED_STATES: tuple[int, ...] = (0, 33, 0)  # not in 0.32.0
 EXPORT_ALIGN = 64  # FLASHINFER_GDN_CHECKPOINT_ALIGNMENT
-HOPPER = 9.0
+HOPPER = (9, 0)
 
 
 def quantised_cache(config: Mapping[str, Any]) -> bool:
@@ -156,8 +157,8 @@ def _exports_states(states: Mapping[StateCache, int], job: VllmJob, device: Devi
     """
     if job.release < EXPORTED_STATES or not states:
         return False
-    capability = device.compute_capability if device else ""
-    old = capability.replace(".", "", 1).isdigit() and float(capability) < HOPPER
+    capability = device.capability if device else None
+    old = capability is not None and capability < HOPPER
     return all(each.kind == "mamba2" or (each.kind == "gated_delta_net" and not old) for each in states)
 
 

@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING
 from oomph import dtypes
 from oomph.constants import constant
 from oomph.engines.vllm import activations as acts
-from oomph.engines.vllm.cards import Card, card, largest
+from oomph.engines.vllm.cards import card, largest
 from oomph.engines.vllm.graphs import Graphs, capture_sizes, graphs
-from oomph.engines.vllm.sampling import NEW_RUNNER, sampling
+from oomph.engines.vllm.held import PLAIN, Kernel, mxfp4_kernel
+from oomph.engines.vllm.job import second_core
+from oomph.engines.vllm.runner import second_runner
+from oomph.engines.vllm.sampling import sampling
 from oomph.engines.vllm.shapes import Shapes, shapes
 from oomph.stream import ROUND
 from oomph.units import MIB
@@ -28,11 +31,6 @@ if TYPE_CHECKING:
     from oomph.engines.vllm.activations import Run, Tensors, Version
 
 NEWEST: Version = (2**16,)  # of a build that says no version
-SECOND_CORE: Version = (0, 8)  # default from here on,
-SECOND_ONLY: Version = (0, 11)  # and the only one from here on; in between, GPUs below 8.0 had the first
-SECOND_CAPABILITY = 8.0
-MXFP4_CAPABILITY = 9.0  # fused_moe/oracle/mxfp4.py
-PIECES_FROM = 32768  # the first core reads longer contexts in pieces, of as many tokens as a step has
 BITSANDBYTES, MXFP4 = ("bitsandbytes", "nf4", "nf4-dq", "fp4"), ("mxfp4",)
 UNSPLIT = MIB  # kSmallSize: what is left of a block up to here stays with the tensor that took it
 PAGE, INDEX = 16, dtypes.BITS["int32"] // 8  # tokens of a block of keys; bytes of its number in a table
@@ -79,12 +77,13 @@ def profile(
     device: Device | None,
     context: int,
     stage: int | None = None,
+    mxfp4: Kernel | None = None,
 ) -> Profile:
     """Return the profile of a model served in steps of `tokens` tokens and `seqs` sequences at most.
 
     `stage` of a pipeline, by default the last: it samples, and is handed hidden states, so it is the fullest. No
-    version is the newest. Raises UnsupportedError for a model without decoder layers, or with an encoder that is not
-    modelled.
+    version is the newest; `mxfp4` is the kernel of experts in that format, by default the device's. Raises
+    UnsupportedError for a model without decoder layers, or with an encoder that is not modelled.
 
     >>> from oomph import sources
     >>> from oomph.answer import subject
@@ -97,9 +96,8 @@ def profile(
     of = shapes(found.model, tensor_parallel)
     where = pipeline_parallel - 1 if stage is None else stage
     of_card = card(device)
-    second = _second_core(version, of_card)
-    if not second and context <= PIECES_FROM:
-        tokens = max(tokens, context)
+    version = version or NEWEST
+    second = second_core(version, of_card.capability)
     method = _method(found, format)
     rows = min(seqs, tokens)
     if not second and of.tower:  # as many sequences as there is room for the largest image of each
@@ -110,14 +108,15 @@ def profile(
         seqs=seqs,
         width=dtypes.BITS[dtype] // 8,
         context=context,
-        version=version or NEWEST,
+        version=version,
         second_core=second,
         compiled=second and not enforce_eager,
         card=of_card,
         first=where == 0,
         last=where == pipeline_parallel - 1,
-        transient=method in MXFP4 and _runs_mxfp4(of_card),
+        transient=method in MXFP4 and (mxfp4 or mxfp4_kernel(device)) == "triton",
         dequantised=method in BITSANDBYTES,
+        second_runner=second_runner(found.model, version, bool(method) and method not in PLAIN),
     )
     instants = {name: tensors for name, tensors in _instants(of, run).items() if tensors}
     sums = {name: _sum(tensors) for name, tensors in instants.items()}
@@ -178,21 +177,6 @@ def _safe(of: Shapes, run: Run) -> int:
     return max(sums)
 
 
-def _second_core(version: Version, of_card: Card) -> bool:
-    """Tell which core of the engine runs: V1, or the first one."""
-    if not version or version >= SECOND_ONLY:
-        return True
-    capability = of_card.capability
-    old = capability.replace(".", "").isdigit() and float(capability) < SECOND_CAPABILITY
-    return version >= SECOND_CORE and not old
-
-
-def _runs_mxfp4(of_card: Card) -> bool:
-    """Tell whether mixtures in mxfp4 run in Triton's own kernels, which keep nothing; older cards have Marlin's."""
-    capability = of_card.capability
-    return not capability.replace(".", "").isdigit() or float(capability) >= MXFP4_CAPABILITY
-
-
 def _method(found: Subject, format: str | None) -> str:
     """Return the quantisation that is asked for, else what the config names, '' for none."""
     if format:
@@ -209,7 +193,7 @@ def _buffers(of: Shapes, run: Run) -> int:
     """
     embeddings = run.tokens * of.hidden * run.width
     tables = run.seqs * -(-run.context // PAGE) * INDEX
-    if run.version < NEW_RUNNER:
+    if not run.second_runner:
         return embeddings + tables
     counts = run.seqs * (of.vocab + -(-of.vocab // MASKED)) * INDEX
     return (embeddings if of.tower else 0) + 2 * tables + counts

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from oomph.engines.vllm.memo import remembered
+from oomph.engines.memo import remembered
 from oomph.engines.vllm.profile import Profile, profile
 from oomph.ledger import Item
 
 if TYPE_CHECKING:
     from oomph.answer import Subject
     from oomph.devices import Device
+    from oomph.engines.vllm.held import Kernel
     from oomph.engines.vllm.job import Version, VllmJob
     from oomph.formats.base import Format
 
@@ -78,8 +79,9 @@ def trial(
 ) -> Trial:
     """Return what the trial step of one stage takes."""
     tokens, seqs = step
+    mxfp4: Kernel | None = "marlin" if job.mxfp4_use_marlin else None
     key = ("trial", job.format, job.quantization, dtype, device and device.id, tokens, seqs, job.tensor_parallel,
-           job.pipeline_parallel, job.release, job.enforce_eager, max_model_len, stage)  # fmt: skip
+           job.pipeline_parallel, job.release, job.enforce_eager, mxfp4, max_model_len, stage)  # fmt: skip
     took = remembered(
         found.model,
         key,
@@ -96,6 +98,7 @@ def trial(
             device=device,
             context=max_model_len,
             stage=stage,
+            mxfp4=mxfp4,
         ),
     )
     return Trial(took, job.release)

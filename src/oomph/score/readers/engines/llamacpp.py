@@ -118,6 +118,8 @@ def _ask(served: Served, row: Mapping[str, Any], name: str, weighed: tuple[str, 
     """Return one line of the log."""
     if name in ("model_gpu_mib", "model_host_mib") and weighed:
         raise refuse(*weighed)
+    if name == "kv_gpu_mib":
+        raise refuse(name, "which layers are on GPUs is read off this very line")
     if name == "output_buffer_mib" and row.get("n_seq_max") is None:
         raise refuse(name, "how many slots there are is not said")
     if name in ("compute_buffer_mib", "host_buffer_mib"):

@@ -7,12 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from oomph.answer import Subject
+from oomph.engines.checks import DTYPES
 from oomph.engines.sglang.job import SglangJob
 from oomph.engines.sglang.pools import Cells, Pools, cells, page_size, pools
 from oomph.engines.sglang.weights import loaded
 from oomph.errors import OomphError
 from oomph.score.asking import catalogued
-from oomph.score.readers.engines.common import DTYPES, UNQUANTISED
+from oomph.score.readers.engines.common import UNQUANTISED
 from oomph.score.reading import Answer, Ask, Question, notes, number, refuse, shown, whole, words
 from oomph.units import GIB
 
