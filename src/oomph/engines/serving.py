@@ -139,6 +139,6 @@ def _beyond(deployed: Deployment, asked: Mapping[str, int]) -> str:
     """Return in words what is asked for that the engine serves at no memory; '' if nothing is."""
     for name, amount in asked.items():
         limit = deployed.limits.get(name)
-        if limit is not None and amount > limit.most:
+        if limit is not None and amount > limit.most > 0:  # none at all: there is no room, which says more
             return f"a {name} of {amount:,} is more than {limit.most:,}: {limit.why}."
     return ""
