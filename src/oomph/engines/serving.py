@@ -46,12 +46,20 @@ def serve(found: Subject, engine: Engine, job: ServeJob, devices: Sequence[Devic
         warnings=(*found.warnings, *found.model.notes, *deployed.warnings),
         figures=(_fullest(shown),),
         printed=deployed.printed,
-        command=tuple(engine.command(found.source.repo or found.source.name if engine.hub else found.source.name, job)),
+        command=tuple(engine.command(_called(found, engine, job), job)),
         served=Served(
             tuple(_held(share, items, deployed.context, job.concurrency) for share, items in shown),
             tuple(Bound(name, limit.most, limit.why) for name, limit in deployed.limits.items()),
         ),
     )
+
+
+def _called(found: Subject, engine: Engine, job: ServeJob) -> str:
+    """Return what the model is called in a command."""
+    from oomph.engines.model_names import called
+
+    name = found.source.repo or found.source.name if engine.hub else found.source.name
+    return called(engine, name, job.format) if found.source.header is None else name
 
 
 def describe(job: ServeJob) -> dict[str, Any]:
