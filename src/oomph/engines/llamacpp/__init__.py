@@ -12,7 +12,7 @@ from oomph.engines.base import Deployment, Engine
 from oomph.engines.llamacpp.job import LlamaCppJob
 from oomph.engines.llamacpp.other_flags import HARMLESS, MODELS, REFUSED
 
-GGUF = ("bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "iq4_xs", "q3_k_m", "q2_k")
+GGUF = ("gguf-bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "iq4_xs", "q3_k_m", "q2_k")
 
 if TYPE_CHECKING:
     from oomph.answer import Subject

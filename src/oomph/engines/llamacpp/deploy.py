@@ -257,8 +257,12 @@ def _limits(served: Served) -> dict[str, Limit]:
     if job.ctx_size is not None:
         at = served.window(1, 1)
         most = int(at.cells if not job.unified else at.n_ctx // job.concurrency)
-        found["context"] = Limit(most, f"-c leaves so many tokens for each of {job.concurrency} requests")
+        found["context"] = Limit(most, f"-c leaves so many tokens for {_each(job.concurrency)}")
     return found
+
+
+def _each(requests: int) -> str:
+    return f"each of {requests:,} requests" if requests > 1 else "one request"
 
 
 def _gpu(served: Served, at: int, device: Device | None, count: int) -> Share:
