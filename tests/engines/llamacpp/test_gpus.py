@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from oomph.answer import resolve
 from oomph.devices import find
 from oomph.engines.llamacpp import builds, deploy
+from oomph.engines.llamacpp.graph_setup import Build
 from oomph.engines.llamacpp.job import EXPERTS, LlamaCppJob
 from oomph.engines.llamacpp.placing import on_gpu
 from oomph.formats.gguf_types import BY_NAME
@@ -59,7 +59,7 @@ def test_buffers_of_each_gpu_are_those_the_engine_logs(
 ) -> None:
     """Each architecture in one of the ways to lay it on GPUs, which have no kernels that want memory of their own."""
     real.needed()
-    monkeypatch.setattr(builds, "NEWEST", replace(builds.NEWEST, kernel_copies=False, fused=False))
+    monkeypatch.setattr(builds, "NEWEST", Build(kernel_copies=False, fused=False))
     at = list(tiny.CONFIGS).index(name)
     stored, (gpus, flags, params) = ("q8_0", "q4_k_m", "gguf-f16")[at % 3], STARTS[at % len(STARTS)]
     if name in RECURRENT and not flags.get("kv_offload", True):

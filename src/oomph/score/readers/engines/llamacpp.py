@@ -52,9 +52,11 @@ MIXES = {
 }  # fmt: skip
 # What logs call the cache, and the builds that called it so; whose server made room for all logits of a batch.
 TIMES = {
-    "llama_kv_cache_init": EARLY_2025, "llama_kv_cache_unified": EARLY_2025, "sched_reserve": EARLY_2026,
+    "llama_kv_cache_init": EARLY_2025,
+    "llama_kv_cache_unified": EARLY_2025,
+    "sched_reserve": EARLY_2026,
     "llama_kv_cache:": LATE_2025,
-}  # fmt: skip
+}
 _HOSTS = re.compile(r"CPU|.*_Host$|AMX|BLAS")
 _LATENT = re.compile(r"c\^KV \((\w{1,10})\)")
 _TRANSPOSED = re.compile(r"kv\^T \((\w{1,10})\)")
