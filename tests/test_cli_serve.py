@@ -218,3 +218,15 @@ def test_without_an_engine_it_is_transformers(capsys: pytest.CaptureFixture[str]
     found = as_json(capsys, "serve", "qwen2.5-0.5b", "--context", "1k")
     assert found["job"]["seq_len"] == 1024
     assert found["served"] is None
+
+
+def test_quantised_weights_are_played_by_their_library(capsys: pytest.CaptureFixture[str]) -> None:
+    """Codes and scales in the ledger; what says nothing of the format is not printed."""
+    words = ("serve", "qwen2.5-0.5b", "--quantization", "awq", "--precision", "fp16", "--context", "1k")
+    found = as_json(capsys, *words)
+    assert found["job"]["quantization"] == "awq"
+    assert any(item["name"].endswith("qweight") for item in found["items"])
+    assert not any(text.startswith(("gptq_kernel", "compute_fp32")) for text in found["assumptions"])
+    code, _, err = run(capsys, "serve", "qwen2.5-0.5b", "--quantization", "awk")
+    assert code == 2
+    assert "awq" in err

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Precision = Literal[
     "bf16",  # weights, gradients and optimizer states in bf16
@@ -131,6 +131,7 @@ GptqKernel = Literal[
 ]
 # Of a model that only reads and writes; kernels that compute forward alone among them.
 ServedQuantization = Literal[Quantization, "fp8"]
+QUANTIZATIONS: frozenset[str] = frozenset((*get_args(Quantization), "fp8"))
 ServedGptqKernel = Literal[
     GptqKernel,
     "exllama",  # auto_gptq's for 4 bits, as transformers 4 loads it: one room for an unpacked weight, made at the start

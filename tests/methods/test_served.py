@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from oomph import formats, weigh
+from oomph.blocks.basic import Linear
 from oomph.errors import UnsupportedError, UsageError
 from oomph.families import model_from_config
+from oomph.formats import fp8, gptq
+from oomph.formats.linear import Matrix
 from oomph.job import InferJob
 from oomph.job_words import ServedQuantization
+from oomph.methods import fp8 as fp8_map
+from oomph.methods import gptq as gptq_map
+from oomph.methods.quantised import Base, stored_tensor
 from oomph.play_infer import infer
+from oomph.tape import Tape
+from oomph.tape.bound import Bound
 from tests.configs import LLAMA_3_8B
 
 QWEN = model_from_config(
@@ -22,8 +33,35 @@ QWEN = model_from_config(
     }
 )  # fmt: skip
 LLAMA = model_from_config(LLAMA_3_8B)
+RECORDED = json.loads((Path(__file__).parent / "served_events.json").read_text())
 KV = 2 * 24 * 2 * 64 * 2  # bytes of a token in Qwen2-0.5B's cache
 VOCAB, HIDDEN, FFN = 151936, 896, 4864
+
+
+@pytest.mark.parametrize("case", RECORDED["cases"], ids=lambda one: "-".join(str(one[key]) for key in list(one)[:3]))
+def test_a_map_allocates_what_the_real_one_does(case: dict[str, Any]) -> None:
+    """Every allocation and free of a forward pass, as recorded from auto_gptq's and transformers' own classes."""
+    inputs, outputs, group = (RECORDED["map"][name] for name in ("inputs", "outputs", "group"))
+    name = "fp8" if case["kernel"] == "fp8" else f"gptq-{case['bits']}bit-g{group}"
+    scheme = fp8.blocks() if name == "fp8" else gptq.Gptq(case["bits"], group)
+    stored = dict(stored_tensor(one, "map") for one in scheme.tensors(Matrix("map", outputs, inputs, 1, "fp16")))
+    library: Any = fp8_map if name == "fp8" else gptq_map
+    dtype = {"float16": "fp16", "bfloat16": "bf16"}[case["dtype"]]
+    block = library.quantised_linear(
+        Linear(inputs, outputs, case["bias"]), stored, Base(name, dtype, dtype, case["kernel"], "5")
+    )
+    tape = Tape("trace")
+    tape.training = False
+    with tape.playing(), tape.no_grad():
+        bound = Bound(block, tape, dtype)
+        x = tape.empty((1, case["rows"], inputs), dtype)
+        before, start = len(tape.recorder.allocations), len(tape.recorder.events)
+        out = bound(x)
+        del out
+        events = tape.recorder.events[start:]
+    sizes = [one.n_bytes for one in tape.recorder.allocations[before:]]
+    assert sizes == case["sizes"]
+    assert [at - before if at >= 0 else at + before for at in events] == case["events"]
 
 
 def test_weights_are_what_their_format_stores() -> None:

@@ -86,3 +86,32 @@ def test_the_lines_of_tensorrt_llm() -> None:
     assert found["kv_tokens"].predicted == 12800
     assert "is no number of tokens" in str(reasons(changed(TRTLLM, measured={"block_size": 33})))
     assert "not a dtype of a cache" in str(reasons(changed(TRTLLM, kv_dtype=7)))
+
+
+# A row of a notebook whose own log says more: version, rank, settings of the allocator.
+NOTEBOOK: dict[str, Any] = {
+    "id": "by-hand-notebook",
+    "engine": "vllm",
+    "model": "unsloth/meta-llama-3.1-8b-instruct-unsloth-bnb-4bit",
+    "quant": "bnb-nf4 (unsloth dynamic)",
+    "gpu": "Tesla T4",
+    "gpu_total_gib": 14.74,
+    "tp": 1,
+    "max_model_len": 1024,
+    "gpu_memory_utilization": 0.5943,
+    "measured": {"weights_gib": 5.5976, "kv_cache_gib": 2.39},
+    "confidence": "high",
+    "notes": "Unsloth fast_inference (vLLM V0, LoRA slots enabled)",
+    "source_url": "https://github.com/unslothai/notebooks/blob/bdda2ef/nb/AMD-Llama3.1_(8B)-GRPO.ipynb",
+}
+
+
+def test_what_the_page_of_a_row_logs_is_used() -> None:
+    """The page names the map that is left in 16 bits, the version and the rank: 5.5976 GiB, as printed."""
+    assert scored(NOTEBOOK)["weights_gib"].predicted == pytest.approx(5.5976, abs=1e-4)
+
+
+@pytest.mark.parametrize("address", [None, "https://github.com/a/b/blob/c/d.log", "x" * 9000, 7])
+def test_without_the_page_nothing_is_guessed(address: object) -> None:
+    """A row that says no rank is refused where its page is not known."""
+    assert any("slots for adapters" in str(found) for found in reasons(changed(NOTEBOOK, source_url=address)))

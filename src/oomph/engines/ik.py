@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from oomph.engines.base import Deployment, Engine, Limit, Share, flag
 from oomph.engines.checks import typed
+from oomph.engines.llamacpp import GGUF
 from oomph.engines.llamacpp.deploy import (
     Served,
     _assumptions,
@@ -254,4 +255,5 @@ ENGINE = Engine(
         "--warmup-batch",
     }),
     refused={"--swa-compress": "windows of one sequence kept apart", "-mtp": "prediction layers", "-dsa": "an indexer"},
+    formats=GGUF,
 )  # fmt: skip

@@ -173,5 +173,6 @@ ENGINE = Engine(
     "lmdeploy", "LMDeploy", "lmdeploy 0.16.0: src/turbomind/turbomind.cc, kernels/attention/block.h", LmdeployJob,
     (("lmdeploy", "serve", "api_server"), ("docker", "openmmlab/lmdeploy")), deploy, command,
     models=("--model-path",), harmless=frozenset(_HARMLESS.split()), refused=REFUSED,
+    formats=("bf16", "fp8", "awq"),
     hub=True,
 )  # fmt: skip

@@ -106,6 +106,7 @@ def share_of(device: Device, count: int, items: Sequence[Item], block: Block, bl
     """Return what one device holds: items, a pool of blocks, and what is left alone beside them."""
     room = max(0, blocks) * block.n_bytes
     aside = device.capacity_bytes - sum(item.n_bytes for item in items) - room
+    room += min(0, aside)  # what is too large already leaves less than nothing
     left = Item(ASIDE, "runtime", max(0, aside), source="rule", evidence="the engine's share is below 1")
     return Share(
         device.name, (*items, left), block.needs, block.held, room, device.capacity_bytes, pool=True, count=count

@@ -20,6 +20,7 @@ from oomph.engines.memo import remembered
 from oomph.engines.tensor_parallel import WORDS, fused, module_of, on_rank, vocabulary
 from oomph.errors import UnsupportedError
 from oomph.formats.base import Format
+from oomph.formats.registry import FORMATS
 from oomph.model import Model
 from oomph.runtime_memory import segment_bytes
 from oomph.structure import decoder_stack
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from oomph.answer import Subject
 
 ONLINE = {"fp8": "fp8-tensor"}  # what a method makes of a checkpoint in full precision
+# Formats that are another engine's own, by the file that describes them.
+ELSEWHERE = {"gguf": "llama.cpp", "mlx": "MLX", "exl2": "ExLlamaV2", "exl3": "ExLlamaV3"}
 ABSORBED = "kv_b_proj"  # cut into two matrices of its own for decoding, and kept beside them
 HIDDEN_STATES = 4  # of a step: residual, normed, what is added to it, and the next
 KEPT = 64
@@ -70,7 +73,13 @@ def format_of(found: Subject, name: str | None, dtype: str = "auto", method: str
     `dtype` and `method` are an engine's words. Raises UnsupportedError for a method that is not known.
     """
     if name is not None:
-        return formats.get(name)
+        fmt = formats.get(name)
+        whose = ELSEWHERE.get(FORMATS[fmt.name])
+        if whose:
+            raise UnsupportedError(
+                f"{fmt.name} is how {whose} stores weights.", f"Ask for awq or fp8, or for {whose}: --engine."
+            )
+        return fmt
     asked = formats.asked_for(found.source.config or {})
     rest = DTYPES[dtype] or (found.model.dtype if found.model.dtype in ("bf16", "fp16") else "bf16")
     if asked is not None:

@@ -182,5 +182,6 @@ REFUSED = {
 ENGINE = Engine(
     "trtllm", NAME, "TensorRT-LLM 1.x: tensorrt_llm/_torch/pyexecutor/_util.py, resource_manager.py", TrtllmJob,
     (("trtllm-serve", "serve"), ("trtllm-serve",)), deploy, command, harmless=HARMLESS, refused=REFUSED,
+    formats=("bf16", "modelopt-fp8", "modelopt-nvfp4"),
     hub=True,
 )  # fmt: skip

@@ -92,7 +92,9 @@ def matmul_gptq_old(x: Sym, weight: GptqWeight, bias: Sym | None = None) -> Sym:
         x = cast(x, "fp32")
         cast(weight.scales, "fp32")
         out = view(cast(out, x_dtype), out_shape)
-        return out if bias is None else add(out, bias)
+        if bias is not None:
+            out = add(out, bias)
+        return out
     unpacked, zeros = unpack(weight)
     out = view(_matmul(x, unpacked), out_shape)
     if bias is not None:

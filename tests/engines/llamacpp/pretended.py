@@ -117,6 +117,7 @@ _CONTEXT = {
     "flash_attn_type": (52, "i"), "type_k": (104, "i"), "type_v": (108, "i"), "offload_kqv": (137, "b"),
     "op_offload": (139, "b"), "swa_full": (140, "b"), "kv_unified": (141, "b"),
 }  # fmt: skip
+OVERRIDES = 8  # tensor_buft_overrides
 _KEPT: list[Any] = []  # what C holds pointers to
 
 
@@ -286,6 +287,12 @@ def _load(path: str, gpus: int, asked: dict[str, Any]) -> int:
     library.llama_init_from_model.argtypes = [c_void_p, _Params]
     of_model, of_context = library.llama_model_default_params(), library.llama_context_default_params()
     _set(of_model, _MODEL, asked)
+    if "on_host" in asked:  # llama_model_tensor_buft_override: pattern and buffer type, ended by a pair of nothing
+        library.ggml_backend_cpu_buffer_type.restype = c_void_p
+        pattern = ctypes.create_string_buffer(asked["on_host"].encode())
+        pairs = (c_void_p * 4)(ctypes.addressof(pattern), library.ggml_backend_cpu_buffer_type(), None, None)
+        _KEPT.extend((pattern, pairs))
+        c_void_p.from_address(ctypes.addressof(of_model) + OVERRIDES).value = ctypes.addressof(pairs)
     _set(of_context, _CONTEXT, asked)
     model = library.llama_model_load_from_file(path.encode(), of_model)
     return 0 if model and library.llama_init_from_model(model, of_context) else 1

@@ -78,7 +78,7 @@ def published(row: dict[str, Any]) -> GraphSetup:
         row["arch"], tensors, sizes, row["n_ctx"], row["n_ctx"], n_ubatch=row["n_ubatch"], kv_unified=True,
         n_seq_max=row["slots"], flash_attn=row["flash_attn"], type_k=BY_NAME[row["kv"]], type_v=BY_NAME[row["kv"]],
         devices=(*row["mib"],), layer_devices=tuple(placed[:-1]), kv_devices=tuple(placed[:-1]),
-        full_offload=placed[-1] != CPU, pipeline=row["pipeline"], build=getattr(builds, row["build"]),
+        full_offload=CPU not in placed, pipeline=row["pipeline"], build=getattr(builds, row["build"]),
     )  # fmt: skip
 
 

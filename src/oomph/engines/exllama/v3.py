@@ -188,4 +188,5 @@ ENGINE = Engine(
     models=("--model-name",),
     harmless=HARMLESS,
     refused=REFUSED,
+    formats=("fp16", "exl3-8bpw", "exl3-6bpw", "exl3-5bpw", "exl3-4bpw", "exl3-3bpw", "exl3-2bpw"),
 )

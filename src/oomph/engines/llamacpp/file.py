@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from oomph.header import Header, StoredTensor
 
 EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
+UNQUANTISED = {"bf16": "gguf-bf16", "fp16": "gguf-f16", "fp32": "gguf-f32"}  # what people say, and a file of it
 ALIGNMENT = 32  # GGUF_DEFAULT_ALIGNMENT: between tensors of a file
 MOST_LAYERS = 512  # LLAMA_MAX_LAYERS
 LONGEST_NAME = 64  # GGML_MAX_NAME, its end included
@@ -74,7 +75,7 @@ def file_of(found: Subject, stored: str | None) -> File:
                 "A GGUF file is served as it is.", "Leave the format out, or name the model instead."
             )
         return _of_header(header)
-    fmt = get(stored) if stored else _plain(found)
+    fmt = get(UNQUANTISED.get(stored, stored)) if stored else _plain(found)
     if not isinstance(fmt, Gguf):
         raise UnsupportedError(
             f"llama.cpp serves GGUF files, not {fmt.name}.", "Ask for a GGUF format: --format q4_k_m, q8_0 or gguf-f16."

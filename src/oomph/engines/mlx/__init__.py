@@ -19,6 +19,7 @@ from oomph.engines.mlx.job import HARMLESS, LATENTS, REFUSED, MlxJob, check, rel
 from oomph.engines.mlx.requests import SOURCE, Requests, on_their_way, served_as
 from oomph.engines.mlx.stream import BASE, LARGE, Limits
 from oomph.errors import UnsupportedError, UsageError
+from oomph.formats.mlx import MlxFormat
 from oomph.ledger import Item, Printed
 from oomph.units import GB, GIB, MIB, human
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from oomph.model import Model
 
 AS_STORED = frozenset({"mlx", "mxfp4"})  # methods whose tensors lie in memory as they do in the files
+CONVERTED = "mlx_model"  # where mlx_lm.convert writes unless it is told otherwise
 DTYPES = frozenset({"bf16", "fp16", "fp32"})
 
 
@@ -50,6 +52,10 @@ def deploy(found: Subject, job: MlxJob, devices: Sequence[Device]) -> Deployment
         raise UsageError("mlx-lm's caches grow with the tokens.", "Say how many: --context 8192.")
     if job.context is None:
         assumed.append(f"mlx-lm sets no context; the model's {context:,} tokens were taken")
+    flags = conversion(job.format)
+    if flags is not None:
+        source = found.source.repo or found.source.name
+        assumed.append(f"{CONVERTED} is what mlx_lm.convert --hf-path {source} {flags} writes")
     if job.prompt is None:
         assumed.append("the whole context is read as a prompt; --prompt-tokens says how much of it")
     capacity = _capacity(job, devices)
@@ -125,9 +131,26 @@ def _warnings(requests: Requests, context: int) -> tuple[str, ...]:
     )
 
 
+def conversion(name: str | None) -> str | None:
+    """Return the flags of mlx_lm.convert that make a format, None where nothing is converted.
+
+    >>> conversion("mlx-4bit-g32"), conversion("mlx-mxfp4"), conversion("mlx-mixed-3-6")
+    ('-q --q-bits 4 --q-group-size 32', '-q --q-mode mxfp4', '-q --quant-predicate mixed_3_6')
+    """
+    if name is None or not name.startswith("mlx-"):
+        return None
+    fmt = formats.get(name)
+    kind = name.removeprefix("mlx-")
+    if kind.startswith("mixed-"):
+        return f"-q --quant-predicate {kind.replace('-', '_')}"
+    if not isinstance(fmt, MlxFormat) or not fmt.scheme.biased:
+        return f"-q --q-mode {kind}"
+    return f"-q --q-bits {fmt.scheme.bits} --q-group-size {fmt.scheme.group}"
+
+
 def command(model: str, job: MlxJob) -> list[str]:
-    """Return the words that start mlx-lm's server."""
-    words = ["mlx_lm.server", "--model", model]
+    """Return the words that start mlx-lm's server, on the folder of what was converted where a format is asked for."""
+    words = ["mlx_lm.server", "--model", model if conversion(job.format) is None else CONVERTED]
     for name, spelled in (("prefill_step_size", "--prefill-step-size"), ("kv_bits", "--kv-bits"),
                           ("kv_group_size", "--kv-group-size"), ("quantized_kv_start", "--quantized-kv-start"),
                           ("decode_concurrency", "--decode-concurrency"),

@@ -181,5 +181,6 @@ ENGINE = Engine(
     "tgi", "Text Generation Inference", "text-generation-inference 3.3.7: models/flash_causal_lm.py, warmup", TgiJob,
     (("text-generation-launcher",), ("docker", "ghcr.io/huggingface/text-generation-inference")), deploy, command,
     models=("--model-id",), harmless=frozenset(_HARMLESS.split()), refused=REFUSED,
+    formats=("bf16", "fp8", "awq"),
     hub=True,
 )  # fmt: skip

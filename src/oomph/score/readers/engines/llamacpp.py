@@ -10,7 +10,7 @@ from typing import Any
 
 from oomph.answer import Subject
 from oomph.engines.ik import IkJob, IkServed
-from oomph.engines.llamacpp.builds import EARLY_2025, LATE_2025
+from oomph.engines.llamacpp.builds import EARLY_2025, EARLY_2026, LATE_2025
 from oomph.engines.llamacpp.compute import Question as Computed
 from oomph.engines.llamacpp.compute import buffers
 from oomph.engines.llamacpp.deploy import LOGIT, Known, Served, known, printed
@@ -52,7 +52,12 @@ MIXES = {
     "IQ4_XS - 4.25 bpw": "iq4_xs-imatrix",    "IQ4_NL - 4.5 bpw": "iq4_nl-imatrix",
 }  # fmt: skip
 # What logs call the cache, and the builds that called it so; whose server made room for all logits of a batch.
-TIMES = {"llama_kv_cache_init": EARLY_2025, "llama_kv_cache_unified": EARLY_2025, "llama_kv_cache:": LATE_2025}
+TIMES = {
+    "llama_kv_cache_init": EARLY_2025,
+    "llama_kv_cache_unified": EARLY_2025,
+    "sched_reserve": EARLY_2026,
+    "llama_kv_cache:": LATE_2025,
+}
 _HOSTS = re.compile(r"CPU|.*_Host$|AMX|BLAS")
 _LATENT = re.compile(r"c\^KV \((\w{1,10})\)")
 _TRANSPOSED = re.compile(r"kv\^T \((\w{1,10})\)")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Any
+from urllib.parse import unquote
 
+from oomph import data
 from oomph.answer import Subject
 from oomph.devices import Device
 from oomph.engines.base import Deployment
@@ -23,6 +27,7 @@ from oomph.units import GIB
 PUBLISHED = ("auto", "auto(bf16)")
 # How rows call what a config's quantization_config calls otherwise.
 METHODS = {"awq_marlin": "awq", "gptq_marlin": "gptq", "fp8": "fp8", "mxfp4": "mxfp4", "awq": "awq", "gptq": "gptq"}
+METHODS |= {"bnb-nf4": "bitsandbytes", "bnb-nf4 (unsloth dynamic)": "bitsandbytes"}
 METHODS |= {"compressed-tensors": "compressed-tensors", "mxfp4 (Marlin)": "mxfp4"}
 WHILE_LOADING = ("fp8", "bitsandbytes")
 MARLIN = "Marlin"
@@ -42,8 +47,12 @@ COPIES: Mapping[str, str | None] = {
     "-unsloth-bnb-4bit": None, "-bnb-4bit": "nf4-dq", "-int4-w4a16": "w4a16", "-w4a16": "w4a16", "-fp8": None,
     "-nvfp4": None, "-int4": None,
 }  # fmt: skip
+_PAGE = re.compile(r"https://github\.com/([\w.-]+/[\w.-]+)/blob/\w+/([^#]+)")
 _ASIDE = re.compile(r"\s*\([^)]*\)")
 ADAPTERS = "LoRA enabled"
+# Flags that the page of a row may tell.
+FLAGS = ("version", "dtype", "max_num_seqs", "max_num_batched_tokens", "max_lora_rank", "language_model_only",
+         "enable_prefix_caching")  # fmt: skip
 
 
 def published(name: str) -> str:
@@ -62,8 +71,27 @@ def _copy(name: str, found: Subject) -> str | None:
 
 
 def subject(row: Mapping[str, Any]) -> Subject:
-    """Return the model of a row, of a conversion the one it was made of."""
-    return catalogued(published(words(row, "model")))
+    """Return the model of a row, of a conversion the one it was made of, stored as the row's own log says."""
+    found = catalogued(published(words(row, "model")))
+    logged = page(row).get("quantization_config")
+    if logged is None:
+        return found
+    return replace(
+        found, source=replace(found.source, config={**(found.source.config or {}), "quantization_config": logged})
+    )
+
+
+def page(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what the log that a row was read off says and the row does not, {} where no more is known."""
+    found = _PAGE.match(unquote(str(row.get("source_url"))[:2000]))
+    known: Mapping[str, Any] = _logs()["pages"].get(f"{found[1]}/{found[2]}", {}) if found else {}
+    return known
+
+
+@cache
+def _logs() -> Mapping[str, Any]:
+    found: Mapping[str, Any] = json.loads(data.read_text("vllm_logs.json"))
+    return found
 
 
 def question(row: Mapping[str, Any], found: Subject) -> Question:
@@ -111,7 +139,21 @@ def _job(row: Mapping[str, Any], gpu: Device | None, assumed: list[str]) -> Vllm
         assumed.append("slots for adapters as vLLM makes them by default: one, of rank 16")
     if gpu is None and row.get("max_num_batched_tokens") is None:
         assumed.append("GPU not said: steps as on a small one")
-    return VllmJob(**values)
+    return VllmJob(**{**values, **_of_page(row, assumed)})
+
+
+def _of_page(row: Mapping[str, Any], assumed: list[str]) -> dict[str, Any]:
+    """Return the flags that the page of a row names, which are more, and more exact, than the row's."""
+    known = page(row)
+    if not known:
+        return {}
+    assumed[:] = [f"vLLM {known['version']} and its flags as the row's page logs them"]
+    if "assumed" in known:
+        assumed.append(str(known["assumed"]))
+    found = {name: known[name] for name in FLAGS if name in known}
+    if "max_lora_rank" in known:
+        found |= {"enable_lora": True, "allocator": known.get("allocator", _logs()["allocator"])}
+    return found
 
 
 def _drafts(text: str) -> str | None:
@@ -146,6 +188,8 @@ def _format(row: Mapping[str, Any], found: Subject) -> tuple[dict[str, str], lis
         raise refuse("quant", f"{shown(quant)} is not text")
     if method is not None and METHODS.get(quant) == method:
         return {}, []
+    if "quantization" in page(row):
+        return {"quantization": str(page(row)["quantization"])}, [f"{quant} made while loading, as the page logs it"]
     ending = _copy(str(row.get("model")), found)
     if ending is not None and method is None:
         known = COPIES[ending]
@@ -176,7 +220,7 @@ def _weights(row: Mapping[str, Any], found: Subject, job: VllmJob, gpu: Device |
 
 def _known_weights(row: Mapping[str, Any], found: Subject) -> None:
     for word, why in INSIDE.items():
-        if word in notes(row):
+        if word in notes(row) and not page(row):
             raise refuse(f"weights with {word}", why)
     said, _ = _format(row, found)
     if "unknown" in said:
