@@ -198,3 +198,10 @@ def test_a_refusal_speaks_of_no_other_engine(name: str) -> None:
     with pytest.raises(OomphError) as caught:
         program.deploy(subject("llama-3.1-8b"), job, [find("h100")] * 3)
     assert "vLLM" not in str(caught.value)
+
+
+def test_an_engine_that_was_built_beforehand_is_refused() -> None:
+    """TensorRT-LLM's other backends take memory by other rules; theirs is no flag to pass over."""
+    with pytest.raises(OomphError, match="tensorrt"):
+        read_text("trtllm-serve llama --backend tensorrt")
+    assert read_text("trtllm-serve llama --backend pytorch").passed_over == ()

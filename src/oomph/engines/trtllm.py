@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from oomph.engines.base import Deployment, Engine, Limit, ServeJob, flag
 from oomph.engines.checks import whole
@@ -49,6 +49,7 @@ class TrtllmJob(ServeJob):
     max_num_tokens: int = flag(8192, "--max-num-tokens", help="tokens of a step, at most")
     max_batch_size: int = flag(2048, "--max-batch-size", help="requests in a step, at most")
     tensor_parallel: int = flag(1, "--tp-size", "--tensor-parallel-size", help="devices that share each layer")
+    backend: Literal["pytorch"] = flag("pytorch", "--backend", help="the one whose rules are known")
     expert_parallel: int = flag(1, "--ep-size", "--moe-expert-parallel-size", help="devices that share experts whole")
 
     @property
@@ -165,7 +166,7 @@ def command(model: str, job: TrtllmJob) -> list[str]:
     return words
 
 
-HARMLESS = frozenset({"--trust-remote-code", "--host=", "--port=", "--backend=", "--tokenizer=", "--log-level="})
+HARMLESS = frozenset({"--trust-remote-code", "--host=", "--port=", "--tokenizer=", "--log-level="})
 HARMLESS |= {
     "--reasoning-parser=",
     "--tool-parser=",

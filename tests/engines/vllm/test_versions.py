@@ -11,6 +11,7 @@ from oomph.devices import find
 from oomph.engines import engine
 from oomph.engines.flags import read_flags
 from oomph.engines.vllm import VllmJob
+from oomph.engines.vllm.pages import cache_width
 from oomph.engines.vllm.profile import profile
 from oomph.engines.vllm.serving import steps_at_once
 from oomph.errors import OomphError
@@ -100,3 +101,24 @@ def test_marlin_keeps_its_workspace_wherever_it_runs(gpu: str, flags: dict[str, 
         version=(0, 19), format=None, enforce_eager=False, device=find(gpu), context=8192, **flags,
     )  # fmt: skip
     assert any(name == "workspace of the experts" for name, _ in found.alive)
+
+
+@pytest.mark.parametrize(
+    ("quantised", "version", "width"),
+    [
+        ({"quant_method": "modelopt", "kv_cache_quant_algo": "FP8"}, "0.13.0", 2),
+        ({"quant_method": "modelopt", "kv_cache_quant_algo": "FP8"}, "0.14.0", 1),
+        ({"quant_method": "modelopt", "kv_cache_scheme": {"num_bits": 8, "type": "float", "dynamic": False}}, "", 1),
+        ({"quant_method": "modelopt", "kv_cache_quant_algo": "NVFP4"}, "0.19.0", 2),
+        ({"quant_method": "compressed-tensors", "kv_cache_scheme": {"num_bits": 8, "type": "float"}}, "0.19.0", 1),
+        ({"quant_method": "compressed-tensors", "kv_cache_scheme": None}, "0.19.0", 2),
+        ({"quant_method": "modelopt", "kv_cache_scheme": {"num_bits": [], "type": "float"}}, "", 2),
+    ],
+)
+def test_a_checkpoint_says_the_width_of_its_cache(quantised: dict[str, Any], version: str, width: int) -> None:
+    """As vLLM resolves --kv-cache-dtype auto; four bits are refused where it takes them."""
+    assert cache_width({"quantization_config": quantised}, VllmJob(version=version), "bf16") == width
+    with pytest.raises(OomphError, match="NVFP4"):
+        cache_width(
+            {"quantization_config": {"quant_method": "modelopt", "kv_cache_quant_algo": "NVFP4"}}, VllmJob(), "bf16"
+        )
