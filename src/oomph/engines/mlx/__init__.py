@@ -125,6 +125,14 @@ def _warnings(requests: Requests, context: int) -> tuple[str, ...]:
     )
 
 
+PROGRAMS = ("mlx_lm.server", "mlx_lm.generate", "mlx_lm.benchmark")
+STARTS = (
+    *((name,) for name in PROGRAMS),
+    *(("python", "-m", name) for name in PROGRAMS),
+    *(("python", "-m", *name.split(".")) for name in PROGRAMS),
+)
+
+
 def command(model: str, job: MlxJob) -> list[str]:
     """Return the words that start mlx-lm's server."""
     words = ["mlx_lm.server", "--model", model]
@@ -143,7 +151,7 @@ ENGINE = Engine(
     "MLX (mlx-lm)",
     SOURCE,
     MlxJob,
-    (("mlx_lm.server",), ("mlx_lm.generate",), ("mlx_lm.benchmark",)),
+    STARTS,
     deploy,
     command,
     formats=("bf16", "mlx-8bit", "mlx-6bit", "mlx-5bit", "mlx-4bit", "mlx-3bit", "mlx-2bit"),
