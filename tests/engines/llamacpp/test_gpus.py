@@ -39,7 +39,9 @@ RECURRENT = ("mamba", "mamba2", "qwen3next", "lfm2")  # whose states must not li
 def _held(name: str, stored: str, gpus: int, flags: dict[str, Any]) -> dict[str, dict[str, float]]:
     """MiB of each kind of buffer on each device, as we have them."""
     job = LlamaCppJob(**{"ctx_size": 4096, "parallel": 1, "format": stored, **flags})
-    shares = deploy(resolve(Source(name, "config", tiny.CONFIGS[name])), job, [find("rtx-4090")] * gpus).shares
+    shares = deploy(
+        resolve(Source(name, "config", {**tiny.CONFIGS, **tiny.MORE}[name])), job, [find("rtx-4090")] * gpus
+    ).shares
     kinds = {"weights": "model", "keys and values": "KV", "recurrent states": "RS", "compute buffer": "compute"}
     found: dict[str, dict[str, float]] = {}
     for at, share in enumerate(shares[:-1]):

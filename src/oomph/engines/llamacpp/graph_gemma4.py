@@ -39,14 +39,15 @@ def gemma4(b: Builder) -> Graph:
 def _attention(b: Builder, inp: AttentionInput, x: Tensor, il: int, first_shared: int) -> Tensor:
     sizes, n = b.setup.hparams, b.n_tokens
     dim, heads, kv_heads = sizes.head_k[il], sizes.n_head[il], sizes.n_head_kv[il]
-    q = b.rope(b.norm(ggml.reshape(b.mm("attn_q", x, il), dim, heads, n), "attn_q_norm", il), il)
+    scaled = not sizes.swa[il]
+    q = b.rope(b.norm(ggml.reshape(b.mm("attn_q", x, il), dim, heads, n), "attn_q_norm", il), il, scaled)
     if il >= first_shared:  # the keys and values of the last layer of its kind that has some
         cur = b.attend(inp, il, q, None, None, cache_of=first_shared - (2 if sizes.swa[il] else 1))
         return b.mm("attn_output", cur, il)
     k = b.mm("attn_k", x, il)
     v = b.mm("attn_v", x, il) if b.weight("attn_v", il) is not None else k
     k, v = ggml.reshape(k, dim, kv_heads, n), ggml.reshape(v, dim, kv_heads, n)
-    k = b.rope(b.norm(k, "attn_k_norm", il), il)
+    k = b.rope(b.norm(k, "attn_k_norm", il), il, scaled)
     return b.mm("attn_output", b.attend(inp, il, q, k, ggml.like(v, "RMS_NORM")), il)
 
 

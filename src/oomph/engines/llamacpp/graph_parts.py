@@ -211,10 +211,21 @@ class Builder:
             found.append(ggml.reshape(cur, d, h, n) if split else cur)
         return found[0], found[1], found[2]
 
-    def rope(self, x: Tensor, il: int) -> Tensor:
-        """Rotate by position."""
-        factors = self.weight("rope_freqs") or self.weight("rope_factors_long", il) or self.weight("rope_factors_long")
-        return ggml.like(x, "ROPE", self.inp_pos, factors)
+    def rope(self, x: Tensor, il: int, scaled: bool = True) -> Tensor:
+        """Rotate by position; `scaled`: by the file's table of frequencies, if it has one."""
+        return ggml.like(x, "ROPE", self.inp_pos, self._rope_factors(il) if scaled else None)
+
+    def _rope_factors(self, il: int) -> Tensor | None:
+        """The table of frequencies, which is loaded to every device that has layers."""
+        tables = (f"{name}.weight" for name in ("rope_freqs", "rope_factors_long", "rope_factors_short"))
+        name = next((each for each in tables if each in self.setup.tensors), None)
+        if name is None:
+            return None
+        there = self.setup.tensors[name]
+        device = self.setup.layer_devices[il] if self.setup.layer_devices else there.device
+        if f"{name} on {device}" not in self.found:
+            self.found[f"{name} on {device}"] = ggml.stored(there.type, there.ne, device, True, name)
+        return self.found[f"{name} on {device}"]
 
     def ffn(self, x: Tensor, il: int, suffix: str = "", gated: str = "parallel") -> Tensor:
         """A feed-forward layer: gate and up maps beside each other, one map for both ("halves"), no gate ("none")."""

@@ -183,5 +183,7 @@ def _layer_of_file(said: Metadata, sizes: Sizes, il: int) -> _Layer:
         raise UnsupportedError(
             f"Layer {il} of this {sizes.arch} has no attention: llama.cpp's graph of it is not known here."
         )
-    values = said.number("attention.value_length", sizes.n_embd // heads)
-    return _Layer(heads, kv_heads, kept.k // kv_heads, kept.v // kv_heads or values, kept.swa)
+    tail = "_swa" if kept.swa and said.has("attention.key_length_swa") else ""
+    keys = said.number(f"attention.key_length{tail}", sizes.n_embd // heads)
+    values = said.number(f"attention.value_length{tail}", sizes.n_embd // heads)
+    return _Layer(heads, kv_heads, kept.k // kv_heads or keys, kept.v // kv_heads or values, kept.swa)

@@ -205,6 +205,8 @@ def _kept(said: Metadata, at: int, swa: bool, n_embd: int, latent: bool) -> Kept
         return state
     if not heads or not kv_heads:
         return Kept()
+    if at >= said.layers - said.number("attention.shared_kv_layers", 0):
+        return Kept(swa=swa)  # the keys and values of an earlier layer
     tail = "_swa" if swa and said.has("attention.key_length_swa") else ""
     key = said.number(f"attention.key_length{tail}", n_embd // heads)
     value = said.number(f"attention.value_length{tail}", n_embd // heads)
