@@ -15,7 +15,17 @@ from oomph.blocks.cached import TokenCache
 from oomph.engines.base import Deployment, Engine, Limit, ServeJob, flag
 from oomph.engines.checks import whole
 from oomph.engines.flags import spelled
-from oomph.engines.paged import Block, beside, check_devices, longest_of, share_of, share_unknown, taken, token_caches
+from oomph.engines.paged import (
+    Block,
+    beside,
+    check_devices,
+    longest_of,
+    share_of,
+    share_unknown,
+    taken,
+    taken_for_granted,
+    token_caches,
+)
 from oomph.engines.shards import Spread, format_of, on_device, step_bytes
 from oomph.engines.tgi.prefill import prefill_tokens
 from oomph.errors import UsageError
@@ -106,6 +116,7 @@ def deploy(found: Subject, job: TgiJob, devices: Sequence[Device]) -> Deployment
     }
     assumed: tuple[str, ...] = (
         f"TGI 3.3.7, its attention by {kernels}",
+        taken_for_granted(found.model, NAME),
         "activations are between what the widest map and all maps of a layer make",
     )
     if not devices:
