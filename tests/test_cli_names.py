@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from oomph.engines.command_line import read_text
+from oomph.errors import UnsupportedError, UsageError
 from tests.test_cli import run
 
 
@@ -44,3 +46,22 @@ def test_a_typed_model_takes_the_type_of_the_file(capsys: pytest.CaptureFixture[
     assert found["job"]["format"] == "q6_k"
     typed = _answer(capsys, "qwen3-14b", "--format", "q8_0", *words)
     assert typed["job"]["format"] == "q8_0"
+
+
+def test_a_variable_that_moves_memory_is_refused_by_name() -> None:
+    """Not called unknown; of some only one value is."""
+    with pytest.raises(UnsupportedError, match="OLLAMA_MAX_LOADED_MODELS is not modelled: several"):
+        read_text("OLLAMA_MAX_LOADED_MODELS=2 ollama run m")
+    with pytest.raises(UnsupportedError, match="VLLM_USE_V1 is not modelled"):
+        read_text("VLLM_USE_V1=0 vllm serve m")
+    assert read_text("VLLM_USE_V1=1 vllm serve m").passed_over == ("VLLM_USE_V1",)
+
+
+def test_a_program_that_is_not_read_names_its_like() -> None:
+    """The whole list of what is read was printed."""
+    with pytest.raises(UsageError, match="Did you mean llama-server"):
+        read_text("llama-cli -m x.gguf")
+    with pytest.raises(UsageError) as caught:
+        read_text("nginx -c x")
+    assert len(str(caught.value)) < 400
+    assert read_text("python3 -m mlx_lm.server --model m").engine.name == "mlx"

@@ -28,8 +28,8 @@ def matmul_fp8(x: Sym, weight: Fp8Weight, bias: Sym | None = None) -> Sym:
 
     4·256 codes, 4·2 scales of 4 B, and a result of 4·512·2 B:
     >>> from oomph.tape.testing import cost, frozen, fp8_weight
-    >>> cost(lambda x: matmul_fp8(x, fp8_weight(x.tape)), frozen(4, 256)).allocated
-    5632
+    >>> cost(lambda x: matmul_fp8(x, fp8_weight(x.tape)), frozen(4, 256)).allocated - 131104  # stored
+    5152
     """
     if x.requires_grad:
         raise UnsupportedError("oomph plays FP8 weights without gradients alone.", "Choose another --quantization.")

@@ -123,6 +123,13 @@ def test_an_architecture_without_a_graph_is_refused_by_name() -> None:
         compute_buffers(setup)
 
 
+def test_a_tensor_that_is_missing_is_named() -> None:
+    """A file without one of the tensors of its architecture makes no graph."""
+    setup = setup_of(tiny.CONFIGS["llama"], 4096)
+    with pytest.raises(UnsupportedError, match="without ffn_down in layer 2"):
+        compute_buffers(replace(setup, tensors={k: v for k, v in setup.tensors.items() if "2.ffn_down" not in k}))
+
+
 def test_older_builds_reserve_more() -> None:
     """A build by its number: row by row it has what later pull requests changed."""
     assert build_of(None) == build_of(11549) == Build()

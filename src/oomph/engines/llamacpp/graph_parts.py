@@ -13,6 +13,7 @@ from functools import cached_property
 from oomph.engines.llamacpp import ggml
 from oomph.engines.llamacpp.ggml import F16, F32, I32, I64, Graph, Tensor
 from oomph.engines.llamacpp.graph_setup import CPU, GraphSetup
+from oomph.errors import UnsupportedError
 
 PIN_BELOW = 32  # tokens: smaller batches have their norms on the layer's own device (graph_get_cb)
 GATES = {"softmax": ggml.soft_max, "sigmoid": ggml.unary}
@@ -85,9 +86,11 @@ class Builder:
         return self.found[full]
 
     def the(self, name: str, il: int | None = None, kind: str = "weight") -> Tensor:
-        """Return a tensor that the file must have."""
+        """Return a tensor that the file must have; raises UnsupportedError where it has not."""
         there = self.weight(name, il, kind)
-        assert there is not None, f"{self.setup.arch} has no {name} in layer {il}"
+        if there is None:
+            where = "" if il is None else f" in layer {il}"
+            raise UnsupportedError(f"A {self.setup.arch} without {name}{where} is none that llama.cpp reads.")
         return there
 
     def output(self, name: str = "output") -> Tensor:

@@ -23,6 +23,7 @@ from oomph.tensor import Tensor
 if TYPE_CHECKING:
     from oomph.header import Header
 
+MOST_EXPERTS = 1024  # LLAMA_MAX_EXPERTS
 # How the router of an architecture makes weights of scores; softmax over all experts where none is named.
 GATING = {
     "gpt-oss": "softmax_weight",
@@ -145,6 +146,8 @@ def _with_states(sizes: Hparams, blocks: list[Block]) -> Hparams:
 def hparams_of_file(header: Header, sizes: Sizes, layers: int) -> Hparams:
     """Return the same of a GGUF file, `layers` of which are in it, prediction layers among them."""
     said = Metadata(header.metadata, sizes.arch, layers)
+    if said.number("expert_used_count", 0) > MOST_EXPERTS:
+        raise UnsupportedError(f"llama.cpp computes no more than {MOST_EXPERTS} experts of a token.")
     in_order = [_layer_of_file(said, sizes, il) for il in range(len(sizes.kept))]
     return Hparams(
         n_head=tuple(each.n_head for each in in_order),

@@ -148,6 +148,14 @@ def conversion(name: str | None) -> str | None:
     return f"-q --q-bits {fmt.scheme.bits} --q-group-size {fmt.scheme.group}"
 
 
+PROGRAMS = ("mlx_lm.server", "mlx_lm.generate", "mlx_lm.benchmark")
+STARTS = (
+    *((name,) for name in PROGRAMS),
+    *(("python", "-m", name) for name in PROGRAMS),
+    *(("python", "-m", *name.split(".")) for name in PROGRAMS),
+)
+
+
 def command(model: str, job: MlxJob) -> list[str]:
     """Return the words that start mlx-lm's server, on the folder of what was converted where a format is asked for."""
     words = ["mlx_lm.server", "--model", model if conversion(job.format) is None else CONVERTED]
@@ -166,7 +174,7 @@ ENGINE = Engine(
     "MLX (mlx-lm)",
     SOURCE,
     MlxJob,
-    (("mlx_lm.server",), ("mlx_lm.generate",), ("mlx_lm.benchmark",)),
+    STARTS,
     deploy,
     command,
     formats=("bf16", "mlx-8bit", "mlx-6bit", "mlx-5bit", "mlx-4bit", "mlx-3bit", "mlx-2bit"),

@@ -36,7 +36,10 @@ _VALUES = """--host --port --tokenizer-path --tokenizer-mode --tokenizer-backend
 _MANY = "--log-requests-target --bucket-time-to-first-token --bucket-inter-token-latency --bucket-e2e-request-latency"
 
 HARMLESS = (
-    frozenset(_SWITCHES.split()) | {f"{word}=" for word in _VALUES.split()} | {f"{word}=+" for word in _MANY.split()}
+    frozenset(_SWITCHES.split())
+    | {f"{word}=" for word in _VALUES.split()}
+    | {f"{word}=+" for word in _MANY.split()}
+    | {f"SGLANG_{word}=" for word in ("ALLOW_OVERWRITE_LONGER_CONTEXT_LEN", "USE_MODELSCOPE", "HOST_IP", "PORT")}
 )
 
 _LORA = "it keeps adapters on the device"

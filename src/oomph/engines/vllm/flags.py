@@ -32,7 +32,7 @@ _VALUES = """host port uds uvicorn-log-level api-key allowed-origins allowed-met
 _MANY = ("--served-model-name=+", "--lora-modules=+", "--middleware=+", "--allowed-origins=+")
 _VARIABLES = """VLLM_LOGGING_LEVEL VLLM_CONFIGURE_LOGGING VLLM_API_KEY VLLM_USE_MODELSCOPE VLLM_CACHE_ROOT
     VLLM_DO_NOT_TRACK VLLM_NO_USAGE_STATS VLLM_WORKER_MULTIPROC_METHOD VLLM_HOST_IP VLLM_PORT VLLM_RPC_TIMEOUT
-    VLLM_SLEEP_WHEN_IDLE VLLM_ENGINE_ITERATION_TIMEOUT_S VLLM_ALLOW_LONG_MAX_MODEL_LEN VLLM_TRACE_FUNCTION
+    VLLM_SLEEP_WHEN_IDLE VLLM_ENGINE_ITERATION_TIMEOUT_S VLLM_ALLOW_LONG_MAX_MODEL_LEN VLLM_TRACE_FUNCTION VLLM_USE_V1
     CUDA_VISIBLE_DEVICES"""
 
 HARMLESS = frozenset({
@@ -44,6 +44,7 @@ HARMLESS = frozenset({
 })  # fmt: skip
 
 REFUSED = {
+    "VLLM_USE_V1=0": "the engine before V1 has a cache of its own",
     "--enable-eplb": "copies of experts that are asked often",
     "--prefill-context-parallel-size": "a prompt spread over devices",
     "--limit-mm-per-prompt": "how many images the trial step encodes",
