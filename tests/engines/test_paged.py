@@ -205,3 +205,10 @@ def test_an_engine_that_was_built_beforehand_is_refused() -> None:
     with pytest.raises(OomphError, match="tensorrt"):
         read_text("trtllm-serve llama --backend tensorrt")
     assert read_text("trtllm-serve llama --backend pytorch").passed_over == ()
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_what_was_not_looked_at_is_said(name: str) -> None:
+    """BLOOM may be none of an engine's models: the answer says that it was not looked at."""
+    found = engine(name).deploy(subject("bloom-560m"), replace(JOBS[name], context=1024), [find("h100")])
+    assert any("bloom" in said and "not looked at" in said for said in found.assumptions)

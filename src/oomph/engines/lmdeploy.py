@@ -18,7 +18,17 @@ from typing import TYPE_CHECKING, Literal
 from oomph.engines.base import Deployment, Engine, Limit, ServeJob, flag
 from oomph.engines.checks import whole
 from oomph.engines.flags import spelled
-from oomph.engines.paged import Block, beside, check_devices, longest_of, share_of, share_unknown, taken, token_caches
+from oomph.engines.paged import (
+    Block,
+    beside,
+    check_devices,
+    longest_of,
+    share_of,
+    share_unknown,
+    taken,
+    taken_for_granted,
+    token_caches,
+)
 from oomph.engines.shards import Spread, format_of, on_device
 from oomph.errors import UnsupportedError, UsageError
 from oomph.ledger import Item, Printed
@@ -122,6 +132,7 @@ def deploy(found: Subject, job: LmdeployJob, devices: Sequence[Device]) -> Deplo
     }
     assumed = (
         f"LMDeploy {job.version or '0.16.0'} with TurboMind; activations come out of what is left beside the cache",
+        taken_for_granted(found.model, NAME),
     )
     if not devices:
         return Deployment(

@@ -95,6 +95,11 @@ def check_devices(devices: Sequence[Device], ranks: int, engine: str, flag: str)
         raise UsageError(f"{engine} on devices of several kinds is not modelled.", "Name equal devices.")
 
 
+def taken_for_granted(model: Model, engine: str) -> str:
+    """Return what is said with every answer: which architectures an engine runs was not read in its source."""
+    return f"{engine} is taken to run {model.model_type} with kernels of its own; whether it does was not looked at"
+
+
 def longest_of(model: Model, said: int | None, longest: int, flag: str) -> Limit:
     """Return the longest request that is served: a flag's, else what the config allows."""
     if said is not None:

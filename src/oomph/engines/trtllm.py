@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING, Literal
 from oomph.engines.base import Deployment, Engine, Limit, ServeJob, flag
 from oomph.engines.checks import whole
 from oomph.engines.flags import spelled
-from oomph.engines.paged import Block, beside, check_devices, longest_of, share_of, share_unknown, taken, token_caches
+from oomph.engines.paged import (
+    Block,
+    beside,
+    check_devices,
+    longest_of,
+    share_of,
+    share_unknown,
+    taken,
+    taken_for_granted,
+    token_caches,
+)
 from oomph.engines.shards import Spread, format_of, on_device, step_bytes
 from oomph.errors import UnsupportedError, UsageError
 from oomph.ledger import Item, Printed
@@ -120,6 +130,7 @@ def deploy(found: Subject, job: TrtllmJob, devices: Sequence[Device]) -> Deploym
     }
     assumed = (
         "TensorRT-LLM 1.x with its PyTorch backend",
+        taken_for_granted(found.model, NAME),
         "activations are between what the widest map and all maps of a layer make",
     )
     if not devices:

@@ -15,7 +15,17 @@ from oomph.blocks.cached import TokenCache
 from oomph.engines.base import Deployment, Engine, Limit, ServeJob, flag
 from oomph.engines.checks import whole
 from oomph.engines.flags import spelled
-from oomph.engines.paged import Block, beside, check_devices, longest_of, share_of, share_unknown, taken, token_caches
+from oomph.engines.paged import (
+    Block,
+    beside,
+    check_devices,
+    longest_of,
+    share_of,
+    share_unknown,
+    taken,
+    taken_for_granted,
+    token_caches,
+)
 from oomph.engines.shards import Spread, format_of, on_device, step_bytes
 from oomph.engines.tgi.prefill import prefill_tokens
 from oomph.errors import UsageError
@@ -106,6 +116,7 @@ def deploy(found: Subject, job: TgiJob, devices: Sequence[Device]) -> Deployment
     }
     assumed: tuple[str, ...] = (
         f"TGI 3.3.7, its attention by {kernels}",
+        taken_for_granted(found.model, NAME),
         "activations are between what the widest map and all maps of a layer make",
     )
     if not devices:
@@ -122,24 +133,17 @@ def deploy(found: Subject, job: TgiJob, devices: Sequence[Device]) -> Deployment
     capacity = devices[0].capacity_bytes * job.cuda_memory_fraction * WIGGLE_ROOM
     blocks, safe = (max(0, int(capacity - each)) // made.n_bytes for each in taken(items))
     share = share_of(devices[0], job.num_shard, items, made, blocks)
-    line = f"KV-cache blocks: {blocks}, size: {made.tokens}"
-    printed = (
-        Printed("weights_gib", f"weights: {held.n_bytes / GIB:.2f} GiB", held.n_bytes / GIB),
-        Printed("kv_blocks", line, blocks, safe),
-        Printed(
-            "kv_tokens",
-            f"Setting max batch total tokens to {blocks * made.tokens}",
-            blocks * made.tokens,
-            safe * made.tokens,
-        ),
-        Printed(
-            "kv_cache_gib",
-            f"of it: {blocks * made.n_bytes / GIB:.2f} GiB",
-            blocks * made.n_bytes / GIB,
-            safe * made.n_bytes / GIB,
-        ),
+    return Deployment((share,), job.context or longest, _printed(made, blocks, safe, held.n_bytes), limits, assumed)
+
+
+def _printed(made: Block, blocks: int, safe: int, weights: int) -> tuple[Printed, ...]:
+    tokens, least, kv = blocks * made.tokens, safe * made.tokens, blocks * made.n_bytes / GIB
+    return (
+        Printed("weights_gib", f"weights: {weights / GIB:.2f} GiB", weights / GIB),
+        Printed("kv_blocks", f"KV-cache blocks: {blocks}, size: {made.tokens}", blocks, safe),
+        Printed("kv_tokens", f"Setting max batch total tokens to {tokens}", tokens, least),
+        Printed("kv_cache_gib", f"of it: {kv:.2f} GiB", kv, safe * made.n_bytes / GIB),
     )
-    return Deployment((share,), job.context or longest, printed, limits, assumed)
 
 
 def _block(found: Subject, job: TgiJob, device: Device | None) -> tuple[Block, str]:

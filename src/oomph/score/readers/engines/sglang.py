@@ -29,8 +29,8 @@ COPIES = {
     "DeepSeek on GB200 (blog notes)": "deepseek-ai/DeepSeek-V3",
 }
 KV_DTYPES = {None: "auto", "auto": "auto", "auto(bf16)": "bf16", "bfloat16": "bf16", "fp8_e4m3": "fp8_e4m3"}
-# Of rows that say no version, and whose lines have no "elapsed=" in them: 0.5.8 prints none either, but 0.5.6 is the last
-# that adds a draft's tokens on top. Which it was is not known; it moves the tokens of these rows by 1 % at most.
+# Of rows that say no version, and whose lines have no "elapsed=" in them: 0.5.8 prints none either, but 0.5.6 is the
+# last that adds a draft's tokens on top. Which it was is not known; it moves the tokens of these rows by 1 % at most.
 HEADROOM_LAST = "0.5.6"
 NPU, NPU_INDEX_BYTES = "Ascend", 2  # keeps an indexer's keys in 16 bits, and counts them as fp8 (0.5.6: memory_pool.py)
 HALF = GIB // 200  # what a figure of two decimals is uncertain by
