@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from oomph import formats
 from oomph.allocator.config import MIN_BLOCK_BYTES, Config
 from oomph.caches import layer_caches
-from oomph.engines.vllm.held import Kernel
+from oomph.engines.vllm.held import PLAIN, Kernel
 from oomph.engines.vllm.job import V1, Version, VllmJob
 from oomph.engines.vllm.lora import asked_slots
 from oomph.engines.vllm.memo import remembered
@@ -18,7 +18,7 @@ from oomph.engines.vllm.rope import Table, tables
 from oomph.engines.vllm.weights import ADAPTERS, Loaded, Plan, loaded
 from oomph.errors import UnsupportedError
 from oomph.ledger import Item
-from oomph.units import MIB
+from oomph.units import GIB, MIB
 
 if TYPE_CHECKING:
     from oomph.answer import Subject
@@ -61,11 +61,12 @@ def stages(found: Subject, job: VllmJob, fmt: Format, device: Device | None, ste
             pp=job.pipeline_parallel,
             stage=stage,
             mtp=bool(job.speculation),
-            towers=not job.language_model_only,
+            towers=not job.text_only,
             mxfp4="marlin" if job.mxfp4_use_marlin else _mxfp4(device),
             nested=job.release < WIDENED,
             lora=asked_slots(job, model.decoder_type),
             fixed=_fixed(found, job, step_tokens, layers),
+            host_bytes=_with_the_host(found, job, fmt, device),
             settings=replace(Config.parse(job.allocator), by_address=True),
         )
         key = ("loaded", job.format, job.quantization, fmt.rest, plan)
@@ -74,6 +75,20 @@ def stages(found: Subject, job: VllmJob, fmt: Format, device: Device | None, ste
         drafts = 1 if job.speculation and layers.stop == model.num_layers else 0
         result.append(Stage(name, range(layers.start, layers.stop + drafts), held, items))
     return result
+
+
+def _with_the_host(found: Subject, job: VllmJob, fmt: Format, device: Device | None) -> int:
+    """Return the bytes of weights that each device reads from the host, over the bus, as --cpu-offload-gb asks."""
+    if not job.cpu_offload_gb:
+        return 0
+    plain = fmt.name in PLAIN and not any(row.role == "expert" for row in found.model.weights)
+    if not plain or not job.is_v1(device):
+        raise UnsupportedError(
+            "--cpu-offload-gb is modelled for dense models in 16 or 32 bits, from the V1 core on: others lay weights "
+            "out anew on the device once they are loaded.",
+            "Leave it out.",
+        )
+    return round(job.cpu_offload_gb * GIB)
 
 
 def _held(model: Model, fmt: Format, plan: Plan, turned: tuple[Table, ...]) -> tuple[Loaded, tuple[Item, ...]]:
@@ -96,7 +111,7 @@ def _fixed(found: Subject, job: VllmJob, step_tokens: int, layers: range) -> tup
     sizes = [SCALES * MIN_BLOCK_BYTES * len(layers)]
     if latent and job.release >= V1:
         sizes.append(CUTLASS_MLA)
-    if found.model.model_type in DEEPSTACK and not job.language_model_only:
+    if found.model.model_type in DEEPSTACK and not job.text_only:
         vision = (found.source.config or {}).get("vision_config")
         levels = vision.get("deepstack_visual_indexes") if isinstance(vision, dict) else None
         width = 2  # of the activations' two bytes

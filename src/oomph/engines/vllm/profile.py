@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from oomph.answer import Subject
     from oomph.devices import Device
     from oomph.engines.vllm.activations import Run, Tensors, Version
+    from oomph.engines.vllm.settings import Compilation
 
 NEWEST: Version = (2**16,)  # of a build that says no version
 SECOND_CORE: Version = (0, 8)  # default from here on,
@@ -79,12 +80,14 @@ def profile(
     device: Device | None,
     context: int,
     stage: int | None = None,
+    compilation: Compilation | None = None,
+    guesses: int = 0,
 ) -> Profile:
     """Return the profile of a model served in steps of `tokens` tokens and `seqs` sequences at most.
 
-    `stage` of a pipeline, by default the last: it samples, and is handed hidden states, so it is the fullest. No
-    version is the newest. Raises UnsupportedError for a model without decoder layers, or with an encoder that is not
-    modelled.
+    `stage` of a pipeline, by default the last: it samples, and is handed hidden states, so it is the fullest.
+    `guesses` are tokens guessed ahead of each sequence. No version is the newest. Raises UnsupportedError for a model
+    without decoder layers, or with an encoder that is not modelled.
 
     >>> from oomph import sources
     >>> from oomph.answer import subject
@@ -112,7 +115,7 @@ def profile(
         context=context,
         version=version or NEWEST,
         second_core=second,
-        compiled=second and not enforce_eager,
+        compiled=second and not enforce_eager and (compilation is None or compilation.compiled),
         card=of_card,
         first=where == 0,
         last=where == pipeline_parallel - 1,
@@ -123,7 +126,9 @@ def profile(
     sums = {name: _sum(tensors) for name, tensors in instants.items()}
     peak = max(sums, key=lambda name: sums[name])
     beside = _non_torch(tensor_parallel, pipeline_parallel, second)
-    captured = _captured(found, of, run, enforce_eager, pipeline_parallel)
+    decoder = found.model.decoder_type
+    sizes = () if enforce_eager else capture_sizes(run.seqs, decoder, run.version, compilation, guesses)
+    captured = _captured(of, run, sizes, pipeline_parallel)
     return Profile(
         sums[peak],
         _safe(of, replace(run, card=largest(device))),
@@ -226,9 +231,9 @@ def _non_torch(tp: int, pp: int, second: bool) -> tuple[int, int, str]:
     return values[(len(values) - 1) // 2], max(row["high"] for row in group), f"measured, n={len(values)}: {seen}"
 
 
-def _captured(found: Subject, of: Shapes, run: Run, enforce_eager: bool, pp: int) -> Graphs:
-    sizes = () if enforce_eager else capture_sizes(run.seqs, found.model.decoder_type, run.version)
+def _captured(of: Shapes, run: Run, sizes: tuple[int, ...], pp: int) -> Graphs:
     one = replace(run, tokens=1, rows=1, compiled=True, dequantised=False)
     fullest = {**acts.mlp(of, one), **({} if of.ffn else acts.mixture(of, one))}
     token = sum(n_bytes for name, n_bytes in fullest.items() if name != acts.TIMING)
+    sizes = tuple(size for size in sizes if size <= run.tokens)
     return graphs(sizes, -(-of.layers // pp), token, acts.dequantised_map(of, run))

@@ -78,8 +78,10 @@ def trial(
 ) -> Trial:
     """Return what the trial step of one stage takes."""
     tokens, seqs = step
-    key = ("trial", job.format, job.quantization, dtype, device and device.id, tokens, seqs, job.tensor_parallel,
-           job.pipeline_parallel, job.release, job.enforce_eager, max_model_len, stage)  # fmt: skip
+    guesses = job.speculation.get("num_speculative_tokens", 0)
+    asked = (job.format, job.quantization, job.enforce_eager, job.compilation, guesses)
+    spread = (job.tensor_parallel, job.pipeline_parallel, stage)
+    key = ("trial", job.release, asked, spread, dtype, device and device.id, tokens, seqs, max_model_len)
     took = remembered(
         found.model,
         key,
@@ -96,6 +98,8 @@ def trial(
             device=device,
             context=max_model_len,
             stage=stage,
+            compilation=job.compilation,
+            guesses=guesses,
         ),
     )
     return Trial(took, job.release)
