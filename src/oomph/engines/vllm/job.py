@@ -35,7 +35,7 @@ KV_BYTES = {"fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1, "fp8_inc": 1, "fp8_ds_mla": 
 KV_BYTES |= {"bfloat16": 2, "float16": 2, "half": 2}
 # usage context and device memory -> tokens of a step and sequences: get_batch_defaults of engine/arg_utils.py
 LARGE, LARGEST = 70 * GIB, 160 * GIB
-GB10 = "12.1"
+GB10 = "12.1"  # NVML knows no memory of it, later versions name it: both make its steps small
 SMALL_DEFAULTS, LARGE_DEFAULTS, LARGEST_DEFAULTS = (2048, 256), (8192, 1024), (16384, 1024)
 OFFLINE_TOKENS = {SMALL_DEFAULTS: 8192, LARGE_DEFAULTS: 16384, LARGEST_DEFAULTS: 16384}
 EARLY_SEQS = 256  # of all devices, before 0.9
@@ -210,7 +210,7 @@ def _defaults(release: Version, device: Device | None) -> tuple[int, int]:
     memory = device.capacity_bytes if device else 0
     if memory >= LARGEST and release >= NEWEST[:2]:
         return LARGEST_DEFAULTS
-    small = device is not None and ("a100" in device.id or (device.compute_capability == GB10 and release >= (0, 20)))
+    small = device is not None and ("a100" in device.id or device.compute_capability == GB10)
     return LARGE_DEFAULTS if memory >= LARGE and not small else SMALL_DEFAULTS
 
 

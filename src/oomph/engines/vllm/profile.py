@@ -33,6 +33,8 @@ SECOND_CORE: Version = (0, 8)  # default from here on,
 SECOND_ONLY: Version = (0, 11)  # and the only one from here on; in between, GPUs below 8.0 had the first
 SECOND_CAPABILITY = 8.0
 MXFP4_CAPABILITY = 9.0  # fused_moe/oracle/mxfp4.py
+KERNELS_GREW: Version = (0, 11)  # less lay beside torch in 0.10.2 than in 0.19.0; in between it was not seen
+UNIFIED = ("12.1",)  # GPUs whose memory is the machine's: what other programs take counts
 PIECES_FROM = 32768  # the first core reads longer contexts in pieces, of as many tokens as a step has
 BITSANDBYTES, MXFP4 = ("bitsandbytes", "nf4", "nf4-dq", "fp4"), ("mxfp4",)
 UNSPLIT = MIB  # kSmallSize: what is left of a block up to here stays with the tensor that took it
@@ -125,7 +127,7 @@ def profile(
     instants = {name: tensors for name, tensors in _instants(of, run).items() if tensors}
     sums = {name: _sum(tensors) for name, tensors in instants.items()}
     peak = max(sums, key=lambda name: sums[name])
-    beside = _non_torch(tensor_parallel, pipeline_parallel, second)
+    beside = _non_torch(tensor_parallel, pipeline_parallel, run)
     decoder = found.model.decoder_type
     sizes = () if enforce_eager else capture_sizes(run.seqs, decoder, run.version, compilation, guesses)
     captured = _captured(of, run, sizes, pipeline_parallel)
@@ -220,15 +222,32 @@ def _buffers(of: Shapes, run: Run) -> int:
     return (embeddings if of.tower else 0) + 2 * tables + counts
 
 
-def _non_torch(tp: int, pp: int, second: bool) -> tuple[int, int, str]:
+def _non_torch(tp: int, pp: int, run: Run) -> tuple[int, int, str]:
     """Return what is taken beside torch by the end of the profile run, the most, and where that was seen."""
-    kind = f"tensor {tp}" if tp > 1 else "pipeline" if pp > 1 else "one" if second else "first core"
     rows = constant("vllm_non_torch")["seen"]
-    own = [row for row in rows if row["parallel"] == kind] or [row for row in rows if row["parallel"] == "tensor 4"]
+    kinds = _kinds(tp, pp, run)
+    kind = next(each for each in kinds if any(row["parallel"] == each for row in rows))
+    own = [row for row in rows if row["parallel"] == kind]
     values = sorted((row["low"] + row["high"]) // 2 for row in own for _ in range(row["n"]))
     seen = "; ".join(dict.fromkeys(row["source"] for row in own))
-    group = [row for row in rows if row["parallel"].split()[0] == kind.split()[0]]
-    return values[(len(values) - 1) // 2], max(row["high"] for row in group), f"measured, n={len(values)}: {seen}"
+    group = {each.partition(",")[0].split()[0] for each in kinds}
+    high = [row["high"] for row in rows if row["parallel"].partition(",")[0].split()[0] in group]
+    if run.card.capability in UNIFIED:
+        high += [row["high"] for row in rows if row["compute_capability"] == run.card.capability]
+    elif "one" in group:
+        high = [row["high"] for row in rows if row["parallel"] in ("one", "one, early", "first core")]
+    return values[(len(values) - 1) // 2], max(high), f"measured, n={len(values)}: {seen}"
+
+
+def _kinds(tp: int, pp: int, run: Run) -> tuple[str, ...]:
+    """Return under what such a run was seen, the closest first."""
+    if tp > 1:
+        return f"tensor {tp}, {run.card.capability}", f"tensor {tp}", "tensor 4"
+    if pp > 1:
+        return ("pipeline",)
+    if not run.second_core:
+        return ("first core",)
+    return ("one, early", "one") if run.version < KERNELS_GREW else ("one",)
 
 
 def _captured(of: Shapes, run: Run, sizes: tuple[int, ...], pp: int) -> Graphs:
