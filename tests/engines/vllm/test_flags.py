@@ -130,3 +130,4 @@ def test_they_are_read_from_a_command_line() -> None:
     assert isinstance(job, VllmJob)
     assert (job.attention_backend, job.cudagraph_capture_sizes, job.text_only) == ("TRITON_ATTN", (1, 2, 4), True)
     assert (job.cpu_offload_gb, job.allocator) == (2, "expandable_segments:True")
+    assert "--cudagraph-capture-sizes 1 2 4 " in " ".join(ENGINE.command("x/y", job))
