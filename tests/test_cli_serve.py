@@ -78,7 +78,12 @@ def test_other_forms_say_the_same(capsys: pytest.CaptureFixture[str], form: str)
     """Tables to paste; every item with its source."""
     code, out, _ = run(capsys, *TOO_MANY, form)
     assert code == 1
-    for text in ("9 x 8,192 tokens need 9.00 GiB", "58,688 tokens", "paged serve meta-llama/Meta-Llama-3-8B", "9,663,676,416"):
+    for text in (
+        "9 x 8,192 tokens need 9.00 GiB",
+        "58,688 tokens",
+        "paged serve meta-llama/Meta-Llama-3-8B",
+        "9,663,676,416",
+    ):
         assert text in out
 
 
@@ -105,14 +110,17 @@ def test_a_command_is_a_job(
     assert any("the command says" in text for text in other["assumptions"])
 
 
-def test_typed_options_win_over_the_command(capsys: pytest.CaptureFixture[str]) -> None:
-    """Also over a flag that the engine has for the same, in a change as well."""
-    words = ("--", "paged", "serve", "llama-3-8b", "--max-model-len", "8192")
-    _, out, _ = run(capsys, "serve", "--json", "--gpu", "rtx-4090", "--context", "1k", *words)
-    assert json.loads(out)["job"]["context"] == 1024
-    _, out, _ = run(capsys, "serve", "--json", "--gpu", "rtx-4090", "--concurrency", "9", *words)
-    changes = json.loads(out)["served"]["changes"]
-    assert ["--context", "6512"] in [change["words"] for change in changes]
+def test_requests_are_those_of_the_options_the_server_that_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """Shorter ones than a flag allows are served, longer ones are not."""
+    words = ("--gpu", "rtx-4090", "--", "paged", "serve", "llama-3-8b", "--max-model-len", "4096")
+    _, out, _ = run(capsys, "serve", "--json", "--context", "1k", *words)
+    found = json.loads(out)
+    assert (found["job"]["context"], found["job"]["longest"]) == (1024, 4096)
+    code, out, _ = run(capsys, "serve", "--context", "8k", *words)
+    assert code == 1
+    assert "8,192 is more than 4,096: --max-model-len 4096" in out
+    _, out, _ = run(capsys, "max", "--over", "context", *words)
+    assert "At most requests of 4,096 tokens: --max-model-len 4096; memory would do for 58,672" in " ".join(out.split())
 
 
 def test_one_device_stands_for_as_many_as_the_command_takes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -140,7 +148,7 @@ def test_several_devices_share_each_layer(capsys: pytest.CaptureFixture[str]) ->
 
 def test_largest_values_of_an_engine(capsys: pytest.CaptureFixture[str]) -> None:
     """In words and as JSON, one input or both usual ones."""
-    code, out, _ = run(capsys, "max", "llama-3-8b", "--engine", "paged", "--gpu", "rtx-4090")
+    code, out, _ = run(capsys, "max", "llama-3-8b", "--engine", "Paged", "--gpu", "rtx-4090")
     assert code == 0
     assert "the model is made for 8,192 tokens; memory would do for 58,672" in out.replace("\n", "")
     assert "At most 7 requests at a time" in out
@@ -210,3 +218,15 @@ def test_without_an_engine_it_is_transformers(capsys: pytest.CaptureFixture[str]
     found = as_json(capsys, "serve", "qwen2.5-0.5b", "--context", "1k")
     assert found["job"]["seq_len"] == 1024
     assert found["served"] is None
+
+
+def test_quantised_weights_are_played_by_their_library(capsys: pytest.CaptureFixture[str]) -> None:
+    """Codes and scales in the ledger; what says nothing of the format is not printed."""
+    words = ("serve", "qwen2.5-0.5b", "--quantization", "awq", "--precision", "fp16", "--context", "1k")
+    found = as_json(capsys, *words)
+    assert found["job"]["quantization"] == "awq"
+    assert any(item["name"].endswith("qweight") for item in found["items"])
+    assert not any(text.startswith(("gptq_kernel", "compute_fp32")) for text in found["assumptions"])
+    code, _, err = run(capsys, "serve", "qwen2.5-0.5b", "--quantization", "awk")
+    assert code == 2
+    assert "awq" in err

@@ -72,6 +72,12 @@ class Device:
         return known or (self.marketed_bytes or 0) * LEAST_SHARE_PERCENT // 100
 
     @property
+    def capability(self) -> tuple[int, int] | None:
+        """The compute capability in numbers that compare, None where it is not known."""
+        major, _, minor = self.compute_capability.partition(".")
+        return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else None
+
+    @property
     def capacity_source(self) -> str:
         """Which figure `capacity_bytes` is, and how it is known."""
         if self.program_bytes:
@@ -224,7 +230,7 @@ def parse_devices(text: str) -> tuple[Device, ...]:
     """Return the devices of a list, one for each: names that `parse_gpus` takes, with commas between them, in order.
 
     >>> [one.id for one in parse_devices("rtx-4090, 2xrtx-3060")]
-    ['rtx-4090', 'rtx-3060', 'rtx-3060']
+    ['rtx-4090', 'rtx-3060-12gb', 'rtx-3060-12gb']
     """
     found: list[Device] = []
     for part in text[: 64 * MOST_LISTED].split(","):

@@ -9,10 +9,13 @@ from typing import Any
 
 from oomph.errors import UnsupportedError, UsageError
 from oomph.job import InferJob
+from oomph.methods import adapted
+from oomph.methods.gptq import exllama_rooms
 from oomph.model import Model
 from oomph.played import Played
 from oomph.programs import program_of
-from oomph.programs.cache import Cache, EncoderDecoderCache, static_cache
+from oomph.programs.cache import OLD, Cache, EncoderDecoderCache, static_cache
+from oomph.programs.llama import attention, rotary_size
 from oomph.programs.quantised_cache import fp8_cache
 from oomph.tape import Tape
 from oomph.tape.bound import Bound, bind
@@ -30,6 +33,7 @@ def infer(model: Model, job: InferJob, *, on: Place = "gpu") -> Played:
 
     `on` says whose events are played (see tape.Place).
     """
+    model = adapted(model, job)
     program = program_of(model)
     writes = model.objective == "seq2seq-lm"
     if writes and job.cache in MADE_BEFORE:
@@ -48,15 +52,31 @@ def infer(model: Model, job: InferJob, *, on: Place = "gpu") -> Played:
         )
     tape = Tape(on)
     recorder, tape.kernel = tape.recorder, job.attention
-    tape.experts, tape.routing, tape.training = job.experts, job.routing, False
+    tape.experts, tape.routing, tape.training, tape.release = job.experts, job.routing, False, job.release
+    tape.heads_of_4_51 = job.release == "4.51"
     with tape.playing(), tape.no_grad():
         recorder.mark("parameters")
         bound = bind(model, tape, job.precision)
-        buffers = [tape.note(each, "buffer") for each in program.buffers(bound)]
+        made = [*program.buffers(bound), *exllama_rooms(bound), *rotary_caches(bound, model, job)]
+        buffers = [tape.note(each, "buffer") for each in made]
+        del made
         played = Played(recorder, recorder.position)
         (_encode_and_decode if writes else _passes)(bound, program, model, job, played)
         del bound, buffers
     return played
+
+
+def rotary_caches(bound: Bound, model: Model, job: InferJob) -> list[Sym]:
+    """Return the sines and cosines that each layer keeps in transformers 4.38, for all positions of the model.
+
+    Source: transformers 4.38.2, models/qwen2/modeling_qwen2.py, Qwen2RotaryEmbedding._set_cos_sin_cache.
+    """
+    if job.release != OLD:
+        return []
+    if model.model_type != "qwen2" or model.context_length is None:
+        raise UnsupportedError("oomph knows transformers 4.38 of Qwen2 alone.", "Leave out --release.")
+    shape = (model.context_length, rotary_size(attention(bound.model)))
+    return [bound.tape.empty(shape, job.precision, op=name) for _ in bound.model.layers for name in ("cos", "sin")]
 
 
 def cache_length(job: InferJob) -> Size:
@@ -139,6 +159,7 @@ def _pass(
     """Play `new` tokens of `seen`, return the cache. The mask, when there is one, covers all tokens seen."""
     tape = bound.tape
     tape.scope = ""
+    before = _tensors(cache) if job.release == OLD else []  # noqa: F841  a tuple of its own, held by generate()
     inputs = {"input_ids": tape.note(tape.empty((job.batch, new), "int64", op="input_ids"), "input")}
     if job.padding:
         inputs["attention_mask"] = tape.note(tape.empty((job.batch, seen), "int64", op="attention_mask"), "input")
@@ -151,7 +172,12 @@ def _pass(
         attention_mask=inputs.get("attention_mask"),
         past_key_values=cache,
         use_cache=job.cache != "none",
-        logits_to_keep=job.logits_to_keep,
+        logits_to_keep=0 if job.release == OLD else job.logits_to_keep,
     )
     kept: Cache | None = outputs[-1]
     return kept
+
+
+def _tensors(cache: Cache | None) -> list[Any]:
+    """Return the keys and values of every layer as they are."""
+    return [] if cache is None else [kept for layer in cache.layers for kept in (layer.keys, layer.values)]

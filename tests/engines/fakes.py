@@ -78,7 +78,9 @@ def _paged(found: Subject, job: PagedJob, devices: Sequence[Device]) -> Deployme
     tokens = max(room or 0, 0) // (BLOCK * width) * BLOCK
     printed = (Printed("kv_tokens", f"GPU KV cache size: {tokens:,} tokens", tokens),)
     longest = found.model.context_length or 8192
-    return Deployment((share,), job.longest or job.context or longest, printed, limits, ("a paged assumption",))
+    if job.longest:
+        limits["context"] = Limit(job.longest, f"--max-model-len {job.longest}")
+    return Deployment((share,), job.context or job.longest or longest, printed, limits, ("a paged assumption",))
 
 
 PAGED = Engine(
@@ -92,6 +94,7 @@ PAGED = Engine(
     harmless=frozenset({"--host=", "--port=", "--trust-remote-code", "--served-model-name=+", "PAGED_LOG="}),
     refused={"--cpu-offload-gb": "it moves weights to the machine's memory", "-O": "which graphs are captured"},
     suffixes={"k": 1000, "K": 1024},
+    hub=True,
 )
 
 
@@ -99,7 +102,7 @@ PAGED = Engine(
 class SplitJob(ServeJob):
     """Flags as llama.cpp has them."""
 
-    context: int | None = flag(None, "-c", "--ctx-size")
+    cells: int | None = flag(None, "-c", "--ctx-size")
     concurrency: int = flag(1, "-np", "--parallel")
     gpu_layers: int = flag(LAYERS + 1, "-ngl", "--n-gpu-layers")
     cache_type_k: Literal["f16", "q8_0"] = flag("f16", "-ctk", "--cache-type-k")
@@ -119,7 +122,10 @@ def _split(found: Subject, job: SplitJob, devices: Sequence[Device]) -> Deployme
         shares.append(_card(f"{device.id} {at}", job, layers * layer, layers, device.capacity_bytes))
     left = LAYERS - on_cards
     shares.append(_card("host", job, left * layer, left, None))
-    return Deployment(tuple(shares), job.context or 4096)
+    limits = {}
+    if job.cells:
+        limits["context"] = Limit(job.cells // job.concurrency, f"-c leaves so much for each of {job.concurrency}")
+    return Deployment(tuple(shares), job.context or (job.cells or 4096) // job.concurrency, limits=limits)
 
 
 def _card(name: str, job: SplitJob, weights: int, layers: int, capacity: int | None) -> Share:

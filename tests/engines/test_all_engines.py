@@ -21,6 +21,7 @@ from oomph.engines.maps import STATUSES, serve_map
 from oomph.engines.serving import serve
 from oomph.engines.solve import FIELDS, largest
 from oomph.errors import OomphError
+from oomph.sources.catalogue import entries
 
 # Dense, windowed, of experts with one latent vector per token, with states beside keys and values.
 MODELS = ("llama-3.1-8b", "gemma-2-9b", "deepseek-v2-lite", "qwen3-next-80b-a3b")
@@ -176,3 +177,29 @@ def test_a_flag_is_one_thing(name: str) -> None:
     from oomph import formats
 
     assert all(formats.get(each) for each in program.formats)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in ENGINES if name not in PLAYED])
+def test_a_model_of_every_type(name: str) -> None:
+    """The engine answers or refuses; what requests take is what it shows, of arrays what it is of numbers."""
+    np = pytest.importorskip("numpy")
+    program, types = engine(name), {}
+    for entry in entries():
+        config = entry["config"]
+        types.setdefault((config["model_type"], "quantization_config" in config), entry["name"])
+    contexts, concurrencies = np.meshgrid([1, 255, 257, 4096, 30000], [1, 2, 7])
+    answered = 0
+    for found in map(_model, types.values()):
+        devices = [find(DEVICES.get(name, CARDS)[-1])]
+        try:
+            deployed = program.deploy(found, program.job().with_context(4096), devices)
+        except OomphError:
+            continue
+        answered += 1
+        for share in deployed.shares:
+            alone = [int(share.needs(int(c), int(n))) for c, n in zip(contexts.flat, concurrencies.flat, strict=True)]
+            assert list(np.broadcast_to(share.needs(contexts, concurrencies), contexts.shape).flat) == alone, found
+            assert sum(item.n_bytes for item in share.held(257, 3)) == share.needs(257, 3), found
+            assert all(0 <= item.n_bytes <= item.safe_bytes for item in (*share.items, *share.held(257, 3))), found
+    assert answered > 10

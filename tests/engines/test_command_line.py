@@ -161,3 +161,17 @@ def test_any_text_is_answered(pieces: list[str], rest: str, named: bool) -> None
     """A command line or an OomphError, nothing else."""
     with contextlib.suppress(OomphError):
         assert read_text(" ".join(["paged serve"] * named + [*pieces, rest])).engine in (PAGED, SPLIT)
+
+
+def test_what_runs_in_a_container_that_is_there() -> None:
+    """docker exec names a container where docker run names an image."""
+    found = read_text("docker exec -it -e PAGED_LOG=1 box paged serve m -tp 2")
+    assert (found.engine, found.model, found.job) == (PAGED, "m", PagedJob(tensor_parallel=2))
+    with pytest.raises(UsageError, match="begins with 'docker exec"):
+        read_text("docker exec -it box bash")
+
+
+def test_containers_in_containers_end() -> None:
+    """They were followed until Python's stack was full."""
+    with pytest.raises(UsageError, match="begins with"):
+        read_words(["docker", "run", "a"] * (MOST_WORDS // 3))

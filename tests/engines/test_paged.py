@@ -187,3 +187,28 @@ def test_what_is_not_modelled_of_flags() -> None:
         LmdeployJob(version="0.2.1")
     with pytest.raises(UnsupportedError):
         TrtllmJob(kv_cache_dtype="nvfp4")
+
+
+@pytest.mark.parametrize("name", ["trtllm", "lmdeploy", "tgi", "sglang"])
+def test_a_refusal_speaks_of_no_other_engine(name: str) -> None:
+    """Heads that do not divide among three devices are told without naming the engine the rule was read in."""
+    program = engine(name)
+    width = "num_shard" if name == "tgi" else "tensor_parallel"
+    job: Any = replace(program.job(context=4096), **{width: 3})  # type: ignore[arg-type]
+    with pytest.raises(OomphError) as caught:
+        program.deploy(subject("llama-3.1-8b"), job, [find("h100")] * 3)
+    assert "vLLM" not in str(caught.value)
+
+
+def test_an_engine_that_was_built_beforehand_is_refused() -> None:
+    """TensorRT-LLM's other backends take memory by other rules; theirs is no flag to pass over."""
+    with pytest.raises(OomphError, match="tensorrt"):
+        read_text("trtllm-serve llama --backend tensorrt")
+    assert read_text("trtllm-serve llama --backend pytorch").passed_over == ()
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_what_was_not_looked_at_is_said(name: str) -> None:
+    """BLOOM may be none of an engine's models: the answer says that it was not looked at."""
+    found = engine(name).deploy(subject("bloom-560m"), replace(JOBS[name], context=1024), [find("h100")])
+    assert any("bloom" in said and "not looked at" in said for said in found.assumptions)

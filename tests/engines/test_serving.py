@@ -46,7 +46,7 @@ def _command(model: str, job: ServeJob) -> list[str]:
     return ["plain", model]
 
 
-PLAIN = Engine("plain", "An engine", "these tests", ServeJob, (("plain",),), _deploy, _command)
+PLAIN = Engine("plain", "An engine", "these tests", ServeJob, (("plain",),), _deploy, _command, hub=True)
 
 
 def _served(job: ServeJob, gpus: int) -> Any:

@@ -57,6 +57,12 @@ def test_a_limit_of_the_engine_s_own_is_named_with_what_memory_would_do() -> Non
     assert f"memory would do for {more}" in found.sentence
 
 
+def test_more_requests_are_not_shorter_ones() -> None:
+    """Of a cache that all of them share there is room for one request that takes all of it."""
+    found = largest(FOUND, SPLIT, SplitJob(cells=8192), [find("h100")], "concurrency")
+    assert (found.value, found.bound) == (1, "-c leaves so much for each of 2")
+
+
 def test_what_is_too_big_for_one_token_says_so() -> None:
     """A value of nought, and why."""
     found = largest(FOUND, PAGED, PagedJob(), [find("rtx-3060")], "context")

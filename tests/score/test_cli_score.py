@@ -152,13 +152,16 @@ def test_every_published_row_is_scored_or_refused(published: dict[str, Any]) -> 
 @pytest.mark.slow
 @pytest.mark.shared
 def test_what_is_estimated_of_published_rows_is_close(published: dict[str, Any]) -> None:
-    """Allocated peaks of transformers within 1.5 % (two digits were printed), of training within 0.3 % in the median,
+    """Allocated peaks of generate() within 0.1 % in the median and 5 % at most, where less was written than asked for,
+    of quantised models and old versions too; of training within 0.3 % in the median,
     of what stays after a step within 0.1 %; reserved memory of plain loops, which jumps, within 1.5 % in the median, of
     T5 within 4 %."""
     summary = published["summary"]
-    assert summary["peak_gib"]["n"] >= 30
-    assert summary["peak_gib"]["median"] < 0.002
-    assert summary["peak_gib"]["max"] < 0.015
+    written = [row for row in published["rows"] if row["quantity"] == "peak_gib" and row["id"].startswith("hf-")]
+    errors = [abs(row["relative_error"]) for row in written if not row["refused"]]
+    assert len(errors) == len(written) >= 211
+    assert median(errors) < 0.001
+    assert max(errors) < 0.05
     assert summary["peak_allocated_gib"]["n"] >= 110
     assert summary["peak_allocated_gib"]["median"] < 0.003
     assert summary["peak_allocated_gib"]["p90"] < 0.03

@@ -73,7 +73,8 @@ def _errors(row: dict[str, Any]) -> dict[str, float | str]:
 def test_every_line_of_a_log_is_what_was_printed() -> None:
     """Weights, cache, computation and logits of a whole model on one GPU, to the last decimal."""
     found = _errors(ROW)
-    assert len(found) == 9
+    assert "read off this very line" in str(found.pop("kv_gpu_mib"))
+    assert len(found) == 8
     assert max(abs(float(error)) for error in found.values()) < 1e-5, found
 
 
@@ -97,7 +98,7 @@ def test_what_a_row_lacks_is_named(change: dict[str, Any], quantity: str, reason
 def test_a_model_that_is_not_known_is_its_numbers() -> None:
     """The cache needs no config where the log gives widths and layers."""
     found = _errors({**copy.deepcopy(ROW), "model": "somebody's own"})
-    assert found["kv_mib"] == found["kv_gpu_mib"] == 0.0
+    assert found["kv_mib"] == 0.0
 
 
 _ODD = st.one_of(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from oomph.errors import SourceError, UsageError
+from oomph.sources import MAX_REF
 
 if TYPE_CHECKING:
     from oomph.answer import Subject
@@ -84,25 +85,13 @@ def engine_options(command: Command) -> Command:
 
 @dataclass(frozen=True)
 class Asked:
-    """An engine, a job, the model a command names, the devices, and what is to be said of how that was read."""
+    """An engine, a job, a model, the devices, and what is to be said of how that was read."""
 
     engine: Engine
     job: ServeJob
-    model: str
+    found: Subject
     devices: tuple[Device, ...]
     said: tuple[str, ...]
-    typed_model: bool = True
-
-    def subject(self, offline: bool) -> Subject:
-        """Return the model; one that only the command names may lie on another machine."""
-        from oomph.answer import subject
-
-        try:
-            return subject(self.model, offline=offline)
-        except SourceError as error:
-            if self.typed_model:
-                raise
-            raise SourceError(error.problem, f"{error.fix} Or say before -- which model that is.") from None
 
 
 def with_engine(values: Mapping[str, Any]) -> bool:
@@ -114,21 +103,51 @@ def asked(model: str | None, values: Mapping[str, Any]) -> Asked:
     """Return what the options, the words behind -- and a pasted command ask for; what is typed wins."""
     words: list[str] = click.get_current_context().meta.get(BEHIND, [])
     line = _line(values["engine"], words, values["command_file"])
-    job = _with_typed(line.job, _typed(values, line.engine.name))
+    job = replace(line.job, **_typed(values, line.engine.name))
     devices, job, where = _placed(values["gpu"], line, job, whole=not values["engine"])
     said = [f"not read, they move no memory: {', '.join(dict.fromkeys(line.passed_over))}"] if line.passed_over else []
     if model and line.model and model != line.model:
         said.append(f"the model is {model}; the command says {line.model}")
-    typed_model, model = model is not None, model or line.model
-    if model is None:
+    found, job, how = _subject(model, line, job, bool(values["offline"]))
+    return Asked(line.engine, job, found, devices, (*said, *how, *where))
+
+
+def _subject(
+    typed: str | None, line: CommandLine, job: ServeJob, offline: bool
+) -> tuple[Subject, ServeJob, tuple[str, ...]]:
+    """Return the model, the job with the format that its name tells, and what is to be said of that.
+
+    One that only the command names may lie on another machine: then its name says which of the catalogue it is.
+    """
+    from oomph.answer import subject
+    from oomph.engines.model_names import by_name, format_in, usual_format
+
+    ref = typed or line.model
+    if ref is None:
         raise click.UsageError("Say which model: there is none in that command.")
-    return Asked(line.engine, job, model, devices, (*said, *where), typed_model)
+    told = format_in(line.model) if typed and line.model else None
+    try:
+        found = subject(ref, offline=offline)
+    except (SourceError, UsageError) as error:
+        named = None if Path(ref[:MAX_REF]).exists() else by_name(ref, line.engine)
+        if named is None:
+            if typed:
+                raise
+            fix = "Or say before -- which model that is."
+            raise type(error)(error.problem, f"{error.fix} {fix}" if error.fix else fix) from None
+        found, told, why = subject(named.model, offline=offline), named.format, named.why
+        how = [f"{ref[:80]} is not here: by its name, {named.model} of the catalogue"]
+    else:
+        why, how = "as the command's name of it says", []
+    if job.format is None and found.source.header is None:
+        usual = None if told else usual_format(ref, found, line.engine)
+        if told or usual:
+            job = replace(job, format=told or usual)
+            how.append(f"weights in {told}, {why}" if told else f"weights in {usual}, {LIBRARY}")
+    return found, job, tuple(how)
 
 
-def _with_typed(job: ServeJob, typed: dict[str, Any]) -> ServeJob:
-    """Return a job with what was typed; that wins over flags of the engine."""
-    job = replace(job, **typed)
-    return job.with_context(typed["context"]) if "context" in typed else job
+LIBRARY = "as Ollama's library has most models of its kind; --format for another"
 
 
 def _placed(

@@ -115,6 +115,10 @@ HELP: dict[Job, dict[str, str]] = {
         "logits_to_keep": "Tokens whose logits are kept, from the last; 0: all.",
         "experts": "How a mixture computes its experts; transformers 5 takes grouped_mm, 4 had modules.",
         "routing": "How tokens are spread over the experts; tells in the loops, eager and modules.",
+        "quantization": "How the weights are stored, by bitsandbytes (dq: scales quantised too), GPTQ, HQQ, AWQ, fp8.",
+        "gptq_kernel": "What computes with weights that GPTQ quantised.",
+        "compute_fp32": "bitsandbytes' 4-bit maps compute in fp32, as they do unless told otherwise.",
+        "release": "Whose generate(): 4.38 makes fp32 logits of every token, 4.51 repeats key heads.",
     },
 }
 

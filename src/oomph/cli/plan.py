@@ -112,7 +112,7 @@ def _of_engine(model: str | None, over: Sequence[str], values: dict[str, Any]) -
     from oomph.engines.solve import limits
 
     what = asked(model, values)
-    found = limits(what.subject(values["offline"]), what.engine, what.job, what.devices, over)
+    found = limits(what.found, what.engine, what.job, what.devices, over)
     if values["as_json"]:
         dump(found.to_dict())
     else:

@@ -72,7 +72,7 @@ def _by_engine(what: Asked, values: dict[str, Any]) -> Ledger:
     from oomph.engines.changes import changes
     from oomph.engines.serving import serve as served_by
 
-    found = what.subject(values["offline"])
+    found = what.found
     ledger = said(served_by(found, what.engine, what.job, what.devices), what)
     if ledger.served and ledger.verdict is not None and not ledger.verdict.fits:
         better = changes(found, what.engine, what.job, what.devices)
@@ -106,7 +106,7 @@ def said(ledger: Ledger, what: Asked) -> Ledger:
 def _map(what: Asked, file: str, values: dict[str, Any]) -> int:
     from oomph.engines.maps import serve_map
 
-    found = what.subject(values["offline"])
+    found = what.found
     made = serve_map(found, what.engine, what.job, what.devices)
     made = replace(made, ledger=said(made.ledger, what))
     if file:

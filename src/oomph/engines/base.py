@@ -49,7 +49,7 @@ class ServeJob:
         return 1
 
     def with_context(self, tokens: int) -> ServeJob:
-        """Return the job with requests so long, whatever another of its flags says of them."""
+        """Return the job with requests so long, and no other flag that says how long they may be."""
         return replace(self, context=tokens)
 
 
@@ -140,7 +140,8 @@ class Engine:
 
     Of its command line: `models` are the flags that name the model, one that ends in ":" a file in it. `harmless` are
     flags and environment variables that move no memory; a name that ends in "=" takes a value, in "=+" several.
-    `refused` are those that do and are not modelled, with what they do. `suffixes` is what a letter behind a number
+    `refused` are those that do and are not modelled, with what they do; of a variable
+    one value alone, as "NAME=0". `suffixes` is what a letter behind a number
     stands for, where one may stand there. `formats` are those to advise where weights are too large, the largest first;
     none: the usual ones.
     """

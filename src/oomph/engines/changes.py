@@ -60,8 +60,7 @@ def changes(found: Subject, engine: Engine, job: ServeJob, devices: Sequence[Dev
 def _outcome(found: Subject, engine: Engine, job: ServeJob, tried: _Tried, margin: int) -> SingleChange | None:
     """Return what a change does; None if it saves nothing or the engine does not start with it."""
     try:
-        shorter = tried.changed.get("context")
-        job = replace(job, **tried.changed) if shorter is None else job.with_context(shorter)
+        job = replace(job, **tried.changed)
         after = engine.deploy(found, job, tried.devices)
     except OomphError:
         return None

@@ -7,8 +7,22 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from oomph.errors import UsageError
 
+# What --dtype of servers built on torch may say, and oomph's name for it.
+DTYPES = {"auto": None, "half": "fp16", "float16": "fp16", "bfloat16": "bf16", "float": "fp32", "float32": "fp32"}
 LARGEST = 2**40  # tokens, requests, bytes: beyond it nothing is a machine's
 SHOWN = 40  # letters of a value that an error repeats
+
+
+def whole(flag: str, value: Any, most: int = 2**31) -> None:
+    """Raise UsageError for a value of a flag that is neither None nor a whole number from 1 to `most`.
+
+    >>> whole("--tp", 0)
+    Traceback (most recent call last):
+        ...
+    oomph.errors.UsageError: --tp '0' is not a whole number from 1 to 2,147,483,648. Correct it.
+    """
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most):
+        raise UsageError(f"{flag} {str(value)[:SHOWN]!r} is not a whole number from 1 to {most:,}.", "Correct it.")
 
 
 def typed(job: Any) -> None:

@@ -23,6 +23,7 @@ PYTHON = re.compile(r"python(\d(\.\d+)?)?(\.exe)?")
 VERSION = re.compile(r"v?(\d+(\.\d+)+)")
 VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
 RUN = (("docker", "run"), ("docker", "container", "run"), ("podman", "run"))
+EXEC = (("docker", "exec"), ("docker", "container", "exec"), ("podman", "exec"))
 # Options of `docker run` without a value; all others have one.
 BARE = frozenset(
     {"-d", "--detach", "-i", "--interactive", "-t", "--tty", "-it", "-ti", "-itd", "-dit", "--rm", "--init"}
@@ -156,6 +157,10 @@ def _started(words: Sequence[str]) -> Started | None:
     run = next((each for each in RUN if tuple(words[: len(each)]) == each), None)
     if run:
         return _contained(words[len(run) :])
+    inside = next((each for each in EXEC if tuple(words[: len(each)]) == each), None)
+    if inside:
+        left, said = _docker_options(words[len(inside) :])
+        return _inner(left[1:], "", said)
     named = [_program(word) for word in words[:1]] + list(words[1:])
     for name in ENGINES:
         found = engine(name)
@@ -181,6 +186,30 @@ def _program(word: str) -> str:
 
 def _contained(words: Sequence[str]) -> Started | None:
     """Return what an image starts: the engine it is of, or what the words behind it say."""
+    left, said = _docker_options(words)
+    if not left:
+        return None
+    image, tag, inside = _image(left[0]), left[0].rpartition("/")[2].partition(":")[2], left[1:]
+    version = found[1] if (found := VERSION.match(tag)) else ""
+    own = _inner(inside, version, said)
+    if own:
+        return own
+    for name in ENGINES:
+        found_engine = engine(name)
+        if ("docker", image) in found_engine.starts:
+            return found_engine, version, said, inside
+    return None
+
+
+def _inner(words: Sequence[str], version: str, said: dict[str, str]) -> Started | None:
+    """Return what a command inside a container starts; a container in a container is none."""
+    assigned, words = _bare(words)
+    own = _started(words) if words[:1] not in (["docker"], ["podman"]) else None
+    return (own[0], version, {**said, **assigned}, own[3]) if own else None
+
+
+def _docker_options(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Return the words behind docker's own options, and what these set."""
     left, said = list(words), {}
     while left and left[0].startswith("-"):
         name, joined, value = left.pop(0).partition("=")
@@ -192,18 +221,7 @@ def _contained(words: Sequence[str]) -> Started | None:
             said[assigned[1]] = assigned[2]
         elif name == "--gpus" and "device=" in value:
             said[VISIBLE[0]] = value.strip("\"'").removeprefix("device=")
-    if not left:
-        return None
-    image, tag, inside = _image(left[0]), left[0].rpartition("/")[2].partition(":")[2], left[1:]
-    version = found[1] if (found := VERSION.match(tag)) else ""
-    own = _started(_bare(inside)[1])
-    if own:
-        return own[0], version, {**said, **_bare(inside)[0]}, own[3]
-    for name in ENGINES:
-        found_engine = engine(name)
-        if ("docker", image) in found_engine.starts:
-            return found_engine, version, said, inside
-    return None
+    return left, said
 
 
 def _image(name: str) -> str:
@@ -231,7 +249,9 @@ def _visible(said: dict[str, str]) -> tuple[int, ...] | None:
 
 
 def _unknown(words: Sequence[str]) -> UsageError:
-    known = [" ".join(start) for name in ENGINES for start in engine(name).starts]
-    shown = " ".join(words[:2])[:SHOWN]
+    known = list(dict.fromkeys(" ".join(start) for name in ENGINES for start in engine(name).starts))
+    shown = " ".join(words[:3])[:SHOWN]
     problem = f"oomph reads no command that begins with {shown!r}." if words else "There is no command to read."
-    return UsageError(problem, close_matches(shown, known) or f"It reads: {', '.join(known)}.")
+    usual = ", ".join(" ".join(engine(name).starts[0]) for name in ENGINES)
+    first = close_matches(words[0][:SHOWN], [each for each in known if " " not in each]) if words else ""
+    return UsageError(problem, close_matches(shown, known) or first or f"Some that it reads: {usual}; docs/serve.md.")

@@ -57,6 +57,9 @@ def read_environment(engine: Engine, said: Mapping[str, str], job: ServeJob) -> 
     known = spellings(engine.job)
     values, passed_over = {}, []
     for name, value in said.items():
+        reason = engine.refused.get(f"{name}={value}") or engine.refused.get(name)
+        if reason is not None:
+            raise UnsupportedError(f"{engine.name}'s {name} is not modelled: {reason}.")
         if name in known:
             values[known[name].field] = _value(engine, name, known[name].hint, value)
         elif _arity(engine, name) is not None or name.startswith(HARMLESS_VARIABLES):

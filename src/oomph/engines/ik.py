@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from oomph.engines.base import Deployment, Engine, Limit, Share, flag
 from oomph.engines.checks import typed
+from oomph.engines.llamacpp import GGUF
 from oomph.engines.llamacpp.deploy import (
     Served,
     _assumptions,
@@ -156,12 +157,16 @@ class IkServed(Served):
             raise UnsupportedError("How wide the latent is, is not told by the file.", "Use -mla 3 -fa on.")
         return latent - norm.shape[-1]
 
+    @cached_property
+    def _norms(self) -> dict[int, int]:
+        """Elements of the norms of one head's keys, by layer, where there are such."""
+        found = (each for each in self.file.tensors if each.name.endswith(".attn_k_norm.weight"))
+        return {each.layer: each.shape[0] for each in found if len(each.shape) == 1}
+
     def _head(self, layer: int, width: int) -> int:
         """Return the elements of one head's keys: a row of the tensor."""
-        norm = next((t for t in self.file.tensors if t.name == f"blk.{layer}.attn_k_norm.weight"), None)
-        if norm is not None and len(norm.shape) == 1 and width % norm.shape[0] == 0 and norm.shape[0] < width:
-            return norm.shape[0]
-        return HEAD if width % HEAD == 0 else width
+        head = self._norms.get(layer, HEAD)
+        return head if width % head == 0 else width
 
 
 HEAD = 128  # of nearly every model; what a row's length changes is bytes of padding at the end of each layer
@@ -250,4 +255,5 @@ ENGINE = Engine(
         "--warmup-batch",
     }),
     refused={"--swa-compress": "windows of one sequence kept apart", "-mtp": "prediction layers", "-dsa": "an indexer"},
+    formats=GGUF,
 )  # fmt: skip

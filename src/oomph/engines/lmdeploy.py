@@ -16,8 +16,19 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Literal
 
 from oomph.engines.base import Deployment, Engine, Limit, ServeJob, flag
+from oomph.engines.checks import whole
 from oomph.engines.flags import spelled
-from oomph.engines.paged import Block, beside, check_devices, longest_of, share_of, share_unknown, taken, token_caches
+from oomph.engines.paged import (
+    Block,
+    beside,
+    check_devices,
+    longest_of,
+    share_of,
+    share_unknown,
+    taken,
+    taken_for_granted,
+    token_caches,
+)
 from oomph.engines.shards import Spread, format_of, on_device
 from oomph.errors import UnsupportedError, UsageError
 from oomph.ledger import Item, Printed
@@ -61,9 +72,7 @@ class LmdeployJob(ServeJob):
     def __post_init__(self) -> None:
         """Refuse what it would not start with."""
         for name in ("session_len", "cache_block_seq_len", "max_batch_size", "tensor_parallel"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 2**31):
-                raise UsageError(f"--{name.replace('_', '-')} {str(value)[:40]!r} is no whole number from 1 on.")
+            whole(f"--{name.replace('_', '-')}", getattr(self, name))
         if not 0 < self.cache_max_entry_count < 1:
             raise UsageError(
                 f"--cache-max-entry-count {self.cache_max_entry_count} is no share of what is free.",
@@ -123,6 +132,7 @@ def deploy(found: Subject, job: LmdeployJob, devices: Sequence[Device]) -> Deplo
     }
     assumed = (
         f"LMDeploy {job.version or '0.16.0'} with TurboMind; activations come out of what is left beside the cache",
+        taken_for_granted(found.model, NAME),
     )
     if not devices:
         return Deployment(
@@ -174,5 +184,6 @@ ENGINE = Engine(
     "lmdeploy", "LMDeploy", "lmdeploy 0.16.0: src/turbomind/turbomind.cc, kernels/attention/block.h", LmdeployJob,
     (("lmdeploy", "serve", "api_server"), ("docker", "openmmlab/lmdeploy")), deploy, command,
     models=("--model-path",), harmless=frozenset(_HARMLESS.split()), refused=REFUSED,
+    formats=("bf16", "fp8", "awq"),
     hub=True,
 )  # fmt: skip

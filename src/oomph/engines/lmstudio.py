@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from oomph.engines.base import Deployment, Engine, ServeJob, flag
 from oomph.engines.checks import typed
+from oomph.engines.llamacpp import GGUF
 from oomph.engines.llamacpp.job import LlamaCppJob
 from oomph.errors import UsageError
 
@@ -130,4 +131,5 @@ ENGINE = Engine(
     command=command,
     models=(),
     harmless=frozenset({"--ttl=", "--identifier=", "--estimate-only", "-y", "--yes", "--exact"}),
+    formats=GGUF,
 )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from oomph.engines.base import Deployment, Engine, Limit, ServeJob, Share, flag
 from oomph.engines.checks import typed
+from oomph.engines.llamacpp import GGUF
 from oomph.engines.llamacpp.job import LlamaCppJob
 from oomph.errors import UnsupportedError, UsageError
 from oomph.ledger import Item
@@ -230,4 +231,5 @@ ENGINE = Engine(
         "--think=", "--nowordwrap", "--insecure", "--hidethinking",
     }),
     refused={"OLLAMA_MAX_LOADED_MODELS": "several models beside each other"},
+    formats=GGUF,
 )  # fmt: skip

@@ -95,6 +95,11 @@ def check_devices(devices: Sequence[Device], ranks: int, engine: str, flag: str)
         raise UsageError(f"{engine} on devices of several kinds is not modelled.", "Name equal devices.")
 
 
+def taken_for_granted(model: Model, engine: str) -> str:
+    """Return what is said with every answer: which architectures an engine runs was not read in its source."""
+    return f"{engine} is taken to run {model.model_type} with kernels of its own; whether it does was not looked at"
+
+
 def longest_of(model: Model, said: int | None, longest: int, flag: str) -> Limit:
     """Return the longest request that is served: a flag's, else what the config allows."""
     if said is not None:
@@ -106,6 +111,7 @@ def share_of(device: Device, count: int, items: Sequence[Item], block: Block, bl
     """Return what one device holds: items, a pool of blocks, and what is left alone beside them."""
     room = max(0, blocks) * block.n_bytes
     aside = device.capacity_bytes - sum(item.n_bytes for item in items) - room
+    room += min(0, aside)  # what is too large already leaves less than nothing
     left = Item(ASIDE, "runtime", max(0, aside), source="rule", evidence="the engine's share is below 1")
     return Share(
         device.name, (*items, left), block.needs, block.held, room, device.capacity_bytes, pool=True, count=count

@@ -46,12 +46,20 @@ def serve(found: Subject, engine: Engine, job: ServeJob, devices: Sequence[Devic
         warnings=(*found.warnings, *found.model.notes, *deployed.warnings),
         figures=(_fullest(shown),),
         printed=deployed.printed,
-        command=tuple(engine.command(found.source.repo or found.source.name if engine.hub else found.source.name, job)),
+        command=tuple(engine.command(_called(found, engine, job), job)),
         served=Served(
             tuple(_held(share, items, deployed.context, job.concurrency) for share, items in shown),
             tuple(Bound(name, limit.most, limit.why) for name, limit in deployed.limits.items()),
         ),
     )
+
+
+def _called(found: Subject, engine: Engine, job: ServeJob) -> str:
+    """Return what the model is called in a command."""
+    from oomph.engines.model_names import called
+
+    name = found.source.repo or found.source.name if engine.hub else found.source.name
+    return called(engine, name, job.format) if found.source.header is None else name
 
 
 def describe(job: ServeJob) -> dict[str, Any]:
@@ -139,6 +147,6 @@ def _beyond(deployed: Deployment, asked: Mapping[str, int]) -> str:
     """Return in words what is asked for that the engine serves at no memory; '' if nothing is."""
     for name, amount in asked.items():
         limit = deployed.limits.get(name)
-        if limit is not None and amount > limit.most:
+        if limit is not None and amount > limit.most > 0:  # none at all: there is no room, which says more
             return f"a {name} of {amount:,} is more than {limit.most:,}: {limit.why}."
     return ""

@@ -1,7 +1,7 @@
 """The part of a model's weights that one device holds, and what a step's tensors take there at least and at most.
 
-How parameters are cut is as vLLM cuts them (vllm/ranks.py), which the other engines took over; what differs among them
-is who shares what: heads of attention among fewer devices than the rest, experts whole or cut.
+How parameters are cut is the same for all (tensor_parallel.py); what differs among engines is who shares what: heads of
+attention among fewer devices than the rest, experts whole or cut.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 from oomph import formats
 from oomph.allocator import CachingAllocator, Config
 from oomph.blocks.cached import TokenCache
 from oomph.caches import layer_caches
-from oomph.engines.vllm.ranks import WORDS, fused, module_of, on_rank, vocabulary
+from oomph.engines.checks import DTYPES
+from oomph.engines.memo import remembered
+from oomph.engines.tensor_parallel import WORDS, fused, module_of, on_rank, vocabulary
 from oomph.errors import UnsupportedError
 from oomph.formats.base import Format
+from oomph.formats.registry import FORMATS
 from oomph.model import Model
 from oomph.runtime_memory import segment_bytes
 from oomph.structure import decoder_stack
@@ -27,13 +29,13 @@ from oomph.tensor import Weight
 if TYPE_CHECKING:
     from oomph.answer import Subject
 
-DTYPES = {"auto": None, "half": "fp16", "float16": "fp16", "bfloat16": "bf16", "float": "fp32", "float32": "fp32"}
 ONLINE = {"fp8": "fp8-tensor"}  # what a method makes of a checkpoint in full precision
+# Formats that are another engine's own, by the file that describes them.
+ELSEWHERE = {"gguf": "llama.cpp", "mlx": "MLX", "exl2": "ExLlamaV2", "exl3": "ExLlamaV3"}
 ABSORBED = "kv_b_proj"  # cut into two matrices of its own for decoding, and kept beside them
 HIDDEN_STATES = 4  # of a step: residual, normed, what is added to it, and the next
 KEPT = 64
 TORCH = Config(by_address=True)  # torch up to 2.12, under which the versions known here run
-_ASKED_FOR: WeakKeyDictionary[Model, dict[str, Format]] = WeakKeyDictionary()  # long lists of modules are slow to read
 
 
 @dataclass(frozen=True)
@@ -71,17 +73,20 @@ def format_of(found: Subject, name: str | None, dtype: str = "auto", method: str
     `dtype` and `method` are an engine's words. Raises UnsupportedError for a method that is not known.
     """
     if name is not None:
-        return formats.get(name)
+        fmt = formats.get(name)
+        whose = ELSEWHERE.get(FORMATS[fmt.name])
+        if whose:
+            raise UnsupportedError(
+                f"{fmt.name} is how {whose} stores weights.", f"Ask for awq or fp8, or for {whose}: --engine."
+            )
+        return fmt
     asked = formats.asked_for(found.source.config or {})
     rest = DTYPES[dtype] or (found.model.dtype if found.model.dtype in ("bf16", "fp16") else "bf16")
     if asked is not None:
         own = str(asked.get("quant_method", ""))
         if method is not None and not method.startswith(own.partition("_")[0]):
             raise UnsupportedError(f"Quantisation by {method[:40]} of a checkpoint in {own[:40]} is not modelled.")
-        kept = _ASKED_FOR.setdefault(found.model, {})
-        if rest not in kept:
-            kept[rest] = formats.from_config(asked, rest)
-        return kept[rest]
+        return remembered(found.model, ("asked for", rest), lambda: formats.from_config(asked, rest))
     if method is not None and method not in ONLINE:
         raise UnsupportedError(
             f"Quantisation by {method[:40]} of a checkpoint in full precision is not modelled.",

@@ -64,6 +64,8 @@ def largest(found: Subject, engine: Engine, job: ServeJob, devices: Sequence[Dev
         raise UsageError("The largest value is a question of a device.", "Name one: --gpu rtx-4090.")
     deployed = engine.deploy(found, job, devices)
     axis = _axis(found, engine, deployed, over)
+    if over == "concurrency" and job.context is None:
+        job = replace(job, context=deployed.context)  # more requests are not shorter ones
     search = _Search(found, engine, job, devices, axis)
     value = search.run()
     at = search.ledger(value) if value is not None else None
@@ -107,8 +109,6 @@ class _Search:
         self._deployed: dict[int, Deployment | OomphError] = {}
 
     def job(self, value: int) -> ServeJob:
-        if self.axis.field == "context":
-            return self._job.with_context(value)
         changed: Any = {self.axis.field: value}
         return replace(self._job, **changed)
 
@@ -162,9 +162,13 @@ class _Search:
         return self._by(found, lambda *asked: bool(found.fits(*asked)), self.axis.most)
 
     def memory(self, value: int) -> int:
-        """Return up to which value memory alone would do, by the deployment of one that fits."""
-        found = self.deployed(value)
-        assert not isinstance(found, OomphError)  # it fits
+        """Return up to which value memory alone would do, whatever a flag says of it; `value` fits."""
+        job = self.job(value)
+        try:
+            lifted = job.with_context(value) if self.axis.field == "context" else job
+            found = self.engine.deploy(self.found, lifted, self.devices)
+        except OomphError:
+            return value
         return self._by(found, lambda *asked: all(share.fits(*asked) for share in found.known), MOST)
 
     def _by(self, found: Deployment, good: Callable[[int, int], bool], most: int) -> int:
@@ -215,7 +219,7 @@ def _sentence(axis: Axis, search: _Search, value: int | None, bound: str, beyond
     if bound == "memory":
         return f"{most}; {left}. With {value + 1:,}: {verdict.sentence if verdict else 'no more'}"
     held = search.memory(value) if axis.field in USUAL and axis.most < MOST else None
-    more = f"; memory would do for {held:,}" if held and held > value else ""
+    more = f"; memory would do for {held:,}" if held and value < held < MOST else ""
     return f"{most}: {bound}{more}; {left}."
 
 

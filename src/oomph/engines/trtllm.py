@@ -10,11 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from oomph.engines.base import Deployment, Engine, Limit, ServeJob, flag
+from oomph.engines.checks import whole
 from oomph.engines.flags import spelled
-from oomph.engines.paged import Block, beside, check_devices, longest_of, share_of, share_unknown, taken, token_caches
+from oomph.engines.paged import (
+    Block,
+    beside,
+    check_devices,
+    longest_of,
+    share_of,
+    share_unknown,
+    taken,
+    taken_for_granted,
+    token_caches,
+)
 from oomph.engines.shards import Spread, format_of, on_device, step_bytes
 from oomph.errors import UnsupportedError, UsageError
 from oomph.ledger import Item, Printed
@@ -48,6 +59,7 @@ class TrtllmJob(ServeJob):
     max_num_tokens: int = flag(8192, "--max-num-tokens", help="tokens of a step, at most")
     max_batch_size: int = flag(2048, "--max-batch-size", help="requests in a step, at most")
     tensor_parallel: int = flag(1, "--tp-size", "--tensor-parallel-size", help="devices that share each layer")
+    backend: Literal["pytorch"] = flag("pytorch", "--backend", help="the one whose rules are known")
     expert_parallel: int = flag(1, "--ep-size", "--moe-expert-parallel-size", help="devices that share experts whole")
 
     @property
@@ -69,9 +81,7 @@ class TrtllmJob(ServeJob):
             "tensor_parallel",
             "expert_parallel",
         ):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 2**31):
-                raise UsageError(f"--{name.replace('_', '-')} {str(value)[:40]!r} is no whole number from 1 on.")
+            whole(f"--{name.replace('_', '-')}", getattr(self, name))
         if not 0 < self.free_gpu_memory_fraction < 1:
             raise UsageError("--kv-cache-free-gpu-memory-fraction is above 0 and below 1.")
         if self.tokens_per_block not in BLOCKS:
@@ -120,6 +130,7 @@ def deploy(found: Subject, job: TrtllmJob, devices: Sequence[Device]) -> Deploym
     }
     assumed = (
         "TensorRT-LLM 1.x with its PyTorch backend",
+        taken_for_granted(found.model, NAME),
         "activations are between what the widest map and all maps of a layer make",
     )
     if not devices:
@@ -166,7 +177,7 @@ def command(model: str, job: TrtllmJob) -> list[str]:
     return words
 
 
-HARMLESS = frozenset({"--trust-remote-code", "--host=", "--port=", "--backend=", "--tokenizer=", "--log-level="})
+HARMLESS = frozenset({"--trust-remote-code", "--host=", "--port=", "--tokenizer=", "--log-level="})
 HARMLESS |= {
     "--reasoning-parser=",
     "--tool-parser=",
@@ -182,5 +193,6 @@ REFUSED = {
 ENGINE = Engine(
     "trtllm", NAME, "TensorRT-LLM 1.x: tensorrt_llm/_torch/pyexecutor/_util.py, resource_manager.py", TrtllmJob,
     (("trtllm-serve", "serve"), ("trtllm-serve",)), deploy, command, harmless=HARMLESS, refused=REFUSED,
+    formats=("bf16", "modelopt-fp8", "modelopt-nvfp4"),
     hub=True,
 )  # fmt: skip

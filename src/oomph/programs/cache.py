@@ -14,6 +14,7 @@ from oomph.tape.sizes import Size, yes
 from oomph.tape.sym import Sym
 from oomph.tape.tape import Tape
 
+OLD: Final = "4.38"  # a release of transformers
 LINEAR: Final = "linear"  # in place of a window: a layer of this kind keeps states instead of keys and values
 
 
@@ -125,7 +126,7 @@ def _appended(states: Sym | None, more: Sym, dtype: str) -> Sym:
     transformers 4.51 took the first ones as they came (cache_utils.py, DynamicCache.update).
     """
     if states is None:
-        return more if more.tape.heads_of_4_51 else ops.cat((more,), 2, dtype)
+        return more if more.tape.heads_of_4_51 or more.tape.release == OLD else ops.cat((more,), 2, dtype)
     return ops.cat((states, more), 2)
 
 

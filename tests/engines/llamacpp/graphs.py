@@ -13,6 +13,7 @@ from oomph.formats.gguf_types import BY_NAME
 from tests.engines.llamacpp import tiny
 
 GOLDEN = Path(__file__).with_name("compute_golden.json")
+MODELS = {**tiny.CONFIGS, **tiny.MORE}
 LOTS = 256  # cells: n_ctx and windows are padded to a multiple
 # n_ctx, n_batch, n_ubatch, n_parallel, kv_unified, flash_attn, types of keys and values
 STARTS: tuple[dict[str, Any], ...] = (

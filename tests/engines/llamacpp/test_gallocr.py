@@ -50,7 +50,7 @@ def test_addresses_are_those_of_ggml(run: dict[str, list[list[int]]]) -> None:
     assert [chunk.used for chunk in buffer.chunks] == run["used"]
 
 
-@given(st.lists(st.tuples(st.booleans(), st.integers(1, 5000)), max_size=60), st.sampled_from((1, 32, 128)))
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 5000)), max_size=40), st.sampled_from((1, 32, 128)))
 def test_nothing_overlaps_and_all_comes_back(wishes: list[tuple[bool, int]], alignment: int) -> None:
     """What is in use never overlaps; when all is free again there is one block."""
     buffer, live = Buffer(alignment), []

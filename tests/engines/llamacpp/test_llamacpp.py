@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oomph.answer import resolve, subject
+from oomph.answer import Subject, resolve, subject
 from oomph.devices import find
 from oomph.engines import engine
-from oomph.engines.llamacpp import command, deploy
+from oomph.engines.llamacpp import command
+from oomph.engines.llamacpp.deploy import deploy
 from oomph.engines.llamacpp.job import LlamaCppJob
 from oomph.engines.llamacpp.placing import place
 from oomph.engines.serving import serve
@@ -162,13 +165,20 @@ def test_what_does_not_go_together_says_so(model: str, flags: dict[str, Any], sa
 
 def test_layers_that_keep_nothing_are_refused_where_they_should() -> None:
     """A family whose layers do not say what they keep is no model without a cache."""
-    from dataclasses import replace
-
     from oomph.engines.llamacpp.sizes import of_model
 
     model = subject("llama-3-8b").model
     with pytest.raises(UnsupportedError, match="is not known"):
         of_model(replace(model, num_layers=model.num_layers + 1))
+
+
+def test_what_is_not_counted_is_said() -> None:
+    """No graph is known of recurrent layers whose states lie with the host."""
+    found = resolve(Source("lfm2", "config", tiny.CONFIGS["lfm2"]))
+    known, unknown = (deploy(found, _served(kv_offload=on)) for on in (True, False))
+    assert not known.warnings
+    assert "with its cache on the host is not known here" in unknown.warnings[0]
+    assert "compute_buffer_mib" not in {line.name for line in unknown.printed}
 
 
 def test_a_told_context_limits_requests() -> None:
@@ -191,3 +201,38 @@ def test_an_estimate_takes_about_a_millisecond() -> None:
     for context in range(1024, 1124):
         deploy(found, _served(ctx_size=context), gpus)
     assert (time.process_time() - start) / 100 < 0.01
+
+
+@pytest.fixture(scope="module")
+def of_file(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    """A model that is known by its GGUF header alone."""
+    pytest.importorskip("gguf")
+    path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+    tiny.write(path, tiny.CONFIGS["gemma3"], "q8_0")
+    return subject(str(path))
+
+
+_ODD = st.sampled_from([0, 1, -1, 2**31, 2**40, None, "x", 1.5, True, [], [0], [1, 2, 3], ["a"], [None] * 7, 64])
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_odd_files_end_in_a_sentence(of_file: Subject, data: st.DataObject) -> None:
+    """Whatever the keys of a file say and whichever tensors it lacks, it is estimated or refused."""
+    header = of_file.source.header
+    assert header is not None
+    keys, tensors = dict(header.metadata), list(header.tensors)
+    for key in data.draw(st.lists(st.sampled_from(sorted(keys)), max_size=2)):
+        keys[key] = data.draw(_ODD)
+    for at in data.draw(st.lists(st.integers(0, len(tensors) - 1), max_size=2)):
+        shape = data.draw(st.sampled_from([(), (0,), (256,), (1, 256), (2, 3, 256)]))
+        name = data.draw(st.sampled_from([tensors[at].name, "blk.9999.attn_q.weight", "q" * 70]))
+        tensors[at] = replace(
+            tensors[at], name=name, shape=shape, dtype=data.draw(st.sampled_from(["fp32", "Q4_K", "?"]))
+        )
+    source = replace(of_file.source, header=replace(header, tensors=tuple(tensors), metadata=keys))
+    with suppress(OomphError):
+        for share in deploy(
+            replace(of_file, source=source, model=replace(of_file.model)), LlamaCppJob(context=64)
+        ).shares:
+            share.held(64, 1)

@@ -80,6 +80,95 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
+_WINDOWS = (["sliding_attention"] * 2 + ["full_attention"]) * 2
+_GEMMA4 = {
+    "head_dim": 64, "global_head_dim": 128, "num_global_key_value_heads": 1, "attention_k_eq_v": True,
+    "hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0, "sliding_window": 512, "layer_types": _WINDOWS,
+    "pad_token_id": 0,
+}  # fmt: skip
+_LINEAR = (["linear_attention"] * 3 + ["full_attention"]) * 2
+
+_NEOX = {
+    "intermediate_size": 2048, "num_key_value_heads": 8, "use_parallel_residual": True, "rotary_pct": 0.25,
+    "partial_rotary_factor": 0.25,
+}  # fmt: skip
+
+# Further architectures, for what costs no start of an engine.
+MORE: dict[str, dict[str, Any]] = {
+    "apertus": _model("apertus"),
+    "arcee": _model("arcee", hidden_act="relu2"),
+    "bloom": {
+        "model_type": "bloom", "dtype": "float16", "hidden_size": 512, "n_head": 8, "num_attention_heads": 8,
+        "n_layer": 6, "num_hidden_layers": 6, "vocab_size": 1024, "max_position_embeddings": 4096,
+        "intermediate_size": 2048, "num_key_value_heads": 8,
+    },
+    "chatglm": _model("glm", head_dim=64, partial_rotary_factor=0.5, pad_token_id=0, attention_bias=True),
+    "ernie4_5": _model("ernie4_5", head_dim=64),
+    "ernie4_5-moe": _model(
+        "ernie4_5_moe", moe_num_experts=16, moe_k=2, moe_intermediate_size=256, moe_num_shared_experts=1,
+        moe_layer_start_index=1,
+    ),
+    "exaone4": _model("exaone4", sliding_window=None, layer_types=["full_attention"] * 6),
+    "falcon": _model(
+        "falcon", num_key_value_heads=1, intermediate_size=2048, multi_query=True, new_decoder_architecture=False,
+        parallel_attn=True, bias=False,
+    ),
+    "falcon-new": _model(
+        "falcon", intermediate_size=2048, new_decoder_architecture=True, num_kv_heads=2, parallel_attn=True, bias=False
+    ),
+    "gemma": _model("gemma", head_dim=64),
+    "gemma4": _model("gemma4_text", **_GEMMA4),
+    "gemma4-moe": _model(
+        "gemma4_text", enable_moe_block=True, num_experts=16, top_k_experts=2, num_experts_per_tok=2,
+        moe_intermediate_size=256, **_GEMMA4,
+    ),
+    "glm4moe": _model(
+        "glm4_moe", head_dim=64, n_routed_experts=16, num_experts_per_tok=2, moe_intermediate_size=256,
+        n_shared_experts=1, first_k_dense_replace=1, n_group=1, topk_group=1, use_qk_norm=True,
+    ),
+    "gptneox": _model("gpt_neox", **_NEOX),
+    "gptneox-sequential": _model("gpt_neox", **{**_NEOX, "use_parallel_residual": False}),
+    "granitemoe": _model("granitemoe", num_local_experts=8, num_experts_per_tok=2, logits_scaling=8.0),
+    "hunyuan-dense": _model("hunyuan_v1_dense", head_dim=64),
+    "lfm2moe": _model(
+        "lfm2_moe", full_attn_idxs=[2, 5], conv_L_cache=3, tie_word_embeddings=True, num_dense_layers=2,
+        layer_types=["conv", "conv", "full_attention"] * 2, **_EXPERTS,
+    ),
+    "llama4": _model(
+        "llama4_text", sliding_window=8192, head_dim=64, num_local_experts=16, num_experts_per_tok=1,
+        interleave_moe_layer_step=2, intermediate_size=256, intermediate_size_mlp=768, attention_chunk_size=8192,
+        no_rope_layers=[1, 1, 1, 0, 1, 1], rope_scaling=None, attn_temperature_tuning=True, use_qk_norm=True,
+    ),
+    "minimax-m2": _model(
+        "minimax_m2", head_dim=64, num_local_experts=16, num_experts_per_tok=2, intermediate_size=256, rotary_dim=32
+    ),
+    "nemotron": _model("nemotron"),
+    "olmo": _model("olmo"),
+    "olmo2": _model("olmo2"),
+    "phi2": _model("phi", num_key_value_heads=8, partial_rotary_factor=0.5),
+    "phimoe": _model(
+        "phimoe", lm_head_bias=True, attention_bias=True, num_local_experts=8, num_experts_per_tok=2
+    ),
+    "qwen2moe": _model("qwen2_moe", shared_expert_intermediate_size=256, **_EXPERTS),
+    "qwen2vl": _model("qwen2_vl", rope_scaling={"type": "mrope", "mrope_section": [16, 24, 24]}),
+    "qwen3vl": {
+        **_model("qwen3_vl", head_dim=64), "text_config": _model("qwen3_vl_text", head_dim=64),
+        "vision_config": {
+            "model_type": "qwen3_vl", "depth": 4, "hidden_size": 128, "num_heads": 4, "intermediate_size": 256,
+            "out_hidden_size": 512, "deepstack_visual_indexes": [0, 1, 2], "patch_size": 16, "spatial_merge_size": 2,
+            "temporal_patch_size": 2, "num_position_embeddings": 16, "in_channels": 3,
+        },
+    },
+    "qwen35": _model("qwen3_5_text", layer_types=_LINEAR, **_DELTA_NET),
+    "qwen35moe": _model(
+        "qwen3_5_moe_text", layer_types=_LINEAR, shared_expert_intermediate_size=256, **{**_DELTA_NET, **_EXPERTS}
+    ),
+    "seed_oss": _model("seed_oss", head_dim=64),
+    "smollm3": _model("smollm3", pad_token_id=0),
+    "starcoder": {**_GPT2, "model_type": "gpt_bigcode", "n_inner": 2048, "multi_query": True, "num_key_value_heads": 1},
+}  # fmt: skip
+
+
 def write(path: Path, config: dict[str, Any], stored: str = "gguf-f16") -> None:
     """Write a sparse GGUF file of a model in a format of ours ("gguf-f16", "gguf-bf16", "q8_0", "q4_k_m" ...)."""
     import gguf
@@ -112,6 +201,8 @@ def tensors(found: Converted, stored: str) -> Iterator[tuple[str, tuple[int, ...
     for placed in kept:
         name = placed.name if placed.layer < 0 else f"blk.{placed.layer}.{placed.name}"
         yield name, placed.shape, types[placed]
+    if found.traits.arch == "gemma4":  # the converter computes it: half the head of full attention
+        yield "rope_freqs.weight", (_GEMMA4["global_head_dim"] // 2,), "F32"
 
 
 def _dense(row: Row, fmt: Gguf) -> str:
@@ -187,6 +278,7 @@ def _metadata(writer: Any, config: dict[str, Any], found: Converted) -> None:
         writer.add_logit_scale(get_("logit_scale", get_("logits_scaling")))
     _experts(writer, config)
     _states(writer, config)
+    _of_arch(writer, config, found.traits.arch)
 
 
 def _kv_heads(config: dict[str, Any], heads: int) -> Any:
@@ -247,3 +339,59 @@ def _states(writer: Any, config: dict[str, Any]) -> None:
         writer.add_ssm_group_count(config["linear_num_key_heads"])
         writer.add_ssm_time_step_rank(config["linear_num_value_heads"])
         writer.add_ssm_inner_size(config["linear_value_head_dim"] * config["linear_num_value_heads"])
+
+
+def _of_arch(writer: Any, config: dict[str, Any], arch: str) -> None:
+    """Write what only one architecture's reader asks for."""
+    import gguf
+
+    layers = config.get("num_hidden_layers", 0)
+    if arch in ("glm4moe", "minimax-m2", "lfm2moe"):
+        writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    if arch in ("glm4moe", "ernie4_5-moe"):
+        writer.add_leading_dense_block_count(1)
+    if arch == "glm4moe":
+        writer.add_expert_shared_count(1)
+        writer.add_expert_weights_norm(True)
+    if arch == "ernie4_5-moe":
+        writer.add_expert_count(config["moe_num_experts"])
+        writer.add_expert_used_count(config["moe_k"])
+        writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
+        writer.add_interleave_moe_layer_step(1)
+        writer.add_expert_shared_feed_forward_length(config["moe_intermediate_size"])
+    if arch == "lfm2moe":
+        writer.add_leading_dense_block_count(config["num_dense_layers"])
+        writer.add_shortconv_l_cache(config["conv_L_cache"])
+    if arch == "apertus":
+        for name in ("alpha_p", "alpha_n", "beta", "eps"):
+            writer.add_array(f"xielu.{name}", [0.5] * layers)
+    if arch == "llama4":
+        writer.add_interleave_moe_layer_step(config["interleave_moe_layer_step"])
+        writer.add_expert_feed_forward_length(config["intermediate_size"])
+        writer.add_feed_forward_length(config["intermediate_size_mlp"])
+    if arch == "gptneox":
+        writer.add_parallel_residual(config["use_parallel_residual"])
+    if arch == "qwen3vl":
+        writer.add_uint32("qwen3vl.n_deepstack_layers", len(config["vision_config"]["deepstack_visual_indexes"]))
+    if arch in ("qwen2vl", "qwen3vl", "qwen35", "qwen35moe"):
+        writer.add_rope_dimension_sections([16, 24, 24, 0])
+    if arch in ("qwen35", "qwen35moe"):
+        writer.add_uint32(f"{arch}.full_attention_interval", 4)
+    if arch == "gemma4":
+        _gemma4(writer, config)
+
+
+def _gemma4(writer: Any, config: dict[str, Any]) -> None:
+    """Write the sizes of heads, which layers with a window have apart."""
+    windowed = [kind == "sliding_attention" for kind in config["layer_types"]]
+    of_all, few = config["num_key_value_heads"], config["num_global_key_value_heads"]
+    writer.add_head_count_kv([of_all if each else few for each in windowed])
+    for add, dim in (
+        (writer.add_key_length, "global_head_dim"), (writer.add_value_length, "global_head_dim"),
+        (writer.add_rope_dimension_count, "global_head_dim"), (writer.add_key_length_swa, "head_dim"),
+        (writer.add_value_length_swa, "head_dim"), (writer.add_rope_dimension_count_swa, "head_dim"),
+    ):  # fmt: skip
+        add(config[dim])
+    writer.add_sliding_window_pattern(windowed)
+    for key in ("embedding_length_per_layer_input", "attention.shared_kv_layers"):
+        writer.add_uint32(f"gemma4.{key}", 0)

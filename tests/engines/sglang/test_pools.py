@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oomph.answer import subject
+from oomph.engines import engine
+from oomph.engines.flags import read_flags
 from oomph.engines.sglang.job import SglangJob
-from oomph.engines.sglang.pools import Cells, cells, pools
+from oomph.engines.sglang.pools import Cells, cells, page_size, pools
 from oomph.errors import UnsupportedError
 from oomph.units import GIB
 
@@ -153,3 +155,11 @@ def test_states_of_a_log() -> None:
     made = pools(states + tokens, cell, job)
     assert made.states == 82
     assert made.tokens == pytest.approx(580364, abs=1)
+
+
+def test_kernels_take_pages_of_their_own() -> None:
+    """--attention-backend moves the size of a page, and so the tokens of the pool; it is not passed over."""
+    job: Any = read_flags(engine("sglang"), ["--attention-backend", "trtllm_mla", "--page-size", "16"]).job
+    assert page_size(job, Cells(1152)) == 64
+    made = pools(1152 * 1000, Cells(1152), SglangJob(decode_attention_backend="flashmla"))
+    assert (made.page, made.tokens) == (64, 960)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from oomph.engines.vllm.blocks import Page, attention_block, pool
@@ -82,6 +82,7 @@ def test_devices_that_share_a_cache_keep_a_part_of_the_tokens() -> None:
     assert found.blocks(131072) == 131072 // 8 // 64
 
 
+@settings(deadline=None)
 @given(
     kinds=st.lists(st.sampled_from(["full", "window", "chunk", "state"]), min_size=1, max_size=12),
     contexts=st.lists(st.integers(1, 2**20), min_size=1, max_size=8),

@@ -48,6 +48,8 @@ def _profile(found: Subject, device: Device | None = H100, **asked: Any) -> Prof
 
 
 LLAMA = _of(LLAMA_3_8B)
+# max_num_seqs by the memory left for the cache: load_vllm of unsloth_zoo/vllm_utils.py
+UNSLOTH_ROWS = (128, 160, 192, 224, 226, 256, 288, 320, 368, 400)
 
 
 def test_sampling_by_hand() -> None:
@@ -154,7 +156,7 @@ def test_before_0_17_logits_were_sorted() -> None:
     ],
 )
 def test_the_first_core(repo: str, gpu: str, context: int, rows: int, logged: float) -> None:
-    """Unsloth's notebooks (vLLM before 0.9): the sequences are not logged, but it sets multiples of 32, and one agrees.
+    """Unsloth's notebooks (vLLM before 0.9): the sequences are not logged, but are one of ten numbers, and one agrees.
 
     A step takes as many tokens as a request may have. Nearly all of the figure is what sorting a row of logits takes.
     """
@@ -162,6 +164,7 @@ def test_the_first_core(repo: str, gpu: str, context: int, rows: int, logged: fl
         found = subject(repo, offline=True)
     except SourceError:
         pytest.skip(f"{repo} is not in the catalogue")
+    assert rows in UNSLOTH_ROWS
     run = _profile(found, find(gpu), tokens=context, seqs=rows, dtype="fp16", version=(0, 7), context=context)
     assert run.activation_bytes / GIB == pytest.approx(logged, rel=0.012)
 
@@ -202,7 +205,11 @@ def test_an_encoder_that_is_not_modelled_is_named() -> None:
         _profile(_of(config))
 
 
-STEPS = {"tokens": st.integers(1, 2**15), "seqs": st.integers(8, 2**12), "tp": st.sampled_from([1, 2, 4, 8])}
+STEPS = {
+    "tokens": st.integers(8, 2**15),  # fewer rows than 8 are sorted, which takes more
+    "seqs": st.integers(8, 2**12),
+    "tp": st.sampled_from([1, 2, 4, 8]),
+}
 SUBJECTS = st.sampled_from([LLAMA, _of(DEEPSEEK_V2_LITE), _of(GRANITE_8B)])
 
 

@@ -151,6 +151,7 @@ def test_the_command_names_what_differs() -> None:
         ({"dtype": "fp7"}, "no dtype"),
         ({"kv_cache_dtype": "nvfp4"}, "not modelled"),
         ({"cpu_offload_gb": -1.0}, "--cpu-offload-gb"),
+        ({"mamba_ssm_cache_dtype": "fp8"}, "no dtype"),
         ({"tensor_parallel": 0}, "whole number"),
         ({"tensor_parallel": 4, "decode_context_parallel": 3}, "divide"),
         ({"speculative_config": "[" * 5000}, "no JSON object"),

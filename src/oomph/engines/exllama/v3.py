@@ -92,7 +92,7 @@ def cache_bytes(
             raise no_attention_like(cached, "ExLlamaV3")
         convolution = cached.conv_channels * cached.conv_kernel * HALF
         return slots * (convolution + cached.state_elements * WORD_BYTES)
-    if cached.kind == "cross" or cached.chunk or cached.index_dim:
+    if cached.kind not in ("attention", "latent") or cached.chunk or cached.index_dim:
         raise no_attention_like(cached, "ExLlamaV3")
     if cached.kind == "latent":
         rank = cached.key_dim - rope
@@ -188,4 +188,5 @@ ENGINE = Engine(
     models=("--model-name",),
     harmless=HARMLESS,
     refused=REFUSED,
+    formats=("fp16", "exl3-8bpw", "exl3-6bpw", "exl3-5bpw", "exl3-4bpw", "exl3-3bpw", "exl3-2bpw"),
 )

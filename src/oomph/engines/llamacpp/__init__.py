@@ -12,14 +12,14 @@ from oomph.engines.base import Deployment, Engine
 from oomph.engines.llamacpp.job import LlamaCppJob
 from oomph.engines.llamacpp.other_flags import HARMLESS, MODELS, REFUSED
 
-GGUF = ("bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "iq4_xs", "q3_k_m", "q2_k")
+GGUF = ("gguf-bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "iq4_xs", "q3_k_m", "q2_k")
 
 if TYPE_CHECKING:
     from oomph.answer import Subject
     from oomph.devices import Device
 
 
-def deploy(found: Subject, job: LlamaCppJob, devices: Sequence[Device] = ()) -> Deployment:
+def _deploy(found: Subject, job: LlamaCppJob, devices: Sequence[Device] = ()) -> Deployment:
     """Return the model in llama.cpp's server; raises UnsupportedError for what is not modelled."""
     from oomph.engines.llamacpp.deploy import deploy as deployed
 
@@ -48,7 +48,7 @@ ENGINE = Engine(
         ("docker", "ghcr.io/ggml-org/llama.cpp"),
         ("docker", "ghcr.io/ggerganov/llama.cpp"),
     ),
-    deploy=deploy,
+    deploy=_deploy,
     command=command,
     models=MODELS,
     harmless=HARMLESS,

@@ -16,10 +16,13 @@ from oomph.engines.llamacpp.graph_setup import CPU, Build, GraphSetup, Hparams, 
 from oomph.engines.llamacpp.kv import CELLS, CacheRules, Window, window
 from oomph.engines.llamacpp.placing import Loaded
 from oomph.engines.llamacpp.sizes import Sizes
+from oomph.errors import UnsupportedError
 
 Amount = Any  # an int or a numpy array of them
 
 NEWEST = Build()
+# What building a graph ends in where a file lacks tensors, or their shapes do not go together: files come from outside.
+BROKEN = (AssertionError, IndexError, KeyError, ValueError, ZeroDivisionError)
 MOST_SLOTS = 256  # LLAMA_MAX_SEQ
 
 
@@ -52,7 +55,14 @@ def buffers(asked: Question) -> Mapping[int, int]:
 
     Raises UnsupportedError for an architecture whose graph is not known.
     """
-    return {(-1 if name == CPU else int(name[4:])): size for name, size in compute_buffers(setup(asked)).items()}
+    try:
+        found = compute_buffers(setup(asked))
+    except BROKEN:
+        raise UnsupportedError(
+            f"The tensors of this file are not those of {asked.sizes.arch[:40]}, or its numbers are not theirs.",
+            "Download it again; llama.cpp would not load it.",
+        ) from None
+    return {(-1 if name == CPU else int(name[4:])): size for name, size in found.items()}
 
 
 def setup(asked: Question) -> GraphSetup:
@@ -77,7 +87,7 @@ def setup(asked: Question) -> GraphSetup:
         devices=(*devices, CPU),
         layer_devices=layers,
         kv_devices=layers if asked.kv_offload else (CPU,) * len(layers),
-        full_offload=asked.output >= 0,
+        full_offload=min(asked.output, *asked.layers) >= 0,
         offload_kqv=asked.kv_offload,
         op_offload=asked.op_offload,
         pipeline=asked.pipeline,

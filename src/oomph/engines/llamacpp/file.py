@@ -18,10 +18,12 @@ from oomph.formats.gguf_types import BY_NAME, DENSE, GgmlType
 
 if TYPE_CHECKING:
     from oomph.answer import Subject
-    from oomph.header import Header
+    from oomph.header import Header, StoredTensor
 
 EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
+UNQUANTISED = {"bf16": "gguf-bf16", "fp16": "gguf-f16", "fp32": "gguf-f32"}  # what people say, and a file of it
 ALIGNMENT = 32  # GGUF_DEFAULT_ALIGNMENT: between tensors of a file
+MOST_LAYERS = 512  # LLAMA_MAX_LAYERS
 LONGEST_NAME = 64  # GGML_MAX_NAME, its end included
 _LAYER = re.compile(r"blk\.(\d+)\.")
 _TYPES = {dense: BY_NAME[name] for name, dense in DENSE.items()}
@@ -73,7 +75,7 @@ def file_of(found: Subject, stored: str | None) -> File:
                 "A GGUF file is served as it is.", "Leave the format out, or name the model instead."
             )
         return _of_header(header)
-    fmt = get(stored) if stored else _plain(found)
+    fmt = get(UNQUANTISED.get(stored, stored)) if stored else _plain(found)
     if not isinstance(fmt, Gguf):
         raise UnsupportedError(
             f"llama.cpp serves GGUF files, not {fmt.name}.", "Ask for a GGUF format: --format q4_k_m, q8_0 or gguf-f16."
@@ -100,10 +102,20 @@ def _of_header(header: Header) -> File:
     longest = max((tensor.name for tensor in header.tensors), key=len, default="")
     if len(longest) >= LONGEST_NAME:
         raise UnsupportedError(f"llama.cpp reads no tensor of so long a name: {longest[:40]!r}.", "Convert it again.")
-    tensors = tuple(
-        FileTensor(t.name, _layer(t.name), t.shape, _TYPES.get(t.dtype) or BY_NAME[t.dtype]) for t in header.tensors
-    )
-    return File(tensors, "as stored")
+    file = File(tuple(map(_read, header.tensors)), "as stored")
+    if not 0 < file.layers <= MOST_LAYERS:
+        raise UnsupportedError(f"llama.cpp reads no file of {file.layers} layers.", "Download it again.")
+    return file
+
+
+def _read(tensor: StoredTensor) -> FileTensor:
+    kind = _TYPES.get(tensor.dtype) or BY_NAME.get(tensor.dtype)
+    if kind is None or (tensor.shape or (1,))[-1] % kind.block:
+        raise UnsupportedError(
+            f"{tensor.name[:60]} cannot be of type {tensor.dtype[:20]} and shape {tensor.shape[:4]}.",
+            "Download it again.",
+        )
+    return FileTensor(tensor.name, _layer(tensor.name), tensor.shape, kind)
 
 
 def _layer(name: str) -> int:

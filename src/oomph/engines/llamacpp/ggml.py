@@ -197,9 +197,10 @@ def view(a: Tensor, *ne: int, nb: Sequence[int] = ()) -> Tensor:
 
 
 def reshape(a: Tensor, *ne: int) -> Tensor:
-    """The same elements in another shape."""
+    """The same elements in another shape; raises ValueError where there are not as many."""
     full = shape(ne)
-    assert prod(full) == prod(a.ne), f"{a.ne} has not as many elements as {full}"
+    if prod(full) != prod(a.ne):
+        raise ValueError(f"{a.ne} has not as many elements as {full}")
     return _view(a, "RESHAPE", full, strides(a.type, full), (a,))
 
 

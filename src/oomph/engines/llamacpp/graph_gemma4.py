@@ -6,7 +6,7 @@ Source: src/models/gemma4.cpp of llama.cpp 0c1e57098.
 from __future__ import annotations
 
 from oomph.engines.llamacpp import ggml
-from oomph.engines.llamacpp.ggml import F32, I32, Graph, Tensor
+from oomph.engines.llamacpp.ggml import I32, Graph, Tensor
 from oomph.engines.llamacpp.graph_parts import AttentionInput, Builder
 
 
@@ -70,6 +70,5 @@ def _embeddings_of_layers(b: Builder, x: Tensor) -> Tensor:
     found = b.graph.expand(ggml.like(ggml.reshape(rows, width, layers, n), "SCALE"))
     mapped = ggml.reshape(ggml.like(b.mm("per_layer_model_proj", x), "SCALE"), width, layers, n)
     mapped = b.norm(mapped, "per_layer_proj_norm")
-    assert mapped.type is F32
     both = ggml.like(ggml.like(mapped, "ADD", found), "SCALE")
     return ggml.cont(ggml.permute(both, 0, 2, 1, 3))

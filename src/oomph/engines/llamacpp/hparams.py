@@ -23,6 +23,7 @@ from oomph.tensor import Tensor
 if TYPE_CHECKING:
     from oomph.header import Header
 
+MOST_EXPERTS = 1024  # LLAMA_MAX_EXPERTS
 # How the router of an architecture makes weights of scores; softmax over all experts where none is named.
 GATING = {
     "gpt-oss": "softmax_weight",
@@ -30,6 +31,7 @@ GATING = {
     "glm4moe": "sigmoid",
     "lfm2moe": "sigmoid",
     "minimax-m2": "sigmoid",
+    "llama4": "sigmoid",
 }
 
 
@@ -76,6 +78,8 @@ def hparams_of(model: Model, arch: str) -> Hparams:
         swa=tuple(each.swa for each in in_order),
         rope=tuple(each.rope for each in in_order),
         recurrent=tuple(each.recurrent for each in in_order),
+        deepstack=max((getattr(part, "num_deep", 0) for part in model.parts.values()), default=0),
+        parallel=any(getattr(block, "parallel", False) for block in found),
         softcap=any(isinstance(block, Attention) and block.softcap for block in found),
         n_expert_used=experts.top_k
         if experts
@@ -142,6 +146,8 @@ def _with_states(sizes: Hparams, blocks: list[Block]) -> Hparams:
 def hparams_of_file(header: Header, sizes: Sizes, layers: int) -> Hparams:
     """Return the same of a GGUF file, `layers` of which are in it, prediction layers among them."""
     said = Metadata(header.metadata, sizes.arch, layers)
+    if said.number("expert_used_count", 0) > MOST_EXPERTS:
+        raise UnsupportedError(f"llama.cpp computes no more than {MOST_EXPERTS} experts of a token.")
     in_order = [_layer_of_file(said, sizes, il) for il in range(len(sizes.kept))]
     return Hparams(
         n_head=tuple(each.n_head for each in in_order),
@@ -151,6 +157,8 @@ def hparams_of_file(header: Header, sizes: Sizes, layers: int) -> Hparams:
         swa=tuple(each.swa for each in in_order),
         rope=tuple(each.rope for each in in_order),
         recurrent=tuple(each.recurrent for each in in_order),
+        deepstack=said.number("n_deepstack_layers", 0),
+        parallel=bool(said.number("use_parallel_residual", 0)),
         softcap=said.has("attn_logit_softcapping"),
         n_expert_used=said.number("expert_used_count", 0),
         norm_weights=bool(said.number("expert_weights_norm", 0)),

@@ -136,7 +136,7 @@ def of_header(header: Header, layers: int) -> Sizes:
     _refuse(arch)
     said = Metadata(header.metadata, arch, layers)
     n_layer = layers - said.number("nextn_predict_layers", 0)
-    n_vocab = next((t.shape[0] for t in header.tensors if t.name == "token_embd.weight"), 0)
+    n_vocab = next((t.shape[0] for t in header.tensors if t.name == "token_embd.weight" and t.shape), 0)
     latent = said.number("attention.key_length_mla", 0) > 0
     window = said.number("attention.sliding_window", 0)
     swa = _windows(said, arch, n_layer, window)

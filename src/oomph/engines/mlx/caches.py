@@ -51,8 +51,8 @@ def sequence_bytes(cached: Cached, kept: Kept, windowed: bool, before: Any, more
     """
     if isinstance(cached, StateCache):
         return state_bytes(cached, kept.item)
-    if cached.kind == "cross":
-        raise UnsupportedError("oomph does not model what MLX keeps of an encoder.", "Choose a model without one.")
+    if cached.kind not in ("attention", "latent"):
+        raise UnsupportedError(f"What MLX keeps of {cached.kind} attention is not modelled.", "Choose another engine.")
     tokens = before + more
     index_bytes = grown(tokens) * cached.index_dim * kept.item
     if cached.chunk and windowed:  # ChunkedKVCache: cut to the chunk before a pass, then grown by it
@@ -94,7 +94,7 @@ def state_bytes(state: StateCache, item: int) -> int:
     if not state.state:
         return convolution
     if state.kind not in FP32_STATES | OWN_STATES:
-        raise UnsupportedError(f"oomph does not model what MLX keeps of {state.kind}.", "Choose another engine.")
+        raise UnsupportedError(f"What MLX keeps of {state.kind} layers is not modelled.", "Choose another engine.")
     return convolution + state.state_elements * (item if state.kind in OWN_STATES else MASTER_BYTES)
 
 

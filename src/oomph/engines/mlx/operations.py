@@ -14,6 +14,7 @@ from oomph.blocks.base import Block, Module, descend, walk
 from oomph.blocks.cached import TokenCache
 from oomph.blocks.latent_attention import LatentAttention
 from oomph.blocks.moe import MoE
+from oomph.blocks.shared_kv import KeyAsValueAttention, SharedKVAttention
 from oomph.engines.mlx.caches import grown
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 FUSED_HEADS = frozenset({64, 72, 80, 96, 128})  # mlx 0.32 scaled_dot_product_attention.cpp: without scores in memory
 FEW_ROWS = 8  # up to so many queries every head has a kernel of its own
+ATTENTION = (Attention, KeyAsValueAttention)
 MATRICES = frozenset({"linear", "conv1d", "expert", "router"})
 
 
@@ -53,13 +55,14 @@ class Map(NamedTuple):
 
 class Pass(NamedTuple):
     """What goes through the layers at once: tokens of each of `sequences`, after `before` others. `scores`: attention
-    holds a score for every pair of tokens."""
+    holds a score for every pair of tokens. `windowed`: windows are kept as such. `logits`: of every token."""
 
     tokens: int
     before: int
     sequences: int = 1
     scores: bool = False
     windowed: bool = False
+    logits: bool = False
 
     @property
     def rows(self) -> int:
@@ -79,8 +82,10 @@ def layer_operations(maps: Sequence[tuple[Block, tuple[Map, ...]]], hidden: int,
     found: list[Op] = []
     for block, matrices in maps:
         found.append(Op(("x",), "n", at.rows * hidden))
-        if isinstance(block, Attention):
+        if isinstance(block, ATTENTION):
             found += _attention(block, matrices, at)
+        elif isinstance(block, SharedKVAttention):
+            found += _shared(block, matrices, at)
         elif isinstance(block, LatentAttention):
             found += _latent(block, matrices, at)
         elif any(each.expert for each in matrices):
@@ -104,7 +109,8 @@ def block_maps(layer: Block, fmt: Format, model: Model) -> tuple[tuple[Block, tu
 
 def _core(part: Block) -> Block:
     """Return the attention inside a block that wraps it, else the block."""
-    inside = (each for each in descend({"": part}) if isinstance(each, (Attention, LatentAttention)))
+    kinds = (*ATTENTION, SharedKVAttention, LatentAttention)
+    inside = (each for each in descend({"": part}) if isinstance(each, kinds))
     return next(inside, part)
 
 
@@ -146,31 +152,48 @@ def _caches(names: Sequence[str], sizes: Sequence[int], cache: TokenCache, at: P
             yield Op((name,), kept, room, kept=True)
 
 
-def _attention(block: Attention, maps: Sequence[Map], at: Pass) -> Iterator[Op]:
+def _attention(block: Attention | KeyAsValueAttention, maps: Sequence[Map], at: Pass) -> Iterator[Op]:
     *inner, out = maps
     heads, width = block.num_heads, block.num_heads * block.head_dim
     (cache,) = block.cached
     assert isinstance(cache, TokenCache)
-    names = ["q", "k", "v"]
-    if len(inner) == len(names):
-        for name, each in zip(names, inner, strict=True):
-            yield Op(("n",), name, at.rows * each.out, each.elements)
-    else:
-        for each in inner:
-            yield Op(("n",), each.name, at.rows * each.out, each.elements)
-        names = [inner[0].name] * len(names)
+    for each in inner:
+        yield Op(("n",), each.name, at.rows * each.out, each.elements)
+    # One fused map is cut by views; a map of keys may be that of values too.
+    names = [each.name for each in inner[:3]]
+    names += names[-1:] * (3 - len(names))
     queries, keys, values = names
     yield Op((queries,), "turned q", at.rows * width)
     yield Op((keys,), "turned k", at.rows * cache.heads * cache.key_dim)
     sizes = (cache.heads * cache.key_dim, cache.heads * cache.value_dim)
     yield from _caches(("turned k", values), sizes, cache, at)
     attended = at.rows * heads * cache.value_dim
-    if at.scores or block.softcap or (block.head_dim not in FUSED_HEADS and at.tokens > FEW_ROWS):
+    softcap = isinstance(block, Attention) and block.softcap
+    if at.scores or softcap or _unfused(block.head_dim, at):
         yield Op(("turned q", "cache turned k"), "scores", at.rows * heads * at.room(cache.window)[1])
         yield Op(("scores",), "scores")
         yield Op(("scores", f"cache {values}"), "attended", attended)
     else:
         yield Op(("turned q", "cache turned k", f"cache {values}"), "attended", attended)
+    yield Op(("attended",), "y", at.rows * out.out, out.elements)
+
+
+def _unfused(head_dim: int, at: Pass) -> bool:
+    """Tell whether attention makes scores in memory."""
+    return head_dim not in FUSED_HEADS and at.tokens > FEW_ROWS
+
+
+def _shared(block: SharedKVAttention, maps: Sequence[Map], at: Pass) -> Iterator[Op]:
+    """Yield attention on the keys and values of another layer, which are cached there."""
+    queries, out = maps
+    width = at.rows * queries.out
+    yield Op(("n",), "q", width, queries.elements)
+    yield Op(("q",), "turned q", width)
+    if _unfused(block.head_dim, at):
+        yield Op(("turned q",), "scores", at.rows * block.num_heads * (at.before + at.tokens))
+        yield Op(("scores",), "attended", width)
+    else:
+        yield Op(("turned q",), "attended", width)
     yield Op(("attended",), "y", at.rows * out.out, out.elements)
 
 

@@ -48,6 +48,7 @@ class _Player:
         self.bytes: list[int] = []
         self.owners: list[int] = []
         self.alive = self.peak = 0
+        self.made = self.widest = 0  # elements of all arrays, and those that one kernel reads and makes at most
         self.names: dict[str, int] = {}
         self.on_their_way: list[set[int]] = []
         self.held: set[int] = set()
@@ -78,6 +79,20 @@ class _Player:
         if not self.owners[array]:
             self.alive -= self.bytes[array]
 
+    def play(self, layer: Sequence[tuple[Op, Sequence[str]]]) -> None:
+        """Run a layer's operations; behind each the names that are let go after it."""
+        names, sizes = self.names, self.sizes
+        for op, ended in layer:
+            reads = [names[name] for name in op.reads]
+            array = self.make(op.elements, counted=not op.kept) if op.elements else reads[0]
+            if op.runs:
+                self.encode(reads, array, op.weights)
+            self.bind(op.makes, array)
+            self.made += 0 if op.kept else op.elements
+            self.widest = max(self.widest, op.elements + sum([sizes[each] for each in reads]))
+            for name in ended:
+                self.release(name)
+
     def encode(self, reads: Sequence[int], makes: int, weights: int) -> None:
         """Put a kernel into the open command buffer, and commit that if it is full."""
         for array in (*reads, makes):
@@ -97,8 +112,11 @@ class _Player:
                     self._drop(array)
 
 
-def in_flight(layers: Sequence[Sequence[Op]], start: int, item: int, limits: Limits) -> InFlight:
-    """Return what is held while layers run one after the other on a first array of `start` elements of `item` bytes.
+def in_flight(
+    layers: Sequence[Sequence[Op]], start: int, item: int, limits: Limits, last: Sequence[Op] = ()
+) -> InFlight:
+    """Return what is held while layers run one after the other, and `last` behind them, on a first array of `start`
+    elements of `item` bytes.
 
     Two kernels that each make an array of 60 Mi elements fill two command buffers; nothing is done yet.
     >>> layer = [Op(("x",), "n", 60 * MI), Op(("n",), "x", 60 * MI)]
@@ -107,24 +125,21 @@ def in_flight(layers: Sequence[Sequence[Op]], start: int, item: int, limits: Lim
     """
     player = _Player(item, limits)
     player.bind("x", player.make(start, counted=True))
-    made, widest, grew = start, 0, 0
+    grew = 0
+    alike = {id(layer): _ended(layer) for layer in {id(layer): layer for layer in layers}.values()}
     for number, layer in enumerate(layers):
         peak = player.peak
-        last = {name: at for at, op in enumerate(layer) for name in (*op.reads, op.makes)}
-        for at, op in enumerate(layer):
-            reads = [player.names[name] for name in op.reads]
-            array = player.make(op.elements, counted=not op.kept) if op.elements else reads[0]
-            if op.runs:
-                player.encode(reads, array, op.weights)
-            player.bind(op.makes, array)
-            made += 0 if op.kept else op.elements
-            widest = max(widest, op.elements + sum(player.sizes[each] for each in reads))
-            for name in {*op.reads, op.makes} - {"x"}:
-                if last[name] == at:
-                    player.release(name)
+        player.play(alike[id(layer)])
         grew = number if player.peak > peak else grew
         if number - grew > LONGEST_PERIOD and len(player.on_their_way) == MAX_ACTIVE:
-            made *= len(layers)  # the rest is the same again
+            player.made *= len(layers)  # the rest is the same again
             break
-    bound = min(made, (MAX_ACTIVE + 1) * ((limits.mi_elements + 1) * MI + widest)) * item
+    player.play(_ended(last))
+    bound = min(player.made, (MAX_ACTIVE + 1) * ((limits.mi_elements + 1) * MI + player.widest)) * item
     return InFlight(player.peak, max(player.peak, bound))
+
+
+def _ended(layer: Sequence[Op]) -> list[tuple[Op, list[str]]]:
+    """Return each operation with the names that stand in none after it."""
+    last = {name: at for at, op in enumerate(layer) for name in (*op.reads, op.makes)}
+    return [(op, [name for name in {*op.reads, op.makes} - {"x"} if last[name] == at]) for at, op in enumerate(layer)]

@@ -43,5 +43,6 @@ ENGINE = Engine(
     models=("--model-path", "--model"),
     harmless=HARMLESS,
     refused=REFUSED,
+    formats=("bf16", "fp8", "awq"),
     hub=True,
 )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from oomph.engines.base import ServeJob, flag
-from oomph.engines.shards import DTYPES
+from oomph.engines.checks import DTYPES, whole
 from oomph.errors import UnsupportedError, UsageError
 
 Version = tuple[int, int, int]
@@ -44,6 +44,9 @@ class SglangJob(ServeJob):
     chunked_prefill_size: int | None = flag(None, "--chunked-prefill-size", help="tokens of a step; -1: whole prompts")
     max_prefill_tokens: int = flag(16384, "--max-prefill-tokens", help="tokens of a step where prompts are whole")
     page_size: int | None = flag(None, "--page-size", help="tokens of a page")
+    attention_backend: str | None = flag(None, "--attention-backend", help="kernels of attention")
+    decode_attention_backend: str | None = flag(None, "--decode-attention-backend")
+    prefill_attention_backend: str | None = flag(None, "--prefill-attention-backend")
     tensor_parallel: int = flag(1, "--tp-size", "--tensor-parallel-size", "--tp", help="devices that share each layer")
     pipeline_parallel: int = flag(1, "--pp-size", "--pipeline-parallel-size", "--pp", help="groups of layers in a row")
     data_parallel: int = flag(1, "--dp-size", "--data-parallel-size", "--dp", help="copies side by side")
@@ -78,15 +81,15 @@ class SglangJob(ServeJob):
     def __post_init__(self) -> None:
         """Refuse what SGLang would not start with, and what is not modelled."""
         for name in ("context_length", "max_running_requests", "max_total_tokens", "max_prefill_tokens", "page_size"):
-            _whole(name, getattr(self, name))
+            whole(_spelling(name), getattr(self, name))
         for name in ("cuda_graph_max_bs", "max_mamba_cache_size"):
-            _whole(name, getattr(self, name))
+            whole(_spelling(name), getattr(self, name))
         for name in ("num_steps", "eagle_topk", "num_draft_tokens"):
-            _whole(f"speculative_{name}", getattr(self, f"speculative_{name}"), 2**10)
+            whole(_spelling(f"speculative_{name}"), getattr(self, f"speculative_{name}"), 2**10)
         for name in ("tensor", "pipeline", "data", "expert"):
-            _whole(f"{name}_parallel", getattr(self, f"{name}_parallel"), MOST_DEVICES)
+            whole(_spelling(f"{name}_parallel"), getattr(self, f"{name}_parallel"), MOST_DEVICES)
         if self.chunked_prefill_size != -1:
-            _whole("chunked_prefill_size", self.chunked_prefill_size)
+            whole(_spelling("chunked_prefill_size"), self.chunked_prefill_size)
         _share("mem_fraction_static", self.mem_fraction_static)
         _share("swa_full_tokens_ratio", self.swa_full_tokens_ratio)
         if not 0 < self.mamba_full_memory_ratio < MOST_DEVICES:
@@ -172,13 +175,6 @@ def parse_version(text: str) -> Version:
 
 def _spelling(name: str) -> str:
     return "--" + name.replace("_", "-")
-
-
-def _whole(name: str, value: Any, most: int = MOST_TOKENS) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most):
-        raise UsageError(
-            f"{_spelling(name)} {str(value)[:40]!r} is not a whole number from 1 to {most:,}.", "Correct it."
-        )
 
 
 def _share(name: str, value: Any) -> None:

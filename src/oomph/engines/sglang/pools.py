@@ -36,6 +36,12 @@ FP8_SCALE_BLOCK, ROPE_BYTES = 128, 2  # and so has a latent in fp8 that is picke
 CONV_BYTES = 2
 BLACKWELL = 10  # compute capability from which a picked-from latent is kept in fp8 by itself
 PAGE_PICKED = 64  # tokens of a page where an indexer picks
+# Tokens of a page that kernels take, the first where others are asked for: arg_groups/overrides.py of 0.5.23
+# (_mla_backend_page_constraints); cutlass_mla in server_args.py of 0.5.3.
+PAGES = {
+    "flashmla": (64,), "trtllm_mla": (64, 32), "cutedsl_mla": (64, 32), "trtllm_mha": (64, 16, 32, 128),
+    "hpc_ops": (64,), "cutlass_mla": (128,),
+}  # fmt: skip
 
 
 class Cells(NamedTuple):
@@ -223,8 +229,16 @@ def stage_layers(layers: int, stages: int, stage: int) -> range:
 
 
 def page_size(job: SglangJob, cell: Cells) -> int:
-    """Return the tokens of a page: one, unless a flag or the kernels say otherwise."""
-    return job.page_size or (PAGE_PICKED if cell.picked else 1)
+    """Return the tokens of a page: one, unless a flag or the kernels say otherwise.
+
+    >>> page_size(SglangJob(attention_backend="flashmla"), Cells(1152)), page_size(SglangJob(page_size=16), Cells(1152))
+    (64, 16)
+    """
+    asked = job.page_size or (PAGE_PICKED if cell.picked else 1)
+    for kernels in (job.attention_backend, job.decode_attention_backend, job.prefill_attention_backend):
+        known = PAGES.get(kernels or "", (asked,))
+        asked = asked if asked in known else known[0]
+    return asked
 
 
 def pools(budget_bytes: int, cell: Cells, job: SglangJob, draft_layers: int = 0) -> Pools:

@@ -160,6 +160,7 @@ def _share(
     if cell.state:
         items.append(_rule("states", "state", (stage.made.states + 1) * cell.state, PROFILED))
     aside = device.capacity_bytes - sum(item.n_bytes for item in items) - room
+    room += min(0, aside)  # what is too large already leaves less than nothing
     items.append(_rule(ASIDE, "runtime", max(0, aside), f"--mem-fraction-static {took.fraction:.3f}"))
     asked = Requests(job, cell, page, took.step_tokens, stage.made.cell)
     name = device.name if job.pipeline_parallel == 1 else f"{device.name} of stage {number}"

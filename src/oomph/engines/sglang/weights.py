@@ -11,19 +11,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
+from oomph.engines.memo import remembered
+from oomph.engines.rope import tables
 from oomph.engines.sglang.job import SglangJob
 from oomph.engines.sglang.pools import stage_layers
 from oomph.engines.shards import Spread, format_of, on_device
-from oomph.engines.vllm.rope import tables
-from oomph.model import Model
 
 if TYPE_CHECKING:
     from oomph.answer import Subject
 
 TABLE_BYTES = 4  # of a number in a table of cosines and sines: kept in fp32 on CUDA
-_TABLES: WeakKeyDictionary[Model, tuple[int, ...]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -56,8 +54,5 @@ def loaded(found: Subject, job: SglangJob, stage: int = 0) -> Loaded:
 
 def _table_bytes(found: Subject) -> tuple[int, ...]:
     """Return the bytes of each table of cosines and sines."""
-    kept = _TABLES.get(found.model)
-    if kept is None:
-        turned = tables(found.model, found.source.config or {})
-        kept = _TABLES[found.model] = tuple(each.rows * each.width * TABLE_BYTES for each in turned)
-    return kept
+    turned = remembered(found.model, "tables", lambda: tables(found.model, found.source.config or {}))
+    return tuple(each.rows * each.width * TABLE_BYTES for each in turned)

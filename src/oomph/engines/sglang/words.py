@@ -27,7 +27,7 @@ _VALUES = """--host --port --tokenizer-path --tokenizer-mode --tokenizer-backend
     --base-gpu-id --gpu-id-step --nccl-port --dist-timeout --dist-init-addr --nccl-init-addr --nnodes
     --node-rank --load-balance-method --schedule-policy --schedule-conservativeness --max-queued-requests
     --prefill-max-requests --num-continuous-decode-steps --scheduler-recv-interval --retraction-policy
-    --radix-eviction-policy --attention-backend --decode-attention-backend --prefill-attention-backend
+    --radix-eviction-policy
     --sampling-backend --grammar-backend --fp8-gemm-runner-backend --fp4-gemm-runner-backend
     --moe-runner-backend --mm-attention-backend --preferred-sampling-params --weight-version
     --otlp-traces-endpoint --kv-events-config --weight-loader-prefetch-num-threads --default-priority-value
@@ -36,7 +36,10 @@ _VALUES = """--host --port --tokenizer-path --tokenizer-mode --tokenizer-backend
 _MANY = "--log-requests-target --bucket-time-to-first-token --bucket-inter-token-latency --bucket-e2e-request-latency"
 
 HARMLESS = (
-    frozenset(_SWITCHES.split()) | {f"{word}=" for word in _VALUES.split()} | {f"{word}=+" for word in _MANY.split()}
+    frozenset(_SWITCHES.split())
+    | {f"{word}=" for word in _VALUES.split()}
+    | {f"{word}=+" for word in _MANY.split()}
+    | {f"SGLANG_{word}=" for word in ("ALLOW_OVERWRITE_LONGER_CONTEXT_LEN", "USE_MODELSCOPE", "HOST_IP", "PORT")}
 )
 
 _LORA = "it keeps adapters on the device"

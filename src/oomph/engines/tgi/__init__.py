@@ -13,8 +13,19 @@ from typing import TYPE_CHECKING, Literal
 
 from oomph.blocks.cached import TokenCache
 from oomph.engines.base import Deployment, Engine, Limit, ServeJob, flag
+from oomph.engines.checks import whole
 from oomph.engines.flags import spelled
-from oomph.engines.paged import Block, beside, check_devices, longest_of, share_of, share_unknown, taken, token_caches
+from oomph.engines.paged import (
+    Block,
+    beside,
+    check_devices,
+    longest_of,
+    share_of,
+    share_unknown,
+    taken,
+    taken_for_granted,
+    token_caches,
+)
 from oomph.engines.shards import Spread, format_of, on_device, step_bytes
 from oomph.engines.tgi.prefill import prefill_tokens
 from oomph.errors import UsageError
@@ -67,9 +78,7 @@ class TgiJob(ServeJob):
             "max_concurrent_requests",
             "num_shard",
         ):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 2**31):
-                raise UsageError(f"--{name.replace('_', '-')} {str(value)[:40]!r} is no whole number from 1 on.")
+            whole(f"--{name.replace('_', '-')}", getattr(self, name))
         if not 0 < self.cuda_memory_fraction <= 1:
             raise UsageError("--cuda-memory-fraction is above 0, at most 1.")
         if self.max_input_tokens and self.max_total_tokens and self.max_input_tokens >= self.max_total_tokens:
@@ -107,6 +116,7 @@ def deploy(found: Subject, job: TgiJob, devices: Sequence[Device]) -> Deployment
     }
     assumed: tuple[str, ...] = (
         f"TGI 3.3.7, its attention by {kernels}",
+        taken_for_granted(found.model, NAME),
         "activations are between what the widest map and all maps of a layer make",
     )
     if not devices:
@@ -182,5 +192,6 @@ ENGINE = Engine(
     "tgi", "Text Generation Inference", "text-generation-inference 3.3.7: models/flash_causal_lm.py, warmup", TgiJob,
     (("text-generation-launcher",), ("docker", "ghcr.io/huggingface/text-generation-inference")), deploy, command,
     models=("--model-id",), harmless=frozenset(_HARMLESS.split()), refused=REFUSED,
+    formats=("bf16", "fp8", "awq"),
     hub=True,
 )  # fmt: skip

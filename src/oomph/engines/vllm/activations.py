@@ -51,7 +51,7 @@ class Run:
 
     `second_core` is V1, which the first versions did not have; `compiled`: on that core, without --enforce-eager.
     `first` and `last` say whether the device has the first and the last layers of a pipeline. `transient` mixtures give
-    their buffers back, `dequantised` maps are made anew for each product.
+    their buffers back, `dequantised` maps are made anew for each product. `second_runner`: runner.py.
     """
 
     tokens: int
@@ -67,6 +67,7 @@ class Run:
     last: bool = True
     transient: bool = False
     dequantised: bool = False
+    second_runner: bool = False
 
     @property
     def tries_kernels(self) -> bool:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 HYBRID: Version = (0, 9, 2)  # windows free the blocks they have passed from here on
 WHOLE_BLOCKS: Version = (0, 9, 0)  # concurrency counts whole blocks of a request, not tokens
-PADS_ATTENTION: Version = (0, 23, 0)  # a page that divides no other is padded
+PADS_ATTENTION: Version = (0, 24, 0)  # a page that divides no other is padded: not in 0.23.0
 ALIKE = Fraction(3, 2)  # kinds of layers whose numbers differ by less go into groups of the larger
 
 Amount = Any  # an int or a numpy array of them

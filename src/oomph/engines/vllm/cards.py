@@ -37,7 +37,7 @@ class Card:
     cache_bytes: int
     cublas_bytes: int
     lt_bytes: int
-    capability: str
+    capability: tuple[int, int] | None
 
 
 def card(device: Device | None) -> Card:
@@ -50,7 +50,7 @@ def card(device: Device | None) -> Card:
     capability = device.compute_capability if device else ""
     processors, cache = SIZES.get(capability, SIZES[UNKNOWN])[0]
     cublas, lt = rule("cublas_workspace", device), rule("cublaslt_workspace", device)
-    return Card(processors, cache * MIB, cublas.n_bytes, lt.n_bytes, capability)
+    return Card(processors, cache * MIB, cublas.n_bytes, lt.n_bytes, device.capability if device else None)
 
 
 def largest(device: Device | None) -> Card:
@@ -63,4 +63,4 @@ def largest(device: Device | None) -> Card:
     known = [SIZES[capability]] if capability in SIZES else list(SIZES.values())
     processors, cache = (max(most[i] for _, most in known) for i in range(2))
     cublas, lt = rule("cublas_workspace", device), rule("cublaslt_workspace", device)
-    return Card(processors, cache * MIB, cublas.high, lt.high, capability)
+    return Card(processors, cache * MIB, cublas.high, lt.high, device.capability if device else None)

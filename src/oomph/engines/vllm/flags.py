@@ -8,8 +8,8 @@ from __future__ import annotations
 _SWITCHES = """trust-remote-code disable-log-stats disable-log-requests enable-log-requests enable-auto-tool-choice
     disable-uvicorn-access-log enable-ssl-refresh return-tokens-as-token-ids disable-frontend-multiprocessing
     enable-request-id-headers enable-server-load-tracking enable-force-include-usage enable-prompt-tokens-details
-    disable-fastapi-docs enable-tokenizer-info-endpoint enable-log-outputs log-error-stack disable-custom-all-reduce
-    disable-cascade-attn enable-chunked-prefill async-scheduling headless data-parallel-hybrid-lb
+    disable-fastapi-docs enable-tokenizer-info-endpoint enable-log-outputs log-error-stack
+    disable-cascade-attn headless data-parallel-hybrid-lb
     data-parallel-external-lb enable-prefix-caching-metrics kv-cache-metrics cudagraph-metrics enable-mfu-metrics
     enable-logging-iteration-details use-tqdm-on-load skip-tokenizer-init disable-chunked-mm-input
     allow-credentials interleave-mm-strings exclude-tools-when-tool-choice-none fail-on-environ-validation
@@ -25,7 +25,7 @@ _VALUES = """host port uds uvicorn-log-level api-key allowed-origins allowed-met
     chat-template-content-format response-role ssl-keyfile ssl-certfile ssl-ca-certs ssl-cert-reqs root-path middleware
     tool-call-parser tool-parser-plugin log-config-file max-log-len served-model-name reasoning-parser
     reasoning-parser-plugin seed revision code-revision tokenizer tokenizer-mode tokenizer-revision download-dir
-    load-format config-format hf-token hf-config-path generation-config override-generation-config max-logprobs
+    load-format config-format hf-token generation-config override-generation-config max-logprobs
     logprobs-mode swap-space guided-decoding-backend structured-outputs-config distributed-executor-backend
     distributed-timeout-seconds nnodes node-rank master-addr master-port data-parallel-address data-parallel-rpc-port
     data-parallel-rank data-parallel-start-rank data-parallel-size-local data-parallel-backend api-server-count
@@ -33,7 +33,7 @@ _VALUES = """host port uds uvicorn-log-level api-key allowed-origins allowed-met
     scheduling-policy stream-interval prefix-caching-hash-algo kv-cache-metrics-sample show-hidden-metrics-for-version
     otlp-traces-endpoint collect-detailed-traces allowed-local-media-path allowed-media-domains media-io-kwargs
     mm-processor-cache-gb mm-processor-cache-type shutdown-timeout lora-modules lora-path log-level logging-config
-    max-cpu-loras long-prefill-token-threshold max-num-partial-prefills max-long-partial-prefills runner convert task
+    max-cpu-loras long-prefill-token-threshold max-num-partial-prefills max-long-partial-prefills
     tool-server default-chat-template-kwargs h11-max-incomplete-event-size h11-max-header-count
     renderer-num-workers max-num-queued-reqs max-num-queued-tokens
     cpu-distributed-timeout-seconds custom-histogram-buckets default-mm-loras device-ids dp-sync-interval
@@ -51,7 +51,7 @@ _SHORT = ("-dpa=", "-dpb=", "-dpl=", "-dpn=", "-dpp=", "-dpr=", "-n=", "-r=", "-
 _MANY = ("--served-model-name=+", "--lora-modules=+", "--middleware=+", "--allowed-origins=+")
 _VARIABLES = """VLLM_LOGGING_LEVEL VLLM_CONFIGURE_LOGGING VLLM_API_KEY VLLM_USE_MODELSCOPE VLLM_CACHE_ROOT
     VLLM_DO_NOT_TRACK VLLM_NO_USAGE_STATS VLLM_WORKER_MULTIPROC_METHOD VLLM_HOST_IP VLLM_PORT VLLM_RPC_TIMEOUT
-    VLLM_SLEEP_WHEN_IDLE VLLM_ENGINE_ITERATION_TIMEOUT_S VLLM_ALLOW_LONG_MAX_MODEL_LEN VLLM_TRACE_FUNCTION
+    VLLM_SLEEP_WHEN_IDLE VLLM_ENGINE_ITERATION_TIMEOUT_S VLLM_ALLOW_LONG_MAX_MODEL_LEN VLLM_TRACE_FUNCTION VLLM_USE_V1
     CUDA_VISIBLE_DEVICES"""
 
 HARMLESS = frozenset({
@@ -64,12 +64,15 @@ HARMLESS = frozenset({
 })  # fmt: skip
 
 REFUSED = {
+    "VLLM_USE_V1=0": "the engine before V1 has a cache of its own",
     "--enable-eplb": "copies of experts that are asked often",
     "--prefill-context-parallel-size": "a prompt spread over devices",
     "--mm-processor-kwargs": "how large the images of the trial step are",
     "--mm-encoder-tp-mode": "whole copies of the tower on each device",
     "--skip-mm-profiling": "a trial step without images",
     "--hf-overrides": "another config than the model's",
+    "--hf-config-path": "another config than the model's",
+    "--disable-custom-all-reduce": "buffers of all-reduces, which were measured with it",
     "-O": "which graphs are captured",
     "--optimization-level": "which graphs are captured",
     "--moe-backend": "experts laid out for another kernel",

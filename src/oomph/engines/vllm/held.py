@@ -11,11 +11,12 @@ from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Literal
 
-from oomph.engines.vllm.ranks import module_of, reshaped
+from oomph.engines.tensor_parallel import module_of, reshaped
 from oomph.formats.base import Stored, stored
 from oomph.tensor import Weight
 
 if TYPE_CHECKING:
+    from oomph.devices import Device
     from oomph.formats.base import Format
     from oomph.model import Model
 
@@ -23,6 +24,7 @@ PLAIN = frozenset({"bf16", "fp16", "fp32"})
 Kernel = Literal["marlin", "triton"]
 MXFP4_HIDDEN, MXFP4_INNER = 256, 128  # Marlin's multiples of the hidden and of a device's inner size of MXFP4 experts
 TRITON_INNER = 64  # of the inner size alone, where Triton's kernels run
+TRITON_MXFP4 = ((9, 0), (11, 0))  # compute capabilities at which they run MXFP4 experts
 HOPPER_VALUES, HOPPER_SCALES, HOPPER_PAIR = (
     64,
     256,
@@ -50,6 +52,18 @@ def held(
     if module_of(weight)[0] == "kv_b_proj":  # W_UK and W_UV, in the dtype of activations
         kept = (*kept, stored(f"{weight.name}.absorbed", weight.shape, fmt.rest, weight.copies))
     return kept
+
+
+def mxfp4_kernel(device: Device | None) -> Kernel:
+    """Return the kernel that MXFP4 experts are laid out for: Triton's from Hopper to Blackwell's B200, else Marlin's.
+
+    >>> from oomph.devices import find
+    >>> [mxfp4_kernel(find(name)) for name in ("a100-80gb", "h100", "b200", "rtx-5090")]
+    ['marlin', 'triton', 'triton', 'marlin']
+    """
+    low, high = TRITON_MXFP4
+    capability = device.capability if device else None
+    return "triton" if capability is not None and low <= capability < high else "marlin"
 
 
 def _padded(weight: Weight, hidden: int, inner: int) -> Weight:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from oomph import dtypes
 from oomph.allocator.config import Config
 from oomph.engines.base import ServeJob, flag
+from oomph.engines.checks import DTYPES, whole
 from oomph.engines.vllm import settings
 from oomph.errors import UnsupportedError, UsageError
 from oomph.units import GIB
@@ -25,17 +26,17 @@ NEWEST: Version = (0, 33, 0)  # the newest whose source the rules were read in
 OLDEST: Version = (0, 6, 0)
 V1: Version = (0, 8, 0)  # the engine's second core is the default from here on,
 V1_ONLY: Version = (0, 11, 0)  # and the first one is gone
-V1_CAPABILITY = 8.0  # in between, older GPUs fall back to the first
+V1_CAPABILITY = (8, 0)  # in between, older GPUs fall back to the first
 
 MOST_TOKENS = 2**31
 MOST_DEVICES = 2**16
 MOST_OFFLOAD = 2.0**20
-DTYPES = {"auto": None, "half": "fp16", "float16": "fp16", "bfloat16": "bf16", "float": "fp32", "float32": "fp32"}
 KV_BYTES = {"fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1, "fp8_inc": 1, "fp8_ds_mla": 1, "int8": 1}
 KV_BYTES |= {"bfloat16": 2, "float16": 2, "half": 2}
 # usage context and device memory -> tokens of a step and sequences: get_batch_defaults of engine/arg_utils.py
 LARGE, LARGEST = 70 * GIB, 160 * GIB
-GB10 = "12.1"  # NVML knows no memory of it, later versions name it: both make its steps small
+GB10 = (12, 1)  # NVML knows no memory of it, 0.33 names it: both make its steps small
+LARGEST_SINCE: Version = (0, 28, 0)  # not in 0.27.1
 SMALL_DEFAULTS, LARGE_DEFAULTS, LARGEST_DEFAULTS = (2048, 256), (8192, 1024), (16384, 1024)
 OFFLINE_TOKENS = {SMALL_DEFAULTS: 8192, LARGE_DEFAULTS: 16384, LARGEST_DEFAULTS: 16384}
 EARLY_SEQS = 256  # of all devices, before 0.9
@@ -72,6 +73,10 @@ class VllmJob(ServeJob):
     block_size: int | None = flag(None, "--block-size", help="tokens of a block")
     enforce_eager: bool = flag(False, "--enforce-eager/--no-enforce-eager", help="no CUDA graphs")
     enable_prefix_caching: bool | None = flag(None, "--enable-prefix-caching/--no-enable-prefix-caching")
+    enable_chunked_prefill: bool | None = flag(
+        None, "--enable-chunked-prefill/--no-enable-chunked-prefill", help="prompts in pieces of a step"
+    )
+    async_scheduling: bool = flag(True, "--async-scheduling/--no-async-scheduling", help="two steps on their way")
     disable_hybrid_kv_cache_manager: bool = flag(
         False, "--disable-hybrid-kv-cache-manager/--no-disable-hybrid-kv-cache-manager"
     )
@@ -90,20 +95,23 @@ class VllmJob(ServeJob):
     mamba_cache_dtype: str = flag("auto", "--mamba-cache-dtype")
     mamba_ssm_cache_dtype: str = flag("auto", "--mamba-ssm-cache-dtype")
     mxfp4_use_marlin: bool = flag(False, "VLLM_MXFP4_USE_MARLIN", help="Marlin's kernels for MXFP4 experts")
+    task: Literal["auto", "generate"] = flag("auto", "--task")
+    runner: Literal["auto", "generate"] = flag("auto", "--runner")
+    convert: Literal["auto", "none"] = flag("auto", "--convert")
     allocator: str = flag("", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", help="settings of torch's allocator")
     language_model_only: bool = flag(False, "--language-model-only/--no-language-model-only")
     offline: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what vLLM would not start with."""
-        _whole("--max-num-seqs", self.max_num_seqs)
-        _whole("--max-num-batched-tokens", self.max_num_batched_tokens)
-        _whole("--block-size", self.block_size)
-        _whole("--num-gpu-blocks-override", self.num_gpu_blocks_override)
-        _whole("--kv-cache-memory-bytes", self.kv_cache_memory_bytes, 2**62)
+        whole("--max-num-seqs", self.max_num_seqs)
+        whole("--max-num-batched-tokens", self.max_num_batched_tokens)
+        whole("--block-size", self.block_size)
+        whole("--num-gpu-blocks-override", self.num_gpu_blocks_override)
+        whole("--kv-cache-memory-bytes", self.kv_cache_memory_bytes, 2**62)
         for name in ("tensor", "pipeline", "data", "decode_context"):
             value = getattr(self, f"{name}_parallel")
-            _whole(f"--{name.replace('_', '-')}-parallel-size", value, MOST_DEVICES)
+            whole(f"--{name.replace('_', '-')}-parallel-size", value, MOST_DEVICES)
         if self.gpu_memory_utilization is not None and not 0 < self.gpu_memory_utilization <= 1:
             raise UsageError(
                 f"--gpu-memory-utilization {self.gpu_memory_utilization} is no share of the device.",
@@ -111,6 +119,10 @@ class VllmJob(ServeJob):
             )
         if self.dtype not in DTYPES:
             raise UsageError(f"vLLM knows no dtype {self.dtype[:40]!r}.", f"It is one of {', '.join(DTYPES)}.")
+        for name in ("mamba_cache_dtype", "mamba_ssm_cache_dtype"):
+            if getattr(self, name) not in DTYPES:
+                problem = f"--{name.replace('_', '-')} {str(getattr(self, name))[:40]!r} is no dtype."
+                raise UsageError(problem, f"Choose from {', '.join(DTYPES)}.")
         if self.kv_cache_dtype != "auto" and self.kv_cache_dtype not in KV_BYTES:
             raise UnsupportedError(
                 f"--kv-cache-dtype {self.kv_cache_dtype[:40]} is not modelled.",
@@ -128,8 +140,8 @@ class VllmJob(ServeJob):
                 f"--attention-backend {self.attention_backend[:40]}: its blocks and workspaces are not modelled.",
                 f"Known are {', '.join(BACKENDS[:3])}.",
             )
-        _whole("--max-loras", self.max_loras, 2**12)
-        _whole("--max-lora-rank", self.max_lora_rank, 2**12)
+        whole("--max-loras", self.max_loras, 2**12)
+        whole("--max-lora-rank", self.max_lora_rank, 2**12)
         _ = self.release, self.max_tokens, self.speculation, self.compilation, self.text_only
         Config.parse(self.allocator)
 
@@ -185,10 +197,7 @@ class VllmJob(ServeJob):
 
     def is_v1(self, device: Device | None) -> bool:
         """Tell which of the engine's two cores runs: before 0.8 and on old GPUs before 0.11 the first."""
-        if self.release < V1 or self.release >= V1_ONLY:
-            return self.release >= V1
-        capability = device.compute_capability if device else ""
-        return not re.fullmatch(r"\d+\.\d+", capability) or float(capability) >= V1_CAPABILITY
+        return second_core(self.release, device.capability if device else None)
 
     def batch(self, device: Device | None, max_model_len: int) -> tuple[int, int]:
         """Return the tokens and the sequences of a step: the flags, or what the engine takes on such a device."""
@@ -196,27 +205,37 @@ class VllmJob(ServeJob):
         seqs = self.max_num_seqs or (taken[1] if self.release >= (0, 9) else EARLY_SEQS)
         if self.max_num_batched_tokens is not None:
             return self.max_num_batched_tokens, min(seqs, self.max_num_seqs or self.max_num_batched_tokens)
-        if not self.is_v1(device):
-            long = max_model_len > CHUNKED_FROM
-            return SMALL_DEFAULTS[0] if long else max(SMALL_DEFAULTS[0], max_model_len), seqs
-        most = min(OFFLINE_TOKENS[taken] if self.offline else taken[0], seqs * max_model_len)
+        second, chunked = self.is_v1(device), self.enable_chunked_prefill
+        if chunked is None:
+            chunked = second or max_model_len > CHUNKED_FROM
+        most = (OFFLINE_TOKENS[taken] if self.offline else taken[0]) if second else SMALL_DEFAULTS[0]
+        most = most if chunked else max(most, max_model_len)
+        if not second:
+            return most, seqs
+        most = min(most, seqs * max_model_len)
         return most, min(seqs, self.max_num_seqs or most)
 
 
 CHUNKED_FROM = 32768  # the first core reads longer prompts in pieces of their own accord
 
 
+def second_core(release: Version, capability: tuple[int, int] | None) -> bool:
+    """Tell which of the engine's two cores a version runs on a GPU of a compute capability, None an unknown one.
+
+    >>> second_core((0, 8, 2), (7, 5)), second_core((0, 8, 2), (8, 0)), second_core((0, 11, 0), (7, 5))
+    (False, True, True)
+    """
+    if release < V1 or release >= V1_ONLY:
+        return release >= V1
+    return capability is None or capability >= V1_CAPABILITY
+
+
 def _defaults(release: Version, device: Device | None) -> tuple[int, int]:
     memory = device.capacity_bytes if device else 0
-    if memory >= LARGEST and release >= NEWEST[:2]:
+    if memory >= LARGEST and release >= LARGEST_SINCE:
         return LARGEST_DEFAULTS
-    small = device is not None and ("a100" in device.id or device.compute_capability == GB10)
+    small = device is not None and ("a100" in device.id or device.capability == GB10)
     return LARGE_DEFAULTS if memory >= LARGE and not small else SMALL_DEFAULTS
-
-
-def _whole(name: str, value: Any, most: int = MOST_TOKENS) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most):
-        raise UsageError(f"{name} {str(value)[:40]!r} is not a whole number from 1 to {most:,}.", "Correct it.")
 
 
 def parse_version(text: str) -> Version:

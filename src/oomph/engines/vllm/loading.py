@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 from oomph import formats
 from oomph.allocator.config import MIN_BLOCK_BYTES, Config
 from oomph.caches import layer_caches
-from oomph.engines.vllm.held import PLAIN, Kernel
+from oomph.engines.memo import remembered
+from oomph.engines.rope import Table, tables
+from oomph.engines.vllm.held import PLAIN, mxfp4_kernel
 from oomph.engines.vllm.job import V1, Version, VllmJob
 from oomph.engines.vllm.lora import asked_slots
-from oomph.engines.vllm.memo import remembered
-from oomph.engines.vllm.ranks import stage_layers
-from oomph.engines.vllm.rope import Table, tables
-from oomph.engines.vllm.weights import ADAPTERS, Loaded, Plan, loaded
+from oomph.engines.vllm.weights import ADAPTERS, Loaded, Plan, loaded, stage_layers
 from oomph.errors import UnsupportedError
 from oomph.ledger import Item
 from oomph.units import GIB, MIB
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 SCALES = 7  # numbers that each attention keeps as tensors, a block of torch each: layers/attention/attention.py
 CUTLASS_MLA = 128 * MIB  # a workspace made when cutlass_mla.py is imported, as it is for every latent attention
 DEEPSTACK = ("qwen3_vl", "qwen3_vl_moe")  # models/qwen3_vl.py keeps the towers' features of a step, level by level
-TRITON_MXFP4 = ((9, 0), (11, 0))  # compute capabilities at which Triton's kernels run MXFP4 experts
 WIDENED: Version = (0, 10, 0)  # bitsandbytes' scales of scales are multiplied out from here on
 WEIGHTS_WHY = "vllm model_executor/models/, layers/linear.py"
 
@@ -62,7 +60,7 @@ def stages(found: Subject, job: VllmJob, fmt: Format, device: Device | None, ste
             stage=stage,
             mtp=bool(job.speculation),
             towers=not job.text_only,
-            mxfp4="marlin" if job.mxfp4_use_marlin else _mxfp4(device),
+            mxfp4="marlin" if job.mxfp4_use_marlin else mxfp4_kernel(device),
             nested=job.release < WIDENED,
             lora=asked_slots(job, model.decoder_type),
             fixed=_fixed(found, job, step_tokens, layers),
@@ -94,15 +92,6 @@ def _with_the_host(found: Subject, job: VllmJob, fmt: Format, device: Device | N
 def _held(model: Model, fmt: Format, plan: Plan, turned: tuple[Table, ...]) -> tuple[Loaded, tuple[Item, ...]]:
     held = loaded(model, fmt, plan, turned)
     return held, _items(held, fmt, plan)
-
-
-def _mxfp4(device: Device | None) -> Kernel:
-    """Return the kernel that MXFP4 experts are laid out for: Triton's on Hopper, else Marlin's."""
-    parts = (device.compute_capability if device else "").split(".")
-    if len(parts) != 2 or not all(part.isdigit() for part in parts):
-        return "marlin"
-    low, high = TRITON_MXFP4
-    return "triton" if low <= (int(parts[0]), int(parts[1])) < high else "marlin"
 
 
 def _fixed(found: Subject, job: VllmJob, step_tokens: int, layers: range) -> tuple[int, ...]:

@@ -76,7 +76,7 @@ def word_slots(weight: Weight, asked: Slots, tied: bool) -> Iterator[tuple[str, 
     >>> from oomph.tensor import Tensor
     >>> table = Weight("model.embed_tokens.weight", Tensor((32000, 4096), "embedding"), "embedding")
     >>> [size for _, size in word_slots(table, Slots(1, 16, words=True), tied=False)]
-    [512000, 65536]
+    [512000, 65536, 0]
     """
     if not asked.words or weight.kind not in ("embedding", "lm_head"):
         return

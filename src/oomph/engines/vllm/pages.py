@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from oomph.blocks.cached import Cached, StateCache, TokenCache
 from oomph.caches import layer_caches
+from oomph.engines.checks import DTYPES
+from oomph.engines.memo import remembered
+from oomph.engines.tensor_parallel import divided, key_heads
 from oomph.engines.vllm.blocks import Page, attention_block
-from oomph.engines.vllm.job import DTYPES, KV_BYTES, V1, VllmJob, width
-from oomph.engines.vllm.memo import remembered
-from oomph.engines.vllm.ranks import divided, key_heads
+from oomph.engines.vllm.job import KV_BYTES, V1, VllmJob, width
 from oomph.errors import UnsupportedError
 
 if TYPE_CHECKING:
@@ -29,16 +30,38 @@ SPEAKERS = frozenset(
     {"mamba", "mamba2", "gated_delta_net", "kda", "lightning", "short_conv"}
 )  # that the V1 core serves
 STATES: tuple[int, ...] = (0, 10, 0)  # from here on
-CACHED_STATES: tuple[int, ...] = (0, 26, 0)  # prefix caching is on for them by default: not in 0.25.1, in 0.27.1
-EXPORTED_STATES: tuple[int, ...] = (0, 33, 0)  # not in 0.27.1
+# Caches as a checkpoint asks for: ModelOpt's not in 0.13.0, in 0.14.0; compressed-tensors' not in 0.12.0, in 0.15.0.
+CHECKPOINT_CACHES: tuple[int, ...] = (0, 14, 0)
+FOUR_BITS: tuple[int, ...] = (0, 22, 0)  # before, NVFP4 is not known and the cache is left in the model's dtype
+CACHED_STATES: tuple[int, ...] = (0, 26, 0)  # prefix caching is on for them by default: not in 0.25.1
+EXPORTED_STATES: tuple[int, ...] = (0, 33, 0)  # not in 0.32.0
 EXPORT_ALIGN = 64  # FLASHINFER_GDN_CHECKPOINT_ALIGNMENT
-HOPPER = 9.0
+HOPPER = (9, 0)
 
 
-def quantised_cache(config: Mapping[str, Any]) -> bool:
-    """Tell whether a checkpoint asks for 8-bit keys and values itself (compressed-tensors' kv_cache_scheme)."""
-    found = config.get("quantization_config")
-    return isinstance(found, Mapping) and bool(found.get("kv_cache_scheme") or found.get("kv_cache_quant_algo"))
+def cache_width(config: Mapping[str, Any], job: VllmJob, dtype: str) -> int:
+    """Return the bytes of a number of keys and values: as the flag says, else the checkpoint, else the activations.
+
+    Source: utils/torch_utils.py, get_kv_cache_quant_algo_string, and layers/attention/attention.py of 0.19.0, 0.33.0.
+
+    >>> asked = {"quant_method": "modelopt", "kv_cache_quant_algo": "FP8"}
+    >>> cache_width({"quantization_config": asked}, VllmJob(), "bf16")
+    1
+    """
+    said, found = KV_BYTES.get(job.kv_cache_dtype), config.get("quantization_config")
+    if said is not None or job.release < CHECKPOINT_CACHES or not isinstance(found, Mapping):
+        return said or width(dtype)
+    scheme = found.get("kv_cache_scheme")
+    if not str(found.get("quant_method")).startswith("modelopt"):
+        return 1 if scheme is not None else width(dtype)
+    asked = str(scheme or found.get("kv_cache_quant_algo")).lower()
+    if isinstance(scheme, Mapping) and scheme.get("type") == "float":
+        asked = {"8": "fp8", "4": "nvfp4"}.get(str(scheme.get("num_bits")), "")
+    if asked == "nvfp4" and job.release >= FOUR_BITS:
+        raise UnsupportedError(
+            "Keys and values in NVFP4, as this checkpoint asks for, are not modelled in vLLM.", "Say --kv-cache-dtype."
+        )
+    return 1 if asked == "fp8" else width(dtype)
 
 
 def layer_pages(found: Subject, job: VllmJob, dtype: str, device: Device | None = None) -> list[tuple[int, Page]]:
@@ -47,7 +70,7 @@ def layer_pages(found: Subject, job: VllmJob, dtype: str, device: Device | None 
     Raises UnsupportedError for what the engine does not keep in pages, or is not modelled.
     """
     config = found.source.config or {}
-    element = KV_BYTES.get(job.kv_cache_dtype) or (1 if quantised_cache(config) else width(dtype))
+    element = cache_width(config, job, dtype)
     caches = remembered(found.model, "caches", lambda: _caches(found))
     if not caches:
         raise UnsupportedError(
@@ -156,8 +179,8 @@ def _exports_states(states: Mapping[StateCache, int], job: VllmJob, device: Devi
     """
     if job.release < EXPORTED_STATES or not states:
         return False
-    capability = device.compute_capability if device else ""
-    old = capability.replace(".", "", 1).isdigit() and float(capability) < HOPPER
+    capability = device.capability if device else None
+    old = capability is not None and capability < HOPPER
     return all(each.kind == "mamba2" or (each.kind == "gated_delta_net" and not old) for each in states)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 TWO_DIGITS: Version = (0, 15, 0)  # format_gib; four before
 IN_GIB: Version = (0, 9, 0)  # the unit was called GB before
-DERIVED_TOKENS: Version = (0, 20, 0)  # from the concurrency: not yet in 0.19.0, so in 0.22.1
+DERIVED_TOKENS: Version = (0, 21, 0)  # from the concurrency: not in 0.20.0, so in 0.22.0
 
 
 def lines(

@@ -8,6 +8,7 @@ part (graphs.py). Source: utils/mem_utils.py, v1/worker/gpu_worker.py determine_
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -15,9 +16,12 @@ from typing import TYPE_CHECKING
 from oomph import dtypes
 from oomph.constants import constant
 from oomph.engines.vllm import activations as acts
-from oomph.engines.vllm.cards import Card, card, largest
+from oomph.engines.vllm.cards import card, largest
 from oomph.engines.vllm.graphs import Graphs, capture_sizes, graphs
-from oomph.engines.vllm.sampling import NEW_RUNNER, sampling
+from oomph.engines.vllm.held import PLAIN, Kernel, mxfp4_kernel
+from oomph.engines.vllm.job import second_core
+from oomph.engines.vllm.runner import second_runner
+from oomph.engines.vllm.sampling import sampling
 from oomph.engines.vllm.shapes import Shapes, shapes
 from oomph.stream import ROUND
 from oomph.units import MIB
@@ -29,13 +33,8 @@ if TYPE_CHECKING:
     from oomph.engines.vllm.settings import Compilation
 
 NEWEST: Version = (2**16,)  # of a build that says no version
-SECOND_CORE: Version = (0, 8)  # default from here on,
-SECOND_ONLY: Version = (0, 11)  # and the only one from here on; in between, GPUs below 8.0 had the first
-SECOND_CAPABILITY = 8.0
-MXFP4_CAPABILITY = 9.0  # fused_moe/oracle/mxfp4.py
 KERNELS_GREW: Version = (0, 11)  # less lay beside torch in 0.10.2 than in 0.19.0; in between it was not seen
-UNIFIED = ("12.1",)  # GPUs whose memory is the machine's: what other programs take counts
-PIECES_FROM = 32768  # the first core reads longer contexts in pieces, of as many tokens as a step has
+KINDS = frozenset({"", "early"})  # of what was seen, beside that of one kind of card
 BITSANDBYTES, MXFP4 = ("bitsandbytes", "nf4", "nf4-dq", "fp4"), ("mxfp4",)
 UNSPLIT = MIB  # kSmallSize: what is left of a block up to here stays with the tensor that took it
 PAGE, INDEX = 16, dtypes.BITS["int32"] // 8  # tokens of a block of keys; bytes of its number in a table
@@ -82,14 +81,16 @@ def profile(
     device: Device | None,
     context: int,
     stage: int | None = None,
+    mxfp4: Kernel | None = None,
     compilation: Compilation | None = None,
     guesses: int = 0,
 ) -> Profile:
     """Return the profile of a model served in steps of `tokens` tokens and `seqs` sequences at most.
 
-    `stage` of a pipeline, by default the last: it samples, and is handed hidden states, so it is the fullest.
-    `guesses` are tokens guessed ahead of each sequence. No version is the newest. Raises UnsupportedError for a model
-    without decoder layers, or with an encoder that is not modelled.
+    `stage` of a pipeline, by default the last: it samples, and is handed hidden states, so it is the fullest. No
+    version is the newest; `mxfp4` is the kernel of experts in that format, by default the device's; `guesses` are
+    tokens guessed ahead of each sequence. Raises UnsupportedError for a model without decoder layers, or with an
+    encoder that is not modelled.
 
     >>> from oomph import sources
     >>> from oomph.answer import subject
@@ -102,9 +103,8 @@ def profile(
     of = shapes(found.model, tensor_parallel)
     where = pipeline_parallel - 1 if stage is None else stage
     of_card = card(device)
-    second = _second_core(version, of_card)
-    if not second and context <= PIECES_FROM:
-        tokens = max(tokens, context)
+    version = version or NEWEST
+    second = second_core(version, of_card.capability)
     method = _method(found, format)
     rows = min(seqs, tokens)
     if not second and of.tower:  # as many sequences as there is room for the largest image of each
@@ -115,14 +115,15 @@ def profile(
         seqs=seqs,
         width=dtypes.BITS[dtype] // 8,
         context=context,
-        version=version or NEWEST,
+        version=version,
         second_core=second,
         compiled=second and not enforce_eager and (compilation is None or compilation.compiled),
         card=of_card,
         first=where == 0,
         last=where == pipeline_parallel - 1,
-        transient=method in MXFP4 and _runs_mxfp4(of_card),
+        transient=method in MXFP4 and (mxfp4 or mxfp4_kernel(device)) == "triton",
         dequantised=method in BITSANDBYTES,
+        second_runner=second_runner(found.model, version, bool(method) and method not in PLAIN),
     )
     instants = {name: tensors for name, tensors in _instants(of, run).items() if tensors}
     sums = {name: _sum(tensors) for name, tensors in instants.items()}
@@ -185,21 +186,6 @@ def _safe(of: Shapes, run: Run) -> int:
     return max(sums)
 
 
-def _second_core(version: Version, of_card: Card) -> bool:
-    """Tell which core of the engine runs: V1, or the first one."""
-    if not version or version >= SECOND_ONLY:
-        return True
-    capability = of_card.capability
-    old = capability.replace(".", "").isdigit() and float(capability) < SECOND_CAPABILITY
-    return version >= SECOND_CORE and not old
-
-
-def _runs_mxfp4(of_card: Card) -> bool:
-    """Tell whether mixtures in mxfp4 run in Triton's own kernels, which keep nothing; older cards have Marlin's."""
-    capability = of_card.capability
-    return not capability.replace(".", "").isdigit() or float(capability) >= MXFP4_CAPABILITY
-
-
 def _method(found: Subject, format: str | None) -> str:
     """Return the quantisation that is asked for, else what the config names, '' for none."""
     if format:
@@ -216,7 +202,7 @@ def _buffers(of: Shapes, run: Run) -> int:
     """
     embeddings = run.tokens * of.hidden * run.width
     tables = run.seqs * -(-run.context // PAGE) * INDEX
-    if run.version < NEW_RUNNER:
+    if not run.second_runner:
         return embeddings + tables
     counts = run.seqs * (of.vocab + -(-of.vocab // MASKED)) * INDEX
     return (embeddings if of.tower else 0) + 2 * tables + counts
@@ -224,25 +210,22 @@ def _buffers(of: Shapes, run: Run) -> int:
 
 def _non_torch(tp: int, pp: int, run: Run) -> tuple[int, int, str]:
     """Return what is taken beside torch by the end of the profile run, the most, and where that was seen."""
-    rows = constant("vllm_non_torch")["seen"]
-    kinds = _kinds(tp, pp, run)
+    card = ".".join(map(str, run.card.capability or ()))
+    rows = [row for row in constant("vllm_non_torch")["seen"] if row["parallel"].partition(", ")[2] in KINDS | {card}]
+    kinds = _kinds(tp, pp, run, card)
     kind = next(each for each in kinds if any(row["parallel"] == each for row in rows))
     own = [row for row in rows if row["parallel"] == kind]
     values = sorted((row["low"] + row["high"]) // 2 for row in own for _ in range(row["n"]))
     seen = "; ".join(dict.fromkeys(row["source"] for row in own))
-    group = {each.partition(",")[0].split()[0] for each in kinds}
-    high = [row["high"] for row in rows if row["parallel"].partition(",")[0].split()[0] in group]
-    if run.card.capability in UNIFIED:
-        high += [row["high"] for row in rows if row["compute_capability"] == run.card.capability]
-    elif "one" in group:
-        high = [row["high"] for row in rows if row["parallel"] in ("one", "one, early", "first core")]
-    return values[(len(values) - 1) // 2], max(high), f"measured, n={len(values)}: {seen}"
+    word = re.match(r"\w+", kind)
+    high = max(row["high"] for row in rows if word and row["parallel"].startswith(word[0]))
+    return values[(len(values) - 1) // 2], high, f"measured, n={len(values)}: {seen}"
 
 
-def _kinds(tp: int, pp: int, run: Run) -> tuple[str, ...]:
+def _kinds(tp: int, pp: int, run: Run, card: str) -> tuple[str, ...]:
     """Return under what such a run was seen, the closest first."""
     if tp > 1:
-        return f"tensor {tp}, {run.card.capability}", f"tensor {tp}", "tensor 4"
+        return f"tensor {tp}, {card}", f"tensor {tp}", "tensor 4"
     if pp > 1:
         return ("pipeline",)
     if not run.second_core:

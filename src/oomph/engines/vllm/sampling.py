@@ -18,11 +18,10 @@ if TYPE_CHECKING:
 
 PIVOTS: Version = (0, 17)  # top-k and top-p by a kernel that looks for a threshold; before, by sorting
 FLASHINFER: Version = (0, 21)  # VLLM_USE_FLASHINFER_SAMPLER is on
-NEW_RUNNER: Version = (0, 29)  # of all models; from 0.22 on of a few
 ALL_PARAMETERS: Version = (0, 33)  # the new runner samples with all parameters too
 FEWEST_PIVOTED = 8  # rows below which PIVOTS sorts
 FEWEST_SEGMENTS = 128  # Sort.cu: fewer rows are sorted as one, numbers with the rows they are of
-FLASHINFER_CAPABILITY = 7.5  # FlashInferBackend.supports_compute_capability
+FLASHINFER_CAPABILITY = (7, 5)  # FlashInferBackend.supports_compute_capability
 
 
 def sampling(of: Shapes, run: Run) -> Tensors:
@@ -38,13 +37,13 @@ def sampling(of: Shapes, run: Run) -> Tensors:
         "hidden states that are sampled from": rows,
         "logits": run.rows * of.padded_vocab * run.width,
     }
-    if run.version < NEW_RUNNER and run.second_core:
+    if run.second_core and not run.second_runner:
         found["random hidden states"] = rows
     return found | _method(of, run)
 
 
 def _method(of: Shapes, run: Run) -> Tensors:
-    if run.version >= NEW_RUNNER:
+    if run.second_runner:
         return _new_runner(of, run)
     if run.version >= FLASHINFER and not _old_card(run):
         return _flashinfer(of, run)
@@ -113,5 +112,4 @@ def _new_runner(of: Shapes, run: Run) -> Tensors:
 
 def _old_card(run: Run) -> bool:
     """Tell whether FlashInfer has no kernels for the card."""
-    capability = run.card.capability
-    return capability.replace(".", "").isdigit() and float(capability) < FLASHINFER_CAPABILITY
+    return run.card.capability is not None and run.card.capability < FLASHINFER_CAPABILITY

@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from oomph import formats
 from oomph.engines.base import Deployment, Limit, Share
+from oomph.engines.checks import DTYPES
+from oomph.engines.memo import remembered
 from oomph.engines.vllm.blocks import Pool, pool
-from oomph.engines.vllm.job import DTYPES, V1, VllmJob
+from oomph.engines.vllm.held import PLAIN
+from oomph.engines.vllm.job import V1, VllmJob
 from oomph.engines.vllm.loading import Stage, stages
-from oomph.engines.vllm.memo import remembered
 from oomph.engines.vllm.pages import layer_pages
 from oomph.engines.vllm.printing import lines
+from oomph.engines.vllm.runner import second_runner
 from oomph.engines.vllm.trial import Trial, trial
 from oomph.errors import UnsupportedError, UsageError
 from oomph.formats.registry import FORMATS
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
     from oomph.devices import Device
     from oomph.formats.base import Format
 
-IN_FLIGHT_TWICE = (0, 27, 0)  # two steps may be on their way at once: asynchronous scheduling
+IN_FLIGHT = (0, 26, 0)  # windows keep the tokens of all steps that may be on their way at once: not in 0.25.1
 USUAL_LENGTH = 2048  # vLLM's where a config says nothing
 POOL_WHY = "vllm v1/core/kv_cache_utils.py: whole blocks of whole pages"
 
@@ -50,8 +53,7 @@ def deployment(found: Subject, job: VllmJob, devices: Sequence[Device]) -> Deplo
     longest = own_length(found)
     max_model_len = job.max_tokens or longest
     step_tokens, seqs = job.batch(device, max_model_len)
-    at_once = max(2, job.pipeline_parallel) if job.release >= IN_FLIGHT_TWICE else 1
-    in_flight = step_tokens * at_once
+    in_flight = step_tokens * steps_at_once(found, job, fmt.name)
     hybrid = not job.disable_hybrid_kv_cache_manager and not _chunked(found)
     blocks = pool(layer_pages(found, job, dtype, device), job.release, in_flight, job.decode_context_parallel, hybrid)
     held = stages(found, job, fmt, device, step_tokens)
@@ -80,6 +82,20 @@ def deployment(found: Subject, job: VllmJob, devices: Sequence[Device]) -> Deplo
         limits,
         _assumed(job, dtype, step),
     )
+
+
+def steps_at_once(found: Subject, job: VllmJob, format_name: str) -> int:
+    """Return how many steps windows keep the tokens of: with asynchronous scheduling one more than the stages.
+
+    Source: config/vllm.py, max_concurrent_batches and max_in_flight_tokens, of 0.26.0 and 0.33.0.
+    """
+    if job.release < IN_FLIGHT:
+        return 1
+    stages = job.pipeline_parallel
+    if not job.async_scheduling:
+        return stages
+    second = second_runner(found.model, job.release, format_name not in PLAIN)
+    return stages + 1 if second or stages == 1 else stages
 
 
 def _least(job: VllmJob, devices: Sequence[Device]) -> Device | None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from oomph.engines.vllm.memo import remembered
+from oomph.engines.memo import remembered
 from oomph.engines.vllm.profile import Profile, profile
 from oomph.ledger import Item
 
 if TYPE_CHECKING:
     from oomph.answer import Subject
     from oomph.devices import Device
+    from oomph.engines.vllm.held import Kernel
     from oomph.engines.vllm.job import Version, VllmJob
     from oomph.formats.base import Format
 
@@ -79,7 +80,8 @@ def trial(
     """Return what the trial step of one stage takes."""
     tokens, seqs = step
     guesses = job.speculation.get("num_speculative_tokens", 0)
-    asked = (job.format, job.quantization, job.enforce_eager, job.compilation, guesses)
+    mxfp4: Kernel | None = "marlin" if job.mxfp4_use_marlin else None
+    asked = (job.format, job.quantization, job.enforce_eager, job.compilation, guesses, mxfp4)
     spread = (job.tensor_parallel, job.pipeline_parallel, stage)
     key = ("trial", job.release, asked, spread, dtype, device and device.id, tokens, seqs, max_model_len)
     took = remembered(
@@ -100,6 +102,7 @@ def trial(
             stage=stage,
             compilation=job.compilation,
             guesses=guesses,
+            mxfp4=mxfp4,
         ),
     )
     return Trial(took, job.release)

@@ -18,9 +18,7 @@ from oomph.allocator.config import Config
 from oomph.blocks.base import walk
 from oomph.blocks.cached import TokenCache
 from oomph.caches import layer_caches
-from oomph.engines.vllm.held import Kernel, held
-from oomph.engines.vllm.lora import HEAD_PADDING, Slots, slots, with_brought, word_slots
-from oomph.engines.vllm.ranks import (
+from oomph.engines.tensor_parallel import (
     TOWERS,
     VOCAB_PADDING,
     WORDS,
@@ -28,14 +26,15 @@ from oomph.engines.vllm.ranks import (
     fused,
     module_of,
     on_rank,
-    stage_layers,
     vocabulary,
 )
+from oomph.engines.vllm.held import Kernel, held
+from oomph.engines.vllm.lora import HEAD_PADDING, Slots, slots, with_brought, word_slots
 from oomph.structure import decoder_stack
 from oomph.tensor import Weight
 
 if TYPE_CHECKING:
-    from oomph.engines.vllm.rope import Table
+    from oomph.engines.rope import Table
     from oomph.formats.base import Format, Stored
     from oomph.model import Model
 
@@ -112,6 +111,19 @@ def loaded(model: Model, fmt: Format, plan: Plan, tables: tuple[Table, ...]) -> 
 
 Section = tuple[Held, ...]
 Sections = tuple[Section, Section, Section]
+
+
+def stage_layers(layers: int, stages: int) -> list[range]:
+    """Return the layers of each stage: what does not divide goes to the middle ones first, never to the last.
+
+    >>> [len(each) for each in stage_layers(61, 4)]
+    [15, 15, 16, 15]
+    """
+    sizes = [layers // stages] * stages
+    for place in range(2, layers % stages + 2):
+        sizes[-place] += 1
+    starts = [sum(sizes[:at]) for at in range(stages)]
+    return [range(start, start + size) for start, size in zip(starts, sizes, strict=True)]
 
 
 def _sections(model: Model, fmt: Format, plan: Plan) -> Sections:

@@ -26,7 +26,7 @@ def _question(row: Mapping[str, Any]) -> Question:
 
 
 def _subject(reader: Any, row: Mapping[str, Any]) -> Subject | None:
-    """Return the model of a row; a reader may find it (`subject`) or know what a copy is made of (`published`)."""
+    """Return the model of a row; a reader may find it (`subject`), or know what was copied by name (`published`)."""
     if hasattr(reader, "subject"):
         found: Subject | None = reader.subject(row)
         return found

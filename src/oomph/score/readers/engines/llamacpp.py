@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
 from oomph.answer import Subject
-from oomph.engines.llamacpp.builds import EARLY_2025, LATE_2025
+from oomph.engines.ik import IkJob, IkServed
+from oomph.engines.llamacpp.builds import EARLY_2025, EARLY_2026, LATE_2025
 from oomph.engines.llamacpp.compute import Question as Computed
 from oomph.engines.llamacpp.compute import buffers
 from oomph.engines.llamacpp.deploy import LOGIT, Known, Served, known, printed
@@ -51,7 +52,12 @@ MIXES = {
     "IQ4_XS - 4.25 bpw": "iq4_xs-imatrix",    "IQ4_NL - 4.5 bpw": "iq4_nl-imatrix",
 }  # fmt: skip
 # What logs call the cache, and the builds that called it so; whose server made room for all logits of a batch.
-TIMES = {"llama_kv_cache_init": EARLY_2025, "llama_kv_cache_unified": EARLY_2025, "llama_kv_cache:": LATE_2025}
+TIMES = {
+    "llama_kv_cache_init": EARLY_2025,
+    "llama_kv_cache_unified": EARLY_2025,
+    "sched_reserve": EARLY_2026,
+    "llama_kv_cache:": LATE_2025,
+}
 _HOSTS = re.compile(r"CPU|.*_Host$|AMX|BLAS")
 _LATENT = re.compile(r"c\^KV \((\w{1,10})\)")
 _TRANSPOSED = re.compile(r"kv\^T \((\w{1,10})\)")
@@ -80,16 +86,27 @@ def question(row: Mapping[str, Any], found: Subject | None) -> Question:
             raise refuse("model", f"{shown(row.get('model'))} is not in the catalogue, and its log gives no numbers")
         model = Known(File((), "row"), row_sizes, None)
         weighed = ("weights", "no config of this model here")
+    as_stored = model.sizes
     model = model._replace(sizes=_as_kept(model.sizes, row))
     job, placed = _job(row, model, stored)
     old = str(row.get("engine")).startswith("ollama") and job.gpu_layers is not None
     computes = any(not _HOSTS.match(name) for name in _devices(row, "compute"))
     served = Served(*model, job, tuple(map(float, placed)) or (1.0,), output_first=not old, present=computes)
+    if row.get("engine") == IK:
+        served = _ik_served(replace(served, sizes=as_stored), row)
     said += _said(row, placed)
     asks: dict[str, Ask] = {}
     for name in _names(row):
         asks[name] = partial(_ask, served, row, name, weighed)
     return Question(asks, tuple(said))
+
+
+def _ik_served(served: Served, row: Mapping[str, Any]) -> IkServed:
+    """Return the same in ik_llama.cpp, whose cache is its own."""
+    said = {each.name: getattr(served.job, each.name) for each in fields(served.job)} | {"kv_unified": None}
+    mla = row.get("mla_attn")
+    job = IkJob(**said, mla=int(mla) if mla in ("1", "2", "3") else 0)
+    return IkServed(served.file, served.sizes, None, job, served.shares, present=served.present)
 
 
 def _names(row: Mapping[str, Any]) -> Sequence[str]:
@@ -101,6 +118,8 @@ def _ask(served: Served, row: Mapping[str, Any], name: str, weighed: tuple[str, 
     """Return one line of the log."""
     if name in ("model_gpu_mib", "model_host_mib") and weighed:
         raise refuse(*weighed)
+    if name == "kv_gpu_mib":
+        raise refuse(name, "which layers are on GPUs is read off this very line")
     if name == "output_buffer_mib" and row.get("n_seq_max") is None:
         raise refuse(name, "how many slots there are is not said")
     if name in ("compute_buffer_mib", "host_buffer_mib"):

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from oomph.answer import Subject
-from oomph.engines.mlx import MlxJob, deploy
+from oomph.engines.mlx import deploy
+from oomph.engines.mlx.job import MlxJob
 from oomph.score.asking import device
 from oomph.score.readers.engines.common import UNQUANTISED, one_device
 from oomph.score.reading import Answer, Question, refuse, shown, whole, words
@@ -33,7 +34,8 @@ def question(row: Mapping[str, Any], found: Subject) -> Question:
     """Return how the peak of mlx_lm.benchmark is estimated."""
     one_device(row)
     prompt, tokens = whole(row, "input_len"), whole(row, "output_len")
-    job = MlxJob(context=prompt + tokens, prompt=prompt, format=_format(row))
+    version = words(row, "engine_version")
+    job = MlxJob(context=prompt + tokens, prompt=prompt, format=_format(row), version=version)
     gpu = device(row.get("gpu"))
     if gpu is None or gpu.vendor != "apple":
         raise refuse(f"gpu {shown(row.get('gpu'))}", "no Apple device that is known")
@@ -42,7 +44,7 @@ def question(row: Mapping[str, Any], found: Subject) -> Question:
         printed = deploy(found, job, [gpu]).printed[0]
         return Answer(printed.value * GIB, (printed.safe or printed.value) * GIB)
 
-    return Question({"peak_gib": peak}, (f"mlx-lm {words(row, 'engine_version')}, by the rules of 0.32.2",))
+    return Question({"peak_gib": peak}, (f"mlx-lm {version}",))
 
 
 def _format(row: Mapping[str, Any]) -> str:

@@ -14,8 +14,9 @@ from oomph import data
 from oomph.answer import Subject
 from oomph.devices import Device
 from oomph.engines.base import Deployment
+from oomph.engines.checks import DTYPES
 from oomph.engines.vllm import deploy
-from oomph.engines.vllm.job import DTYPES, VllmJob
+from oomph.engines.vllm.job import VllmJob
 from oomph.ledger import Printed
 from oomph.score.asking import catalogued, device
 from oomph.score.readers.engines.common import UNQUANTISED
@@ -31,7 +32,8 @@ METHODS |= {"compressed-tensors": "compressed-tensors", "mxfp4 (Marlin)": "mxfp4
 WHILE_LOADING = ("fp8", "bitsandbytes")
 MARLIN = "Marlin"
 FIRST_CORE = "0.7.3"  # of rows that say no more than "V0": its last version of its own
-UNIT = {"weights_gib": GIB, "kv_cache_gib": GIB, "activation_peak_gib": GIB, "non_torch_gib": GIB}
+UNIT = {"weights_gib": GIB, "kv_cache_gib": GIB, "activation_peak_gib": GIB}
+OUTSIDE_TORCH = "measured on the rows it would be judged by (vllm_non_torch)"
 FROM_LOGGED = ("kv_tokens", "kv_blocks", "max_concurrency")
 INSIDE = {  # what is counted as weights beside the model's own
     "Unsloth": "slots for adapters are counted in it, of a rank that the program chose and the row does not say",
@@ -100,7 +102,8 @@ def question(row: Mapping[str, Any], found: Subject) -> Question:
     job = replace(_job(row, gpu, assumed), quantization=said.get("quantization"), format=said.get("format"))
     alone = "sweep" in row
     asks: dict[str, Ask] = {"weights_gib": lambda: _weights(row, found, job, gpu)}
-    for name in ("kv_cache_gib", "activation_peak_gib", "non_torch_gib"):
+    asks["non_torch_gib"] = _outside_torch
+    for name in ("kv_cache_gib", "activation_peak_gib"):
         asks[name] = lambda name=name: _line(found, job, gpu, name, row)  # type: ignore[misc]
     for name in FROM_LOGGED:
         asks[name] = lambda name=name: (  # type: ignore[misc]
@@ -224,6 +227,10 @@ def _known_weights(row: Mapping[str, Any], found: Subject) -> None:
     said, _ = _format(row, found)
     if "unknown" in said:
         raise refuse(said["unknown"], "which format that is, is not said exactly")
+
+
+def _outside_torch() -> Answer:
+    raise refuse("non_torch_gib", OUTSIDE_TORCH)
 
 
 def _line(found: Subject, job: VllmJob, gpu: Device | None, name: str, row: Mapping[str, Any]) -> Answer:

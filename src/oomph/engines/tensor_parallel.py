@@ -1,4 +1,4 @@
-"""Which part of a parameter lies on one device of a tensor-parallel group, and which layers on a stage of a pipeline.
+"""Which part of a parameter lies on one device of a tensor-parallel group, as vLLM and what took after it cut them.
 
 Maps that read the hidden state are cut by their outputs, those that write it by their inputs; what every device needs
 whole (norms, routers, down-projections into a latent vector, key heads that are too few) is there as often as there are
@@ -57,8 +57,7 @@ def divided(what: str, total: int, by: int) -> int:
     """Return a share of a dimension; raises UnsupportedError where it cannot be shared evenly."""
     if total % by:
         raise UnsupportedError(
-            f"vLLM cannot share {what} of {total:,} among {by} devices.",
-            "Choose a --tensor-parallel-size that divides it.",
+            f"There is no sharing {what} of {total:,} among {by} devices.", "Choose a number that divides it."
         )
     return total // by
 
@@ -72,9 +71,7 @@ def key_heads(heads: int, tp: int) -> int:
     if heads >= tp:
         return divided("key heads", heads, tp)
     if tp % heads:
-        raise UnsupportedError(
-            f"vLLM cannot put {heads} key heads on {tp} devices evenly.", "Ask for a multiple of them."
-        )
+        raise UnsupportedError(f"{heads} key heads do not lie evenly on {tp} devices.", "Ask for a multiple of them.")
     return 1
 
 
@@ -93,7 +90,7 @@ def reshaped(weight: Weight, axis: int, size: int) -> Weight:
 def on_rank(weight: Weight, tp: int, kept: TokenCache | None, model_type: str) -> Weight:
     """Return a weight as one of `tp` devices holds it. `kept` is what its layer keeps of tokens, for the key heads.
 
-    Raises UnsupportedError for a map of which it is not known how vLLM cuts it.
+    Raises UnsupportedError for a map of which it is not known how it is cut.
     """
     if tp == 1:
         return weight
@@ -123,26 +120,13 @@ def on_rank(weight: Weight, tp: int, kept: TokenCache | None, model_type: str) -
         return reshaped(weight, into, divided(module, weight.shape[into], tp)) if is_map else weight
     if module in WHOLE or not is_map:
         return weight
-    raise UnsupportedError(f"How vLLM shares {weight.name} among devices is not known here.", "Ask for one device.")
+    raise UnsupportedError(f"How {weight.name} is shared among devices is not known here.", "Ask for one device.")
 
 
 def experts_of(weight: Weight, devices: int) -> Weight:
     """Return the experts of one device, whole: of what does not divide the first devices have one more."""
     mine = weight.places[-1][: -(-len(weight.places[-1]) // devices)]
     return replace(weight, places=(*weight.places[:-1], mine))
-
-
-def stage_layers(layers: int, stages: int) -> list[range]:
-    """Return the layers of each stage: what does not divide goes to the middle ones first, never to the last.
-
-    >>> [len(each) for each in stage_layers(61, 4)]
-    [15, 15, 16, 15]
-    """
-    sizes = [layers // stages] * stages
-    for place in range(2, layers % stages + 2):
-        sizes[-place] += 1
-    starts = [sum(sizes[:at]) for at in range(stages)]
-    return [range(start, start + size) for start, size in zip(starts, sizes, strict=True)]
 
 
 FUSIONS: Mapping[str, str] = {
