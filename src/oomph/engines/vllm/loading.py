@@ -13,7 +13,7 @@ from oomph.engines.memo import remembered
 from oomph.engines.rope import Table, tables
 from oomph.engines.vllm.held import PLAIN, mxfp4_kernel
 from oomph.engines.vllm.job import V1, Version, VllmJob
-from oomph.engines.vllm.lora import asked_slots
+from oomph.engines.vllm.lora import COUNTED, asked_slots
 from oomph.engines.vllm.weights import ADAPTERS, Loaded, Plan, loaded, stage_layers
 from oomph.errors import UnsupportedError
 from oomph.ledger import Item
@@ -34,12 +34,16 @@ WEIGHTS_WHY = "vllm model_executor/models/, layers/linear.py"
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: its layers (a prediction layer behind the last), what one device of it holds, and that as items."""
+    """One stage: its layers (a prediction layer behind the last), what one device of it holds, and that as items.
+
+    `counted_bytes` are those that vLLM counts as weights: before 0.8 without the slots of adapters.
+    """
 
     name: str
     layers: range
     loaded: Loaded
     items: tuple[Item, ...]
+    counted_bytes: int
 
 
 def stages(found: Subject, job: VllmJob, fmt: Format, device: Device | None, step_tokens: int) -> list[Stage]:
@@ -71,7 +75,8 @@ def stages(found: Subject, job: VllmJob, fmt: Format, device: Device | None, ste
         held, items = remembered(model, key, partial(_held, model, fmt, plan, turned))
         name = "gpu" if job.pipeline_parallel == 1 else f"gpu, stage {stage}"
         drafts = 1 if job.speculation and layers.stop == model.num_layers else 0
-        result.append(Stage(name, range(layers.start, layers.stop + drafts), held, items))
+        counted = held.allocated_bytes if job.release >= COUNTED else held.before_adapters_bytes
+        result.append(Stage(name, range(layers.start, layers.stop + drafts), held, items, counted))
     return result
 
 
