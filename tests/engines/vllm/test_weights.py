@@ -32,6 +32,11 @@ def _loaded(name: str, job: VllmJob, device: Device | None = None) -> list[int]:
     return [each.loaded.allocated_bytes for each in stages(found, job, fmt, device, 8192)]
 
 
+def _printed(job: VllmJob) -> list[tuple[str, float]]:
+    """Return what a job of Phi-4 on an H100 prints."""
+    return [(line.name, line.value) for line in deploy(_model("phi-4"), job, [H100]).printed]
+
+
 LOGS = [
     # model, job, device, what the log says, by how much that is rounded
     ("llama-3-8b", {"tensor_parallel": 4, "version": "0.13.0"}, None, 3.7418, 1e-4),
@@ -135,6 +140,8 @@ def test_slots_came_after_the_line_before_0_8() -> None:
     assert [deploy(_model("phi-4"), job).printed[0].value for job in jobs] == pytest.approx([8.4920] * 2, abs=3e-4)
     smaller, larger = (_loaded("phi-4", job)[0] for job in jobs)
     assert larger - smaller > 100 * 2**20  # 16 ranks of 40 layers in 16 bits
+    pools = [dict(_printed(job))["kv_cache_gib"] for job in jobs]
+    assert pools[0] == pools[1]  # vLLM did not know of them when it made its pool
 
 
 def test_settings_of_the_allocator_are_checked() -> None:

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from oomph.constants import PER_MILLE, constant
+from oomph.engines.vllm.settings import Compilation
 
 if TYPE_CHECKING:
     from oomph.engines.vllm.activations import Version
 
 BY_SIXTEEN: Version = (0, 12)  # from 256 on every sixteenth size; before every eighth
+BY_GUESSES: Version = (0, 15)  # a sequence counts as many tokens as are guessed for it: not yet in 0.12.0
 FIRST_SIZES, EIGHTH, SIXTEENTH, STEP_WIDENS = (1, 2, 4), 8, 16, 256
 LARGEST, LARGEST_GPT_OSS = 512, 1024
 
@@ -30,13 +32,22 @@ class Graphs:
     sizes: tuple[int, ...]
 
 
-def capture_sizes(seqs: int, model_type: str, version: Version) -> tuple[int, ...]:
-    """Return how many tokens each captured step has: up to twice the sequences, and no more than 512.
+def capture_sizes(
+    seqs: int, model_type: str, version: Version, asked: Compilation | None = None, guesses: int = 0
+) -> tuple[int, ...]:
+    """Return how many tokens each captured step has: as asked, or up to twice those of the sequences, at most 512.
 
     >>> len(capture_sizes(1024, "llama", (0, 19))), len(capture_sizes(1024, "gpt_oss", (0, 19)))
     (51, 83)
     """
-    largest = min(2 * seqs, LARGEST_GPT_OSS if model_type == "gpt_oss" and version >= BY_SIXTEEN else LARGEST)
+    asked = asked or Compilation()
+    if not asked.graphs:
+        return ()
+    if asked.sizes is not None:
+        return asked.sizes
+    each = 1 + guesses if version >= BY_GUESSES else 1
+    usual = LARGEST_GPT_OSS if model_type == "gpt_oss" and version >= BY_SIXTEEN else LARGEST
+    largest = min(2 * seqs * each, usual) if asked.largest is None else asked.largest
     wide = SIXTEENTH if version >= BY_SIXTEEN else EIGHTH
     sizes = (*FIRST_SIZES, *range(EIGHTH, STEP_WIDENS, EIGHTH), *range(STEP_WIDENS, largest + 1, wide))
     return tuple(size for size in sizes if size <= largest)

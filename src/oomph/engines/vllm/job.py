@@ -5,7 +5,6 @@ Source: vllm/engine/arg_utils.py and vllm/config/ of vLLM 0.33.0 and 0.19.0.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from oomph import dtypes
 from oomph.allocator.config import Config
 from oomph.engines.base import ServeJob, flag
 from oomph.engines.checks import DTYPES, whole
+from oomph.engines.vllm import settings
 from oomph.errors import UnsupportedError, UsageError
 from oomph.units import GIB
 
@@ -30,17 +30,18 @@ V1_CAPABILITY = (8, 0)  # in between, older GPUs fall back to the first
 
 MOST_TOKENS = 2**31
 MOST_DEVICES = 2**16
+MOST_OFFLOAD = 2.0**20
 KV_BYTES = {"fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1, "fp8_inc": 1, "fp8_ds_mla": 1, "int8": 1}
 KV_BYTES |= {"bfloat16": 2, "float16": 2, "half": 2}
 # usage context and device memory -> tokens of a step and sequences: get_batch_defaults of engine/arg_utils.py
 LARGE, LARGEST = 70 * GIB, 160 * GIB
-GB10 = (12, 1)
+GB10 = (12, 1)  # NVML knows no memory of it, 0.33 names it: both make its steps small
 LARGEST_SINCE: Version = (0, 28, 0)  # not in 0.27.1
-SMALL_GB10_SINCE: Version = (0, 33, 0)  # not in 0.32.0
 SMALL_DEFAULTS, LARGE_DEFAULTS, LARGEST_DEFAULTS = (2048, 256), (8192, 1024), (16384, 1024)
 OFFLINE_TOKENS = {SMALL_DEFAULTS: 8192, LARGE_DEFAULTS: 16384, LARGEST_DEFAULTS: 16384}
 EARLY_SEQS = 256  # of all devices, before 0.9
-SPECULATION = ("mtp", "deepseek_mtp", "qwen3_next_mtp", "qwen3_5_mtp", "glm4_moe_mtp")
+# Kernels of attention whose blocks and workspaces are those that are modelled: none of their own.
+BACKENDS = ("FLASH_ATTN", "TRITON_ATTN", "XFORMERS", "FLASH_ATTN_VLLM_V1", "TRITON_ATTN_VLLM_V1")
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,11 @@ class VllmJob(ServeJob):
     max_loras: int = flag(1, "--max-loras")
     max_lora_rank: int = flag(16, "--max-lora-rank")
     speculative_config: str | None = flag(None, "--speculative-config", "-sc", help="JSON: method, tokens, model")
+    compilation_config: str | None = flag(None, "--compilation-config", "-cc", help="JSON: cudagraph_mode, sizes")
+    cudagraph_capture_sizes: tuple[int, ...] = flag((), "--cudagraph-capture-sizes", help="tokens of captured steps")
+    max_cudagraph_capture_size: int | None = flag(None, "--max-cudagraph-capture-size")
+    attention_backend: str | None = flag(None, "--attention-backend", "VLLM_ATTENTION_BACKEND")
+    limit_mm_per_prompt: str | None = flag(None, "--limit-mm-per-prompt", help="JSON: images and videos of a prompt")
     mamba_cache_dtype: str = flag("auto", "--mamba-cache-dtype")
     mamba_ssm_cache_dtype: str = flag("auto", "--mamba-ssm-cache-dtype")
     mxfp4_use_marlin: bool = flag(False, "VLLM_MXFP4_USE_MARLIN", help="Marlin's kernels for MXFP4 experts")
@@ -127,11 +133,17 @@ class VllmJob(ServeJob):
                 "--decode-context-parallel-size must divide --tensor-parallel-size.",
                 f"{self.tensor_parallel} is no multiple of {self.decode_context_parallel}.",
             )
-        if self.cpu_offload_gb:
-            raise UnsupportedError("--cpu-offload-gb: which weights stay on the host is not modelled.", "Leave it out.")
+        if not 0 <= self.cpu_offload_gb <= MOST_OFFLOAD:
+            raise UsageError(f"--cpu-offload-gb {self.cpu_offload_gb} is no size in GiB.", "It is 0 or more.")
+        if self.attention_backend is not None and self.attention_backend.upper() not in BACKENDS:
+            raise UnsupportedError(
+                f"--attention-backend {self.attention_backend[:40]}: its blocks and workspaces are not modelled.",
+                f"Known are {', '.join(BACKENDS[:3])}.",
+            )
         whole("--max-loras", self.max_loras, 2**12)
         whole("--max-lora-rank", self.max_lora_rank, 2**12)
-        _ = self.release, self.max_tokens, self.speculation, Config.parse(self.allocator)
+        _ = self.release, self.max_tokens, self.speculation, self.compilation, self.text_only
+        Config.parse(self.allocator)
 
     @property
     def release(self) -> Version:
@@ -169,27 +181,19 @@ class VllmJob(ServeJob):
     @property
     def speculation(self) -> Mapping[str, Any]:
         """What --speculative-config says, {} where nothing is guessed ahead."""
-        if self.speculative_config is None:
-            return {}
-        text = self.speculative_config
-        try:
-            found = json.loads(text) if len(text) < 2**16 else None
-        except (ValueError, RecursionError):
-            found = None
-        if isinstance(found, dict):
-            found = {str(key).replace("-", "_"): value for key, value in found.items()}
-        else:
-            raise UsageError(
-                "--speculative-config is no JSON object.", '\'{"method": "mtp", "num_speculative_tokens": 1}\''
-            )
-        if found.get("method") not in SPECULATION:
-            raise UnsupportedError(
-                f"Speculative decoding by {str(found.get('method') or found.get('model'))[:60]!r} is not modelled.",
-                "Of drafts oomph knows the model's own prediction layers: method mtp.",
-            )
-        count = found.get("num_speculative_tokens", 1)
-        whole("num_speculative_tokens", count, 2**10)
-        return {**found, "num_speculative_tokens": count}
+        return settings.speculation(self.speculative_config)
+
+    @property
+    def compilation(self) -> settings.Compilation:
+        """What is compiled and captured."""
+        return settings.compilation(
+            self.compilation_config, self.cudagraph_capture_sizes, self.max_cudagraph_capture_size
+        )
+
+    @property
+    def text_only(self) -> bool:
+        """Whether no tower is loaded."""
+        return self.language_model_only or settings.without_images(self.limit_mm_per_prompt)
 
     def is_v1(self, device: Device | None) -> bool:
         """Tell which of the engine's two cores runs: before 0.8 and on old GPUs before 0.11 the first."""
@@ -230,7 +234,7 @@ def _defaults(release: Version, device: Device | None) -> tuple[int, int]:
     memory = device.capacity_bytes if device else 0
     if memory >= LARGEST and release >= LARGEST_SINCE:
         return LARGEST_DEFAULTS
-    small = device is not None and ("a100" in device.id or (device.capability == GB10 and release >= SMALL_GB10_SINCE))
+    small = device is not None and ("a100" in device.id or device.capability == GB10)
     return LARGE_DEFAULTS if memory >= LARGE and not small else SMALL_DEFAULTS
 
 

@@ -11,13 +11,13 @@ from oomph.allocator.config import MIN_BLOCK_BYTES, Config
 from oomph.caches import layer_caches
 from oomph.engines.memo import remembered
 from oomph.engines.rope import Table, tables
-from oomph.engines.vllm.held import mxfp4_kernel
+from oomph.engines.vllm.held import PLAIN, mxfp4_kernel
 from oomph.engines.vllm.job import V1, Version, VllmJob
-from oomph.engines.vllm.lora import asked_slots
+from oomph.engines.vllm.lora import COUNTED, asked_slots
 from oomph.engines.vllm.weights import ADAPTERS, Loaded, Plan, loaded, stage_layers
 from oomph.errors import UnsupportedError
 from oomph.ledger import Item
-from oomph.units import MIB
+from oomph.units import GIB, MIB
 
 if TYPE_CHECKING:
     from oomph.answer import Subject
@@ -34,12 +34,16 @@ WEIGHTS_WHY = "vllm model_executor/models/, layers/linear.py"
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: its layers (a prediction layer behind the last), what one device of it holds, and that as items."""
+    """One stage: its layers (a prediction layer behind the last), what one device of it holds, and that as items.
+
+    `counted_bytes` are those that vLLM counts as weights: before 0.8 without the slots of adapters.
+    """
 
     name: str
     layers: range
     loaded: Loaded
     items: tuple[Item, ...]
+    counted_bytes: int
 
 
 def stages(found: Subject, job: VllmJob, fmt: Format, device: Device | None, step_tokens: int) -> list[Stage]:
@@ -59,19 +63,35 @@ def stages(found: Subject, job: VllmJob, fmt: Format, device: Device | None, ste
             pp=job.pipeline_parallel,
             stage=stage,
             mtp=bool(job.speculation),
-            towers=not job.language_model_only,
+            towers=not job.text_only,
             mxfp4="marlin" if job.mxfp4_use_marlin else mxfp4_kernel(device),
             nested=job.release < WIDENED,
             lora=asked_slots(job, model.decoder_type),
             fixed=_fixed(found, job, step_tokens, layers),
+            host_bytes=_with_the_host(found, job, fmt, device),
             settings=replace(Config.parse(job.allocator), by_address=True),
         )
         key = ("loaded", job.format, job.quantization, fmt.rest, plan)
         held, items = remembered(model, key, partial(_held, model, fmt, plan, turned))
         name = "gpu" if job.pipeline_parallel == 1 else f"gpu, stage {stage}"
         drafts = 1 if job.speculation and layers.stop == model.num_layers else 0
-        result.append(Stage(name, range(layers.start, layers.stop + drafts), held, items))
+        counted = held.allocated_bytes if job.release >= COUNTED else held.before_adapters_bytes
+        result.append(Stage(name, range(layers.start, layers.stop + drafts), held, items, counted))
     return result
+
+
+def _with_the_host(found: Subject, job: VllmJob, fmt: Format, device: Device | None) -> int:
+    """Return the bytes of weights that each device reads from the host, over the bus, as --cpu-offload-gb asks."""
+    if not job.cpu_offload_gb:
+        return 0
+    plain = fmt.name in PLAIN and not any(row.role == "expert" for row in found.model.weights)
+    if not plain or not job.is_v1(device):
+        raise UnsupportedError(
+            "--cpu-offload-gb is modelled for dense models in 16 or 32 bits, from the V1 core on: others lay weights "
+            "out anew on the device once they are loaded.",
+            "Leave it out.",
+        )
+    return round(job.cpu_offload_gb * GIB)
 
 
 def _held(model: Model, fmt: Format, plan: Plan, turned: tuple[Table, ...]) -> tuple[Loaded, tuple[Item, ...]]:
@@ -85,7 +105,7 @@ def _fixed(found: Subject, job: VllmJob, step_tokens: int, layers: range) -> tup
     sizes = [SCALES * MIN_BLOCK_BYTES * len(layers)]
     if latent and job.release >= V1:
         sizes.append(CUTLASS_MLA)
-    if found.model.model_type in DEEPSTACK and not job.language_model_only:
+    if found.model.model_type in DEEPSTACK and not job.text_only:
         vision = (found.source.config or {}).get("vision_config")
         levels = vision.get("deepstack_visual_indexes") if isinstance(vision, dict) else None
         width = 2  # of the activations' two bytes

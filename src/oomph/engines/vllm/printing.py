@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from oomph.engines.vllm.blocks import WHOLE_BLOCKS, Pool
-from oomph.engines.vllm.lora import COUNTED
 from oomph.ledger import Printed
 from oomph.units import GIB
 
@@ -32,8 +31,7 @@ def lines(
 ) -> tuple[Printed, ...]:
     """Return the lines of the first stage; tokens and requests are those of the stage with the least room."""
     digits, unit = (2 if job.release >= TWO_DIGITS else 4), ("GiB" if job.release >= IN_GIB else "GB")
-    loaded = held[0].loaded
-    weights = (loaded.allocated_bytes if job.release >= COUNTED else loaded.before_adapters_bytes) / GIB
+    weights = held[0].counted_bytes / GIB
     found = [Printed("weights_gib", f"Model loading took {weights:.{digits}f} {unit} memory", round(weights, digits))]
     took = taken.profile
     point, safe = took.activation_bytes / GIB, took.activation_safe_bytes / GIB

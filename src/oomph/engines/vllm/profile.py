@@ -8,6 +8,7 @@ part (graphs.py). Source: utils/mem_utils.py, v1/worker/gpu_worker.py determine_
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -29,8 +30,11 @@ if TYPE_CHECKING:
     from oomph.answer import Subject
     from oomph.devices import Device
     from oomph.engines.vllm.activations import Run, Tensors, Version
+    from oomph.engines.vllm.settings import Compilation
 
 NEWEST: Version = (2**16,)  # of a build that says no version
+KERNELS_GREW: Version = (0, 11)  # less lay beside torch in 0.10.2 than in 0.19.0; in between it was not seen
+KINDS = frozenset({"", "early"})  # of what was seen, beside that of one kind of card
 BITSANDBYTES, MXFP4 = ("bitsandbytes", "nf4", "nf4-dq", "fp4"), ("mxfp4",)
 UNSPLIT = MIB  # kSmallSize: what is left of a block up to here stays with the tensor that took it
 PAGE, INDEX = 16, dtypes.BITS["int32"] // 8  # tokens of a block of keys; bytes of its number in a table
@@ -78,12 +82,15 @@ def profile(
     context: int,
     stage: int | None = None,
     mxfp4: Kernel | None = None,
+    compilation: Compilation | None = None,
+    guesses: int = 0,
 ) -> Profile:
     """Return the profile of a model served in steps of `tokens` tokens and `seqs` sequences at most.
 
     `stage` of a pipeline, by default the last: it samples, and is handed hidden states, so it is the fullest. No
-    version is the newest; `mxfp4` is the kernel of experts in that format, by default the device's. Raises
-    UnsupportedError for a model without decoder layers, or with an encoder that is not modelled.
+    version is the newest; `mxfp4` is the kernel of experts in that format, by default the device's; `guesses` are
+    tokens guessed ahead of each sequence. Raises UnsupportedError for a model without decoder layers, or with an
+    encoder that is not modelled.
 
     >>> from oomph import sources
     >>> from oomph.answer import subject
@@ -110,7 +117,7 @@ def profile(
         context=context,
         version=version,
         second_core=second,
-        compiled=second and not enforce_eager,
+        compiled=second and not enforce_eager and (compilation is None or compilation.compiled),
         card=of_card,
         first=where == 0,
         last=where == pipeline_parallel - 1,
@@ -121,8 +128,10 @@ def profile(
     instants = {name: tensors for name, tensors in _instants(of, run).items() if tensors}
     sums = {name: _sum(tensors) for name, tensors in instants.items()}
     peak = max(sums, key=lambda name: sums[name])
-    beside = _non_torch(tensor_parallel, pipeline_parallel, second)
-    captured = _captured(found, of, run, enforce_eager, pipeline_parallel)
+    beside = _non_torch(tensor_parallel, pipeline_parallel, run)
+    decoder = found.model.decoder_type
+    sizes = () if enforce_eager else capture_sizes(run.seqs, decoder, run.version, compilation, guesses)
+    captured = _captured(of, run, sizes, pipeline_parallel)
     return Profile(
         sums[peak],
         _safe(of, replace(run, card=largest(device))),
@@ -199,20 +208,34 @@ def _buffers(of: Shapes, run: Run) -> int:
     return (embeddings if of.tower else 0) + 2 * tables + counts
 
 
-def _non_torch(tp: int, pp: int, second: bool) -> tuple[int, int, str]:
+def _non_torch(tp: int, pp: int, run: Run) -> tuple[int, int, str]:
     """Return what is taken beside torch by the end of the profile run, the most, and where that was seen."""
-    kind = f"tensor {tp}" if tp > 1 else "pipeline" if pp > 1 else "one" if second else "first core"
-    rows = constant("vllm_non_torch")["seen"]
-    own = [row for row in rows if row["parallel"] == kind] or [row for row in rows if row["parallel"] == "tensor 4"]
+    card = ".".join(map(str, run.card.capability or ()))
+    rows = [row for row in constant("vllm_non_torch")["seen"] if row["parallel"].partition(", ")[2] in KINDS | {card}]
+    kinds = _kinds(tp, pp, run, card)
+    kind = next(each for each in kinds if any(row["parallel"] == each for row in rows))
+    own = [row for row in rows if row["parallel"] == kind]
     values = sorted((row["low"] + row["high"]) // 2 for row in own for _ in range(row["n"]))
     seen = "; ".join(dict.fromkeys(row["source"] for row in own))
-    group = [row for row in rows if row["parallel"].split()[0] == kind.split()[0]]
-    return values[(len(values) - 1) // 2], max(row["high"] for row in group), f"measured, n={len(values)}: {seen}"
+    word = re.match(r"\w+", kind)
+    high = max(row["high"] for row in rows if word and row["parallel"].startswith(word[0]))
+    return values[(len(values) - 1) // 2], high, f"measured, n={len(values)}: {seen}"
 
 
-def _captured(found: Subject, of: Shapes, run: Run, enforce_eager: bool, pp: int) -> Graphs:
-    sizes = () if enforce_eager else capture_sizes(run.seqs, found.model.decoder_type, run.version)
+def _kinds(tp: int, pp: int, run: Run, card: str) -> tuple[str, ...]:
+    """Return under what such a run was seen, the closest first."""
+    if tp > 1:
+        return f"tensor {tp}, {card}", f"tensor {tp}", "tensor 4"
+    if pp > 1:
+        return ("pipeline",)
+    if not run.second_core:
+        return ("first core",)
+    return ("one, early", "one") if run.version < KERNELS_GREW else ("one",)
+
+
+def _captured(of: Shapes, run: Run, sizes: tuple[int, ...], pp: int) -> Graphs:
     one = replace(run, tokens=1, rows=1, compiled=True, dequantised=False)
     fullest = {**acts.mlp(of, one), **({} if of.ffn else acts.mixture(of, one))}
     token = sum(n_bytes for name, n_bytes in fullest.items() if name != acts.TIMING)
+    sizes = tuple(size for size in sizes if size <= run.tokens)
     return graphs(sizes, -(-of.layers // pp), token, acts.dequantised_map(of, run))

@@ -184,7 +184,7 @@ def _room(job: VllmJob, device: Device | None, stage: Stage, taken: Trial) -> Ro
     if device is None:
         return Room(None, None)
     requested = ceil(device.capacity_bytes * job.util)
-    rest = requested - stage.loaded.allocated_bytes
+    rest = requested - stage.counted_bytes
     return Room(rest - taken.n_bytes, rest - taken.safe_bytes)
 
 

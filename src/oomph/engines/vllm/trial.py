@@ -79,9 +79,11 @@ def trial(
 ) -> Trial:
     """Return what the trial step of one stage takes."""
     tokens, seqs = step
+    guesses = job.speculation.get("num_speculative_tokens", 0)
     mxfp4: Kernel | None = "marlin" if job.mxfp4_use_marlin else None
-    key = ("trial", job.format, job.quantization, dtype, device and device.id, tokens, seqs, job.tensor_parallel,
-           job.pipeline_parallel, job.release, job.enforce_eager, mxfp4, max_model_len, stage)  # fmt: skip
+    asked = (job.format, job.quantization, job.enforce_eager, job.compilation, guesses, mxfp4)
+    spread = (job.tensor_parallel, job.pipeline_parallel, stage)
+    key = ("trial", job.release, asked, spread, dtype, device and device.id, tokens, seqs, max_model_len)
     took = remembered(
         found.model,
         key,
@@ -98,6 +100,8 @@ def trial(
             device=device,
             context=max_model_len,
             stage=stage,
+            compilation=job.compilation,
+            guesses=guesses,
             mxfp4=mxfp4,
         ),
     )

@@ -51,6 +51,7 @@ class Plan:
     `dp` copies of all else share one set of experts, cut further, or with `ep` whole ones on each device.
     `mxfp4` is the kernel that MXFP4 experts are laid out for; `nested` keeps bitsandbytes' scales of scales; `lora` are
     slots for adapters; `fixed` are bytes that loading leaves beside the model. `settings` are of torch's allocator.
+    So many `host_bytes` of each device's layers, at least, lie with the host where there are as many.
     """
 
     tp: int = 1
@@ -65,6 +66,7 @@ class Plan:
     lora: Slots | None = None
     fixed: tuple[int, ...] = ()
     settings: Config = TORCH
+    host_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ def _sections(model: Model, fmt: Format, plan: Plan) -> Sections:
     first, last = plan.stage == 0, plan.stage == plan.pp - 1
     before: list[Held] = []
     after: list[Held] = []
-    layers = list(_layers(model, fmt, plan, mine))
+    layers = _on_the_device(list(_layers(model, fmt, plan, mine)), plan.host_bytes)
     seen = False
     for name, part in model.parts.items():
         if name == path:
@@ -154,6 +156,24 @@ def _layers(model: Model, fmt: Format, plan: Plan, mine: range) -> Iterator[Held
             kept = caches.get(inside[0])
             rows = walk(layer, f"{path}.*", places=(inside,))
             yield from _tensors(rows, model, fmt, plan, kept if isinstance(kept, TokenCache) else None, inside)
+
+
+def _on_the_device(layers: list[Held], host_bytes: int) -> list[Held]:
+    """Return what stays of layers: from the first on, tensor by tensor, they go to the host until it holds as much.
+
+    Source: model_executor/offloader/uva.py of vLLM 0.33.0, models/utils.py (maybe_offload_to_cpu) of 0.8.5.
+    """
+    gone: dict[int, set[int]] = {}
+    for place in sorted({layer for each in layers for layer in each.layers}):
+        for index, each in enumerate(layers):
+            if host_bytes > 0 and place in each.layers and each.kind != ADAPTERS:
+                gone.setdefault(index, set()).add(place)
+                host_bytes -= each.n_bytes
+    left = [
+        replace(each, layers=tuple(layer for layer in each.layers if layer not in gone.get(index, ())))
+        for index, each in enumerate(layers)
+    ]
+    return [each for each in left if each.layers]
 
 
 def _wanted(row: Weight, plan: Plan) -> bool:

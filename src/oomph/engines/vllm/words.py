@@ -22,4 +22,4 @@ def words(job: VllmJob) -> Iterator[str]:
             if value or turned_off:
                 yield turned_on if value else turned_off
         else:
-            yield from (turned_on, str(value))
+            yield from (turned_on, *map(str, value if isinstance(value, tuple) else (value,)))

@@ -50,6 +50,7 @@ COPIES: Mapping[str, str | None] = {
 _PAGE = re.compile(r"https://github\.com/([\w.-]+/[\w.-]+)/blob/\w+/([^#]+)")
 _ASIDE = re.compile(r"\s*\([^)]*\)")
 ADAPTERS = "LoRA enabled"
+USUAL = "util not among non-default args"
 # Flags that the page of a row may tell.
 FLAGS = ("version", "dtype", "max_num_seqs", "max_num_batched_tokens", "max_lora_rank", "language_model_only",
          "enable_prefix_caching")  # fmt: skip
@@ -131,7 +132,8 @@ def _job(row: Mapping[str, Any], gpu: Device | None, assumed: list[str]) -> Vllm
     names = {"tp": "tensor_parallel", "pp": "pipeline_parallel", "max_model_len": "max_model_len"}
     names |= {"max_num_batched_tokens": "max_num_batched_tokens", "max_num_seqs": "max_num_seqs"}
     values |= {field: whole(row, key) for key, field in names.items() if row.get(key) is not None}
-    values["gpu_memory_utilization"] = number(row.get("gpu_memory_utilization"))
+    # Where the log names none the version's own holds, whatever the row's reader took for it.
+    values["gpu_memory_utilization"] = None if USUAL in notes(row) else number(row.get("gpu_memory_utilization"))
     if row.get("enable_prefix_caching") is not None:
         values["enable_prefix_caching"] = row["enable_prefix_caching"] is True
     if ADAPTERS in notes(row):
@@ -235,7 +237,7 @@ def _line(found: Subject, job: VllmJob, gpu: Device | None, name: str, row: Mapp
     """Return a line from the configuration alone."""
     if gpu is None:
         raise refuse(name, "which GPU is not said exactly, and it depends on its memory")
-    if job.gpu_memory_utilization is None:
+    if job.gpu_memory_utilization is None and USUAL not in notes(row):
         raise refuse(name, "--gpu-memory-utilization is not said")
     _known_weights(row, found)
     return _answer(deploy(found, job, _ranks(job, gpu)), name)
