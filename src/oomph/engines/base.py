@@ -143,7 +143,7 @@ class Engine:
     `refused` are those that do and are not modelled, with what they do; of a variable
     one value alone, as "NAME=0". `suffixes` is what a letter behind a number
     stands for, where one may stand there. `formats` are those to advise where weights are too large, the largest first;
-    none: the usual ones.
+    none: the usual ones. `vendors` are those whose devices it runs on as it is modelled; none: all.
     """
 
     name: str
@@ -159,3 +159,4 @@ class Engine:
     suffixes: Mapping[str, int] = field(default_factory=dict)
     formats: tuple[str, ...] = ()
     hub: bool = False
+    vendors: tuple[str, ...] = ()

@@ -176,4 +176,5 @@ ENGINE = Engine(
     models=("--model-path",), harmless=frozenset(_HARMLESS.split()), refused=REFUSED,
     formats=("bf16", "fp8", "awq"),
     hub=True,
+    vendors=("nvidia",),
 )  # fmt: skip

@@ -248,7 +248,11 @@ def _context(served: Served) -> int:
 
 def _limits(served: Served) -> dict[str, Limit]:
     job = served.job
-    slots = Limit(job.slots, f"-np gives {job.slots} slots") if job.slots else Limit(MOST_SLOTS, "LLAMA_MAX_SEQ")
+    slots = (
+        Limit(job.slots, f"-np gives {job.slots} slot{'s' * (job.slots > 1)}")
+        if job.slots
+        else Limit(MOST_SLOTS, "LLAMA_MAX_SEQ")
+    )
     found = {"concurrency": slots}
     if job.ctx_size is not None:
         at = served.window(1, 1)
