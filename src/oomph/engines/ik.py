@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from oomph.engines.base import Deployment, Engine, Limit, Share, flag
+from oomph.engines.base import Deployment, Engine, Later, Limit, Share, flag
 from oomph.engines.checks import typed
 from oomph.engines.llamacpp import GGUF
 from oomph.engines.llamacpp.deploy import (
@@ -207,7 +207,7 @@ def deploy(found: Subject, job: IkJob, devices: Sequence[Device] = ()) -> Deploy
     return Deployment(
         shares=(*gpus, host),
         context=context,
-        printed=printed(served, context),
+        printed=Later(partial(printed, served, context)),
         limits=limits,
         assumptions=(*kept, *said, slots),
         warnings=("ik_llama.cpp builds graphs of its own: its compute buffers are not counted; -amb bounds them",),

@@ -47,7 +47,7 @@ def serve(found: Subject, engine: Engine, job: ServeJob, devices: Sequence[Devic
         assumptions=deployed.assumptions,
         warnings=(*found.warnings, *found.model.notes, *deployed.warnings),
         figures=(_fullest(shown),),
-        printed=deployed.printed,
+        printed=tuple(deployed.printed),
         command=tuple(engine.command(_called(found, engine, job), job)),
         served=Served(
             tuple(_held(share, items, deployed.context, job.concurrency) for share, items in shown),

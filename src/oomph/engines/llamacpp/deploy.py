@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from oomph.constants import measured
-from oomph.engines.base import Deployment, Limit, Share
+from oomph.engines.base import Deployment, Later, Limit, Share
 from oomph.engines.llamacpp.builds import all_outputs, build_of
 from oomph.engines.llamacpp.compute import Question, between, buffers
 from oomph.engines.llamacpp.file import File, file_of
@@ -201,7 +201,7 @@ def deploy(found: Subject, job: LlamaCppJob, devices: Sequence[Device] = ()) -> 
     return Deployment(
         shares=(*gpus, host),
         context=context,
-        printed=printed(served, context),
+        printed=Later(partial(printed, served, context)),
         limits=_limits(served),
         assumptions=_assumptions(served, context),
         warnings=_warnings(served),
