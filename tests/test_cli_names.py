@@ -65,3 +65,13 @@ def test_a_program_that_is_not_read_names_its_like() -> None:
         read_text("nginx -c x")
     assert len(str(caught.value)) < 400
     assert read_text("python3 -m mlx_lm.server --model m").engine.name == "mlx"
+
+
+def test_a_slip_behind_an_engine_is_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """It was called no flag of the engine; a map in another kind of file an argument too many."""
+    code, _, err = run(capsys, "serve", "qwen3-32b", "--engine", "vllm", "--", "vllm", "serv", "m")
+    assert code == 2
+    assert "Did you mean vllm serve" in err
+    code, _, err = run(capsys, "serve", "qwen3-32b", "--engine", "vllm", "--gpu", "h100", "--map", "x.pdf")
+    assert code == 2
+    assert "names no kind of drawing" in err

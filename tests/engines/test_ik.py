@@ -68,7 +68,7 @@ def test_slots_share_the_cache() -> None:
     found = serve(subject("qwen3-4b"), engine("ik_llama.cpp"), asked, [GPU])
     assert found.groups["kv_cache"] == 32768 * 36 * 2 * 1024 * 2
     one = serve(subject("qwen3-4b"), engine("ik_llama.cpp"), replace(asked, parallel=1), [GPU])
-    assert "-np gives 1 slots" in one.verdict.sentence
+    assert "-np gives 1 slot" in one.verdict.sentence
 
 
 def test_compute_buffers_are_said_to_be_missing() -> None:

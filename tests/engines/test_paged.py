@@ -153,7 +153,7 @@ def test_flags_are_read_and_written(name: str) -> None:
         ("trtllm", "qwen3-next-80b-a3b", TrtllmJob(), "states of recurrent layers"),
         ("trtllm", "deepseek-v3.2-exp", TrtllmJob(), "attention that picks its keys"),
         ("tgi", "deepseek-v3", TgiJob(max_batch_prefill_tokens=1), "cache of kind latent"),
-        ("lmdeploy", "llama-3.1-8b", LmdeployJob(tensor_parallel=2), "takes 2 devices"),
+        ("lmdeploy", "llama-3.1-8b", LmdeployJob(tensor_parallel=2), "ask for 2 devices"),
     ],
 )
 def test_what_is_not_modelled_is_refused(name: str, model: str, job: Any, why: str) -> None:

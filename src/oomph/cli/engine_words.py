@@ -23,7 +23,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 BEHIND = "oomph.words"  # where the words behind -- are kept
 # Of a job that transformers runs, what engines are asked as well; by the names of InferJob's fields.
 ALIKE = {"seq_len": "context", "batch": "concurrency"}
-DRAWN = (".svg", ".html", ".png")
+DRAWN = (".svg", ".html", ".png", ".pdf", ".jpg", ".jpeg", ".gif", ".webp")  # the last are refused where it is drawn
 
 
 class WithWords(click.Command):
@@ -174,7 +174,7 @@ def _placed(
 def _line(name: str | None, words: Sequence[str], file: str | None) -> CommandLine:
     """Return the command line that is asked for: a pasted one, or an engine's name and its flags."""
     from oomph.engines import engine
-    from oomph.engines.command_line import CommandLine, read_text, read_words, starts
+    from oomph.engines.command_line import CommandLine, not_read, read_text, read_words, starts
     from oomph.engines.flags import read_flags
 
     if file is not None and words:
@@ -184,6 +184,8 @@ def _line(name: str | None, words: Sequence[str], file: str | None) -> CommandLi
         assert name is not None
         program, version = engine(name.partition("@")[0]), name.partition("@")[2]
         read = read_flags(program, words, program.job(version=version))
+        if read.words and not words[0].startswith("-"):
+            raise not_read(words)
         if read.words:
             raise UsageError(f"{read.words[0][:60]!r} is no flag of {program.name}.", "Quote what belongs together.")
         return CommandLine(program, read.model, read.job, None, read.passed_over)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, overload
 
 from oomph.ledger import Item, Printed
 
@@ -83,6 +84,8 @@ class Share:
     def fits(self, context: Amount, concurrency: Amount) -> Any:
         """Say whether requests fit in the least room there is; of arrays, where. Only for a share with a room."""
         assert self.room_bytes is not None
+        if self.safe_room_bytes < 0 and isinstance(context, int) and isinstance(concurrency, int):
+            return False  # whatever they need, which may be long in the working out
         return self.needs(context, concurrency) <= self.safe_room_bytes
 
 
@@ -94,6 +97,29 @@ class Limit:
     why: str
 
 
+class Later(Sequence[Printed]):
+    """Lines that are worked out when somebody reads them: a search deploys often and prints once."""
+
+    def __init__(self, make: Callable[[], tuple[Printed, ...]]) -> None:
+        self._make = make
+
+    @cached_property
+    def _lines(self) -> tuple[Printed, ...]:
+        return self._make()
+
+    @overload
+    def __getitem__(self, at: int) -> Printed: ...
+    @overload
+    def __getitem__(self, at: slice) -> tuple[Printed, ...]: ...
+    def __getitem__(self, at: int | slice) -> Printed | tuple[Printed, ...]:
+        """Return a line, or some."""
+        return self._lines[at]
+
+    def __len__(self) -> int:
+        """Return how many lines there are."""
+        return len(self._lines)
+
+
 @dataclass(frozen=True)
 class Deployment:
     """A model in an engine: its shares of devices, what the engine will print, and what was taken for granted.
@@ -103,7 +129,7 @@ class Deployment:
 
     shares: tuple[Share, ...]
     context: int
-    printed: tuple[Printed, ...] = ()
+    printed: Sequence[Printed] = ()
     limits: Mapping[str, Limit] = field(default_factory=dict)
     assumptions: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -143,7 +169,7 @@ class Engine:
     `refused` are those that do and are not modelled, with what they do; of a variable
     one value alone, as "NAME=0". `suffixes` is what a letter behind a number
     stands for, where one may stand there. `formats` are those to advise where weights are too large, the largest first;
-    none: the usual ones.
+    none: the usual ones. `vendors` are those whose devices it runs on as it is modelled; none: all.
     """
 
     name: str
@@ -159,3 +185,4 @@ class Engine:
     suffixes: Mapping[str, int] = field(default_factory=dict)
     formats: tuple[str, ...] = ()
     hub: bool = False
+    vendors: tuple[str, ...] = ()

@@ -17,6 +17,7 @@ from oomph.served import SingleChange
 if TYPE_CHECKING:
     from oomph.devices import Device
 
+SHORTEST = 128  # tokens: nobody asks an engine for less
 MOST_GPUS = 8  # of one machine
 # Fields of a cache's dtype, and a narrower one; an engine takes those that it has.
 NARROWER = (
@@ -87,7 +88,7 @@ def _candidates(
             yield _Tried("cache", f"keys and values in {narrow}", words, dict.fromkeys(dtypes, narrow), devices)
     for over, kind, now in (("concurrency", "fewer", job.concurrency), ("context", "shorter", before.context)):
         most = _most(found, engine, job, devices, over)
-        if 0 < most < now:
+        if (SHORTEST if over == "context" else 1) <= most < now:
             title = f"{most:,} at a time" if over == "concurrency" else f"requests of {most:,} tokens"
             yield _Tried(kind, title, (f"--{over}", str(most)), {over: most}, devices)
     yield from _more_gpus(engine, job, devices)

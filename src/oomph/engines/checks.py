@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
-from oomph.errors import UsageError
+from oomph.errors import UnsupportedError, UsageError
+
+if TYPE_CHECKING:
+    from oomph.devices import Device
+    from oomph.engines.base import Engine, ServeJob
 
 # What --dtype of servers built on torch may say, and oomph's name for it.
 DTYPES = {"auto": None, "half": "fp16", "float16": "fp16", "bfloat16": "bf16", "float": "fp32", "float32": "fp32"}
@@ -23,6 +28,23 @@ def whole(flag: str, value: Any, most: int = 2**31) -> None:
     """
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most):
         raise UsageError(f"{flag} {str(value)[:SHOWN]!r} is not a whole number from 1 to {most:,}.", "Correct it.")
+
+
+def well_asked(engine: Engine, job: ServeJob, devices: Sequence[Device]) -> None:
+    """Raise UsageError for requests that are none, UnsupportedError for devices that the engine does not run on."""
+    for name, value in (("context", job.context), ("concurrency", job.concurrency)):
+        if isinstance(value, int) and not 1 <= value <= LARGEST:
+            raise UsageError(f"A {name} of {value} is no question.", f"Give a whole number from 1 to {LARGEST}.")
+    for device in devices:
+        if engine.vendors and device.vendor and device.vendor not in engine.vendors:
+            of = " and ".join(NAMES.get(each, each) for each in engine.vendors)
+            raise UnsupportedError(
+                f"{engine.title} on {device.name} is not modelled: here it runs on {of}.",
+                "Name another device, or another engine: llama.cpp runs on most.",
+            )
+
+
+NAMES = {"nvidia": "NVIDIA", "amd": "AMD", "apple": "Apple"}
 
 
 def typed(job: Any) -> None:

@@ -70,7 +70,7 @@ def read_words(words: Sequence[str]) -> CommandLine:
     said, words = _bare(words)
     started = _started(words)
     if started is None:
-        raise _unknown(words)
+        raise not_read(words)
     program, version, inside, rest = started
     said = {**inside, **said}
     job = program.job(version=version)
@@ -248,7 +248,8 @@ def _visible(said: dict[str, str]) -> tuple[int, ...] | None:
     return None
 
 
-def _unknown(words: Sequence[str]) -> UsageError:
+def not_read(words: Sequence[str]) -> UsageError:
+    """Return the error of words that start no engine that is known."""
     known = list(dict.fromkeys(" ".join(start) for name in ENGINES for start in engine(name).starts))
     shown = " ".join(words[:3])[:SHOWN]
     problem = f"oomph reads no command that begins with {shown!r}." if words else "There is no command to read."

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from oomph.engines.base import Deployment, Engine, Limit, Share, flag
+from oomph.engines.base import Deployment, Engine, Later, Limit, Share, flag
 from oomph.engines.checks import typed
 from oomph.engines.llamacpp import GGUF
 from oomph.engines.llamacpp.deploy import (
@@ -201,17 +201,17 @@ def deploy(found: Subject, job: IkJob, devices: Sequence[Device] = ()) -> Deploy
     most = int(served.window(1, 1).n_ctx) // (job.slots or 1)  # a slot's part of the cache, whoever else is there
     limits = _limits(served)
     if "context" in limits:
-        limits["context"] = Limit(most, f"-c and -np leave so many tokens for each of {job.slots or 1} slots")
+        limits["context"] = Limit(most, "-c and -np leave so many tokens for each slot")
     context = most if job.context is None and job.ctx_size is not None else _context(served)
     gpus = [_gpu(served, at, used[at] if devices else None, len(used)) for at in range(len(used))]
     host = Share(HOST, _host_items(served), partial(served.needs, -1), partial(served.held, -1))
-    slots = f"-np gives {job.slots or 1} slots that share one cache"
+    slots = "-np gives 1 slot" if (job.slots or 1) == 1 else f"-np gives {job.slots} slots that share one cache"
     kept = tuple(each for each in _assumptions(served, context) if not each.startswith("-ngl"))
     said = ("-ngl not given: all layers on the GPUs",) if job.layers_asked is None else ()
     return Deployment(
         shares=(*gpus, host),
         context=context,
-        printed=printed(served, context),
+        printed=Later(partial(printed, served, context)),
         limits=limits,
         assumptions=(*kept, *said, slots),
         warnings=("ik_llama.cpp builds graphs of its own: its compute buffers are not counted; -amb bounds them",),

@@ -186,4 +186,5 @@ ENGINE = Engine(
     models=("--model-path",), harmless=frozenset(_HARMLESS.split()), refused=REFUSED,
     formats=("bf16", "fp8", "awq"),
     hub=True,
+    vendors=("nvidia",),
 )  # fmt: skip

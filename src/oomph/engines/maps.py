@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from oomph.answer import Subject
 from oomph.engines.base import Deployment, Engine, ServeJob
+from oomph.engines.checks import well_asked
 from oomph.engines.serving import serve
 from oomph.errors import UsageError
 from oomph.ledger import SCHEMA_VERSION, Ledger
@@ -72,6 +73,7 @@ def serve_map(
     """
     if not devices:
         raise UsageError("A map is of what fits on a device.", "Name one: --gpu rtx-4090.")
+    well_asked(engine, job, devices)
     deployed = engine.deploy(found, job, devices)
     contexts = tuple(contexts) or _powers(FIRST_CONTEXT, _longest(found, deployed))
     limit = deployed.limits.get("concurrency")

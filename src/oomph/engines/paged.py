@@ -88,8 +88,8 @@ def check_devices(devices: Sequence[Device], ranks: int, engine: str, flag: str)
     """Raise UsageError for a number of devices that a job does not take."""
     if devices and len(devices) != ranks:
         raise UsageError(
-            f"{engine} takes {ranks} devices by its flags, and there are {len(devices)}.",
-            f"Say {flag} {len(devices)}, or name {ranks} devices.",
+            f"{engine}'s flags ask for {counted(ranks)}, and there are {len(devices)}.",
+            f"Say {flag} {len(devices)}, or name {counted(ranks)}.",
         )
     if len({device.id for device in devices}) > 1:
         raise UsageError(f"{engine} on devices of several kinds is not modelled.", "Name equal devices.")
@@ -98,6 +98,11 @@ def check_devices(devices: Sequence[Device], ranks: int, engine: str, flag: str)
 def taken_for_granted(model: Model, engine: str) -> str:
     """Return what is said with every answer: which architectures an engine runs was not read in its source."""
     return f"{engine} is taken to run {model.model_type} with kernels of its own; whether it does was not looked at"
+
+
+def counted(devices: int) -> str:
+    """Return so many devices in words."""
+    return "1 device" if devices == 1 else f"{devices:,} devices"
 
 
 def longest_of(model: Model, said: int | None, longest: int, flag: str) -> Limit:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from oomph.answer import Subject, facts
 from oomph.engines.base import Deployment, Engine, ServeJob, Share
+from oomph.engines.checks import well_asked
 from oomph.errors import UsageError
 from oomph.ledger import Figure, Item, Ledger, Verdict
 from oomph.served import Bound, Held, Served
@@ -26,6 +27,7 @@ def serve(found: Subject, engine: Engine, job: ServeJob, devices: Sequence[Devic
 
     Raises UnsupportedError for what the engine or oomph does not do with the model.
     """
+    well_asked(engine, job, devices)
     deployed = engine.deploy(found, job, devices)
     shown = [(share, share_items(share, deployed.context, job.concurrency)) for share in deployed.shares]
     return Ledger(
@@ -45,7 +47,7 @@ def serve(found: Subject, engine: Engine, job: ServeJob, devices: Sequence[Devic
         assumptions=deployed.assumptions,
         warnings=(*found.warnings, *found.model.notes, *deployed.warnings),
         figures=(_fullest(shown),),
-        printed=deployed.printed,
+        printed=tuple(deployed.printed),
         command=tuple(engine.command(_called(found, engine, job), job)),
         served=Served(
             tuple(_held(share, items, deployed.context, job.concurrency) for share, items in shown),
@@ -119,7 +121,8 @@ def judge(what: str, deployed: Deployment, concurrency: int) -> Verdict:
         raise UsageError("There is no telling whether it fits on devices that are not known.")
     tightest = min(known, key=lambda share: share.safe_room_bytes - int(share.needs(context, concurrency)))
     room, safe, needed = tightest.room_bytes or 0, tightest.safe_room_bytes, int(tightest.needs(context, concurrency))
-    asked = f"{concurrency} x {context:,} tokens" if concurrency > 1 else f"{context:,} tokens"
+    asked = f"{context:,} tokens" if context > 1 else "1 token"
+    asked = f"{concurrency} x {asked}" if concurrency > 1 else asked
     where = f" on {tightest.name}" if len(known) > 1 else ""
     fixed = sum(item.n_bytes for item in tightest.items)
     capacity = tightest.capacity_bytes or fixed + room

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from oomph.answer import Subject
 from oomph.engines.base import Deployment, Engine, ServeJob
+from oomph.engines.checks import well_asked
 from oomph.engines.flags import field_of, integers
 from oomph.engines.serving import serve
 from oomph.errors import OomphError, UsageError, close_matches
@@ -62,6 +63,7 @@ def largest(found: Subject, engine: Engine, job: ServeJob, devices: Sequence[Dev
     """
     if not devices:
         raise UsageError("The largest value is a question of a device.", "Name one: --gpu rtx-4090.")
+    well_asked(engine, job, devices)
     deployed = engine.deploy(found, job, devices)
     axis = _axis(found, engine, deployed, over)
     if over == "concurrency" and job.context is None:

@@ -195,4 +195,5 @@ ENGINE = Engine(
     (("trtllm-serve", "serve"), ("trtllm-serve",)), deploy, command, harmless=HARMLESS, refused=REFUSED,
     formats=("bf16", "modelopt-fp8", "modelopt-nvfp4"),
     hub=True,
+    vendors=("nvidia",),
 )  # fmt: skip

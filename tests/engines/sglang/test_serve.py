@@ -167,7 +167,7 @@ def test_versions() -> None:
 
 def test_devices_are_as_many_as_ranks() -> None:
     """A number that does not match is named."""
-    with pytest.raises(UsageError, match="takes 2 devices"):
+    with pytest.raises(UsageError, match="ask for 2 devices"):
         SGLANG.deploy(subject("qwen3-8b"), SglangJob(tensor_parallel=2), [find("h100")])
 
 

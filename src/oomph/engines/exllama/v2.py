@@ -212,5 +212,6 @@ ENGINE = Engine(
     models=("-m", "--model-dir"),
     harmless=HARMLESS,
     refused=REFUSED,
+    vendors=("nvidia", "amd"),
     formats=("fp16", "exl2-8.0bpw", "exl2-6.0bpw", "exl2-5.0bpw", "exl2-4.0bpw", "exl2-3.0bpw", "exl2-2.5bpw"),
 )

@@ -188,5 +188,6 @@ ENGINE = Engine(
     models=("--model-name",),
     harmless=HARMLESS,
     refused=REFUSED,
+    vendors=("nvidia",),
     formats=("fp16", "exl3-8bpw", "exl3-6bpw", "exl3-5bpw", "exl3-4bpw", "exl3-3bpw", "exl3-2bpw"),
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from oomph.constants import measured
-from oomph.engines.base import Deployment, Limit, Share
+from oomph.engines.base import Deployment, Later, Limit, Share
 from oomph.engines.llamacpp.builds import all_outputs, build_of
 from oomph.engines.llamacpp.compute import Question, between, buffers
 from oomph.engines.llamacpp.file import File, file_of
@@ -205,7 +205,7 @@ def deploy(found: Subject, job: LlamaCppJob, devices: Sequence[Device] = ()) -> 
     return Deployment(
         shares=(*gpus, host),
         context=context,
-        printed=printed(served, context),
+        printed=Later(partial(printed, served, context)),
         limits=_limits(served),
         assumptions=_assumptions(served, context),
         warnings=_warnings(served),
@@ -252,7 +252,11 @@ def _context(served: Served) -> int:
 
 def _limits(served: Served) -> dict[str, Limit]:
     job = served.job
-    slots = Limit(job.slots, f"-np gives {job.slots} slots") if job.slots else Limit(MOST_SLOTS, "LLAMA_MAX_SEQ")
+    slots = (
+        Limit(job.slots, f"-np gives {job.slots} slot{'s' * (job.slots > 1)}")
+        if job.slots
+        else Limit(MOST_SLOTS, "LLAMA_MAX_SEQ")
+    )
     found = {"concurrency": slots}
     if job.ctx_size is not None:
         at = served.window(1, 1)

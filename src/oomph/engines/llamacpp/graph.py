@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from oomph.engines.llamacpp.cuda import flash_attn_bytes
@@ -101,8 +102,12 @@ class Plan:
         states = place(self.sizes(cells, swa_cells), buffers, self.marks)
         if all(states[run.before] == states[run.after] for run in self.runs):
             return [buffer.n_bytes for buffer in buffers]
-        whole = replace(self.setup, cells=cells, swa_cells=swa_cells)
-        return list(reserve(whole, self.n_tokens, self.n_outputs).values())
+        return self._whole.play(cells, swa_cells)
+
+    @cached_property
+    def _whole(self) -> Plan:
+        """The same with every layer, where they do not leave the allocator as they found it."""
+        return _planned(self.setup, self.n_tokens, self.n_outputs, (self.setup, ()))
 
 
 def reserve(setup: GraphSetup, n_tokens: int, n_outputs: int) -> dict[str, int]:
@@ -147,14 +152,17 @@ def _key(setup: GraphSetup) -> tuple[Any, ...]:
     return tuple(getattr(setup, name) for name in GraphSetup.__dataclass_fields__ if name != "tensors")
 
 
-def _planned(setup: GraphSetup, n_tokens: int, n_outputs: int) -> Plan:
-    """Build a graph of few layers for three sizes of the caches, and tell what their cells add."""
-    fewer, runs = fewer_layers(setup)
+def _planned(
+    setup: GraphSetup, n_tokens: int, n_outputs: int, layers: tuple[GraphSetup, tuple[Run, ...]] | None = None
+) -> Plan:
+    """Build a graph for three sizes of the caches, and tell what their cells add: of few layers, or those given."""
+    fewer, runs = layers or fewer_layers(setup)
 
     def at(cells: int, swa_cells: int) -> tuple[list[Step], list[int]]:
         return _steps(replace(fewer, cells=cells, swa_cells=swa_cells), n_tokens, n_outputs)
 
-    (base, marks), (more, _), (swa, _) = at(CELLS, SWA_CELLS), at(2 * CELLS, SWA_CELLS), at(CELLS, 2 * SWA_CELLS)
+    (base, marks), (more, _) = at(CELLS, SWA_CELLS), at(2 * CELLS, SWA_CELLS)
+    swa = at(CELLS, 2 * SWA_CELLS)[0] if setup.swa_cells else base  # without windows nothing grows with theirs
     grows, steps = [], []
     for one, two, three in zip(base, more, swa, strict=True):
         assert one[:3] == two[:3] == three[:3], "a graph does not depend on how long the context is"

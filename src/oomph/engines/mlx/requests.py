@@ -14,7 +14,7 @@ from oomph.caches import LayerCache, layer_caches
 from oomph.engines.mlx.caches import STEP, Kept, item_bytes, sequence_bytes
 from oomph.engines.mlx.families import WINDOWED
 from oomph.engines.mlx.job import WITHOUT_LOGITS, MlxJob, release
-from oomph.engines.mlx.operations import Op, Pass, block_maps, layer_operations
+from oomph.engines.mlx.operations import Map, Op, Pass, block_maps, layer_operations
 from oomph.engines.mlx.stream import PAGE, InFlight, Limits, in_flight
 from oomph.formats.linear import OUTSIDE_DECODER
 from oomph.ledger import Item
@@ -50,12 +50,12 @@ def served_as(model: Model, fmt: Format) -> Served:
     """Return a text model in a format: mlx-lm drops towers, projectors and multi-token prediction when it loads."""
     items = [each for each in weigh.in_format(model, fmt).items if each.kind not in OUTSIDE_DECODER]
     stack = decoder_stack(model)[1].layers
-    blocks = {id(layer): layer for layer in stack if isinstance(layer, Block)}
-    builders = {
-        key: partial(layer_operations, block_maps(layer, fmt, model), model.hidden_size)
-        for key, layer in blocks.items()
-    }
-    layers = tuple(builders[id(layer)] for layer in stack if id(layer) in builders)
+    # Layers whose blocks and matrices are equal have one builder, so that a pass builds their operations once.
+    builders: dict[tuple[tuple[Block, tuple[Map, ...]], ...], Callable[[Pass], Sequence[Op]]] = {}
+    layers = tuple(
+        builders.setdefault(maps, partial(layer_operations, maps, model.hidden_size))
+        for maps in (block_maps(layer, fmt, model) for layer in stack if isinstance(layer, Block))
+    )
     windowed = model.decoder_type in WINDOWED
     return Served(
         _rounded(items),

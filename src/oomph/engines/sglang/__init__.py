@@ -45,4 +45,5 @@ ENGINE = Engine(
     refused=REFUSED,
     formats=("bf16", "fp8", "awq"),
     hub=True,
+    vendors=("nvidia", "amd"),
 )

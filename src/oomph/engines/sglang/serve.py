@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from oomph.caches import layer_caches
 from oomph.constants import Constant, measured
 from oomph.engines.base import Amount, Deployment, Limit, Share
+from oomph.engines.paged import counted
 from oomph.engines.sglang.fraction import Taken, taken
 from oomph.engines.sglang.job import DRAFTED_REQUESTS, NEWEST, SglangJob
 from oomph.engines.sglang.pools import DRAFT_COUNTED_SINCE, HEADROOM_UNTIL, Pools, cells, page_size, pools
@@ -60,8 +61,8 @@ def deploy(found: Subject, job: SglangJob, devices: Sequence[Device]) -> Deploym
         return _unknown(found, job, context, longest)
     if len(devices) != job.ranks:
         raise UsageError(
-            f"SGLang takes {job.ranks} devices by --tp-size, --pp-size and --dp-size, and there are {len(devices)}.",
-            f"Say --tp-size {len(devices)}, or name {job.ranks} devices.",
+            f"--tp-size, --pp-size and --dp-size ask for {counted(job.ranks)}, and there are {len(devices)}.",
+            f"Say --tp-size {len(devices)}, or name {counted(job.ranks)}.",
         )
     smallest = min(devices, key=lambda device: device.capacity_bytes)
     took = taken(found, job, smallest, _is_latent(found.model))

@@ -187,4 +187,5 @@ ENGINE = Engine(
     models=("--model-id",), harmless=frozenset(_HARMLESS.split()), refused=REFUSED,
     formats=("bf16", "fp8", "awq"),
     hub=True,
+    vendors=("nvidia", "amd"),
 )  # fmt: skip

@@ -54,4 +54,5 @@ ENGINE = Engine(
     suffixes=MULTIPLES,
     formats=("bf16", "fp8", "awq"),
     hub=True,
+    vendors=("nvidia", "amd"),
 )
