@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from oomph.answer import subject
-from oomph.engines.llamacpp import deploy
+from oomph.engines.llamacpp.deploy import deploy
 from oomph.engines.llamacpp.job import LlamaCppJob
 from tests.engines.llamacpp import real, tiny
 
