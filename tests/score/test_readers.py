@@ -559,3 +559,11 @@ def test_a_row_that_measured_nothing_is_one_refusal(measured: Any) -> None:
 def test_a_row_without_an_id_is_named_by_its_line(ident: Any) -> None:
     """An outcome always says which row it is of."""
     assert {one.id for one in scored({**INFERENCE, "id": ident}).values()} == {"Line 1 of rows.jsonl"}
+
+
+def test_a_pool_that_gave_a_constant_is_not_scored_with_it() -> None:
+    """Memory beside torch on two T4 is what such pools left over: no check of anything."""
+    row = changed(INFERENCE, gpu="Tesla T4", tp=2, gpu_memory_utilization=0.85, measured={"kv_cache_gib": 3.9})
+    refused = scored(row)["kv_cache_gib"].refused
+    assert refused is not None
+    assert "judged by" in refused

@@ -34,6 +34,7 @@ MARLIN = "Marlin"
 FIRST_CORE = "0.7.3"  # of rows that say no more than "V0": its last version of its own
 UNIT = {"weights_gib": GIB, "kv_cache_gib": GIB, "activation_peak_gib": GIB}
 OUTSIDE_TORCH = "measured on the rows it would be judged by (vllm_non_torch)"
+TAKEN_OFF = ("t4", 2)  # where what lies beside torch is known from what the pools of such rows left over
 FROM_LOGGED = ("kv_tokens", "kv_blocks", "max_concurrency")
 INSIDE = {  # what is counted as weights beside the model's own
     "Unsloth": "slots for adapters are counted in it, of a rank that the program chose and the row does not say",
@@ -105,6 +106,8 @@ def question(row: Mapping[str, Any], found: Subject) -> Question:
     asks["non_torch_gib"] = _outside_torch
     for name in ("kv_cache_gib", "activation_peak_gib"):
         asks[name] = lambda name=name: _line(found, job, gpu, name, row)  # type: ignore[misc]
+    if gpu is not None and (gpu.id, job.tensor_parallel) == TAKEN_OFF:
+        asks["kv_cache_gib"] = _outside_torch
     for name in FROM_LOGGED:
         asks[name] = lambda name=name: (  # type: ignore[misc]
             _line(found, job, gpu, name, row) if alone else _logged(row, found, job, gpu, name)
