@@ -131,3 +131,10 @@ def test_they_are_read_from_a_command_line() -> None:
     assert (job.attention_backend, job.cudagraph_capture_sizes, job.text_only) == ("TRITON_ATTN", (1, 2, 4), True)
     assert (job.cpu_offload_gb, job.allocator) == (2, "expandable_segments:True")
     assert "--cudagraph-capture-sizes 1 2 4 " in " ".join(ENGINE.command("x/y", job))
+
+
+def test_keys_of_json_are_written_as_vllm_names_them() -> None:
+    """A flag with a dot is read with hyphens, the command has the key's own underscores."""
+    found = read_text("vllm serve x/y --compilation-config.cudagraph_mode NONE")
+    assert isinstance(found.job, VllmJob)
+    assert '{"cudagraph_mode": "NONE"}' in ENGINE.command("x/y", found.job)

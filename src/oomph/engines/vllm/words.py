@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import fields
 
 from oomph.engines.vllm.job import VllmJob
+from oomph.engines.vllm.settings import read_json
 
 
 def words(job: VllmJob) -> Iterator[str]:
@@ -22,4 +24,10 @@ def words(job: VllmJob) -> Iterator[str]:
             if value or turned_off:
                 yield turned_on if value else turned_off
         else:
-            yield from (turned_on, *map(str, value if isinstance(value, tuple) else (value,)))
+            yield from (turned_on, *map(_word, value if isinstance(value, tuple) else (value,)))
+
+
+def _word(value: object) -> str:
+    """Return a value as a word; keys of JSON have underscores, of which flags with dots have hyphens."""
+    text = str(value)
+    return json.dumps(read_json(text, text, "")) if text.startswith("{") else text
