@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
+from rich.console import Group
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -120,7 +122,8 @@ def _changes(ledger: Ledger) -> Table:
     for column in table.columns[1:]:
         column.no_wrap = True
     for change in ledger.served.changes if ledger.served else ():
-        name = Text(f"{printable(change.title)}\n").append(f"  {printable(' '.join(change.words))}", style="dim")
+        words = Padding(Text(printable(" ".join(change.words)), style="dim"), (0, 0, 0, 2))
+        name = Group(Text(printable(change.title)), words)
         status = Text(WORDS[change.status], style=STYLES[change.status])
         table.add_row(name, human(change.saved_bytes), human(change.margin_bytes), status)
     return table
