@@ -199,7 +199,10 @@ def _line(name: str | None, words: Sequence[str], file: str | None) -> CommandLi
         if read.words:
             raise UsageError(f"{read.words[0][:60]!r} is no flag of {program.name}.", "Quote what belongs together.")
         return CommandLine(program, read.model, read.job, None, read.passed_over)
-    line = read_text(_text(file)) if file is not None else read_words(words)
+    if file is None and len(words) == 1 and " " in words[0].strip():  # a whole command in quotes
+        line = read_text(words[0])
+    else:
+        line = read_text(_text(file)) if file is not None else read_words(words)
     if name is not None:
         program, version = engine(name.partition("@")[0]), name.partition("@")[2]
         if program.name != line.engine.name:

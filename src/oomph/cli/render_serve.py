@@ -194,6 +194,8 @@ def render_map(found: ServeMap) -> None:
             f"How much of the room so many requests take; up to 100% fits, ? perhaps; -: not served.{more}", style="dim"
         )
     )
+    if found.ledger.verdict and not any(cell in (FITS, TIGHT) for row in found.status for cell in row):
+        out.print(Text(printable(found.ledger.verdict.sentence), style=STYLES[found.ledger.verdict.status]))
     for text in found.ledger.warnings:
         out.print(Text(f"! {printable(text)}", style="yellow"))
     if found.ledger.assumptions:
@@ -201,4 +203,4 @@ def render_map(found: ServeMap) -> None:
 
 
 WIDE_NAME, WIDE_CELL = 12, 7  # columns of the terminal
-TIGHT, NOT_SERVED = 1, 3  # places in the map's STATUSES
+FITS, TIGHT, NOT_SERVED = 0, 1, 3  # places in the map's STATUSES
