@@ -157,11 +157,16 @@ class IkServed(Served):
             raise UnsupportedError("How wide the latent is, is not told by the file.", "Use -mla 3 -fa on.")
         return latent - norm.shape[-1]
 
+    @cached_property
+    def _key_norms(self) -> dict[int, tuple[int, ...]]:
+        """Return the shapes of the norms of keys, by layer."""
+        return {each.layer: each.shape for each in self.file.tensors if each.name.endswith(".attn_k_norm.weight")}
+
     def _head(self, layer: int, width: int) -> int:
         """Return the elements of one head's keys: a row of the tensor."""
-        norm = next((t for t in self.file.tensors if t.name == f"blk.{layer}.attn_k_norm.weight"), None)
-        if norm is not None and len(norm.shape) == 1 and width % norm.shape[0] == 0 and norm.shape[0] < width:
-            return norm.shape[0]
+        norm = self._key_norms.get(layer, ())
+        if len(norm) == 1 and width % norm[0] == 0 and norm[0] < width:
+            return norm[0]
         return HEAD if width % HEAD == 0 else width
 
 
