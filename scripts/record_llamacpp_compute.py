@@ -1,6 +1,6 @@
 """Record the compute buffers that a real llama.cpp logs for tiny models: tests/engines/llamacpp/compute_golden.json.
 
-    pip install xllamacpp gguf && python scripts/record_llamacpp_compute.py
+    pip install xllamacpp gguf && python scripts/record_llamacpp_compute.py [MODEL ...]
 
 A row for each model of tests/engines/llamacpp/tiny.py and each start in graphs.py: MiB as logged, two decimals.
 """
@@ -24,16 +24,17 @@ TRIES = 5  # a server now and then does not come up
 
 def main() -> None:
     """Start every model in every way and write what was logged."""
-    found: dict[str, list[float | None]] = {}
+    asked = sys.argv[1:] or list(MODELS)
+    found: dict[str, list[float | None]] = json.loads(GOLDEN.read_text())["compute_mib"] if sys.argv[1:] else {}
     real.LONGEST = 10
     with tempfile.TemporaryDirectory() as folder:
-        for name, config in MODELS.items():
+        for name in asked:
             path = Path(folder) / f"{name}.gguf"
-            tiny.write(path, config)
+            tiny.write(path, MODELS[name])
             found[name] = [_logged(path, dict(start)) for start in STARTS]
             print(name, found[name], flush=True)
     made = f"xllamacpp {version('xllamacpp')} on the CPU; scripts/record_llamacpp_compute.py"
-    rows = ",\n".join(f"  {json.dumps(name)}: {json.dumps(row)}" for name, row in found.items())
+    rows = ",\n".join(f"  {json.dumps(name)}: {json.dumps(row)}" for name, row in sorted(found.items()))
     GOLDEN.write_text(f'{{"made_with": {json.dumps(made)}, "compute_mib": {{\n{rows}\n}}}}\n')
 
 

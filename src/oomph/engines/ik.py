@@ -158,16 +158,15 @@ class IkServed(Served):
         return latent - norm.shape[-1]
 
     @cached_property
-    def _key_norms(self) -> dict[int, tuple[int, ...]]:
-        """Return the shapes of the norms of keys, by layer."""
-        return {each.layer: each.shape for each in self.file.tensors if each.name.endswith(".attn_k_norm.weight")}
+    def _norms(self) -> dict[int, int]:
+        """Elements of the norms of one head's keys, by layer, where there are such."""
+        found = (each for each in self.file.tensors if each.name.endswith(".attn_k_norm.weight"))
+        return {each.layer: each.shape[0] for each in found if len(each.shape) == 1}
 
     def _head(self, layer: int, width: int) -> int:
         """Return the elements of one head's keys: a row of the tensor."""
-        norm = self._key_norms.get(layer, ())
-        if len(norm) == 1 and width % norm[0] == 0 and norm[0] < width:
-            return norm[0]
-        return HEAD if width % HEAD == 0 else width
+        head = self._norms.get(layer, HEAD)
+        return head if width % head == 0 else width
 
 
 HEAD = 128  # of nearly every model; what a row's length changes is bytes of padding at the end of each layer

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from oomph.engines.llamacpp import builds
 from oomph.engines.llamacpp.builds import all_outputs, build_of
 from oomph.engines.llamacpp.graph import compute_buffers, reserve
 from oomph.engines.llamacpp.graph_setup import CPU, Build, GraphSetup, Hparams, Stored
@@ -77,7 +78,7 @@ def published(row: dict[str, Any]) -> GraphSetup:
         row["arch"], tensors, sizes, row["n_ctx"], row["n_ctx"], n_ubatch=row["n_ubatch"], kv_unified=True,
         n_seq_max=row["slots"], flash_attn=row["flash_attn"], type_k=BY_NAME[row["kv"]], type_v=BY_NAME[row["kv"]],
         devices=(*row["mib"],), layer_devices=tuple(placed[:-1]), kv_devices=tuple(placed[:-1]),
-        full_offload=placed[-1] != CPU, pipeline=row["pipeline"], build=Build(**row["build"]),
+        full_offload=placed[-1] != CPU, pipeline=row["pipeline"], build=getattr(builds, row["build"]),
     )  # fmt: skip
 
 
@@ -131,3 +132,47 @@ def test_older_builds_reserve_more() -> None:
     mask = 512 * 16384
     assert sizes[0] - sizes[1] > 2 * mask, "in F32 with a cast beside it, not in F16"
     assert sizes[1] == sizes[2]
+
+
+def _on_gpu(name: str, build: Build, **start: Any) -> GraphSetup:
+    """Return a tiny model with all of its layers on one GPU."""
+    setup = setup_of(MODELS[name], **start)
+    layers = ("CUDA0",) * setup.hparams.n_layer
+    there = {
+        tensor: replace(stored, device=CPU if tensor == "token_embd.weight" else "CUDA0")
+        for tensor, stored in setup.tensors.items()
+    }
+    return replace(
+        setup, tensors=there, devices=("CUDA0", CPU), layer_devices=layers, kv_devices=layers, full_offload=True,
+        build=build,
+    )  # fmt: skip
+
+
+def test_a_quantised_cache_has_copies_beside_flash_attention() -> None:
+    """New CUDA builds keep one layer's keys and values in F16 behind the result, old ones take them elsewhere."""
+    start = {"n_ctx": 32768, "cache_type_k": "q8_0", "cache_type_v": "q8_0"}
+    new = compute_buffers(_on_gpu("llama", Build(), **start))
+    old = compute_buffers(_on_gpu("llama", Build(kernel_copies=False), **start))
+    copies = 2 * 32768 * 2 * 64 * 2  # keys and values, cells, heads, their size, F16
+    assert old["CUDA0"] < new["CUDA0"] <= old["CUDA0"] + copies
+    assert new[CPU] == old[CPU]
+    plain = [compute_buffers(_on_gpu("llama", Build(kernel_copies=on), n_ctx=32768)) for on in (True, False)]
+    assert plain[0] == plain[1], "an F16 cache is read as it is"
+
+
+def test_fused_kernels_keep_what_they_read() -> None:
+    """The sum of the experts' outputs is not written over them where one kernel makes it of them."""
+    fused = compute_buffers(_on_gpu("qwen3moe", Build(), n_ctx=4096))["CUDA0"]
+    apart = compute_buffers(_on_gpu("qwen3moe", Build(fused=False), n_ctx=4096))["CUDA0"]
+    outputs = 512 * 2 * 512 * 4  # hidden size, experts of a token, tokens, F32
+    assert apart < fused <= apart + 2 * outputs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["qwen3moe", "deepseek2", "gpt-oss", "gemma4-moe"])
+def test_few_layers_show_what_all_do_on_a_gpu(name: str) -> None:
+    """Fused kernels are the same in each layer too."""
+    at = _on_gpu(name, Build(), n_ctx=4096)
+    whole = reserve(at, min(at.n_ctx, at.n_ubatch), at.n_outputs_max)
+    one = reserve(at, at.n_seq_max, at.n_seq_max)
+    assert compute_buffers(at) == {device: max(whole[device], one[device]) for device in whole}

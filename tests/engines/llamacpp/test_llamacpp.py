@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from oomph.answer import Subject, resolve, subject
 from oomph.devices import find
 from oomph.engines import engine
-from oomph.engines.llamacpp import command, deploy
+from oomph.engines.llamacpp import command
+from oomph.engines.llamacpp.deploy import deploy
 from oomph.engines.llamacpp.job import LlamaCppJob
 from oomph.engines.llamacpp.placing import place
 from oomph.engines.serving import serve
@@ -169,6 +170,15 @@ def test_layers_that_keep_nothing_are_refused_where_they_should() -> None:
     model = subject("llama-3-8b").model
     with pytest.raises(UnsupportedError, match="is not known"):
         of_model(replace(model, num_layers=model.num_layers + 1))
+
+
+def test_what_is_not_counted_is_said() -> None:
+    """No graph is known of recurrent layers whose states lie with the host."""
+    found = resolve(Source("lfm2", "config", tiny.CONFIGS["lfm2"]))
+    known, unknown = (deploy(found, _served(kv_offload=on)) for on in (True, False))
+    assert not known.warnings
+    assert "with its cache on the host is not known here" in unknown.warnings[0]
+    assert "compute_buffer_mib" not in {line.name for line in unknown.printed}
 
 
 def test_a_told_context_limits_requests() -> None:

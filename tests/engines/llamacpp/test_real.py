@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from oomph.answer import Subject, resolve, subject
-from oomph.engines.llamacpp import deploy
+from oomph.engines.llamacpp.deploy import deploy
 from oomph.engines.llamacpp.job import LlamaCppJob
 from oomph.header import Source
 from oomph.ledger import Printed

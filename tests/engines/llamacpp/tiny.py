@@ -88,10 +88,20 @@ _GEMMA4 = {
 }  # fmt: skip
 _LINEAR = (["linear_attention"] * 3 + ["full_attention"]) * 2
 
+_NEOX = {
+    "intermediate_size": 2048, "num_key_value_heads": 8, "use_parallel_residual": True, "rotary_pct": 0.25,
+    "partial_rotary_factor": 0.25,
+}  # fmt: skip
+
 # Further architectures, for what costs no start of an engine.
 MORE: dict[str, dict[str, Any]] = {
     "apertus": _model("apertus"),
     "arcee": _model("arcee", hidden_act="relu2"),
+    "bloom": {
+        "model_type": "bloom", "dtype": "float16", "hidden_size": 512, "n_head": 8, "num_attention_heads": 8,
+        "n_layer": 6, "num_hidden_layers": 6, "vocab_size": 1024, "max_position_embeddings": 4096,
+        "intermediate_size": 2048, "num_key_value_heads": 8,
+    },
     "chatglm": _model("glm", head_dim=64, partial_rotary_factor=0.5, pad_token_id=0, attention_bias=True),
     "ernie4_5": _model("ernie4_5", head_dim=64),
     "ernie4_5-moe": _model(
@@ -116,11 +126,18 @@ MORE: dict[str, dict[str, Any]] = {
         "glm4_moe", head_dim=64, n_routed_experts=16, num_experts_per_tok=2, moe_intermediate_size=256,
         n_shared_experts=1, first_k_dense_replace=1, n_group=1, topk_group=1, use_qk_norm=True,
     ),
+    "gptneox": _model("gpt_neox", **_NEOX),
+    "gptneox-sequential": _model("gpt_neox", **{**_NEOX, "use_parallel_residual": False}),
     "granitemoe": _model("granitemoe", num_local_experts=8, num_experts_per_tok=2, logits_scaling=8.0),
     "hunyuan-dense": _model("hunyuan_v1_dense", head_dim=64),
     "lfm2moe": _model(
         "lfm2_moe", full_attn_idxs=[2, 5], conv_L_cache=3, tie_word_embeddings=True, num_dense_layers=2,
         layer_types=["conv", "conv", "full_attention"] * 2, **_EXPERTS,
+    ),
+    "llama4": _model(
+        "llama4_text", sliding_window=8192, head_dim=64, num_local_experts=16, num_experts_per_tok=1,
+        interleave_moe_layer_step=2, intermediate_size=256, intermediate_size_mlp=768, attention_chunk_size=8192,
+        no_rope_layers=[1, 1, 1, 0, 1, 1], rope_scaling=None, attn_temperature_tuning=True, use_qk_norm=True,
     ),
     "minimax-m2": _model(
         "minimax_m2", head_dim=64, num_local_experts=16, num_experts_per_tok=2, intermediate_size=256, rotary_dim=32
@@ -134,6 +151,14 @@ MORE: dict[str, dict[str, Any]] = {
     ),
     "qwen2moe": _model("qwen2_moe", shared_expert_intermediate_size=256, **_EXPERTS),
     "qwen2vl": _model("qwen2_vl", rope_scaling={"type": "mrope", "mrope_section": [16, 24, 24]}),
+    "qwen3vl": {
+        **_model("qwen3_vl", head_dim=64), "text_config": _model("qwen3_vl_text", head_dim=64),
+        "vision_config": {
+            "model_type": "qwen3_vl", "depth": 4, "hidden_size": 128, "num_heads": 4, "intermediate_size": 256,
+            "out_hidden_size": 512, "deepstack_visual_indexes": [0, 1, 2], "patch_size": 16, "spatial_merge_size": 2,
+            "temporal_patch_size": 2, "num_position_embeddings": 16, "in_channels": 3,
+        },
+    },
     "qwen35": _model("qwen3_5_text", layer_types=_LINEAR, **_DELTA_NET),
     "qwen35moe": _model(
         "qwen3_5_moe_text", layer_types=_LINEAR, shared_expert_intermediate_size=256, **{**_DELTA_NET, **_EXPERTS}
@@ -340,7 +365,15 @@ def _of_arch(writer: Any, config: dict[str, Any], arch: str) -> None:
     if arch == "apertus":
         for name in ("alpha_p", "alpha_n", "beta", "eps"):
             writer.add_array(f"xielu.{name}", [0.5] * layers)
-    if arch in ("qwen2vl", "qwen35", "qwen35moe"):
+    if arch == "llama4":
+        writer.add_interleave_moe_layer_step(config["interleave_moe_layer_step"])
+        writer.add_expert_feed_forward_length(config["intermediate_size"])
+        writer.add_feed_forward_length(config["intermediate_size_mlp"])
+    if arch == "gptneox":
+        writer.add_parallel_residual(config["use_parallel_residual"])
+    if arch == "qwen3vl":
+        writer.add_uint32("qwen3vl.n_deepstack_layers", len(config["vision_config"]["deepstack_visual_indexes"]))
+    if arch in ("qwen2vl", "qwen3vl", "qwen35", "qwen35moe"):
         writer.add_rope_dimension_sections([16, 24, 24, 0])
     if arch in ("qwen35", "qwen35moe"):
         writer.add_uint32(f"{arch}.full_attention_interval", 4)

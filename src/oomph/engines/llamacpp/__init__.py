@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from oomph.devices import Device
 
 
-def deploy(found: Subject, job: LlamaCppJob, devices: Sequence[Device] = ()) -> Deployment:
+def _deploy(found: Subject, job: LlamaCppJob, devices: Sequence[Device] = ()) -> Deployment:
     """Return the model in llama.cpp's server; raises UnsupportedError for what is not modelled."""
     from oomph.engines.llamacpp.deploy import deploy as deployed
 
@@ -48,7 +48,7 @@ ENGINE = Engine(
         ("docker", "ghcr.io/ggml-org/llama.cpp"),
         ("docker", "ghcr.io/ggerganov/llama.cpp"),
     ),
-    deploy=deploy,
+    deploy=_deploy,
     command=command,
     models=MODELS,
     harmless=HARMLESS,

@@ -26,7 +26,11 @@ CHANGES = (
     Change(9272, ("embd_leaf", "values_first"), "pull request 18898, January 2026"),
     Change(9272, ("rotations",), "pull request 21038, April 2026"),
     Change(9670, ("mask_f16",), "pull request 23764, May 2026"),
-    Change(11549, ("mixed", "whole_states", "copies_unused"), "the debug listing of build 11549"),
+    Change(
+        11549,
+        ("mixed", "whole_states", "copies_unused", "kernel_copies", "fused"),
+        "the debug listing of build 11549, and llama.cpp 0c1e57098",
+    ),
 )
 ONE_OUTPUT_SINCE = 9670  # pull request 23861, June 2026: a server reserves logits of one token for each slot
 ROWS_LATE = range(9670, 11549)  # builds whose models with prediction layers drop rows after the last layer

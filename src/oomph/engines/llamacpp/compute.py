@@ -87,7 +87,7 @@ def setup(asked: Question) -> GraphSetup:
         devices=(*devices, CPU),
         layer_devices=layers,
         kv_devices=layers if asked.kv_offload else (CPU,) * len(layers),
-        full_offload=asked.output >= 0,
+        full_offload=min(asked.output, *asked.layers) >= 0,
         offload_kqv=asked.kv_offload,
         op_offload=asked.op_offload,
         pipeline=asked.pipeline,

@@ -97,8 +97,12 @@ class Served:
 
     @cached_property
     def question(self) -> Question | None:
-        """What the compute buffers are asked for, in no context yet; None where there is no graph of the model."""
-        if self.hparams is None:
+        """What the compute buffers are asked for, in no context yet; None where there is no graph of the model.
+
+        Nor is there one of states that lie with the host while their layers do not.
+        """
+        recurrent = any(each.r or each.s for each in self.sizes.kept)
+        if self.hparams is None or (recurrent and not self.job.kv_offload):
             return None
         used = self.present or max(self.placed.output, *self.placed.layers) >= 0
         job, gpus = self.job, len(self.shares) if used else 0
@@ -334,7 +338,8 @@ def _assumptions(served: Served, context: int) -> tuple[str, ...]:
 def _warnings(served: Served) -> tuple[str, ...]:
     if served.question is not None:
         return ()
-    return (f"llama.cpp's graph of {served.sizes.arch} is not known here: its compute buffers are not counted",)
+    where = "" if served.job.kv_offload else " with its cache on the host"
+    return (f"llama.cpp's graph of {served.sizes.arch}{where} is not known here: its compute buffers are not counted",)
 
 
 def printed(served: Served, context: int) -> tuple[Printed, ...]:

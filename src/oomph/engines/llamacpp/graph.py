@@ -15,19 +15,27 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from oomph.engines.llamacpp.cuda import flash_attn_bytes
 from oomph.engines.llamacpp.gallocr import Buffer, Step, lifetimes, place
 from oomph.engines.llamacpp.ggml import Graph, Tensor
 from oomph.engines.llamacpp.graph_dense import GRAPHS as DENSE
 from oomph.engines.llamacpp.graph_gemma4 import gemma4
 from oomph.engines.llamacpp.graph_latent import deepseek2
 from oomph.engines.llamacpp.graph_layers import Run, fewer_layers
+from oomph.engines.llamacpp.graph_llama4 import llama4
 from oomph.engines.llamacpp.graph_parts import Builder
 from oomph.engines.llamacpp.graph_recurrent import GRAPHS as RECURRENT
 from oomph.engines.llamacpp.graph_setup import CPU, GraphSetup
 from oomph.engines.llamacpp.sched import COPIES, Scheduler
 from oomph.errors import UnsupportedError
 
-GRAPHS: Mapping[str, Callable[[Builder], Graph]] = {**DENSE, "deepseek2": deepseek2, "gemma4": gemma4, **RECURRENT}
+GRAPHS: Mapping[str, Callable[[Builder], Graph]] = {
+    **DENSE,
+    "deepseek2": deepseek2,
+    "gemma4": gemma4,
+    "llama4": llama4,
+    **RECURRENT,
+}
 
 CPU_ALIGNMENT = 32  # TENSOR_ALIGNMENT of ggml-backend.cpp, host buffers of GPUs included
 CUDA_ALIGNMENT = 128  # ggml_backend_cuda_buffer_type_get_alignment
@@ -120,8 +128,9 @@ def _steps(setup: GraphSetup, n_tokens: int, n_outputs: int) -> tuple[list[Step]
     builder = Builder(setup, n_tokens, setup.n_seq_max, n_outputs)
     graph = GRAPHS[setup.arch](builder)
     copies = COPIES if setup.pipeline else 1
-    done = Scheduler(setup.devices, setup.op_offload, copies, setup.build.copies_unused).schedule(graph)
-    sizes = _sizes(setup.devices)
+    build = setup.build
+    done = Scheduler(setup.devices, setup.op_offload, copies, build.copies_unused, build.fused).schedule(graph)
+    sizes = _sizes(setup.devices, build.kernel_copies)
     return lifetimes(done.nodes, done.leafs, sizes, done.node_backends, done.leaf_backends, builder.starts)
 
 
@@ -169,11 +178,13 @@ def _buffers(devices: Sequence[str]) -> list[Buffer]:
     return [Buffer(CPU_ALIGNMENT if device == CPU else CUDA_ALIGNMENT) for device in devices]
 
 
-def _sizes(devices: Sequence[str]) -> Callable[[Tensor, int], int]:
-    """Return what a tensor takes on a device: on a GPU quantised rows are padded."""
+def _sizes(devices: Sequence[str], kernel_copies: bool) -> Callable[[Tensor, int], int]:
+    """Return what a tensor takes on a device: on a GPU quantised rows are padded, some kernels want more."""
 
     def size(tensor: Tensor, buffer: int) -> int:
         kind, left = tensor.type, tensor.ne[0] % CUDA_ROW
+        if kernel_copies and tensor.op == "FLASH_ATTN_EXT" and devices[buffer] != CPU:
+            return flash_attn_bytes(tensor)
         if kind.block == 1 or not left or devices[buffer] == CPU:
             return tensor.n_bytes
         return tensor.n_bytes + kind.row_bytes(CUDA_ROW - left)

@@ -50,6 +50,8 @@ def decoder(b: Builder, frame: Frame) -> Graph:
     """Build a decoder: embeddings, layers, logits."""
     sizes = b.setup.hparams
     x = b.inp_embd()
+    if b.weight("token_embd_norm") is not None:
+        x = b.norm(x, "token_embd_norm", 0)
     if frame.scale_rows:
         x = b.scaled_rows(x)
     elif frame.scale_embd:
@@ -61,6 +63,9 @@ def decoder(b: Builder, frame: Frame) -> Graph:
         inp = inputs[1] if sizes.swa[il] else inputs[0]
         assert inp is not None
         x = _parallel(b, frame, inp, x, il) if frame.parallel else _sequential(b, frame, inp, x, il)
+        if il < sizes.deepstack:
+            assert b.embedded is not None
+            x = ggml.like(x, "ADD", ggml.view(b.embedded, b.n_embd, b.n_tokens, nb=(b.embedded.nb[1],)))
     if frame.late_rows:
         x.output = True
         x = ggml.get_rows(x, b.out_ids) if b.setup.build.late_rows else x
@@ -138,6 +143,8 @@ def _parallel(b: Builder, frame: Frame, inp: AttentionInput, x: Tensor, il: int)
     attended = attention(b, frame, inp, own, il)
     if _last(b, frame, il):
         attended, x, normed = (ggml.get_rows(each, b.out_ids) for each in (attended, x, normed))
+    if b.weight("ffn_norm", il) is not None:
+        normed = b.norm(x, "ffn_norm", il)
     parts = {"attn": attended, "x": x, "ffn": feed_forward(b, frame, normed, il)}
     first, second, third = (parts[name] for name in frame.parallel)
     return ggml.like(ggml.like(first, "ADD", second), "ADD", third)
@@ -156,6 +163,7 @@ FRAMES: dict[str, Frame] = {
     "starcoder2": Frame(gated="none"),
     "gpt2": Frame(gated="none", rotates=False),
     "starcoder": Frame(gated="none", rotates=False),
+    "bloom": Frame(gated="none", rotates=False),
     "command-r": Frame(parallel=("ffn", "x", "attn")),
     "cohere2": Frame(parallel=("ffn", "x", "attn"), rope_swa=True),
     "falcon": Frame(gated="none", parallel=("ffn", "attn", "x")),
@@ -168,6 +176,7 @@ FRAMES: dict[str, Frame] = {
     "glm4moe": Frame(ffn_norm="post_attention_norm", norm_weights=True),
     "qwen2moe": Frame(norm_weights=False),
     "qwen2vl": Frame(),
+    "qwen3vl": Frame(),
     "arcee": Frame(gated="squared"),
     "nemotron": Frame(gated="squared"),
     "apertus": Frame(gated="none"),
@@ -185,7 +194,14 @@ FRAMES: dict[str, Frame] = {
     "gpt-oss": Frame(ffn_norm="post_attention_norm", norm_weights=False, late_rows=True),
 }
 
+
+def gptneox(b: Builder) -> Graph:
+    """Build GPT-NeoX, whose config says whether both layers of a layer read the same input."""
+    return decoder(b, Frame(gated="none", parallel=("ffn", "x", "attn") if b.setup.hparams.parallel else ()))
+
+
 GRAPHS: dict[str, Callable[[Builder], Graph]] = {
     arch: lambda b, frame=frame: decoder(b, frame)  # type: ignore[misc]
     for arch, frame in FRAMES.items()
 }
+GRAPHS["gptneox"] = gptneox

@@ -17,7 +17,7 @@ from oomph.engines.llamacpp.graph_setup import CPU, GraphSetup
 PIN_BELOW = 32  # tokens: smaller batches have their norms on the layer's own device (graph_get_cb)
 GATES = {"softmax": ggml.soft_max, "sigmoid": ggml.unary}
 # n_pos_per_embd: positions of a token, for time, height, width and one more
-POSITIONS = {"qwen2vl": 4, "qwen35": 4, "qwen35moe": 4}
+POSITIONS = {"qwen2vl": 4, "qwen3vl": 4, "qwen35": 4, "qwen35moe": 4}
 ROTATED = 64  # elements: the side of the smallest rotation that quantised caches are turned by (build_input_v_rot)
 
 
@@ -45,6 +45,7 @@ class Builder:
     n_outputs: int
     graph: Graph = field(default_factory=Graph)
     found: dict[str, Tensor] = field(default_factory=dict)
+    embedded: Tensor | None = None  # what the tokens came in as, with embeddings of images for deeper layers behind it
     starts: list[Tensor] = field(default_factory=list)  # the last node before each layer
 
     def layers(self) -> Iterator[int]:
@@ -98,14 +99,26 @@ class Builder:
     def inp_embd(self) -> Tensor:
         """Embeddings of the tokens, beside the other ways in which a batch may come."""
         embedding, n = self.the("token_embd"), self.n_tokens
-        cur = self.graph.expand(ggml.get_rows(embedding, ggml.graph_input(I32, n, name="inp_tokens")))
-        if self.setup.build.embd_leaf:
-            self.graph.expand(ggml.graph_input(F32, self.n_embd, n, name="inp_embd"))
-        if self.setup.build.mixed:
-            tokens = ggml.get_rows(embedding, ggml.graph_input(I32, n, name="inp_mixed_tokens"))
-            base = ggml.like(ggml.graph_input(F32, self.n_embd, n, name="inp_mixed_embd"), "DUP")
-            mixed = ggml.set_rows(base, tokens, ggml.graph_input(I64, n, name="inp_mixed_slots"))
-            self.graph.expand(mixed)
+        more = self.n_embd * self.setup.hparams.deepstack
+        width = self.n_embd + more
+
+        def rows(name: str) -> Tensor:
+            return self.graph.expand(ggml.get_rows(embedding, ggml.graph_input(I32, n, name=name)))
+
+        def widened(found: Tensor) -> Tensor:
+            return self.graph.expand(ggml.pad(found, more)) if more else found
+
+        build = self.setup.build
+        cur, mixed = rows("inp_tokens"), rows("inp_mixed_tokens") if build.mixed else None
+        cur = widened(cur)
+        if build.embd_leaf:
+            self.graph.expand(ggml.graph_input(F32, width, n, name="inp_embd"))
+        if mixed is not None:
+            mixed = widened(mixed)
+            base = ggml.like(ggml.graph_input(F32, width, n, name="inp_mixed_embd"), "DUP")
+            self.graph.expand(ggml.set_rows(base, mixed, ggml.graph_input(I64, n, name="inp_mixed_slots")))
+        cur = ggml.view(cur, self.n_embd, n, nb=(cur.nb[1],)) if more else cur
+        self.embedded = cur
         return self.graph.expand(ggml.like(cur, "SCALE") if self.setup.hparams.embedding_scale else cur)
 
     def scaled_rows(self, x: Tensor) -> Tensor:
@@ -212,12 +225,18 @@ class Builder:
             cur = ggml.like(cur, "SQR") if gated == "squared" else cur
         return self.mm("ffn_down" + suffix, cur, il)
 
-    def moe(self, x: Tensor, il: int, logits: Tensor | None = None, norm: bool | None = None) -> Tensor:
-        """Experts: the router's choice, each chosen expert on each token, their weighted sum."""
+    def moe(
+        self, x: Tensor, il: int, logits: Tensor | None = None, norm: bool | None = None, weighed_before: bool = False
+    ) -> Tensor:
+        """Experts: the router's choice, each chosen expert on each token, their weighted sum.
+
+        `weighed_before`: tokens are multiplied by the weights instead of what experts make of them (Llama 4).
+        """
         sizes = self.setup.hparams
-        weights, chosen = self._route(x, il, logits, sizes.norm_weights if norm is None else norm)
+        weights, chosen = self._route(x, il, logits, sizes.norm_weights if norm is None else norm, weighed_before)
         used, n = chosen.ne[0], self.n_tokens if x.ne[1] == self.n_tokens else x.ne[1]
         cur = ggml.reshape(x, x.ne[0], 1, n)
+        cur = ggml.like(ggml.repeat(cur, x.ne[0], used, n), "MUL", weights) if weighed_before else cur
         if self.weight("ffn_gate_up_exps", il) is not None:
             both = self._mm_id("ffn_gate_up_exps", cur, il, chosen)
             half = both.ne[0] // 2
@@ -228,7 +247,8 @@ class Builder:
             gated = self.weight("ffn_gate_exps", il) is not None
             hidden = ggml.like(ggml.unary(up), "SQR")
             hidden = ggml.glu(self._mm_id("ffn_gate_exps", cur, il, chosen), up) if gated else hidden
-        experts = ggml.like(self._mm_id("ffn_down_exps", hidden, il, chosen), "MUL", weights)
+        experts = self._mm_id("ffn_down_exps", hidden, il, chosen)
+        experts = experts if weighed_before else ggml.like(experts, "MUL", weights)
         self.graph.expand(experts)
         parts = [ggml.view(experts, x.ne[0], n, nb=(experts.nb[2],)) for _ in range(used)]
         for each in parts:
@@ -247,14 +267,14 @@ class Builder:
             cur = ggml.like(cur, "MUL", ggml.get_rows(of_tokens, chosen))
         return cur if bias is None else ggml.like(cur, "ADD_ID", bias, chosen)
 
-    def _route(self, x: Tensor, il: int, logits: Tensor | None, norm: bool) -> tuple[Tensor, Tensor]:
+    def _route(self, x: Tensor, il: int, logits: Tensor | None, norm: bool, by_logits: bool) -> tuple[Tensor, Tensor]:
         """The router: weights [1, used, tokens] and numbers [used, tokens] of the experts chosen."""
         sizes, n = self.setup.hparams, x.ne[1]
         if logits is None:
             logits = self.mm("ffn_gate_inp", x, il)
         probs = logits if sizes.gating == "softmax_weight" else GATES[sizes.gating](logits)
         n_expert, used = probs.ne[0], sizes.n_expert_used
-        selection = self.plus(probs, "exp_probs_b", il)
+        selection = logits if by_logits else self.plus(probs, "exp_probs_b", il)
         if sizes.n_expert_groups > 1:
             selection = self._in_groups(selection)
         chosen = ggml.top_k(selection, used)

@@ -24,11 +24,13 @@ class Hparams:
     """What the tensors' shapes do not tell (llama_hparams). Tuples have one entry for each layer.
 
     `n_head`, `n_head_kv` (0 in a layer without attention), `head_k` and `head_v` elements of a head, `swa` whether the
-    layer attends to a window, `rope` whether it rotates. `softcap` bounds attention scores, `logit_softcap` the logits
-    by a tanh, `clamp_kqv` queries, keys and values; `embedding_scale`, `residual_scale`, `logit_scale`: whether they
-    are multiplied by a number. `norm_weights`, `scale_weights`, `gating` ("softmax", "sigmoid", "softmax_weight") and
-    groups are of the experts' router. `rope_dim` is that of latent attention, whose `head_k` and `head_v` are those of
-    the cache; `recurrent` which layers keep a state, and what follows its sizes (ssm_* and shortconv_* of the file).
+    layer attends to a window, `rope` whether it rotates. `deepstack` first layers add embeddings of images. `parallel`:
+    attention and feed-forward layer read the same input (GPT-NeoX). `softcap` bounds attention scores, `logit_softcap`
+    the logits by a tanh, `clamp_kqv` queries, keys and values; `embedding_scale`, `residual_scale`, `logit_scale`:
+    whether they are multiplied by a number. `norm_weights`, `scale_weights`, `gating` ("softmax", "sigmoid",
+    "softmax_weight") and groups are of the experts' router. `rope_dim` is that of latent attention, whose `head_k` and
+    `head_v` are those of the cache; `recurrent` which layers keep a state, and what follows its sizes (ssm_* and
+    shortconv_* of the file).
     """
 
     n_head: tuple[int, ...]
@@ -37,6 +39,8 @@ class Hparams:
     head_v: tuple[int, ...]
     swa: tuple[bool, ...]
     rope: tuple[bool, ...]
+    deepstack: int = 0
+    parallel: bool = False
     softcap: bool = False
     logit_softcap: bool = False
     clamp_kqv: bool = False
@@ -74,6 +78,7 @@ class Build:
     `whole_states`: states of all sequences are read at once, whichever a batch has. `late_rows`: models with prediction
     layers drop tokens without logits after the last layer only (before its feed-forward layer otherwise).
     `copies_unused`: inputs that a batch does not use are copied for each of several batches under way.
+    `kernel_copies` and `fused`: what cuda.py has.
     """
 
     mask_f16: bool = True
@@ -85,6 +90,8 @@ class Build:
     whole_states: bool = True
     late_rows: bool = False
     copies_unused: bool = True
+    kernel_copies: bool = True
+    fused: bool = True
 
 
 @dataclass(frozen=True)
@@ -92,8 +99,8 @@ class GraphSetup:
     """A model in a context. Everything that decides the compute buffers, and nothing else.
 
     `devices` are those of the backends, the CPU last; `layer_devices` where each layer was put. `n_ctx` is padded,
-    `cells` and `swa_cells` are those of one stream of the caches. `full_offload`: the output layer is on a GPU too.
-    `n_outputs_max` are the tokens of a batch whose logits may be asked for.
+    `cells` and `swa_cells` are those of one stream of the caches. `full_offload`: all layers, and the output, are on
+    GPUs. `n_outputs_max` are the tokens of a batch whose logits may be asked for.
     """
 
     arch: str

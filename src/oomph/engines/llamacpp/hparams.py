@@ -30,6 +30,7 @@ GATING = {
     "glm4moe": "sigmoid",
     "lfm2moe": "sigmoid",
     "minimax-m2": "sigmoid",
+    "llama4": "sigmoid",
 }
 
 
@@ -76,6 +77,8 @@ def hparams_of(model: Model, arch: str) -> Hparams:
         swa=tuple(each.swa for each in in_order),
         rope=tuple(each.rope for each in in_order),
         recurrent=tuple(each.recurrent for each in in_order),
+        deepstack=max((getattr(part, "num_deep", 0) for part in model.parts.values()), default=0),
+        parallel=any(getattr(block, "parallel", False) for block in found),
         softcap=any(isinstance(block, Attention) and block.softcap for block in found),
         n_expert_used=experts.top_k
         if experts
@@ -151,6 +154,8 @@ def hparams_of_file(header: Header, sizes: Sizes, layers: int) -> Hparams:
         swa=tuple(each.swa for each in in_order),
         rope=tuple(each.rope for each in in_order),
         recurrent=tuple(each.recurrent for each in in_order),
+        deepstack=said.number("n_deepstack_layers", 0),
+        parallel=bool(said.number("use_parallel_residual", 0)),
         softcap=said.has("attn_logit_softcapping"),
         n_expert_used=said.number("expert_used_count", 0),
         norm_weights=bool(said.number("expert_weights_norm", 0)),

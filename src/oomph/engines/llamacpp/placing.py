@@ -23,6 +23,7 @@ Amount = Any  # an int or a numpy array of them
 INPUT = ("token_embd.weight", "position_embd.weight", "token_types.weight", "per_layer_token_embd.weight")
 # Outside the layers, but loaded with each of them: LLM_TENSOR_LAYER_REPEATING in src/llama-arch.cpp.
 WITH_LAYERS = re.compile(r"rope_(freqs|factors_\w+)\.weight")
+EMBEDDING_NORM = "token_embd_norm."
 WITH_FIRST = re.compile(r"token_embd_norm\.|per_layer_(model_proj|proj_norm)\.")
 # Either of two tables is loaded, the short one where contexts are no longer than the model was first trained for.
 LONG_TABLE, SHORT_TABLE = "rope_factors_long.weight", "rope_factors_short.weight"
@@ -105,24 +106,30 @@ def _places(
     file: File, placed: Placement, patterns: tuple[re.Pattern[str], ...], n_layer: int
 ) -> Iterator[tuple[FileTensor, int]]:
     has_tables = any(tensor.name == SHORT_TABLE for tensor in file.tensors)
+    has_last_norm = any(tensor.name.startswith("output_norm.") for tensor in file.tensors)
     for tensor in file.tensors:
         if tensor.layer >= n_layer or (has_tables and tensor.name == LONG_TABLE):
             continue
         stays = any(pattern.search(tensor.name) for pattern in patterns)
-        yield from ((tensor, -1 if stays else device) for device in _devices(tensor, placed))
+        yield from ((tensor, -1 if stays else device) for device in _devices(tensor, placed, has_last_norm))
         if tensor.name == EMBEDDING and file.tied and placed.output >= 0 and not stays:
             yield tensor, placed.output
 
 
-def _devices(tensor: FileTensor, placed: Placement) -> Sequence[int]:
-    """Return the devices that a tensor goes with, before patterns are asked."""
+def _devices(tensor: FileTensor, placed: Placement, has_last_norm: bool) -> Sequence[int]:
+    """Return the devices that a tensor goes with, before patterns are asked.
+
+    Without a last norm (LFM2) the embedding's is in its place: LLM_TENSOR_OUTPUT_NORM_LFM2.
+    """
     if tensor.layer >= 0:
         return (placed.layers[tensor.layer],)
     if WITH_LAYERS.fullmatch(tensor.name):
         return sorted(set(placed.layers))
     if tensor.name in INPUT:
         return (-1,)
-    return (placed.layers[0] if WITH_FIRST.match(tensor.name) else placed.output,)
+    if WITH_FIRST.match(tensor.name) and (has_last_norm or not tensor.name.startswith(EMBEDDING_NORM)):
+        return (placed.layers[0],)
+    return (placed.output,)
 
 
 def on_gpu(kind: GgmlType, shape: Sequence[int]) -> int:

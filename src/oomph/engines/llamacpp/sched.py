@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from oomph.engines.llamacpp import ggml
+from oomph.engines.llamacpp import cuda, ggml
 from oomph.engines.llamacpp.ggml import Graph, Tensor
 
 VIEWS = frozenset(("VIEW", "RESHAPE", "PERMUTE", "TRANSPOSE"))
@@ -53,13 +53,15 @@ class Split:
 class Scheduler:
     """One pass over a graph. `devices` are those of the backends in order of preference, the CPU last.
 
-    `n_copies` batches are under way; `copies_unused`: inputs that no node reads have copies too.
+    `n_copies` batches are under way; `copies_unused`: inputs that no node reads have copies too. `fused`: GPUs
+    keep operands of kernels that do several nodes at once.
     """
 
     devices: Sequence[str]
     op_offload: bool = True
     n_copies: int = 1
     copies_unused: bool = True
+    fused: bool = False
     on: dict[Tensor, int] = field(default_factory=dict)
     copies: dict[tuple[Tensor, int], list[Tensor]] = field(default_factory=dict)
 
@@ -205,8 +207,15 @@ class Scheduler:
                 kept = ggml.Tensor("NONE", source.type, source.ne, source.nb, [source], view=source.owner)
                 done.node(kept, self.on[source])
                 done.node(self.copies[source, split.backend][0], split.backend)
-            for node in graph.nodes[split.start : split.end]:
+            nodes = graph.nodes[split.start : split.end]
+            kept_until = cuda.kept_until(nodes) if self.fused and split.backend != self.cpu else {}
+            for node in nodes:
                 done.node(node, self.on[node])
+                keep = kept_until.get(node, [])
+                for at in range(0, len(keep), MAX_SOURCES):
+                    first, some = keep[at], keep[at : at + MAX_SOURCES]
+                    kept = ggml.Tensor("NONE", first.type, first.ne, first.nb, some, view=first.owner)
+                    done.node(kept, split.backend)
         if self.n_copies > 1:
             for source in inputs:
                 for copy in self.copies[source, self.on[source]]:

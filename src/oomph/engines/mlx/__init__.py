@@ -18,7 +18,9 @@ from oomph.engines.mlx.families import FAMILIES
 from oomph.engines.mlx.job import HARMLESS, LATENTS, REFUSED, MlxJob, check, release
 from oomph.engines.mlx.requests import SOURCE, Requests, on_their_way, served_as
 from oomph.engines.mlx.stream import BASE, LARGE, Limits
+from oomph.engines.model_names import called
 from oomph.errors import UnsupportedError, UsageError
+from oomph.formats.mlx import MlxFormat
 from oomph.ledger import Item, Printed
 from oomph.units import GB, GIB, MIB, human
 
@@ -50,6 +52,11 @@ def deploy(found: Subject, job: MlxJob, devices: Sequence[Device]) -> Deployment
         raise UsageError("mlx-lm's caches grow with the tokens.", "Say how many: --context 8192.")
     if job.context is None:
         assumed.append(f"mlx-lm sets no context; the model's {context:,} tokens were taken")
+    flags = conversion(job.format)
+    if flags is not None:
+        source = found.source.repo or found.source.name
+        folder = called(ENGINE, source, job.format)
+        assumed.append(f"mlx_lm.convert --hf-path {source} {flags} --mlx-path {folder} was run before")
     if job.prompt is None:
         assumed.append("the whole context is read as a prompt; --prompt-tokens says how much of it")
     capacity = _capacity(job, devices)
@@ -131,6 +138,23 @@ STARTS = (
     *(("python", "-m", name) for name in PROGRAMS),
     *(("python", "-m", *name.split(".")) for name in PROGRAMS),
 )
+
+
+def conversion(name: str | None) -> str | None:
+    """Return the flags of mlx_lm.convert that make a format, None where nothing is converted.
+
+    >>> conversion("mlx-4bit-g32"), conversion("mlx-mxfp4"), conversion("mlx-mixed-3-6")
+    ('-q --q-bits 4 --q-group-size 32', '-q --q-mode mxfp4', '-q --quant-predicate mixed_3_6')
+    """
+    if name is None or not name.startswith("mlx-"):
+        return None
+    fmt = formats.get(name)
+    kind = name.removeprefix("mlx-")
+    if kind.startswith("mixed-"):
+        return f"-q --quant-predicate {kind.replace('-', '_')}"
+    if not isinstance(fmt, MlxFormat) or not fmt.scheme.biased:
+        return f"-q --q-mode {kind}"
+    return f"-q --q-bits {fmt.scheme.bits} --q-group-size {fmt.scheme.group}"
 
 
 def command(model: str, job: MlxJob) -> list[str]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
 from oomph.answer import Subject
+from oomph.engines.ik import IkJob, IkServed
 from oomph.engines.llamacpp.builds import EARLY_2025, LATE_2025
 from oomph.engines.llamacpp.compute import Question as Computed
 from oomph.engines.llamacpp.compute import buffers
@@ -80,16 +81,27 @@ def question(row: Mapping[str, Any], found: Subject | None) -> Question:
             raise refuse("model", f"{shown(row.get('model'))} is not in the catalogue, and its log gives no numbers")
         model = Known(File((), "row"), row_sizes, None)
         weighed = ("weights", "no config of this model here")
+    as_stored = model.sizes
     model = model._replace(sizes=_as_kept(model.sizes, row))
     job, placed = _job(row, model, stored)
     old = str(row.get("engine")).startswith("ollama") and job.gpu_layers is not None
     computes = any(not _HOSTS.match(name) for name in _devices(row, "compute"))
     served = Served(*model, job, tuple(map(float, placed)) or (1.0,), output_first=not old, present=computes)
+    if row.get("engine") == IK:
+        served = _ik_served(replace(served, sizes=as_stored), row)
     said += _said(row, placed)
     asks: dict[str, Ask] = {}
     for name in _names(row):
         asks[name] = partial(_ask, served, row, name, weighed)
     return Question(asks, tuple(said))
+
+
+def _ik_served(served: Served, row: Mapping[str, Any]) -> IkServed:
+    """Return the same in ik_llama.cpp, whose cache is its own."""
+    said = {each.name: getattr(served.job, each.name) for each in fields(served.job)} | {"kv_unified": None}
+    mla = row.get("mla_attn")
+    job = IkJob(**said, mla=int(mla) if mla in ("1", "2", "3") else 0)
+    return IkServed(served.file, served.sizes, None, job, served.shares, present=served.present)
 
 
 def _names(row: Mapping[str, Any]) -> Sequence[str]:
