@@ -16,6 +16,7 @@ from oomph.answer import subject
 from oomph.devices import find
 from oomph.engines import ENGINES, engine
 from oomph.engines.maps import cells
+from oomph.engines.serving import serve
 from oomph.errors import OomphError
 
 RUNS = 30
@@ -45,7 +46,7 @@ def measure(name: str, model: str) -> tuple[float, float] | str:
     counter = iter(range(1, 10**6))
     try:
         # Another context each time, so that nothing is answered from memory.
-        estimate = median_ms(lambda: program.deploy(found, job.with_context(CELLS * next(counter)), devices))
+        estimate = median_ms(lambda: serve(found, program, job.with_context(CELLS * next(counter)), devices))
         deployed = program.deploy(found, job, devices)
         return estimate, median_ms(lambda: cells(deployed, CONTEXTS, CONCURRENCIES))
     except OomphError as error:

@@ -50,3 +50,26 @@ def test_what_is_too_large_already_says_how_much_is_missing(name: str) -> None:
     assert verdict.margin_bytes < -(30 * 2**30)
     smaller = {change.title: change.saved_bytes for change in changes(found, program, job, devices)}
     assert max(saved for title, saved in smaller.items() if title.startswith("weights in")) > 30 * 2**30
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "words"),
+    [
+        ("ollama", "rtx-4090", "OLLAMA_NUM_PARALLEL=40"),
+        ("mlx", "m3-ultra-512gb", "--decode-concurrency 40"),
+        ("llama.cpp", "h200", "-np 40"),
+        ("exllamav2", "h200", "--max-batch-size 40"),
+    ],
+)
+def test_requests_that_are_not_let_in_are(name: str, device: str, words: str) -> None:
+    """More GPUs and smaller weights were advised, which let no request in."""
+    program, found = engine(name), subject("llama-3.2-1b")
+    job = replace(program.job(), context=256, concurrency=40)
+    if name == "llama.cpp":
+        job = replace(job, parallel=4)
+    verdict = serve(found, program, job, [find(device)]).verdict
+    assert verdict is not None
+    assert not verdict.fits
+    advice = changes(found, program, job, [find(device)])
+    assert " ".join(advice[0].words) == words
+    assert all(change.status != "too_big" for change in advice)

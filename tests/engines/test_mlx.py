@@ -220,6 +220,6 @@ def test_the_command_holds_what_differs_from_the_defaults() -> None:
 def test_a_format_is_converted_first() -> None:
     """The published weights are not what is served, so the command serves the folder that the conversion makes."""
     ledger = serve(subject("qwen3-4b"), engine("mlx"), MlxJob(context=1024, format="mlx-4bit"), [MAC])
-    assert ledger.command == ("mlx_lm.server", "--model", "mlx_model")
-    flags = "--hf-path Qwen/Qwen3-4B -q --q-bits 4 --q-group-size 64"
-    assert f"mlx_model is what mlx_lm.convert {flags} writes" in ledger.assumptions
+    assert ledger.command == ("mlx_lm.server", "--model", "Qwen3-4B-mlx-4bit")
+    flags = "--hf-path Qwen/Qwen3-4B -q --q-bits 4 --q-group-size 64 --mlx-path Qwen3-4B-mlx-4bit"
+    assert f"mlx_lm.convert {flags} was run before" in ledger.assumptions

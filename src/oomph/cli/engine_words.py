@@ -23,6 +23,12 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 BEHIND = "oomph.words"  # where the words behind -- are kept
 # Of a job that transformers runs, what engines are asked as well; by the names of InferJob's fields.
 ALIKE = {"seq_len": "context", "batch": "concurrency"}
+# What such options mean to transformers and to an engine.
+OF_BOTH = {
+    ("serve", "seq_len"): "Tokens of one request. Without an engine those that are read at once, 2048; with one what it"
+    " takes by itself.",
+    ("serve", "batch"): "Requests at a time.  [default: 1]",
+}
 DRAWN = (".svg", ".html", ".png", ".pdf", ".jpg", ".jpeg", ".gif", ".webp")  # the last are refused where it is drawn
 
 
@@ -45,7 +51,11 @@ class WithWords(click.Command):
         only = transformers_only()
         for title, inside in (("Options", False), ("As transformers runs it, without an engine", True)):
             params = [param for param in self.get_params(ctx) if (param.name in only) is inside]
-            rows = [row for param in params if (row := param.get_help_record(ctx))]
+            rows = [
+                (row[0], OF_BOTH.get((str(ctx.command.name), str(param.name)), row[1]))
+                for param in params
+                if (row := param.get_help_record(ctx))
+            ]
             if rows:
                 with formatter.section(title):
                     formatter.write_dl(rows)
@@ -189,7 +199,10 @@ def _line(name: str | None, words: Sequence[str], file: str | None) -> CommandLi
         if read.words:
             raise UsageError(f"{read.words[0][:60]!r} is no flag of {program.name}.", "Quote what belongs together.")
         return CommandLine(program, read.model, read.job, None, read.passed_over)
-    line = read_text(_text(file)) if file is not None else read_words(words)
+    if file is None and len(words) == 1 and " " in words[0].strip():  # a whole command in quotes
+        line = read_text(words[0])
+    else:
+        line = read_text(_text(file)) if file is not None else read_words(words)
     if name is not None:
         program, version = engine(name.partition("@")[0]), name.partition("@")[2]
         if program.name != line.engine.name:

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from oomph.reconcile.found import Report
 
 EXAMPLES = """\b
-  oomph reconcile vllm.log --gpu h100            the log names the model and the flags itself
+  oomph reconcile vllm.log --gpu h100       the log names model and flags
   docker logs vllm 2>&1 | oomph reconcile -
-  oomph reconcile server.log --gpu rtx-4090 -- llama-server -hf Qwen/Qwen3-8B-GGUF:Q4_K_M -c 32768
+  oomph reconcile log.txt -- llama-server -hf org/Qwen3-8B-GGUF:Q4_K_M -c 8192
   oomph reconcile oom.txt -- train llama-3.1-8b --method qlora --seq 4096
   nvidia-smi | oomph reconcile - -- serve qwen2.5-7b --context 8192
 """

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
+from rich.console import Group
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -120,7 +122,8 @@ def _changes(ledger: Ledger) -> Table:
     for column in table.columns[1:]:
         column.no_wrap = True
     for change in ledger.served.changes if ledger.served else ():
-        name = Text(f"{printable(change.title)}\n").append(f"  {printable(' '.join(change.words))}", style="dim")
+        words = Padding(Text(printable(" ".join(change.words)), style="dim"), (0, 0, 0, 2))
+        name = Group(Text(printable(change.title)), words)
         status = Text(WORDS[change.status], style=STYLES[change.status])
         table.add_row(name, human(change.saved_bytes), human(change.margin_bytes), status)
     return table
@@ -191,6 +194,8 @@ def render_map(found: ServeMap) -> None:
             f"How much of the room so many requests take; up to 100% fits, ? perhaps; -: not served.{more}", style="dim"
         )
     )
+    if found.ledger.verdict and not any(cell in (FITS, TIGHT) for row in found.status for cell in row):
+        out.print(Text(printable(found.ledger.verdict.sentence), style=STYLES[found.ledger.verdict.status]))
     for text in found.ledger.warnings:
         out.print(Text(f"! {printable(text)}", style="yellow"))
     if found.ledger.assumptions:
@@ -198,4 +203,4 @@ def render_map(found: ServeMap) -> None:
 
 
 WIDE_NAME, WIDE_CELL = 12, 7  # columns of the terminal
-TIGHT, NOT_SERVED = 1, 3  # places in the map's STATUSES
+FITS, TIGHT, NOT_SERVED = 0, 1, 3  # places in the map's STATUSES

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from oomph.ledger import Ledger
 
 EXAMPLES = """\b
-  oomph serve llama-3.1-8b --engine vllm --gpu h100 --context 32k --concurrency 64
-  oomph serve llama-3.1-8b --engine vllm --gpu 2xh100 -- -tp 2 --gpu-memory-utilization 0.95
-  oomph serve --gpu a100-80gb-sxm -- vllm serve Qwen/Qwen3-32B --max-model-len 32768
+  oomph serve llama-3.1-8b -e vllm -g h100 --context 32k --concurrency 64
+  oomph serve qwen3-32b -e vllm -g 2xh100 -- --gpu-memory-utilization 0.95
+  oomph serve --gpu l40s -- vllm serve Qwen/Qwen3-14B --max-model-len 32768
+  oomph serve --gpu rtx-4090 -- llama-server -hf org/Qwen3-14B-GGUF:Q4_K_M
   oomph serve --gpu rtx-4090 --command start.sh
   oomph serve llama-3.1-8b --engine vllm --gpu h100 --map map.svg
 """

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from oomph.answer import EXPERTS_TOO, SIDE_BY_SIDE, Subject
 from oomph.engines.base import Deployment, Engine, ServeJob
 from oomph.engines.flags import spelled, width
-from oomph.engines.serving import judge
+from oomph.engines.serving import judge, not_taken
 from oomph.engines.solve import FIELDS, largest
 from oomph.errors import OomphError
 from oomph.served import SingleChange
@@ -26,8 +26,13 @@ NARROWER = (
     (("cache_type_k", "cache_type_v"), "q8_0"),
     (("kv_cache_type",), "q8_0"),
 )
+# Fields of how many requests an engine lets in at a time.
+ADMITTED = (
+    "num_parallel", "max_num_seqs", "max_batch_size", "max_running_requests", "max_concurrent_requests",
+    "decode_concurrency", "parallel",
+)  # fmt: skip
 # The order of advice: what costs least first; a changed format costs quality, a shorter context what was asked for.
-KINDS = ("cache", "fewer", "shorter", "gpus", "format", "layers")
+KINDS = ("admitted", "cache", "fewer", "shorter", "gpus", "format", "layers")
 
 
 @dataclass(frozen=True)
@@ -45,13 +50,16 @@ def changes(found: Subject, engine: Engine, job: ServeJob, devices: Sequence[Dev
     Of each kind it is the mildest that fits, or where none does what saves most; what the engine refuses is left out.
     """
     before = engine.deploy(found, job, devices)
+    refused = not_taken(before, {"context": before.context, "concurrency": job.concurrency})
     best: dict[str, SingleChange] = {}
     for tried in _candidates(found, engine, job, devices, before):
         known = best.get(tried.kind)
         if known is not None and known.status == "fits":
             continue
         change = _outcome(found, engine, job, tried, _margin(before, job))
-        if change is not None and (change.status == "fits" or known is None or change.saved_bytes > known.saved_bytes):
+        if change is None or (refused and change.status == "too_big"):
+            continue  # what saves memory does not let in what the engine does not take
+        if change.status == "fits" or known is None or change.saved_bytes > known.saved_bytes:
             best[tried.kind] = change
     fitting = [best[kind] for kind in KINDS if kind in best and best[kind].status == "fits"]
     others = sorted((one for one in best.values() if one not in fitting), key=lambda one: -one.saved_bytes)
@@ -82,9 +90,14 @@ def _candidates(
 ) -> Iterator[_Tried]:
     """Yield changes to try, of each kind the milder ones first."""
     names = {each.name for each in fields(job)}
+    admitted = next((name for name in ADMITTED if name in names), None)
+    limit = before.limits.get("concurrency")
+    if admitted and limit is not None and job.concurrency > limit.most:
+        words = _words(engine, admitted, job.concurrency)
+        yield _Tried("admitted", f"{job.concurrency:,} let in at a time", words, {admitted: job.concurrency}, devices)
     for dtypes, narrow in NARROWER:
         if names >= {*dtypes} and all(getattr(job, name) != narrow for name in dtypes):
-            words = tuple(word for name in dtypes for word in spelled(engine, name, narrow))
+            words = tuple(word for name in dtypes for word in _words(engine, name, narrow))
             yield _Tried("cache", f"keys and values in {narrow}", words, dict.fromkeys(dtypes, narrow), devices)
     for over, kind, now in (("concurrency", "fewer", job.concurrency), ("context", "shorter", before.context)):
         most = _most(found, engine, job, devices, over)
@@ -99,7 +112,13 @@ def _candidates(
     if layers:
         most = _most(found, engine, job, devices, "gpu-layers")
         title = f"{most} layers on GPUs, the others in the machine's memory"
-        yield _Tried("layers", title, tuple(spelled(engine, layers, most)), {layers: most}, devices)
+        yield _Tried("layers", title, _words(engine, layers, most), {layers: most}, devices)
+
+
+def _words(engine: Engine, field: str, value: Any) -> tuple[str, ...]:
+    """Return the words that set a field; a variable and its value are one."""
+    words = spelled(engine, field, value)
+    return ("=".join(words),) if words and words[0].isupper() else tuple(words)
 
 
 def _more_gpus(engine: Engine, job: ServeJob, devices: Sequence[Device]) -> Iterator[_Tried]:
@@ -112,7 +131,7 @@ def _more_gpus(engine: Engine, job: ServeJob, devices: Sequence[Device]) -> Iter
         words: tuple[str, ...] = ("--gpu", f"{count}x{devices[0].id}")
         if parallel:
             wide *= 2
-            words += tuple(spelled(engine, parallel, wide))
+            words += _words(engine, str(parallel), wide)
         yield _Tried("gpus", f"{count} GPUs", words, {parallel: wide} if parallel else {}, [devices[0]] * count)
 
 

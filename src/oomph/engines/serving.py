@@ -127,7 +127,7 @@ def judge(what: str, deployed: Deployment, concurrency: int) -> Verdict:
     fixed = sum(item.n_bytes for item in tightest.items)
     capacity = tightest.capacity_bytes or fixed + room
     status, margin = "fits", safe - needed
-    beyond = _beyond(deployed, {"context": context, "concurrency": concurrency})
+    beyond = not_taken(deployed, {"context": context, "concurrency": concurrency})
     if beyond:
         status, sentence = "too_big", f"Does not fit: {beyond}"
     elif room <= 0:
@@ -146,7 +146,7 @@ def judge(what: str, deployed: Deployment, concurrency: int) -> Verdict:
     return Verdict(status, capacity, margin, sentence)
 
 
-def _beyond(deployed: Deployment, asked: Mapping[str, int]) -> str:
+def not_taken(deployed: Deployment, asked: Mapping[str, int]) -> str:
     """Return in words what is asked for that the engine serves at no memory; '' if nothing is."""
     for name, amount in asked.items():
         limit = deployed.limits.get(name)

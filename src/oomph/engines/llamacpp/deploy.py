@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,7 +17,7 @@ from oomph.engines.llamacpp.graph import GRAPHS
 from oomph.engines.llamacpp.graph_setup import Hparams
 from oomph.engines.llamacpp.hparams import hparams_of, hparams_of_file
 from oomph.engines.llamacpp.job import AUTO_SLOTS, MOST_SLOTS, LlamaCppJob
-from oomph.engines.llamacpp.kv import CacheRules, LayerBytes, Window, kv_layers, kv_on_gpu, state_layers, window
+from oomph.engines.llamacpp.kv import CacheRules, LayerBytes, Window, kv_layers, kv_of, kv_on_gpu, state_layers, window
 from oomph.engines.llamacpp.placing import Loaded, Placement, load, place
 from oomph.engines.llamacpp.sizes import Sizes, of_header, of_model
 from oomph.engines.serving import HOST
@@ -141,11 +141,26 @@ class Served:
 
     def kv_bytes(self, device: int, context: Amount, concurrency: Amount) -> Amount:
         """Return what keys and values take on a device."""
-        found = self.kv(self.window(context, concurrency))
-        mine = [each for each in found if self.device(each.layer) == device]
+        alike = self._alike.get(device, {})
+        mine = kv_of(self.sizes, self.rules, self.window(context, concurrency), alike)
         if device >= 0:
-            return sum(kv_on_gpu(self.sizes, self.rules, each) for each in mine) + 0 * (context * concurrency)
-        return sum(each.k + each.v for each in mine) + 0 * (context * concurrency)
+            found = sum(alike[each.layer] * kv_on_gpu(self.sizes, self.rules, each) for each in mine)
+        else:
+            found = sum(alike[each.layer] * (each.k + each.v) for each in mine)
+        return found + 0 * (context * concurrency)
+
+    @cached_property
+    def _alike(self) -> Mapping[int, Mapping[int, int]]:
+        """Return for each device one of the layers that keep the same, and how many such there are."""
+        first: dict[tuple[int, Any], int] = {}
+        found: dict[int, dict[int, int]] = {}
+        for layer, kept in enumerate(self.sizes.kept):
+            if kept.k:
+                device = self.device(layer)
+                at = first.setdefault((device, kept), layer)
+                of_device = found.setdefault(device, {})
+                of_device[at] = of_device.get(at, 0) + 1
+        return found
 
     def state_bytes(self, device: int, context: Amount, concurrency: Amount) -> Amount:
         """Return what recurrent layers keep on a device."""

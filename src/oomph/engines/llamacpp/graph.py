@@ -85,7 +85,7 @@ class Plan:
         const, a, b = self._sums[buffer]
         return const + a * cells + b * swa_cells
 
-    @property
+    @cached_property
     def _sums(self) -> list[tuple[int, int, int]]:
         found = [[0, 0, 0] for _ in self.setup.devices]
         for step, (a, b, _, _) in zip(self.steps, self.grows, strict=True):

@@ -6,7 +6,7 @@ src/llama-memory-recurrent.cpp of llama.cpp 0c1e57098.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -90,12 +90,17 @@ class LayerBytes:
 
 def kv_layers(sizes: Sizes, rules: CacheRules, at: Window) -> Iterator[LayerBytes]:
     """Yield what each layer with keys takes."""
+    yield from kv_of(sizes, rules, at, (layer for layer, kept in enumerate(sizes.kept) if kept.k))
+
+
+def kv_of(sizes: Sizes, rules: CacheRules, at: Window, layers: Iterable[int]) -> Iterator[LayerBytes]:
+    """Yield what some layers take."""
     swa_cells = rules.swa_cells(sizes, at) if sizes.windowed else 0
-    for layer, kept in enumerate(sizes.kept):
-        if kept.k:
-            cells = (swa_cells if kept.swa else at.cells) * at.streams
-            k, v = rules.row_bytes(sizes, layer)
-            yield LayerBytes(layer, kept.swa, cells * k, cells * v)
+    for layer in layers:
+        kept = sizes.kept[layer]
+        cells = (swa_cells if kept.swa else at.cells) * at.streams
+        k, v = rules.row_bytes(sizes, layer)
+        yield LayerBytes(layer, kept.swa, cells * k, cells * v)
 
 
 def kv_on_gpu(sizes: Sizes, rules: CacheRules, each: LayerBytes) -> Amount:

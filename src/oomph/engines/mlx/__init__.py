@@ -18,6 +18,7 @@ from oomph.engines.mlx.families import FAMILIES
 from oomph.engines.mlx.job import HARMLESS, LATENTS, REFUSED, MlxJob, check, release
 from oomph.engines.mlx.requests import SOURCE, Requests, on_their_way, served_as
 from oomph.engines.mlx.stream import BASE, LARGE, Limits
+from oomph.engines.model_names import called
 from oomph.errors import UnsupportedError, UsageError
 from oomph.formats.mlx import MlxFormat
 from oomph.ledger import Item, Printed
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from oomph.model import Model
 
 AS_STORED = frozenset({"mlx", "mxfp4"})  # methods whose tensors lie in memory as they do in the files
-CONVERTED = "mlx_model"  # where mlx_lm.convert writes unless it is told otherwise
 DTYPES = frozenset({"bf16", "fp16", "fp32"})
 
 
@@ -55,7 +55,8 @@ def deploy(found: Subject, job: MlxJob, devices: Sequence[Device]) -> Deployment
     flags = conversion(job.format)
     if flags is not None:
         source = found.source.repo or found.source.name
-        assumed.append(f"{CONVERTED} is what mlx_lm.convert --hf-path {source} {flags} writes")
+        folder = called(ENGINE, source, job.format)
+        assumed.append(f"mlx_lm.convert --hf-path {source} {flags} --mlx-path {folder} was run before")
     if job.prompt is None:
         assumed.append("the whole context is read as a prompt; --prompt-tokens says how much of it")
     capacity = _capacity(job, devices)
@@ -131,6 +132,14 @@ def _warnings(requests: Requests, context: int) -> tuple[str, ...]:
     )
 
 
+PROGRAMS = ("mlx_lm.server", "mlx_lm.generate", "mlx_lm.benchmark")
+STARTS = (
+    *((name,) for name in PROGRAMS),
+    *(("python", "-m", name) for name in PROGRAMS),
+    *(("python", "-m", *name.split(".")) for name in PROGRAMS),
+)
+
+
 def conversion(name: str | None) -> str | None:
     """Return the flags of mlx_lm.convert that make a format, None where nothing is converted.
 
@@ -148,17 +157,9 @@ def conversion(name: str | None) -> str | None:
     return f"-q --q-bits {fmt.scheme.bits} --q-group-size {fmt.scheme.group}"
 
 
-PROGRAMS = ("mlx_lm.server", "mlx_lm.generate", "mlx_lm.benchmark")
-STARTS = (
-    *((name,) for name in PROGRAMS),
-    *(("python", "-m", name) for name in PROGRAMS),
-    *(("python", "-m", *name.split(".")) for name in PROGRAMS),
-)
-
-
 def command(model: str, job: MlxJob) -> list[str]:
-    """Return the words that start mlx-lm's server, on the folder of what was converted where a format is asked for."""
-    words = ["mlx_lm.server", "--model", model if conversion(job.format) is None else CONVERTED]
+    """Return the words that start mlx-lm's server."""
+    words = ["mlx_lm.server", "--model", model]
     for name, spelled in (("prefill_step_size", "--prefill-step-size"), ("kv_bits", "--kv-bits"),
                           ("kv_group_size", "--kv-group-size"), ("quantized_kv_start", "--quantized-kv-start"),
                           ("decode_concurrency", "--decode-concurrency"),

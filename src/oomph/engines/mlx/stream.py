@@ -79,20 +79,18 @@ class _Player:
         if not self.owners[array]:
             self.alive -= self.bytes[array]
 
-    def play(self, layer: Sequence[tuple[Op, tuple[str, ...]]]) -> None:
-        """Run a layer's operations, and let go after each the names that come with it."""
-        for op, done in layer:
-            reads = [self.names[name] for name in op.reads]
+    def play(self, layer: Sequence[tuple[Op, Sequence[str]]]) -> None:
+        """Run a layer's operations; behind each the names that are let go after it."""
+        names, sizes = self.names, self.sizes
+        for op, ended in layer:
+            reads = [names[name] for name in op.reads]
             array = self.make(op.elements, counted=not op.kept) if op.elements else reads[0]
             if op.runs:
                 self.encode(reads, array, op.weights)
             self.bind(op.makes, array)
             self.made += 0 if op.kept else op.elements
-            wide = op.elements
-            for each in reads:
-                wide += self.sizes[each]
-            self.widest = max(self.widest, wide)
-            for name in done:
+            self.widest = max(self.widest, op.elements + sum([sizes[each] for each in reads]))
+            for name in ended:
                 self.release(name)
 
     def encode(self, reads: Sequence[int], makes: int, weights: int) -> None:
@@ -114,15 +112,6 @@ class _Player:
                     self._drop(array)
 
 
-def _released(layer: Sequence[Op]) -> list[tuple[Op, tuple[str, ...]]]:
-    """Return a layer's operations, each with the names that stand in none behind it."""
-    last = {name: at for at, op in enumerate(layer) for name in (*op.reads, op.makes)}
-    return [
-        (op, tuple(name for name in {*op.reads, op.makes} if name != "x" and last[name] == at))
-        for at, op in enumerate(layer)
-    ]
-
-
 def in_flight(
     layers: Sequence[Sequence[Op]], start: int, item: int, limits: Limits, last: Sequence[Op] = ()
 ) -> InFlight:
@@ -136,14 +125,21 @@ def in_flight(
     """
     player = _Player(item, limits)
     player.bind("x", player.make(start, counted=True))
-    grew, prepared = 0, {id(layer): _released(layer) for layer in {id(each): each for each in layers}.values()}
+    grew = 0
+    alike = {id(layer): _ended(layer) for layer in {id(layer): layer for layer in layers}.values()}
     for number, layer in enumerate(layers):
         peak = player.peak
-        player.play(prepared[id(layer)])
+        player.play(alike[id(layer)])
         grew = number if player.peak > peak else grew
         if number - grew > LONGEST_PERIOD and len(player.on_their_way) == MAX_ACTIVE:
             player.made *= len(layers)  # the rest is the same again
             break
-    player.play(_released(last))
+    player.play(_ended(last))
     bound = min(player.made, (MAX_ACTIVE + 1) * ((limits.mi_elements + 1) * MI + player.widest)) * item
     return InFlight(player.peak, max(player.peak, bound))
+
+
+def _ended(layer: Sequence[Op]) -> list[tuple[Op, list[str]]]:
+    """Return each operation with the names that stand in none after it."""
+    last = {name: at for at, op in enumerate(layer) for name in (*op.reads, op.makes)}
+    return [(op, [name for name in {*op.reads, op.makes} - {"x"} if last[name] == at]) for at, op in enumerate(layer)]
