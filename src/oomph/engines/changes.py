@@ -31,6 +31,9 @@ ADMITTED = (
     "num_parallel", "max_num_seqs", "max_batch_size", "max_running_requests", "max_concurrent_requests",
     "decode_concurrency", "parallel",
 )  # fmt: skip
+# The oldest compute capability whose kernels take a format: get_min_capability of vLLM 0.33.0's Fp8Config and
+# AutoAWQConfig; TensorRT-LLM's fp8 begins with Ada, its nvfp4 with Blackwell.
+SINCE = {"fp8": (7, 5), "awq": (7, 5), "modelopt-fp8": (8, 9), "modelopt-nvfp4": (10, 0)}
 # The order of advice: what costs least first; a changed format costs quality, a shorter context what was asked for.
 KINDS = ("admitted", "cache", "fewer", "shorter", "gpus", "format", "layers")
 
@@ -106,13 +109,18 @@ def _candidates(
             yield _Tried(kind, title, (f"--{over}", str(most)), {over: most}, devices)
     yield from _more_gpus(engine, job, devices)
     for name in engine.formats or (EXPERTS_TOO if "moe_experts" in found.model.by_kind else SIDE_BY_SIDE):
-        if name != job.format:
+        if name != job.format and all(_computes(device, name) for device in devices):
             yield _Tried("format", f"weights in {name}", ("--format", name), {"format": name}, devices)
     layers = next((name for name in FIELDS["gpu-layers"] if name in names), None)
     if layers:
         most = _most(found, engine, job, devices, "gpu-layers")
         title = f"{most} layers on GPUs, the others in the machine's memory"
         yield _Tried("layers", title, _words(engine, layers, most), {layers: most}, devices)
+
+
+def _computes(device: Device, fmt: str) -> bool:
+    """Tell whether a device has kernels for a format; where its compute capability is not known, it may."""
+    return device.vendor != "nvidia" or device.capability is None or device.capability >= SINCE.get(fmt, (0, 0))
 
 
 def _words(engine: Engine, field: str, value: Any) -> tuple[str, ...]:
