@@ -22,6 +22,9 @@ class States:
         self.b, self.n_seqs = b, b.n_seqs
         self.copies = ggml.graph_input(I32, b.setup.n_seq_max, name="s_copy")
         self.n_others = b.setup.n_seq_max - b.n_seqs
+        self.of_batch = ggml.view(self.copies, b.n_seqs)
+        # Those that a batch does not have; what is read at once beside a recurrence is one less than all.
+        self.of_others = ggml.view(self.copies, b.setup.n_seq_max - (1 if b.setup.build.whole_states else b.n_seqs))
 
     def stored(self, kind: str, il: int, width: int) -> Tensor:
         """The states of a layer: of its convolution ("r") or of its recurrence ("s")."""
@@ -34,18 +37,17 @@ class States:
         all_of_them = ggml.reshape(states, width, states.ne[1])
         zero = ggml.view(all_of_them, width)
         expand(ggml.Tensor("SCALE", zero.type, zero.ne, zero.nb, [zero], view=zero.owner))
-        read, of_batch = rows or ggml.get_rows, ggml.view(self.copies, self.n_seqs)
+        read = rows or ggml.get_rows
         if not self.b.setup.build.whole_states:
-            found = expand(read(all_of_them, of_batch))
-            others = ggml.get_rows(all_of_them, ggml.view(self.copies, self.n_others))
+            found = expand(read(all_of_them, self.of_batch))
+            others = ggml.get_rows(all_of_them, self.of_others)
         elif rows is None:
             every = ggml.get_rows(all_of_them, self.copies)
             found = expand(ggml.view(every, width, self.n_seqs))
             others = ggml.view(every, width, self.n_others)
         else:
-            found = expand(read(all_of_them, of_batch))
-            every = ggml.get_rows(all_of_them, ggml.view(self.copies, self.copies.ne[0] - 1))
-            others = ggml.view(every, width, self.n_others)
+            found = expand(read(all_of_them, self.of_batch))
+            others = ggml.view(ggml.get_rows(all_of_them, self.of_others), width, self.n_others)
         expand(ggml.cpy(others, ggml.view(states, width, self.n_others, nb=(states.nb[1],))))
         return found
 
