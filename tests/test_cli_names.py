@@ -75,3 +75,11 @@ def test_a_slip_behind_an_engine_is_a_command(capsys: pytest.CaptureFixture[str]
     code, _, err = run(capsys, "serve", "qwen3-32b", "--engine", "vllm", "--gpu", "h100", "--map", "x.pdf")
     assert code == 2
     assert "names no kind of drawing" in err
+
+
+def test_plain_weights_of_a_quantised_model_are_another_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    """The command named the repository, whose weights are in mxfp4."""
+    found = _answer(capsys, "gpt-oss-20b", "--engine", "vllm", "--format", "bf16", "--context", "4k")
+    again = _answer(capsys, "--", *found["command"])
+    assert again["job"]["format"] == "bf16"
+    assert again["total_bytes"] == found["total_bytes"]

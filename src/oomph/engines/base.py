@@ -62,6 +62,7 @@ class Share:
     requests of a context and a concurrency take of that room, `held` the same as items. An engine that takes the whole
     room at its start, whatever is asked, has a `pool`: what of it no request needs is an item too. `safe_room` is what
     is left at least where that is not the room less what the items may take more, as of a room of a fixed size.
+    `least` is what of the needs is quick to work out, where not all of them are.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Share:
     pool: bool = False
     count: int = 1
     safe_room: int | None = None
+    least: Callable[[int, int], int] | None = None
 
     @property
     def safe_room_bytes(self) -> int:
@@ -81,11 +83,16 @@ class Share:
             return self.safe_room
         return (self.room_bytes or 0) - sum(item.safe_bytes - item.n_bytes for item in self.items)
 
+    def surely_full(self, context: int, concurrency: int) -> bool:
+        """Say whether requests do not fit by what is quick to work out alone."""
+        least = 0 if self.least is None else self.least(context, concurrency)
+        return self.room_bytes is not None and least > self.safe_room_bytes
+
     def fits(self, context: Amount, concurrency: Amount) -> Any:
         """Say whether requests fit in the least room there is; of arrays, where. Only for a share with a room."""
         assert self.room_bytes is not None
-        if self.safe_room_bytes < 0 and isinstance(context, int) and isinstance(concurrency, int):
-            return False  # whatever they need, which may be long in the working out
+        if isinstance(context, int) and isinstance(concurrency, int) and self.surely_full(context, concurrency):
+            return False
         return self.needs(context, concurrency) <= self.safe_room_bytes
 
 

@@ -55,10 +55,14 @@ def changes(found: Subject, engine: Engine, job: ServeJob, devices: Sequence[Dev
     before = engine.deploy(found, job, devices)
     refused = not_taken(before, {"context": before.context, "concurrency": job.concurrency})
     best: dict[str, SingleChange] = {}
-    for tried in _candidates(found, engine, job, devices, before):
+    candidates = list(_candidates(found, engine, job, devices, before))
+    for at, tried in enumerate(candidates):
         known = best.get(tried.kind)
         if known is not None and known.status == "fits":
             continue
+        larger = any(each.kind == tried.kind for each in candidates[at + 1 :])
+        if larger and tried.kind in ("gpus", "format") and _surely_not(found, engine, job, tried):
+            continue  # the next one of its kind saves more
         change = _outcome(found, engine, job, tried, _margin(before, job))
         if change is None or (refused and change.status == "too_big"):
             continue  # what saves memory does not let in what the engine does not take
@@ -81,6 +85,16 @@ def _outcome(found: Subject, engine: Engine, job: ServeJob, tried: _Tried, margi
     if saved <= 0 and not verdict.fits:
         return None
     return SingleChange(tried.title, tried.words, saved, verdict.margin_bytes, verdict.status)
+
+
+def _surely_not(found: Subject, engine: Engine, job: ServeJob, tried: _Tried) -> bool:
+    """Tell whether a change is too small by what is quick to work out alone."""
+    try:
+        job = replace(job, **tried.changed)
+        after = engine.deploy(found, job, tried.devices)
+    except OomphError:
+        return False
+    return any(share.surely_full(after.context, job.concurrency) for share in after.known)
 
 
 def _margin(deployed: Deployment, job: ServeJob) -> int:

@@ -106,15 +106,17 @@ def _usual(model: str) -> str:
     return "mxfp4_moe" if isinstance(said, dict) and said.get("quant_method") == "mxfp4" else USUAL
 
 
-def called(engine: Engine, name: str, fmt: str | None) -> str:
+def called(engine: Engine, name: str, fmt: str | None, quantised: bool = False) -> str:
     """Return what a model in a format is called in an engine's command: a file or folder, read back as that.
+
+    `quantised`: its published weights are, so that plain ones lie elsewhere.
 
     >>> from oomph.engines import engine
     >>> called(engine("llama.cpp"), "qwen3-32b", "q4_k_m"), called(engine("vllm"), "Qwen/Qwen3-32B", "awq")
     ('qwen3-32b-Q4_K_M.gguf', 'Qwen3-32B-awq')
     """
     files = any(FORMATS[each] == "gguf" for each in engine.formats)
-    if fmt is None or (FORMATS.get(fmt) == "plain" and not files):
+    if fmt is None or (FORMATS.get(fmt) == "plain" and not files and not quantised):
         return name
     if not files:
         return f"{name.rpartition('/')[2]}-{fmt}"

@@ -59,9 +59,12 @@ def serve(found: Subject, engine: Engine, job: ServeJob, devices: Sequence[Devic
 def _called(found: Subject, engine: Engine, job: ServeJob) -> str:
     """Return what the model is called in a command."""
     from oomph.engines.model_names import called
+    from oomph.formats import asked_for
 
     name = found.source.repo or found.source.name if engine.hub else found.source.name
-    return called(engine, name, job.format) if found.source.header is None else name
+    if found.source.header is not None:
+        return name
+    return called(engine, name, job.format, asked_for(found.source.config or {}) is not None)
 
 
 def describe(job: ServeJob) -> dict[str, Any]:

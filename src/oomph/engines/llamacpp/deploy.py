@@ -185,6 +185,10 @@ class Served:
         logits = self.output_bytes(context, concurrency) if device < 0 else 0
         return sum(part(device, context, concurrency) for part in parts) + logits
 
+    def least(self, device: int, context: int, concurrency: int) -> int:
+        """Return what requests take on a device besides its compute buffer."""
+        return int(self.kv_bytes(device, context, concurrency) + self.state_bytes(device, context, concurrency))
+
     def held(self, device: int, context: int, concurrency: int) -> tuple[Item, ...]:
         """Return the same as items."""
         kv, rs = self.kv_bytes(device, context, concurrency), self.state_bytes(device, context, concurrency)
@@ -302,6 +306,7 @@ def _gpu(served: Served, at: int, device: Device | None, count: int) -> Share:
         items=tuple(items),
         needs=partial(served.needs, at),
         held=partial(served.held, at),
+        least=partial(served.least, at),
         room_bytes=None if capacity is None else capacity - fixed,
         capacity_bytes=capacity,
     )
