@@ -10,8 +10,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from oomph.cli.render import BAR, FREE, FULL, MAX_BAR, ROOMY, STYLES, Output, plain_table
-from oomph.cli.render_job import TITLES
+from oomph.cli.render import ROOMY, STYLES, Output, plain_table
+from oomph.cli.render_job import TITLES, bar, groups
 from oomph.cli.text import printable, printable_ledger
 from oomph.ledger import TOP, largest
 from oomph.units import count, human
@@ -35,7 +35,7 @@ def render(ledger: Ledger, explain: bool) -> None:
     out.print(headline(ledger))
     if ledger.verdict:
         out.print(Text(ledger.verdict.sentence, style=STYLES[ledger.verdict.status]))
-    out.print(_bar(ledger, out))
+    out.print(bar(ledger, out, _capacity(ledger)))
     out.print(_groups(ledger, out))
     if ledger.served and len(ledger.served.shares) > 1:
         out.print(_devices(ledger))
@@ -74,28 +74,13 @@ def headline(ledger: Ledger) -> Text:
     return text
 
 
-def _by_size(ledger: Ledger) -> list[tuple[str, int]]:
-    return sorted(((name, size) for name, size in ledger.groups.items() if size), key=lambda pair: -pair[1])
-
-
-def _bar(ledger: Ledger, out: Output) -> Text:
-    """Return one line of blocks: what is there by group, then what stays free on the devices."""
-    width = min(out.width, MAX_BAR)
+def _capacity(ledger: Ledger) -> int:
     shares = ledger.served.shares if ledger.served else ()
-    total = max(sum((share.capacity_bytes or share.n_bytes) * share.count for share in shares), ledger.total_bytes, 1)
-    text = Text()
-    for index, (_, n_bytes) in enumerate(_by_size(ledger)):
-        text.append(out.blocks(FULL) * round(n_bytes / total * width), style=BAR[index % len(BAR)])
-    text.append(out.blocks(FREE) * max(0, width - len(text)) if total > ledger.total_bytes else "", style="dim")
-    return text
+    return sum((share.capacity_bytes or share.n_bytes) * share.count for share in shares)
 
 
 def _groups(ledger: Ledger, out: Output) -> Table:
-    table = plain_table("in all", "bytes", "share", right=(1, 2))
-    for index, (group, n_bytes) in enumerate(_by_size(ledger)):
-        name = Text(out.blocks(f"{FULL} "), style=BAR[index % len(BAR)])
-        name.append(KINDS.get(group) or TITLES.get(group, group), style="default")
-        table.add_row(name, human(n_bytes), f"{n_bytes / max(ledger.total_bytes, 1):.1%}")
+    table = groups(ledger, out, "in all", {**TITLES, **KINDS})
     table.add_section()
     table.add_row(Text("together", style="bold"), human(ledger.total_bytes), "")
     if ledger.safe_bytes > ledger.total_bytes:
