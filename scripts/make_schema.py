@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from oomph.engines.maps import STATUSES as MAP_STATUSES
 from oomph.ledger import GROUPS, SCHEMA_VERSION, SOURCES
 from oomph.planning.lever import PRICES
 from oomph.planning.result import STATUSES
@@ -80,6 +81,31 @@ def job() -> dict[str, Any]:
     )
 
 
+def served() -> dict[str, Any]:
+    """What an engine holds on each kind of device, its limits, and single changes where it does not fit."""
+    share = obj(
+        {
+            "name": TEXT,
+            "count": {"type": "integer", "minimum": 1},
+            **dict.fromkeys(("bytes", "safe_bytes", "needed_bytes"), BYTES),
+            **dict.fromkeys(("room_bytes", "safe_room_bytes"), null_or({"type": "integer"})),
+            "capacity_bytes": null_or(BYTES),
+        },
+        description="bytes of one of count equal devices",
+    )
+    bound = obj({"over": {"enum": ["context", "concurrency"]}, "most": BYTES, "why": TEXT})
+    single = obj(
+        {
+            "title": TEXT,
+            "words": {**array(TEXT), "description": "what to type for it"},
+            "saved_bytes": {"type": "integer"},
+            "margin_bytes": {"type": "integer"},
+            "status": {"enum": list(STATUSES)},
+        }
+    )
+    return obj({"shares": array(share), "limits": array(bound), "changes": array(single)})
+
+
 def schema() -> dict[str, Any]:
     """The JSON schema of `oomph MODEL --json`."""
     item = obj(
@@ -134,6 +160,7 @@ def schema() -> dict[str, Any]:
             "why": TEXT,
             "printed": array(obj({"name": TEXT, "text": TEXT, "value": NUMBER, "safe": NUMBER})),
             "command": {**array(TEXT), "description": "what starts the engine, word by word"},
+            "served": null_or(served()),
             "groups": obj(dict.fromkeys(GROUPS, BYTES)),
             "kinds": {"type": "object", "additionalProperties": BYTES},
             "items": array(item),
@@ -232,6 +259,49 @@ def limits() -> dict[str, Any]:
     return obj(head(device={"type": "object"}, limits=array(limit())))
 
 
+def serve_map() -> dict[str, Any]:
+    """The JSON schema of `oomph serve --map`."""
+    rows = {"description": "one row for each context, one column for each number of requests"}
+    return obj(
+        head(
+            device={"type": "object"},
+            contexts=array({"type": "integer", "minimum": 1}),
+            concurrencies=array({"type": "integer", "minimum": 1}),
+            status={**array(array({"enum": list(MAP_STATUSES)})), **rows},
+            share={**array(array(null_or({**NUMBER, "minimum": 0}))), **rows},
+            assumptions=array(TEXT),
+            warnings=array(TEXT),
+        )
+    )
+
+
+def reconciliation() -> dict[str, Any]:
+    """The JSON schema of `oomph reconcile`."""
+    real = obj({"name": TEXT, "value": NUMBER, "device": TEXT, "line": {"type": "integer", "minimum": 1}, "text": TEXT})
+    report = obj(
+        {
+            "program": TEXT,
+            "command": {**array(TEXT), "description": "what would start it again, as far as the log tells"},
+            "facts": {"type": "object", "additionalProperties": TEXT},
+            "figures": array(real),
+        }
+    )
+    row = obj(
+        {
+            "name": {**TEXT, "description": "ends in the unit: weights_gib, kv_tokens"},
+            "expected": NUMBER,
+            "safe": NUMBER,
+            "real": real,
+            "relative_error": NUMBER,
+            "agrees": {"type": "boolean"},
+            "above": {"type": "boolean", "description": "beyond what the safe value allows for"},
+            "reasons": array(TEXT),
+        }
+    )
+    names = {"schema_version": {"const": SCHEMA_VERSION}, "oomph_version": TEXT, "job": null_or({"type": "object"})}
+    return obj({**names, "reports": array(report), "rows": array(row), "notes": array(TEXT)})
+
+
 def titled(title: str, found: dict[str, Any]) -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -247,6 +317,8 @@ def main() -> None:
         "plan.schema.json": titled("oomph plan", plan()),
         "plan-gpus.schema.json": titled("oomph plan, several GPUs", on_devices()),
         "max.schema.json": titled("oomph max", limits()),
+        "reconcile.schema.json": titled("oomph reconcile", reconciliation()),
+        "map.schema.json": titled("oomph serve --map", serve_map()),
     }
     for name, found in pages.items():
         path, text = DOCS / name, json.dumps(found, indent=2) + "\n"

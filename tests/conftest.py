@@ -8,6 +8,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long a machine takes to draw examples says nothing of the code: no test is timed.
+settings.register_profile("oomph", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("oomph")
 
 SHARED = Path(os.environ.get("OOMPH_SHARED", Path(__file__).parents[2] / "shared"))
 

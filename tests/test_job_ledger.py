@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from oomph.answer import Subject, resolve
 from oomph.errors import UnsupportedError, UsageError
 from oomph.families import model_from_config
 from oomph.header import Source
-from oomph.job import TrainJob
+from oomph.job import InferJob, TrainJob
 from oomph.job_ledger import job_ledger, timeline
 from oomph.play import train_step
 from oomph.steps import step
@@ -170,3 +171,23 @@ def test_a_snapshot_is_laid_over_the_timeline(capsys: pytest.CaptureFixture[str]
     assert run(capsys, *command)[0] == 2
     snapshot.write_text("[]")
     assert run(capsys, *command, "--timeline", str(drawn))[0] == 4
+
+
+@pytest.mark.parametrize(
+    ("quantization", "says"),
+    [
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "published in fp8; .* say --quantization fp8"),
+        ({"quant_method": "mxfp4"}, "cannot play mxfp4"),
+        ({"quant_method": "of next year"}, "cannot play a format of its own"),
+    ],
+)
+def test_a_model_that_was_published_quantised_is_not_played_in_silence(
+    quantization: dict[str, object], says: str
+) -> None:
+    """What is played are 16 bits, unless the job says how the weights are stored."""
+    raw = {**LLAMA_3_8B, "num_hidden_layers": 2, "quantization_config": quantization}
+    found = resolve(Source("llama", "config", raw))
+    assert any(re.search(says, warning) for warning in job_ledger(found, InferJob(1, 64)).warnings)
+    assert not any(
+        "published" in warning for warning in job_ledger(found, InferJob(1, 64, quantization="fp8")).warnings
+    )

@@ -57,7 +57,7 @@ def test_nothing_typed_is_the_default_job() -> None:
     ("line", "changes"),
     [
         ("--seq 7 --batch 3", {"seq_len": 7, "batch": 3}),
-        ("--seq-len 7", {"seq_len": 7}),
+        ("--seq-len 4k", {"seq_len": 4096}),
         ("--precision amp-bf16 --attention eager", {"precision": "amp-bf16", "attention": "eager"}),
         ("--padding --no-dropout", {"padding": True, "dropout": False}),
         ("--no-padding --dropout", {}),

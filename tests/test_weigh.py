@@ -120,3 +120,14 @@ def test_a_file_without_weights_is_no_model(tensors: tuple[StoredTensor, ...]) -
     """A vocabulary in a GGUF file, an empty safetensors file: nothing to weigh, so nothing fits anywhere."""
     with pytest.raises(SourceError, match="no weights"):
         resolve(Source("x", "gguf", header=Header("gguf", tensors)))
+
+
+def test_a_quantised_name_without_a_quantised_config_is_no_silent_bf16() -> None:
+    """nvidia/DeepSeek-V3.1-NVFP4 says how it is stored in a file beside its config, which the catalogue lacks."""
+    from oomph.answer import subject
+
+    (warning,) = subject("deepseek-v3.1-nvfp4").warnings
+    assert "a quantised copy by its name (NVFP4)" in warning
+    assert "--format" in warning
+    assert subject("qwen3-32b-fp8").warnings == ()
+    assert subject("llama-3-8b").warnings == ()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,11 @@ SIDE_BY_SIDE = ("bf16", "fp8", "int8", "nf4-dq", "q8_0", "q6_k", "q5_k_m", "q4_k
 
 # bitsandbytes sees experts only where they are apart; both readings are shown for a mixture of experts.
 EXPERTS_TOO = ("bf16", "fp8", "nf4-dq", "nf4-dq-experts", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q2_k")
+
+# What names of quantised copies have in them.
+QUANTISED = re.compile(
+    r"(?<![a-z0-9])(?:nvfp4|mxfp4|fp8|fp4|awq|gptq|int4|int8|w4a16|w8a8|nf4)(?![a-z0-9])", re.IGNORECASE
+)
 
 # Number types that hold codes, not values: their elements are not parameters.
 PACKED = frozenset({"int8", "uint8", "int16", "int32", "uint32"})
@@ -97,9 +104,18 @@ def resolve(source: Source) -> Subject:
     from oomph.families import model_from_config
 
     try:
-        return Subject(source, model_from_config(source.config, source.name), "config")
+        return Subject(source, model_from_config(source.config, source.name), "config", _unsaid(source))
     except UnsupportedError as unknown:
         return _unknown_family(source, unknown)
+
+
+def _unsaid(source: Source) -> tuple[str, ...]:
+    """Return a warning where a name says that weights are quantised and the config, all that is known, does not."""
+    said = QUANTISED.search(source.repo or source.name)
+    if said is None or source.header is not None or "quantization_config" in json.dumps(source.config):
+        return ()
+    taken = "its config names no quantisation: it is taken to be stored as it is. Say --format, or point at its files."
+    return (f"{source.name} is a quantised copy by its name ({said[0]}), but {taken}",)
 
 
 def _unknown_family(source: Source, unknown: UnsupportedError) -> Subject:

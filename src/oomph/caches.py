@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from oomph.blocks.base import Block, descend
-from oomph.structure import decoder_stack
+from oomph.blocks.base import OUTER_KINDS, Block, Stack
 
 if TYPE_CHECKING:
     from oomph.blocks.cached import Cached
     from oomph.model import Model
-    from oomph.tensor import Tensor
 
 
 class LayerCache(NamedTuple):
@@ -24,21 +22,23 @@ class LayerCache(NamedTuple):
 def layer_caches(model: Model) -> tuple[LayerCache, ...]:
     """Return what the decoder's layers keep, equal ones together, in the order of their first layer.
 
-    Layers that keep nothing (their keys are another's, or they are no mixers) are left out.
+    Layers that keep nothing (their keys are another's, or they are no mixers) are left out; encoders, towers and
+    multi-token prediction keep nothing.
 
     >>> from oomph import load
     >>> [(len(each.layers), each.cached[0].per_token) for each in layer_caches(load("llama-3-8b"))]
     [(32, 2048)]
     """
     found: dict[tuple[Cached, ...], list[int]] = {}
-    for layer, places in decoder_stack(model)[1].groups():
-        kept = tuple(_kept(layer))
-        if kept:
-            found.setdefault(kept, []).extend(places)
+    for stack in _stacks(model):
+        for layer, places in stack.groups():
+            kept = layer.cached if isinstance(layer, Block) else ()
+            if kept:
+                found.setdefault(kept, []).extend(places)
     return tuple(LayerCache(kept, tuple(sorted(places))) for kept, places in found.items())
 
 
-def _kept(layer: Block | Tensor) -> Iterator[Cached]:
-    if isinstance(layer, Block):
-        for block in descend({"": layer}):
-            yield from block.cached
+def _stacks(model: Model) -> Iterator[Stack]:
+    for part in model.parts.values():
+        if isinstance(part, Stack) and part.kind not in OUTER_KINDS:
+            yield part

@@ -72,6 +72,12 @@ class Device:
         return known or (self.marketed_bytes or 0) * LEAST_SHARE_PERCENT // 100
 
     @property
+    def capability(self) -> tuple[int, int] | None:
+        """The compute capability in numbers that compare, None where it is not known."""
+        major, _, minor = self.compute_capability.partition(".")
+        return (int(major), int(minor)) if major.isdecimal() and minor.isdecimal() else None
+
+    @property
     def capacity_source(self) -> str:
         """Which figure `capacity_bytes` is, and how it is known."""
         if self.program_bytes:
@@ -215,6 +221,24 @@ def parse_gpus(text: str) -> Fleet:
     if trailing and (looks_like_size(trailing[1]) or normalise(trailing[1][:200]) in _index()):
         return Fleet(_one(trailing[1]), _count(trailing[2]))
     return Fleet(_one(text))  # the x is a letter: rtx4900 is not 4900 of an rt
+
+
+MOST_LISTED = 1024
+
+
+def parse_devices(text: str) -> tuple[Device, ...]:
+    """Return the devices of a list, one for each: names that `parse_gpus` takes, with commas between them, in order.
+
+    >>> [one.id for one in parse_devices("rtx-4090, 2xrtx-3060")]
+    ['rtx-4090', 'rtx-3060-12gb', 'rtx-3060-12gb']
+    """
+    found: list[Device] = []
+    for part in text[: 64 * MOST_LISTED].split(","):
+        fleet = parse_gpus(part)
+        if len(found) + fleet.count > MOST_LISTED:
+            raise UsageError(f"{text[:40]!r} names more than {MOST_LISTED} devices.", "Name those of one server.")
+        found += [fleet.device] * fleet.count
+    return tuple(found)
 
 
 def _count(text: str) -> int:

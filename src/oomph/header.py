@@ -40,7 +40,7 @@ class Source:
     """A model as found: its raw config (if any), its header (if any), and where they came from.
 
     `origin` is one of catalogue, hub, cache (the hub's files on this disk), directory, config, stdin,
-    safetensors, gguf. `revision` is the commit of a hub repository.
+    safetensors, gguf. `revision` is the commit of a hub repository, `repo` the repository of a catalogued model.
     """
 
     name: str
@@ -49,3 +49,4 @@ class Source:
     header: Header | None = None
     notes: tuple[str, ...] = ()
     revision: str = ""
+    repo: str = ""

@@ -9,7 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-from oomph.job_checks import check_in_backward, check_objective, check_training, check_values, implementation
+from oomph.job_checks import (
+    check_in_backward,
+    check_objective,
+    check_serving,
+    check_training,
+    check_values,
+    implementation,
+)
 from oomph.job_words import (
     OF_PROMPTS,
     OWN_PRESETS,
@@ -31,7 +38,10 @@ from oomph.job_words import (
     Precision,
     Quantization,
     Reference,
+    Release,
     Routing,
+    ServedGptqKernel,
+    ServedQuantization,
     Task,
     ZeroGrad,
 )
@@ -243,9 +253,19 @@ DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(TrainJ
 class InferJob:
     """One forward pass without gradients: a prefill of `seq_len` tokens, or `decode` single tokens after it.
 
-    `cache`: none, dynamic (grows by concatenation) or static (`max_cache_len` tokens allocated at once; 0 means
-    seq_len + decode). `experts` and `routing` as in TrainJob; generate() decodes with batched_mm where grouped_mm is
-    asked for. `logits_to_keep` 0 keeps the logits of every token, 1 only the last one's.
+    `cache`: none, dynamic (grows by concatenation), static (`max_cache_len` tokens allocated at once; 0 means
+    seq_len + decode) or fp8 (dynamic, but quantised: QuantizedCache's backend "fp8"). `experts` and `routing` as in
+    TrainJob; generate() decodes with batched_mm where grouped_mm is asked for. `logits_to_keep` 0 keeps the logits of
+    every token, 1 only the last one's.
+
+    `quantization` is how the weights are stored, `gptq_kernel` what computes with GPTQ's, as in TrainJob.
+    `compute_fp32`: bitsandbytes brings 4-bit maps' inputs and weights to fp32 first, which it does unless a
+    BitsAndBytesConfig says otherwise.
+
+    `release` is whose generate() runs. That of transformers 4.38 makes logits of every token and fp32 copies of them,
+    keeps tables of sines and cosines in each layer, repeats key heads before it attends, and holds the cache as it was
+    before a token beside the one with it. 4.51 repeats key heads for torch's own attention. Around flash-attn 4.46 and
+    4.51 do what 5 does.
     """
 
     batch: int = 1
@@ -254,14 +274,19 @@ class InferJob:
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     attention: Kernel = "flash"
     padding: bool = False
-    cache: Literal["none", "dynamic", "static"] = "dynamic"
+    cache: Literal["none", "dynamic", "static", "fp8"] = "dynamic"
     max_cache_len: int = 0
     logits_to_keep: int = 1
     experts: Experts = "grouped_mm"
     routing: Routing = "balanced"
+    quantization: ServedQuantization = "none"
+    gptq_kernel: ServedGptqKernel = "gptqmodel"
+    compute_fp32: bool = False
+    release: Release = "5"
 
     def __post_init__(self) -> None:
         check_values(self)
+        check_serving(self)
 
     @property
     def axes(self) -> tuple[str, ...]:

@@ -99,6 +99,17 @@ def check_training(job: TrainJob) -> None:
         raise UsageError("fp32 weights under autocast are a precision of their own.", "Take amp-bf16 or amp-fp16.")
 
 
+def check_serving(job: InferJob) -> None:
+    """Refuse what does not go together in a job without gradients."""
+    if job.gptq_kernel == "exllama" and job.quantization.startswith("gptq") and "-4bit-" not in job.quantization:
+        raise UsageError("exllama computes with 4 bits.", "Take --gptq-kernel cuda-old, or another --quantization.")
+    if job.compute_fp32 and not job.quantization.startswith(FOUR_BIT):
+        raise UsageError("compute_fp32 is of bitsandbytes' 4-bit maps.", "Add --quantization nf4, or leave it out.")
+    if job.release == "4.38" and (job.cache != "dynamic" or job.attention != "flash" or job.padding):
+        fix = "Leave out --cache, --attention and --padding."
+        raise UsageError("oomph knows the growing cache and flash attention of transformers 4.38 alone.", fix)
+
+
 def _check_images(job: TrainJob) -> None:
     """Refuse what is not played with images yet, and a size that is none."""
     if not job.images:

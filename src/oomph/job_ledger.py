@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from oomph import formats
 from oomph.answer import Subject, facts
 from oomph.closed_form import Forms, axis_name
 from oomph.device_memory import Figures, figures, fits
-from oomph.errors import UnsupportedError
+from oomph.errors import OomphError, UnsupportedError
 from oomph.job import TrainJob, describe
 from oomph.job_tells import idle_inputs
-from oomph.job_words import COMPLETING
+from oomph.job_words import COMPLETING, QUANTIZATIONS
 from oomph.ledger import Instant, Item, Ledger, Verdict
 from oomph.methods import adapted, trainable_params
 from oomph.optimizer_names import KINDS
@@ -82,7 +83,13 @@ def job_ledger(found: Subject, job: Job, fleet: Fleet | None = None, config: Con
         device=fleet.to_dict() if fleet else None,
         verdict=_verdict(said, on_device, events, fleet, config) if fleet else None,
         assumptions=_assumed(job, found.model),
-        warnings=(*found.warnings, *found.model.notes, *_unseen(job), *kernel_note(found.model, job.attention)),
+        warnings=(
+            *found.warnings,
+            *found.model.notes,
+            *_unseen(job),
+            *_stored_otherwise(found, job),
+            *kernel_note(found.model, job.attention),
+        ),
         figures=(on_device.allocated, on_device.reserved, on_device.device),
         resident_bytes=on_device.played.allocated_end_bytes,
         instants=tuple(map(_instant, names, played.stretches))[played.begin - 1 :],
@@ -156,6 +163,19 @@ def _unseen(job: Job) -> tuple[str, ...]:
             " most a few fp32 copies of the largest parameter at a time."
         )
     return tuple(found)
+
+
+def _stored_otherwise(found: Subject, job: Job) -> tuple[str, ...]:
+    """Say so where a model that reads and writes was published quantised, and the job does not say how."""
+    asked = formats.asked_for(found.source.config or {})
+    if isinstance(job, TrainJob) or job.quantization != "none" or asked is None:
+        return ()
+    try:
+        name = formats.from_config(asked, job.precision).name
+    except OomphError:
+        name = "a format of its own"
+    fix = f"say --quantization {name}" if name in QUANTIZATIONS else f"oomph cannot play {name} yet"
+    return (f"This model is published in {name}; what is played are weights in {job.precision}: {fix}.",)
 
 
 def _why(played: Step, instant: str, alive: list[Alive]) -> str:

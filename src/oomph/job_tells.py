@@ -60,6 +60,12 @@ TELLS: dict[str, Callable[[TrainJob], bool]] = {
 }
 
 
+SERVED: dict[str, Callable[[InferJob], bool]] = {
+    "gptq_kernel": lambda job: job.quantization.startswith("gptq"),
+    "compute_fp32": lambda job: job.quantization.startswith(("nf4", "fp4")),
+}
+
+
 def idle_inputs(job: TrainJob | InferJob) -> tuple[str, ...]:
     """Return the inputs that change nothing in a job of this method and optimizer.
 
@@ -67,5 +73,5 @@ def idle_inputs(job: TrainJob | InferJob) -> tuple[str, ...]:
     (True, False)
     """
     if not isinstance(job, TrainJob):
-        return ()
+        return tuple(name for name, tells in SERVED.items() if not tells(job))
     return tuple(name for name, tells in TELLS.items() if not tells(job))

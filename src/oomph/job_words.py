@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Precision = Literal[
     "bf16",  # weights, gradients and optimizer states in bf16
@@ -128,6 +128,18 @@ GptqKernel = Literal[
     "gptqmodel",  # GPTQModel, today's; a layer's unpacked weights live through its backward pass
     "triton",  # auto_gptq's second Triton kernel and fms-acceleration: unpacked anew in backward
     "cuda-old",  # auto_gptq as transformers 4 loads it with exllama off: unpacked by torch's operations
+]
+# Of a model that only reads and writes; kernels that compute forward alone among them.
+ServedQuantization = Literal[Quantization, "fp8"]
+QUANTIZATIONS: frozenset[str] = frozenset((*get_args(Quantization), "fp8"))
+ServedGptqKernel = Literal[
+    GptqKernel,
+    "exllama",  # auto_gptq's for 4 bits, as transformers 4 loads it: one room for an unpacked weight, made at the start
+]
+Release = Literal[
+    "5",
+    "4.51",  # torch's attention gets keys and values repeated for all heads
+    "4.38",  # fp32 logits of every token; tables of sines in each layer; the cache as it was beside the one that grows
 ]
 COMPLETING = frozenset({"grpo", "rloo"})  # objectives whose answers were made from a prompt by the model itself
 OF_PROMPTS = frozenset({"fused-head", "chunked-nll", "logits"})  # losses that leave out what is not scored

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from oomph.served import Served
 
 SCHEMA_VERSION = "1.2"
 
@@ -195,7 +198,8 @@ class Ledger:
     Bytes are of the whole job over all its devices; only the verdict is about one device, the fullest. `model`,
     `job` and `device` are plain facts to print; everything that is computed from items is a property. A job that runs
     has `figures` and `instants`, what is still allocated at its end, `resident_bytes`, and a sentence `why` its peak is
-    where it is. What an engine serves has the figures it will have `printed`, and the `command` that starts it.
+    where it is. What an engine serves has the figures it will have `printed`, the `command` that starts it,
+    and what is said of each device, `served`.
     """
 
     job: dict[str, Any]
@@ -213,6 +217,7 @@ class Ledger:
     why: str = ""
     printed: tuple[Printed, ...] = ()
     command: tuple[str, ...] = ()
+    served: Served | None = None
 
     @property
     def total_bytes(self) -> int:
@@ -275,6 +280,7 @@ class Ledger:
             "why": self.why,
             "printed": [printed.to_dict() for printed in self.printed],
             "command": list(self.command),
+            "served": self.served.to_dict() if self.served else None,
             "groups": self.groups,
             "kinds": self.kinds,
             "items": [item.to_dict() for item in self.items],

@@ -9,16 +9,22 @@ from typing import Any
 
 from oomph.errors import UnsupportedError, UsageError
 from oomph.job import InferJob
+from oomph.methods import adapted
+from oomph.methods.gptq import exllama_rooms
 from oomph.model import Model
 from oomph.played import Played
 from oomph.programs import program_of
-from oomph.programs.cache import Cache, static_cache
+from oomph.programs.cache import OLD, Cache, EncoderDecoderCache, static_cache
+from oomph.programs.llama import attention, rotary_size
+from oomph.programs.quantised_cache import fp8_cache
 from oomph.tape import Tape
 from oomph.tape.bound import Bound, bind
 from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sizes import Size, yes
+from oomph.tape.sym import Sym
 from oomph.tape.tape import Place
 
+MADE_BEFORE = ("static", "fp8")  # caches that forward does not make itself
 MOST_DECODED = 256  # each token is a pass through all layers; so many take some seconds
 
 
@@ -27,10 +33,12 @@ def infer(model: Model, job: InferJob, *, on: Place = "gpu") -> Played:
 
     `on` says whose events are played (see tape.Place).
     """
+    model = adapted(model, job)
     program = program_of(model)
-    if model.objective == "seq2seq-lm":
-        raise UnsupportedError("oomph plays encoder-decoders in training only.", "Trace it: oomph trace.")
-    if model.objective != "causal-lm" and (job.decode or job.cache == "static"):
+    writes = model.objective == "seq2seq-lm"
+    if writes and job.cache in MADE_BEFORE:
+        raise UnsupportedError("oomph plays encoder-decoders with a dynamic cache.", "Leave --cache out, or say none.")
+    if model.objective not in ("causal-lm", "seq2seq-lm") and (job.decode or job.cache in MADE_BEFORE):
         raise UsageError("Only language models decode from a cache.", "Leave out --decode; say --cache none.")
     if job.decode > MOST_DECODED:
         raise UnsupportedError(
@@ -44,15 +52,31 @@ def infer(model: Model, job: InferJob, *, on: Place = "gpu") -> Played:
         )
     tape = Tape(on)
     recorder, tape.kernel = tape.recorder, job.attention
-    tape.experts, tape.routing, tape.training = job.experts, job.routing, False
+    tape.experts, tape.routing, tape.training, tape.release = job.experts, job.routing, False, job.release
+    tape.heads_of_4_51 = job.release == "4.51"
     with tape.playing(), tape.no_grad():
         recorder.mark("parameters")
         bound = bind(model, tape, job.precision)
-        buffers = [tape.note(each, "buffer") for each in program.buffers(bound)]
+        made = [*program.buffers(bound), *exllama_rooms(bound), *rotary_caches(bound, model, job)]
+        buffers = [tape.note(each, "buffer") for each in made]
+        del made
         played = Played(recorder, recorder.position)
-        _passes(bound, program, model, job, played)
+        (_encode_and_decode if writes else _passes)(bound, program, model, job, played)
         del bound, buffers
     return played
+
+
+def rotary_caches(bound: Bound, model: Model, job: InferJob) -> list[Sym]:
+    """Return the sines and cosines that each layer keeps in transformers 4.38, for all positions of the model.
+
+    Source: transformers 4.38.2, models/qwen2/modeling_qwen2.py, Qwen2RotaryEmbedding._set_cos_sin_cache.
+    """
+    if job.release != OLD:
+        return []
+    if model.model_type != "qwen2" or model.context_length is None:
+        raise UnsupportedError("oomph knows transformers 4.38 of Qwen2 alone.", "Leave out --release.")
+    shape = (model.context_length, rotary_size(attention(bound.model)))
+    return [bound.tape.empty(shape, job.precision, op=name) for _ in bound.model.layers for name in ("cos", "sin")]
 
 
 def cache_length(job: InferJob) -> Size:
@@ -67,6 +91,8 @@ def _passes(bound: Bound, program: Any, model: Model, job: InferJob, played: Pla
     cache = None
     if job.cache == "static":
         cache = static_cache(bound.tape, program.sliding_windows(bound), cache_length(job))
+    if job.cache == "fp8":
+        cache = fp8_cache(program.sliding_windows(bound))
     cache = _pass(bound, program, model, job, job.seq_len, job.seq_len, cache)
     played.forward_end = recorder.position
     for index in range(1, job.decode + 1):
@@ -77,12 +103,63 @@ def _passes(bound: Bound, program: Any, model: Model, job: InferJob, played: Pla
     played.backward_end = played.end = recorder.position
 
 
+def _encode_and_decode(bound: Bound, program: Any, model: Model, job: InferJob, played: Played) -> None:
+    """Play an encoder on `seq_len` tokens, then the decoder on its first token and `decode` more."""
+    recorder = bound.tape.recorder
+    recorder.mark("prefill")
+    encoded, mask = _encoded(bound, program, model, job)
+    cache = _decoder_pass(bound, program, model, job, encoded, mask, 1, None)
+    played.forward_end = recorder.position
+    for index in range(1, job.decode + 1):
+        recorder.mark(f"decode {index}")
+        new = index + 1 if job.cache == "none" else 1
+        cache = _decoder_pass(bound, program, model, job, encoded, mask, new, cache)
+    recorder.mark("end")
+    played.backward_end = played.end = recorder.position
+
+
+def _encoded(bound: Bound, program: Any, model: Model, job: InferJob) -> tuple[Sym, Sym | None]:
+    """Play the encoder, return its states and the mask of what it read."""
+    tape, ids = bound.tape, {"input_ids": ((job.batch, job.seq_len), "int64")}
+    tape.scope = ""
+    read = program.reads(bound, job.batch, job.precision) if hasattr(program, "reads") else ids
+    masks = {"attention_mask": ids["input_ids"]} if job.padding else {}
+    inputs = {
+        name: tape.note(tape.empty(shape, dtype, op=name), "input") for name, (shape, dtype) in (read | masks).items()
+    }
+    first = next(iter(inputs))
+    states: Sym = program.encode(bound, inputs[first], Checkpointing(), inputs.get("attention_mask"), model.model_type)
+    return states, inputs.get("attention_mask")
+
+
+def _decoder_pass(
+    bound: Bound,
+    program: Any,
+    model: Model,
+    job: InferJob,
+    encoded: Sym,
+    mask: Sym | None,
+    new: Size,
+    cache: EncoderDecoderCache | None,
+) -> EncoderDecoderCache | None:
+    """Play the decoder on `new` tokens, return the cache."""
+    tape = bound.tape
+    tape.scope = ""
+    ids = tape.note(tape.empty((job.batch, new), "int64", op="input_ids"), "input")
+    outputs = program.decode(
+        bound, ids, encoded, Checkpointing(), mask, model.model_type, cache, use_cache=job.cache != "none"
+    )
+    kept: EncoderDecoderCache | None = outputs[-1]
+    return kept
+
+
 def _pass(
     bound: Bound, program: Any, model: Model, job: InferJob, new: Size, seen: Size, cache: Cache | None
 ) -> Cache | None:
     """Play `new` tokens of `seen`, return the cache. The mask, when there is one, covers all tokens seen."""
     tape = bound.tape
     tape.scope = ""
+    before = _tensors(cache) if job.release == OLD else []  # noqa: F841  a tuple of its own, held by generate()
     inputs = {"input_ids": tape.note(tape.empty((job.batch, new), "int64", op="input_ids"), "input")}
     if job.padding:
         inputs["attention_mask"] = tape.note(tape.empty((job.batch, seen), "int64", op="attention_mask"), "input")
@@ -95,7 +172,12 @@ def _pass(
         attention_mask=inputs.get("attention_mask"),
         past_key_values=cache,
         use_cache=job.cache != "none",
-        logits_to_keep=job.logits_to_keep,
+        logits_to_keep=0 if job.release == OLD else job.logits_to_keep,
     )
     kept: Cache | None = outputs[-1]
     return kept
+
+
+def _tensors(cache: Cache | None) -> list[Any]:
+    """Return the keys and values of every layer as they are."""
+    return [] if cache is None else [kept for layer in cache.layers for kept in (layer.keys, layer.values)]

@@ -29,6 +29,7 @@ STACKS = (
     "backbone.layers",
     "model.language_model.layers",
     "transformer.encoder.layers",
+    "language_model.model.layers",
 )  # fmt: skip
 
 

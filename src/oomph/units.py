@@ -72,6 +72,22 @@ def count(n: int) -> str:
     return str(n)
 
 
+_AMOUNT = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)([km]?)", re.IGNORECASE)
+
+
+def parse_amount(text: str) -> int:
+    """Return a number of tokens or requests as people write it; k and m are powers of two, as contexts are.
+
+    >>> parse_amount("32k"), parse_amount("1M"), parse_amount("8,192"), parse_amount("1.5k")
+    (32768, 1048576, 8192, 1536)
+    """
+    found = _AMOUNT.fullmatch(text.strip().replace("_", "").replace(",", ""))
+    unit = {"": 1, "k": KIB, "m": MIB}[found[2].lower()] if found else 0
+    if found is None or (not unit - 1 and "." in found[1]):
+        raise UsageError(f"{text[:40]!r} is not a whole number.", "Write 8192, 8k or 1m; k is 1024.")
+    return _scaled(found[1], unit)
+
+
 _COUNT = re.compile(r"(\d{1,15}(?:\.\d{1,9})?)(?:e(\d{1,2})|([kmbt]))?", re.IGNORECASE)
 _POWERS = {"k": 3, "m": 6, "b": 9, "t": 12}
 

@@ -46,7 +46,7 @@ def _command(model: str, job: ServeJob) -> list[str]:
     return ["plain", model]
 
 
-PLAIN = Engine("plain", "An engine", "these tests", ServeJob, (("plain",),), _deploy, _command)
+PLAIN = Engine("plain", "An engine", "these tests", ServeJob, (("plain",),), _deploy, _command, hub=True)
 
 
 def _served(job: ServeJob, gpus: int) -> Any:
@@ -64,7 +64,7 @@ def test_a_ledger_counts_all_devices_and_the_figure_one() -> None:
     assert {item.device for item in found.items} == {"each of 2 gpu"}
     assert [item.name for item in found.items] == ["weights", "keys and values", POOL]
     assert found.printed[0].value == 10.0
-    assert found.command == ("plain", found.job["model"])
+    assert found.command == ("plain", "meta-llama/Meta-Llama-3-8B")
 
 
 def test_without_a_device_it_says_what_is_taken() -> None:

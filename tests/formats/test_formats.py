@@ -54,6 +54,11 @@ def test_every_name_is_the_formats_own(name: str) -> None:
     assert get(name).name == name
 
 
+def test_every_format_can_be_a_key() -> None:
+    """What is derived of a model in a format is kept under both."""
+    assert all(hash(get(name)) == hash(get(name)) for name in FORMATS)
+
+
 def test_no_variant_is_unregistered() -> None:
     """A format in a file but not in the registry could not be asked for."""
     files = set(FORMATS.values())

@@ -36,7 +36,7 @@ def test_tables_for_people(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
         "7 rows, 6 of them",
         "weights_gib",
         "by-hand-inference",
-        "-0.22%",
+        "+0.00%",
         "ran out of memory",
         "method galore",
     ):
@@ -46,12 +46,12 @@ def test_tables_for_people(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
 def test_rows_shows_every_row_and_every_reason(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """More rows than the worst are listed, reasons in full, and what was assumed."""
     rows = [changed(INFERENCE, id=f"row-{n}") for n in range(15)]
-    path = written(tmp_path, *rows, changed(INFERENCE, tp=4), TRAINING)
+    path = written(tmp_path, *rows, changed(INFERENCE, tp=-4), TRAINING)
     _, short, _ = run(capsys, "score", path)
     _, long, _ = run(capsys, "score", path, "--rows")
     assert sum(f"row-{n} " in short for n in range(15)) == 10
     assert sum(f"row-{n} " in long for n in range(15)) == 15
-    assert "tp=4: one GPU only" in long
+    assert "tp: -4 is not a whole number" in long
     assert "reentrant checkpointing: the default of transformers 4" in " ".join(long.split())
 
 
@@ -152,13 +152,16 @@ def test_every_published_row_is_scored_or_refused(published: dict[str, Any]) -> 
 @pytest.mark.slow
 @pytest.mark.shared
 def test_what_is_estimated_of_published_rows_is_close(published: dict[str, Any]) -> None:
-    """Allocated peaks of transformers within 1.5 % (two digits were printed), of training within 0.3 % in the median,
+    """Allocated peaks of generate() within 0.1 % in the median and 5 % at most, where less was written than asked for,
+    of quantised models and old versions too; of training within 0.3 % in the median,
     of what stays after a step within 0.1 %; reserved memory of plain loops, which jumps, within 1.5 % in the median, of
     T5 within 4 %."""
     summary = published["summary"]
-    assert summary["peak_gib"]["n"] >= 30
-    assert summary["peak_gib"]["median"] < 0.002
-    assert summary["peak_gib"]["max"] < 0.015
+    written = [row for row in published["rows"] if row["quantity"] == "peak_gib" and row["id"].startswith("hf-")]
+    errors = [abs(row["relative_error"]) for row in written if not row["refused"]]
+    assert len(errors) == len(written) >= 211
+    assert median(errors) < 0.001
+    assert max(errors) < 0.05
     assert summary["peak_allocated_gib"]["n"] >= 110
     assert summary["peak_allocated_gib"]["median"] < 0.003
     assert summary["peak_allocated_gib"]["p90"] < 0.03

@@ -85,3 +85,11 @@ def test_quantities_with_most_estimates_come_first() -> None:
         Outcome(2, "c", "x", "many_gib", 1.0, 1.0, 1.0),
     ]
     assert list(by_quantity(rows)) == ["many_gib", "few_gib", MUST_NOT_FIT]
+
+
+def test_what_is_left_to_requests_is_safe_from_below() -> None:
+    """Weights are safe if no more was measured than the bound, room for keys and values if no less was."""
+    taken = [Outcome(0, "a", "g", "weights_gib", 10.0, 9.0, safe) for safe in (9.5, 10.5)]
+    left = [Outcome(0, "a", "g", "kv_cache_gib", 10.0, 11.0, safe) for safe in (9.5, 10.5)]
+    assert (summary(taken).within_safe, summary(left).within_safe) == (0.5, 0.5)
+    assert summary(left[:1]).within_safe == 1.0

@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 
-from oomph.errors import OomphError, UnsupportedError, UsageError
+from oomph.caches import layer_caches
+from oomph.engines.transformers_caches import Filled, dynamic_bytes
+from oomph.errors import UnsupportedError, UsageError
 from oomph.families import model_from_config
 from oomph.job import InferJob, TrainJob
 from oomph.play import play, train_step
+from oomph.play_infer import infer
 from oomph.steps import step
 from tests.tape.grid import compare
 
@@ -107,10 +110,55 @@ def test_a_spectrogram_is_as_long_as_the_processor_makes_it() -> None:
         step(model, TrainJob(2, 16, method="lora", targets="q_proj", checkpointing="reentrant"))
 
 
-def test_an_encoder_decoder_is_played_in_training_only() -> None:
-    """A prefill of both parts has no program."""
-    with pytest.raises(OomphError, match="in training only"):
-        play(model_from_config(T5), InferJob(1, 8))
+WRITING: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
+    (T5, {"attention": "eager", "decode": 2, "padding": True}),
+    (GATED, {"attention": "eager", "decode": 1, "cache": "none", "precision": "fp32"}),
+    (MT5, {"attention": "eager"}),
+    (BART, {"decode": 2, "padding": True}),
+    (BART, {"decode": 2, "attention": "eager", "precision": "fp32"}),
+    (MBART, {"decode": 2, "attention": "math", "padding": True}),
+    (PEGASUS, {"decode": 1, "cache": "none"}),
+    (MARIAN, {"decode": 2, "attention": "efficient"}),
+    (WHISPER, {"decode": 3}),
+    (WHISPER, {"decode": 2, "attention": "eager", "precision": "fp32"}),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("raw", "job"), WRITING, ids=[f"{i}-{raw['model_type']}" for i, (raw, _) in enumerate(WRITING)]
+)
+def test_every_event_of_writing_equals_the_trace(raw: dict[str, Any], job: dict[str, Any]) -> None:
+    """The encoder once, then the decoder token by token, with what it keeps of both or without."""
+    parting, ours, theirs = compare(raw, InferJob(**{"batch": 2, "seq_len": 29, **job}))
+    assert parting is None, str(parting)
+    assert ours == theirs
+
+
+@pytest.mark.parametrize(("raw", "job"), [(T5, {"attention": "eager"}), (BART, {"padding": True}), (WHISPER, {})])
+def test_a_deep_decoder_writes_as_one_played_in_full(raw: dict[str, Any], job: dict[str, Any]) -> None:
+    """The recipe's peak is that of every event."""
+    depth = "num_decoder_layers" if raw["model_type"] == "t5" else "decoder_layers"
+    model = model_from_config({**raw, depth: 12})
+    for decode in (0, 3):
+        writes = InferJob(3, 17, decode=decode, **job)
+        assert step(model, writes).peak == max(infer(model, writes).live)
+
+
+def test_the_cache_of_an_encoder_decoder() -> None:
+    """Keys and values of all that Whisper's encoder gives, whatever is read, and of each token that is written."""
+    frames, written = 1536, 8  # lengths whose bytes are not rounded
+    model = model_from_config({**WHISPER, "max_source_positions": frames})
+    found = infer(model, InferJob(2, 8, decode=written - 1))
+    per_token = 2 * 2 * 2 * 48 * 2  # sequences, layers, keys and values, width, bytes
+    assert found.kept("kv cache") == per_token * (frames + written)
+    assert dynamic_bytes(layer_caches(model), Filled(2, 1, written - 1)) == per_token * (frames + written)
+
+
+def test_a_static_cache_of_an_encoder_decoder_is_refused() -> None:
+    """With what is played instead."""
+    with pytest.raises(UnsupportedError, match="dynamic"):
+        play(model_from_config(T5), InferJob(1, 8, cache="static", attention="eager"))
 
 
 def test_a_second_length_is_an_encoder_decoders() -> None:

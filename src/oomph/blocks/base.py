@@ -38,8 +38,8 @@ class Block:
 
     @property
     def cached(self) -> tuple[Cached, ...]:
-        """What this block itself keeps of each sequence between tokens; that of its parts is theirs."""
-        return ()
+        """What this block keeps of each sequence between tokens: what its parts keep, unless it knows better."""
+        return tuple(each for part in self.parts.values() if isinstance(part, Block) for each in part.cached)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +67,11 @@ class Rewritten(Block):
     def parts(self) -> Parts:
         """The new parts, under the old names."""
         return self.members
+
+    @property
+    def cached(self) -> tuple[Cached, ...]:
+        """That of the block as it was."""
+        return self.block.cached
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +103,12 @@ class Stack(Block):
     def parts(self) -> Parts:
         """Every layer under its index."""
         return {str(self.first + i): layer for i, layer in enumerate(self.layers)}
+
+    @property
+    def cached(self) -> tuple[Cached, ...]:
+        """That of each of its blocks, of equal ones as often as they stand here."""
+        kept = ((layer.cached, places) for layer, places in self.groups() if isinstance(layer, Block))
+        return tuple(each for found, places in kept for each in found * len(places))
 
     def groups(self) -> list[tuple[Block | Tensor, tuple[int, ...]]]:
         """Return each distinct layer object with the indices it stands at, in order of first appearance."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from oomph.blocks.base import Block, Module, Parts
 from oomph.blocks.basic import Linear, Norm
+from oomph.blocks.cached import Cached, TokenCache
 from oomph.errors import ConfigError
 from oomph.tensor import Tensor
 
@@ -61,8 +62,8 @@ class CompressedIndexer(Block):
 class CompressedAttention(Block):
     """Queries N·D through rank Q, one shared key-and-value of D, an output map in G groups through rank O.
 
-    The cache holds D per token of the window and D per compressed entry. `compressor` is None in layers that
-    see the window alone.
+    The cache holds D per token of the window and D per compressed entry, for keys and values alike. `compressor` is
+    None in layers that see the window alone.
     """
 
     hidden_size: int
@@ -72,6 +73,7 @@ class CompressedAttention(Block):
     o_groups: int
     o_lora_rank: int
     compressor: Compressor | None = None
+    sliding_window: int | None = None
     kind: str = "attention"
 
     def __post_init__(self) -> None:
@@ -97,3 +99,16 @@ class CompressedAttention(Block):
             "sinks": Tensor((self.num_heads,), "param"),
             "compressor": self.compressor,
         }
+
+    @property
+    def cached(self) -> tuple[Cached, ...]:
+        """One vector per token of the window, and what the compressor makes of all tokens."""
+        window = TokenCache(1, self.head_dim, 0, "latent", window=self.sliding_window)
+        if self.compressor is None:
+            return (window,)
+        made, indexer = self.compressor, self.compressor.indexer
+        index_dim = indexer.head_dim if indexer else 0
+        entries = TokenCache(
+            1, made.head_dim, 0, "compressed", index_dim=index_dim, ratio=made.rate, overlap=made.overlap
+        )
+        return window, entries

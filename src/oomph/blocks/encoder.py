@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from oomph.blocks.attention import Attention
 from oomph.blocks.base import Block, Module, Part, Parts
 from oomph.blocks.basic import Embedding, Head, Linear, Norm
+from oomph.blocks.cached import Cached, TokenCache
 from oomph.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -43,7 +44,33 @@ class KeyBiaslessAttention(Attention):
 
 
 @dataclass(frozen=True)
-class LocalAttention(Attention):
+class CrossAttention(Attention):
+    """Attention to what an encoder made, or to images."""
+
+    @property
+    def cached(self) -> tuple[Cached, ...]:
+        """Keys and values of what is attended to."""
+        return (cross_cache(self),)
+
+
+def cross_cache(attention: Attention, source_tokens: int | None = None) -> TokenCache:
+    """Return what an attention keeps of the tokens of an encoder."""
+    heads, size = attention.num_kv_heads, attention.head_dim
+    return TokenCache(heads, size, attention.v_head_dim or size, "cross", source_tokens=source_tokens)
+
+
+@dataclass(frozen=True)
+class UncachedAttention(Attention):
+    """Attention that keeps nothing: an encoder's, which sees all tokens at once, and GPT-1's, whose class cannot."""
+
+    @property
+    def cached(self) -> tuple[Cached, ...]:
+        """Nothing."""
+        return ()
+
+
+@dataclass(frozen=True)
+class LocalAttention(UncachedAttention):
     """Attention that sees `window` tokens to either side where it `slides`, else all (ModernBERT).
 
     The class makes the window's mask whether a layer slides or not.
@@ -70,7 +97,8 @@ class EncoderLayer(Block):
     """Attention, perhaps attention to an encoder (`cross`), an MLP, and one `norm` for each of them.
 
     `pre_norm` says whether a norm stands before its sublayer (Whisper, T5) or after the sum (BERT, BART); `rate` is
-    that of the dropout after each sublayer, `inner_rate` of that inside the MLP.
+    that of the dropout after each sublayer, `inner_rate` of that inside the MLP; `source_tokens` is what the encoder
+    gives if that is always as much. One that `decodes` without an encoder keeps what its attention keeps.
 
     BERT-base: 4·(768² + 768) + 2·768·3072 + 3072 + 768 + 2·2·768 parameters.
     >>> from oomph.blocks.base import walk
@@ -90,6 +118,15 @@ class EncoderLayer(Block):
     pre_norm: bool = False
     rate: float = 0.0
     inner_rate: float = 0.0
+    source_tokens: int | None = None
+    decodes: bool = False
+
+    @property
+    def cached(self) -> tuple[Cached, ...]:
+        """Nothing in an encoder; in a decoder what both attentions keep."""
+        if self.cross:
+            return (*self.attention.cached, cross_cache(self.cross, self.source_tokens))
+        return self.attention.cached if self.decodes else ()
 
     @property
     def parts(self) -> Parts:

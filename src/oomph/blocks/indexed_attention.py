@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from oomph.blocks.attention import Attention
 from oomph.blocks.base import Parts
 from oomph.blocks.basic import Linear, Norm
+from oomph.blocks.cached import Cached, TokenCache
 
 
 @dataclass(frozen=True)
@@ -30,3 +31,9 @@ class IndexedAttention(Attention):
             "index_q_norm": Norm(dim),
             "index_k_norm": Norm(dim),
         }
+
+    @property
+    def cached(self) -> tuple[Cached, ...]:
+        """Keys and values, and the indexer's key."""
+        values = self.v_head_dim or self.head_dim
+        return (TokenCache(self.num_kv_heads, self.head_dim, values, index_dim=self.index_head_dim),)

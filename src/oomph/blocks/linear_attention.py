@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from oomph.blocks.base import Block, Part, Parts
 from oomph.blocks.basic import Linear, Norm
+from oomph.blocks.cached import Cached, StateCache
 from oomph.blocks.mamba import depthwise
 from oomph.tensor import Tensor
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from oomph.tape.sym import Sym
 
 QKV = ("q", "k", "v")  # the streams of every kind of attention
+WKV_STATES = 3  # of each of RWKV-4's channels: numerator, denominator, largest exponent
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,12 @@ class GatedDeltaNet(Block):
         for name in self.order:
             parts |= modules[name]
         return parts
+
+    @property
+    def cached(self) -> tuple[Cached, ...]:
+        """What the convolution saw last, and a key by value matrix per value head."""
+        state = (self.num_value_heads, self.key_head_dim, self.value_head_dim)
+        return (StateCache("gated_delta_net", 2 * self.key_size + self.value_size, self.conv_kernel, state),)
 
     @staticmethod
     def program(
@@ -163,6 +171,12 @@ class KimiDeltaAttention(Block):
             "o_proj": Linear(width, hidden),
         }
 
+    @property
+    def cached(self) -> tuple[Cached, ...]:
+        """What the convolutions saw last, and a key by value matrix per head."""
+        state = (self.num_heads, self.head_dim, self.head_dim)
+        return (StateCache("kda", len(QKV) * self.width, self.conv_kernel, state),)
+
 
 @dataclass(frozen=True)
 class LightningAttention(Block):
@@ -204,6 +218,11 @@ class LightningAttention(Block):
             "diagonal_decay": Tensor((1, heads, block, block), "buffer"),
         }
 
+    @property
+    def cached(self) -> tuple[Cached, ...]:
+        """A key by value matrix per head."""
+        return (StateCache("lightning", state=(self.num_heads, self.head_dim, self.head_dim)),)
+
 
 @dataclass(frozen=True)
 class RwkvTimeMix(Block):
@@ -230,6 +249,11 @@ class RwkvTimeMix(Block):
             "output": Linear(width, hidden),
         }
 
+    @property
+    def cached(self) -> tuple[Cached, ...]:
+        """The last token, and of each channel a weighted sum of values, its weights' sum and their largest exponent."""
+        return (StateCache("rwkv", self.hidden_size, 2, (WKV_STATES, self.attention_size)),)
+
 
 @dataclass(frozen=True)
 class RwkvChannelMix(Block):
@@ -250,3 +274,8 @@ class RwkvChannelMix(Block):
             "receptance": Linear(hidden, hidden),
             "value": Linear(self.ffn_size, hidden),
         }
+
+    @property
+    def cached(self) -> tuple[Cached, ...]:
+        """The last token."""
+        return (StateCache("rwkv", self.hidden_size, 2),)

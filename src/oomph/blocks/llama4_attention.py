@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from oomph.blocks.attention import Attention
+from oomph.blocks.cached import Cached, TokenCache
 
 if TYPE_CHECKING:
     from oomph.programs.cache import Cache
@@ -18,6 +19,11 @@ class Llama4Attention(Attention):
     """Grouped-query attention; `tuned`: where nothing is turned, queries are scaled by their position."""
 
     tuned: bool = False
+
+    @property
+    def cached(self) -> tuple[Cached, ...]:
+        """Keys and values; what stands for a window is a chunk here."""
+        return (TokenCache(self.num_kv_heads, self.head_dim, self.head_dim, chunk=self.sliding_window),)
 
     @staticmethod
     def program(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from oomph.blocks.base import Block, Module, Part, Parts
 from oomph.blocks.basic import BareNorm, Conv, Linear, Norm
+from oomph.blocks.cached import Cached, StateCache
 from oomph.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -68,6 +69,11 @@ class Mamba(Block):
             **norms,
         }
 
+    @property
+    def cached(self) -> tuple[Cached, ...]:
+        """What the convolution saw last, and N numbers per channel."""
+        return (StateCache("mamba", self.inner_size, self.conv_kernel, (self.inner_size, self.state_size)),)
+
     @staticmethod
     def program(
         m: Bound,
@@ -115,6 +121,12 @@ class MultiHeadMamba(Block):
             "D": Tensor((heads, width), "param"),
             "out_proj": Linear(self.inner_size, self.hidden_size, self.bias),
         }
+
+    @property
+    def cached(self) -> tuple[Cached, ...]:
+        """As Mamba-1's, cut into heads."""
+        state = (self.num_heads, self.inner_size // self.num_heads, self.state_size)
+        return (StateCache("mamba", self.inner_size, self.conv_kernel, state),)
 
 
 @dataclass(frozen=True)
@@ -167,6 +179,13 @@ class Mamba2(Block):
             "norm": GatedNorm(self.inner_size, self.num_groups) if self.gated_norm else None,
             "out_proj": Linear(self.inner_size, self.hidden_size, self.out_bias),
         }
+
+    @property
+    def cached(self) -> tuple[Cached, ...]:
+        """What the convolution saw last, and N numbers per channel of each head."""
+        return (
+            StateCache("mamba2", self.conv_size, self.conv_kernel, (self.num_heads, self.head_dim, self.state_size)),
+        )
 
     @staticmethod
     def program(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from oomph.blocks.base import Block, Parts
 from oomph.blocks.basic import Linear
+from oomph.blocks.cached import Cached, StateCache
 from oomph.blocks.mamba import depthwise
 from oomph.tensor import Tensor
 
@@ -58,3 +59,8 @@ class RecurrentBlock(Block):
             "conv_1d": depthwise(self.width, self.conv_kernel, bias=True),
             "rg_lru": RgLru(self.width, self.num_blocks),
         }
+
+    @property
+    def cached(self) -> tuple[Cached, ...]:
+        """What the convolution saw last, and one number per channel."""
+        return (StateCache("rg_lru", self.width, self.conv_kernel, (self.width,)),)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from oomph.blocks.attention import Attention
 from oomph.blocks.base import Block, Module, Parts
 from oomph.blocks.basic import Linear
+from oomph.blocks.cached import Cached
 from oomph.blocks.mlp import GatedMLP
 
 
@@ -20,6 +21,11 @@ class Reused(Block):
     def parts(self) -> Parts:
         """Nothing: the weights are counted where they are stored."""
         return {}
+
+    @property
+    def cached(self) -> tuple[Cached, ...]:
+        """What the block keeps, once more: it works on other inputs here."""
+        return self.block.cached
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from oomph.blocks.base import Block, Parts
 from oomph.blocks.basic import Linear, Norm
+from oomph.blocks.cached import Cached, TokenCache
 
 
 @dataclass(frozen=True)
@@ -63,3 +64,8 @@ class KeyAsValueAttention(Block):
             "k_proj": Linear(self.hidden_size, self.num_kv_heads * self.head_dim, self.bias),
             "o_proj": Linear(attended, self.hidden_size, self.bias),
         }
+
+    @property
+    def cached(self) -> tuple[Cached, ...]:
+        """Keys, and the same before rotation as values."""
+        return (TokenCache(self.num_kv_heads, self.head_dim, self.head_dim),)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from oomph.blocks.base import Block, Parts
 from oomph.blocks.basic import Linear
+from oomph.blocks.cached import Cached, StateCache
 from oomph.blocks.mamba import depthwise
 
 if TYPE_CHECKING:
@@ -41,6 +42,11 @@ class ShortConv(Block):
             "in_proj": Linear(hidden, STREAMS * hidden, self.bias),
             "out_proj": Linear(hidden, hidden, self.bias),
         }
+
+    @property
+    def cached(self) -> tuple[Cached, ...]:
+        """What the convolution saw last."""
+        return (StateCache("short_conv", self.hidden_size, self.conv_kernel),)
 
     @staticmethod
     def program(

@@ -23,7 +23,8 @@ EXAMPLES = """\b
   oomph train llama-3-8b --seq 4096 --checkpointing non-reentrant --gpu h100
   oomph plan llama-3-8b train --gpu rtx-4090             what would make it fit, and what that costs
   oomph max llama-3-8b train --gpu h100 --over batch      the largest batch that fits
-  oomph serve qwen2.5-7b --context 8192 --concurrency 4 --gpu 24GiB --timeline serve.html
+  oomph serve llama-3.1-8b --engine vllm --gpu h100 --context 32k --concurrency 64
+  oomph serve --gpu h100 -- vllm serve Qwen/Qwen3-32B --max-model-len 32768   a command, as it is started
 """
 
 
@@ -33,8 +34,9 @@ ELSEWHERE = {
     "max": "oomph.cli.plan",
     "measure": "oomph.cli.measure",
     "plan": "oomph.cli.plan",
+    "reconcile": "oomph.cli.reconcile",
     "score": "oomph.cli.score",
-    "serve": "oomph.cli.jobs",
+    "serve": "oomph.cli.serve",
     "trace": "oomph.cli.trace",
     "train": "oomph.cli.jobs",
 }

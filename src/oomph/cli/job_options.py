@@ -110,11 +110,15 @@ HELP: dict[Job, dict[str, str]] = {
         "precision": "Dtype of weights and cache.",
         "attention": "Attention kernel.",
         "padding": "The batch has a padding mask, which shuts flash out.",
-        "cache": "Key-value cache: none, growing, or of full length from the start.",
+        "cache": "Key-value cache: none, growing, of full length from the start, or growing in fp8.",
         "max_cache_len": "Tokens a static cache holds; 0: prefill and decode.",
         "logits_to_keep": "Tokens whose logits are kept, from the last; 0: all.",
         "experts": "How a mixture computes its experts; transformers 5 takes grouped_mm, 4 had modules.",
         "routing": "How tokens are spread over the experts; tells in the loops, eager and modules.",
+        "quantization": "How the weights are stored, by bitsandbytes (dq: scales quantised too), GPTQ, HQQ, AWQ, fp8.",
+        "gptq_kernel": "What computes with weights that GPTQ quantised.",
+        "compute_fp32": "bitsandbytes' 4-bit maps compute in fp32, as they do unless told otherwise.",
+        "release": "Whose generate(): 4.38 makes fp32 logits of every token, 4.51 repeats key heads.",
     },
 }
 
@@ -170,6 +174,25 @@ def either_job(values: Mapping[str, Any]) -> TrainJob | InferJob:
             fix = "Leave it out, or leave out --infer." if values["infer"] else "Add --infer, or leave it out."
             raise UsageError(f"{option.opts[0]} says nothing about {about}.", fix)
     return infer_job(values) if values["infer"] else train_job(values)
+
+
+MOST_DIGITS = 100  # that are looked at; jobs say themselves what is too large
+
+
+class Amount(click.types.IntParamType):
+    """A whole number, as 8192 or 8k."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number."""
+        from oomph.units import parse_amount
+
+        text = str(value).strip()
+        if len(text) <= MOST_DIGITS and text.removeprefix("-").isdecimal():
+            return int(text)
+        try:
+            return parse_amount(text)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
 
 
 class Names(click.Choice[str]):
@@ -236,7 +259,7 @@ def _option(field: Field[Any], spellings: tuple[str, ...], kind: Job, before: st
     words = before + HELP[kind][field.name]
     if hint is bool:
         return click.option(*spellings, field.name, default=field.default, show_default=True, help=words)
-    what: Any = Names(choices) if choices else hint
+    what: Any = Names(choices) if choices else Amount() if hint is int else hint
     more: dict[str, Any] = {}
     if len(choices) > MANY:
         more["metavar"], words = "NAME", f"{words} One of: {', '.join(choices)}."

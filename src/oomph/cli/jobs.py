@@ -1,21 +1,23 @@
-"""`oomph train` and `oomph serve`: what a job takes, where its peak is, and whether a device holds it."""
+"""`oomph train`: what a job takes, where its peak is, and whether a device holds it; and what `oomph serve` shares."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from oomph.cli.job_options import infer_job, infer_options, train_job, train_options, within_context
+from oomph.cli.job_options import train_job, train_options, within_context
 from oomph.job import TrainJob
 
 if TYPE_CHECKING:
+    from oomph.answer import Subject
     from oomph.cli.framework import Framework
+    from oomph.devices import Fleet
     from oomph.ledger import Ledger
     from oomph.structure import Job
     from oomph.timeline import Timeline
@@ -24,7 +26,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 HELP = {"help_option_names": ["-h", "--help"]}
 
 
-def _about(command: Command) -> Command:
+def about(command: Command) -> Command:
     """Add what every kind of job takes: the model before, the device and the form of the answer after its options."""
     for decorate in (
         click.option("--offline", is_flag=True, help="Never ask a server, whatever MODEL is."),
@@ -52,32 +54,39 @@ def _about(command: Command) -> Command:
 @click.option("--framework", metavar="NAME", help="Take the defaults of a program: trainer, trl, axolotl, litgpt ...")
 @click.option("--config", metavar="FILE", help="A config file of such a program; typed options win over it.")
 @train_options
-@_about
+@about
 def train(model: str | None, framework: str | None, config: str | None, **values: Any) -> int:
     """Say what one training step of MODEL takes on one GPU: every byte at its peak, and why it is there."""
+    return run(trained(model, framework, config, values), values)
+
+
+def trained(model: str | None, framework: str | None, config: str | None, values: dict[str, Any]) -> Answered:
+    """Return the answer to the question that the options of `oomph train` put."""
     if framework is None and config is None and model is not None:
-        return _run(model, train_job(values), values)
+        return answered(model, train_job(values), values)
     from oomph.cli.framework import framework_job
 
     job, said = framework_job(framework, config, values)
     model = model or said.model
     if model is None:
         raise click.UsageError("Say which model: the config names none.")
-    return _run(model, job, values, said)
+    return answered(model, job, values, said)
 
 
-@click.command(context_settings=HELP)
-@click.argument("model")
-@infer_options
-@_about
-def serve(model: str, **values: Any) -> int:
-    """Say what prefill and decoding of MODEL take on one GPU, as transformers runs them."""
-    return _run(model, infer_job(values), values)
+@dataclass(frozen=True)
+class Answered:
+    """A model, a job, the device, and the ledger of them."""
+
+    subject: Subject
+    job: Job
+    fleet: Fleet | None
+    ledger: Ledger
 
 
-def _run(model: str, job: Job, values: dict[str, Any], said: Framework | None = None) -> int:
+def answered(model: str, job: Job, values: dict[str, Any], said: Framework | None = None) -> Answered:
+    """Return the answer for a job on the device that the options name."""
     from oomph.answer import subject
-    from oomph.job_ledger import job_ledger, timeline
+    from oomph.job_ledger import job_ledger
 
     if values["overlays"] and not values["timeline"]:
         raise click.UsageError("--overlay needs --timeline: say where to draw.")
@@ -97,11 +106,18 @@ def _run(model: str, job: Job, values: dict[str, Any], said: Framework | None = 
         ledger = replace(
             ledger, assumptions=(*said.taken, *ledger.assumptions), warnings=(*said.warnings, *ledger.warnings)
         )
+    return Answered(found, job, fleet, ledger)
+
+
+def run(what: Answered, values: dict[str, Any]) -> int:
+    """Draw and print an answer in the form asked for, and return the exit code."""
+    ledger = what.ledger
     if values["timeline"]:
         from oomph.draw import write
+        from oomph.job_ledger import timeline
 
         measured = [_measured(Path(path)) for path in values["overlays"]]
-        write(Path(values["timeline"]), [timeline(found, job, fleet), *measured])
+        write(Path(values["timeline"]), [timeline(what.subject, what.job, what.fleet), *measured])
     show(ledger, values["as_json"], values["markdown"], values["explain"])
     return 0 if ledger.verdict is None or ledger.verdict.fits else 1
 

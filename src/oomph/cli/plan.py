@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from oomph.cli.engine_words import WithWords, asked, engine_options, with_engine
 from oomph.cli.job_options import either_job, either_options, train_job, train_options, within_context
 from oomph.cli.output import dump, output
 
@@ -65,30 +66,37 @@ def plan(model: str, **values: Any) -> int:
     return 0 if made.verdict.fits else 1
 
 
-@click.command("max", context_settings=HELP)
-@click.argument("model")
+@click.command("max", cls=WithWords, context_settings=HELP)
+@click.argument("model", required=False)
 @click.argument("kind", type=click.Choice(["train", "serve"]), default="train", metavar="[train|serve]")
 @click.option("--gpu", "-g", required=True, metavar="G", help="A device (rtx-4090), a size (24GiB) or auto.")
 @click.option(
     "--over", multiple=True, metavar="INPUT", help="What to have more of: batch, seq, layers; of serve concurrency,"
-    " context, layers. As often as you like; each with all else as it is.",
+    " context, layers; of an engine concurrency, context, gpu-layers, batch or a flag of its own. As often as you like;"
+    " each with all else as it is.",
 )  # fmt: skip
+@engine_options
 @either_options
 @AS_JSON
 @OFFLINE
-def largest(model: str, over: Sequence[str], **values: Any) -> int:
+def largest(model: str | None, over: Sequence[str], **values: Any) -> int:
     """Say how many sequences, tokens or layers of MODEL's job fit on a GPU: one more does not.
 
-    Exit code 1: not even one does.
+    With an engine: how long requests may be and how many at a time, by that engine's rules. Exit code 1: not even one
+    does.
     """
     from oomph.answer import subject
     from oomph.planning.solve import limits
 
+    if with_engine(values):
+        return _of_engine(model, over, values)
+    if model is None:
+        raise click.UsageError("Missing argument 'MODEL'.")
     values["infer"] = values["infer"] or values["kind"] == "serve"
     (fleet,) = _fleets(values["gpu"], most=1)
     job = either_job(values)
-    asked = subject(model, offline=values["offline"], job=job)
-    found = limits(asked, within_context(job, asked.model.context_length), fleet, over)
+    question = subject(model, offline=values["offline"], job=job)
+    found = limits(question, within_context(job, question.model.context_length), fleet, over)
     if values["as_json"]:
         dump(found.to_dict())
     else:
@@ -97,6 +105,22 @@ def largest(model: str, over: Sequence[str], **values: Any) -> int:
         with output():
             render_limits(found)
     return 0 if all(limit.value for limit in found.limits) else 1
+
+
+def _of_engine(model: str | None, over: Sequence[str], values: dict[str, Any]) -> int:
+    """Print the largest values of what an engine serves."""
+    from oomph.engines.solve import limits
+
+    what = asked(model, values)
+    found = limits(what.found, what.engine, what.job, what.devices, over)
+    if values["as_json"]:
+        dump(found.to_dict())
+    else:
+        from oomph.cli.render_serve import render_limits
+
+        with output():
+            render_limits(found, what.said)
+    return 0 if all(limit.at for limit in found.limits) else 1
 
 
 def _fleets(text: str, most: int | None = None) -> list[Fleet]:

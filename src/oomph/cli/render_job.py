@@ -13,6 +13,8 @@ from oomph.ledger import TOP, largest
 from oomph.units import count, human
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from oomph.ledger import Ledger
 
 TITLES = {
@@ -31,8 +33,8 @@ def render(ledger: Ledger, explain: bool) -> None:
     out.print(headline(ledger))
     if ledger.verdict:
         out.print(Text(ledger.verdict.sentence, style=STYLES[ledger.verdict.status]))
-    out.print(_bar(ledger, out))
-    out.print(_groups(ledger, out))
+    out.print(bar(ledger, out, ledger.verdict.capacity_bytes if ledger.verdict else 0))
+    out.print(groups(ledger, out, "at the peak"))
     out.print(_figures(ledger))
     out.print(Text(ledger.why, style="bold"))
     out.print(_tensors(ledger, len(ledger.items) if explain else TOP, out.width >= ROOMY))
@@ -55,26 +57,28 @@ def headline(ledger: Ledger) -> Text:
     return text
 
 
-def _by_size(ledger: Ledger) -> list[tuple[str, int]]:
+def by_size(ledger: Ledger) -> list[tuple[str, int]]:
+    """Return the groups that hold anything, largest first."""
     return sorted(((name, size) for name, size in ledger.groups.items() if size), key=lambda pair: -pair[1])
 
 
-def _bar(ledger: Ledger, out: Output) -> Text:
-    """Return one line of blocks: what is alive at the peak by group, then what stays free on the device."""
+def bar(ledger: Ledger, out: Output, capacity: int) -> Text:
+    """Return one line of blocks: what is there by group, then what stays free of so many bytes."""
     width = min(out.width, MAX_BAR)
-    total = max(ledger.verdict.capacity_bytes if ledger.verdict else 0, ledger.total_bytes, 1)
+    total = max(capacity, ledger.total_bytes, 1)
     text = Text()
-    for index, (_, n_bytes) in enumerate(_by_size(ledger)):
+    for index, (_, n_bytes) in enumerate(by_size(ledger)):
         text.append(out.blocks(FULL) * round(n_bytes / total * width), style=BAR[index % len(BAR)])
     text.append(out.blocks(FREE) * max(0, width - len(text)) if total > ledger.total_bytes else "", style="dim")
     return text
 
 
-def _groups(ledger: Ledger, out: Output) -> Table:
-    table = plain_table("at the peak", "bytes", "share", right=(1, 2))
-    for index, (group, n_bytes) in enumerate(_by_size(ledger)):
+def groups(ledger: Ledger, out: Output, when: str, titles: Mapping[str, str] = TITLES) -> Table:
+    """Return what each group holds, in the bar's colours."""
+    table = plain_table(when, "bytes", "share", right=(1, 2))
+    for index, (group, n_bytes) in enumerate(by_size(ledger)):
         name = Text(out.blocks(f"{FULL} "), style=BAR[index % len(BAR)])
-        name.append(TITLES.get(group, group), style="default")
+        name.append(titles.get(group, group), style="default")
         table.add_row(name, human(n_bytes), f"{n_bytes / max(ledger.total_bytes, 1):.1%}")
     return table
 

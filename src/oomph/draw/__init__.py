@@ -30,7 +30,11 @@ def write(path: Path, timelines: Sequence[Timeline]) -> None:
     if suffix not in SUFFIXES:
         shown = clean(Path(path).name, MAX_NAME)
         raise UsageError(f"{shown!r} names no kind of drawing.", f"Let it end in {', '.join(SUFFIXES)}.")
-    data = _renderer(suffix)(prepared(timelines))
+    save(path, _renderer(suffix)(prepared(timelines)))
+
+
+def save(path: Path, data: bytes) -> None:
+    """Write a drawing; raises SourceError where the file cannot be written."""
     try:
         Path(path).write_bytes(data)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A timeline as PNG: the SVG, rendered by resvg in its light colours."""
+"""A drawing as PNG: the SVG, rendered by resvg in its light colours."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ _LETTER = '<svg xmlns="http://www.w3.org/2000/svg" width="8" height="8">{}</svg>
 
 def draw_png(timelines: Sequence[Timeline]) -> bytes:
     """Return a PNG twice as large as the SVG. Raises OomphError without the library or without any font."""
+    return png(draw_svg(timelines).markup)
+
+
+def png(markup: str) -> bytes:
+    """Return an SVG as PNG, twice as large; raises OomphError as `draw_png` does."""
     try:
         import resvg_py
     except ImportError:
@@ -23,7 +28,7 @@ def draw_png(timelines: Sequence[Timeline]) -> bytes:
         ) from None
     if not _has_fonts():
         raise OomphError("This machine has no fonts: the PNG would have no words.", "Install one, or draw an .svg.")
-    return bytes(resvg_py.svg_to_bytes(svg_string=draw_svg(timelines).markup, zoom=ZOOM))
+    return bytes(resvg_py.svg_to_bytes(svg_string=markup, zoom=ZOOM))
 
 
 @cache

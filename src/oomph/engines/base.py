@@ -8,8 +8,9 @@ as on numpy arrays, so that the largest context, or a map of both, costs no more
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, overload
 
 from oomph.ledger import Item, Printed
 
@@ -21,7 +22,11 @@ Amount = Any  # an int or a numpy array of them
 
 
 def flag(default: Any, *names: str, help: str = "") -> Any:
-    """Return a dataclass field that the engine's command line spells `names`, the first of them preferred."""
+    """Return a dataclass field that the engine's command line spells `names`, the first of them preferred.
+
+    A switch may have a second name that turns it off, behind a slash: "--mmap/--no-mmap". A name in capital letters is
+    that of an environment variable.
+    """
     return field(default=default, metadata={"flags": names, "help": help})
 
 
@@ -39,6 +44,15 @@ class ServeJob:
     format: str | None = None
     version: str = ""
 
+    @property
+    def ranks(self) -> int:
+        """How many devices the flags ask for; 1 for an engine that takes those it is given."""
+        return 1
+
+    def with_context(self, tokens: int) -> ServeJob:
+        """Return the job with requests so long, and no other flag that says how long they may be."""
+        return replace(self, context=tokens)
+
 
 @dataclass(frozen=True)
 class Share:
@@ -46,7 +60,9 @@ class Share:
 
     `room_bytes` is what the engine leaves there for requests, None on an unknown device. `needs` are the bytes that
     requests of a context and a concurrency take of that room, `held` the same as items. An engine that takes the whole
-    room at its start, whatever is asked, has a `pool`: what of it no request needs is an item too.
+    room at its start, whatever is asked, has a `pool`: what of it no request needs is an item too. `safe_room` is what
+    is left at least where that is not the room less what the items may take more, as of a room of a fixed size.
+    `least` is what of the needs is quick to work out, where not all of them are.
     """
 
     name: str
@@ -57,11 +73,27 @@ class Share:
     capacity_bytes: int | None = None
     pool: bool = False
     count: int = 1
+    safe_room: int | None = None
+    least: Callable[[int, int], int] | None = None
+
+    @property
+    def safe_room_bytes(self) -> int:
+        """What is left for requests at least: what is not known exactly is counted at its largest."""
+        if self.safe_room is not None:
+            return self.safe_room
+        return (self.room_bytes or 0) - sum(item.safe_bytes - item.n_bytes for item in self.items)
+
+    def surely_full(self, context: int, concurrency: int) -> bool:
+        """Say whether requests do not fit by what is quick to work out alone."""
+        least = 0 if self.least is None else self.least(context, concurrency)
+        return self.room_bytes is not None and least > self.safe_room_bytes
 
     def fits(self, context: Amount, concurrency: Amount) -> Any:
-        """Say whether requests fit in the room; of arrays, where. Only for a share with a room."""
+        """Say whether requests fit in the least room there is; of arrays, where. Only for a share with a room."""
         assert self.room_bytes is not None
-        return self.needs(context, concurrency) <= self.room_bytes
+        if isinstance(context, int) and isinstance(concurrency, int) and self.surely_full(context, concurrency):
+            return False
+        return self.needs(context, concurrency) <= self.safe_room_bytes
 
 
 @dataclass(frozen=True)
@@ -70,6 +102,29 @@ class Limit:
 
     most: int
     why: str
+
+
+class Later(Sequence[Printed]):
+    """Lines that are worked out when somebody reads them: a search deploys often and prints once."""
+
+    def __init__(self, make: Callable[[], tuple[Printed, ...]]) -> None:
+        self._make = make
+
+    @cached_property
+    def _lines(self) -> tuple[Printed, ...]:
+        return self._make()
+
+    @overload
+    def __getitem__(self, at: int) -> Printed: ...
+    @overload
+    def __getitem__(self, at: slice) -> tuple[Printed, ...]: ...
+    def __getitem__(self, at: int | slice) -> Printed | tuple[Printed, ...]:
+        """Return a line, or some."""
+        return self._lines[at]
+
+    def __len__(self) -> int:
+        """Return how many lines there are."""
+        return len(self._lines)
 
 
 @dataclass(frozen=True)
@@ -81,29 +136,47 @@ class Deployment:
 
     shares: tuple[Share, ...]
     context: int
-    printed: tuple[Printed, ...] = ()
+    printed: Sequence[Printed] = ()
     limits: Mapping[str, Limit] = field(default_factory=dict)
     assumptions: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
     def fits(self, context: Amount, concurrency: Amount) -> Any:
         """Say whether every device has room for requests, and the engine takes so many; of arrays, where."""
-        found = True
-        for share in self.shares:
+        found = self.within(context, concurrency)
+        for share in self.known:
             found = found & share.fits(context, concurrency)
+        return found
+
+    def within(self, context: Amount, concurrency: Amount) -> Any:
+        """Say whether the engine takes so many requests so long, whatever memory there is; of arrays, where."""
+        found = True
         for name, amount in (("context", context), ("concurrency", concurrency)):
             if name in self.limits:
                 found = found & (amount <= self.limits[name].most)
         return found
+
+    @property
+    def known(self) -> tuple[Share, ...]:
+        """The shares whose room is known."""
+        return tuple(share for share in self.shares if share.room_bytes is not None)
 
 
 @dataclass(frozen=True)
 class Engine:
     """A program that serves: its name, what it is, where its rules are written down, and what it does with a model.
 
-    `job` is the class of its jobs. `starts` are the words a command line of it may begin with, as ("vllm", "serve").
-    `deploy(subject, job, devices)` raises UnsupportedError for a model or an input that is not modelled; no devices
-    means that they are not known. `command(model, job)` are the words to run it with.
+    `job` is the class of its jobs. `starts` are the words a command line of it may begin with, as ("vllm", "serve");
+    ("docker", "vllm/vllm-openai") is an image. `deploy(subject, job, devices)` raises UnsupportedError for a model or
+    an input that is not modelled; no devices means that they are not known. `command(model, job)` are the words to run
+    it with; the model is a repository of the hub for an engine that loads those (`hub`).
+
+    Of its command line: `models` are the flags that name the model, one that ends in ":" a file in it. `harmless` are
+    flags and environment variables that move no memory; a name that ends in "=" takes a value, in "=+" several.
+    `refused` are those that do and are not modelled, with what they do; of a variable
+    one value alone, as "NAME=0". `suffixes` is what a letter behind a number
+    stands for, where one may stand there. `formats` are those to advise where weights are too large, the largest first;
+    none: the usual ones. `vendors` are those whose devices it runs on as it is modelled; none: all.
     """
 
     name: str
@@ -113,3 +186,10 @@ class Engine:
     starts: tuple[tuple[str, ...], ...]
     deploy: Callable[[Subject, Any, Sequence[Device]], Deployment]
     command: Callable[[str, Any], list[str]]
+    models: tuple[str, ...] = ("--model",)
+    harmless: frozenset[str] = frozenset()
+    refused: Mapping[str, str] = field(default_factory=dict)
+    suffixes: Mapping[str, int] = field(default_factory=dict)
+    formats: tuple[str, ...] = ()
+    hub: bool = False
+    vendors: tuple[str, ...] = ()

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from oomph.answer import Subject, facts
 from oomph.engines.base import Deployment, Engine, ServeJob, Share
+from oomph.engines.checks import well_asked
 from oomph.errors import UsageError
 from oomph.ledger import Figure, Item, Ledger, Verdict
+from oomph.served import Bound, Held, Served
 from oomph.units import human
 
 if TYPE_CHECKING:
     from oomph.devices import Device
 
 POOL = "room that no request needs"
+AS_PUBLISHED = "as published"
 HOST = "host"  # the name of the share that lies in the machine's own memory
 
 
@@ -24,6 +27,7 @@ def serve(found: Subject, engine: Engine, job: ServeJob, devices: Sequence[Devic
 
     Raises UnsupportedError for what the engine or oomph does not do with the model.
     """
+    well_asked(engine, job, devices)
     deployed = engine.deploy(found, job, devices)
     shown = [(share, share_items(share, deployed.context, job.concurrency)) for share in deployed.shares]
     return Ledger(
@@ -34,6 +38,7 @@ def serve(found: Subject, engine: Engine, job: ServeJob, devices: Sequence[Devic
             "engine": engine.name,
             **describe(job),
             "context": deployed.context,
+            "format": job.format or AS_PUBLISHED,
         },
         model=facts(found),
         items=tuple(_of_all(item, share) for share, items in shown for item in items),
@@ -42,9 +47,24 @@ def serve(found: Subject, engine: Engine, job: ServeJob, devices: Sequence[Devic
         assumptions=deployed.assumptions,
         warnings=(*found.warnings, *found.model.notes, *deployed.warnings),
         figures=(_fullest(shown),),
-        printed=deployed.printed,
-        command=tuple(engine.command(found.source.name, job)),
+        printed=tuple(deployed.printed),
+        command=tuple(engine.command(_called(found, engine, job), job)),
+        served=Served(
+            tuple(_held(share, items, deployed.context, job.concurrency) for share, items in shown),
+            tuple(Bound(name, limit.most, limit.why) for name, limit in deployed.limits.items()),
+        ),
     )
+
+
+def _called(found: Subject, engine: Engine, job: ServeJob) -> str:
+    """Return what the model is called in a command."""
+    from oomph.engines.model_names import called
+    from oomph.formats import asked_for
+
+    name = found.source.repo or found.source.name if engine.hub else found.source.name
+    if found.source.header is not None:
+        return name
+    return called(engine, name, job.format, asked_for(found.source.config or {}) is not None)
 
 
 def describe(job: ServeJob) -> dict[str, Any]:
@@ -68,6 +88,20 @@ def _of_all(item: Item, share: Share) -> Item:
     return replace(item, n_bytes=item.n_bytes * share.count, safe=safe, device=device)
 
 
+def _held(share: Share, items: Sequence[Item], context: int, concurrency: int) -> Held:
+    """Return what one device of a share holds in sum."""
+    return Held(
+        share.name,
+        share.count,
+        sum(item.n_bytes for item in items),
+        sum(item.safe_bytes for item in items),
+        int(share.needs(context, concurrency)),
+        share.room_bytes,
+        None if share.room_bytes is None else share.safe_room_bytes,
+        share.capacity_bytes,
+    )
+
+
 def _devices(devices: Sequence[Device]) -> dict[str, Any] | None:
     if not devices:
         return None
@@ -84,34 +118,41 @@ def _fullest(shown: Sequence[tuple[Share, tuple[Item, ...]]]) -> Figure:
 
 
 def judge(what: str, deployed: Deployment, concurrency: int) -> Verdict:
-    """Return the verdict: whether every device has room for all requests at once, and for how many if not."""
-    context = deployed.context
-    known = [share for share in deployed.shares if share.room_bytes is not None]
+    """Return the verdict: whether every device has room for all requests at once."""
+    context, known = deployed.context, deployed.known
     if not known:
         raise UsageError("There is no telling whether it fits on devices that are not known.")
-    tightest = min(known, key=lambda share: (share.room_bytes or 0) - int(share.needs(context, concurrency)))
-    room, needed = tightest.room_bytes or 0, int(tightest.needs(context, concurrency))
-    asked = f"{concurrency} x {context:,} tokens" if concurrency > 1 else f"{context:,} tokens"
-    where = f"on {tightest.name}" if len(known) > 1 else ""
-    beyond = _beyond(deployed, {"context": context, "concurrency": concurrency})
+    tightest = min(known, key=lambda share: share.safe_room_bytes - int(share.needs(context, concurrency)))
+    room, safe, needed = tightest.room_bytes or 0, tightest.safe_room_bytes, int(tightest.needs(context, concurrency))
+    asked = f"{context:,} tokens" if context > 1 else "1 token"
+    asked = f"{concurrency} x {asked}" if concurrency > 1 else asked
+    where = f" on {tightest.name}" if len(known) > 1 else ""
     fixed = sum(item.n_bytes for item in tightest.items)
     capacity = tightest.capacity_bytes or fixed + room
+    status, margin = "fits", safe - needed
+    beyond = not_taken(deployed, {"context": context, "concurrency": concurrency})
     if beyond:
-        return Verdict("too_big", capacity, room - needed, f"Does not fit: {beyond}")
-    if room <= 0:
-        sentence = f"Does not fit: {what} takes {human(fixed)} {where}before there is a token in its cache".strip()
-        return Verdict("too_big", capacity, room - needed, f"{sentence}, {human(-room)} more than there is.")
-    if needed > room:
-        sentence = f"Does not fit: {asked} need {human(needed)} {where}".rstrip()
-        return Verdict("too_big", capacity, room - needed, f"{sentence}, and {human(room)} are left for requests.")
-    sentence = f"Fits: {asked} need {human(needed)} of the {human(room)} left for requests {where}".rstrip()
-    return Verdict("fits", capacity, room - needed, f"{sentence}.")
+        status, sentence = "too_big", f"Does not fit: {beyond}"
+    elif room <= 0:
+        status, margin = "too_big", room - needed
+        sentence = f"Does not fit: {what} takes {human(fixed)}{where} before there is a token in its cache, "
+        sentence += f"{human(-room)} more than there is."
+    elif needed > room:
+        status, margin = "too_big", room - needed
+        sentence = f"Does not fit: {asked} need {human(needed)}{where}, and {human(room)} are left for requests."
+    elif margin < 0:
+        status = "tight"
+        sentence = f"Tight: {asked} need {human(needed)} of the {human(room)} left for requests{where}, "
+        sentence += f"of which {human(max(safe, 0))} are certain."
+    else:
+        sentence = f"Fits: {asked} need {human(needed)} of the {human(room)} left for requests{where}."
+    return Verdict(status, capacity, margin, sentence)
 
 
-def _beyond(deployed: Deployment, asked: Mapping[str, int]) -> str:
+def not_taken(deployed: Deployment, asked: Mapping[str, int]) -> str:
     """Return in words what is asked for that the engine serves at no memory; '' if nothing is."""
     for name, amount in asked.items():
         limit = deployed.limits.get(name)
-        if limit is not None and amount > limit.most:
+        if limit is not None and amount > limit.most > 0:  # none at all: there is no room, which says more
             return f"a {name} of {amount:,} is more than {limit.most:,}: {limit.why}."
     return ""

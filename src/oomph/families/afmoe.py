@@ -14,6 +14,7 @@ from oomph.blocks.mlp import GatedMLP
 from oomph.blocks.moe import MoE, Router, shared_expert
 from oomph.config import MAX_EXPERTS, Config
 from oomph.families.common import causal_lm
+from oomph.families.layer_types import FULL, SLIDING, full_after_sliding, listed, windows
 from oomph.families.moe_layers import by_kind, dense_first, gqa
 from oomph.model import Model
 from oomph.tensor import Tensor
@@ -23,7 +24,7 @@ TYPES: dict[str, dict[str, Any]] = {
         "vocab_size": 200192, "hidden_size": 2048, "intermediate_size": 6144, "moe_intermediate_size": 1408,
         "num_hidden_layers": 32, "num_dense_layers": 1, "num_attention_heads": 16, "head_dim": 128,
         "max_position_embeddings": 16384, "tie_word_embeddings": False, "num_experts": 64,
-        "num_experts_per_tok": 6, "num_shared_experts": 2,
+        "num_experts_per_tok": 6, "num_shared_experts": 2, "sliding_window": 1024, "global_attn_every_n_layers": 4,
     },
 }  # fmt: skip
 
@@ -33,17 +34,19 @@ _NORMS = ("input_layernorm", "post_attention_layernorm", "pre_mlp_layernorm", "p
 def build(config: Config) -> Model:
     """Return the decoder; the gate of attention has one value per head and dimension."""
     hidden, layers = config.size("hidden_size"), config.depth("num_hidden_layers")
-    self_attn = attention(config, hidden)
+    types = listed(config, layers, allowed=(SLIDING, FULL))
+    places, unplayed = windows(config, types or full_after_sliding(layers, config.int("global_attn_every_n_layers")))
 
-    def layer(kind: str) -> Module:
-        mlp = mixture(config, hidden) if kind == "sparse" else GatedMLP(hidden, config.int("intermediate_size"))
+    def layer(kind: tuple[str, int | None]) -> Module:
+        mlp = mixture(config, hidden) if kind[0] == "sparse" else GatedMLP(hidden, config.int("intermediate_size"))
+        self_attn = attention(config, hidden, kind[1])
         return Module({"self_attn": self_attn, "mlp": mlp, **{name: Norm(hidden) for name in _NORMS}})
 
-    kinds = dense_first(layers, config.int("num_dense_layers", low=0))
-    return causal_lm(config, by_kind(kinds, layer), Norm(hidden))
+    kinds = list(zip(dense_first(layers, config.int("num_dense_layers", low=0)), places, strict=True))
+    return causal_lm(config, by_kind(kinds, layer), Norm(hidden), unplayed=unplayed)
 
 
-def attention(config: Config, hidden: int) -> GatedAttention:
+def attention(config: Config, hidden: int, window: int | None) -> GatedAttention:
     """Return grouped-query attention with a norm on each head's queries and keys, and its gate."""
     bias = config.bool("attention_bias")
     plain = gqa(config, hidden, qk_norm=True)
@@ -56,6 +59,7 @@ def attention(config: Config, hidden: int) -> GatedAttention:
         out_bias=bias,
         q_norm=plain.q_norm,
         k_norm=plain.k_norm,
+        sliding_window=window,
         gate_size=plain.num_heads * plain.head_dim,
     )
 

@@ -113,7 +113,7 @@ def build(config: Config) -> Model:
         if whisper or not has_encoder:
             body["decoder.embed_tokens"] = Embedding(config.optional_int("decoder_vocab_size") or vocab, hidden)
         body.update(_positions(config, traits, hidden, "decoder"))
-        body.update(_stack(config, traits, hidden, "decoder"))
+        body.update(_stack(config, traits, hidden, "decoder", has_encoder))
     if head not in ("Model", "ForAudioClassification"):
         body = {f"model.{path}": part for path, part in body.items()}
     return Model(
@@ -173,8 +173,8 @@ def _whisper_front(config: Config, hidden: int) -> dict[str, Part]:
     }
 
 
-def _stack(config: Config, traits: Traits, hidden: int, side: str) -> dict[str, Part]:
-    """Return the layers of one side and the norms around them."""
+def _stack(config: Config, traits: Traits, hidden: int, side: str, encoder: bool = True) -> dict[str, Part]:
+    """Return the layers of one side and the norms around them; a decoder may stand without its `encoder`."""
     heads = config.int(f"{side}_attention_heads")
     kind = KeyBiaslessAttention if config.model_type == "whisper" else Attention
     attention = kind(
@@ -186,7 +186,9 @@ def _stack(config: Config, traits: Traits, hidden: int, side: str) -> dict[str, 
     rate = config.rate("dropout", 0.0 if config.model_type == "whisper" else DROPOUT)
     inner_rate = config.rate("activation_dropout", 0.0)
     names, cross = (_ENCODER_LAYER, None) if side == "encoder" else (_DECODER_LAYER, attention)
-    layer = EncoderLayer(attention, mlp, norm, names, cross, traits.pre_norm, rate, inner_rate)
+    source = config.int("max_source_positions") if kind is KeyBiaslessAttention and cross else None  # padded to it
+    source = source if encoder else 0
+    layer = EncoderLayer(attention, mlp, norm, names, cross, traits.pre_norm, rate, inner_rate, source)
     return {
         f"{side}.layers": Stack.of(layer, config.depth(f"{side}_layers")),
         f"{side}.layernorm_embedding": norm if traits.embedding_norm else None,

@@ -164,7 +164,8 @@ def _layer(config: Config, hidden: int) -> EncoderLayer:
     mlp = MLP(hidden, config.int("intermediate_size"), bias=True, names=names, activation=activation)
     cross = attention if crossing else None
     rate = config.rate("hidden_dropout_prob", DROPOUT)
-    return EncoderLayer(attention, mlp, Norm(hidden, bias=True), _LAYER, cross, rate=rate)
+    decodes = config.bool("is_decoder")
+    return EncoderLayer(attention, mlp, Norm(hidden, bias=True), _LAYER, cross, rate=rate, decodes=decodes)
 
 
 def _classifier_dropout(config: Config) -> Dropout:

@@ -27,8 +27,8 @@ TYPES: dict[str, dict[str, Any]] = {
         "vocab_size": 129280, "hidden_size": 4096, "moe_intermediate_size": 2048, "num_hidden_layers": 43,
         "num_attention_heads": 64, "head_dim": 512, "q_lora_rank": 1024, "num_experts_per_tok": 6,
         "n_routed_experts": 256, "max_position_embeddings": 1048576, "hc_mult": 4, "o_groups": 8,
-        "o_lora_rank": 1024, "index_n_heads": 64, "index_head_dim": 128, "num_nextn_predict_layers": 1,
-        "tie_word_embeddings": False,
+        "o_lora_rank": 1024, "sliding_window": 128, "index_n_heads": 64, "index_head_dim": 128,
+        "num_nextn_predict_layers": 1, "tie_word_embeddings": False,
     },
 }  # fmt: skip
 ALIASES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -127,6 +127,7 @@ def compressed_attention(config: Config, hidden: int, kind: str, rates: Mapping[
         config.int("o_groups"),
         config.int("o_lora_rank"),
         compressor,
+        config.int("sliding_window"),
     )
 
 

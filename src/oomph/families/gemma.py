@@ -87,7 +87,17 @@ def sliding_windows(config: Config, depth: int) -> tuple[list[int | None], tuple
     if kinds is None:
         former = config.optional_int("sliding_window_pattern") if config.model_type == "gemma3_text" else None
         kinds = full_after_sliding(depth, former or INTERVALS[config.model_type])
-    return windows(config, kinds) if SLIDING in kinds else ([None] * depth, ("layers without a window",))
+    if SLIDING not in kinds:
+        return [None] * depth, ("layers without a window",)
+    places, unplayed = windows(config, kinds)
+    if config.model_type == "gemma3_text" and config.bool("use_bidirectional_attention"):
+        places = [both_ways(window) for window in places]
+    return places, unplayed
+
+
+def both_ways(window: int | None) -> int | None:
+    """Return the window to one side of a token that sees to both; the class counts the token itself once more."""
+    return None if window is None else window // 2 + 1
 
 
 def gemma_attention(config: Config, hidden: int) -> Attention:

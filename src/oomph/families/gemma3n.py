@@ -15,6 +15,8 @@ from oomph.blocks.mlp import GatedMLP
 from oomph.blocks.shared_kv import SharedKVAttention
 from oomph.config import MAX_DEPTH, Config
 from oomph.families.common import causal_lm
+from oomph.families.layer_types import FULL, SLIDING, full_after_sliding, listed, windows
+from oomph.families.moe_layers import by_kind
 from oomph.families.multimodal import compose, projector, section, text_model, tied_head
 from oomph.families.tower_defaults import DEFAULTS
 from oomph.families.towers import tower, typed_tower
@@ -27,10 +29,12 @@ TYPES: dict[str, dict[str, Any]] = {
         "vocab_size": 262400, "hidden_size": 2048, "intermediate_size": 16384, "num_hidden_layers": 35,
         "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 256, "attention_bias": False,
         "vocab_size_per_layer_input": 262144, "hidden_size_per_layer_input": 256, "altup_num_inputs": 4,
-        "num_kv_shared_layers": 15, "laurel_rank": 64, "max_position_embeddings": 32768,
+        "num_kv_shared_layers": 15, "laurel_rank": 64, "max_position_embeddings": 32768, "sliding_window": 512,
         "tie_word_embeddings": True,
     },
 }  # fmt: skip
+
+INTERVAL = 5  # without layer_types every fifth layer is full
 
 # The published totals of gemma-3n-E2B-it and E4B-it leave the same rest for it.
 NOT_COUNTED = (
@@ -71,13 +75,13 @@ def decoder(config: Config) -> Model:
     hidden, depth = config.size("hidden_size"), config.depth("num_hidden_layers")
     per_layer, inputs = config.int("hidden_size_per_layer_input"), config.int("altup_num_inputs", high=MAX_DEPTH)
     first_shared = depth - config.int("num_kv_shared_layers", 0, depth)
-    kinds: dict[tuple[int, bool], Module] = {}
-    layers = []
-    for i, ffn in enumerate(ffn_sizes(config, depth)):
-        kind = (ffn, i >= first_shared)
-        if kind not in kinds:
-            kinds[kind] = layer(config, hidden, *kind)
-        layers.append(kinds[kind])
+    types = listed(config, depth, allowed=(SLIDING, FULL)) or full_after_sliding(depth, INTERVAL)
+    places, unplayed = windows(config, types)
+    kinds = [
+        (ffn, i >= first_shared, None if i >= first_shared else window)
+        for i, (ffn, window) in enumerate(zip(ffn_sizes(config, depth), places, strict=True))
+    ]
+    layers = by_kind(kinds, lambda kind: layer(config, hidden, *kind))
     square = Stack.of(Linear(hidden, hidden), inputs - 1)
     extra: dict[str, Part] = {
         "model.embed_tokens_per_layer": Embedding(
@@ -88,7 +92,7 @@ def decoder(config: Config) -> Model:
         "model.altup_projections": square,
         "model.altup_unembed_projections": square,
     }
-    return causal_lm(config, layers, Norm(hidden), extra=extra)
+    return causal_lm(config, layers, Norm(hidden), extra=extra, unplayed=unplayed)
 
 
 def ffn_sizes(config: Config, depth: int) -> list[int]:
@@ -99,7 +103,7 @@ def ffn_sizes(config: Config, depth: int) -> list[int]:
     return [config.int("intermediate_size")] * depth
 
 
-def layer(config: Config, hidden: int, ffn: int, shared: bool) -> Module:
+def layer(config: Config, hidden: int, ffn: int, shared: bool, window: int | None) -> Module:
     """Return one layer: attention and MLP inside AltUp, LAuReL beside them, the per-layer input after."""
     per_layer, inputs = config.int("hidden_size_per_layer_input"), config.int("altup_num_inputs", high=MAX_DEPTH)
     rank = config.int("laurel_rank")
@@ -117,7 +121,7 @@ def layer(config: Config, hidden: int, ffn: int, shared: bool) -> Module:
     }
     return Module(
         {
-            "self_attn": attention(config, hidden, shared),
+            "self_attn": attention(config, hidden, shared, window),
             "mlp": GatedMLP(hidden, ffn),
             "input_layernorm": Norm(hidden),
             "post_attention_layernorm": Norm(hidden),
@@ -132,12 +136,13 @@ def layer(config: Config, hidden: int, ffn: int, shared: bool) -> Module:
     )
 
 
-def attention(config: Config, hidden: int, shared: bool) -> Attention | SharedKVAttention:
+def attention(config: Config, hidden: int, shared: bool, window: int | None) -> Attention | SharedKVAttention:
     """Return the attention, or the half of it that a layer reusing keys and values keeps."""
     heads, size = config.int("num_attention_heads"), config.int("head_dim")
     bias, norm = config.bool("attention_bias"), Norm(size)
     if shared:
         return SharedKVAttention(hidden, heads, size, bias, norm)
+    kv_heads = config.int("num_key_value_heads")
     return Attention(
-        hidden, heads, config.int("num_key_value_heads"), size, qkv_bias=bias, out_bias=bias, q_norm=norm, k_norm=norm
+        hidden, heads, kv_heads, size, qkv_bias=bias, out_bias=bias, q_norm=norm, k_norm=norm, sliding_window=window
     )

@@ -15,6 +15,7 @@ from oomph.blocks.shared_kv import KeyAsValueAttention, SharedKVAttention
 from oomph.config import MAX_EXPERTS, Config
 from oomph.errors import ConfigError, UnsupportedError
 from oomph.families.common import causal_lm
+from oomph.families.gemma import both_ways
 from oomph.families.multimodal import compose, projector, text_model, tied_head
 from oomph.families.towers import tower, typed_tower
 from oomph.model import Model
@@ -26,7 +27,7 @@ TYPES: dict[str, dict[str, Any]] = {
         "vocab_size": 262144, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 30,
         "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "attention_bias": False,
         "vocab_size_per_layer_input": 262144, "hidden_size_per_layer_input": 256, "attention_k_eq_v": False,
-        "num_kv_shared_layers": 0, "enable_moe_block": False, "use_double_wide_mlp": False,
+        "num_kv_shared_layers": 0, "enable_moe_block": False, "use_double_wide_mlp": False, "sliding_window": 512,
         "max_position_embeddings": 131072, "tie_word_embeddings": True,
     },
 }  # fmt: skip
@@ -140,7 +141,16 @@ def attention(config: Config, hidden: int, full: bool, shared: bool, kv_heads: i
         return SharedKVAttention(hidden, heads, size, bias, norm)
     if full and config.bool("attention_k_eq_v"):
         return KeyAsValueAttention(hidden, heads, kv_heads, size, bias, norm, norm)
-    return Attention(hidden, heads, kv_heads, size, qkv_bias=bias, out_bias=bias, q_norm=norm, k_norm=norm)
+    return Attention(
+        hidden, heads, kv_heads, size, qkv_bias=bias, out_bias=bias, q_norm=norm, k_norm=norm,
+        sliding_window=None if full else sliding_window(config),
+    )  # fmt: skip
+
+
+def sliding_window(config: Config) -> int | None:
+    """Return what a sliding layer sees; where tokens see to both sides, half of it to each."""
+    window = config.optional_int("sliding_window")
+    return both_ways(window) if config.get("use_bidirectional_attention") == "all" else window
 
 
 def mixture(config: Config, hidden: int) -> dict[str, Part]:

@@ -16,7 +16,7 @@ from oomph.blocks.basic import Norm
 from oomph.blocks.mlp import GatedMLP
 from oomph.config import Config
 from oomph.families.common import causal_lm, rotary_dim
-from oomph.families.layer_types import FULL, SLIDING, listed
+from oomph.families.layer_types import FULL, SLIDING, listed, patterned
 from oomph.families.moe_layers import by_kind, dense_first, gqa, mlp_kinds, pre_norm_layer, routed_moe
 from oomph.families.mtp import after_layers, next_token_layer, predictors, with_mtp
 from oomph.model import Model
@@ -37,6 +37,7 @@ TYPES: dict[str, dict[str, Any]] = {
         "vocab_size": 152064, "hidden_size": 4608, "intermediate_size": 10944, "num_hidden_layers": 62,
         "num_attention_heads": 32, "num_key_value_heads": 32, "max_position_embeddings": 2048,
         "tie_word_embeddings": False, "moe_intermediate_size": 1408, "first_k_dense_replace": 0,
+        "sliding_window": 4096, "max_window_layers": 62,
     },
     "solar_open": {
         "vocab_size": 196608, "hidden_size": 4096, "num_hidden_layers": 48, "num_attention_heads": 64,
@@ -48,7 +49,7 @@ TYPES: dict[str, dict[str, Any]] = {
         "vocab_size": 102400, "hidden_size": 4096, "intermediate_size": 16384, "num_hidden_layers": 32,
         "num_attention_heads": 32, "num_key_value_heads": 32, "max_position_embeddings": 2048,
         "tie_word_embeddings": False, "moe_intermediate_size": 1024, "num_experts_per_tok": 8,
-        "num_shared_experts": 1, "num_experts": 64, "first_k_dense_replace": 1,
+        "num_shared_experts": 1, "num_experts": 64, "first_k_dense_replace": 1, "sliding_window": 4096,
     },
     "hy_v3": {
         "vocab_size": 120832, "hidden_size": 4096, "intermediate_size": 13312, "num_hidden_layers": 80,
@@ -77,26 +78,34 @@ def build(config: Config) -> Model:
     """Return the decoder: the first layers dense (Solar-Open: none), then experts."""
     hidden, layers = config.size("hidden_size"), config.depth("num_hidden_layers")
     self_attn = attention(config, hidden)
+    places = sliding_windows(config, layers)
 
-    def layer(kind: str) -> Module:
-        return pre_norm_layer(hidden, self_attn, experts(config, hidden) if kind == "sparse" else dense(config, hidden))
+    def layer(kind: tuple[str, int | None]) -> Module:
+        mlp = experts(config, hidden) if kind[0] == "sparse" else dense(config, hidden)
+        return pre_norm_layer(hidden, replace(self_attn, sliding_window=kind[1]), mlp)
 
-    model = causal_lm(config, by_kind(mlp_pattern(config, layers), layer), Norm(hidden))
-    if config.model_type == "dots1" and slides(config, layers):
-        return replace(model, unplayed=(*model.unplayed, "sliding windows of dots1"))
+    kinds = list(zip(mlp_pattern(config, layers), places, strict=True))
+    model = causal_lm(config, by_kind(kinds, layer), Norm(hidden))
+    if any(places):
+        return replace(model, unplayed=(*model.unplayed, f"sliding windows of {config.model_type}"))
     times = predictors(config) if config.model_type == "glm4_moe" else 0
     if not times:
         return model
-    predictor = next_token_layer(layer("sparse"), hidden, model.vocab_size, model.vocab_size)
+    predictor = next_token_layer(layer(("sparse", None)), hidden, model.vocab_size, model.vocab_size)
     return with_mtp(model, after_layers(model, times, predictor), _COPIES_NOTE)
 
 
-def slides(config: Config, layers: int) -> bool:
-    """Tell whether a layer of dots.llm1 has a window: by layer_types, else those from max_window_layers on."""
-    kinds = listed(config, layers, allowed=(SLIDING, FULL))
-    if kinds is not None:
-        return SLIDING in kinds
-    return config.raw.get("sliding_window", 1) is not None and layers > (config.raw.get("max_window_layers") or 62)
+def sliding_windows(config: Config, layers: int) -> list[int | None]:
+    """Return the window of every layer: by layer_types, else in dots.llm1 those from max_window_layers on have one."""
+    if config.model_type not in ("dots1", "exaone_moe"):
+        return [None] * layers
+    window, kinds = config.optional_int("sliding_window"), listed(config, layers, allowed=(SLIDING, FULL))
+    if kinds is None and config.model_type == "dots1":
+        first = config.int("max_window_layers", low=0)
+        kinds = [FULL if index < first else SLIDING for index in range(layers)]
+    if kinds is None:
+        kinds = patterned(config, "sliding_window_pattern", layers)
+    return [window if kind == SLIDING else None for kind in kinds]
 
 
 def mlp_pattern(config: Config, layers: int) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 from oomph.blocks.attention import Attention
 from oomph.blocks.base import Module
 from oomph.blocks.basic import Dropout, Embedding, Norm
+from oomph.blocks.encoder import UncachedAttention
 from oomph.blocks.mlp import MLP
 from oomph.config import Config
 from oomph.errors import UnsupportedError
@@ -54,7 +55,7 @@ def build(config: Config) -> Model:
     layer = Module(
         {
             "ln_1": norm,
-            "attn": Attention(
+            "attn": (UncachedAttention if first else Attention)(
                 hidden, heads, 1 if config.bool("multi_query") else heads,
                 config.divide(hidden, heads, "attention heads"),
                 qkv_bias=True, out_bias=True, qkv=("c_attn",), out="c_proj", role=role,

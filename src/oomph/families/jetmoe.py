@@ -5,10 +5,12 @@ Class defaults and structure: transformers 5.23, models/jetmoe.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from oomph.blocks.base import Block, Module, Stack
 from oomph.blocks.basic import Linear, Norm
+from oomph.blocks.cached import Cached, TokenCache
 from oomph.blocks.moe import Router
 from oomph.config import MAX_EXPERTS, Config
 from oomph.errors import ConfigError
@@ -26,14 +28,29 @@ TYPES: dict[str, dict[str, Any]] = {
 ALIASES: dict[str, dict[str, tuple[str, ...]]] = {"jetmoe": {"kv_channels": ("head_dim",)}}
 
 
+@dataclass(frozen=True, eq=False)
+class MixedAttention(Module):
+    """Attention whose query and output maps are a mixture of experts; keys and values are there once for all."""
+
+    kind: str = "attention"
+    num_kv_heads: int = 1
+    head_dim: int = 1
+
+    @property
+    def cached(self) -> tuple[Cached, ...]:
+        """Keys and values of every key/value head."""
+        return (TokenCache(self.num_kv_heads, self.head_dim, self.head_dim),)
+
+
 def build(config: Config) -> Model:
     """Return the decoder, every layer the same."""
     hidden = config.size("hidden_size")
     keys = config.int("kv_channels") * config.int("num_key_value_heads")
     ffn = config.int("intermediate_size")
-    attention = Module(
+    attention = MixedAttention(
         {"experts": parallel_experts(config, hidden, keys, keys), "kv_proj": Linear(hidden, 2 * keys)},
-        kind="attention",
+        num_kv_heads=config.int("num_key_value_heads"),
+        head_dim=config.int("kv_channels"),
     )
     layer = Module(
         {

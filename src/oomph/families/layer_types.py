@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from itertools import cycle, islice
 
 from oomph.config import Config
 
 LINEAR, FULL, HYBRID = "linear_attention", "full_attention", "hybrid"
 SLIDING = "sliding_attention"
+
+EXAONE_INTERVAL = 4  # without a pattern every fourth layer is full
 
 # What configs wrote before transformers 5.
 RENAMED = {"mamba": LINEAR, "attention": FULL}
@@ -46,6 +49,23 @@ def full_after_sliding(layers: int, interval: int) -> list[str]:
     ['sliding_attention', 'full_attention', 'sliding_attention']
     """
     return [SLIDING if (index + 1) % interval else FULL for index in range(layers)]
+
+
+def sliding_after_full(layers: int, interval: int) -> list[str]:
+    """Return sliding attention with full attention in the first layer and every `interval`-th one after it.
+
+    >>> sliding_after_full(3, 2)
+    ['full_attention', 'sliding_attention', 'full_attention']
+    """
+    return [SLIDING if index % interval else FULL for index in range(layers)]
+
+
+def patterned(config: Config, key: str, layers: int) -> list[str]:
+    """Return kinds as EXAONE's configs say them: every how many layers one is full (4), or a letter for each (LLLG)."""
+    pattern = config.get(key)
+    if isinstance(pattern, str) and pattern and set(pattern) <= {"L", "G"}:
+        return [SLIDING if letter == "L" else FULL for letter in islice(cycle(pattern), layers)]
+    return full_after_sliding(layers, config.optional_int(key) or EXAONE_INTERVAL)
 
 
 def windows(config: Config, kinds: list[str]) -> tuple[list[int | None], tuple[str, ...]]:

@@ -16,7 +16,7 @@ from oomph.blocks.basic import Dropout, Norm
 from oomph.blocks.mlp import GatedMLP
 from oomph.config import Config
 from oomph.families.common import causal_lm, head_dim, with_head
-from oomph.families.layer_types import FULL, SLIDING, listed, windows
+from oomph.families.layer_types import FULL, SLIDING, listed, sliding_after_full, windows
 from oomph.model import Model
 
 TYPES: dict[str, dict[str, Any]] = {
@@ -46,7 +46,7 @@ TYPES: dict[str, dict[str, Any]] = {
     "granite_swa": {
         "vocab_size": 100352, "hidden_size": 2560, "intermediate_size": 8192, "num_hidden_layers": 24,
         "num_attention_heads": 20, "num_key_value_heads": 4, "max_position_embeddings": 8192,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": True, "sliding_window": 128,
     },
     "smollm3": {
         "vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36,
@@ -113,7 +113,7 @@ BIASES: dict[str, tuple[str, str, str]] = {
 STYLES = {"helium": "rms all fp32"}
 ROTARY = {"helium": "helium", "ernie4_5": "ernie4_5"}
 SEED_DROPOUT = 0.1
-NO_ROPE_INTERVAL = CWM_INTERVAL = 4
+NO_ROPE_INTERVAL = FULL_INTERVAL = 4
 MULTI_HEAD = ("internlm",)  # every head has keys and values of its own, whatever the file says
 
 
@@ -164,11 +164,11 @@ def build(config: Config) -> Model:
 def _attentions(config: Config, attention: Attention, depth: int) -> tuple[list[Attention], tuple[str, ...]]:
     """Return the attention of every layer, equal ones equal, and what of them cannot be played."""
     kind = config.model_type
-    if kind not in ("cwm", "ministral", "smollm3"):
+    if kind not in ("cwm", "granite_swa", "ministral", "smollm3"):
         return [attention] * depth, ()
     kinds = listed(config, depth, allowed=(SLIDING, FULL))
     if kind != "smollm3":
-        usual = [FULL if kind == "cwm" and not index % CWM_INTERVAL else SLIDING for index in range(depth)]
+        usual = [SLIDING] * depth if kind == "ministral" else sliding_after_full(depth, FULL_INTERVAL)
         places, unplayed = windows(config, kinds or usual)
         if all(window is None for window in places):  # both masks are made whatever the layers are
             unplayed = ("layers without a window",)

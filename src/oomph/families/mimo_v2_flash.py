@@ -24,7 +24,7 @@ TYPES: dict[str, dict[str, Any]] = {
         "vocab_size": 152576, "hidden_size": 4096, "intermediate_size": 16384, "num_hidden_layers": 48,
         "num_attention_heads": 64, "num_key_value_heads": 4, "head_dim": 192, "v_head_dim": 128,
         "max_position_embeddings": 131072, "tie_word_embeddings": False, "moe_intermediate_size": 2048,
-        "num_experts_per_tok": 8, "n_routed_experts": 256,
+        "num_experts_per_tok": 8, "n_routed_experts": 256, "sliding_window": 129,
     },
 }  # fmt: skip
 ALIASES: dict[str, dict[str, tuple[str, ...]]] = {"mimo_v2_flash": {"n_routed_experts": ("num_local_experts",)}}
@@ -84,7 +84,14 @@ def attention(config: Config, hidden: int, kind: str) -> Attention:
         v_head_dim=config.int("v_head_dim"),
         qkv_bias=config.bool("attention_bias"),
         sinks=sliding,
+        sliding_window=sliding_window(config) if sliding else None,
     )
+
+
+def sliding_window(config: Config) -> int:
+    """Return what a token sees, itself included; the published key counts those before it."""
+    before = config.optional_int("sliding_window_size")
+    return config.int("sliding_window") if before is None else before + 1
 
 
 def next_token_layer(hidden: int, self_attn: Attention, dense: GatedMLP) -> Module:

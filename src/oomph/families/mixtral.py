@@ -83,7 +83,7 @@ def attention(config: Config, hidden: int) -> Attention:
     kind = config.model_type
     bias = kind in ("phimoe", *_OLMO) and config.bool("attention_bias")
     attn = gqa(config, hidden, bias=bias, out_bias=bias)
-    if kind == "mixtral":
+    if kind in ("mixtral", "phimoe"):
         return replace(attn, sliding_window=config.optional_int("sliding_window"))
     if kind not in ("minimax_m2", *_OLMO):
         return attn

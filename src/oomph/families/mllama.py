@@ -10,6 +10,7 @@ from typing import Any
 from oomph.blocks.attention import Attention
 from oomph.blocks.base import Module
 from oomph.blocks.basic import Embedding, Linear, Norm
+from oomph.blocks.encoder import CrossAttention
 from oomph.blocks.mlp import GatedMLP
 from oomph.config import Config
 from oomph.families.common import causal_lm
@@ -58,7 +59,7 @@ def decoder(config: Config) -> Model:
     itself = Module({"self_attn": Attention(hidden, heads, kv_heads, size), **rest})
     cross = Module(
         {
-            "cross_attn": Attention(hidden, heads, kv_heads, size, q_norm=norm, k_norm=norm),
+            "cross_attn": CrossAttention(hidden, heads, kv_heads, size, q_norm=norm, k_norm=norm),
             "cross_attn_attn_gate": gate,
             "cross_attn_mlp_gate": gate,
             **rest,

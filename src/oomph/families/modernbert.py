@@ -9,10 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from oomph.blocks.attention import Attention
 from oomph.blocks.base import Block, Module, Part, Stack
 from oomph.blocks.basic import Dropout, Embedding, Head, Linear, Norm
-from oomph.blocks.encoder import LocalAttention, PredictionHead
+from oomph.blocks.encoder import LocalAttention, PredictionHead, UncachedAttention
 from oomph.blocks.mlp import GatedMLP
 from oomph.config import Config
 from oomph.families.common import RESCALED, head_dim
@@ -137,7 +136,7 @@ def _euro_body(config: Config, hidden: int, vocab: int) -> dict[str, Part]:
     bias = config.bool("attention_bias")
     layer: Block = Module(
         {
-            "self_attn": Attention(
+            "self_attn": UncachedAttention(
                 hidden, heads, kv_heads, head_dim(config, hidden, heads), qkv_bias=bias, out_bias=bias
             ),
             "mlp": GatedMLP(hidden, config.int("intermediate_size"), config.bool("mlp_bias")),

@@ -14,7 +14,7 @@ from oomph.blocks.basic import BareNorm, Norm
 from oomph.blocks.mlp import GatedMLP
 from oomph.config import Config
 from oomph.families.common import by_window, causal_lm
-from oomph.families.layer_types import FULL, SLIDING, full_after_sliding, listed, windows
+from oomph.families.layer_types import FULL, SLIDING, full_after_sliding, listed, patterned, windows
 from oomph.families.llama import grouped_attention
 from oomph.model import Model
 
@@ -88,10 +88,10 @@ def sliding_windows(config: Config, depth: int) -> tuple[list[int | None], tuple
         return [None] * depth, ()
     kinds = listed(config, depth, allowed=(SLIDING, FULL))
     if kinds is None:
-        former = config.get("sliding_window_pattern") if kind == "exaone4" else None
-        if not isinstance(former, (int, type(None))) or config.optional_int("sliding_window") is None:
-            return [None] * depth, ("sliding_window_pattern without layer_types",)
-        kinds = full_after_sliding(depth, former or INTERVAL)
+        olmo = kind == "olmo3"
+        kinds = full_after_sliding(depth, INTERVAL) if olmo else patterned(config, "sliding_window_pattern", depth)
+        if isinstance(config.get("sliding_window_pattern"), str) or config.optional_int("sliding_window") is None:
+            return windows(config, kinds)[0], ("sliding_window_pattern without layer_types",)
     if kind == "olmo3" and SLIDING not in kinds:
         return [None] * depth, ("layers without a window",)
     return windows(config, kinds)

@@ -14,7 +14,7 @@ from oomph.blocks.mlp import GatedMLP
 from oomph.blocks.moe import MoE, Router, shared_expert
 from oomph.config import MAX_EXPERTS, Config
 from oomph.families.common import causal_lm
-from oomph.families.layer_types import FULL, SLIDING, listed
+from oomph.families.layer_types import FULL, SLIDING, listed, windows
 from oomph.families.moe_layers import by_kind, gqa, mlp_kinds, pre_norm_layer, stacked
 from oomph.model import Model
 
@@ -35,6 +35,7 @@ TYPES: dict[str, dict[str, Any]] = {
         "vocab_size": 98304, "hidden_size": 2304, "intermediate_size": 7168, "num_hidden_layers": 28,
         "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128, "max_position_embeddings": 131072,
         "tie_word_embeddings": False, "moe_intermediate_size": 896, "num_experts_per_tok": 8, "num_experts": 64,
+        "sliding_window": 1024,
     },
 }  # fmt: skip
 ALIASES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -51,7 +52,7 @@ def build(config: Config) -> Model:
         bias = config.bool("attention_bias")
         attention = gqa(config, hidden, bias=bias, out_bias=bias, qk_norm=True)
 
-    windows = sliding_windows(config, layers)
+    places = sliding_windows(config, layers)
 
     def layer(kind: tuple[str, int | None]) -> Module:
         mlp_kind, window = kind
@@ -62,16 +63,18 @@ def build(config: Config) -> Model:
             mixture(config, hidden) if mlp_kind == "sparse" else dense,
         )
 
-    kinds = list(zip(sparse_steps(config, layers), windows, strict=True))
+    kinds = list(zip(sparse_steps(config, layers), places, strict=True))
     model = causal_lm(config, by_kind(kinds, layer), Norm(hidden))
-    if config.model_type == "qwen2_moe" and config.bool("use_sliding_window") and not any(windows):
+    if config.model_type == "qwen2_moe" and config.bool("use_sliding_window") and not any(places):
         return replace(model, unplayed=(*model.unplayed, "a window that no layer has"))  # whose mask is made anyway
     return model
 
 
 def sliding_windows(config: Config, layers: int) -> list[int | None]:
     """Return the window of every layer, None where attention is full: all alike in Qwen3, by layer_types in Qwen2."""
-    if not config.bool("use_sliding_window") or config.model_type == "mellum":
+    if config.model_type == "mellum":
+        return windows(config, listed(config, layers, allowed=(SLIDING, FULL)) or [FULL] * layers)[0]
+    if not config.bool("use_sliding_window"):
         return [None] * layers
     window = config.optional_int("sliding_window")
     if config.model_type == "qwen3_moe":

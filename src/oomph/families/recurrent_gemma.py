@@ -21,7 +21,8 @@ from oomph.model import Model
 TYPES: dict[str, dict[str, Any]] = {
     "recurrent_gemma": {
         "vocab_size": 256000, "hidden_size": 2560, "intermediate_size": 7680, "num_hidden_layers": 26,
-        "num_attention_heads": 10, "conv1d_width": 4, "attention_bias": False, "tie_word_embeddings": True,
+        "num_attention_heads": 10, "conv1d_width": 4, "attention_window_size": 2048,
+        "attention_bias": False, "tie_word_embeddings": True,
         "block_types": ("recurrent", "recurrent", "attention"),
     },
 }  # fmt: skip
@@ -61,4 +62,5 @@ def attention(config: Config, hidden: int) -> Block:
     heads = config.int("num_attention_heads")
     kv_heads = config.optional_int("num_key_value_heads") or heads
     size = head_dim(config, hidden, heads)
-    return Attention(hidden, heads, kv_heads, size, qkv_bias=config.bool("attention_bias"), out_bias=True)
+    bias, window = config.bool("attention_bias"), config.int("attention_window_size")
+    return Attention(hidden, heads, kv_heads, size, qkv_bias=bias, out_bias=True, sliding_window=window)

@@ -112,6 +112,7 @@ def gated(config: Config, hidden: int, kind: str) -> GatedAttention:
         out_bias=bias,
         q_norm=Norm(dim),
         k_norm=Norm(dim),
+        sliding_window=config.optional_int("sliding_window") if kind == SLIDING else None,
         gate="g_proj",
         gate_size=heads if per_head else heads * dim,
     )

@@ -17,6 +17,7 @@ from oomph.formats.registry import FORMATS, QUANT_METHODS
 # Where a config.json keeps what its weights are quantised with, and the nested configs that may hold it.
 _KEYS = ("quantization_config", "compression_config")
 _NESTED = ("text_config", "llm_config", "language_config", "thinker_config")
+_MLX = frozenset({"group_size", "bits"})  # what MLX writes, under "quantization" too, naming no method
 
 NAMED = 16  # formats named in a message
 USUAL = "bf16, fp8, int8, nf4, gptq-4bit-g128, awq, q8_0, q4_k_m"
@@ -56,7 +57,8 @@ def asked_for(raw: Mapping[str, Any]) -> Mapping[str, Any] | None:
             if not isinstance(found, Mapping):
                 raise ConfigError(f"{key} is not an object.", "Correct it in config.json.")
             return {"expert_dtype": raw["expert_dtype"], **found} if "expert_dtype" in raw else found
-    return None
+    mlx = raw.get("quantization")
+    return mlx if isinstance(mlx, Mapping) and mlx.keys() >= _MLX else None
 
 
 def method_of(quantization: Mapping[str, Any]) -> str:
@@ -64,6 +66,8 @@ def method_of(quantization: Mapping[str, Any]) -> str:
     method = str(quantization.get("quant_method", "")).lower()
     if quantization.get("quant_algo") or isinstance(quantization.get("quantization"), Mapping):
         return "modelopt"  # its mixed checkpoints may name the method of the one they were made from
+    if not method and quantization.keys() >= _MLX:
+        return "mlx"
     if not method and (quantization.get("load_in_8bit") or quantization.get("load_in_4bit")):
         return "bitsandbytes"
     return method

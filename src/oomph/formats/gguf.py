@@ -80,12 +80,16 @@ class Gguf(Format):
             _CONVERTED[model] = convert(model)
         return _CONVERTED[model]
 
-    def _plan(self, model: Model) -> _Plan:
-        found = self._converted(model)
+    def types(self, model: Model) -> Mapping[Placed, str]:
+        """Return the ggml type of every tensor of the file that comes from a weight."""
         kept = {placed: self._kept(row) for row in self._rows(model) for placed in row.placed()}
-        types = types_of(kept, self.mix, found.traits) if self.mix else kept
+        return types_of(kept, self.mix, self._converted(model).traits) if self.mix else kept
+
+    def _plan(self, model: Model) -> _Plan:
+        types = self.types(model)
         return {
-            weight: tuple(part for row in rows for part in _by_type(row, types)) for weight, rows in found.rows.items()
+            weight: tuple(part for row in rows for part in _by_type(row, types))
+            for weight, rows in self._converted(model).rows.items()
         }
 
     def _kept(self, row: Row) -> str:

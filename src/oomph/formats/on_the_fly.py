@@ -55,7 +55,7 @@ class OnTheFly(LinearFormat):
 
     on_the_fly: bool = True
     experts: bool = False
-    exempt: Mapping[str, Names] = field(default_factory=lambda: EXEMPT, repr=False)
+    exempt: Mapping[str, Names] = field(default_factory=lambda: EXEMPT, repr=False, hash=False)
 
     def quantises(self, weight: Weight) -> bool:
         """Tell whether this is a linear map; experts only where they are apart."""

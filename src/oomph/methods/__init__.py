@@ -47,7 +47,7 @@ OF_LITGPT = ("adapter", "adapter_v2")  # which PEFT does otherwise
 def adapted(model: Model, job: TrainJob | InferJob) -> Model:
     """Return the model that a job trains: its method's blocks in place, its dtypes and what is frozen written down."""
     if not isinstance(job, TrainJob):
-        return model
+        return _served(model, job)
     if job.model_code != "transformers":
         from oomph.methods.litgpt import adapt
 
@@ -82,6 +82,16 @@ def adapted(model: Model, job: TrainJob | InferJob) -> Model:
     return changed
 
 
+def _served(model: Model, job: InferJob) -> Model:
+    """Return the model that a job without gradients runs: its experts as the version builds them, what is quantised."""
+    model = as_coded(model, job)
+    if job.quantization == "none":
+        return model
+    from oomph.methods.quantised import base_of, quantised
+
+    return quantised(model, base_of(job))
+
+
 def _with_adapters(model: Model, job: TrainJob) -> Model:
     """Return the model as its method changes it; a frozen tower is left as it is."""
     from oomph.methods.targets import freeze
@@ -98,7 +108,7 @@ def is_vision(part: Part) -> bool:
     return isinstance(part, Block) and part.kind in ("vision", "projector")
 
 
-def as_coded(model: Model, job: TrainJob) -> Model:
+def as_coded(model: Model, job: TrainJob | InferJob) -> Model:
     """Return a model as the version of transformers builds it that a job means."""
     if job.experts != "modules":
         return model

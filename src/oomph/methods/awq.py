@@ -21,11 +21,12 @@ from oomph.tensor import Tensor
 
 if TYPE_CHECKING:
     from oomph.job import TrainJob
+    from oomph.methods.quantised import Base
     from oomph.tape.bound import Bound
     from oomph.tape.sym import Sym
 
 
-def quantised_linear(block: Linear, stored: Mapping[str, Tensor], job: TrainJob) -> Linear:
+def quantised_linear(block: Linear, stored: Mapping[str, Tensor], job: TrainJob | Base) -> Linear:
     """Return WQLinear_GEMM in the place of a linear map; `stored` are its packed tensors."""
     if job.precision == "amp-bf16" or (job.autocast and job.precision == "bf16"):
         raise UsageError("AutoAWQ computes in fp16, which autocast to bf16 casts.", "Take fp16, or no autocast.")

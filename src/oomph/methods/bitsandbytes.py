@@ -16,7 +16,7 @@ from oomph.blocks.base import Part, Parts, rewritten
 from oomph.blocks.basic import Linear
 from oomph.blocks.moe import StackedExperts
 from oomph.formats.linear import Matrix
-from oomph.methods.quantised import stored_tensor
+from oomph.methods.quantised import Base, stored_tensor
 from oomph.tensor import BUFFERS, Tensor
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ TABLES = ("embedding", "head")
 LEFT_AS_LOADED = ("gptq", "hqq")  # methods whose models PEFT's preparation casts nothing of
 
 
-def quantised_linear(block: Linear, stored: Mapping[str, Tensor], job: TrainJob) -> Linear:
+def quantised_linear(block: Linear, stored: Mapping[str, Tensor], job: TrainJob | Base) -> Linear:
     """Return bitsandbytes' map in the place of a linear map; `stored` are its codes and scales."""
     loaded = _loaded(job)
     if job.quantization == "int8":
@@ -43,15 +43,16 @@ def quantised_linear(block: Linear, stored: Mapping[str, Tensor], job: TrainJob)
     return Linear4bit(
         block.in_features, block.out_features, block.bias, block.role,
         stored=stored, loaded=loaded, compute=compute, bias_dtype=bias,
+        unfused=isinstance(job, Base) and job.release != "5",
     )  # fmt: skip
 
 
-def _loaded(job: TrainJob) -> str:
+def _loaded(job: TrainJob | Base) -> str:
     """Return the dtype that a base is loaded in before it is quantised."""
     return job.precision.removeprefix("amp-") if job.kbit_preparation else job.weight_dtype
 
 
-def quantised_stacks(block: StackedExperts, job: TrainJob) -> QuantisedExperts:
+def quantised_stacks(block: StackedExperts, job: TrainJob | Base) -> QuantisedExperts:
     """Return stacked experts with codes and scales in the place of their weights; what else they hold stays."""
     from oomph.formats.bitsandbytes import FourBit
 

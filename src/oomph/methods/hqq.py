@@ -19,11 +19,12 @@ from oomph.tensor import Tensor
 
 if TYPE_CHECKING:
     from oomph.job import TrainJob
+    from oomph.methods.quantised import Base
     from oomph.tape.bound import Bound
     from oomph.tape.sym import Sym
 
 
-def quantised_linear(block: Linear, stored: Mapping[str, Tensor], job: TrainJob) -> Linear:
+def quantised_linear(block: Linear, stored: Mapping[str, Tensor], job: TrainJob | Base) -> Linear:
     """Return HQQLinear in the place of a linear map; `stored` are its packed tensors."""
     bits = int(job.quantization.split("-")[1].removesuffix("bit"))
     return LinearHqq(
@@ -31,7 +32,7 @@ def quantised_linear(block: Linear, stored: Mapping[str, Tensor], job: TrainJob)
     )  # fmt: skip
 
 
-def rest(job: TrainJob) -> str:
+def rest(job: TrainJob | Base) -> str:
     """Return the dtype of scales, zeros and biases, which a weight is unpacked to: the one the model is loaded in."""
     return job.weight_dtype
 

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 from oomph.blocks.base import Part, as_built, rewritten
 from oomph.blocks.basic import Linear
 from oomph.blocks.moe import StackedExperts
+from oomph.errors import UnsupportedError
 from oomph.formats.base import Stored
 from oomph.methods.targets import inner
 from oomph.tensor import Tensor
 
 if TYPE_CHECKING:
-    from oomph.job import TrainJob
+    from oomph.job import InferJob, TrainJob
     from oomph.model import Model
 
 # The file of a format, by the first word of its name.
@@ -30,7 +31,10 @@ LIBRARIES = {
     "gptq": "gptq",
     "hqq": "hqq",
     "awq": "awq",
+    "fp8": "fp8",
 }
+STORED_BEFORE = ("gptq", "awq", "fp8")  # formats of checkpoints, whose experts are quantised too
+ROUTER = "moe_router"  # which those leave alone
 CODES = ("weight", "qweight", "W_q")
 
 
@@ -41,7 +45,31 @@ class PackedLinear(Linear):
     stored: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def quantised(model: Model, job: TrainJob) -> Model:
+@dataclass(frozen=True)
+class Base:
+    """What a library asks of a job whose model only reads and writes.
+
+    `weight_dtype` is the dtype the model is loaded in, `precision` the one a 4-bit map computes in.
+    """
+
+    quantization: str
+    weight_dtype: str
+    precision: str
+    gptq_kernel: str
+    release: str
+    kbit_preparation: bool = False
+    quantised_experts: bool = False
+    steady: bool = False
+    autocast: bool = False
+
+
+def base_of(job: InferJob) -> Base:
+    """Return how the model of a job without gradients is quantised."""
+    computes = "fp32" if job.compute_fp32 else job.precision
+    return Base(job.quantization, job.precision, computes, job.gptq_kernel, job.release)
+
+
+def quantised(model: Model, job: TrainJob | Base) -> Model:
     """Return the model with the blocks of the job's format in the place of the maps that it quantises."""
     from oomph import formats
 
@@ -50,10 +78,11 @@ def quantised(model: Model, job: TrainJob) -> Model:
     fmt = formats.get(job.quantization)
     if hasattr(library, "rest"):
         fmt = replace(fmt, rest=library.rest(job))
+    before = isinstance(job, Base) and job.quantization.startswith(STORED_BEFORE)
     stored = {
         weight.name.removesuffix(".weight"): fmt.store(weight, model)
         for weight in model.weights
-        if fmt.quantises(weight)
+        if fmt.quantises(weight) and not (before and weight.kind == ROUTER)
     }
 
     def change(path: str, part: Part) -> Part:
@@ -61,6 +90,9 @@ def quantised(model: Model, job: TrainJob) -> Model:
         if isinstance(block, StackedExperts) and job.quantised_experts:
             stacks: Part = library.quantised_stacks(block, job)
             return stacks
+        if isinstance(block, StackedExperts) and before:
+            fix = "Say --experts modules, as transformers 4 built them, or choose another --quantization."
+            raise UnsupportedError("oomph cannot play stacked experts that were quantised beforehand yet.", fix)
         if not isinstance(block, Linear) or len(stored.get(path, ())) < 2:  # one tensor: the weight as it is
             return part
         made: Linear = library.quantised_linear(block, dict(stored_tensor(one, path) for one in stored[path]), job)

@@ -29,7 +29,7 @@ def inputs(passes: Passes) -> Shapes:
     labels = ((job.batch,) if of_sequences else (job.batch, length), dtype)
     ids: Shapes = {"input_ids": ((job.batch, job.seq_len), "int64")}
     program = program_of(model)
-    read = program.reads(passes.policy, job) if hasattr(program, "reads") else ids
+    read = program.reads(passes.policy, job.batch, job.weight_dtype) if hasattr(program, "reads") else ids
     made = {**read, **dict.fromkeys(between, ((job.batch, job.seq_len), "int64")), "labels": labels}
     return made | inputs_of_images(passes.policy, job) if job.images else made
 

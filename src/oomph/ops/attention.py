@@ -68,7 +68,7 @@ def sdpa_attention(query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: flo
     Without a mask several queries are causal, if the class is (`causal`); of a static cache just filled only the filled
     part is looked at. Saves what the kernel saves: repeated keys and values if they had to be. Source: transformers
     5.23, integrations/sdpa_attention.py, sdpa_attention_forward. That of 4.51 repeats key heads whenever they are fewer
-    and makes all three contiguous.
+    and makes all three contiguous; 4.38's around flash-attn repeats them too.
 
     Flash with 2 key heads for 4: q and output 64·4·128·2 B, k and v half of it, log-sum-exp 4·64·4 B, random state
     24 B; in backward also dk and dv for all 4 heads.
@@ -80,9 +80,10 @@ def sdpa_attention(query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: flo
     grouped = False
     if not yes(heads == key.shape[1]):
         times = heads // key.shape[1]
-        if mask is None and yes(size <= FLASH_HEAD_DIM) and not query.tape.heads_of_4_51:
+        repeats = query.tape.heads_of_4_51 or query.tape.release == "4.38"
+        if mask is None and yes(size <= FLASH_HEAD_DIM) and not repeats:
             grouped = True
-        elif yes(length == 1):
+        elif yes(length == 1) and not repeats:
             query = view(query, (batch, key.shape[1], times, size))
         else:
             key = repeat_kv(key, times)

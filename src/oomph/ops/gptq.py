@@ -13,9 +13,11 @@ from oomph.ops.elementwise import add, cast, grad
 from oomph.ops.indexing import add_to_view, rows, view
 from oomph.ops.matmul import autocast_argument, mm
 from oomph.tape.autograd import Gradients, Node, like, made_by, record, save
+from oomph.tape.sizes import yes
 from oomph.tape.sym import Sym, new
 
 WORD_BITS = 32
+FEW_ROWS = 128  # below which auto_gptq's own kernel computes, unless something trains (kernel_switch_threshold)
 # Codes become numbers that can hold their difference to a zero point.
 CODES = {2: "int8", 4: "int8", 8: "int16"}
 
@@ -74,15 +76,25 @@ def matmul_gptq_old(x: Sym, weight: GptqWeight, bias: Sym | None = None) -> Sym:
     """Return x [.., K] with a packed weight [K, N] and a bias [N] to [.., N], as AutoGPTQ's old kernel trains: torch's
     own operations unpack the weight one after the other, words of 32 bits for each of its elements among them.
 
-    Saves the unpacked weight, for the input's gradient. Source: auto_gptq 0.5 to 0.7,
-    nn_modules/qlinear/qlinear_cuda_old.py, QuantLinear.forward, its branch for 128 rows and more.
+    Saves the unpacked weight, for the input's gradient. Outside of training fewer than 128 rows go to a kernel of its
+    own, which wants input, scales and result in fp32. Source: auto_gptq 0.5 to 0.7,
+    nn_modules/qlinear/qlinear_cuda_old.py, QuantLinear.forward.
 
     >>> from oomph.tape.testing import cost, gptq_weight
     >>> cost(lambda x: matmul_gptq_old(x, gptq_weight(x.tape)), (4, 256))
     Cost(allocated=1260032, saved=262144, backward=2048)
     """
     out_shape = (*x.shape[:-1], weight.shape[1])
+    x_dtype = x.dtype
     x = view(x, (rows(x), x.shape[-1]))
+    if not x.tape.training and yes(x.shape[0] < FEW_ROWS):
+        out = new(x.tape, (x.shape[0], weight.shape[1]), "fp32", op="zeros")
+        x = cast(x, "fp32")
+        cast(weight.scales, "fp32")
+        out = view(cast(out, x_dtype), out_shape)
+        if bias is not None:
+            out = add(out, bias)
+        return out
     unpacked, zeros = unpack(weight)
     out = view(_matmul(x, unpacked), out_shape)
     if bias is not None:
@@ -143,7 +155,26 @@ def matmul_gptq_triton(x: Sym, weight: GptqWeight, bias: Sym | None = None) -> S
     return out if bias is None else add(out, bias)
 
 
-PRODUCTS = {"gptqmodel": matmul_gptq, "cuda-old": matmul_gptq_old, "triton": matmul_gptq_triton}
+def matmul_gptq_exllama(x: Sym, weight: GptqWeight, bias: Sym | None = None) -> Sym:
+    """Return x [.., K] with a packed weight [K, N] and a bias [N] to [.., N] in fp16, as ExLlama's first kernel does: a
+    few rows with the packed weight, more with one unpacked into a room that is there (see `exllama_rooms`).
+
+    Saves nothing: it has no backward. Source: auto_gptq 0.7, nn_modules/qlinear/qlinear_exllama.py,
+    QuantLinear.forward.
+
+    >>> from oomph.tape.testing import cost, frozen, gptq_weight
+    >>> cost(lambda x: matmul_gptq_exllama(x, gptq_weight(x.tape)), frozen(4, 256)).allocated - 69120  # packed
+    6144
+    """
+    out_shape = (*x.shape[:-1], weight.shape[1])
+    x = cast(x, "fp16")
+    out = view(new(x.tape, (rows(x), weight.shape[1]), "fp16", op="q4_matmul"), out_shape)
+    return out if bias is None else add_to_view(out, bias)
+
+
+PRODUCTS = {
+    "gptqmodel": matmul_gptq, "cuda-old": matmul_gptq_old, "triton": matmul_gptq_triton, "exllama": matmul_gptq_exllama,
+}  # fmt: skip
 
 
 def _dequantised(weight: GptqWeight) -> Sym:

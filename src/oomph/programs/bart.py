@@ -12,7 +12,7 @@ from oomph import ops
 from oomph.blocks.encoder import KeyBiaslessAttention
 from oomph.errors import UnsupportedError
 from oomph.losses.own import check_own
-from oomph.programs.cache import Cache
+from oomph.programs.cache import Cache, EncoderDecoderCache, encoder_decoder_cache
 from oomph.programs.frame import call, check_positions, full_attention, no_buffers, refuse_positions, run
 from oomph.programs.t5 import shift_right
 from oomph.tape.bound import Bound
@@ -33,17 +33,26 @@ def attention(
     key_value_states: Sym | None,
     attention_mask: Sym | None,
     causal: bool,
+    past_key_values: EncoderDecoderCache | None = None,
+    index: int = 0,
 ) -> tuple[Sym, Sym | None]:
     """Mirror BartAttention.forward, of keys without a bias WhisperAttention.forward."""
     if isinstance(m.block, KeyBiaslessAttention):
-        return scaled_attention(m, hidden_states, key_value_states, attention_mask, causal)
+        return scaled_attention(m, hidden_states, key_value_states, attention_mask, causal, past_key_values, index)
     batch, length, hidden = hidden_states.shape
     query_states = _heads(m, m.q_proj(hidden_states))
     current_states = hidden_states if key_value_states is None else key_value_states
-    key_states = m.k_proj(current_states)
-    value_states = m.v_proj(current_states)
-    key_states = _heads(m, key_states)
-    value_states = _heads(m, value_states)
+    known = None if past_key_values is None or key_value_states is None else past_key_values.crossed(index)
+    if known is not None:
+        key_states, value_states = known
+    else:
+        key_states = m.k_proj(current_states)
+        value_states = m.v_proj(current_states)
+        key_states = _heads(m, key_states)
+        value_states = _heads(m, value_states)
+        if past_key_values is not None:
+            key_states, value_states = past_key_values.update(key_states, value_states, index, key_value_states)
+    del known
     attn_output, attn_weights = ops.encoder_attention(
         query_states, key_states, value_states, attention_mask, m.dropout, causal
     )
@@ -58,13 +67,22 @@ def scaled_attention(
     key_value_states: Sym | None,
     attention_mask: Sym | None,
     causal: bool,
+    past_key_values: EncoderDecoderCache | None = None,
+    index: int = 0,
 ) -> tuple[Sym, Sym | None]:
     """Mirror WhisperAttention.forward: queries are scaled beforehand, and all heads copied to the front."""
     batch, length, hidden = hidden_states.shape
     query_states = ops.contiguous(_heads(m, m.q_proj(hidden_states) * 1.0))
     current_states = hidden_states if key_value_states is None else key_value_states
-    key_states = ops.contiguous(_heads(m, m.k_proj(current_states)))
-    value_states = ops.contiguous(_heads(m, m.v_proj(current_states)))
+    known = None if past_key_values is None or key_value_states is None else past_key_values.crossed(index)
+    if known is not None:
+        key_states, value_states = known
+    else:
+        key_states = ops.contiguous(_heads(m, m.k_proj(current_states)))
+        value_states = ops.contiguous(_heads(m, m.v_proj(current_states)))
+        if past_key_values is not None:
+            key_states, value_states = past_key_values.update(key_states, value_states, index, key_value_states)
+    del known
     attn_output, attn_weights = ops.encoder_attention(
         query_states, key_states, value_states, attention_mask, m.dropout, causal
     )
@@ -83,7 +101,7 @@ def layer(
     attention_mask: Sym | None,
     encoder_hidden_states: Sym | None = None,
     encoder_attention_mask: Sym | None = None,
-    past_key_values: Cache | None = None,
+    past_key_values: EncoderDecoderCache | None = None,
     index: int = 0,
 ) -> Sym:
     """Mirror BartDecoderLayer.forward, without an encoder's states BartEncoderLayer.forward."""
@@ -92,7 +110,9 @@ def layer(
     if m.pre_norm:
         hidden_states = m[names.attention_norm](hidden_states)
     decodes = encoder_hidden_states is not None
-    hidden_states, _ = attend(m[names.attention], hidden_states, None, attention_mask, decodes)
+    hidden_states, _ = attend(
+        m[names.attention], hidden_states, None, attention_mask, decodes, past_key_values, index
+    )  # fmt: skip
     hidden_states = ops.dropout(hidden_states, m.rate)
     hidden_states = residual + hidden_states
     if not m.pre_norm:
@@ -101,7 +121,9 @@ def layer(
         residual = hidden_states
         if m.pre_norm:
             hidden_states = m[names.cross_norm](hidden_states)
-        hidden_states, _ = attend(m[names.cross], hidden_states, encoder_hidden_states, encoder_attention_mask, False)
+        hidden_states, _ = attend(
+            m[names.cross], hidden_states, encoder_hidden_states, encoder_attention_mask, False, past_key_values, index
+        )
         hidden_states = ops.dropout(hidden_states, m.rate)
         hidden_states = residual + hidden_states
         if not m.pre_norm:
@@ -178,17 +200,20 @@ def decoder(
     encoder_hidden_states: Sym,
     encoder_attention_mask: Sym | None,
     model_type: str,
+    past_key_values: EncoderDecoderCache | None = None,
     inputs_embeds: Sym | None = None,
 ) -> Sym:
     """Mirror BartDecoder.forward, which makes itself a mask of fp32 ones."""
     tape, (batch, length) = m.tape, input_ids.shape
-    check_positions(m.embed_positions, length)
+    own = None if past_key_values is None else past_key_values.self_attention
+    seen: Any = length if own is None else length + own.seq_length()
+    check_positions(m.embed_positions, seen)
     inputs_embeds = embedded(m, table, input_ids, model_type)
     position_ids = ops.unary(tape.empty((length,), "int64", op="arange"), "add")
-    attention_mask = tape.empty((batch, length), "fp32", op="ones")
-    causal_mask = own_mask(inputs_embeds, attention_mask)
+    attention_mask = tape.empty((batch, seen), "fp32", op="ones")
+    causal_mask = own_mask(inputs_embeds, attention_mask, own)
     if model_type not in KEEPS_ONES:
-        attention_mask = causal_mask
+        attention_mask, causal_mask = causal_mask, None
     encoder_attention_mask = ops.bidirectional_mask(inputs_embeds, encoder_attention_mask)
     positions = placed(m, ops.unsqueeze(position_ids, 0) if model_type in LEARNED else position_ids, model_type)
     if model_type in REUSES_IDS:
@@ -202,7 +227,8 @@ def decoder(
     hidden_states = ops.dropout(hidden_states, rate)
     for index, each in enumerate(m.layers):
         hidden_states = call(
-            each, index, layer, checkpointing, None, hidden_states, causal_mask, encoder_hidden_states,
+            each, index, layer, checkpointing, past_key_values, hidden_states,
+            causal_mask if model_type in KEEPS_ONES else attention_mask, encoder_hidden_states,
             encoder_attention_mask=encoder_attention_mask,
         )  # fmt: skip
     tape.end_layers()
@@ -211,11 +237,11 @@ def decoder(
     return hidden_states
 
 
-def own_mask(inputs_embeds: Sym, attention_mask: Sym) -> Sym | None:
+def own_mask(inputs_embeds: Sym, attention_mask: Sym, cache: Cache | None = None) -> Sym | None:
     """Mirror create_causal_mask of a mask that has no holes, wherever the batch has some."""
     tape = inputs_embeds.tape
     holes, tape.holes = tape.holes, False
-    causal_mask = ops.causal_mask(inputs_embeds, attention_mask, None, looks=False)
+    causal_mask = ops.causal_mask(inputs_embeds, attention_mask, cache, looks=False)
     tape.holes = holes
     return causal_mask
 
@@ -252,7 +278,7 @@ def causal_lm(
     refuse_positions(position_ids)
     refuse_half(m.model.shared.weight)
     if labels is None:
-        raise UnsupportedError("oomph plays encoder-decoders in training only.", "Trace it: oomph trace.")
+        raise UnsupportedError("An encoder-decoder is trained on labels.", "Play its encode and decode without them.")
     check_own(m.tape.loss)
     decoder_input_ids = shift_tokens_right(labels) if model_type == "mbart" else shift_right(labels)
     outputs = model(m.model, input_ids, decoder_input_ids, checkpointing, attention_mask, model_type)
@@ -260,6 +286,37 @@ def causal_lm(
     lm_logits = ops.linear(outputs[0], m.model.shared.weight)
     lm_logits = lm_logits + m.final_logits_bias
     return loss_of(lm_logits, labels), lm_logits, outputs[1]
+
+
+def encode(m: Bound, input_ids: Sym, checkpointing: Checkpointing, attention_mask: Sym | None, model_type: str) -> Sym:
+    """Play the encoder alone, as `generate` calls it once."""
+    refuse_half(m.model.shared.weight)
+    m.tape.scope = "model.encoder"
+    return encoder(m.model.encoder, input_ids, m.model.shared, checkpointing, attention_mask, model_type)
+
+
+def decode(
+    m: Bound,
+    decoder_input_ids: Sym,
+    encoder_outputs: Sym,
+    checkpointing: Checkpointing,
+    attention_mask: Sym | None,
+    model_type: str,
+    past_key_values: EncoderDecoderCache | None,
+    use_cache: bool,
+) -> tuple[Sym, EncoderDecoderCache | None]:
+    """Mirror BartForConditionalGeneration.forward where the encoder's states are given: logits and the cache."""
+    if use_cache and past_key_values is None:
+        past_key_values = encoder_decoder_cache(m.tape, len(m.model.decoder["layers"].stacked))
+    m.tape.scope = "model.decoder"
+    outputs = decoder(
+        m.model.decoder, decoder_input_ids, m.model.shared, checkpointing, None, encoder_outputs, attention_mask,
+        model_type, past_key_values,
+    )  # fmt: skip
+    m.tape.scope = "lm_head"
+    lm_logits = ops.linear(outputs, m.model.shared.weight)
+    lm_logits = lm_logits + m.final_logits_bias
+    return lm_logits, past_key_values
 
 
 def loss_of(lm_logits: Sym, labels: Sym) -> Sym:

@@ -14,6 +14,7 @@ from oomph.tape.sizes import Size, yes
 from oomph.tape.sym import Sym
 from oomph.tape.tape import Tape
 
+OLD: Final = "4.38"  # a release of transformers
 LINEAR: Final = "linear"  # in place of a window: a layer of this kind keeps states instead of keys and values
 
 
@@ -125,7 +126,7 @@ def _appended(states: Sym | None, more: Sym, dtype: str) -> Sym:
     transformers 4.51 took the first ones as they came (cache_utils.py, DynamicCache.update).
     """
     if states is None:
-        return more if more.tape.heads_of_4_51 else ops.cat((more,), 2, dtype)
+        return more if more.tape.heads_of_4_51 or more.tape.release == OLD else ops.cat((more,), 2, dtype)
     return ops.cat((states, more), 2)
 
 
@@ -272,6 +273,32 @@ class StaticSlidingWindowLayer(StaticLayer):
         return (seen + query_length if yes(seen + query_length > window) else window), offset
 
 
+class EncoderDecoderCache:
+    """Mirror EncoderDecoderCache: what a decoder keeps of itself, and of an encoder once it has been there.
+
+    Attributes die in the order they were set.
+    """
+
+    def __init__(self, self_attention: Cache, cross_attention: Cache) -> None:
+        self.self_attention = self_attention
+        self.cross_attention = cross_attention
+        self.is_updated: set[int] = set()
+
+    def update(self, key_states: Sym, value_states: Sym, index: int, key_value_states: Sym | None) -> tuple[Sym, Sym]:
+        """Put keys and values of a layer in, of an encoder's states if there are any; return all that is there."""
+        if key_value_states is None:
+            return self.self_attention.update(key_states, value_states, index)
+        self.is_updated.add(index)
+        return self.cross_attention.update(key_states, value_states, index)
+
+    def crossed(self, index: int) -> tuple[Sym, Sym] | None:
+        """Return the keys and values of the encoder in a layer, None before there are any."""
+        layer = self.cross_attention.layers[index]
+        if index not in self.is_updated or layer.keys is None or layer.values is None:
+            return None
+        return layer.keys, layer.values
+
+
 AnyLayer: TypeAlias = "DynamicLayer | StaticLayer | LinearAttentionLayer"
 
 
@@ -301,3 +328,9 @@ def _static_layer(tape: Tape, window: Size | None, length: Size) -> AnyLayer:
     if window is LINEAR:
         return LinearAttentionLayer()
     return StaticLayer(tape, length) if window is None else StaticSlidingWindowLayer(tape, length, window)
+
+
+def encoder_decoder_cache(tape: Tape, layers: int) -> EncoderDecoderCache:
+    """Return EncoderDecoderCache(DynamicCache(config), DynamicCache(config)) of a decoder of so many layers."""
+    windows: list[Size | None] = [None] * layers
+    return EncoderDecoderCache(dynamic_cache(tape, windows), dynamic_cache(tape, windows))

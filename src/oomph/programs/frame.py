@@ -46,7 +46,7 @@ def call(
     index: int,
     block: Callable[..., Any],
     checkpointing: Checkpointing,
-    past_key_values: Cache | None,
+    past_key_values: Any,
     hidden_states: Sym,
     *arguments: Any,
     **options: Any,

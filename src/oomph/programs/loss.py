@@ -36,5 +36,8 @@ def head_and_loss(
     """Return the job's loss, None without labels, and the logits, None where the loss makes none."""
     hidden_states.tape.scope = "lm_head"
     if labels is None:
-        return None, projected(hidden_states, weight, bias)
+        logits = projected(hidden_states, weight, bias)
+        if logits is not None and hidden_states.tape.release == "4.38":
+            logits = ops.cast(logits, "fp32")
+        return None, logits
     return end_of_model(hidden_states, weight, labels, bias)

@@ -11,7 +11,7 @@ from typing import Any
 from oomph import ops
 from oomph.errors import UnsupportedError
 from oomph.losses.own import check_own
-from oomph.programs.cache import Cache, dynamic_cache
+from oomph.programs.cache import EncoderDecoderCache, encoder_decoder_cache
 from oomph.programs.frame import full_attention, no_buffers, refuse_positions, run
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
@@ -21,14 +21,6 @@ from oomph.tape.sym import Sym
 buffers = no_buffers
 sliding_windows = full_attention("decoder.block")
 Biased = tuple[Sym, "Sym | None", "Sym | None"]
-
-
-class Caches:
-    """Mirror EncoderDecoderCache: attributes die in the order they were set."""
-
-    def __init__(self, self_attention: Cache, cross_attention: Cache) -> None:
-        self.self_attention = self_attention
-        self.cross_attention = cross_attention
 
 
 def refuse(m: Bound, checkpointing: Checkpointing) -> None:
@@ -106,7 +98,7 @@ def attention(
     mask: Sym | None,
     key_value_states: Sym | None,
     position_bias: Sym | None,
-    past_key_values: Cache | None,
+    past_key_values: EncoderDecoderCache | None,
     index: int,
     bidirectional: bool,
 ) -> tuple[Sym, Sym, Sym]:
@@ -114,10 +106,15 @@ def attention(
     batch, length = hidden_states.shape[:2]
     query_states = _heads(m, m.q(hidden_states))
     current_states = hidden_states if key_value_states is None else key_value_states
-    key_states = _heads(m, m.k(current_states))
-    value_states = _heads(m, m.v(current_states))
-    if past_key_values is not None:
-        key_states, value_states = past_key_values.update(key_states, value_states, index)
+    known = None if past_key_values is None or key_value_states is None else past_key_values.crossed(index)
+    if known is not None:
+        key_states, value_states = known
+    else:
+        key_states = _heads(m, m.k(current_states))
+        value_states = _heads(m, m.v(current_states))
+        if past_key_values is not None:
+            key_states, value_states = past_key_values.update(key_states, value_states, index, key_value_states)
+    del known
     if position_bias is None:
         key_length = key_states.shape[2]
         if m.parts.get("relative_attention_bias") is None:
@@ -159,7 +156,7 @@ def attended(
     mask: Sym | None,
     position_bias: Sym | None,
     key_value_states: Sym | None = None,
-    past_key_values: Cache | None = None,
+    past_key_values: EncoderDecoderCache | None = None,
     index: int = 0,
     bidirectional: bool = True,
 ) -> tuple[Sym, Sym, Sym]:
@@ -208,22 +205,20 @@ def block(
     encoder_hidden_states: Sym | None,
     encoder_attention_mask: Sym | None,
     encoder_decoder_position_bias: Sym | None,
-    past_key_values: Caches | None = None,
+    past_key_values: EncoderDecoderCache | None = None,
     index: int = 0,
 ) -> Biased:
     """Mirror T5Block.forward."""
     names, rate, own = m.names, m.rate, encoder_hidden_states is None
     hidden_states, self_attn_position_bias, _ = attended(
         m[names.attention], m[names.attention_norm], rate, hidden_states, attention_mask, position_bias,
-        past_key_values=None if past_key_values is None else past_key_values.self_attention,
-        index=index, bidirectional=own,
+        past_key_values=past_key_values, index=index, bidirectional=own,
     )  # fmt: skip
     cross_attn_position_bias = None
     if encoder_hidden_states is not None:
         hidden_states, cross_attn_position_bias, _ = attended(
             m[names.cross], m[names.cross_norm], rate, hidden_states, encoder_attention_mask,
-            encoder_decoder_position_bias, encoder_hidden_states,
-            None if past_key_values is None else past_key_values.cross_attention, index,
+            encoder_decoder_position_bias, encoder_hidden_states, past_key_values, index,
         )  # fmt: skip
     hidden_states = feed_forward(m[names.mlp], m[names.mlp_norm], rate, hidden_states)
     return hidden_states, self_attn_position_bias, cross_attn_position_bias
@@ -236,7 +231,7 @@ def stack(
     attention_mask: Sym | None,
     encoder_hidden_states: Sym | None,
     encoder_attention_mask: Sym | None,
-    past_key_values: Caches | None,
+    past_key_values: EncoderDecoderCache | None,
     table: Bound,
     inputs_embeds: Sym | None = None,
 ) -> Sym:
@@ -292,7 +287,7 @@ def causal_lm(
     model_type: str,
     attention_mask: Sym | None = None,
     position_ids: Sym | None = None,
-    past_key_values: Caches | None = None,
+    past_key_values: EncoderDecoderCache | None = None,
     use_cache: bool = False,
     **options: Any,
 ) -> tuple[Sym | None, Sym, Any]:
@@ -300,15 +295,14 @@ def causal_lm(
     refuse_positions(position_ids)
     refuse(m, checkpointing)
     if labels is None:
-        raise UnsupportedError("oomph plays encoder-decoders in training only.", "Trace it: oomph trace.")
+        raise UnsupportedError("An encoder-decoder is trained on labels.", "Play its encode and decode without them.")
     check_own(m.tape.loss)
     m.tape.scope = "encoder"
     hidden_states = stack(m.encoder, input_ids, checkpointing, attention_mask, None, None, None, m.shared)
     decoder_input_ids = shift_right(labels)
     m.tape.scope = "decoder"
     if use_cache:
-        windows: list[Size | None] = [None] * len(m.decoder["block"].stacked)
-        past_key_values = Caches(dynamic_cache(m.tape, windows), dynamic_cache(m.tape, windows))
+        past_key_values = encoder_decoder_cache(m.tape, len(m.decoder["block"].stacked))
     last = stack(
         m.decoder, decoder_input_ids, checkpointing, None, hidden_states, attention_mask, past_key_values, m.shared
     )
@@ -320,3 +314,33 @@ def causal_lm(
     flat = ops.view(lm_logits, (ops.rows(lm_logits), lm_logits.shape[-1]))
     loss = ops.cross_entropy(flat, ops.view(labels, (flat.shape[0],)))
     return loss, lm_logits, (hidden_states, past_key_values)
+
+
+def encode(m: Bound, input_ids: Sym, checkpointing: Checkpointing, attention_mask: Sym | None, model_type: str) -> Sym:
+    """Play the encoder alone, as `generate` calls it once."""
+    refuse(m, checkpointing)
+    m.tape.scope = "encoder"
+    return stack(m.encoder, input_ids, checkpointing, attention_mask, None, None, None, m.shared)
+
+
+def decode(
+    m: Bound,
+    decoder_input_ids: Sym,
+    encoder_outputs: Sym,
+    checkpointing: Checkpointing,
+    attention_mask: Sym | None,
+    model_type: str,
+    past_key_values: EncoderDecoderCache | None,
+    use_cache: bool,
+) -> tuple[Sym, EncoderDecoderCache | None]:
+    """Mirror T5ForConditionalGeneration.forward where the encoder's states are given: logits and the cache."""
+    if use_cache and past_key_values is None:
+        past_key_values = encoder_decoder_cache(m.tape, len(m.decoder["block"].stacked))
+    m.tape.scope = "decoder"
+    last = stack(
+        m.decoder, decoder_input_ids, checkpointing, None, encoder_outputs, attention_mask, past_key_values, m.shared
+    )
+    m.tape.scope = "lm_head"
+    sequence_output = last * 1.0 if m.lm_head.scaled else last
+    weight = m.lm_head.parts["weight"]
+    return ops.linear(sequence_output, m.shared.weight if weight is None else weight), past_key_values

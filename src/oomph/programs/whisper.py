@@ -5,12 +5,13 @@ Source: transformers 5.23, models/whisper/modeling_whisper.py.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from oomph import ops
 from oomph.errors import UnsupportedError, UsageError
 from oomph.losses.own import check_own
 from oomph.programs.bart import layer, loss_of, refuse_half
+from oomph.programs.cache import EncoderDecoderCache, encoder_decoder_cache
 from oomph.programs.frame import call, check_positions, full_attention, no_buffers, refuse_positions, run
 from oomph.programs.t5 import shift_right
 from oomph.tape.bound import Bound
@@ -18,18 +19,15 @@ from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym
 
-if TYPE_CHECKING:
-    from oomph.job import TrainJob
-
 buffers = no_buffers
 sliding_windows = full_attention("model.decoder.layers")
 
 
-def reads(m: Bound, job: TrainJob) -> dict[str, tuple[tuple[Size, ...], str]]:
-    """Return what a batch holds beside labels: a spectrogram [B, mels, frames] of fixed length, in their dtype."""
+def reads(m: Bound, batch: Size, dtype: str) -> dict[str, tuple[tuple[Size, ...], str]]:
+    """Return what a batch holds beside labels: a spectrogram [B, mels, frames] of fixed length in this dtype."""
     encoder = m.model.encoder
     frames = encoder.embed_positions.rows * encoder.conv2.stride
-    return {"input_features": ((job.batch, encoder.conv1.in_channels, frames), job.weight_dtype)}
+    return {"input_features": ((batch, encoder.conv1.in_channels, frames), dtype)}
 
 
 def encoder(m: Bound, input_features: Sym, checkpointing: Checkpointing) -> Sym:
@@ -46,20 +44,28 @@ def encoder(m: Bound, input_features: Sym, checkpointing: Checkpointing) -> Sym:
     return hidden_states
 
 
-def decoder(m: Bound, input_ids: Sym, checkpointing: Checkpointing, encoder_hidden_states: Sym) -> Sym:
+def decoder(
+    m: Bound,
+    input_ids: Sym,
+    checkpointing: Checkpointing,
+    encoder_hidden_states: Sym,
+    past_key_values: EncoderDecoderCache | None = None,
+) -> Sym:
     """Mirror WhisperDecoder.forward, whose positions are rows of a parameter."""
     tape, (batch, length) = m.tape, input_ids.shape
-    check_positions(m.embed_positions, length)
+    own = None if past_key_values is None else past_key_values.self_attention
+    seen: Any = length if own is None else length + own.seq_length()
+    check_positions(m.embed_positions, seen)
     inputs_embeds = m.embed_tokens(input_ids)
     position_ids = ops.unary(tape.empty((length,), "int64", op="arange"), "add")
     position_ids = tape.empty((batch, length), "int64", op="repeat")
     positions = ops.take(m.embed_positions.weight, position_ids)
     hidden_states: Sym = inputs_embeds + positions
     hidden_states = ops.dropout(hidden_states, next(iter(m.layers)).rate)
-    causal_mask = ops.causal_mask(inputs_embeds, None, None)
+    causal_mask = ops.causal_mask(inputs_embeds, None, own)
     for index, each in enumerate(m.layers):
         hidden_states = call(
-            each, index, layer, checkpointing, None, hidden_states, causal_mask, encoder_hidden_states,
+            each, index, layer, checkpointing, past_key_values, hidden_states, causal_mask, encoder_hidden_states,
             encoder_attention_mask=None,
         )  # fmt: skip
     tape.end_layers()
@@ -93,7 +99,7 @@ def causal_lm(
     if attention_mask is not None or use_cache:
         raise UnsupportedError("oomph plays Whisper without masks and caches.", "Leave out --padding and --use-cache.")
     if labels is None:
-        raise UnsupportedError("oomph plays encoder-decoders in training only.", "Trace it: oomph trace.")
+        raise UnsupportedError("An encoder-decoder is trained on labels.", "Play its encode and decode without them.")
     check_own(m.tape.loss)
     m.tape.inputs_train = False  # transformers lets inputs train where they are token ids
     if checkpointing.kind == "reentrant" and not m.model.encoder.conv1.weight.requires_grad:
@@ -104,3 +110,34 @@ def causal_lm(
     m.tape.scope = "proj_out"
     lm_logits = ops.linear(outputs[0], m.model.decoder.embed_tokens.weight)
     return loss_of(lm_logits, labels), lm_logits, outputs[1]
+
+
+def encode(
+    m: Bound, input_features: Sym, checkpointing: Checkpointing, attention_mask: Sym | None, model_type: str
+) -> Sym:
+    """Play the encoder alone, as `generate` calls it once."""
+    refuse_half(m.model.decoder.embed_tokens.weight)
+    if attention_mask is not None:
+        raise UnsupportedError("oomph plays Whisper without masks.", "Leave out --padding.")
+    m.tape.scope = "model.encoder"
+    return encoder(m.model.encoder, input_features, checkpointing)
+
+
+def decode(
+    m: Bound,
+    decoder_input_ids: Sym,
+    encoder_outputs: Sym,
+    checkpointing: Checkpointing,
+    attention_mask: Sym | None,
+    model_type: str,
+    past_key_values: EncoderDecoderCache | None,
+    use_cache: bool,
+) -> tuple[Sym, EncoderDecoderCache | None]:
+    """Mirror WhisperForConditionalGeneration.forward where the encoder's states are given: logits and the cache."""
+    if use_cache and past_key_values is None:
+        past_key_values = encoder_decoder_cache(m.tape, len(m.model.decoder["layers"].stacked))
+    m.tape.scope = "model.decoder"
+    outputs = decoder(m.model.decoder, decoder_input_ids, checkpointing, encoder_outputs, past_key_values)
+    m.tape.scope = "proj_out"
+    lm_logits = ops.linear(outputs, m.model.decoder.embed_tokens.weight)
+    return lm_logits, past_key_values

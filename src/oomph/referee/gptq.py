@@ -14,6 +14,7 @@ from oomph.errors import UnsupportedError
 from oomph.formats.gptq import GROUPS, Gptq
 from oomph.formats.linear import Matrix
 from oomph.job import TrainJob
+from oomph.methods.quantised import Base
 
 DTYPES = {"int32": torch.int32, "fp16": torch.float16}
 
@@ -46,7 +47,7 @@ class TorchLinear(torch.nn.Module):  # type: ignore[misc]
         return out
 
 
-def pack(model: Any, job: TrainJob, device: str) -> list[str]:
+def pack(model: Any, job: TrainJob | Base, device: str) -> list[str]:
     """Exchange the linear maps inside a model's decoder layers; return the last parts of their names."""
     from transformers.pytorch_utils import Conv1D
 

@@ -11,11 +11,12 @@ from oomph.errors import UnsupportedError
 from oomph.formats.hqq import DEFAULT_GROUP, Hqq
 from oomph.formats.linear import Matrix
 from oomph.job import TrainJob
+from oomph.methods.quantised import Base
 
 DTYPES = {"uint8": torch.uint8, "int32": torch.int32}
 
 
-def pack(model: Any, job: TrainJob, device: str) -> list[str]:
+def pack(model: Any, job: TrainJob | Base, device: str) -> list[str]:
     """Exchange a model's linear maps but the head for HQQ's; return the last parts of their names."""
     try:
         core: Any = import_module("hqq.core.quantize")

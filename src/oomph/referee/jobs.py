@@ -337,6 +337,8 @@ def infer(model: Any, job: InferJob, watcher: Watcher, warm_up: bool = False) ->
 
 
 def _prefill_and_decode(model: Any, job: InferJob, watcher: Watcher) -> None:
+    if getattr(model.config, "is_encoder_decoder", False):
+        return _encode_and_decode(model, job, watcher)
     watcher.mark("prefill")
     cache = _pass(model, job, job.seq_len, job.seq_len, _empty_cache(model, job))
     for index in range(1, job.decode + 1):
@@ -344,12 +346,46 @@ def _prefill_and_decode(model: Any, job: InferJob, watcher: Watcher) -> None:
         seen = job.seq_len + index
         cache = _pass(model, job, seen if job.cache == "none" else 1, seen, cache)
     watcher.mark("end")
+    return None
+
+
+def _encode_and_decode(model: Any, job: InferJob, watcher: Watcher) -> None:
+    """Run an encoder on `seq_len` tokens, then the decoder on its first token and `decode` more; what the encoder gave
+    stays, as in `generate`.
+    """
+    watcher.mark("prefill")
+    encoded, mask = _encoded(model, job)
+    cache = _decoder_pass(model, job, encoded, mask, 1, None)
+    for index in range(1, job.decode + 1):
+        watcher.mark(f"decode {index}")
+        cache = _decoder_pass(model, job, encoded, mask, index + 1 if job.cache == "none" else 1, cache)
+    watcher.mark("end")
+
+
+def _encoded(model: Any, job: InferJob) -> tuple[Any, Any]:
+    """Return what the encoder makes of its input, and the mask that the decoder sees it through."""
+    inputs = _inputs(model, job.batch, job.seq_len, job.seq_len if job.padding else 0)
+    return model.get_encoder()(**inputs), inputs.get("attention_mask")
+
+
+def _decoder_pass(model: Any, job: InferJob, encoded: Any, mask: Any, new: int, cache: Any) -> Any:
+    """Run the decoder on `new` tokens, return the cache."""
+    ids = torch.zeros((job.batch, new), dtype=torch.long, device=model.device)
+    options = {"encoder_outputs": encoded, "past_key_values": cache, "use_cache": job.cache != "none"}
+    if mask is not None:
+        options["attention_mask"] = mask
+    outputs = model(decoder_input_ids=ids, **options)
+    return outputs.past_key_values if job.cache != "none" else None
 
 
 def _empty_cache(model: Any, job: InferJob) -> Any:
-    """Return a static cache (its tensors are made at its first use) or None: forward makes a dynamic one itself."""
-    from transformers import StaticCache
+    """Return a static or quantised cache (whose tensors are made at its first use) or None: forward makes a dynamic one
+    itself.
+    """
+    from transformers import QuantizedCache, StaticCache
 
+    if job.cache == "fp8":
+        return QuantizedCache("fp8", model.config)
     if job.cache != "static":
         return None
     return StaticCache(config=model.config, max_cache_len=job.max_cache_len or job.seq_len + job.decode)

@@ -49,7 +49,9 @@ def build(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu")
     with torch.device(device), _sparing(job, device):
         model = auto.from_config(config, dtype=dtype, attn_implementation=attention, trust_remote_code=False, **experts)
     if not isinstance(job, TrainJob):
-        return model.eval()
+        from oomph.referee.served import served
+
+        return served(model, job, device).eval()
     if job.method != "full" or job.freeze_embeddings or job.freeze_layers or job.freeze_vision:
         from oomph.referee.adapters import adapt
 
@@ -73,7 +75,7 @@ PLAIN: dict[str, Any] = {
 
 def _sparing(job: TrainJob | InferJob, device: str) -> Any:
     """Return a context in which what will be quantised takes no memory on a GPU."""
-    if not isinstance(job, TrainJob) or job.quantization == "none" or device == "cpu":
+    if job.quantization == "none" or device == "cpu":
         return contextlib.nullcontext()
     from oomph.referee.quantised import linear_maps_without_memory
 

@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from oomph.errors import UnsupportedError
 from oomph.job import TrainJob
+from oomph.methods.quantised import Base
 
 INSTALL = "pip install bitsandbytes"
 BLOCK, NESTED_BLOCK = 64, 256  # bitsandbytes' defaults, functional.py quantize_4bit
@@ -39,7 +40,7 @@ def linear_maps_without_memory() -> Iterator[None]:
         yield
 
 
-def quantise(model: Any, job: TrainJob, loaded: torch.dtype, compute: torch.dtype, device: str) -> Any:
+def quantise(model: Any, job: TrainJob | Base, loaded: torch.dtype, compute: torch.dtype, device: str) -> Any:
     """Return the model with bitsandbytes' modules in the place of those that transformers would convert."""
     try:
         import bitsandbytes as bnb

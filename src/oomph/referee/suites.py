@@ -134,6 +134,7 @@ def standard() -> Iterator[Entry]:
     yield _train(QWEN2_1B, 2048, 2, precision="amp-bf16")
     yield from (_train(LLAMA_1B, 1024, 2, **changes) for changes in ONE_AT_A_TIME)
     yield from _inference(LLAMA_1B, QWEN3_8B)
+    yield from _quantised_inference()
     yield from _lengths_and_batches()
     yield from (_train(GPT2, 1024, 4, **changes) for changes in ONE_AT_A_TIME[:9])
     yield _train(GPT2, 1024, 4, dropout=False)
@@ -189,6 +190,7 @@ def _inference(small_one: str, large_one: str) -> Iterator[Entry]:
         {"decode": 4}, {"decode": 4, "cache": "static"}, {"cache": "none", "logits_to_keep": 0}, {"logits_to_keep": 0},
         {"decode": 2, "padding": True}, {"attention": "eager", "seq_len": 1024}, {"batch": 8, "seq_len": 512},
         {"decode": 2, "cache": "static", "max_cache_len": 8192}, {"attention": "math", "seq_len": 1024},
+        {"decode": 4, "cache": "fp8"},
         {"precision": "fp32"},
     ):  # fmt: skip
         yield _infer(small_one, **changes)
@@ -196,6 +198,16 @@ def _inference(small_one: str, large_one: str) -> Iterator[Entry]:
     yield _infer(large_one, 2048, batch=4, decode=4, cache="static")
     yield _infer(GPT2, 1000, batch=4, decode=4)
     yield _infer(large_one, 32768)
+
+
+def _quantised_inference() -> Iterator[Entry]:
+    """Yield prefill and decoding with a quantised cache, and with weights in every format of bitsandbytes."""
+    for changes in (
+        {"decode": 2, "cache": "fp8"}, {"decode": 2, "quantization": "nf4"}, {"quantization": "nf4-dq"},
+        {"quantization": "fp4", "compute_fp32": True}, {"quantization": "fp4-dq"},
+        {"decode": 2, "quantization": "int8", "precision": "fp16"},
+    ):  # fmt: skip
+        yield _infer(LLAMA_1B, **changes)
 
 
 def _lengths_and_batches() -> Iterator[Entry]:

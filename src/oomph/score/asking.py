@@ -68,6 +68,19 @@ class Case:
         """Return what parameters and buffers take before the first step."""
         return self._answer(self._step.resident, 0)
 
+    def warmed_up(self, quantised: bool) -> Answer:
+        """Return what is allocated when the job has ended, where the allocator was warmed up before the model came.
+
+        Tensors are then cut from one segment, of which no rest is too small to be cut off. transformers 4.51 makes one
+        as large as the model, or half as large if it is quantised: bytes over 2 or 4, as elements of two (4.51.3,
+        modeling_utils.py, caching_allocator_warmup).
+        """
+        cut, apart = self._answer(self._step.end, 1), self.resident()
+        if not quantised:
+            return cut
+        half = (apart.n_bytes - cut.n_bytes) // 2
+        return Answer(cut.n_bytes + half, apart.safe_bytes)
+
     def after_forward(self) -> Answer:
         """Return what is allocated when the loss is known, the forward pass' cuBLAS workspace among it."""
         return self._answer(self._step.forward_end, 1)

@@ -13,6 +13,8 @@ from oomph.units import GIB, MIB
 
 # All that a run out of memory says: that the job does not fit. `measured` is then what the GPU shows programs.
 MUST_NOT_FIT = "must_not_fit_gib"
+# What an engine leaves to requests: their safe bound is a lower one.
+LEFT = frozenset({"kv_cache_gib", "kv_tokens", "kv_blocks", "max_concurrency"})
 SHOWN = 60  # characters of a row's value repeated in a message
 
 _NOT_SCORED = re.compile(r"do not score (\w+)")

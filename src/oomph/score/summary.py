@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
-from oomph.score.reading import MUST_NOT_FIT
+from oomph.score.reading import LEFT, MUST_NOT_FIT
 from oomph.score.scoring import Outcome
 
 PERCENT, P90 = 100, 90
@@ -20,7 +20,7 @@ class Summary:
     """How far off a list of outcomes is. Errors are shares of the measurement; None where nothing was estimated.
 
     `bias` is the median of the signed errors, `under` the share of rows predicted below the measurement (what runs out
-    of memory), `within_safe` the share measured at most at the upper bound. Of jobs that ran out of memory only the
+    of memory), `within_safe` the share measured within the safe bound. Of jobs that ran out of memory only the
     last two count: `called_fitting` and `called_tight`.
     """
 
@@ -84,7 +84,10 @@ def share(which: Iterable[bool]) -> float:
 
 
 def _is_safe(one: Outcome) -> bool:
-    return one.measured is not None and one.safe is not None and one.measured <= one.safe
+    """Tell whether a measurement is within its bound: of what is left to requests a lower one."""
+    if one.measured is None or one.safe is None:
+        return False
+    return one.measured >= one.safe if one.quantity in LEFT else one.measured <= one.safe
 
 
 def by_quantity(outcomes: Iterable[Outcome]) -> dict[str, list[Outcome]]:

@@ -50,7 +50,8 @@ def find(ref: str) -> Source | None:
     spelled = json.dumps(key)[1:-1]
     for line in _lines():
         if spelled in line.lower() and key in _names(entry := json.loads(line)):
-            return Source(entry["name"], "catalogue", entry["config"], notes=(f"catalogue: {entry['repo']}",))
+            notes = (f"catalogue: {entry['repo']}",)
+            return Source(entry["name"], "catalogue", entry["config"], notes=notes, repo=entry["repo"])
     return None
 
 

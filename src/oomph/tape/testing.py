@@ -70,6 +70,13 @@ def hqq_weight(tape: Tape) -> Any:
     return HqqWeight((512, 256), 4, codes, tape.empty((2048, 1), "bf16", op="given"))
 
 
+def fp8_weight(tape: Tape) -> Any:
+    """Return a weight of 256 inputs and 512 outputs in FP8, with a scale for each block of 128 times 128."""
+    from oomph.ops.fp8 import Fp8Weight
+
+    return Fp8Weight(tape.empty((512, 256), "fp8_e4m3", op="given"), tape.empty((4, 2), "fp32", op="given"))
+
+
 def awq_weight(tape: Tape) -> Any:
     """Return a weight of 256 inputs and 512 outputs, packed in 4 bits in two groups."""
     from oomph.ops.awq import AwqWeight

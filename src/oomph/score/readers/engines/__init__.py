@@ -3,5 +3,15 @@
 from __future__ import annotations
 
 # What rows call the engine, and the module that reads them.
-READERS = {"transformers": "transformers", "vllm": "vllm"}
-REFUSED = {"sglang": "prints what the device has less after loading, which is more than the weights"}
+READERS = {
+    "ik_llama.cpp": "llamacpp",
+    "llama-cpp-python (llama.cpp)": "llamacpp",
+    "llama.cpp": "llamacpp",
+    "mlx-lm": "mlx",
+    "ollama (llama.cpp runner)": "llamacpp",
+    "sglang": "sglang",
+    "tensorrt-llm": "trtllm",
+    "transformers": "transformers",
+    "vllm": "vllm",
+}
+REFUSED: dict[str, str] = {}

@@ -8,7 +8,6 @@ from typing import Any
 from oomph.score.reading import refuse, shown
 
 UNQUANTISED = ("none", "bf16/fp16 (none)", "BF16", "bf16", "FP16", "fp16")
-DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 SPREAD = ("tp", "pp", "dp", "attn_tp", "n_gpus")
 
 

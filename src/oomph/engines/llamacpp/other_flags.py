@@ -1,0 +1,61 @@
+"""The rest of llama-server's flags: those that move no memory of a device, and those that do and are not modelled.
+
+Source: common/arg.cpp of llama.cpp 0c1e57098.
+"""
+
+from __future__ import annotations
+
+MODELS = ("-m", "--model", "-hf", "-hfr", "--hf-repo", "-hff:", "--hf-file:")
+_SWITCHES = """--cache-idle-slots
+    --no-cache-idle-slots --context-shift --no-context-shift --perf --no-perf --show-timings
+    --no-show-timings -e --escape --no-escape --warmup --no-warmup --ignore-eos -cb --cont-batching -nocb
+    --no-cont-batching --check-tensors --metrics --props --slots --no-slots --jinja --no-jinja --cache-prompt
+    --no-cache-prompt --reasoning-preserve --no-reasoning-preserve --skip-chat-parsing --no-skip-chat-parsing
+    --prefill-assistant --no-prefill-assistant --webui --no-webui --ui --no-ui --reuse-port --simple-io --log-disable
+    -v --verbose --log-verbose --offline --log-prefix --no-log-prefix --log-timestamps --no-log-timestamps --log-jsonl
+    --no-log-jsonl --verbose-prompt -cnv --conversation -no-cnv --no-conversation -st --single-turn -sp --special
+    --display-prompt --no-display-prompt --spm-infill --cors-credentials --no-cors-credentials --no-mmproj --mlock"""
+_VALUES = """--host --port --path --api-prefix --api-key --api-key-file --ssl-key-file --ssl-cert-file --cors-origins
+    --cors-methods --cors-headers -to --timeout --threads-http -t --threads -tb --threads-batch -C --cpu-mask -Cr
+    --cpu-range --cpu-strict --prio --poll -Cb --cpu-mask-batch -Crb --cpu-range-batch --cpu-strict-batch --prio-batch
+    --poll-batch --numa -n --predict --n-predict --keep -p --prompt -sys --system-prompt -f --file -s --seed --samplers
+    --sampler-seq --sampling-seq --temp --temperature --top-k --top-p --min-p --top-nsigma --top-n-sigma
+    --xtc-probability --xtc-threshold --typical --typical-p --repeat-last-n --repeat-penalty --presence-penalty
+    --frequency-penalty --dry-multiplier --dry-base --dry-allowed-length --dry-penalty-last-n --dry-sequence-breaker
+    --dynatemp-range --dynatemp-exp --mirostat --mirostat-lr --mirostat-ent -l --logit-bias --grammar --grammar-file
+    -j --json-schema -jf --json-schema-file --rope-scaling --rope-scale --rope-freq-base --rope-freq-scale
+    --yarn-orig-ctx --yarn-ext-factor --yarn-attn-factor --yarn-beta-slow --yarn-beta-fast -dt --defrag-thold -a --alias
+    --tags -hft --hf-token --chat-template --chat-template-file --chat-template-kwargs --reasoning-format -rea
+    --reasoning --reasoning-effort --reasoning-budget --reasoning-budget-message --cache-reuse --slot-save-path
+    --media-path -sps --slot-prompt-similarity --sse-ping-interval --log-file --log-colors -lv --verbosity
+    --log-verbosity -co --color --sleep-idle-seconds --ui-config --webui-config -cms --checkpoint-min-step"""
+
+HARMLESS = frozenset(_SWITCHES.split()) | {f"{word}=" for word in _VALUES.split()}
+
+_ADAPTERS = "it keeps adapters beside the model"
+_DRAFT = "what a draft puts beside the model is not known"
+_POOLED = "a server of embeddings is not known"
+_FIT = "say -ngl and -c as it arrives at them"
+_OTHERS = "it serves several models"
+REFUSED = {
+    "--lora": _ADAPTERS, "--lora-scaled": _ADAPTERS, "--control-vector": _ADAPTERS,
+    "--control-vector-scaled": _ADAPTERS, "--mtp": _DRAFT, "--dflash": _DRAFT, "--eagle3": _DRAFT,
+    "--spec-type": _DRAFT,
+    "--spec-draft-model": _DRAFT, "-hfd": _DRAFT, "-hfrd": _DRAFT, "--hf-repo-draft": _DRAFT, "-ngld": _DRAFT,
+    "--gpu-layers-draft": _DRAFT, "--n-gpu-layers-draft": _DRAFT, "-ctkd": _DRAFT, "-ctvd": _DRAFT, "-devd": _DRAFT,
+    "--draft": _DRAFT, "--draft-max": _DRAFT, "--draft-min": _DRAFT, "--draft-n": _DRAFT, "--spec-default": _DRAFT,
+    "--pooling": _POOLED, "--rerank": _POOLED, "--reranking": _POOLED, "-dev": "name the devices by --gpu",
+    "--device": "name the devices by --gpu", "--rpc": "devices of other machines are not known",
+    "-nr": "whether weights are packed anew for the processor is not known",
+    "--no-repack": "whether weights are packed anew for the processor is not known",
+    "--repack": "whether weights are packed anew for the processor is not known",
+    "--no-host": "it moves the host's buffers", "-ncffn": "which maps stay with the host is not known",
+    "--n-cpu-ffn": "which maps stay with the host is not known", "-fit": _FIT, "--fit": _FIT, "-fitt": _FIT,
+    "--fit-target": _FIT, "-fitc": _FIT, "--fit-ctx": _FIT, "--override-kv": "it changes the model's header",
+    "-ctxcp": "it keeps copies of caches on the host", "--ctx-checkpoints": "it keeps copies of caches on the host",
+    "--swa-checkpoints": "it keeps copies of caches on the host", "--mmproj-url": "a vision part is not known",
+    "--kv-unified-per-slot": "say -c", "-gan": "a cache of grouped positions is not known",
+    "-gaw": "a cache of grouped positions is not known", "-lm": "say --mmap or --no-mmap",
+    "--load-mode": "say --mmap or --no-mmap", "-mu": "name the model's file", "--model-url": "name the model's file",
+    "-dr": "name the model's file", "--models-dir": _OTHERS, "--models-preset": _OTHERS, "--models-max": _OTHERS,
+}  # fmt: skip

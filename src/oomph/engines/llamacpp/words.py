@@ -1,0 +1,35 @@
+"""The words of a `llama-server` command."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from oomph.engines.llamacpp.job import AUTO_SLOTS, LlamaCppJob
+
+OWN = ("ctx_size", "parallel", "kv_unified")  # said together, below
+
+
+def words(job: LlamaCppJob) -> list[str]:
+    """Return the flags of a job that are not as the server takes them anyway."""
+    said = []
+    slots = job.slots if job.slots is not None else job.concurrency if job.concurrency > AUTO_SLOTS else None
+    ctx_size = job.ctx_size
+    if ctx_size is None and job.context is not None:
+        ctx_size = job.context * (job.concurrency if job.unified else slots or 1)
+    if ctx_size is not None:
+        said += ["-c", str(ctx_size)]
+    if slots is not None:
+        said += ["-np", str(slots), *(["-kvu"] if job.unified else [])]
+    for each in fields(job):
+        value = getattr(job, each.name)
+        if "flags" in each.metadata and each.name not in OWN and value != each.default:
+            said += _words(each.metadata["flags"][0], value)
+    return said
+
+
+def _words(name: str, value: Any) -> list[str]:
+    on, _, off = name.partition("/")
+    if isinstance(value, bool):
+        return [on if value else off or f"--no-{on.lstrip('-')}"]
+    return [on, str(value)]

@@ -1,0 +1,99 @@
+"""How vLLM holds a stored weight where it differs from the checkpoint: padded for a kernel, scales widened, copies.
+
+Source: model_executor/layers/fused_moe/oracle/mxfp4.py, model_loader/bitsandbytes_loader.py,
+layers/attention/mla_attention.py, third_party/triton_kernels/tensor_details/ of vLLM 0.19.0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import prod
+from typing import TYPE_CHECKING, Literal
+
+from oomph.engines.tensor_parallel import module_of, reshaped
+from oomph.formats.base import Stored, stored
+from oomph.tensor import Weight
+
+if TYPE_CHECKING:
+    from oomph.devices import Device
+    from oomph.formats.base import Format
+    from oomph.model import Model
+
+PLAIN = frozenset({"bf16", "fp16", "fp32"})
+Kernel = Literal["marlin", "triton"]
+MXFP4_HIDDEN, MXFP4_INNER = 256, 128  # Marlin's multiples of the hidden and of a device's inner size of MXFP4 experts
+TRITON_INNER = 64  # of the inner size alone, where Triton's kernels run
+TRITON_MXFP4 = ((9, 0), (11, 0))  # compute capabilities at which they run MXFP4 experts
+HOPPER_VALUES, HOPPER_SCALES, HOPPER_PAIR = (
+    64,
+    256,
+    2,
+)  # to what their layouts pad rows and columns: hopper_{value,scale}.py
+NESTED = (".nested_absmax", ".nested_quant_map", ".nested_offset")
+ABSMAX = ".absmax"
+
+
+def held(
+    weight: Weight, fmt: Format, model: Model, kernel: Kernel = "marlin", nested: bool = False
+) -> Sequence[Stored]:
+    """Return the tensors that a device holds for its part of a weight; `nested` leaves scales of scales as they are."""
+    if weight.role == "expert" and fmt.name == "mxfp4":
+        if kernel == "triton":
+            return _for_hopper(fmt.store(_padded(weight, 1, TRITON_INNER), model))
+        weight = _padded(weight, MXFP4_HIDDEN, MXFP4_INNER)
+    kept = fmt.store(weight, model)
+    if kept[0].dtype in PLAIN:
+        return kept
+    if not nested and any(
+        each.name.endswith(NESTED) for each in kept
+    ):  # _dequantize_dq: scales of scales are multiplied out
+        kept = [_widened(each) for each in kept if not each.name.endswith(NESTED)]
+    if module_of(weight)[0] == "kv_b_proj":  # W_UK and W_UV, in the dtype of activations
+        kept = (*kept, stored(f"{weight.name}.absorbed", weight.shape, fmt.rest, weight.copies))
+    return kept
+
+
+def mxfp4_kernel(device: Device | None) -> Kernel:
+    """Return the kernel that MXFP4 experts are laid out for: Triton's from Hopper to Blackwell's B200, else Marlin's.
+
+    >>> from oomph.devices import find
+    >>> [mxfp4_kernel(find(name)) for name in ("a100-80gb", "h100", "b200", "rtx-5090")]
+    ['marlin', 'triton', 'triton', 'marlin']
+    """
+    low, high = TRITON_MXFP4
+    capability = device.capability if device else None
+    return "triton" if capability is not None and low <= capability < high else "marlin"
+
+
+def _padded(weight: Weight, hidden: int, inner: int) -> Weight:
+    """Return an expert's matrix with both sides multiples; a down projection has its sides the other way round."""
+    halves = 2 if "gate_up" in weight.name else 1
+    down = module_of(weight)[0] == "down_proj"
+    for axis, size in enumerate(weight.shape):
+        parts, to = (halves, inner) if (axis == 1) == down else (1, hidden)
+        weight = reshaped(weight, axis, -(-size // (parts * to)) * parts * to)
+    return weight
+
+
+def _for_hopper(kept: Sequence[Stored]) -> list[Stored]:
+    """Return blocks and scales of experts as Triton's kernels read them; the scales as loaded stay beside them.
+
+    >>> blocks, scales = stored("blocks", (2880, 90, 16), "uint8"), stored("scales", (2880, 90), "uint8")
+    >>> [each.shape for each in _for_hopper([blocks, scales])]
+    [(2880, 1472), (3072, 90), (2880, 90)]
+    """
+    found: list[Stored] = []
+    for each in kept:
+        rows, columns = each.shape[0], prod(each.shape[1:])
+        is_scale = len(each.shape) == 2
+        to_rows, to_columns = (HOPPER_SCALES, HOPPER_PAIR) if is_scale else (HOPPER_VALUES, HOPPER_VALUES)
+        shape = (-(-rows // to_rows) * to_rows, -(-columns // to_columns) * to_columns)
+        found.append(stored(each.name, shape, each.dtype, each.copies))
+        if is_scale:
+            found.append(stored(f"{each.name}.loaded", each.shape, each.dtype, each.copies))
+    return found
+
+
+def _widened(each: Stored) -> Stored:
+    return stored(each.name, each.shape, "fp32", each.copies) if each.name.endswith(ABSMAX) else replace(each)

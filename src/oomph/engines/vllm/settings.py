@@ -1,0 +1,132 @@
+"""What the flags of `vllm serve` that take JSON say: guesses ahead, compilation and CUDA graphs, images of a prompt.
+
+Source: vllm/config/speculative.py, compilation.py, multimodal.py and vllm.py (_set_cudagraph_sizes) of vLLM 0.33.0 and
+0.19.0.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from oomph.errors import UnsupportedError, UsageError
+
+MOST_LETTERS, SHOWN = 2**16, 60
+MOST_GUESSES, MOST_SIZES, MOST_TOKENS = 2**10, 2**12, 2**20
+SPECULATION = ("mtp", "deepseek_mtp", "qwen3_next_mtp", "qwen3_5_mtp", "glm4_moe_mtp")
+EAGER, NO_GRAPHS = ("NONE", "0"), ("NONE",)  # modes without compilation, and without graphs
+MODES = (*EAGER, "VLLM_COMPILE", "3")
+GRAPHS = (*NO_GRAPHS, "PIECEWISE", "FULL", "FULL_DECODE_ONLY", "FULL_AND_PIECEWISE")
+SIZES = ("cudagraph_capture_sizes", "max_cudagraph_capture_size", "max_capture_size")
+# Where it keeps what it compiled, what it warms up with, how it calls inductor: nothing of these stays on a device.
+UNMOVED = frozenset({
+    "cache_dir", "debug_dump_path", "compile_cache_save_format", "cudagraph_num_of_warmups", "cudagraph_copy_inputs",
+    "use_inductor", "use_cudagraph", "local_cache_dir",
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """Whether pieces are compiled, whether graphs are captured, and of what sizes; None is vLLM's own choice."""
+
+    compiled: bool = True
+    graphs: bool = True
+    sizes: tuple[int, ...] | None = None
+    largest: int | None = None
+
+
+def read_json(flag: str, text: str, example: str) -> Mapping[str, Any]:
+    """Return a JSON object with its keys spelled with underscores; raises UsageError for anything else.
+
+    >>> read_json("--speculative-config", '{"num-speculative-tokens": 2}', "")
+    {'num_speculative_tokens': 2}
+    """
+    try:
+        found = json.loads(text) if len(text) < MOST_LETTERS else None
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise UsageError(f"{flag} is no JSON object.", example)
+    return {str(key).replace("-", "_"): value for key, value in found.items()}
+
+
+def speculation(text: str | None) -> Mapping[str, Any]:
+    """Return what is guessed ahead, {} for nothing; raises UnsupportedError for drafts other than the model's own."""
+    if text is None:
+        return {}
+    example = '\'{"method": "mtp", "num_speculative_tokens": 1}\''
+    found = read_json("--speculative-config", text, example)
+    if found.get("method") not in SPECULATION:
+        raise UnsupportedError(
+            f"Speculative decoding by {str(found.get('method') or found.get('model'))[:SHOWN]!r} is not modelled.",
+            "Of drafts oomph knows the model's own prediction layers: method mtp.",
+        )
+    count = found.get("num_speculative_tokens", 1)
+    return {**found, "num_speculative_tokens": _size("num_speculative_tokens", count, MOST_GUESSES)}
+
+
+def compilation(text: str | None, sizes: tuple[int, ...] = (), largest: int | None = None) -> Compilation:
+    """Return what --compilation-config asks for, with the flags beside it that say the same.
+
+    Raises UnsupportedError for a key that moves memory and is not modelled.
+
+    >>> compilation('{"cudagraph_mode": "NONE", "cudagraph_capture_sizes": [4, 1, 4]}').sizes
+    (1, 4)
+    """
+    found = read_json("--compilation-config", text, "'{\"cudagraph_capture_sizes\": [1, 2, 4]}'") if text else {}
+    for key in found:
+        if key not in (*SIZES, "mode", "level", "cudagraph_mode", *UNMOVED):
+            raise UnsupportedError(
+                f"--compilation-config: {key[:SHOWN]} is not modelled.",
+                f"Known are mode, level, cudagraph_mode, {', '.join(SIZES)}.",
+            )
+    mode = _word("mode", found.get("mode", found.get("level")), MODES)
+    graphs = _word("cudagraph_mode", found.get("cudagraph_mode"), GRAPHS)
+    asked = found.get("cudagraph_capture_sizes", list(sizes) or None)
+    if asked is not None and (not isinstance(asked, list) or not 1 <= len(asked) <= MOST_SIZES):
+        raise UsageError("cudagraph_capture_sizes is no list of sizes.", "[1, 2, 4]")
+    most = found.get("max_cudagraph_capture_size", found.get("max_capture_size", largest))
+    return Compilation(
+        compiled=mode not in EAGER,
+        graphs=graphs not in NO_GRAPHS and found.get("use_cudagraph") is not False,
+        sizes=tuple(sorted({_size("cudagraph_capture_sizes", each, MOST_TOKENS) for each in asked})) if asked else None,
+        largest=None if most is None else _size("max_cudagraph_capture_size", most, MOST_TOKENS),
+    )
+
+
+def without_images(text: str | None) -> bool:
+    """Tell whether --limit-mm-per-prompt allows neither images nor videos, so that no tower is loaded.
+
+    Raises UnsupportedError for any other limit: how many items the trial step encodes follows from it.
+
+    >>> without_images('{"image": 0, "video": 0}'), without_images(None)
+    (True, False)
+    """
+    if text is None:
+        return False
+    found = read_json("--limit-mm-per-prompt", text, '\'{"image": 0, "video": 0}\'')
+    if {"image", "video"} <= found.keys() and not any(found.values()):
+        return True
+    raise UnsupportedError(
+        "--limit-mm-per-prompt: how many images the trial step encodes is not modelled.",
+        'Leave it out, or allow none: \'{"image": 0, "video": 0}\'.',
+    )
+
+
+def _word(key: str, value: Any, known: tuple[str, ...]) -> str:
+    """Return a mode by its name, "" for none; raises UnsupportedError for one that is not modelled."""
+    if value is None:
+        return ""
+    if isinstance(value, bool) or str(value).upper() not in known:
+        raise UnsupportedError(
+            f"--compilation-config: {key} {str(value)[:SHOWN]} is not modelled.", f"Known are {', '.join(known)}."
+        )
+    return str(value).upper()
+
+
+def _size(name: str, value: Any, most: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise UsageError(f"{name} {str(value)[:SHOWN]!r} is not a whole number from 1 to {most:,}.", "Correct it.")
+    return value

@@ -1,0 +1,47 @@
+"""One file per program whose logs are read: signs by which a line is known, and a reader of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
+from typing import NamedTuple
+
+from oomph.errors import SourceError
+from oomph.reconcile.found import Line, Report
+
+MOST_LINES = 20_000  # lines with signs that are kept of one program: a training run repeats its own for hours
+
+
+class Log(NamedTuple):
+    """A kind of log: the program, words of which a line has one if it is worth reading, and what reads such lines."""
+
+    program: str
+    signs: tuple[str, ...]
+    read: Callable[[Sequence[Line]], Report]
+
+
+# Engines first: their logs may quote torch, whose messages are in logs of all of them.
+MODULES = ("vllm", "sglang", "llamacpp", "trtllm", "megatron", "deepspeed", "torch_oom", "nvidia_smi")
+
+
+def kinds() -> tuple[Log, ...]:
+    """Return all kinds of logs that are read."""
+    return tuple(import_module(f"oomph.reconcile.logs.{name}").LOG for name in MODULES)
+
+
+def read(lines: Iterable[Line], name: str = "the log") -> tuple[Report, ...]:
+    """Return a report of each program that speaks of memory in these lines; raises SourceError where none does."""
+    found: dict[str, list[Line]] = {}
+    known = kinds()
+    for line in lines:
+        for log in known:
+            if any(sign in line.text for sign in log.signs):
+                kept = found.setdefault(log.program, [])
+                if len(kept) < MOST_LINES:
+                    kept.append(line)
+    reports = [log.read(found[log.program]) for log in known if log.program in found]
+    told = tuple(report for report in reports if report.figures)
+    if not told:
+        programs = ", ".join(log.program for log in known)
+        raise SourceError(f"{name} has no line on memory that oomph reads.", f"It reads what these print: {programs}.")
+    return told

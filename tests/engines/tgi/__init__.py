@@ -1,0 +1,1 @@
+"""SGLang's rules against its own start-up logs."""
