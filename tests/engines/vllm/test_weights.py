@@ -154,3 +154,12 @@ def test_heads_that_cannot_be_shared_are_refused() -> None:
     """Qwen2.5-7B has 28 heads, which 8 devices cannot share: vLLM refuses, and so is it here."""
     with pytest.raises(UnsupportedError, match="among 8 devices"):
         deploy(_model("qwen2.5-7b-instruct"), VllmJob(tensor_parallel=8))
+
+
+def test_a_repository_that_padded_its_maps_can_be_cut() -> None:
+    """Qwen pads the MLPs of its quantised 72B to 29,696 (QwenLM/Qwen3 issue 578): 29,568 is 231 groups of 128."""
+    job = VllmJob(tensor_parallel=2, context=8192)
+    deployed = deploy(_model("Qwen/Qwen2.5-72B-Instruct-AWQ"), job, [find("l40s")] * 2)
+    assert deployed.shares[0].count == job.tensor_parallel
+    with pytest.raises(UnsupportedError, match="no multiple of 128"):
+        deploy(_model("qwen2.5-72b-instruct"), VllmJob(tensor_parallel=2, format="awq", context=8192), [])
