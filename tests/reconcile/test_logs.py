@@ -105,6 +105,21 @@ def test_llama_cpp() -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "version", "format"),
+    [
+        ("build: 7654 (0c1e57098) with cc", "b7654", "q8_0"),
+        ("llama_kv_cache_unified: CPU KV buffer size = 1.00 MiB", "b7079", "q8_0"),
+        ("", "b7079", "q8_0"),
+    ],
+)
+def test_llama_cpp_s_build_and_the_file_s_type(line: str, version: str, format: str) -> None:
+    """A log says its build, or its functions' names tell; and what kind of file it loaded."""
+    (report,) = _read(line + "\n" + _log("llamacpp"))
+    assert report.facts["version"] == version
+    assert report.facts["format"] == format
+
+
+@pytest.mark.parametrize(
     ("name", "values"),
     [
         (

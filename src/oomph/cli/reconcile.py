@@ -100,7 +100,7 @@ def _ledger(words: Sequence[str], reports: Sequence[Report], options: _Options) 
     gpu = options.gpu or _size(reports)
     before = ["--offline"] if options.offline else []
     if not name:
-        before += _version(reports)
+        before += [*_version(reports), *_format(reports, typed)]
     if gpu and not {"--gpu", "-g"} & {word.partition("=")[0] for word in typed}:
         before += ["--gpu", gpu]
     command = train if name == "train" else serve
@@ -118,6 +118,19 @@ def _version(reports: Sequence[Report]) -> list[str]:
     """Return the option that asks for the version of the engine that wrote the log."""
     told = (f"{report.program}@{report.facts['version']}" for report in reports if report.facts.get("version"))
     return next((["--engine", name] for name in told), [])
+
+
+def _format(reports: Sequence[Report], typed: Sequence[str]) -> list[str]:
+    """Return the option for how weights are stored, where a log tells and nobody typed it."""
+    from oomph import formats
+
+    told = next((report.facts["format"] for report in reports if report.facts.get("format")), "")
+    if not told or {"--format", "-f"} & {word.partition("=")[0] for word in typed}:
+        return []
+    try:
+        return ["--format", formats.get(told).name]
+    except OomphError:
+        return []
 
 
 def _size(reports: Sequence[Report]) -> str | None:

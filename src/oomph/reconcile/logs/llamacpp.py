@@ -39,6 +39,14 @@ _PATHS = (
     re.compile(r"loaded meta data with [0-9]{1,5} key-value pairs and [0-9]{1,6} tensors from (\S[^()]{0,400}\.gguf)"),
     re.compile(r"loading model '([^']{1,400}\.gguf)'"),
 )
+_BUILD = re.compile(r"\bbuild: ([0-9]{3,6}) \(")
+_TYPE = re.compile(r"\bfile type {1,8}= {1,4}(?:all |mostly )?([A-Z][A-Z0-9_]{1,12})(?: - ([A-Z])[a-z]{1,8})?")
+# Functions that wrote a line, and the first build that is known to have called them so, the newest first.
+CALLED = (
+    ("llama_kv_cache:", "b7079"),
+    ("llama_kv_cache_unified", "b5944"),
+    ("llama_kv_cache_init", "b5944"),
+)
 _NAME = re.compile(r"general\.name {1,8}(?:str {1,8})?= {1,4}(\S.{0,200})$")
 
 
@@ -47,7 +55,30 @@ def read(lines: Sequence[Line]) -> Report:
     found = [figure for line in lines for figure in _figures(line)]
     found += _sums(found)
     name = next((match[1].strip() for line in lines if (match := _NAME.search(line.text))), "")
-    return Report("llama.cpp", tuple(found), _command(lines), {"general.name": name} if name else {})
+    said = {"general.name": name, "version": _build(lines), "format": _format(lines)}
+    return Report("llama.cpp", tuple(found), _command(lines), {key: value for key, value in said.items() if value})
+
+
+def _build(lines: Sequence[Line]) -> str:
+    """Return the build, as it says itself, or the first known to call its functions so; '' where neither tells."""
+    for line in lines:
+        match = _BUILD.search(line.text)
+        if match:
+            return f"b{match[1]}"
+    return next((build for name, build in CALLED for line in lines if name in line.text), "")
+
+
+def _format(lines: Sequence[Line]) -> str:
+    """Return how the file's weights are stored, by the name of a format; '' where the log does not say.
+
+    >>> _format([Line(1, "print_info: file type   = Q4_K - Medium")])
+    'q4_k_m'
+    """
+    for line in lines:
+        match = _TYPE.search(line.text)
+        if match:
+            return match[1].lower() + {"S": "_s", "M": "_m", "L": "_l"}.get((match[2] or "")[:1], "")
+    return ""
 
 
 def _figures(line: Line) -> Iterator[Figure]:
@@ -104,6 +135,6 @@ def _command(lines: Sequence[Line]) -> tuple[str, ...]:
 LOG = Log(
     "llama.cpp",
     ("buffer size =", " cells, ", "n_ctx ", "n_batch ", "n_ubatch ", "n_seq_max ", "flash_attn ", "layers to GPU",
-     "key-value pairs and", "loading model '", "general.name", "K (f16)", "K (q"),
+     "key-value pairs and", "loading model '", "general.name", "file type", "build: ", "K (f16)", "K (q"),
     read,
 )  # fmt: skip
