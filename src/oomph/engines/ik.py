@@ -16,15 +16,15 @@ from oomph.engines.checks import typed
 from oomph.engines.llamacpp import GGUF
 from oomph.engines.llamacpp.deploy import (
     Served,
-    _assumptions,
-    _context,
-    _gpu,
-    _host_items,
-    _limits,
-    _shares,
-    _used,
+    context_of,
+    gpu_share,
+    host_items,
     known,
+    limits_of,
     printed,
+    split_of,
+    taken_for_granted,
+    used_gpus,
 )
 from oomph.engines.llamacpp.job import LlamaCppJob
 from oomph.engines.llamacpp.kv import LayerBytes, Window
@@ -195,18 +195,18 @@ def deploy(found: Subject, job: IkJob, devices: Sequence[Device] = ()) -> Deploy
     """Return a model in ik_llama.cpp's server; raises UnsupportedError for what is not modelled."""
     job.check_defaults()
     model = known(found, job.format)
-    used = _used(job, devices)
+    used = used_gpus(job, devices)
     mapped = replace(job, mmap=False) if job.repack else job
-    served = IkServed(model.file, model.sizes, None, mapped, _shares(job, used))
+    served = IkServed(model.file, model.sizes, None, mapped, split_of(job, used))
     most = int(served.window(1, 1).n_ctx) // (job.slots or 1)  # a slot's part of the cache, whoever else is there
-    limits = _limits(served)
+    limits = limits_of(served)
     if "context" in limits:
         limits["context"] = Limit(most, "-c and -np leave so many tokens for each slot")
-    context = most if job.context is None and job.ctx_size is not None else _context(served)
-    gpus = [_gpu(served, at, used[at] if devices else None, len(used)) for at in range(len(used))]
-    host = Share(HOST, _host_items(served), partial(served.needs, -1), partial(served.held, -1))
+    context = most if job.context is None and job.ctx_size is not None else context_of(served)
+    gpus = [gpu_share(served, at, used[at] if devices else None, len(used)) for at in range(len(used))]
+    host = Share(HOST, host_items(served), partial(served.needs, -1), partial(served.held, -1))
     slots = "-np gives 1 slot" if (job.slots or 1) == 1 else f"-np gives {job.slots} slots that share one cache"
-    kept = tuple(each for each in _assumptions(served, context) if not each.startswith("-ngl"))
+    kept = tuple(each for each in taken_for_granted(served, context) if not each.startswith("-ngl"))
     said = ("-ngl not given: all layers on the GPUs",) if job.layers_asked is None else ()
     return Deployment(
         shares=(*gpus, host),

@@ -31,7 +31,7 @@ BATCHES = ((32768, 2048, 2 * GIB, 60), (4096, 1024, 768 * MIB, 75), (0, 512, 0, 
 FULL = 80  # percent of the free memory that forecasts stay under
 FEW, WITHOUT_FLASH = 256, 512  # tokens at a time without flash attention, on a small GPU or any
 SMALL_GPU = 8 * GIB
-OLDEST, NEVER = 60, 72  # compute capabilities: flash attention from the one on, never on the other
+OLDEST, NEVER = (6, 0), (7, 2)  # compute capabilities: flash attention from the one on, never on the other
 # Architectures of llama.cpp that get one slot, whatever is asked for (sched.go).
 ONE_SLOT = frozenset({
     "mllama", "qwen3vl", "qwen3vlmoe", "qwen35", "qwen35moe", "qwen3next", "lfm2", "lfm2moe", "nemotron_h",
@@ -155,14 +155,8 @@ def _flash(job: OllamaJob, devices: Sequence[Device]) -> str:
         raise UsageError(f"OLLAMA_FLASH_ATTENTION={asked[:20]!r} is not known.", "Write 1 or 0, or leave it out.")
     if FLASH[asked] != "auto":
         return FLASH[asked]
-    capabilities = [_capability(device) for device in devices if device.vendor == "nvidia"]
-    return "off" if any(each and (each < OLDEST or each == NEVER) for each in capabilities) else "auto"
-
-
-def _capability(device: Device) -> int:
-    """Return a compute capability of 8.6 as 86; 0 where it is not known."""
-    digits = device.compute_capability.replace(".", "")
-    return int(digits) if digits.isdecimal() and len(digits) <= len("121") else 0
+    known = [device.capability for device in devices if device.vendor == "nvidia" and device.capability]
+    return "off" if any(each < OLDEST or each == NEVER for each in known) else "auto"
 
 
 def _why(job: OllamaJob, arch: str) -> str:

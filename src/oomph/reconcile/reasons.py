@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 from oomph.ledger import Ledger
 from oomph.reconcile.found import Figure, Report
+from oomph.units import GIB
 
-NOTABLE = 0.05  # GiB; less than that needs no reason
+NOTABLE = 0.05  # GiB; less than that needs no reason, nor does a smaller share of the figure:
+NOTABLE_SHARE = 0.005
 CONTEXT_GIB = 0.75  # more beside torch's own memory than a context and its libraries take on any GPU that was measured
 DRAFTS = ("--speculative-config", "--speculative-model", "--speculative-algorithm")
 FRAGMENTED = 0.1  # share of what torch holds that is cached and of no use, from which on it is worth a word
@@ -38,7 +40,7 @@ Rule = Callable[[Case], Iterator[str]]
 def reasons(name: str, expected: float, real: Figure, reports: Sequence[Report], ledger: Ledger) -> tuple[str, ...]:
     """Return sentences for a gap that is worth one."""
     case = Case(name, real.value - expected, real, reports, ledger)
-    if abs(case.more) < max(NOTABLE if name.endswith("_gib") else 1, abs(real.value) / 200):
+    if abs(case.more) < max(NOTABLE if name.endswith("_gib") else 1, abs(real.value) * NOTABLE_SHARE):
         return ()
     return tuple(text for rule in RULES for text in rule(case))
 
@@ -62,7 +64,7 @@ def _budget(case: Case) -> Iterator[str]:
         return
     total, device = case.said("total_gib"), case.ledger.device
     if total is not None and device and device.get("program_bytes"):
-        table = device["program_bytes"] / 2**30
+        table = device["program_bytes"] / GIB
         if abs(total - table) > NOTABLE:
             yield f"This GPU has {total:.2f} GiB where the table's has {table:.2f}: give it as --gpu {total:.2f}GiB."
     free, requested = case.said("init_free_gib"), case.said("requested_gib")

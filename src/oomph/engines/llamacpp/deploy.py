@@ -214,24 +214,24 @@ def deploy(found: Subject, job: LlamaCppJob, devices: Sequence[Device] = ()) -> 
     model = known(found, job.format)
     if model.sizes.latent and job.cache_type_k != job.cache_type_v:
         raise UsageError("Of a latent cache both types must be the same.", "Give -ctk and -ctv one type.")
-    used = _used(job, devices)
-    served = Served(*model, job, _shares(job, used), present=bool(devices))
-    context = _context(served)
-    gpus = [_gpu(served, at, used[at] if devices else None, len(used)) for at in range(len(used))]
+    used = used_gpus(job, devices)
+    served = Served(*model, job, split_of(job, used), present=bool(devices))
+    context = context_of(served)
+    gpus = [gpu_share(served, at, used[at] if devices else None, len(used)) for at in range(len(used))]
     host = Share(
-        HOST, _host_items(served), partial(served.needs, -1), partial(served.held, -1)
+        HOST, host_items(served), partial(served.needs, -1), partial(served.held, -1)
     )  # fmt: skip
     return Deployment(
         shares=(*gpus, host),
         context=context,
         printed=Later(partial(printed, served, context)),
-        limits=_limits(served),
-        assumptions=_assumptions(served, context),
+        limits=limits_of(served),
+        assumptions=taken_for_granted(served, context),
         warnings=_warnings(served),
     )
 
 
-def _used(job: LlamaCppJob, devices: Sequence[Device]) -> Sequence[Any]:
+def used_gpus(job: LlamaCppJob, devices: Sequence[Device]) -> Sequence[Any]:
     """Return the GPUs that are used: all, or the one that --split-mode none names."""
     if job.split_mode == "none" and devices:
         if job.main_gpu >= len(devices):
@@ -242,7 +242,7 @@ def _used(job: LlamaCppJob, devices: Sequence[Device]) -> Sequence[Any]:
     return devices or (None,)
 
 
-def _shares(job: LlamaCppJob, used: Sequence[Any]) -> tuple[float, ...]:
+def split_of(job: LlamaCppJob, used: Sequence[Any]) -> tuple[float, ...]:
     """Return by what layers are divided among GPUs: what was asked for, else their memory."""
     if len(used) == 1:
         return (1.0,)
@@ -256,7 +256,7 @@ def _shares(job: LlamaCppJob, used: Sequence[Any]) -> tuple[float, ...]:
     return found
 
 
-def _context(served: Served) -> int:
+def context_of(served: Served) -> int:
     """Return the tokens of one request: as asked for, else what the server has room for, else the model's."""
     job, trained = served.job, served.sizes.n_ctx_train
     if job.context is not None:
@@ -269,7 +269,8 @@ def _context(served: Served) -> int:
     return int(at.n_ctx // job.concurrency if job.unified else at.cells)
 
 
-def _limits(served: Served) -> dict[str, Limit]:
+def limits_of(served: Served) -> dict[str, Limit]:
+    """Return the most of what is served at all, and what says so."""
     job = served.job
     slots = (
         Limit(job.slots, f"-np gives {job.slots} slot{'s' * (job.slots > 1)}")
@@ -288,7 +289,8 @@ def _each(requests: int) -> str:
     return f"each of {requests:,} requests" if requests > 1 else "one request"
 
 
-def _gpu(served: Served, at: int, device: Device | None, count: int) -> Share:
+def gpu_share(served: Served, at: int, device: Device | None, count: int) -> Share:
+    """Return what one GPU holds, with what requests take of it left open."""
     weights = served.loaded.gpu_bytes.get(at, 0)
     context = measured("cuda_context", device)
     items = [
@@ -312,7 +314,8 @@ def _gpu(served: Served, at: int, device: Device | None, count: int) -> Share:
     )
 
 
-def _host_items(served: Served) -> tuple[Item, ...]:
+def host_items(served: Served) -> tuple[Item, ...]:
+    """Return what lies in the machine's own memory."""
     weights = Item(
         "weights with the host", "weights", served.loaded.host_bytes, source="rule",
         evidence=f"{SOURCE}: mapped from the file" if served.job.mmap else f"{SOURCE}: load_tensors",
@@ -326,7 +329,8 @@ def _host_items(served: Served) -> tuple[Item, ...]:
     return weights, prompts
 
 
-def _assumptions(served: Served, context: int) -> tuple[str, ...]:
+def taken_for_granted(served: Served, context: int) -> tuple[str, ...]:
+    """Return what is assumed where the command says nothing."""
     job = served.job
     found = [served.file.said] if served.file.said else []
     if job.slots is None:

@@ -26,6 +26,7 @@ from oomph.engines.llamacpp.graph_llama4 import llama4
 from oomph.engines.llamacpp.graph_parts import Builder
 from oomph.engines.llamacpp.graph_recurrent import GRAPHS as RECURRENT
 from oomph.engines.llamacpp.graph_setup import CPU, GraphSetup
+from oomph.engines.llamacpp.placing import GPU_ALIGNMENT, GPU_ROW
 from oomph.engines.llamacpp.sched import COPIES, Scheduler
 from oomph.errors import UnsupportedError
 
@@ -38,8 +39,6 @@ GRAPHS: Mapping[str, Callable[[Builder], Graph]] = {
 }
 
 CPU_ALIGNMENT = 32  # TENSOR_ALIGNMENT of ggml-backend.cpp, host buffers of GPUs included
-CUDA_ALIGNMENT = 128  # ggml_backend_cuda_buffer_type_get_alignment
-CUDA_ROW = 512  # MATRIX_ROW_PADDING: quantised rows on a GPU end on a multiple of so many elements
 # Cells for which a graph is built: like no other number of a model, so that no two shapes are the same by accident.
 CELLS, SWA_CELLS = 256 * 7919, 256 * 6143
 KEPT_PLANS = 32
@@ -91,7 +90,7 @@ class Plan:
         for step, (a, b, _, _) in zip(self.steps, self.grows, strict=True):
             if step.taken:
                 sums = found[step.buffer]
-                sums[0] += step.n_bytes + CUDA_ALIGNMENT
+                sums[0] += step.n_bytes + GPU_ALIGNMENT
                 sums[1] += a
                 sums[2] += b
         return [(const, a, b) for const, a, b in found]
@@ -175,18 +174,18 @@ def _planned(
 
 
 def _buffers(devices: Sequence[str]) -> list[Buffer]:
-    return [Buffer(CPU_ALIGNMENT if device == CPU else CUDA_ALIGNMENT) for device in devices]
+    return [Buffer(CPU_ALIGNMENT if device == CPU else GPU_ALIGNMENT) for device in devices]
 
 
 def _sizes(devices: Sequence[str], kernel_copies: bool) -> Callable[[Tensor, int], int]:
     """Return what a tensor takes on a device: on a GPU quantised rows are padded, some kernels want more."""
 
     def size(tensor: Tensor, buffer: int) -> int:
-        kind, left = tensor.type, tensor.ne[0] % CUDA_ROW
+        kind, left = tensor.type, tensor.ne[0] % GPU_ROW
         if kernel_copies and tensor.op == "FLASH_ATTN_EXT" and devices[buffer] != CPU:
             return flash_attn_bytes(tensor)
         if kind.block == 1 or not left or devices[buffer] == CPU:
             return tensor.n_bytes
-        return tensor.n_bytes + kind.row_bytes(CUDA_ROW - left)
+        return tensor.n_bytes + kind.row_bytes(GPU_ROW - left)
 
     return size

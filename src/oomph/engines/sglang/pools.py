@@ -124,8 +124,8 @@ def kv_bytes(found: Subject, job: SglangJob, device: Device | None) -> int:
     quantization = (found.source.config or {}).get("quantization_config")
     if isinstance(quantization, dict) and str(quantization.get("kv_cache_quant_algo", "")).upper() == "FP8":
         return 1
-    capability = device.compute_capability.split(".")[0] if device else ""
-    if capability.isdecimal() and int(capability) >= BLACKWELL and _picks(found.model):
+    capability = device.capability if device else None
+    if capability is not None and capability[0] >= BLACKWELL and _picks(found.model):
         return 1
     return 4 if job.dtype in ("float", "float32") else 2
 

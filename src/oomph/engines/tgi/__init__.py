@@ -40,7 +40,7 @@ NAME = "TGI"
 WIGGLE_ROOM = 0.9  # TGI_WIGGLE_ROOM
 BLOCK_TOKENS = {"flashinfer": 1, "flashdecoding": 256, "paged": 16}
 FLASHINFER_HEADS = (64, 128, 256)
-AMPERE = 8.0  # compute capability from which there is flash attention
+AMPERE = (8, 0)  # compute capability from which there is flash attention
 FALLING_BACK = ("falcon", "deepseek_v2")
 WARMED = "models/flash_causal_lm.py, warmup"
 
@@ -93,8 +93,8 @@ def attention(kept: TokenCache, model_type: str, job: TgiJob, device: Device | N
     """
     if job.attention:
         return job.attention
-    capability = device.compute_capability if device else ""
-    old = capability.replace(".", "").isdecimal() and float(capability) < AMPERE
+    capability = device.capability if device else None
+    old = capability is not None and capability < AMPERE
     if kept.key_dim in FLASHINFER_HEADS and model_type not in FALLING_BACK:
         return "flashinfer"
     return "paged" if old else "flashdecoding"

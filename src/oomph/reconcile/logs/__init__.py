@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
 from typing import NamedTuple
 
 from oomph.errors import SourceError
-from oomph.reconcile.found import Line, Report
+from oomph.reconcile.found import Figure, Line, Report
+from oomph.reconcile.text import number
 
 MOST_LINES = 20_000  # lines with signs that are kept of one program: a training run repeats its own for hours
 
@@ -18,6 +20,17 @@ class Log(NamedTuple):
     program: str
     signs: tuple[str, ...]
     read: Callable[[Sequence[Line]], Report]
+
+
+Patterns = tuple[tuple[str, re.Pattern[str]], ...]  # what a figure is called, and the words around it
+
+
+def matched(line: Line, patterns: Patterns, device: str = "") -> Iterator[Figure]:
+    """Yield the figures of a line; each pattern's first group is the number."""
+    for name, pattern in patterns:
+        match = pattern.search(line.text)
+        if match is not None:
+            yield Figure(name, number(match[1].rstrip(".,")), line, device)
 
 
 # Engines first: their logs may quote torch, whose messages are in logs of all of them.

@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 
 from oomph.reconcile.found import Figure, Line, Report
-from oomph.reconcile.logs import Log
+from oomph.reconcile.logs import Log, Patterns, matched
 
 _N = r"([0-9]{1,12}(?:\.[0-9]{1,17})?)"
-PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = (
+PATTERNS: Patterns = (
     ("allocated_mib", re.compile(rf"\| (?:mem-)?allocated(?:-gigabytes)?: {_N}")),
     ("max_allocated_mib", re.compile(rf"\| max allocated: {_N}")),
     ("reserved_mib", re.compile(rf"\| reserved: {_N}")),
@@ -25,11 +25,7 @@ def read(lines: Sequence[Line]) -> Report:
     for line in lines:
         rank = _RANK.search(line.text)
         device = f"rank {rank[1]}" if rank else ""
-        found += [
-            Figure(name, float(match[1]), line, device)
-            for name, pattern in PATTERNS
-            if (match := pattern.search(line.text))
-        ]
+        found += matched(line, PATTERNS, device)
     return Report("megatron", tuple(found))
 
 

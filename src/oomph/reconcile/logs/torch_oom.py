@@ -6,13 +6,13 @@ import re
 from collections.abc import Sequence
 
 from oomph.reconcile.found import Figure, Line, Report
-from oomph.reconcile.logs import Log
+from oomph.reconcile.logs import Log, Patterns
 from oomph.units import GIB, parse_size
 
 _SIZE = r"([0-9.]{1,12} (?:bytes|KiB|MiB|GiB))"
 _GPU = re.compile(r"GPU ([0-9]{1,4})\b")
-# What each figure is called, and the words around it. A line may have several.
-PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = (
+# A line may have several.
+PATTERNS: Patterns = (
     ("asked_gib", re.compile(rf"Tried to allocate {_SIZE}")),
     ("total_gib", re.compile(rf"has a total capacity of {_SIZE}")),
     ("total_gib", re.compile(rf"{_SIZE} total capacity")),

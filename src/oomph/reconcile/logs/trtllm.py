@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from oomph.reconcile.found import Figure, Line, Report
-from oomph.reconcile.logs import Log
-from oomph.reconcile.text import number
+from oomph.reconcile.found import Line, Report
+from oomph.reconcile.logs import Log, Patterns, matched
 
 _N = r"([0-9]{1,9}(?:\.[0-9]{1,4})?)"
-PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = (
+PATTERNS: Patterns = (
     ("engine_mib", re.compile(rf"Loaded engine size: {_N} MiB")),
     ("execution_context_mib", re.compile(rf"Allocated {_N} MiB for execution context memory")),
     ("kv_cache_gib", re.compile(rf"Allocated {_N} GiB for max tokens in paged KV cache")),
@@ -20,12 +19,7 @@ PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = (
 
 def read(lines: Sequence[Line]) -> Report:
     """Return the figures."""
-    found = [
-        Figure(name, number(match[1]), line)
-        for line in lines
-        for name, pattern in PATTERNS
-        if (match := pattern.search(line.text))
-    ]
+    found = [figure for line in lines for figure in matched(line, PATTERNS)]
     return Report("tensorrt-llm", tuple(found))
 
 

@@ -9,11 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from oomph.reconcile.found import Figure, Line, Report
-from oomph.reconcile.logs import Log
-from oomph.reconcile.text import number
+from oomph.reconcile.logs import Log, Patterns, matched
 
 _N = r"(-?[0-9][0-9.,]{0,20})"
-PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = (
+PATTERNS: Patterns = (
     ("weights_gib", re.compile(rf"Model loading took {_N} Gi?B")),
     ("weights_gib", re.compile(rf"Loading model weights took {_N} GB")),
     ("weights_gib", re.compile(rf"model weights take {_N}GiB")),
@@ -52,10 +51,7 @@ def read(lines: Sequence[Line]) -> Report:
     found: list[Figure] = []
     for line in lines:
         rank = _RANK.search(line.text)
-        for name, pattern in PATTERNS:
-            match = pattern.search(line.text)
-            if match is not None:
-                found.append(Figure(name, number(match[1].rstrip(".,")), line, rank[1] if rank else ""))
+        found += matched(line, PATTERNS, rank[1] if rank else "")
     found += _total(lines)
     version = next((match[1] for line in lines if (match := _VERSION.search(line.text))), "")
     facts = {"version": version} if version else {}
