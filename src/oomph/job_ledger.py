@@ -41,6 +41,7 @@ WORDS = {
     "LogSoftmax_backward": "the gradient of the fp32 logits",
     "softmax": "attention probabilities",
 }
+SCORES = "_safe_softmax"  # of the math kernel alone: ATen/native/transformers/attention.cpp
 NAMED = 3  # of what comes on top at the peak
 
 
@@ -89,6 +90,7 @@ def job_ledger(found: Subject, job: Job, fleet: Fleet | None = None, config: Con
             *_unseen(job),
             *_stored_otherwise(found, job),
             *kernel_note(found.model, job.attention),
+            *_unfused(played, job),
         ),
         figures=(on_device.allocated, on_device.reserved, on_device.device),
         resident_bytes=on_device.played.allocated_end_bytes,
@@ -163,6 +165,24 @@ def _unseen(job: Job) -> tuple[str, ...]:
             " most a few fp32 copies of the largest parameter at a time."
         )
     return tuple(found)
+
+
+def _unfused(played: Step, job: Job) -> tuple[str, ...]:
+    """Say so where torch's own attention writes out all scores, though a fused kernel was asked for."""
+    if job.attention in ("math", "eager") or not any(one.op == SCORES for one in played.sums.recipe.classes):
+        return ()
+    words = (
+        f"No fused kernel of torch takes these queries, keys and values: not {job.attention} but its math kernel is"
+        " played, whose scores grow with the square of the length."
+    )
+    wide = isinstance(job, TrainJob) and not job.autocast and (job.kbit_preparation or job.precision == "fp32")
+    fix = "--precision amp-bf16" if job.precision == "fp32" else "--autocast"
+    why = (
+        f" fp32 with fewer key heads than heads has none: {fix} makes them 16 bits wide, as trainers do."
+        if wide
+        else ""
+    )
+    return (words + why,)
 
 
 def _stored_otherwise(found: Subject, job: Job) -> tuple[str, ...]:
