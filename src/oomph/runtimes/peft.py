@@ -36,7 +36,7 @@ def given_way(values: Mapping[str, Any], said: Collection[str], plain: Mapping[s
     >>> given_way({"method": "qlora", "kbit_preparation": False}, {"kbit_preparation"}, {"kbit_preparation": False})
     {'method': 'lora', 'kbit_preparation': False, 'quantization': 'nf4-dq', 'targets': 'all-linear'}
     """
-    presets = PRESETS.get(values["method"], {})
+    presets = PRESETS.get(values.get("method", ""), {})
     other = {name for name in presets if name in said and values[name] == plain[name]}
     if not other or values["method"] not in BASES:
         return dict(values)
