@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from oomph import formats, weigh
+from oomph.answer import subject
 from oomph.errors import UsageError
 from oomph.explain import saved_tensors
 from oomph.families import model_from_config
 from oomph.job import TrainJob
+from oomph.job_ledger import job_ledger
 from oomph.methods import trainable_params
 from oomph.play import train_step
 from oomph.steps import step
@@ -134,3 +136,12 @@ def test_a_table_of_all_scores_is_warned_of(capsys: pytest.CaptureFixture[str], 
     assert any("square of the length" in text and "--autocast" in text for text in found["warnings"])
     found = typed(capsys, tmp_path / "config.json", "--no-autocast", "--attention", "math")
     assert not found["warnings"]
+
+
+def test_experts_that_are_not_quantised_are_warned_of() -> None:
+    """Stacked experts stay wide, in fp32 after PEFT's preparation: most of such a model's bytes."""
+    found = subject("qwen3-30b-a3b")
+    job = TrainJob(seq_len=64, method="qlora", targets="q_proj", autocast=True)
+    (said,) = (text for text in job_ledger(found, job).warnings if "stacked" in text)
+    assert "fp32" in said
+    assert not job_ledger(found, replace(job, quantised_experts=True)).warnings

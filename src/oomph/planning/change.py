@@ -46,6 +46,12 @@ def to_type(before: TrainJob, after: TrainJob) -> tuple[tuple[str, Any], ...]:
         always = after.method in BASES  # which takes them unless told otherwise
         kept = beside if always else (*PRESETS["qlora"], *beside)
         said |= {name: getattr(after, name) for name in kept if always or getattr(after, name) != DEFAULTS[name]}
+        stands_for = PRESETS.get(after.method, {})
+        said = {
+            name: value
+            for name, value in said.items()
+            if stands_for.get(name) != value or getattr(before, name) != DEFAULTS[name]
+        }
     return tuple(said.items())
 
 
