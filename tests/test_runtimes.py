@@ -15,7 +15,7 @@ from oomph.runtimes import RUNTIMES, runtime
 from oomph.runtimes.base import Versions
 from oomph.runtimes.config_file import read
 from oomph.runtimes.yaml_text import MAX_BYTES, MAX_DEPTH, parse_mapping
-from tests.test_cli import run
+from tests.test_cli import as_json, run
 
 AXOLOTL = """
 base_model: meta-llama/Meta-Llama-3-8B
@@ -228,3 +228,10 @@ def test_dora_is_read_with_the_base_it_goes_with() -> None:
     narrow = read({**trl, "use_dora": True, "load_in_4bit": True}, "a")
     assert (narrow.fields["method"], narrow.fields["quantization"], narrow.unknown) == ("dora", "nf4-dq", ())
     assert read({**trl, "use_dora": False}, "a").fields["method"] == "lora"
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_a_framework_is_named_on_the_command_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing but its name: its defaults are taken, and told with their reasons."""
+    found = as_json(capsys, "train", "pythia-70m", "--framework", name, "--seq", "64")
+    assert any(text.startswith(f"{name}: ") for text in found["assumptions"])

@@ -15,6 +15,7 @@ from oomph.job_tells import idle_inputs
 from oomph.job_words import COMPLETING, QUANTIZATIONS
 from oomph.ledger import Instant, Item, Ledger, Verdict
 from oomph.methods import adapted, trainable_params
+from oomph.methods.targets import has_stacks
 from oomph.optimizer_names import KINDS
 from oomph.peak import STAYING, Alive, alive_at, highest_place
 from oomph.programs import kernel_note
@@ -41,6 +42,8 @@ WORDS = {
     "LogSoftmax_backward": "the gradient of the fp32 logits",
     "softmax": "attention probabilities",
 }
+SCORES = "_safe_softmax"  # of the math kernel alone: ATen/native/transformers/attention.cpp
+BITSANDBYTES = ("nf4", "fp4", "int8")  # what its formats begin with
 NAMED = 3  # of what comes on top at the peak
 
 
@@ -89,6 +92,8 @@ def job_ledger(found: Subject, job: Job, fleet: Fleet | None = None, config: Con
             *_unseen(job),
             *_stored_otherwise(found, job),
             *kernel_note(found.model, job.attention),
+            *_unfused(played, job),
+            *_wide_experts(found.model, job),
         ),
         figures=(on_device.allocated, on_device.reserved, on_device.device),
         resident_bytes=on_device.played.allocated_end_bytes,
@@ -163,6 +168,38 @@ def _unseen(job: Job) -> tuple[str, ...]:
             " most a few fp32 copies of the largest parameter at a time."
         )
     return tuple(found)
+
+
+def _unfused(played: Step, job: Job) -> tuple[str, ...]:
+    """Say so where torch's own attention writes out all scores, though a fused kernel was asked for."""
+    if job.attention in ("math", "eager") or not any(one.op == SCORES for one in played.sums.recipe.classes):
+        return ()
+    words = (
+        f"No fused kernel of torch takes these queries, keys and values: not {job.attention} but its math kernel is"
+        " played, whose scores grow with the square of the length."
+    )
+    wide = isinstance(job, TrainJob) and not job.autocast and (job.kbit_preparation or job.precision == "fp32")
+    fix = "--precision amp-bf16" if job.precision == "fp32" else "--autocast"
+    why = (
+        f" fp32 with fewer key heads than heads has none: {fix} makes them 16 bits wide, as trainers do."
+        if wide
+        else ""
+    )
+    return (words + why,)
+
+
+def _wide_experts(model: Model, job: Job) -> tuple[str, ...]:
+    """Say so where a base is quantised by bitsandbytes, which passes by the experts that transformers 5 stacks."""
+    if not isinstance(job, TrainJob) or job.quantised_experts or job.experts == "modules" or not has_stacks(model):
+        return ()
+    if not job.quantization.startswith(BITSANDBYTES):
+        return ()
+    state = "fp32, as prepare_model_for_kbit_training leaves them" if job.kbit_preparation else "their own dtype"
+    return (
+        f"bitsandbytes does not quantise experts that are stacked in one tensor: they are in {state}."
+        " --quantised-experts quantises them too (its replace_parameter_4bit), --experts modules has them as in"
+        " transformers 4.",
+    )
 
 
 def _stored_otherwise(found: Subject, job: Job) -> tuple[str, ...]:

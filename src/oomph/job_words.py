@@ -153,4 +153,5 @@ PRESETS: dict[str, dict[str, Any]] = {
     "qlora": {"quantization": "nf4-dq", "kbit_preparation": True, "targets": "all-linear"},
     "badam": {"optimizer": "adamw-master"},
 }
+BASES = {"qlora": "lora"}  # what such a method is with one of these otherwise
 OWN_PRESETS = frozenset({"quantization"})  # those of a method that are not PEFT's

@@ -80,7 +80,7 @@ def test_zero_where_not_even_one_fits() -> None:
     """The answer is 0, the reason that of the job with one."""
     limit = largest(subject(LLAMA), TrainJob(4, 512), gpu(560), "batch")
     assert (limit.value, limit.at) == (0, None)
-    assert limit.sentence.startswith("Not even 1 sequences in a micro-batch: Does not fit")
+    assert limit.sentence.startswith("Not even 1 sequence in a micro-batch: Does not fit")
 
 
 def test_the_models_own_context_is_a_limit() -> None:

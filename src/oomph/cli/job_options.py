@@ -15,8 +15,10 @@ import click
 from click.core import ParameterSource
 
 from oomph.errors import UsageError, close_matches
-from oomph.job import InferJob, TrainJob
+from oomph.job import DEFAULTS, InferJob, TrainJob
 from oomph.optimizer_names import REFUSED
+from oomph.runtimes.base import Defaults, Versions
+from oomph.runtimes.peft import given_way, prepared
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Job = type[TrainJob] | type[InferJob]
@@ -152,8 +154,22 @@ def either_options(command: Command) -> Command:
 
 
 def train_job(values: Mapping[str, Any]) -> TrainJob:
-    """Return the job that parsed options describe; other values are left alone."""
-    return TrainJob(**{field.name: values[field.name] for field in fields(TrainJob)})
+    """Return the job that parsed options describe; other values are left alone.
+
+    What --method qlora stands for gives way to what was typed; what goes with it is taken where nothing was.
+    """
+    found = {field.name: values[field.name] for field in fields(TrainJob)}
+    typed = {option.name for option in given()} & set(found)
+    taken = {name: default.value for name, default in beside_method(found).items() if name not in typed}
+    return TrainJob(**given_way({**found, **taken}, typed, DEFAULTS))
+
+
+def beside_method(values: Mapping[str, Any]) -> Defaults:
+    """Return what goes with a method as PEFT has it, where the fields of a job say nothing else."""
+    if values["method"] != "qlora" or values["model_code"] != "transformers" or values["kernels"] == "unsloth":
+        return {}
+    narrow = values["precision"] in ("bf16", "fp16")
+    return {name: each for name, each in prepared(Versions()).items() if narrow or name != "autocast"}
 
 
 def infer_job(values: Mapping[str, Any]) -> InferJob:

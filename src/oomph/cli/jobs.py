@@ -62,10 +62,10 @@ def train(model: str | None, framework: str | None, config: str | None, **values
 
 def trained(model: str | None, framework: str | None, config: str | None, values: dict[str, Any]) -> Answered:
     """Return the answer to the question that the options of `oomph train` put."""
-    if framework is None and config is None and model is not None:
-        return answered(model, train_job(values), values)
-    from oomph.cli.framework import framework_job
+    from oomph.cli.framework import beside, framework_job
 
+    if framework is None and config is None and model is not None:
+        return answered(model, train_job(values), values, taken=beside(values))
     job, said = framework_job(framework, config, values)
     model = model or said.model
     if model is None:
@@ -83,8 +83,10 @@ class Answered:
     ledger: Ledger
 
 
-def answered(model: str, job: Job, values: dict[str, Any], said: Framework | None = None) -> Answered:
-    """Return the answer for a job on the device that the options name."""
+def answered(
+    model: str, job: Job, values: dict[str, Any], said: Framework | None = None, taken: tuple[str, ...] = ()
+) -> Answered:
+    """Return the answer for a job on the device that the options name; `taken` are defaults to be told."""
     from oomph.answer import subject
     from oomph.job_ledger import job_ledger
 
@@ -102,10 +104,8 @@ def answered(model: str, job: Job, values: dict[str, Any], said: Framework | Non
         job = within_context(job, found.model.context_length)
     with _patience(job):
         ledger = job_ledger(found, job, fleet)
-    if said is not None:
-        ledger = replace(
-            ledger, assumptions=(*said.taken, *ledger.assumptions), warnings=(*said.warnings, *ledger.warnings)
-        )
+    taken, warnings = (said.taken, said.warnings) if said else (taken, ())
+    ledger = replace(ledger, assumptions=(*taken, *ledger.assumptions), warnings=(*warnings, *ledger.warnings))
     return Answered(found, job, fleet, ledger)
 
 

@@ -8,6 +8,7 @@ allocator, until one fits and the next does not.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -188,14 +189,21 @@ class Search:
 def _sentence(axis: Axis, value: int, at: Ledger | None, beyond: Ledger | None, why: str) -> str:
     """Return the limit, and what sets it, in words."""
     one_more = (
-        f"{axis.what.format(value + 1)}: {beyond.verdict.sentence} {beyond.why}" if beyond and beyond.verdict else ""
+        f"{_number(axis, value + 1)}: {beyond.verdict.sentence} {beyond.why}" if beyond and beyond.verdict else ""
     )
     if at is None:
         return f"Not even {one_more}"
-    most = f"At most {axis.what.format(value)}"
+    most = f"At most {_number(axis, value)}"
     if beyond is None:
         return f"{most}: {why}, and memory would do for that ({_takes(at)})."
     return f"{most} ({_takes(at)}). With {one_more}"
+
+
+def _number(axis: Axis, value: int) -> str:
+    """Return a value in words: 1 sequence at a time."""
+    return (
+        re.sub(r"^((?:\D*\s)?1 [a-z]+?)s\b", r"\1", axis.what.format(value)) if value == 1 else axis.what.format(value)
+    )
 
 
 def _takes(ledger: Ledger) -> str:

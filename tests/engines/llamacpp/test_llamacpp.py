@@ -43,6 +43,14 @@ def test_published_logs(model: str, context: int, gpus: int, said: dict[str, flo
         assert ours[name] == pytest.approx(value, abs=0.0051), name
 
 
+@pytest.mark.parametrize(("model", "gib"), [("gpt-oss-20b", 11.27), ("gpt-oss-120b", 59.02)])
+def test_experts_published_in_four_bits_stay_so(model: str, gib: float) -> None:
+    """Nobody asks for a format: MXFP4 is kept, as in the sizes llama-bench prints (llama.cpp pull request 19922)."""
+    shares = deploy(subject(model), LlamaCppJob(ctx_size=4096), []).shares
+    held = sum(item.n_bytes for share in shares for item in share.items if item.group == "weights")
+    assert held / 2**30 == pytest.approx(gib, abs=0.0051)
+
+
 def test_layers_are_divided_as_logged() -> None:
     """Two equal GPUs and Llama 3.1 70B: weights and cache of each, of row lcpp-145."""
     job = LlamaCppJob(format="q4_k_m", ctx_size=4096, parallel=1)
