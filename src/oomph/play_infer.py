@@ -9,13 +9,16 @@ from typing import Any
 
 from oomph.errors import UnsupportedError, UsageError
 from oomph.job import InferJob
+from oomph.job_words import INTEGER_CACHES, OFFLOADED_CACHES, STATIC_CACHES
 from oomph.methods import adapted
 from oomph.methods.gptq import exllama_rooms
 from oomph.model import Model
 from oomph.played import Played
 from oomph.programs import program_of
 from oomph.programs.cache import OLD, Cache, EncoderDecoderCache, static_cache
+from oomph.programs.integer_cache import integer_cache
 from oomph.programs.llama import attention, rotary_size
+from oomph.programs.offloaded_cache import offloaded_cache
 from oomph.programs.quantised_cache import fp8_cache
 from oomph.tape import Tape
 from oomph.tape.bound import Bound, bind
@@ -24,7 +27,7 @@ from oomph.tape.sizes import Size, yes
 from oomph.tape.sym import Sym
 from oomph.tape.tape import Place
 
-MADE_BEFORE = ("static", "fp8")  # caches that forward does not make itself
+MADE_BEFORE = ("fp8", *INTEGER_CACHES, *STATIC_CACHES, *OFFLOADED_CACHES)  # caches that forward does not make itself
 MOST_DECODED = 256  # each token is a pass through all layers; so many take some seconds
 
 
@@ -46,7 +49,7 @@ def infer(model: Model, job: InferJob, *, on: Place = "gpu") -> Played:
             "The last one takes the most: read more with --context and --decode a few.",
         )
     needed, length = job.seq_len + job.decode, cache_length(job)
-    if job.cache == "static" and yes(needed > length):
+    if job.cache in STATIC_CACHES and yes(needed > length):
         raise UsageError(
             f"A static cache of {job.max_cache_len} tokens cannot hold {needed}.", "Raise --max-cache-len, or say 0."
         )
@@ -88,11 +91,7 @@ def _passes(bound: Bound, program: Any, model: Model, job: InferJob, played: Pla
     """Play the prefill and every single token, and note where they end."""
     recorder = bound.tape.recorder
     recorder.mark("prefill")
-    cache = None
-    if job.cache == "static":
-        cache = static_cache(bound.tape, program.sliding_windows(bound), cache_length(job))
-    if job.cache == "fp8":
-        cache = fp8_cache(program.sliding_windows(bound))
+    cache = _empty_cache(bound, program, job)
     cache = _pass(bound, program, model, job, job.seq_len, job.seq_len, cache)
     played.forward_end = recorder.position
     for index in range(1, job.decode + 1):
@@ -101,6 +100,21 @@ def _passes(bound: Bound, program: Any, model: Model, job: InferJob, played: Pla
         cache = _pass(bound, program, model, job, seen if job.cache == "none" else 1, seen, cache)
     recorder.mark("end")
     played.backward_end = played.end = recorder.position
+
+
+def _empty_cache(bound: Bound, program: Any, job: InferJob) -> Cache | None:
+    """Return a cache that is made before the first pass; None where forward makes it, or there is none."""
+    if job.cache not in MADE_BEFORE:
+        return None
+    windows = program.sliding_windows(bound)
+    if job.cache == "fp8":
+        return fp8_cache(windows)
+    if job.cache in INTEGER_CACHES:
+        return integer_cache(job, windows)
+    length = cache_length(job) if job.cache in STATIC_CACHES else None
+    if job.cache in OFFLOADED_CACHES:
+        return offloaded_cache(bound.tape, windows, length)
+    return static_cache(bound.tape, windows, cache_length(job))
 
 
 def _encode_and_decode(bound: Bound, program: Any, model: Model, job: InferJob, played: Played) -> None:

@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from oomph import ops
-from oomph.errors import UnsupportedError
 from oomph.programs.cache import Cache, DynamicLayer
+from oomph.programs.integer_cache import full_attention
 from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym
 
@@ -75,8 +75,5 @@ def _noted(quantised: Quantised) -> Quantised:
 
 def fp8_cache(windows: Sequence[Size | None]) -> Cache:
     """Return QuantizedCache("fp8", config). Raises UnsupportedError where a layer is no full attention, as it does."""
-    if any(window is not None for window in windows):
-        raise UnsupportedError(
-            "transformers quantises caches of models with full attention in every layer only.", "Say --cache dynamic."
-        )
+    full_attention(windows)
     return Cache([Fp8QuantizedLayer() for _ in windows])

@@ -18,6 +18,7 @@ from oomph.errors import UnsupportedError
 from oomph.job import InferJob, TrainJob
 from oomph.job_words import OF_PROMPTS
 from oomph.optimizer_names import KINDS
+from oomph.referee.caches import empty_cache
 from oomph.referee.kernels import installed
 from oomph.referee.losses import IGNORED, install, unwrapped
 from oomph.referee.models import AUTOCAST, DTYPES, layer_lists
@@ -340,7 +341,7 @@ def _prefill_and_decode(model: Any, job: InferJob, watcher: Watcher) -> None:
     if getattr(model.config, "is_encoder_decoder", False):
         return _encode_and_decode(model, job, watcher)
     watcher.mark("prefill")
-    cache = _pass(model, job, job.seq_len, job.seq_len, _empty_cache(model, job))
+    cache = _pass(model, job, job.seq_len, job.seq_len, empty_cache(model, job))
     for index in range(1, job.decode + 1):
         watcher.mark(f"decode {index}")
         seen = job.seq_len + index
@@ -376,19 +377,6 @@ def _decoder_pass(model: Any, job: InferJob, encoded: Any, mask: Any, new: int, 
         options["attention_mask"] = mask
     outputs = model(decoder_input_ids=ids, **options)
     return outputs.past_key_values if job.cache != "none" else None
-
-
-def _empty_cache(model: Any, job: InferJob) -> Any:
-    """Return a static or quantised cache (whose tensors are made at its first use) or None: forward makes a dynamic one
-    itself.
-    """
-    from transformers import QuantizedCache, StaticCache
-
-    if job.cache == "fp8":
-        return QuantizedCache("fp8", model.config)
-    if job.cache != "static":
-        return None
-    return StaticCache(config=model.config, max_cache_len=job.max_cache_len or job.seq_len + job.decode)
 
 
 def _pass(model: Any, job: InferJob, new: int, seen: int, cache: Any) -> Any:
