@@ -260,7 +260,8 @@ class InferJob:
     `cache_group` along `cache_axis`, and up to `cache_residual` tokens as they are; all are made wide in every pass.
 
     `experts` and `routing` as in TrainJob; generate() decodes with batched_mm where grouped_mm is asked for.
-    `logits_to_keep` 0 keeps the logits of every token, 1 only the last one's.
+    `logits_to_keep` 0 keeps the logits of every token, 1 only the last one's. With `beams` a prompt is read once for
+    each, and their cache is put in order after every token; how many of them are returned changes nothing.
 
     `quantization` is how the weights are stored, `gptq_kernel` what computes with GPTQ's, as in TrainJob.
     `compute_fp32`: bitsandbytes brings 4-bit maps' inputs and weights to fp32 first, which it does unless a
@@ -284,6 +285,7 @@ class InferJob:
     cache_group: int = 64
     cache_residual: int = 128
     cache_axis: int = 0
+    beams: int = 1
     logits_to_keep: int = 1
     experts: Experts = "grouped_mm"
     routing: Routing = "balanced"

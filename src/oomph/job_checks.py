@@ -109,8 +109,9 @@ def check_serving(job: InferJob) -> None:
         raise UsageError("compute_fp32 is of bitsandbytes' 4-bit maps.", "Add --quantization nf4, or leave it out.")
     if job.cache in INTEGER_CACHES:
         _check_codes(job)
-    if job.release == "4.38" and (job.cache != "dynamic" or job.attention != "flash" or job.padding):
-        fix = "Leave out --cache, --attention and --padding."
+    plain = job.cache == "dynamic" and job.attention == "flash" and not job.padding and job.beams == 1
+    if job.release == "4.38" and not plain:
+        fix = "Leave out --cache, --attention, --padding and --beams."
         raise UsageError("oomph knows the growing cache and flash attention of transformers 4.38 alone.", fix)
 
 

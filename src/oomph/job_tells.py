@@ -70,6 +70,7 @@ SERVED: dict[str, Callable[[InferJob], bool]] = {
     "cache_group": _integers,
     "cache_residual": _integers,
     "cache_axis": _integers,
+    "beams": lambda job: job.beams > 1,
     "gptq_kernel": lambda job: job.quantization.startswith("gptq"),
     "compute_fp32": lambda job: job.quantization.startswith(("nf4", "fp4")),
 }

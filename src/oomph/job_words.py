@@ -154,6 +154,7 @@ CacheKind = Literal[
 INTEGER_CACHES = ("quanto", "hqq")
 STATIC_CACHES = ("static", "offloaded_static")
 OFFLOADED_CACHES = ("offloaded", "offloaded_static")
+KEPT_PER_BEAM = 2  # continuations that beam search keeps for each beam of a model with one token that ends sequences
 COMPLETING = frozenset({"grpo", "rloo"})  # objectives whose answers were made from a prompt by the model itself
 OF_PROMPTS = frozenset({"fused-head", "chunked-nll", "logits"})  # losses that leave out what is not scored
 RANKED = frozenset({"lora", "qlora", "dora", "lora-fa", "vera", "loha", "lokr", "adalora"})  # methods that have a rank

@@ -46,6 +46,7 @@ class QuantizedLayer(DynamicLayer):
             return key_states, value_states
         dequant_keys = self.quantiser.dequantise(self.quantized_keys)
         dequant_values = self.quantiser.dequantise(self.quantized_values)
+        dequant_keys, dequant_values = self._in_order(dequant_keys, dequant_values)
         keys_to_return = _joined(dequant_keys, self.keys, key_states)
         values_to_return = _joined(dequant_values, self.values, value_states)
         held: Size = 0 if self.keys is None else self.keys.shape[TOKENS]
@@ -53,14 +54,33 @@ class QuantizedLayer(DynamicLayer):
             self.quantized_keys = _kept(quantise, keys_to_return)
             self.quantized_values = _kept(quantise, values_to_return)
             self.keys = self.values = None
+            self.index = None
         else:
             self.keys = _joined(self.keys, key_states)
             self.values = _joined(self.values, value_states)
         return keys_to_return, values_to_return
 
+    def reorder(self, index: Sym) -> None:
+        """Put the residual into the order of beams that go on; codes only when they are read."""
+        if self.index is None:
+            self.index = index.tape.empty(index.shape, index.dtype, op="clone")
+        else:
+            self.index = index.tape.empty(index.shape, index.dtype, op="index_select")
+        super().reorder(index)
+
+    def _in_order(self, keys: Sym, values: Sym) -> tuple[Sym, Sym]:
+        """Mirror _apply_pending_reorder."""
+        if self.index is None:
+            return keys, values
+        return _chosen(keys), _chosen(values)
+
     def seq_length(self) -> Size | Sym:
         """Return how many tokens were seen."""
         return self.cumulative_length
+
+
+def _chosen(states: Sym) -> Sym:
+    return states.tape.empty(states.shape, states.dtype, op="index_select")
 
 
 def _joined(*states: Sym | None) -> Sym:

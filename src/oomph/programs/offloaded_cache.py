@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from oomph.errors import UnsupportedError
-from oomph.programs.cache import AnyLayer, Cache, LinearAttentionLayer, StaticCache, dynamic_cache, static_cache
+from oomph.programs.cache import (
+    AnyLayer,
+    Cache,
+    LinearAttentionLayer,
+    StaticCache,
+    StaticLayer,
+    dynamic_cache,
+    static_cache,
+)
 from oomph.tape.sizes import Size
 from oomph.tape.sym import Storage, Sym, new, row_major
 from oomph.tape.tape import Tape
@@ -51,6 +59,14 @@ class OffloadedCache(Cache):
             layer.keys = _away(layer.keys)
             layer.values = _away(layer.values)
         return attended
+
+    def reorder(self, index: Sym) -> None:
+        """Put the sequences into the order of beams that go on: what is away where it is."""
+        for layer in self.layers:
+            if layer.keys is None or not isinstance(layer.keys.storage, OnHost):
+                layer.reorder(index)
+            elif isinstance(layer, StaticLayer):
+                layer.is_used(index.tape)
 
     def _prefetch(self, index: int) -> None:
         """Bring back the first moved layer from `index` on, or the first of all."""

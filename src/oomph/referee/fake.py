@@ -75,6 +75,8 @@ class _Answering(FakeTensorMode):  # type: ignore[misc]
             result.oomph_holes = True  # a mask of tokens that is looked at
         if func is aten.all.default and getattr(args[0], "oomph_holes", False):
             return result
+        if func is aten.gt.Scalar and args[0].dim() == 0 and not args[0].is_floating_point():
+            result.oomph_yes = True  # a count of tokens that were seen
         if func is aten.lt.Tensor and _unbounded(args[1]):
             result.oomph_yes = True  # HQQ's first error against none before
         if func in YES or (func is aten.gt.Scalar and self.scored is not None):  # some tokens are scored
