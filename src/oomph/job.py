@@ -24,6 +24,7 @@ from oomph.job_words import (
     PROMPTED,
     RANKED,
     AdapterDtype,
+    CacheKind,
     Checkpointing,
     Experts,
     GptqKernel,
@@ -254,9 +255,13 @@ class InferJob:
     """One forward pass without gradients: a prefill of `seq_len` tokens, or `decode` single tokens after it.
 
     `cache`: none, dynamic (grows by concatenation), static (`max_cache_len` tokens allocated at once; 0 means
-    seq_len + decode) or fp8 (dynamic, but quantised: QuantizedCache's backend "fp8"). `experts` and `routing` as in
-    TrainJob; generate() decodes with batched_mm where grouped_mm is asked for. `logits_to_keep` 0 keeps the logits of
-    every token, 1 only the last one's.
+    seq_len + decode), quantised (it grows; fp8, quanto and hqq are QuantizedCache's backends) or offloaded (dynamic or
+    static, in the machine's memory but for two layers). quanto and hqq keep codes of `cache_bits` in groups of
+    `cache_group` along `cache_axis`, and up to `cache_residual` tokens as they are; all are made wide in every pass.
+
+    `experts` and `routing` as in TrainJob; generate() decodes with batched_mm where grouped_mm is asked for.
+    `logits_to_keep` 0 keeps the logits of every token, 1 only the last one's. With `beams` a prompt is read once for
+    each, and their cache is put in order after every token; how many of them are returned changes nothing.
 
     `quantization` is how the weights are stored, `gptq_kernel` what computes with GPTQ's, as in TrainJob.
     `compute_fp32`: bitsandbytes brings 4-bit maps' inputs and weights to fp32 first, which it does unless a
@@ -274,8 +279,13 @@ class InferJob:
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     attention: Kernel = "flash"
     padding: bool = False
-    cache: Literal["none", "dynamic", "static", "fp8"] = "dynamic"
+    cache: CacheKind = "dynamic"
     max_cache_len: int = 0
+    cache_bits: int = 4
+    cache_group: int = 64
+    cache_residual: int = 128
+    cache_axis: int = 0
+    beams: int = 1
     logits_to_keep: int = 1
     experts: Experts = "grouped_mm"
     routing: Routing = "balanced"

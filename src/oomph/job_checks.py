@@ -7,7 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from oomph.errors import UsageError, close_matches
-from oomph.job_words import COMPLETING, PROMPTED, RANKED
+from oomph.job_words import COMPLETING, INTEGER_CACHES, PROMPTED, RANKED
 from oomph.lengths import Lengths
 from oomph.objectives import KINDS as OBJECTIVES
 from oomph.optimizer_names import KINDS, REFUSED
@@ -19,10 +19,12 @@ TWO_OPTIMIZERS = ("muon", "torchao-cpu-offload")
 ALL_AT_ONCE = (*TWO_OPTIMIZERS, "adamw-master")  # that do not step in a backward pass
 SIXTEEN_BIT_LOSSES = frozenset({"cut", "liger-fms"})  # whose products fail with, or whose kernels refuse, fp32 weights
 FOUR_BIT = ("nf4", "fp4")  # what bitsandbytes quantises stacked experts to
+CODE_BITS = {"quanto": (2, 4), "hqq": (1, 2, 3, 4, 8)}  # of caches that are quantised to integers
+THREE_BITS = 3
 MAY_BE_ZERO = frozenset(
     {
         "decode", "max_cache_len", "logits_to_keep", "freeze_layers", "labels", "target_len", "zero_bucket",
-        "prompt_len", "block_size", "images",
+        "prompt_len", "block_size", "images", "cache_axis",
     }
 )  # fmt: skip
 MOST_PIXELS, DIGITS = 2**14, 5  # of a side of an image, and how many digits such a number has
@@ -105,9 +107,25 @@ def check_serving(job: InferJob) -> None:
         raise UsageError("exllama computes with 4 bits.", "Take --gptq-kernel cuda-old, or another --quantization.")
     if job.compute_fp32 and not job.quantization.startswith(FOUR_BIT):
         raise UsageError("compute_fp32 is of bitsandbytes' 4-bit maps.", "Add --quantization nf4, or leave it out.")
-    if job.release == "4.38" and (job.cache != "dynamic" or job.attention != "flash" or job.padding):
-        fix = "Leave out --cache, --attention and --padding."
+    if job.cache in INTEGER_CACHES:
+        _check_codes(job)
+    plain = job.cache == "dynamic" and job.attention == "flash" and not job.padding and job.beams == 1
+    if job.release == "4.38" and not plain:
+        fix = "Leave out --cache, --attention, --padding and --beams."
         raise UsageError("oomph knows the growing cache and flash attention of transformers 4.38 alone.", fix)
+
+
+def _check_codes(job: InferJob) -> None:
+    """Refuse codes that the backend of a quantised cache has not, or fails on."""
+    known = CODE_BITS[job.cache]
+    if job.cache_bits not in known:
+        fix = f"Take one of {', '.join(map(str, known))}."
+        raise UsageError(f"A cache of {job.cache} has no codes of {job.cache_bits} bits.", fix)
+    if job.cache_axis > 1:
+        raise UsageError("Groups of a quantised cache lie along axis 0 or 1.", "Leave --cache-axis out.")
+    if job.cache == "hqq" and job.cache_bits == THREE_BITS and job.cache_axis:
+        fix = "Leave --cache-axis out, or take other --cache-bits."
+        raise UsageError("HQQ cannot read 3-bit codes back along axis 1: it takes keys for a matrix.", fix)
 
 
 def _check_images(job: TrainJob) -> None:

@@ -10,9 +10,9 @@ from oomph.answer import Subject, facts
 from oomph.closed_form import Forms, axis_name
 from oomph.device_memory import Figures, figures, fits
 from oomph.errors import OomphError, UnsupportedError
-from oomph.job import TrainJob, describe
+from oomph.job import InferJob, TrainJob, describe
 from oomph.job_tells import idle_inputs
-from oomph.job_words import COMPLETING, QUANTIZATIONS
+from oomph.job_words import COMPLETING, OFFLOADED_CACHES, QUANTIZATIONS
 from oomph.ledger import Instant, Item, Ledger, Verdict
 from oomph.methods import adapted, trainable_params
 from oomph.methods.targets import has_stacks
@@ -147,7 +147,7 @@ def _assumed(job: Job, model: Model) -> tuple[str, ...]:
 def _unseen(job: Job) -> tuple[str, ...]:
     """Return sentences on what of a job takes memory that is not counted here."""
     if not isinstance(job, TrainJob):
-        return ()
+        return _of_caches(job)
     found = []
     if job.objective in COMPLETING:
         found.append(
@@ -200,6 +200,20 @@ def _wide_experts(model: Model, job: Job) -> tuple[str, ...]:
         " --quantised-experts quantises them too (its replace_parameter_4bit), --experts modules has them as in"
         " transformers 4.",
     )
+
+
+def _of_caches(job: InferJob) -> tuple[str, ...]:
+    """Return sentences on what of a cache the figures do not show."""
+    if job.cache in OFFLOADED_CACHES:
+        return (
+            "An offloaded cache comes back on a stream of its own, whose blocks the allocator keeps apart: up to two"
+            " layers of it may be reserved beside what stands here. The machine's memory holds the rest.",
+        )
+    if job.cache == "hqq":
+        return (
+            "HQQ empties torch's cache with each layer that it quantises, so less may be reserved than stands here.",
+        )
+    return ()
 
 
 def _stored_otherwise(found: Subject, job: Job) -> tuple[str, ...]:

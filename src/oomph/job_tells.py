@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from oomph.job import InferJob, TrainJob
-from oomph.job_words import ADAPTERS, BLOCKED, OF_PROMPTS, PROMPTED, RANKED
+from oomph.job_words import ADAPTERS, BLOCKED, INTEGER_CACHES, OF_PROMPTS, PROMPTED, RANKED, STATIC_CACHES
 from oomph.objectives import KINDS as OBJECTIVES
 from oomph.optimizer_names import KINDS, Kind
 
@@ -60,7 +60,17 @@ TELLS: dict[str, Callable[[TrainJob], bool]] = {
 }
 
 
+def _integers(job: InferJob) -> bool:
+    return job.cache in INTEGER_CACHES
+
+
 SERVED: dict[str, Callable[[InferJob], bool]] = {
+    "max_cache_len": lambda job: job.cache in STATIC_CACHES,
+    "cache_bits": _integers,
+    "cache_group": _integers,
+    "cache_residual": _integers,
+    "cache_axis": _integers,
+    "beams": lambda job: job.beams > 1,
     "gptq_kernel": lambda job: job.quantization.startswith("gptq"),
     "compute_fp32": lambda job: job.quantization.startswith(("nf4", "fp4")),
 }

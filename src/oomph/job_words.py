@@ -141,6 +141,20 @@ Release = Literal[
     "4.51",  # torch's attention gets keys and values repeated for all heads
     "4.38",  # fp32 logits of every token; tables of sines in each layer; the cache as it was beside the one that grows
 ]
+CacheKind = Literal[
+    "none",
+    "dynamic",  # grows by concatenation
+    "static",  # all tokens allocated at once
+    "fp8",  # grows, in fp8: QuantizedCache's backend of that name
+    "quanto",  # integer codes and a residual, by optimum-quanto; what transformers takes for "quantized"
+    "hqq",  # the same by HQQ
+    "offloaded",  # grows; layers wait in the machine's memory, one ahead of the one that attends
+    "offloaded_static",  # the same of all tokens allocated at once
+]
+INTEGER_CACHES = ("quanto", "hqq")
+STATIC_CACHES = ("static", "offloaded_static")
+OFFLOADED_CACHES = ("offloaded", "offloaded_static")
+KEPT_PER_BEAM = 2  # continuations that beam search keeps for each beam of a model with one token that ends sequences
 COMPLETING = frozenset({"grpo", "rloo"})  # objectives whose answers were made from a prompt by the model itself
 OF_PROMPTS = frozenset({"fused-head", "chunked-nll", "logits"})  # losses that leave out what is not scored
 RANKED = frozenset({"lora", "qlora", "dora", "lora-fa", "vera", "loha", "lokr", "adalora"})  # methods that have a rank

@@ -54,6 +54,8 @@ class _Answering(FakeTensorMode):  # type: ignore[misc]
             if args[0].dtype == torch.bool:
                 return self.plain and getattr(args[0], "oomph_yes", False)
             return 1.0 if args[0].is_floating_point() else self.number
+        if func is aten.is_nonzero.default and isinstance(args[0], FakeTensor) and args[0].dtype == torch.bool:
+            return self.plain and getattr(args[0], "oomph_yes", False)  # what bool() is in inference mode
         if func is aten.equal.default:
             return True
         if func is aten.nonzero.default:
@@ -73,6 +75,10 @@ class _Answering(FakeTensorMode):  # type: ignore[misc]
             result.oomph_holes = True  # a mask of tokens that is looked at
         if func is aten.all.default and getattr(args[0], "oomph_holes", False):
             return result
+        if func is aten.gt.Scalar and args[0].dim() == 0 and not args[0].is_floating_point():
+            result.oomph_yes = True  # a count of tokens that were seen
+        if func is aten.lt.Tensor and _unbounded(args[1]):
+            result.oomph_yes = True  # HQQ's first error against none before
         if func in YES or (func is aten.gt.Scalar and self.scored is not None):  # some tokens are scored
             result.oomph_yes = True
         return result
@@ -100,6 +106,11 @@ class _Answering(FakeTensorMode):  # type: ignore[misc]
         """Return the output of a grouped product: torch's shape rule takes bf16 alone, its kernels also others."""
         with self:
             return meta_rules._create_grouped_mm_output_tensor(left, right, offsets, out_dtype)
+
+
+def _unbounded(number: Any) -> bool:
+    constant = getattr(number, "constant", None)
+    return constant is not None and constant.dim() == 0 and bool(constant == float("inf"))
 
 
 def _of_numbers(tensor: Callable[..., Any]) -> Callable[..., Any]:

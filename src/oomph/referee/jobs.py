@@ -18,6 +18,8 @@ from oomph.errors import UnsupportedError
 from oomph.job import InferJob, TrainJob
 from oomph.job_words import OF_PROMPTS
 from oomph.optimizer_names import KINDS
+from oomph.referee import beams
+from oomph.referee.caches import empty_cache
 from oomph.referee.kernels import installed
 from oomph.referee.losses import IGNORED, install, unwrapped
 from oomph.referee.models import AUTOCAST, DTYPES, layer_lists
@@ -265,11 +267,16 @@ def _inputs(model: Any, batch: int, length: int, masked: int) -> dict[str, Any]:
     device, vocab = model.device, model.config.get_text_config().vocab_size
     if unwrapped(model).main_input_name == "input_features":
         return {"input_features": _features(model, batch)}
-    inputs = {"input_ids": torch.randint(vocab, (batch, length), device=device)}
-    if masked:
-        inputs["attention_mask"] = torch.ones(batch, masked, dtype=torch.long, device=device)
-        inputs["attention_mask"][:, :1].zero_()
-    return inputs
+    return {"input_ids": torch.randint(vocab, (batch, length), device=device), **_mask(model, batch, masked)}
+
+
+def _mask(model: Any, batch: int, masked: int) -> dict[str, Any]:
+    """Return a mask [batch, masked] int64 whose first column is 0, if any."""
+    if not masked:
+        return {}
+    made = torch.ones(batch, masked, dtype=torch.long, device=model.device)
+    made[:, :1].zero_()
+    return {"attention_mask": made}
 
 
 def _features(model: Any, batch: int) -> torch.Tensor:
@@ -339,8 +346,10 @@ def infer(model: Any, job: InferJob, watcher: Watcher, warm_up: bool = False) ->
 def _prefill_and_decode(model: Any, job: InferJob, watcher: Watcher) -> None:
     if getattr(model.config, "is_encoder_decoder", False):
         return _encode_and_decode(model, job, watcher)
+    if job.beams > 1:
+        return _search(model, job, watcher)
     watcher.mark("prefill")
-    cache = _pass(model, job, job.seq_len, job.seq_len, _empty_cache(model, job))
+    cache = _pass(model, job, job.seq_len, job.seq_len, empty_cache(model, job))
     for index in range(1, job.decode + 1):
         watcher.mark(f"decode {index}")
         seen = job.seq_len + index
@@ -355,11 +364,27 @@ def _encode_and_decode(model: Any, job: InferJob, watcher: Watcher) -> None:
     """
     watcher.mark("prefill")
     encoded, mask = _encoded(model, job)
+    if job.beams > 1:
+        return _encoded_search(model, job, watcher, encoded, mask)
     cache = _decoder_pass(model, job, encoded, mask, 1, None)
     for index in range(1, job.decode + 1):
         watcher.mark(f"decode {index}")
         cache = _decoder_pass(model, job, encoded, mask, index + 1 if job.cache == "none" else 1, cache)
     watcher.mark("end")
+    return None
+
+
+def _encoded_search(model: Any, job: InferJob, watcher: Watcher, encoded: Any, mask: Any) -> None:
+    """Search with beams over what an encoder gave, which is there once for each beam from then on."""
+    encoded["last_hidden_state"] = encoded.last_hidden_state.repeat_interleave(job.beams, dim=0)
+    if mask is not None:
+        mask = mask.repeat_interleave(job.beams, dim=0)
+
+    def run(ids: Any, seen: int, cache: Any) -> Any:
+        return _decoded(model, job, encoded, mask, ids, cache)
+
+    prompt = torch.zeros((job.batch, 1), dtype=torch.long, device=model.device)
+    beams.search(model, job, watcher.mark, run, prompt, None)
 
 
 def _encoded(model: Any, job: InferJob) -> tuple[Any, Any]:
@@ -371,36 +396,46 @@ def _encoded(model: Any, job: InferJob) -> tuple[Any, Any]:
 def _decoder_pass(model: Any, job: InferJob, encoded: Any, mask: Any, new: int, cache: Any) -> Any:
     """Run the decoder on `new` tokens, return the cache."""
     ids = torch.zeros((job.batch, new), dtype=torch.long, device=model.device)
-    options = {"encoder_outputs": encoded, "past_key_values": cache, "use_cache": job.cache != "none"}
-    if mask is not None:
-        options["attention_mask"] = mask
-    outputs = model(decoder_input_ids=ids, **options)
+    outputs = _decoded(model, job, encoded, mask, ids, cache)
     return outputs.past_key_values if job.cache != "none" else None
 
 
-def _empty_cache(model: Any, job: InferJob) -> Any:
-    """Return a static or quantised cache (whose tensors are made at its first use) or None: forward makes a dynamic one
-    itself.
-    """
-    from transformers import QuantizedCache, StaticCache
+def _decoded(model: Any, job: InferJob, encoded: Any, mask: Any, ids: Any, cache: Any) -> Any:
+    options = {"encoder_outputs": encoded, "past_key_values": cache, "use_cache": job.cache != "none"}
+    if mask is not None:
+        options["attention_mask"] = mask
+    return model(decoder_input_ids=ids, **options)
 
-    if job.cache == "fp8":
-        return QuantizedCache("fp8", model.config)
-    if job.cache != "static":
-        return None
-    return StaticCache(config=model.config, max_cache_len=job.max_cache_len or job.seq_len + job.decode)
+
+def _search(model: Any, job: InferJob, watcher: Watcher) -> None:
+    """Search with beams over prompts that the caller holds."""
+
+    def run(ids: Any, seen: int, cache: Any) -> Any:
+        return _outputs(model, job, {"input_ids": ids, **_mask(model, ids.shape[0], seen if job.padding else 0)}, cache)
+
+    watcher.mark("prefill")
+    prompt = _inputs(model, job.batch, job.seq_len, 0)["input_ids"]
+    beams.search(model, job, watcher.mark, run, prompt, empty_cache(model, job))
 
 
 def _pass(model: Any, job: InferJob, new: int, seen: int, cache: Any) -> Any:
     """Run `new` tokens of `seen`, return the cache. The mask, when there is one, covers all tokens seen."""
     inputs = _inputs(model, job.batch, new, seen if job.padding else 0)
-    takes = inspect.signature(model.forward).parameters
-    name = "past_key_values" if "past_key_values" in takes else "cache_params"  # Mamba's word
-    options = {name: cache, "use_cache": job.cache != "none"}
-    if job.logits_to_keep and "logits_to_keep" in takes:
+    outputs = _outputs(model, job, inputs, cache)
+    return outputs.get(_cache_word(model)) if job.cache != "none" else None
+
+
+def _outputs(model: Any, job: InferJob, inputs: dict[str, Any], cache: Any) -> Any:
+    options = {_cache_word(model): cache, "use_cache": job.cache != "none"}
+    if job.logits_to_keep and "logits_to_keep" in inspect.signature(model.forward).parameters:
         options["logits_to_keep"] = job.logits_to_keep
-    outputs = model(**inputs, **options)
-    return outputs.get(name) if job.cache != "none" else None
+    return model(**inputs, **options)
+
+
+def _cache_word(model: Any) -> str:
+    """Return what a model calls its cache; cache_params is Mamba's word."""
+    takes = inspect.signature(model.forward).parameters
+    return "past_key_values" if "past_key_values" in takes else "cache_params"
 
 
 def state_tensors(model: Any, optimizer: Any) -> Iterator[tuple[str, Any]]:

@@ -201,9 +201,14 @@ def _inference(small_one: str, large_one: str) -> Iterator[Entry]:
 
 
 def _quantised_inference() -> Iterator[Entry]:
-    """Yield prefill and decoding with a quantised cache, and with weights in every format of bitsandbytes."""
+    """Yield prefill and decoding with caches that are quantised or offloaded, and with weights in every format of
+    bitsandbytes.
+    """
     for changes in (
-        {"decode": 2, "cache": "fp8"}, {"decode": 2, "quantization": "nf4"}, {"quantization": "nf4-dq"},
+        {"decode": 4, "beams": 4, "batch": 4}, {"decode": 4, "cache": "hqq"}, {"decode": 4, "cache": "offloaded"},
+        {"decode": 4, "cache": "offloaded_static"},
+        {"decode": 4, "cache": "quanto", "cache_bits": 2, "cache_axis": 1, "cache_group": 32, "cache_residual": 2},
+        {"decode": 2, "quantization": "nf4"}, {"quantization": "nf4-dq"},
         {"quantization": "fp4", "compute_fp32": True}, {"quantization": "fp4-dq"},
         {"decode": 2, "quantization": "int8", "precision": "fp16"},
     ):  # fmt: skip

@@ -147,6 +147,10 @@ def trace(
             answers = (jobs.scored(job), jobs.read_number(job), halves, counting)
             stack.enter_context(fake_tensors(job.padding, packed, *answers))
         stack.enter_context(_kernels(job, kernels) if device == "cuda" else nullcontext())
+        if isinstance(job, InferJob):
+            from oomph.referee import caches
+
+            stack.enter_context(caches.as_on_cuda(job))
         if isinstance(job, TrainJob) and job.loss == "fused-head":
             from oomph.referee import trl
 
