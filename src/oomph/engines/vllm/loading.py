@@ -11,6 +11,7 @@ from oomph.allocator.config import MIN_BLOCK_BYTES, Config
 from oomph.caches import layer_caches
 from oomph.engines.memo import remembered
 from oomph.engines.rope import Table, tables
+from oomph.engines.vllm.gguf import PADDED
 from oomph.engines.vllm.held import PLAIN, mxfp4_kernel
 from oomph.engines.vllm.job import V1, Version, VllmJob
 from oomph.engines.vllm.lora import COUNTED, asked_slots
@@ -69,6 +70,7 @@ def stages(found: Subject, job: VllmJob, fmt: Format, device: Device | None, ste
             lora=asked_slots(job, model.decoder_type),
             fixed=_fixed(found, job, step_tokens, layers),
             host_bytes=_with_the_host(found, job, fmt, device),
+            padded=job.release >= PADDED,
             settings=replace(Config.parse(job.allocator), by_address=True),
         )
         key = ("loaded", job.format, job.quantization, fmt.rest, plan)

@@ -15,6 +15,7 @@ from oomph import formats
 from oomph.engines.base import Deployment, Limit, Share
 from oomph.engines.checks import DTYPES
 from oomph.engines.memo import remembered
+from oomph.engines.vllm import gguf
 from oomph.engines.vllm.blocks import Pool, pool
 from oomph.engines.vllm.held import PLAIN
 from oomph.engines.vllm.job import V1, VllmJob
@@ -24,6 +25,7 @@ from oomph.engines.vllm.printing import lines
 from oomph.engines.vllm.runner import second_runner
 from oomph.engines.vllm.trial import Trial, trial
 from oomph.errors import UnsupportedError, UsageError
+from oomph.formats.gguf import Gguf
 from oomph.formats.registry import FORMATS
 from oomph.ledger import Item
 
@@ -147,7 +149,9 @@ def weight_format(found: Subject, job: VllmJob, dtype: str) -> Format:
         fmt = formats.get(_METHODS[job.quantization])
     else:
         return formats.get(dtype)
-    if FORMATS.get(fmt.name, "") in ("gguf", "exl2", "exl3", "quanto", "hqq", "aqlm"):
+    if isinstance(fmt, Gguf):
+        gguf.check(found.model, job)
+    if FORMATS.get(fmt.name, "") in ("exl2", "exl3", "quanto", "hqq", "aqlm"):
         raise UnsupportedError(f"How vLLM holds {fmt.title} is not modelled.", "Ask for another format.")
     return replace(fmt, rest=dtype)
 

@@ -28,8 +28,10 @@ from oomph.engines.tensor_parallel import (
     on_rank,
     vocabulary,
 )
+from oomph.engines.vllm.gguf import Rows, layer_rows, side_by_side
 from oomph.engines.vllm.held import Kernel, held
 from oomph.engines.vllm.lora import HEAD_PADDING, Slots, slots, with_brought, word_slots
+from oomph.formats.gguf import Gguf
 from oomph.structure import decoder_stack
 from oomph.tensor import Weight
 
@@ -51,6 +53,7 @@ class Plan:
     `dp` copies of all else share one set of experts, cut further, or with `ep` whole ones on each device.
     `mxfp4` is the kernel that MXFP4 experts are laid out for; `nested` keeps bitsandbytes' scales of scales; `lora` are
     slots for adapters; `fixed` are bytes that loading leaves beside the model. `settings` are of torch's allocator.
+    `padded`: maps of a GGUF file side by side are as wide as the widest.
     So many `host_bytes` of each device's layers, at least, lie with the host where there are as many.
     """
 
@@ -67,6 +70,7 @@ class Plan:
     fixed: tuple[int, ...] = ()
     settings: Config = TORCH
     host_bytes: int = 0
+    padded: bool = True
 
 
 @dataclass(frozen=True)
@@ -187,6 +191,9 @@ def _tensors(
     rows: Iterable[Weight], model: Model, fmt: Format, plan: Plan, kept: TokenCache | None, layers: tuple[int, ...] = ()
 ) -> Iterator[Held]:
     """Yield the tensors that a device holds for weights, those side by side as one; `layers` are where rows stand."""
+    if isinstance(fmt, Gguf):
+        yield from _of_file(rows, model, fmt, plan, kept)
+        return
     found: dict[tuple[str, tuple[int, ...]], Held] = {}
     for row in rows:
         mine = _on_device(row, model, plan, kept)
@@ -199,7 +206,24 @@ def _tensors(
             for name, elements in (*slots(mine, plan.lora), *word_slots(row, plan.lora, model.tied)):
                 size = elements * dtypes.BITS[fmt.rest] // 8
                 found[name, layers] = Held(name, ADAPTERS, fmt.rest, size, layers)
-    return iter(found.values())
+    yield from found.values()
+
+
+def _of_file(rows: Iterable[Weight], model: Model, fmt: Gguf, plan: Plan, kept: TokenCache | None) -> Iterator[Held]:
+    """Yield the same of a GGUF file, layer by layer, with the numbers of their types beside what is in blocks."""
+    parts: dict[tuple[str, int], list[Rows]] = {}
+    kinds: dict[str, str] = {}
+    for row in rows:
+        name = fused(row.name)
+        kinds[name] = row.kind
+        for layer, part in layer_rows(row, _on_device(row, model, plan, kept), fmt, model):
+            parts.setdefault((name, layer), []).append(part)
+    for (name, layer), each in parts.items():
+        size, kind = side_by_side(each, plan.padded)
+        layers = (layer,) if layer >= 0 else ()
+        yield Held(name, kinds[name], kind, size, layers)
+        if kind != fmt.rest:
+            yield Held(f"{name}_type", kinds[name], "uint8", len(each), layers)
 
 
 def _on_device(row: Weight, model: Model, plan: Plan, kept: TokenCache | None) -> Weight:

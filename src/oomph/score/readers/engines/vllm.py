@@ -20,14 +20,14 @@ from oomph.engines.vllm.job import VllmJob
 from oomph.ledger import Printed
 from oomph.score.asking import catalogued, device
 from oomph.score.readers.engines.common import UNQUANTISED
+from oomph.score.readers.engines.vllm_copies import Copy, plain, read
 from oomph.score.reading import Answer, Ask, Question, notes, number, refuse, shown, whole, words
-from oomph.sources import catalogue
 from oomph.units import GIB
 
 PUBLISHED = ("auto", "auto(bf16)")
 # How rows call what a config's quantization_config calls otherwise.
 METHODS = {"awq_marlin": "awq", "gptq_marlin": "gptq", "fp8": "fp8", "mxfp4": "mxfp4", "awq": "awq", "gptq": "gptq"}
-METHODS |= {"bnb-nf4": "bitsandbytes", "bnb-nf4 (unsloth dynamic)": "bitsandbytes"}
+METHODS |= {"bitsandbytes": "bitsandbytes", "bnb-nf4": "bitsandbytes", "bnb-nf4 (unsloth dynamic)": "bitsandbytes"}
 METHODS |= {"compressed-tensors": "compressed-tensors", "mxfp4 (Marlin)": "mxfp4"}
 WHILE_LOADING = ("fp8", "bitsandbytes")
 MARLIN = "Marlin"
@@ -41,15 +41,7 @@ INSIDE = {  # what is counted as weights beside the model's own
     "NPU build": "how that build lays out quantised weights is not known",
 }
 _DRAFT = re.compile(r"method='(\w{1,40})'.{0,200}?num_spec_tokens=(\d{1,3})")
-
-
-# How names of quantised copies end, and the format that says; None: which tensors they leave alone is not known.
-COPIES: Mapping[str, str | None] = {
-    "-unsloth-bnb-4bit": None, "-bnb-4bit": "nf4-dq", "-int4-w4a16": "w4a16", "-w4a16": "w4a16", "-fp8": None,
-    "-nvfp4": None, "-int4": None,
-}  # fmt: skip
 _PAGE = re.compile(r"https://github\.com/([\w.-]+/[\w.-]+)/blob/\w+/([^#]+)")
-_ASIDE = re.compile(r"\s*\([^)]*\)")
 ADAPTERS = "LoRA enabled"
 USUAL = "util not among non-default args"
 # Flags that the page of a row may tell.
@@ -57,30 +49,22 @@ FLAGS = ("version", "dtype", "max_num_seqs", "max_num_batched_tokens", "max_lora
          "enable_prefix_caching")  # fmt: skip
 
 
-def published(name: str) -> str:
-    """Return what the catalogue calls a row's model: its name, that without its owner, or what it is a copy of."""
-    plain = _ASIDE.sub("", name[:200]).strip()
-    tries = [plain, plain.rpartition("/")[2]]
-    tries += [tries[1][: -len(ending)] for ending in COPIES if tries[1].lower().endswith(ending)]
-    return next((each for each in tries if catalogue.find(each) is not None), plain)
-
-
-def _copy(name: str, found: Subject) -> str | None:
-    """Return how the name of a quantised copy ends, where the model was found without that ending."""
-    plain = _ASIDE.sub("", name[:200]).strip().rpartition("/")[2].lower()
-    ending = next((each for each in COPIES if plain.endswith(each)), None)
-    return ending if ending is not None and not found.source.name.lower().endswith(ending) else None
-
-
 def subject(row: Mapping[str, Any]) -> Subject:
-    """Return the model of a row, of a conversion the one it was made of, stored as the row's own log says."""
-    found = catalogued(published(words(row, "model")))
-    logged = page(row).get("quantization_config")
-    if logged is None:
+    """Return the model of a row, of a copy the one it was made of, stored as the row's own log or its maker says."""
+    copied = _copied(row)
+    found = catalogued(copied.model)
+    stored = page(row).get("quantization_config", copied.config)
+    if stored is None:
         return found
     return replace(
-        found, source=replace(found.source, config={**(found.source.config or {}), "quantization_config": logged})
+        found, source=replace(found.source, config={**(found.source.config or {}), "quantization_config": stored})
     )
+
+
+def _copied(row: Mapping[str, Any]) -> Copy:
+    """Return what a row's model is taken for."""
+    name, quant = words(row, "model"), row.get("quant")
+    return read(name, quant if isinstance(quant, str) else None) or Copy(plain(name))
 
 
 def page(row: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -182,27 +166,24 @@ def _total(row: Mapping[str, Any]) -> int | None:
 
 def _format(row: Mapping[str, Any], found: Subject) -> tuple[dict[str, str], list[str]]:
     """Return what the job says of the format of the weights, and what had to be assumed."""
-    quant = row.get("quant")
+    quant, copied = row.get("quant"), _copied(row)
     asked = (found.source.config or {}).get("quantization_config")
     method = asked.get("quant_method") if isinstance(asked, Mapping) else None
+    said = [copied.assumed] if copied.assumed else []
     if quant is None or quant in UNQUANTISED:
         if method is not None and quant is not None:
             raise refuse(f"quant {shown(quant)}", f"the model is published in {shown(method)}")
-        return {}, [] if row.get("dtype") else ["dtype not said: as published, the engine's default"]
+        return {}, said if row.get("dtype") else [*said, "dtype not said: as published, the engine's default"]
     if not isinstance(quant, str):
         raise refuse("quant", f"{shown(quant)} is not text")
     if method is not None and METHODS.get(quant) == method:
-        return {}, []
+        return {}, said
     if "quantization" in page(row):
         return {"quantization": str(page(row)["quantization"])}, [f"{quant} made while loading, as the page logs it"]
-    ending = _copy(str(row.get("model")), found)
-    if ending is not None and method is None:
-        known = COPIES[ending]
-        if known is None:
-            return {"unknown": f"quant {shown(quant)}"}, []
-        return {"format": known}, [f"a copy in {known}, as its name says"]
-    if quant in WHILE_LOADING and method is None:
-        return {"quantization": quant}, [f"{quant} made while loading, vLLM's way"]
+    if copied.format is not None and method is None:
+        return {"format": copied.format}, said
+    if METHODS.get(quant) in WHILE_LOADING and method is None and not copied.mixed:
+        return {"quantization": METHODS[quant]}, [*said, f"{quant} made while loading, vLLM's way"]
     return {"unknown": f"quant {shown(quant)}"}, []
 
 
