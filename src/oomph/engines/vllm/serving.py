@@ -17,6 +17,7 @@ from oomph.engines.checks import DTYPES
 from oomph.engines.memo import remembered
 from oomph.engines.vllm import gguf
 from oomph.engines.vllm.blocks import Pool, pool
+from oomph.engines.vllm.drafts import draft
 from oomph.engines.vllm.held import PLAIN
 from oomph.engines.vllm.job import V1, VllmJob
 from oomph.engines.vllm.loading import Stage, stages
@@ -82,7 +83,7 @@ def deployment(found: Subject, job: VllmJob, devices: Sequence[Device]) -> Deplo
         min(job.context or max_model_len, max_model_len) if job.fits_itself else job.context or max_model_len,
         lines(job, held, rooms, blocks, count, max_model_len, taken[0]),
         limits,
-        _assumed(job, dtype, step),
+        _assumed(found, job, dtype, step),
     )
 
 
@@ -267,9 +268,10 @@ def _usable(room: Room, count: int | None, block_bytes: int) -> int | None:
     return count * block_bytes if count or room.n_bytes is None else min(room.n_bytes, 0)
 
 
-def _assumed(job: VllmJob, dtype: str, step: tuple[int, int]) -> tuple[str, ...]:
+def _assumed(found: Subject, job: VllmJob, dtype: str, step: tuple[int, int]) -> tuple[str, ...]:
     said = [f"vLLM {'.'.join(map(str, job.release))}" + ("" if job.version else ", the newest known here")]
     said.append(f"steps of {step[0]:,} tokens and {step[1]:,} requests, activations in {dtype}")
     if job.gpu_memory_utilization is None and job.kv_cache_memory_bytes is None:
         said.append(f"{job.util:.0%} of the device's memory, vLLM's default")
-    return tuple(said)
+    drawn = draft(found, job)
+    return (*said, drawn.said) if drawn and drawn.said else tuple(said)

@@ -104,13 +104,24 @@ class Loaded:
         return sum(each.total_bytes for each in self.tensors) + sum(self.tables)
 
 
-def loaded(model: Model, fmt: Format, plan: Plan, tables: tuple[Table, ...]) -> Loaded:
-    """Return what one device holds after loading."""
-    sections = _sections(model, fmt, plan)
+def loaded(model: Model, fmt: Format, plan: Plan, tables: tuple[Table, ...], drafts: tuple[Held, ...] = ()) -> Loaded:
+    """Return what one device holds after loading; `drafts` are tensors of what guesses ahead, loaded last."""
+    before_layers, layers, after_layers = _sections(model, fmt, plan)
+    sections = (before_layers, layers, (*after_layers, *drafts))
     width = dtypes.BITS[fmt.rest] // 8
     sizes = tuple(table.rows * table.width * (WIDE if table.fp32 else width) for table in tables)
     before, after = _played(sections, sizes, plan)
     return Loaded(tuple(each for section in sections for each in section), sizes, after, before)
+
+
+def one_by_one(model: Model, fmt: Format, plan: Plan) -> tuple[Held, ...]:
+    """Return every tensor of a model on its own, in the order they are made."""
+    return tuple(
+        replace(each, layers=())
+        for section in _sections(model, fmt, plan)
+        for each in section
+        for _ in each.layers or (0,)
+    )
 
 
 Section = tuple[Held, ...]
@@ -147,7 +158,7 @@ def _sections(model: Model, fmt: Format, plan: Plan) -> Sections:
         is_head = seen or any(row.kind in ("lm_head", "mtp") for row in rows)
         tied_head = model.tied and any(row.kind == "embedding" for row in rows)
         if (first and not is_head) or (last and (is_head or tied_head)):
-            (after if is_head else before).extend(_tensors(rows, model, fmt, plan, None))
+            (after if is_head else before).extend(tensors(rows, model, fmt, plan, None))
     return tuple(before), tuple(layers), tuple(after)
 
 
@@ -159,7 +170,7 @@ def _layers(model: Model, fmt: Format, plan: Plan, mine: range) -> Iterator[Held
         if inside:
             kept = caches.get(inside[0])
             rows = walk(layer, f"{path}.*", places=(inside,))
-            yield from _tensors(rows, model, fmt, plan, kept if isinstance(kept, TokenCache) else None, inside)
+            yield from tensors(rows, model, fmt, plan, kept if isinstance(kept, TokenCache) else None, inside)
 
 
 def _on_the_device(layers: list[Held], host_bytes: int) -> list[Held]:
@@ -187,7 +198,7 @@ def _wanted(row: Weight, plan: Plan) -> bool:
     return plan.towers or row.kind not in TOWERS
 
 
-def _tensors(
+def tensors(
     rows: Iterable[Weight], model: Model, fmt: Format, plan: Plan, kept: TokenCache | None, layers: tuple[int, ...] = ()
 ) -> Iterator[Held]:
     """Yield the tensors that a device holds for weights, those side by side as one; `layers` are where rows stand."""

@@ -32,6 +32,7 @@ METHODS |= {"compressed-tensors": "compressed-tensors", "mxfp4 (Marlin)": "mxfp4
 WHILE_LOADING = ("fp8", "bitsandbytes")
 MARLIN = "Marlin"
 FIRST_CORE = "0.7.3"  # of rows that say no more than "V0": its last version of its own
+MOST, USUAL_BLOCK = 2.0**40, 16  # of any figure of a log; tokens of a block where all layers see all tokens
 UNIT = {"weights_gib": GIB, "kv_cache_gib": GIB, "activation_peak_gib": GIB}
 OUTSIDE_TORCH = "measured on the rows it would be judged by (vllm_non_torch)"
 TAKEN_OFF = ("t4", 2)  # where what lies beside torch is known from what the pools of such rows left over
@@ -40,7 +41,7 @@ INSIDE = {  # what is counted as weights beside the model's own
     "Unsloth": "slots for adapters are counted in it, of a rank that the program chose and the row does not say",
     "NPU build": "how that build lays out quantised weights is not known",
 }
-_DRAFT = re.compile(r"method='(\w{1,40})'.{0,200}?num_spec_tokens=(\d{1,3})")
+_DRAFT = re.compile(r"method='(\w{1,40})'(?:, model='([^']{1,200})')?.{0,200}?num_spec_tokens=(\d{1,3})")
 _PAGE = re.compile(r"https://github\.com/([\w.-]+/[\w.-]+)/blob/\w+/([^#]+)")
 ADAPTERS = "LoRA enabled"
 USUAL = "util not among non-default args"
@@ -56,9 +57,9 @@ def subject(row: Mapping[str, Any]) -> Subject:
     stored = page(row).get("quantization_config", copied.config)
     if stored is None:
         return found
-    return replace(
-        found, source=replace(found.source, config={**(found.source.config or {}), "quantization_config": stored})
-    )
+    config = {**(found.source.config or {}), "quantization_config": stored}
+    # a model of its own, because what was worked out of one is kept with it
+    return replace(found, source=replace(found.source, config=config), model=replace(found.model))
 
 
 def _copied(row: Mapping[str, Any]) -> Copy:
@@ -149,7 +150,7 @@ def _drafts(text: str) -> str | None:
     found = _DRAFT.search(text[:2000])
     if found is None:
         return None
-    return f'{{"method": "{found[1]}", "num_speculative_tokens": {int(found[2])}}}'
+    return json.dumps({"method": found[1], "model": found[2] or "", "num_speculative_tokens": int(found[3])})
 
 
 def _gpu(row: Mapping[str, Any]) -> Device | None:
@@ -229,12 +230,29 @@ def _line(found: Subject, job: VllmJob, gpu: Device | None, name: str, row: Mapp
 
 def _logged(row: Mapping[str, Any], found: Subject, job: VllmJob, gpu: Device | None, name: str) -> Answer:
     """Return tokens, blocks or requests of the GiB that the row logged; weights do not matter to them."""
-    measured = row.get("measured")
-    room = number(measured.get("kv_cache_gib")) if isinstance(measured, Mapping) else None
-    if room is None or not 0 < room < 2**14:
-        raise refuse(name, "the row logs no GiB for keys and values to start from")
+    room = _measured(row, "kv_cache_gib")
     if name == "max_concurrency" and row.get("max_model_len") is None:
         raise refuse(name, "max_model_len is not said")
     dtype = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}.get(job.dtype, "bf16")
-    job = replace(job, kv_cache_memory_bytes=round(room * GIB), quantization=None, format=dtype, enable_lora=False)
-    return _answer(deploy(found, job, _ranks(job, gpu)), name)
+    job = replace(job, quantization=None, format=dtype, enable_lora=False)
+    if room is None and name == "max_concurrency":
+        return _of_blocks(row, found, job, gpu)
+    if room is None:
+        raise refuse(name, "the row logs no GiB for keys and values to start from")
+    return _answer(deploy(found, replace(job, kv_cache_memory_bytes=round(room * GIB)), _ranks(job, gpu)), name)
+
+
+def _measured(row: Mapping[str, Any], name: str) -> float | None:
+    measured = row.get("measured")
+    found = number(measured.get(name)) if isinstance(measured, Mapping) else None
+    return found if found is not None and 0 < found < MOST else None
+
+
+def _of_blocks(row: Mapping[str, Any], found: Subject, job: VllmJob, gpu: Device | None) -> Answer:
+    """Return the requests that the blocks hold which the row logged, or that are as many tokens as it logged."""
+    blocks, tokens = _measured(row, "kv_blocks"), _measured(row, "kv_tokens")
+    count = blocks if blocks is not None else (tokens or 0) // USUAL_BLOCK
+    deployed = deploy(found, replace(job, num_gpu_blocks_override=max(1, int(count))), _ranks(job, gpu))
+    if blocks is None and _answer(deployed, "kv_tokens").n_bytes != tokens:
+        raise refuse("max_concurrency", "the row logs neither GiB nor blocks for keys and values to start from")
+    return _answer(deployed, "max_concurrency")
