@@ -15,6 +15,7 @@ from oomph.engines.checks import DTYPES
 from oomph.engines.memo import remembered
 from oomph.engines.tensor_parallel import divided, key_heads
 from oomph.engines.vllm.blocks import Page, attention_block
+from oomph.engines.vllm.drafts import cached_of, draft
 from oomph.engines.vllm.job import KV_BYTES, V1, VllmJob, width
 from oomph.errors import UnsupportedError
 
@@ -93,7 +94,14 @@ def layer_pages(found: Subject, job: VllmJob, dtype: str, device: Device | None 
             found_pages.append((layer, Page("state", block, states[each], states=taken)))
         else:
             found_pages.append((layer, _token_page(each, block, per_token[each])))
-    return [*found_pages, *_drafts(found_pages, found, drawn)]
+    guessing = draft(found, job)
+    if guessing is None:
+        return [*found_pages, *_drafts(found_pages, found, drawn)]
+    kept = [(found.model.num_layers + at, each) for at, each in enumerate(cached_of(guessing))]
+    return [
+        *found_pages,
+        *((layer, _token_page(each, block, _token_bytes(each, element, job))) for layer, each in kept),
+    ]
 
 
 def _caches(found: Subject) -> list[tuple[int, Cached]]:

@@ -15,7 +15,9 @@ from oomph import formats
 from oomph.engines.base import Deployment, Limit, Share
 from oomph.engines.checks import DTYPES
 from oomph.engines.memo import remembered
+from oomph.engines.vllm import gguf
 from oomph.engines.vllm.blocks import Pool, pool
+from oomph.engines.vllm.drafts import draft
 from oomph.engines.vllm.held import PLAIN
 from oomph.engines.vllm.job import V1, VllmJob
 from oomph.engines.vllm.loading import Stage, stages
@@ -24,6 +26,7 @@ from oomph.engines.vllm.printing import lines
 from oomph.engines.vllm.runner import second_runner
 from oomph.engines.vllm.trial import Trial, trial
 from oomph.errors import UnsupportedError, UsageError
+from oomph.formats.gguf import Gguf
 from oomph.formats.registry import FORMATS
 from oomph.ledger import Item
 
@@ -80,7 +83,7 @@ def deployment(found: Subject, job: VllmJob, devices: Sequence[Device]) -> Deplo
         min(job.context or max_model_len, max_model_len) if job.fits_itself else job.context or max_model_len,
         lines(job, held, rooms, blocks, count, max_model_len, taken[0]),
         limits,
-        _assumed(job, dtype, step),
+        _assumed(found, job, dtype, step),
     )
 
 
@@ -147,7 +150,9 @@ def weight_format(found: Subject, job: VllmJob, dtype: str) -> Format:
         fmt = formats.get(_METHODS[job.quantization])
     else:
         return formats.get(dtype)
-    if FORMATS.get(fmt.name, "") in ("gguf", "exl2", "exl3", "quanto", "hqq", "aqlm"):
+    if isinstance(fmt, Gguf):
+        gguf.check(found.model, job)
+    if FORMATS.get(fmt.name, "") in ("exl2", "exl3", "quanto", "hqq", "aqlm"):
         raise UnsupportedError(f"How vLLM holds {fmt.title} is not modelled.", "Ask for another format.")
     return replace(fmt, rest=dtype)
 
@@ -263,9 +268,10 @@ def _usable(room: Room, count: int | None, block_bytes: int) -> int | None:
     return count * block_bytes if count or room.n_bytes is None else min(room.n_bytes, 0)
 
 
-def _assumed(job: VllmJob, dtype: str, step: tuple[int, int]) -> tuple[str, ...]:
+def _assumed(found: Subject, job: VllmJob, dtype: str, step: tuple[int, int]) -> tuple[str, ...]:
     said = [f"vLLM {'.'.join(map(str, job.release))}" + ("" if job.version else ", the newest known here")]
     said.append(f"steps of {step[0]:,} tokens and {step[1]:,} requests, activations in {dtype}")
     if job.gpu_memory_utilization is None and job.kv_cache_memory_bytes is None:
         said.append(f"{job.util:.0%} of the device's memory, vLLM's default")
-    return tuple(said)
+    drawn = draft(found, job)
+    return (*said, drawn.said) if drawn and drawn.said else tuple(said)
