@@ -50,6 +50,7 @@ class _Lifetimes:
     """One pass over a graph. `size(tensor, buffer)` is what a tensor takes in a buffer."""
 
     size: Callable[[Tensor, int], int]
+    in_place: frozenset[str]
     uses: dict[Tensor, _Use] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     slots: int = 0
@@ -65,7 +66,7 @@ class _Lifetimes:
         mine = self.use(node)
         if mine.slot >= 0 or node.buffer is not None or node.view is not None:
             return
-        if node.op in IN_PLACE:
+        if node.op in self.in_place:
             for parent in node.src:
                 theirs = self.use(parent)
                 if self._may_take_over(node, parent, theirs):
@@ -115,13 +116,15 @@ def lifetimes(
     node_buffers: Sequence[int] | None = None,
     leaf_buffers: Sequence[int] | None = None,
     marks: Sequence[Tensor] = (),
+    in_place: frozenset[str] = IN_PLACE,
 ) -> tuple[list[Step], list[int]]:
     """Return what a graph takes and frees, in order, and how many steps that is when each of `marks` is computed.
 
-    `node_buffers` and `leaf_buffers` say in which buffer each tensor lies (all in 0).
+    `node_buffers` and `leaf_buffers` say in which buffer each tensor lies (all in 0). `in_place` are the operations
+    that may write their result over an operand.
     """
     of_node, of_leaf = node_buffers or [0] * len(nodes), leaf_buffers or [0] * len(leafs)
-    run = _Lifetimes(size)
+    run = _Lifetimes(size, in_place)
     for leaf, buffer in zip(leafs, of_leaf, strict=True):
         run.allocate(leaf, buffer)
     for node, buffer in zip(nodes, of_node, strict=True):

@@ -20,6 +20,7 @@ from oomph.engines.llamacpp.kv import CELLS, Window
 from oomph.engines.llamacpp.sizes import OTHER_CACHES, WINDOWED, WITHOUT_CACHE, Kept, Sizes
 from oomph.errors import OomphError
 from oomph.score.asking import catalogued
+from oomph.score.readers.engines import ik
 from oomph.score.reading import Answer, Ask, Question, refuse, shown, whole, words
 from oomph.units import MIB
 
@@ -105,8 +106,14 @@ def _ik_served(served: Served, row: Mapping[str, Any]) -> IkServed:
     """Return the same in ik_llama.cpp, whose cache is its own."""
     said = {each.name: getattr(served.job, each.name) for each in fields(served.job)} | {"kv_unified": None}
     mla = row.get("mla_attn")
-    job = IkJob(**said, mla=int(mla) if mla in ("1", "2", "3") else 0)
-    return IkServed(served.file, served.sizes, None, job, served.shares, present=served.present)
+    batch = row.get("attn_max_b")
+    job = IkJob(
+        **said,
+        mla=int(mla) if mla in ("1", "2", "3") else 0,
+        attention_batch=int(batch) if isinstance(batch, str) and batch.isdigit() and len(batch) < 7 else 0,
+        fused_moe=row.get("fused_moe") == "1",
+    )
+    return IkServed(served.file, served.sizes, served.hparams, job, served.shares, present=served.present)
 
 
 def _names(row: Mapping[str, Any]) -> Sequence[str]:
@@ -141,9 +148,9 @@ def _is_runner(row: Mapping[str, Any]) -> bool:
 
 
 def _computed(served: Served, row: Mapping[str, Any], name: str, weighed: tuple[str, str] | None) -> Answer:
+    if isinstance(served, IkServed):
+        return _computed_by_ik(served, row, name)
     asked = served.question
-    if row.get("engine") == IK:
-        raise refuse(name, "ik_llama.cpp builds graphs of its own")
     if weighed and weighed[1].startswith("-ot"):
         raise refuse(name, weighed[1])
     holders = {each for each in _devices(row, "model") if not _HOSTS.match(each)}
@@ -155,6 +162,29 @@ def _computed(served: Served, row: Mapping[str, Any], name: str, weighed: tuple[
     context, slots = served.job.context or 1, served.job.slots or 1
     at = Window(*map(int, served.window(context, slots)))
     of_device = buffers(_of_its_time(replace(asked, at=at), row))
+    value = of_device[-1] if name == "host_buffer_mib" else sum(of_device.values()) - of_device[-1]
+    if not value:
+        raise refuse(name, "no such buffer with these settings")
+    printed_value = round(value / MIB, DECIMALS) * MIB
+    return Answer(printed_value, printed_value)
+
+
+def _computed_by_ik(served: IkServed, row: Mapping[str, Any], name: str) -> Answer:
+    lines = dict.fromkeys(_devices(row, "compute"))
+    strange = [each for each in lines if not re.fullmatch(r"CPU|CUDA(_Host|\d{1,2})", each)]
+    if strange or {"CPU", "CUDA_Host"} <= lines.keys():
+        raise refuse(name, f"{shown(strange[0]) if strange else 'a library for the CPU'} computes beside CUDA and CPU")
+    weights: dict[str, float] = {}
+    for line in _lines(row, "model"):
+        if isinstance(line, list) and len(line) == 2 and isinstance(line[1], (int, float)):
+            weights[str(line[0])] = float(line[1])
+    asked = ik.question(served, row, weights, mapped="CUDA_Host" not in weights)
+    if asked is None:
+        raise refuse(
+            name, f"ik_llama.cpp's graph of {shown(served.sizes.arch)} is not known, or not this model's config"
+        )
+    context = served.job.context or 1
+    of_device = ik.buffers(replace(asked, at=Window(context, context, 1, 1)))
     value = of_device[-1] if name == "host_buffer_mib" else sum(of_device.values()) - of_device[-1]
     if not value:
         raise refuse(name, "no such buffer with these settings")
@@ -216,8 +246,9 @@ def _number(row: Mapping[str, Any], key: str) -> int | None:
 def _agree(ours: Sizes, theirs: Sizes, row: Mapping[str, Any]) -> bool:
     """Tell whether the catalogue's model is the one that was served."""
     same = (ours.n_embd, ours.n_vocab, len(ours.kept)) == (theirs.n_embd, theirs.n_vocab, len(theirs.kept))
-    latent = ours.latent and row.get("engine") == IK and row.get("mla_attn") not in ("0", None)
-    return same and (latent or ours.kept[0].k == theirs.kept[0].k or not ours.kept[0].k)
+    return same and (
+        (ours.latent and row.get("engine") == IK) or ours.kept[0].k == theirs.kept[0].k or not ours.kept[0].k
+    )
 
 
 def _as_kept(sizes: Sizes, row: Mapping[str, Any]) -> Sizes:
@@ -316,6 +347,8 @@ def _devices(row: Mapping[str, Any], kind: str) -> list[str]:
 
 def _said(row: Mapping[str, Any], placed: Sequence[int]) -> list[str]:
     found = ["the build is not said: compute buffers as of builds that make room for all logits of a batch"]
+    if row.get("engine") == IK:
+        found = list(ik.SAID)
     if row.get("n_seq_max") is None:
         found.append("slots not said: one")
     if placed:
