@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -17,9 +17,9 @@ from oomph.engines.llamacpp.graph import GRAPHS
 from oomph.engines.llamacpp.graph_setup import Hparams
 from oomph.engines.llamacpp.hparams import hparams_of, hparams_of_file
 from oomph.engines.llamacpp.job import AUTO_SLOTS, MOST_SLOTS, LlamaCppJob
-from oomph.engines.llamacpp.kv import CacheRules, LayerBytes, Window, kv_layers, kv_of, kv_on_gpu, state_layers, window
+from oomph.engines.llamacpp.kv import CacheRules, LayerBytes, Window, kv_layers, kv_of, kv_on_gpu, states_of, window
 from oomph.engines.llamacpp.placing import Loaded, Placement, load, place
-from oomph.engines.llamacpp.sizes import Sizes, of_header, of_model
+from oomph.engines.llamacpp.sizes import Kept, Sizes, of_header, of_model
 from oomph.engines.serving import HOST
 from oomph.errors import UnsupportedError, UsageError
 from oomph.ledger import Item, Printed
@@ -59,6 +59,15 @@ def known(found: Subject, stored: str | None) -> Known:
             hparams = hparams_of(found.model, sizes.arch)
         of_format[stored] = Known(file, sizes, hparams)
     return of_format[stored]
+
+
+class Parts(NamedTuple):
+    """What requests take on a device, in bytes: keys and values, recurrent states, the compute buffer, logits."""
+
+    kv: Amount
+    states: Amount
+    compute: Amount
+    logits: Amount
 
 
 @dataclass(frozen=True)
@@ -108,7 +117,7 @@ class Served:
         job, gpus = self.job, len(self.shares) if used else 0
         all_there = min(self.placed.layers) >= 0 and self.placed.output >= 0
         return Question(
-            loaded=self.loaded, sizes=self.sizes, hparams=self.hparams, rules=self.rules, at=window(1, 1, True),
+            loaded=self.loaded, sizes=self.sizes, hparams=self.hparams, rules=self.rules,
             gpus=gpus, layers=self.placed.layers, output=self.placed.output, kv_offload=job.kv_offload,
             op_offload=job.op_offload, pipeline=gpus > 1 and all_there and job.kv_offload and not job.patterns,
             all_outputs=all_outputs(job.build), build=build_of(job.build),
@@ -164,8 +173,18 @@ class Served:
 
     def state_bytes(self, device: int, context: Amount, concurrency: Amount) -> Amount:
         """Return what recurrent layers keep on a device."""
-        found = state_layers(self.sizes, self.slots(concurrency), device >= 0)
-        return sum(r + s for layer, r, s in found if self.device(layer) == device) + 0 * (context * concurrency)
+        found = states_of(self.recurrent.get(device, {}), self.slots(concurrency), device >= 0)
+        return found + 0 * (context * concurrency)
+
+    @cached_property
+    def recurrent(self) -> Mapping[int, Mapping[Kept, int]]:
+        """Return for each device what its recurrent layers keep, and how many keep that."""
+        found: dict[int, dict[Kept, int]] = {}
+        for layer, kept in enumerate(self.sizes.kept):
+            if kept.r or kept.s:
+                of_device = found.setdefault(self.device(layer), {})
+                of_device[kept] = of_device.get(kept, 0) + 1
+        return found
 
     def compute_bytes(self, device: int, context: Amount, concurrency: Amount) -> Amount:
         """Return the compute buffer of a device; 0 where there is no graph of the model."""
@@ -179,11 +198,26 @@ class Served:
         """Return the host's buffer of logits: a row for each slot."""
         return self.slots(concurrency) * self.sizes.n_vocab * LOGIT + 0 * context
 
+    def parts(self, device: int, context: Amount, concurrency: Amount) -> Parts:
+        """Return what requests take on a device; of whole numbers kept, since needs, items and verdict ask for it."""
+        asked = device, context, concurrency
+        if not isinstance(context, int) or not isinstance(concurrency, int):
+            return self._parts(*asked)
+        if asked not in self._known:
+            self._known[asked] = self._parts(*asked)
+        return self._known[asked]
+
+    @cached_property
+    def _known(self) -> dict[tuple[int, int, int], Parts]:
+        return {}
+
+    def _parts(self, *asked: Any) -> Parts:
+        logits = self.output_bytes(*asked[1:]) if asked[0] < 0 else 0
+        return Parts(self.kv_bytes(*asked), self.state_bytes(*asked), self.compute_bytes(*asked), logits)
+
     def needs(self, device: int, context: Amount, concurrency: Amount) -> Amount:
         """Return what requests take on a device; of the host the logits are among it."""
-        parts = [self.kv_bytes, self.state_bytes, self.compute_bytes]
-        logits = self.output_bytes(context, concurrency) if device < 0 else 0
-        return sum(part(device, context, concurrency) for part in parts) + logits
+        return sum(self.parts(device, context, concurrency))
 
     def least(self, device: int, context: int, concurrency: int) -> int:
         """Return what requests take on a device besides its compute buffer."""
@@ -191,17 +225,13 @@ class Served:
 
     def held(self, device: int, context: int, concurrency: int) -> tuple[Item, ...]:
         """Return the same as items."""
-        kv, rs = self.kv_bytes(device, context, concurrency), self.state_bytes(device, context, concurrency)
-        items = [Item("keys and values", "kv_cache", int(kv), source="rule", evidence=f"{SOURCE}: llama-kv-cache.cpp")]
-        if rs:
-            items.append(Item("recurrent states", "state", int(rs), source="rule", evidence=f"{SOURCE}: F32"))
-        computed = int(self.compute_bytes(device, context, concurrency))
-        items.append(
-            Item("compute buffer", "temporaries", computed, source="rule", evidence=f"{SOURCE}: the graph, played")
+        kv, rs, computed, logits = map(int, self.parts(device, context, concurrency))
+        items = (
+            Item("keys and values", "kv_cache", kv, source="rule", evidence=f"{SOURCE}: llama-kv-cache.cpp"),
+            Item("recurrent states", "state", rs, source="rule", evidence=f"{SOURCE}: F32"),
+            Item("compute buffer", "temporaries", computed, source="rule", evidence=f"{SOURCE}: the graph, played"),
+            Item("logits", "buffers", logits, source="rule", evidence=f"{SOURCE}: output_reserve"),
         )
-        if device < 0:
-            logits = int(self.output_bytes(context, concurrency))
-            items.append(Item("logits", "buffers", logits, source="rule", evidence=f"{SOURCE}: output_reserve"))
         return tuple(item for item in items if item.n_bytes)
 
 
@@ -372,8 +402,7 @@ def printed(served: Served, context: int) -> tuple[Printed, ...]:
         ("output_buffer_mib", "output buffer size", int(served.output_bytes(context, job.concurrency))),
     ]
     if served.question is not None:
-        asked = replace(served.question, at=Window(*map(int, at)))
-        of_device = buffers(asked)
+        of_device = buffers(served.question, Window(*map(int, at)))
         rows.append(("compute_buffer_mib", "compute buffer size on GPUs", sum(of_device.values()) - of_device[-1]))
         rows.append(("host_buffer_mib", "compute buffer size on the host", of_device[-1]))
     lines = [Printed(name, f"{what} = {n / MIB:8.2f} MiB", n / MIB) for name, what, n in rows if n]
@@ -385,4 +414,4 @@ def printed(served: Served, context: int) -> tuple[Printed, ...]:
 
 
 def _states(served: Served, concurrency: int) -> int:
-    return sum(int(r + s) for _, r, s in state_layers(served.sizes, served.slots(concurrency)))
+    return sum(int(states_of(alike, served.slots(concurrency))) for alike in served.recurrent.values())

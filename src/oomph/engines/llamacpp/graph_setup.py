@@ -19,7 +19,7 @@ class Stored:
     device: str = CPU
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Hparams:
     """What the tensors' shapes do not tell (llama_hparams). Tuples have one entry for each layer.
 

@@ -154,7 +154,7 @@ def _computed(served: Served, row: Mapping[str, Any], name: str, weighed: tuple[
         raise refuse(name, f"llama.cpp's graph of {shown(served.sizes.arch)} is not known, or not this model's config")
     context, slots = served.job.context or 1, served.job.slots or 1
     at = Window(*map(int, served.window(context, slots)))
-    of_device = buffers(_of_its_time(replace(asked, at=at), row))
+    of_device = buffers(_of_its_time(asked, row), at)
     value = of_device[-1] if name == "host_buffer_mib" else sum(of_device.values()) - of_device[-1]
     if not value:
         raise refuse(name, "no such buffer with these settings")
