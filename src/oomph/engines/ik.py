@@ -15,13 +15,10 @@ from oomph.engines.base import Deployment, Engine, Later, Limit, Share, flag
 from oomph.engines.checks import typed
 from oomph.engines.llamacpp import GGUF
 from oomph.engines.llamacpp.deploy import (
-    Served,
     context_of,
     gpu_share,
     host_items,
-    known,
     limits_of,
-    printed,
     split_of,
     taken_for_granted,
     used_gpus,
@@ -29,6 +26,8 @@ from oomph.engines.llamacpp.deploy import (
 from oomph.engines.llamacpp.job import LlamaCppJob
 from oomph.engines.llamacpp.kv import LayerBytes, Window
 from oomph.engines.llamacpp.placing import GPU_ALIGNMENT, GPU_ROW, aligned
+from oomph.engines.llamacpp.printing import printed
+from oomph.engines.llamacpp.served import Served, known
 from oomph.engines.serving import HOST
 from oomph.errors import UnsupportedError, UsageError
 from oomph.formats.gguf_types import BY_NAME, GgmlType
