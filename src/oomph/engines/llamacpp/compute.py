@@ -31,7 +31,7 @@ class Question:
     """All that decides the compute buffers in a context: a model loaded on `gpus` GPUs.
 
     `layers` are the devices of the layers. `all_outputs`: older builds make room for the logits of every token of a
-    batch; newer servers for one of each slot.
+    batch; newer servers for one of each slot. `measured`: as --fit reckons.
     """
 
     loaded: Loaded
@@ -45,6 +45,7 @@ class Question:
     op_offload: bool = True
     pipeline: bool = False
     all_outputs: bool = False
+    measured: bool = False
     build: Build = NEWEST
 
 
@@ -90,6 +91,7 @@ def setup(asked: Question, at: Window) -> GraphSetup:
         offload_kqv=asked.kv_offload,
         op_offload=asked.op_offload,
         pipeline=asked.pipeline,
+        measured=asked.measured,
         build=asked.build,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ def deploy(found: Subject, job: LlamaCppJob, devices: Sequence[Device] = ()) -> 
         raise UsageError("Of a latent cache both types must be the same.", "Give -ctk and -ctv one type.")
     used = used_gpus(job, devices)
     served = Served(*model, job, split_of(job, used), present=bool(devices))
+    served, fits = _fitted(served, used) if job.fits and devices else (served, ())
     context = context_of(served)
     gpus = [gpu_share(served, at, used[at] if devices else None, len(used)) for at in range(len(used))]
     host = Share(
@@ -44,9 +46,25 @@ def deploy(found: Subject, job: LlamaCppJob, devices: Sequence[Device] = ()) -> 
         context=context,
         printed=Later(partial(printed, served, context)),
         limits=limits_of(served),
-        assumptions=taken_for_granted(served, context),
+        assumptions=(*taken_for_granted(served, context), *fits),
         warnings=_warnings(served),
     )
+
+
+def _fitted(served: Served, used: Sequence[Device]) -> tuple[Served, tuple[str, ...]]:
+    """Return the model as --fit starts it, and in words what that is."""
+    from oomph.engines.llamacpp.fit import fitted
+
+    job = served.job
+    if job.ctx_size is None and job.context is not None:
+        tokens = job.context * (job.concurrency if job.unified else served.slots(job.concurrency))
+        served = replace(served, job=replace(job, ctx_size=int(tokens)))
+    found = fitted(served, [device.capacity_bytes - measured("cuda_context", device).n_bytes for device in used])
+    layers, kept = found.job.layers_asked, len(found.sizes.kept) + 1
+    said = f"--fit on: {kept if layers is None else min(layers, kept)} of {kept} layers on the GPUs"
+    without = len(found.overrides)
+    said += f", {without} of them without {'their' if without > 1 else 'its'} experts" if without else ""
+    return found, (f"{said}, a cache of {found.job.ctx_size:,} tokens",)
 
 
 def used_gpus(job: LlamaCppJob, devices: Sequence[Device]) -> Sequence[Any]:
@@ -153,8 +171,8 @@ def taken_for_granted(served: Served, context: int) -> tuple[str, ...]:
     found = [served.file.said] if served.file.said else []
     if job.slots is None:
         found.append("-np not given: four slots or as many as there are requests, which share one cache")
-    if job.layers_asked is None:
-        found.append("-ngl not given: all layers on the GPUs; where they do not fit, --fit puts fewer there by itself")
+    if job.layers_asked is None and not job.fits:
+        found.append("-ngl not given: all layers on the GPUs; where they do not fit, --fit on puts fewer there")
     if job.context is None and job.ctx_size is None:
         found.append(f"no context given: {context:,} tokens, what the model was trained for")
     if len(served.shares) > 1 and not job.shares:

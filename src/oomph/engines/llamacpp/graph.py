@@ -54,6 +54,8 @@ def compute_buffers(setup: GraphSetup) -> dict[str, int]:
     tokens = min(setup.n_ctx, setup.n_ubatch)
     prompt = _plan(setup, tokens, min(tokens, setup.n_outputs_max))
     found = prompt.play(setup.cells, setup.swa_cells)
+    if setup.measured:
+        return dict(zip(setup.devices, found, strict=True))
     # The graph of one token a sequence is reserved too; a buffer grows where that one needs more.
     single = _plan(setup, setup.n_seq_max, setup.n_seq_max)
     if any(single.at_most(i, setup.cells, setup.swa_cells) > n for i, n in enumerate(found)):
@@ -79,6 +81,9 @@ def _steps(setup: GraphSetup, n_tokens: int, n_outputs: int) -> tuple[list[Step]
     n_tokens = -(-n_tokens // setup.n_seq_max) * setup.n_seq_max
     builder = Builder(setup, n_tokens, setup.n_seq_max, n_outputs)
     graph = GRAPHS[setup.arch](builder)
+    if setup.measured:
+        for node in graph.nodes:
+            node.pinned = None
     copies = COPIES if setup.pipeline else 1
     build = setup.build
     done = Scheduler(setup.devices, setup.op_offload, copies, build.copies_unused, build.fused).schedule(graph)

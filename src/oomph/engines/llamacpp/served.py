@@ -5,6 +5,7 @@ What requests take is worked out here, in bytes of each device: caches, states, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +20,7 @@ from oomph.engines.llamacpp.graph_setup import Hparams
 from oomph.engines.llamacpp.hparams import hparams_of, hparams_of_file
 from oomph.engines.llamacpp.job import AUTO_SLOTS, LlamaCppJob
 from oomph.engines.llamacpp.kv import CacheRules, LayerBytes, Window, kv_layers, kv_of, kv_on_gpu, states_of, window
-from oomph.engines.llamacpp.placing import Loaded, Placement, load, place
+from oomph.engines.llamacpp.placing import Loaded, Overrides, Placement, load, place
 from oomph.engines.llamacpp.sizes import Kept, Sizes, of_header, of_model
 from oomph.ledger import Item
 
@@ -71,8 +72,9 @@ class Parts(NamedTuple):
 class Served:
     """A model with a job on so many GPUs; everything that does not depend on what requests ask for is made once.
 
-    `output_first` is `place`'s. `present`: the GPUs are there although no layer may be on them, and help with large
-    batches; else no layer on them means that there is none.
+    `overrides` are patterns of tensors and their devices, before those of the job; `output_first` is `place`'s.
+    `present`: the GPUs are there although no layer may be on them, and help with large batches; else no layer on them
+    means that there is none.
     """
 
     file: File
@@ -82,6 +84,7 @@ class Served:
     shares: tuple[float, ...]
     output_first: bool = True
     present: bool = True
+    overrides: tuple[tuple[str, int], ...] = ()
 
     @cached_property
     def rules(self) -> CacheRules:
@@ -93,7 +96,12 @@ class Served:
     @cached_property
     def loaded(self) -> Loaded:
         """Where weights lie."""
-        return load(self.file, self.placed, self.job.patterns, len(self.sizes.kept))
+        return load(self.file, self.placed, self._overrides, len(self.sizes.kept))
+
+    @cached_property
+    def _overrides(self) -> Overrides:
+        here = tuple((re.compile(pattern), device) for pattern, device in self.overrides)
+        return here + tuple((pattern, -1) for pattern in self.job.patterns)
 
     @cached_property
     def placed(self) -> Placement:
@@ -116,7 +124,7 @@ class Served:
         return Question(
             loaded=self.loaded, sizes=self.sizes, hparams=self.hparams, rules=self.rules,
             gpus=gpus, layers=self.placed.layers, output=self.placed.output, kv_offload=job.kv_offload,
-            op_offload=job.op_offload, pipeline=gpus > 1 and all_there and job.kv_offload and not job.patterns,
+            op_offload=job.op_offload, pipeline=gpus > 1 and all_there and job.kv_offload and not self._overrides,
             all_outputs=all_outputs(job.build), build=build_of(job.build),
         )  # fmt: skip
 
