@@ -13,8 +13,7 @@ from oomph.answer import resolve, subject
 from oomph.engines.ik.compute import buffers
 from oomph.engines.ik.deploy import IkJob, IkServed
 from oomph.engines.ik.setup import SUMMER_2025
-from oomph.engines.llamacpp.deploy import known
-from oomph.engines.llamacpp.kv import Window
+from oomph.engines.llamacpp.served import known
 from oomph.header import Source
 from oomph.units import MIB
 from tests.engines.llamacpp import tiny
@@ -39,6 +38,6 @@ def test_buffers_are_those_its_own_code_logs(row: dict[str, Any]) -> None:
     asked = served.asked(BUILDS[row["build"]])
     assert asked is not None
     context = int(served.window(1, 1).n_ctx)
-    ours = buffers(replace(asked, at=Window(context, context, 1, 1)))
+    ours = buffers(asked, context)
     logged = {-1 if device == "CPU" else int(device[4:]): mib for device, mib in row["compute"].items()}
     assert {at: n / MIB for at, n in ours.items() if n} == pytest.approx(logged, abs=HUNDREDTH)

@@ -34,13 +34,13 @@ class IkQuestion(Question):
 
 
 @lru_cache(maxsize=512)
-def buffers(asked: IkQuestion) -> Mapping[int, int]:
-    """Return the bytes of the compute buffer of each GPU, and of the host (-1).
+def buffers(asked: IkQuestion, n_ctx: int) -> Mapping[int, int]:
+    """Return the bytes of the compute buffer of each GPU, and of the host (-1), in a context of so many tokens.
 
     Raises UnsupportedError for an architecture whose graph is not known.
     """
     try:
-        found = compute_buffers(setup(asked))
+        found = compute_buffers(setup(asked, n_ctx))
     except BROKEN:
         raise UnsupportedError(
             f"The tensors of this file are not those of {asked.sizes.arch[:40]}, or its numbers are not theirs.",
@@ -49,14 +49,14 @@ def buffers(asked: IkQuestion) -> Mapping[int, int]:
     return {(-1 if name == CPU else int(name[4:])): size for name, size in found.items()}
 
 
-def setup(asked: IkQuestion) -> IkSetup:
+def setup(asked: IkQuestion, n_ctx: int) -> IkSetup:
     """Return the question as the graph builders take it."""
-    made = common(asked)
+    made = common(asked, Window(n_ctx, n_ctx, 1, 1))
     values = {each.name: getattr(made, each.name) for each in fields(GraphSetup)}
     hparams = made.hparams
     if asked.sizes.latent and not asked.mla:
         hparams = _with_heads(hparams, made.tensors)
-    values |= {"cells": asked.at.n_ctx, "swa_cells": 0, "n_seq_max": 1, "hparams": hparams}
+    values |= {"cells": n_ctx, "swa_cells": 0, "n_seq_max": 1, "hparams": hparams}
     if asked.repack:
         values["tensors"] = {name: _repacked(name, tensor) for name, tensor in made.tensors.items()}
     return IkSetup(
@@ -91,7 +91,7 @@ def _repacked(name: str, tensor: Stored) -> Stored:
 
 
 def between(asked: IkQuestion, device: int, n_ctx: Amount) -> Amount:
-    """Return the bytes of a device's compute buffer; contexts may be an array, `asked.at` is ignored."""
+    """Return the bytes of a device's compute buffer; contexts may be an array."""
     played = lru_cache(maxsize=None)(partial(_played, asked, device))
     if isinstance(n_ctx, int):
         return _between(played, n_ctx)
@@ -116,4 +116,4 @@ def _between(played: Callable[[int], int], n_ctx: int) -> int:
 
 
 def _played(asked: IkQuestion, device: int, n_ctx: int) -> int:
-    return buffers(replace(asked, at=Window(n_ctx, n_ctx, 1, 1)))[device]
+    return buffers(asked, n_ctx)[device]

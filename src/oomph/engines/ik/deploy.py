@@ -6,7 +6,7 @@ Source: ik_llama.cpp 8337e4cd (August 2026): src/llama.cpp (llama_kv_cache_init)
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -14,18 +14,15 @@ from typing import TYPE_CHECKING, Any
 from oomph.engines.base import Deployment, Engine, Later, Limit, Share, flag
 from oomph.engines.checks import typed
 from oomph.engines.ik.builds import build_of
-from oomph.engines.ik.compute import IkQuestion, between
+from oomph.engines.ik.compute import IkQuestion, between, buffers
 from oomph.engines.ik.graph import GRAPHS
 from oomph.engines.ik.setup import IkBuild
 from oomph.engines.llamacpp import GGUF
 from oomph.engines.llamacpp.deploy import (
-    Served,
     context_of,
     gpu_share,
     host_items,
-    known,
     limits_of,
-    printed,
     split_of,
     taken_for_granted,
     used_gpus,
@@ -33,6 +30,8 @@ from oomph.engines.llamacpp.deploy import (
 from oomph.engines.llamacpp.job import LlamaCppJob
 from oomph.engines.llamacpp.kv import LayerBytes, Window
 from oomph.engines.llamacpp.placing import GPU_ALIGNMENT, GPU_ROW, Placement, aligned, place
+from oomph.engines.llamacpp.printing import printed
+from oomph.engines.llamacpp.served import Served, known
 from oomph.engines.serving import HOST
 from oomph.errors import UnsupportedError, UsageError
 from oomph.formats.gguf_types import BY_NAME, GgmlType
@@ -70,6 +69,8 @@ class IkJob(LlamaCppJob):
         super().__post_init__()
         if self.mla not in MLA:
             raise UsageError(f"-mla {self.mla} is not known.", "Choose 0, 1, 2 or 3.")
+        if self.fits:
+            raise UnsupportedError("What --fit of ik_llama.cpp arrives at is not known.", "Say -ngl and -c.")
         if self.kv_unified is not None or self.swa_full:
             raise UsageError(
                 "ik_llama.cpp has one cache for all slots and no windows.", "Leave -kvu and --swa-full out."
@@ -126,10 +127,10 @@ class IkServed(Served):
         gpus = len(self.shares) if used else 0
         all_there = min(placed.layers) >= 0 and placed.output >= 0
         return IkQuestion(
-            loaded=self.loaded, sizes=self.sizes, hparams=self.hparams, rules=self.rules, at=Window(1, 1, 1, 1),
-            gpus=gpus, layers=placed.layers, output=placed.output, kv_offload=job.kv_offload,
-            op_offload=job.op_offload, pipeline=gpus > 1 and all_there and job.kv_offload,
-            mla=job.mla, attention_batch=job.attention_batch, fused_moe=job.fused_moe, repack=job.repack, of_ik=build,
+            loaded=self.loaded, sizes=self.sizes, hparams=self.hparams, rules=self.rules, gpus=gpus,
+            layers=placed.layers, output=placed.output, kv_offload=job.kv_offload, op_offload=job.op_offload,
+            pipeline=gpus > 1 and all_there and job.kv_offload, mla=job.mla, attention_batch=job.attention_batch,
+            fused_moe=job.fused_moe, repack=job.repack, of_ik=build,
         )  # fmt: skip
 
     @cached_property
@@ -137,6 +138,10 @@ class IkServed(Served):
         """The device of each layer: the output is the last that goes to a GPU."""
         layers = max(self.file.layers, len(self.sizes.kept))
         return place(layers, self.job.layers_asked, self.shares, output_first=False)
+
+    def computed(self, at: Window) -> Mapping[int, int]:
+        """Return the compute buffer of each GPU, and of the host (-1), in a context; {} where there is no graph."""
+        return buffers(self.question, int(at.n_ctx)) if self.question is not None else {}
 
     def compute_bytes(self, device: int, context: Amount, concurrency: Amount) -> Amount:
         """Return the compute buffer of a device; 0 where there is no graph of the model."""

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from oomph.engines.ik.setup import IkSetup
 from oomph.engines.llamacpp import ggml
 from oomph.engines.llamacpp.ggml import F16, F32, I32, Graph, Tensor
-from oomph.engines.llamacpp.graph_parts import GATES, Builder
+from oomph.engines.llamacpp.graph_experts import GATES
+from oomph.engines.llamacpp.graph_parts import Builder
 from oomph.engines.llamacpp.graph_setup import CPU
 from oomph.engines.llamacpp.placing import aligned
 from oomph.units import MIB

@@ -17,10 +17,9 @@ from oomph.engines.ik.setup import SPRING_2025, SUMMER_2025, IkBuild
 from oomph.engines.llamacpp.file import FileTensor
 from oomph.engines.llamacpp.placing import Loaded
 from oomph.formats.gguf_types import BY_NAME, GgmlType
-from oomph.score.reading import refuse, shown
+from oomph.score.readers.engines.llamacpp_log import devices, lines_of
+from oomph.score.reading import Answer, refuse, shown
 from oomph.units import GIB, MIB
-
-__all__ = ["SAID", "buffers", "question"]
 
 SAID = (
     "the build is not said: as of May 2025 in threads begun before, as of July 2025 in others, one batch under way",
@@ -29,6 +28,8 @@ SAID = (
 )
 MIXED_SINCE_THREAD = 437  # threads from here on were begun when CUDA multiplied with rows of four, or nearly
 LATE_MODELS = ("0528", "Kimi")  # published after that, wherever they are spoken of
+DECIMALS = 2  # of what the log prints in MiB
+_KNOWN = re.compile(r"CPU|CUDA(_Host|\d{1,2})")
 EXPERTS = re.compile(r"ffn_(up|gate|down)_exps\.")
 NEAR = 0.995  # what a size read off a rounded number may be short of
 _THREAD = re.compile(r"/(?:discussions|issues|pull)/(\d{1,6})$")
@@ -52,6 +53,28 @@ def question(served: IkServed, row: Mapping[str, Any], weights: Mapping[str, flo
     words = str(row.get("cmd"))
     repack = " -rtr" in words or not (mapped or "--no-mmap" in words)
     return replace(asked, loaded=Loaded(asked.loaded.file, placed), repack=repack)
+
+
+def computed(served: IkServed, row: Mapping[str, Any], name: str) -> Answer:
+    """Return the buffers on GPUs, or that of the host, as they are printed."""
+    kinds = dict.fromkeys(devices(row, "compute"))
+    strange = [each for each in kinds if not _KNOWN.fullmatch(each)]
+    if strange or {"CPU", "CUDA_Host"} <= kinds.keys():
+        raise refuse(name, f"{shown(strange[0]) if strange else 'a library for the CPU'} computes beside CUDA and CPU")
+    weights: dict[str, float] = {}
+    for line in lines_of(row, "model"):
+        if isinstance(line, list) and len(line) == 2 and isinstance(line[1], (int, float)):
+            weights[str(line[0])] = float(line[1])
+    asked = question(served, row, weights, mapped="CUDA_Host" not in weights)
+    if asked is None:
+        what = f"ik_llama.cpp's graph of {shown(served.sizes.arch)} is not known, or not this model's config"
+        raise refuse(name, what)
+    of_device = buffers(asked, served.job.context or 1)
+    value = of_device[-1] if name == "host_buffer_mib" else sum(of_device.values()) - of_device[-1]
+    if not value:
+        raise refuse(name, "no such buffer with these settings")
+    printed = round(value / MIB, DECIMALS) * MIB
+    return Answer(printed, printed)
 
 
 def _build(row: Mapping[str, Any]) -> IkBuild:
