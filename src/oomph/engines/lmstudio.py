@@ -56,7 +56,7 @@ class LmStudioJob(ServeJob):
 def deploy(found: Subject, job: LmStudioJob, devices: Sequence[Device] = ()) -> Deployment:
     """Return a model in LM Studio's llama.cpp; raises UnsupportedError for what is not modelled."""
     from oomph.engines.llamacpp.deploy import deploy as deployed
-    from oomph.engines.llamacpp.deploy import known
+    from oomph.engines.llamacpp.served import known
 
     asked = job.context or job.context_length
     context = asked or min(CONTEXT, found.model.context_length or CONTEXT)

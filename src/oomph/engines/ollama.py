@@ -70,7 +70,7 @@ class OllamaJob(ServeJob):
 def deploy(found: Subject, job: OllamaJob, devices: Sequence[Device] = ()) -> Deployment:
     """Return a model in the llama-server that Ollama starts; raises UnsupportedError for what is not modelled."""
     from oomph.engines.llamacpp.deploy import deploy as deployed
-    from oomph.engines.llamacpp.deploy import known
+    from oomph.engines.llamacpp.served import known
 
     context, assumed = _context(found, job, devices)
     model = known(found, job.format)

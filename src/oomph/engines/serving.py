@@ -75,8 +75,8 @@ def describe(job: ServeJob) -> dict[str, Any]:
 def share_items(share: Share, context: int, concurrency: int) -> tuple[Item, ...]:
     """Return what one device of a share holds: what is there anyway, what requests take, what of a pool is left."""
     items = (*share.items, *share.held(context, concurrency))
-    left = (share.room_bytes or 0) - int(share.needs(context, concurrency))
-    if share.pool and left > 0:
+    left = (share.room_bytes or 0) - int(share.needs(context, concurrency)) if share.pool else 0
+    if left > 0:
         items = (*items, Item(POOL, "kv_cache", left, source="rule", evidence="the engine takes all of its room"))
     return items
 
@@ -122,8 +122,9 @@ def judge(what: str, deployed: Deployment, concurrency: int) -> Verdict:
     context, known = deployed.context, deployed.known
     if not known:
         raise UsageError("There is no telling whether it fits on devices that are not known.")
-    tightest = min(known, key=lambda share: share.safe_room_bytes - int(share.needs(context, concurrency)))
-    room, safe, needed = tightest.room_bytes or 0, tightest.safe_room_bytes, int(tightest.needs(context, concurrency))
+    all_needs = [int(share.needs(context, concurrency)) for share in known]
+    needed, tightest = min(zip(all_needs, known, strict=True), key=lambda each: each[1].safe_room_bytes - each[0])
+    room, safe = tightest.room_bytes or 0, tightest.safe_room_bytes
     asked = f"{context:,} tokens" if context > 1 else "1 token"
     asked = f"{concurrency} x {asked}" if concurrency > 1 else asked
     where = f" on {tightest.name}" if len(known) > 1 else ""

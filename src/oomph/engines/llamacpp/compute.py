@@ -7,7 +7,7 @@ straight line between their neighbours: buffers are the most of several straight
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
@@ -28,17 +28,16 @@ MOST_SLOTS = 256  # LLAMA_MAX_SEQ
 
 @dataclass(frozen=True)
 class Question:
-    """All that decides the compute buffers: a model loaded on `gpus` GPUs, in a context of whole numbers.
+    """All that decides the compute buffers in a context: a model loaded on `gpus` GPUs.
 
     `layers` are the devices of the layers. `all_outputs`: older builds make room for the logits of every token of a
-    batch; newer servers for one of each slot.
+    batch; newer servers for one of each slot. `measured`: as --fit reckons.
     """
 
     loaded: Loaded
     sizes: Sizes
     hparams: Hparams
     rules: CacheRules
-    at: Window
     gpus: int
     layers: tuple[int, ...]
     output: int
@@ -46,17 +45,18 @@ class Question:
     op_offload: bool = True
     pipeline: bool = False
     all_outputs: bool = False
+    measured: bool = False
     build: Build = NEWEST
 
 
 @lru_cache(maxsize=512)
-def buffers(asked: Question) -> Mapping[int, int]:
-    """Return the bytes of the compute buffer of each GPU, and of the host (-1).
+def buffers(asked: Question, at: Window) -> Mapping[int, int]:
+    """Return the bytes of the compute buffer of each GPU, and of the host (-1), in a context of whole numbers.
 
     Raises UnsupportedError for an architecture whose graph is not known.
     """
     try:
-        found = compute_buffers(setup(asked))
+        found = compute_buffers(setup(asked, at))
     except BROKEN:
         raise UnsupportedError(
             f"The tensors of this file are not those of {asked.sizes.arch[:40]}, or its numbers are not theirs.",
@@ -65,9 +65,9 @@ def buffers(asked: Question) -> Mapping[int, int]:
     return {(-1 if name == CPU else int(name[4:])): size for name, size in found.items()}
 
 
-def setup(asked: Question) -> GraphSetup:
+def setup(asked: Question, at: Window) -> GraphSetup:
     """Return the question as the graph builders take it."""
-    rules, at = asked.rules, asked.at
+    rules = asked.rules
     devices = tuple(f"CUDA{gpu}" for gpu in range(asked.gpus))
     layers = tuple(_name(device) for device in asked.layers[: len(asked.sizes.kept)])
     return GraphSetup(
@@ -91,6 +91,7 @@ def setup(asked: Question) -> GraphSetup:
         offload_kqv=asked.kv_offload,
         op_offload=asked.op_offload,
         pipeline=asked.pipeline,
+        measured=asked.measured,
         build=asked.build,
     )
 
@@ -111,7 +112,7 @@ def tensors(loaded: Loaded) -> Mapping[str, Stored]:
 
 
 def between(asked: Question, device: int, n_ctx: Amount, slots: Amount) -> Amount:
-    """Return the bytes of a device's compute buffer; contexts and slots may be arrays, `asked.at` is ignored."""
+    """Return the bytes of a device's compute buffer; contexts and slots may be arrays."""
     played = lru_cache(maxsize=None)(partial(_played, asked, device))  # few are played, for thousands of pairs
     if isinstance(n_ctx, int) and isinstance(slots, int):
         return _between(played, n_ctx, slots)
@@ -147,4 +148,4 @@ def _line(at: int, low: int, high: int, first: int, second: int) -> int:
 
 
 def _played(asked: Question, device: int, n_ctx: int, slots: int) -> int:
-    return buffers(replace(asked, at=window(n_ctx, slots, asked.rules.unified)))[device]
+    return buffers(asked, window(n_ctx, slots, asked.rules.unified))[device]

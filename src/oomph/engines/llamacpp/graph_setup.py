@@ -19,7 +19,7 @@ class Stored:
     device: str = CPU
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Hparams:
     """What the tensors' shapes do not tell (llama_hparams). Tuples have one entry for each layer.
 
@@ -100,7 +100,9 @@ class GraphSetup:
 
     `devices` are those of the backends, the CPU last; `layer_devices` where each layer was put. `n_ctx` is padded,
     `cells` and `swa_cells` are those of one stream of the caches. `full_offload`: all layers, and the output, are on
-    GPUs. `n_outputs_max` are the tokens of a batch whose logits may be asked for.
+    GPUs. `n_outputs_max` are the tokens of a batch whose logits may be asked for. `measured`: as --fit reckons, which
+    plans the graph of a prompt only, and forgets which devices some nodes were meant for
+    (ggml_backend_sched_reserve_size).
     """
 
     arch: str
@@ -123,6 +125,7 @@ class GraphSetup:
     offload_kqv: bool = True
     op_offload: bool = True
     pipeline: bool = False
+    measured: bool = False
     build: Build = Build()
 
     @property

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from oomph.engines.base import ServeJob, flag
 from oomph.errors import UnsupportedError, UsageError
 from oomph.formats.gguf_types import BY_NAME, GgmlType
+from oomph.units import MIB
 
 AUTO_SLOTS = 4  # server.cpp: what -np -1 becomes
 MOST_SLOTS = 256  # LLAMA_MAX_SEQ
@@ -21,6 +22,8 @@ MOST_PATTERNS, LONGEST_PATTERN = 64, 200
 FOUR_SLOTS_SINCE = 7079  # the oldest build that is known to start with four slots: issue 17300
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 FLASH = {"on": True, "1": True, "true": True, "auto": True, "-1": True, "off": False, "0": False, "false": False}
+FITS = {"": False, "on": True, "1": True, "true": True, "off": False, "0": False, "false": False}
+FIT_TARGET = 1024  # MiB
 EXPERTS = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"  # LLM_FFN_EXPS_REGEX
 _VERSION = re.compile(r"b?(\d{1,9})")
 _PATTERN = re.compile(r"[A-Za-z0-9_.\\|()\[\]*+?^$:{},-]{1,200}")
@@ -58,6 +61,9 @@ class LlamaCppJob(ServeJob):
     op_offload: bool = flag(True, "--op-offload/--no-op-offload", help="the GPU computes large batches of host layers")
     mmap: bool = flag(True, "--mmap/--no-mmap", help="weights of the host are mapped")
     cache_ram: int = flag(8192, "-cram", "--cache-ram", help="MiB of the host for prompts, at most; -1 no limit")
+    fit: str = flag("", "-fit", "--fit", help="on: a shorter context or fewer layers where all is too large")
+    fit_target: str = flag("1024", "-fitt", "--fit-target", help="MiB of each GPU that --fit leaves free")
+    fit_ctx: int = flag(4096, "-fitc", "--fit-ctx", help="tokens that --fit leaves a context at least")
     embedding: bool = flag(False, "--embedding", "--embeddings", help="serve embeddings")
     mmproj: str = flag("", "-mm", "--mmproj", help="file of a vision or audio part")
     draft: str = flag("", "-md", "--model-draft", help="file of a draft model")
@@ -71,11 +77,15 @@ class LlamaCppJob(ServeJob):
         _within("--n-cpu-moe", self.n_cpu_moe, 0, MOST_LAYERS)
         _within("-mg", self.main_gpu, 0, MOST_SLOTS)
         _within("--cache-ram", self.cache_ram, -1, MOST_TOKENS)
+        _within("--fit-ctx", self.fit_ctx, 1, MOST_TOKENS)
         _within("the context", self.context, 1, MOST_TOKENS)
         _within("the concurrency", self.concurrency, 1, MOST_TOKENS)
         if self.parallel == 0:
             raise UsageError("-np 0 gives no slot.", "Give at least one.")
         _ = self.layers_asked, self.flash, self.types, self.shares, self.patterns, self.build
+        if str(self.fit).lower() not in FITS:
+            raise UsageError(f"--fit {str(self.fit)[:20]!r} is not known.", "Write on or off.")
+        self.margins(1)
         if not self.flash and self.types[1].block > 1:
             raise UsageError("Quantised values need flash attention (-ctv).", "Leave -fa auto, or -ctv f16.")
         if self.split_mode not in ("layer", "none"):
@@ -85,6 +95,25 @@ class LlamaCppJob(ServeJob):
             raise UnsupportedError(f"What {what} puts beside the model is not modelled.", "Leave it out: the rest is.")
         if self.embedding:
             raise UnsupportedError("A server of embeddings is not modelled.", "Leave --embedding out.")
+
+    @property
+    def fits(self) -> bool:
+        """Whether --fit on is said. It is what the server does by itself, but then the question here is whether all of
+        the model fits as it was asked for."""
+        return FITS[str(self.fit).lower()]
+
+    def margins(self, gpus: int) -> tuple[int, ...]:
+        """Return the bytes of each GPU that --fit leaves free; one number is for all of them."""
+        try:
+            said = [int(part) * MIB for part in re.split("[,/]", str(self.fit_target)[:1000])]
+        except ValueError:
+            said = [-1]
+        if not all(0 <= margin < MOST_TOKENS * MIB for margin in said):
+            raise UsageError(
+                f"--fit-target {str(self.fit_target)[:40]!r} is no list of MiB.", "Write 1024 or 512,2048."
+            )
+        rest = said[0] if len(said) == 1 else FIT_TARGET * MIB
+        return (*said, *[rest] * (gpus - len(said)))[:gpus]
 
     @property
     def layers_asked(self) -> int | None:

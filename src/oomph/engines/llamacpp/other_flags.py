@@ -35,7 +35,6 @@ HARMLESS = frozenset(_SWITCHES.split()) | {f"{word}=" for word in _VALUES.split(
 _ADAPTERS = "it keeps adapters beside the model"
 _DRAFT = "what a draft puts beside the model is not known"
 _POOLED = "a server of embeddings is not known"
-_FIT = "say -ngl and -c as it arrives at them"
 _OTHERS = "it serves several models"
 REFUSED = {
     "--lora": _ADAPTERS, "--lora-scaled": _ADAPTERS, "--control-vector": _ADAPTERS,
@@ -50,8 +49,7 @@ REFUSED = {
     "--no-repack": "whether weights are packed anew for the processor is not known",
     "--repack": "whether weights are packed anew for the processor is not known",
     "--no-host": "it moves the host's buffers", "-ncffn": "which maps stay with the host is not known",
-    "--n-cpu-ffn": "which maps stay with the host is not known", "-fit": _FIT, "--fit": _FIT, "-fitt": _FIT,
-    "--fit-target": _FIT, "-fitc": _FIT, "--fit-ctx": _FIT, "--override-kv": "it changes the model's header",
+    "--n-cpu-ffn": "which maps stay with the host is not known", "--override-kv": "it changes the model's header",
     "-ctxcp": "it keeps copies of caches on the host", "--ctx-checkpoints": "it keeps copies of caches on the host",
     "--swa-checkpoints": "it keeps copies of caches on the host", "--mmproj-url": "a vision part is not known",
     "--kv-unified-per-slot": "say -c", "-gan": "a cache of grouped positions is not known",

@@ -1,34 +1,37 @@
 """ik_llama.cpp: llama.cpp's files and places, with a cache of its own: latent attention in three ways, no windows.
 
-All slots share one cache of `-c` tokens. Its graphs, and so its compute buffers, are its own and not modelled.
+All slots share one cache of `-c` tokens.
 Source: ik_llama.cpp 8337e4cd (August 2026): src/llama.cpp (llama_kv_cache_init), common/common.cpp, ggml/src/ggml.c.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from oomph.engines.base import Deployment, Engine, Later, Limit, Share, flag
 from oomph.engines.checks import typed
+from oomph.engines.ik.builds import build_of
+from oomph.engines.ik.compute import IkQuestion, between, buffers
+from oomph.engines.ik.graph import GRAPHS
+from oomph.engines.ik.setup import IkBuild
 from oomph.engines.llamacpp import GGUF
 from oomph.engines.llamacpp.deploy import (
-    Served,
     context_of,
     gpu_share,
     host_items,
-    known,
     limits_of,
-    printed,
     split_of,
     taken_for_granted,
     used_gpus,
 )
 from oomph.engines.llamacpp.job import LlamaCppJob
 from oomph.engines.llamacpp.kv import LayerBytes, Window
-from oomph.engines.llamacpp.placing import GPU_ALIGNMENT, GPU_ROW, aligned
+from oomph.engines.llamacpp.placing import GPU_ALIGNMENT, GPU_ROW, Placement, aligned, place
+from oomph.engines.llamacpp.printing import printed
+from oomph.engines.llamacpp.served import Served, known
 from oomph.engines.serving import HOST
 from oomph.errors import UnsupportedError, UsageError
 from oomph.formats.gguf_types import BY_NAME, GgmlType
@@ -66,6 +69,8 @@ class IkJob(LlamaCppJob):
         super().__post_init__()
         if self.mla not in MLA:
             raise UsageError(f"-mla {self.mla} is not known.", "Choose 0, 1, 2 or 3.")
+        if self.fits:
+            raise UnsupportedError("What --fit of ik_llama.cpp arrives at is not known.", "Say -ngl and -c.")
         if self.kv_unified is not None or self.swa_full:
             raise UsageError(
                 "ik_llama.cpp has one cache for all slots and no windows.", "Leave -kvu and --swa-full out."
@@ -85,9 +90,15 @@ class IkJob(LlamaCppJob):
         return True
 
     def check_defaults(self) -> None:
-        """Refuse a version: what older builds do is not known here."""
-        if self.version:
-            raise UnsupportedError("Older builds of ik_llama.cpp are not told apart.", "Leave the version out.")
+        """Refuse an old build whose own choices are asked for."""
+        if self.build is None:
+            return
+        build_of(self.build)
+        if self.gpu_layers is None or str(self.flash_attn).lower() == "auto":
+            raise UnsupportedError(
+                f"Build {self.build} of ik_llama.cpp puts no layer on a GPU and uses no flash attention by itself.",
+                "Give -ngl and -fa.",
+            )
 
 
 @dataclass(frozen=True)
@@ -102,9 +113,42 @@ class IkServed(Served):
         return _heads(self.file)
 
     @cached_property
-    def question(self) -> None:
-        """Its graphs are its own."""
-        return
+    def question(self) -> IkQuestion | None:
+        """What the compute buffers are asked for, in no context yet; None where there is no graph of the model."""
+        number = self.job.build
+        return None if number is None else self.asked(build_of(number))
+
+    def asked(self, build: IkBuild) -> IkQuestion | None:
+        """Return the same of a build."""
+        if self.hparams is None or self.sizes.arch not in GRAPHS:
+            return None
+        job, placed = self.job, self.placed
+        used = self.present or max(placed.output, *placed.layers) >= 0
+        gpus = len(self.shares) if used else 0
+        all_there = min(placed.layers) >= 0 and placed.output >= 0
+        return IkQuestion(
+            loaded=self.loaded, sizes=self.sizes, hparams=self.hparams, rules=self.rules, gpus=gpus,
+            layers=placed.layers, output=placed.output, kv_offload=job.kv_offload, op_offload=job.op_offload,
+            pipeline=gpus > 1 and all_there and job.kv_offload, mla=job.mla, attention_batch=job.attention_batch,
+            fused_moe=job.fused_moe, repack=job.repack, of_ik=build,
+        )  # fmt: skip
+
+    @cached_property
+    def placed(self) -> Placement:
+        """The device of each layer: the output is the last that goes to a GPU."""
+        layers = max(self.file.layers, len(self.sizes.kept))
+        return place(layers, self.job.layers_asked, self.shares, output_first=False)
+
+    def computed(self, at: Window) -> Mapping[int, int]:
+        """Return the compute buffer of each GPU, and of the host (-1), in a context; {} where there is no graph."""
+        return buffers(self.question, int(at.n_ctx)) if self.question is not None else {}
+
+    def compute_bytes(self, device: int, context: Amount, concurrency: Amount) -> Amount:
+        """Return the compute buffer of a device; 0 where there is no graph of the model."""
+        asked = self.question
+        if asked is None or device >= asked.gpus:
+            return 0 * (context * concurrency)
+        return between(asked, device, self.window(context, concurrency).n_ctx)
 
     def window(self, context: Amount, concurrency: Amount) -> Window:
         """Return the context: of all slots together, as many tokens for each."""
@@ -197,7 +241,7 @@ def deploy(found: Subject, job: IkJob, devices: Sequence[Device] = ()) -> Deploy
     model = known(found, job.format)
     used = used_gpus(job, devices)
     mapped = replace(job, mmap=False) if job.repack else job
-    served = IkServed(model.file, model.sizes, None, mapped, split_of(job, used))
+    served = IkServed(*model, mapped, split_of(job, used), present=bool(devices))
     most = int(served.window(1, 1).n_ctx) // (job.slots or 1)  # a slot's part of the cache, whoever else is there
     limits = limits_of(served)
     if "context" in limits:
@@ -214,8 +258,14 @@ def deploy(found: Subject, job: IkJob, devices: Sequence[Device] = ()) -> Deploy
         printed=Later(partial(printed, served, context)),
         limits=limits,
         assumptions=(*kept, *said, slots),
-        warnings=("ik_llama.cpp builds graphs of its own: its compute buffers are not counted; -amb bounds them",),
+        warnings=_warnings(served),
     )
+
+
+def _warnings(served: IkServed) -> tuple[str, ...]:
+    if served.question is not None:
+        return ()
+    return ("ik_llama.cpp builds graphs of its own: its compute buffers are not counted; -amb bounds them",)
 
 
 def command(model: str, job: IkJob) -> list[str]:

@@ -1,0 +1,7 @@
+"""ik_llama.cpp: llama.cpp's files and places, with a cache, a scheduler and graphs of its own."""
+
+from __future__ import annotations
+
+from oomph.engines.ik.deploy import ENGINE, IkJob, IkServed
+
+__all__ = ["ENGINE", "IkJob", "IkServed"]
