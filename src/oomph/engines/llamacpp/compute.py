@@ -31,7 +31,7 @@ class Question:
     """All that decides the compute buffers in a context: a model loaded on `gpus` GPUs.
 
     `layers` are the devices of the layers. `all_outputs`: older builds make room for the logits of every token of a
-    batch; newer servers for one of each slot. `measured`: as --fit reckons.
+    batch; newer servers for `outputs` of each slot, up to a whole batch of `n_batch`. `measured`: as --fit reckons.
     """
 
     loaded: Loaded
@@ -45,6 +45,8 @@ class Question:
     op_offload: bool = True
     pipeline: bool = False
     all_outputs: bool = False
+    outputs: int = 1
+    n_batch: int = 2048
     measured: bool = False
     build: Build = NEWEST
 
@@ -79,7 +81,7 @@ def setup(asked: Question, at: Window) -> GraphSetup:
         swa_cells=rules.swa_cells(asked.sizes, at) if asked.sizes.windowed else 0,
         n_ubatch=min(rules.n_ubatch, at.n_ctx),
         n_seq_max=at.slots,
-        n_outputs_max=at.n_ctx if asked.all_outputs else at.slots,
+        n_outputs_max=at.n_ctx if asked.all_outputs else min(asked.n_batch, at.slots * asked.outputs),
         kv_unified=rules.unified,
         flash_attn=rules.flash,
         type_k=rules.type_k,

@@ -41,7 +41,7 @@ def deploy(found: Subject, job: LlamaCppJob, devices: Sequence[Device] = ()) -> 
     host = Share(
         HOST, host_items(served), partial(served.needs, -1), partial(served.held, -1)
     )  # fmt: skip
-    return Deployment(
+    deployed = Deployment(
         shares=(*gpus, host),
         context=context,
         printed=Later(partial(printed, served, context)),
@@ -49,6 +49,31 @@ def deploy(found: Subject, job: LlamaCppJob, devices: Sequence[Device] = ()) -> 
         assumptions=(*taken_for_granted(served, context), *fits),
         warnings=_warnings(served),
     )
+    return _with_draft(deployed, served) if job.draft else deployed
+
+
+def _with_draft(deployed: Deployment, served: Served) -> Deployment:
+    from oomph.engines.llamacpp.drafts import beside, draft_of, lines_of
+
+    draft = draft_of(served)
+    lines = deployed.printed
+    return replace(
+        deployed,
+        shares=tuple(
+            beside(share, draft, -1 if share.name == HOST else at) for at, share in enumerate(deployed.shares)
+        ),
+        printed=Later(lambda: (*lines, *lines_of(draft, deployed.context))),
+        assumptions=(*deployed.assumptions, *_of_draft(served, draft)),
+        warnings=(*deployed.warnings, *_warnings(draft)),
+    )
+
+
+def _of_draft(served: Served, draft: Served) -> tuple[str, ...]:
+    """Return what is assumed of a draft."""
+    said = [f"of the draft: {draft.file.said}"] if draft.file.said else []
+    if "draft-simple" not in served.job.spec_type:
+        said.append("--spec-type draft-simple not given: new builds load a draft and do not ask it")
+    return tuple(said)
 
 
 def _fitted(served: Served, used: Sequence[Device]) -> tuple[Served, tuple[str, ...]]:

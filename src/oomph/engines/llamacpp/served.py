@@ -125,7 +125,8 @@ class Served:
             loaded=self.loaded, sizes=self.sizes, hparams=self.hparams, rules=self.rules,
             gpus=gpus, layers=self.placed.layers, output=self.placed.output, kv_offload=job.kv_offload,
             op_offload=job.op_offload, pipeline=gpus > 1 and all_there and job.kv_offload and not self._overrides,
-            all_outputs=all_outputs(job.build), build=build_of(job.build),
+            all_outputs=all_outputs(job.build), outputs=1 + job.guessed, n_batch=job.batch_size,
+            build=build_of(job.build),
         )  # fmt: skip
 
     def device(self, layer: int) -> int:
