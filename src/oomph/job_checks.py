@@ -86,6 +86,8 @@ def check_training(job: TrainJob) -> None:
         raise UsageError("Fused norms know nothing of PEFT's copies of norms.", "Leave one of the two out.")
     if job.images or job.image_size:
         _check_images(job)
+    if job.activation_offload != "none":
+        _check_offload(job)
     if job.kernels == "unsloth":
         _check_unsloth(job)
     if job.kernels == "foak" and job.packing and job.batch > 1:
@@ -166,6 +168,21 @@ def check_objective(job: TrainJob) -> None:
     if job.compares_with == "loaded" and job.method != "full":
         fix = "Say --reference adapters-off or precomputed."
         raise UsageError("A reference beside adapters is not played: TRL switches the adapters off.", fix)
+
+
+def _check_offload(job: TrainJob) -> None:
+    """Refuse what moves activations itself, and code that was not run under such hooks."""
+    for wrong, what, fix in (
+        (
+            job.checkpointing == "unsloth",
+            "Unsloth's checkpointing, which moves inputs itself",
+            "Leave one of both out.",
+        ),
+        (job.kernels == "unsloth", "Unsloth's kernels", "Take other --kernels."),
+        (job.model_code != "transformers", f"the code of {job.model_code}", "Leave --activation-offload out."),
+    ):
+        if wrong:
+            raise UsageError(f"Activation offloading does not go with {what}.", fix)
 
 
 def _check_unsloth(job: TrainJob) -> None:

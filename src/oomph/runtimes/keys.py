@@ -201,7 +201,7 @@ _TRAINER: dict[str, Reader] = {
     "use_liger_kernel": liger,
     "torch_compile": refused("compiled code"),
     "auto_find_batch_size": refused("the batch is then unknown"),
-    "activation_offloading": refused("activations in host memory"),
+    "activation_offloading": refused("it is TRL's"),
     "use_peft": when("method", "lora"),
     "lora_r": number("rank"),
     "lora_dropout": rate("adapter_dropout"),
@@ -217,6 +217,7 @@ READERS: dict[str, dict[str, Reader]] = {
         "max_length": number("seq_len"),
         "max_seq_length": number("seq_len"),
         "packing": packed,
+        "activation_offloading": when("activation_offload", "trl"),
         "loss_type": loss_type,
         "precompute_ref_log_probs": when("reference", "precomputed"),
         "disable_dropout": lambda said, key: {"dropout": not said.switch(key)},
@@ -233,6 +234,7 @@ READERS: dict[str, dict[str, Reader]] = {
         "optimizer": optimizer,
         "rl": lambda said, key: said.one_of(key, RL),
         "precompute_ref_log_probs": when("reference", "precomputed"),
+        "activation_offloading": refused("axolotl's way with activations in host memory"),
         "adapter": lambda said, key: {"method": said.one_of(key, {"lora": "lora", "qlora": "qlora"})},
         "lora_r": number("rank"),
         "lora_dropout": rate("adapter_dropout"),
@@ -280,7 +282,7 @@ READERS: dict[str, dict[str, Reader]] = {
         "enable_activation_checkpointing": lambda said, key: {
             "checkpointing": "non-reentrant" if said.switch(key) else "none"
         },
-        "enable_activation_offloading": refused("activations in host memory"),
+        "enable_activation_offloading": when("activation_offload", "torchtune"),
         "optimizer._component_": optimizer,
         "optimizer.fused": when("implementation", "fused"),
         "optimizer_in_bwd": when("optimizer_in_backward", True),

@@ -43,13 +43,33 @@ class _Holder:
         return tensor
 
 
+class _Moved:
+    """An input of a checkpoint that hooks around it have moved; it comes back with the history it had."""
+
+    def __init__(self, packed: Any, tensor: Sym) -> None:
+        self.packed = packed
+        self.history = tensor.requires_grad, tensor.node, tensor.output
+
+    def unpack(self) -> Sym:
+        """Return the tensor."""
+        tensor: Sym = self.packed.unpack().detach()
+        tensor.requires_grad, tensor.node, tensor.output = self.history
+        return tensor
+
+
+def _kept(tape: Tape, one: Any) -> Any:
+    """Return what a checkpoint keeps of an input (_make_saved_tensor): itself, unless hooks are there."""
+    hook = tape.pack_hooks[-1] if tape.pack_hooks else None
+    return one if hook is None or not isinstance(one, Sym) else _Moved(hook(one), one)
+
+
 class _Frame:
     """One checkpointed call: its function and inputs, and a holder for each tensor it would have saved."""
 
     def __init__(self, tape: Tape, function: Callable[..., Any], inputs: tuple[Any, ...]) -> None:
         self.tape = tape
         self.function = function
-        self.inputs = inputs
+        self.inputs = [_kept(tape, one) for one in inputs]
         self.holders: list[weakref.ref[_Holder]] = []
         self.filled = 0
         self.done = False
@@ -80,13 +100,14 @@ class _Frame:
     def rerun(self) -> None:
         """Run the function once more, with gradients recorded and autocast as it was."""
         tape = self.tape
+        inputs = [one.unpack() if isinstance(one, _Moved) else one for one in self.inputs]
         tape.pack_hooks.append(self.refill)
         before, tape.grad_enabled = tape.grad_enabled, True
         tape.autocast = Autocast(self.autocast) if self.autocast else None
         tape.scope = self.scope
         try:
             try:
-                self.function(*self.inputs)
+                self.function(*inputs)
             finally:
                 tape.autocast = None  # its casts die before the frames of the exception do
         except _Stop:
@@ -160,7 +181,8 @@ def _rerun_with_backward(node: Node, gradients: Gradients, saved: list[Any]) -> 
     tape = call.tape
     if call.offload is not None:
         call.offload.begin_backward()
-    gradients = list(gradients)  # what is made here dies here
+    given, gradients = gradients, list(gradients)  # what is made here dies here, and so does what is given
+    given.clear()
     for at, made in enumerate(call.outputs):
         if made is not None and gradients[at] is None:
             gradients[at] = new(tape, *made, op="zeros")
@@ -177,6 +199,7 @@ def _rerun_with_backward(node: Node, gradients: Gradients, saved: list[Any]) -> 
     else:
         run_engine(tape, root_of([outputs[at] for at in ends]), [gradients[at] for at in ends])
     results = [inputs[place].grad for place in call.places]
+    saved.clear()  # what came back for this call alone dies with its inputs
     del inputs, output, outputs  # before the gradients
     return results
 
