@@ -23,6 +23,8 @@ from oomph.referee.kernels import installed
 from oomph.referee.losses import IGNORED, install, unwrapped
 from oomph.referee.models import AUTOCAST, DTYPES, layer_lists
 from oomph.referee.optimizers import make_optimizer
+from oomph.referee.selective import selective_contexts
+from oomph.tape.selective import words_of
 
 LARGEST_NORM = 1.0  # no byte depends on it
 OF_BITSANDBYTES = ("Linear4bit", "Linear8bitLt")
@@ -164,7 +166,10 @@ def _checkpointed(model: Any, job: TrainJob) -> Iterator[None]:
 
             stack.enter_context(unsloth_checkpoints.installed(DTYPES[job.precision.removeprefix(AUTOCAST)]))
         reentrant = job.checkpointing != "non-reentrant"
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+        options: dict[str, Any] = {"use_reentrant": reentrant}
+        if job.checkpoint_saves:
+            options["context_fn"] = selective_contexts(words_of(job.checkpoint_saves))
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
         for layers in layer_lists(model):
             for layer in (layer for index, layer in enumerate(layers) if index % job.checkpoint_every):
                 layer.gradient_checkpointing = False

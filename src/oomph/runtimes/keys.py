@@ -282,6 +282,7 @@ READERS: dict[str, dict[str, Reader]] = {
         "enable_activation_checkpointing": lambda said, key: {
             "checkpointing": "non-reentrant" if said.switch(key) else "none"
         },
+        "ac_mode": refused("it is of recipes for several GPUs"),
         "enable_activation_offloading": when("activation_offload", "torchtune"),
         "optimizer._component_": optimizer,
         "optimizer.fused": when("implementation", "fused"),

@@ -12,14 +12,18 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from oomph.job_words import Checkpointing as Kind
 from oomph.tape.autograd import Gradients, Node, made_by, record, root_of, run_engine, save
 from oomph.tape.offload import Offload
+from oomph.tape.selective import Selection, words_of
 from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym, new
 from oomph.tape.tape import Autocast, Tape, autocast
+
+if TYPE_CHECKING:
+    from oomph.job import TrainJob
 
 
 class _Stop(Exception):  # noqa: N818  the early stop of the rerun, as in torch
@@ -66,8 +70,11 @@ def _kept(tape: Tape, one: Any) -> Any:
 class _Frame:
     """One checkpointed call: its function and inputs, and a holder for each tensor it would have saved."""
 
-    def __init__(self, tape: Tape, function: Callable[..., Any], inputs: tuple[Any, ...]) -> None:
+    def __init__(
+        self, tape: Tape, function: Callable[..., Any], inputs: tuple[Any, ...], selection: Selection | None
+    ) -> None:
         self.tape = tape
+        self.selection = selection  # what is left in it dies before what the function holds
         self.function = function
         self.inputs = [_kept(tape, one) for one in inputs]
         self.holders: list[weakref.ref[_Holder]] = []
@@ -105,11 +112,15 @@ class _Frame:
         before, tape.grad_enabled = tape.grad_enabled, True
         tape.autocast = Autocast(self.autocast) if self.autocast else None
         tape.scope = self.scope
+        if self.selection is not None:
+            self.selection.again = True
+        outer, tape.selection = tape.selection, self.selection
         try:
             try:
                 self.function(*inputs)
             finally:
                 tape.autocast = None  # its casts die before the frames of the exception do
+                tape.selection = outer
         except _Stop:
             pass
         tape.pack_hooks.pop()
@@ -117,13 +128,16 @@ class _Frame:
         self.done = True
 
 
-def _checkpoint(tape: Tape, function: Callable[..., Any], *inputs: Any) -> Any:
-    """Call a function whose saved tensors are recomputed in the backward pass."""
-    frame = _Frame(tape, function, inputs)
+def _checkpoint(tape: Tape, function: Callable[..., Any], *inputs: Any, saves: frozenset[str] = frozenset()) -> Any:
+    """Call a function whose saved tensors are recomputed in the backward pass; what it `saves` of them is kept."""
+    selects = saves and tape.grad_enabled
+    frame = _Frame(tape, function, inputs, Selection(saves) if selects else None)
     tape.pack_hooks.append(frame.pack)
+    outer, tape.selection = tape.selection, frame.selection
     try:
         return function(*inputs)
     finally:
+        tape.selection = outer
         tape.pack_hooks.pop()
 
 
@@ -206,10 +220,17 @@ def _rerun_with_backward(node: Node, gradients: Gradients, saved: list[Any]) -> 
 
 @dataclass(frozen=True)
 class Checkpointing:
-    """Which layers are checkpointed (0, n, 2n ... with `every` n) and how. Called with a function and its inputs."""
+    """Which layers are checkpointed (0, n, 2n ... with `every` n), how, and the words of operations whose results are
+    kept (selective.py). Called with a function and its inputs."""
 
     kind: Kind = "none"
     every: int = 1
+    saves: frozenset[str] = frozenset()
+
+    @staticmethod
+    def of(job: TrainJob) -> Checkpointing:
+        """Return that of a job."""
+        return Checkpointing(job.checkpointing, job.checkpoint_every, words_of(job.checkpoint_saves))
 
     def takes(self, layer: int) -> bool:
         """Tell whether a layer is checkpointed."""
@@ -220,5 +241,6 @@ class Checkpointing:
         if self.kind == "unsloth":
             tape.offload = tape.offload or Offload()
             return _checkpoint_reentrant(tape, function, *inputs, offload=tape.offload)
-        how = _checkpoint_reentrant if self.kind == "reentrant" else _checkpoint
-        return how(tape, function, *inputs)
+        if self.kind == "reentrant":
+            return _checkpoint_reentrant(tape, function, *inputs)
+        return _checkpoint(tape, function, *inputs, saves=self.saves)

@@ -16,6 +16,7 @@ from oomph.tape.sym import Sym, new
 if TYPE_CHECKING:
     from oomph.tape.activation_offload import Streamed
     from oomph.tape.autograd import Task
+    from oomph.tape.selective import Selection
 
 Pack = Callable[[Sym], Any]
 
@@ -50,6 +51,7 @@ class Tape:
         self.scratch: Sym | None = None  # a buffer that weights share while they are dequantised, once there is one
         self.offload: Offload | None = None  # Unsloth's checkpoints, once there is one
         self.streamed: Streamed | None = None  # what moves saved tensors to the host, once there is one
+        self.selection: Selection | None = None  # what the checkpointed call at work keeps
         self.tasks: list[Task] = []  # runs of the backward engine, the inner one last
         self.stays: Literal["", "head", "loss"] = ""  # what saves nothing that is moved: the head, or all from it on
         self.head = ""  # what happens to logits: "scaled", "softcap" (bounded by a tanh and scaled)
