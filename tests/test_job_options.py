@@ -63,6 +63,7 @@ def test_nothing_typed_is_the_default_job() -> None:
         ("--no-padding --dropout", {}),
         ("--packing", {"packing": True}),
         ("--checkpointing reentrant --checkpoint-every 2", {"checkpointing": "reentrant", "checkpoint_every": 2}),
+        ("--activation-offload trl", {"activation_offload": "trl"}),
         ("--optim sgd --implementation fused", {"optimizer": "sgd", "implementation": "fused"}),
         ("--optimizer none", {"optimizer": "none"}),
         ("--accumulation 4", {"accumulation": 4}),

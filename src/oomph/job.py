@@ -23,6 +23,7 @@ from oomph.job_words import (
     PRESETS,
     PROMPTED,
     RANKED,
+    ActivationOffload,
     AdapterDtype,
     CacheKind,
     Checkpointing,
@@ -85,6 +86,10 @@ class TrainJob:
     forward pass gives it another value. `fp32_outputs`: accelerate's wrapper, which returns logits as fp32 copies.
     `zero_grad`: where gradients are zeroed, or freed with `set_to_none`; of several micro-batches in the first one.
 
+    Memory of activations. `checkpointing` lets layers run again, each or every n-th (`checkpoint_every`), all of it
+    but operations whose results are kept: `checkpoint_saves` are words of oomph.tape.selective with commas between
+    them. `activation_offload` moves what is saved for the backward pass to host memory, inputs of checkpoints too.
+
     The optimizer is a name of oomph.optimizer_names; `implementation` is torch.optim's way through the parameters,
     others have one way of their own. `embedding_32bit`: 8-bit optimizers of bitsandbytes keep fp32 states for
     embeddings, as the HF Trainer asks them to. `optimizer_in_backward`: each parameter has its own optimizer, which
@@ -130,6 +135,8 @@ class TrainJob:
     dropout: bool = True  # as the config says; False sets every rate to 0
     checkpointing: Checkpointing = "none"
     checkpoint_every: int = 1
+    checkpoint_saves: str = ""
+    activation_offload: ActivationOffload = "none"
     use_cache: bool = False
     keeps_cache: bool = False
     heads_of_4_51: bool = False

@@ -11,6 +11,7 @@ from oomph.job_words import COMPLETING, INTEGER_CACHES, PROMPTED, RANKED
 from oomph.lengths import Lengths
 from oomph.objectives import KINDS as OBJECTIVES
 from oomph.optimizer_names import KINDS, REFUSED
+from oomph.tape.selective import SELECTED, words_of
 
 if TYPE_CHECKING:
     from oomph.job import InferJob, TrainJob
@@ -88,6 +89,10 @@ def check_training(job: TrainJob) -> None:
         raise UsageError("Fused norms know nothing of PEFT's copies of norms.", "Leave one of the two out.")
     if job.images or job.image_size:
         _check_images(job)
+    if job.checkpoint_saves:
+        _check_selection(job)
+    if job.activation_offload != "none":
+        _check_offload(job)
     if job.kernels == "unsloth":
         _check_unsloth(job)
     if job.kernels == "foak" and job.packing and job.batch > 1:
@@ -184,6 +189,31 @@ def check_objective(job: TrainJob) -> None:
     if job.compares_with == "loaded" and job.method != "full":
         fix = "Say --reference adapters-off or precomputed."
         raise UsageError("A reference beside adapters is not played: TRL switches the adapters off.", fix)
+
+
+def _check_selection(job: TrainJob) -> None:
+    """Refuse words that name no operation, and ways of checkpointing that keep nothing."""
+    for word in words_of(job.checkpoint_saves):
+        if word not in SELECTED:
+            hint = close_matches(word[:40], SELECTED) or f"Choose of {', '.join(SELECTED)}."
+            raise UsageError(f"checkpoint_saves knows no operation {word[:40]!r}.", hint)
+    if job.checkpointing != "non-reentrant":
+        raise UsageError("Operations are chosen in non-reentrant checkpoints.", "Say --checkpointing non-reentrant.")
+
+
+def _check_offload(job: TrainJob) -> None:
+    """Refuse what moves activations itself, and code that was not run under such hooks."""
+    for wrong, what, fix in (
+        (
+            job.checkpointing == "unsloth",
+            "Unsloth's checkpointing, which moves inputs itself",
+            "Leave one of both out.",
+        ),
+        (job.kernels == "unsloth", "Unsloth's kernels", "Take other --kernels."),
+        (job.model_code != "transformers", f"the code of {job.model_code}", "Leave --activation-offload out."),
+    ):
+        if wrong:
+            raise UsageError(f"Activation offloading does not go with {what}.", fix)
 
 
 def _check_unsloth(job: TrainJob) -> None:

@@ -154,6 +154,11 @@ def _unseen(job: Job) -> tuple[str, ...]:
             f"{job.objective} is played from completions that are there: what makes them is not in the step. On the"
             " same GPU generation takes a key-value cache at another time: see `oomph serve`; no number adds the two."
         )
+    if job.activation_offload in ("trl", "torchtune"):
+        found.append(
+            f"{job.activation_offload} brings activations back on a stream of its own, whose cached blocks torch keeps"
+            " apart: more may be reserved than is said here. What goes to host memory is not counted."
+        )
     kind = KINDS.get(job.optimizer)
     if kind is not None and kind.paged:
         found.append(

@@ -31,6 +31,12 @@ Checkpointing = Literal[
     "non-reentrant",
     "unsloth",  # reentrant, with what layers begin with in host memory
 ]
+ActivationOffload = Literal[
+    "none",
+    "trl",  # TRL's, on a second stream: all but parameters and the head's
+    "torchtune",  # the same of torchtune, for what comes before the head
+    "save-on-cpu",  # torch's own, of all that is saved
+]
 OptimizerName = Literal[
     "adamw", "adamw_torch", "adamw_torch_fused", "adamw_hf", "adamw-amsgrad", "adam", "nadam", "radam", "adamax",
     "adadelta", "sgd", "sgd-momentum", "rmsprop", "adagrad", "adafactor-torch", "adafactor-torch-foreach", "adafactor",

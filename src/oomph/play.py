@@ -6,8 +6,9 @@ What is alive when, and what the peak is, are then in the recorder; nothing here
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from oomph.errors import UnsupportedError, UsageError
 from oomph.job import InferJob, TrainJob
@@ -24,11 +25,14 @@ from oomph.played import Played
 from oomph.programs import program_of
 from oomph.structure import decoder_stack
 from oomph.tape import Recorder, Tape
+from oomph.tape.activation_offload import offloading
 from oomph.tape.autograd import backward, like
 from oomph.tape.bound import Bound, bind
 from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym
 from oomph.tape.tape import Place
+
+FOUND_HEADS = ("lm_head", "embed_out", "output")  # paths of heads that TRL leaves alone; GPT-NeoX calls its lm_head now
 
 
 def play(model: Model, job: TrainJob | InferJob, *, layers: Depth | None = None, on: Place = "gpu") -> Played:
@@ -59,6 +63,7 @@ def train_step(
     tape.experts, tape.routing = job.experts, job.routing
     tape.images, tape.image_size = job.images, job.image_size
     tape.prompt_len, tape.holes = job.prompt_len, job.padding
+    tape.stays = _stays(model, job)
     with tape.playing():
         recorder.mark("parameters")
         forward = forward_of(program.causal_lm, model, job)
@@ -76,7 +81,7 @@ def train_step(
         played = Played(recorder)
         step = partial(_step, passes, model, optimizer, parameters, played, layers)
         settles = job.quantization == "int8" and _has_bias(passes.policy) and autocast_dtype(job) is not None
-        buffered = "unsloth" in (job.kernels, job.checkpointing)
+        buffered = "unsloth" in (job.kernels, job.checkpointing) or job.activation_offload in ("trl", "torchtune")
         if job.steady and (warm_up or settles or buffered or job.keep_outputs):
             step()
         else:
@@ -91,6 +96,14 @@ def train_step(
         tape.shared.clear()
         del step, passes, buffers, optimizer, parameters, updated
     return played
+
+
+def _stays(model: Model, job: TrainJob) -> Literal["", "head", "loss"]:
+    """Return what saves nothing that is moved: the head that TRL finds, or all from it on, as torchtune has it."""
+    if job.activation_offload == "torchtune":
+        return "loss"
+    found = job.activation_offload == "trl" and any(name in model.parts for name in FOUND_HEADS)
+    return "head" if found else ""
 
 
 def _has_bias(bound: Bound) -> bool:
@@ -212,7 +225,11 @@ def _micro_batch(
     tape.scope = ""
     recorder.mark("embedding forward")
     inputs = made(tape, objective.inputs(passes))
+    inside = ExitStack()
+    inside.enter_context(offloading(tape, job.activation_offload))
     loss, outputs = objective.compute_loss(passes, inputs)
+    if job.activation_offload != "trl":
+        inside.close()
     if loss is None:
         raise UnsupportedError("Training needs labels.")
     if job.accumulation > 1:
@@ -225,6 +242,7 @@ def _micro_batch(
     played.forward_end = recorder.position
     tape.on_node = _crossing(tape)
     run_backward(loss)
+    inside.close()
     tape.on_node = None
     recorder.mark("after backward")
     if job.hold_logits:

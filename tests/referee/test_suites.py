@@ -64,6 +64,7 @@ def test_every_value_of_every_input_occurs(kind: type) -> None:
     missing["release"] = set(get_args(Release)) - {"5"}  # of transformers as it was
     missing["experts"] = {"modules"}  # classes of transformers 4
     missing["checkpointing"] = {"unsloth"}
+    missing["activation_offload"] = {"trl", "torchtune", "save-on-cpu"}  # packages apart; a second stream
     # Those of packages that a suite does not ask for: fms-acceleration, Unsloth, TRL.
     missing["kernels"] = {"foak", "unsloth"}
     missing["objective"] = set(get_args(Objective)) - {"sft"}
@@ -74,6 +75,7 @@ def test_every_value_of_every_input_occurs(kind: type) -> None:
     missing["long_samples"] = {"drop"}  # a step has one length
     elsewhere = (  # of other optimizers, of runs, of objectives, of vision-language models
         "optim_rank", "zero_bucket", "lengths", "prompt_len", "virtual_tokens", "block_size", "images", "image_size",
+        "checkpoint_saves",
     )  # fmt: skip
     missing["freeze_vision"] = {True}
     missing |= {"embedding_32bit": {False}, "optimizer_in_backward": {True}, "update_projection": {True}}

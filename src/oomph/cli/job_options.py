@@ -55,6 +55,8 @@ HELP: dict[Job, dict[str, str]] = {
         "dropout": "Dropout as the config says, or none.",
         "checkpointing": "Gradient checkpointing; Unsloth's keeps what layers begin with in host memory.",
         "checkpoint_every": "Checkpoint every n-th layer.",
+        "checkpoint_saves": "Operations whose results checkpoints keep: attention,mm/2 as torchtitan; mm, addmm, bmm.",
+        "activation_offload": "Move what is saved for the backward pass to host memory, as TRL, torchtune or torch do.",
         "use_cache": "Keep a key-value cache while training.",
         "keeps_cache": "Checkpointing leaves the cache on, as in GPTBigCode of transformers 4.",
         "heads_of_4_51": "As transformers 4.51: a cache of views, and heads copied for torch's attention.",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from oomph import ops
+from oomph.tape.activation_offload import staying
 from oomph.tape.sym import Sym
 
 
 def projected(hidden_states: Sym, weight: Sym, bias: Sym | None = None) -> Sym:
     """Return hidden states [B, S, H] times a weight [V, H]; bounded by a tanh or scaled where the tape's head is."""
-    logits = ops.linear(hidden_states, weight, bias)
+    with staying(hidden_states.tape, "head"):
+        logits = ops.linear(hidden_states, weight, bias)
     head = hidden_states.tape.head
     if head == "softcap":
         logits = logits / 1.0

@@ -48,7 +48,7 @@ class Passes:
 
     def of_policy(self, input_ids: Sym, labels: Sym | None, attention_mask: Sym, outputs: tuple[str, ...]) -> list[Any]:
         """Return the outputs of the model that trains, which die with the list: the loss first."""
-        checkpointing = Checkpointing(self.job.checkpointing, self.job.checkpoint_every)
+        checkpointing = Checkpointing.of(self.job)
         return self._run(self.policy, checkpointing, input_ids, labels, attention_mask, outputs)
 
     def of_reference(self, input_ids: Sym, labels: Sym, attention_mask: Sym, outputs: tuple[str, ...]) -> list[Any]:
@@ -59,7 +59,7 @@ class Passes:
 
     def of_mismatched(self, input_ids: Sym, labels: Sym, attention_mask: Sym, outputs: tuple[str, ...]) -> list[Any]:
         """Return the outputs of the model that trains, checkpointed as it is, but without gradients."""
-        checkpointing = Checkpointing(self.job.checkpointing, self.job.checkpoint_every)
+        checkpointing = Checkpointing.of(self.job)
         with self.tape.no_grad(), self._named("mismatched"):
             return self._run(self.policy, checkpointing, input_ids, labels, attention_mask, outputs)
 

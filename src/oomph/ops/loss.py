@@ -59,7 +59,8 @@ def cross_entropy(x: Sym, target: Sym) -> Sym:
     >>> cost(cross_entropy, fp32(4, 1000), ids(4))
     Cost(allocated=16008, saved=16036, backward=32000)
     """
-    return nll_loss(log_softmax(x), target)
+    scores = log_softmax(x)
+    return nll_loss(scores, target)
 
 
 def cross_entropy_of_rows(x: Sym, target: Sym) -> Sym:

@@ -18,12 +18,14 @@ from oomph.errors import UnsupportedError
 from oomph.job import InferJob, TrainJob
 from oomph.job_words import OF_PROMPTS
 from oomph.optimizer_names import KINDS
-from oomph.referee import beams
+from oomph.referee import activation_offload, beams
 from oomph.referee.caches import empty_cache
 from oomph.referee.kernels import installed
 from oomph.referee.losses import IGNORED, install, unwrapped
 from oomph.referee.models import AUTOCAST, DTYPES, layer_lists
 from oomph.referee.optimizers import make_optimizer
+from oomph.referee.selective import selective_contexts
+from oomph.tape.selective import words_of
 
 LARGEST_NORM = 1.0  # no byte depends on it
 OF_BITSANDBYTES = ("Linear4bit", "Linear8bitLt")
@@ -79,11 +81,11 @@ def _train(model: Any, job: TrainJob, watcher: Watcher, warm_up: bool | None, re
     trainer = _prepared(model, reference, job, watcher)
     optimizer = make_optimizer(job, model)
     kept: list[Any] = []  # what the caller's variable holds from one forward pass to the next
-    with installed(model, job.kernels):
+    with installed(model, job.kernels), activation_offload.installed(model, job) as offloading:
         if has_warm_up(job) or (job.steady and _remembers(model, job)) if warm_up is None else warm_up:
-            _step(model, job, optimizer, watcher, kept, trainer)
+            _step(model, job, optimizer, watcher, kept, trainer, offloading)
         watcher.ready(model, optimizer, reference)
-        _step(model, job, optimizer, watcher, kept, trainer)
+        _step(model, job, optimizer, watcher, kept, trainer, offloading)
 
 
 def _prepared(model: Any, reference: Any, job: TrainJob, watcher: Watcher) -> Any:
@@ -137,7 +139,7 @@ def _under_autocast(forward: Callable[..., Any], job: TrainJob, device_type: str
 def has_warm_up(job: TrainJob) -> bool:
     """Say whether a steady step differs from the first: it leaves optimizer states, gradients or outputs behind."""
     has_state = job.optimizer in KINDS and KINDS[job.optimizer].has_state
-    leaves_buffers = "unsloth" in (job.kernels, job.checkpointing)
+    leaves_buffers = "unsloth" in (job.kernels, job.checkpointing) or job.activation_offload in ("trl", "torchtune")
     return job.steady and (has_state or job.leaves_gradients or job.keep_outputs or leaves_buffers)
 
 
@@ -165,14 +167,25 @@ def _checkpointed(model: Any, job: TrainJob) -> Iterator[None]:
 
             stack.enter_context(unsloth_checkpoints.installed(DTYPES[job.precision.removeprefix(AUTOCAST)]))
         reentrant = job.checkpointing != "non-reentrant"
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+        options: dict[str, Any] = {"use_reentrant": reentrant}
+        if job.checkpoint_saves:
+            options["context_fn"] = selective_contexts(words_of(job.checkpoint_saves))
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
         for layers in layer_lists(model):
             for layer in (layer for index, layer in enumerate(layers) if index % job.checkpoint_every):
                 layer.gradient_checkpointing = False
         yield
 
 
-def _step(model: Any, job: TrainJob, optimizer: Any, watcher: Watcher, kept: list[Any], trainer: Any) -> None:
+def _step(
+    model: Any,
+    job: TrainJob,
+    optimizer: Any,
+    watcher: Watcher,
+    kept: list[Any],
+    trainer: Any,
+    offloading: activation_offload.Offloading,
+) -> None:
     zero_grad = partial((optimizer or model).zero_grad, set_to_none=job.set_to_none)
     if job.zero_grad == "before-forward":
         watcher.mark("zero_grad")
@@ -180,7 +193,7 @@ def _step(model: Any, job: TrainJob, optimizer: Any, watcher: Watcher, kept: lis
     for index in range(job.accumulation):
         first = index == 0 and job.zero_grad == "before-backward"
         run_backward = getattr(optimizer, "fused_backward", torch.Tensor.backward)
-        _micro_batch(model, job, watcher, kept, zero_grad if first else None, trainer, run_backward)
+        _micro_batch(model, job, watcher, kept, zero_grad if first else None, trainer, run_backward, offloading)
     watcher.backward_done(model)
     if job.clip_gradients:
         watcher.mark("clip gradients")
@@ -204,20 +217,26 @@ def _micro_batch(
     zero_grad: Callable[[], None] | None,
     trainer: Any,
     run_backward: Callable[[Any], None],
+    offloading: activation_offload.Offloading,
 ) -> None:
     """Run forward and backward of one micro-batch; its inputs and outputs die at the end, outputs first.
 
     Outputs that are kept die when the next ones take their place.
     """
     watcher.mark("forward")
+    inside = contextlib.ExitStack()
     if trainer is None:
         inputs = _labelled(model, job)
+        inside.enter_context(offloading())
         loss, outputs = _loss(model, job, inputs, kept)
     else:
         from oomph.referee import trl
 
         inputs = trl.inputs(job, model)
+        inside.enter_context(offloading())
         loss, outputs = trainer.compute_loss(model, inputs), None
+    if job.activation_offload != "trl":  # whose context goes around the backward pass too
+        inside.close()
     if job.accumulation > 1:
         loss = loss / job.accumulation
     if not job.hold_logits:
@@ -227,6 +246,7 @@ def _micro_batch(
         zero_grad()
     watcher.mark("backward")
     run_backward(loss)
+    inside.close()
     if job.hold_logits:
         del outputs
     del loss

@@ -82,6 +82,17 @@ class AccumulateGrad:
 Target: TypeAlias = "Node | AccumulateGrad"
 
 
+class Task:
+    """A run of the engine: the node at work, what is called when its backward is over, and when all of them are."""
+
+    __slots__ = ("callbacks", "hooks", "node")
+
+    def __init__(self) -> None:
+        self.node: Node | None = None
+        self.hooks: list[Callable[[], None]] = []
+        self.callbacks: list[Callable[[], None]] = []
+
+
 def _move_orphans(node: Node, orphans: list[Target]) -> None:
     """Cut a node's edges, keeping those nodes that nobody else holds (gatherFunctions)."""
     for index, edge in enumerate(node.edges):
@@ -125,8 +136,9 @@ def save(node: Node | None, *tensors: Sym | None) -> None:
             node.saved.append(None)
         else:
             tape = tensor.tape
-            if tape.pack_hooks:
-                node.saved.append(tape.pack_hooks[-1](tensor))
+            hook = tape.pack_hooks[-1] if tape.pack_hooks else None
+            if hook is not None:
+                node.saved.append(hook(tensor))
             else:
                 tape.recorder.why.setdefault(tensor.storage.ordinal, f"saved for {node.name}")
                 node.saved.append(tensor.detach())
@@ -159,6 +171,8 @@ def run_engine(tape: Tape, start: Node, incoming: Gradients) -> None:
     buffers: dict[Target, Gradients] = {start: list(incoming)}
     ready: list[tuple[int, int, Target]] = [(-start.sequence, 0, start)]
     pushed = 0
+    task = Task()
+    tape.tasks.append(task)
     while ready:
         node = heapq.heappop(ready)[2]
         gradients = buffers.pop(node)
@@ -169,7 +183,7 @@ def run_engine(tape: Tape, start: Node, incoming: Gradients) -> None:
         if tape.on_node is not None:
             tape.on_node(node.sequence)
         tape.scope = node.scope
-        results = _call(node, gradients)
+        results = _call(node, gradients, task)
         gradients.reverse()  # a std::vector dies front to back, a list back to front
         del gradients
         for index in range(len(node.saved)):  # release_variables
@@ -190,6 +204,9 @@ def run_engine(tape: Tape, start: Node, incoming: Gradients) -> None:
                 heapq.heappush(ready, (rank, pushed, target))
         results.reverse()  # it dies front to back
         del results
+    tape.tasks.pop()
+    for callback in task.callbacks:
+        callback()
 
 
 def root_of(outputs: Sequence[Sym]) -> Node:
@@ -214,9 +231,11 @@ def _dependencies(root: Node) -> dict[Target, int]:
     return found
 
 
-def _call(node: Node, gradients: Gradients) -> Gradients:
+def _call(node: Node, gradients: Gradients, task: Task) -> Gradients:
     """Run a node's backward and bring its results to the inputs' shapes and dtypes (validate_outputs)."""
+    task.node = node
     saved = [kept.unpack() if hasattr(kept, "unpack") else kept for kept in node.saved]
+    task.node = None
     results = node.backward(node, gradients, saved)
     while saved:  # C++ locals die in reverse order
         saved.pop()
@@ -231,6 +250,8 @@ def _call(node: Node, gradients: Gradients) -> Gradients:
         if result.dtype != dtype:
             results[index] = like(result, dtype)
     result = None
+    while task.hooks:
+        task.hooks.pop(0)()
     return results
 
 
