@@ -86,6 +86,7 @@ class Answered:
 def answered(model: str, job: Job, values: dict[str, Any], said: Framework | None = None) -> Answered:
     """Return the answer for a job on the device that the options name."""
     from oomph.answer import subject
+    from oomph.device_map import placed
     from oomph.job_ledger import job_ledger
 
     if values["overlays"] and not values["timeline"]:
@@ -106,7 +107,7 @@ def answered(model: str, job: Job, values: dict[str, Any], said: Framework | Non
         ledger = replace(
             ledger, assumptions=(*said.taken, *ledger.assumptions), warnings=(*said.warnings, *ledger.warnings)
         )
-    return Answered(found, job, fleet, ledger)
+    return Answered(found, placed(found.model, job, fleet.device if fleet else None), fleet, ledger)
 
 
 def run(what: Answered, values: dict[str, Any]) -> int:
