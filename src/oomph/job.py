@@ -274,6 +274,11 @@ class InferJob:
     `compute_fp32`: bitsandbytes brings 4-bit maps' inputs and weights to fp32 first, which it does unless a
     BitsAndBytesConfig says otherwise.
 
+    `device_map` asks for a map of modules as transformers makes it for one GPU: auto, which leaves a tenth of it free,
+    or sequential; with `max_memory` for modules, as 20GiB, where that is said. `offload` names modules that wait in the
+    machine's memory, as model.layers.24-31,lm_head, each tensor of which is on the GPU while its module runs
+    (accelerate's hooks); a device map is made into one (oomph.device_map).
+
     `release` is whose generate() runs. That of transformers 4.38 makes logits of every token and fp32 copies of them,
     keeps tables of sines and cosines in each layer, repeats key heads before it attends, and holds the cache as it was
     before a token beside the one with it. 4.51 repeats key heads for torch's own attention. Around flash-attn 4.46 and
@@ -299,6 +304,9 @@ class InferJob:
     quantization: ServedQuantization = "none"
     gptq_kernel: ServedGptqKernel = "gptqmodel"
     compute_fp32: bool = False
+    device_map: Literal["none", "auto", "sequential"] = "none"
+    max_memory: str = ""
+    offload: str = "none"
     release: Release = "5"
 
     def __post_init__(self) -> None:

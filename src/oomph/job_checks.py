@@ -114,6 +114,10 @@ def check_serving(job: InferJob) -> None:
         raise UsageError("compute_fp32 is of bitsandbytes' 4-bit maps.", "Add --quantization nf4, or leave it out.")
     if job.cache in INTEGER_CACHES:
         _check_codes(job)
+    if job.max_memory and job.device_map == "none":
+        raise UsageError("max_memory is of a device map.", "Add --device-map auto, or leave it out.")
+    if job.device_map != "none" and job.offload != "none":
+        raise UsageError("A device map says itself which modules wait.", "Leave out --offload, or --device-map.")
     plain = job.cache == "dynamic" and job.attention == "flash" and not job.padding and job.beams == 1
     if job.release == "4.38" and not plain:
         fix = "Leave out --cache, --attention, --padding and --beams."

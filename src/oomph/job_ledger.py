@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from oomph import formats
 from oomph.answer import Subject, facts
 from oomph.closed_form import Forms, axis_name
+from oomph.device_map import NONE, placed, waiting_bytes
 from oomph.device_memory import Figures, figures, fits
 from oomph.errors import OomphError, UnsupportedError
 from oomph.job import InferJob, TrainJob, describe
@@ -58,6 +59,7 @@ def job_ledger(found: Subject, job: Job, fleet: Fleet | None = None, config: Con
         raise UnsupportedError(
             f"What {found.model.name} does is not told by names and shapes.", "Point oomph at its config.json."
         )
+    asked, job = job, placed(found.model, job, fleet.device if fleet else None)
     played = step(found.model, job)
     place = highest_place(played)
     alive = alive_at(played, place)
@@ -90,6 +92,7 @@ def job_ledger(found: Subject, job: Job, fleet: Fleet | None = None, config: Con
             *found.warnings,
             *found.model.notes,
             *_unseen(job),
+            *_map(found.model, asked, job),
             *_stored_otherwise(found, job),
             *kernel_note(found.model, job.attention),
             *_unfused(played, job),
@@ -205,6 +208,19 @@ def _wide_experts(model: Model, job: Job) -> tuple[str, ...]:
         " --quantised-experts quantises them too (its replace_parameter_4bit), --experts modules has them as in"
         " transformers 4.",
     )
+
+
+def _map(model: Model, asked: Job, job: Job) -> tuple[str, ...]:
+    """Return a sentence on where a device map puts what."""
+    if not isinstance(job, InferJob) or not isinstance(asked, InferJob):
+        return ()
+    if job.offload != NONE:
+        words = ", ".join(job.offload.split(","))
+        return (
+            f"In the machine's memory wait {human(waiting_bytes(model, job))}: {words}. Every tensor of them comes to"
+            " the GPU when its module runs, in every pass.",
+        )
+    return ("The device map puts the whole model on the GPU.",) if asked.device_map != NONE else ()
 
 
 def _of_caches(job: InferJob) -> tuple[str, ...]:

@@ -73,6 +73,9 @@ SERVED: dict[str, Callable[[InferJob], bool]] = {
     "cache_residual": _integers,
     "cache_axis": _integers,
     "beams": lambda job: job.beams > 1,
+    "device_map": lambda job: job.device_map != "none",
+    "max_memory": lambda job: job.max_memory != "",
+    "offload": lambda job: job.offload != "none",
     "gptq_kernel": lambda job: job.quantization.startswith("gptq"),
     "compute_fp32": lambda job: job.quantization.startswith(("nf4", "fp4")),
 }

@@ -5,8 +5,10 @@ Of each pass only the cache stays; its inputs die first, then its logits, as in 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+from oomph.device_map import is_away, placed, refuse, waiting_paths
 from oomph.errors import UnsupportedError, UsageError
 from oomph.job import InferJob
 from oomph.job_words import INTEGER_CACHES, OFFLOADED_CACHES, STATIC_CACHES
@@ -37,6 +39,7 @@ def infer(model: Model, job: InferJob, *, on: Place = "gpu") -> Played:
 
     `on` says whose events are played (see tape.Place).
     """
+    job = placed(model, job)
     model = adapted(model, job)
     program = program_of(model)
     writes = model.objective == "seq2seq-lm"
@@ -58,6 +61,9 @@ def infer(model: Model, job: InferJob, *, on: Place = "gpu") -> Played:
     recorder, tape.kernel = tape.recorder, job.attention
     tape.experts, tape.routing, tape.training, tape.release = job.experts, job.routing, False, job.release
     tape.heads_of_4_51 = job.release == "4.51"
+    if job.offload != "none":
+        refuse(model, job)
+        tape.waits = partial(is_away, waiting_paths(model, job.offload))
     with tape.playing(), tape.no_grad():
         recorder.mark("parameters")
         bound = bind(model, tape, job.precision)

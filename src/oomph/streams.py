@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from oomph.device_map import placed
 from oomph.job import TrainJob, shortened
 from oomph.methods import layers_path
 from oomph.model import Model
@@ -68,7 +69,7 @@ def job_stream(model: Model, job: Job) -> Stream:
 
 def job_script(model: Model, job: Job) -> tuple[Script, Sums]:
     """Return the script of a job, and the job's numbers in its recipe."""
-    job = shortened(job)
+    job = placed(model, shortened(job))
     found = structure(model, job)
     key = f"{found.key} layers={len(decoder_stack(model)[1].layers)}"
     for script in _scripts.get(key, ()):

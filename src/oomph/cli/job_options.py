@@ -128,6 +128,9 @@ HELP: dict[Job, dict[str, str]] = {
         "quantization": "How the weights are stored, by bitsandbytes (dq: scales quantised too), GPTQ, HQQ, AWQ, fp8.",
         "gptq_kernel": "What computes with weights that GPTQ quantised.",
         "compute_fp32": "bitsandbytes' 4-bit maps compute in fp32, as they do unless told otherwise.",
+        "device_map": "Modules that do not fit wait in the machine's memory, as transformers spreads them on one GPU.",
+        "max_memory": "Memory for modules there: 20GiB; else what the GPU has, less a tenth with auto.",
+        "offload": "Modules that wait in the machine's memory: model.layers.24-31,lm_head.",
         "release": "Whose generate(): 4.38 makes fp32 logits of every token, 4.51 repeats key heads.",
     },
 }

@@ -88,6 +88,7 @@ def answered(
 ) -> Answered:
     """Return the answer for a job on the device that the options name; `taken` are defaults to be told."""
     from oomph.answer import subject
+    from oomph.device_map import placed
     from oomph.job_ledger import job_ledger
 
     if values["overlays"] and not values["timeline"]:
@@ -106,7 +107,7 @@ def answered(
         ledger = job_ledger(found, job, fleet)
     taken, warnings = (said.taken, said.warnings) if said else (taken, ())
     ledger = replace(ledger, assumptions=(*taken, *ledger.assumptions), warnings=(*warnings, *ledger.warnings))
-    return Answered(found, job, fleet, ledger)
+    return Answered(found, placed(found.model, job, fleet.device if fleet else None), fleet, ledger)
 
 
 def run(what: Answered, values: dict[str, Any]) -> int:

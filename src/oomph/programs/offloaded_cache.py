@@ -19,20 +19,8 @@ from oomph.programs.cache import (
     static_cache,
 )
 from oomph.tape.sizes import Size
-from oomph.tape.sym import Storage, Sym, new, row_major
+from oomph.tape.sym import Sym, is_on_host, new, on_host
 from oomph.tape.tape import Tape
-
-
-class OnHost(Storage):
-    """Bytes in the machine's memory: no event tells of them."""
-
-    __slots__ = ()
-
-    def __init__(self, tape: Tape) -> None:
-        self.tape = tape
-
-    def __del__(self) -> None:
-        pass
 
 
 class OffloadedCache(Cache):
@@ -63,7 +51,7 @@ class OffloadedCache(Cache):
     def reorder(self, index: Sym) -> None:
         """Put the sequences into the order of beams that go on: what is away where it is."""
         for layer in self.layers:
-            if layer.keys is None or not isinstance(layer.keys.storage, OnHost):
+            if not is_on_host(layer.keys):
                 layer.reorder(index)
             elif isinstance(layer, StaticLayer):
                 layer.is_used(index.tape)
@@ -71,7 +59,7 @@ class OffloadedCache(Cache):
     def _prefetch(self, index: int) -> None:
         """Bring back the first moved layer from `index` on, or the first of all."""
         layer = self.layers[next((place for place in self.moved if place >= index), self.moved[0])]
-        if layer.keys is not None and isinstance(layer.keys.storage, OnHost):
+        if is_on_host(layer.keys):
             layer.keys = _back(layer.keys)
             layer.values = _back(layer.values)
 
@@ -81,9 +69,7 @@ class OffloadedStaticCache(OffloadedCache, StaticCache):
 
 
 def _away(states: Sym | None) -> Sym | None:
-    if states is None:
-        return None
-    return Sym(states.shape, states.dtype, row_major(states.shape), OnHost(states.tape))
+    return None if states is None else on_host(states.tape, states.shape, states.dtype)
 
 
 def _back(states: Sym | None) -> Sym | None:

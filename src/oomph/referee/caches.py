@@ -51,8 +51,12 @@ class _Stream(nullcontext[None]):
 
 @contextmanager
 def as_on_cuda(job: InferJob) -> Iterator[None]:
-    """Do with the cache of a job what a GPU does."""
+    """Do with the cache of a job, and with modules that wait, what a GPU does."""
     with ExitStack() as stack:
+        if job.device_map != "none" or job.offload != "none":
+            from oomph.referee import device_map
+
+            stack.enter_context(device_map.on_fake_tensors())
         if job.cache == "quanto":
             stack.enter_context(quanto_as_on_cuda())
         if job.cache in OFFLOADED_CACHES:

@@ -51,7 +51,12 @@ def build(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu")
     if not isinstance(job, TrainJob):
         from oomph.referee.served import served
 
-        return served(model, job, device).eval()
+        model = served(model, job, device).eval()
+        if job.device_map != "none" or job.offload != "none":
+            from oomph.referee.device_map import dispatch
+
+            dispatch(model, raw, job)
+        return model
     if job.method != "full" or job.freeze_embeddings or job.freeze_layers or job.freeze_vision:
         from oomph.referee.adapters import adapt
 

@@ -39,6 +39,18 @@ class Storage:
         self.events.append(~self.ordinal)
 
 
+class OnHost(Storage):
+    """Bytes in the machine's memory: no event tells of them."""
+
+    __slots__ = ()
+
+    def __init__(self, tape: Tape) -> None:
+        self.tape = tape
+
+    def __del__(self) -> None:
+        """Say nothing."""
+
+
 class Sym:
     """A symbolic tensor. `node` and `output` say which operation's which output it is; a leaf has no node.
 
@@ -201,6 +213,23 @@ def new(tape: Tape, shape: Sequence[Size], dtype: str, strides: Sequence[Size] |
     shape = tuple(shape)
     storage = Storage(tape, _n_bytes(shape, dtype), op, shape, dtype)
     return Sym(shape, dtype, row_major(shape) if strides is None else strides, storage)
+
+
+def on_host(tape: Tape, shape: Sequence[Size], dtype: str) -> Sym:
+    """Return a tensor in the machine's memory."""
+    return Sym(shape, dtype, row_major(tuple(shape)), OnHost(tape))
+
+
+def is_on_host(x: Any) -> bool:
+    """Tell whether something is a tensor in the machine's memory."""
+    return isinstance(x, Sym) and isinstance(x.storage, OnHost)
+
+
+def visiting(x: Sym) -> Sym:
+    """Return a tensor on the device: itself, or a copy of one in the machine's memory, as accelerate's hooks do."""
+    if not is_on_host(x):
+        return x
+    return x.tape.note(new(x.tape, x.shape, x.dtype, op="to"), "parameter on a visit")
 
 
 def view_of(base: Sym, shape: Sequence[Size], strides: Sequence[Size]) -> Sym:
