@@ -5,6 +5,7 @@ from __future__ import annotations
 from oomph import ops
 from oomph.losses import check_loss, end_of_model, hf
 from oomph.losses.logits import projected
+from oomph.losses.shifted import shifted_loss
 from oomph.tape.activation_offload import staying
 from oomph.tape.bound import Bound
 from oomph.tape.sizes import Size, yes
@@ -20,14 +21,14 @@ def kept(hidden_states: Sym, logits_to_keep: Size) -> Sym:
 
 
 def causal_lm_loss(logits: Sym, labels: Sym) -> Sym:
-    """Return transformers' own loss of logits that a program made; refused where the job has another one."""
+    """Return the class's own loss of logits that a program made; refused where the job has another one."""
     check_loss(logits.tape.loss, "this model")
     with staying(logits.tape, "loss"):
-        return hf.causal_lm_loss(logits, labels)
+        return (shifted_loss if logits.tape.loss == "shifted" else hf.causal_lm_loss)(logits, labels)
 
 
 def adapted_head_and_loss(head: Bound, hidden_states: Sym, labels: Sym | None) -> tuple[Sym | None, Sym]:
-    """Return transformers' own loss, None without labels, of the logits that a head with an adapter makes."""
+    """Return the class's own loss, None without labels, of the logits that a head with an adapter makes."""
     with staying(head.tape, "head"):
         logits: Sym = head(hidden_states)
     return None if labels is None else causal_lm_loss(logits, labels), logits
