@@ -99,6 +99,8 @@ def _serve(path: str, asked: dict[str, Any]) -> None:
 
     params = xllamacpp.CommonParams()
     params.model.path = path
+    if "mmproj_path" in asked:
+        params.mmproj.path = asked.pop("mmproj_path")
     if "draft" in asked:
         params.speculative.draft.mparams.path = asked.pop("draft")
         params.speculative.types = [xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE]

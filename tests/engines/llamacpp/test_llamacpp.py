@@ -146,7 +146,7 @@ def test_the_command_serves_what_was_estimated() -> None:
         {"ctx_size": -1}, {"parallel": 0}, {"parallel": 257}, {"gpu_layers": "many"}, {"cache_type_k": "q3_k"},
         {"cache_type_v": "q8_0", "flash_attn": "off"}, {"split_mode": "row"}, {"tensor_split": "a,b"},
         {"override_tensor": "(a+)+=CPU"}, {"override_tensor": "exps=CUDA0"}, {"override_tensor": "[=CPU"},
-        {"mmproj": "m.gguf"}, {"spec_type": "draft-eagle3"}, {"embedding": True}, {"version": "new"},
+        {"image_max_tokens": 0}, {"spec_type": "draft-eagle3"}, {"embedding": True}, {"version": "new"},
         {"flash_attn": "perhaps"},
         {"context": 0}, {"concurrency": 0}, {"ubatch_size": 1.5}, {"tensor_split": "nan,1"},
     ],

@@ -69,8 +69,10 @@ class IkJob(LlamaCppJob):
         super().__post_init__()
         if self.mla not in MLA:
             raise UsageError(f"-mla {self.mla} is not known.", "Choose 0, 1, 2 or 3.")
-        if self.draft or self.spec_type:
-            raise UnsupportedError("What a draft of ik_llama.cpp takes is not modelled.", "Leave -md out.")
+        if self.draft or self.spec_type or self.mmproj:
+            raise UnsupportedError(
+                "What a draft or a projector of ik_llama.cpp takes is not modelled.", "Leave -md and --mmproj out."
+            )
         if self.fits:
             raise UnsupportedError("What --fit of ik_llama.cpp arrives at is not known.", "Say -ngl and -c.")
         if self.kv_unified is not None or self.swa_full:

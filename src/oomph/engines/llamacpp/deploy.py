@@ -49,7 +49,20 @@ def deploy(found: Subject, job: LlamaCppJob, devices: Sequence[Device] = ()) -> 
         assumptions=(*taken_for_granted(served, context), *fits),
         warnings=_warnings(served),
     )
-    return _with_draft(deployed, served) if job.draft else deployed
+    deployed = _with_draft(deployed, served) if job.draft else deployed
+    return _with_projector(deployed, job, bool(devices) and job.main_gpu > 0) if job.mmproj else deployed
+
+
+def _with_projector(deployed: Deployment, job: LlamaCppJob, elsewhere: bool) -> Deployment:
+    """Return the same with a projector, which lies on the first GPU of the machine."""
+    from oomph.engines.llamacpp.clip import projector_of, with_projector
+
+    if job.fits or elsewhere:
+        other = "--fit" if job.fits else "-mg"
+        raise UnsupportedError(
+            f"What {other} makes of a projector is not known.", "Say -ngl and -c, and leave -mg out."
+        )
+    return with_projector(deployed, projector_of(job, gpus=True))
 
 
 def _with_draft(deployed: Deployment, served: Served) -> Deployment:

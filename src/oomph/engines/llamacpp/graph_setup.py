@@ -78,7 +78,7 @@ class Build:
     `whole_states`: states of all sequences are read at once, whichever a batch has. `late_rows`: models with prediction
     layers drop tokens without logits after the last layer only (before its feed-forward layer otherwise).
     `copies_unused`: inputs that a batch does not use are copied for each of several batches under way.
-    `kernel_copies` and `fused`: what cuda.py has.
+    `kernel_copies` and `fused`: what cuda.py has. `image_mask_f16`: so is the mask of a tower's windows.
     """
 
     mask_f16: bool = True
@@ -92,6 +92,7 @@ class Build:
     copies_unused: bool = True
     kernel_copies: bool = True
     fused: bool = True
+    image_mask_f16: bool = True
 
 
 @dataclass(frozen=True)

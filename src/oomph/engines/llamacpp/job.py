@@ -69,6 +69,8 @@ class LlamaCppJob(ServeJob):
     fit_ctx: int = flag(4096, "-fitc", "--fit-ctx", help="tokens that --fit leaves a context at least")
     embedding: bool = flag(False, "--embedding", "--embeddings", help="serve embeddings")
     mmproj: str = flag("", "-mm", "--mmproj", help="file of a vision or audio part")
+    mmproj_offload: bool = flag(True, "--mmproj-offload/--no-mmproj-offload", help="it lies on the first GPU")
+    image_max_tokens: int | None = flag(None, "--image-max-tokens", help="tokens of an image, at most")
     draft: str = flag("", "-md", "--model-draft", "--spec-draft-model", help="a draft model: its file, or NAME:FORMAT")
     draft_gpu_layers: int | str | None = flag(
         None, "-ngld", "--spec-draft-ngl", "--gpu-layers-draft", "--n-gpu-layers-draft", help="its layers on the GPU"
@@ -106,8 +108,7 @@ class LlamaCppJob(ServeJob):
             raise UnsupportedError(f"--split-mode {self.split_mode[:20]} is not modelled.", "Use layer or none.")
         _within("--spec-draft-n-max", self.draft_max, 0, MOST_TOKENS)
         _ = self.guessed
-        if self.mmproj:
-            raise UnsupportedError("What --mmproj puts beside the model is not modelled.", "Leave it out: the rest is.")
+        _within("--image-max-tokens", self.image_max_tokens, 1, MOST_TOKENS)
         if self.embedding:
             raise UnsupportedError("A server of embeddings is not modelled.", "Leave --embedding out.")
 

@@ -14,7 +14,8 @@ _SWITCHES = """--cache-idle-slots
     --prefill-assistant --no-prefill-assistant --webui --no-webui --ui --no-ui --reuse-port --simple-io --log-disable
     -v --verbose --log-verbose --offline --log-prefix --no-log-prefix --log-timestamps --no-log-timestamps --log-jsonl
     --no-log-jsonl --verbose-prompt -cnv --conversation -no-cnv --no-conversation -st --single-turn -sp --special
-    --display-prompt --no-display-prompt --spm-infill --cors-credentials --no-cors-credentials --no-mmproj --mlock"""
+    --display-prompt --no-display-prompt --spm-infill --cors-credentials --no-cors-credentials --no-mmproj
+    --no-mmproj-auto --mmproj-auto --mlock"""
 _VALUES = """--host --port --path --api-prefix --api-key --api-key-file --ssl-key-file --ssl-cert-file --cors-origins
     --cors-methods --cors-headers -to --timeout --threads-http -t --threads -tb --threads-batch -C --cpu-mask -Cr
     --cpu-range --cpu-strict --prio --poll -Cb --cpu-mask-batch -Crb --cpu-range-batch --cpu-strict-batch --prio-batch
@@ -28,12 +29,14 @@ _VALUES = """--host --port --path --api-prefix --api-key --api-key-file --ssl-ke
     --tags -hft --hf-token --chat-template --chat-template-file --chat-template-kwargs --reasoning-format -rea
     --reasoning --reasoning-effort --reasoning-budget --reasoning-budget-message --cache-reuse --slot-save-path
     --media-path -sps --slot-prompt-similarity --sse-ping-interval --log-file --log-colors -lv --verbosity
-    --log-verbosity -co --color --sleep-idle-seconds --ui-config --webui-config -cms --checkpoint-min-step"""
+    --log-verbosity -co --color --sleep-idle-seconds --ui-config --webui-config -cms --checkpoint-min-step
+    --image-min-tokens"""
 
 HARMLESS = frozenset(_SWITCHES.split()) | {f"{word}=" for word in _VALUES.split()}
 
 _ADAPTERS = "it keeps adapters beside the model"
 _DRAFT = "what it moves of a draft is not known"
+_PROJECTOR = "name the projector's file by --mmproj"
 _FILE = "name the draft, or its file, by -md"
 _POOLED = "a server of embeddings is not known"
 _OTHERS = "it serves several models"
@@ -52,7 +55,8 @@ REFUSED = {
     "--no-host": "it moves the host's buffers", "-ncffn": "which maps stay with the host is not known",
     "--n-cpu-ffn": "which maps stay with the host is not known", "--override-kv": "it changes the model's header",
     "-ctxcp": "it keeps copies of caches on the host", "--ctx-checkpoints": "it keeps copies of caches on the host",
-    "--swa-checkpoints": "it keeps copies of caches on the host", "--mmproj-url": "a vision part is not known",
+    "--swa-checkpoints": "it keeps copies of caches on the host", "--mmproj-url": _PROJECTOR, "-mmu": _PROJECTOR,
+    "-mmdev": "name the devices by --gpu", "--mmproj-device": "name the devices by --gpu",
     "--kv-unified-per-slot": "say -c", "-gan": "a cache of grouped positions is not known",
     "-gaw": "a cache of grouped positions is not known", "-lm": "say --mmap or --no-mmap",
     "--load-mode": "say --mmap or --no-mmap", "-mu": "name the model's file", "--model-url": "name the model's file",
