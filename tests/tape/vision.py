@@ -117,7 +117,7 @@ def config(rng: random.Random, kind: str) -> Config:
     return {"model_type": kind, **KINDS[kind](rng), "tie_word_embeddings": rng.random() < 0.4}
 
 
-SEEING = ("qwen2_vl", "qwen2_5_vl", "llava")  # kinds that are played with images
+SEEING = ("qwen2_vl", "qwen2_5_vl", "llava", "gemma3")  # kinds that are played with images
 
 
 def seeing(rng: random.Random, drawn: TrainJob, images: int) -> TrainJob:
@@ -152,9 +152,12 @@ def infer_job(rng: random.Random, kind: str) -> InferJob:
 
 
 def grid(seed: int = 20261126) -> Iterator[tuple[Config, TrainJob | InferJob]]:
-    """A training step of each kind, and inference of every other."""
+    """A training step of each kind, with images where it is played with them, and inference of every other."""
     rng = random.Random(seed)
     for index, kind in enumerate(KINDS):
-        yield config(rng, kind), job(rng, kind)
+        drawn = job(rng, kind)
+        yield config(rng, kind), drawn
         if index % 2:
             yield config(rng, kind), infer_job(rng, kind)
+        if kind in SEEING and not drawn.images:
+            yield config(rng, kind), seeing(rng, drawn, 1 + index % 2)

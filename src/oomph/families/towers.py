@@ -65,13 +65,15 @@ def clip(config: Config) -> Block:
 def siglip(config: Config) -> Block:
     """SigLIP, with its pooling head unless told otherwise."""
     head = config.bool("vision_use_head", default=True)
-    return ClipVision(*_vit(config), *_images(config), config.int("num_channels"), False, head, **_acts(config))
+    return ClipVision(
+        *_vit(config), *_images(config), config.int("num_channels"), False, head, **_acts(config), norms_first=True
+    )
 
 
 def siglip2(config: Config) -> Block:
     """SigLIP 2 for images at their own size."""
     head, patch, count = config.bool("vision_use_head", True), config.int("patch_size"), config.int("num_patches")
-    return ClipVision(*_vit(config), 0, patch, config.int("num_channels"), False, head, count)
+    return ClipVision(*_vit(config), 0, patch, config.int("num_channels"), False, head, count, norms_first=True)
 
 
 def idefics3(config: Config) -> Block:

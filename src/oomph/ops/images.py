@@ -27,7 +27,7 @@ def conv_patches(x: Sym, weight: Sym, bias: Sym | None, patches: Sequence[Size])
     >>> cost(lambda x, weight: conv_patches(x, weight, None, (4, 4)), frozen(2, 3, 56, 56), (64, 3, 14, 14))
     Cost(allocated=4096, saved=112896, backward=75264)
     """
-    bias = None if bias is None else autocast_argument(bias)
+    bias = None if bias is None else autocast_argument(bias, cached=True)
     weight = autocast_argument(weight)
     x = autocast_argument(x)
     node = record("Convolution", (x, weight) if bias is None else (x, weight, bias), _conv_backward)
@@ -42,6 +42,25 @@ def _conv_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradie
     return [
         new(tape, *each, op="convolution_backward") if node.needs(at) else None for at, each in enumerate(node.inputs)
     ]
+
+
+def pooled(x: Sym, side: Size) -> Sym:
+    """Return the means of squares of x [B, H, P, P]: [B, H, side, side].
+
+    Saves x; backward makes its gradient. Source: ATen/native/AveragePool2d.cpp; torch tools/autograd/derivatives.yaml
+    (avg_pool2d).
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda x: pooled(x, 2), (2, 8, 4, 4))
+    Cost(allocated=128, saved=512, backward=512)
+    """
+    node = record("AvgPool2D", (x,), _unpooled)
+    save(node, x)
+    return made_by(new(x.tape, (*x.shape[:2], side, side), x.dtype, op="avg_pool2d"), node)
+
+
+def _unpooled(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    return [new(grad(gradients).tape, *node.inputs[0], op="avg_pool2d_backward")]
 
 
 def for_each(x: Sym, batch: Size) -> Sym:

@@ -258,17 +258,24 @@ def linear_unfused(x: Sym, weight: Sym, bias: Sym | None = None) -> Sym:
 
 def times_rows(x: Sym, matrix: Sym) -> Sym:
     """Return x [.., K] @ matrix [K, N] to [.., N] as a program writes it: autocast casts both, the matrix first, whose
-    cast is kept no longer than its gradient needs it.
+    cast is kept no longer than its gradient needs it. A matrix that does not train is repeated, without a copy, for an
+    x that cannot be flattened without one.
 
-    Saves what mm saves. Source: ATen/native/LinearAlgebra.cpp, _matmul_impl.
+    Saves what mm or bmm saves. Source: ATen/native/LinearAlgebra.cpp, _matmul_impl.
 
     >>> from oomph.tape.testing import cost
     >>> cost(times_rows, (2, 4, 256), (256, 512))
     Cost(allocated=8192, saved=266240, backward=266240)
     """
+    trains = matrix.requires_grad
     matrix = autocast_argument(matrix)
     x = autocast_argument(x)
-    return view(mm(view(x, (product(x.shape[:-1]), x.shape[-1])), matrix), (*x.shape[:-1], matrix.shape[1]))
+    if trains or len(x.shape) == len(matrix.shape) or _folds(x):
+        out = mm(view(x, (product(x.shape[:-1]), x.shape[-1])), matrix)
+    else:
+        matrices = product(x.shape[:-2])
+        out = bmm(view(x, (matrices, *x.shape[-2:])), _repeated(matrix, matrices))
+    return view(out, (*x.shape[:-1], matrix.shape[1]))
 
 
 def _folds(x: Sym) -> bool:

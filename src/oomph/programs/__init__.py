@@ -38,7 +38,7 @@ PROGRAMS: dict[str, str] = {
     **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), "qwen_vl"),
     "xlm-roberta": "roberta",
 }
-SEEING = frozenset({"llava", "qwen2_vl", "qwen2_5_vl"})  # types that are played with images
+SEEING = frozenset({"gemma3", "llava", "qwen2_vl", "qwen2_5_vl"})  # types that are played with images
 OWN_ATTENTION = ("deberta-v2",)  # types whose class knows no kernel
 HEADS = ("lm_head", "embed_out", "output", "output_projection", "transformer.output_layer")  # paths of language heads
 

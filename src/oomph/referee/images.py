@@ -43,6 +43,19 @@ def llava(config: Any, job: TrainJob, device: Any) -> tuple[int, dict[str, Any]]
     return patches + (config.vision_feature_select_strategy == "full"), _fixed(config, job, device)
 
 
+def gemma(config: Any, job: TrainJob, device: Any) -> tuple[int, dict[str, Any]]:
+    """Gemma3Processor: as many tokens of each image, and which tokens are an image's [B, S] int64."""
+    tokens = config.mm_tokens_per_image
+    return tokens, _fixed(config, job, device) | {"token_type_ids": _kinds(job, tokens, device)}
+
+
+def _kinds(job: TrainJob, tokens: int, device: Any) -> Any:
+    """Return which tokens are an image's: int64 [B, S]."""
+    row = [0] + ([1] * tokens + [0]) * job.images
+    row += [0] * (job.seq_len - len(row))
+    return torch.tensor([row] * job.batch, device=device)
+
+
 def qwen(config: Any, job: TrainJob, device: Any) -> tuple[int, dict[str, Any]]:
     """Qwen2VLProcessor: patches of images in the order of their merging [T, C·2·P·P] fp32, how many a side
     [images, 3] int64, and what kind each token is of [B, S] int64.
@@ -51,15 +64,13 @@ def qwen(config: Any, job: TrainJob, device: Any) -> tuple[int, dict[str, Any]]:
     merge, patch = vision.spatial_merge_size, vision.patch_size
     rows, columns = patches(job.image_size, patch, merge)
     tokens = rows * columns // merge**2
-    row = [0] + ([1] * tokens + [0]) * job.images
-    row += [0] * (job.seq_len - len(row))
     return tokens, {
         "pixel_values": torch.zeros(
             count * rows * columns, vision.in_channels * vision.temporal_patch_size * patch**2, device=device
         ),
         "image_grid_thw": torch.tensor([[1, rows, columns]] * count, device=device),
-        "mm_token_type_ids": torch.tensor([row] * job.batch, device=device),
+        "mm_token_type_ids": _kinds(job, tokens, device),
     }
 
 
-MADE = {"llava": llava, "qwen2_vl": qwen, "qwen2_5_vl": qwen}
+MADE = {"gemma3": gemma, "llava": llava, "qwen2_vl": qwen, "qwen2_5_vl": qwen}
