@@ -31,7 +31,7 @@ def draft_of(served: Served) -> Served:
     model = _known(job)
     if model.sizes.arch in OTHER_DRAFTS:
         raise UnsupportedError(f"A draft of {model.sizes.arch} is not modelled.", "Leave -md out: the rest is.")
-    return replace(served, file=model.file, sizes=model.sizes, hparams=model.hparams, job=_job(served))
+    return replace(served, file=model.file, sizes=model.sizes, hparams=model.hparams, job=_job(served), adapters=())
 
 
 def _job(served: Served) -> LlamaCppJob:
@@ -41,7 +41,7 @@ def _job(served: Served) -> LlamaCppJob:
     return replace(
         job, draft="", spec_type="", ctx_size=ctx_size, gpu_layers=job.draft_gpu_layers, override_tensor="",
         cpu_moe=False, n_cpu_moe=0, cache_type_k=job.draft_cache_type_k, cache_type_v=job.draft_cache_type_v,
-        cache_ram=0,
+        cache_ram=0, lora="", lora_scaled="", control_vector="", control_vector_scaled="", mmproj="",
     )  # fmt: skip
 
 
