@@ -106,7 +106,7 @@ def _with_draft(deployed: Deployment, served: Served) -> Deployment:
 
 def _of_draft(served: Served, draft: Served) -> tuple[str, ...]:
     """Return what is assumed of a draft."""
-    said = [f"of the draft: {draft.file.said}"] if draft.file.said else []
+    said = [f"of the draft: {draft.file.said or f'a file in {draft.file.stored}'}"]
     if "draft-simple" not in served.job.spec_type:
         said.append("--spec-type draft-simple not given: new builds load a draft and do not ask it")
     return tuple(said)
@@ -236,6 +236,8 @@ def taken_for_granted(served: Served, context: int) -> tuple[str, ...]:
         found.append("-ngl not given: all layers on the GPUs; where they do not fit, --fit on puts fewer there")
     if job.context is None and job.ctx_size is None:
         found.append(f"no context given: {context:,} tokens, what the model was trained for")
+    if job.cache_ram < 0:
+        found.append("--cache-ram -1: the host keeps prompts without a limit, which is not counted")
     if len(served.shares) > 1 and not job.shares:
         found.append("--tensor-split not given: layers divided by the GPUs' memory, as if all of it were free")
     return tuple(found)

@@ -76,7 +76,10 @@ class LlamaCppJob(ServeJob):
     mmproj: str = flag("", "-mm", "--mmproj", help="file of a vision or audio part")
     mmproj_offload: bool = flag(True, "--mmproj-offload/--no-mmproj-offload", help="it lies on the first GPU")
     image_max_tokens: int | None = flag(None, "--image-max-tokens", help="tokens of an image, at most")
-    draft: str = flag("", "-md", "--model-draft", "--spec-draft-model", help="a draft model: its file, or NAME:FORMAT")
+    draft: str = flag(
+        "", "-md", "--model-draft", "--spec-draft-model", "-hfd", "-hfrd", "--hf-repo-draft", "--spec-draft-hf",
+        help="a draft model: its file, or NAME:FORMAT",
+    )  # fmt: skip
     draft_gpu_layers: int | str | None = flag(
         None, "-ngld", "--spec-draft-ngl", "--gpu-layers-draft", "--n-gpu-layers-draft", help="its layers on the GPU"
     )
