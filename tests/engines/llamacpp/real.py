@@ -99,6 +99,12 @@ def _serve(path: str, asked: dict[str, Any]) -> None:
 
     params = xllamacpp.CommonParams()
     params.model.path = path
+    if "lora" in asked:
+        loras = []
+        for each in asked.pop("lora"):
+            loras.append(xllamacpp.CommonAdapterLoraInfo())
+            loras[-1].path, loras[-1].scale = each, 1.0
+        params.lora_adapters = loras
     if "mmproj_path" in asked:
         params.mmproj.path = asked.pop("mmproj_path")
     if "draft" in asked:

@@ -14,6 +14,7 @@ from oomph.engines.flags import read_flags
 from oomph.engines.ik import IkJob
 from oomph.engines.llamacpp.deploy import deploy
 from oomph.engines.llamacpp.job import LlamaCppJob
+from oomph.engines.llamacpp.words import words
 from oomph.errors import UnsupportedError
 from oomph.header import Source
 from tests.engines.llamacpp import real, tiny
@@ -63,6 +64,20 @@ def test_a_draft_takes_of_each_gpu_what_a_server_of_its_own_would() -> None:
         weights = {item.name: item.n_bytes for item in share.items}
         assert weights["weights of the draft"] == other.items[0].n_bytes
     assert both.shares[0].room_bytes == (alone.shares[0].room_bytes or 0) - small.shares[0].items[0].n_bytes
+
+
+@pytest.mark.parametrize("name", ["llama-3.2-1b:Q4_K_M", "models/Llama-3.2-1B-Instruct-Q4_K_M.gguf",
+                                  "bartowski/Llama-3.2-1B-Instruct-GGUF:Q4_K_M"])  # fmt: skip
+def test_a_draft_is_known_by_its_name(name: str) -> None:
+    """As a file or a repository of files is called, where it is not there itself; the command calls it by its file."""
+    held = deploy(LLAMA, LlamaCppJob(context=8192, format="q8_0", draft=name)).shares[0].items
+    model = "llama-3.2-1b" if ":" in name and "/" not in name else "llama-3.2-1b-instruct"
+    other = deploy(subject(model), LlamaCppJob(context=8192, format="q4_k_m")).shares[0].items
+    assert held[-1].n_bytes == other[0].n_bytes
+    said = words(LlamaCppJob(draft=name))
+    assert said[:1] == ["-md"]
+    assert said[1].endswith("-Q4_K_M.gguf")
+    assert deploy(LLAMA, LlamaCppJob(context=8192, format="q8_0", draft=said[1])).shares[0].items == held
 
 
 def test_guesses_have_logits_of_their_own() -> None:

@@ -245,3 +245,16 @@ def test_odd_files_end_in_a_sentence(of_file: Subject, data: st.DataObject) -> N
             replace(of_file, source=source, model=replace(of_file.model)), LlamaCppJob(context=64)
         ).shares:
             share.held(64, 1)
+
+
+def test_prompts_that_the_host_keeps_are_bounded_or_said() -> None:
+    """--cache-ram: 8 GiB by itself, in the upper bound alone; none for 0; without a limit that is said."""
+    found = subject("qwen2.5-0.5b")
+    usual, none, endless = (
+        deploy(found, LlamaCppJob(context=512, format="q8_0", cache_ram=most)) for most in (8192, 0, -1)
+    )
+    kept = [item for item in usual.shares[-1].items if item.name == "prompts kept for later"]
+    assert [(item.n_bytes, item.safe_bytes) for item in kept] == [(0, 8 * 2**30)]
+    assert len(none.shares[-1].items) == len(endless.shares[-1].items) == len(usual.shares[-1].items) - 1
+    assert [each for each in endless.assumptions if "--cache-ram -1" in each]
+    assert not [each for each in none.assumptions if "--cache-ram" in each]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from oomph.engines.base import Deployment, Later, Share
+from oomph.engines.base import Deployment, Later, with_items
 from oomph.engines.llamacpp.builds import build_of
 from oomph.engines.llamacpp.clip_graphs import GRAPHS, TOKENS, Tower, image_graph
 from oomph.engines.llamacpp.compute import BROKEN
@@ -125,9 +125,9 @@ def with_projector(deployed: Deployment, projector: Projector) -> Deployment:
     first, *others, host = deployed.shares
     weights = Item("weights of the projector", "weights", projector.weights, source="rule", evidence=SOURCE)
     if projector.on_gpu:
-        first, host = _with(first, weights, *_buffer(projector, 0)), _with(host, *_buffer(projector, 1))
+        first, host = with_items(first, weights, *_buffer(projector, 0)), with_items(host, *_buffer(projector, 1))
     else:
-        host = _with(host, weights, *_buffer(projector, 0))
+        host = with_items(host, weights, *_buffer(projector, 0))
     lines, before = _lines(projector), deployed.printed
     unknown = f"What the projector {projector.kind} takes to read an image is not known here: its buffer is not counted"
     return replace(
@@ -136,12 +136,6 @@ def with_projector(deployed: Deployment, projector: Projector) -> Deployment:
         printed=Later(lambda: (*before, *lines)),
         warnings=deployed.warnings if projector.buffers else (*deployed.warnings, unknown),
     )
-
-
-def _with(share: Share, *items: Item) -> Share:
-    """Return a share with what lies there too."""
-    room = None if share.room_bytes is None else share.room_bytes - sum(item.n_bytes for item in items)
-    return replace(share, items=(*share.items, *items), room_bytes=room)
 
 
 def _buffer(projector: Projector, at: int) -> tuple[Item, ...]:

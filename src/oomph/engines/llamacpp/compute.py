@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
+from oomph.engines.llamacpp.file import FileTensor
 from oomph.engines.llamacpp.graph import compute_buffers
 from oomph.engines.llamacpp.graph_setup import CPU, Build, GraphSetup, Hparams, Stored
 from oomph.engines.llamacpp.kv import CELLS, CacheRules, Window, window
@@ -46,6 +47,7 @@ class Question:
     pipeline: bool = False
     all_outputs: bool = False
     outputs: int = 1
+    adapters: tuple[tuple[FileTensor, int], ...] = ()
     n_batch: int = 2048
     measured: bool = False
     build: Build = NEWEST
@@ -74,7 +76,8 @@ def setup(asked: Question, at: Window) -> GraphSetup:
     layers = tuple(_name(device) for device in asked.layers[: len(asked.sizes.kept)])
     return GraphSetup(
         arch=asked.sizes.arch,
-        tensors=tensors(asked.loaded),
+        tensors=tensors(asked.loaded, asked.adapters),
+        adapted=bool(asked.adapters),
         hparams=asked.hparams,
         n_ctx=at.n_ctx,
         cells=at.cells,
@@ -103,10 +106,10 @@ def _name(device: int) -> str:
 
 
 @lru_cache(maxsize=64)
-def tensors(loaded: Loaded) -> Mapping[str, Stored]:
+def tensors(loaded: Loaded, adapters: tuple[tuple[FileTensor, int], ...] = ()) -> Mapping[str, Stored]:
     """Return where each tensor was loaded to, by name; a tied embedding's second copy is the output matrix."""
     found: dict[str, Stored] = {}
-    for tensor, device in loaded.tensors:
+    for tensor, device in (*loaded.tensors, *adapters):
         name = "output.weight" if tensor.name in found and tensor.name == "token_embd.weight" else tensor.name
         if name not in found or device >= 0:
             found[name] = Stored(tensor.shape[::-1], tensor.type, _name(device))

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from oomph.constants import measured
-from oomph.engines.base import Deployment, Later, Limit, Share
+from oomph.engines.base import Deployment, Later, Limit, Share, with_items
 from oomph.engines.llamacpp.job import MOST_SLOTS, LlamaCppJob
 from oomph.engines.llamacpp.printing import printed
 from oomph.engines.llamacpp.served import SOURCE, Served, known
@@ -36,13 +36,14 @@ def deploy(found: Subject, job: LlamaCppJob, devices: Sequence[Device] = ()) -> 
     used = used_gpus(job, devices)
     served = Served(*model, job, split_of(job, used), present=bool(devices))
     served, fits = _fitted(served, used) if job.fits and devices else (served, ())
+    served = _adapted(served) if job.lora or job.lora_scaled else served
     context = context_of(served)
     gpus = [gpu_share(served, at, used[at] if devices else None, len(used)) for at in range(len(used))]
     host = Share(
         HOST, host_items(served), partial(served.needs, -1), partial(served.held, -1)
     )  # fmt: skip
     deployed = Deployment(
-        shares=(*gpus, host),
+        shares=(*(_adapters(served, share, at) for at, share in enumerate(gpus)), _adapters(served, host, -1)),
         context=context,
         printed=Later(partial(printed, served, context)),
         limits=limits_of(served),
@@ -51,6 +52,28 @@ def deploy(found: Subject, job: LlamaCppJob, devices: Sequence[Device] = ()) -> 
     )
     deployed = _with_draft(deployed, served) if job.draft else deployed
     return _with_projector(deployed, job, bool(devices) and job.main_gpu > 0) if job.mmproj else deployed
+
+
+def _adapted(served: Served) -> Served:
+    from oomph.engines.llamacpp.adapters import adapters_of, placed
+
+    return replace(served, adapters=placed(served, adapters_of(served.job, served.sizes.arch)))
+
+
+def _adapters(served: Served, share: Share, at: int) -> Share:
+    """Return a device's share with adapters and control vectors, if there are any."""
+    job = served.job
+    if not (served.adapters or job.control_vector or job.control_vector_scaled):
+        return share
+    from oomph.engines.llamacpp.adapters import adapter_bytes, vector_bytes
+
+    vectors = vector_bytes(served, at) if job.control_vector or job.control_vector_scaled else 0
+    evidence = f"{SOURCE}: llama-adapter.cpp"
+    items = (
+        Item("LoRA adapters", "adapters", adapter_bytes(served, at), source="rule", evidence=evidence),
+        Item("control vectors", "adapters", vectors, source="rule", evidence=evidence),
+    )
+    return with_items(share, *(item for item in items if item.n_bytes))
 
 
 def _with_projector(deployed: Deployment, job: LlamaCppJob, elsewhere: bool) -> Deployment:
@@ -83,7 +106,7 @@ def _with_draft(deployed: Deployment, served: Served) -> Deployment:
 
 def _of_draft(served: Served, draft: Served) -> tuple[str, ...]:
     """Return what is assumed of a draft."""
-    said = [f"of the draft: {draft.file.said}"] if draft.file.said else []
+    said = [f"of the draft: {draft.file.said or f'a file in {draft.file.stored}'}"]
     if "draft-simple" not in served.job.spec_type:
         said.append("--spec-type draft-simple not given: new builds load a draft and do not ask it")
     return tuple(said)
@@ -213,6 +236,8 @@ def taken_for_granted(served: Served, context: int) -> tuple[str, ...]:
         found.append("-ngl not given: all layers on the GPUs; where they do not fit, --fit on puts fewer there")
     if job.context is None and job.ctx_size is None:
         found.append(f"no context given: {context:,} tokens, what the model was trained for")
+    if job.cache_ram < 0:
+        found.append("--cache-ram -1: the host keeps prompts without a limit, which is not counted")
     if len(served.shares) > 1 and not job.shares:
         found.append("--tensor-split not given: layers divided by the GPUs' memory, as if all of it were free")
     return tuple(found)

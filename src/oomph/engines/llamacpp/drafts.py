@@ -31,7 +31,7 @@ def draft_of(served: Served) -> Served:
     model = _known(job)
     if model.sizes.arch in OTHER_DRAFTS:
         raise UnsupportedError(f"A draft of {model.sizes.arch} is not modelled.", "Leave -md out: the rest is.")
-    return replace(served, file=model.file, sizes=model.sizes, hparams=model.hparams, job=_job(served))
+    return replace(served, file=model.file, sizes=model.sizes, hparams=model.hparams, job=_job(served), adapters=())
 
 
 def _job(served: Served) -> LlamaCppJob:
@@ -41,22 +41,30 @@ def _job(served: Served) -> LlamaCppJob:
     return replace(
         job, draft="", spec_type="", ctx_size=ctx_size, gpu_layers=job.draft_gpu_layers, override_tensor="",
         cpu_moe=False, n_cpu_moe=0, cache_type_k=job.draft_cache_type_k, cache_type_v=job.draft_cache_type_v,
-        cache_ram=0,
+        cache_ram=0, lora="", lora_scaled="", control_vector="", control_vector_scaled="", mmproj="",
     )  # fmt: skip
 
 
 def _known(job: LlamaCppJob) -> Known:
-    """Return the file of the draft: of a GGUF file as it is, of a model in the format behind its name, or the job's."""
+    """Return the file of the draft: a GGUF file as it is, a model of the catalogue in the format that its name tells,
+    else in the job's."""
     from oomph.answer import subject
+    from oomph.engines import engine
+    from oomph.engines.model_names import by_name
 
-    name, _, stored = job.draft.rpartition(":") if ":" in job.draft else (job.draft, "", "")
+    stored = job.format
     try:
-        found = subject(name, offline=True)
-        of_file = found.source.header is not None
-        return known(found, stored.lower() or None if of_file else stored.lower() or job.format)
+        try:
+            found = subject(job.draft, offline=True)
+        except OomphError:
+            named = by_name(job.draft, engine("llama.cpp"))
+            if named is None:
+                raise
+            found, stored = subject(named.model, offline=True), named.format or job.format
+        return known(found, None if found.source.header is not None else stored)
     except OomphError as error:
         raise UnsupportedError(
-            f"The draft {name[:60]!r} is not known here: {error.problem}",
+            f"The draft {job.draft[:60]!r} is not known here: {error.problem}",
             "Name it as the catalogue does, with its format behind a colon, or point -md to its .gguf file.",
         ) from None
 

@@ -103,7 +103,7 @@ class GraphSetup:
     `cells` and `swa_cells` are those of one stream of the caches. `full_offload`: all layers, and the output, are on
     GPUs. `n_outputs_max` are the tokens of a batch whose logits may be asked for. `measured`: as --fit reckons, which
     plans the graph of a prompt only, and forgets which devices some nodes were meant for
-    (ggml_backend_sched_reserve_size).
+    (ggml_backend_sched_reserve_size). `adapted`: matrices of adapters are among the tensors.
     """
 
     arch: str
@@ -127,6 +127,7 @@ class GraphSetup:
     op_offload: bool = True
     pipeline: bool = False
     measured: bool = False
+    adapted: bool = False
     build: Build = Build()
 
     @property

@@ -67,11 +67,19 @@ class LlamaCppJob(ServeJob):
     fit: str = flag("", "-fit", "--fit", help="on: a shorter context or fewer layers where all is too large")
     fit_target: str = flag("1024", "-fitt", "--fit-target", help="MiB of each GPU that --fit leaves free")
     fit_ctx: int = flag(4096, "-fitc", "--fit-ctx", help="tokens that --fit leaves a context at least")
+    lora: str = flag("", "--lora", help="files of LoRA adapters, behind each other with commas")
+    lora_scaled: str = flag("", "--lora-scaled", help="the same with a scale each, FILE:0.5")
+    lora_later: bool = flag(False, "--lora-init-without-apply", help="adapters are loaded, and applied later")
+    control_vector: str = flag("", "--control-vector", help="files of control vectors, which are added up")
+    control_vector_scaled: str = flag("", "--control-vector-scaled", help="the same with a scale each, FILE:0.5")
     embedding: bool = flag(False, "--embedding", "--embeddings", help="serve embeddings")
     mmproj: str = flag("", "-mm", "--mmproj", help="file of a vision or audio part")
     mmproj_offload: bool = flag(True, "--mmproj-offload/--no-mmproj-offload", help="it lies on the first GPU")
     image_max_tokens: int | None = flag(None, "--image-max-tokens", help="tokens of an image, at most")
-    draft: str = flag("", "-md", "--model-draft", "--spec-draft-model", help="a draft model: its file, or NAME:FORMAT")
+    draft: str = flag(
+        "", "-md", "--model-draft", "--spec-draft-model", "-hfd", "-hfrd", "--hf-repo-draft", "--spec-draft-hf",
+        help="a draft model: its file, or NAME:FORMAT",
+    )  # fmt: skip
     draft_gpu_layers: int | str | None = flag(
         None, "-ngld", "--spec-draft-ngl", "--gpu-layers-draft", "--n-gpu-layers-draft", help="its layers on the GPU"
     )
@@ -105,7 +113,9 @@ class LlamaCppJob(ServeJob):
         if not self.flash and self.types[1].block > 1:
             raise UsageError("Quantised values need flash attention (-ctv).", "Leave -fa auto, or -ctv f16.")
         if self.split_mode not in ("layer", "none"):
-            raise UnsupportedError(f"--split-mode {self.split_mode[:20]} is not modelled.", "Use layer or none.")
+            row = "CUDA devices of this build have no split buffers, so that the server does not start"
+            why = row if self.split_mode == "row" and self.build is None else "it is not modelled"
+            raise UnsupportedError(f"--split-mode {self.split_mode[:20]}: {why}.", "Use layer or none.")
         _within("--spec-draft-n-max", self.draft_max, 0, MOST_TOKENS)
         _ = self.guessed
         _within("--image-max-tokens", self.image_max_tokens, 1, MOST_TOKENS)

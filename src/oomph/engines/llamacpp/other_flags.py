@@ -34,16 +34,13 @@ _VALUES = """--host --port --path --api-prefix --api-key --api-key-file --ssl-ke
 
 HARMLESS = frozenset(_SWITCHES.split()) | {f"{word}=" for word in _VALUES.split()}
 
-_ADAPTERS = "it keeps adapters beside the model"
 _DRAFT = "what it moves of a draft is not known"
 _PROJECTOR = "name the projector's file by --mmproj"
-_FILE = "name the draft, or its file, by -md"
 _POOLED = "a server of embeddings is not known"
 _OTHERS = "it serves several models"
 REFUSED = {
-    "--lora": _ADAPTERS, "--lora-scaled": _ADAPTERS, "--control-vector": _ADAPTERS,
-    "--control-vector-scaled": _ADAPTERS, "--mtp": _DRAFT, "--dflash": _DRAFT, "--eagle3": _DRAFT,
-    "--spec-draft-hf": _FILE, "-hfd": _FILE, "-hfrd": _FILE, "--hf-repo-draft": _FILE, "-devd": _DRAFT,
+    "--mtp": _DRAFT, "--dflash": _DRAFT, "--eagle3": _DRAFT,
+    "-devd": _DRAFT,
     "--device-draft": _DRAFT, "--spec-draft-device": _DRAFT, "-otd": _DRAFT, "--override-tensor-draft": _DRAFT,
     "-cmoed": _DRAFT, "--cpu-moe-draft": _DRAFT, "-ncmoed": _DRAFT, "--n-cpu-moe-draft": _DRAFT,
     "--draft": _DRAFT, "--draft-max": _DRAFT, "--draft-min": _DRAFT, "--draft-n": _DRAFT, "--spec-default": _DRAFT,
