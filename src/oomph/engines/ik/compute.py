@@ -29,6 +29,10 @@ class IkQuestion(Question):
     mla: int = 0
     attention_batch: int = 0
     fused_moe: bool = True
+    fused_up_gate: bool = True
+    fused_sum: bool = True
+    most_outputs: int = 0
+    hadamard: tuple[bool, bool] = (False, False)
     repack: bool = False
     of_ik: IkBuild = NEWEST
 
@@ -64,6 +68,10 @@ def setup(asked: IkQuestion, n_ctx: int) -> IkSetup:
         mla=asked.mla if asked.sizes.latent else 0,
         attention_batch=asked.attention_batch,
         fused_moe=asked.fused_moe,
+        fused_up_gate=asked.fused_up_gate,
+        fused_sum=asked.fused_sum,
+        most_outputs=asked.most_outputs,
+        hadamard=asked.hadamard,
         of_ik=asked.of_ik,
     )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from oomph.engines.ik.graphs import GRAPHS as DECODERS
+from oomph.engines.ik.late import LateBuilder
 from oomph.engines.ik.latent import deepseek2
 from oomph.engines.ik.parts import IkBuilder
 from oomph.engines.ik.sched import IN_PLACE, IkScheduler
@@ -22,6 +23,7 @@ from oomph.engines.llamacpp.graph_setup import CPU
 from oomph.engines.llamacpp.placing import GPU_ALIGNMENT, GPU_ROW
 from oomph.errors import UnsupportedError
 
+LATE_ONLY = ("glm4moe",)  # whose graphs of older builds are not known here
 GRAPHS: Mapping[str, Callable[[IkBuilder], Graph]] = {**DECODERS, "deepseek2": deepseek2}
 
 
@@ -46,7 +48,7 @@ def reserve(setup: IkSetup) -> tuple[dict[str, int], list[tuple[object, ...]]]:
             f"Known are {', '.join(sorted(GRAPHS))}.",
         )
     tokens = min(setup.n_ctx, setup.n_ubatch)
-    builder = IkBuilder(setup, tokens, 1, tokens)
+    builder = (LateBuilder if setup.of_ik.late else IkBuilder)(setup, tokens, 1, setup.most_outputs or tokens)
     graph = GRAPHS[setup.arch](builder)
     copies = setup.of_ik.copies if setup.pipeline else 1
     scheduler = IkScheduler(setup.devices, setup.op_offload, copies, copies_unused=False, build=setup.of_ik)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from oomph.engines.ik.graphs import Frame, feed_forward
 from oomph.engines.ik.parts import IkBuilder
 from oomph.engines.llamacpp import ggml
 from oomph.engines.llamacpp.ggml import F16, F32, Graph, Tensor
@@ -35,31 +34,46 @@ def deepseek2(b: IkBuilder) -> Graph:
     """Build DeepSeek V2, V3 and their kin."""
     x = b.inp_embd()
     mask = b.mask()
-    frame = Frame(norm_weights=b.setup.hparams.norm_weights, scale_weights=True)
     for il in b.layers():
         cur = _attention(b, mask, b.norm(x, "attn_norm", il), il)
         if il == b.n_layer - 1:
             cur, x = ggml.get_rows(cur, b.out_ids), ggml.get_rows(x, b.out_ids)
         middle = ggml.like(cur, "ADD", x)
-        cur = feed_forward(b, frame, b.norm(middle, "ffn_norm", il), il)
+        cur = b.feed_forward(b.norm(middle, "ffn_norm", il), il, b.setup.hparams.norm_weights, scale=_scaled(b))
         x = ggml.like(cur, "ADD", middle)
     return b.end(x)
 
 
+def _scaled(b: IkBuilder) -> bool:
+    """Whether experts' weights are multiplied by a number; newer builds leave out a number of 1, as DeepSeek V2 Lite
+    has it, which has no low-rank map of queries."""
+    return not b.setup.of_ik.late or b.setup.hparams.scale_weights or b.weight("attn_q_a", 0) is not None
+
+
 def _attention(b: IkBuilder, mask: Tensor, x: Tensor, il: int) -> Tensor:
     sizes, n = b.setup.hparams, b.n_tokens
-    if b.weight("attn_q_a", il) is not None:
-        q = b.mm("attn_q_b", b.norm(b.mm("attn_q_a", x, il), "attn_q_a_norm", il), il)
-    else:
-        q = b.mm("attn_q", x, il)
+    late, low_rank = b.setup.of_ik.late, b.weight("attn_q_a", il) is not None
+    q = b.mm("attn_q_a" if low_rank else "attn_q", x, il)
+    both = b.mm("attn_kv_a_mqa", x, il)
+    if late:
+        b.graph.expand(q)
+        b.graph.expand(both)
+    if low_rank:
+        q = b.mm("attn_q_b", b.norm(q, "attn_q_a_norm", il), il)
     heads, rope = sizes.n_head[il], sizes.rope_dim
     head, value = q.ne[0] // heads, b.the("attn_output", il).ne[0] // heads
     dims = _Dims(heads, rope, head - rope, value, b.the("attn_kv_a_norm", il).ne[0])
     steps = head * F32.size, head * heads * F32.size
     q_plain = ggml.view(q, dims.plain, heads, n, nb=steps)
-    q_rope = b.rope(ggml.view(q, rope, heads, n, nb=steps), il)
-    both = b.mm("attn_kv_a_mqa", x, il)
-    k_rope = b.rope(ggml.view(both, rope, 1, n, nb=(both.nb[1], both.nb[1])), il)
+    q_rope = ggml.view(q, rope, heads, n, nb=steps)
+    k_rope = ggml.view(both, rope, 1, n, nb=(both.nb[1], both.nb[1]))
+    if late:
+        b.graph.expand(q_rope)
+        b.graph.expand(k_rope)
+    q_rope, k_rope = b.rope(q_rope, il), b.rope(k_rope, il)
+    if late:
+        b.graph.expand(q_rope)
+        b.graph.expand(k_rope)
     latent = b.norm(ggml.view(both, dims.rank, n, nb=(both.nb[1],)), "attn_kv_a_norm", il)
     if not b.setup.mla:
         return _heads_kept(b, mask, dims, il, q_plain, q_rope, k_rope, latent)
@@ -126,14 +140,19 @@ def _of_prompts(b: IkBuilder, mask: Tensor, d: _Dims, il: int, q_plain: Tensor, 
         some = ggml.view(query, query.ne[0], query.ne[1], at_once, nb=query.nb[1:3])
         part = ggml.reshape(ggml.flash_attn(some, k, v, mask), d.value * at_once, n)
         found = part if found is None else ggml.concat(found, part, 0)
+        if b.setup.of_ik.late:
+            b.graph.expand(found)
     assert found is not None
     return found
 
 
 def _heads_at_once(b: IkBuilder, d: _Dims) -> int:
-    """How many heads' keys and values are made at a time: half as many, until they take no more than -amb."""
+    """How many heads' keys and values are made at a time, so that they take no more than -amb: older builds halve."""
     taken, at_once = d.heads * (d.plain + d.value) * b.setup.cells * F32.size // MIB, d.heads
     limit = b.setup.attention_batch
+    if b.setup.of_ik.late:
+        parts = (each for each in range(2, d.heads) if d.heads % each == 0 and taken // each <= limit)
+        return d.heads if not 0 < limit < taken else d.heads // next(parts, d.heads)
     while 0 < limit < taken and at_once % 2 == 0:
         at_once, taken = at_once // 2, taken // 2
     return at_once
@@ -169,7 +188,7 @@ def _scored(b: IkBuilder, mask: Tensor, query: Tensor, cache: Tensor, turned: Te
     limit = b.setup.attention_batch
     scores = cache.ne[1] * query.ne[1] * query.ne[2] * F32.size // MIB
     if limit <= 0 or limit >= scores:
-        prompt = b.n_tokens >= LARGE_BATCH
+        prompt = b.n_tokens >= LARGE_BATCH and (b.setup.mla > 1 or not b.setup.of_ik.late)
         kq = ggml.mul_mat(cache, query if prompt else ggml.permute(query, 0, 2, 1, 3))
         kq = kq if prompt else ggml.cont(ggml.permute(kq, 0, 2, 1, 3))
         kq = ggml.soft_max(kq, mask)

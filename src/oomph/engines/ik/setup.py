@@ -19,7 +19,7 @@ class IkBuild:
     `by_experts`: a GPU copies experts in from the host where enough tokens meet each of them (pull request 520, June
     2025), else where the batch has enough tokens. `least_rows`: rows that a mask is padded to.
     `split_inputs`: tensors that are copied for one split at most. `copies`: batches under way on several GPUs.
-    `interleaved`: types in rows of four or eight that CUDA multiplies with.
+    `interleaved`: types in rows of four or eight that CUDA multiplies with. `late`: graphs are those of late.py.
     """
 
     by_experts: bool = True
@@ -27,10 +27,11 @@ class IkBuild:
     split_inputs: int = 64
     copies: int = 1
     interleaved: frozenset[str] = INTERLEAVED
+    late: bool = True
 
 
 # As most users built it: with one batch under way, GGML_SCHED_MAX_COPIES=1.
-SUMMER_2025 = IkBuild(least_rows=64, split_inputs=10)
+SUMMER_2025 = IkBuild(least_rows=64, split_inputs=10, late=False)
 SPRING_2025 = replace(SUMMER_2025, by_experts=False, interleaved=frozenset())
 
 
@@ -38,10 +39,16 @@ SPRING_2025 = replace(SUMMER_2025, by_experts=False, interleaved=frozenset())
 class IkSetup(GraphSetup):
     """A model in a context of ik_llama.cpp.
 
-    `mla` as -mla; `attention_batch` MiB of scores at a time, 0 for all; `fused_moe`: gate and up in one operation.
+    `mla` as -mla; `attention_batch` MiB of scores at a time, 0 for all; `fused_moe`: gate and up of experts
+    in one operation; `fused_up_gate`: those of other layers; `fused_sum`: experts' weights and sum.
+    `most_outputs` tokens of a batch give logits, 0: all. `hadamard`: keys and values are turned before they are kept.
     """
 
     mla: int = 0
     attention_batch: int = 0
     fused_moe: bool = True
+    fused_up_gate: bool = True
+    fused_sum: bool = True
+    most_outputs: int = 0
+    hadamard: tuple[bool, bool] = (False, False)
     of_ik: IkBuild = IkBuild()
