@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from oomph.answer import resolve, subject
 from oomph.devices import find
 from oomph.engines import engine
-from oomph.engines.ik.compute import buffers
+from oomph.engines.ik.compute import buffers, exactly
 from oomph.engines.ik.deploy import IkJob, IkServed
 from oomph.engines.ik.setup import SUMMER_2025, IkBuild
 from oomph.engines.llamacpp.served import known
@@ -73,3 +74,14 @@ def test_builds_are_told_apart_by_their_numbers() -> None:
     assert computed("b3700") > computed("b3811") > computed("")
     with pytest.raises(UnsupportedError, match="Give -ngl and -fa"):
         engine("ik_llama.cpp").deploy(found, replace(job, version="b3811", gpu_layers=None), [find("h200")])
+
+
+def test_a_map_says_what_single_contexts_do() -> None:
+    """Where -amb divides heads otherwise a buffer falls; contexts are never read off a line across such a place."""
+    found = resolve(Source("tiny", "config", CONFIGS["deepseek2"]))
+    asked = IkServed(*known(found, "q8_0"), IkJob(ctx_size=4096, attention_batch=4), (1.0,)).question
+    assert asked is not None
+    contexts = [4096 + 256 * step for step in range(8)]
+    alone = [exactly(asked, 0, context) for context in contexts]
+    assert exactly(asked, 0, np.array(contexts)).tolist() == alone
+    assert alone[4] < alone[3]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from oomph.engines.base import Deployment, Engine, Later, Limit, Share, flag
 from oomph.engines.checks import typed
 from oomph.engines.ik.builds import build_of
-from oomph.engines.ik.compute import NEWEST, IkQuestion, between, buffers
+from oomph.engines.ik.compute import NEWEST, IkQuestion, buffers, exactly
 from oomph.engines.ik.graph import GRAPHS, LATE_ONLY
 from oomph.engines.ik.setup import IkBuild
 from oomph.engines.llamacpp import GGUF
@@ -164,7 +164,7 @@ class IkServed(Served):
         asked = self.question
         if asked is None or device >= asked.gpus:
             return 0 * (context * concurrency)
-        return between(asked, device, self.window(context, concurrency).n_ctx)
+        return exactly(asked, device, self.window(context, concurrency).n_ctx)
 
     def window(self, context: Amount, concurrency: Amount) -> Window:
         """Return the context: of all slots together, as many tokens for each."""

@@ -16,7 +16,6 @@ from oomph.engines.llamacpp.graph_experts import GATES
 from oomph.engines.llamacpp.graph_parts import Builder
 from oomph.engines.llamacpp.graph_setup import CPU
 from oomph.engines.llamacpp.placing import aligned
-from oomph.units import MIB
 
 
 @dataclass
@@ -158,11 +157,10 @@ class IkBuilder(Builder):
             return ggml.reshape(self.attended(ggml.flash_attn(q, k, v, mask)), merged, n)
         size = values.type.size * self.setup.n_ctx
         v = ggml.view(values, cells, dim, heads, nb=(size, size * dim))
-        limit, scores = self.setup.attention_batch, cells * n * q.ne[2] * F32.size // MIB
-        if limit == 0 or limit >= scores or heads != q.ne[2]:
-            kqv = ggml.mul_mat(v, self._scores(k, q, mask))
-        else:
+        if self.setup.head_by_head(il):
             kqv = self._head_by_head(k, v, q, mask)
+        else:
+            kqv = ggml.mul_mat(v, self._scores(k, q, mask))
         cur = ggml.cont(ggml.permute(kqv, 0, 2, 1, 3), merged, n)
         if not self.setup.offload_kqv:
             cur.pinned = CPU
