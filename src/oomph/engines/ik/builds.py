@@ -6,6 +6,8 @@ copied in), 741 (b3869: gate and up maps in one operation), and 18eeb489 (b3811,
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from oomph.engines.ik.setup import SPRING_2025, SUMMER_2025, IkBuild
 from oomph.errors import UnsupportedError
 
@@ -26,8 +28,4 @@ def build_of(number: int) -> IkBuild:
         )
     if number >= BY_EXPERTS_SINCE:
         return SUMMER_2025
-    return (
-        SPRING_2025
-        if number < INTERLEAVED_SINCE
-        else IkBuild(by_experts=False, least_rows=SUMMER_2025.least_rows, split_inputs=SUMMER_2025.split_inputs)
-    )
+    return SPRING_2025 if number < INTERLEAVED_SINCE else replace(SUMMER_2025, by_experts=False)

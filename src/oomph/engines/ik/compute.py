@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 from oomph.engines.ik.graph import compute_buffers
@@ -13,13 +13,14 @@ from oomph.engines.llamacpp.compute import BROKEN, Question
 from oomph.engines.llamacpp.compute import setup as common
 from oomph.engines.llamacpp.file import EMBEDDING
 from oomph.engines.llamacpp.graph_setup import CPU, GraphSetup, Hparams, Stored
-from oomph.engines.llamacpp.kv import CELLS, Window
+from oomph.engines.llamacpp.kv import Window
 from oomph.errors import UnsupportedError
 from oomph.formats.gguf_types import BY_NAME
 
 Amount = Any  # an int or a numpy array of them
 
 NEWEST = IkBuild()
+STEP = 32  # tokens that a cache grows by
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,10 @@ class IkQuestion(Question):
     mla: int = 0
     attention_batch: int = 0
     fused_moe: bool = True
+    fused_up_gate: bool = True
+    fused_sum: bool = True
+    most_outputs: int = 0
+    hadamard: tuple[bool, bool] = (False, False)
     repack: bool = False
     of_ik: IkBuild = NEWEST
 
@@ -64,6 +69,10 @@ def setup(asked: IkQuestion, n_ctx: int) -> IkSetup:
         mla=asked.mla if asked.sizes.latent else 0,
         attention_batch=asked.attention_batch,
         fused_moe=asked.fused_moe,
+        fused_up_gate=asked.fused_up_gate,
+        fused_sum=asked.fused_sum,
+        most_outputs=asked.most_outputs,
+        hadamard=asked.hadamard,
         of_ik=asked.of_ik,
     )
 
@@ -90,30 +99,15 @@ def _repacked(name: str, tensor: Stored) -> Stored:
     return replace(tensor, type=to)
 
 
-def between(asked: IkQuestion, device: int, n_ctx: Amount) -> Amount:
-    """Return the bytes of a device's compute buffer; contexts may be an array."""
-    played = lru_cache(maxsize=None)(partial(_played, asked, device))
+def exactly(asked: IkQuestion, device: int, n_ctx: Amount) -> Amount:
+    """Return the bytes of a device's compute buffer; contexts may be an array.
+
+    Each is played, which most of them share with others: where -amb divides heads, buffers are no straight lines.
+    """
     if isinstance(n_ctx, int):
-        return _between(played, n_ctx)
+        return buffers(asked, n_ctx)[device]
     import numpy as np  # the amounts are an array of it, so that it is here
 
     some, places = np.unique(n_ctx, return_inverse=True)
-    found = np.array([_between(played, int(each)) for each in some], dtype=np.int64)
+    found = np.array([buffers(asked, int(each))[device] for each in some], dtype=np.int64)
     return found[places.ravel()].reshape(n_ctx.shape)
-
-
-def _between(played: Callable[[int], int], n_ctx: int) -> int:
-    """Return what a context takes: of one between powers of two, what a straight line between those says.
-
-    Buffers are the most of several straight lines, which is below it, as long as -amb does not divide heads within.
-    """
-    high = max(1 << (n_ctx - 1).bit_length(), CELLS)
-    if n_ctx == high or high == CELLS:
-        return played(high)
-    low = high // 2
-    first, second = played(low), played(high)
-    return first + -(-(second - first) * (n_ctx - low) // (high - low))
-
-
-def _played(asked: IkQuestion, device: int, n_ctx: int) -> int:
-    return buffers(asked, n_ctx)[device]

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from oomph.engines.base import Deployment, Engine, Later, Limit, Share, flag
 from oomph.engines.checks import typed
 from oomph.engines.ik.builds import build_of
-from oomph.engines.ik.compute import IkQuestion, between, buffers
-from oomph.engines.ik.graph import GRAPHS
+from oomph.engines.ik.compute import NEWEST, IkQuestion, buffers, exactly
+from oomph.engines.ik.graph import GRAPHS, LATE_ONLY
 from oomph.engines.ik.setup import IkBuild
 from oomph.engines.llamacpp import GGUF
 from oomph.engines.llamacpp.deploy import (
@@ -48,7 +48,7 @@ CACHE_TYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16", "q8_0": "Q8_0", "q4_0
                "iq4_nl": "IQ4_NL", "q5_0": "Q5_0", "q5_1": "Q5_1", "q6_0": "Q6_0", "q8_KV": "Q8_KV"}  # fmt: skip
 MLA = (0, 1, 2, 3)
 PADDING, PADDING_PLAIN = 256, 32  # tokens that a cache is padded to, with flash attention and without
-LEAST_BATCH = 128  # what a smaller -amb becomes
+MOST = 2**31
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,24 @@ class IkJob(LlamaCppJob):
     mla: int = flag(3, "-mla", "--mla-use", help="how latent attention is kept and computed: 0 to 3")
     attention_batch: int = flag(256, "-amb", "--attention-max-batch", help="MiB of attention scores at a time")
     fused_moe: bool = flag(True, "-fmoe/-no-fmoe", "--fused-moe/--no-fused-moe", help="gate and up in one operation")
+    fused_up_gate: bool = flag(
+        True, "-fug/-no-fug", "--fused-up-gate/--no-fused-up-gate", help="the same of other layers"
+    )
+    fused_sum: bool = flag(
+        True, "-mmad/-no-mmad", "--fused-mul-multiadd/--no-fused-mul-multiadd", help="experts weighed and summed in one"
+    )
+    worst_graph_tokens: int = flag(0, "-wgt", "--worst-graph-tokens", help="tokens of a batch with logits; 0: all")
+    k_hadamard: bool = flag(False, "-khad", "--k-cache-hadamard", help="keys are turned before they are kept")
+    v_hadamard: bool = flag(False, "-vhad", "--v-cache-hadamard", help="so are values")
     repack: bool = flag(False, "-rtr", "--run-time-repack", help="weights of the host are repacked, not mapped")
 
     def __post_init__(self) -> None:
         """Refuse what the server would not start with, or what is not modelled."""
         typed(self)
         super().__post_init__()
+        for name, value in (("-amb", self.attention_batch), ("-wgt", self.worst_graph_tokens)):
+            if not 0 <= value < MOST:
+                raise UsageError(f"{name} {value} is not within 0 and {MOST:,}.", "Give a whole number.")
         if self.mla not in MLA:
             raise UsageError(f"-mla {self.mla} is not known.", "Choose 0, 1, 2 or 3.")
         for spelled, said in (("-md", self.draft), ("--spec-type", self.spec_type), ("--mmproj", self.mmproj),
@@ -123,21 +135,25 @@ class IkServed(Served):
     def question(self) -> IkQuestion | None:
         """What the compute buffers are asked for, in no context yet; None where there is no graph of the model."""
         number = self.job.build
-        return None if number is None else self.asked(build_of(number))
+        return self.asked(NEWEST if number is None else build_of(number))
 
     def asked(self, build: IkBuild) -> IkQuestion | None:
         """Return the same of a build."""
-        if self.hparams is None or self.sizes.arch not in GRAPHS:
+        arch = self.sizes.arch
+        if self.hparams is None or arch not in GRAPHS or (arch in LATE_ONLY and not build.late):
             return None
         job, placed = self.job, self.placed
         used = self.present or max(placed.output, *placed.layers) >= 0
         gpus = len(self.shares) if used else 0
         all_there = min(placed.layers) >= 0 and placed.output >= 0
+        piped = gpus > 1 and all_there and job.kv_offload and not (build.late and job.patterns)
+        turned = job.k_hadamard and job.types[0].block > 1, job.v_hadamard and job.types[1].block > 1
         return IkQuestion(
             loaded=self.loaded, sizes=self.sizes, hparams=self.hparams, rules=self.rules, gpus=gpus,
             layers=placed.layers, output=placed.output, kv_offload=job.kv_offload, op_offload=job.op_offload,
-            pipeline=gpus > 1 and all_there and job.kv_offload, mla=job.mla, attention_batch=job.attention_batch,
-            fused_moe=job.fused_moe, repack=job.repack, of_ik=build,
+            pipeline=piped, mla=job.mla, attention_batch=job.attention_batch, fused_moe=job.fused_moe,
+            fused_up_gate=job.fused_up_gate, fused_sum=job.fused_sum, most_outputs=job.worst_graph_tokens,
+            hadamard=turned, repack=job.repack, of_ik=build,
         )  # fmt: skip
 
     @cached_property
@@ -155,7 +171,7 @@ class IkServed(Served):
         asked = self.question
         if asked is None or device >= asked.gpus:
             return 0 * (context * concurrency)
-        return between(asked, device, self.window(context, concurrency).n_ctx)
+        return exactly(asked, device, self.window(context, concurrency).n_ctx)
 
     def window(self, context: Amount, concurrency: Amount) -> Window:
         """Return the context: of all slots together, as many tokens for each."""
@@ -272,7 +288,8 @@ def deploy(found: Subject, job: IkJob, devices: Sequence[Device] = ()) -> Deploy
 def _warnings(served: IkServed) -> tuple[str, ...]:
     if served.question is not None:
         return ()
-    return ("ik_llama.cpp builds graphs of its own: its compute buffers are not counted; -amb bounds them",)
+    what = f"oomph does not know the graph that ik_llama.cpp builds for {served.sizes.arch}"
+    return (f"{what}: its compute buffers are not counted; -amb bounds them",)
 
 
 def command(model: str, job: IkJob) -> list[str]:
@@ -285,11 +302,16 @@ def command(model: str, job: IkJob) -> list[str]:
         ("batch_size", "-b"), ("ubatch_size", "-ub"), ("parallel", "-np"), ("gpu_layers", "-ngl"),
         ("override_tensor", "-ot"), ("n_cpu_moe", "-ncmoe"), ("tensor_split", "-ts"), ("flash_attn", "-fa"),
         ("cache_type_k", "-ctk"), ("cache_type_v", "-ctv"), ("mla", "-mla"), ("attention_batch", "-amb"),
+        ("worst_graph_tokens", "-wgt"),
     ):  # fmt: skip
         if getattr(job, name) != getattr(usual, name):
             words += [spelled, str(getattr(job, name))]
     switches = (
         (not job.fused_moe, "-no-fmoe"),
+        (not job.fused_up_gate, "-no-fug"),
+        (not job.fused_sum, "-no-mmad"),
+        (job.k_hadamard, "-khad"),
+        (job.v_hadamard, "-vhad"),
         (job.repack, "-rtr"),
         (job.cpu_moe, "-cmoe"),
         (not job.mmap, "--no-mmap"),
@@ -307,7 +329,7 @@ ENGINE = Engine(
     command=command,
     models=("-m", "--model"),
     harmless=frozenset({
-        "-t=", "--threads=", "-tb=", "--threads-batch=", "--host=", "--port=", "-ser=", "-ger", "-gr", "-khad",
+        "-t=", "--threads=", "-tb=", "--threads-batch=", "--host=", "--port=", "-ser=", "-ger", "-gr", "-no-gr",
         "--alias=", "-a=", "--temp=", "--top-k=", "--top-p=", "--min-p=", "--numa=", "--jinja", "--no-warmup",
         "--warmup-batch",
     }),

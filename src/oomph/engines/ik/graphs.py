@@ -42,34 +42,21 @@ def decoder(b: IkBuilder, frame: Frame) -> Graph:
         cur = b.norm(cur, "post_attention_norm", il) if post else cur
         if il == b.n_layer - 1:
             cur, x = ggml.get_rows(cur, b.out_ids), ggml.get_rows(x, b.out_ids)
-        cur = ggml.like(cur, "SCALE") if sizes.residual_scale else cur
         middle = ggml.like(cur, "ADD", x)
-        cur = feed_forward(b, frame, b.norm(middle, frame.ffn_norm, il), il)
-        cur = b.norm(cur, "post_ffw_norm", il) if b.weight("post_ffw_norm", il) is not None else cur
-        cur = ggml.like(cur, "SCALE") if sizes.residual_scale else cur
-        x = ggml.like(cur, "ADD", middle)
+        normed = b.norm(middle, frame.ffn_norm, il)
+        x = b.add_feed_forward(middle, normed, il, frame.norm_weights, frame.scale_weights)
     return b.end(x, sizes.logit_scale)
 
 
 def attention(b: IkBuilder, mask: Tensor, x: Tensor, il: int) -> Tensor:
     """Attention of one layer, output map included."""
     sizes, n = b.setup.hparams, b.n_tokens
-    q, k, v = (b.mm(name, x, il) for name in ("attn_q", "attn_k", "attn_v"))
+    q, k, v = b.projections(x, il)
     q = ggml.reshape(q, sizes.head_k[il], sizes.n_head[il], n)
     k = ggml.reshape(k, sizes.head_k[il], sizes.n_head_kv[il], n)
     if b.weight("attn_q_norm", il) is not None:
         q, k = b.norm(q, "attn_q_norm", il), b.norm(k, "attn_k_norm", il)
     return b.kv(mask, il, b.rope(q, il), b.rope(k, il), v)
-
-
-def feed_forward(b: IkBuilder, frame: Frame, x: Tensor, il: int) -> Tensor:
-    """The feed-forward layer or the experts of one layer, shared experts beside them."""
-    if b.weight("ffn_gate_inp", il) is None:
-        return b.ffn(x, il)
-    cur = b.experts(x, il, frame.norm_weights, frame.scale_weights)
-    if b.weight("ffn_up_shexp", il) is None:
-        return cur
-    return ggml.like(cur, "ADD", b.ffn(x, il, "_shexp"))
 
 
 FRAMES: dict[str, Frame] = {
@@ -78,6 +65,7 @@ FRAMES: dict[str, Frame] = {
     "qwen3": Frame(),
     "qwen3moe": Frame(),
     "gemma3": Frame(scale_embd=True, windows=True),
+    "glm4moe": Frame(ffn_norm="post_attention_norm", scale_weights=True),
 }
 
 GRAPHS: dict[str, Callable[[IkBuilder], Graph]] = {

@@ -7,59 +7,59 @@ keys and values of the heads are made of it, so many heads at a time as -amb all
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from oomph.engines.ik.graphs import Frame, feed_forward
 from oomph.engines.ik.parts import IkBuilder
+from oomph.engines.ik.setup import Latent
 from oomph.engines.llamacpp import ggml
 from oomph.engines.llamacpp.ggml import F16, F32, Graph, Tensor
 from oomph.engines.llamacpp.graph_setup import CPU
 from oomph.formats.gguf_types import BY_NAME
-from oomph.units import MIB
 
 LARGE_BATCH = 128  # tokens from which a batch counts as a prompt
-
-
-@dataclass(frozen=True)
-class _Dims:
-    """Widths of latent attention: heads, rotary and plain part of a head's key, a head's value, the latent."""
-
-    heads: int
-    rope: int
-    plain: int
-    value: int
-    rank: int
 
 
 def deepseek2(b: IkBuilder) -> Graph:
     """Build DeepSeek V2, V3 and their kin."""
     x = b.inp_embd()
     mask = b.mask()
-    frame = Frame(norm_weights=b.setup.hparams.norm_weights, scale_weights=True)
     for il in b.layers():
         cur = _attention(b, mask, b.norm(x, "attn_norm", il), il)
         if il == b.n_layer - 1:
             cur, x = ggml.get_rows(cur, b.out_ids), ggml.get_rows(x, b.out_ids)
         middle = ggml.like(cur, "ADD", x)
-        cur = feed_forward(b, frame, b.norm(middle, "ffn_norm", il), il)
+        cur = b.feed_forward(b.norm(middle, "ffn_norm", il), il, b.setup.hparams.norm_weights, scale=_scaled(b))
         x = ggml.like(cur, "ADD", middle)
     return b.end(x)
 
 
+def _scaled(b: IkBuilder) -> bool:
+    """Whether experts' weights are multiplied by a number; newer builds leave out a number of 1, as DeepSeek V2 Lite
+    has it, which has no low-rank map of queries."""
+    return not b.setup.of_ik.late or b.setup.hparams.scale_weights or b.weight("attn_q_a", 0) is not None
+
+
 def _attention(b: IkBuilder, mask: Tensor, x: Tensor, il: int) -> Tensor:
-    sizes, n = b.setup.hparams, b.n_tokens
-    if b.weight("attn_q_a", il) is not None:
-        q = b.mm("attn_q_b", b.norm(b.mm("attn_q_a", x, il), "attn_q_a_norm", il), il)
-    else:
-        q = b.mm("attn_q", x, il)
-    heads, rope = sizes.n_head[il], sizes.rope_dim
-    head, value = q.ne[0] // heads, b.the("attn_output", il).ne[0] // heads
-    dims = _Dims(heads, rope, head - rope, value, b.the("attn_kv_a_norm", il).ne[0])
+    n = b.n_tokens
+    late, low_rank = b.setup.of_ik.late, b.weight("attn_q_a", il) is not None
+    q = b.mm("attn_q_a" if low_rank else "attn_q", x, il)
+    both = b.mm("attn_kv_a_mqa", x, il)
+    if late:
+        b.graph.expand(q)
+        b.graph.expand(both)
+    if low_rank:
+        q = b.mm("attn_q_b", b.norm(q, "attn_q_a_norm", il), il)
+    dims = Latent.of(b.setup, il)
+    heads, rope, head = dims.heads, dims.rope, dims.rope + dims.plain
     steps = head * F32.size, head * heads * F32.size
     q_plain = ggml.view(q, dims.plain, heads, n, nb=steps)
-    q_rope = b.rope(ggml.view(q, rope, heads, n, nb=steps), il)
-    both = b.mm("attn_kv_a_mqa", x, il)
-    k_rope = b.rope(ggml.view(both, rope, 1, n, nb=(both.nb[1], both.nb[1])), il)
+    q_rope = ggml.view(q, rope, heads, n, nb=steps)
+    k_rope = ggml.view(both, rope, 1, n, nb=(both.nb[1], both.nb[1]))
+    if late:
+        b.graph.expand(q_rope)
+        b.graph.expand(k_rope)
+    q_rope, k_rope = b.rope(q_rope, il), b.rope(k_rope, il)
+    if late:
+        b.graph.expand(q_rope)
+        b.graph.expand(k_rope)
     latent = b.norm(ggml.view(both, dims.rank, n, nb=(both.nb[1],)), "attn_kv_a_norm", il)
     if not b.setup.mla:
         return _heads_kept(b, mask, dims, il, q_plain, q_rope, k_rope, latent)
@@ -72,7 +72,7 @@ def _attention(b: IkBuilder, mask: Tensor, x: Tensor, il: int) -> Tensor:
 
 
 def _heads_kept(
-    b: IkBuilder, mask: Tensor, d: _Dims, il: int, q_plain: Tensor, q_rope: Tensor, k_rope: Tensor, latent: Tensor
+    b: IkBuilder, mask: Tensor, d: Latent, il: int, q_plain: Tensor, q_rope: Tensor, k_rope: Tensor, latent: Tensor
 ) -> Tensor:
     """Attention as in other models, on keys and values made of the latent of the batch."""
     n, both = b.n_tokens, d.plain + d.value
@@ -86,7 +86,7 @@ def _heads_kept(
     return b.kv(mask, il, query, key, values)
 
 
-def _write(b: IkBuilder, d: _Dims, il: int, k_rope: Tensor, latent: Tensor) -> Tensor | None:
+def _write(b: IkBuilder, d: Latent, il: int, k_rope: Tensor, latent: Tensor) -> Tensor | None:
     """Write the latent into the cache; return its transposed copy, where there is one."""
     n, cells = b.n_tokens, b.setup.cells
     turned = None
@@ -101,11 +101,11 @@ def _write(b: IkBuilder, d: _Dims, il: int, k_rope: Tensor, latent: Tensor) -> T
     return turned
 
 
-def _of_prompts(b: IkBuilder, mask: Tensor, d: _Dims, il: int, q_plain: Tensor, q_rope: Tensor) -> Tensor:
+def _of_prompts(b: IkBuilder, mask: Tensor, d: Latent, il: int, q_plain: Tensor, q_rope: Tensor) -> Tensor:
     """Keys and values of some heads made of the whole cache, their attention, then the next heads."""
     keys, cells, n = b.cache("k", il), b.setup.cells, b.n_tokens
     kv_b = _kv_b(b, d, il)
-    at_once = _heads_at_once(b, d)
+    at_once = d.at_once(b.setup)
     kind = F16 if len(b.setup.devices) > 1 else keys.type
     latent = ggml.view(keys, d.rank, cells, nb=(keys.nb[1],))
     k_rope = ggml.view(keys, d.rope, cells, 1, nb=keys.nb[1:3])
@@ -126,21 +126,14 @@ def _of_prompts(b: IkBuilder, mask: Tensor, d: _Dims, il: int, q_plain: Tensor, 
         some = ggml.view(query, query.ne[0], query.ne[1], at_once, nb=query.nb[1:3])
         part = ggml.reshape(ggml.flash_attn(some, k, v, mask), d.value * at_once, n)
         found = part if found is None else ggml.concat(found, part, 0)
+        if b.setup.of_ik.late:
+            b.graph.expand(found)
     assert found is not None
     return found
 
 
-def _heads_at_once(b: IkBuilder, d: _Dims) -> int:
-    """How many heads' keys and values are made at a time: half as many, until they take no more than -amb."""
-    taken, at_once = d.heads * (d.plain + d.value) * b.setup.cells * F32.size // MIB, d.heads
-    limit = b.setup.attention_batch
-    while 0 < limit < taken and at_once % 2 == 0:
-        at_once, taken = at_once // 2, taken // 2
-    return at_once
-
-
 def _absorbed(
-    b: IkBuilder, mask: Tensor, d: _Dims, il: int, q_plain: Tensor, q_rope: Tensor, turned: Tensor | None
+    b: IkBuilder, mask: Tensor, d: Latent, il: int, q_plain: Tensor, q_rope: Tensor, turned: Tensor | None
 ) -> Tensor:
     """Attention on the latent itself: the maps to keys and values are applied to queries and outputs."""
     keys, cells, n = b.cache("k", il), b.setup.cells, b.n_tokens
@@ -156,7 +149,7 @@ def _absorbed(
     else:
         if turned is None:
             turned = ggml.cont(ggml.transpose(ggml.view(keys, d.rank, cells, nb=(keys.nb[1],))))
-        out = _scored(b, mask, query, cache, turned)
+        out = _scored(b, mask, d, query, cache, turned)
     v_b = b.the("attn_v_b", il)
     if v_b.ne[1] != d.value:
         v_b = ggml.reshape(v_b, d.rank, d.value, d.heads)
@@ -164,20 +157,16 @@ def _absorbed(
     return ggml.view(out, d.value * d.heads, n)
 
 
-def _scored(b: IkBuilder, mask: Tensor, query: Tensor, cache: Tensor, turned: Tensor) -> Tensor:
+def _scored(b: IkBuilder, mask: Tensor, d: Latent, query: Tensor, cache: Tensor, turned: Tensor) -> Tensor:
     """Scores of all heads at once, or of so many as -amb allows."""
-    limit = b.setup.attention_batch
-    scores = cache.ne[1] * query.ne[1] * query.ne[2] * F32.size // MIB
-    if limit <= 0 or limit >= scores:
-        prompt = b.n_tokens >= LARGE_BATCH
+    heads, per_step = d.heads, d.scored_at_once(b.setup)
+    if per_step == heads:
+        prompt = b.n_tokens >= LARGE_BATCH and (b.setup.mla > 1 or not b.setup.of_ik.late)
         kq = ggml.mul_mat(cache, query if prompt else ggml.permute(query, 0, 2, 1, 3))
         kq = kq if prompt else ggml.cont(ggml.permute(kq, 0, 2, 1, 3))
         kq = ggml.soft_max(kq, mask)
         out = ggml.mul_mat(turned, kq if prompt else ggml.permute(kq, 0, 2, 1, 3))
         return out if prompt else ggml.permute(out, 0, 2, 1, 3)
-    heads = query.ne[2]
-    steps = min(-(-scores // limit), heads)
-    per_step = -(-heads // steps)
     found: Tensor | None = None
     for at in range(0, heads, per_step):
         some = ggml.view(query, query.ne[0], query.ne[1], min(per_step, heads - at), nb=query.nb[1:3])
@@ -187,7 +176,7 @@ def _scored(b: IkBuilder, mask: Tensor, query: Tensor, cache: Tensor, turned: Te
     return found
 
 
-def _kv_b(b: IkBuilder, d: _Dims, il: int) -> Tensor:
+def _kv_b(b: IkBuilder, d: Latent, il: int) -> Tensor:
     """The map to keys and values of all heads; made when the model is loaded, where the file has it in two parts."""
     there = b.weight("attn_kv_b", il)
     if there is not None:

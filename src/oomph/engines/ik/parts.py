@@ -16,7 +16,6 @@ from oomph.engines.llamacpp.graph_experts import GATES
 from oomph.engines.llamacpp.graph_parts import Builder
 from oomph.engines.llamacpp.graph_setup import CPU
 from oomph.engines.llamacpp.placing import aligned
-from oomph.units import MIB
 
 
 @dataclass
@@ -58,6 +57,24 @@ class IkBuilder(Builder):
         gate = self.mm("ffn_gate" + suffix, x, il)
         return self.mm("ffn_down" + suffix, ggml.like(gate, "FUSED_MUL_UNARY", up), il)
 
+    def add_feed_forward(self, x: Tensor, normed: Tensor, il: int, norm: bool, scale: bool) -> Tensor:
+        """The feed-forward layer or the experts of one layer, shared experts beside them, and what comes in."""
+        cur = self.feed_forward(normed, il, norm, scale)
+        cur = self.norm(cur, "post_ffw_norm", il) if self.weight("post_ffw_norm", il) is not None else cur
+        return ggml.like(cur, "ADD", x)
+
+    def feed_forward(self, x: Tensor, il: int, norm: bool, scale: bool) -> Tensor:
+        """The feed-forward layer or the experts of one layer, shared experts beside them.
+
+        `norm`, `scale`: experts' weights are divided by their sum, multiplied by a number.
+        """
+        if self.weight("ffn_gate_inp", il) is None:
+            return self.ffn(x, il)
+        cur = self.experts(x, il, norm, scale)
+        if self.weight("ffn_up_shexp", il) is None:
+            return cur
+        return ggml.like(cur, "ADD", self.ffn(x, il, "_shexp"))
+
     def experts(self, x: Tensor, il: int, norm: bool, scale: bool) -> Tensor:
         """Experts: the router's choice, each chosen expert on each token, their weighted sum."""
         sizes, (n_embd, n) = self.setup.hparams, x.ne[:2]
@@ -69,8 +86,13 @@ class IkBuilder(Builder):
             weights = ggml.reshape(weights, used, n)
             weights = ggml.reshape(ggml.like(weights, "DIV", ggml.sum_rows(weights)), 1, used, n)
         weights = ggml.like(weights, "SCALE") if scale else weights
-        hidden = self._gated_experts(ggml.reshape(x, n_embd, 1, n), chosen, il)
-        found = ggml.like(ggml.mul_mat_id(self.the("ffn_down_exps", il), hidden, chosen), "MUL", weights)
+        hidden = self.gated_experts(ggml.reshape(x, n_embd, 1, n), chosen, weights, il)
+        return self.weighed(ggml.mul_mat_id(self.the("ffn_down_exps", il), hidden, chosen), weights)
+
+    def weighed(self, experts: Tensor, weights: Tensor) -> Tensor:
+        """The weighted sum of what experts gave."""
+        n_embd, used, n = experts.ne[:3]
+        found = ggml.like(experts, "MUL", weights)
         first = ggml.view(found, n_embd, n, nb=(found.nb[2],))
         if used == 1:
             return ggml.cont(first)
@@ -78,7 +100,8 @@ class IkBuilder(Builder):
             return ggml.like(first, "ADD", ggml.view(found, n_embd, n, nb=(found.nb[2],)))
         return ggml.new(F32, n_embd, n, op="MULTI_ADD", src=(first,))
 
-    def _gated_experts(self, x: Tensor, chosen: Tensor, il: int) -> Tensor:
+    def gated_experts(self, x: Tensor, chosen: Tensor, weights: Tensor, il: int) -> Tensor:
+        """What chosen experts' gate and up maps make of tokens; `weights` are not needed yet."""
         up, gate = self.the("ffn_up_exps", il), self.the("ffn_gate_exps", il)
         if self.setup.fused_moe and up.type is gate.type:
             shape = (up.ne[1], chosen.ne[0], x.ne[2])
@@ -87,6 +110,10 @@ class IkBuilder(Builder):
         return ggml.like(both[1], "FUSED_MUL_UNARY", both[0])
 
     # Attention
+
+    def projections(self, x: Tensor, il: int) -> list[Tensor]:
+        """Queries, keys and values."""
+        return [self.mm(name, x, il) for name in ("attn_q", "attn_k", "attn_v")]
 
     def kv(self, mask: Tensor, il: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Write keys and values into the cache, attend to what is in it, the output map behind it."""
@@ -127,18 +154,21 @@ class IkBuilder(Builder):
         if self.setup.flash_attn:
             steps = values.type.row_bytes(dim * heads), values.type.row_bytes(dim)
             v = ggml.view(values, dim, cells, heads, nb=steps)
-            return ggml.reshape(ggml.flash_attn(q, k, v, mask), merged, n)
+            return ggml.reshape(self.attended(ggml.flash_attn(q, k, v, mask)), merged, n)
         size = values.type.size * self.setup.n_ctx
         v = ggml.view(values, cells, dim, heads, nb=(size, size * dim))
-        limit, scores = self.setup.attention_batch, cells * n * q.ne[2] * F32.size // MIB
-        if limit == 0 or limit >= scores or heads != q.ne[2]:
-            kqv = ggml.mul_mat(v, self._scores(k, q, mask))
-        else:
+        if self.setup.head_by_head(il):
             kqv = self._head_by_head(k, v, q, mask)
+        else:
+            kqv = ggml.mul_mat(v, self._scores(k, q, mask))
         cur = ggml.cont(ggml.permute(kqv, 0, 2, 1, 3), merged, n)
         if not self.setup.offload_kqv:
             cur.pinned = CPU
         return cur
+
+    def attended(self, out: Tensor) -> Tensor:
+        """What flash attention gives."""
+        return out
 
     def _scores(self, k: Tensor, q: Tensor, mask: Tensor) -> Tensor:
         """Scores and their softmax."""

@@ -17,7 +17,9 @@ from oomph.engines.llamacpp.sched import OFFLOAD_FROM, VIEWS, Scheduler, Split
 IN_PLACE = frozenset(
     ("SCALE", "ADD", "ADD_ID", "SUB", "MUL", "DIV", "SQR", "SQRT", "LOG", "UNARY", "ROPE", "RMS_NORM", "SOFT_MAX")
 )
-MATRICES = frozenset(("MUL_MAT", "MUL_MAT_ID", "MOE_FUSED_UP_GATE"))
+MATRICES = frozenset(("MUL_MAT", "MUL_MAT_ID", "MOE_FUSED_UP_GATE", "FUSED_UP_GATE"))
+HEADS = (64, 80, 96, 112, 128, 192, 256)  # that flash attention has kernels for (fattn-mma-f16.cu)
+LATENT_HEADS = (320, 512, 576)  # the same where the values are a part of the keys (fattn.cu)
 WITH_EXPERTS = {"MUL_MAT_ID": 2, "MOE_FUSED_UP_GATE": 3}  # where the numbers of the chosen experts are
 
 
@@ -106,12 +108,17 @@ def supports(tensor: Tensor, build: IkBuild) -> bool:
         return (plain or kind.name in build.interleaved) and not (
             tensor.op == "MUL_MAT" and kind.name in ("F32", "BF16") and tensor.src[1].type is F16
         )
-    return tensor.op != "FLASH_ATTN_EXT" or _has_kernel(*(each for each in tensor.src[:3]))
+    return tensor.op != "FLASH_ATTN_EXT" or _has_kernel(tensor, build.late)
 
 
-def _has_kernel(q: Tensor, k: Tensor, v: Tensor) -> bool:
+def _has_kernel(attention: Tensor, late: bool) -> bool:
     """Whether there is a kernel of flash attention for these heads and types of the cache."""
+    q, k, v = attention.src[:3]
     key, value, kinds = k.ne[0], v.ne[0], (k.type.name, v.type.name)
+    if late and key != value:
+        return (key, value) == (192, 128) or (q.ne[0] in LATENT_HEADS and q.ne[2] // k.ne[2] % 4 == 0)
+    if late:
+        return key in HEADS
     if q.ne[0] == 128:
         return True
     if (key, value) == (256, 256):

@@ -66,7 +66,7 @@ class Plan:
         for each in known:
             if each.within(cells, each.memory_holds):
                 memory = each.memory.copy(partial(_at, step=each.step(cells)))
-                memory.play(self._sizes(cells, swa_cells, self.marks[-1]))
+                memory.play(self.sizes(cells, swa_cells, self.marks[-1]))
                 return memory.n_bytes
         found = self._play(cells, windows)
         if found is None:
@@ -80,7 +80,7 @@ class Plan:
         """Play for contexts around one; None where layers do not leave the allocator as they found it."""
         span = Span()
         along = span.number(cells, PADDED)
-        steps = self._sizes(along, windows or along)
+        steps = self.sizes(along, windows or along)
         memory = Memory([Buffer(each) for each in self.alignments])
         states, done = [], 0
         for mark in self.marks:
@@ -93,7 +93,7 @@ class Plan:
         memory.play(steps[done:])
         return Played(cells, before, holds, memory.n_bytes, span)
 
-    def _sizes(self, cells: Amount, swa_cells: Amount, first: int = 0) -> list[Step]:
+    def sizes(self, cells: Amount, swa_cells: Amount, first: int = 0) -> list[Step]:
         """Return the steps in a context, from one on."""
 
         def grown(n: Amount, of_cell: int, of_swa_cell: int) -> Amount:
