@@ -261,7 +261,8 @@ class InferJob:
 
     `experts` and `routing` as in TrainJob; generate() decodes with batched_mm where grouped_mm is asked for.
     `logits_to_keep` 0 keeps the logits of every token, 1 only the last one's. With `beams` a prompt is read once for
-    each, and their cache is put in order after every token; how many of them are returned changes nothing.
+    each, and their cache is put in order after every token; how many of them are returned changes nothing. With
+    `candidates` (prompt lookup) so many tokens of the prompt are read with it, and with every token after it.
 
     `quantization` is how the weights are stored, `gptq_kernel` what computes with GPTQ's, as in TrainJob.
     `compute_fp32`: bitsandbytes brings 4-bit maps' inputs and weights to fp32 first, which it does unless a
@@ -291,6 +292,7 @@ class InferJob:
     cache_residual: int = 128
     cache_axis: int = 0
     beams: int = 1
+    candidates: int = 0
     logits_to_keep: int = 1
     experts: Experts = "grouped_mm"
     routing: Routing = "balanced"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -18,7 +19,7 @@ from oomph.errors import UnsupportedError
 from oomph.job import InferJob, TrainJob
 from oomph.job_words import OF_PROMPTS
 from oomph.optimizer_names import KINDS
-from oomph.referee import beams
+from oomph.referee import beams, lookup
 from oomph.referee.caches import empty_cache
 from oomph.referee.kernels import installed
 from oomph.referee.losses import IGNORED, install, unwrapped
@@ -346,7 +347,7 @@ def infer(model: Any, job: InferJob, watcher: Watcher, warm_up: bool = False) ->
 def _prefill_and_decode(model: Any, job: InferJob, watcher: Watcher) -> None:
     if getattr(model.config, "is_encoder_decoder", False):
         return _encode_and_decode(model, job, watcher)
-    if job.beams > 1:
+    if job.beams > 1 or job.candidates:
         return _search(model, job, watcher)
     watcher.mark("prefill")
     cache = _pass(model, job, job.seq_len, job.seq_len, empty_cache(model, job))
@@ -408,14 +409,19 @@ def _decoded(model: Any, job: InferJob, encoded: Any, mask: Any, ids: Any, cache
 
 
 def _search(model: Any, job: InferJob, watcher: Watcher) -> None:
-    """Search with beams over prompts that the caller holds."""
+    """Search with beams, or look candidates up, over prompts that the caller holds."""
 
     def run(ids: Any, seen: int, cache: Any) -> Any:
         return _outputs(model, job, {"input_ids": ids, **_mask(model, ids.shape[0], seen if job.padding else 0)}, cache)
 
     watcher.mark("prefill")
+    if job.candidates:
+        job = replace(job, logits_to_keep=job.candidates + 1)
     prompt = _inputs(model, job.batch, job.seq_len, 0)["input_ids"]
-    beams.search(model, job, watcher.mark, run, prompt, empty_cache(model, job))
+    if job.candidates:
+        lookup.write(job, watcher.mark, run, prompt, empty_cache(model, job))
+    else:
+        beams.search(model, job, watcher.mark, run, prompt, empty_cache(model, job))
 
 
 def _pass(model: Any, job: InferJob, new: int, seen: int, cache: Any) -> Any:
