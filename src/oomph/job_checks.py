@@ -129,10 +129,15 @@ def _check_candidates(job: InferJob) -> None:
         (job.cache not in ("dynamic", "offloaded"), f"the cache {job.cache}", "Say --cache dynamic or offloaded."),
         (job.padding, "a padding mask", "Leave out --padding."),
         (job.release != "5", f"transformers {job.release}", "Leave out --release."),
-        (job.candidates >= job.seq_len, "a prompt that is no longer than what is found in it", "Give more --context."),
+        (
+            job.candidates >= job.seq_len and not job.assistant,
+            "a prompt that is no longer than what is found in it",
+            "Give more --context.",
+        ),
     ):
         if wrong:
-            raise UsageError(f"Prompt lookup does not go with {what}.", fix)
+            way = "An assistant" if job.assistant else "Prompt lookup"
+            raise UsageError(f"{way} does not go with {what}.", fix)
 
 
 def _check_codes(job: InferJob) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from oomph.assistant import assistant_model
 from oomph.device_map import is_away, placed, refuse, waiting_paths
 from oomph.errors import UnsupportedError, UsageError
 from oomph.job import InferJob
@@ -18,6 +19,7 @@ from oomph.methods.gptq import exllama_rooms
 from oomph.model import Model
 from oomph.played import Played
 from oomph.programs import program_of
+from oomph.programs.assistant import Assistant
 from oomph.programs.beams import repeated, search
 from oomph.programs.cache import OLD, Cache, EncoderDecoderCache, dynamic_cache, static_cache
 from oomph.programs.integer_cache import integer_cache
@@ -71,14 +73,16 @@ def infer(model: Model, job: InferJob, *, on: Place = "gpu") -> Played:
     with tape.playing(), tape.no_grad():
         recorder.mark("parameters")
         bound = bind(model, tape, job.precision)
+        assistant = Assistant(assistant_model(job.assistant), tape, job) if job.assistant else None
         made = [*program.buffers(bound), *exllama_rooms(bound), *rotary_caches(bound, model, job)]
         buffers = [tape.note(each, "buffer") for each in made]
         del made
         played = Played(recorder, recorder.position)
-        plain = job.beams == 1 and not job.candidates
-        way = _encode_and_decode if writes else _passes if plain else _search
-        way(bound, program, model, job, played)
-        del bound, buffers
+        if not writes and (job.beams > 1 or job.candidates):
+            _search(bound, program, model, job, played, assistant)
+        else:
+            (_encode_and_decode if writes else _passes)(bound, program, model, job, played)
+        del bound, buffers, assistant
     return played
 
 
@@ -215,7 +219,9 @@ def _decoded(
     )
 
 
-def _search(bound: Bound, program: Any, model: Model, job: InferJob, played: Played) -> None:
+def _search(
+    bound: Bound, program: Any, model: Model, job: InferJob, played: Played, assistant: Assistant | None
+) -> None:
     """Play a search with beams, or a lookup of candidates, over prompts that the caller holds."""
     tape = bound.tape
     if job.candidates:
@@ -227,7 +233,10 @@ def _search(bound: Bound, program: Any, model: Model, job: InferJob, played: Pla
     tape.recorder.mark("prefill")
     prompt = tape.note(tape.empty((job.batch, job.seq_len), "int64", op="input_ids"), "input")
     cache = _empty_cache(bound, program, job)
-    write(tape, job, run, prompt, cache) if job.candidates else search(tape, job, run, prompt, cache)
+    if job.candidates:
+        write(tape, job, run, prompt, cache, assistant)
+    else:
+        search(tape, job, run, prompt, cache)
     _note_ends(played)
 
 

@@ -1,4 +1,4 @@
-"""Prompt lookup: every event equals the trace; candidates cost logits in fp32, twice."""
+"""Prompt lookup and assistants: every event equals the trace; candidates cost logits in fp32, twice."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from oomph import load
 from oomph.errors import UnsupportedError, UsageError
 from oomph.families import model_from_config
 from oomph.job import InferJob
@@ -56,6 +57,31 @@ def test_what_does_not_go_with_it_is_refused(wrong: dict[str, Any]) -> None:
     """Each with what to do instead."""
     with pytest.raises(UsageError, match="Prompt lookup"):
         InferJob(**{"batch": 1, "seq_len": 64, "candidates": 4, **wrong})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", [{"candidates": 3}, {"candidates": 2, "precision": "fp32", "attention": "math"}])
+def test_every_event_with_an_assistant_equals_the_trace(job: dict[str, Any]) -> None:
+    """Its weights, its cache, its candidates one by one with their scores, and the other model beside all that."""
+    parting, ours, theirs = compare(LLAMA, InferJob(**{"seq_len": 32, "decode": 2, "assistant": "gpt2", **job}))
+    assert parting is None, str(parting)
+    assert ours == theirs
+
+
+def test_an_assistant_is_there_all_the_time() -> None:
+    """Its weights beside the other model's; 20 candidates are transformers' default."""
+    model, job = model_from_config({**LLAMA, "vocab_size": 50257}), InferJob(1, 32, assistant="gpt2")
+    assert job.candidates == 20
+    alone, both = infer(model, InferJob(1, 32)), infer(model, job)
+    assert both.resident - alone.resident == infer(load("gpt2"), InferJob(1, 32)).resident
+    assert step(model, job).peak == both.peak
+
+
+@pytest.mark.parametrize("name", ["nothing-of-that-name", "../etc/passwd", "mistral-7b-v0.1", "mamba-130m", "t5-base"])
+def test_assistants_that_are_not_known_or_not_played_are_named(name: str) -> None:
+    """No catalogued model, one with windows, with states, or an encoder-decoder."""
+    with pytest.raises((UsageError, UnsupportedError)):
+        infer(model_from_config(LLAMA), InferJob(1, 32, assistant=name))
 
 
 def test_encoder_decoders_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""Prompt lookup: candidates found in the prompt are read together with the last token, and fp32 logits made of all.
+"""Candidates, found in the prompt or written by an assistant, are read together, and fp32 logits made of all of them.
 
 Source: transformers 5.23, generation/utils.py, _assisted_decoding; the real loop looks for candidates and ends of
 sequences with small tensors besides. All candidates are accepted, which takes the most.
@@ -10,13 +10,14 @@ from typing import Any
 
 from oomph import ops
 from oomph.job import InferJob
+from oomph.programs.assistant import Assistant
 from oomph.programs.beams import Pass
 from oomph.tape.autograd import like
 from oomph.tape.sym import Sym
 from oomph.tape.tape import Tape
 
 
-def write(tape: Tape, job: InferJob, run: Pass, prompt: Sym, cache: Any) -> None:
+def write(tape: Tape, job: InferJob, run: Pass, prompt: Sym, cache: Any, assistant: Assistant | None) -> None:
     """Read a prompt [1, S] and candidates, then candidates `decode` times; logits of a step stay until the next one."""
     tape.recorder.mark("prefill")
     input_ids, found = prompt, job.candidates
@@ -24,7 +25,10 @@ def write(tape: Tape, job: InferJob, run: Pass, prompt: Sym, cache: Any) -> None
     for index in range(job.decode + 1):
         if index:
             tape.recorder.mark(f"decode {index}")
-        candidates = ops.cat((input_ids, ops.slice_axis(prompt, 1, 0, found)), 1)
+        if assistant is None:
+            candidates = ops.cat((input_ids, ops.slice_axis(prompt, 1, 0, found)), 1)
+        else:
+            candidates, _candidate_logits = assistant.candidates(input_ids)  # kept as generate() keeps them
         length = candidates.shape[1]
         new = ops.slice_axis(candidates, 1, length - found - 1, length) if index else candidates
         outputs = run(new, length, cache)

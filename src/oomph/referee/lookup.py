@@ -1,4 +1,4 @@
-"""Prompt lookup as `generate` does it: tokens found in the prompt are read together with the last one, all accepted."""
+"""Candidates as `generate` has them: found in the prompt or written by an assistant, read together, all accepted."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from typing import Any
 import torch
 
 from oomph.job import InferJob
+from oomph.referee.assistant import Assistant
 
 Pass = Callable[[Any, int, Any], Any]  # ids, tokens seen, cache: outputs
 
 
-def write(job: InferJob, mark: Callable[[str], None], run: Pass, prompt: Any, cache: Any) -> None:
+def write(
+    job: InferJob, mark: Callable[[str], None], run: Pass, prompt: Any, cache: Any, assistant: Assistant | None
+) -> None:
     """Read a prompt [1, S] and candidates, then candidates `decode` times; logits of a step stay until the next one.
 
     The loop of _assisted_decoding without what looks for candidates and for ends of sequences.
@@ -23,7 +26,10 @@ def write(job: InferJob, mark: Callable[[str], None], run: Pass, prompt: Any, ca
     for index in range(job.decode + 1):
         if index:
             mark(f"decode {index}")
-        candidate_input_ids = torch.cat((input_ids, prompt[:, :found]), dim=1)
+        if assistant is None:
+            candidate_input_ids = torch.cat((input_ids, prompt[:, :found]), dim=1)
+        else:
+            candidate_input_ids, _candidate_logits = assistant.candidates(input_ids)  # kept as generate() keeps them
         new = candidate_input_ids[:, -(found + 1) :] if index else candidate_input_ids
         outputs = run(new, candidate_input_ids.shape[1], cache)
         cache = outputs.past_key_values
