@@ -257,6 +257,9 @@ class TrainJob:
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(TrainJob)}
 
 
+DRAFTED = 20  # candidates of an assistant: num_assistant_tokens of transformers' GenerationConfig
+
+
 @dataclass(frozen=True)
 class InferJob:
     """One forward pass without gradients: a prefill of `seq_len` tokens, or `decode` single tokens after it.
@@ -268,7 +271,9 @@ class InferJob:
 
     `experts` and `routing` as in TrainJob; generate() decodes with batched_mm where grouped_mm is asked for.
     `logits_to_keep` 0 keeps the logits of every token, 1 only the last one's. With `beams` a prompt is read once for
-    each, and their cache is put in order after every token; how many of them are returned changes nothing.
+    each, and their cache is put in order after every token; how many of them are returned changes nothing. With
+    `candidates` (prompt lookup) so many tokens of the prompt are read with it, and with every token after it; with an
+    `assistant`, a model that oomph knows by name, it writes them (20 unless said otherwise).
 
     `quantization` is how the weights are stored, `gptq_kernel` what computes with GPTQ's, as in TrainJob.
     `compute_fp32`: bitsandbytes brings 4-bit maps' inputs and weights to fp32 first, which it does unless a
@@ -298,6 +303,8 @@ class InferJob:
     cache_residual: int = 128
     cache_axis: int = 0
     beams: int = 1
+    candidates: int = 0
+    assistant: str = ""
     logits_to_keep: int = 1
     experts: Experts = "grouped_mm"
     routing: Routing = "balanced"
@@ -310,6 +317,8 @@ class InferJob:
     release: Release = "5"
 
     def __post_init__(self) -> None:
+        if self.assistant and not self.candidates:
+            object.__setattr__(self, "candidates", DRAFTED)
         check_values(self)
         check_serving(self)
 

@@ -25,7 +25,7 @@ THREE_BITS = 3
 MAY_BE_ZERO = frozenset(
     {
         "decode", "max_cache_len", "logits_to_keep", "freeze_layers", "labels", "target_len", "zero_bucket",
-        "prompt_len", "block_size", "images", "cache_axis",
+        "prompt_len", "block_size", "images", "cache_axis", "candidates",
     }
 )  # fmt: skip
 MOST_PIXELS, DIGITS = 2**14, 5  # of a side of an image, and how many digits such a number has
@@ -118,10 +118,31 @@ def check_serving(job: InferJob) -> None:
         raise UsageError("max_memory is of a device map.", "Add --device-map auto, or leave it out.")
     if job.device_map != "none" and job.offload != "none":
         raise UsageError("A device map says itself which modules wait.", "Leave out --offload, or --device-map.")
+    if job.candidates:
+        _check_candidates(job)
     plain = job.cache == "dynamic" and job.attention == "flash" and not job.padding and job.beams == 1
     if job.release == "4.38" and not plain:
         fix = "Leave out --cache, --attention, --padding and --beams."
         raise UsageError("oomph knows the growing cache and flash attention of transformers 4.38 alone.", fix)
+
+
+def _check_candidates(job: InferJob) -> None:
+    """Refuse what prompt lookup does not go with: transformers refuses it too, or takes tokens back that it cannot."""
+    for wrong, what, fix in (
+        (job.batch > 1, "several sequences", "Say --concurrency 1."),
+        (job.beams > 1, "beams", "Leave out --beams."),
+        (job.cache not in ("dynamic", "offloaded"), f"the cache {job.cache}", "Say --cache dynamic or offloaded."),
+        (job.padding, "a padding mask", "Leave out --padding."),
+        (job.release != "5", f"transformers {job.release}", "Leave out --release."),
+        (
+            job.candidates >= job.seq_len and not job.assistant,
+            "a prompt that is no longer than what is found in it",
+            "Give more --context.",
+        ),
+    ):
+        if wrong:
+            way = "An assistant" if job.assistant else "Prompt lookup"
+            raise UsageError(f"{way} does not go with {what}.", fix)
 
 
 def _check_codes(job: InferJob) -> None:

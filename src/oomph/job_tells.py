@@ -73,6 +73,8 @@ SERVED: dict[str, Callable[[InferJob], bool]] = {
     "cache_residual": _integers,
     "cache_axis": _integers,
     "beams": lambda job: job.beams > 1,
+    "candidates": lambda job: job.candidates > 0,
+    "assistant": lambda job: job.assistant != "",
     "device_map": lambda job: job.device_map != "none",
     "max_memory": lambda job: job.max_memory != "",
     "offload": lambda job: job.offload != "none",

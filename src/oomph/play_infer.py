@@ -5,9 +5,11 @@ Of each pass only the cache stays; its inputs die first, then its logits, as in 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from oomph.assistant import assistant_model
 from oomph.device_map import is_away, placed, refuse, waiting_paths
 from oomph.errors import UnsupportedError, UsageError
 from oomph.job import InferJob
@@ -17,10 +19,12 @@ from oomph.methods.gptq import exllama_rooms
 from oomph.model import Model
 from oomph.played import Played
 from oomph.programs import program_of
+from oomph.programs.assistant import Assistant
 from oomph.programs.beams import repeated, search
-from oomph.programs.cache import OLD, Cache, EncoderDecoderCache, static_cache
+from oomph.programs.cache import OLD, Cache, EncoderDecoderCache, dynamic_cache, static_cache
 from oomph.programs.integer_cache import integer_cache
 from oomph.programs.llama import attention, rotary_size
+from oomph.programs.lookup import write
 from oomph.programs.offloaded_cache import offloaded_cache
 from oomph.programs.quantised_cache import fp8_cache
 from oomph.tape import Tape
@@ -45,6 +49,8 @@ def infer(model: Model, job: InferJob, *, on: Place = "gpu") -> Played:
     writes = model.objective == "seq2seq-lm"
     if writes and job.cache in MADE_BEFORE:
         raise UnsupportedError("oomph plays encoder-decoders with a dynamic cache.", "Leave --cache out, or say none.")
+    if writes and job.candidates:
+        raise UnsupportedError("oomph plays prompt lookup of decoders alone.", "Leave out --candidates.")
     if model.objective not in ("causal-lm", "seq2seq-lm") and (job.decode or job.cache in MADE_BEFORE or job.beams > 1):
         raise UsageError("Only language models decode from a cache.", "Leave out --decode; say --cache none.")
     if job.decode > MOST_DECODED:
@@ -67,13 +73,16 @@ def infer(model: Model, job: InferJob, *, on: Place = "gpu") -> Played:
     with tape.playing(), tape.no_grad():
         recorder.mark("parameters")
         bound = bind(model, tape, job.precision)
+        assistant = Assistant(assistant_model(job.assistant), tape, job) if job.assistant else None
         made = [*program.buffers(bound), *exllama_rooms(bound), *rotary_caches(bound, model, job)]
         buffers = [tape.note(each, "buffer") for each in made]
         del made
         played = Played(recorder, recorder.position)
-        way = _encode_and_decode if writes else _passes if job.beams == 1 else _search
-        way(bound, program, model, job, played)
-        del bound, buffers
+        if not writes and (job.beams > 1 or job.candidates):
+            _search(bound, program, model, job, played, assistant)
+        else:
+            (_encode_and_decode if writes else _passes)(bound, program, model, job, played)
+        del bound, buffers, assistant
     return played
 
 
@@ -112,9 +121,11 @@ def _passes(bound: Bound, program: Any, model: Model, job: InferJob, played: Pla
 
 def _empty_cache(bound: Bound, program: Any, job: InferJob) -> Cache | None:
     """Return a cache that is made before the first pass; None where forward makes it, or there is none."""
-    if job.cache not in MADE_BEFORE:
+    if job.cache not in MADE_BEFORE and not job.candidates:
         return None
     windows = program.sliding_windows(bound)
+    if job.cache == "dynamic":
+        return dynamic_cache(bound.tape, windows)
     if job.cache == "fp8":
         return fp8_cache(windows)
     if job.cache in INTEGER_CACHES:
@@ -208,16 +219,24 @@ def _decoded(
     )
 
 
-def _search(bound: Bound, program: Any, model: Model, job: InferJob, played: Played) -> None:
-    """Play a search with beams over prompts that the caller holds."""
+def _search(
+    bound: Bound, program: Any, model: Model, job: InferJob, played: Played, assistant: Assistant | None
+) -> None:
+    """Play a search with beams, or a lookup of candidates, over prompts that the caller holds."""
     tape = bound.tape
+    if job.candidates:
+        job = replace(job, logits_to_keep=job.candidates + 1)
 
     def run(ids: Sym, seen: Size, cache: Cache | None) -> Any:
         return _outputs(bound, program, model, job, {"input_ids": ids, **_mask(bound, job, ids.shape[0], seen)}, cache)
 
     tape.recorder.mark("prefill")
     prompt = tape.note(tape.empty((job.batch, job.seq_len), "int64", op="input_ids"), "input")
-    search(tape, job, run, prompt, _empty_cache(bound, program, job))
+    cache = _empty_cache(bound, program, job)
+    if job.candidates:
+        write(tape, job, run, prompt, cache, assistant)
+    else:
+        search(tape, job, run, prompt, cache)
     _note_ends(played)
 
 

@@ -87,7 +87,8 @@ def shallow(model: Model, job: Job, layers: Size, more: int = 1) -> tuple[int, i
     # Frozen first layers differ from the others; one table holds the prefixes of all.
     if repeating is None or (isinstance(job, TrainJob) and (job.freeze_layers or job.method == "prefix-tuning")):
         return None
-    if isinstance(job, InferJob) and job.offload != "none":  # layers that wait are not like the others
+    # Layers that wait are not like the others; an assistant has as many as it has.
+    if isinstance(job, InferJob) and (job.offload != "none" or job.assistant):
         return None
     every = job.checkpoint_every if isinstance(job, TrainJob) and job.checkpointing != "none" else 1
     period = lcm(len(repeating.period), every)

@@ -76,8 +76,10 @@ def test_every_value_of_every_input_occurs(kind: type) -> None:
     elsewhere = (  # of other optimizers, of runs, of objectives, of vision-language models
         "optim_rank", "zero_bucket", "lengths", "prompt_len", "virtual_tokens", "block_size", "images", "image_size",
         "checkpoint_saves",
+        "max_memory",  # of a device map
     )  # fmt: skip
     missing["freeze_vision"] = {True}
+    missing["device_map"] = {"auto", "sequential"}  # which are made into a list of modules before they are played
     missing |= {"embedding_32bit": {False}, "optimizer_in_backward": {True}, "update_projection": {True}}
     for field, hint in get_type_hints(kind).items():
         found = {job[field] for job in jobs("standard", kind)}

@@ -122,6 +122,8 @@ HELP: dict[Job, dict[str, str]] = {
         "cache_residual": "Tokens at most that are kept there as they are.",
         "cache_axis": "Axis along which numbers are grouped there.",
         "beams": "Beams that are searched: each reads the prompt, the cache is put in order after every token.",
+        "candidates": "Tokens of the prompt, or of an assistant, that are tried with each token.",
+        "assistant": "A model, known by name, that writes candidates (20 of them unless --candidates says otherwise).",
         "logits_to_keep": "Tokens whose logits are kept, from the last; 0: all.",
         "experts": "How a mixture computes its experts; transformers 5 takes grouped_mm, 4 had modules.",
         "routing": "How tokens are spread over the experts; tells in the loops, eager and modules.",

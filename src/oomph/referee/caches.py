@@ -39,7 +39,12 @@ def empty_cache(model: Any, job: InferJob) -> Any:
     if job.cache in STATIC_CACHES:
         length = job.max_cache_len or job.seq_len + job.decode
         return StaticCache(config=model.config, max_cache_len=length, offloading=away)
-    return DynamicCache(config=model.config, offloading=True) if away else None
+    if not away and not job.candidates:
+        return None
+    made = DynamicCache(config=model.config, offloading=away)
+    if job.candidates:
+        made.activate_past_recording()
+    return made
 
 
 class _Stream(nullcontext[None]):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -18,7 +19,8 @@ from oomph.errors import UnsupportedError
 from oomph.job import InferJob, TrainJob
 from oomph.job_words import OF_PROMPTS
 from oomph.optimizer_names import KINDS
-from oomph.referee import activation_offload, beams
+from oomph.referee import activation_offload, beams, lookup
+from oomph.referee.assistant import Assistant
 from oomph.referee.caches import empty_cache
 from oomph.referee.kernels import installed
 from oomph.referee.losses import IGNORED, install, unwrapped
@@ -351,23 +353,23 @@ def returning_fp32(forward: Callable[..., Any]) -> Callable[..., Any]:
     return forward_in_fp32
 
 
-def infer(model: Any, job: InferJob, watcher: Watcher, warm_up: bool = False) -> None:
+def infer(model: Any, job: InferJob, watcher: Watcher, warm_up: bool = False, assistant: Any = None) -> None:
     """Run a prefill and `decode` single tokens after it; of each pass only the cache stays.
 
     `warm_up` asks for the same once before, whose cache is dropped.
     """
     with torch.no_grad():
         if warm_up:
-            _prefill_and_decode(model, job, watcher)
-        watcher.ready(model, None)
-        _prefill_and_decode(model, job, watcher)
+            _prefill_and_decode(model, job, watcher, assistant)
+        watcher.ready(model, None, assistant)
+        _prefill_and_decode(model, job, watcher, assistant)
 
 
-def _prefill_and_decode(model: Any, job: InferJob, watcher: Watcher) -> None:
+def _prefill_and_decode(model: Any, job: InferJob, watcher: Watcher, assistant: Any) -> None:
     if getattr(model.config, "is_encoder_decoder", False):
         return _encode_and_decode(model, job, watcher)
-    if job.beams > 1:
-        return _search(model, job, watcher)
+    if job.beams > 1 or job.candidates:
+        return _search(model, job, watcher, assistant)
     watcher.mark("prefill")
     cache = _pass(model, job, job.seq_len, job.seq_len, empty_cache(model, job))
     for index in range(1, job.decode + 1):
@@ -427,15 +429,21 @@ def _decoded(model: Any, job: InferJob, encoded: Any, mask: Any, ids: Any, cache
     return model(decoder_input_ids=ids, **options)
 
 
-def _search(model: Any, job: InferJob, watcher: Watcher) -> None:
-    """Search with beams over prompts that the caller holds."""
+def _search(model: Any, job: InferJob, watcher: Watcher, assistant: Any) -> None:
+    """Search with beams, or look candidates up, over prompts that the caller holds."""
 
     def run(ids: Any, seen: int, cache: Any) -> Any:
         return _outputs(model, job, {"input_ids": ids, **_mask(model, ids.shape[0], seen if job.padding else 0)}, cache)
 
     watcher.mark("prefill")
+    if job.candidates:
+        job = replace(job, logits_to_keep=job.candidates + 1)
     prompt = _inputs(model, job.batch, job.seq_len, 0)["input_ids"]
-    beams.search(model, job, watcher.mark, run, prompt, empty_cache(model, job))
+    if job.candidates:
+        drafts = Assistant(assistant, job) if assistant is not None else None
+        lookup.write(job, watcher.mark, run, prompt, empty_cache(model, job), drafts)
+    else:
+        beams.search(model, job, watcher.mark, run, prompt, empty_cache(model, job))
 
 
 def _pass(model: Any, job: InferJob, new: int, seen: int, cache: Any) -> Any:

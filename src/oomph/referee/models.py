@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from oomph.assistant import assistant_config
 from oomph.errors import UnsupportedError
 from oomph.families.heads import headed
 from oomph.job import InferJob, TrainJob
@@ -65,8 +66,15 @@ def build(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu")
 
 
 def build_reference(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu") -> Any:
-    """Return the second model that an objective compares with, in eval mode as it was loaded; None without one."""
-    if not isinstance(job, TrainJob) or job.compares_with != "loaded":
+    """Return the second model that an objective compares with, in eval mode as it was loaded, or that drafts for the
+    first one; None without one.
+    """
+    if not isinstance(job, TrainJob):
+        if not job.assistant:
+            return None
+        plain = InferJob(precision=job.precision, attention=job.attention)
+        return build(assistant_config(job.assistant), plain, device)
+    if job.compares_with != "loaded":
         return None
     return build(raw, replace(job, **PLAIN), device).eval()
 

@@ -143,7 +143,7 @@ def _run(raw: Mapping[str, Any], job: TrainJob | InferJob, watcher: MeterWatcher
             if isinstance(job, TrainJob):
                 jobs.train(model, job, watcher, warm_up=job.steady, reference=reference)
             else:
-                jobs.infer(model, job, watcher, warm_up=True)
+                jobs.infer(model, job, watcher, warm_up=True, assistant=reference)
 
 
 def _figures(watcher: MeterWatcher, reading: Reading) -> dict[str, Any]:

@@ -207,6 +207,7 @@ def _quantised_inference() -> Iterator[Entry]:
     for changes in (
         {"decode": 4, "beams": 4, "batch": 4}, {"decode": 4, "cache": "hqq"}, {"decode": 4, "cache": "offloaded"},
         {"decode": 4, "cache": "offloaded_static"}, {"decode": 2, "offload": "model.layers.4-15,model.norm"},
+        {"decode": 2, "candidates": 10}, {"decode": 1, "candidates": 4, "assistant": GPT2},
         {"decode": 4, "cache": "quanto", "cache_bits": 2, "cache_axis": 1, "cache_group": 32, "cache_residual": 2},
         {"decode": 2, "quantization": "nf4"}, {"quantization": "nf4-dq"},
         {"quantization": "fp4", "compute_fp32": True}, {"quantization": "fp4-dq"},

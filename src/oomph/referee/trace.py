@@ -169,7 +169,7 @@ def trace(
         if isinstance(job, TrainJob):
             jobs.train(model, job, watcher, reference=reference)
         else:
-            jobs.infer(model, job, watcher)
+            jobs.infer(model, job, watcher, assistant=reference)
         stream, names = _cut(tracker.stream), tracker.names
     versions = {name: version(name) for name in TESTED}
     warned = [*_untested(versions), *(_other_kernel(job, kernels) if device == "cuda" else [])]
