@@ -29,6 +29,12 @@ OF_TORCH = {
 A_LATER_STEP = 6  # the first one whose variance RAdam rectifies
 TORCHAO = {"8bit": "AdamW8bit", "4bit": "AdamW4bit", "4bit-128": "AdamW4bit", "fp8": "AdamWFp8"}
 SCHEDULE_FREE = {"adamw": "AdamWScheduleFree", "radam": "RAdamScheduleFree", "sgd": "SGDScheduleFree"}
+# Classes that take parameters and a learning rate, and nothing else that moves memory: module, class.
+CLASSES = {
+    "stable_adamw": ("optimi", "StableAdamW"), "optimi_adamw": ("optimi", "AdamW"),
+    "grokadamw": ("grokadamw", "GrokAdamW"), "lion": ("lion_pytorch", "Lion"), "came": ("came_pytorch.CAME", "CAME"),
+    "prodigy": ("prodigyopt", "Prodigy"), "dadapt": ("dadaptation", "DAdaptAdam"),
+}  # fmt: skip
 EVERY_STEP, SELDOM = 1, 200  # steps from one projection to the next
 # Where the real optimizers of a rule come from, if not from torch and transformers: module, package.
 PACKAGES = {
@@ -177,29 +183,14 @@ def _schedule_free(kind: Kind, job: TrainJob, model: Any, parameters: list[Any])
     return optimizer
 
 
-def _stable_adamw(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
-    return import_module("optimi").StableAdamW(parameters, lr=LEARNING_RATE)
-
-
-def _prodigy(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
-    return import_module("prodigyopt").Prodigy(parameters)
-
-
-def _dadapt(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
-    return import_module("dadaptation").DAdaptAdam(parameters)
-
-
-def _optimi_adamw(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
-    return import_module("optimi").AdamW(parameters, lr=LEARNING_RATE)
+def _plain(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
+    module, name = CLASSES[kind.rule]
+    return getattr(import_module(module), name)(parameters, lr=LEARNING_RATE)
 
 
 def _soap(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
     every = EVERY_STEP if job.update_projection else SELDOM
     return import_module("pytorch_optimizer").SOAP(parameters, lr=LEARNING_RATE, precondition_frequency=every)
-
-
-def _grokadamw(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
-    return import_module("grokadamw").GrokAdamW(parameters, lr=LEARNING_RATE)
 
 
 def _cpu_offload(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
@@ -218,14 +209,6 @@ def _adam_mini(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> 
     config = model.config.get_text_config()
     how = {"dim": config.hidden_size, "n_heads": config.num_attention_heads, "verbose": False}
     return import_module("adam_mini").Adam_mini(named, lr=LEARNING_RATE, **how)
-
-
-def _lion(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
-    return import_module("lion_pytorch").Lion(parameters, lr=LEARNING_RATE)
-
-
-def _came(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
-    return import_module("came_pytorch.CAME").CAME(parameters, lr=LEARNING_RATE)
 
 
 def _lomo(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
@@ -256,10 +239,9 @@ MAKERS: dict[str, Callable[[Kind, TrainJob, Any, list[Any]], Any]] = {
     "adamw": _adamw, "sgd": _sgd, "rmsprop": _others_of_torch, "adagrad": _others_of_torch, "adafactor": _adafactor,
     "radam": _others_of_torch, "adamax": _others_of_torch, "adadelta": _others_of_torch,
     "torch_adafactor": _others_of_torch, "bnb": _bnb, "torchao": _torchao, "muon": _muon, "galore": _galore,
-    "galore_8bit": _galore, "lomo": _lomo, "schedule_free": _schedule_free, "stable_adamw": _stable_adamw,
-    "grokadamw": _grokadamw, "apollo": _galore, "lion": _lion, "came": _came,
-    "cpu_offload": _cpu_offload, "adam_mini": _adam_mini, "prodigy": _prodigy, "dadapt": _dadapt,
-    "optimi_adamw": _optimi_adamw, "soap": _soap, "master": _master,
+    "galore_8bit": _galore, "lomo": _lomo, "schedule_free": _schedule_free, "apollo": _galore,
+    "cpu_offload": _cpu_offload, "adam_mini": _adam_mini, "soap": _soap, "master": _master,
+    **dict.fromkeys(CLASSES, _plain),
 }  # fmt: skip
 
 
