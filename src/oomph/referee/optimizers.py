@@ -21,7 +21,10 @@ from oomph.optimizer_names import KINDS, Kind
 from oomph.referee.optimizer_shapes import InBackward, InFusedBackward, Offloaded, Several, WithMasters
 
 LEARNING_RATE, MOMENTUM = 1e-4, 0.9  # no byte depends on them
-BNB = {"adamw": "AdamW", "lion": "Lion", "rmsprop": "RMSprop", "ademamix": "AdEMAMix", "lamb": "LAMB", "lars": "LARS"}
+BNB = {
+    "adamw": "AdamW", "lion": "Lion", "rmsprop": "RMSprop", "ademamix": "AdEMAMix", "lamb": "LAMB", "lars": "LARS",
+    "adagrad": "Adagrad", "momentum": "SGD",
+}  # fmt: skip
 OF_TORCH = {
     "rmsprop": "RMSprop", "adagrad": "Adagrad", "nadam": "NAdam", "radam": "RAdam", "adamax": "Adamax",
     "adadelta": "Adadelta", "adafactor": "Adafactor",
@@ -34,6 +37,7 @@ CLASSES = {
     "stable_adamw": ("optimi", "StableAdamW"), "optimi_adamw": ("optimi", "AdamW"),
     "grokadamw": ("grokadamw", "GrokAdamW"), "lion": ("lion_pytorch", "Lion"), "came": ("came_pytorch.CAME", "CAME"),
     "prodigy": ("prodigyopt", "Prodigy"), "dadapt": ("dadaptation", "DAdaptAdam"),
+    "sophia": ("sophia", "SophiaG"), "shampoo": ("pytorch_optimizer", "Shampoo"),
 }  # fmt: skip
 EVERY_STEP, SELDOM = 1, 200  # steps from one projection to the next
 # Where the real optimizers of a rule come from, if not from torch and transformers: module, package.
@@ -46,7 +50,8 @@ PACKAGES = {
     "came": ("came_pytorch", "came-pytorch"),
     "prodigy": ("prodigyopt", "prodigyopt"), "dadapt": ("dadaptation", "dadaptation"),
     "optimi_adamw": ("optimi", "torch-optimi"),
-    "soap": ("pytorch_optimizer", "pytorch_optimizer"), "master": ("badam", "badam"),
+    **dict.fromkeys(("soap", "adopt", "shampoo"), ("pytorch_optimizer", "pytorch_optimizer")),
+    "sophia": ("sophia", "sophia.py of github.com/Liuhong99/Sophia"), "master": ("badam", "badam"),
     "grokadamw": ("grokadamw", "grokadamw"), "apollo": ("apollo_torch", "apollo-torch"),
 }  # fmt: skip
 
@@ -129,7 +134,7 @@ def _override_embeddings(kind: Kind, job: TrainJob, model: Any) -> None:
 def _bnb(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
     optim: Any = import_module("bitsandbytes.optim")
     options: dict[str, Any] = {"is_paged": True} if kind.paged else {}  # RMSprop has no such argument
-    if kind.name == "lars":
+    if kind.name in ("lars", "momentum"):
         options["momentum"] = MOMENTUM
     return getattr(optim, BNB[kind.name])(parameters, lr=LEARNING_RATE, optim_bits=kind.bits, **options)
 
@@ -188,6 +193,11 @@ def _plain(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
     return getattr(import_module(module), name)(parameters, lr=LEARNING_RATE)
 
 
+def _adopt(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
+    made = {"adopt": "ADOPT", "adan": "Adan"}[kind.name]
+    return getattr(import_module("pytorch_optimizer"), made)(parameters, lr=LEARNING_RATE)
+
+
 def _soap(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
     every = EVERY_STEP if job.update_projection else SELDOM
     return import_module("pytorch_optimizer").SOAP(parameters, lr=LEARNING_RATE, precondition_frequency=every)
@@ -240,7 +250,7 @@ MAKERS: dict[str, Callable[[Kind, TrainJob, Any, list[Any]], Any]] = {
     "radam": _others_of_torch, "adamax": _others_of_torch, "adadelta": _others_of_torch,
     "torch_adafactor": _others_of_torch, "bnb": _bnb, "torchao": _torchao, "muon": _muon, "galore": _galore,
     "galore_8bit": _galore, "lomo": _lomo, "schedule_free": _schedule_free, "apollo": _galore,
-    "cpu_offload": _cpu_offload, "adam_mini": _adam_mini, "soap": _soap, "master": _master,
+    "cpu_offload": _cpu_offload, "adam_mini": _adam_mini, "soap": _soap, "adopt": _adopt, "master": _master,
     **dict.fromkeys(CLASSES, _plain),
 }  # fmt: skip
 
