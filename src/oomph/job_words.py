@@ -114,6 +114,7 @@ Method = Literal[
     "bitfit",  # biases alone
     "ln-tuning",  # copies of norms
     "badam",  # one layer at a time
+    "lisa",  # a few layers at a time, and all that is no layer
     "adapter",  # LitGPT's LLaMA-Adapter
     "adapter_v2",
 ]

@@ -18,6 +18,7 @@ from oomph.errors import UnsupportedError
 from oomph.job import InferJob, TrainJob
 from oomph.job_words import OF_PROMPTS
 from oomph.optimizer_names import KINDS
+from oomph.referee.adapters import switch_layers
 from oomph.referee.kernels import installed
 from oomph.referee.losses import IGNORED, install, unwrapped
 from oomph.referee.models import AUTOCAST, DTYPES, layer_lists
@@ -80,6 +81,8 @@ def _train(model: Any, job: TrainJob, watcher: Watcher, warm_up: bool | None, re
     with installed(model, job.kernels):
         if has_warm_up(job) or (job.steady and _remembers(model, job)) if warm_up is None else warm_up:
             _step(model, job, optimizer, watcher, kept, trainer)
+        if job.method == "lisa":
+            switch_layers(model, job)
         watcher.ready(model, optimizer, reference)
         _step(model, job, optimizer, watcher, kept, trainer)
 
