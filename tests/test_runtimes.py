@@ -117,6 +117,7 @@ def test_an_axolotl_config_is_a_job() -> None:
          {"optimizer_in_backward": True}),
         ({"base_model": "x", "micro_batch_size": 1, "optimizer": "ao_adamw_4bit"}, "axolotl",
          {"optimizer": "torchao-adamw-4bit"}),
+        ({"base_model": "x", "micro_batch_size": 1, "optimizer": "adopt_adamw"}, "axolotl", {"optimizer": "adopt"}),
         ({"per_device_train_batch_size": 2, "max_grad_norm": 0.0, "use_liger_kernel": True}, "trainer",
          {"clip_gradients": False, "loss": "liger", "kernels": "liger"}),
         ({"base_model": "x", "micro_batch_size": 1, "liger_rope": True, "liger_rms_norm": True,

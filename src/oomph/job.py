@@ -104,7 +104,7 @@ class TrainJob:
     in full fine-tuning: the tables of tokens and positions, the first so many layers. `freeze_vision` freezes
     towers and projectors, which then get no adapters either: what LLaMA-Factory does unless told otherwise.
     `virtual_tokens` are those that prompt tuning and its like put before each sequence; `block_size` is how wide
-    OFT's blocks are, 0 as PEFT has it.
+    OFT's blocks are, 0 as PEFT has it. `active_layers` are those that train at a time with LISA.
 
     The base. `quantization` is how a frozen one is stored, by bitsandbytes, GPTQ or HQQ, and `gptq_kernel` what
     computes with GPTQ's. bitsandbytes passes by experts that are stacked in one parameter unless `quantised_experts`
@@ -186,6 +186,7 @@ class TrainJob:
     images: int = 0
     image_size: str = ""
     freeze_vision: bool = False
+    active_layers: int = 2
 
     def __post_init__(self) -> None:
         check_values(self)

@@ -78,6 +78,8 @@ def check_training(job: TrainJob) -> None:
         raise UsageError("Copies of modules train beside adapters only.", "Add --method lora.")
     if job.zero_bucket and (not job.optimizer.startswith("adamw") or job.optimizer_in_backward):
         raise UsageError("DeepSpeed is played around AdamW alone.", "Take optimizer adamw, or leave the bucket out.")
+    if job.method == "lisa" and (job.zero_bucket or job.optimizer == "adamw-master"):
+        raise UsageError("LISA is played with optimizers that have states for each parameter.", "Take another one.")
     if job.prompt_len >= job.seq_len:
         raise UsageError(f"A prompt of {job.prompt_len} tokens leaves none to score.", "Give a longer --seq.")
     if job.padding and job.packing:
@@ -199,7 +201,7 @@ def check_objective(job: TrainJob) -> None:
         raise UsageError(f"The loss {job.loss} says nothing about {name}.", fix)
     for wrong, what, fix in (
         (job.packing, "packed sequences", "Leave out --packing: TRL pads here."),
-        (job.method in ("bitfit", "ln-tuning", "badam"), job.method, "Take method full or lora."),
+        (job.method in ("bitfit", "ln-tuning", "badam", "lisa"), job.method, "Take method full or lora."),
         (bool(job.modules_to_save), "copies of modules", "Leave out --modules-to-save."),
         (job.keep_outputs, "outputs that are kept", "Leave out --keep-outputs: TRL's trainers drop them."),
         (job.kernels == "unsloth", "Unsloth's kernels", "Take other --kernels: its trainers are patched too."),

@@ -59,6 +59,7 @@ TELLS: dict[str, Callable[[TrainJob], bool]] = {
     "prompt_len": lambda job: job.loss in OF_PROMPTS,
     "virtual_tokens": lambda job: job.method in PROMPTED,
     "block_size": lambda job: job.method in BLOCKED,
+    "active_layers": lambda job: job.method == "lisa",
 }
 
 

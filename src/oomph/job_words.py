@@ -46,7 +46,8 @@ OptimizerName = Literal[
     "galore_adamw_8bit", "galore_adamw_8bit_layerwise", "galore_adamw_layerwise", "apollo_adamw",
     "apollo_adamw_layerwise", "apollo-mini", "torchao-cpu-offload", "adam-mini", "lion", "came", "lomo", "adalomo",
     "schedule_free_adamw", "schedule_free_radam", "schedule_free_sgd", "stable_adamw", "grokadamw", "muon", "prodigy",
-    "dadapt-adam", "adamw-master", "optimi-adamw", "soap", "lamb", "lars", "ademamix", "ademamix_8bit",
+    "dadapt-adam", "adamw-master", "optimi-adamw", "soap", "shampoo", "sophia-g", "adopt", "adan", "lamb", "lars",
+    "adagrad_bnb_8bit", "adagrad_bnb_32bit", "sgd_bnb_8bit", "sgd_bnb_32bit", "ademamix", "ademamix_8bit",
     "paged_ademamix_32bit", "paged_ademamix_8bit", "none",
 ]  # fmt: skip
 Implementation = Literal["foreach", "fused", "loop"]
@@ -119,6 +120,7 @@ Method = Literal[
     "bitfit",  # biases alone
     "ln-tuning",  # copies of norms
     "badam",  # one layer at a time
+    "lisa",  # a few layers at a time, and all that is no layer
     "adapter",  # LitGPT's LLaMA-Adapter
     "adapter_v2",
 ]

@@ -14,6 +14,7 @@ from oomph.errors import UnsupportedError, UsageError
 from oomph.job import InferJob, TrainJob
 from oomph.methods import adapted, as_coded, forward_of
 from oomph.methods.bitsandbytes import Linear8bit
+from oomph.methods.lisa import switched_off
 from oomph.model import Model
 from oomph.objectives import check_model, objective_file
 from oomph.objectives.passes import Passes, autocast_dtype, made
@@ -75,6 +76,8 @@ def train_step(
         updated = program.updated(passes.policy, parameters) if hasattr(program, "updated") else parameters
         buffers = _buffers(program, passes.policy)
         optimizer = None if job.optimizer == "none" else Optimizer(job, passes.policy, updated)
+        if optimizer is not None and job.method == "lisa" and (job.steady or optimizer.makes_at_once):
+            optimizer.remember(switched_off(passes.policy))
         if job.compares_with == "loaded":
             passes.reference = bind(original, tape, job.weight_dtype, "reference")
             buffers += _buffers(program, passes.reference)

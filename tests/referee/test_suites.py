@@ -70,13 +70,26 @@ def test_every_value_of_every_input_occurs(kind: type) -> None:
     missing["objective"] = set(get_args(Objective)) - {"sft"}
     missing["reference"] = set(get_args(Reference)) - {"default"}
     # LitGPT's own, and those of PEFT that few people use.
-    missing["method"] = {"adapter", "adapter_v2", "vera", "loha", "lokr", "adalora", "oft", "boft", "badam", *PROMPTED}
+    missing["method"] = {
+        "adapter",
+        "adapter_v2",
+        "vera",
+        "loha",
+        "lokr",
+        "adalora",
+        "oft",
+        "boft",
+        "badam",
+        "lisa",
+        *PROMPTED,
+    }
     missing["model_code"] = set(get_args(get_type_hints(TrainJob)["model_code"])) - {"transformers"}
     missing["long_samples"] = {"drop"}  # a step has one length
     elsewhere = (  # of other optimizers, of runs, of objectives, of vision-language models
         "optim_rank", "zero_bucket", "lengths", "prompt_len", "virtual_tokens", "block_size", "images", "image_size",
         "checkpoint_saves",
         "max_memory",  # of a device map
+        "active_layers",
     )  # fmt: skip
     missing["freeze_vision"] = {True}
     missing["device_map"] = {"auto", "sequential"}  # which are made into a list of modules before they are played

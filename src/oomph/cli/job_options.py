@@ -106,6 +106,7 @@ HELP: dict[Job, dict[str, str]] = {
         "images": "Images of each sequence, for a vision-language model; their tokens are among --seq.",
         "image_size": "Their height and width in pixels: 768x1024.",
         "freeze_vision": "Freeze towers and projectors; adapters go on the language model alone.",
+        "active_layers": "Layers that train at a time with LISA.",
     },
     InferJob: {
         "batch": "Sequences at a time.",

@@ -55,11 +55,13 @@ class Optimizer:
         if least := getattr(self.rule, "MIN_ON_HOST", 0):
             self.parameters.sort(key=lambda one: yes(product(one.shape) < least))
         self.states: list[State] = [[] for _ in parameters]
+        self.remembered: list[State] = []  # of parameters that trained once
         self.stepped = False
         # In backward every parameter has an optimizer of its own, which shares nothing with the others.
         self.one_each = job.optimizer_in_backward
         self._places = {one.storage.ordinal: at for at, one in enumerate(self.parameters)}
-        if self.rule.STATES == "made":
+        self.makes_at_once = self.rule.STATES == "made"
+        if self.makes_at_once:
             self.make_states()
 
     def make_states(self) -> None:
@@ -68,6 +70,12 @@ class Optimizer:
             self._make_states(one, states)
             _name(one, states)
         self.stepped = True
+
+    def remember(self, parameters: Sequence[Sym]) -> None:
+        """Allocate what earlier steps left for parameters that trained then and do not now."""
+        for one in parameters:
+            self.remembered.append(self.rule.state(self._own() if self.one_each else self.settings, one))
+            _name(one, self.remembered[-1])
 
     def _make_states(self, parameter: Sym, states: State) -> None:
         if not states:

@@ -25,7 +25,7 @@ COMPUTE = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 def adapt(model: Any, job: TrainJob, device: str) -> Any:
     """Return a model as PEFT wraps it for a job: its base quantised, prepared, with adapters."""
-    if job.method in ("full", "bitfit", "badam"):
+    if job.method in ("full", "bitfit", "badam", "lisa"):
         return freeze(model, job)
     try:
         import peft
@@ -132,6 +132,14 @@ def _for_gptq(config: Any) -> None:
     config._register_custom_module({TorchLinear: GPTQLoraLinear})
 
 
+def switch_layers(model: Any, job: TrainJob) -> None:
+    """Let the first so many layers train and no other, as LISA does before a step: nothing else is touched."""
+    from oomph.referee.models import decoder_layers
+
+    for index, layer in enumerate(decoder_layers(model)):
+        layer.requires_grad_(index < job.active_layers)
+
+
 VISION = ("vision_tower", "visual", "vision_model", "multi_modal_projector", "connector")  # towers and projectors
 
 
@@ -143,6 +151,8 @@ def freeze(model: Any, job: TrainJob) -> Any:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.endswith(".bias"))
         return model
+    if job.method == "lisa":
+        return model  # its layers are switched off later: the optimizer has all of them
     if job.method == "badam":
         model.requires_grad_(False)
         decoder_layers(model)[0].requires_grad_(True)

@@ -20,6 +20,7 @@ from oomph.job import InferJob, TrainJob
 from oomph.job_words import OF_PROMPTS
 from oomph.optimizer_names import KINDS
 from oomph.referee import activation_offload, beams, lookup
+from oomph.referee.adapters import switch_layers
 from oomph.referee.assistant import Assistant
 from oomph.referee.caches import empty_cache
 from oomph.referee.kernels import installed
@@ -86,6 +87,8 @@ def _train(model: Any, job: TrainJob, watcher: Watcher, warm_up: bool | None, re
     with installed(model, job.kernels), activation_offload.installed(model, job) as offloading:
         if has_warm_up(job) or (job.steady and _remembers(model, job)) if warm_up is None else warm_up:
             _step(model, job, optimizer, watcher, kept, trainer, offloading)
+        if job.method == "lisa":
+            switch_layers(model, job)
         watcher.ready(model, optimizer, reference)
         _step(model, job, optimizer, watcher, kept, trainer, offloading)
 
