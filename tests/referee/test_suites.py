@@ -68,6 +68,7 @@ def test_every_value_of_every_input_occurs(kind: type) -> None:
     # Those of packages that a suite does not ask for: fms-acceleration, Unsloth, TRL.
     missing["kernels"] = {"foak", "unsloth"}
     missing["objective"] = set(get_args(Objective)) - {"sft"}
+    missing["teacher_dtype"] = {"bf16", "fp16", "fp32"}
     missing["reference"] = set(get_args(Reference)) - {"default"}
     # LitGPT's own, and those of PEFT that few people use.
     missing["method"] = {"adapter", "adapter_v2", "vera", "loha", "lokr", "adalora", "oft", "boft", "badam", *PROMPTED}
@@ -75,7 +76,7 @@ def test_every_value_of_every_input_occurs(kind: type) -> None:
     missing["long_samples"] = {"drop"}  # a step has one length
     elsewhere = (  # of other optimizers, of runs, of objectives, of vision-language models
         "optim_rank", "zero_bucket", "lengths", "prompt_len", "virtual_tokens", "block_size", "images", "image_size",
-        "checkpoint_saves",
+        "checkpoint_saves", "teacher",
     )  # fmt: skip
     missing["freeze_vision"] = {True}
     missing |= {"embedding_32bit": {False}, "optimizer_in_backward": {True}, "update_projection": {True}}
