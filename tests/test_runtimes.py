@@ -113,8 +113,9 @@ def test_an_axolotl_config_is_a_job() -> None:
         ({"output_dir": "x", "optim": "apollo_adamw", "optim_args": "rank=1,scale_type=tensor"}, "trainer",
          {"optimizer": "apollo-mini"}),
         ({"tokenizer": {"path": "x"}, "model": {"_component_": "x"}, "optimizer": {"_component_": "torch.optim.SGD"},
-          "loss": {"_component_": "torch.nn.CrossEntropyLoss"}, "optimizer_in_bwd": True}, "torchtune",
-         {"optimizer_in_backward": True}),
+          "loss": {"_component_": "torch.nn.CrossEntropyLoss"}, "optimizer_in_bwd": True,
+          "enable_activation_offloading": True}, "torchtune",
+         {"optimizer_in_backward": True, "activation_offload": "torchtune"}),
         ({"base_model": "x", "micro_batch_size": 1, "optimizer": "ao_adamw_4bit"}, "axolotl",
          {"optimizer": "torchao-adamw-4bit"}),
         ({"base_model": "x", "micro_batch_size": 1, "optimizer": "adopt_adamw"}, "axolotl", {"optimizer": "adopt"}),
@@ -231,8 +232,21 @@ def test_dora_is_read_with_the_base_it_goes_with() -> None:
     assert read({**trl, "use_dora": False}, "a").fields["method"] == "lora"
 
 
+<<<<<<< HEAD
 @pytest.mark.parametrize("name", RUNTIMES)
 def test_a_framework_is_named_on_the_command_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing but its name: its defaults are taken, and told with their reasons."""
     found = as_json(capsys, "train", "pythia-70m", "--framework", name, "--seq", "64")
     assert any(text.startswith(f"{name}: ") for text in found["assumptions"])
+=======
+def test_a_trl_config_names_a_teacher_and_where_activations_go() -> None:
+    """GKDConfig's teacher is distillation; beta says which divergence; activation offloading is each trainer's own."""
+    taught = {"max_length": 512, "teacher_model_name_or_path": "a/b", "lmbda": 0.0}
+    fields = read(taught, "a").fields
+    assert (fields["objective"], fields["teacher"]) == ("gkd", "a/b")
+    assert read({**taught, "beta": 0.0}, "a").fields["objective"] == "gkd-kl"
+    assert read({"max_length": 512, "activation_offloading": True}, "a").fields["activation_offload"] == "trl"
+    for wrong in ({"beta": 1}, {"teacher_model_name_or_path": 7}):
+        with pytest.raises((UnsupportedError, ConfigError)):
+            read({**taught, **wrong}, "a")
+>>>>>>> h-objectives

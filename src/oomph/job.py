@@ -45,6 +45,7 @@ from oomph.job_words import (
     ServedGptqKernel,
     ServedQuantization,
     Task,
+    TeacherDtype,
     ZeroGrad,
 )
 from oomph.objectives import KINDS as OBJECTIVES
@@ -77,8 +78,9 @@ class TrainJob:
 
     The objective is what is minimised, as TRL's trainers do it; one beyond sft asks for what is missing: its loss,
     and a `reference` that goes with the method. `batch` then counts samples: a pair of answers is one, of two
-    sequences. `loss`: what follows the last hidden state. `prompt_len` are the tokens at the start of every
-    sequence that are not scored, 0 or 1 if all are but the first; only some losses leave them out.
+    sequences. Distillation's reference is a `teacher`: the name of another model, none for one like the student, its
+    weights in `teacher_dtype`. `loss`: what follows the last hidden state. `prompt_len` are the tokens at the start of
+    every sequence that are not scored, 0 or 1 if all are but the first; only some losses leave them out.
 
     The loop. `steady` asks for a later step, when optimizer states exist; otherwise the first. `hold_logits`: the
     caller keeps the model's output through the backward pass, as `outputs = model(...); outputs.loss.backward()`
@@ -180,6 +182,8 @@ class TrainJob:
     keeps_softmax_inputs: bool = False
     objective: Objective = "sft"
     reference: Reference = "default"
+    teacher: str = ""
+    teacher_dtype: TeacherDtype = "student"
     prompt_len: int = 0
     virtual_tokens: int = 20
     block_size: int = 0
@@ -243,6 +247,8 @@ class TrainJob:
         """Where the reference comes from; None for an objective without one."""
         if not OBJECTIVES[self.objective].reference:
             return None
+        if OBJECTIVES[self.objective].teacher:
+            return "loaded"
         if self.reference == "default":
             return "loaded" if self.method == "full" else "adapters-off"
         return self.reference

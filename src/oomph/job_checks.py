@@ -89,6 +89,8 @@ def check_training(job: TrainJob) -> None:
         raise UsageError("torchao's offloaded optimizer frees gradients.", "Leave out what keeps them.")
     if job.kernels != "torch" and job.method == "ln-tuning":
         raise UsageError("Fused norms know nothing of PEFT's copies of norms.", "Leave one of the two out.")
+    if (job.teacher or job.teacher_dtype != "student") and not OBJECTIVES[job.objective].teacher:
+        raise UsageError("Only distillation has a teacher.", "Add --objective gkd, or leave it out.")
     if job.images or job.image_size:
         _check_images(job)
     if job.checkpoint_saves:
@@ -213,7 +215,7 @@ def check_objective(job: TrainJob) -> None:
             raise UsageError(f"The objective {name} does not go with {what}.", fix)
     if job.compares_with == "adapters-off" and job.method == "full":
         raise UsageError("Full fine-tuning has no adapters to switch off.", "Say --reference loaded or precomputed.")
-    if job.compares_with == "loaded" and job.method != "full":
+    if job.compares_with == "loaded" and job.method != "full" and not OBJECTIVES[job.objective].teacher:
         fix = "Say --reference adapters-off or precomputed."
         raise UsageError("A reference beside adapters is not played: TRL switches the adapters off.", fix)
 

@@ -79,6 +79,8 @@ Objective = Literal[
     "grpo",  # the update on completions that are there, without a KL term
     "rloo",  # the same with a number per completion, and a reference in memory
     "orpo",  # pairs without a reference: the odds of one against the other, and a cross entropy of the chosen ones
+    "gkd",  # a teacher's distribution over all tokens: the Jensen-Shannon divergence halfway between
+    "gkd-kl",  # the same as a KL divergence
     "reward",  # pairs of answers through a classifier of one label
 ]
 Reference = Literal[
@@ -87,6 +89,7 @@ Reference = Literal[
     "adapters-off",
     "precomputed",  # log-probabilities come with the batch
 ]
+TeacherDtype = Literal["student", "bf16", "fp16", "fp32"]
 ModelCode = Literal[
     "transformers",
     "litgpt",  # since 0.5.4

@@ -16,6 +16,7 @@ from oomph.methods import adapted, as_coded, forward_of
 from oomph.methods.bitsandbytes import Linear8bit
 from oomph.methods.lisa import switched_off
 from oomph.model import Model
+from oomph.objectives import KINDS as OBJECTIVES
 from oomph.objectives import check_model, objective_file
 from oomph.objectives.passes import Passes, autocast_dtype, made
 from oomph.optimizers import Optimizer
@@ -79,8 +80,12 @@ def train_step(
         if optimizer is not None and job.method == "lisa" and (job.steady or optimizer.makes_at_once):
             optimizer.remember(switched_off(passes.policy))
         if job.compares_with == "loaded":
-            passes.reference = bind(original, tape, job.weight_dtype, "reference")
-            buffers += _buffers(program, passes.reference)
+            other = model.teacher or original
+            dtype = job.weight_dtype if job.teacher_dtype == "student" else job.teacher_dtype
+            passes.reference = bind(other, tape, dtype, "reference")
+            if OBJECTIVES[job.objective].teacher:
+                passes.of_teacher = program_of(other).causal_lm, other.decoder_type
+            buffers += _buffers(program_of(other), passes.reference)
         played = Played(recorder)
         step = partial(_step, passes, model, optimizer, parameters, played, layers)
         settles = job.quantization == "int8" and _has_bias(passes.policy) and autocast_dtype(job) is not None

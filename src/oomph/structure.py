@@ -53,6 +53,9 @@ def structure(model: Model, job: Job) -> Structure:
             words += [f"{len(layers)} layers" for layers in repeating]
             part = replace(stack, layers=repeating.layers(repeating.fixed + len(repeating.period)))
         _describe(part, words, seen)
+    if model.teacher is not None:
+        words += ["teacher", model.teacher.model_type, model.teacher.text_type]
+        _describe(model.teacher.parts, words, seen)
     apart = {*job.axes, *BETWEEN_STEPS}
     words += [f"{field.name}={getattr(job, field.name)}" for field in fields(job) if field.name not in apart]
     return Structure(" ".join(words), (*_job_sizes(job), *seen))
@@ -161,4 +164,5 @@ def symbolic(model: Model, job: Job, sheet: Sheet) -> tuple[Model, Job]:
         return tuple(map(lifted, value)) if isinstance(value, tuple) else value
 
     parts = {path: lifted(part) for path, part in model.parts.items()}
-    return replace(model, parts=parts), replace(job, **sizes)
+    teacher = None if model.teacher is None else replace(model.teacher, parts=lifted(model.teacher.parts))
+    return replace(model, parts=parts, teacher=teacher), replace(job, **sizes)

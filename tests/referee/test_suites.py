@@ -68,6 +68,7 @@ def test_every_value_of_every_input_occurs(kind: type) -> None:
     # Those of packages that a suite does not ask for: fms-acceleration, Unsloth, TRL.
     missing["kernels"] = {"foak", "unsloth"}
     missing["objective"] = set(get_args(Objective)) - {"sft"}
+    missing["teacher_dtype"] = {"bf16", "fp16", "fp32"}
     missing["reference"] = set(get_args(Reference)) - {"default"}
     # LitGPT's own, and those of PEFT that few people use.
     missing["method"] = {
@@ -87,9 +88,13 @@ def test_every_value_of_every_input_occurs(kind: type) -> None:
     missing["long_samples"] = {"drop"}  # a step has one length
     elsewhere = (  # of other optimizers, of runs, of objectives, of vision-language models
         "optim_rank", "zero_bucket", "lengths", "prompt_len", "virtual_tokens", "block_size", "images", "image_size",
+<<<<<<< HEAD
         "checkpoint_saves",
         "max_memory",  # of a device map
         "active_layers",
+=======
+        "checkpoint_saves", "teacher",
+>>>>>>> h-objectives
     )  # fmt: skip
     missing["freeze_vision"] = {True}
     missing["device_map"] = {"auto", "sequential"}  # which are made into a list of modules before they are played

@@ -100,6 +100,8 @@ HELP: dict[Job, dict[str, str]] = {
         "keeps_softmax_inputs": "As torch up to 1.10: softmax keeps its input for its backward.",
         "objective": "What is minimised, as TRL's trainers do it; see docs/objectives.md.",
         "reference": "Where an objective's reference comes from.",
+        "teacher": "The model that a student learns from, with --objective gkd; none: one like the student.",
+        "teacher_dtype": "Dtype of its weights.",
         "prompt_len": "Tokens at the start of each sequence that are not scored; 0: all are but the first.",
         "virtual_tokens": "Vectors that prompt tuning and its like put before each sequence.",
         "block_size": "How wide OFT's blocks are; 0: as PEFT has it.",

@@ -13,6 +13,7 @@ from oomph.assistant import assistant_config
 from oomph.errors import UnsupportedError
 from oomph.families.heads import headed
 from oomph.job import InferJob, TrainJob
+from oomph.objectives import KINDS as OBJECTIVES
 from oomph.referee.meta import clean
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -76,7 +77,16 @@ def build_reference(raw: Mapping[str, Any], job: TrainJob | InferJob, device: st
         return build(assistant_config(job.assistant), plain, device)
     if job.compares_with != "loaded":
         return None
-    return build(raw, replace(job, **PLAIN), device).eval()
+    return build(raw, replace(job, **PLAIN, **_untaught(job)), device).eval()
+
+
+def _untaught(job: TrainJob) -> dict[str, Any]:
+    """Return what a teacher is built without: adapters, and what goes with them."""
+    if not OBJECTIVES[job.objective].teacher:
+        return {}
+    method = {"method": "full", "quantization": "none", "kbit_preparation": False}
+    dtype = job.precision if job.teacher_dtype == "student" else job.teacher_dtype
+    return {"objective": "sft", "loss": "hf", "teacher_dtype": "student", "precision": dtype, **method}
 
 
 PLAIN: dict[str, Any] = {

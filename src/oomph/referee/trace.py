@@ -104,7 +104,9 @@ def run(
 
 
 def refuse_other_code(job: TrainJob | InferJob) -> None:
-    """Refuse a job of LitGPT's classes: only transformers' are run here."""
+    """Refuse a job of LitGPT's classes, only transformers' are run here, and a second model of another size."""
+    if isinstance(job, TrainJob) and job.teacher:
+        raise UnsupportedError("A trace knows a teacher like the student alone.", "Leave --teacher out.")
     if isinstance(job, TrainJob) and job.model_code != "transformers":
         raise UnsupportedError(
             f"A trace runs transformers' classes, not those of {job.model_code}.",

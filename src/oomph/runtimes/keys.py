@@ -8,7 +8,7 @@ from typing import Any
 from oomph.errors import ConfigError, UnsupportedError
 from oomph.job_words import PRESETS
 from oomph.runtimes.optimizer_keys import factory_projection, optimizer, optimizer_arguments, projected_modules
-from oomph.runtimes.said import Reader, Said
+from oomph.runtimes.said import Reader, Said, shown
 from oomph.runtimes.trainer import mixed
 
 
@@ -173,6 +173,16 @@ def loss_type(said: Said, key: str) -> dict[str, Any]:
     return found
 
 
+def teacher(said: Said, key: str) -> dict[str, Any]:
+    """Read the name of GKDConfig's teacher; its beta says which divergence it is, 1 is played by no objective."""
+    name, beta = said.values[key], said.values.get("beta", 0.5)
+    if not isinstance(name, str) or not name:
+        raise ConfigError(f"{said.where}: {key} is {shown(name)}.", "Give the name of a model.")
+    if beta == 1:
+        raise UnsupportedError(f"{said.where}: beta 1 of GKD is not modelled.", "Take 0, or what lies between.")
+    return {"objective": "gkd-kl" if beta == 0 else "gkd", "teacher": name}
+
+
 RL: dict[str, dict[str, Any]] = {
     name: {"objective": name} for name in ("dpo", "ipo", "kto", "grpo")
 }  # axolotl's word for objectives
@@ -219,6 +229,7 @@ READERS: dict[str, dict[str, Reader]] = {
         "packing": packed,
         "activation_offloading": when("activation_offload", "trl"),
         "loss_type": loss_type,
+        "teacher_model_name_or_path": teacher,
         "precompute_ref_log_probs": when("reference", "precomputed"),
         "disable_dropout": lambda said, key: {"dropout": not said.switch(key)},
         "padding_free": refused("flattened batches"),
@@ -339,7 +350,7 @@ HARMLESS_OF: dict[str, frozenset[str]] = {
         "apollo_update_interval", "galore_layerwise", "galore_proj_type", "galore_rank", "galore_scale",
         "galore_target", "galore_update_interval",
     }),
-    "trl": frozenset({"beta", "cpo_alpha", "simpo_gamma"}),
+    "trl": frozenset({"beta", "cpo_alpha", "lmbda", "max_new_tokens", "seq_kd", "simpo_gamma", "temperature"}),
     "torchtune": frozenset({
         "device", "log_peak_memory_stats", "model._component_", "model.apply_lora_to_output", "model.lora_alpha",
         "shuffle", "tokenizer._component_", "tokenizer.path",
