@@ -232,13 +232,13 @@ def test_dora_is_read_with_the_base_it_goes_with() -> None:
     assert read({**trl, "use_dora": False}, "a").fields["method"] == "lora"
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("name", RUNTIMES)
 def test_a_framework_is_named_on_the_command_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing but its name: its defaults are taken, and told with their reasons."""
     found = as_json(capsys, "train", "pythia-70m", "--framework", name, "--seq", "64")
     assert any(text.startswith(f"{name}: ") for text in found["assumptions"])
-=======
+
+
 def test_a_trl_config_names_a_teacher_and_where_activations_go() -> None:
     """GKDConfig's teacher is distillation; beta says which divergence; activation offloading is each trainer's own."""
     taught = {"max_length": 512, "teacher_model_name_or_path": "a/b", "lmbda": 0.0}
@@ -249,4 +249,3 @@ def test_a_trl_config_names_a_teacher_and_where_activations_go() -> None:
     for wrong in ({"beta": 1}, {"teacher_model_name_or_path": 7}):
         with pytest.raises((UnsupportedError, ConfigError)):
             read({**taught, **wrong}, "a")
->>>>>>> h-objectives

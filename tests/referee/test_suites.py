@@ -88,13 +88,9 @@ def test_every_value_of_every_input_occurs(kind: type) -> None:
     missing["long_samples"] = {"drop"}  # a step has one length
     elsewhere = (  # of other optimizers, of runs, of objectives, of vision-language models
         "optim_rank", "zero_bucket", "lengths", "prompt_len", "virtual_tokens", "block_size", "images", "image_size",
-<<<<<<< HEAD
-        "checkpoint_saves",
+        "checkpoint_saves", "teacher",
         "max_memory",  # of a device map
         "active_layers",
-=======
-        "checkpoint_saves", "teacher",
->>>>>>> h-objectives
     )  # fmt: skip
     missing["freeze_vision"] = {True}
     missing["device_map"] = {"auto", "sequential"}  # which are made into a list of modules before they are played
