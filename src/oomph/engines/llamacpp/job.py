@@ -106,6 +106,7 @@ class LlamaCppJob(ServeJob):
         _within("the concurrency", self.concurrency, 1, MOST_TOKENS)
         if self.parallel == 0:
             raise UsageError("-np 0 gives no slot.", "Give at least one.")
+        _layers("draft_gpu_layers, -ngld,", self.draft_gpu_layers)
         _ = self.layers_asked, self.flash, self.types, self.shares, self.patterns, self.build
         if str(self.fit).lower() not in FITS:
             raise UsageError(f"--fit {str(self.fit)[:20]!r} is not known.", "Write on or off.")
@@ -156,17 +157,7 @@ class LlamaCppJob(ServeJob):
     @property
     def layers_asked(self) -> int | None:
         """Layers on GPUs, the output layer counted as one; None for all."""
-        asked = self.gpu_layers
-        if asked is None or (isinstance(asked, str) and asked in ("auto", "all")):
-            return None
-        try:
-            count = int(asked)
-        except ValueError:
-            raise UsageError(
-                f"-ngl {str(asked)[:20]} is no number of layers.", "Write a number, all or auto."
-            ) from None
-        _within("-ngl", count, -MOST_LAYERS, MOST_LAYERS)
-        return None if count < 0 else count
+        return _layers("-ngl", self.gpu_layers)
 
     @property
     def slots(self) -> int | None:
@@ -242,6 +233,18 @@ class LlamaCppJob(ServeJob):
             raise UnsupportedError(
                 f"What build {self.build} of llama.cpp does without -np or -ngl is not known here.", "Give both."
             )
+
+
+def _layers(what: str, asked: int | str | None) -> int | None:
+    """Return how many layers are asked for, None for all."""
+    if asked is None or (isinstance(asked, str) and asked in ("auto", "all")):
+        return None
+    try:
+        count = int(asked)
+    except (ValueError, TypeError, OverflowError):
+        raise UsageError(f"{what} {str(asked)[:20]} is no number of layers.", "Write a number, all or auto.") from None
+    _within(what, count, -MOST_LAYERS, MOST_LAYERS)
+    return None if count < 0 else count
 
 
 def _within(name: str, value: int | None, least: int, most: int) -> None:
