@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from oomph.answer import Subject, resolve, subject
 from oomph.devices import find
 from oomph.engines import engine
+from oomph.engines.flags import read_flags
 from oomph.engines.llamacpp import command
 from oomph.engines.llamacpp.deploy import deploy
 from oomph.engines.llamacpp.job import LlamaCppJob
@@ -170,6 +171,15 @@ def test_what_does_not_go_together_says_so(model: str, flags: dict[str, Any], sa
     """A format that is no GGUF, an old build's own choices, GPUs that are not there."""
     with pytest.raises(OomphError, match=said):
         deploy(subject(model), LlamaCppJob(context=100, **flags), [find("rtx-4090")] * 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), [("-fa -c 8192", "on"), ("-c 8192 -fa", "on"), ("-fa off -c 8192", "off"), ("-c 8192", "auto")]
+)
+def test_flash_attention_of_older_commands_stands_alone(words: str, said: str) -> None:
+    """Up to August 2025 -fa took no value, and so it is pasted."""
+    job = read_flags(engine("llama.cpp"), words.split()).job
+    assert (job.flash_attn, job.ctx_size) == (said, 8192)  # type: ignore[attr-defined]
 
 
 def test_layers_that_keep_nothing_are_refused_where_they_should() -> None:

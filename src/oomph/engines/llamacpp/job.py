@@ -56,7 +56,8 @@ class LlamaCppJob(ServeJob):
     tensor_split: str = flag("", "-ts", "--tensor-split", help="shares of the GPUs, 3,1")
     split_mode: str = flag("layer", "-sm", "--split-mode", help="none or layer")
     main_gpu: int = flag(0, "-mg", "--main-gpu", help="the GPU of --split-mode none")
-    flash_attn: str = flag("auto", "-fa", "--flash-attn", help="on, off or auto")
+    # Up to August 2025 it took no value, which is how it stands in many a script.
+    flash_attn: str = flag("auto", "-fa", "--flash-attn", help="on, off or auto", alone="on")
     cache_type_k: str = flag("f16", "-ctk", "--cache-type-k", help="ggml type of keys")
     cache_type_v: str = flag("f16", "-ctv", "--cache-type-v", help="ggml type of values")
     swa_full: bool = flag(False, "--swa-full", help="windows keep all tokens")
