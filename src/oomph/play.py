@@ -132,7 +132,7 @@ def _leave_behind(optimizer: Optimizer | None, parameters: list[Sym], job: Train
         return
     if optimizer is not None:
         optimizer.make_states()
-    if job.leaves_gradients:
+    if job.leaves_gradients and not job.zero_bucket:
         for one in parameters:
             one.grad = like(one, one.dtype, "zeros_like")
             one.tape.recorder.name(one.grad.storage.ordinal, one.made_for, "gradient")
@@ -154,6 +154,8 @@ def _step(
         tape.before_gradient = partial(_step_before, optimizer)
     elif optimizer is not None and job.optimizer_in_backward:
         tape.on_gradient = partial(_step_in_backward, optimizer)
+    elif optimizer is not None and job.zero_bucket:
+        tape.on_gradient = optimizer.to_bucket
     run_backward = backward if optimizer is None else optimizer.backward
     if job.zero_grad == "before-forward":
         zero_grad()
@@ -162,7 +164,7 @@ def _step(
         objective = objective_file(job.objective)
         _micro_batch(passes, objective, played, zero_grad if first else None, run_backward)
     played.backward_end = recorder.position
-    if job.clip_gradients:
+    if job.clip_gradients and not job.zero_bucket:  # DeepSpeed scales its fp32 copies in place
         recorder.mark("clip gradients")
         clip_grad_norm(parameters, partial(_at_depth, model=model, deep=layers))
     if optimizer is not None and not job.optimizer_in_backward:

@@ -57,6 +57,7 @@ class Optimizer:
         self.states: list[State] = [[] for _ in parameters]
         self.remembered: list[State] = []  # of parameters that trained once
         self.stepped = False
+        self.averaged: list[Sym] = []  # DeepSpeed's sum of the gradients of a step's micro-batches
         # In backward every parameter has an optimizer of its own, which shares nothing with the others.
         self.one_each = job.optimizer_in_backward
         self._places = {one.storage.ordinal: at for at, one in enumerate(self.parameters)}
@@ -111,7 +112,21 @@ class Optimizer:
             self.rule.fused_backward(self.settings, loss, self.step_complete)
         else:
             backward(loss)
+        if self.zero_bucket:
+            self._reduce()
         del buckets
+
+    def to_bucket(self, leaf: Sym) -> None:
+        """Free a gradient when it is complete: it is copied into a bucket."""
+        if self.updates(leaf):
+            leaf.grad = None
+
+    def _reduce(self) -> None:
+        """Play what is left of a micro-batch's gradients: the first one's copies, to which later ones are added."""
+        copies = self.rule.reduced(self.parameters)
+        for one, copy in zip(self.parameters, copies, strict=True):
+            one.tape.recorder.name(copy.storage.ordinal, one.made_for, "gradient")
+        self.averaged = self.averaged or copies
 
     def step_complete(self) -> None:
         """Play the update of every parameter that has a gradient."""
@@ -127,6 +142,7 @@ class Optimizer:
             self.make_states()
         mark("optimizer step")
         self.rule.step(self.settings, self.parameters, self.states)
+        self.averaged = []
         if first and self.rule.STATES == "after":
             mark("optimizer states")
             self.make_states()
