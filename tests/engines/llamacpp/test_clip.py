@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from oomph import sources
 from oomph.answer import subject
 from oomph.devices import find
 from oomph.engines.ik import IkJob
@@ -22,6 +24,7 @@ from tests.engines.llamacpp import real, tiny, towers
 HUNDREDTH = 0.0051  # half of the last decimal, in MiB
 LLAMA = subject("llama-3.1-8b")
 _BUFFER = re.compile(r"reserve_compute_meta: +\S+ compute buffer size = +([\d.]+) MiB")
+_COUNTED = re.compile(r"worst-case memory usage of mmproj is ([\d.]+) MiB")
 _WEIGHTS = re.compile(r"model size: +([\d.]+) MiB")
 
 
@@ -40,12 +43,14 @@ def test_weights_and_buffers_are_those_a_real_server_logs(name: str, tmp_path: P
     towers.write(tmp_path / "mmproj.gguf", name, tiny.CONFIGS["llama"]["hidden_size"], half)
     said = real.start(
         tmp_path / "model.gguf", mmproj_path=str(tmp_path / "mmproj.gguf"), warmup=True, n_ctx=1024, n_parallel=1,
-        flash_attn_type=int(flash),
+        flash_attn_type=int(flash), fit_params=True, verbosity=9,
     )  # fmt: skip
     job = LlamaCppJob(mmproj=str(tmp_path / "mmproj.gguf"), flash_attn="on" if flash else "off")
     ours = projector_of(job, gpus=False)
     assert ours.buffers is not None
     assert ours.weights / MIB == pytest.approx(float(_WEIGHTS.findall(said.text)[0]), abs=HUNDREDTH)
+    counted = (ours.counted + ours.buffers[0]) / MIB
+    assert counted == pytest.approx(float(_COUNTED.findall(said.text)[0]), abs=HUNDREDTH), "by --fit"
     assert ours.buffers[0] / MIB == pytest.approx(float(_BUFFER.findall(said.text)[-1]), abs=HUNDREDTH)
 
 
@@ -116,13 +121,25 @@ def test_files_that_are_broken_are_refused(
         projector_of(LlamaCppJob(mmproj=str(path)), True)
 
 
+def test_a_kind_that_is_no_word_is_shown_and_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list, as a file from outside may have there."""
+    _gguf()
+    path = tmp_path / "mmproj.gguf"
+    towers.write(path, "mlp", 4096)
+    read = sources.load(str(path))
+    assert read.header is not None
+    odd = replace(read.header, metadata={**read.header.metadata, "clip.projector_type": ["mlp"] * 99})
+    monkeypatch.setattr(sources, "load", lambda *_, **__: replace(read, header=odd))
+    assert projector_of(LlamaCppJob(mmproj=str(path)), True).kind.startswith("['mlp'")
+
+
 @pytest.mark.parametrize(("flags", "named"), [
     ({"mmproj": "no-such.gguf"}, "no-such"), ({"mmproj": "llama-3.2-1b"}, "no projector"),
-    ({"mmproj": "x.gguf", "fit": "on"}, "--fit"),
+    ({"mmproj": "x.gguf", "split_mode": "none", "main_gpu": 1}, "another GPU"),
 ])  # fmt: skip
 def test_what_is_no_projector_is_named(flags: dict[str, Any], named: str) -> None:
-    """A file that is not there, a model of the catalogue; beside --fit it is not known."""
+    """A file that is not there, a model of the catalogue; on another GPU than the first it is not known."""
     with pytest.raises(UnsupportedError, match=named):
-        deploy(LLAMA, LlamaCppJob(context=4096, format="q8_0", **flags), [find("rtx-4090")])
+        deploy(LLAMA, LlamaCppJob(context=4096, format="q8_0", **flags), [find("rtx-4090")] * 2)
     with pytest.raises(UnsupportedError, match="ik_llama"):
         IkJob(mmproj="x.gguf")

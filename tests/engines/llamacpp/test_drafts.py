@@ -99,7 +99,6 @@ def test_the_flags_of_a_draft_are_read() -> None:
 
 @pytest.mark.parametrize(("flags", "named"), [
     ({"draft": "no-such-model"}, "no-such-model"), ({"draft": "llama-3.2-1b:q9_9"}, "llama-3.2-1b"),
-    ({"draft": "llama-3.2-1b", "fit": "on"}, "--fit"),
 ])  # fmt: skip
 def test_drafts_that_are_not_known_are_named(flags: dict[str, Any], named: str) -> None:
     """With what to do instead."""

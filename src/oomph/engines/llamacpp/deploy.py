@@ -20,6 +20,7 @@ from oomph.units import MIB
 if TYPE_CHECKING:
     from oomph.answer import Subject
     from oomph.devices import Device
+    from oomph.engines.llamacpp.clip import Projector
 
 Amount = Any  # an int or a numpy array of them
 
@@ -35,7 +36,8 @@ def deploy(found: Subject, job: LlamaCppJob, devices: Sequence[Device] = ()) -> 
         raise UsageError("Of a latent cache both types must be the same.", "Give -ctk and -ctv one type.")
     used = used_gpus(job, devices)
     served = Served(*model, job, split_of(job, used), present=bool(devices))
-    served, fits = _fitted(served, used) if job.fits and devices else (served, ())
+    projector = _projector(job, bool(devices)) if job.mmproj else None
+    served, fits = _fitted(served, used, projector) if job.fits and devices else (served, ())
     served = _adapted(served) if job.lora or job.lora_scaled else served
     context = context_of(served)
     gpus = [gpu_share(served, at, used[at] if devices else None, len(used)) for at in range(len(used))]
@@ -51,7 +53,11 @@ def deploy(found: Subject, job: LlamaCppJob, devices: Sequence[Device] = ()) -> 
         warnings=_warnings(served),
     )
     deployed = _with_draft(deployed, served) if job.draft else deployed
-    return _with_projector(deployed, job, bool(devices) and job.main_gpu > 0) if job.mmproj else deployed
+    if projector is None:
+        return deployed
+    from oomph.engines.llamacpp.clip import with_projector
+
+    return with_projector(deployed, projector)
 
 
 def _adapted(served: Served) -> Served:
@@ -76,16 +82,16 @@ def _adapters(served: Served, share: Share, at: int) -> Share:
     return with_items(share, *(item for item in items if item.n_bytes))
 
 
-def _with_projector(deployed: Deployment, job: LlamaCppJob, elsewhere: bool) -> Deployment:
-    """Return the same with a projector, which lies on the first GPU of the machine."""
-    from oomph.engines.llamacpp.clip import projector_of, with_projector
+def _projector(job: LlamaCppJob, known: bool) -> Projector:
+    """Return what a projector takes, which lies on the first GPU of the machine."""
+    from oomph.engines.llamacpp.clip import projector_of
 
-    if job.fits or elsewhere:
-        other = "--fit" if job.fits else "-mg"
-        raise UnsupportedError(
-            f"What {other} makes of a projector is not known.", "Say -ngl and -c, and leave -mg out."
-        )
-    return with_projector(deployed, projector_of(job, gpus=True))
+    if known and job.main_gpu:
+        raise UnsupportedError("A projector on another GPU than the model is not modelled.", "Leave -mg out.")
+    found = projector_of(job, gpus=True)
+    if job.fits and found.buffers is None:
+        raise UnsupportedError(f"What --fit leaves for a projector {found.kind} is not known.", "Say -ngl and -c.")
+    return found
 
 
 def _with_draft(deployed: Deployment, served: Served) -> Deployment:
@@ -112,19 +118,23 @@ def _of_draft(served: Served, draft: Served) -> tuple[str, ...]:
     return tuple(said)
 
 
-def _fitted(served: Served, used: Sequence[Device]) -> tuple[Served, tuple[str, ...]]:
+def _fitted(served: Served, used: Sequence[Device], projector: Projector | None) -> tuple[Served, tuple[str, ...]]:
     """Return the model as --fit starts it, and in words what that is."""
+    from oomph.engines.llamacpp.drafts import draft_of
     from oomph.engines.llamacpp.fit import fitted
 
     job = served.job
     if job.ctx_size is None and job.context is not None:
         tokens = job.context * (job.concurrency if job.unified else served.slots(job.concurrency))
         served = replace(served, job=replace(job, ctx_size=int(tokens)))
-    found = fitted(served, [device.capacity_bytes - measured("cuda_context", device).n_bytes for device in used])
+    free = [device.capacity_bytes - measured("cuda_context", device).n_bytes for device in used]
+    if projector is not None and projector.on_gpu and projector.buffers is not None:
+        free[0] -= projector.counted + projector.buffers[0]
+    found = fitted(served, free, draft_of(served) if job.draft else None)
     layers, kept = found.job.layers_asked, len(found.sizes.kept) + 1
     said = f"--fit on: {kept if layers is None else min(layers, kept)} of {kept} layers on the GPUs"
     without = len(found.overrides)
-    said += f", {without} of them without {'their' if without > 1 else 'its'} experts" if without else ""
+    said += f", {without} of them with experts or maps elsewhere" if without else ""
     return found, (f"{said}, a cache of {found.job.ctx_size:,} tokens",)
 
 

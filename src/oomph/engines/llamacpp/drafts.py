@@ -25,13 +25,12 @@ OTHER_DRAFTS = frozenset({"eagle3", "dflash", "dspark"})  # heads on the model's
 
 def draft_of(served: Served) -> Served:
     """Return the draft of a job on the same GPUs; raises UnsupportedError where it is not known."""
-    job = served.job
-    if job.fits:
-        raise UnsupportedError("What --fit arrives at beside a draft is not known.", "Say -ngl, -ngld and -c.")
-    model = _known(job)
+    model = _known(served.job)
     if model.sizes.arch in OTHER_DRAFTS:
         raise UnsupportedError(f"A draft of {model.sizes.arch} is not modelled.", "Leave -md out: the rest is.")
-    return replace(served, file=model.file, sizes=model.sizes, hparams=model.hparams, job=_job(served), adapters=())
+    return replace(
+        served, file=model.file, sizes=model.sizes, hparams=model.hparams, job=_job(served), adapters=(), overrides=()
+    )
 
 
 def _job(served: Served) -> LlamaCppJob:
