@@ -182,9 +182,9 @@ def _compiled(model: Model, job: Job) -> tuple[str, ...]:
     return (
         "torch.compile is bounded, not played: the figures are those of the eager step, which is taken as the most."
         f" Estimate: of {human(cut.eager_bytes)} that eager torch saves for backward its min-cut partitioner saves at"
-        f" least {human(cut.saved_bytes)}, and no more than {human(high)} with the margin that was measured. A peak in the"
-        " forward or backward pass is lower by up to the rest. CUDA graphs (mode reduce-overhead) and autotuning hold"
-        " more, which is not counted.",
+        f" least {human(cut.saved_bytes)}, and no more than {human(high)} with the margin that was measured."
+        " A peak in the forward or backward pass is lower by up to the rest. CUDA graphs (mode reduce-overhead) and"
+        " autotuning hold more, which is not counted.",
     )
 
 
