@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from oomph.errors import UsageError
+from oomph.errors import UnsupportedError, UsageError
 from oomph.families import model_from_config
 from oomph.job import TrainJob
 from oomph.min_cut import MOST_MORE, min_cut
@@ -64,3 +64,12 @@ def test_what_it_says_nothing_about_is_refused(changes: dict[str, Any]) -> None:
     """Each by name."""
     with pytest.raises(UsageError, match=r"torch\.compile"):
         TrainJob(**{"compile": True, **changes})
+
+
+@pytest.mark.slow
+def test_a_trace_refuses_compiled_code() -> None:
+    """It would show the eager step."""
+    from oomph.referee.trace import refuse_other_code
+
+    with pytest.raises(UnsupportedError, match="eager torch"):
+        refuse_other_code(TrainJob(compile=True))
