@@ -147,7 +147,7 @@ def test_configs_are_told_by_their_keys(config: dict[str, Any], runtime: str, fi
         ({"optim_args": "rank=0"}, ConfigError, "rank in optim_args is '0'"),
         ({"optim_args": "proj=svd"}, UnsupportedError, "proj other than random in optim_args"),
         ({"optim_target_modules": "all-linear"}, UnsupportedError, "optim_target_modules 'all-linear'"),
-        ({"torch_compile": True}, UnsupportedError, "torch_compile is not modelled"),
+        ({"auto_find_batch_size": True}, UnsupportedError, "auto_find_batch_size is not modelled"),
         ({"finetuning_type": "full", "use_galore": True, "galore_target": "q_proj"}, UnsupportedError, "galore_target"),
         (
             {"finetuning_type": "full", "use_galore": True, "optim": "adafactor", "galore_layerwise": True},

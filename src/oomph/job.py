@@ -91,6 +91,7 @@ class TrainJob:
     Memory of activations. `checkpointing` lets layers run again, each or every n-th (`checkpoint_every`), all of it
     but operations whose results are kept: `checkpoint_saves` are words of oomph.tape.selective with commas between
     them. `activation_offload` moves what is saved for the backward pass to host memory, inputs of checkpoints too.
+    `compile`: torch.compile, which is bounded, not played: what is played is the eager step (oomph.min_cut).
 
     The optimizer is a name of oomph.optimizer_names; `implementation` is torch.optim's way through the parameters,
     others have one way of their own. `embedding_32bit`: 8-bit optimizers of bitsandbytes keep fp32 states for
@@ -139,6 +140,7 @@ class TrainJob:
     checkpoint_every: int = 1
     checkpoint_saves: str = ""
     activation_offload: ActivationOffload = "none"
+    compile: bool = False
     use_cache: bool = False
     keeps_cache: bool = False
     heads_of_4_51: bool = False
@@ -349,8 +351,8 @@ def shortened(job: TrainJob | InferJob) -> TrainJob | InferJob:
     return job
 
 
-# Inputs that say how steps follow each other, not what a step is.
-BETWEEN_STEPS = frozenset({"lengths", "long_samples"})
+# Inputs that say how steps follow each other, or what is said beside a step, not what it is.
+BETWEEN_STEPS = frozenset({"lengths", "long_samples", "compile"})
 
 
 def describe(job: TrainJob | InferJob) -> dict[str, Any]:

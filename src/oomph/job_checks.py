@@ -95,6 +95,8 @@ def check_training(job: TrainJob) -> None:
         _check_images(job)
     if job.checkpoint_saves:
         _check_selection(job)
+    if job.compile:
+        _check_compiled(job)
     if job.activation_offload != "none":
         _check_offload(job)
     if job.kernels == "unsloth":
@@ -228,6 +230,19 @@ def _check_selection(job: TrainJob) -> None:
             raise UsageError(f"checkpoint_saves knows no operation {word[:40]!r}.", hint)
     if job.checkpointing != "non-reentrant":
         raise UsageError("Operations are chosen in non-reentrant checkpoints.", "Say --checkpointing non-reentrant.")
+
+
+def _check_compiled(job: TrainJob) -> None:
+    """Refuse what the estimate of torch.compile says nothing about."""
+    for wrong, what in (
+        (job.checkpointing != "none", "checkpointing, whose second runs it cuts too"),
+        (job.activation_offload != "none", "activation offloading"),
+        (job.objective != "sft", f"the objective {job.objective}"),
+        (job.model_code != "transformers", f"the code of {job.model_code}"),
+        (job.method == "qlora" or job.quantization != "none", "a quantised base, whose kernels break its graphs"),
+    ):
+        if wrong:
+            raise UsageError(f"The estimate of torch.compile does not go with {what}.", "Leave one of both out.")
 
 
 def _check_offload(job: TrainJob) -> None:

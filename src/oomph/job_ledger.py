@@ -93,6 +93,7 @@ def job_ledger(found: Subject, job: Job, fleet: Fleet | None = None, config: Con
             *found.model.notes,
             *_unseen(job),
             *_map(found.model, asked, job),
+            *_compiled(found.model, job),
             *_stored_otherwise(found, job),
             *kernel_note(found.model, job.attention),
             *_unfused(played, job),
@@ -235,6 +236,23 @@ def _of_caches(job: InferJob) -> tuple[str, ...]:
             "HQQ empties torch's cache with each layer that it quantises, so less may be reserved than stands here.",
         )
     return ()
+
+
+def _compiled(model: Model, job: Job) -> tuple[str, ...]:
+    """Return a sentence on what torch.compile may save, where a job asks for it."""
+    if not isinstance(job, TrainJob) or not job.compile:
+        return ()
+    from oomph.min_cut import MOST_MORE, min_cut
+
+    cut = min_cut(model, job)
+    high = min(round(cut.saved_bytes * (1 + MOST_MORE)), cut.eager_bytes)
+    return (
+        "torch.compile is bounded, not played: the figures are those of the eager step, which is taken as the most."
+        f" Estimate: of {human(cut.eager_bytes)} that eager torch saves for backward its min-cut partitioner saves at"
+        f" least {human(cut.saved_bytes)}, and no more than {human(high)} with the margin that was measured."
+        " A peak in the forward or backward pass is lower by up to the rest. CUDA graphs (mode reduce-overhead) and"
+        " autotuning hold more, which is not counted.",
+    )
 
 
 def _stored_otherwise(found: Subject, job: Job) -> tuple[str, ...]:

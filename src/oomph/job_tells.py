@@ -40,6 +40,7 @@ TELLS: dict[str, Callable[[TrainJob], bool]] = {
     "embedding_32bit": lambda job: _kind(job).rule == "bnb" and _kind(job).bits == EIGHT,
     "freeze_embeddings": lambda job: job.method == "full",
     "freeze_layers": lambda job: job.method == "full",
+    "compile": lambda job: job.compile,
     "checkpoint_saves": lambda job: bool(job.checkpoint_saves),
     "activation_offload": lambda job: job.activation_offload != "none",
     "images": lambda job: job.images > 0,

@@ -45,13 +45,20 @@ def play(model: Model, job: TrainJob | InferJob, *, layers: Depth | None = None,
 
 
 def train_step(
-    model: Model, job: TrainJob, *, layers: Depth | None = None, on: Place = "gpu", warm_up: bool = False
+    model: Model,
+    job: TrainJob,
+    *,
+    layers: Depth | None = None,
+    on: Place = "gpu",
+    warm_up: bool = False,
+    at_loss: Callable[[Sym], None] | None = None,
 ) -> Played:
     """Play one training step: micro-batches, clipping, optimizer, zero_grad.
 
     `layers` is how deep the model is meant to be where it stands for a deeper one (see fold.py).
     `on` says whose events are played (see tape.Place). A steady step works on what an earlier one left, which is put
-    there; with `warm_up`, or where outputs are kept and so a whole graph, the earlier one is played too.
+    there; with `warm_up`, or where outputs are kept and so a whole graph, the earlier one is played too. `at_loss` is
+    called with each loss before its backward pass.
     """
     check_model(model, job)
     original, model = as_coded(model, job), adapted(model, job)
@@ -87,6 +94,7 @@ def train_step(
                 passes.of_teacher = program_of(other).causal_lm, other.decoder_type
             buffers += _buffers(program_of(other), passes.reference)
         played = Played(recorder)
+        tape.at_loss = at_loss
         step = partial(_step, passes, model, optimizer, parameters, played, layers)
         settles = job.quantization == "int8" and _has_bias(passes.policy) and autocast_dtype(job) is not None
         buffered = "unsloth" in (job.kernels, job.checkpointing) or job.activation_offload in ("trl", "torchtune")
@@ -248,6 +256,8 @@ def _micro_batch(
         del outputs
     if zero_grad is not None:
         zero_grad()
+    if tape.at_loss is not None:
+        tape.at_loss(loss)
     recorder.mark("loss backward")
     played.forward_end = recorder.position
     tape.on_node = _crossing(tape)

@@ -17,10 +17,12 @@ from oomph.errors import UnsupportedError, UsageError
 from oomph.job import BETWEEN_STEPS, InferJob, TrainJob
 from oomph.model import Model
 from oomph.pattern import pattern
+from oomph.tape.activation_offload import MAX_FWD_STASH_SIZE
 from oomph.tape.sizes import Sheet, Size, number, yes
 from oomph.tensor import Tensor
 
 Job = TrainJob | InferJob
+OFFLOADED_BEHIND = MAX_FWD_STASH_SIZE + 1  # layers whose inputs are on their way to the host while another one runs
 STACKS = (
     "model.layers", "transformer.h", "gpt_neox.layers", "transformer.blocks", "model.decoder.layers", "biogpt.layers",
     "bert.encoder.layer", "roberta.encoder.layer", "electra.encoder.layer", "distilbert.transformer.layer",
@@ -98,6 +100,8 @@ def shallow(model: Model, job: Job, layers: Size, more: int = 1) -> tuple[int, i
     rest = (number(layers) - repeating.fixed) % period
     # The first layer of each kind does other things than those between, and so do the last ones to a checkpoint.
     ends = len(repeating.period) + every
+    if isinstance(job, TrainJob) and job.activation_offload in ("trl", "torchtune"):
+        ends += OFFLOADED_BEHIND
     depth = repeating.fixed + period + ends + (rest - ends) % period
     if yes(layers > depth + more * period) and yes((layers - repeating.fixed) % period == rest):
         return depth, period

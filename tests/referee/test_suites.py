@@ -64,6 +64,7 @@ def test_every_value_of_every_input_occurs(kind: type) -> None:
     missing["release"] = set(get_args(Release)) - {"5"}  # of transformers as it was
     missing["experts"] = {"modules"}  # classes of transformers 4
     missing["checkpointing"] = {"unsloth"}
+    missing["compile"] = {True}  # an estimate, not a job
     missing["activation_offload"] = {"trl", "torchtune", "save-on-cpu"}  # packages apart; a second stream
     # Those of packages that a suite does not ask for: fms-acceleration, Unsloth, TRL.
     missing["kernels"] = {"foak", "unsloth"}

@@ -57,6 +57,7 @@ HELP: dict[Job, dict[str, str]] = {
         "checkpoint_every": "Checkpoint every n-th layer.",
         "checkpoint_saves": "Operations whose results checkpoints keep: attention,mm/2 as torchtitan; mm, addmm, bmm.",
         "activation_offload": "Move what is saved for the backward pass to host memory, as TRL, torchtune or torch do.",
+        "compile": "torch.compile: figures stay the eager step's; what its partitioner saves less is estimated.",
         "use_cache": "Keep a key-value cache while training.",
         "keeps_cache": "Checkpointing leaves the cache on, as in GPTBigCode of transformers 4.",
         "heads_of_4_51": "As transformers 4.51: a cache of views, and heads copied for torch's attention.",

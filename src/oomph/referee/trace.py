@@ -104,7 +104,9 @@ def run(
 
 
 def refuse_other_code(job: TrainJob | InferJob) -> None:
-    """Refuse a job of LitGPT's classes, only transformers' are run here, and a second model of another size."""
+    """Refuse a job of LitGPT's classes or compiled code, and a second model of another size: none of it runs here."""
+    if isinstance(job, TrainJob) and job.compile:
+        raise UnsupportedError("A trace runs eager torch, not what torch.compile makes of it.", "Leave --compile out.")
     if isinstance(job, TrainJob) and job.teacher:
         raise UnsupportedError("A trace knows a teacher like the student alone.", "Leave --teacher out.")
     if isinstance(job, TrainJob) and job.model_code != "transformers":

@@ -35,7 +35,8 @@ class Node:
     """One recorded operation: who made its inputs, what it saved, and what its backward allocates."""
 
     __slots__ = (
-        "__weakref__", "backward", "context", "edges", "inputs", "name", "outputs", "saved", "scope", "sequence",
+        "__weakref__", "backward", "context", "edges", "inputs", "made", "name", "outputs", "saved", "scope",
+        "sequence",
     )  # fmt: skip
 
     def __init__(self, name: str, sequence: int, inputs: Sequence[Sym], backward: Backward, outputs: int) -> None:
@@ -47,6 +48,7 @@ class Node:
         self.edges = [_edge(operand) for operand in inputs]
         self.inputs = [(operand.shape, operand.dtype) for operand in inputs]
         self.saved: list[Any] = []
+        self.made: dict[int, int] = {}  # the ordinals of its outputs' storages
         self.context: Any = None
 
     def needs(self, index: int) -> bool:
@@ -148,6 +150,7 @@ def made_by(result: Sym, node: Node | None, output: int = 0) -> Sym:
     """Return the result with its history."""
     if node is not None:
         result.requires_grad, result.node, result.output = True, node, output
+        node.made[output] = result.storage.ordinal
     return result
 
 

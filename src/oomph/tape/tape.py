@@ -76,6 +76,7 @@ class Tape:
         # crosses them in reverse, which is how its segments are marked.
         self.layer_starts: list[int] = []
         self.layers_end = 0
+        self.at_loss: Callable[[Sym], None] | None = None  # called with a loss before its backward pass
         # Called with a node's sequence number before it runs backward.
         self.on_node: Callable[[int], None] | None = None
         # Called with a leaf when its gradient comes, before it is accumulated, as a tensor's hook is.
