@@ -1,7 +1,8 @@
 """How vLLM holds a stored weight where it differs from the checkpoint: padded for a kernel, scales widened, copies.
 
 Source: model_executor/layers/fused_moe/oracle/mxfp4.py, model_loader/bitsandbytes_loader.py,
-layers/attention/mla_attention.py, third_party/triton_kernels/tensor_details/ of vLLM 0.19.0.
+layers/attention/mla_attention.py, third_party/triton_kernels/tensor_details/ of vLLM 0.19.0; quantization/mxfp4.py of 0.10.2,
+0.12.0 and 0.15.0.
 """
 
 from __future__ import annotations
@@ -17,14 +18,17 @@ from oomph.tensor import Weight
 
 if TYPE_CHECKING:
     from oomph.devices import Device
+    from oomph.engines.vllm.job import Version
     from oomph.formats.base import Format
     from oomph.model import Model
 
 PLAIN = frozenset({"bf16", "fp16", "fp32"})
-Kernel = Literal["marlin", "triton"]
+Kernel = Literal["marlin", "triton", "triton before 0.19"]
 MXFP4_HIDDEN, MXFP4_INNER = 256, 128  # Marlin's multiples of the hidden and of a device's inner size of MXFP4 experts
 TRITON_INNER = 64  # of the inner size alone, where Triton's kernels run
+TRITON_WHEELS, TRITON_PADS = (0, 12, 0), (0, 19, 0)  # wheels bring the kernels; values are padded first (read 0.15)
 TRITON_MXFP4 = ((9, 0), (11, 0))  # compute capabilities at which they run MXFP4 experts
+VALUES_BEFORE = (16, 32)  # what swizzling needs
 HOPPER_VALUES, HOPPER_SCALES, HOPPER_PAIR = (
     64,
     256,
@@ -39,8 +43,9 @@ def held(
 ) -> Sequence[Stored]:
     """Return the tensors that a device holds for its part of a weight; `nested` leaves scales of scales as they are."""
     if weight.role == "expert" and fmt.name == "mxfp4":
-        if kernel == "triton":
-            return _for_hopper(fmt.store(_padded(weight, 1, TRITON_INNER), model))
+        if kernel != "marlin":
+            values = VALUES_BEFORE if kernel == "triton before 0.19" else (HOPPER_VALUES, HOPPER_VALUES)
+            return _for_hopper(fmt.store(_padded(weight, 1, TRITON_INNER), model), values)
         weight = _padded(weight, MXFP4_HIDDEN, MXFP4_INNER)
     kept = fmt.store(weight, model)
     if kept[0].dtype in PLAIN:
@@ -54,16 +59,22 @@ def held(
     return kept
 
 
-def mxfp4_kernel(device: Device | None) -> Kernel:
+def mxfp4_kernel(device: Device | None, release: Version) -> Kernel:
     """Return the kernel that MXFP4 experts are laid out for: Triton's from Hopper to Blackwell's B200, else Marlin's.
 
+    Wheels before 0.12 have no Triton kernels: Marlin's ran where nobody installed them beside.
+
     >>> from oomph.devices import find
-    >>> [mxfp4_kernel(find(name)) for name in ("a100-80gb", "h100", "b200", "rtx-5090")]
+    >>> [mxfp4_kernel(find(name), (0, 19, 0)) for name in ("a100-80gb", "h100", "b200", "rtx-5090")]
     ['marlin', 'triton', 'triton', 'marlin']
+    >>> [mxfp4_kernel(find("h100"), release) for release in ((0, 10, 1), (0, 14, 1))]
+    ['marlin', 'triton before 0.19']
     """
     low, high = TRITON_MXFP4
     capability = device.capability if device else None
-    return "triton" if capability is not None and low <= capability < high else "marlin"
+    if capability is None or not low <= capability < high or release < TRITON_WHEELS:
+        return "marlin"
+    return "triton" if release >= TRITON_PADS else "triton before 0.19"
 
 
 def _padded(weight: Weight, hidden: int, inner: int) -> Weight:
@@ -76,18 +87,18 @@ def _padded(weight: Weight, hidden: int, inner: int) -> Weight:
     return weight
 
 
-def _for_hopper(kept: Sequence[Stored]) -> list[Stored]:
+def _for_hopper(kept: Sequence[Stored], values: tuple[int, int]) -> list[Stored]:
     """Return blocks and scales of experts as Triton's kernels read them; the scales as loaded stay beside them.
 
     >>> blocks, scales = stored("blocks", (2880, 90, 16), "uint8"), stored("scales", (2880, 90), "uint8")
-    >>> [each.shape for each in _for_hopper([blocks, scales])]
+    >>> [each.shape for each in _for_hopper([blocks, scales], (64, 64))]
     [(2880, 1472), (3072, 90), (2880, 90)]
     """
     found: list[Stored] = []
     for each in kept:
         rows, columns = each.shape[0], prod(each.shape[1:])
         is_scale = len(each.shape) == 2
-        to_rows, to_columns = (HOPPER_SCALES, HOPPER_PAIR) if is_scale else (HOPPER_VALUES, HOPPER_VALUES)
+        to_rows, to_columns = (HOPPER_SCALES, HOPPER_PAIR) if is_scale else values
         shape = (-(-rows // to_rows) * to_rows, -(-columns // to_columns) * to_columns)
         found.append(stored(each.name, shape, each.dtype, each.copies))
         if is_scale:

@@ -69,7 +69,7 @@ def stages(found: Subject, job: VllmJob, fmt: Format, device: Device | None, ste
             stage=stage,
             mtp=bool(job.speculation) and drawn is None,
             towers=not job.text_only,
-            mxfp4="marlin" if job.mxfp4_use_marlin else mxfp4_kernel(device),
+            mxfp4="marlin" if job.mxfp4_use_marlin else mxfp4_kernel(device, job.release),
             nested=job.release < WIDENED,
             lora=asked_slots(job, model.decoder_type),
             fixed=_fixed(found, job, step_tokens, layers, drawn if layers.stop == model.num_layers else None),

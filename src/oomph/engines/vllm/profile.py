@@ -121,7 +121,7 @@ def profile(
         card=of_card,
         first=where == 0,
         last=where == pipeline_parallel - 1,
-        transient=method in MXFP4 and (mxfp4 or mxfp4_kernel(device)) == "triton",
+        transient=method in MXFP4 and (mxfp4 or mxfp4_kernel(device, version)) != "marlin",
         dequantised=method in BITSANDBYTES,
         second_runner=second_runner(found.model, version, bool(method) and method not in PLAIN),
     )
