@@ -1,8 +1,8 @@
 """How vLLM holds a stored weight where it differs from the checkpoint: padded for a kernel, scales widened, copies.
 
 Source: model_executor/layers/fused_moe/oracle/mxfp4.py, model_loader/bitsandbytes_loader.py,
-layers/attention/mla_attention.py, third_party/triton_kernels/tensor_details/ of vLLM 0.19.0; quantization/mxfp4.py of 0.10.2,
-0.12.0 and 0.15.0.
+layers/attention/mla_attention.py, third_party/triton_kernels/tensor_details/ of vLLM 0.19.0; quantization/mxfp4.py of
+0.10.2, 0.12.0 and 0.15.0.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ MXFP4_HIDDEN, MXFP4_INNER = 256, 128  # Marlin's multiples of the hidden and of 
 TRITON_INNER = 64  # of the inner size alone, where Triton's kernels run
 TRITON_WHEELS, TRITON_PADS = (0, 12, 0), (0, 19, 0)  # wheels bring the kernels; values are padded first (read 0.15)
 TRITON_MXFP4 = ((9, 0), (11, 0))  # compute capabilities at which they run MXFP4 experts
+ABSORBED, NOT_ABSORBED = (0, 7, 1), (0, 8, 0)  # versions that absorb maps of latent attention (read 0.7.3, 0.8.5)
 VALUES_BEFORE = (16, 32)  # what swizzling needs
 HOPPER_VALUES, HOPPER_SCALES, HOPPER_PAIR = (
     64,
@@ -39,15 +40,20 @@ ABSMAX = ".absmax"
 
 
 def held(
-    weight: Weight, fmt: Format, model: Model, kernel: Kernel = "marlin", nested: bool = False
+    weight: Weight, fmt: Format, model: Model, kernel: Kernel = "marlin", nested: bool = False, absorbs: bool = False
 ) -> Sequence[Stored]:
-    """Return the tensors that a device holds for its part of a weight; `nested` leaves scales of scales as they are."""
+    """Return the tensors that a device holds for its part of a weight; `nested` leaves scales of scales as they are.
+
+    `absorbs`: queries' and outputs' maps lie there once more, multiplied with those of latent keys and values.
+    """
     if weight.role == "expert" and fmt.name == "mxfp4":
         if kernel != "marlin":
             values = VALUES_BEFORE if kernel == "triton before 0.19" else (HOPPER_VALUES, HOPPER_VALUES)
             return _for_hopper(fmt.store(_padded(weight, 1, TRITON_INNER), model), values)
         weight = _padded(weight, MXFP4_HIDDEN, MXFP4_INNER)
     kept = fmt.store(weight, model)
+    if absorbs:
+        kept = (*kept, *_absorbed(weight, kept[0].dtype, fmt.rest, model))
     if kept[0].dtype in PLAIN:
         return kept
     if not nested and any(
@@ -75,6 +81,30 @@ def mxfp4_kernel(device: Device | None, release: Version) -> Kernel:
     if capability is None or not low <= capability < high or release < TRITON_WHEELS:
         return "marlin"
     return "triton" if release >= TRITON_PADS else "triton before 0.19"
+
+
+def _absorbed(weight: Weight, dtype: str, rest: str, model: Model) -> list[Stored]:
+    """Return what 0.7 makes of a map beside latent attention: W_Q_UK and W_QR, or W_UV_O; in FP8 where the map is.
+
+    Source: attention/backends/mla/utils.py of vLLM 0.7.3, VLLM_MLA_PERFORM_MATRIX_ABSORPTION.
+    """
+    whole = {module_of(each)[0]: each.shape for each in model.weights if each.kind == "attention"}
+    keys, latent = whole.get("kv_b_proj"), whole.get("kv_a_proj_with_mqa")
+    queries = "q_b_proj" if "q_b_proj" in whole else "q_proj"
+    name = module_of(weight)[0]
+    if keys is None or latent is None or name not in (queries, "o_proj"):
+        return []
+    rank, values, turned = keys[1], whole["o_proj"][1], latent[0] - keys[1]
+    heads = (whole[queries][0] - (keys[0] - values)) // turned
+    held_dtype = dtype if dtype.startswith("fp8") else rest
+    if name == "o_proj":
+        mine = heads * weight.shape[1] // values
+        return [stored(f"{weight.name}.absorbed", (weight.shape[0], mine * rank), held_dtype, weight.copies)]
+    mine, into = heads * weight.shape[0] // whole[queries][0], weight.shape[1]
+    return [
+        stored(f"{weight.name}.absorbed", (mine * rank, into), held_dtype, weight.copies),
+        stored(f"{weight.name}.turned", (mine * turned, into), rest, weight.copies),
+    ]
 
 
 def _padded(weight: Weight, hidden: int, inner: int) -> Weight:
