@@ -166,3 +166,17 @@ def test_what_a_cache_holds(
     devices = [H100] * flags.get("tensor_parallel", 1)
     found = _printed(model, {**flags, "kv_cache_memory_bytes": int(gib * GIB)}, devices)
     assert {name: found[name] for name in logged} == pytest.approx(logged, rel=within), thread
+
+
+@pytest.mark.parametrize(
+    ("model", "stages", "context", "needed"), [("qwen3-coder-30b-a3b", 2, 262144, 24.0), ("glm-4.6", 8, 202752, 71.16)]
+)
+def test_one_request_of_the_whole_model_against_each_stage(
+    model: str, stages: int, context: int, needed: float
+) -> None:
+    """What vLLM 0.15 wants of every stage before it starts (vllm#34076, #32105); 0.12 and 0.19 want a stage's own."""
+    flags = {"format": "fp8", "pipeline_parallel": stages, "max_model_len": context}
+    for version, of in (("0.12.0", stages), ("0.15.0", 1), ("0.19.0", stages)):
+        job = VllmJob(version=version, **flags)  # type: ignore[arg-type]
+        asked = max(share.needs(context, 1) for share in deploy(subject(model), job, [find(H100)] * stages).shares)
+        assert asked / GIB == pytest.approx(needed / of, rel=0.05 if of > 1 else 1e-3)
