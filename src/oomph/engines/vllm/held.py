@@ -28,6 +28,8 @@ MXFP4_HIDDEN, MXFP4_INNER = 256, 128  # Marlin's multiples of the hidden and of 
 TRITON_INNER = 64  # of the inner size alone, where Triton's kernels run
 TRITON_WHEELS, TRITON_PADS = (0, 12, 0), (0, 19, 0)  # wheels bring the kernels; values are padded first (read 0.15)
 TRITON_MXFP4 = ((9, 0), (11, 0))  # compute capabilities at which they run MXFP4 experts
+MARLIN_HIDDEN, MARLIN_INNER, FEW = 128, 64, 16
+MORE_MARLIN = (0, 9, 0)  # from here on Marlin's kernel runs packed experts wherever it can
 ABSORBED, NOT_ABSORBED = (0, 7, 1), (0, 8, 0)  # versions that absorb maps of latent attention (read 0.7.3, 0.8.5)
 VALUES_BEFORE = (16, 32)  # what swizzling needs
 HOPPER_VALUES, HOPPER_SCALES, HOPPER_PAIR = (
@@ -40,11 +42,18 @@ ABSMAX = ".absmax"
 
 
 def held(
-    weight: Weight, fmt: Format, model: Model, kernel: Kernel = "marlin", nested: bool = False, absorbs: bool = False
+    weight: Weight,
+    fmt: Format,
+    model: Model,
+    kernel: Kernel = "marlin",
+    nested: bool = False,
+    absorbs: bool = False,
+    few_marlin: bool = False,
 ) -> Sequence[Stored]:
     """Return the tensors that a device holds for its part of a weight; `nested` leaves scales of scales as they are.
 
     `absorbs`: queries' and outputs' maps lie there once more, multiplied with those of latent keys and values.
+    `few_marlin`: Marlin's kernel is taken for less than 16 experts in 16 bits of FP16 alone.
     """
     if weight.role == "expert" and fmt.name == "mxfp4":
         if kernel != "marlin":
@@ -56,6 +65,8 @@ def held(
         kept = (*kept, *_absorbed(weight, kept[0].dtype, fmt.rest, model))
     if kept[0].dtype in PLAIN:
         return kept
+    if weight.role == "expert" and any(each.name.endswith(".weight_packed") for each in kept):
+        kept = (*kept, *_order_kept(weight, kept, fmt.rest, few_marlin))
     if not nested and any(
         each.name.endswith(NESTED) for each in kept
     ):  # _dequantize_dq: scales of scales are multiplied out
@@ -81,6 +92,23 @@ def mxfp4_kernel(device: Device | None, release: Version) -> Kernel:
     if capability is None or not low <= capability < high or release < TRITON_WHEELS:
         return "marlin"
     return "triton" if release >= TRITON_PADS else "triton before 0.19"
+
+
+def _order_kept(weight: Weight, kept: Sequence[Stored], rest: str, few_marlin: bool) -> list[Stored]:
+    """Return the orders of inputs that compressed-tensors' experts keep where Marlin's kernel does not run them.
+
+    Two of a down projection, and of gate and up together. Source: CompressedTensorsWNA16MoEMethod
+    and check_moe_marlin_supports_layer of vLLM 0.8.5, 0.9.0 and 0.19.0.
+    """
+    down = module_of(weight)[0] in ("down_proj", "w2")
+    rows, into = weight.shape
+    hidden, inner = (rows, into) if down else (into, rows)
+    scales = next((each for each in kept if each.name.endswith(".weight_scale")), None)
+    group = into // scales.shape[1] if scales and len(scales.shape) > 1 else into
+    runs = hidden % MARLIN_HIDDEN == 0 and inner % max(MARLIN_INNER, group if group < into else 0) == 0
+    if few_marlin and (len(weight.places[-1]) >= FEW or rest != "fp16"):
+        runs = False
+    return [] if runs else [stored(f"{weight.name}.orders", ((2 if down else 1) * into,), "int32", weight.copies)]
 
 
 def _absorbed(weight: Weight, dtype: str, rest: str, model: Model) -> list[Stored]:
