@@ -13,7 +13,7 @@ from oomph.engines.memo import remembered
 from oomph.engines.rope import Table, tables
 from oomph.engines.vllm.drafts import Draft, cached_of, draft, draft_tensors
 from oomph.engines.vllm.gguf import PADDED
-from oomph.engines.vllm.held import PLAIN, mxfp4_kernel
+from oomph.engines.vllm.held import ABSORBED, MORE_MARLIN, NOT_ABSORBED, PLAIN, mxfp4_kernel
 from oomph.engines.vllm.job import V1, Version, VllmJob
 from oomph.engines.vllm.lora import COUNTED, asked_slots
 from oomph.engines.vllm.weights import ADAPTERS, Loaded, Plan, loaded, stage_layers
@@ -69,8 +69,10 @@ def stages(found: Subject, job: VllmJob, fmt: Format, device: Device | None, ste
             stage=stage,
             mtp=bool(job.speculation) and drawn is None,
             towers=not job.text_only,
-            mxfp4="marlin" if job.mxfp4_use_marlin else mxfp4_kernel(device),
+            mxfp4="marlin" if job.mxfp4_use_marlin else mxfp4_kernel(device, job.release),
             nested=job.release < WIDENED,
+            few_marlin=job.release < MORE_MARLIN,
+            absorbs=ABSORBED <= job.release < NOT_ABSORBED,
             lora=asked_slots(job, model.decoder_type),
             fixed=_fixed(found, job, step_tokens, layers, drawn if layers.stop == model.num_layers else None),
             host_bytes=_with_the_host(found, job, fmt, device),

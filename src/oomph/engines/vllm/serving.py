@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 IN_FLIGHT = (0, 26, 0)  # windows keep the tokens of all steps that may be on their way at once: not in 0.25.1
 USUAL_LENGTH = 2048  # vLLM's where a config says nothing
+WHOLE_CHECKED, OWN_CHECKED = (0, 13, 0), (0, 19, 0)  # read in 0.15.0 and not in 0.12.0 and 0.19.0; issue 34076
 POOL_WHY = "vllm v1/core/kv_cache_utils.py: whole blocks of whole pages"
 
 
@@ -224,10 +225,14 @@ def _share(
 ) -> Share:
     block_bytes = blocks.block_bytes(stage.layers)
     least = blocks.blocks(max_model_len) if job.max_model_len is not None else 0
+    # one request of the whole model against each stage: _check_enough_kv_cache_memory with the global groups
+    whole = blocks.block_bytes() if WHOLE_CHECKED <= job.release < OWN_CHECKED else block_bytes
 
     def needs(context: Any, concurrency: Any) -> Any:
-        asked = blocks.blocks(context) * -(-concurrency // job.data_parallel)  # copies share requests evenly
-        return (asked + (least - asked) * (least > asked)) * block_bytes
+        one = blocks.blocks(context)
+        asked = one * -(-concurrency // job.data_parallel) * block_bytes  # copies share requests evenly
+        checked = (one + (least - one) * (least > one)) * whole
+        return asked + (checked - asked) * (checked > asked)
 
     def items(context: int, concurrency: int) -> tuple[Item, ...]:
         size = int(needs(context, concurrency))

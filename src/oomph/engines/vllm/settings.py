@@ -113,23 +113,30 @@ def compilation(text: str | None, sizes: tuple[int, ...] = (), largest: int | No
     )
 
 
-def without_images(text: str | None) -> bool:
-    """Tell whether --limit-mm-per-prompt allows neither images nor videos, so that no tower is loaded.
+def images_allowed(text: str | None) -> int | None:
+    """Return how many images --limit-mm-per-prompt allows, 0 where no tower is loaded, None where nothing limits them.
 
-    Raises UnsupportedError for any other limit: how many items the trial step encodes follows from it.
+    Raises UnsupportedError for what the trial step is not modelled for: videos alone, items of a given size.
 
-    >>> without_images('{"image": 0, "video": 0}'), without_images(None)
-    (True, False)
+    >>> images_allowed('{"image": 0, "video": 0}'), images_allowed('{"image": 2, "audio": 0}'), images_allowed(None)
+    (0, 2, None)
     """
     if text is None:
-        return False
+        return None
     found = read_json("--limit-mm-per-prompt", text, '\'{"image": 0, "video": 0}\'')
-    if {"image", "video"} <= found.keys() and not any(found.values()):
-        return True
-    raise UnsupportedError(
-        "--limit-mm-per-prompt: how many images the trial step encodes is not modelled.",
-        'Leave it out, or allow none: \'{"image": 0, "video": 0}\'.',
-    )
+    images, videos = found.get("image"), found.get("video")
+    counted = [each for each in found.values() if isinstance(each, int) and not isinstance(each, bool) and each >= 0]
+    if len(counted) < len(found):
+        raise UnsupportedError(
+            "--limit-mm-per-prompt: a trial step of items of a given size is not modelled.",
+            'Give numbers: \'{"image": 2, "video": 0}\'.',
+        )
+    if images == 0 and videos != 0:
+        raise UnsupportedError(
+            "--limit-mm-per-prompt: a trial step that encodes videos alone is not modelled.",
+            'Allow images, or neither: \'{"image": 0, "video": 0}\'.',
+        )
+    return images if isinstance(images, int) else None
 
 
 def _word(key: str, value: Any, known: tuple[str, ...]) -> str:

@@ -84,7 +84,7 @@ def trial(
     tokens, seqs = step
     guesses = job.speculation.get("num_speculative_tokens", 0)
     mxfp4: Kernel | None = "marlin" if job.mxfp4_use_marlin else None
-    asked = (job.format, job.quantization, job.enforce_eager, job.compilation, guesses, mxfp4)
+    asked = (job.format, job.quantization, job.enforce_eager, job.compilation, guesses, mxfp4, job.images)
     spread = (job.tensor_parallel, job.pipeline_parallel, stage)
     key = ("trial", job.release, asked, spread, dtype, device and device.id, tokens, seqs, max_model_len)
     took = remembered(
@@ -106,6 +106,7 @@ def trial(
             compilation=job.compilation,
             guesses=guesses,
             mxfp4=mxfp4,
+            images=job.images,
         ),
     )
     drawn = draft(found, job)

@@ -53,6 +53,7 @@ class Plan:
     `dp` copies of all else share one set of experts, cut further, or with `ep` whole ones on each device.
     `mxfp4` is the kernel that MXFP4 experts are laid out for; `nested` keeps bitsandbytes' scales of scales; `lora` are
     slots for adapters; `fixed` are bytes that loading leaves beside the model. `settings` are of torch's allocator.
+    `absorbs`: maps of latent attention lie there multiplied too. `few_marlin`: see `held`.
     `padded`: maps of a GGUF file side by side are as wide as the widest.
     So many `host_bytes` of each device's layers, at least, lie with the host where there are as many.
     """
@@ -66,6 +67,8 @@ class Plan:
     towers: bool = True
     mxfp4: Kernel = "marlin"
     nested: bool = False
+    absorbs: bool = False
+    few_marlin: bool = False
     lora: Slots | None = None
     fixed: tuple[int, ...] = ()
     settings: Config = TORCH
@@ -253,13 +256,15 @@ def _stored(
     row: Weight, fmt: Format, model: Model, layers: tuple[int, ...], plan: Plan
 ) -> Iterator[tuple[tuple[int, ...], Stored]]:
     """Yield what is held of a weight, with the layers that hold it: one by one where a format tells them apart."""
-    kept = held(row, fmt, model, plan.mxfp4, plan.nested)
+    kept = held(row, fmt, model, plan.mxfp4, plan.nested, plan.absorbs, plan.few_marlin)
     if not layers or all(each.copies == row.copies for each in kept):
         yield from ((layers, each) for each in kept)
         return
     for layer in layers:
         one = replace(row, places=((layer,), *row.places[1:]))
-        yield from (((layer,), each) for each in held(one, fmt, model, plan.mxfp4, plan.nested))
+        yield from (
+            ((layer,), each) for each in held(one, fmt, model, plan.mxfp4, plan.nested, plan.absorbs, plan.few_marlin)
+        )
 
 
 def _played(sections: Sections, tables: Sequence[int], plan: Plan) -> tuple[int, int]:
