@@ -42,16 +42,20 @@ def _cases(rows: list[dict[str, Any]]) -> list[Any]:
 
 @pytest.mark.parametrize("row", _cases(ROWS))
 def test_buffers_are_those_its_own_code_logs(row: dict[str, Any]) -> None:
-    """Of each device, to the two decimals that are printed."""
+    """Cache and computation of each device, to the two decimals that are printed."""
     name = row["model"]
     found = resolve(Source(name, "config", CONFIGS[name])) if name in CONFIGS else subject(name)
-    served = IkServed(*known(found, row["stored"]), IkJob(**row["job"]), tuple(row["shares"]), present=row["gpus"] > 0)
+    job = IkJob(**row["job"], version="" if row["build"] == "newest" else "b3811")
+    served = IkServed(*known(found, row["stored"]), job, tuple(row["shares"]), present=row["gpus"] > 0)
     asked = served.asked(BUILDS[row["build"]])
     assert asked is not None
     context = int(served.window(1, 1).n_ctx)
     ours = buffers(asked, context)
     logged = {-1 if device == "CPU" else int(device[4:]): mib for device, mib in row["compute"].items()}
     assert {at: n / MIB for at, n in ours.items() if n} == pytest.approx(logged, abs=HUNDREDTH)
+    kept = {int(device[4:]): mib for device, mib in row["kv"].items()}
+    held = {gpu: served.kv_bytes(gpu, context, 1) / MIB for gpu in range(row["gpus"])}
+    assert {gpu: n for gpu, n in held.items() if n} == pytest.approx(kept, abs=HUNDREDTH)
 
 
 def test_an_architecture_without_a_graph_is_named() -> None:

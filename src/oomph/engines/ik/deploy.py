@@ -16,6 +16,7 @@ from oomph.engines.checks import typed
 from oomph.engines.ik.builds import build_of
 from oomph.engines.ik.compute import NEWEST, IkQuestion, buffers, exactly
 from oomph.engines.ik.graph import GRAPHS, LATE_ONLY
+from oomph.engines.ik.placing import Reckoned, divided
 from oomph.engines.ik.setup import IkBuild
 from oomph.engines.llamacpp import GGUF
 from oomph.engines.llamacpp.deploy import (
@@ -152,8 +153,17 @@ class IkServed(Served):
     @cached_property
     def placed(self) -> Placement:
         """The device of each layer: the output is the last that goes to a GPU."""
-        layers = max(self.file.layers, len(self.sizes.kept))
-        return place(layers, self.job.layers_asked, self.shares, output_first=False)
+        job, layers = self.job, max(self.file.layers, len(self.sizes.kept))
+        if len(self.shares) < 2 or job.build is not None or self.hparams is None:
+            return place(layers, job.layers_asked, self.shares, output_first=False)
+        at = self.window(context_of(self), job.concurrency)
+        kept = {each.layer: int(each.k + each.v) for each in self.kv(at)}
+        last = kept.get(len(self.sizes.kept) - 1, 0)
+        cache = [kept.get(il, last if il >= len(self.sizes.kept) else 0) for il in range(layers)]
+        n_ubatch, used = job.ubatch_size or job.batch_size, self.hparams.n_expert_used
+        outputs = job.worst_graph_tokens or n_ubatch
+        by = Reckoned(len(self.sizes.kept), n_ubatch, int(at.n_ctx), used, job.mla, job.attention_batch, outputs)
+        return divided(self.file, cache, job.layers_asked, self.shares, by)
 
     def computed(self, at: Window) -> Mapping[int, int]:
         """Return the compute buffer of each GPU, and of the host (-1), in a context; {} where there is no graph."""

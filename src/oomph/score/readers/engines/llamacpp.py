@@ -110,6 +110,7 @@ def _ik_served(served: Served, row: Mapping[str, Any]) -> IkServed:
         mla=int(mla) if mla in ("1", "2", "3") else 0,
         attention_batch=int(batch) if isinstance(batch, str) and batch.isdigit() and len(batch) < 7 else 0,
         fused_moe=row.get("fused_moe") == "1",
+        version=ik.BUILD,
     )
     return IkServed(served.file, served.sizes, served.hparams, job, served.shares, present=served.present)
 
