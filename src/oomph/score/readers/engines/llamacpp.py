@@ -102,7 +102,7 @@ def question(row: Mapping[str, Any], found: Subject | None) -> Question:
 
 def _ik_served(served: Served, row: Mapping[str, Any]) -> IkServed:
     """Return the same in ik_llama.cpp, whose cache is its own."""
-    said = {each.name: getattr(served.job, each.name) for each in fields(served.job)} | {"kv_unified": None}
+    said = {each.name: getattr(served.job, each.name) for each in fields(served.job)} | {"kv_unified": None, "version": ik.BUILD}
     mla = row.get("mla_attn")
     batch = row.get("attn_max_b")
     job = IkJob(
@@ -110,7 +110,6 @@ def _ik_served(served: Served, row: Mapping[str, Any]) -> IkServed:
         mla=int(mla) if mla in ("1", "2", "3") else 0,
         attention_batch=int(batch) if isinstance(batch, str) and batch.isdigit() and len(batch) < 7 else 0,
         fused_moe=row.get("fused_moe") == "1",
-        version=ik.BUILD,
     )
     return IkServed(served.file, served.sizes, served.hparams, job, served.shares, present=served.present)
 
