@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.engines.llamacpp import pretended, tiny
-from tests.engines.llamacpp.fits import CASES, GOLDEN, STORED, config
+from tests.engines.llamacpp.fits import CASES, GOLDEN, STORED, config, with_draft
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
         path = Path(folder) / "tiny.gguf"
         for name, (_, _, free, target, least, asked) in CASES.items():
             tiny.write(path, config(name), STORED)
-            found[name] = pretended.fit(path, free, target, least, **asked)
+            found[name] = pretended.fit(path, free, target, least, **with_draft(asked, Path(folder)))
             print(name, found[name], flush=True)
     made = f"xllamacpp {version('xllamacpp')} on pretended GPUs; scripts/record_llamacpp_fit.py"
     rows = ",\n".join(f"  {json.dumps(name)}: {json.dumps(row)}" for name, row in found.items())

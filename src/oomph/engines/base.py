@@ -96,6 +96,12 @@ class Share:
         return self.needs(context, concurrency) <= self.safe_room_bytes
 
 
+def with_items(share: Share, *items: Item) -> Share:
+    """Return a share on whose device other things lie too, which leave that much less room."""
+    room = None if share.room_bytes is None else share.room_bytes - sum(item.n_bytes for item in items)
+    return replace(share, items=(*share.items, *items), room_bytes=room)
+
+
 @dataclass(frozen=True)
 class Limit:
     """The most of something that is served at all, whatever memory there is, and what says so."""

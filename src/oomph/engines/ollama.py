@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from oomph.engines.base import Deployment, Engine, Limit, ServeJob, Share, flag
+from oomph.engines.base import Deployment, Engine, Limit, ServeJob, Share, flag, with_items
 from oomph.engines.checks import typed
 from oomph.engines.llamacpp import GGUF
 from oomph.engines.llamacpp.job import LlamaCppJob
@@ -172,7 +172,7 @@ def _reserved(share: Share, overhead: int) -> Share:
     if not overhead or share.room_bytes is None:
         return share
     item = Item("OLLAMA_GPU_OVERHEAD", "runtime", overhead, source="rule", evidence=SOURCE)
-    return replace(share, items=(*share.items, item), room_bytes=share.room_bytes - overhead)
+    return with_items(share, item)
 
 
 def parameters(job: OllamaJob) -> dict[str, int]:

@@ -18,7 +18,8 @@ from tests.engines.llamacpp import tiny
 GOLDEN = Path(__file__).with_name("fit_golden.json")
 GIB = 2**30
 STORED = "q8_0"
-# Model, layers, GiB free on each GPU, MiB to leave there, tokens at least, and fields of llama.h's parameters.
+# Model, layers, GiB free on each GPU, MiB to leave there, tokens at least, and fields of llama.h's parameters; `draft`
+# is another model.
 CASES: dict[str, tuple[str, int, list[float], list[int], int, dict[str, Any]]] = {
     "all fits": ("llama", 12, [1.0], [1], 4096, {}),
     "a shorter context": ("llama", 20, [0.1], [0], 4096, {}),
@@ -33,6 +34,8 @@ CASES: dict[str, tuple[str, int, list[float], list[int], int, dict[str, Any]]] =
     "most experts with the host": ("qwen3moe", 12, [0.066137], [0], 1024, {"n_seq_max": 2, "kv_unified": True}),
     "less than no experts": ("mixtral", 6, [0.045], [0], 1024, {}),
     "experts on two GPUs": ("mixtral", 20, [0.240318, 0.141794], [3, 3], 4096, {}),
+    "beside a draft": ("llama", 12, [0.06], [1], 1024, {"draft": "qwen2"}),
+    "experts beside a draft": ("mixtral", 6, [0.05, 0.07], [0, 1], 1024, {"draft": "llama", "n_seq_max": 2}),
     "experts on three GPUs": ("mixtral", 20, [0.099954, 0.151808, 0.142631], [3, 0, 0], 4096, {"n_seq_max": 2}),
 }
 
@@ -46,6 +49,14 @@ def config(name: str) -> dict[str, Any]:
     return found
 
 
+def with_draft(asked: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return what is asked of the engine, with the file of the draft, if there is one."""
+    if "draft" not in asked:
+        return asked
+    tiny.write(folder / "draft.gguf", tiny.CONFIGS[asked["draft"]], STORED)
+    return {**asked, "draft": str(folder / "draft.gguf")}
+
+
 def made_of(name: str) -> dict[str, Any]:
     """Return layers on GPUs, of each, patterns of tensors with the devices they go to, and the context."""
     model, _, gib, target, least, asked = CASES[name]
@@ -56,12 +67,17 @@ def made_of(name: str) -> dict[str, Any]:
     )  # fmt: skip
     free = [int(each * GIB) for each in gib]
     shares = tuple(map(float, free)) if len(free) > 1 else (1.0,)
-    found = fitted(Served(*known(resolve(Source(model, "config", config(name))), STORED), job, shares), free)
-    layers = found.job.gpu_layers
+    served = Served(*known(resolve(Source(model, "config", config(name))), STORED), job, shares)
+    draft = None
+    if "draft" in asked:
+        found = known(resolve(Source(asked["draft"], "config", tiny.CONFIGS[asked["draft"]])), STORED)
+        draft = Served(*found, job, shares)
+    fit = fitted(served, free, draft)
+    layers = fit.job.gpu_layers
     divided = layers != job.gpu_layers and len(free) > 1
     return {
-        "n_ctx": found.job.ctx_size,
+        "n_ctx": fit.job.ctx_size,
         "n_gpu_layers": -1 if layers is None else layers,
-        "split": list(found.shares) if divided else [0.0] * len(free),
-        "overrides": [[pattern, "CPU" if at < 0 else f"CUDA{at}"] for pattern, at in found.overrides],
+        "split": list(fit.shares) if divided else [0.0] * len(free),
+        "overrides": [[pattern, "CPU" if at < 0 else f"CUDA{at}"] for pattern, at in fit.overrides],
     }

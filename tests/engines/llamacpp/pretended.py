@@ -265,10 +265,11 @@ def start(path: Path, gpus: int, **asked: Any) -> Said:
 
 def fit(path: Path, free_gib: list[float], target_mib: list[int], least: int = 4096, **asked: Any) -> dict[str, Any]:
     """Return what --fit makes of a model on pretended GPUs: layers on them, of each, patterns of tensors with the
-    devices they go to, and the context. Throws what the engine writes where it does not end."""
+    devices they go to, and the context. `draft` is the file of a draft beside it. Throws what the engine writes where
+    it does not end."""
     said = {"n_ctx": 0, "n_seq_max": 1, "use_extra_bufts": False, "swa_full": False, **asked}
     said.setdefault("n_outputs_max", said["n_seq_max"])
-    said |= {"free_gib": free_gib, "fit": {"target": target_mib, "least": least}}
+    said |= {"free_gib": free_gib, "fit": {"target": target_mib, "least": least, "draft": said.pop("draft", "")}}
     command = [sys.executable, __file__, str(path), str(len(free_gib)), json.dumps(said)]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST, check=False, errors="replace")
     if ran.returncode:
@@ -323,6 +324,12 @@ FIT = (
 MOST_OVERRIDES, MOST_DEVICES, ERRORS = 4096, 128, 4  # room for what it writes; GGML_LOG_LEVEL_ERROR
 
 
+class _Extra(Structure):
+    """common_fit_extra_model."""
+
+    _fields_ = [("path", c_void_p), ("model", c_void_p), ("context", c_void_p), ("shares_model", c_bool)]
+
+
 def _fit(library: Any, path: str, gpus: int, of_model: _Params, of_context: _Params, asked: Any) -> dict[str, Any]:
     overrides, split = (c_void_p * (2 * MOST_OVERRIDES))(), (ctypes.c_float * MOST_DEVICES)()
     target = (c_size_t * MOST_DEVICES)(*[mib * 2**20 for mib in asked["target"]])
@@ -330,7 +337,13 @@ def _fit(library: Any, path: str, gpus: int, of_model: _Params, of_context: _Par
     function.argtypes = [
         c_char_p, POINTER(_Params), POINTER(_Params), c_void_p, c_void_p, c_void_p, ctypes.c_uint32, c_void_p, c_int
     ]  # fmt: skip
-    status = function(path.encode(), of_model, of_context, split, overrides, target, asked["least"], None, ERRORS)
+    extra = None
+    if asked.get("draft"):
+        copies = _Params.from_buffer_copy(of_model), _Params.from_buffer_copy(of_context)
+        draft = ctypes.create_string_buffer(asked["draft"].encode())
+        extra = ctypes.byref(_Extra(ctypes.addressof(draft), *map(ctypes.addressof, copies), False))
+        _KEPT.extend((*copies, draft))
+    status = function(path.encode(), of_model, of_context, split, overrides, target, asked["least"], extra, ERRORS)
     patterns = []
     library.ggml_backend_buft_name.restype, library.ggml_backend_buft_name.argtypes = c_char_p, [c_void_p]
     for at in range(0, 2 * MOST_OVERRIDES, 2):

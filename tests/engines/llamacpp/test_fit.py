@@ -21,7 +21,7 @@ from oomph.engines.serving import serve
 from oomph.errors import UnsupportedError, UsageError
 from oomph.units import MIB
 from tests.engines.llamacpp import pretended, real, tiny
-from tests.engines.llamacpp.fits import CASES, GOLDEN, STORED, config, made_of
+from tests.engines.llamacpp.fits import CASES, GOLDEN, STORED, config, made_of, with_draft
 
 FITS: dict[str, dict[str, Any]] = json.loads(GOLDEN.read_text())["fits"]
 
@@ -47,13 +47,13 @@ def test_what_is_shortened_or_moved_is_what_the_engine_does(name: str, monkeypat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["fewer layers", "experts on three GPUs"])
+@pytest.mark.parametrize("name", ["fewer layers", "experts on three GPUs", "experts beside a draft"])
 def test_the_engine_still_does_what_was_recorded(name: str, tmp_path: Path) -> None:
     """The recipe of the numbers above."""
     real.needed()
     _, _, free, target, least, asked = CASES[name]
     tiny.write(tmp_path / "tiny.gguf", config(name), STORED)
-    assert pretended.fit(tmp_path / "tiny.gguf", free, target, least, **asked) == FITS[name]
+    assert pretended.fit(tmp_path / "tiny.gguf", free, target, least, **with_draft(asked, tmp_path)) == FITS[name]
 
 
 def test_a_model_that_is_too_large_is_served_where_it_is_said() -> None:
@@ -67,6 +67,19 @@ def test_a_model_that_is_too_large_is_served_where_it_is_said() -> None:
     assert ledger.verdict.status == "fits"
     assert 1024 * MIB <= gpu.capacity_bytes - ledger.figures[0].n_bytes < 1400 * MIB
     assert [each for each in ledger.assumptions if "--fit on" in each and "of 33 layers" in each]
+
+
+def test_a_draft_is_on_the_gpus_before_the_model_is() -> None:
+    """It takes layers from the model, and what is served fits with both."""
+    gpu, found = find("rtx-3070"), subject("llama-3.1-8b")
+    alone, both = (
+        deploy(found, LlamaCppJob(context=8192, format="q8_0", fit="on", draft=draft), [gpu])
+        for draft in ("", "llama-3.2-1b:q8_0")
+    )
+    assert both.shares[0].items[0].n_bytes < alone.shares[0].items[0].n_bytes
+    for each in (alone, both):
+        room = each.shares[0].room_bytes or 0
+        assert 1024 * MIB <= room - each.shares[0].needs(8192, 1) < 1400 * MIB
 
 
 def test_without_a_context_the_longest_that_fits_is_taken() -> None:

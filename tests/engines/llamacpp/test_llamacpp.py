@@ -138,7 +138,8 @@ def test_the_command_serves_what_was_estimated() -> None:
         {"ctx_size": -1}, {"parallel": 0}, {"parallel": 257}, {"gpu_layers": "many"}, {"cache_type_k": "q3_k"},
         {"cache_type_v": "q8_0", "flash_attn": "off"}, {"split_mode": "row"}, {"tensor_split": "a,b"},
         {"override_tensor": "(a+)+=CPU"}, {"override_tensor": "exps=CUDA0"}, {"override_tensor": "[=CPU"},
-        {"mmproj": "m.gguf"}, {"draft": "d.gguf"}, {"embedding": True}, {"version": "new"}, {"flash_attn": "perhaps"},
+        {"image_max_tokens": 0}, {"spec_type": "draft-eagle3"}, {"embedding": True}, {"version": "new"},
+        {"flash_attn": "perhaps"},
         {"context": 0}, {"concurrency": 0}, {"ubatch_size": 1.5}, {"tensor_split": "nan,1"},
     ],
 )  # fmt: skip
@@ -236,3 +237,16 @@ def test_odd_files_end_in_a_sentence(of_file: Subject, data: st.DataObject) -> N
             replace(of_file, source=source, model=replace(of_file.model)), LlamaCppJob(context=64)
         ).shares:
             share.held(64, 1)
+
+
+def test_prompts_that_the_host_keeps_are_bounded_or_said() -> None:
+    """--cache-ram: 8 GiB by itself, in the upper bound alone; none for 0; without a limit that is said."""
+    found = subject("qwen2.5-0.5b")
+    usual, none, endless = (
+        deploy(found, LlamaCppJob(context=512, format="q8_0", cache_ram=most)) for most in (8192, 0, -1)
+    )
+    kept = [item for item in usual.shares[-1].items if item.name == "prompts kept for later"]
+    assert [(item.n_bytes, item.safe_bytes) for item in kept] == [(0, 8 * 2**30)]
+    assert len(none.shares[-1].items) == len(endless.shares[-1].items) == len(usual.shares[-1].items) - 1
+    assert [each for each in endless.assumptions if "--cache-ram -1" in each]
+    assert not [each for each in none.assumptions if "--cache-ram" in each]

@@ -82,6 +82,13 @@ class IkJob(LlamaCppJob):
                 raise UsageError(f"{name} {value} is not within 0 and {MOST:,}.", "Give a whole number.")
         if self.mla not in MLA:
             raise UsageError(f"-mla {self.mla} is not known.", "Choose 0, 1, 2 or 3.")
+        for spelled, said in (("-md", self.draft), ("--spec-type", self.spec_type), ("--mmproj", self.mmproj),
+                              ("--lora", self.lora or self.lora_scaled),
+                              ("--control-vector", self.control_vector or self.control_vector_scaled)):  # fmt: skip
+            if said:
+                raise UnsupportedError(
+                    f"What ik_llama.cpp takes for {spelled} is not modelled.", "Leave it out: the rest is."
+                )
         if self.fits:
             raise UnsupportedError("What --fit of ik_llama.cpp arrives at is not known.", "Say -ngl and -c.")
         if self.kv_unified is not None or self.swa_full:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
+from oomph.engines.llamacpp.file import FileTensor
 from oomph.engines.llamacpp.graph import compute_buffers
 from oomph.engines.llamacpp.graph_setup import CPU, Build, GraphSetup, Hparams, Stored
 from oomph.engines.llamacpp.kv import CELLS, CacheRules, Window, window
@@ -31,7 +32,7 @@ class Question:
     """All that decides the compute buffers in a context: a model loaded on `gpus` GPUs.
 
     `layers` are the devices of the layers. `all_outputs`: older builds make room for the logits of every token of a
-    batch; newer servers for one of each slot. `measured`: as --fit reckons.
+    batch; newer servers for `outputs` of each slot, up to a whole batch of `n_batch`. `measured`: as --fit reckons.
     """
 
     loaded: Loaded
@@ -45,6 +46,9 @@ class Question:
     op_offload: bool = True
     pipeline: bool = False
     all_outputs: bool = False
+    outputs: int = 1
+    adapters: tuple[tuple[FileTensor, int], ...] = ()
+    n_batch: int = 2048
     measured: bool = False
     build: Build = NEWEST
 
@@ -72,14 +76,15 @@ def setup(asked: Question, at: Window) -> GraphSetup:
     layers = tuple(_name(device) for device in asked.layers[: len(asked.sizes.kept)])
     return GraphSetup(
         arch=asked.sizes.arch,
-        tensors=tensors(asked.loaded),
+        tensors=tensors(asked.loaded, asked.adapters),
+        adapted=bool(asked.adapters),
         hparams=asked.hparams,
         n_ctx=at.n_ctx,
         cells=at.cells,
         swa_cells=rules.swa_cells(asked.sizes, at) if asked.sizes.windowed else 0,
         n_ubatch=min(rules.n_ubatch, at.n_ctx),
         n_seq_max=at.slots,
-        n_outputs_max=at.n_ctx if asked.all_outputs else at.slots,
+        n_outputs_max=at.n_ctx if asked.all_outputs else min(asked.n_batch, at.slots * asked.outputs),
         kv_unified=rules.unified,
         flash_attn=rules.flash,
         type_k=rules.type_k,
@@ -101,10 +106,10 @@ def _name(device: int) -> str:
 
 
 @lru_cache(maxsize=64)
-def tensors(loaded: Loaded) -> Mapping[str, Stored]:
+def tensors(loaded: Loaded, adapters: tuple[tuple[FileTensor, int], ...] = ()) -> Mapping[str, Stored]:
     """Return where each tensor was loaded to, by name; a tied embedding's second copy is the output matrix."""
     found: dict[str, Stored] = {}
-    for tensor, device in loaded.tensors:
+    for tensor, device in (*loaded.tensors, *adapters):
         name = "output.weight" if tensor.name in found and tensor.name == "token_embd.weight" else tensor.name
         if name not in found or device >= 0:
             found[name] = Stored(tensor.shape[::-1], tensor.type, _name(device))

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from oomph.constants import measured
-from oomph.engines.base import Deployment, Later, Limit, Share
+from oomph.engines.base import Deployment, Later, Limit, Share, with_items
 from oomph.engines.llamacpp.job import MOST_SLOTS, LlamaCppJob
 from oomph.engines.llamacpp.printing import printed
 from oomph.engines.llamacpp.served import SOURCE, Served, known
@@ -20,6 +20,7 @@ from oomph.units import MIB
 if TYPE_CHECKING:
     from oomph.answer import Subject
     from oomph.devices import Device
+    from oomph.engines.llamacpp.clip import Projector
 
 Amount = Any  # an int or a numpy array of them
 
@@ -35,31 +36,101 @@ def deploy(found: Subject, job: LlamaCppJob, devices: Sequence[Device] = ()) -> 
         raise UsageError("Of a latent cache both types must be the same.", "Give -ctk and -ctv one type.")
     used = used_gpus(job, devices)
     served = Served(*model, job, split_of(job, used), present=bool(devices))
-    served, fits = _fitted(served, used) if job.fits and devices else (served, ())
+    projector = _projector(job, bool(devices)) if job.mmproj else None
+    served, fits = _fitted(served, used, projector) if job.fits and devices else (served, ())
+    served = _adapted(served) if job.lora or job.lora_scaled else served
     context = context_of(served)
     gpus = [gpu_share(served, at, used[at] if devices else None, len(used)) for at in range(len(used))]
     host = Share(
         HOST, host_items(served), partial(served.needs, -1), partial(served.held, -1)
     )  # fmt: skip
-    return Deployment(
-        shares=(*gpus, host),
+    deployed = Deployment(
+        shares=(*(_adapters(served, share, at) for at, share in enumerate(gpus)), _adapters(served, host, -1)),
         context=context,
         printed=Later(partial(printed, served, context)),
         limits=limits_of(served),
         assumptions=(*taken_for_granted(served, context), *fits),
         warnings=_warnings(served),
     )
+    deployed = _with_draft(deployed, served) if job.draft else deployed
+    if projector is None:
+        return deployed
+    from oomph.engines.llamacpp.clip import with_projector
+
+    return with_projector(deployed, projector)
 
 
-def _fitted(served: Served, used: Sequence[Device]) -> tuple[Served, tuple[str, ...]]:
+def _adapted(served: Served) -> Served:
+    from oomph.engines.llamacpp.adapters import adapters_of, placed
+
+    return replace(served, adapters=placed(served, adapters_of(served.job, served.sizes.arch)))
+
+
+def _adapters(served: Served, share: Share, at: int) -> Share:
+    """Return a device's share with adapters and control vectors, if there are any."""
+    job = served.job
+    if not (served.adapters or job.control_vector or job.control_vector_scaled):
+        return share
+    from oomph.engines.llamacpp.adapters import adapter_bytes, vector_bytes
+
+    vectors = vector_bytes(served, at) if job.control_vector or job.control_vector_scaled else 0
+    evidence = f"{SOURCE}: llama-adapter.cpp"
+    items = (
+        Item("LoRA adapters", "adapters", adapter_bytes(served, at), source="rule", evidence=evidence),
+        Item("control vectors", "adapters", vectors, source="rule", evidence=evidence),
+    )
+    return with_items(share, *(item for item in items if item.n_bytes))
+
+
+def _projector(job: LlamaCppJob, known: bool) -> Projector:
+    """Return what a projector takes, which lies on the first GPU of the machine."""
+    from oomph.engines.llamacpp.clip import projector_of
+
+    if known and job.main_gpu:
+        raise UnsupportedError("A projector on another GPU than the model is not modelled.", "Leave -mg out.")
+    found = projector_of(job, gpus=True)
+    if job.fits and found.buffers is None:
+        raise UnsupportedError(f"What --fit leaves for a projector {found.kind} is not known.", "Say -ngl and -c.")
+    return found
+
+
+def _with_draft(deployed: Deployment, served: Served) -> Deployment:
+    from oomph.engines.llamacpp.drafts import beside, draft_of, lines_of
+
+    draft = draft_of(served)
+    lines = deployed.printed
+    return replace(
+        deployed,
+        shares=tuple(
+            beside(share, draft, -1 if share.name == HOST else at) for at, share in enumerate(deployed.shares)
+        ),
+        printed=Later(lambda: (*lines, *lines_of(draft, deployed.context))),
+        assumptions=(*deployed.assumptions, *_of_draft(served, draft)),
+        warnings=(*deployed.warnings, *_warnings(draft)),
+    )
+
+
+def _of_draft(served: Served, draft: Served) -> tuple[str, ...]:
+    """Return what is assumed of a draft."""
+    said = [f"of the draft: {draft.file.said or f'a file in {draft.file.stored}'}"]
+    if "draft-simple" not in served.job.spec_type:
+        said.append("--spec-type draft-simple not given: new builds load a draft and do not ask it")
+    return tuple(said)
+
+
+def _fitted(served: Served, used: Sequence[Device], projector: Projector | None) -> tuple[Served, tuple[str, ...]]:
     """Return the model as --fit starts it, and in words what that is."""
+    from oomph.engines.llamacpp.drafts import draft_of
     from oomph.engines.llamacpp.fit import fitted
 
     job = served.job
     if job.ctx_size is None and job.context is not None:
         tokens = job.context * (job.concurrency if job.unified else served.slots(job.concurrency))
         served = replace(served, job=replace(job, ctx_size=int(tokens)))
-    found = fitted(served, [device.capacity_bytes - measured("cuda_context", device).n_bytes for device in used])
+    free = [device.capacity_bytes - measured("cuda_context", device).n_bytes for device in used]
+    if projector is not None and projector.on_gpu and projector.buffers is not None:
+        free[0] -= projector.counted + projector.buffers[0]
+    found = fitted(served, free, draft_of(served) if job.draft else None)
     layers, kept = found.job.layers_asked, len(found.sizes.kept) + 1
     said = f"--fit on: {kept if layers is None else min(layers, kept)} of {kept} layers on the GPUs"
     without = len(found.overrides)
@@ -175,6 +246,8 @@ def taken_for_granted(served: Served, context: int) -> tuple[str, ...]:
         found.append("-ngl not given: all layers on the GPUs; where they do not fit, --fit on puts fewer there")
     if job.context is None and job.ctx_size is None:
         found.append(f"no context given: {context:,} tokens, what the model was trained for")
+    if job.cache_ram < 0:
+        found.append("--cache-ram -1: the host keeps prompts without a limit, which is not counted")
     if len(served.shares) > 1 and not job.shares:
         found.append("--tensor-split not given: layers divided by the GPUs' memory, as if all of it were free")
     return tuple(found)

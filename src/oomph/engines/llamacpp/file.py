@@ -102,10 +102,15 @@ def _of_header(header: Header) -> File:
     longest = max((tensor.name for tensor in header.tensors), key=len, default="")
     if len(longest) >= LONGEST_NAME:
         raise UnsupportedError(f"llama.cpp reads no tensor of so long a name: {longest[:40]!r}.", "Convert it again.")
-    file = File(tuple(map(_read, header.tensors)), "as stored")
+    file = File(tensors_of(header), "as stored")
     if not 0 < file.layers <= MOST_LAYERS:
         raise UnsupportedError(f"llama.cpp reads no file of {file.layers} layers.", "Download it again.")
     return file
+
+
+def tensors_of(header: Header) -> tuple[FileTensor, ...]:
+    """Return the tensors of a GGUF file; raises UnsupportedError for a type or a shape that is none of ggml's."""
+    return tuple(map(_read, header.tensors))
 
 
 def _read(tensor: StoredTensor) -> FileTensor:

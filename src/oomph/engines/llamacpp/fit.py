@@ -50,17 +50,20 @@ class Part:
 Parts = tuple[Part, ...]
 
 
-def fitted(served: Served, free: Sequence[int]) -> Served:
-    """Return the model as it is started on GPUs with so many bytes free; raises UnsupportedError where the graph of the
-    model is not known."""
-    if served.question is None:
-        raise UnsupportedError(
-            f"What --fit arrives at for {served.sizes.arch} is not known: its compute buffers are not.",
-            "Say -ngl and -c instead.",
-        )
+def fitted(served: Served, free: Sequence[int], draft: Served | None = None) -> Served:
+    """Return the model as it is started on GPUs with so many bytes free, of which a draft takes its own.
+
+    Raises UnsupportedError where the graph of a model is not known.
+    """
+    for each in (served, draft):
+        if each is not None and each.question is None:
+            raise UnsupportedError(
+                f"What --fit arrives at for {each.sizes.arch} is not known: its compute buffers are not.",
+                "Say -ngl and -c instead.",
+            )
     job = served.job
     margins = job.margins(len(free))
-    fit = _Fit(served, [n - margin for n, margin in zip(free, margins, strict=True)])
+    fit = _Fit(served, [n - margin for n, margin in zip(free, margins, strict=True)], draft)
     used = fit.start()
     if all(n <= target for n, target in zip(used, fit.targets, strict=True)):
         return fit.served
@@ -73,10 +76,11 @@ def fitted(served: Served, free: Sequence[int]) -> Served:
 
 @dataclass
 class _Fit:
-    """A search: the model so far, and what of each GPU may be taken."""
+    """A search: the model so far, what of each GPU may be taken, and a draft that follows the model's context."""
 
     served: Served
     targets: Sequence[int]
+    draft: Served | None = None
 
     @property
     def slots(self) -> int:
@@ -100,6 +104,14 @@ class _Fit:
 
     def used(self, served: Served) -> list[int]:
         """Return what a start would take of each GPU."""
+        found = self._of_one(served)
+        if self.draft is None:
+            return found
+        draft = replace(self.draft, job=replace(self.draft.job, ctx_size=served.job.ctx_size))
+        return [sum(pair) for pair in zip(found, self._of_one(draft), strict=True)]
+
+    def _of_one(self, served: Served) -> list[int]:
+        """Return what one model would take."""
         assert served.question is not None
         at = window(served.job.ctx_size or served.sizes.n_ctx_train, self.slots, served.job.unified)
         computed = buffers(replace(served.question, measured=True), at)
@@ -126,7 +138,8 @@ class _Fit:
             return False
         target, gpus = sum(self.targets), len(self.targets)
         if gpus > 1:
-            of_layer = sum(self.served.loaded.gpu_bytes.values()) // self.n_layer
+            models = [each for each in (self.served, self.draft) if each is not None]
+            of_layer = sum(sum(each.loaded.gpu_bytes.values()) for each in models) // self.n_layer
             target -= (gpus + 1) * of_layer // (WASTE_OF_EXPERTS if self.experts else WASTE)
         self.served = self._in(least)
         of_least = sum(self.used(self.served))

@@ -67,7 +67,7 @@ def compute_buffers(setup: GraphSetup) -> dict[str, int]:
 def reserve(setup: GraphSetup, n_tokens: int, n_outputs: int) -> dict[str, int]:
     """Return what one graph needs on each device, all layers played: a batch of tokens, divided among all sequences."""
     steps, _ = _steps(setup, n_tokens, n_outputs)
-    buffers = [Buffer(_alignment(device)) for device in setup.devices]
+    buffers = [Buffer(alignment_of(device)) for device in setup.devices]
     place(steps, buffers)
     return {device: buffer.n_bytes for device, buffer in zip(setup.devices, buffers, strict=True)}
 
@@ -87,7 +87,7 @@ def _steps(setup: GraphSetup, n_tokens: int, n_outputs: int) -> tuple[list[Step]
     copies = COPIES if setup.pipeline else 1
     build = setup.build
     done = Scheduler(setup.devices, setup.op_offload, copies, build.copies_unused, build.fused).schedule(graph)
-    sizes = _sizes(setup.devices, build.kernel_copies)
+    sizes = sizes_on(setup.devices, build.kernel_copies)
     return lifetimes(done.nodes, done.leafs, sizes, done.node_backends, done.leaf_backends, builder.starts)
 
 
@@ -126,17 +126,18 @@ def _planned(
         left = (one[3] - a * CELLS - b * SWA_CELLS, one[4] - c * CELLS - d * SWA_CELLS)
         steps.append(Step(one.taken, one.buffer, one.slot, *left))
     return Plan(
-        setup, [_alignment(device) for device in setup.devices], tuple(steps), tuple(grows), tuple(marks), runs,
+        setup, [alignment_of(device) for device in setup.devices], tuple(steps), tuple(grows), tuple(marks), runs,
         # with every layer, where they do not leave the allocator as they found it
         partial(_planned, setup, n_tokens, n_outputs, (setup, ())),
     )  # fmt: skip
 
 
-def _alignment(device: str) -> int:
+def alignment_of(device: str) -> int:
+    """Return what addresses in a device's compute buffer are multiples of."""
     return CPU_ALIGNMENT if device == CPU else GPU_ALIGNMENT
 
 
-def _sizes(devices: Sequence[str], kernel_copies: bool) -> Callable[[Tensor, int], int]:
+def sizes_on(devices: Sequence[str], kernel_copies: bool) -> Callable[[Tensor, int], int]:
     """Return what a tensor takes on a device: on a GPU quantised rows are padded, some kernels want more."""
 
     def size(tensor: Tensor, buffer: int) -> int:

@@ -53,6 +53,7 @@ def _mm_id(b: Builder, name: str, x: Tensor, il: int, chosen: Tensor) -> Tensor:
     if scale is not None:
         of_tokens = ggml.repeat(ggml.reshape(scale, 1, scale.ne[0], 1), 1, scale.ne[0], x.ne[2])
         cur = ggml.like(cur, "MUL", ggml.get_rows(of_tokens, chosen))
+    cur = b.adapted(cur, name, il, x, chosen)
     return cur if bias is None else ggml.like(cur, "ADD_ID", bias, chosen)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import count
 
 from oomph.engines.llamacpp import ggml
 from oomph.engines.llamacpp.ggml import F32, I32, I64, Graph, Tensor
@@ -118,8 +119,20 @@ class Builder:
 
     def mm(self, name: str, x: Tensor, il: int | None = None) -> Tensor:
         """Multiply by a matrix and add its bias, if it has one."""
-        cur = ggml.mul_mat(self.the(name, il), x)
-        return self.plus(cur, name, il)
+        return self.plus(self.adapted(ggml.mul_mat(self.the(name, il), x), name, il, x), name, il)
+
+    def adapted(self, cur: Tensor, name: str, il: int | None, x: Tensor, chosen: Tensor | None = None) -> Tensor:
+        """Add what adapters make of x, if the matrix has any; of the experts that are `chosen`."""
+        for number in count() if self.setup.adapted else ():
+            a, b = (self.weight(name, il, f"weight.lora_{each}{number}") for each in "ab")
+            if a is None or b is None:
+                break
+            if chosen is None:
+                change = ggml.mul_mat(b, ggml.mul_mat(a, x))
+            else:
+                change = ggml.mul_mat_id(b, ggml.mul_mat_id(a, x, chosen), chosen)
+            cur = ggml.like(cur, "ADD", ggml.like(change, "SCALE"))
+        return cur
 
     def plus(self, x: Tensor, name: str, il: int | None = None) -> Tensor:
         """Add a bias, if the file has it."""
@@ -191,7 +204,7 @@ class Builder:
         if rows:
             cur = ggml.get_rows(cur, self.out_ids)
             cur.output = True
-        cur = self.plus(ggml.mul_mat(self.output(), cur), "output")
+        cur = self.plus(self.adapted(ggml.mul_mat(self.output(), cur), "output", None, cur), "output")
         if scale:
             cur = ggml.like(cur, "SCALE")
         if softcap:

@@ -78,7 +78,7 @@ class Build:
     `whole_states`: states of all sequences are read at once, whichever a batch has. `late_rows`: models with prediction
     layers drop tokens without logits after the last layer only (before its feed-forward layer otherwise).
     `copies_unused`: inputs that a batch does not use are copied for each of several batches under way.
-    `kernel_copies` and `fused`: what cuda.py has.
+    `kernel_copies` and `fused`: what cuda.py has. `image_mask_f16`: so is the mask of a tower's windows.
     """
 
     mask_f16: bool = True
@@ -92,6 +92,7 @@ class Build:
     copies_unused: bool = True
     kernel_copies: bool = True
     fused: bool = True
+    image_mask_f16: bool = True
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class GraphSetup:
     `cells` and `swa_cells` are those of one stream of the caches. `full_offload`: all layers, and the output, are on
     GPUs. `n_outputs_max` are the tokens of a batch whose logits may be asked for. `measured`: as --fit reckons, which
     plans the graph of a prompt only, and forgets which devices some nodes were meant for
-    (ggml_backend_sched_reserve_size).
+    (ggml_backend_sched_reserve_size). `adapted`: matrices of adapters are among the tensors.
     """
 
     arch: str
@@ -126,6 +127,7 @@ class GraphSetup:
     op_offload: bool = True
     pipeline: bool = False
     measured: bool = False
+    adapted: bool = False
     build: Build = Build()
 
     @property

@@ -22,6 +22,9 @@ MOST_PATTERNS, LONGEST_PATTERN = 64, 200
 FOUR_SLOTS_SINCE = 7079  # the oldest build that is known to start with four slots: issue 17300
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 FLASH = {"on": True, "1": True, "true": True, "auto": True, "-1": True, "off": False, "0": False, "false": False}
+# Tokens that are guessed ahead by each way without a flag of its own (common_speculative_n_max).
+GUESSED = {"none": 0, "draft-simple": 0, "ngram-simple": 48, "ngram-map-k": 48, "ngram-map-k4v": 48, "ngram-mod": 64,
+           "ngram-cache": 8}  # fmt: skip
 FITS = {"": False, "on": True, "1": True, "true": True, "off": False, "0": False, "false": False}
 FIT_TARGET = 1024  # MiB
 EXPERTS = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"  # LLM_FFN_EXPS_REGEX
@@ -64,9 +67,30 @@ class LlamaCppJob(ServeJob):
     fit: str = flag("", "-fit", "--fit", help="on: a shorter context or fewer layers where all is too large")
     fit_target: str = flag("1024", "-fitt", "--fit-target", help="MiB of each GPU that --fit leaves free")
     fit_ctx: int = flag(4096, "-fitc", "--fit-ctx", help="tokens that --fit leaves a context at least")
+    lora: str = flag("", "--lora", help="files of LoRA adapters, behind each other with commas")
+    lora_scaled: str = flag("", "--lora-scaled", help="the same with a scale each, FILE:0.5")
+    lora_later: bool = flag(False, "--lora-init-without-apply", help="adapters are loaded, and applied later")
+    control_vector: str = flag("", "--control-vector", help="files of control vectors, which are added up")
+    control_vector_scaled: str = flag("", "--control-vector-scaled", help="the same with a scale each, FILE:0.5")
     embedding: bool = flag(False, "--embedding", "--embeddings", help="serve embeddings")
     mmproj: str = flag("", "-mm", "--mmproj", help="file of a vision or audio part")
-    draft: str = flag("", "-md", "--model-draft", help="file of a draft model")
+    mmproj_offload: bool = flag(True, "--mmproj-offload/--no-mmproj-offload", help="it lies on the first GPU")
+    image_max_tokens: int | None = flag(None, "--image-max-tokens", help="tokens of an image, at most")
+    draft: str = flag(
+        "", "-md", "--model-draft", "--spec-draft-model", "-hfd", "-hfrd", "--hf-repo-draft", "--spec-draft-hf",
+        help="a draft model: its file, or NAME:FORMAT",
+    )  # fmt: skip
+    draft_gpu_layers: int | str | None = flag(
+        None, "-ngld", "--spec-draft-ngl", "--gpu-layers-draft", "--n-gpu-layers-draft", help="its layers on the GPU"
+    )
+    draft_cache_type_k: str = flag(
+        "f16", "-ctkd", "--spec-draft-type-k", "--cache-type-k-draft", help="ggml type of its keys"
+    )
+    draft_cache_type_v: str = flag(
+        "f16", "-ctvd", "--spec-draft-type-v", "--cache-type-v-draft", help="ggml type of its values"
+    )
+    spec_type: str = flag("", "--spec-type", help="what guesses tokens ahead: draft-simple, ngram-mod ...")
+    draft_max: int = flag(3, "--spec-draft-n-max", help="tokens that a draft guesses at a time")
 
     def __post_init__(self) -> None:
         """Refuse what the server would not start with, or what is not modelled."""
@@ -89,10 +113,12 @@ class LlamaCppJob(ServeJob):
         if not self.flash and self.types[1].block > 1:
             raise UsageError("Quantised values need flash attention (-ctv).", "Leave -fa auto, or -ctv f16.")
         if self.split_mode not in ("layer", "none"):
-            raise UnsupportedError(f"--split-mode {self.split_mode[:20]} is not modelled.", "Use layer or none.")
-        if self.mmproj or self.draft:
-            what = "--mmproj" if self.mmproj else "--model-draft"
-            raise UnsupportedError(f"What {what} puts beside the model is not modelled.", "Leave it out: the rest is.")
+            row = "CUDA devices of this build have no split buffers, so that the server does not start"
+            why = row if self.split_mode == "row" and self.build is None else "it is not modelled"
+            raise UnsupportedError(f"--split-mode {self.split_mode[:20]}: {why}.", "Use layer or none.")
+        _within("--spec-draft-n-max", self.draft_max, 0, MOST_TOKENS)
+        _ = self.guessed
+        _within("--image-max-tokens", self.image_max_tokens, 1, MOST_TOKENS)
         if self.embedding:
             raise UnsupportedError("A server of embeddings is not modelled.", "Leave --embedding out.")
 
@@ -114,6 +140,18 @@ class LlamaCppJob(ServeJob):
             )
         rest = said[0] if len(said) == 1 else FIT_TARGET * MIB
         return (*said, *[rest] * (gpus - len(said)))[:gpus]
+
+    @property
+    def guessed(self) -> int:
+        """The most tokens of a slot that are guessed ahead, whose logits are computed with those of the last."""
+        found = 0
+        for name in filter(None, str(self.spec_type)[:LONGEST_PATTERN].split(",")):
+            if name not in GUESSED:
+                raise UnsupportedError(
+                    f"--spec-type {name[:40]!r} is not modelled.", f"Known are {', '.join(GUESSED)}; or leave it out."
+                )
+            found = max(found, self.draft_max if name == "draft-simple" else GUESSED[name])
+        return found
 
     @property
     def layers_asked(self) -> int | None:

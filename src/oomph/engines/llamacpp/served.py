@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 from oomph.engines.llamacpp.builds import all_outputs, build_of
 from oomph.engines.llamacpp.compute import Question, between, buffers
-from oomph.engines.llamacpp.file import File, file_of
+from oomph.engines.llamacpp.file import File, FileTensor, file_of
 from oomph.engines.llamacpp.graph import GRAPHS
 from oomph.engines.llamacpp.graph_setup import Hparams
 from oomph.engines.llamacpp.hparams import hparams_of, hparams_of_file
@@ -72,9 +72,9 @@ class Parts(NamedTuple):
 class Served:
     """A model with a job on so many GPUs; everything that does not depend on what requests ask for is made once.
 
-    `overrides` are patterns of tensors and their devices, before those of the job; `output_first` is `place`'s.
-    `present`: the GPUs are there although no layer may be on them, and help with large batches; else no layer on them
-    means that there is none.
+    `overrides` are patterns of tensors and their devices, before those of the job; `adapters` their matrices and
+    devices. `output_first` is `place`'s. `present`: the GPUs are there although no layer may be on them, and help with
+    large batches; else no layer on them means that there is none.
     """
 
     file: File
@@ -85,6 +85,7 @@ class Served:
     output_first: bool = True
     present: bool = True
     overrides: tuple[tuple[str, int], ...] = ()
+    adapters: tuple[tuple[FileTensor, int], ...] = ()
 
     @cached_property
     def rules(self) -> CacheRules:
@@ -125,7 +126,8 @@ class Served:
             loaded=self.loaded, sizes=self.sizes, hparams=self.hparams, rules=self.rules,
             gpus=gpus, layers=self.placed.layers, output=self.placed.output, kv_offload=job.kv_offload,
             op_offload=job.op_offload, pipeline=gpus > 1 and all_there and job.kv_offload and not self._overrides,
-            all_outputs=all_outputs(job.build), build=build_of(job.build),
+            all_outputs=all_outputs(job.build), outputs=1 + job.guessed, n_batch=job.batch_size,
+            adapters=() if job.lora_later else self.adapters, build=build_of(job.build),
         )  # fmt: skip
 
     def device(self, layer: int) -> int:
