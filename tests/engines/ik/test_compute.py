@@ -13,8 +13,8 @@ import pytest
 from oomph.answer import resolve, subject
 from oomph.devices import find
 from oomph.engines import engine
+from oomph.engines.ik import IkJob, IkServed
 from oomph.engines.ik.compute import buffers, exactly
-from oomph.engines.ik.deploy import IkJob, IkServed
 from oomph.engines.ik.setup import SUMMER_2025, IkBuild
 from oomph.engines.llamacpp.served import known
 from oomph.errors import UnsupportedError
@@ -89,3 +89,12 @@ def test_a_map_says_what_single_contexts_do() -> None:
     alone = [exactly(asked, 0, context) for context in contexts]
     assert exactly(asked, 0, np.array(contexts)).tolist() == alone
     assert alone[4] < alone[3]
+
+
+@pytest.mark.parametrize(("mla", "layers"), [(3, 61), (0, 61), (1, 0)])
+def test_maps_of_latent_attention_are_made_beside_the_file(mla: int, layers: int) -> None:
+    """The log says: Computed blk.0.attn_kv_b.weight as 512 x 32768, for each layer, stored where its halves are."""
+    job = IkJob(ctx_size=4096, format="q8_0", mla=mla, override_tensor="exps=CPU")
+    deployed = engine("ik_llama.cpp").deploy(subject("deepseek-r1"), job, [find("h200")])
+    made = [item.n_bytes for share in deployed.shares for item in share.items if item.name == "maps made of others"]
+    assert sum(made) == layers * 32768 * 512 // 32 * 34
