@@ -5,6 +5,7 @@ Source: common/common.cpp of ik_llama.cpp 8337e4cd.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from oomph.engines.base import flag
 from oomph.engines.checks import typed
 from oomph.engines.ik.builds import build_of
 from oomph.engines.llamacpp.job import LlamaCppJob
+from oomph.engines.llamacpp.placing import Overrides
 from oomph.errors import UnsupportedError, UsageError
 from oomph.formats.gguf_types import BY_NAME, GgmlType
 
@@ -25,6 +27,8 @@ CACHE_TYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16", "q8_0": "Q8_0", "q4_0
                "iq4_nl": "IQ4_NL", "q5_0": "Q5_0", "q5_1": "Q5_1", "q6_0": "Q6_0", "q8_KV": "Q8_KV"}  # fmt: skip
 MLA = (0, 1, 2, 3)
 MOST = 2**31
+LONGEST = 20_000  # characters of -ot
+_GPU = re.compile(r"CUDA(\d{1,2})")
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class IkJob(LlamaCppJob):
 
     gpu_layers: int | None = flag(None, "-ngl", "--gpu-layers", "--n-gpu-layers", help="layers on the GPU")
     parallel: int | None = flag(1, "-np", "--parallel", help="slots: requests at a time")
+    override_tensor: str = flag("", "-ot", "--override-tensor", help="PATTERN=CPU or =CUDA0: where tensors go")
     mla: int = flag(3, "-mla", "--mla-use", help="how latent attention is kept and computed: 0 to 3")
     attention_batch: int = flag(256, "-amb", "--attention-max-batch", help="MiB of attention scores at a time")
     fused_moe: bool = flag(True, "-fmoe/-no-fmoe", "--fused-moe/--no-fused-moe", help="gate and up in one operation")
@@ -78,6 +83,23 @@ class IkJob(LlamaCppJob):
             if name not in CACHE_TYPES:
                 raise UsageError(f"A cache of {name[:20]!r} is not known.", f"Choose one of {', '.join(CACHE_TYPES)}.")
         return BY_NAME[CACHE_TYPES[self.cache_type_k]], BY_NAME[CACHE_TYPES[self.cache_type_v]]
+
+    @property
+    def patterns(self) -> tuple[re.Pattern[str], ...]:
+        """Patterns of tensors that stay with the host."""
+        return tuple(pattern for pattern, device in self.ordered if device < 0)
+
+    @property
+    def ordered(self) -> Overrides:
+        """Patterns of tensors and the devices that they go to, -1 the host; the first that a name has counts."""
+        host = LlamaCppJob(cpu_moe=self.cpu_moe, n_cpu_moe=self.n_cpu_moe).patterns
+        found = [(pattern, -1) for pattern in host]
+        for each in filter(None, self.override_tensor[:LONGEST].split(",")):
+            pattern, _, place = each.rpartition("=")
+            gpu = _GPU.fullmatch(place)
+            read = LlamaCppJob(override_tensor=f"{pattern}=CPU" if gpu else each).patterns
+            found += [(one, int(gpu[1]) if gpu else -1) for one in read]
+        return tuple(found)
 
     @property
     def unified(self) -> bool:

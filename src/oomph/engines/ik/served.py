@@ -22,9 +22,9 @@ from oomph.engines.llamacpp.deploy import (
     context_of,
 )
 from oomph.engines.llamacpp.kv import LayerBytes, Window
-from oomph.engines.llamacpp.placing import GPU_ALIGNMENT, GPU_ROW, Placement, aligned, place
+from oomph.engines.llamacpp.placing import GPU_ALIGNMENT, GPU_ROW, Overrides, Placement, aligned, place
 from oomph.engines.llamacpp.served import Served
-from oomph.errors import UnsupportedError
+from oomph.errors import UnsupportedError, UsageError
 from oomph.formats.gguf_types import GgmlType
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class IkServed(Served):
         used = self.present or max(placed.output, *placed.layers) >= 0
         gpus = len(self.shares) if used else 0
         all_there = min(placed.layers) >= 0 and placed.output >= 0
-        piped = gpus > 1 and all_there and job.kv_offload and not (build.late and job.patterns)
+        piped = gpus > 1 and all_there and job.kv_offload and not (build.late and job.ordered)
         turned = job.k_hadamard and job.types[0].block > 1, job.v_hadamard and job.types[1].block > 1
         return IkQuestion(
             loaded=self.loaded, sizes=self.sizes, hparams=self.hparams, rules=self.rules, gpus=gpus,
@@ -72,6 +72,13 @@ class IkServed(Served):
             fused_up_gate=job.fused_up_gate, fused_sum=job.fused_sum, most_outputs=job.worst_graph_tokens,
             hadamard=turned, repack=job.repack, of_ik=build,
         )  # fmt: skip
+
+    @cached_property
+    def _overrides(self) -> Overrides:
+        least = max((device for _, device in self.job.ordered), default=-1) + 1
+        if least > len(self.shares):
+            raise UsageError(f"-ot names CUDA{least - 1}, of {len(self.shares)} GPUs.", "They are numbered from 0.")
+        return self.job.ordered
 
     @cached_property
     def placed(self) -> Placement:
