@@ -38,7 +38,7 @@ class IkJob(LlamaCppJob):
 
     gpu_layers: int | None = flag(None, "-ngl", "--gpu-layers", "--n-gpu-layers", help="layers on the GPU")
     parallel: int | None = flag(1, "-np", "--parallel", help="slots: requests at a time")
-    override_tensor: str = flag("", "-ot", "--override-tensor", help="PATTERN=CPU or =CUDA0: where tensors go")
+    override_tensor: str = flag("", "-ot", "--override-tensor", help="PATTERN=CPU or =CUDA0: where these go", adds=True)
     mla: int = flag(3, "-mla", "--mla-use", help="how latent attention is kept and computed: 0 to 3")
     attention_batch: int = flag(256, "-amb", "--attention-max-batch", help="MiB of attention scores at a time")
     fused_moe: bool = flag(True, "-fmoe/-no-fmoe", "--fused-moe/--no-fused-moe", help="gate and up in one operation")
