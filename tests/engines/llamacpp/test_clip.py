@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from oomph import sources
 from oomph.answer import subject
 from oomph.devices import find
 from oomph.engines.ik import IkJob
@@ -117,6 +119,18 @@ def test_files_that_are_broken_are_refused(
     path.write_bytes(written)
     with pytest.raises(UnsupportedError, match=named):
         projector_of(LlamaCppJob(mmproj=str(path)), True)
+
+
+def test_a_kind_that_is_no_word_is_shown_and_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list, as a file from outside may have there."""
+    _gguf()
+    path = tmp_path / "mmproj.gguf"
+    towers.write(path, "mlp", 4096)
+    read = sources.load(str(path))
+    assert read.header is not None
+    odd = replace(read.header, metadata={**read.header.metadata, "clip.projector_type": ["mlp"] * 99})
+    monkeypatch.setattr(sources, "load", lambda *_, **__: replace(read, header=odd))
+    assert projector_of(LlamaCppJob(mmproj=str(path)), True).kind.startswith("['mlp'")
 
 
 @pytest.mark.parametrize(("flags", "named"), [

@@ -69,6 +69,14 @@ def test_a_model_that_is_too_large_is_served_where_it_is_said() -> None:
     assert [each for each in ledger.assumptions if "--fit on" in each and "of 33 layers" in each]
 
 
+def test_experts_that_are_elsewhere_are_said() -> None:
+    """Qwen3 30B-A3B on 12 GiB: all layers on the GPU, of some the experts with the host."""
+    gpu = find("rtx-3060-12gb")
+    said = deploy(subject("qwen3-30b-a3b"), LlamaCppJob(format="q4_k_m", context=4096, fit="on"), [gpu]).assumptions[-1]
+    assert said.startswith("--fit on: 49 of 49 layers on the GPUs, ")
+    assert "with experts or maps elsewhere, a cache of 4,096 tokens" in said
+
+
 def test_a_draft_is_on_the_gpus_before_the_model_is() -> None:
     """It takes layers from the model, and what is served fits with both."""
     gpu, found = find("rtx-3070"), subject("llama-3.1-8b")

@@ -35,6 +35,7 @@ OF_TOWERS = ("v.", "mm.")
 FULL = "clip.vision.n_wa_pattern"
 LARGEST_SIDE = 2**14  # pixels; patches of an image are at most so many squared
 MOST_TOKENS = 2**16  # of an image
+SHOWN = 40  # letters of a kind that is not known
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,13 @@ def projector_of(job: LlamaCppJob, gpus: bool) -> Projector:
             f"{job.mmproj[:60]!r} is no projector.", "Point --mmproj to the mmproj file of the model."
         )
     offload = gpus and job.mmproj_offload
-    kind = header.metadata.get("clip.projector_type", header.metadata.get("clip.vision.projector_type"))
+    kind = str(header.metadata.get("clip.projector_type", header.metadata.get("clip.vision.projector_type")))[:SHOWN]
     tensors = tensors_of(header)
     weights = sum(on_gpu(t.type, t.shape) if offload else aligned(t.n_bytes, ALIGNMENT) for t in tensors)
     counted = sum(each.n_bytes for each in tensors)
     if kind not in GRAPHS or not all(each.name.startswith(OF_TOWERS) for each in tensors):
-        return Projector(str(kind)[:40], offload, weights, counted, None, None)
-    tower = _tower(str(kind), header.metadata, tensors, GPU if offload else CPU)
+        return Projector(kind, offload, weights, counted, None, None)
+    tower = _tower(kind, header.metadata, tensors, GPU if offload else CPU)
     usual, most = TOKENS.get(tower.kind, (0, 0))
     most = max(usual, job.image_max_tokens or most) if most else 0
     try:

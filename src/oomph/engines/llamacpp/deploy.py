@@ -134,7 +134,7 @@ def _fitted(served: Served, used: Sequence[Device], projector: Projector | None)
     layers, kept = found.job.layers_asked, len(found.sizes.kept) + 1
     said = f"--fit on: {kept if layers is None else min(layers, kept)} of {kept} layers on the GPUs"
     without = len(found.overrides)
-    said += f", {without} of them without {'their' if without > 1 else 'its'} experts" if without else ""
+    said += f", {without} of them with experts or maps elsewhere" if without else ""
     return found, (f"{said}, a cache of {found.job.ctx_size:,} tokens",)
 
 

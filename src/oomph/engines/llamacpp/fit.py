@@ -124,8 +124,11 @@ class _Fit:
 
     def start(self) -> list[int]:
         """Take the longest context where none was asked for, or -c 0; return what that would take."""
+        trained = self.served.sizes.n_ctx_train
+        if not self.served.job.ctx_size and not trained:
+            raise UnsupportedError("How long a context the model was trained for is not known.", "Give --context.")
         if not self.served.job.ctx_size:
-            self.served = self._in(self.served.sizes.n_ctx_train * self.streams)
+            self.served = self._in(trained * self.streams)
         return self.used(self.served)
 
     def _in(self, n_ctx: int) -> Served:
