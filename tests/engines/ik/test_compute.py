@@ -13,8 +13,8 @@ import pytest
 from oomph.answer import resolve, subject
 from oomph.devices import find
 from oomph.engines import engine
+from oomph.engines.ik import IkJob, IkServed
 from oomph.engines.ik.compute import buffers, exactly
-from oomph.engines.ik.deploy import IkJob, IkServed
 from oomph.engines.ik.setup import SUMMER_2025, IkBuild
 from oomph.engines.llamacpp.served import known
 from oomph.errors import UnsupportedError
@@ -42,16 +42,20 @@ def _cases(rows: list[dict[str, Any]]) -> list[Any]:
 
 @pytest.mark.parametrize("row", _cases(ROWS))
 def test_buffers_are_those_its_own_code_logs(row: dict[str, Any]) -> None:
-    """Of each device, to the two decimals that are printed."""
+    """Cache and computation of each device, to the two decimals that are printed."""
     name = row["model"]
     found = resolve(Source(name, "config", CONFIGS[name])) if name in CONFIGS else subject(name)
-    served = IkServed(*known(found, row["stored"]), IkJob(**row["job"]), tuple(row["shares"]), present=row["gpus"] > 0)
+    job = IkJob(**row["job"], version="" if row["build"] == "newest" else "b3811")
+    served = IkServed(*known(found, row["stored"]), job, tuple(row["shares"]), present=row["gpus"] > 0)
     asked = served.asked(BUILDS[row["build"]])
     assert asked is not None
     context = int(served.window(1, 1).n_ctx)
     ours = buffers(asked, context)
     logged = {-1 if device == "CPU" else int(device[4:]): mib for device, mib in row["compute"].items()}
     assert {at: n / MIB for at, n in ours.items() if n} == pytest.approx(logged, abs=HUNDREDTH)
+    kept = {int(device[4:]): mib for device, mib in row["kv"].items()}
+    held = {gpu: served.kv_bytes(gpu, context, 1) / MIB for gpu in range(row["gpus"])}
+    assert {gpu: n for gpu, n in held.items() if n} == pytest.approx(kept, abs=HUNDREDTH)
 
 
 def test_an_architecture_without_a_graph_is_named() -> None:
@@ -85,3 +89,12 @@ def test_a_map_says_what_single_contexts_do() -> None:
     alone = [exactly(asked, 0, context) for context in contexts]
     assert exactly(asked, 0, np.array(contexts)).tolist() == alone
     assert alone[4] < alone[3]
+
+
+@pytest.mark.parametrize(("mla", "layers"), [(3, 61), (0, 61), (1, 0)])
+def test_maps_of_latent_attention_are_made_beside_the_file(mla: int, layers: int) -> None:
+    """The log says: Computed blk.0.attn_kv_b.weight as 512 x 32768, for each layer, stored where its halves are."""
+    job = IkJob(ctx_size=4096, format="q8_0", mla=mla, override_tensor="exps=CPU")
+    deployed = engine("ik_llama.cpp").deploy(subject("deepseek-r1"), job, [find("h200")])
+    made = [item.n_bytes for share in deployed.shares for item in share.items if item.name == "maps made of others"]
+    assert sum(made) == layers * 32768 * 512 // 32 * 34

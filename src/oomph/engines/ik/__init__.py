@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
-from oomph.engines.ik.deploy import ENGINE, IkJob, IkServed
+from oomph.engines.ik.deploy import ENGINE
+from oomph.engines.ik.job import IkJob
+from oomph.engines.ik.served import IkServed
 
 __all__ = ["ENGINE", "IkJob", "IkServed"]

@@ -8,11 +8,11 @@ keys and values of the heads are made of it, so many heads at a time as -amb all
 from __future__ import annotations
 
 from oomph.engines.ik.parts import IkBuilder
-from oomph.engines.ik.setup import Latent
+from oomph.engines.ik.setup import Latent, of_both, of_keys
 from oomph.engines.llamacpp import ggml
 from oomph.engines.llamacpp.ggml import F16, F32, Graph, Tensor
 from oomph.engines.llamacpp.graph_setup import CPU
-from oomph.formats.gguf_types import BY_NAME
+from oomph.formats.gguf_types import GgmlType
 
 LARGE_BATCH = 128  # tokens from which a batch counts as a prompt
 
@@ -138,10 +138,7 @@ def _absorbed(
     """Attention on the latent itself: the maps to keys and values are applied to queries and outputs."""
     keys, cells, n = b.cache("k", il), b.setup.cells, b.n_tokens
     cache = ggml.view(keys, d.rank + d.rope, cells, nb=(keys.nb[1],))
-    k_b = b.the("attn_k_b", il)
-    if k_b.ne[1] != d.rank:
-        k_b = ggml.reshape(k_b, d.plain, d.rank, d.heads)
-    absorbed = ggml.mul_mat(k_b, ggml.permute(q_plain, 0, 2, 1, 3))
+    absorbed = ggml.mul_mat(_k_b(b, d, il), ggml.permute(q_plain, 0, 2, 1, 3))
     query = ggml.concat(ggml.permute(q_rope, 0, 2, 1, 3), absorbed, 0)
     if b.setup.flash_attn and b.setup.mla != 2:
         latent = ggml.view(keys, d.rank, cells, nb=(keys.nb[1],))
@@ -150,10 +147,7 @@ def _absorbed(
         if turned is None:
             turned = ggml.cont(ggml.transpose(ggml.view(keys, d.rank, cells, nb=(keys.nb[1],))))
         out = _scored(b, mask, d, query, cache, turned)
-    v_b = b.the("attn_v_b", il)
-    if v_b.ne[1] != d.value:
-        v_b = ggml.reshape(v_b, d.rank, d.value, d.heads)
-    out = ggml.cont(ggml.permute(ggml.mul_mat(v_b, out), 0, 2, 1, 3))
+    out = ggml.cont(ggml.permute(ggml.mul_mat(_v_b(b, d, il), out), 0, 2, 1, 3))
     return ggml.view(out, d.value * d.heads, n)
 
 
@@ -182,10 +176,30 @@ def _kv_b(b: IkBuilder, d: Latent, il: int) -> Tensor:
     if there is not None:
         return there
     k_b, v_b = b.the("attn_k_b", il), b.the("attn_v_b", il)
-    same = k_b.type is v_b.type and k_b.type.name in ("BF16", "F16")
-    kind = k_b.type if same else BY_NAME["Q8_0"]
-    name = f"blk.{il}.attn_kv_b.weight"
+    return _made(
+        b, f"blk.{il}.attn_kv_b.weight", of_both(k_b.type, v_b.type), k_b, d.rank, d.heads * (d.plain + d.value)
+    )
+
+
+def _k_b(b: IkBuilder, d: Latent, il: int) -> Tensor:
+    """The map of queries onto the latent; made when the model is loaded, where the file has one for keys and values."""
+    there = b.weight("attn_k_b", il)
+    if there is not None:
+        return there if there.ne[1] == d.rank else ggml.reshape(there, d.plain, d.rank, d.heads)
+    both = b.the("attn_kv_b", il)
+    return _made(b, f"blk.{il}.attn_k_b.weight", of_keys(both.type), both, d.plain, d.rank, d.heads)
+
+
+def _v_b(b: IkBuilder, d: Latent, il: int) -> Tensor:
+    """The map of latent outputs to those of heads, likewise."""
+    there = b.weight("attn_v_b", il)
+    if there is not None:
+        return there if there.ne[1] == d.value else ggml.reshape(there, d.rank, d.value, d.heads)
+    both = b.the("attn_kv_b", il)
+    return _made(b, f"blk.{il}.attn_v_b.weight", both.type, both, d.rank, d.value, d.heads)
+
+
+def _made(b: IkBuilder, name: str, kind: GgmlType, of: Tensor, *ne: int) -> Tensor:
     if name not in b.found:
-        width = d.heads * (d.plain + d.value)
-        b.found[name] = ggml.stored(kind, (d.rank, width), k_b.buffer or CPU, True, name)
+        b.found[name] = ggml.stored(kind, ne, of.buffer or CPU, True, name)
     return b.found[name]

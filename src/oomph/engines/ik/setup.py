@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from oomph.engines.llamacpp.ggml import F32
 from oomph.engines.llamacpp.graph_setup import GraphSetup
+from oomph.formats.gguf_types import BY_NAME, GgmlType
 from oomph.units import MIB
 
 # Types of weights in rows of four or eight that CUDA multiplies with (pull requests 461, 462, 492 and 494).
@@ -108,6 +109,16 @@ class Latent:
         if limit <= 0 or limit >= scores:
             return self.heads
         return -(-self.heads // min(-(-scores // limit), self.heads))
+
+
+def of_both(k: GgmlType, v: GgmlType) -> GgmlType:
+    """Return the type of the map to keys and values that is made of two when a model is loaded (llm_prepare_mla)."""
+    return k if k is v and k.name in ("BF16", "F16") else BY_NAME["Q8_0"]
+
+
+def of_keys(both: GgmlType) -> GgmlType:
+    """Return the type of the map of queries that is made of the one to keys and values."""
+    return BY_NAME["Q8_0"] if both.block > 1 else both
 
 
 def divisions(setup: IkSetup) -> tuple[int, ...]:

@@ -50,7 +50,9 @@ class LlamaCppJob(ServeJob):
     parallel: int | None = flag(None, "-np", "--parallel", help="slots: requests at a time")
     kv_unified: bool | None = flag(None, "-kvu/-no-kvu", "--kv-unified/--no-kv-unified", help="one cache for all slots")
     gpu_layers: int | str | None = flag(None, "-ngl", "--n-gpu-layers", "--gpu-layers", help="layers on the GPU")
-    override_tensor: str = flag("", "-ot", "--override-tensor", help="PATTERN=CPU: tensors that stay with the host")
+    override_tensor: str = flag(
+        "", "-ot", "--override-tensor", help="PATTERN=CPU: tensors that stay with the host", adds=True
+    )
     cpu_moe: bool = flag(False, "-cmoe", "--cpu-moe", help="experts stay with the host")
     n_cpu_moe: int = flag(0, "-ncmoe", "--n-cpu-moe", help="experts of so many first layers stay with the host")
     tensor_split: str = flag("", "-ts", "--tensor-split", help="shares of the GPUs, 3,1")

@@ -21,6 +21,7 @@ from oomph.score.readers.engines.llamacpp_log import devices, lines_of
 from oomph.score.reading import Answer, refuse, shown
 from oomph.units import GIB, MIB
 
+BUILD = "b3811"  # of July 2025: layers are divided as older builds do
 SAID = (
     "the build is not said: as of May 2025 in threads begun before, as of July 2025 in others, one batch under way",
     "-ot is not said: experts are with the host, but for those of first layers that a GPU's weights have room for",

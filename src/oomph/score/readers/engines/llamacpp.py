@@ -102,7 +102,8 @@ def question(row: Mapping[str, Any], found: Subject | None) -> Question:
 
 def _ik_served(served: Served, row: Mapping[str, Any]) -> IkServed:
     """Return the same in ik_llama.cpp, whose cache is its own."""
-    said = {each.name: getattr(served.job, each.name) for each in fields(served.job)} | {"kv_unified": None}
+    said = {each.name: getattr(served.job, each.name) for each in fields(served.job)}
+    said |= {"kv_unified": None, "version": ik.BUILD}
     mla = row.get("mla_attn")
     batch = row.get("attn_max_b")
     job = IkJob(
