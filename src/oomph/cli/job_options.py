@@ -129,6 +129,8 @@ HELP: dict[Job, dict[str, str]] = {
         "device_map": "Modules that do not fit wait in the machine's memory, as transformers spreads them on one GPU.",
         "max_memory": "Memory for modules there: 20GiB; else what the GPU has, less a tenth with auto.",
         "offload": "Modules that wait in the machine's memory: model.layers.24-31,lm_head.",
+        "images": "Images of each sequence, for a vision-language model; their tokens are among --context.",
+        "image_size": "Their height and width in pixels: 768x1024.",
         "release": "Whose generate(): 4.38 makes fp32 logits of every token, 4.51 repeats key heads.",
     },
 }
