@@ -208,11 +208,17 @@ class Amount(click.types.IntParamType):
             self.fail(str(error), param, ctx)
 
 
+# What transformers calls the cache that its default backend quantises, and a hyphen where it has another sign.
+SAME = {"quantized": "quanto", "offloaded-static": "offloaded_static"}
+
+
 class Names(click.Choice[str]):
     """A choice that answers a slip of the keyboard with what was probably meant."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return one of the choices."""
+        if SAME.get(value) in self.choices:
+            value = SAME[value]
         if value not in self.choices:
             if value in REFUSED and "adamw" in self.choices:
                 self.fail(f"{value} is not modelled: {REFUSED[value]}.", param, ctx)
