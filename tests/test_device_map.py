@@ -14,6 +14,7 @@ from oomph.errors import UnsupportedError, UsageError
 from oomph.families import model_from_config
 from oomph.job import InferJob
 from oomph.job_ledger import job_ledger
+from oomph.planning.solve import limits
 from oomph.play_infer import infer
 from tests.tape.grid import compare
 from tests.tape.test_quantised_cache import LLAMA, MAMBA
@@ -105,6 +106,16 @@ def test_a_map_asks_for_a_device_or_a_size() -> None:
         for kind in ("auto", "sequential")
     ]
     assert kept[0] > kept[1] > 0
+    more_than_there_is = InferJob(device_map="auto", max_memory="90GiB")
+    assert waiting_bytes(model, placed(model, more_than_there_is, find("rtx-4090"))) == kept[1]
+
+
+@pytest.mark.slow
+def test_the_longest_prompt_beside_a_map_is_found() -> None:
+    """The map is made for the device once; then prompts are tried."""
+    job = InferJob(1, 64, device_map="auto")
+    (found,) = limits(subject("qwen2.5-14b-instruct"), job, parse_gpus("rtx-4090"), ["context"]).limits
+    assert found.value > 1024
 
 
 def test_a_model_that_fits_waits_nowhere() -> None:

@@ -85,6 +85,7 @@ def test_spellings_for_training(line: str, changes: dict[str, Any]) -> None:
     ("line", "changes"),
     [
         ("--context 7 --concurrency 3", {"seq_len": 7, "batch": 3}),
+        ("--cache quantized --cache-bits 2", {"cache": "quanto", "cache_bits": 2}),
         ("--decode 2 --cache static --max-cache-len 99", {"decode": 2, "cache": "static", "max_cache_len": 99}),
         ("--logits-to-keep 0 --precision fp16", {"logits_to_keep": 0, "precision": "fp16"}),
         ("--attention math --padding", {"attention": "math", "padding": True}),

@@ -72,11 +72,12 @@ def placed(model: Model, job: Any, device: Device | None = None) -> Any:
 
 def _room(job: InferJob, device: Device | None) -> int:
     """Return the bytes that modules may take: what was said, or what the device has left beside CUDA's context."""
+    free = None if device is None else device.capacity_bytes - measured("cuda_context", device).n_bytes
     if job.max_memory:
-        return parse_size(job.max_memory[:100])
-    if device is None:
+        said = parse_size(job.max_memory[:100])
+        return said if free is None else min(said, free)
+    if free is None:
         raise UsageError("A device map is made for a GPU of some size.", "Say --gpu, or --max-memory 20GiB.")
-    free = device.capacity_bytes - measured("cuda_context", device).n_bytes
     return free * (100 - KEPT_FREE) // 100 if job.device_map == "auto" else free
 
 

@@ -288,6 +288,9 @@ class InferJob:
     `compute_fp32`: bitsandbytes brings 4-bit maps' inputs and weights to fp32 first, which it does unless a
     BitsAndBytesConfig says otherwise.
 
+    `images` of each sequence, `image_size` pixels high and wide, lie among the tokens that are read at once, as in
+    TrainJob.
+
     `device_map` asks for a map of modules as transformers makes it for one GPU: auto, which leaves a tenth of it free,
     or sequential; with `max_memory` for modules, as 20GiB, where that is said. `offload` names modules that wait in the
     machine's memory, as model.layers.24-31,lm_head, each tensor of which is on the GPU while its module runs
@@ -323,6 +326,8 @@ class InferJob:
     device_map: Literal["none", "auto", "sequential"] = "none"
     max_memory: str = ""
     offload: str = "none"
+    images: int = 0
+    image_size: str = ""
     release: Release = "5"
 
     def __post_init__(self) -> None:

@@ -126,6 +126,15 @@ def check_serving(job: InferJob) -> None:
         raise UsageError("A device map says itself which modules wait.", "Leave out --offload, or --device-map.")
     if job.candidates:
         _check_candidates(job)
+    if job.images or job.image_size:
+        _check_pixels(job)
+        for wrong, what, fix in (
+            (job.padding, "a padding mask", "Leave --padding out: sequences of equal lengths need none."),
+            (job.beams > 1 or job.candidates, "beams or candidates", "Leave them out."),
+            (job.cache == "none" and job.decode, "decoding without a cache", "Leave --cache out."),
+        ):
+            if wrong:
+                raise UsageError(f"oomph cannot play images with {what} yet.", fix)
     plain = job.cache == "dynamic" and job.attention == "flash" and not job.padding and job.beams == 1
     if job.release == "4.38" and not plain:
         fix = "Leave out --cache, --attention, --padding and --beams."
@@ -164,12 +173,17 @@ def _check_codes(job: InferJob) -> None:
         raise UsageError("HQQ cannot read 3-bit codes back along axis 1: it takes keys for a matrix.", fix)
 
 
-def _check_images(job: TrainJob) -> None:
-    """Refuse what is not played with images yet, and a size that is none."""
+def _check_pixels(job: TrainJob | InferJob) -> None:
+    """Refuse a size without images, and one that is none."""
     if not job.images:
         raise UsageError("image_size is of images.", "Say how many each sequence has: --images 1.")
     if job.image_size:
         pixels(job.image_size)
+
+
+def _check_images(job: TrainJob) -> None:
+    """Refuse what is not played with images yet, and a size that is none."""
+    _check_pixels(job)
     for wrong, what, fix in (
         (job.objective != "sft", f"the objective {job.objective}", "Take the objective sft."),
         (job.padding, "a padding mask", "Leave --padding out: batches of equal lengths need none."),

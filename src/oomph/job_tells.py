@@ -78,6 +78,8 @@ SERVED: dict[str, Callable[[InferJob], bool]] = {
     "cache_axis": _integers,
     "beams": lambda job: job.beams > 1,
     "candidates": lambda job: job.candidates > 0,
+    "images": lambda job: job.images > 0,
+    "image_size": lambda job: job.images > 0,
     "assistant": lambda job: job.assistant != "",
     "device_map": lambda job: job.device_map != "none",
     "max_memory": lambda job: job.max_memory != "",

@@ -27,6 +27,7 @@ from oomph.programs.llama import attention, rotary_size
 from oomph.programs.lookup import write
 from oomph.programs.offloaded_cache import offloaded_cache
 from oomph.programs.quantised_cache import fp8_cache
+from oomph.programs.towers import images, inputs_of_images
 from oomph.tape import Tape
 from oomph.tape.bound import Bound, bind
 from oomph.tape.checkpoint import Checkpointing
@@ -67,6 +68,9 @@ def infer(model: Model, job: InferJob, *, on: Place = "gpu") -> Played:
     recorder, tape.kernel = tape.recorder, job.attention
     tape.experts, tape.routing, tape.training, tape.release = job.experts, job.routing, False, job.release
     tape.heads_of_4_51 = job.release == "4.51"
+    tape.images, tape.image_size = job.images, job.image_size
+    if job.images and not hasattr(program, "image_features"):
+        raise UnsupportedError("oomph does not play images with this model.", "Leave out --images: text alone.")
     if job.offload != "none":
         refuse(model, job)
         tape.waits = partial(is_away, waiting_paths(model, job.offload))
@@ -255,9 +259,17 @@ def _pass(
     tape.scope = ""
     before = _tensors(cache) if job.release == OLD else []  # noqa: F841  a tuple of its own, held by generate()
     inputs = {"input_ids": tape.note(tape.empty((job.batch, new), "int64", op="input_ids"), "input")}
-    outputs = _outputs(bound, program, model, job, inputs | _mask(bound, job, job.batch, seen), cache)
-    kept: Cache | None = outputs[-1]
-    return kept
+    if job.images and yes(new == seen):
+        inputs |= {
+            name: tape.note(tape.empty(shape, dtype, op=name), "input")
+            for name, (shape, dtype) in inputs_of_images(bound, job).items()
+        }
+    inputs |= _mask(bound, job, job.batch, seen)
+    outputs = _outputs(bound, program, model, job, inputs, cache)
+    _, _logits, kept, *_features = outputs  # which die in this order, those of images last
+    del outputs
+    made: Cache | None = kept
+    return made
 
 
 def _mask(bound: Bound, job: InferJob, batch: Size, seen: Size) -> dict[str, Sym]:
@@ -273,6 +285,7 @@ def _outputs(
 ) -> Any:
     """Play a forward pass; return loss, logits and cache."""
     bound.tape.scope = ""
+    seen = {"images": images(inputs)} if job.images else {}
     return program.causal_lm(
         bound,
         inputs["input_ids"],
@@ -283,6 +296,7 @@ def _outputs(
         past_key_values=cache,
         use_cache=job.cache != "none",
         logits_to_keep=0 if job.release == OLD else job.logits_to_keep,
+        **seen,
     )
 
 

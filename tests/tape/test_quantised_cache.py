@@ -91,6 +91,16 @@ def test_codes_that_a_backend_has_not_are_refused(job: dict[str, Any]) -> None:
         InferJob(**job)
 
 
+def test_hqq_searches_in_half_precision_on_a_gpu() -> None:
+    """On a CPU, and in a trace, it does so in fp32: as much again for every tensor of the search."""
+    job, model = InferJob(2, 64, cache="hqq", cache_bits=8), model_from_config({**LLAMA, "num_hidden_layers": 1})
+    found = {
+        place: {one.dtype for one in infer(model, job, on=place).recorder.allocations if one.op == "sign"}
+        for place in ("gpu", "trace")
+    }
+    assert found == {"gpu": {"fp16"}, "trace": {"fp32"}}
+
+
 @pytest.mark.parametrize("backend", ["quanto", "hqq"])
 def test_half_a_group_is_refused(backend: Any) -> None:
     """The real backends raise."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from oomph.job import InferJob, TrainJob
 from tests.tape import grid as plain
@@ -151,6 +151,12 @@ def infer_job(rng: random.Random, kind: str) -> InferJob:
     return plain.infer_job(rng)
 
 
+def seeing_infer_job(rng: random.Random, cache: Literal["dynamic", "static"]) -> InferJob:
+    """A prefill of text and two images, and two tokens."""
+    attention: Literal["math", "eager"] = rng.choice(["math", "eager"])
+    return InferJob(2, 120, 2, attention=attention, cache=cache, images=2, image_size="40x56")
+
+
 def grid(seed: int = 20261126) -> Iterator[tuple[Config, TrainJob | InferJob]]:
     """A training step of each kind, with images where it is played with them, and inference of every other."""
     rng = random.Random(seed)
@@ -161,3 +167,5 @@ def grid(seed: int = 20261126) -> Iterator[tuple[Config, TrainJob | InferJob]]:
             yield config(rng, kind), infer_job(rng, kind)
         if kind in SEEING and not drawn.images:
             yield config(rng, kind), seeing(rng, drawn, 1 + index % 2)
+    for kind in SEEING:
+        yield config(rng, kind), seeing_infer_job(rng, "static" if kind == "qwen2_vl" else "dynamic")

@@ -137,6 +137,8 @@ HELP: dict[Job, dict[str, str]] = {
         "device_map": "Modules that do not fit wait in the machine's memory, as transformers spreads them on one GPU.",
         "max_memory": "Memory for modules there: 20GiB; else what the GPU has, less a tenth with auto.",
         "offload": "Modules that wait in the machine's memory: model.layers.24-31,lm_head.",
+        "images": "Images of each sequence, for a vision-language model; their tokens are among --context.",
+        "image_size": "Their height and width in pixels: 768x1024.",
         "release": "Whose generate(): 4.38 makes fp32 logits of every token, 4.51 repeats key heads.",
     },
 }
@@ -228,11 +230,17 @@ class Amount(click.types.IntParamType):
             self.fail(str(error), param, ctx)
 
 
+# What transformers calls the cache that its default backend quantises, and a hyphen where it has another sign.
+SAME = {"quantized": "quanto", "offloaded-static": "offloaded_static"}
+
+
 class Names(click.Choice[str]):
     """A choice that answers a slip of the keyboard with what was probably meant."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return one of the choices."""
+        if SAME.get(value) in self.choices:
+            value = SAME[value]
         if value not in self.choices:
             if value in REFUSED and "adamw" in self.choices:
                 self.fail(f"{value} is not modelled: {REFUSED[value]}.", param, ctx)

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from oomph.answer import Subject
+from oomph.device_map import placed
 from oomph.devices import Fleet
 from oomph.errors import UsageError, close_matches
 from oomph.job import InferJob, TrainJob
@@ -71,6 +72,7 @@ def limits(found: Subject, job: Job, fleet: Fleet, over: Sequence[str]) -> Limit
 
     Without any named they are those that people ask for: how many sequences, and how long.
     """
+    job = placed(found.model, job, fleet.device)
     bench = Bench(found, fleet)
     names = over or [name for name, axis in AXES.items() if axis.field in DEFAULT and isinstance(job, axis.kinds)]
     return Limits(bench.ledger(job), tuple(largest(found, job, fleet, name, bench) for name in names))

@@ -111,6 +111,8 @@ def causal_lm(
         position_ids, rope_deltas = rope_index(tape, input_ids, grid, model_type)
         m.model.parts["rope_deltas"] = tape.note(rope_deltas, "kept by a module")
         del rope_deltas
+    elif past_key_values is not None and "rope_deltas" in m.model.parts:
+        position_ids = _moved_on(tape, past_key_values, *inputs_embeds.shape[:2])
     hidden_states, past_key_values = text_model(
         language_model, checkpointing, FRAMES[model_type], attention_mask, position_ids, past_key_values,
         inputs_embeds, use_cache,
@@ -118,7 +120,7 @@ def causal_lm(
     if images:
         del position_ids, inputs_embeds, mm_encoder_outputs, image_embeds, image_mask, video_mask
     else:
-        del inputs_embeds
+        del position_ids, inputs_embeds
     table = language_model.embed_tokens.weight
     loss, logits = llama.scored(m.lm_head, hidden_states, table, labels, logits_to_keep)
     return loss, logits, past_key_values
@@ -192,6 +194,22 @@ def _image_positions(tape: Tape, rows: int, columns: int, model_type: str) -> Sy
     found = tape.empty((3, rows * columns), "int64", op="stack")
     del position_temporal, position_height, position_width
     return found
+
+
+def _moved_on(tape: Tape, past_key_values: Cache, batch: Size, length: Size) -> Sym:
+    """Mirror compute_3d_position_ids for tokens after images: positions [3, B, S], moved by what these took."""
+    if isinstance(past_key_values.seq_length(), Sym):  # counted on the device
+        used = tape.empty((), "bool", op="gt")
+        del used
+        end = tape.empty((), "int64", op="add")
+        position_ids = tape.empty((length,), "int64", op="arange")
+        del end
+    else:
+        position_ids = tape.empty((length,), "int64", op="arange")
+    delta = tape.empty((batch, 1), "int64", op="repeat_interleave")
+    position_ids = tape.empty((3, batch, length), "int64", op="add")
+    del delta
+    return position_ids
 
 
 def _moved(tape: Tape, count: int) -> Sym:

@@ -16,7 +16,7 @@ from oomph.tape.sizes import Size, number, product, yes
 from oomph.tape.sym import Sym
 
 if TYPE_CHECKING:
-    from oomph.job import TrainJob
+    from oomph.job import InferJob, TrainJob
 
 LANGUAGE_MODEL, HEAD = "model.language_model.", "lm_head."  # how the paths of what text passes through begin
 TOWERS = ("vision_tower", "visual")  # what the part is called that sees
@@ -43,7 +43,7 @@ def tower_buffers(m: Bound) -> list[Sym]:
     return []
 
 
-def inputs_of_images(m: Bound, job: TrainJob) -> dict[str, tuple[tuple[Size, ...], str]]:
+def inputs_of_images(m: Bound, job: TrainJob | InferJob) -> dict[str, tuple[tuple[Size, ...], str]]:
     """Return shapes and dtypes of what a batch has beside its tokens: pixels in fp32, as processors make them."""
     tower = next(m.model[name] for name in TOWERS if name in m.model.parts)
     block, images = tower.block, job.batch * job.images

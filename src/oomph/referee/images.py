@@ -8,10 +8,10 @@ import torch
 
 from oomph.errors import UnsupportedError
 from oomph.images import patches
-from oomph.job import TrainJob
+from oomph.job import InferJob, TrainJob
 
 
-def add_images(inputs: dict[str, Any], model: Any, job: TrainJob) -> None:
+def add_images(inputs: dict[str, Any], model: Any, job: TrainJob | InferJob) -> None:
     """Put the images of a job into a batch: placeholders into its ids, one token of text between them, and the pixels.
 
     Raises UnsupportedError for a class whose processor is not known here.
@@ -29,34 +29,34 @@ def add_images(inputs: dict[str, Any], model: Any, job: TrainJob) -> None:
     inputs |= made
 
 
-def _fixed(config: Any, job: TrainJob, device: Any) -> dict[str, Any]:
+def _fixed(config: Any, job: TrainJob | InferJob, device: Any) -> dict[str, Any]:
     """Return pixels [B, C, P, P] fp32 of towers for one size."""
     vision = config.vision_config
     shape = (job.batch * job.images, vision.num_channels, vision.image_size, vision.image_size)
     return {"pixel_values": torch.zeros(shape, device=device)}
 
 
-def llava(config: Any, job: TrainJob, device: Any) -> tuple[int, dict[str, Any]]:
+def llava(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dict[str, Any]]:
     """LlavaProcessor: a token for each patch, and for the class token where it is taken."""
     vision = config.vision_config
     patches = (vision.image_size // vision.patch_size) ** 2
     return patches + (config.vision_feature_select_strategy == "full"), _fixed(config, job, device)
 
 
-def gemma(config: Any, job: TrainJob, device: Any) -> tuple[int, dict[str, Any]]:
+def gemma(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dict[str, Any]]:
     """Gemma3Processor: as many tokens of each image, and which tokens are an image's [B, S] int64."""
     tokens = config.mm_tokens_per_image
     return tokens, _fixed(config, job, device) | {"token_type_ids": _kinds(job, tokens, device)}
 
 
-def _kinds(job: TrainJob, tokens: int, device: Any) -> Any:
+def _kinds(job: TrainJob | InferJob, tokens: int, device: Any) -> Any:
     """Return which tokens are an image's: int64 [B, S]."""
     row = [0] + ([1] * tokens + [0]) * job.images
     row += [0] * (job.seq_len - len(row))
     return torch.tensor([row] * job.batch, device=device)
 
 
-def qwen(config: Any, job: TrainJob, device: Any) -> tuple[int, dict[str, Any]]:
+def qwen(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dict[str, Any]]:
     """Qwen2VLProcessor: patches of images in the order of their merging [T, C·2·P·P] fp32, how many a side
     [images, 3] int64, and what kind each token is of [B, S] int64.
     """

@@ -147,7 +147,7 @@ def trace(
 
             packed = isinstance(job, TrainJob) and job.packing
             halves = isinstance(job, TrainJob) and job.objective == "kto"
-            counting = isinstance(job, TrainJob) and job.images > 0
+            counting = job.images > 0
             answers = (jobs.scored(job), jobs.read_number(job), halves, counting)
             stack.enter_context(fake_tensors(job.padding, packed, *answers))
         stack.enter_context(_kernels(job, kernels) if device == "cuda" else nullcontext())
