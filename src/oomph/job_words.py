@@ -118,6 +118,7 @@ Method = Literal[
     "adapter",  # LitGPT's LLaMA-Adapter
     "adapter_v2",
 ]
+Qat = Literal["none", "8da4w"]  # int8 inputs, each token with a scale; int4 weights in groups
 AdapterDtype = Literal["fp32", "base"]
 Quantization = Literal[  # of a frozen base; the names of formats
     "none", "nf4", "nf4-dq", "fp4", "fp4-dq", "int8",
