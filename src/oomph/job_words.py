@@ -125,7 +125,7 @@ Quantization = Literal[  # of a frozen base; the names of formats
     "gptq-4bit-g128", "gptq-4bit-g64", "gptq-4bit-g32", "gptq-4bit-column",
     "gptq-8bit-g128", "gptq-8bit-g64", "gptq-8bit-g32", "gptq-8bit-column",
     "hqq-8bit", "hqq-4bit", "hqq-4bit-g128", "hqq-4bit-g32", "hqq-3bit", "hqq-2bit", "hqq-2bit-g128", "hqq-2bit-g32",
-    "hqq-1bit", "awq", "awq-g64", "awq-g32",
+    "hqq-1bit", "awq", "awq-g64", "awq-g32", "aqlm-1x16", "aqlm-2x8",
 ]  # fmt: skip
 GptqKernel = Literal[
     "gptqmodel",  # GPTQModel, today's; a layer's unpacked weights live through its backward pass
