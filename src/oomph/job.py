@@ -38,6 +38,7 @@ from oomph.job_words import (
     Objective,
     OptimizerName,
     Precision,
+    Qat,
     Quantization,
     Reference,
     Release,
@@ -108,6 +109,7 @@ class TrainJob:
     towers and projectors, which then get no adapters either: what LLaMA-Factory does unless told otherwise.
     `virtual_tokens` are those that prompt tuning and its like put before each sequence; `block_size` is how wide
     OFT's blocks are, 0 as PEFT has it. `active_layers` are those that train at a time with LISA.
+    `qat`: maps compute with weights and inputs as they are when they are quantised, as torchao has it.
 
     The base. `quantization` is how a frozen one is stored, by bitsandbytes, GPTQ or HQQ, and `gptq_kernel` what
     computes with GPTQ's. bitsandbytes passes by experts that are stacked in one parameter unless `quantised_experts`
@@ -193,6 +195,7 @@ class TrainJob:
     image_size: str = ""
     freeze_vision: bool = False
     active_layers: int = 2
+    qat: Qat = "none"
 
     def __post_init__(self) -> None:
         check_values(self)

@@ -78,6 +78,12 @@ def check_training(job: TrainJob) -> None:
         raise UsageError("Copies of modules train beside adapters only.", "Add --method lora.")
     if job.zero_bucket and (not job.optimizer.startswith("adamw") or job.optimizer_in_backward):
         raise UsageError("DeepSpeed is played around AdamW alone.", "Take optimizer adamw, or leave the bucket out.")
+    if job.qat != "none" and (
+        job.method not in ("full", "lisa") or job.kernels != "torch" or job.model_code != "transformers"
+    ):
+        raise UsageError("Fake quantisers are played in full fine-tuning alone.", "Leave --qat out.")
+    if job.qat != "none" and (job.loss != "hf" or job.objective != "sft"):
+        raise UsageError("Fake quantisers are played with transformers' own loss.", "Take --loss hf and sft.")
     if job.method == "lisa" and (job.zero_bucket or job.optimizer == "adamw-master"):
         raise UsageError("LISA is played with optimizers that have states for each parameter.", "Take another one.")
     if job.prompt_len >= job.seq_len:

@@ -62,6 +62,7 @@ TELLS: dict[str, Callable[[TrainJob], bool]] = {
     "prompt_len": lambda job: job.loss in OF_PROMPTS,
     "virtual_tokens": lambda job: job.method in PROMPTED,
     "block_size": lambda job: job.method in BLOCKED,
+    "qat": lambda job: job.qat != "none",
     "active_layers": lambda job: job.method == "lisa",
 }
 

@@ -97,6 +97,7 @@ def train_step(
         tape.at_loss = at_loss
         step = partial(_step, passes, model, optimizer, parameters, played, layers)
         settles = job.quantization == "int8" and _has_bias(passes.policy) and autocast_dtype(job) is not None
+        settles |= job.qat != "none"  # scales of a module's last call stay on it
         buffered = "unsloth" in (job.kernels, job.checkpointing) or job.activation_offload in ("trl", "torchtune")
         if job.steady and (warm_up or settles or buffered or job.keep_outputs):
             step()

@@ -58,7 +58,9 @@ def test_every_value_of_every_input_occurs(kind: type) -> None:
     old = ("keeps_4bit_inputs", "keeps_softmax_inputs", "keeps_cache", "heads_of_4_51", "denominators_apart")
     missing |= {key: {True} for key in old}
     # No GPTQ or AWQ checkpoint is made of random weights, hqq is a package apart, and DeepSpeed is not run.
-    missing["quantization"] = {name for name in get_args(Quantization) if name.startswith(("gptq", "hqq", "awq"))}
+    missing["quantization"] = {
+        name for name in get_args(Quantization) if name.startswith(("gptq", "hqq", "awq", "aqlm"))
+    }
     missing["quantization"] |= {"fp8"}  # a checkpoint's too
     missing["gptq_kernel"] = set(get_args(ServedGptqKernel))
     missing["release"] = set(get_args(Release)) - {"5"}  # of transformers as it was
@@ -86,6 +88,7 @@ def test_every_value_of_every_input_occurs(kind: type) -> None:
         *PROMPTED,
     }
     missing["model_code"] = set(get_args(get_type_hints(TrainJob)["model_code"])) - {"transformers"}
+    missing["qat"] = {"8da4w"}  # not of a standard suite
     missing["long_samples"] = {"drop"}  # a step has one length
     elsewhere = (  # of other optimizers, of runs, of objectives, of vision-language models
         "optim_rank", "zero_bucket", "lengths", "prompt_len", "virtual_tokens", "block_size", "images", "image_size",

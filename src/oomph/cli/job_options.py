@@ -110,6 +110,7 @@ HELP: dict[Job, dict[str, str]] = {
         "image_size": "Their height and width in pixels: 768x1024.",
         "freeze_vision": "Freeze towers and projectors; adapters go on the language model alone.",
         "active_layers": "Layers that train at a time with LISA.",
+        "qat": "Quantisation-aware training by torchao: int8 inputs and int4 weights in groups of 32.",
     },
     InferJob: {
         "batch": "Sequences at a time.",

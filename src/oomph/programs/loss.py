@@ -6,6 +6,7 @@ from oomph import ops
 from oomph.losses import check_loss, end_of_model, hf
 from oomph.losses.logits import projected
 from oomph.losses.shifted import shifted_loss
+from oomph.methods.qat import rounded_linear
 from oomph.tape.activation_offload import staying
 from oomph.tape.bound import Bound
 from oomph.tape.sizes import Size, yes
@@ -31,6 +32,13 @@ def adapted_head_and_loss(head: Bound, hidden_states: Sym, labels: Sym | None) -
     """Return the class's own loss, None without labels, of the logits that a head with an adapter makes."""
     with staying(head.tape, "head"):
         logits: Sym = head(hidden_states)
+    return None if labels is None else causal_lm_loss(logits, labels), logits
+
+
+def rounded_head_and_loss(head: Bound, hidden_states: Sym, weight: Sym, labels: Sym | None) -> tuple[Sym | None, Sym]:
+    """Return transformers' own loss, None without labels, of the logits that a head with fake quantisers makes."""
+    hidden_states.tape.scope = "lm_head"
+    logits = rounded_linear(head, hidden_states, weight)
     return None if labels is None else causal_lm_loss(logits, labels), logits
 
 

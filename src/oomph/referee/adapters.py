@@ -38,6 +38,8 @@ def adapt(model: Any, job: TrainJob, device: str) -> Any:
         packed = pack(model, job, device)
     elif job.quantization.startswith("awq"):
         raise UnsupportedError("AutoAWQ does not run with the transformers of the trace.", "Ask oomph train alone.")
+    elif job.quantization.startswith("aqlm"):
+        raise UnsupportedError("AQLM's kernels do not run in a trace.", "Ask oomph train alone.")
     elif job.quantization.startswith("hqq"):
         from oomph.referee import hqq
 

@@ -59,6 +59,10 @@ def build(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu")
 
             dispatch(model, raw, job)
         return model
+    if job.qat != "none":
+        from oomph.referee import qat
+
+        model = qat.prepare(model)
     if job.method != "full" or job.freeze_embeddings or job.freeze_layers or job.freeze_vision:
         from oomph.referee.adapters import adapt
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from oomph.errors import ConfigError, UnsupportedError
 from oomph.job_words import PRESETS
+from oomph.methods.qat import GROUP
 from oomph.runtimes.optimizer_keys import factory_projection, optimizer, optimizer_arguments, projected_modules
 from oomph.runtimes.said import Reader, Said, shown
 from oomph.runtimes.trainer import mixed
@@ -145,6 +146,24 @@ def dora(said: Said, key: str) -> dict[str, Any]:
     return {"method": "dora", **(PRESETS["qlora"] if narrow else {})}
 
 
+ROUNDED = {"activation_dtype": "int8", "weight_dtype": "int4", "group_size": GROUP, "quantize_embedding": False}
+USUALLY = {"group_size": GROUP, "quantize_embedding": False}
+
+
+def fake_quantisers(said: Said, key: str) -> dict[str, Any]:
+    """Read axolotl's section of quantisation-aware training: weights in int4 and inputs in int8, and nothing else."""
+    value = said.values[key]
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{said.where}: {key} is {shown(value)}.", "Give activation_dtype and weight_dtype.")
+    for name, played in ROUNDED.items():
+        found = value.get(name, USUALLY.get(name))
+        if found != played:
+            raise UnsupportedError(
+                f"{said.where}: {key} with {name} {shown(found)} is not modelled.", f"oomph plays {played}."
+            )
+    return {"qat": "8da4w"}
+
+
 FOUR_BIT_KEYS = ("load_in_4bit", "quantization_bit")
 
 
@@ -261,6 +280,7 @@ READERS: dict[str, dict[str, Reader]] = {
         **dict.fromkeys(LIGER_PARTS, liger_part),
         "cut_cross_entropy": when("loss", "cut"),
         "unfrozen_parameters": refused("parts that train"),
+        "qat": fake_quantisers,
     },
     "llama-factory": {
         "bf16": low("bf16", "bf16"),
