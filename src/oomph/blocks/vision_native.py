@@ -108,6 +108,11 @@ class Qwen3Vision(Block):
     kind: str = "vision"
 
     @property
+    def num_deep(self) -> int:
+        """How many inner layers have a merger, whose features go to the decoder's first layers."""
+        return len(self.deep_layers)
+
+    @property
     def parts(self) -> Parts:
         """Patch map, positions, layers, mergers."""
         hidden, patch, names = self.hidden_size, self.patch_size, self.merger_names
@@ -125,7 +130,7 @@ class Qwen3Vision(Block):
             "pos_embed": Embedding(self.num_positions, hidden),
             "blocks": Stack.of(layer, self.num_layers),
             "merger": PatchMerger(hidden, self.out_size, self.merge, names=names),
-            self.deep_name: Stack.of(deep, len(self.deep_layers)),
+            self.deep_name: Stack.of(deep, self.num_deep),
         }
 
 
