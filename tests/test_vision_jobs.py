@@ -14,7 +14,7 @@ from oomph.job import TrainJob
 from oomph.methods import adapted
 from oomph.play import train_step
 from oomph.steps import step
-from tests.tape.vision import KINDS, SEEING, config
+from tests.tape.vision import KINDS, NEVER_TEXT, SEEING, config
 
 
 def deep(kind: str, layers: int = 9) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def deep(kind: str, layers: int = 9) -> dict[str, Any]:
 def test_a_folded_step_is_the_step_in_full(kind: str) -> None:
     """With images, where a kind is played with them, and of text alone: the same peak and the same that is there."""
     model = model_from_config(deep(kind))
-    for images in (0, 1, 2)[: 3 if kind in SEEING else 1]:
+    for images in (0, 1, 2)[kind in NEVER_TEXT : 3 if kind in SEEING else 1]:
         job = TrainJob(seq_len=120, images=images, image_size="16x24" * bool(images), checkpointing="non-reentrant")
         folded, full = step(model, job), train_step(model, job)
         found = (folded.peak, folded.resident, folded.forward_end, folded.end)
@@ -66,6 +66,16 @@ def test_what_makes_no_sense_is_refused(changes: dict[str, Any], says: str) -> N
     with pytest.raises(OomphError, match=says) as refused:
         train_step(model_from_config(deep("llava")), TrainJob(**{"seq_len": 64, **changes}))
     assert refused.value.fix
+
+
+def test_text_alone_is_refused_where_a_processor_does() -> None:
+    """PaliGemma always sees an image; with Gemma 2 inside it is not played."""
+    raw = deep("paligemma")
+    with pytest.raises(OomphError, match="text alone"):
+        train_step(model_from_config(raw), TrainJob(seq_len=64))
+    raw["text_config"] |= {"model_type": "gemma2"}
+    with pytest.raises(OomphError, match="PaliGemma 2"):
+        train_step(model_from_config(raw), TrainJob(seq_len=64, images=1))
 
 
 def test_images_are_refused_where_they_are_not_played() -> None:

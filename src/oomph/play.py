@@ -69,6 +69,7 @@ def train_step(
     tape.keeps_inputs = job.keeps_4bit_inputs
     tape.keeps_softmax_inputs, tape.heads_of_4_51 = job.keeps_softmax_inputs, job.heads_of_4_51
     tape.inputs_train = job.checkpointing != "none"  # transformers' enable_input_require_grads
+    tape.reentrant = job.checkpointing in ("reentrant", "unsloth")
     tape.experts, tape.routing = job.experts, job.routing
     tape.images, tape.image_size = job.images, job.image_size
     tape.prompt_len, tape.holes = job.prompt_len, job.padding

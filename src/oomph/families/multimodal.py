@@ -108,6 +108,13 @@ class PoolingProjector(Module):
     side: int = 1
 
 
+@dataclass(frozen=True, eq=False)
+class PromptProjector(Module):
+    """PaliGemma's projector: one map; its model is told which tokens are a prompt's, images among them."""
+
+    kind: str = "projector"
+
+
 def two_maps(inputs: int, outputs: int, bias: bool = True) -> dict[str, Part]:
     """Return LLaVA's projector: two maps with an activation between."""
     return {"linear_1": Linear(inputs, outputs, bias), "linear_2": Linear(outputs, outputs, bias)}

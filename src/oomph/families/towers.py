@@ -168,12 +168,13 @@ def qwen2_5_vl(config: Config) -> Block:
 
 def qwen3_vl(config: Config) -> Block:
     """Qwen3-VL; Qwen3.5's has no deep mergers, Qwen3-Omni's other names."""
-    deep = len(config.list("deepstack_visual_indexes", MAX_DEPTH) or ()) if "qwen3_5" not in config.model_type else 0
+    deep = () if "qwen3_5" in config.model_type else tuple(config.ints("deepstack_visual_indexes") or ())
     omni = config.model_type == "qwen3_omni_moe_vision_encoder"
     return Qwen3Vision(
         *_qwen(config), config.int("num_position_embeddings"), deep, config.int("in_channels"),
         "merger_list" if omni else "deepstack_merger_list",
         ("ln_q", "mlp.0", "mlp.2") if omni else ("norm", "linear_fc1", "linear_fc2"),
+        config.str("hidden_act", "gelu_pytorch_tanh"),
     )  # fmt: skip
 
 

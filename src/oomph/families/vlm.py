@@ -14,7 +14,16 @@ from oomph.blocks.basic import Linear, Norm
 from oomph.blocks.vision import layer_norm
 from oomph.config import Config
 from oomph.families.gemma import STYLE as PLUS_ONE
-from oomph.families.multimodal import PoolingProjector, compose, projector, section, text_model, tied_head, two_maps
+from oomph.families.multimodal import (
+    PoolingProjector,
+    PromptProjector,
+    compose,
+    projector,
+    section,
+    text_model,
+    tied_head,
+    two_maps,
+)
 from oomph.families.towers import step3 as step3_tower
 from oomph.families.towers import tower, two, typed_tower
 from oomph.model import Model
@@ -113,7 +122,7 @@ def gemma3(config: Config, vision: Config, hidden: int) -> Module:
 
 def paligemma(config: Config, vision: Config, hidden: int) -> Module:
     """One map, onto projection_dim."""
-    return projector(linear=Linear(vision.int("hidden_size"), config.int("projection_dim"), bias=True))
+    return PromptProjector({"linear": Linear(vision.int("hidden_size"), config.int("projection_dim"), bias=True)})
 
 
 def aya(config: Config, vision: Config, hidden: int) -> Module:

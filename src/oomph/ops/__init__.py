@@ -55,6 +55,7 @@ from oomph.ops.images import (
     masked_scatter,
     placeholders,
     pooled,
+    put_where,
     rotary_vision,
     sorted_order,
 )
@@ -281,6 +282,7 @@ __all__ = [
     "positions_of",
     "power",
     "put",
+    "put_where",
     "recurrent_mask",
     "repeat_each",
     "repeat_first",

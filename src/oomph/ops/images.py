@@ -187,6 +187,41 @@ def masked_scatter(x: Sym, mask: Sym, source: Sym) -> Sym:
     return made_by(run(x.tape, steps, lambda: new(x.tape, x.shape, x.dtype, op="masked_scatter")), node)
 
 
+def put_where(x: Sym, mask: Sym, values: Sym) -> Sym:
+    """Return x [B, S, H] with the rows of values [T, H] where a mask [B, S] is set, written into x, which is handed
+    back with its new history.
+
+    Saves the mask; backward puts zeros there into a copy of the gradient, and picks the values' out of it. CUDA looks
+    for the places (int64 pairs) each time. Source: torch tools/autograd/derivatives.yaml (index_put_);
+    ATen/native/TensorAdvancedIndexing.cpp.
+
+    >>> from oomph.tape.testing import Given, cost
+    >>> cost(put_where, (2, 4, 64), Given((2, 4), "bool", trains=False), (3, 64))
+    Cost(allocated=48, saved=8, backward=1888)
+    """
+    node = record("IndexPut", (x, values), _put_where_backward)
+    save(node, mask)
+    run(x.tape, (_places(mask, values.shape[0]), OUTPUTS), lambda: None)
+    return made_by(x, node)
+
+
+def _put_where_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient, (_, (shape, dtype)) = grad(gradients), node.inputs
+    tape, places = gradient.tape, _places(saved[0], shape[0])
+    own = picked = None
+    if node.needs(0):
+        zeros = new(tape, shape, gradient.dtype, op="zeros")
+        own = run(tape, (OUTPUTS, places), lambda: new(tape, gradient.shape, gradient.dtype, op="index_put"))
+        del zeros
+    if node.needs(1):
+        picked = run(tape, (places, OUTPUTS), lambda: new(tape, shape, dtype, op="index"))
+    return [own, picked]
+
+
+def _places(mask: Sym, count: Size) -> Buffer:
+    return Buffer("nonzero", (count, len(mask.shape)), "int64")
+
+
 def _scatter_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
     gradient, (_, (shape, dtype)) = grad(gradients), node.inputs
     tape, axes = gradient.tape, len(gradient.shape)

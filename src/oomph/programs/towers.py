@@ -9,7 +9,7 @@ from oomph import ops
 from oomph.blocks.vision import ClipVision
 from oomph.blocks.vision_native import Qwen3Vision, QwenVision
 from oomph.errors import UsageError
-from oomph.families.multimodal import PoolingProjector
+from oomph.families.multimodal import PoolingProjector, PromptProjector
 from oomph.programs.qwen_vision import grid_of
 from oomph.tape.bound import Bound
 from oomph.tape.sizes import Size, number, product, yes
@@ -52,7 +52,7 @@ def inputs_of_images(m: Bound, job: TrainJob | InferJob) -> dict[str, tuple[tupl
         made: dict[str, tuple[tuple[Size, ...], str]] = {
             "pixel_values": ((images, block.num_channels, side, side), "fp32")
         }
-        if isinstance(m.model.multi_modal_projector.block, PoolingProjector):
+        if isinstance(m.model.multi_modal_projector.block, (PoolingProjector, PromptProjector)):
             made["token_type_ids"] = ((job.batch, job.seq_len), "int64")
         return made
     weight, count = tower.patch_embed.proj.weight, operator.index(images)

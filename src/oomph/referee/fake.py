@@ -45,6 +45,7 @@ class _Answering(FakeTensorMode):  # type: ignore[misc]
     halves = False  # whether one of two answers is good
     padded = False  # whether masks of tokens have holes
     counting = False  # whether small integers are really computed with
+    pictured: int | None = None  # tokens of a sequence that are images', once they are looked for
 
     def dispatch(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Answer for `.item()`, `bool()` and `torch.equal`, and remember where a boolean came from."""
@@ -71,6 +72,8 @@ class _Answering(FakeTensorMode):  # type: ignore[misc]
             return result  # are all numbers unknown? no
         if func is aten.isnan.default:
             result.oomph_unknown = True
+        if func is aten.eq.Scalar and hasattr(args[0], "oomph_pictured"):
+            self.pictured = args[0].oomph_pictured
         if func is aten.eq.Scalar and self.padded and args[0].dim() == TOKENS_DIM and args[0].dtype == torch.int64:
             result.oomph_holes = True  # a mask of tokens that is looked at
         if func is aten.all.default and getattr(args[0], "oomph_holes", False):
@@ -95,8 +98,10 @@ class _Answering(FakeTensorMode):  # type: ignore[misc]
         return self.fake_tensor_converter.from_real_tensor(self, real, make_constant=True)
 
     def _places(self, mask: Any) -> Any:
-        """Return where a mask is set: everywhere, or for as many tokens of a row as are scored."""
+        """Return where a mask is set: everywhere, or for as many tokens of a row as are scored, or of images."""
         count = mask.numel() if self.scored is None or mask.dim() == 1 else mask.shape[0] * self.scored
+        if self.pictured is not None and mask.dim() == TOKENS_DIM:
+            count = mask.shape[0] * self.pictured
         if self.halves and mask.dim() == 1:
             count //= 2
         with self:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from oomph.errors import UnsupportedError
-from oomph.images import patches
+from oomph.images import QWEN2_PIXELS, QWEN3_PIXELS, patches
 from oomph.job import InferJob, TrainJob
 
 
@@ -26,6 +26,7 @@ def add_images(inputs: dict[str, Any], model: Any, job: TrainJob | InferJob) -> 
         if start + tokens >= job.seq_len + 1:
             raise UnsupportedError(f"{job.images} images of {tokens} tokens do not fit {job.seq_len} tokens.")
         inputs["input_ids"][:, start : start + tokens].fill_(config.image_token_id)
+    inputs["input_ids"].oomph_pictured = job.images * tokens  # what a mask of them holds, see fake.py
     inputs |= made
 
 
@@ -49,6 +50,13 @@ def gemma(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dict
     return tokens, _fixed(config, job, device) | {"token_type_ids": _kinds(job, tokens, device)}
 
 
+def paligemma(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dict[str, Any]]:
+    """PaliGemmaProcessor: a token for each patch, and which tokens are no prompt's [B, S] int64."""
+    vision = config.vision_config
+    tokens = (vision.image_size // vision.patch_size) ** 2
+    return tokens, _fixed(config, job, device) | {"token_type_ids": _kinds(job, tokens, device)}
+
+
 def _kinds(job: TrainJob | InferJob, tokens: int, device: Any) -> Any:
     """Return which tokens are an image's: int64 [B, S]."""
     row = [0] + ([1] * tokens + [0]) * job.images
@@ -62,7 +70,8 @@ def qwen(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dict[
     """
     vision, count = config.vision_config, job.batch * job.images
     merge, patch = vision.spatial_merge_size, vision.patch_size
-    rows, columns = patches(job.image_size, patch, merge)
+    bounds = QWEN3_PIXELS if config.model_type.startswith("qwen3") else QWEN2_PIXELS
+    rows, columns = patches(job.image_size, patch, merge, bounds)
     tokens = rows * columns // merge**2
     return tokens, {
         "pixel_values": torch.zeros(
@@ -73,4 +82,4 @@ def qwen(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dict[
     }
 
 
-MADE = {"gemma3": gemma, "llava": llava, "qwen2_vl": qwen, "qwen2_5_vl": qwen}
+MADE = {"gemma3": gemma, "llava": llava, "paligemma": paligemma, "qwen2_vl": qwen, "qwen2_5_vl": qwen, "qwen3_vl": qwen}

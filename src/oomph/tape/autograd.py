@@ -59,10 +59,9 @@ class Node:
         """Take the graph below down node by node, as torch's deleteNode does: before the tensor it was hung on dies.
 
         Left alone, CPython would put the end of a deep graph off until after that tensor's. What a node saved goes
-        first, in the order it was saved (release_variables).
+        first, the last one before those that were saved earlier (release_variables).
         """
-        self.saved.reverse()  # a list dies back to front
-        self.saved.clear()
+        self.saved.clear()  # a list dies back to front
         orphans: list[Target] = []
         _move_orphans(self, orphans)
         while orphans:

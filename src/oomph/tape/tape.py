@@ -72,6 +72,7 @@ class Tape:
         self.shared: dict[str, Sym] = {}  # what many blocks read, by its path in the model
         self.presents: list[Sym] | None = None  # what layers leave for a cache that is kept whole (GPTBigCode)
         self.inputs_train = False  # whether embedded inputs want gradients though their table may be frozen
+        self.reentrant = False  # whether layers are checkpointed so that they train only if their input does
         # Where each layer's operations begin and where the last layer's end, by sequence number: the backward pass
         # crosses them in reverse, which is how its segments are marked.
         self.layer_starts: list[int] = []
