@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from oomph import ops
+from oomph.errors import UnsupportedError
 from oomph.families.layer_types import FULL, SLIDING
 from oomph.programs import clip, llama
 from oomph.programs.cache import Cache
@@ -40,6 +41,8 @@ def causal_lm(
     inputs_embeds = language_model.embed_tokens(input_ids)
     image_hidden_states = []
     if images:
+        if past_key_values is not None and past_key_values.is_static:
+            raise UnsupportedError("Masks of images over a static cache are not modelled.", "Say --cache dynamic.")
         mm_encoder_outputs = image_features(m.model, images["pixel_values"], checkpointing)
         features = mm_encoder_outputs[1]
         check_room(m, input_ids.shape[1], features.shape[1])
