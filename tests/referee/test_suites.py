@@ -99,8 +99,9 @@ def test_every_value_of_every_input_occurs(kind: type) -> None:
     missing["freeze_vision"] = {True}
     missing["device_map"] = {"auto", "sequential"}  # which are made into a list of modules before they are played
     missing |= {"embedding_32bit": {False}, "optimizer_in_backward": {True}, "update_projection": {True}}
+    standard = list(jobs("standard", kind))
     for field, hint in get_type_hints(kind).items():
-        found = {job[field] for job in jobs("standard", kind)}
+        found = {job[field] for job in standard}
         if hint in (int, float, str) and field not in elsewhere:
             assert len(found) >= 2, field
         else:

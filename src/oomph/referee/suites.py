@@ -266,7 +266,7 @@ def optimizers() -> Iterator[Entry]:
     for name, kind in KINDS.items():
         if name == "adamw_hf":  # transformers 5 has it no more
             continue
-        precision = "fp16" if name.startswith("rmsprop_bnb") else "bf16"  # for which it has no kernel
+        precision = "fp16" if name.startswith(WITHOUT_BF16) else "bf16"
         yield _train(SMOL, 512, 2, optimizer=name, precision=precision)
         if kind.has_state:
             yield _train(SMOL, 512, 2, optimizer=name, precision=precision, steady=False)
@@ -282,4 +282,6 @@ def optimizers() -> Iterator[Entry]:
         yield _train(GPT2, 1024, optimizer=name, precision="amp-bf16")
 
 
+# Those of bitsandbytes that have no kernel for fp32 states and bf16 gradients.
+WITHOUT_BF16 = ("rmsprop_bnb", "lars", "adagrad_bnb", "sgd_bnb")
 SUITES = {"small": small, "standard": standard, "full": full, "optimizers": optimizers}

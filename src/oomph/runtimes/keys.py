@@ -281,6 +281,7 @@ READERS: dict[str, dict[str, Reader]] = {
         "cut_cross_entropy": when("loss", "cut"),
         "unfrozen_parameters": refused("parts that train"),
         "qat": fake_quantisers,
+        "lisa_n_layers": lambda said, key: {"method": "lisa", "active_layers": said.whole(key)},
     },
     "llama-factory": {
         "bf16": low("bf16", "bf16"),
@@ -302,6 +303,8 @@ READERS: dict[str, dict[str, Reader]] = {
         "use_galore": factory_projection("galore"),
         "use_apollo": factory_projection("apollo"),
         "use_badam": refused("layers that take turns"),
+        "use_adam_mini": when("optimizer", "adam-mini"),
+        "use_muon": refused("a Muon of its own"),
         "freeze_trainable_layers": refused("parts that train"),
         "freeze_vision_tower": lambda said, key: {"freeze_vision": said.switch(key)},
     },
@@ -361,7 +364,8 @@ HARMLESS = frozenset({
 })  # fmt: skip
 HARMLESS_OF: dict[str, frozenset[str]] = {
     "axolotl": frozenset({
-        "base_model", "evals_per_epoch", "load_in_4bit", "lora_model_dir", "peft_use_rslora", "saves_per_epoch",
+        "base_model", "evals_per_epoch", "lisa_layers_attribute", "lisa_step_interval", "load_in_4bit",
+        "lora_model_dir", "peft_use_rslora", "saves_per_epoch",
     }),
     "llama-factory": frozenset({
         "dataset", "dataset_dir", "max_samples", "overwrite_cache", "plot_loss", "preprocessing_num_workers",
