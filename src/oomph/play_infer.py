@@ -1,6 +1,6 @@
 """Playing an inference job on the tape: a prefill and single tokens after it, without gradients.
 
-Of each pass only the cache stays; its inputs die first, then its logits, as in oomph.referee.jobs.infer.
+Of each pass only the cache stays; its inputs die first, then its logits, as in oomph.referee.inference.infer.
 """
 
 from __future__ import annotations

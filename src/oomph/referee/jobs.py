@@ -1,4 +1,4 @@
-"""The real job: a model, torch.optim, one step as a user writes it.
+"""The real job of training: a model, torch.optim, one step as a user writes it; without gradients in inference.py.
 
 Everything here runs the same on fake and on real tensors, under the tracker or without any. `Watcher` hears where the
 job is; local variables are few on purpose, because what they hold stays in memory.
@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -19,38 +18,19 @@ from oomph.errors import UnsupportedError
 from oomph.job import InferJob, TrainJob
 from oomph.job_words import OF_PROMPTS
 from oomph.optimizer_names import KINDS
-from oomph.referee import activation_offload, beams, lookup
+from oomph.referee import activation_offload
 from oomph.referee.adapters import switch_layers
-from oomph.referee.assistant import Assistant
-from oomph.referee.caches import empty_cache
+from oomph.referee.inputs import labels_of, text_inputs, two_in_a_row
 from oomph.referee.kernels import installed
 from oomph.referee.losses import IGNORED, install, unwrapped
 from oomph.referee.models import AUTOCAST, DTYPES, layer_lists
 from oomph.referee.optimizers import make_optimizer
 from oomph.referee.selective import selective_contexts
+from oomph.referee.watcher import Watcher
 from oomph.tape.selective import words_of
 
 LARGEST_NORM = 1.0  # no byte depends on it
 OF_BITSANDBYTES = ("Linear4bit", "Linear8bitLt")
-
-
-class Watcher(Protocol):
-    """Who follows a job."""
-
-    def mark(self, name: str) -> None:
-        """Hear that an instant begins."""
-
-    def ready(self, model: Any, optimizer: Any, reference: Any = None) -> None:
-        """Hear that the step that counts comes next."""
-
-    def passing(self, work: str) -> None:
-        """Hear that a forward pass of an objective begins ("forward", "reference" ...) or is over ("objective")."""
-
-    def backward_done(self, model: Any) -> None:
-        """Hear that all gradients are there."""
-
-    def updated(self, optimizer: Any) -> None:
-        """Hear that the optimizer has made its step."""
 
 
 def scored(job: TrainJob | InferJob) -> int | None:
@@ -260,10 +240,10 @@ def _micro_batch(
 
 def _labelled(model: Any, job: TrainJob) -> dict[str, Any]:
     """Return a batch with labels, of which the prompt's are ignored."""
-    inputs = _inputs(model, job.batch, job.seq_len, job.seq_len if job.padding else 0)
+    inputs = text_inputs(model, job.batch, job.seq_len, job.seq_len if job.padding else 0)
     if job.packing:
-        inputs["position_ids"] = _two_in_a_row(job, model.device)
-    inputs["labels"] = _labels(model, job)
+        inputs["position_ids"] = two_in_a_row(job, model.device)
+    inputs["labels"] = labels_of(model, job)
     if job.prompt_len and inputs["labels"].dim() > 1:
         inputs["labels"][:, : job.prompt_len].fill_(IGNORED)
     if job.images:
@@ -282,53 +262,6 @@ def _loss(model: Any, job: TrainJob, inputs: dict[str, Any], kept: list[Any]) ->
         if job.keep_outputs:
             kept[:] = [outputs]
     return loss, outputs
-
-
-def _inputs(model: Any, batch: int, length: int, masked: int) -> dict[str, Any]:
-    """Return token ids [batch, length] int64 and a mask [batch, masked] int64, if any, whose first column is 0.
-
-    The ids are random: what a CUDA embedding's backward takes grows with how many different ones there are.
-    """
-    device, vocab = model.device, model.config.get_text_config().vocab_size
-    if unwrapped(model).main_input_name == "input_features":
-        return {"input_features": _features(model, batch)}
-    return {"input_ids": torch.randint(vocab, (batch, length), device=device), **_mask(model, batch, masked)}
-
-
-def _mask(model: Any, batch: int, masked: int) -> dict[str, Any]:
-    """Return a mask [batch, masked] int64 whose first column is 0, if any."""
-    if not masked:
-        return {}
-    made = torch.ones(batch, masked, dtype=torch.long, device=model.device)
-    made[:, :1].zero_()
-    return {"attention_mask": made}
-
-
-def _features(model: Any, batch: int) -> torch.Tensor:
-    """Return a spectrogram [batch, mels, frames] in the weights' dtype, as long as the processor makes all of them."""
-    encoder = unwrapped(model).get_encoder()
-    frames = model.config.max_source_positions * encoder.conv1.stride[0] * encoder.conv2.stride[0]
-    return torch.randn(batch, model.config.num_mel_bins, frames, dtype=model.dtype, device=model.device)
-
-
-def _labels(model: Any, job: TrainJob) -> torch.Tensor:
-    """Return int64 labels of tokens [batch, seq_len] or sequences [batch]; of a classifier of one label numbers, in
-    the weights' dtype: backward refuses another one.
-    """
-    classifies = type(unwrapped(model)).__name__.endswith("ForSequenceClassification")
-    shape = (job.batch,) if classifies else (job.batch, job.target_len or job.seq_len)
-    numbers = classifies and model.config.num_labels == 1
-    return torch.zeros(shape, dtype=model.dtype if numbers else torch.long, device=model.device)
-
-
-def _two_in_a_row(job: TrainJob, device: Any) -> torch.Tensor:
-    """Return position ids [batch, seq_len] int64 of two sequences in each row, the second as long or one shorter.
-
-    Made in place, so that nothing else is allocated.
-    """
-    first = (job.seq_len + 1) // 2
-    counted = torch.ones(job.batch, job.seq_len, dtype=torch.long, device=device).cumsum_(1)
-    return counted.sub_(1).remainder_(first)
 
 
 def in_autocast(job: TrainJob, device_type: str) -> Any:
@@ -354,123 +287,6 @@ def returning_fp32(forward: Callable[..., Any]) -> Callable[..., Any]:
         return convert(forward(*args, **kwargs))
 
     return forward_in_fp32
-
-
-def infer(model: Any, job: InferJob, watcher: Watcher, warm_up: bool = False, assistant: Any = None) -> None:
-    """Run a prefill and `decode` single tokens after it; of each pass only the cache stays.
-
-    `warm_up` asks for the same once before, whose cache is dropped.
-    """
-    with torch.no_grad():
-        if warm_up:
-            _prefill_and_decode(model, job, watcher, assistant)
-        watcher.ready(model, None, assistant)
-        _prefill_and_decode(model, job, watcher, assistant)
-
-
-def _prefill_and_decode(model: Any, job: InferJob, watcher: Watcher, assistant: Any) -> None:
-    if getattr(model.config, "is_encoder_decoder", False):
-        return _encode_and_decode(model, job, watcher)
-    if job.beams > 1 or job.candidates:
-        return _search(model, job, watcher, assistant)
-    watcher.mark("prefill")
-    cache = _pass(model, job, job.seq_len, job.seq_len, empty_cache(model, job))
-    for index in range(1, job.decode + 1):
-        watcher.mark(f"decode {index}")
-        seen = job.seq_len + index
-        cache = _pass(model, job, seen if job.cache == "none" else 1, seen, cache)
-    watcher.mark("end")
-    return None
-
-
-def _encode_and_decode(model: Any, job: InferJob, watcher: Watcher) -> None:
-    """Run an encoder on `seq_len` tokens, then the decoder on its first token and `decode` more; what the encoder gave
-    stays, as in `generate`.
-    """
-    watcher.mark("prefill")
-    encoded, mask = _encoded(model, job)
-    if job.beams > 1:
-        return _encoded_search(model, job, watcher, encoded, mask)
-    cache = _decoder_pass(model, job, encoded, mask, 1, None)
-    for index in range(1, job.decode + 1):
-        watcher.mark(f"decode {index}")
-        cache = _decoder_pass(model, job, encoded, mask, index + 1 if job.cache == "none" else 1, cache)
-    watcher.mark("end")
-    return None
-
-
-def _encoded_search(model: Any, job: InferJob, watcher: Watcher, encoded: Any, mask: Any) -> None:
-    """Search with beams over what an encoder gave, which is there once for each beam from then on."""
-    encoded["last_hidden_state"] = encoded.last_hidden_state.repeat_interleave(job.beams, dim=0)
-    if mask is not None:
-        mask = mask.repeat_interleave(job.beams, dim=0)
-
-    def run(ids: Any, seen: int, cache: Any) -> Any:
-        return _decoded(model, job, encoded, mask, ids, cache)
-
-    prompt = torch.zeros((job.batch, 1), dtype=torch.long, device=model.device)
-    beams.search(model, job, watcher.mark, run, prompt, None)
-
-
-def _encoded(model: Any, job: InferJob) -> tuple[Any, Any]:
-    """Return what the encoder makes of its input, and the mask that the decoder sees it through."""
-    inputs = _inputs(model, job.batch, job.seq_len, job.seq_len if job.padding else 0)
-    return model.get_encoder()(**inputs), inputs.get("attention_mask")
-
-
-def _decoder_pass(model: Any, job: InferJob, encoded: Any, mask: Any, new: int, cache: Any) -> Any:
-    """Run the decoder on `new` tokens, return the cache."""
-    ids = torch.zeros((job.batch, new), dtype=torch.long, device=model.device)
-    outputs = _decoded(model, job, encoded, mask, ids, cache)
-    return outputs.past_key_values if job.cache != "none" else None
-
-
-def _decoded(model: Any, job: InferJob, encoded: Any, mask: Any, ids: Any, cache: Any) -> Any:
-    options = {"encoder_outputs": encoded, "past_key_values": cache, "use_cache": job.cache != "none"}
-    if mask is not None:
-        options["attention_mask"] = mask
-    return model(decoder_input_ids=ids, **options)
-
-
-def _search(model: Any, job: InferJob, watcher: Watcher, assistant: Any) -> None:
-    """Search with beams, or look candidates up, over prompts that the caller holds."""
-
-    def run(ids: Any, seen: int, cache: Any) -> Any:
-        return _outputs(model, job, {"input_ids": ids, **_mask(model, ids.shape[0], seen if job.padding else 0)}, cache)
-
-    watcher.mark("prefill")
-    if job.candidates:
-        job = replace(job, logits_to_keep=job.candidates + 1)
-    prompt = _inputs(model, job.batch, job.seq_len, 0)["input_ids"]
-    if job.candidates:
-        drafts = Assistant(assistant, job) if assistant is not None else None
-        lookup.write(job, watcher.mark, run, prompt, empty_cache(model, job), drafts)
-    else:
-        beams.search(model, job, watcher.mark, run, prompt, empty_cache(model, job))
-
-
-def _pass(model: Any, job: InferJob, new: int, seen: int, cache: Any) -> Any:
-    """Run `new` tokens of `seen`, return the cache. The mask, when there is one, covers all tokens seen."""
-    inputs = _inputs(model, job.batch, new, seen if job.padding else 0)
-    if job.images and not seen - new:
-        from oomph.referee.images import add_images
-
-        add_images(inputs, model, job)
-    outputs = _outputs(model, job, inputs, cache)
-    return outputs.get(_cache_word(model)) if job.cache != "none" else None
-
-
-def _outputs(model: Any, job: InferJob, inputs: dict[str, Any], cache: Any) -> Any:
-    options = {_cache_word(model): cache, "use_cache": job.cache != "none"}
-    if job.logits_to_keep and "logits_to_keep" in inspect.signature(model.forward).parameters:
-        options["logits_to_keep"] = job.logits_to_keep
-    return model(**inputs, **options)
-
-
-def _cache_word(model: Any) -> str:
-    """Return what a model calls its cache; cache_params is Mamba's word."""
-    takes = inspect.signature(model.forward).parameters
-    return "past_key_values" if "past_key_values" in takes else "cache_params"
 
 
 def state_tensors(model: Any, optimizer: Any) -> Iterator[tuple[str, Any]]:

@@ -129,7 +129,7 @@ def trace(
 
     The last two are for checking the trace itself: a fake run on "cpu" must equal a real one, event by event.
     """
-    from oomph.referee import jobs, models
+    from oomph.referee import inference, jobs, models
     from oomph.referee.optimizers_on_cuda import as_on_cuda
     from oomph.referee.tracker import Tracker
     from oomph.referee.watch import TrackerWatcher, passes
@@ -173,7 +173,7 @@ def trace(
         if isinstance(job, TrainJob):
             jobs.train(model, job, watcher, reference=reference)
         else:
-            jobs.infer(model, job, watcher, assistant=reference)
+            inference.infer(model, job, watcher, assistant=reference)
         stream, names = _cut(tracker.stream), tracker.names
     versions = {name: version(name) for name in TESTED}
     warned = [*_untested(versions), *(_other_kernel(job, kernels) if device == "cuda" else [])]
