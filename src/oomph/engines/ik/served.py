@@ -49,6 +49,13 @@ class IkServed(Served):
         return _heads(self.file)
 
     @cached_property
+    def mla(self) -> int:
+        """The -mla in force: newest builds take 3 where some layers of a latent model lie with the host."""
+        asked = self.job.layers_asked
+        some = asked is not None and 0 < asked < len(self.sizes.kept)
+        return 3 if some and self.sizes.latent and self.job.build is None else self.job.mla
+
+    @cached_property
     def question(self) -> IkQuestion | None:
         """What the compute buffers are asked for, in no context yet; None where there is no graph of the model."""
         number = self.job.build
@@ -68,7 +75,7 @@ class IkServed(Served):
         return IkQuestion(
             loaded=self.loaded, sizes=self.sizes, hparams=self.hparams, rules=self.rules, gpus=gpus,
             layers=placed.layers, output=placed.output, kv_offload=job.kv_offload, op_offload=job.op_offload,
-            pipeline=piped, mla=job.mla, attention_batch=job.attention_batch, fused_moe=job.fused_moe,
+            pipeline=piped, mla=self.mla, attention_batch=job.attention_batch, fused_moe=job.fused_moe,
             fused_up_gate=job.fused_up_gate, fused_sum=job.fused_sum, most_outputs=job.worst_graph_tokens,
             hadamard=turned, repack=job.repack, of_ik=build,
         )  # fmt: skip
@@ -92,7 +99,7 @@ class IkServed(Served):
         cache = [kept.get(il, last if il >= len(self.sizes.kept) else 0) for il in range(layers)]
         n_ubatch, used = job.ubatch_size or job.batch_size, self.hparams.n_expert_used
         outputs = job.worst_graph_tokens or n_ubatch
-        by = Reckoned(len(self.sizes.kept), n_ubatch, int(at.n_ctx), used, job.mla, job.attention_batch, outputs)
+        by = Reckoned(len(self.sizes.kept), n_ubatch, int(at.n_ctx), used, self.mla, job.attention_batch, outputs)
         return divided(self.file, cache, job.layers_asked, self.shares, by)
 
     @cached_property
@@ -104,12 +111,12 @@ class IkServed(Served):
                 of_layer.setdefault(tensor.layer, {})[found[1]] = tensor, at
         taken: dict[int, int] = {}
         for maps in of_layer.values():
-            if "kv" not in maps and self.job.mla != 1 and {"k", "v"} <= maps.keys():
+            if "kv" not in maps and self.mla != 1 and {"k", "v"} <= maps.keys():
                 (k, at), (v, _) = maps["k"], maps["v"]
                 heads, value, rank = v.shape
                 rows = heads * (value + prod(k.shape) // (heads * rank))
                 taken[at] = taken.get(at, 0) + of_both(k.type, v.type).tensor_bytes((rows, rank))
-            elif "kv" in maps and "k" not in maps and self.job.mla:
+            elif "kv" in maps and "k" not in maps and self.mla:
                 (both, at), (_, values) = maps["kv"], self.heads
                 rows, rank = both.shape
                 keys = of_keys(both.type).tensor_bytes((rows - values, rank))
@@ -157,10 +164,10 @@ class IkServed(Served):
         for layer, kept in enumerate(self.sizes.kept):
             if not kept.k:
                 continue
-            if self.sizes.latent and job.mla:
+            if self.sizes.latent and self.mla:
                 # Without flash attention only -mla 1 keeps the latent in the type of keys.
-                kind = key_type if job.flash or job.mla == 1 else value_type
-                turned = value_type.row_bytes(kept.k - self._rope) if job.mla == 1 and not job.flash else 0
+                kind = key_type if job.flash or self.mla == 1 else value_type
+                turned = value_type.row_bytes(kept.k - self._rope) if self.mla == 1 and not job.flash else 0
                 yield layer, at.cells * kind.row_bytes(kept.k), at.cells * turned, kept.k
                 continue
             k, v = self.heads if self.sizes.latent else (kept.k, kept.v)
