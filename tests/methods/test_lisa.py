@@ -37,12 +37,20 @@ def test_gradients_are_of_some_layers_and_states_of_all_that_had_their_turn() ->
     assert train_step(MODEL, later).kept("optimizer state") == 4 * (32 * LAYER + OTHERS)
 
 
-@pytest.mark.parametrize("active", [1, 3])
+@pytest.mark.parametrize("active", [1, 3, 8])
 @pytest.mark.parametrize("checkpointing", ["none", "non-reentrant"])
 def test_a_recipe_says_what_playing_in_full_does(checkpointing: Any, active: int) -> None:
-    """The first layers are others than those that repeat."""
+    """The first layers are others than those that repeat: so many are played, however many that are."""
     job = TrainJob(method="lisa", seq_len=64, checkpointing=checkpointing, active_layers=active)
+    assert step(MODEL, job).folded
     assert step(MODEL, job).peak == train_step(MODEL, job).peak
+
+
+def test_most_or_all_layers_may_train() -> None:
+    """Where a fold would take as many layers as there are, the step is played in full."""
+    for active in (30, 32):
+        job = TrainJob(method="lisa", seq_len=16, active_layers=active)
+        assert step(MODEL, job).peak == train_step(MODEL, job).peak
 
 
 @pytest.mark.parametrize(
