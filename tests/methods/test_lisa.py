@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from oomph.steps import step
 from tests.configs import LLAMA_3_8B
 from tests.referee import models
 from tests.tape.grid import compare
+from tests.tape.vision import config
 
 MODEL = model_from_config(LLAMA_3_8B)
 LAYER = 2 * 4096 * 4096 + 2 * 1024 * 4096 + 3 * 14336 * 4096 + 2 * 4096
@@ -35,6 +37,13 @@ def test_gradients_are_of_some_layers_and_states_of_all_that_had_their_turn() ->
     assert played.kept("optimizer state") == 4 * (2 * LAYER + OTHERS)
     assert played.kept("gradient", played.backward_end) == 2 * (2 * LAYER + OTHERS)
     assert train_step(MODEL, later).kept("optimizer state") == 4 * (32 * LAYER + OTHERS)
+
+
+def test_a_frozen_tower_has_no_states() -> None:
+    """It never had its turn: LISA leaves as many states as full fine-tuning of what is not frozen."""
+    model = model_from_config(config(random.Random(5), "llava"))
+    full, lisa = (TrainJob(1, 32, method=method, freeze_vision=True, active_layers=1) for method in ("full", "lisa"))
+    assert train_step(model, lisa).kept("optimizer state") == train_step(model, full).kept("optimizer state")
 
 
 @pytest.mark.parametrize("active", [1, 3, 8])
