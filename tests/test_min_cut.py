@@ -11,7 +11,7 @@ import pytest
 from oomph.errors import UnsupportedError, UsageError
 from oomph.families import model_from_config
 from oomph.job import TrainJob
-from oomph.min_cut import MOST_MORE, min_cut
+from oomph.min_cut import MOST_MORE, _of, min_cut
 from oomph.steps import step
 from tests.min_cut_cases import JOB, MODELS
 from tests.test_cli import as_json
@@ -39,6 +39,17 @@ def test_depth_is_told_from_shallow_models() -> None:
         for depth in (4, 8, 12)
     ]
     assert found[2] - found[1] == found[1] - found[0] > 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"freeze_layers": 5, "freeze_embeddings": True}, {"method": "lisa", "active_layers": 4},
+     {"method": "prefix-tuning"}],
+)  # fmt: skip
+def test_depth_changes_nothing(changes: dict[str, Any]) -> None:
+    """Also where some layers train and others do not: what is told is what the whole graph says."""
+    model, job = model_from_config(MODELS["llama"] | {"num_hidden_layers": 12}), TrainJob(1, 32, **changes)
+    assert min_cut(model, job) == _of(model, job)
 
 
 def test_figures_stay_those_of_the_eager_step() -> None:

@@ -10,9 +10,10 @@ import pytest
 
 from oomph.errors import OomphError
 from oomph.families import model_from_config
-from oomph.job import TrainJob
+from oomph.job import InferJob, TrainJob
 from oomph.methods import adapted
 from oomph.play import train_step
+from oomph.play_infer import infer
 from oomph.steps import step
 from tests.tape.vision import KINDS, NEVER_TEXT, SEEING, config
 
@@ -85,3 +86,13 @@ def test_images_are_refused_where_they_are_not_played() -> None:
     text = deep("llava")["text_config"] | {"model_type": "llama"}
     with pytest.raises(OomphError, match="images with llama"):
         train_step(model_from_config(text), TrainJob(images=1))
+
+
+@pytest.mark.parametrize("images", [0, 1])
+def test_paligemma_without_gradients_is_sent_to_a_trace(images: int) -> None:
+    """No sentence asks for what the other one refuses."""
+    model = model_from_config(config(random.Random(5), "paligemma"))
+    with pytest.raises(OomphError) as refused:
+        infer(model, InferJob(1, 120, images=images))
+    assert "oomph trace --infer" in refused.value.fix
+    assert "Say --images" not in refused.value.fix

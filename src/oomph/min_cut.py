@@ -19,8 +19,7 @@ from typing import NamedTuple
 from oomph.errors import UnsupportedError
 from oomph.job import TrainJob
 from oomph.model import Model
-from oomph.pattern import pattern
-from oomph.structure import decoder_stack, with_layers
+from oomph.structure import decoder_stack, shallow, with_layers
 from oomph.tape.autograd import Node
 from oomph.tape.recorder import Recorder
 from oomph.tape.sizes import number
@@ -66,14 +65,14 @@ def min_cut(model: Model, job: TrainJob) -> Cut:
     """
     if job.checkpointing != "none" or job.activation_offload != "none" or job.objective != "sft":
         raise UnsupportedError("oomph estimates torch.compile of plain fine-tuning alone.", "Leave the rest out.")
-    _, stack = decoder_stack(model)
-    repeating = pattern(stack.layers)
-    if repeating is None:
+    layers = len(decoder_stack(model)[1].layers)
+    found = shallow(model, job, layers)
+    if found is None:
         return _of(model, job)
-    period = len(repeating.period)
-    periods, rest = divmod(len(stack.layers) - repeating.fixed, period)
-    few, more = (_of(with_layers(model, repeating.fixed + times * period + rest), job) for times in (1, 2))
-    return Cut(*(a + (periods - 1) * (b - a) for a, b in zip(few, more, strict=True)))
+    depth, period = found
+    few, more = (_of(with_layers(model, each), job) for each in (depth, depth + period))
+    times = (layers - depth) // period
+    return Cut(*(a + times * (b - a) for a, b in zip(few, more, strict=True)))
 
 
 def _of(model: Model, job: TrainJob) -> Cut:

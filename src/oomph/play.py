@@ -86,7 +86,7 @@ def train_step(
         buffers = _buffers(program, passes.policy)
         optimizer = None if job.optimizer == "none" else Optimizer(job, passes.policy, updated)
         if optimizer is not None and job.method == "lisa" and (job.steady or optimizer.makes_at_once):
-            optimizer.remember(switched_off(passes.policy))
+            optimizer.remember(switched_off(passes.policy, model))
         if job.compares_with == "loaded":
             other = model.teacher or original
             dtype = job.weight_dtype if job.teacher_dtype == "student" else job.teacher_dtype

@@ -70,14 +70,15 @@ def infer(model: Model, job: InferJob, *, on: Place = "gpu") -> Played:
     tape.heads_of_4_51 = job.release == "4.51"
     tape.images, tape.image_size = job.images, job.image_size
     if job.images and not hasattr(program, "image_features"):
-        raise UnsupportedError("oomph does not play images with this model.", "Leave out --images: text alone.")
+        fix = "Leave out --images, or trace the real code: oomph trace --infer."
+        raise UnsupportedError("oomph does not play images with this model without gradients.", fix)
     if job.offload != "none":
         refuse(model, job)
         tape.waits = partial(is_away, waiting_paths(model, job.offload))
     with tape.playing(), tape.no_grad():
         recorder.mark("parameters")
         bound = bind(model, tape, job.precision)
-        assistant = Assistant(assistant_model(job.assistant), tape, job) if job.assistant else None
+        assistant = Assistant(assistant_model(job.assistant), model, tape, job) if job.assistant else None
         made = [*program.buffers(bound), *exllama_rooms(bound), *rotary_caches(bound, model, job)]
         buffers = [tape.note(each, "buffer") for each in made]
         del made

@@ -102,6 +102,8 @@ def shallow(model: Model, job: Job, layers: Size, more: int = 1) -> tuple[int, i
     ends = len(repeating.period) + every
     if isinstance(job, TrainJob) and job.activation_offload in ("trl", "torchtune"):
         ends += OFFLOADED_BEHIND
+    if isinstance(job, TrainJob) and job.method == "lisa":
+        ends += job.active_layers  # the first ones train, those that repeat do not
     depth = repeating.fixed + period + ends + (rest - ends) % period
     if yes(layers > depth + more * period) and yes((layers - repeating.fixed) % period == rest):
         return depth, period

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from oomph.steps import step
 from tests.configs import LLAMA_3_8B
 from tests.referee import models
 from tests.tape.grid import compare
+from tests.tape.vision import config
 
 MODEL = model_from_config(LLAMA_3_8B)
 LAYER = 2 * 4096 * 4096 + 2 * 1024 * 4096 + 3 * 14336 * 4096 + 2 * 4096
@@ -37,12 +39,27 @@ def test_gradients_are_of_some_layers_and_states_of_all_that_had_their_turn() ->
     assert train_step(MODEL, later).kept("optimizer state") == 4 * (32 * LAYER + OTHERS)
 
 
-@pytest.mark.parametrize("active", [1, 3])
+def test_a_frozen_tower_has_no_states() -> None:
+    """It never had its turn: LISA leaves as many states as full fine-tuning of what is not frozen."""
+    model = model_from_config(config(random.Random(5), "llava"))
+    full, lisa = (TrainJob(1, 32, method=method, freeze_vision=True, active_layers=1) for method in ("full", "lisa"))
+    assert train_step(model, lisa).kept("optimizer state") == train_step(model, full).kept("optimizer state")
+
+
+@pytest.mark.parametrize("active", [1, 3, 8])
 @pytest.mark.parametrize("checkpointing", ["none", "non-reentrant"])
 def test_a_recipe_says_what_playing_in_full_does(checkpointing: Any, active: int) -> None:
-    """The first layers are others than those that repeat."""
+    """The first layers are others than those that repeat: so many are played, however many that are."""
     job = TrainJob(method="lisa", seq_len=64, checkpointing=checkpointing, active_layers=active)
+    assert step(MODEL, job).folded
     assert step(MODEL, job).peak == train_step(MODEL, job).peak
+
+
+def test_most_or_all_layers_may_train() -> None:
+    """Where a fold would take as many layers as there are, the step is played in full."""
+    for active in (30, 32):
+        job = TrainJob(method="lisa", seq_len=16, active_layers=active)
+        assert step(MODEL, job).peak == train_step(MODEL, job).peak
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from tests.tape.test_quantised_cache import LLAMA
 from tests.tape.test_seq2seq import T5
 
 FP32 = 4  # bytes
+WIDE = {**LLAMA, "vocab_size": 50257}  # tokens of GPT-2
 
 
 @pytest.mark.slow
@@ -63,14 +64,14 @@ def test_what_does_not_go_with_it_is_refused(wrong: dict[str, Any]) -> None:
 @pytest.mark.parametrize("job", [{"candidates": 3}, {"candidates": 2, "precision": "fp32", "attention": "math"}])
 def test_every_event_with_an_assistant_equals_the_trace(job: dict[str, Any]) -> None:
     """Its weights, its cache, its candidates one by one with their scores, and the other model beside all that."""
-    parting, ours, theirs = compare(LLAMA, InferJob(**{"seq_len": 32, "decode": 2, "assistant": "gpt2", **job}))
+    parting, ours, theirs = compare(WIDE, InferJob(**{"seq_len": 32, "decode": 2, "assistant": "gpt2", **job}))
     assert parting is None, str(parting)
     assert ours == theirs
 
 
 def test_an_assistant_is_there_all_the_time() -> None:
     """Its weights beside the other model's; 20 candidates are transformers' default."""
-    model, job = model_from_config({**LLAMA, "vocab_size": 50257}), InferJob(1, 32, assistant="gpt2")
+    model, job = model_from_config(WIDE), InferJob(1, 32, assistant="gpt2")
     assert job.candidates == 20
     alone, both = infer(model, InferJob(1, 32)), infer(model, job)
     assert both.resident - alone.resident == infer(load("gpt2"), InferJob(1, 32)).resident
@@ -82,6 +83,12 @@ def test_assistants_that_are_not_known_or_not_played_are_named(name: str) -> Non
     """No catalogued model, one with windows, with states, or an encoder-decoder."""
     with pytest.raises((UsageError, UnsupportedError)):
         infer(model_from_config(LLAMA), InferJob(1, 32, assistant=name))
+
+
+def test_an_assistant_of_another_vocabulary_is_refused() -> None:
+    """transformers takes it with both tokenizers alone, and then goes another way."""
+    with pytest.raises(UnsupportedError, match="has 50257 tokens"):
+        infer(model_from_config(LLAMA), InferJob(1, 32, assistant="gpt2"))
 
 
 def test_encoder_decoders_are_refused() -> None:

@@ -16,6 +16,7 @@ from click.core import ParameterSource
 
 from oomph.errors import UsageError, close_matches
 from oomph.job import DEFAULTS, InferJob, TrainJob
+from oomph.job_tells import idle_inputs
 from oomph.optimizer_names import REFUSED
 from oomph.runtimes.base import Defaults, Versions
 from oomph.runtimes.peft import given_way, prepared
@@ -265,6 +266,18 @@ def given() -> list[click.Parameter]:
         for option in context.command.params
         if option.name and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
     ]
+
+
+def in_vain(job: TrainJob | InferJob) -> tuple[str, ...]:
+    """Return sentences on what was typed and changes nothing in this job; called while the command runs."""
+    idle, kind = idle_inputs(job), type(job)
+    typed = [option.name for option in given() if option.name in idle]
+    plain = {field.name: field.default for field in fields(kind)}
+    return tuple(
+        f"{spelled(kind, name, getattr(job, name))} changes nothing in this job."
+        for name in typed
+        if name and getattr(job, name) != plain[name]
+    )
 
 
 def spelled(kind: Job, name: str, value: Any) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from oomph.cli.job_options import train_job, train_options, within_context
+from oomph.cli.job_options import in_vain, train_job, train_options, within_context
 from oomph.job import TrainJob
 
 if TYPE_CHECKING:
@@ -106,7 +106,8 @@ def answered(
     with _patience(job):
         ledger = job_ledger(found, job, fleet)
     taken, warnings = (said.taken, said.warnings) if said else (taken, ())
-    ledger = replace(ledger, assumptions=(*taken, *ledger.assumptions), warnings=(*warnings, *ledger.warnings))
+    warnings = (*warnings, *in_vain(job), *ledger.warnings)
+    ledger = replace(ledger, assumptions=(*taken, *ledger.assumptions), warnings=warnings)
     return Answered(found, placed(found.model, job, fleet.device if fleet else None), fleet, ledger)
 
 

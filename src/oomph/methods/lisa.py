@@ -38,6 +38,7 @@ def adapt(model: Model, job: TrainJob) -> Model:
     return replace(model, parts={**model.parts, path: replace(others, layers=layers)})
 
 
-def switched_off(bound: Bound) -> list[Sym]:
-    """Return the parameters of layers that do not train now."""
-    return [one for one in bound.parameters() if not one.requires_grad]
+def switched_off(bound: Bound, model: Model) -> list[Sym]:
+    """Return the parameters of layers that do not train now; a tower that is frozen never did."""
+    path, _ = decoder_stack(model)
+    return [one for one in bound.parameters() if not one.requires_grad and one.made_for.startswith(f"{path}.")]

@@ -24,7 +24,12 @@ NEW = 2  # tokens of the other model that it has not read: the last one that it 
 class Assistant:
     """A model beside another one on a tape, with its weights, its cache and its way of writing candidates."""
 
-    def __init__(self, model: Model, tape: Tape, job: InferJob) -> None:
+    def __init__(self, model: Model, target: Model, tape: Tape, job: InferJob) -> None:
+        if model.vocab_size != target.vocab_size:  # generate() wants both tokenizers then, and reads and writes text
+            raise UnsupportedError(
+                f"The assistant has {model.vocab_size} tokens, {target.name or 'the model'} has {target.vocab_size}.",
+                "Name one of the same family: other tokenizers are not modelled.",
+            )
         self.model, self.job = model, job
         self.program: Any = program_of(model)
         if model.objective != "causal-lm":

@@ -40,7 +40,8 @@ def causal_lm(
     if model_type != "gemma":
         raise UnsupportedError("oomph cannot play PaliGemma 2 yet.", "Trace the real code instead: oomph trace.")
     if not images:  # its processor refuses that too
-        raise UnsupportedError("oomph cannot play PaliGemma on text alone.", "Say --images 1.")
+        fix = "Trace the real code instead: oomph trace --infer." if labels is None else "Say --images 1."
+        raise UnsupportedError("oomph cannot play PaliGemma on text alone.", fix)
     language_model = m.model.language_model
     inputs_embeds = language_model.embed_tokens(input_ids)
     if position_ids is None:

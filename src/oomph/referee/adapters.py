@@ -146,15 +146,16 @@ VISION = ("vision_tower", "visual", "vision_model", "multi_modal_projector", "co
 
 
 def freeze(model: Any, job: TrainJob) -> Any:
-    """Return a model with what the job freezes frozen: no PEFT in it."""
+    """Return a model with what the job freezes frozen: no PEFT in it.
+
+    LISA's layers are switched off later (switch_layers): the optimizer has all of them.
+    """
     from oomph.referee.models import decoder_layers
 
     if job.method == "bitfit":
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.endswith(".bias"))
         return model
-    if job.method == "lisa":
-        return model  # its layers are switched off later: the optimizer has all of them
     if job.method == "badam":
         model.requires_grad_(False)
         decoder_layers(model)[0].requires_grad_(True)
