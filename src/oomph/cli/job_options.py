@@ -14,6 +14,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import click
 from click.core import ParameterSource
 
+from oomph.cli.foreign import VALUES
 from oomph.errors import UsageError, close_matches
 from oomph.job import DEFAULTS, InferJob, TrainJob
 from oomph.job_tells import idle_inputs
@@ -246,7 +247,8 @@ class Names(click.Choice[str]):
         if value not in self.choices:
             if value in REFUSED and "adamw" in self.choices:
                 self.fail(f"{value} is not modelled: {REFUSED[value]}.", param, ctx)
-            hint = close_matches(str(value)[:100], self.choices)
+            meant = VALUES.get(str(value).lower())
+            hint = f"Did you mean {meant}?" if meant in self.choices else close_matches(str(value)[:100], self.choices)
             self.fail(f"{str(value)[:100]!r} is none. {hint or 'Choose one of ' + ', '.join(self.choices)}", param, ctx)
         return super().convert(value, param, ctx)
 

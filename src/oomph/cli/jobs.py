@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from oomph.cli import foreign
 from oomph.cli.job_options import in_vain, train_job, train_options, within_context
 from oomph.job import TrainJob
 
@@ -49,7 +50,7 @@ def about(command: Command) -> Command:
     return command
 
 
-@click.command(context_settings=HELP)
+@click.command(cls=foreign.Command, context_settings=HELP)
 @click.argument("model", required=False)
 @click.option("--framework", metavar="NAME", help="Take the defaults of a program: trainer, trl, axolotl, litgpt ...")
 @click.option("--config", metavar="FILE", help="A config file of such a program; typed options win over it.")

@@ -85,8 +85,9 @@ def deploy(found: Subject, job: LmStudioJob, devices: Sequence[Device] = ()) -> 
     said = () if asked else (f"--context-length not given: {context:,} tokens, LM Studio's default",)
     more = job.parallel is None and job.concurrency > PARALLEL
     slots = (f"Max Concurrent Predictions raised to {job.concurrency}",) if more else ()
-    kept = tuple(each for each in served.assumptions if not each.startswith(("-np", "no context")))
-    return replace(served, assumptions=(DOCUMENTED, *said, *slots, *kept))
+    kept = tuple(each for each in served.assumptions if not each.startswith(("-np", "-ngl", "no context")))
+    placed = ("all layers on the GPUs; --gpu 0.5 puts half of them there",) if job.gpu == "max" else ()
+    return replace(served, assumptions=(DOCUMENTED, *said, *slots, *placed, *kept))
 
 
 def gpu_layers(asked: str, layers: int) -> int | None:

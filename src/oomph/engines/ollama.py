@@ -40,6 +40,7 @@ ONE_SLOT = frozenset({
 FLASH = {"": "auto", "auto": "auto", "1": "on", "true": "on", "0": "off", "false": "off"}
 VARIABLES = ("OLLAMA_CONTEXT_LENGTH", "OLLAMA_NUM_PARALLEL", "OLLAMA_KV_CACHE_TYPE", "OLLAMA_FLASH_ATTENTION",
              "OLLAMA_GPU_OVERHEAD")  # fmt: skip
+LAYERS = "num_gpu not given: all layers on the GPUs; where they do not fit, Ollama's server puts fewer there by itself"
 PARAMETERS = ("num_gpu", "num_batch", "main_gpu")  # of a Modelfile or a request; there is no variable for them
 
 
@@ -88,14 +89,15 @@ def deploy(found: Subject, job: OllamaJob, devices: Sequence[Device] = ()) -> De
     served = deployed(found, _server(job, context, slots, flash, batch), devices)
     limits = {"concurrency": Limit(slots, _why(job, arch))}
     shares = tuple(_reserved(share, job.gpu_overhead) for share in served.shares)
-    # What llama.cpp says of its own choices does not hold: Ollama makes them, except for the layers on GPUs.
-    kept = tuple(each for each in served.assumptions if not each.startswith(("-np", "no context")))
+    # What llama.cpp says of its own choices does not hold: Ollama makes them, under names of its own.
+    kept = tuple(each for each in served.assumptions if not each.startswith(("-np", "-ngl", "no context")))
+    layers = () if job.num_gpu is not None else (LAYERS,)
     return replace(
         served,
         shares=shares,
         context=context,
         limits=limits,
-        assumptions=(*assumed, *kept, *_modelfile_words(job)),
+        assumptions=(*assumed, *layers, *kept, *_modelfile_words(job)),
     )
 
 

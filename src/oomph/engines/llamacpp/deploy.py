@@ -243,7 +243,9 @@ def taken_for_granted(served: Served, context: int) -> tuple[str, ...]:
     if job.slots is None:
         found.append("-np not given: four slots or as many as there are requests, which share one cache")
     if job.layers_asked is None and not job.fits:
-        found.append("-ngl not given: all layers on the GPUs; where they do not fit, --fit on puts fewer there")
+        found.append(
+            "-ngl not given: all layers on the GPUs; what the server does where they do not fit, --fit on says"
+        )
     if job.context is None and job.ctx_size is None:
         found.append(f"no context given: {context:,} tokens, what the model was trained for")
     if job.cache_ram < 0:

@@ -51,7 +51,7 @@ def check(model: Model, job: VllmJob) -> None:
     if job.release >= GONE:
         raise UnsupportedError(
             f"vLLM {job.version or 'of today'} reads no GGUF files: 0.23 was the last that did.",
-            "Name that version, or another format.",
+            "--engine vllm@0.23 asks it; llama.cpp reads them too; or name another format.",
         )
     found = {row.kind for row in model.weights if row.kind not in KINDS | TOWERS}
     found |= {"latent attention" for row in model.weights if module_of(row)[0] == CUT_IN_TWO}

@@ -1,0 +1,30 @@
+"""The answer to a job as people read it: instants, reasons, what to ask next."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.test_cli import run
+
+
+def test_many_tokens_are_one_row(capsys: pytest.CaptureFixture[str]) -> None:
+    """The first and the last token stand by themselves, those between share a row; --explain has all."""
+    _, out, _ = run(capsys, "serve", "llama-3.2-1b", "--context", "64", "--decode", "9")
+    assert "decode 2 to 8" in out
+    assert "decode 5" not in out
+    assert "decode 9, head" in out
+    _, out, _ = run(capsys, "serve", "llama-3.2-1b", "--context", "64", "--decode", "9", "--explain")
+    assert "decode 5" in out
+
+
+def test_reasons_stand_apart_from_inputs(capsys: pytest.CaptureFixture[str]) -> None:
+    """What a method brings along is told with its reason before the list; a misfit names the command that helps."""
+    code, out, _ = run(capsys, "train", "llama-3.1-8b", "--method", "qlora", "--gpu", "t4", "--seq", "8192")
+    assert code == 1
+    text = " ".join(out.split())
+    assert "Assumed: peft: checkpointing=non-reentrant: prepare_model_for_kbit_training turns it on; peft:" in text
+    assert "The job: batch=1, seq_len=8192" in text
+    assert "oomph plan, with the same words" in text
+    _, out, _ = run(capsys, "train", "llama-3.2-1b", "--gpu", "h100")
+    assert "Assumed:" not in out
+    assert "oomph plan" not in out
