@@ -37,6 +37,7 @@ from oomph.tape.tape import Place
 
 MADE_BEFORE = ("fp8", *INTEGER_CACHES, *STATIC_CACHES, *OFFLOADED_CACHES)  # caches that forward does not make itself
 MOST_DECODED = 256  # each token is a pass through all layers; so many take some seconds
+MOST_DRAFTED = 512  # the same of an assistant, whose passes are many to a token
 
 
 def infer(model: Model, job: InferJob, *, on: Place = "gpu") -> Played:
@@ -86,6 +87,12 @@ def _check(program: Any, model: Model, job: InferJob) -> None:
         raise UnsupportedError(
             f"oomph plays up to {MOST_DECODED} tokens one by one, not {job.decode}.",
             "The last one takes the most: read more with --context and --decode a few.",
+        )
+    drafted = job.candidates * (job.decode + 1)
+    if job.assistant and drafted > MOST_DRAFTED:
+        raise UnsupportedError(
+            f"oomph plays up to {MOST_DRAFTED} candidates of an assistant, not {drafted}.",
+            "Say fewer --candidates, or less --decode: the last one takes the most.",
         )
     needed, length = job.seq_len + job.decode, cache_length(job)
     if job.cache in STATIC_CACHES and yes(needed > length):
