@@ -60,6 +60,37 @@ def check_training(job: TrainJob) -> None:
         raise UsageError("labels are of a classifier.", "Add --task sequence-classification, or leave --labels out.")
     if job.objective == "sft" and job.loss == "logits":
         raise UsageError("Fine-tuning on labels needs a loss.", "Take another --loss, or an --objective.")
+    _check_method(job)
+    if job.prompt_len >= job.seq_len:
+        raise UsageError(f"A prompt of {job.prompt_len} tokens leaves none to score.", "Give a longer --seq.")
+    if job.padding and job.packing:
+        fix = "Leave one out: transformers looks for packed sequences only where there is no mask."
+        raise UsageError("A batch has a padding mask or packed sequences, not both.", fix)
+    if (job.teacher or job.teacher_dtype != "student") and not OBJECTIVES[job.objective].teacher:
+        raise UsageError("Only distillation has a teacher.", "Add --objective gkd, or leave it out.")
+    if job.images or job.image_size:
+        _check_images(job)
+    if job.checkpoint_saves:
+        _check_selection(job)
+    if job.compile:
+        _check_compiled(job)
+    if job.activation_offload != "none":
+        _check_offload(job)
+    if job.kernels == "unsloth":
+        _check_unsloth(job)
+    if job.kernels == "foak" and job.packing and job.batch > 1:
+        fix = "Take batch 1, as padding-free collators do, or other kernels."
+        raise UsageError("fms-acceleration's rotary embedding takes one row of positions for all.", fix)
+    if job.loss in SIXTEEN_BIT_LOSSES and job.precision not in ("bf16", "fp16"):
+        raise UsageError(
+            f"The loss {job.loss} wants weights in 16 bit.", "Take precision bf16 or fp16, or the loss liger."
+        )
+    if job.autocast and job.precision == "fp32":
+        raise UsageError("fp32 weights under autocast are a precision of their own.", "Take amp-bf16 or amp-fp16.")
+
+
+def _check_method(job: TrainJob) -> None:
+    """Refuse what does not go with a method, or the other way round."""
     if not any(word.strip() for word in job.targets.split(",")):
         raise UsageError("targets names no module.", "Say q_proj,v_proj, all-linear or default.")
     if job.quantised_experts and job.experts == "modules":
@@ -86,36 +117,10 @@ def check_training(job: TrainJob) -> None:
         raise UsageError("Fake quantisers are played with transformers' own loss.", "Take --loss hf and sft.")
     if job.method == "lisa" and (job.zero_bucket or job.optimizer == "adamw-master"):
         raise UsageError("LISA is played with optimizers that have states for each parameter.", "Take another one.")
-    if job.prompt_len >= job.seq_len:
-        raise UsageError(f"A prompt of {job.prompt_len} tokens leaves none to score.", "Give a longer --seq.")
-    if job.padding and job.packing:
-        fix = "Leave one out: transformers looks for packed sequences only where there is no mask."
-        raise UsageError("A batch has a padding mask or packed sequences, not both.", fix)
     if job.optimizer == "torchao-cpu-offload" and not job.set_to_none:
         raise UsageError("torchao's offloaded optimizer frees gradients.", "Leave out what keeps them.")
     if job.kernels != "torch" and job.method == "ln-tuning":
         raise UsageError("Fused norms know nothing of PEFT's copies of norms.", "Leave one of the two out.")
-    if (job.teacher or job.teacher_dtype != "student") and not OBJECTIVES[job.objective].teacher:
-        raise UsageError("Only distillation has a teacher.", "Add --objective gkd, or leave it out.")
-    if job.images or job.image_size:
-        _check_images(job)
-    if job.checkpoint_saves:
-        _check_selection(job)
-    if job.compile:
-        _check_compiled(job)
-    if job.activation_offload != "none":
-        _check_offload(job)
-    if job.kernels == "unsloth":
-        _check_unsloth(job)
-    if job.kernels == "foak" and job.packing and job.batch > 1:
-        fix = "Take batch 1, as padding-free collators do, or other kernels."
-        raise UsageError("fms-acceleration's rotary embedding takes one row of positions for all.", fix)
-    if job.loss in SIXTEEN_BIT_LOSSES and job.precision not in ("bf16", "fp16"):
-        raise UsageError(
-            f"The loss {job.loss} wants weights in 16 bit.", "Take precision bf16 or fp16, or the loss liger."
-        )
-    if job.autocast and job.precision == "fp32":
-        raise UsageError("fp32 weights under autocast are a precision of their own.", "Take amp-bf16 or amp-fp16.")
 
 
 def check_serving(job: InferJob) -> None:

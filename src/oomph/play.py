@@ -63,17 +63,8 @@ def train_step(
     check_model(model, job)
     original, model = as_coded(model, job), adapted(model, job)
     program = program_of(model)
-    tape = Tape(on)
+    tape = _tape(model, job, on)
     recorder = tape.recorder
-    tape.kernel, tape.dropout, tape.loss = job.attention, job.dropout, job.loss
-    tape.keeps_inputs = job.keeps_4bit_inputs
-    tape.keeps_softmax_inputs, tape.heads_of_4_51 = job.keeps_softmax_inputs, job.heads_of_4_51
-    tape.inputs_train = job.checkpointing != "none"  # transformers' enable_input_require_grads
-    tape.reentrant = job.checkpointing in ("reentrant", "unsloth")
-    tape.experts, tape.routing = job.experts, job.routing
-    tape.images, tape.image_size = job.images, job.image_size
-    tape.prompt_len, tape.holes = job.prompt_len, job.padding
-    tape.stays = _stays(model, job)
     with tape.playing():
         recorder.mark("parameters")
         forward = forward_of(program.causal_lm, model, job)
@@ -97,10 +88,7 @@ def train_step(
         played = Played(recorder)
         tape.at_loss = at_loss
         step = partial(_step, passes, model, optimizer, parameters, played, layers)
-        settles = job.quantization == "int8" and _has_bias(passes.policy) and autocast_dtype(job) is not None
-        settles |= job.qat != "none"  # scales of a module's last call stay on it
-        buffered = "unsloth" in (job.kernels, job.checkpointing) or job.activation_offload in ("trl", "torchtune")
-        if job.steady and (warm_up or settles or buffered or job.keep_outputs):
+        if job.steady and (warm_up or _settles(passes.policy, job)):
             step()
         else:
             _leave_behind(optimizer, updated, job)
@@ -116,12 +104,35 @@ def train_step(
     return played
 
 
+def _tape(model: Model, job: TrainJob, on: Place) -> Tape:
+    """Return a tape that knows what of a job its programs ask for."""
+    tape = Tape(on)
+    tape.kernel, tape.dropout, tape.loss = job.attention, job.dropout, job.loss
+    tape.keeps_inputs = job.keeps_4bit_inputs
+    tape.keeps_softmax_inputs, tape.heads_of_4_51 = job.keeps_softmax_inputs, job.heads_of_4_51
+    tape.inputs_train = job.checkpointing != "none"  # transformers' enable_input_require_grads
+    tape.reentrant = job.checkpointing in ("reentrant", "unsloth")
+    tape.experts, tape.routing = job.experts, job.routing
+    tape.images, tape.image_size = job.images, job.image_size
+    tape.prompt_len, tape.holes = job.prompt_len, job.padding
+    tape.stays = _stays(model, job)
+    return tape
+
+
 def _stays(model: Model, job: TrainJob) -> Literal["", "head", "loss"]:
     """Return what saves nothing that is moved: the head that TRL finds, or all from it on, as torchtune has it."""
     if job.activation_offload == "torchtune":
         return "loss"
     found = job.activation_offload == "trl" and any(name in model.parts for name in FOUND_HEADS)
     return "head" if found else ""
+
+
+def _settles(bound: Bound, job: TrainJob) -> bool:
+    """Tell whether a step leaves what the next one finds, beside optimizer states and gradients."""
+    biases = job.quantization == "int8" and _has_bias(bound) and autocast_dtype(job) is not None
+    scales = job.qat != "none"  # those of a module's last call stay on it
+    buffers = "unsloth" in (job.kernels, job.checkpointing) or job.activation_offload in ("trl", "torchtune")
+    return biases or scales or buffers or job.keep_outputs
 
 
 def _has_bias(bound: Bound) -> bool:

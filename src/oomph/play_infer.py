@@ -37,6 +37,7 @@ from oomph.tape.tape import Place
 
 MADE_BEFORE = ("fp8", *INTEGER_CACHES, *STATIC_CACHES, *OFFLOADED_CACHES)  # caches that forward does not make itself
 MOST_DECODED = 256  # each token is a pass through all layers; so many take some seconds
+MOST_DRAFTED = 512  # the same of an assistant, whose passes are many to a token
 
 
 def infer(model: Model, job: InferJob, *, on: Place = "gpu") -> Played:
@@ -48,30 +49,12 @@ def infer(model: Model, job: InferJob, *, on: Place = "gpu") -> Played:
     model = adapted(model, job)
     program = program_of(model)
     writes = model.objective == "seq2seq-lm"
-    if writes and job.cache in MADE_BEFORE:
-        raise UnsupportedError("oomph plays encoder-decoders with a dynamic cache.", "Leave --cache out, or say none.")
-    if writes and job.candidates:
-        raise UnsupportedError("oomph plays prompt lookup of decoders alone.", "Leave out --candidates.")
-    if model.objective not in ("causal-lm", "seq2seq-lm") and (job.decode or job.cache in MADE_BEFORE or job.beams > 1):
-        raise UsageError("Only language models decode from a cache.", "Leave out --decode; say --cache none.")
-    if job.decode > MOST_DECODED:
-        raise UnsupportedError(
-            f"oomph plays up to {MOST_DECODED} tokens one by one, not {job.decode}.",
-            "The last one takes the most: read more with --context and --decode a few.",
-        )
-    needed, length = job.seq_len + job.decode, cache_length(job)
-    if job.cache in STATIC_CACHES and yes(needed > length):
-        raise UsageError(
-            f"A static cache of {job.max_cache_len} tokens cannot hold {needed}.", "Raise --max-cache-len, or say 0."
-        )
+    _check(program, model, job)
     tape = Tape(on)
     recorder, tape.kernel = tape.recorder, job.attention
     tape.experts, tape.routing, tape.training, tape.release = job.experts, job.routing, False, job.release
     tape.heads_of_4_51 = job.release == "4.51"
     tape.images, tape.image_size = job.images, job.image_size
-    if job.images and not hasattr(program, "image_features"):
-        fix = "Leave out --images, or trace the real code: oomph trace --infer."
-        raise UnsupportedError("oomph does not play images with this model without gradients.", fix)
     if job.offload != "none":
         refuse(model, job)
         tape.waits = partial(is_away, waiting_paths(model, job.offload))
@@ -89,6 +72,36 @@ def infer(model: Model, job: InferJob, *, on: Place = "gpu") -> Played:
             (_encode_and_decode if writes else _passes)(bound, program, model, job, played)
         del bound, buffers, assistant
     return played
+
+
+def _check(program: Any, model: Model, job: InferJob) -> None:
+    """Refuse what a model is not played with without gradients."""
+    writes = model.objective == "seq2seq-lm"
+    if writes and job.cache in MADE_BEFORE:
+        raise UnsupportedError("oomph plays encoder-decoders with a dynamic cache.", "Leave --cache out, or say none.")
+    if writes and job.candidates:
+        raise UnsupportedError("oomph plays prompt lookup of decoders alone.", "Leave out --candidates.")
+    if model.objective not in ("causal-lm", "seq2seq-lm") and (job.decode or job.cache in MADE_BEFORE or job.beams > 1):
+        raise UsageError("Only language models decode from a cache.", "Leave out --decode; say --cache none.")
+    if job.decode > MOST_DECODED:
+        raise UnsupportedError(
+            f"oomph plays up to {MOST_DECODED} tokens one by one, not {job.decode}.",
+            "The last one takes the most: read more with --context and --decode a few.",
+        )
+    drafted = job.candidates * (job.decode + 1)
+    if job.assistant and drafted > MOST_DRAFTED:
+        raise UnsupportedError(
+            f"oomph plays up to {MOST_DRAFTED} candidates of an assistant, not {drafted}.",
+            "Say fewer --candidates, or less --decode: the last one takes the most.",
+        )
+    needed, length = job.seq_len + job.decode, cache_length(job)
+    if job.cache in STATIC_CACHES and yes(needed > length):
+        raise UsageError(
+            f"A static cache of {job.max_cache_len} tokens cannot hold {needed}.", "Raise --max-cache-len, or say 0."
+        )
+    if job.images and not hasattr(program, "image_features"):
+        fix = "Leave out --images, or trace the real code: oomph trace --infer."
+        raise UnsupportedError("oomph does not play images with this model without gradients.", fix)
 
 
 def rotary_caches(bound: Bound, model: Model, job: InferJob) -> list[Sym]:

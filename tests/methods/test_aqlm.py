@@ -96,7 +96,7 @@ def test_few_tokens_need_no_dense_weight() -> None:
     [
         (LLAMA_3_8B, {"precision": "amp-bf16"}, "in 16 bits"),
         (LLAMA_3_8B, {"seq_len": 4}, "more than 6 tokens"),
-        (LLAMA_3_8B, {"method": "dora"}, ""),
+        (LLAMA_3_8B, {"method": "dora"}, "no DoRA on this base"),
         ({**models.QWEN2, "intermediate_size": 320}, {}, "adds a map's bias"),
     ],
 )

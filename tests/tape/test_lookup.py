@@ -91,6 +91,13 @@ def test_an_assistant_of_another_vocabulary_is_refused() -> None:
         infer(model_from_config(LLAMA), InferJob(1, 32, assistant="gpt2"))
 
 
+@pytest.mark.parametrize("job", [{"candidates": 513}, {"decode": 26}])
+def test_more_candidates_than_can_be_played_are_refused(job: dict[str, int]) -> None:
+    """At once: each would be a pass through all of the assistant's layers."""
+    with pytest.raises(UnsupportedError, match="up to 512 candidates"):
+        infer(model_from_config(WIDE), InferJob(1, 32, assistant="gpt2", **job))
+
+
 def test_encoder_decoders_are_refused() -> None:
     """Their prompts are another model's."""
     with pytest.raises(UnsupportedError):

@@ -58,6 +58,8 @@ def largest(found: Subject, job: Job, fleet: Fleet, over: str, bench: Bench | No
     most, why = _most(found, job, axis)
     least = _least(job, axis)
     search = Search(partial(_bench_of, found, job, fleet, axis, bench), most, least)
+    known = len(decoder_stack(found.model)[1].layers) if axis.field == "layers" else getattr(job, axis.field)
+    least = search.least = search.accepted(known)
     value = search.run()
     at = search.ledger(value) if value else None
     beyond = search.ledger(max(value + 1, least)) if value < most else None
@@ -136,6 +138,22 @@ class Search:
         """Return the ledger of a value."""
         bench, job = self.at(value)
         return bench.ledger(job)
+
+    def accepted(self, known: int) -> int:
+        """Return the smallest value that is not refused, up to a known one: images and candidates need some tokens."""
+        low, high = self.least - 1, self.least if self._is_accepted(self.least) else max(known, self.least)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._is_accepted(middle) else (middle, high)
+        return high
+
+    def _is_accepted(self, value: int) -> bool:
+        try:
+            bench, job = self.at(value)
+            bench.peak(job)
+        except UsageError:
+            return False
+        return True
 
     def run(self) -> int:
         """Return a value that fits, the next one not, or the largest there is; 0 where the least does not fit."""
