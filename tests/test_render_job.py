@@ -28,3 +28,27 @@ def test_reasons_stand_apart_from_inputs(capsys: pytest.CaptureFixture[str]) -> 
     _, out, _ = run(capsys, "train", "llama-3.2-1b", "--gpu", "h100")
     assert "Assumed:" not in out
     assert "oomph plan" not in out
+
+
+def test_a_figure_above_the_card_is_explained(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It fits, and may be shown to take more elsewhere; a narrow terminal leaves out what figures are."""
+    monkeypatch.setenv("COLUMNS", "40")
+    code, out, _ = run(capsys, "train", "llama-3.2-1b", "--gpu", "t4")
+    assert code == 0
+    assert "At most: on a larger card." in " ".join(out.split())
+    assert "allocated   13." in out
+    assert "max_memory_allocated" not in out
+    _, out, _ = run(capsys, "train", "llama-3.2-1b", "--gpu", "h100")
+    assert "larger card" not in out
+
+
+def test_what_somebody_may_not_expect_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    """States of layers whose turn with LISA is over, and experts that are published in four bits."""
+    _, out, _ = run(capsys, "train", "llama-3.2-1b", "--method", "lisa")
+    assert "states of all, as they are after many turns. --first-step" in " ".join(out.split())
+    _, out, _ = run(capsys, "train", "llama-3.2-1b", "--method", "lisa", "--first-step")
+    assert "many turns" not in out
+    _, out, _ = run(capsys, "train", "gpt-oss-20b", "--method", "lora", "--targets", "all-linear")
+    assert "published in mxfp4; it trains on weights in bf16" in " ".join(out.split())
