@@ -52,3 +52,20 @@ def test_what_somebody_may_not_expect_is_said(capsys: pytest.CaptureFixture[str]
     assert "many turns" not in out
     _, out, _ = run(capsys, "train", "gpt-oss-20b", "--method", "lora", "--targets", "all-linear")
     assert "published in mxfp4; it trains on weights in bf16" in " ".join(out.split())
+
+
+@pytest.mark.parametrize("width", ["40", "80", "100"])
+def test_an_id_is_whole(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, width: str) -> None:
+    """It is what --gpu takes: no terminal cuts it in two."""
+    monkeypatch.setenv("COLUMNS", width)
+    _, out, _ = run(capsys, "gpus", "apple-m1-ultra")
+    assert "apple-m1-ultra-128gb" in out
+    assert max(map(len, out.splitlines())) <= int(width)
+
+
+def test_what_cannot_be_played_is_said_first(capsys: pytest.CaptureFixture[str]) -> None:
+    """Not that targets are missing, and after they were named that it cannot be played."""
+    for method in ("lora", "full"):
+        code, _, err = run(capsys, "train", "hunyuan-a13b", "--method", method)
+        assert code == 3
+        assert "oomph cannot play rope_type=dynamic yet" in err
