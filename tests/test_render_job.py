@@ -69,3 +69,13 @@ def test_what_cannot_be_played_is_said_first(capsys: pytest.CaptureFixture[str])
         code, _, err = run(capsys, "train", "hunyuan-a13b", "--method", method)
         assert code == 3
         assert "oomph cannot play rope_type=dynamic yet" in err
+
+
+def test_an_option_that_changes_nothing_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """A rank without adapters asks for a full fine-tuning that nobody meant."""
+    _, out, _ = run(capsys, "train", "llama-3.2-1b", "--rank", "16")
+    assert "! --rank: nothing in this job (method full, adamw, objective sft) depends on that." in " ".join(out.split())
+    _, out, _ = run(capsys, "serve", "llama-3.2-1b", "--cache-bits", "2")
+    assert "! --cache-bits: nothing in this job" in out
+    _, out, _ = run(capsys, "train", "llama-3.2-1b", "--method", "lora", "--rank", "16")
+    assert "depends on that" not in out

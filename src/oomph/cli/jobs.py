@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from oomph.cli import foreign
-from oomph.cli.job_options import train_job, train_options, within_context
+from oomph.cli.job_options import given, train_job, train_options, within_context
 from oomph.job import TrainJob
+from oomph.job_tells import idle_inputs
 
 if TYPE_CHECKING:
     from oomph.answer import Subject
@@ -107,8 +108,20 @@ def answered(
     with _patience(job):
         ledger = job_ledger(found, job, fleet)
     taken, warnings = (said.taken, said.warnings) if said else (taken, ())
+    warnings = (*warnings, *_idle(job))
     ledger = replace(ledger, assumptions=(*taken, *ledger.assumptions), warnings=(*warnings, *ledger.warnings))
     return Answered(found, placed(found.model, job, fleet.device if fleet else None), fleet, ledger)
+
+
+def _idle(job: Job) -> tuple[str, ...]:
+    """Return a sentence on options that were typed with a value of their own and change nothing in this job."""
+    idle = {*idle_inputs(job)}
+    typed = [one for one in given() if one.name in idle and getattr(job, one.name or "") != one.default]
+    if not typed:
+        return ()
+    words = ", ".join(one.opts[0] for one in typed)
+    told = f"method {job.method}, {job.optimizer}, objective {job.objective}" if isinstance(job, TrainJob) else "it"
+    return (f"{words}: nothing in this job ({told}) depends on that.",)
 
 
 def run(what: Answered, values: dict[str, Any]) -> int:
