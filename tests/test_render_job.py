@@ -79,3 +79,10 @@ def test_an_option_that_changes_nothing_is_told(capsys: pytest.CaptureFixture[st
     assert "! --cache-bits: nothing in this job" in out
     _, out, _ = run(capsys, "train", "llama-3.2-1b", "--method", "lora", "--rank", "16")
     assert "depends on that" not in out
+
+
+@pytest.mark.parametrize("words", ["qwen3-14b -f mxfp4", "serve qwen3-14b -e vllm -f mxfp4 -g rtx-4090"])
+def test_a_format_that_changes_nothing_is_told(capsys: pytest.CaptureFixture[str], words: str) -> None:
+    """MXFP4 is one of experts; a dense model has none."""
+    _, out, _ = run(capsys, *words.split())
+    assert "MXFP4 experts: qwen3-14b has no such weights, so that all stay in" in " ".join(out.split())
