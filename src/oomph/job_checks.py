@@ -45,7 +45,7 @@ def check_values(job: TrainJob | InferJob) -> None:
             raise UsageError(f"{field.name} cannot be {value!r}.", hint)
         low = 0 if field.name in MAY_BE_ZERO else 1
         if hints[field.name] is int and not low <= value <= MOST:
-            raise UsageError(f"{field.name} cannot be {value}.", f"Give a whole number of at least {low}.")
+            raise UsageError(f"{field.name} cannot be {value}.", f"Give a whole number from {low} to {MOST}.")
         if hints[field.name] is float and not 0 <= value < 1:
             raise UsageError(f"{field.name} cannot be {value}.", "A rate is at least 0 and less than 1.")
 

@@ -54,6 +54,11 @@ def _unseen(job: Job) -> tuple[str, ...]:
             f"{job.activation_offload} brings activations back on a stream of its own, whose cached blocks torch keeps"
             " apart: more may be reserved than is said here. What goes to host memory is not counted."
         )
+    if job.method == "lisa" and job.steady:
+        found.append(
+            "The optimizer keeps states of every layer that has had its turn with lisa: these are the states of all, as"
+            " they are after many turns. --first-step shows those of the first layers alone."
+        )
     kind = KINDS.get(job.optimizer)
     if kind is not None and kind.paged:
         found.append(
@@ -147,13 +152,15 @@ def _compiled(model: Model, job: Job) -> tuple[str, ...]:
 
 
 def _stored_otherwise(found: Subject, job: Job) -> tuple[str, ...]:
-    """Say so where a model that reads and writes was published quantised, and the job does not say how."""
+    """Say so where a model was published quantised, and the job does not say how."""
     asked = formats.asked_for(found.source.config or {})
-    if isinstance(job, TrainJob) or job.quantization != "none" or asked is None:
+    if job.quantization != "none" or asked is None:
         return ()
     try:
         name = formats.from_config(asked, job.precision).name
     except OomphError:
         name = "a format of its own"
+    if isinstance(job, TrainJob):
+        return (f"This model is published in {name}; it trains on weights in {job.precision}, unpacked as they load.",)
     fix = f"say --quantization {name}" if name in QUANTIZATIONS else f"oomph cannot play {name} yet"
     return (f"This model is published in {name}; what is played are weights in {job.precision}: {fix}.",)

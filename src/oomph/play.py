@@ -61,7 +61,9 @@ def train_step(
     called with each loss before its backward pass.
     """
     check_model(model, job)
-    original, model = as_coded(model, job), adapted(model, job)
+    original = as_coded(model, job)
+    program_of(original)  # what cannot be played is said before what its method lacks
+    model = adapted(model, job)
     program = program_of(model)
     tape = _tape(model, job, on)
     recorder = tape.recorder

@@ -38,7 +38,9 @@ def render(ledger: Ledger, explain: bool) -> None:
         out.print(Text(ledger.verdict.sentence, style=STYLES[ledger.verdict.status]))
     out.print(bar(ledger, out, ledger.verdict.capacity_bytes if ledger.verdict else 0))
     out.print(groups(ledger, out, "at the peak"))
-    out.print(_figures(ledger))
+    out.print(_figures(ledger, out.width >= ROOMY))
+    if ledger.verdict and ledger.verdict.fits and ledger.figures[-1].safe_bytes > ledger.verdict.capacity_bytes:
+        out.print(Text("At most: on a larger card. On this one the allocator gives back what it only keeps.", "dim"))
     out.print(Text(ledger.why, style="bold"))
     out.print(_tensors(ledger, len(ledger.items) if explain else TOP, out.width >= ROOMY))
     out.print(_instants(ledger, explain))
@@ -92,19 +94,17 @@ def groups(ledger: Ledger, out: Output, when: str, titles: Mapping[str, str] = T
     return table
 
 
-def _figures(ledger: Ledger) -> Table:
-    table = plain_table("figure", "point", "at most", "what it is", right=(1, 2))
+def _figures(ledger: Ledger, roomy: bool) -> Table:
+    table = plain_table("figure", "point", "at most", *["what it is"] * roomy, right=(1, 2))
     words = {
         "allocated": "tensors: torch.cuda.max_memory_allocated",
         "reserved": "what torch's allocator holds: max_memory_reserved",
         "device": "what nvidia-smi shows",
     }
-    room = ledger.verdict.capacity_bytes if ledger.verdict and ledger.verdict.fits else None
     for figure in ledger.figures:
-        larger = room is not None and figure.safe_bytes > room
-        word = words[figure.name] + (" (at most: on a larger card)" if larger else "")
-        table.add_row(figure.name, human(figure.n_bytes), human(figure.safe_bytes), word)
-    for column in table.columns[1:3]:
+        word = [words[figure.name]] * roomy
+        table.add_row(figure.name, human(figure.n_bytes), human(figure.safe_bytes), *word)
+    for column in table.columns[:3]:
         column.no_wrap = True
     return table
 

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
+from oomph import formats
 from oomph.answer import Subject, facts
 from oomph.engines.base import Deployment, Engine, ServeJob, Share
 from oomph.engines.checks import well_asked
 from oomph.errors import UsageError
+from oomph.formats.linear import LinearFormat
 from oomph.ledger import Figure, Item, Ledger, Verdict
 from oomph.served import Bound, Held, Served
 from oomph.units import human
@@ -45,7 +47,7 @@ def serve(found: Subject, engine: Engine, job: ServeJob, devices: Sequence[Devic
         device=_devices(devices),
         verdict=judge(f"serving {found.model.name}", deployed, job.concurrency) if devices else None,
         assumptions=deployed.assumptions,
-        warnings=(*found.warnings, *found.model.notes, *deployed.warnings),
+        warnings=(*found.warnings, *found.model.notes, *_idle(found, job), *deployed.warnings),
         figures=(_fullest(shown),),
         printed=tuple(deployed.printed),
         command=tuple(engine.command(_called(found, engine, job), job)),
@@ -54,6 +56,14 @@ def serve(found: Subject, engine: Engine, job: ServeJob, devices: Sequence[Devic
             tuple(Bound(name, limit.most, limit.why) for name, limit in deployed.limits.items()),
         ),
     )
+
+
+def _idle(found: Subject, job: ServeJob) -> tuple[str, ...]:
+    """Return a sentence where the format that was asked for changes nothing in this model."""
+    if job.format is None:
+        return ()
+    fmt = formats.get(job.format)
+    return fmt.idle(found.model) if isinstance(fmt, LinearFormat) else ()
 
 
 def _called(found: Subject, engine: Engine, job: ServeJob) -> str:

@@ -19,7 +19,7 @@ from oomph.engines.vllm import gguf
 from oomph.engines.vllm.blocks import Pool, pool
 from oomph.engines.vllm.drafts import draft
 from oomph.engines.vllm.held import PLAIN
-from oomph.engines.vllm.job import V1, VllmJob
+from oomph.engines.vllm.job import NEWEST, V1, VllmJob
 from oomph.engines.vllm.loading import Stage, stages
 from oomph.engines.vllm.pages import layer_pages
 from oomph.engines.vllm.printing import lines
@@ -274,7 +274,9 @@ def _usable(room: Room, count: int | None, block_bytes: int) -> int | None:
 
 
 def _assumed(found: Subject, job: VllmJob, dtype: str, step: tuple[int, int]) -> tuple[str, ...]:
-    said = [f"vLLM {'.'.join(map(str, job.release))}" + ("" if job.version else ", the newest known here")]
+    newest = ".".join(map(str, NEWEST))
+    unread = f", taken to do as {newest}, the newest that was read" if job.release > NEWEST else ""
+    said = [f"vLLM {'.'.join(map(str, job.release))}" + (unread if job.version else ", the newest known here")]
     said.append(f"steps of {step[0]:,} tokens and {step[1]:,} requests, activations in {dtype}")
     if job.gpu_memory_utilization is None and job.kv_cache_memory_bytes is None:
         said.append(f"{job.util:.0%} of the device's memory, vLLM's default")
