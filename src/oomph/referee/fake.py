@@ -45,6 +45,7 @@ class _Answering(FakeTensorMode):  # type: ignore[misc]
     halves = False  # whether one of two answers is good
     padded = False  # whether masks of tokens have holes
     counting = False  # whether small integers are really computed with
+    searching = False  # whether what a static cache has seen is asked for by a search alone, after it saw some
     pictured: int | None = None  # tokens of a sequence that are images', once they are looked for
 
     def dispatch(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -78,7 +79,7 @@ class _Answering(FakeTensorMode):  # type: ignore[misc]
             result.oomph_holes = True  # a mask of tokens that is looked at
         if func is aten.all.default and getattr(args[0], "oomph_holes", False):
             return result
-        if func is aten.gt.Scalar and args[0].dim() == 0 and not args[0].is_floating_point():
+        if func is aten.gt.Scalar and self.searching and args[0].dim() == 0 and not args[0].is_floating_point():
             result.oomph_yes = True  # a count of tokens that were seen
         if func is aten.lt.Tensor and _unbounded(args[1]):
             result.oomph_yes = True  # HQQ's first error against none before
@@ -137,18 +138,20 @@ def fake_tensors(
     number: int = 1,
     halves: bool = False,
     counting: bool = False,
+    searching: bool = False,
 ) -> Iterator[None]:
     """Make every tensor fake, with transformers none the wiser.
 
     `padded`: attention masks have holes. `packed`: rows of two tokens and more hold several sequences. `scored`: of
     each row's tokens so many count, all if None. `number`: what integers answer that code reads. `halves`: every
     other answer is a good one. `counting`: integers that are given are computed with, as where images are cut up.
+    `searching`: the cache of a search with beams is put in order once it has seen tokens.
     """
     import transformers.masking_utils as masking
 
     mode = _Answering(allow_non_fake_inputs=True)
     mode.scored, mode.number, mode.halves = scored, number, halves
-    mode.padded, mode.counting = padded, counting
+    mode.padded, mode.counting, mode.searching = padded, counting, searching
     real_all, real_find = masking.fast_all, masking.find_packed_sequence_indices
 
     def some_are_masked(tensor: torch.Tensor) -> bool:

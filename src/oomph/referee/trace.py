@@ -148,7 +148,8 @@ def trace(
             packed = isinstance(job, TrainJob) and job.packing
             halves = isinstance(job, TrainJob) and job.objective == "kto"
             counting = job.images > 0
-            answers = (jobs.scored(job), jobs.read_number(job), halves, counting)
+            searching = isinstance(job, InferJob) and job.beams > 1
+            answers = (jobs.scored(job), jobs.read_number(job), halves, counting, searching)
             stack.enter_context(fake_tensors(job.padding, packed, *answers))
         stack.enter_context(_kernels(job, kernels) if device == "cuda" else nullcontext())
         if isinstance(job, InferJob):
