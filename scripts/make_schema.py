@@ -211,6 +211,7 @@ def change() -> dict[str, Any]:
         {
             "lever": TEXT,
             "sets": array(sets),
+            "say": array(obj({"input": TEXT, "value": {}})),
             "price": {"enum": list(PRICES.values())},
             "cost": TEXT,
             "source": {**TEXT, "format": "uri"},

@@ -7,6 +7,7 @@
 Each job of tests/optimizers/golden.py is traced: the real code of the package on tensors without memory. Writes
 tests/optimizers/golden.json: per step the number of events, the peak, bytes of states, and a digest of all events.
 
+SophiaG's package is one file: sophia.py of github.com/Liuhong99/Sophia, put where Python finds it (PYTHONPATH).
 Steps of torch 2.0's AdamW are those of its own files, run under the torch that is installed. DIRECTORY is where the
 wheel of torch 2.0.1 lies unpacked (torch/optim/*.py and torch/utils/_foreach_utils.py of it are enough). What is not
 installed or not there keeps its record.
@@ -42,7 +43,10 @@ def main() -> None:
         if find_spec(module) is None or (apart and len(sys.argv) == 1):
             steps[name(raw, inputs)] = old["steps"][name(raw, inputs)]
             continue
-        versions |= {one: version(one).partition("+")[0] for one in (package, "torch", "transformers")}
+        of = (
+            ("torch", "transformers") if " " in package else (package, "torch", "transformers")
+        )  # a file has no version
+        versions |= {one: version(one).partition("+")[0] for one in of}
         steps[name(raw, inputs)] = of_trace(raw, inputs)
     found = {"versions": dict(sorted(versions.items())), "steps": steps}
     GOLDEN.write_text(json.dumps(found, indent=1) + "\n")

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from oomph.cli import job_options
 from oomph.errors import UsageError
 from oomph.job import InferJob, TrainJob
+from tests.test_cli import as_json
 
 
 @click.command()
@@ -63,6 +64,7 @@ def test_nothing_typed_is_the_default_job() -> None:
         ("--no-padding --dropout", {}),
         ("--packing", {"packing": True}),
         ("--checkpointing reentrant --checkpoint-every 2", {"checkpointing": "reentrant", "checkpoint_every": 2}),
+        ("--activation-offload trl", {"activation_offload": "trl"}),
         ("--optim sgd --implementation fused", {"optimizer": "sgd", "implementation": "fused"}),
         ("--optimizer none", {"optimizer": "none"}),
         ("--accumulation 4", {"accumulation": 4}),
@@ -84,6 +86,7 @@ def test_spellings_for_training(line: str, changes: dict[str, Any]) -> None:
     ("line", "changes"),
     [
         ("--context 7 --concurrency 3", {"seq_len": 7, "batch": 3}),
+        ("--cache quantized --cache-bits 2", {"cache": "quanto", "cache_bits": 2}),
         ("--decode 2 --cache static --max-cache-len 99", {"decode": 2, "cache": "static", "max_cache_len": 99}),
         ("--logits-to-keep 0 --precision fp16", {"logits_to_keep": 0, "precision": "fp16"}),
         ("--attention math --padding", {"attention": "math", "padding": True}),
@@ -138,3 +141,21 @@ def test_help_shows_defaults() -> None:
     assert text.count("[default:") >= len({field.name for kind in (TrainJob, InferJob) for field in fields(kind)}) - 4
     for default in ("2048", "bf16", "flash", "adamw", "foreach", "dynamic", "hold-logits"):
         assert default in text
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("train --rank 64", ["--rank 64"]),
+        ("train --active-layers 3 --method lora --rank 64", ["--active-layers 3"]),
+        ("train --rank 8", []),
+        ("serve --cache-bits 2 --max-cache-len 4k", ["--max-cache-len 4096", "--cache-bits 2"]),
+        ("serve --cache-bits 2 --cache quanto", []),
+    ],
+)
+def test_what_is_typed_in_vain_is_said_so(capsys: pytest.CaptureFixture[str], line: str, said: list[str]) -> None:
+    """An option of something that the job has not is no silent one; a default that is typed is not minded."""
+    command, *options = line.split()
+    found = as_json(capsys, command, "smollm2-135m", *options, "--seq" if command == "train" else "--context", "128")
+    warned = [one.removesuffix(" changes nothing in this job.") for one in found["warnings"] if "nothing in" in one]
+    assert warned == said

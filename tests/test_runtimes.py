@@ -15,7 +15,7 @@ from oomph.runtimes import RUNTIMES, runtime
 from oomph.runtimes.base import Versions
 from oomph.runtimes.config_file import read
 from oomph.runtimes.yaml_text import MAX_BYTES, MAX_DEPTH, parse_mapping
-from tests.test_cli import run
+from tests.test_cli import as_json, run
 
 AXOLOTL = """
 base_model: meta-llama/Meta-Llama-3-8B
@@ -113,10 +113,16 @@ def test_an_axolotl_config_is_a_job() -> None:
         ({"output_dir": "x", "optim": "apollo_adamw", "optim_args": "rank=1,scale_type=tensor"}, "trainer",
          {"optimizer": "apollo-mini"}),
         ({"tokenizer": {"path": "x"}, "model": {"_component_": "x"}, "optimizer": {"_component_": "torch.optim.SGD"},
-          "loss": {"_component_": "torch.nn.CrossEntropyLoss"}, "optimizer_in_bwd": True}, "torchtune",
-         {"optimizer_in_backward": True}),
+          "loss": {"_component_": "torch.nn.CrossEntropyLoss"}, "optimizer_in_bwd": True,
+          "enable_activation_offloading": True}, "torchtune",
+         {"optimizer_in_backward": True, "activation_offload": "torchtune"}),
         ({"base_model": "x", "micro_batch_size": 1, "optimizer": "ao_adamw_4bit"}, "axolotl",
          {"optimizer": "torchao-adamw-4bit"}),
+        ({"base_model": "x", "micro_batch_size": 1, "optimizer": "adopt_adamw"}, "axolotl", {"optimizer": "adopt"}),
+        ({"base_model": "x", "micro_batch_size": 1, "lisa_n_layers": 4, "lisa_step_interval": 20}, "axolotl",
+         {"method": "lisa", "active_layers": 4}),
+        ({"finetuning_type": "full", "use_adam_mini": True, "optim": "adamw_torch"}, "llama-factory",
+         {"optimizer": "adam-mini", "implementation": "foreach"}),
         ({"per_device_train_batch_size": 2, "max_grad_norm": 0.0, "use_liger_kernel": True}, "trainer",
          {"clip_gradients": False, "loss": "liger", "kernels": "liger"}),
         ({"base_model": "x", "micro_batch_size": 1, "liger_rope": True, "liger_rms_norm": True,
@@ -145,7 +151,7 @@ def test_configs_are_told_by_their_keys(config: dict[str, Any], runtime: str, fi
         ({"optim_args": "rank=0"}, ConfigError, "rank in optim_args is '0'"),
         ({"optim_args": "proj=svd"}, UnsupportedError, "proj other than random in optim_args"),
         ({"optim_target_modules": "all-linear"}, UnsupportedError, "optim_target_modules 'all-linear'"),
-        ({"torch_compile": True}, UnsupportedError, "torch_compile is not modelled"),
+        ({"auto_find_batch_size": True}, UnsupportedError, "auto_find_batch_size is not modelled"),
         ({"finetuning_type": "full", "use_galore": True, "galore_target": "q_proj"}, UnsupportedError, "galore_target"),
         (
             {"finetuning_type": "full", "use_galore": True, "optim": "adafactor", "galore_layerwise": True},
@@ -228,3 +234,22 @@ def test_dora_is_read_with_the_base_it_goes_with() -> None:
     narrow = read({**trl, "use_dora": True, "load_in_4bit": True}, "a")
     assert (narrow.fields["method"], narrow.fields["quantization"], narrow.unknown) == ("dora", "nf4-dq", ())
     assert read({**trl, "use_dora": False}, "a").fields["method"] == "lora"
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_a_framework_is_named_on_the_command_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing but its name: its defaults are taken, and told with their reasons."""
+    found = as_json(capsys, "train", "pythia-70m", "--framework", name, "--seq", "64")
+    assert any(text.startswith(f"{name}: ") for text in found["assumptions"])
+
+
+def test_a_trl_config_names_a_teacher_and_where_activations_go() -> None:
+    """GKDConfig's teacher is distillation; beta says which divergence; activation offloading is each trainer's own."""
+    taught = {"max_length": 512, "teacher_model_name_or_path": "a/b", "lmbda": 0.0}
+    fields = read(taught, "a").fields
+    assert (fields["objective"], fields["teacher"]) == ("gkd", "a/b")
+    assert read({**taught, "beta": 0.0}, "a").fields["objective"] == "gkd-kl"
+    assert read({"max_length": 512, "activation_offloading": True}, "a").fields["activation_offload"] == "trl"
+    for wrong in ({"beta": 1}, {"teacher_model_name_or_path": 7}):
+        with pytest.raises((UnsupportedError, ConfigError)):
+            read({**taught, **wrong}, "a")

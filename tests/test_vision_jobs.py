@@ -10,11 +10,12 @@ import pytest
 
 from oomph.errors import OomphError
 from oomph.families import model_from_config
-from oomph.job import TrainJob
+from oomph.job import InferJob, TrainJob
 from oomph.methods import adapted
 from oomph.play import train_step
+from oomph.play_infer import infer
 from oomph.steps import step
-from tests.tape.vision import KINDS, SEEING, config
+from tests.tape.vision import KINDS, NEVER_TEXT, SEEING, config
 
 
 def deep(kind: str, layers: int = 9) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def deep(kind: str, layers: int = 9) -> dict[str, Any]:
 def test_a_folded_step_is_the_step_in_full(kind: str) -> None:
     """With images, where a kind is played with them, and of text alone: the same peak and the same that is there."""
     model = model_from_config(deep(kind))
-    for images in (0, 1, 2)[: 3 if kind in SEEING else 1]:
+    for images in (0, 1, 2)[kind in NEVER_TEXT : 3 if kind in SEEING else 1]:
         job = TrainJob(seq_len=120, images=images, image_size="16x24" * bool(images), checkpointing="non-reentrant")
         folded, full = step(model, job), train_step(model, job)
         found = (folded.peak, folded.resident, folded.forward_end, folded.end)
@@ -68,6 +69,16 @@ def test_what_makes_no_sense_is_refused(changes: dict[str, Any], says: str) -> N
     assert refused.value.fix
 
 
+def test_text_alone_is_refused_where_a_processor_does() -> None:
+    """PaliGemma always sees an image; with Gemma 2 inside it is not played."""
+    raw = deep("paligemma")
+    with pytest.raises(OomphError, match="text alone"):
+        train_step(model_from_config(raw), TrainJob(seq_len=64))
+    raw["text_config"] |= {"model_type": "gemma2"}
+    with pytest.raises(OomphError, match="PaliGemma 2"):
+        train_step(model_from_config(raw), TrainJob(seq_len=64, images=1))
+
+
 def test_images_are_refused_where_they_are_not_played() -> None:
     """By the name of the model, with the way to text alone."""
     with pytest.raises(OomphError, match="images with llava_next"):
@@ -75,3 +86,13 @@ def test_images_are_refused_where_they_are_not_played() -> None:
     text = deep("llava")["text_config"] | {"model_type": "llama"}
     with pytest.raises(OomphError, match="images with llama"):
         train_step(model_from_config(text), TrainJob(images=1))
+
+
+@pytest.mark.parametrize("images", [0, 1])
+def test_paligemma_without_gradients_is_sent_to_a_trace(images: int) -> None:
+    """No sentence asks for what the other one refuses."""
+    model = model_from_config(config(random.Random(5), "paligemma"))
+    with pytest.raises(OomphError) as refused:
+        infer(model, InferJob(1, 120, images=images))
+    assert "oomph trace --infer" in refused.value.fix
+    assert "Say --images" not in refused.value.fix

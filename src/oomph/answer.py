@@ -72,16 +72,23 @@ def subject(ref: str, *, offline: bool = False, job: Job | None = None) -> Subje
     """Return the model behind `ref` with its source; with the head that a job's task needs."""
     from oomph import sources
 
-    return for_job(resolve(sources.load(ref, offline=offline)), job)
+    return for_job(resolve(sources.load(ref, offline=offline)), job, offline)
 
 
-def for_job(found: Subject, job: Job | None) -> Subject:
-    """Return a model with the head that a job's task needs, whatever head its config names."""
+def for_job(found: Subject, job: Job | None, offline: bool = False) -> Subject:
+    """Return a model with the head that a job's task needs, whatever head its config names, and with its teacher."""
     if job is None:
         return found
     from oomph.job import TrainJob
 
-    if not isinstance(job, TrainJob) or job.task == "config":
+    if not isinstance(job, TrainJob):
+        return found
+    if job.teacher:
+        from oomph import sources
+
+        teacher = resolve(sources.load(job.teacher, offline=offline)).model
+        found = replace(found, model=replace(found.model, teacher=teacher))
+    if job.task == "config":
         return found
     from oomph.families import model_from_config
     from oomph.families.heads import headed, task_of

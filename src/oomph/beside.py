@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import Any
 
 from oomph.compare import Parting, first_difference, steps
+from oomph.job import TrainJob
 from oomph.ledger import Figure, Instant, Item, Ledger
 from oomph.played import Played
 from oomph.referee.trace import Trace, phases
@@ -81,7 +82,7 @@ def beside(job: Job, played: Played | None, trace: Trace, refused: str = "") -> 
     stream = played.recorder.stream()
     stream.events = stream.events[: played.end]
     ours = list(_instants(stream, played.start))
-    unordered = job.precision.startswith("amp-")
+    unordered = job.precision.startswith("amp-") or (isinstance(job, TrainJob) and job.autocast)
     parting = first_difference(
         steps(stream, played.start, unordered), steps(trace.stream, _begin(trace.stream), unordered)
     )

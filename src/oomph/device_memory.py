@@ -228,7 +228,7 @@ def with_workspaces(stream: Stream, places: Places) -> Stream:
         start = place
     events += stream.events[start:]
     marks = [(position + sum(place < position for place, _ in places), name) for position, name in stream.marks]
-    return Stream(events, marks)
+    return Stream(events, marks, lanes=stream.lanes)
 
 
 def _beside(device: Device | None, processes: int) -> list[Constant]:

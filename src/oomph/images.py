@@ -7,21 +7,23 @@ import math
 from oomph.errors import UsageError
 from oomph.job_checks import pixels
 
-# size["shortest_edge"] and size["longest_edge"] of Qwen2VLImageProcessor, in pixels of a whole image.
-MIN_PIXELS, MAX_PIXELS = 56 * 56, 28 * 28 * 1280
+# The least and the most pixels of an image, as the preprocessor_config.json files of Qwen2-VL and Qwen2.5-VL, and of
+# Qwen3-VL and Qwen3.5, say (min_pixels and max_pixels, or shortest_edge and longest_edge of their size).
+QWEN2_PIXELS, QWEN3_PIXELS = (3136, 12845056), (65536, 16777216)
 LONGEST_TO_SHORTEST = 200  # beyond which its processor raises an error
 
 
-def patches(image_size: str, patch: int, merge: int) -> tuple[int, int]:
+def patches(image_size: str, patch: int, merge: int, bounds: tuple[int, int] = QWEN2_PIXELS) -> tuple[int, int]:
     """Return rows and columns of patches of an image, as Qwen2VLImageProcessor cuts it: sides are multiples of what is
-    merged into a token, and pixels of the whole are between two bounds, at about the same shape.
+    merged into a token, and pixels of the whole are between `bounds`, at about the same shape.
 
     Raises UsageError without a size, or for one that the processor refuses. Source: transformers 5.23,
     models/qwen2_vl/image_processing_qwen2_vl.py, smart_resize.
 
     >>> patches("768x1024", 14, 2), patches("4000x3000", 14, 2), patches("10x20", 14, 2)
-    ((54, 74), (82, 60), (4, 6))
+    ((54, 74), (286, 214), (4, 6))
     """
+    fewest, most = bounds
     if not image_size:
         raise UsageError("The tokens of this model's images depend on their size.", "Say it: --image-size 768x768.")
     height, width = pixels(image_size)
@@ -29,11 +31,11 @@ def patches(image_size: str, patch: int, merge: int) -> tuple[int, int]:
     if max(height, width) > LONGEST_TO_SHORTEST * min(height, width):
         raise UsageError(f"Images of {image_size} are too long for this model's processor.", "Say another size.")
     rows, columns = round(height / factor), round(width / factor)
-    if rows * columns * factor**2 > MAX_PIXELS:
-        beta = math.sqrt(height * width / MAX_PIXELS)
+    if rows * columns * factor**2 > most:
+        beta = math.sqrt(height * width / most)
         rows = max(1, math.floor(height / beta / factor))
         columns = max(1, math.floor(width / beta / factor))
-    elif rows * columns * factor**2 < MIN_PIXELS:
-        beta = math.sqrt(MIN_PIXELS / (height * width))
+    elif rows * columns * factor**2 < fewest:
+        beta = math.sqrt(fewest / (height * width))
         rows, columns = math.ceil(height * beta / factor), math.ceil(width * beta / factor)
     return rows * merge, columns * merge

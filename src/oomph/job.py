@@ -23,7 +23,9 @@ from oomph.job_words import (
     PRESETS,
     PROMPTED,
     RANKED,
+    ActivationOffload,
     AdapterDtype,
+    CacheKind,
     Checkpointing,
     Experts,
     GptqKernel,
@@ -36,6 +38,7 @@ from oomph.job_words import (
     Objective,
     OptimizerName,
     Precision,
+    Qat,
     Quantization,
     Reference,
     Release,
@@ -43,6 +46,7 @@ from oomph.job_words import (
     ServedGptqKernel,
     ServedQuantization,
     Task,
+    TeacherDtype,
     ZeroGrad,
 )
 from oomph.objectives import KINDS as OBJECTIVES
@@ -75,14 +79,20 @@ class TrainJob:
 
     The objective is what is minimised, as TRL's trainers do it; one beyond sft asks for what is missing: its loss,
     and a `reference` that goes with the method. `batch` then counts samples: a pair of answers is one, of two
-    sequences. `loss`: what follows the last hidden state. `prompt_len` are the tokens at the start of every
-    sequence that are not scored, 0 or 1 if all are but the first; only some losses leave them out.
+    sequences. Distillation's reference is a `teacher`: the name of another model, none for one like the student, its
+    weights in `teacher_dtype`. `loss`: what follows the last hidden state. `prompt_len` are the tokens at the start of
+    every sequence that are not scored, 0 or 1 if all are but the first; only some losses leave them out.
 
     The loop. `steady` asks for a later step, when optimizer states exist; otherwise the first. `hold_logits`: the
     caller keeps the model's output through the backward pass, as `outputs = model(...); outputs.loss.backward()`
     does. `keep_outputs`: that variable outlives the step, as in a loop written out in one function, until the next
     forward pass gives it another value. `fp32_outputs`: accelerate's wrapper, which returns logits as fp32 copies.
     `zero_grad`: where gradients are zeroed, or freed with `set_to_none`; of several micro-batches in the first one.
+
+    Memory of activations. `checkpointing` lets layers run again, each or every n-th (`checkpoint_every`), all of it
+    but operations whose results are kept: `checkpoint_saves` are words of oomph.tape.selective with commas between
+    them. `activation_offload` moves what is saved for the backward pass to host memory, inputs of checkpoints too.
+    `compile`: torch.compile, which is bounded, not played: what is played is the eager step (oomph.min_cut).
 
     The optimizer is a name of oomph.optimizer_names; `implementation` is torch.optim's way through the parameters,
     others have one way of their own. `embedding_32bit`: 8-bit optimizers of bitsandbytes keep fp32 states for
@@ -98,7 +108,8 @@ class TrainJob:
     in full fine-tuning: the tables of tokens and positions, the first so many layers. `freeze_vision` freezes
     towers and projectors, which then get no adapters either: what LLaMA-Factory does unless told otherwise.
     `virtual_tokens` are those that prompt tuning and its like put before each sequence; `block_size` is how wide
-    OFT's blocks are, 0 as PEFT has it.
+    OFT's blocks are, 0 as PEFT has it. `active_layers` are those that train at a time with LISA.
+    `qat`: maps compute with weights and inputs as they are when they are quantised, as torchao has it.
 
     The base. `quantization` is how a frozen one is stored, by bitsandbytes, GPTQ or HQQ, and `gptq_kernel` what
     computes with GPTQ's. bitsandbytes passes by experts that are stacked in one parameter unless `quantised_experts`
@@ -129,6 +140,9 @@ class TrainJob:
     dropout: bool = True  # as the config says; False sets every rate to 0
     checkpointing: Checkpointing = "none"
     checkpoint_every: int = 1
+    checkpoint_saves: str = ""
+    activation_offload: ActivationOffload = "none"
+    compile: bool = False
     use_cache: bool = False
     keeps_cache: bool = False
     heads_of_4_51: bool = False
@@ -172,12 +186,16 @@ class TrainJob:
     keeps_softmax_inputs: bool = False
     objective: Objective = "sft"
     reference: Reference = "default"
+    teacher: str = ""
+    teacher_dtype: TeacherDtype = "student"
     prompt_len: int = 0
     virtual_tokens: int = 20
     block_size: int = 0
     images: int = 0
     image_size: str = ""
     freeze_vision: bool = False
+    active_layers: int = 2
+    qat: Qat = "none"
 
     def __post_init__(self) -> None:
         check_values(self)
@@ -234,6 +252,8 @@ class TrainJob:
         """Where the reference comes from; None for an objective without one."""
         if not OBJECTIVES[self.objective].reference:
             return None
+        if OBJECTIVES[self.objective].teacher:
+            return "loaded"
         if self.reference == "default":
             return "loaded" if self.method == "full" else "adapters-off"
         return self.reference
@@ -249,18 +269,35 @@ class TrainJob:
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(TrainJob)}
 
 
+DRAFTED = 20  # candidates of an assistant: num_assistant_tokens of transformers' GenerationConfig
+
+
 @dataclass(frozen=True)
 class InferJob:
     """One forward pass without gradients: a prefill of `seq_len` tokens, or `decode` single tokens after it.
 
     `cache`: none, dynamic (grows by concatenation), static (`max_cache_len` tokens allocated at once; 0 means
-    seq_len + decode) or fp8 (dynamic, but quantised: QuantizedCache's backend "fp8"). `experts` and `routing` as in
-    TrainJob; generate() decodes with batched_mm where grouped_mm is asked for. `logits_to_keep` 0 keeps the logits of
-    every token, 1 only the last one's.
+    seq_len + decode), quantised (it grows; fp8, quanto and hqq are QuantizedCache's backends) or offloaded (dynamic or
+    static, in the machine's memory but for two layers). quanto and hqq keep codes of `cache_bits` in groups of
+    `cache_group` along `cache_axis`, and up to `cache_residual` tokens as they are; all are made wide in every pass.
+
+    `experts` and `routing` as in TrainJob; generate() decodes with batched_mm where grouped_mm is asked for.
+    `logits_to_keep` 0 keeps the logits of every token, 1 only the last one's. With `beams` a prompt is read once for
+    each, and their cache is put in order after every token; how many of them are returned changes nothing. With
+    `candidates` (prompt lookup) so many tokens of the prompt are read with it, and with every token after it; with an
+    `assistant`, a model that oomph knows by name, it writes them (20 unless said otherwise).
 
     `quantization` is how the weights are stored, `gptq_kernel` what computes with GPTQ's, as in TrainJob.
     `compute_fp32`: bitsandbytes brings 4-bit maps' inputs and weights to fp32 first, which it does unless a
     BitsAndBytesConfig says otherwise.
+
+    `images` of each sequence, `image_size` pixels high and wide, lie among the tokens that are read at once, as in
+    TrainJob.
+
+    `device_map` asks for a map of modules as transformers makes it for one GPU: auto, which leaves a tenth of it free,
+    or sequential; with `max_memory` for modules, as 20GiB, where that is said. `offload` names modules that wait in the
+    machine's memory, as model.layers.24-31,lm_head, each tensor of which is on the GPU while its module runs
+    (accelerate's hooks); a device map is made into one (oomph.device_map).
 
     `release` is whose generate() runs. That of transformers 4.38 makes logits of every token and fp32 copies of them,
     keeps tables of sines and cosines in each layer, repeats key heads before it attends, and holds the cache as it was
@@ -274,17 +311,31 @@ class InferJob:
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     attention: Kernel = "flash"
     padding: bool = False
-    cache: Literal["none", "dynamic", "static", "fp8"] = "dynamic"
+    cache: CacheKind = "dynamic"
     max_cache_len: int = 0
+    cache_bits: int = 4
+    cache_group: int = 64
+    cache_residual: int = 128
+    cache_axis: int = 0
+    beams: int = 1
+    candidates: int = 0
+    assistant: str = ""
     logits_to_keep: int = 1
     experts: Experts = "grouped_mm"
     routing: Routing = "balanced"
     quantization: ServedQuantization = "none"
     gptq_kernel: ServedGptqKernel = "gptqmodel"
     compute_fp32: bool = False
+    device_map: Literal["none", "auto", "sequential"] = "none"
+    max_memory: str = ""
+    offload: str = "none"
+    images: int = 0
+    image_size: str = ""
     release: Release = "5"
 
     def __post_init__(self) -> None:
+        if self.assistant and not self.candidates:
+            object.__setattr__(self, "candidates", DRAFTED)
         check_values(self)
         check_serving(self)
 
@@ -308,8 +359,8 @@ def shortened(job: TrainJob | InferJob) -> TrainJob | InferJob:
     return job
 
 
-# Inputs that say how steps follow each other, not what a step is.
-BETWEEN_STEPS = frozenset({"lengths", "long_samples"})
+# Inputs that say how steps follow each other, or what is said beside a step, not what it is.
+BETWEEN_STEPS = frozenset({"lengths", "long_samples", "compile"})
 
 
 def describe(job: TrainJob | InferJob) -> dict[str, Any]:

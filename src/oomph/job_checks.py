@@ -7,10 +7,11 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from oomph.errors import UsageError, close_matches
-from oomph.job_words import COMPLETING, PROMPTED, RANKED
+from oomph.job_words import COMPLETING, INTEGER_CACHES, PROMPTED, RANKED
 from oomph.lengths import Lengths
 from oomph.objectives import KINDS as OBJECTIVES
 from oomph.optimizer_names import KINDS, REFUSED
+from oomph.tape.selective import SELECTED, words_of
 
 if TYPE_CHECKING:
     from oomph.job import InferJob, TrainJob
@@ -19,10 +20,12 @@ TWO_OPTIMIZERS = ("muon", "torchao-cpu-offload")
 ALL_AT_ONCE = (*TWO_OPTIMIZERS, "adamw-master")  # that do not step in a backward pass
 SIXTEEN_BIT_LOSSES = frozenset({"cut", "liger-fms"})  # whose products fail with, or whose kernels refuse, fp32 weights
 FOUR_BIT = ("nf4", "fp4")  # what bitsandbytes quantises stacked experts to
+CODE_BITS = {"quanto": (2, 4), "hqq": (1, 2, 3, 4, 8)}  # of caches that are quantised to integers
+THREE_BITS = 3
 MAY_BE_ZERO = frozenset(
     {
         "decode", "max_cache_len", "logits_to_keep", "freeze_layers", "labels", "target_len", "zero_bucket",
-        "prompt_len", "block_size", "images",
+        "prompt_len", "block_size", "images", "cache_axis", "candidates",
     }
 )  # fmt: skip
 MOST_PIXELS, DIGITS = 2**14, 5  # of a side of an image, and how many digits such a number has
@@ -42,7 +45,7 @@ def check_values(job: TrainJob | InferJob) -> None:
             raise UsageError(f"{field.name} cannot be {value!r}.", hint)
         low = 0 if field.name in MAY_BE_ZERO else 1
         if hints[field.name] is int and not low <= value <= MOST:
-            raise UsageError(f"{field.name} cannot be {value}.", f"Give a whole number of at least {low}.")
+            raise UsageError(f"{field.name} cannot be {value}.", f"Give a whole number from {low} to {MOST}.")
         if hints[field.name] is float and not 0 <= value < 1:
             raise UsageError(f"{field.name} cannot be {value}.", "A rate is at least 0 and less than 1.")
 
@@ -57,6 +60,37 @@ def check_training(job: TrainJob) -> None:
         raise UsageError("labels are of a classifier.", "Add --task sequence-classification, or leave --labels out.")
     if job.objective == "sft" and job.loss == "logits":
         raise UsageError("Fine-tuning on labels needs a loss.", "Take another --loss, or an --objective.")
+    _check_method(job)
+    if job.prompt_len >= job.seq_len:
+        raise UsageError(f"A prompt of {job.prompt_len} tokens leaves none to score.", "Give a longer --seq.")
+    if job.padding and job.packing:
+        fix = "Leave one out: transformers looks for packed sequences only where there is no mask."
+        raise UsageError("A batch has a padding mask or packed sequences, not both.", fix)
+    if (job.teacher or job.teacher_dtype != "student") and not OBJECTIVES[job.objective].teacher:
+        raise UsageError("Only distillation has a teacher.", "Add --objective gkd, or leave it out.")
+    if job.images or job.image_size:
+        _check_images(job)
+    if job.checkpoint_saves:
+        _check_selection(job)
+    if job.compile:
+        _check_compiled(job)
+    if job.activation_offload != "none":
+        _check_offload(job)
+    if job.kernels == "unsloth":
+        _check_unsloth(job)
+    if job.kernels == "foak" and job.packing and job.batch > 1:
+        fix = "Take batch 1, as padding-free collators do, or other kernels."
+        raise UsageError("fms-acceleration's rotary embedding takes one row of positions for all.", fix)
+    if job.loss in SIXTEEN_BIT_LOSSES and job.precision not in ("bf16", "fp16"):
+        raise UsageError(
+            f"The loss {job.loss} wants weights in 16 bit.", "Take precision bf16 or fp16, or the loss liger."
+        )
+    if job.autocast and job.precision == "fp32":
+        raise UsageError("fp32 weights under autocast are a precision of their own.", "Take amp-bf16 or amp-fp16.")
+
+
+def _check_method(job: TrainJob) -> None:
+    """Refuse what does not go with a method, or the other way round."""
     if not any(word.strip() for word in job.targets.split(",")):
         raise UsageError("targets names no module.", "Say q_proj,v_proj, all-linear or default.")
     if job.quantised_experts and job.experts == "modules":
@@ -75,28 +109,18 @@ def check_training(job: TrainJob) -> None:
         raise UsageError("Copies of modules train beside adapters only.", "Add --method lora.")
     if job.zero_bucket and (not job.optimizer.startswith("adamw") or job.optimizer_in_backward):
         raise UsageError("DeepSpeed is played around AdamW alone.", "Take optimizer adamw, or leave the bucket out.")
-    if job.prompt_len >= job.seq_len:
-        raise UsageError(f"A prompt of {job.prompt_len} tokens leaves none to score.", "Give a longer --seq.")
-    if job.padding and job.packing:
-        fix = "Leave one out: transformers looks for packed sequences only where there is no mask."
-        raise UsageError("A batch has a padding mask or packed sequences, not both.", fix)
+    if job.qat != "none" and (
+        job.method not in ("full", "lisa") or job.kernels != "torch" or job.model_code != "transformers"
+    ):
+        raise UsageError("Fake quantisers are played in full fine-tuning alone.", "Leave --qat out.")
+    if job.qat != "none" and (job.loss != "hf" or job.objective != "sft"):
+        raise UsageError("Fake quantisers are played with transformers' own loss.", "Take --loss hf and sft.")
+    if job.method == "lisa" and (job.zero_bucket or job.optimizer == "adamw-master"):
+        raise UsageError("LISA is played with optimizers that have states for each parameter.", "Take another one.")
     if job.optimizer == "torchao-cpu-offload" and not job.set_to_none:
         raise UsageError("torchao's offloaded optimizer frees gradients.", "Leave out what keeps them.")
     if job.kernels != "torch" and job.method == "ln-tuning":
         raise UsageError("Fused norms know nothing of PEFT's copies of norms.", "Leave one of the two out.")
-    if job.images or job.image_size:
-        _check_images(job)
-    if job.kernels == "unsloth":
-        _check_unsloth(job)
-    if job.kernels == "foak" and job.packing and job.batch > 1:
-        fix = "Take batch 1, as padding-free collators do, or other kernels."
-        raise UsageError("fms-acceleration's rotary embedding takes one row of positions for all.", fix)
-    if job.loss in SIXTEEN_BIT_LOSSES and job.precision not in ("bf16", "fp16"):
-        raise UsageError(
-            f"The loss {job.loss} wants weights in 16 bit.", "Take precision bf16 or fp16, or the loss liger."
-        )
-    if job.autocast and job.precision == "fp32":
-        raise UsageError("fp32 weights under autocast are a precision of their own.", "Take amp-bf16 or amp-fp16.")
 
 
 def check_serving(job: InferJob) -> None:
@@ -105,17 +129,72 @@ def check_serving(job: InferJob) -> None:
         raise UsageError("exllama computes with 4 bits.", "Take --gptq-kernel cuda-old, or another --quantization.")
     if job.compute_fp32 and not job.quantization.startswith(FOUR_BIT):
         raise UsageError("compute_fp32 is of bitsandbytes' 4-bit maps.", "Add --quantization nf4, or leave it out.")
-    if job.release == "4.38" and (job.cache != "dynamic" or job.attention != "flash" or job.padding):
-        fix = "Leave out --cache, --attention and --padding."
+    if job.cache in INTEGER_CACHES:
+        _check_codes(job)
+    if job.max_memory and job.device_map == "none":
+        raise UsageError("max_memory is of a device map.", "Add --device-map auto, or leave it out.")
+    if job.device_map != "none" and job.offload != "none":
+        raise UsageError("A device map says itself which modules wait.", "Leave out --offload, or --device-map.")
+    if job.candidates:
+        _check_candidates(job)
+    if job.images or job.image_size:
+        _check_pixels(job)
+        for wrong, what, fix in (
+            (job.padding, "a padding mask", "Leave --padding out: sequences of equal lengths need none."),
+            (job.beams > 1 or job.candidates, "beams or candidates", "Leave them out."),
+            (job.cache == "none" and job.decode, "decoding without a cache", "Leave --cache out."),
+        ):
+            if wrong:
+                raise UsageError(f"oomph cannot play images with {what} yet.", fix)
+    plain = job.cache == "dynamic" and job.attention == "flash" and not job.padding and job.beams == 1
+    if job.release == "4.38" and not plain:
+        fix = "Leave out --cache, --attention, --padding and --beams."
         raise UsageError("oomph knows the growing cache and flash attention of transformers 4.38 alone.", fix)
 
 
-def _check_images(job: TrainJob) -> None:
-    """Refuse what is not played with images yet, and a size that is none."""
+def _check_candidates(job: InferJob) -> None:
+    """Refuse what prompt lookup does not go with: transformers refuses it too, or takes tokens back that it cannot."""
+    for wrong, what, fix in (
+        (job.batch > 1, "several sequences", "Say --concurrency 1."),
+        (job.beams > 1, "beams", "Leave out --beams."),
+        (job.cache not in ("dynamic", "offloaded"), f"the cache {job.cache}", "Say --cache dynamic or offloaded."),
+        (job.padding, "a padding mask", "Leave out --padding."),
+        (job.release != "5", f"transformers {job.release}", "Leave out --release."),
+        (
+            job.candidates >= job.seq_len and not job.assistant,
+            "a prompt that is no longer than what is found in it",
+            "Give more --context.",
+        ),
+    ):
+        if wrong:
+            way = "An assistant" if job.assistant else "Prompt lookup"
+            raise UsageError(f"{way} does not go with {what}.", fix)
+
+
+def _check_codes(job: InferJob) -> None:
+    """Refuse codes that the backend of a quantised cache has not, or fails on."""
+    known = CODE_BITS[job.cache]
+    if job.cache_bits not in known:
+        fix = f"Take one of {', '.join(map(str, known))}."
+        raise UsageError(f"A cache of {job.cache} has no codes of {job.cache_bits} bits.", fix)
+    if job.cache_axis > 1:
+        raise UsageError("Groups of a quantised cache lie along axis 0 or 1.", "Leave --cache-axis out.")
+    if job.cache == "hqq" and job.cache_bits == THREE_BITS and job.cache_axis:
+        fix = "Leave --cache-axis out, or take other --cache-bits."
+        raise UsageError("HQQ cannot read 3-bit codes back along axis 1: it takes keys for a matrix.", fix)
+
+
+def _check_pixels(job: TrainJob | InferJob) -> None:
+    """Refuse a size without images, and one that is none."""
     if not job.images:
         raise UsageError("image_size is of images.", "Say how many each sequence has: --images 1.")
     if job.image_size:
         pixels(job.image_size)
+
+
+def _check_images(job: TrainJob) -> None:
+    """Refuse what is not played with images yet, and a size that is none."""
+    _check_pixels(job)
     for wrong, what, fix in (
         (job.objective != "sft", f"the objective {job.objective}", "Take the objective sft."),
         (job.padding, "a padding mask", "Leave --padding out: batches of equal lengths need none."),
@@ -151,7 +230,7 @@ def check_objective(job: TrainJob) -> None:
         raise UsageError(f"The loss {job.loss} says nothing about {name}.", fix)
     for wrong, what, fix in (
         (job.packing, "packed sequences", "Leave out --packing: TRL pads here."),
-        (job.method in ("bitfit", "ln-tuning", "badam"), job.method, "Take method full or lora."),
+        (job.method in ("bitfit", "ln-tuning", "badam", "lisa"), job.method, "Take method full or lora."),
         (bool(job.modules_to_save), "copies of modules", "Leave out --modules-to-save."),
         (job.keep_outputs, "outputs that are kept", "Leave out --keep-outputs: TRL's trainers drop them."),
         (job.kernels == "unsloth", "Unsloth's kernels", "Take other --kernels: its trainers are patched too."),
@@ -163,9 +242,47 @@ def check_objective(job: TrainJob) -> None:
             raise UsageError(f"The objective {name} does not go with {what}.", fix)
     if job.compares_with == "adapters-off" and job.method == "full":
         raise UsageError("Full fine-tuning has no adapters to switch off.", "Say --reference loaded or precomputed.")
-    if job.compares_with == "loaded" and job.method != "full":
+    if job.compares_with == "loaded" and job.method != "full" and not OBJECTIVES[job.objective].teacher:
         fix = "Say --reference adapters-off or precomputed."
         raise UsageError("A reference beside adapters is not played: TRL switches the adapters off.", fix)
+
+
+def _check_selection(job: TrainJob) -> None:
+    """Refuse words that name no operation, and ways of checkpointing that keep nothing."""
+    for word in words_of(job.checkpoint_saves):
+        if word not in SELECTED:
+            hint = close_matches(word[:40], SELECTED) or f"Choose of {', '.join(SELECTED)}."
+            raise UsageError(f"checkpoint_saves knows no operation {word[:40]!r}.", hint)
+    if job.checkpointing != "non-reentrant":
+        raise UsageError("Operations are chosen in non-reentrant checkpoints.", "Say --checkpointing non-reentrant.")
+
+
+def _check_compiled(job: TrainJob) -> None:
+    """Refuse what the estimate of torch.compile says nothing about."""
+    for wrong, what in (
+        (job.checkpointing != "none", "checkpointing, whose second runs it cuts too"),
+        (job.activation_offload != "none", "activation offloading"),
+        (job.objective != "sft", f"the objective {job.objective}"),
+        (job.model_code != "transformers", f"the code of {job.model_code}"),
+        (job.method == "qlora" or job.quantization != "none", "a quantised base, whose kernels break its graphs"),
+    ):
+        if wrong:
+            raise UsageError(f"The estimate of torch.compile does not go with {what}.", "Leave one of both out.")
+
+
+def _check_offload(job: TrainJob) -> None:
+    """Refuse what moves activations itself, and code that was not run under such hooks."""
+    for wrong, what, fix in (
+        (
+            job.checkpointing == "unsloth",
+            "Unsloth's checkpointing, which moves inputs itself",
+            "Leave one of both out.",
+        ),
+        (job.kernels == "unsloth", "Unsloth's kernels", "Take other --kernels."),
+        (job.model_code != "transformers", f"the code of {job.model_code}", "Leave --activation-offload out."),
+    ):
+        if wrong:
+            raise UsageError(f"Activation offloading does not go with {what}.", fix)
 
 
 def _check_unsloth(job: TrainJob) -> None:

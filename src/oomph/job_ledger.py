@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from oomph import formats
 from oomph.answer import Subject, facts
 from oomph.closed_form import Forms, axis_name
+from oomph.device_map import placed
 from oomph.device_memory import Figures, figures, fits
-from oomph.errors import OomphError, UnsupportedError
+from oomph.errors import UnsupportedError
 from oomph.job import TrainJob, describe
 from oomph.job_tells import idle_inputs
-from oomph.job_words import COMPLETING, QUANTIZATIONS
+from oomph.job_warnings import job_warnings
 from oomph.ledger import Instant, Item, Ledger, Verdict
 from oomph.methods import adapted, trainable_params
-from oomph.optimizer_names import KINDS
 from oomph.peak import STAYING, Alive, alive_at, highest_place
-from oomph.programs import kernel_note
 from oomph.recipe import Stretch
 from oomph.runs import runs
 from oomph.steps import Step, step
@@ -55,6 +53,7 @@ def job_ledger(found: Subject, job: Job, fleet: Fleet | None = None, config: Con
         raise UnsupportedError(
             f"What {found.model.name} does is not told by names and shapes.", "Point oomph at its config.json."
         )
+    asked, job = job, placed(found.model, job, fleet.device if fleet else None)
     played = step(found.model, job)
     place = highest_place(played)
     alive = alive_at(played, place)
@@ -83,13 +82,7 @@ def job_ledger(found: Subject, job: Job, fleet: Fleet | None = None, config: Con
         device=fleet.to_dict() if fleet else None,
         verdict=_verdict(said, on_device, events, fleet, config) if fleet else None,
         assumptions=_assumed(job, found.model),
-        warnings=(
-            *found.warnings,
-            *found.model.notes,
-            *_unseen(job),
-            *_stored_otherwise(found, job),
-            *kernel_note(found.model, job.attention),
-        ),
+        warnings=job_warnings(found, job, asked, played),
         figures=(on_device.allocated, on_device.reserved, on_device.device),
         resident_bytes=on_device.played.allocated_end_bytes,
         instants=tuple(map(_instant, names, played.stretches))[played.begin - 1 :],
@@ -137,45 +130,6 @@ def _assumed(job: Job, model: Model) -> tuple[str, ...]:
     if not any(weight.of > 1 for weight in model.weights):
         idle |= {"experts", "routing"}
     return tuple(f"{name}={value}" for name, value in describe(job).items() if name not in idle)
-
-
-def _unseen(job: Job) -> tuple[str, ...]:
-    """Return sentences on what of a job takes memory that is not counted here."""
-    if not isinstance(job, TrainJob):
-        return ()
-    found = []
-    if job.objective in COMPLETING:
-        found.append(
-            f"{job.objective} is played from completions that are there: what makes them is not in the step. On the"
-            " same GPU generation takes a key-value cache at another time: see `oomph serve`; no number adds the two."
-        )
-    kind = KINDS.get(job.optimizer)
-    if kind is not None and kind.paged:
-        found.append(
-            f"{job.optimizer} keeps its states in unified memory: they are not counted here, and the driver moves them"
-            " to the GPU as far as there is room."
-        )
-    if kind is not None and kind.on_host:
-        found.append(f"{job.optimizer} keeps its states in host memory: they are not counted here.")
-    if kind is not None and kind.rule == "torchao":
-        found.append(
-            f"{job.optimizer} makes its step by torch.compile: what compiled kernels pass each other is not counted, at"
-            " most a few fp32 copies of the largest parameter at a time."
-        )
-    return tuple(found)
-
-
-def _stored_otherwise(found: Subject, job: Job) -> tuple[str, ...]:
-    """Say so where a model that reads and writes was published quantised, and the job does not say how."""
-    asked = formats.asked_for(found.source.config or {})
-    if isinstance(job, TrainJob) or job.quantization != "none" or asked is None:
-        return ()
-    try:
-        name = formats.from_config(asked, job.precision).name
-    except OomphError:
-        name = "a format of its own"
-    fix = f"say --quantization {name}" if name in QUANTIZATIONS else f"oomph cannot play {name} yet"
-    return (f"This model is published in {name}; what is played are weights in {job.precision}: {fix}.",)
 
 
 def _why(played: Step, instant: str, alive: list[Alive]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from oomph.job import InferJob, TrainJob
-from oomph.job_words import ADAPTERS, BLOCKED, OF_PROMPTS, PROMPTED, RANKED
+from oomph.job_words import ADAPTERS, BLOCKED, INTEGER_CACHES, OF_PROMPTS, PROMPTED, RANKED, STATIC_CACHES
 from oomph.objectives import KINDS as OBJECTIVES
 from oomph.optimizer_names import KINDS, Kind
 
@@ -40,6 +40,9 @@ TELLS: dict[str, Callable[[TrainJob], bool]] = {
     "embedding_32bit": lambda job: _kind(job).rule == "bnb" and _kind(job).bits == EIGHT,
     "freeze_embeddings": lambda job: job.method == "full",
     "freeze_layers": lambda job: job.method == "full",
+    "compile": lambda job: job.compile,
+    "checkpoint_saves": lambda job: bool(job.checkpoint_saves),
+    "activation_offload": lambda job: job.activation_offload != "none",
     "images": lambda job: job.images > 0,
     "image_size": lambda job: job.images > 0,
     "freeze_vision": lambda job: job.freeze_vision,
@@ -53,14 +56,35 @@ TELLS: dict[str, Callable[[TrainJob], bool]] = {
     "labels": lambda job: job.task != "config",
     "target_len": lambda job: job.target_len > 0,
     "keeps_softmax_inputs": lambda job: job.keeps_softmax_inputs,
-    "reference": lambda job: OBJECTIVES[job.objective].reference,
+    "reference": lambda job: OBJECTIVES[job.objective].reference and not OBJECTIVES[job.objective].teacher,
+    "teacher": lambda job: OBJECTIVES[job.objective].teacher,
+    "teacher_dtype": lambda job: OBJECTIVES[job.objective].teacher,
     "prompt_len": lambda job: job.loss in OF_PROMPTS,
     "virtual_tokens": lambda job: job.method in PROMPTED,
     "block_size": lambda job: job.method in BLOCKED,
+    "qat": lambda job: job.qat != "none",
+    "active_layers": lambda job: job.method == "lisa",
 }
 
 
+def _integers(job: InferJob) -> bool:
+    return job.cache in INTEGER_CACHES
+
+
 SERVED: dict[str, Callable[[InferJob], bool]] = {
+    "max_cache_len": lambda job: job.cache in STATIC_CACHES,
+    "cache_bits": _integers,
+    "cache_group": _integers,
+    "cache_residual": _integers,
+    "cache_axis": _integers,
+    "beams": lambda job: job.beams > 1,
+    "candidates": lambda job: job.candidates > 0,
+    "images": lambda job: job.images > 0,
+    "image_size": lambda job: job.images > 0,
+    "assistant": lambda job: job.assistant != "",
+    "device_map": lambda job: job.device_map != "none",
+    "max_memory": lambda job: job.max_memory != "",
+    "offload": lambda job: job.offload != "none",
     "gptq_kernel": lambda job: job.quantization.startswith("gptq"),
     "compute_fp32": lambda job: job.quantization.startswith(("nf4", "fp4")),
 }

@@ -31,6 +31,12 @@ Checkpointing = Literal[
     "non-reentrant",
     "unsloth",  # reentrant, with what layers begin with in host memory
 ]
+ActivationOffload = Literal[
+    "none",
+    "trl",  # TRL's, on a second stream: all but parameters and the head's
+    "torchtune",  # the same of torchtune, for what comes before the head
+    "save-on-cpu",  # torch's own, of all that is saved
+]
 OptimizerName = Literal[
     "adamw", "adamw_torch", "adamw_torch_fused", "adamw_hf", "adamw-amsgrad", "adam", "nadam", "radam", "adamax",
     "adadelta", "sgd", "sgd-momentum", "rmsprop", "adagrad", "adafactor-torch", "adafactor-torch-foreach", "adafactor",
@@ -40,7 +46,8 @@ OptimizerName = Literal[
     "galore_adamw_8bit", "galore_adamw_8bit_layerwise", "galore_adamw_layerwise", "apollo_adamw",
     "apollo_adamw_layerwise", "apollo-mini", "torchao-cpu-offload", "adam-mini", "lion", "came", "lomo", "adalomo",
     "schedule_free_adamw", "schedule_free_radam", "schedule_free_sgd", "stable_adamw", "grokadamw", "muon", "prodigy",
-    "dadapt-adam", "adamw-master", "optimi-adamw", "soap", "lamb", "lars", "ademamix", "ademamix_8bit",
+    "dadapt-adam", "adamw-master", "optimi-adamw", "soap", "shampoo", "sophia-g", "adopt", "adan", "lamb", "lars",
+    "adagrad_bnb_8bit", "adagrad_bnb_32bit", "sgd_bnb_8bit", "sgd_bnb_32bit", "ademamix", "ademamix_8bit",
     "paged_ademamix_32bit", "paged_ademamix_8bit", "none",
 ]  # fmt: skip
 Implementation = Literal["foreach", "fused", "loop"]
@@ -72,6 +79,8 @@ Objective = Literal[
     "grpo",  # the update on completions that are there, without a KL term
     "rloo",  # the same with a number per completion, and a reference in memory
     "orpo",  # pairs without a reference: the odds of one against the other, and a cross entropy of the chosen ones
+    "gkd",  # a teacher's distribution over all tokens: the Jensen-Shannon divergence halfway between
+    "gkd-kl",  # the same as a KL divergence
     "reward",  # pairs of answers through a classifier of one label
 ]
 Reference = Literal[
@@ -80,6 +89,7 @@ Reference = Literal[
     "adapters-off",
     "precomputed",  # log-probabilities come with the batch
 ]
+TeacherDtype = Literal["student", "bf16", "fp16", "fp32"]
 ModelCode = Literal[
     "transformers",
     "litgpt",  # since 0.5.4
@@ -113,16 +123,18 @@ Method = Literal[
     "bitfit",  # biases alone
     "ln-tuning",  # copies of norms
     "badam",  # one layer at a time
+    "lisa",  # a few layers at a time, and all that is no layer
     "adapter",  # LitGPT's LLaMA-Adapter
     "adapter_v2",
 ]
+Qat = Literal["none", "8da4w"]  # int8 inputs, each token with a scale; int4 weights in groups
 AdapterDtype = Literal["fp32", "base"]
 Quantization = Literal[  # of a frozen base; the names of formats
     "none", "nf4", "nf4-dq", "fp4", "fp4-dq", "int8",
     "gptq-4bit-g128", "gptq-4bit-g64", "gptq-4bit-g32", "gptq-4bit-column",
     "gptq-8bit-g128", "gptq-8bit-g64", "gptq-8bit-g32", "gptq-8bit-column",
     "hqq-8bit", "hqq-4bit", "hqq-4bit-g128", "hqq-4bit-g32", "hqq-3bit", "hqq-2bit", "hqq-2bit-g128", "hqq-2bit-g32",
-    "hqq-1bit", "awq", "awq-g64", "awq-g32",
+    "hqq-1bit", "awq", "awq-g64", "awq-g32", "aqlm-1x16", "aqlm-2x8",
 ]  # fmt: skip
 GptqKernel = Literal[
     "gptqmodel",  # GPTQModel, today's; a layer's unpacked weights live through its backward pass
@@ -141,6 +153,20 @@ Release = Literal[
     "4.51",  # torch's attention gets keys and values repeated for all heads
     "4.38",  # fp32 logits of every token; tables of sines in each layer; the cache as it was beside the one that grows
 ]
+CacheKind = Literal[
+    "none",
+    "dynamic",  # grows by concatenation
+    "static",  # all tokens allocated at once
+    "fp8",  # grows, in fp8: QuantizedCache's backend of that name
+    "quanto",  # integer codes and a residual, by optimum-quanto; what transformers takes for "quantized"
+    "hqq",  # the same by HQQ
+    "offloaded",  # grows; layers wait in the machine's memory, one ahead of the one that attends
+    "offloaded_static",  # the same of all tokens allocated at once
+]
+INTEGER_CACHES = ("quanto", "hqq")
+STATIC_CACHES = ("static", "offloaded_static")
+OFFLOADED_CACHES = ("offloaded", "offloaded_static")
+KEPT_PER_BEAM = 2  # continuations that beam search keeps for each beam of a model with one token that ends sequences
 COMPLETING = frozenset({"grpo", "rloo"})  # objectives whose answers were made from a prompt by the model itself
 OF_PROMPTS = frozenset({"fused-head", "chunked-nll", "logits"})  # losses that leave out what is not scored
 RANKED = frozenset({"lora", "qlora", "dora", "lora-fa", "vera", "loha", "lokr", "adalora"})  # methods that have a rank
@@ -153,4 +179,5 @@ PRESETS: dict[str, dict[str, Any]] = {
     "qlora": {"quantization": "nf4-dq", "kbit_preparation": True, "targets": "all-linear"},
     "badam": {"optimizer": "adamw-master"},
 }
+BASES = {"qlora": "lora"}  # what such a method is with one of these otherwise
 OWN_PRESETS = frozenset({"quantization"})  # those of a method that are not PEFT's

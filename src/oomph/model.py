@@ -17,7 +17,8 @@ class Model:
     `text_type` is the type of the language model inside a multimodal one. Multi-token-prediction layers are parts of
     kind "mtp": weighed apart, never in `params`. `assumed` are the config keys that were absent and the class defaults
     taken for them, `unplayed` what the config asks for that the tape has no rule for, `objective` what its head is
-    trained for: causal-lm, masked-lm, sequence-classification, regression (a classifier of one label).
+    trained for: causal-lm, masked-lm, sequence-classification, regression (a classifier of one label), `teacher` the
+    model beside it that it is to learn from.
     """
 
     parts: Mapping[str, Part]
@@ -34,6 +35,7 @@ class Model:
     notes: tuple[str, ...] = ()
     unplayed: tuple[str, ...] = ()
     objective: str = "causal-lm"
+    teacher: Model | None = None
 
     @property
     def decoder_type(self) -> str:

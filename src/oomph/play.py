@@ -6,14 +6,17 @@ What is alive when, and what the peak is, are then in the recorder; nothing here
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from oomph.errors import UnsupportedError, UsageError
 from oomph.job import InferJob, TrainJob
 from oomph.methods import adapted, as_coded, forward_of
 from oomph.methods.bitsandbytes import Linear8bit
+from oomph.methods.lisa import switched_off
 from oomph.model import Model
+from oomph.objectives import KINDS as OBJECTIVES
 from oomph.objectives import check_model, objective_file
 from oomph.objectives.passes import Passes, autocast_dtype, made
 from oomph.optimizers import Optimizer
@@ -24,11 +27,14 @@ from oomph.played import Played
 from oomph.programs import program_of
 from oomph.structure import decoder_stack
 from oomph.tape import Recorder, Tape
+from oomph.tape.activation_offload import offloading
 from oomph.tape.autograd import backward, like
 from oomph.tape.bound import Bound, bind
 from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym
 from oomph.tape.tape import Place
+
+FOUND_HEADS = ("lm_head", "embed_out", "output")  # paths of heads that TRL leaves alone; GPT-NeoX calls its lm_head now
 
 
 def play(model: Model, job: TrainJob | InferJob, *, layers: Depth | None = None, on: Place = "gpu") -> Played:
@@ -39,26 +45,28 @@ def play(model: Model, job: TrainJob | InferJob, *, layers: Depth | None = None,
 
 
 def train_step(
-    model: Model, job: TrainJob, *, layers: Depth | None = None, on: Place = "gpu", warm_up: bool = False
+    model: Model,
+    job: TrainJob,
+    *,
+    layers: Depth | None = None,
+    on: Place = "gpu",
+    warm_up: bool = False,
+    at_loss: Callable[[Sym], None] | None = None,
 ) -> Played:
     """Play one training step: micro-batches, clipping, optimizer, zero_grad.
 
     `layers` is how deep the model is meant to be where it stands for a deeper one (see fold.py).
     `on` says whose events are played (see tape.Place). A steady step works on what an earlier one left, which is put
-    there; with `warm_up`, or where outputs are kept and so a whole graph, the earlier one is played too.
+    there; with `warm_up`, or where outputs are kept and so a whole graph, the earlier one is played too. `at_loss` is
+    called with each loss before its backward pass.
     """
     check_model(model, job)
-    original, model = as_coded(model, job), adapted(model, job)
+    original = as_coded(model, job)
+    program_of(original)  # what cannot be played is said before what its method lacks
+    model = adapted(model, job)
     program = program_of(model)
-    tape = Tape(on)
+    tape = _tape(model, job, on)
     recorder = tape.recorder
-    tape.kernel, tape.dropout, tape.loss = job.attention, job.dropout, job.loss
-    tape.keeps_inputs = job.keeps_4bit_inputs
-    tape.keeps_softmax_inputs, tape.heads_of_4_51 = job.keeps_softmax_inputs, job.heads_of_4_51
-    tape.inputs_train = job.checkpointing != "none"  # transformers' enable_input_require_grads
-    tape.experts, tape.routing = job.experts, job.routing
-    tape.images, tape.image_size = job.images, job.image_size
-    tape.prompt_len, tape.holes = job.prompt_len, job.padding
     with tape.playing():
         recorder.mark("parameters")
         forward = forward_of(program.causal_lm, model, job)
@@ -70,14 +78,19 @@ def train_step(
         updated = program.updated(passes.policy, parameters) if hasattr(program, "updated") else parameters
         buffers = _buffers(program, passes.policy)
         optimizer = None if job.optimizer == "none" else Optimizer(job, passes.policy, updated)
+        if optimizer is not None and job.method == "lisa" and (job.steady or optimizer.makes_at_once):
+            optimizer.remember(switched_off(passes.policy, model))
         if job.compares_with == "loaded":
-            passes.reference = bind(original, tape, job.weight_dtype, "reference")
-            buffers += _buffers(program, passes.reference)
+            other = model.teacher or original
+            dtype = job.weight_dtype if job.teacher_dtype == "student" else job.teacher_dtype
+            passes.reference = bind(other, tape, dtype, "reference")
+            if OBJECTIVES[job.objective].teacher:
+                passes.of_teacher = program_of(other).causal_lm, other.decoder_type
+            buffers += _buffers(program_of(other), passes.reference)
         played = Played(recorder)
+        tape.at_loss = at_loss
         step = partial(_step, passes, model, optimizer, parameters, played, layers)
-        settles = job.quantization == "int8" and _has_bias(passes.policy) and autocast_dtype(job) is not None
-        buffered = "unsloth" in (job.kernels, job.checkpointing)
-        if job.steady and (warm_up or settles or buffered or job.keep_outputs):
+        if job.steady and (warm_up or _settles(passes.policy, job)):
             step()
         else:
             _leave_behind(optimizer, updated, job)
@@ -91,6 +104,37 @@ def train_step(
         tape.shared.clear()
         del step, passes, buffers, optimizer, parameters, updated
     return played
+
+
+def _tape(model: Model, job: TrainJob, on: Place) -> Tape:
+    """Return a tape that knows what of a job its programs ask for."""
+    tape = Tape(on)
+    tape.kernel, tape.dropout, tape.loss = job.attention, job.dropout, job.loss
+    tape.keeps_inputs = job.keeps_4bit_inputs
+    tape.keeps_softmax_inputs, tape.heads_of_4_51 = job.keeps_softmax_inputs, job.heads_of_4_51
+    tape.inputs_train = job.checkpointing != "none"  # transformers' enable_input_require_grads
+    tape.reentrant = job.checkpointing in ("reentrant", "unsloth")
+    tape.experts, tape.routing = job.experts, job.routing
+    tape.images, tape.image_size = job.images, job.image_size
+    tape.prompt_len, tape.holes = job.prompt_len, job.padding
+    tape.stays = _stays(model, job)
+    return tape
+
+
+def _stays(model: Model, job: TrainJob) -> Literal["", "head", "loss"]:
+    """Return what saves nothing that is moved: the head that TRL finds, or all from it on, as torchtune has it."""
+    if job.activation_offload == "torchtune":
+        return "loss"
+    found = job.activation_offload == "trl" and any(name in model.parts for name in FOUND_HEADS)
+    return "head" if found else ""
+
+
+def _settles(bound: Bound, job: TrainJob) -> bool:
+    """Tell whether a step leaves what the next one finds, beside optimizer states and gradients."""
+    biases = job.quantization == "int8" and _has_bias(bound) and autocast_dtype(job) is not None
+    scales = job.qat != "none"  # those of a module's last call stay on it
+    buffers = "unsloth" in (job.kernels, job.checkpointing) or job.activation_offload in ("trl", "torchtune")
+    return biases or scales or buffers or job.keep_outputs
 
 
 def _has_bias(bound: Bound) -> bool:
@@ -111,7 +155,7 @@ def _leave_behind(optimizer: Optimizer | None, parameters: list[Sym], job: Train
         return
     if optimizer is not None:
         optimizer.make_states()
-    if job.leaves_gradients:
+    if job.leaves_gradients and not job.zero_bucket:
         for one in parameters:
             one.grad = like(one, one.dtype, "zeros_like")
             one.tape.recorder.name(one.grad.storage.ordinal, one.made_for, "gradient")
@@ -133,6 +177,8 @@ def _step(
         tape.before_gradient = partial(_step_before, optimizer)
     elif optimizer is not None and job.optimizer_in_backward:
         tape.on_gradient = partial(_step_in_backward, optimizer)
+    elif optimizer is not None and job.zero_bucket:
+        tape.on_gradient = optimizer.to_bucket
     run_backward = backward if optimizer is None else optimizer.backward
     if job.zero_grad == "before-forward":
         zero_grad()
@@ -141,7 +187,7 @@ def _step(
         objective = objective_file(job.objective)
         _micro_batch(passes, objective, played, zero_grad if first else None, run_backward)
     played.backward_end = recorder.position
-    if job.clip_gradients:
+    if job.clip_gradients and not job.zero_bucket:  # DeepSpeed scales its fp32 copies in place
         recorder.mark("clip gradients")
         clip_grad_norm(parameters, partial(_at_depth, model=model, deep=layers))
     if optimizer is not None and not job.optimizer_in_backward:
@@ -212,7 +258,11 @@ def _micro_batch(
     tape.scope = ""
     recorder.mark("embedding forward")
     inputs = made(tape, objective.inputs(passes))
+    inside = ExitStack()
+    inside.enter_context(offloading(tape, job.activation_offload))
     loss, outputs = objective.compute_loss(passes, inputs)
+    if job.activation_offload != "trl":
+        inside.close()
     if loss is None:
         raise UnsupportedError("Training needs labels.")
     if job.accumulation > 1:
@@ -221,10 +271,13 @@ def _micro_batch(
         del outputs
     if zero_grad is not None:
         zero_grad()
+    if tape.at_loss is not None:
+        tape.at_loss(loss)
     recorder.mark("loss backward")
     played.forward_end = recorder.position
     tape.on_node = _crossing(tape)
     run_backward(loss)
+    inside.close()
     tape.on_node = None
     recorder.mark("after backward")
     if job.hold_logits:

@@ -39,10 +39,13 @@ class Played:
         """Bytes alive before the step: parameters, buffers, and what an earlier step left."""
         return self.live[self.start]
 
-    def kept(self, why: str, position: int | None = None) -> int:
-        """Return the bytes that are a parameter, a buffer, an optimizer state ... after so many events (None: all)."""
+    def kept(self, why: str, position: int | None = None, unit: int = ROUND) -> int:
+        """Return the bytes that are a parameter, a buffer, an optimizer state ... after so many events (None: all).
+
+        Each is rounded up to a `unit`.
+        """
         recorder = self.recorder
         events = recorder.events[: self.end if position is None else position]
         alive = {event for event in events if event >= 0} - {~event for event in events if event < 0}
         found = [recorder.allocations[ordinal] for ordinal in alive if recorder.why.get(ordinal) == why]
-        return sum(ceil_to(number(one.n_bytes), ROUND) for one in found)
+        return sum(ceil_to(number(one.n_bytes), unit) for one in found)

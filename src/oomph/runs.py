@@ -47,7 +47,7 @@ def _run(model: Model, job: TrainJob, lengths: list[int]) -> Stream:
     """
     script, sums = job_script(model, replace(job, seq_len=lengths[0]))
     first = script.stream(sums)
-    events, alive = list(first.events), first.live_at(len(first.events))
+    events, alive, lanes = list(first.events), first.live_at(len(first.events)), dict(first.lanes)
     found = _second_step(script).left
     free = 1 + max(event.ordinal for event in events)
     for length in lengths[1:]:
@@ -59,12 +59,14 @@ def _run(model: Model, job: TrainJob, lengths: list[int]) -> Stream:
                 n_bytes = sizes[script.kinds[at]]
                 now[at], alive[free] = free, n_bytes
                 events.append(Event(free, n_bytes))
+                if at in script.lanes:
+                    lanes[free] = script.lanes[at]
                 free += 1
             elif now[~at] in alive:
                 ordinal = now[~at]
                 events.append(Event(ordinal, -alive.pop(ordinal)))
         found = [now.get(at, -1) for at in again.left]
-    return Stream(events, first.marks, first.labels)
+    return Stream(events, first.marks, first.labels, lanes)
 
 
 @dataclass(frozen=True)

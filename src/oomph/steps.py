@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
+from oomph.device_map import placed
 from oomph.job import shortened
 from oomph.methods import layers_path
 from oomph.model import Model
@@ -79,7 +80,7 @@ class Step:
 
 def step(model: Model, job: Job, layers: int | None = None, *, on: Place = "gpu") -> Step:
     """Return the step of a model with `layers` layers of its pattern (as many as it has, if None)."""
-    job = shortened(job)
+    job = placed(model, shortened(job))
     _, stack = decoder_stack(model)
     if layers is None:
         layers = len(stack.layers)

@@ -40,6 +40,8 @@ class Label(NamedTuple):
 class Stream:
     """The events of one job with names for its instants and allocations.
 
+    `lanes` tells CUDA streams apart: that of an ordinal which was not allocated on the first one.
+
     >>> stream = Stream([Event(0, 100), Event(1, 600), Event(0, -100)])
     >>> stream.peak_bytes, stream.live_at(3)
     (1536, {1: 600})
@@ -48,6 +50,7 @@ class Stream:
     events: list[Event] = field(default_factory=list)
     marks: list[tuple[int, str]] = field(default_factory=list)
     labels: dict[int, Label] = field(default_factory=dict)
+    lanes: dict[int, int] = field(default_factory=dict)
 
     def live(self) -> Iterator[int]:
         """Yield the bytes alive after each event, every allocation rounded to 512 B."""

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from oomph.device_map import placed
 from oomph.job import TrainJob, shortened
 from oomph.methods import layers_path
 from oomph.model import Model
+from oomph.optimizers.deepspeed import REDUCED
 from oomph.pattern import Depth, pattern
 from oomph.recipe import Recipe, Sums
 from oomph.stream import Event, Label, Stream
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from oomph.played import Played
     from oomph.unfold import Events
 
+ON_OTHER_STREAMS = {REDUCED: 1}  # operations whose results are not allocated on the first CUDA stream
 KEPT = 32  # scripts in memory; one of a deep model takes some megabytes
 
 
@@ -47,7 +51,13 @@ class Script:
         of_class = self.class_bytes(sums)
         sizes = [of_class[kind] for kind in self.kinds]
         events = [Event(at, sizes[at]) if at >= 0 else Event(~at, -sizes[~at]) for at in self.events]
-        return Stream(events, list(self.marks), dict(self.labels))
+        return Stream(events, list(self.marks), dict(self.labels), self.lanes)
+
+    @cached_property
+    def lanes(self) -> dict[int, int]:
+        """The CUDA stream of each allocation that is not on the first one."""
+        of_class = [ON_OTHER_STREAMS.get(one.op, 0) for one in self.recipe.classes]
+        return {at: of_class[kind] for at, kind in enumerate(self.kinds) if of_class[kind]} if any(of_class) else {}
 
     def class_bytes(self, sums: Sums) -> list[int]:
         """Return the bytes of an allocation of each class for the numbers put in."""
@@ -68,7 +78,7 @@ def job_stream(model: Model, job: Job) -> Stream:
 
 def job_script(model: Model, job: Job) -> tuple[Script, Sums]:
     """Return the script of a job, and the job's numbers in its recipe."""
-    job = shortened(job)
+    job = placed(model, shortened(job))
     found = structure(model, job)
     key = f"{found.key} layers={len(decoder_stack(model)[1].layers)}"
     for script in _scripts.get(key, ()):

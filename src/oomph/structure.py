@@ -17,10 +17,12 @@ from oomph.errors import UnsupportedError, UsageError
 from oomph.job import BETWEEN_STEPS, InferJob, TrainJob
 from oomph.model import Model
 from oomph.pattern import pattern
+from oomph.tape.activation_offload import MAX_FWD_STASH_SIZE
 from oomph.tape.sizes import Sheet, Size, number, yes
 from oomph.tensor import Tensor
 
 Job = TrainJob | InferJob
+OFFLOADED_BEHIND = MAX_FWD_STASH_SIZE + 1  # layers whose inputs are on their way to the host while another one runs
 STACKS = (
     "model.layers", "transformer.h", "gpt_neox.layers", "transformer.blocks", "model.decoder.layers", "biogpt.layers",
     "bert.encoder.layer", "roberta.encoder.layer", "electra.encoder.layer", "distilbert.transformer.layer",
@@ -53,6 +55,9 @@ def structure(model: Model, job: Job) -> Structure:
             words += [f"{len(layers)} layers" for layers in repeating]
             part = replace(stack, layers=repeating.layers(repeating.fixed + len(repeating.period)))
         _describe(part, words, seen)
+    if model.teacher is not None:
+        words += ["teacher", model.teacher.model_type, model.teacher.text_type]
+        _describe(model.teacher.parts, words, seen)
     apart = {*job.axes, *BETWEEN_STEPS}
     words += [f"{field.name}={getattr(job, field.name)}" for field in fields(job) if field.name not in apart]
     return Structure(" ".join(words), (*_job_sizes(job), *seen))
@@ -87,11 +92,18 @@ def shallow(model: Model, job: Job, layers: Size, more: int = 1) -> tuple[int, i
     # Frozen first layers differ from the others; one table holds the prefixes of all.
     if repeating is None or (isinstance(job, TrainJob) and (job.freeze_layers or job.method == "prefix-tuning")):
         return None
+    # Layers that wait are not like the others; an assistant has as many as it has.
+    if isinstance(job, InferJob) and (job.offload != "none" or job.assistant):
+        return None
     every = job.checkpoint_every if isinstance(job, TrainJob) and job.checkpointing != "none" else 1
     period = lcm(len(repeating.period), every)
     rest = (number(layers) - repeating.fixed) % period
     # The first layer of each kind does other things than those between, and so do the last ones to a checkpoint.
     ends = len(repeating.period) + every
+    if isinstance(job, TrainJob) and job.activation_offload in ("trl", "torchtune"):
+        ends += OFFLOADED_BEHIND
+    if isinstance(job, TrainJob) and job.method == "lisa":
+        ends += job.active_layers  # the first ones train, those that repeat do not
     depth = repeating.fixed + period + ends + (rest - ends) % period
     if yes(layers > depth + more * period) and yes((layers - repeating.fixed) % period == rest):
         return depth, period
@@ -158,4 +170,5 @@ def symbolic(model: Model, job: Job, sheet: Sheet) -> tuple[Model, Job]:
         return tuple(map(lifted, value)) if isinstance(value, tuple) else value
 
     parts = {path: lifted(part) for path, part in model.parts.items()}
-    return replace(model, parts=parts), replace(job, **sizes)
+    teacher = None if model.teacher is None else replace(model.teacher, parts=lifted(model.teacher.parts))
+    return replace(model, parts=parts, teacher=teacher), replace(job, **sizes)

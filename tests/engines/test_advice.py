@@ -52,6 +52,17 @@ def test_what_is_too_large_already_says_how_much_is_missing(name: str) -> None:
     assert max(saved for title, saved in smaller.items() if title.startswith("weights in")) > 20 * 2**30
 
 
+def test_as_few_experts_as_need_be_leave_the_gpu() -> None:
+    """A mixture on a card too small: experts of so many layers go to the host that it fits; of one less it does not."""
+    program, found, devices = engine("llama.cpp"), subject("gpt-oss-120b"), [find("rtx-4090")]
+    job = replace(program.job(), context=32768)
+    (change,) = (each for each in changes(found, program, job, devices) if each.title.startswith("experts of"))
+    option, number = change.words
+    assert (option, change.status) == ("-ncmoe", "fits")
+    after = [serve(found, program, replace(job, n_cpu_moe=int(number) - less), devices).verdict for less in (0, 1)]
+    assert [verdict.fits for verdict in after if verdict] == [True, False]
+
+
 @pytest.mark.parametrize(
     ("name", "device", "words"),
     [

@@ -146,3 +146,12 @@ def test_lm_studios_command_is_read_back() -> None:
     words = engine("lm-studio").command("qwen/qwen3-4b", LmStudioJob(context=8192, gpu="0.5"))
     assert words == ["lms", "load", "qwen/qwen3-4b", "--context-length", "8192", "--gpu", "0.5"]
     assert read_text(" ".join(words)).job == LmStudioJob(context_length=8192, gpu="0.5")
+
+
+def test_layers_are_told_in_its_own_words() -> None:
+    """No flag of llama-server, which nobody types here."""
+    for name, said in (("ollama", "num_gpu not given"), ("lm-studio", "--gpu 0.5 puts half")):
+        program = engine(name)
+        told = program.deploy(subject("llama-3.2-1b"), program.job(format="q8_0")).assumptions
+        assert any(said in text for text in told), told
+        assert not any("-ngl" in text or "--fit" in text for text in told)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from oomph import formats, weigh
+from oomph.answer import subject
 from oomph.errors import UsageError
 from oomph.explain import saved_tensors
 from oomph.families import model_from_config
 from oomph.job import TrainJob
+from oomph.job_ledger import job_ledger
 from oomph.methods import trainable_params
 from oomph.play import train_step
 from oomph.steps import step
@@ -100,3 +103,45 @@ def test_the_command_line_says_what_trains(capsys: pytest.CaptureFixture[str], t
     assert "quantization=nf4-dq, kbit_preparation=True" in words
     code, out, _ = run(capsys, "train", str(path), "--method", "lora", "--json")
     assert json.loads(out)["job"]["trainable_params"] == 6_815_744 // 2
+
+
+def typed(capsys: pytest.CaptureFixture[str], path: Path, *words: str) -> dict[str, Any]:
+    """The answer to a typed job of QLoRA, a few tokens long."""
+    path.write_text(json.dumps(LLAMA_3_8B))
+    code, out, _ = run(capsys, "train", str(path), "--method", "qlora", "--seq", "512", "--json", *words)
+    assert code == 0
+    found: dict[str, Any] = json.loads(out)
+    return found
+
+
+def test_typed_qlora_is_what_guides_do(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Checkpointed and under autocast, with the reasons; flash attention then, so nothing to warn of."""
+    found = typed(capsys, tmp_path / "config.json")
+    assert (found["job"]["checkpointing"], found["job"]["autocast"]) == ("non-reentrant", True)
+    assert "prepare_model_for_kbit_training" in found["assumptions"][0]
+    assert not found["warnings"]
+
+
+def test_what_is_typed_beside_qlora_wins(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Not only what differs from a plain job: also the words that say a plain job's own."""
+    words = ("--no-autocast", "--checkpointing", "none", "--no-kbit-preparation", "--targets", "q_proj")
+    job = typed(capsys, tmp_path / "config.json", *words)["job"]
+    assert (job["method"], job["quantization"], job["kbit_preparation"]) == ("lora", "nf4-dq", False)
+    assert (job["checkpointing"], job["autocast"], job["targets"]) == ("none", False, "q_proj")
+
+
+def test_a_table_of_all_scores_is_warned_of(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """fp32 with fewer key heads has no fused kernel: measurements/ has such a row, its kernels are "math"."""
+    found = typed(capsys, tmp_path / "config.json", "--no-autocast")
+    assert any("square of the length" in text and "--autocast" in text for text in found["warnings"])
+    found = typed(capsys, tmp_path / "config.json", "--no-autocast", "--attention", "math")
+    assert not found["warnings"]
+
+
+def test_experts_that_are_not_quantised_are_warned_of() -> None:
+    """Stacked experts stay wide, in fp32 after PEFT's preparation: most of such a model's bytes."""
+    found = subject("qwen3-30b-a3b")
+    job = TrainJob(seq_len=64, method="qlora", targets="q_proj", autocast=True)
+    (said,) = (text for text in job_ledger(found, job).warnings if "stacked" in text)
+    assert "fp32" in said
+    assert not job_ledger(found, replace(job, quantised_experts=True)).warnings

@@ -84,6 +84,16 @@ CASES: dict[str, Cases] = {
             pairs(1, objective="orpo", padding=True, accumulation=2, prompt_len=3, **AMP),
         ),
         "orpo, lora": (LLAMA, pairs(1, objective="orpo", method="lora", checkpointing="non-reentrant")),
+        "gkd": (LLAMA, pairs(objective="gkd", prompt_len=5)),
+        "gkd, padding, amp": (
+            TIED,
+            pairs(
+                objective="gkd", padding=True, prompt_len=5, checkpointing="non-reentrant", teacher_dtype="bf16", **AMP
+            ),
+        ),
+        "gkd, lora": (LLAMA, pairs(1, objective="gkd", method="lora", accumulation=2)),
+        "gkd, qlora": (LLAMA, pairs(objective="gkd", method="qlora", checkpointing="reentrant")),
+        "gkd as kl, bounded logits": (SOFTCAP, pairs(objective="gkd-kl", padding=True)),
         "reward": (JUDGE, pairs(objective="reward")),
         "reward, padding, amp": (JUDGE, pairs(3, objective="reward", padding=True, accumulation=2, **AMP)),
         "kto": (LLAMA, pairs(objective="kto")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
@@ -18,6 +19,7 @@ from oomph.runtimes.base import Versions
 from oomph.runtimes.config_file import read
 from oomph.score.asking import catalogued
 from oomph.steps import step
+from oomph.stream import ROUND
 from tests.objectives.cases import LLAMA, pairs
 from tests.test_cli import as_json
 
@@ -162,3 +164,23 @@ def test_a_reward_model_gets_a_head_of_one_number_and_a_padding_token() -> None:
     found = for_job(catalogued("llama-3-8b"), job)
     assert found.model.objective == "regression"
     assert int(step(found.model, job).peak) < int(step(catalogued("llama-3-8b").model, TrainJob(4, 64)).peak)
+
+
+def test_a_teacher_of_another_size_is_beside_the_student() -> None:
+    """Weights and caches of its two layers more come on top; what is folded is what is played in full."""
+    student, small = model_from_config(LLAMA), model_from_config(LLAMA | {"num_hidden_layers": 3})
+    job = TrainJob(2, 37, objective="gkd", optimizer="none")
+    taught = replace(student, teacher=small)
+    more = int(step(taught, job).peak) - int(step(student, job).peak)
+    cached = 2 * 2 * 7 * ROUND  # two layers' keys and values: 2·2·37·12·2 B each, rounded up
+    assert 0 <= more - cached - 2 * (small.params - student.params) < 2 * 9 * ROUND
+    assert step(taught, job).peak == max(train_step(taught, job).live)
+
+
+def test_a_teacher_with_other_tokens_is_refused() -> None:
+    """As TRL does: whole distributions are compared."""
+    taught = replace(model_from_config(LLAMA), teacher=model_from_config(LLAMA | {"vocab_size": 64}))
+    with pytest.raises(UsageError, match="The teacher has 64 tokens"):
+        train_step(taught, TrainJob(2, 37, objective="gkd"))
+    with pytest.raises(UsageError, match="Only distillation"):
+        TrainJob(teacher="qwen2.5-3b")

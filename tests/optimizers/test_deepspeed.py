@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import pytest
 
+from oomph.allocator import replay
 from oomph.errors import UnsupportedError, UsageError
 from oomph.families import model_from_config
 from oomph.job import TrainJob
 from oomph.play import train_step
 from oomph.steps import step
+from oomph.streams import job_stream
 from tests.configs import LLAMA_3_8B
 
 MODEL = model_from_config(LLAMA_3_8B)
@@ -31,6 +33,19 @@ def test_buckets_are_there_during_backward_alone() -> None:
     assert step(MODEL, large).peak > step(MODEL, small).peak + 3 * 10**9
     assert step(MODEL, large).resident == step(MODEL, small).resident
     assert step(MODEL, large).peak == train_step(MODEL, large).peak
+
+
+def test_gradients_of_micro_batches_are_kept_twice_on_a_stream_of_their_own() -> None:
+    """The first one's sum and the next ones' copies, 2 bytes each of what trains, in memory that nothing else gets."""
+    job = replace(JOB, method="lora", adapter_dtype="base", accumulation=3)
+    stream = job_stream(MODEL, job)
+    sizes = [event.n_bytes for event in stream.events if event.n_bytes > 0 and event.ordinal in stream.lanes]
+    micro_batches = sum(name == "loss backward" for _, name in stream.marks)
+    trained = train_step(MODEL, job).kept("optimizer state") // 12
+    assert sum(sizes) == micro_batches * 2 * trained
+    apart, together = replay(stream), replay(stream, lanes={0: 0})
+    assert apart.allocated_peak_bytes == together.allocated_peak_bytes
+    assert apart.reserved_peak_bytes > together.reserved_peak_bytes
 
 
 def test_what_deepspeed_is_not_played_with_is_refused() -> None:

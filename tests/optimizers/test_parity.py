@@ -53,6 +53,8 @@ JOBS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (LLAMA, {"optimizer": "rmsprop_bnb_8bit", "precision": "fp16"}),
     (LLAMA, {"optimizer": "ademamix_8bit", "steady": False}),
     (GPT2, {"optimizer": "paged_ademamix_32bit", "steady": False}),
+    (LLAMA, {"optimizer": "adagrad_bnb_8bit", "precision": "fp16", "steady": False}),
+    (GPT2, {"optimizer": "sgd_bnb_32bit", "precision": "fp32"}),
     (LLAMA, {"optimizer": "galore_adamw", "optim_rank": 8}),
     (LLAMA, {"optimizer": "galore_adamw", "optim_rank": 300, "precision": "fp32", "steady": False}),
     (TIED, {"optimizer": "galore_adamw", "optim_rank": 8, "precision": "amp-bf16", "update_projection": True}),

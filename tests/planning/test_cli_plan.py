@@ -41,7 +41,7 @@ def test_the_options_shown_make_it_fit(capsys: pytest.CaptureFixture[str]) -> No
     from oomph.cli.job_options import spelled
     from oomph.job import TrainJob
 
-    options = [spelled(TrainJob, each["input"], each["after"]) for part in change["parts"] for each in part["sets"]]
+    options = [spelled(TrainJob, each["input"], each["value"]) for part in change["parts"] for each in part["say"]]
     words = [word for option in options for word in option.split()]
     code, _, _ = run(capsys, "train", *TOO_LARGE[1:2], *TOO_LARGE[3:], *words)
     assert code == 0

@@ -17,6 +17,7 @@ from tests.planning.models import GPT2, LLAMA, MIXTRAL, bench, random_job, rando
 
 DOCS = Path(__file__).parents[2] / "docs"
 SMALL = {"vocab_size": 128}  # so that the peak is in the layers, not in the loss
+DEEP = {"num_hidden_layers": 12}
 WORDS = {"vocab_size": 50000}  # so that it is in the loss
 
 # For each lever a model and a job at whose peak is what it takes away.
@@ -52,6 +53,8 @@ EXAMPLES: dict[str, tuple[dict[str, Any], TrainJob]] = {
     "smaller micro-batches, more of them": (LLAMA, TrainJob(12, 256)),
     "gradient checkpointing": (LLAMA, TrainJob(4, 1024)),
     "checkpoint every layer": (LLAMA | SMALL, TrainJob(8, 1024, checkpointing="non-reentrant", checkpoint_every=3)),
+    "layers' inputs in host memory": (LLAMA | SMALL | DEEP, TrainJob(8, 1024, checkpointing="non-reentrant")),
+    "autocast": (LLAMA | SMALL, TrainJob(2, 1024, method="qlora")),
     "mixed precision": (LLAMA, TrainJob(4, 1024, precision="fp32", attention="efficient")),
     "bf16 throughout": (LLAMA, TrainJob(4, 1024, precision="amp-bf16")),
     "no dropout": (GPT2 | SMALL, TrainJob(4, 1024)),

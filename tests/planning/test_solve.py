@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -20,6 +21,7 @@ from oomph.planning.solve import Search, largest, limits
 from oomph.steps import step
 from oomph.structure import Job, with_layers
 from tests.planning.models import GPT2, LLAMA, gpu, random_job, random_model, subject
+from tests.tape import vision
 
 N_FAST, N_SLOW = 10, 40
 
@@ -80,7 +82,7 @@ def test_zero_where_not_even_one_fits() -> None:
     """The answer is 0, the reason that of the job with one."""
     limit = largest(subject(LLAMA), TrainJob(4, 512), gpu(560), "batch")
     assert (limit.value, limit.at) == (0, None)
-    assert limit.sentence.startswith("Not even 1 sequences in a micro-batch: Does not fit")
+    assert limit.sentence.startswith("Not even 1 sequence in a micro-batch: Does not fit")
 
 
 def test_the_models_own_context_is_a_limit() -> None:
@@ -137,3 +139,19 @@ def test_batches_of_many_lengths_are_left_to_train() -> None:
     """A search would play hundreds of steps for each value it looks at."""
     with pytest.raises(UsageError, match="one length"):
         largest(subject(LLAMA), TrainJob(lengths="300±200"), gpu(8000), "batch")
+
+
+@pytest.mark.parametrize(
+    ("raw", "job", "axis"),
+    [
+        (vision.config(random.Random(5), "qwen2_vl"), TrainJob(1, 120, images=1, image_size="56x56"), "seq"),
+        (LLAMA, InferJob(1, 64, candidates=9), "context"),
+        (LLAMA, TrainJob(1, 16, method="lisa", active_layers=2), "layers"),
+    ],
+    ids=["images", "candidates", "lisa"],
+)
+def test_values_that_a_job_refuses_are_not_looked_at(raw: dict[str, Any], job: Job, axis: str) -> None:
+    """Images and candidates want some tokens, LISA some layers: the search begins with the least that a job takes."""
+    limit = largest(subject(raw), job, gpu(1024), axis)
+    assert limit.value > 1
+    check(limit, raw, job, 1024)

@@ -83,7 +83,6 @@ def test_every_line_of_a_log_is_what_was_printed() -> None:
     [
         ({"n_seq_max": None}, "output_buffer_mib", "how many slots"),
         ({"quant": "IQ3_K - 3.4325 bpw"}, "model_gpu_mib", "not said exactly"),
-        ({"engine": "ik_llama.cpp"}, "compute_buffer_mib", "graphs of its own"),
         ({"cmd": "llama-server -ot exps=CUDA1"}, "compute_buffer_mib", "-ot sends tensors"),
         ({"model": "somebody's own"}, "model_gpu_mib", "no config of this model"),
         ({"n_ctx": 100}, "kv_mib", "does not pad"),

@@ -98,6 +98,40 @@ def test_qwen_s_script_on_one_gpu_runs_under_deepspeed() -> None:
     assert (job.quantization, job.gptq_kernel) == ("gptq-4bit-g128", "cuda-old")
 
 
+QWEN: dict[str, Any] = {
+    "framework": "Qwen finetune.py (HF Trainer + PEFT)", "framework_version": "torch 2.0, CUDA 11.8, transformers 4.32",
+    "metric": "not stated (GPU memory)", "precision_mode": "amp bf16 (HF --bf16, params bf16)", "method": "lora",
+    "lora": {"rank": 64, "targets": ["c_attn", "c_proj", "w1", "w2"], "adapter_dtype": None}, "grad_accum": 8,
+    "micro_batch": 1, "packing": "padded to max length", "attention_impl": "flash-attn 2 (Qwen remote code)",
+    "loss_impl": "eager HF remote code (CrossEntropyLoss on logits)", "checkpointing": "full (HF)",
+    "gpu": "A100-SXM4-80GB", "unit_ambiguous": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "seq_len", "printed"),
+    [("Qwen-1.8B-Chat", 512, 7.4), ("Qwen-7B-Chat", 4096, 29.7), ("Qwen-14B-Chat", 8192, 55.2)],
+)
+def test_qwen_s_table_is_read_off_nvidia_smi(model: str, seq_len: int, printed: float) -> None:
+    """G are thousands of MiB with all kernels loaded: 7.4G and 55.2G leave the same beside what torch reserves."""
+    row = changed(TRAINING, **QWEN, model=model, seq_len=seq_len, measured={"peak_reserved_gib": printed})
+    found = scored(row)["peak_reserved_gib"]
+    assert found.predicted is not None
+    assert 0 < printed - found.predicted < 0.35  # the contexts known are those of smaller GPUs
+    assert any("thousands of nvidia-smi's MiB" in text for text in found.assumed)
+
+
+def test_ms_swift_runs_with_the_versions_it_requires() -> None:
+    """A row that names neither transformers nor PEFT ran what ms-swift's requirements of its time allow."""
+    row = changed(TRAINING, framework="ms-swift 2.x (HF Trainer)", framework_version="torch 2.1.1, bnb 0.41.3")
+    assert training.job_of(row)[0].loss == "hf-4.45"
+    narrow = changed(
+        row, method="qlora", weight_dtype="bnb nf4", precision_mode="amp bf16 (params bf16)",
+        lora={"rank": 8, "targets": "DEFAULT (attention qkv)", "adapter_dtype": "AUTO"},
+    )  # fmt: skip
+    assert not training.job_of(narrow)[0].kbit_preparation  # nothing in it calls prepare_model_for_kbit_training
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

@@ -229,6 +229,13 @@ def test_offline_never_asks(single: HubServer) -> None:
     assert single.asked == []
 
 
+def test_a_copy_that_cannot_be_read_has_a_namesake(single: HubServer) -> None:
+    """Offline, a repository of a known name under another owner: the catalogue's model is named."""
+    with pytest.raises(SourceError, match="The catalogue has famous-8b"):
+        sources.load("somebody/famous-8b", offline=True)
+    assert single.asked == []
+
+
 def test_offline_reads_the_cache(single: HubServer, tmp_path: Path) -> None:
     """What huggingface_hub has already downloaded is weighed from this disk."""
     cache = tmp_path / "cache" / "models--someone--tiny-model"

@@ -373,7 +373,7 @@ import sys
 from pathlib import Path
 from tests.sources.test_kept import RECIPE, Shelf
 folder, mine = Path(sys.argv[1]), sys.argv[2]
-for turn in range(60):
+for turn in range(20):
     shelf = Shelf(folder)
     assert all(one == RECIPE for one in shelf.get("shared"))
     shelf.put("shared", RECIPE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from oomph.job import InferJob, TrainJob
 from tests.tape import grid as plain
@@ -46,6 +46,15 @@ def gemma3(rng: random.Random) -> Config:
     text = base(rng) | {"head_dim": rng.choice([8, 18]), "pad_token_id": 0} | sliding(rng)
     text["layer_types"] = text["layer_types"][: text["num_hidden_layers"]]
     return {"vision_config": siglip(rng), "text_config": text, "mm_tokens_per_image": 4, "image_token_index": 3}
+
+
+def paligemma(rng: random.Random) -> Config:
+    """PaliGemma on Gemma."""
+    text = base(rng) | {"model_type": "gemma", "head_dim": rng.choice([8, 18]), "pad_token_id": 0}
+    return {
+        "vision_config": siglip(rng) | {"image_size": 28}, "text_config": text, "image_token_index": 3,
+        "projection_dim": text["hidden_size"],
+    }  # fmt: skip
 
 
 def qwen_text(rng: random.Random) -> Config:
@@ -95,7 +104,7 @@ def qwen3_vl(rng: random.Random) -> Config:
     text = qwen_text(rng)
     heads = rng.choice([2, 3])
     vision = {
-        "hidden_size": heads * 16, "num_heads": heads, "depth": 2, "patch_size": 4,
+        "hidden_size": heads * 16, "num_heads": heads, "depth": 2, "patch_size": 32,
         "intermediate_size": rng.choice([24, 40]), "out_hidden_size": text["hidden_size"],
         "num_position_embeddings": 16, "deepstack_visual_indexes": [0],
     }  # fmt: skip
@@ -109,6 +118,7 @@ KINDS = {
     "llava": llava,
     "llava_next": llava,
     "gemma3": gemma3,
+    "paligemma": paligemma,
 }
 
 
@@ -117,7 +127,11 @@ def config(rng: random.Random, kind: str) -> Config:
     return {"model_type": kind, **KINDS[kind](rng), "tie_word_embeddings": rng.random() < 0.4}
 
 
-SEEING = ("qwen2_vl", "qwen2_5_vl", "llava")  # kinds that are played with images
+SEEING = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava", "gemma3", "paligemma")  # kinds that are played with images
+READING = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava", "gemma3")  # and in inference
+
+
+NEVER_TEXT = ("paligemma",)  # whose processors take no text alone
 
 
 def seeing(rng: random.Random, drawn: TrainJob, images: int) -> TrainJob:
@@ -139,7 +153,7 @@ def seeing(rng: random.Random, drawn: TrainJob, images: int) -> TrainJob:
 def job(rng: random.Random, kind: str) -> TrainJob:
     """A job of text alone or of images too; of adapters, on the tower too, now and then."""
     drawn = plain.job(rng, kind)
-    if kind in SEEING and rng.random() < 0.7:
+    if kind in NEVER_TEXT or (kind in SEEING and rng.random() < 0.7):
         drawn = seeing(rng, drawn, rng.choice([1, 2]))
     if rng.random() < 0.6:
         return drawn
@@ -151,10 +165,21 @@ def infer_job(rng: random.Random, kind: str) -> InferJob:
     return plain.infer_job(rng)
 
 
+def seeing_infer_job(rng: random.Random, cache: Literal["dynamic", "static"]) -> InferJob:
+    """A prefill of text and two images, and two tokens."""
+    attention: Literal["math", "eager"] = rng.choice(["math", "eager"])
+    return InferJob(2, 120, 2, attention=attention, cache=cache, images=2, image_size="40x56")
+
+
 def grid(seed: int = 20261126) -> Iterator[tuple[Config, TrainJob | InferJob]]:
-    """A training step of each kind, and inference of every other."""
+    """A training step of each kind, with images where it is played with them, and inference of every other."""
     rng = random.Random(seed)
     for index, kind in enumerate(KINDS):
-        yield config(rng, kind), job(rng, kind)
-        if index % 2:
+        drawn = job(rng, kind)
+        yield config(rng, kind), drawn
+        if index % 2 and kind not in NEVER_TEXT:
             yield config(rng, kind), infer_job(rng, kind)
+        if kind in SEEING and not drawn.images:
+            yield config(rng, kind), seeing(rng, drawn, 1 + index % 2)
+    for kind in READING:
+        yield config(rng, kind), seeing_infer_job(rng, "static" if kind == "qwen2_vl" else "dynamic")

@@ -86,13 +86,13 @@ def replay(
 
     `capacity` is what the device can give (bytes; None: no end), `device_bytes` its total memory where a fraction of it
     is allowed. The cache is emptied at every mark of the stream named in `empty_cache_at`. `lanes` gives the CUDA
-    stream of an ordinal where that is not the default one.
+    stream of an ordinal where that is not the default one, in place of what the events' stream says of them.
 
     >>> steps = Stream([Event(0, 8 * 2**20), Event(0, -8 * 2**20), Event(1, 512)], marks=[(2, "step ends")])
     >>> [r.reserved_end_bytes // 2**20 for r in (replay(steps), replay(steps, empty_cache_at=["step ends"]))]
     [22, 2]
     """
-    return _Player(CachingAllocator(config, capacity, device_bytes), lanes or {}).play(stream, empty_cache_at)
+    return _Player(CachingAllocator(config, capacity, device_bytes), lanes or stream.lanes).play(stream, empty_cache_at)
 
 
 def reserved_series(result: Replay) -> list[int]:

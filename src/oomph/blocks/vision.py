@@ -16,6 +16,7 @@ from oomph.tensor import Tensor
 
 QKV = ("q_proj", "k_proj", "v_proj")
 CLIP_QKV = ("k_proj", "v_proj", "q_proj")  # as CLIP's class has them
+SIGLIP_ORDER = ("layer_norm1", "self_attn", "layer_norm2", "mlp")
 FC = ("fc1", "fc2")
 
 
@@ -74,7 +75,7 @@ class ClipVision(Block):
     SigLIP (`class_token=False`) has no class token and no norm before the layers, but a bias on the patch map,
     and with `pooling_head` an attention pool on top. Positions: S, plus one with the class token. SigLIP 2 at
     native size (`native_patches`, its table of positions, resized per image) maps patches by a linear map.
-    `dropout` is the rate on the attention weights.
+    `dropout` is the rate on the attention weights. With `norms_first` layers list a norm before what it norms.
 
     CLIP ViT-L/14 at 336 pixels, as in LLaVA-1.5:
     >>> from oomph.blocks.base import walk
@@ -94,6 +95,7 @@ class ClipVision(Block):
     native_patches: int | None = None
     activation: str = "quick_gelu"
     dropout: float = 0.0
+    norms_first: bool = False
     kind: str = "vision"
 
     @property
@@ -105,14 +107,14 @@ class ClipVision(Block):
     def parts(self) -> Parts:
         """Embeddings, layers, norms, pooling head."""
         hidden, patch, token = self.hidden_size, self.patch_size, self.class_token
-        layer = Module(
-            {
-                "self_attn": full_attention(hidden, self.num_heads, qkv=CLIP_QKV),
-                "layer_norm1": layer_norm(hidden),
-                "mlp": MLP(hidden, self.ffn_size, bias=True, names=FC, activation=self.activation),
-                "layer_norm2": layer_norm(hidden),
-            }
-        )
+        layer: dict[str, Part] = {
+            "self_attn": full_attention(hidden, self.num_heads, qkv=CLIP_QKV),
+            "layer_norm1": layer_norm(hidden),
+            "mlp": MLP(hidden, self.ffn_size, bias=True, names=FC, activation=self.activation),
+            "layer_norm2": layer_norm(hidden),
+        }
+        if self.norms_first:
+            layer = {name: layer[name] for name in SIGLIP_ORDER}
         inputs = self.num_channels
         embeddings: dict[str, Part] = {
             "class_embedding": Tensor((hidden,), "param") if token else None,
@@ -124,7 +126,7 @@ class ClipVision(Block):
         return {
             "embeddings": Module(embeddings),
             "pre_layrnorm": layer_norm(hidden) if token else None,  # the class misspells it
-            "encoder": Module({"layers": Stack.of(layer, self.num_layers)}),
+            "encoder": Module({"layers": Stack.of(Module(layer), self.num_layers)}),
             "post_layernorm": layer_norm(hidden),
             "head": PoolingHead(hidden, self.ffn_size) if self.pooling_head else None,
         }

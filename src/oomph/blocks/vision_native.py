@@ -14,6 +14,8 @@ from oomph.blocks.mlp import MLP, GatedMLP
 from oomph.blocks.vision import FC, full_attention, layer_norm
 from oomph.tensor import Tensor
 
+FC_LINEAR = ("linear_fc1", "linear_fc2")
+
 
 @dataclass(frozen=True)
 class QwenVision(Block):
@@ -87,7 +89,7 @@ class PatchMerger(Block):
 
 @dataclass(frozen=True)
 class Qwen3Vision(Block):
-    """The ViT of Qwen3-VL, Qwen3.5 and Qwen3-Omni: learned positions, and mergers at `num_deep` inner layers too."""
+    """The ViT of Qwen3-VL, Qwen3.5 and Qwen3-Omni: learned positions, and mergers at `deep_layers` too."""
 
     hidden_size: int
     ffn_size: int
@@ -98,11 +100,17 @@ class Qwen3Vision(Block):
     frames: int
     merge: int
     num_positions: int
-    num_deep: int = 0
+    deep_layers: tuple[int, ...] = ()
     num_channels: int = 3
     deep_name: str = "deepstack_merger_list"
     merger_names: tuple[str, str, str] = ("norm", "linear_fc1", "linear_fc2")
+    activation: str = "gelu_pytorch_tanh"
     kind: str = "vision"
+
+    @property
+    def num_deep(self) -> int:
+        """How many inner layers have a merger, whose features go to the decoder's first layers."""
+        return len(self.deep_layers)
 
     @property
     def parts(self) -> Parts:
@@ -113,7 +121,7 @@ class Qwen3Vision(Block):
                 "norm1": layer_norm(hidden),
                 "norm2": layer_norm(hidden),
                 "attn": full_attention(hidden, self.num_heads, qkv=("qkv",), out="proj"),
-                "mlp": MLP(hidden, self.ffn_size, bias=True, names=("linear_fc1", "linear_fc2")),
+                "mlp": MLP(hidden, self.ffn_size, bias=True, names=FC_LINEAR, activation=self.activation),
             }
         )
         deep = PatchMerger(hidden, self.out_size, self.merge, norm_after=True, names=names)

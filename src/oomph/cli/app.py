@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 import oomph
+from oomph.cli import foreign
 from oomph.cli.output import dump, output
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def cli() -> None:
     """Know before you OOM: how much accelerator memory a language model needs, byte by byte, without a GPU."""
 
 
-@cli.command(hidden=True, context_settings={"help_option_names": ["-h", "--help"]})
+@cli.command(hidden=True, cls=foreign.Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model")
 @click.option("--gpu", "-g", metavar="G", help="A device (rtx-4090), several (2xh100), a size (24GiB) or auto.")
 @click.option(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from oomph.cli.foreign import Command as Base
 from oomph.errors import SourceError, UsageError
 from oomph.sources import MAX_REF
 
@@ -32,7 +33,7 @@ OF_BOTH = {
 DRAWN = (".svg", ".html", ".png", ".pdf", ".jpg", ".jpeg", ".gif", ".webp")  # the last are refused where it is drawn
 
 
-class WithWords(click.Command):
+class WithWords(Base):
     """A command behind whose -- there are words of another program, and whose --map may be followed by a file."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

@@ -14,9 +14,13 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import click
 from click.core import ParameterSource
 
+from oomph.cli.foreign import VALUES
 from oomph.errors import UsageError, close_matches
-from oomph.job import InferJob, TrainJob
+from oomph.job import DEFAULTS, InferJob, TrainJob
+from oomph.job_tells import idle_inputs
 from oomph.optimizer_names import REFUSED
+from oomph.runtimes.base import Defaults, Versions
+from oomph.runtimes.peft import given_way, prepared
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Job = type[TrainJob] | type[InferJob]
@@ -53,6 +57,9 @@ HELP: dict[Job, dict[str, str]] = {
         "dropout": "Dropout as the config says, or none.",
         "checkpointing": "Gradient checkpointing; Unsloth's keeps what layers begin with in host memory.",
         "checkpoint_every": "Checkpoint every n-th layer.",
+        "checkpoint_saves": "Operations whose results checkpoints keep: attention,mm/2 as torchtitan; mm, addmm, bmm.",
+        "activation_offload": "Move what is saved for the backward pass to host memory, as TRL, torchtune or torch do.",
+        "compile": "torch.compile: figures stay the eager step's; what its partitioner saves less is estimated.",
         "use_cache": "Keep a key-value cache while training.",
         "keeps_cache": "Checkpointing leaves the cache on, as in GPTBigCode of transformers 4.",
         "heads_of_4_51": "As transformers 4.51: a cache of views, and heads copied for torch's attention.",
@@ -96,12 +103,16 @@ HELP: dict[Job, dict[str, str]] = {
         "keeps_softmax_inputs": "As torch up to 1.10: softmax keeps its input for its backward.",
         "objective": "What is minimised, as TRL's trainers do it; see docs/objectives.md.",
         "reference": "Where an objective's reference comes from.",
+        "teacher": "The model that a student learns from, with --objective gkd; none: one like the student.",
+        "teacher_dtype": "Dtype of its weights.",
         "prompt_len": "Tokens at the start of each sequence that are not scored; 0: all are but the first.",
         "virtual_tokens": "Vectors that prompt tuning and its like put before each sequence.",
         "block_size": "How wide OFT's blocks are; 0: as PEFT has it.",
         "images": "Images of each sequence, for a vision-language model; their tokens are among --seq.",
         "image_size": "Their height and width in pixels: 768x1024.",
         "freeze_vision": "Freeze towers and projectors; adapters go on the language model alone.",
+        "active_layers": "Layers that train at a time with LISA.",
+        "qat": "Quantisation-aware training by torchao: int8 inputs and int4 weights in groups of 32.",
     },
     InferJob: {
         "batch": "Sequences at a time.",
@@ -110,14 +121,27 @@ HELP: dict[Job, dict[str, str]] = {
         "precision": "Dtype of weights and cache.",
         "attention": "Attention kernel.",
         "padding": "The batch has a padding mask, which shuts flash out.",
-        "cache": "Key-value cache: none, growing, of full length from the start, or growing in fp8.",
+        "cache": "Key-value cache: growing, of full length from the start, quantised (to fp8, or by quanto or HQQ to"
+        " integers), or offloaded to the machine's memory.",
         "max_cache_len": "Tokens a static cache holds; 0: prefill and decode.",
+        "cache_bits": "Bits of a code in a cache of quanto or HQQ.",
+        "cache_group": "Numbers that share a scale there.",
+        "cache_residual": "Tokens at most that are kept there as they are.",
+        "cache_axis": "Axis along which numbers are grouped there.",
+        "beams": "Beams that are searched: each reads the prompt, the cache is put in order after every token.",
+        "candidates": "Tokens of the prompt, or of an assistant, that are tried with each token.",
+        "assistant": "A model, known by name, that writes candidates (20 of them unless --candidates says otherwise).",
         "logits_to_keep": "Tokens whose logits are kept, from the last; 0: all.",
         "experts": "How a mixture computes its experts; transformers 5 takes grouped_mm, 4 had modules.",
         "routing": "How tokens are spread over the experts; tells in the loops, eager and modules.",
         "quantization": "How the weights are stored, by bitsandbytes (dq: scales quantised too), GPTQ, HQQ, AWQ, fp8.",
         "gptq_kernel": "What computes with weights that GPTQ quantised.",
         "compute_fp32": "bitsandbytes' 4-bit maps compute in fp32, as they do unless told otherwise.",
+        "device_map": "Modules that do not fit wait in the machine's memory, as transformers spreads them on one GPU.",
+        "max_memory": "Memory for modules there: 20GiB; else what the GPU has, less a tenth with auto.",
+        "offload": "Modules that wait in the machine's memory: model.layers.24-31,lm_head.",
+        "images": "Images of each sequence, for a vision-language model; their tokens are among --context.",
+        "image_size": "Their height and width in pixels: 768x1024.",
         "release": "Whose generate(): 4.38 makes fp32 logits of every token, 4.51 repeats key heads.",
     },
 }
@@ -152,8 +176,22 @@ def either_options(command: Command) -> Command:
 
 
 def train_job(values: Mapping[str, Any]) -> TrainJob:
-    """Return the job that parsed options describe; other values are left alone."""
-    return TrainJob(**{field.name: values[field.name] for field in fields(TrainJob)})
+    """Return the job that parsed options describe; other values are left alone.
+
+    What --method qlora stands for gives way to what was typed; what goes with it is taken where nothing was.
+    """
+    found = {field.name: values[field.name] for field in fields(TrainJob)}
+    typed = {option.name for option in given()} & set(found)
+    taken = {name: default.value for name, default in beside_method(found).items() if name not in typed}
+    return TrainJob(**given_way({**found, **taken}, typed, DEFAULTS))
+
+
+def beside_method(values: Mapping[str, Any]) -> Defaults:
+    """Return what goes with a method as PEFT has it, where the fields of a job say nothing else."""
+    if values["method"] != "qlora" or values["model_code"] != "transformers" or values["kernels"] == "unsloth":
+        return {}
+    narrow = values["precision"] in ("bf16", "fp16")
+    return {name: each for name, each in prepared(Versions()).items() if narrow or name != "autocast"}
 
 
 def infer_job(values: Mapping[str, Any]) -> InferJob:
@@ -195,15 +233,22 @@ class Amount(click.types.IntParamType):
             self.fail(str(error), param, ctx)
 
 
+# What transformers calls the cache that its default backend quantises, and a hyphen where it has another sign.
+SAME = {"quantized": "quanto", "offloaded-static": "offloaded_static"}
+
+
 class Names(click.Choice[str]):
     """A choice that answers a slip of the keyboard with what was probably meant."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return one of the choices."""
+        if SAME.get(value) in self.choices:
+            value = SAME[value]
         if value not in self.choices:
             if value in REFUSED and "adamw" in self.choices:
                 self.fail(f"{value} is not modelled: {REFUSED[value]}.", param, ctx)
-            hint = close_matches(str(value)[:100], self.choices)
+            meant = VALUES.get(str(value).lower())
+            hint = f"Did you mean {meant}?" if meant in self.choices else close_matches(str(value)[:100], self.choices)
             self.fail(f"{str(value)[:100]!r} is none. {hint or 'Choose one of ' + ', '.join(self.choices)}", param, ctx)
         return super().convert(value, param, ctx)
 
@@ -223,6 +268,18 @@ def given() -> list[click.Parameter]:
         for option in context.command.params
         if option.name and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
     ]
+
+
+def in_vain(job: TrainJob | InferJob) -> tuple[str, ...]:
+    """Return sentences on what was typed and changes nothing in this job; called while the command runs."""
+    idle, kind = idle_inputs(job), type(job)
+    typed = [option.name for option in given() if option.name in idle]
+    plain = {field.name: field.default for field in fields(kind)}
+    return tuple(
+        f"{spelled(kind, name, getattr(job, name))} changes nothing in this job."
+        for name in typed
+        if name and getattr(job, name) != plain[name]
+    )
 
 
 def spelled(kind: Job, name: str, value: Any) -> str:

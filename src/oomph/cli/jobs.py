@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from oomph.cli.job_options import train_job, train_options, within_context
+from oomph.cli import foreign
+from oomph.cli.job_options import in_vain, train_job, train_options, within_context
 from oomph.job import TrainJob
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def about(command: Command) -> Command:
     return command
 
 
-@click.command(context_settings=HELP)
+@click.command(cls=foreign.Command, context_settings=HELP)
 @click.argument("model", required=False)
 @click.option("--framework", metavar="NAME", help="Take the defaults of a program: trainer, trl, axolotl, litgpt ...")
 @click.option("--config", metavar="FILE", help="A config file of such a program; typed options win over it.")
@@ -62,10 +63,10 @@ def train(model: str | None, framework: str | None, config: str | None, **values
 
 def trained(model: str | None, framework: str | None, config: str | None, values: dict[str, Any]) -> Answered:
     """Return the answer to the question that the options of `oomph train` put."""
-    if framework is None and config is None and model is not None:
-        return answered(model, train_job(values), values)
-    from oomph.cli.framework import framework_job
+    from oomph.cli.framework import beside, framework_job
 
+    if framework is None and config is None and model is not None:
+        return answered(model, train_job(values), values, taken=beside(values))
     job, said = framework_job(framework, config, values)
     model = model or said.model
     if model is None:
@@ -83,9 +84,12 @@ class Answered:
     ledger: Ledger
 
 
-def answered(model: str, job: Job, values: dict[str, Any], said: Framework | None = None) -> Answered:
-    """Return the answer for a job on the device that the options name."""
+def answered(
+    model: str, job: Job, values: dict[str, Any], said: Framework | None = None, taken: tuple[str, ...] = ()
+) -> Answered:
+    """Return the answer for a job on the device that the options name; `taken` are defaults to be told."""
     from oomph.answer import subject
+    from oomph.device_map import placed
     from oomph.job_ledger import job_ledger
 
     if values["overlays"] and not values["timeline"]:
@@ -102,11 +106,10 @@ def answered(model: str, job: Job, values: dict[str, Any], said: Framework | Non
         job = within_context(job, found.model.context_length)
     with _patience(job):
         ledger = job_ledger(found, job, fleet)
-    if said is not None:
-        ledger = replace(
-            ledger, assumptions=(*said.taken, *ledger.assumptions), warnings=(*said.warnings, *ledger.warnings)
-        )
-    return Answered(found, job, fleet, ledger)
+    taken, warnings = (said.taken, said.warnings) if said else (taken, ())
+    warnings = (*warnings, *in_vain(job), *ledger.warnings)
+    ledger = replace(ledger, assumptions=(*taken, *ledger.assumptions), warnings=warnings)
+    return Answered(found, placed(found.model, job, fleet.device if fleet else None), fleet, ledger)
 
 
 def run(what: Answered, values: dict[str, Any]) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from oomph.cli import foreign
 from oomph.cli.job_options import either_job, either_options, given
 from oomph.cli.text import printable
 
@@ -21,7 +22,7 @@ NOT_OF_A_JOB = {"model", "suite", "output", "snapshot", "seconds", "as_json", "o
 EXIT_OOM, EXIT_ERROR = 1, 3
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=foreign.Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model", required=False)
 @click.option("--suite", type=click.Choice(SUITES), help="Measure many jobs on many models instead of one on MODEL.")
 @click.option(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from oomph.cli import foreign
 from oomph.cli.engine_words import WithWords, asked, engine_options, with_engine
 from oomph.cli.job_options import either_job, either_options, train_job, train_options, within_context
 from oomph.cli.output import dump, output
@@ -20,7 +21,7 @@ OFFLINE = click.option("--offline", is_flag=True, help="Never ask a server, what
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="The versioned answer as JSON.")
 
 
-@click.command(context_settings=HELP)
+@click.command(cls=foreign.Command, context_settings=HELP)
 @click.argument("model")
 @click.argument("kind", type=click.Choice(["train"]), default="train", metavar="[train]")
 @click.option(

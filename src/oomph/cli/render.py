@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 MIN_WIDTH = 40  # columns; a terminal that says it has fewer breaks the lines itself
 MAX_BAR = 100
 ROOMY = 60  # columns from which every column of the table of formats has its place
+NAMED = 100  # columns from which devices are told by their long names too
 WIDE = 120  # columns from which other spellings of a name have a place
 FULL, FREE = "█", "░"
 ASCII = str.maketrans({FULL: "#", FREE: "."})
@@ -238,19 +239,24 @@ def render_models(rows: Sequence[dict[str, Any]]) -> None:
 
 def render_gpus(found: Sequence[Device]) -> None:
     """Print devices with what is sold, and what a program sees."""
-    table = plain_table("id", "name", "sold as", "programs see", "bandwidth", "TFLOPS", right=(2, 3, 4, 5))
+    out = Output()
+    roomy = out.width >= ROOMY
+    speeds = ["bandwidth", "TFLOPS"] * roomy
+    named = out.width >= NAMED
+    columns = ["id", *["name"] * named, "sold as", "programs see", *speeds]
+    table = plain_table(*columns, right=range(1 + named, len(columns)))
+    table.columns[0].no_wrap = True
     for device in found:
         bandwidth = f"{device.bandwidth / 10**9:,.0f} GB/s" if device.bandwidth else "-"
         flops = f"{device.tflops:g}" if device.tflops else "-"
         table.add_row(
             device.id,
-            device.name,
+            *[device.name] * named,
             gib(device.marketed_bytes, 0) if device.marketed_bytes else "-",
             gib(device.capacity_bytes),
-            bandwidth,
-            flops,
+            *[bandwidth, flops] * roomy,
         )
-    Output().print(table)
+    out.print(table)
 
 
 def render_rules(model: Model, applied: Sequence[Applied], seq: int, batch: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -15,7 +16,7 @@ from oomph.units import count, human
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from oomph.ledger import Ledger
+    from oomph.ledger import Instant, Ledger
 
 TITLES = {
     "weights": "weights",
@@ -24,6 +25,8 @@ TITLES = {
     "kv_cache": "key-value cache",
     "runtime": "CUDA context, allocator",
 }
+INPUT = re.compile(r"\w+=")  # how an input and its value begin; reasons for what was taken are sentences
+TOKEN = re.compile(r"decode (\d+)")
 
 
 def render(ledger: Ledger, explain: bool) -> None:
@@ -35,13 +38,21 @@ def render(ledger: Ledger, explain: bool) -> None:
         out.print(Text(ledger.verdict.sentence, style=STYLES[ledger.verdict.status]))
     out.print(bar(ledger, out, ledger.verdict.capacity_bytes if ledger.verdict else 0))
     out.print(groups(ledger, out, "at the peak"))
-    out.print(_figures(ledger))
+    out.print(_figures(ledger, out.width >= ROOMY))
+    if ledger.verdict and ledger.verdict.fits and ledger.figures[-1].safe_bytes > ledger.verdict.capacity_bytes:
+        out.print(Text("At most: on a larger card. On this one the allocator gives back what it only keeps.", "dim"))
     out.print(Text(ledger.why, style="bold"))
     out.print(_tensors(ledger, len(ledger.items) if explain else TOP, out.width >= ROOMY))
     out.print(_instants(ledger, explain))
     for text in ledger.warnings:
         out.print(Text(f"! {text}", style="yellow"))
-    out.print(Text(f"The job: {', '.join(ledger.assumptions)}", style="dim"))
+    inputs = [text for text in ledger.assumptions if INPUT.match(text)]
+    reasons = [text for text in ledger.assumptions if not INPUT.match(text)]
+    if reasons:
+        out.print(Text(f"Assumed: {'; '.join(reasons)}", style="dim"))
+    out.print(Text(f"The job: {', '.join(inputs)}", style="dim"))
+    if ledger.verdict and not ledger.verdict.fits and ledger.job["kind"] == "train":
+        out.print(Text("oomph plan, with the same words: what would make it fit, and what each change costs."))
     if not explain:
         out.print(Text("--explain: every tensor at the peak and every instant; --timeline FILE.svg draws it.", "dim"))
 
@@ -83,16 +94,17 @@ def groups(ledger: Ledger, out: Output, when: str, titles: Mapping[str, str] = T
     return table
 
 
-def _figures(ledger: Ledger) -> Table:
-    table = plain_table("figure", "point", "at most", "what it is", right=(1, 2))
+def _figures(ledger: Ledger, roomy: bool) -> Table:
+    table = plain_table("figure", "point", "at most", *["what it is"] * roomy, right=(1, 2))
     words = {
         "allocated": "tensors: torch.cuda.max_memory_allocated",
         "reserved": "what torch's allocator holds: max_memory_reserved",
         "device": "what nvidia-smi shows",
     }
     for figure in ledger.figures:
-        table.add_row(figure.name, human(figure.n_bytes), human(figure.safe_bytes), words[figure.name])
-    for column in table.columns[1:3]:
+        word = [words[figure.name]] * roomy
+        table.add_row(figure.name, human(figure.n_bytes), human(figure.safe_bytes), *word)
+    for column in table.columns[:3]:
         column.no_wrap = True
     return table
 
@@ -119,11 +131,31 @@ def _short(name: str) -> str:
 def _instants(ledger: Ledger, explain: bool) -> Table:
     """Return the instants of the step with their peaks; without `explain` those that matter."""
     table = plain_table("instant", "most", "after it", right=(1, 2))
-    peak = ledger.peak
+    peak, tokens = ledger.peak, max((_token(instant) for instant in ledger.instants), default=0)
+    between: list[Instant] = []
     for instant in ledger.instants:
         here = instant is peak
+        if not explain and not here and 1 < _token(instant) < tokens:
+            between.append(instant)
+            continue
+        if between and (here or _token(instant) == tokens):
+            _between(table, between)
         if explain or here or instant.repeats > 1 or "layer" not in instant.name:
             style = "bold" if here else ""
             name = f"{instant.name}  <- peak" if here else instant.name
             table.add_row(Text(name, style=style), human(instant.peak_bytes), human(instant.end_bytes))
     return table
+
+
+def _token(instant: Instant) -> int:
+    """Return which token is decoded in an instant; 0 for instants of other passes."""
+    found = TOKEN.match(instant.name)
+    return int(found[1]) if found else 0
+
+
+def _between(table: Table, instants: list[Instant]) -> None:
+    """Add one row for instants of tokens that are alike, and empty the list."""
+    first, last = _token(instants[0]), _token(instants[-1])
+    name = f"decode {first}" + (f" to {last}" if last > first else "")
+    table.add_row(name, human(max(each.peak_bytes for each in instants)), human(instants[-1].end_bytes))
+    instants.clear()

@@ -72,7 +72,7 @@ def _table(title: str, changes: Iterable[Change], saves: str = "saves", sign: in
 
 
 def _name(part: Part) -> Text:
-    options = " ".join(spelled(TrainJob, name, after) for name, _, after in part.sets)
+    options = " ".join(spelled(TrainJob, name, value) for name, value in part.typed)
     return Text(f"{part.lever}\n").append(f"  {options}", style="dim")
 
 

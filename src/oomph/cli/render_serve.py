@@ -17,15 +17,24 @@ from oomph.ledger import TOP, largest
 from oomph.units import count, human
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from oomph.engines.maps import ServeMap
     from oomph.ledger import Ledger
     from oomph.planning.result import Limits
+    from oomph.served import Held
 
 WORDS = {"fits": "fits", "tight": "tight", "too_big": "too big"}
 UNITS = {"gib": " GiB", "mib": " MiB", "gb": " GB"}  # by what the name of a printed figure ends in
 KINDS = {"runtime": "context, workspaces", "buffers": "buffers"}
+# Of each device: a title, how wide a page must be to show it, and the bytes.
+DEVICE_COLUMNS: tuple[tuple[str, int, Callable[[Held], int | None]], ...] = (
+    ("holds", 0, lambda share: share.n_bytes),
+    ("at most", 72, lambda share: share.safe_bytes if share.safe_bytes > share.n_bytes else None),
+    ("of", 48, lambda share: share.capacity_bytes),
+    ("for requests", 0, lambda share: share.room_bytes),
+    ("they need", 60, lambda share: share.needed_bytes),
+)
 
 
 def render(ledger: Ledger, explain: bool) -> None:
@@ -37,8 +46,8 @@ def render(ledger: Ledger, explain: bool) -> None:
         out.print(Text(ledger.verdict.sentence, style=STYLES[ledger.verdict.status]))
     out.print(bar(ledger, out, _capacity(ledger)))
     out.print(_groups(ledger, out))
-    if ledger.served and len(ledger.served.shares) > 1:
-        out.print(_devices(ledger))
+    if _shares(ledger)[1:]:
+        out.print(_devices(ledger, out.width))
     if ledger.served and ledger.served.changes:
         out.print(_changes(ledger))
     if ledger.printed:
@@ -74,13 +83,19 @@ def headline(ledger: Ledger) -> Text:
     return text
 
 
+def _shares(ledger: Ledger) -> tuple[Held, ...]:
+    return ledger.served.shares if ledger.served else ()
+
+
 def _capacity(ledger: Ledger) -> int:
-    shares = ledger.served.shares if ledger.served else ()
+    shares = _shares(ledger)
     return sum((share.capacity_bytes or share.n_bytes) * share.count for share in shares)
 
 
 def _groups(ledger: Ledger, out: Output) -> Table:
     table = groups(ledger, out, "in all", {**TITLES, **KINDS})
+    if _shares(ledger)[1:]:  # what different devices hold is no sum that anybody needs
+        return table
     table.add_section()
     table.add_row(Text("together", style="bold"), human(ledger.total_bytes), "")
     if ledger.safe_bytes > ledger.total_bytes:
@@ -88,14 +103,14 @@ def _groups(ledger: Ledger, out: Output) -> Table:
     return table
 
 
-def _devices(ledger: Ledger) -> Table:
-    """Return what each kind of device holds, and what is left there for requests."""
-    table = plain_table("on", "holds", "of", "for requests", "they need", right=(1, 2, 3, 4))
-    for share in ledger.served.shares if ledger.served else ():
+def _devices(ledger: Ledger, width: int) -> Table:
+    """Return what each kind of device holds, and what is left there for requests; the less the narrower the page."""
+    shown = [each for each in DEVICE_COLUMNS if width >= each[1]]
+    table = plain_table("on", *[title for title, _, _ in shown], right=tuple(range(1, 1 + len(shown))))
+    for share in _shares(ledger):
         name = printable(share.name) + (f", {share.count} times" if share.count > 1 else "")
-        capacity = human(share.capacity_bytes) if share.capacity_bytes else ""
-        room = "" if share.room_bytes is None else human(share.room_bytes)
-        table.add_row(name, human(share.n_bytes), capacity, room, human(share.needed_bytes))
+        amounts = [amount(share) for _, _, amount in shown]
+        table.add_row(name, *["" if amount is None else human(amount) for amount in amounts])
     for column in table.columns[1:]:
         column.no_wrap = True
     return table

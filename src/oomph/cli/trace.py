@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from oomph.cli import foreign
 from oomph.cli.job_options import either_job, either_options, within_context
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from oomph.structure import Job
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=foreign.Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model")
 @either_options
 @click.option("--timeline", metavar="FILE", help="Draw estimate and trace over each other: .svg, .png or .html.")

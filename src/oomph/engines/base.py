@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 Amount = Any  # an int or a numpy array of them
 
 
-def flag(default: Any, *names: str, help: str = "") -> Any:
+def flag(default: Any, *names: str, help: str = "", adds: bool = False, alone: str | None = None) -> Any:
     """Return a dataclass field that the engine's command line spells `names`, the first of them preferred.
 
     A switch may have a second name that turns it off, behind a slash: "--mmap/--no-mmap". A name in capital letters is
-    that of an environment variable.
+    that of an environment variable. `adds`: said again, it adds to what was said before, behind a comma. `alone` is
+    what a flag says that stands there without a value.
     """
-    return field(default=default, metadata={"flags": names, "help": help})
+    return field(default=default, metadata={"flags": names, "help": help, "adds": adds, "alone": alone})
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,12 @@ class Share:
         if isinstance(context, int) and isinstance(concurrency, int) and self.surely_full(context, concurrency):
             return False
         return self.needs(context, concurrency) <= self.safe_room_bytes
+
+
+def with_items(share: Share, *items: Item) -> Share:
+    """Return a share on whose device other things lie too, which leave that much less room."""
+    room = None if share.room_bytes is None else share.room_bytes - sum(item.n_bytes for item in items)
+    return replace(share, items=(*share.items, *items), room_bytes=room)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ ADMITTED = (
 # AutoAWQConfig; TensorRT-LLM's fp8 begins with Ada, its nvfp4 with Blackwell.
 SINCE = {"fp8": (7, 5), "awq": (7, 5), "modelopt-fp8": (8, 9), "modelopt-nvfp4": (10, 0)}
 # The order of advice: what costs least first; a changed format costs quality, a shorter context what was asked for.
-KINDS = ("admitted", "cache", "fewer", "shorter", "gpus", "format", "layers")
+KINDS = ("admitted", "cache", "fewer", "shorter", "gpus", "format", "experts", "layers")
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,10 @@ def _candidates(
     for name in engine.formats or (EXPERTS_TOO if "moe_experts" in found.model.by_kind else SIDE_BY_SIDE):
         if name != job.format and all(_computes(device, name) for device in devices):
             yield _Tried("format", f"weights in {name}", ("--format", name), {"format": name}, devices)
+    if "n_cpu_moe" in names and "moe_experts" in found.model.by_kind:
+        fewest = _fewest(found, engine, job, devices, "n_cpu_moe")
+        title = f"experts of {fewest} layers in the machine's memory"
+        yield _Tried("experts", title, _words(engine, "n_cpu_moe", fewest), {"n_cpu_moe": fewest}, devices)
     layers = next((name for name in FIELDS["gpu-layers"] if name in names), None)
     if layers:
         most = _most(found, engine, job, devices, "gpu-layers")
@@ -155,6 +159,16 @@ def _more_gpus(engine: Engine, job: ServeJob, devices: Sequence[Device]) -> Iter
             wide *= 2
             words += _words(engine, str(parallel), wide)
         yield _Tried("gpus", f"{count} GPUs", words, {parallel: wide} if parallel else {}, [devices[0]] * count)
+
+
+def _fewest(found: Subject, engine: Engine, job: ServeJob, devices: Sequence[Device], field: str) -> int:
+    """Return of how many layers at least something must leave the GPUs, all where even that is not enough."""
+    least, most = getattr(job, field), found.model.num_layers
+    while least < most:
+        middle = (least + most) // 2
+        after = _outcome(found, engine, job, _Tried("", "", (), {field: middle}, devices), 0)
+        least, most = (least, middle) if after is not None and after.status == "fits" else (middle + 1, most)
+    return most
 
 
 def _most(found: Subject, engine: Engine, job: ServeJob, devices: Sequence[Device], over: str) -> int:

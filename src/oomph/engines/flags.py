@@ -30,11 +30,14 @@ class Read:
 
 
 class Spelling(NamedTuple):
-    """A flag: the field it sets, the type of that, and the value of a switch that is thrown by it."""
+    """A flag: the field it sets, the type of that, the value of a switch that is thrown by it; whether it adds to what
+    was said before, and what it says where it stands alone."""
 
     field: str
     hint: Any
     thrown: bool | None
+    adds: bool = False
+    alone: str | None = None
 
 
 def read_flags(engine: Engine, words: Sequence[str], job: ServeJob | None = None) -> Read:
@@ -96,7 +99,8 @@ def _spellings(kind: type[ServeJob]) -> dict[str, Spelling]:
         for name in each.metadata.get("flags", ()):
             on, _, off = name.partition("/")
             switch = hint is bool
-            found[on] = Spelling(each.name, hint, True if switch else None)
+            how = each.metadata.get("adds", False), each.metadata.get("alone")
+            found[on] = Spelling(each.name, hint, True if switch else None, *how)
             if switch and on.startswith("--"):
                 found[off or f"--no-{on[2:]}"] = Spelling(each.name, hint, False)
     return found
@@ -165,7 +169,7 @@ class _Reader:
             raise _unknown(self.engine, name, [*self.known, *self.engine.models])
 
     def _known(self, name: str, joined: bool, words: list[str]) -> None:
-        field, hint, thrown = self.known[name]
+        field, hint, thrown, adds, alone = self.known[name]
         if thrown is not None:
             said = _value(self.engine, name, bool, words.pop()) if joined else True
             self.values[field] = said if thrown else not said
@@ -175,8 +179,11 @@ class _Reader:
             split = [part for text in texts for part in (text.split(",") if item is not str else [text])]
             added = tuple(_value(self.engine, name, item, part) for part in split)
             self.values[field] = (*self.values.get(field, ()), *added)
+        elif alone is not None and not joined and (not words or words[-1].startswith("-")):
+            self.values[field] = alone
         else:
-            self.values[field] = _value(self.engine, name, hint, self._next(name, words))
+            value = _value(self.engine, name, hint, self._next(name, words))
+            self.values[field] = f"{self.values[field]},{value}" if adds and field in self.values else value
 
     def _next(self, name: str, words: list[str]) -> str:
         if not words or _normal(words[-1].partition("=")[0]) in self.known:

@@ -56,7 +56,7 @@ class LmStudioJob(ServeJob):
 def deploy(found: Subject, job: LmStudioJob, devices: Sequence[Device] = ()) -> Deployment:
     """Return a model in LM Studio's llama.cpp; raises UnsupportedError for what is not modelled."""
     from oomph.engines.llamacpp.deploy import deploy as deployed
-    from oomph.engines.llamacpp.deploy import known
+    from oomph.engines.llamacpp.served import known
 
     asked = job.context or job.context_length
     context = asked or min(CONTEXT, found.model.context_length or CONTEXT)
@@ -85,8 +85,9 @@ def deploy(found: Subject, job: LmStudioJob, devices: Sequence[Device] = ()) -> 
     said = () if asked else (f"--context-length not given: {context:,} tokens, LM Studio's default",)
     more = job.parallel is None and job.concurrency > PARALLEL
     slots = (f"Max Concurrent Predictions raised to {job.concurrency}",) if more else ()
-    kept = tuple(each for each in served.assumptions if not each.startswith(("-np", "no context")))
-    return replace(served, assumptions=(DOCUMENTED, *said, *slots, *kept))
+    kept = tuple(each for each in served.assumptions if not each.startswith(("-np", "-ngl", "no context")))
+    placed = ("all layers on the GPUs; --gpu 0.5 puts half of them there",) if job.gpu == "max" else ()
+    return replace(served, assumptions=(DOCUMENTED, *said, *slots, *placed, *kept))
 
 
 def gpu_layers(asked: str, layers: int) -> int | None:

@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+from oomph.formats.gguf_convert import in_mxfp4
 from oomph.formats.registry import FORMATS
 from oomph.sources import catalogue
 
@@ -102,8 +103,7 @@ def usual_format(ref: str, found: Subject, engine: Engine) -> str | None:
 def _usual(model: str) -> str:
     """Return the type of most files of a catalogued model: that of experts which are published in 4 bits."""
     source = catalogue.find(model)
-    said = (source.config or {}).get("quantization_config") if source else None
-    return "mxfp4_moe" if isinstance(said, dict) and said.get("quant_method") == "mxfp4" else USUAL
+    return "mxfp4_moe" if source and in_mxfp4(source.config) else USUAL
 
 
 def called(engine: Engine, name: str, fmt: str | None, quantised: bool = False) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from oomph.engines.base import Deployment, Engine, Limit, ServeJob, Share, flag
+from oomph.engines.base import Deployment, Engine, Limit, ServeJob, Share, flag, with_items
 from oomph.engines.checks import typed
 from oomph.engines.llamacpp import GGUF
 from oomph.engines.llamacpp.job import LlamaCppJob
@@ -40,6 +40,7 @@ ONE_SLOT = frozenset({
 FLASH = {"": "auto", "auto": "auto", "1": "on", "true": "on", "0": "off", "false": "off"}
 VARIABLES = ("OLLAMA_CONTEXT_LENGTH", "OLLAMA_NUM_PARALLEL", "OLLAMA_KV_CACHE_TYPE", "OLLAMA_FLASH_ATTENTION",
              "OLLAMA_GPU_OVERHEAD")  # fmt: skip
+LAYERS = "num_gpu not given: all layers on the GPUs; where they do not fit, Ollama's server puts fewer there by itself"
 PARAMETERS = ("num_gpu", "num_batch", "main_gpu")  # of a Modelfile or a request; there is no variable for them
 
 
@@ -70,7 +71,7 @@ class OllamaJob(ServeJob):
 def deploy(found: Subject, job: OllamaJob, devices: Sequence[Device] = ()) -> Deployment:
     """Return a model in the llama-server that Ollama starts; raises UnsupportedError for what is not modelled."""
     from oomph.engines.llamacpp.deploy import deploy as deployed
-    from oomph.engines.llamacpp.deploy import known
+    from oomph.engines.llamacpp.served import known
 
     context, assumed = _context(found, job, devices)
     model = known(found, job.format)
@@ -88,14 +89,15 @@ def deploy(found: Subject, job: OllamaJob, devices: Sequence[Device] = ()) -> De
     served = deployed(found, _server(job, context, slots, flash, batch), devices)
     limits = {"concurrency": Limit(slots, _why(job, arch))}
     shares = tuple(_reserved(share, job.gpu_overhead) for share in served.shares)
-    # What llama.cpp says of its own choices does not hold: Ollama makes them, except for the layers on GPUs.
-    kept = tuple(each for each in served.assumptions if not each.startswith(("-np", "no context")))
+    # What llama.cpp says of its own choices does not hold: Ollama makes them, under names of its own.
+    kept = tuple(each for each in served.assumptions if not each.startswith(("-np", "-ngl", "no context")))
+    layers = () if job.num_gpu is not None else (LAYERS,)
     return replace(
         served,
         shares=shares,
         context=context,
         limits=limits,
-        assumptions=(*assumed, *kept, *_modelfile_words(job)),
+        assumptions=(*assumed, *layers, *kept, *_modelfile_words(job)),
     )
 
 
@@ -172,7 +174,7 @@ def _reserved(share: Share, overhead: int) -> Share:
     if not overhead or share.room_bytes is None:
         return share
     item = Item("OLLAMA_GPU_OVERHEAD", "runtime", overhead, source="rule", evidence=SOURCE)
-    return replace(share, items=(*share.items, item), room_bytes=share.room_bytes - overhead)
+    return with_items(share, item)
 
 
 def parameters(job: OllamaJob) -> dict[str, int]:

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
+from oomph import formats
 from oomph.answer import Subject, facts
 from oomph.engines.base import Deployment, Engine, ServeJob, Share
 from oomph.engines.checks import well_asked
 from oomph.errors import UsageError
+from oomph.formats.linear import LinearFormat
 from oomph.ledger import Figure, Item, Ledger, Verdict
 from oomph.served import Bound, Held, Served
 from oomph.units import human
@@ -45,7 +47,7 @@ def serve(found: Subject, engine: Engine, job: ServeJob, devices: Sequence[Devic
         device=_devices(devices),
         verdict=judge(f"serving {found.model.name}", deployed, job.concurrency) if devices else None,
         assumptions=deployed.assumptions,
-        warnings=(*found.warnings, *found.model.notes, *deployed.warnings),
+        warnings=(*found.warnings, *found.model.notes, *_idle(found, job), *deployed.warnings),
         figures=(_fullest(shown),),
         printed=tuple(deployed.printed),
         command=tuple(engine.command(_called(found, engine, job), job)),
@@ -54,6 +56,14 @@ def serve(found: Subject, engine: Engine, job: ServeJob, devices: Sequence[Devic
             tuple(Bound(name, limit.most, limit.why) for name, limit in deployed.limits.items()),
         ),
     )
+
+
+def _idle(found: Subject, job: ServeJob) -> tuple[str, ...]:
+    """Return a sentence where the format that was asked for changes nothing in this model."""
+    if job.format is None:
+        return ()
+    fmt = formats.get(job.format)
+    return fmt.idle(found.model) if isinstance(fmt, LinearFormat) else ()
 
 
 def _called(found: Subject, engine: Engine, job: ServeJob) -> str:
@@ -75,8 +85,8 @@ def describe(job: ServeJob) -> dict[str, Any]:
 def share_items(share: Share, context: int, concurrency: int) -> tuple[Item, ...]:
     """Return what one device of a share holds: what is there anyway, what requests take, what of a pool is left."""
     items = (*share.items, *share.held(context, concurrency))
-    left = (share.room_bytes or 0) - int(share.needs(context, concurrency))
-    if share.pool and left > 0:
+    left = (share.room_bytes or 0) - int(share.needs(context, concurrency)) if share.pool else 0
+    if left > 0:
         items = (*items, Item(POOL, "kv_cache", left, source="rule", evidence="the engine takes all of its room"))
     return items
 
@@ -122,8 +132,9 @@ def judge(what: str, deployed: Deployment, concurrency: int) -> Verdict:
     context, known = deployed.context, deployed.known
     if not known:
         raise UsageError("There is no telling whether it fits on devices that are not known.")
-    tightest = min(known, key=lambda share: share.safe_room_bytes - int(share.needs(context, concurrency)))
-    room, safe, needed = tightest.room_bytes or 0, tightest.safe_room_bytes, int(tightest.needs(context, concurrency))
+    all_needs = [int(share.needs(context, concurrency)) for share in known]
+    needed, tightest = min(zip(all_needs, known, strict=True), key=lambda each: each[1].safe_room_bytes - each[0])
+    room, safe = tightest.room_bytes or 0, tightest.safe_room_bytes
     asked = f"{context:,} tokens" if context > 1 else "1 token"
     asked = f"{concurrency} x {asked}" if concurrency > 1 else asked
     where = f" on {tightest.name}" if len(known) > 1 else ""

@@ -99,6 +99,22 @@ class FeatureProjector(Module):
     activation: str = "gelu"
 
 
+@dataclass(frozen=True, eq=False)
+class PoolingProjector(Module):
+    """Gemma 3's projector, which makes `side` times `side` tokens of an image of `patches` a side."""
+
+    kind: str = "projector"
+    patches: int = 1
+    side: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class PromptProjector(Module):
+    """PaliGemma's projector: one map; its model is told which tokens are a prompt's, images among them."""
+
+    kind: str = "projector"
+
+
 def two_maps(inputs: int, outputs: int, bias: bool = True) -> dict[str, Part]:
     """Return LLaVA's projector: two maps with an activation between."""
     return {"linear_1": Linear(inputs, outputs, bias), "linear_2": Linear(outputs, outputs, bias)}

@@ -7,9 +7,11 @@ the types.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from oomph.blocks.base import Part
+from oomph.blocks.base import Module, Part, Stack
+from oomph.blocks.vision_native import Qwen3Vision
 from oomph.config import Config
 from oomph.families.multimodal import LM_HEAD, compose, section, text_model, tied_head
 from oomph.families.towers import tower, typed_tower
@@ -38,8 +40,21 @@ def build(config: Config) -> Model:
     fixed, base = kind != "glm46v", "glm4v" if kind == "glm46v" else kind
     text = text_model(config, f"{base}_text", fixed=fixed, flat=kind in FLAT)
     vision = typed_tower(section(config, "vision_config"), f"{base}_vision", fixed=fixed)
-    tied = tied_head(config, text, forwarded=kind in FORWARDED)
-    return compose(config, text, {"model.visual": tower(vision)}, tied=tied)
+    tied, visual = tied_head(config, text, forwarded=kind in FORWARDED), tower(vision)
+    if isinstance(visual, Qwen3Vision):
+        text = with_first_apart(text, len(visual.deep_layers))
+    return compose(config, text, {"model.visual": visual}, tied=tied)
+
+
+def with_first_apart(text: Model, count: int) -> Model:
+    """Return a decoder whose first layers, to which features of the tower are added, are none that repeat."""
+    path = "model.layers"
+    stack = text.parts[path]
+    if not isinstance(stack, Stack) or not stack.layers:
+        return text
+    kinds = {id(layer): replace(layer) for layer in stack.layers if isinstance(layer, Module)}
+    first = [kinds.get(id(layer), layer) for layer in stack.layers[:count]]
+    return replace(text, parts={**text.parts, path: replace(stack, layers=(*first, *stack.layers[count:]))})
 
 
 def omni(config: Config) -> Model:

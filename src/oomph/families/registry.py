@@ -89,6 +89,7 @@ FAMILIES: dict[str, str] = {
     "jetmoe": "jetmoe",
     "kimi_k2": "deepseek",
     "llama4_text": "llama4_text",
+    "laguna": "laguna",
     "longcat_flash": "longcat_flash",
     "mellum": "qwen_moe",
     "mimo_v2_flash": "mimo_v2_flash",

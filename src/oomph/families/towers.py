@@ -65,13 +65,15 @@ def clip(config: Config) -> Block:
 def siglip(config: Config) -> Block:
     """SigLIP, with its pooling head unless told otherwise."""
     head = config.bool("vision_use_head", default=True)
-    return ClipVision(*_vit(config), *_images(config), config.int("num_channels"), False, head, **_acts(config))
+    return ClipVision(
+        *_vit(config), *_images(config), config.int("num_channels"), False, head, **_acts(config), norms_first=True
+    )
 
 
 def siglip2(config: Config) -> Block:
     """SigLIP 2 for images at their own size."""
     head, patch, count = config.bool("vision_use_head", True), config.int("patch_size"), config.int("num_patches")
-    return ClipVision(*_vit(config), 0, patch, config.int("num_channels"), False, head, count)
+    return ClipVision(*_vit(config), 0, patch, config.int("num_channels"), False, head, count, norms_first=True)
 
 
 def idefics3(config: Config) -> Block:
@@ -166,12 +168,13 @@ def qwen2_5_vl(config: Config) -> Block:
 
 def qwen3_vl(config: Config) -> Block:
     """Qwen3-VL; Qwen3.5's has no deep mergers, Qwen3-Omni's other names."""
-    deep = len(config.list("deepstack_visual_indexes", MAX_DEPTH) or ()) if "qwen3_5" not in config.model_type else 0
+    deep = () if "qwen3_5" in config.model_type else tuple(config.ints("deepstack_visual_indexes") or ())
     omni = config.model_type == "qwen3_omni_moe_vision_encoder"
     return Qwen3Vision(
         *_qwen(config), config.int("num_position_embeddings"), deep, config.int("in_channels"),
         "merger_list" if omni else "deepstack_merger_list",
         ("ln_q", "mlp.0", "mlp.2") if omni else ("norm", "linear_fc1", "linear_fc2"),
+        config.str("hidden_act", "gelu_pytorch_tanh"),
     )  # fmt: skip
 
 

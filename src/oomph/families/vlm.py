@@ -6,20 +6,31 @@ Class defaults and structure: transformers 5.23, the models named by the types.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isqrt
 from typing import Any
 
-from oomph.blocks.base import Module
+from oomph.blocks.base import Module, Part
 from oomph.blocks.basic import Linear, Norm
 from oomph.blocks.vision import layer_norm
 from oomph.config import Config
-from oomph.families.multimodal import compose, projector, section, text_model, tied_head, two_maps
+from oomph.families.gemma import STYLE as PLUS_ONE
+from oomph.families.multimodal import (
+    PoolingProjector,
+    PromptProjector,
+    compose,
+    projector,
+    section,
+    text_model,
+    tied_head,
+    two_maps,
+)
 from oomph.families.towers import step3 as step3_tower
 from oomph.families.towers import tower, two, typed_tower
 from oomph.model import Model
 from oomph.tensor import Tensor
 
 TYPES: dict[str, dict[str, Any]] = {
-    "gemma3": {"tie_word_embeddings": True},
+    "gemma3": {"mm_tokens_per_image": 256, "tie_word_embeddings": True},
     "paligemma": {"projection_dim": 2048, "tie_word_embeddings": True},
     "aya_vision": {"downsample_factor": 2, "tie_word_embeddings": True},
     "cohere2_vision": {
@@ -100,14 +111,18 @@ NAMES = {
 
 def gemma3(config: Config, vision: Config, hidden: int) -> Module:
     """Pooled patches, a norm and one bare map, stored (in, out)."""
-    width = vision.int("hidden_size")
-    weight = Tensor((width, hidden), "linear")
-    return projector(mm_input_projection_weight=weight, mm_soft_emb_norm=Norm(width))
+    width, patches = vision.int("hidden_size"), vision.int("image_size") // vision.int("patch_size")
+    side = isqrt(config.int("mm_tokens_per_image"))
+    maps: dict[str, Part] = {
+        "mm_input_projection_weight": Tensor((width, hidden), "linear"),
+        "mm_soft_emb_norm": Norm(width, style=PLUS_ONE),
+    }
+    return PoolingProjector(maps, patches=patches, side=side)
 
 
 def paligemma(config: Config, vision: Config, hidden: int) -> Module:
     """One map, onto projection_dim."""
-    return projector(linear=Linear(vision.int("hidden_size"), config.int("projection_dim"), bias=True))
+    return PromptProjector({"linear": Linear(vision.int("hidden_size"), config.int("projection_dim"), bias=True)})
 
 
 def aya(config: Config, vision: Config, hidden: int) -> Module:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _Plan = dict[Weight, tuple[Stored, ...]]
 _CONVERTED: WeakKeyDictionary[Model, Converted] = WeakKeyDictionary()
+_TYPES: WeakKeyDictionary[Model, dict[str, Mapping[Placed, str]]] = WeakKeyDictionary()
 _PLANS: WeakKeyDictionary[Model, dict[str, _Plan]] = WeakKeyDictionary()
 
 
@@ -84,6 +85,16 @@ class Gguf(Format):
         """Return the ggml type of every tensor of the file that comes from a weight."""
         kept = {placed: self._kept(row) for row in self._rows(model) for placed in row.placed()}
         return types_of(kept, self.mix, self._converted(model).traits) if self.mix else kept
+
+    def types_in(self, weight: Weight, model: Model) -> Mapping[int, str]:
+        """Return the ggml type of what a weight becomes in each layer (-1: outside of them), {} if the file has none.
+
+        What becomes two tensors of two types is told by the last.
+        """
+        if self.name not in _TYPES.setdefault(model, {}):
+            _TYPES[model][self.name] = self.types(model)
+        types = _TYPES[model][self.name]
+        return {placed.layer: types[placed] for row in self._converted(model).rows[weight] for placed in row.placed()}
 
     def _plan(self, model: Model) -> _Plan:
         types = self.types(model)

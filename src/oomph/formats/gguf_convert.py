@@ -58,6 +58,15 @@ def arch_of(model: Model) -> Arch:
     return ARCHS[model.model_type]
 
 
+def in_mxfp4(config: Mapping[str, Any] | None) -> bool:
+    """Tell whether a model's experts are published in MXFP4, which the converter takes over as they are.
+
+    Source: conversion/gpt_oss.py, repack_mxfp4.
+    """
+    said = (config or {}).get("quantization_config")
+    return isinstance(said, dict) and said.get("quant_method") == "mxfp4"
+
+
 def convert(model: Model) -> Converted:
     """Return the file's tensors; 16-bit ones are in the checkpoint's own 16-bit type, as the converter chooses."""
     arch = arch_of(model)

@@ -108,10 +108,16 @@ class LinearFormat(Format):
             waiting = later
         return (*found, *map(self.plain, waiting))
 
+    def idle(self, model: Model) -> tuple[str, ...]:
+        """Return a sentence where no weight of the model is one that this format changes."""
+        if any(self.quantises(weight) for weight in model.weights):
+            return ()
+        return (f"{self.title}: {model.name or 'this model'} has no such weights, so that all stay in {self.rest}.",)
+
     def notes(self, model: Model) -> tuple[str, ...]:
-        """Return the format's remarks, and that it passes by maps that are no nn.Linear, if the model has such."""
+        """Return the format's remarks, that it changes nothing, or passes by maps that are no nn.Linear."""
         passed_by = "conv1d" not in self.roles and any(weight.role == "conv1d" for weight in model.weights)
-        return (*self.remarks, _CONV1D) if passed_by else self.remarks
+        return (*self.remarks, _CONV1D) if passed_by else self.idle(model) or self.remarks
 
 
 def keep_then(left: Names | None, scheme: Scheme) -> tuple[Rule, ...]:

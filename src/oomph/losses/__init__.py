@@ -38,7 +38,7 @@ WITHOUT_EXPERTS = frozenset({"fused-head", "chunked-nll"})  # to which TRL adds 
 OF_PLAIN_HEADS = frozenset(
     {"liger", "liger-fms", "cut", "torchtune", "litgpt", "chunked-nll"}
 )  # and not of logits that are scaled
-OF_LOGITS = frozenset({"hf"})  # what a program can compute that makes its logits itself
+OF_LOGITS = frozenset({"hf", "shifted"})  # what a program can compute that makes its logits itself
 
 
 def loss_file(name: str) -> Any:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from oomph import ops
-from oomph.tape.sym import Sym
+from oomph.tape.activation_offload import staying
+from oomph.tape.sym import Sym, visiting
 
 
 def projected(hidden_states: Sym, weight: Sym, bias: Sym | None = None) -> Sym:
     """Return hidden states [B, S, H] times a weight [V, H]; bounded by a tanh or scaled where the tape's head is."""
-    logits = ops.linear(hidden_states, weight, bias)
+    with staying(hidden_states.tape, "head"):
+        logits = _product(hidden_states, weight, bias)
     head = hidden_states.tape.head
     if head == "softcap":
         logits = logits / 1.0
@@ -16,3 +18,10 @@ def projected(hidden_states: Sym, weight: Sym, bias: Sym | None = None) -> Sym:
     if head:
         logits = logits * 1.0
     return logits
+
+
+def _product(hidden_states: Sym, weight: Sym, bias: Sym | None) -> Sym:
+    """Return the product with a weight, which comes for it where it waits in the machine's memory."""
+    weight = visiting(weight)
+    bias = None if bias is None else visiting(bias)
+    return ops.linear(hidden_states, weight, bias)

@@ -1,6 +1,6 @@
 """Logits shifted and copied, in their own dtype: models that come with their code, and gpt_bigcode before 4.46.
 
-Under autocast cross entropy makes fp32 of them, else they stay. Source: transformers 4.45,
+Under autocast what comes of log-softmax is made fp32, else it stays. Source: transformers 4.45,
 models/gpt_bigcode/modeling_gpt_bigcode.py; modeling_qwen.py of Qwen/Qwen-7B.
 """
 

@@ -35,6 +35,7 @@ METHODS: dict[str, str] = {
     "ia3": "ia3",
     "bitfit": "saved",
     "badam": "badam",
+    "lisa": "lisa",
     "prompt-tuning": "prompts",
     "p-tuning": "prompts",
     "prefix-tuning": "prefix",
@@ -59,6 +60,10 @@ def adapted(model: Model, job: TrainJob | InferJob) -> Model:
         from oomph.kernels import with_kernels
 
         model = with_kernels(model, job.kernels)
+    if job.qat != "none":
+        from oomph.methods.qat import with_fake_quantisers
+
+        model = with_fake_quantisers(model)
     if job.method == "full":
         return _with_frozen_parts(model, job)
     if job.kbit_preparation:

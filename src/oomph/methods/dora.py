@@ -33,7 +33,7 @@ def adapt(model: Model, job: TrainJob) -> Model:
 
     def wrap(path: str, base: Part) -> Block:
         if isinstance(inner(base), (PackedLinear, Linear8bit)):
-            raise UnsupportedError("oomph plays no DoRA on a GPTQ or int8 base.", "Take --method lora, or an nf4 base.")
+            raise UnsupportedError("oomph plays no DoRA on this base.", "Take --method lora, or an nf4 base.")
         kind = DoraLinear4bit if isinstance(inner(base), Linear4bit) else DoraLinear
         return kind(base, *features(base), job.rank, rate, adapter_dtype(job))
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from oomph.blocks.base import Block, Part, Parts
 from oomph.blocks.basic import Dropout, Head, Linear
 from oomph.errors import UsageError
+from oomph.methods.aqlm import LinearAqlm
 from oomph.methods.awq import LinearAwq
 from oomph.methods.bitsandbytes import Linear4bit, Linear8bit
 from oomph.methods.gptq import LinearGptq
@@ -56,8 +57,9 @@ def _kind(base: Part) -> type[LoraLinear]:
     block = inner(base)
     if isinstance(block, (Linear4bit, Linear8bit)):
         return LoraLinear4bit if isinstance(block, Linear4bit) else LoraLinear8bit
-    if isinstance(block, (LinearHqq, LinearAwq)):
-        return LoraHqq if isinstance(block, LinearHqq) else LoraAwq
+    packed: dict[type, type[LoraLinear]] = {LinearHqq: LoraHqq, LinearAwq: LoraAwq, LinearAqlm: LoraAqlm}
+    if type(block) in packed:
+        return packed[type(block)]
     return LoraAutoGptq if isinstance(block, LinearGptq) and block.kernel != "gptqmodel" else LoraLinear
 
 
@@ -209,6 +211,27 @@ class LoraAwq(LoraLinear):
             output = ops.cast(output, expected_dtype)
         output = output * SCALING
         result = result + output
+        return result
+
+
+@dataclass(frozen=True, eq=False)
+class LoraAqlm(LoraLinear):
+    """An adapter beside a map of AQLM: as beside one of AWQ, but added in place."""
+
+    @staticmethod
+    def program(m: Bound, x: Sym) -> Sym:
+        """Mirror lora.aqlm.AqlmLoraLinear.forward."""
+        from oomph import ops
+
+        result: Sym = m.base_layer(x)
+        if requires_conversion := m.tape.autocast is None:
+            expected_dtype = result.dtype
+            x = ops.cast(x, m.lora_A.weight.dtype)
+        output: Sym = m.lora_B(m.lora_A(m.lora_dropout(x)))
+        if requires_conversion:
+            output = ops.cast(output, expected_dtype)
+        output = output * SCALING
+        result = ops.add_(result, output)
         return result
 
 

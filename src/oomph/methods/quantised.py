@@ -31,11 +31,12 @@ LIBRARIES = {
     "gptq": "gptq",
     "hqq": "hqq",
     "awq": "awq",
+    "aqlm": "aqlm",
     "fp8": "fp8",
 }
-STORED_BEFORE = ("gptq", "awq", "fp8")  # formats of checkpoints, whose experts are quantised too
+STORED_BEFORE = ("gptq", "awq", "aqlm", "fp8")  # formats of checkpoints, whose experts are quantised too
 ROUTER = "moe_router"  # which those leave alone
-CODES = ("weight", "qweight", "W_q")
+CODES = ("weight", "qweight", "W_q", "codes")
 
 
 @dataclass(frozen=True, eq=False)

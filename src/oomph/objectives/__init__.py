@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 class Kind:
     """An objective: its file, and whether it compares with a reference model.
 
-    `loss` is how the end of the model is computed, `task` what its head is for, of how many `labels`; `pads` says that
-    its trainer gives a model without a padding token the tokenizer's.
+    `teacher` says that the other model is a second one in any case, and may be of another size. `loss` is how the end
+    of the model is computed, `task` what its head is for, of how many `labels`; `pads` says that its trainer gives a
+    model without a padding token the tokenizer's.
     """
 
     file: str
@@ -32,6 +33,7 @@ class Kind:
     task: str = "causal-lm"
     labels: int = 0
     pads: bool = False
+    teacher: bool = False
 
 
 KINDS: dict[str, Kind] = {
@@ -44,6 +46,8 @@ KINDS: dict[str, Kind] = {
     "grpo": Kind("grpo", "fused-head"),
     "rloo": Kind("rloo", "fused-head", reference=True),
     "orpo": Kind("orpo", "logits"),
+    "gkd": Kind("gkd", "logits", reference=True, teacher=True),
+    "gkd-kl": Kind("gkd", "logits", reference=True, teacher=True),
     "reward": Kind("reward", "hf", task="sequence-classification", labels=1, pads=True),
 }
 
@@ -68,6 +72,11 @@ def check_model(model: Model, job: TrainJob) -> None:
         raise UsageError(f"The model has a head for {model.objective}, the job is {job.task}.", fix)
     if "target_len" in job.axes and model.objective != "seq2seq-lm":
         raise UsageError("The model writes as many tokens as it reads.", "Leave --target-len out.")
+    if model.teacher is not None and model.teacher.vocab_size != model.vocab_size:
+        fix = "Take a teacher of the same family: TRL compares whole distributions."
+        raise UsageError(
+            f"The teacher has {model.teacher.vocab_size} tokens, {model.name} has {model.vocab_size}.", fix
+        )
     if job.objective != "sft" and task_of(model.objective) != KINDS[job.objective].task:
         fix = "Take the objective sft, or the model with its language head."
         raise UnsupportedError(f"The objective {job.objective} is of language models; {model.name} is none.", fix)

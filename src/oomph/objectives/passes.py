@@ -40,26 +40,45 @@ class Passes:
     model: Model
     policy: Bound
     reference: Bound | None = None
+    of_teacher: tuple[Forward, str] | None = None  # its own forward and decoder type where it is of another size
 
     @property
     def models(self) -> list[Bound]:
         """The models in memory."""
         return [each for each in (self.policy, self.reference) if each is not None]
 
-    def of_policy(self, input_ids: Sym, labels: Sym | None, attention_mask: Sym, outputs: tuple[str, ...]) -> list[Any]:
-        """Return the outputs of the model that trains, which die with the list: the loss first."""
-        checkpointing = Checkpointing(self.job.checkpointing, self.job.checkpoint_every)
-        return self._run(self.policy, checkpointing, input_ids, labels, attention_mask, outputs)
+    def of_policy(
+        self,
+        input_ids: Sym,
+        labels: Sym | None,
+        attention_mask: Sym,
+        outputs: tuple[str, ...],
+        use_cache: bool = False,
+    ) -> list[Any]:
+        """Return the outputs of the model that trains, which die with the list: the loss first, a cache last."""
+        checkpointing = Checkpointing.of(self.job)
+        return self._run(self.policy, checkpointing, input_ids, labels, attention_mask, outputs, use_cache)
 
-    def of_reference(self, input_ids: Sym, labels: Sym, attention_mask: Sym, outputs: tuple[str, ...]) -> list[Any]:
+    def of_reference(
+        self,
+        input_ids: Sym,
+        labels: Sym | None,
+        attention_mask: Sym,
+        outputs: tuple[str, ...],
+        use_cache: bool = False,
+    ) -> list[Any]:
         """Return the outputs of the reference: its own weights, or those of the policy with adapters switched off."""
         with self.tape.no_grad(), self._without_adapters(), self._named("reference"):
             bound = self.reference or self.policy
-            return self._run(bound, Checkpointing(), input_ids, labels, attention_mask, outputs)
+            kernel = self.tape.kernel  # which the forward pass of some types changes
+            try:
+                return self._run(bound, Checkpointing(), input_ids, labels, attention_mask, outputs, use_cache)
+            finally:
+                self.tape.kernel = kernel
 
     def of_mismatched(self, input_ids: Sym, labels: Sym, attention_mask: Sym, outputs: tuple[str, ...]) -> list[Any]:
         """Return the outputs of the model that trains, checkpointed as it is, but without gradients."""
-        checkpointing = Checkpointing(self.job.checkpointing, self.job.checkpoint_every)
+        checkpointing = Checkpointing.of(self.job)
         with self.tape.no_grad(), self._named("mismatched"):
             return self._run(self.policy, checkpointing, input_ids, labels, attention_mask, outputs)
 
@@ -71,18 +90,24 @@ class Passes:
         labels: Sym | None,
         attention_mask: Sym,
         outputs: tuple[str, ...],
+        use_cache: bool = False,
     ) -> list[Any]:
         """Run a forward pass as accelerate wraps it: under autocast of its own, 16-bit outputs cast to fp32."""
         tape = self.tape
         tape.scope, tape.scored = "", outputs
         with autocast(tape, autocast_dtype(self.job)):
-            loss, scored, _ = self.forward(
-                bound, input_ids, labels, checkpointing, self.model.decoder_type, attention_mask=attention_mask
+            forward, kind = self.forward, self.model.decoder_type
+            if self.of_teacher is not None and bound is self.reference:
+                forward, kind = self.of_teacher
+            loss, scored, cache = forward(
+                bound, input_ids, labels, checkpointing, kind, attention_mask=attention_mask, use_cache=use_cache
             )
             found = [scored, loss]  # dies from the back
             del scored, loss
         if self.job.fp32_outputs and isinstance(found[0], Sym):
             found[0] = ops.cast(found[0], "fp32")
+        if use_cache:
+            found.insert(0, cache)
         tape.recorder.mark("objective")
         tape.scope = "objective"
         return found

@@ -37,7 +37,7 @@ def inputs(passes: Passes) -> Shapes:
 def compute_loss(passes: Passes, inputs: dict[str, Sym]) -> tuple[Sym | None, list[Any]]:
     """Play the forward pass: the loss, and the outputs that the caller holds."""
     tape, job = passes.tape, passes.job
-    checkpointing = Checkpointing(job.checkpointing, job.checkpoint_every)
+    checkpointing = Checkpointing.of(job)
     arguments: tuple[Any, ...] = (
         passes.policy, next(iter(inputs.values())), inputs["labels"], checkpointing, passes.model.decoder_type,
     )  # fmt: skip

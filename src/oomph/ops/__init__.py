@@ -54,6 +54,8 @@ from oomph.ops.images import (
     in_order,
     masked_scatter,
     placeholders,
+    pooled,
+    put_where,
     rotary_vision,
     sorted_order,
 )
@@ -74,7 +76,15 @@ from oomph.ops.indexing import (
 )
 from oomph.ops.joining import cat, pad_axis, pad_last, stack_last
 from oomph.ops.loss import cross_entropy, cross_entropy_of_rows, fused_cross_entropy, mse_loss
-from oomph.ops.masks import as_numbers, bidirectional_mask, causal_mask, recurrent_mask, triangle
+from oomph.ops.masks import (
+    as_numbers,
+    bidirectional_mask,
+    causal_mask,
+    image_blocks,
+    recurrent_mask,
+    triangle,
+    window_with_images,
+)
 from oomph.ops.matmul import (
     addmm,
     autocast_argument,
@@ -229,6 +239,7 @@ __all__ = [
     "half_tables",
     "histogram",
     "identity",
+    "image_blocks",
     "in_order",
     "index",
     "index_add_in_place",
@@ -266,10 +277,12 @@ __all__ = [
     "picked",
     "pieces",
     "placeholders",
+    "pooled",
     "position_scales",
     "positions_of",
     "power",
     "put",
+    "put_where",
     "recurrent_mask",
     "repeat_each",
     "repeat_first",
@@ -330,5 +343,6 @@ __all__ = [
     "where",
     "where_buffer",
     "where_either",
+    "window_with_images",
     "zeros_like",
 ]

@@ -90,11 +90,19 @@ def cast(x: Sym, dtype: str) -> Sym:
     """
     if x.dtype == dtype:
         return x
-    node = record("ToCopy", (x,), _cast_backward)
+    node = record("ToCopy", (x,), cast_back)
     return made_by(like(x, dtype), node)
 
 
-def _cast_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+def cast_back(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    """Return the gradient in the dtype of what was cast: the backward of a cast, one tensor if it is another dtype.
+
+    Source: torch tools/autograd/derivatives.yaml (_to_copy).
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda x: cast(x, "fp32"), (4, 256)).backward
+    2048
+    """
     dtype = node.inputs[0][1]
     gradient = grad(gradients)
     return [like(gradient, dtype) if gradient.dtype != dtype else gradient]
@@ -112,7 +120,7 @@ def cast_in_order(x: Sym, dtype: str) -> Sym:
     """
     if x.dtype == dtype and not is_channels_last(x):
         return x
-    node = record("ToCopy", (x,), _cast_backward)
+    node = record("ToCopy", (x,), cast_back)
     return made_by(new(x.tape, x.shape, dtype, op="_to_copy"), node)
 
 

@@ -27,7 +27,7 @@ def conv_patches(x: Sym, weight: Sym, bias: Sym | None, patches: Sequence[Size])
     >>> cost(lambda x, weight: conv_patches(x, weight, None, (4, 4)), frozen(2, 3, 56, 56), (64, 3, 14, 14))
     Cost(allocated=4096, saved=112896, backward=75264)
     """
-    bias = None if bias is None else autocast_argument(bias)
+    bias = None if bias is None else autocast_argument(bias, cached=True)
     weight = autocast_argument(weight)
     x = autocast_argument(x)
     node = record("Convolution", (x, weight) if bias is None else (x, weight, bias), _conv_backward)
@@ -42,6 +42,25 @@ def _conv_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradie
     return [
         new(tape, *each, op="convolution_backward") if node.needs(at) else None for at, each in enumerate(node.inputs)
     ]
+
+
+def pooled(x: Sym, side: Size) -> Sym:
+    """Return the means of squares of x [B, H, P, P]: [B, H, side, side].
+
+    Saves x; backward makes its gradient. Source: ATen/native/AveragePool2d.cpp; torch tools/autograd/derivatives.yaml
+    (avg_pool2d).
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda x: pooled(x, 2), (2, 8, 4, 4))
+    Cost(allocated=128, saved=512, backward=512)
+    """
+    node = record("AvgPool2D", (x,), _unpooled)
+    save(node, x)
+    return made_by(new(x.tape, (*x.shape[:2], side, side), x.dtype, op="avg_pool2d"), node)
+
+
+def _unpooled(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    return [new(grad(gradients).tape, *node.inputs[0], op="avg_pool2d_backward")]
 
 
 def for_each(x: Sym, batch: Size) -> Sym:
@@ -166,6 +185,41 @@ def masked_scatter(x: Sym, mask: Sym, source: Sym) -> Sym:
     save(node, mask)
     steps = (OUTPUTS, Buffer("maskPrefixSum", x.shape, "int64"), Buffer("mask", x.shape, "bool"))
     return made_by(run(x.tape, steps, lambda: new(x.tape, x.shape, x.dtype, op="masked_scatter")), node)
+
+
+def put_where(x: Sym, mask: Sym, values: Sym) -> Sym:
+    """Return x [B, S, H] with the rows of values [T, H] where a mask [B, S] is set, written into x, which is handed
+    back with its new history.
+
+    Saves the mask; backward puts zeros there into a copy of the gradient, and picks the values' out of it. CUDA looks
+    for the places (int64 pairs) each time. Source: torch tools/autograd/derivatives.yaml (index_put_);
+    ATen/native/TensorAdvancedIndexing.cpp.
+
+    >>> from oomph.tape.testing import Given, cost
+    >>> cost(put_where, (2, 4, 64), Given((2, 4), "bool", trains=False), (3, 64))
+    Cost(allocated=48, saved=8, backward=1888)
+    """
+    node = record("IndexPut", (x, values), _put_where_backward)
+    save(node, mask)
+    run(x.tape, (_places(mask, values.shape[0]), OUTPUTS), lambda: None)
+    return made_by(x, node)
+
+
+def _put_where_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient, (_, (shape, dtype)) = grad(gradients), node.inputs
+    tape, places = gradient.tape, _places(saved[0], shape[0])
+    own = picked = None
+    if node.needs(0):
+        zeros = new(tape, shape, gradient.dtype, op="zeros")
+        own = run(tape, (OUTPUTS, places), lambda: new(tape, gradient.shape, gradient.dtype, op="index_put"))
+        del zeros
+    if node.needs(1):
+        picked = run(tape, (places, OUTPUTS), lambda: new(tape, shape, dtype, op="index"))
+    return [own, picked]
+
+
+def _places(mask: Sym, count: Size) -> Buffer:
+    return Buffer("nonzero", (count, len(mask.shape)), "int64")
 
 
 def _scatter_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:

@@ -40,7 +40,7 @@ def view(x: Sym, shape: Sequence[Size]) -> Sym:
     strides = view_strides(x.shape, x.strides, shape)
     if strides is None:
         return made_by(new(x.tape, shape, x.dtype, op="clone"), node)
-    return made_by(Sym(shape, x.dtype, strides, x.storage), node)
+    return made_by(Sym(shape, x.dtype, strides, x.storage, x.place), node)
 
 
 def _reshape_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
@@ -99,7 +99,7 @@ def unsqueeze(x: Sym, axis: int) -> Sym:
     shape, strides = list(x.shape), list(x.strides)
     shape.insert(axis, 1)
     strides.insert(axis, stride)
-    return made_by(Sym(shape, x.dtype, strides, x.storage), node)
+    return made_by(Sym(shape, x.dtype, strides, x.storage, x.place), node)
 
 
 def swapped(x: Sym, a: int, b: int) -> Sym:
@@ -174,7 +174,7 @@ def expand(x: Sym, shape: Sequence[Size]) -> Sym:
         0 if yes(own == 1) and not yes(wanted == 1) else stride
         for own, wanted, stride in zip(x.shape, shape, x.strides, strict=True)
     ]
-    return made_by(Sym(shape, x.dtype, strides, x.storage), node)
+    return made_by(Sym(shape, x.dtype, strides, x.storage, x.place), node)
 
 
 def _expand_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:

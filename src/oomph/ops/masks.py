@@ -47,9 +47,11 @@ def causal_mask(
     may_skip: bool = True,
     looks: bool = True,
     chunked: bool = False,
+    blocks: Sym | None = None,
 ) -> Sym | None:
     """Mirror create_causal_mask or, with a window, create_sliding_window_causal_mask; `chunked`, where windows are
-    chunks of a sequence that see nothing of each other, create_chunked_causal_mask.
+    chunks of a sequence that see nothing of each other, create_chunked_causal_mask. Tokens of an image see each other
+    where their `blocks` [B, S] int64 are numbered.
 
     inputs_embeds [B, S, H]; attention_mask [B, T] int64, 0 where there is padding; packed [B, S] int64, position ids of
     a caller that packs several sequences into a row.
@@ -86,17 +88,70 @@ def causal_mask(
         may_skip = may_skip and not (past_key_values.is_static and yes(q_length == 1))
     elif attention_mask is None and looks:
         packed_sequence_mask = packed_sequences(tape, batch, q_length, packed is not None)
-    rule = _causal if window is None else _all_of(_within(window), _causal)
+    rule = _causal if window is None else _all_of(_within, _causal)
     if chunked and window is not None:
         left_padding_tokens = _left_padding(tape, batch, attention_mask)
         rule = _all_of(_in_chunk(left_padding_tokens), _causal)
     if packed is not None and packed_sequence_mask is not None:
         rule = _all_of(_in_same_sequence(packed_sequence_mask), _at_positions(rule, packed))
         may_skip = False
+    if blocks is not None:
+        rule, may_skip = _any_of(rule, _in_same_block(blocks)), False
     lengths = (q_length, kv_length, q_offset, kv_offset)
     if tape.kernel == "eager":
         return _eager_mask(tape, batch, lengths, rule, attention_mask, window, inputs_embeds.dtype)
     return _sdpa_mask(tape, batch, lengths, rule, attention_mask, window, may_skip)
+
+
+def image_blocks(token_type_ids: Sym) -> Sym:
+    """Mirror get_block_sequence_ids_for_mask: the number of each token's image, -1 of text: int64 [B, S].
+
+    Booleans of 2·8 B three times and of 2·9 B; numbers as int32 and three times as int64; a scalar. Nothing is saved.
+    Source: transformers 5.23, models/gemma3/modeling_gemma3.py.
+
+    >>> from oomph.tape.testing import cost, ids
+    >>> cost(image_blocks, ids(2, 8))
+    Cost(allocated=522, saved=0, backward=0)
+    """
+    tape, (batch, length) = token_type_ids.tape, token_type_ids.shape
+    is_image = tape.empty((batch, length), "bool", op="eq")
+    is_previous_image = tape.empty((batch, length + 1), "bool", op="constant_pad_nd")
+    others = tape.empty((batch, length), "bool", op="bitwise_not")
+    new_image_start = tape.empty((batch, length), "bool", op="bitwise_and")
+    del others
+    numbers = tape.empty((batch, length), "int32", op="_to_copy")
+    sums = tape.empty((batch, length), "int64", op="cumsum")
+    del numbers
+    group_ids = tape.empty((batch, length), "int64", op="sub")
+    del sums
+    text = tape.empty((), "int64", op="scalar_tensor")
+    block_sequence_ids = tape.empty((batch, length), "int64", op="where")
+    del text
+    del is_image, is_previous_image, new_image_start, group_ids
+    return block_sequence_ids
+
+
+def window_with_images(inputs_embeds: Sym, blocks: Sym) -> Sym:
+    """Mirror what create_masks_for_vision_model makes for layers with a window: booleans [B, 1, S, S], for eager
+    numbers, of tokens that are in it and earlier or of the same image, by the numbers `blocks` [B, S] int64.
+
+    Made by vmap, which begins with booleans for each query where masks of indices begin with one. Saved by attention,
+    not here. Source: transformers 5.23, models/gemma3/modeling_gemma3.py.
+
+    Nine booleans of 8·8 B, three of 8 B; positions as int64, 7·8 and 2, and the numbers of blocks looked up, 2·8.
+    >>> from oomph.tape.testing import cost, frozen, ids
+    >>> cost(window_with_images, frozen(1, 8, 4), ids(1, 8))
+    Cost(allocated=1000, saved=0, backward=0)
+    """
+    tape, (batch, length) = inputs_embeds.tape, inputs_embeds.shape[:2]
+    either = _any_of(_causal, _in_same_block(blocks), vmapped=True)
+    rule = _all_of(either, _within, vmapped=True)
+    lengths = (length, length, 0, 0)
+    if tape.kernel == "eager":
+        return _eager_mask(tape, batch, lengths, rule, None, None, inputs_embeds.dtype)
+    mask = _sdpa_mask(tape, batch, lengths, rule, None, None, may_skip=False)
+    assert mask is not None
+    return mask
 
 
 def bidirectional_mask(inputs_embeds: Sym, attention_mask: Sym | None, window: Size | None = None) -> Sym | None:
@@ -240,13 +295,40 @@ def _has_holes(padding_mask: Sym | None) -> bool:
     return padding_mask.tape.holes
 
 
-def _all_of(*rules: Rule) -> Rule:
+def _all_of(*rules: Rule, vmapped: bool = False) -> Rule:
     """Mirror and_masks."""
 
     def rule(at: _Indices) -> Sym:
-        allowed = at.queries.tape.empty((), "bool", op="new_ones")
+        allowed = at.queries.tape.empty(at.queries.shape[2:3] * vmapped, "bool", op="new_ones")
         for each in rules:
             allowed = _compared("bitwise_and", allowed, each(at))
+        return allowed
+
+    return rule
+
+
+def _any_of(*rules: Rule, vmapped: bool = False) -> Rule:
+    """Mirror or_masks."""
+
+    def rule(at: _Indices) -> Sym:
+        allowed = at.queries.tape.empty(at.queries.shape[2:3] * vmapped, "bool", op="new_zeros")
+        for each in rules:
+            allowed = _compared("bitwise_or", allowed, each(at))
+        return allowed
+
+    return rule
+
+
+def _in_same_block(block_sequence_ids: Sym) -> Rule:
+    """Mirror blockwise_overlay: tokens of the same numbered block."""
+
+    def rule(at: _Indices) -> Sym:
+        q_group = _looked_up(block_sequence_ids, at.queries)
+        kv_group = _looked_up(block_sequence_ids, at.keys)
+        same = _compared("eq", q_group, kv_group)
+        numbered = result("ge", q_group.shape, "bool", q_group)
+        allowed = _compared("bitwise_and", same, numbered)
+        del same, numbered
         return allowed
 
     return rule
@@ -262,9 +344,9 @@ def _everywhere(at: _Indices) -> Sym:
     return result("ge", at.queries.shape, "bool", at.queries)
 
 
-def _within(window: Size) -> Rule:
+def _within(at: _Indices) -> Sym:
     """Mirror sliding_window_overlay: kv_idx > q_idx - sliding_window."""
-    return lambda at: _compared("gt", at.keys, unary(at.queries, "sub"))
+    return _compared("gt", at.keys, unary(at.queries, "sub"))
 
 
 def _around(at: _Indices) -> Sym:

@@ -8,6 +8,7 @@ from typing import Any
 from oomph.ops.elementwise import add_, cast, grad
 from oomph.ops.indexing import contiguous, expand, swapped, transpose, unsqueeze, view
 from oomph.tape.autograd import Gradients, Node, made_by, record, save
+from oomph.tape.selective import selected
 from oomph.tape.sizes import Size, product, yes
 from oomph.tape.sym import Sym, new
 
@@ -42,7 +43,8 @@ def mm(a: Sym, b: Sym) -> Sym:
     if node is not None:
         node.context = _is_column_major(b)
         save(node, b if a.requires_grad else None, a if b.requires_grad else None)  # mat2, self
-    return made_by(new(a.tape, (a.shape[0], b.shape[1]), a.dtype, op="mm"), node)
+    (out,) = selected(a.tape, "mm", lambda: (new(a.tape, (a.shape[0], b.shape[1]), a.dtype, op="mm"),))
+    return made_by(out, node)
 
 
 def _mm_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
@@ -83,7 +85,9 @@ def addmm(bias: Sym, x: Sym, weight: Sym) -> Sym:
     if node is not None:
         node.context = _is_column_major(weight)
         save(node, x if weight.requires_grad else None, weight if x.requires_grad else None)  # mat1, mat2
-    return made_by(new(x.tape, (x.shape[0], weight.shape[1]), x.dtype, op="addmm"), node)
+    shape = (x.shape[0], weight.shape[1])
+    (out,) = selected(x.tape, "addmm", lambda: (new(x.tape, shape, x.dtype, op="addmm"),))
+    return made_by(out, node)
 
 
 def _addmm_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
@@ -107,7 +111,9 @@ def bmm(a: Sym, b: Sym) -> Sym:
     node = record("Bmm", (a, b), _bmm_backward)
     if node is not None:
         save(node, b if a.requires_grad else None, a if b.requires_grad else None)
-    return made_by(new(a.tape, (a.shape[0], a.shape[1], b.shape[2]), a.dtype, op="bmm"), node)
+    shape = (a.shape[0], a.shape[1], b.shape[2])
+    (out,) = selected(a.tape, "bmm", lambda: (new(a.tape, shape, a.dtype, op="bmm"),))
+    return made_by(out, node)
 
 
 def _bmm_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
@@ -252,17 +258,24 @@ def linear_unfused(x: Sym, weight: Sym, bias: Sym | None = None) -> Sym:
 
 def times_rows(x: Sym, matrix: Sym) -> Sym:
     """Return x [.., K] @ matrix [K, N] to [.., N] as a program writes it: autocast casts both, the matrix first, whose
-    cast is kept no longer than its gradient needs it.
+    cast is kept no longer than its gradient needs it. A matrix that does not train is repeated, without a copy, for an
+    x that cannot be flattened without one.
 
-    Saves what mm saves. Source: ATen/native/LinearAlgebra.cpp, _matmul_impl.
+    Saves what mm or bmm saves. Source: ATen/native/LinearAlgebra.cpp, _matmul_impl.
 
     >>> from oomph.tape.testing import cost
     >>> cost(times_rows, (2, 4, 256), (256, 512))
     Cost(allocated=8192, saved=266240, backward=266240)
     """
+    trains = matrix.requires_grad
     matrix = autocast_argument(matrix)
     x = autocast_argument(x)
-    return view(mm(view(x, (product(x.shape[:-1]), x.shape[-1])), matrix), (*x.shape[:-1], matrix.shape[1]))
+    if trains or len(x.shape) == len(matrix.shape) or _folds(x):
+        out = mm(view(x, (product(x.shape[:-1]), x.shape[-1])), matrix)
+    else:
+        matrices = product(x.shape[:-2])
+        out = bmm(view(x, (matrices, *x.shape[-2:])), _repeated(matrix, matrices))
+    return view(out, (*x.shape[:-1], matrix.shape[1]))
 
 
 def _folds(x: Sym) -> bool:

@@ -7,9 +7,11 @@ from typing import Any
 from oomph.ops.bounds import clamp
 from oomph.ops.elementwise import grad, in_fp32, result, wider
 from oomph.ops.indexing import expand
+from oomph.ops.kernel import run
 from oomph.ops.routing import divide
 from oomph.tape.autograd import Gradients, Node, made_by, record, save
-from oomph.tape.sym import Sym, new
+from oomph.tape.sym import Sym, elementwise_strides, new
+from oomph.workspaces import OUTPUTS, Buffer
 
 
 def layer_norm(x: Sym, weight: Sym | None, bias: Sym | None) -> Sym:
@@ -74,8 +76,22 @@ def _lengths_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gra
 
 
 def _layer_norm_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
-    tape = grad(gradients).tape
-    return [
-        new(tape, shape, dtype, op="native_layer_norm_backward") if node.needs(at) else None
-        for at, (shape, dtype) in enumerate(node.inputs)
-    ]
+    """Make the gradients that are wanted. CUDA's kernel reads a contiguous gradient; what a trace runs in its place
+    gives x's the layout of an fp32 gradient (torch/_decomp/decompositions.py).
+    """
+    gradient, (shape, dtype) = grad(gradients), node.inputs[0]
+    gaps = not gradient.is_contiguous()
+    strides = (
+        elementwise_strides(shape, (gradient,)) if gaps and gradient.tape.on == "trace" and dtype == "fp32" else None
+    )
+
+    def made() -> Gradients:
+        return [
+            new(gradient.tape, each, kind, None if at else strides, "native_layer_norm_backward")
+            if node.needs(at)
+            else None
+            for at, (each, kind) in enumerate(node.inputs)
+        ]
+
+    steps = (Buffer("dY", gradient.shape, gradient.dtype), OUTPUTS) if gaps else (OUTPUTS,)
+    return run(gradient.tape, steps, made)

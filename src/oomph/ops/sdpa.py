@@ -20,6 +20,7 @@ from oomph.ops.matmul import autocast_argument
 from oomph.ops.sdpa_math import math_attention
 from oomph.ops.slices import slice_axis
 from oomph.tape.autograd import Gradients, Node, made_by, record, save
+from oomph.tape.selective import selected
 from oomph.tape.sizes import Size, yes
 from oomph.tape.sym import Sym, elementwise_strides, new
 from oomph.workspaces import OUTPUTS, Buffer, Step
@@ -90,12 +91,17 @@ def _flash(query: Sym, key: Sym, value: Sym, drops: bool) -> Sym:
     node = record("Flash", (query, key, value), _flash_backward)
     save(node, key, query, value)
     tape, (batch, heads, length, head_size) = query.tape, query.shape
-    out = _in_layout_of(query, op)
-    log_sum_exp = new(tape, (batch, heads, length), "fp32", op=op)
-    splits = (OUTPUTS,) if drops or tape.on != "gpu" else flash_forward(batch, heads, length, head_size, key.shape[2])
-    seed, offset = run(
-        tape, splits, lambda: (new(tape, (2,), "uint64", op=op), new(tape, (), "uint64", op=op))
-    )  # fmt: skip
+
+    def made() -> tuple[Sym, Sym, Sym, Sym]:
+        out = _in_layout_of(query, op)
+        log_sum_exp = new(tape, (batch, heads, length), "fp32", op=op)
+        splits: tuple[Step, ...] = (OUTPUTS,)
+        if not drops and tape.on == "gpu":
+            splits = flash_forward(batch, heads, length, head_size, key.shape[2])
+        states = run(tape, splits, lambda: (new(tape, (2,), "uint64", op=op), new(tape, (), "uint64", op=op)))
+        return (out, log_sum_exp, *states)
+
+    out, log_sum_exp, seed, offset = selected(tape, "attention", made)
     save(node, log_sum_exp, out, seed, offset)
     if tape.on == "gpu":  # a C++ result dies front to back, in a trace Python's back to front
         del log_sum_exp, seed, offset
@@ -149,11 +155,14 @@ def efficient_attention(query: Sym, key: Sym, value: Sym, call: Call) -> Sym:
     node = record("Efficient", (query, key, value), _efficient_backward)
     save(node, mask, key, query, value)
     tape, (batch, heads, length, _) = query.tape, query.shape
-    out = _heads_inside(tape, (batch, heads, length, value.shape[-1]), query.dtype, op)
-    rows = (length + LOG_SUM_EXP_STEP - 1) // LOG_SUM_EXP_STEP * LOG_SUM_EXP_STEP
-    log_sum_exp = new(tape, (batch, heads, rows), "fp32", op=op) if node is not None else None
-    seed = new(tape, (), "int64", op=op)
-    offset = new(tape, (), "int64", op=op)
+
+    def made() -> tuple[Sym, Sym | None, Sym, Sym]:
+        out = _heads_inside(tape, (batch, heads, length, value.shape[-1]), query.dtype, op)
+        rows = (length + LOG_SUM_EXP_STEP - 1) // LOG_SUM_EXP_STEP * LOG_SUM_EXP_STEP
+        log_sum_exp = new(tape, (batch, heads, rows), "fp32", op=op) if node is not None else None
+        return out, log_sum_exp, new(tape, (), "int64", op=op), new(tape, (), "int64", op=op)
+
+    out, log_sum_exp, seed, offset = selected(tape, "attention", made)
     save(node, log_sum_exp, out, offset, seed)
     del offset, seed, log_sum_exp
     return made_by(out, node)
@@ -193,10 +202,13 @@ def cudnn_attention(query: Sym, key: Sym, value: Sym, call: Call) -> Sym:
     node = record("Cudnn", (query, key, value), _cudnn_backward)
     save(node, mask, key, query, value)
     tape, (batch, heads, length, _) = query.tape, query.shape
-    out = _in_layout_of(query, op, value.shape[-1])
-    log_sum_exp = new(tape, (batch, heads, length, 1), "fp32", op=op)
-    seed = new(tape, (), "int64", op=op)
-    offset = new(tape, (), "int64", op=op)
+
+    def made() -> tuple[Sym, Sym, Sym, Sym]:
+        out = _in_layout_of(query, op, value.shape[-1])
+        log_sum_exp = new(tape, (batch, heads, length, 1), "fp32", op=op)
+        return out, log_sum_exp, new(tape, (), "int64", op=op), new(tape, (), "int64", op=op)
+
+    out, log_sum_exp, seed, offset = selected(tape, "attention", made)
     save(node, log_sum_exp, out, offset, seed)
     del offset, seed, log_sum_exp
     return made_by(out, node)

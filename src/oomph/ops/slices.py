@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from oomph.ops.elementwise import grad, pass_through
 from oomph.tape.autograd import Gradients, Node, like, made_by, record, save
 from oomph.tape.sizes import Size, number, yes
-from oomph.tape.sym import Sym, new
+from oomph.tape.sym import Place, Sym, new
 
 
 def slice_axis(x: Sym, axis: int, start: Size, stop: Size) -> Sym:
@@ -24,7 +24,7 @@ def slice_axis(x: Sym, axis: int, start: Size, stop: Size) -> Sym:
     node = record("Slice", (x,), _whole_backward)
     shape = list(x.shape)
     shape[axis] = stop - start
-    return made_by(Sym(shape, x.dtype, x.strides, x.storage), node)
+    return made_by(Sym(shape, x.dtype, x.strides, x.storage, _place(x, axis, start)), node)
 
 
 def _whole_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
@@ -159,7 +159,7 @@ def part(x: Sym, start: Size, stop: Size, axis: int = -1) -> Sym:
     if not (yes(start == 0) and yes(stop == x.shape[axis])):
         return slice_axis(x, axis, start, stop)
     node = record("Alias", (x,), pass_through)
-    return made_by(Sym(x.shape, x.dtype, x.strides, x.storage), node)
+    return made_by(x.detach(), node)
 
 
 def last_place(x: Sym) -> Sym:
@@ -201,8 +201,19 @@ def split_sizes(x: Sym, sizes: Sequence[Size]) -> tuple[Sym, ...]:
     Cost(allocated=0, saved=0, backward=2048)
     """
     node = record("SplitWithSizes", (x,), _whole_backward, outputs=len(sizes))
-    views = [Sym((*x.shape[:-1], size), x.dtype, x.strides, x.storage) for size in sizes]
-    return tuple(made_by(one, node, at) for at, one in enumerate(views))
+    shapes = [(*x.shape[:-1], size) for size in sizes]
+    return tuple(made_by(one, node, at) for at, one in enumerate(_side_by_side(x, -1, shapes)))
+
+
+def _side_by_side(x: Sym, axis: int, shapes: Sequence[Sequence[Size]]) -> Iterator[Sym]:
+    """Yield views of x that follow each other along an axis."""
+    for at, shape in enumerate(shapes):
+        yield Sym(shape, x.dtype, x.strides, x.storage, _place(x, axis, at))
+
+
+def _place(x: Sym, axis: int, start: Size) -> Place:
+    """Return the place of a part of x that begins with an index along an axis, or is the n-th along it."""
+    return x.place if isinstance(start, int) and start == 0 else (*x.place, (axis % len(x.shape), start))
 
 
 def unbind(x: Sym, axis: int, places: int) -> tuple[Sym, ...]:
@@ -218,7 +229,7 @@ def unbind(x: Sym, axis: int, places: int) -> tuple[Sym, ...]:
     node = record("Unbind", (x,), _whole_backward, outputs=places)
     shape, strides = list(x.shape), list(x.strides)
     del shape[axis], strides[axis]
-    views = [Sym(shape, x.dtype, strides, x.storage) for _ in range(places)]
+    views = [Sym(shape, x.dtype, strides, x.storage, _place(x, axis, at)) for at in range(places)]
     return tuple(made_by(one, node, at) for at, one in enumerate(views))
 
 
@@ -313,7 +324,7 @@ def split_axis(x: Sym, axis: int, sizes: Sequence[Size]) -> tuple[Sym, ...]:
     """
     node = record("Split", (x,), _whole_backward, outputs=len(sizes))
     shapes = [(*x.shape[:axis], size, *x.shape[axis + 1 :]) for size in sizes]
-    return tuple(made_by(Sym(shape, x.dtype, x.strides, x.storage), node, at) for at, shape in enumerate(shapes))
+    return tuple(made_by(one, node, at) for at, one in enumerate(_side_by_side(x, axis, shapes)))
 
 
 def pieces(length: Size, size: Size) -> list[Size]:
@@ -344,5 +355,5 @@ def split_heads(x: Sym) -> tuple[Sym, ...]:
     heads = number(x.shape[1])
     yes(x.shape[1] == heads)
     node = record("Split", (x,), _whole_backward, outputs=heads)
-    shape = (x.shape[0], 1, *x.shape[2:])
-    return tuple(made_by(Sym(shape, x.dtype, x.strides, x.storage), node, at) for at in range(heads))
+    shapes = [(x.shape[0], 1, *x.shape[2:])] * heads
+    return tuple(made_by(one, node, at) for at, one in enumerate(_side_by_side(x, 1, shapes)))

@@ -55,11 +55,14 @@ class Optimizer:
         if least := getattr(self.rule, "MIN_ON_HOST", 0):
             self.parameters.sort(key=lambda one: yes(product(one.shape) < least))
         self.states: list[State] = [[] for _ in parameters]
+        self.remembered: list[State] = []  # of parameters that trained once
         self.stepped = False
+        self.averaged: list[Sym] = []  # DeepSpeed's sum of the gradients of a step's micro-batches
         # In backward every parameter has an optimizer of its own, which shares nothing with the others.
         self.one_each = job.optimizer_in_backward
         self._places = {one.storage.ordinal: at for at, one in enumerate(self.parameters)}
-        if self.rule.STATES == "made":
+        self.makes_at_once = self.rule.STATES == "made"
+        if self.makes_at_once:
             self.make_states()
 
     def make_states(self) -> None:
@@ -68,6 +71,12 @@ class Optimizer:
             self._make_states(one, states)
             _name(one, states)
         self.stepped = True
+
+    def remember(self, parameters: Sequence[Sym]) -> None:
+        """Allocate what earlier steps left for parameters that trained then and do not now."""
+        for one in parameters:
+            self.remembered.append(self.rule.state(self._own() if self.one_each else self.settings, one))
+            _name(one, self.remembered[-1])
 
     def _make_states(self, parameter: Sym, states: State) -> None:
         if not states:
@@ -103,7 +112,21 @@ class Optimizer:
             self.rule.fused_backward(self.settings, loss, self.step_complete)
         else:
             backward(loss)
+        if self.zero_bucket:
+            self._reduce()
         del buckets
+
+    def to_bucket(self, leaf: Sym) -> None:
+        """Free a gradient when it is complete: it is copied into a bucket."""
+        if self.updates(leaf):
+            leaf.grad = None
+
+    def _reduce(self) -> None:
+        """Play what is left of a micro-batch's gradients: the first one's copies, to which later ones are added."""
+        copies = self.rule.reduced(self.parameters)
+        for one, copy in zip(self.parameters, copies, strict=True):
+            one.tape.recorder.name(copy.storage.ordinal, one.made_for, "gradient")
+        self.averaged = self.averaged or copies
 
     def step_complete(self) -> None:
         """Play the update of every parameter that has a gradient."""
@@ -119,6 +142,7 @@ class Optimizer:
             self.make_states()
         mark("optimizer step")
         self.rule.step(self.settings, self.parameters, self.states)
+        self.averaged = []
         if first and self.rule.STATES == "after":
             mark("optimizer states")
             self.make_states()

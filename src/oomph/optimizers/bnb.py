@@ -19,7 +19,7 @@ MIN_8BIT_SIZE = 4096  # elements below which a state is fp32 (min_8bit_size)
 BLOCK = 256  # elements that share a scale
 QMAP = 256  # values of an 8-bit code
 MIN_PAGED_SIZE = 100_000  # elements below which a state is not paged (get_state_buffer)
-WITHOUT_BF16 = frozenset({"rmsprop", "lars"})  # backends/cuda/ops.py, str2optimizer32bit
+WITHOUT_BF16 = frozenset({"rmsprop", "lars", "adagrad", "momentum"})  # backends/cuda/ops.py, str2optimizer32bit
 TWO_STATES = frozenset({"adamw", "ademamix", "lamb"})
 BY_NORM = frozenset({"lamb", "lars"})  # that bound an update by a norm of the weights (max_unorm)
 

@@ -1,9 +1,10 @@
 """AdamW under DeepSpeed's ZeRO stage 2 on one GPU: fp32 copies of what trains, buckets that gradients are moved to.
 
 Nothing is divided among GPUs here, but all the tensors are there: 14 bytes for each 16-bit parameter that trains and 2
-of gradient, in a step 6 more, and two buckets of a fixed size in every backward pass. DeepSpeed lays what is here one
-tensor per parameter into one flat tensor. Source: DeepSpeed 0.12 to 0.19, runtime/zero/stage_1_and_2.py; with
-FusedAdam, ops/adam/fused_adam.py, which works in place.
+of gradient, in a step 6 more, and two buckets of a fixed size in every backward pass. A gradient goes into a bucket as
+soon as it is there; a bucket is reduced on a CUDA stream of its own, where gradients are copied out of it. DeepSpeed
+lays what is here one tensor per parameter into one flat tensor. Source: DeepSpeed 0.12 to 0.19,
+runtime/zero/stage_1_and_2.py; with FusedAdam, ops/adam/fused_adam.py, which works in place.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from oomph.tape.sym import Sym, new
 
 STATES = "before"
 BUFFERS = 2  # with overlap_comm: one fills up while the other is reduced
+REDUCED = "grads_in_partition"  # what is allocated on the stream that reduces
 
 
 def state(settings: Settings, parameter: Sym) -> list[Sym]:
@@ -32,7 +34,7 @@ def state(settings: Settings, parameter: Sym) -> list[Sym]:
 
 
 def step(settings: Settings, parameters: Sequence[Sym], states: Sequence[Sequence[Sym]]) -> None:
-    """Play one update: gradients are flattened, which copies them, and cast to fp32; only then they are freed.
+    """Play one update: gradients are flattened, which copies them, and cast to fp32.
 
     Source: runtime/zero/stage_1_and_2.py, step, flatten_dense_tensors_aligned.
 
@@ -44,8 +46,6 @@ def step(settings: Settings, parameters: Sequence[Sym], states: Sequence[Sequenc
     flat = [like(one, one.dtype, "flatten") for one in parameters]
     gradients = [like(one, "fp32") for one in flat]
     del flat
-    for one in parameters:
-        one.grad = None
     del gradients
 
 
@@ -60,3 +60,16 @@ def buckets(elements: int, parameters: Sequence[Sym]) -> list[Sym]:
     """
     first = parameters[0]
     return [new(first.tape, (elements,), first.dtype, op="ipg_buffer") for _ in range(BUFFERS)]
+
+
+def reduced(parameters: Sequence[Sym]) -> list[Sym]:
+    """Return what gradients are copied to when their bucket is reduced, one more tensor of each parameter's size.
+
+    A later micro-batch adds its copies to those of the first, which live until a step has flattened them. Source:
+    runtime/zero/stage_1_and_2.py, copy_grads_in_partition, independent_gradient_partition_epilogue.
+
+    >>> from oomph.tape.testing import cost, frozen
+    >>> cost(lambda one: reduced([one]), frozen(4, 256)).allocated
+    2048
+    """
+    return [like(one, one.dtype, REDUCED) for one in parameters]

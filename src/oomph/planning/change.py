@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from oomph.job import TrainJob, describe
+from oomph.job import DEFAULTS, TrainJob, describe
+from oomph.job_words import BASES, PRESETS
 from oomph.planning.bench import Bench
 from oomph.planning.lever import Lever, delta, replaced
 from oomph.planning.result import STATUSES, Change, Part, Refusal
@@ -20,11 +21,38 @@ def change_of(bench: Bench, base: TrainJob, steps: Sequence[Step]) -> Change:
     parts, now = [], base
     for lever, fields in steps:
         sets = tuple((name, getattr(now, name), after) for name, after in fields.items() if getattr(now, name) != after)
-        parts.append(Part(lever.name, sets, lever.price.words, lever.cost, lever.source))
-        now = replace(now, **fields)
+        after = replace(now, **fields)
+        parts.append(Part(lever.name, sets, lever.price.words, lever.cost, lever.source, to_type(now, after)))
+        now = after
     saved = bench.peak(base) - bench.peak(job)
     status = bench.status(job)
     return Change(tuple(parts), describe(job), bench.peak(job), saved, status, bench.device(job))
+
+
+def to_type(before: TrainJob, after: TrainJob) -> tuple[tuple[str, Any], ...]:
+    """Return the fields to say, with their values, after those that made one job, to make another.
+
+    What a method stands for, and what is taken beside it, goes with the method: what is to stay is said. qlora itself
+    gives way to what is said (oomph.runtimes.peft), so it stays.
+
+    >>> to_type(TrainJob(method="qlora"), TrainJob(method="lora", quantization="nf4-dq", targets="all-linear"))
+    (('kbit_preparation', False),)
+    """
+    said = delta(before, after)
+    if before.method in BASES and after.method == BASES[before.method]:
+        said.pop("method")
+    elif "method" in said:
+        beside = ("autocast", "checkpointing")
+        always = after.method in BASES  # which takes them unless told otherwise
+        kept = beside if always else (*PRESETS["qlora"], *beside)
+        said |= {name: getattr(after, name) for name in kept if always or getattr(after, name) != DEFAULTS[name]}
+        stands_for = PRESETS.get(after.method, {})
+        said = {
+            name: value
+            for name, value in said.items()
+            if stands_for.get(name) != value or getattr(before, name) != DEFAULTS[name]
+        }
+    return tuple(said.items())
 
 
 def changed(base: TrainJob, steps: Iterable[Step]) -> TrainJob | None:

@@ -15,18 +15,25 @@ FITS, TIGHT, TOO_BIG = STATUSES = ("fits", "tight", "too_big")
 
 @dataclass(frozen=True)
 class Part:
-    """One lever of a change: its name, what it sets (field, before, after), what it costs and who says so."""
+    """One lever of a change: its name, what it sets (field, before, after), what it costs and who says so.
+
+    `typed` are the fields to say to a command for it, which may be more than it sets.
+    """
 
     lever: str
     sets: tuple[tuple[str, Any, Any], ...]
     price: str
     cost: str
     source: str
+    typed: tuple[tuple[str, Any], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the part as JSON knows it."""
         sets = [{"input": name, "before": before, "after": after} for name, before, after in self.sets]
-        return {"lever": self.lever, "sets": sets, "price": self.price, "cost": self.cost, "source": self.source}
+        say = [{"input": name, "value": value} for name, value in self.typed]
+        return {
+            "lever": self.lever, "sets": sets, "say": say, "price": self.price, "cost": self.cost, "source": self.source
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,14 @@ allocator, until one fits and the next does not.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from oomph.answer import Subject
+from oomph.device_map import placed
 from oomph.devices import Fleet
 from oomph.errors import UsageError, close_matches
 from oomph.job import InferJob, TrainJob
@@ -56,6 +58,8 @@ def largest(found: Subject, job: Job, fleet: Fleet, over: str, bench: Bench | No
     most, why = _most(found, job, axis)
     least = _least(job, axis)
     search = Search(partial(_bench_of, found, job, fleet, axis, bench), most, least)
+    known = len(decoder_stack(found.model)[1].layers) if axis.field == "layers" else getattr(job, axis.field)
+    least = search.least = search.accepted(known)
     value = search.run()
     at = search.ledger(value) if value else None
     beyond = search.ledger(max(value + 1, least)) if value < most else None
@@ -70,6 +74,7 @@ def limits(found: Subject, job: Job, fleet: Fleet, over: Sequence[str]) -> Limit
 
     Without any named they are those that people ask for: how many sequences, and how long.
     """
+    job = placed(found.model, job, fleet.device)
     bench = Bench(found, fleet)
     names = over or [name for name, axis in AXES.items() if axis.field in DEFAULT and isinstance(job, axis.kinds)]
     return Limits(bench.ledger(job), tuple(largest(found, job, fleet, name, bench) for name in names))
@@ -134,6 +139,22 @@ class Search:
         bench, job = self.at(value)
         return bench.ledger(job)
 
+    def accepted(self, known: int) -> int:
+        """Return the smallest value that is not refused, up to a known one: images and candidates need some tokens."""
+        low, high = self.least - 1, self.least if self._is_accepted(self.least) else max(known, self.least)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._is_accepted(middle) else (middle, high)
+        return high
+
+    def _is_accepted(self, value: int) -> bool:
+        try:
+            bench, job = self.at(value)
+            bench.peak(job)
+        except UsageError:
+            return False
+        return True
+
     def run(self) -> int:
         """Return a value that fits, the next one not, or the largest there is; 0 where the least does not fit."""
         if not self.fits(self.least):
@@ -188,14 +209,21 @@ class Search:
 def _sentence(axis: Axis, value: int, at: Ledger | None, beyond: Ledger | None, why: str) -> str:
     """Return the limit, and what sets it, in words."""
     one_more = (
-        f"{axis.what.format(value + 1)}: {beyond.verdict.sentence} {beyond.why}" if beyond and beyond.verdict else ""
+        f"{_number(axis, value + 1)}: {beyond.verdict.sentence} {beyond.why}" if beyond and beyond.verdict else ""
     )
     if at is None:
         return f"Not even {one_more}"
-    most = f"At most {axis.what.format(value)}"
+    most = f"At most {_number(axis, value)}"
     if beyond is None:
         return f"{most}: {why}, and memory would do for that ({_takes(at)})."
     return f"{most} ({_takes(at)}). With {one_more}"
+
+
+def _number(axis: Axis, value: int) -> str:
+    """Return a value in words: 1 sequence at a time."""
+    return (
+        re.sub(r"^((?:\D*\s)?1 [a-z]+?)s\b", r"\1", axis.what.format(value)) if value == 1 else axis.what.format(value)
+    )
 
 
 def _takes(ledger: Ledger) -> str:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 OWN_FILES = (
     "baichuan", "bamba", "bart", "bert", "bloom", "chatglm", "deberta", "distilbert", "electra", "falcon", "gpt2",
     "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "internlm2", "jamba", "lfm2", "lfm3", "litgpt", "mamba",
-    "modernbert", "mpt", "nemotron_h", "olmo_hybrid", "opt", "phi", "qwen", "qwen3_next", "roberta", "t5", "whisper",
+    "modernbert", "mpt", "nemotron_h", "olmo_hybrid", "opt", "paligemma", "phi", "qwen", "qwen3_next",
+    "roberta", "t5", "whisper",
 )  # fmt: skip
 PROGRAMS: dict[str, str] = {
     **dict.fromkeys(FRAMES, "llama"),
@@ -38,7 +39,9 @@ PROGRAMS: dict[str, str] = {
     **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), "qwen_vl"),
     "xlm-roberta": "roberta",
 }
-SEEING = frozenset({"llava", "qwen2_vl", "qwen2_5_vl"})  # types that are played with images
+SEEING = frozenset(
+    {"gemma3", "llava", "paligemma", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"}
+)  # types that are played with images
 OWN_ATTENTION = ("deberta-v2",)  # types whose class knows no kernel
 HEADS = ("lm_head", "embed_out", "output", "output_projection", "transformer.output_layer")  # paths of language heads
 

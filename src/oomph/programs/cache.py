@@ -33,6 +33,12 @@ class DynamicLayer:
         self.values = _appended(self.values, value_states, key_states.dtype)
         return self.keys, self.values
 
+    def reorder(self, index: Sym) -> None:
+        """Put the sequences into the order of beams that go on: one copy of the keys, then one of the values."""
+        if self.keys is not None and self.values is not None:
+            self.keys = reordered(self.keys, index)
+            self.values = reordered(self.values, index)
+
     def seq_length(self) -> Size | Sym:
         """Return how many tokens were seen."""
         return 0 if self.keys is None else self.keys.shape[2]
@@ -112,6 +118,13 @@ class LinearAttentionLayer:
         )
         return full_conv_states
 
+    def reorder(self, index: Sym) -> None:
+        """Put the states into the order of beams that go on."""
+        if self.conv_states is not None:
+            self.conv_states = reordered(self.conv_states, index)
+        if self.recurrent_states is not None:
+            self.recurrent_states = reordered(self.recurrent_states, index)
+
     def update_recurrent_state(self, recurrent_states: Sym) -> Sym:
         """Put a new state in, return the tensor it is in."""
         if self.recurrent_states is None:
@@ -128,6 +141,12 @@ def _appended(states: Sym | None, more: Sym, dtype: str) -> Sym:
     if states is None:
         return more if more.tape.heads_of_4_51 or more.tape.release == OLD else ops.cat((more,), 2, dtype)
     return ops.cat((states, more), 2)
+
+
+def reordered(states: Sym, index: Sym) -> Sym:
+    """Return states.index_select(0, index), which stays."""
+    made = states.tape.empty(states.shape, states.dtype, op="index_select")
+    return states.tape.note(made, "kv cache")
 
 
 class Cache:
@@ -163,6 +182,11 @@ class Cache:
         if not found:
             raise UnsupportedError("transformers' caches need a layer that attends.", "Say --cache none.")
         return found
+
+    def reorder(self, index: Sym) -> None:
+        """Put the sequences of all layers into the order of the beams that go on, int32 [B * N]."""
+        for layer in self.layers:
+            layer.reorder(index)
 
     def conv_state(self, index: int) -> Sym | None:
         """Return the last inputs of a layer's convolution, None before there are any."""
@@ -211,6 +235,19 @@ class StaticLayer:
         keys, values = self.fill(key_states, value_states)
         self.write(key_states)
         return keys, values
+
+    def reorder(self, index: Sym) -> None:
+        """Put the sequences into the order of beams that go on: in new tensors, after a look at the counter."""
+        self.is_used(index.tape)
+        if self.keys is not None and self.values is not None:
+            self.keys = reordered(self.keys, index)
+            self.values = reordered(self.values, index)
+
+    def is_used(self, tape: Tape) -> None:
+        """Play the question whether any token was seen, where they are counted on the device."""
+        if isinstance(self.seq_length(), Sym):
+            used = tape.empty((), "bool", op="gt")
+            del used
 
     def write(self, key_states: Sym) -> None:
         """Play index_copy_ at positions arange(new) + cumulative_length."""
@@ -290,6 +327,11 @@ class EncoderDecoderCache:
             return self.self_attention.update(key_states, value_states, index)
         self.is_updated.add(index)
         return self.cross_attention.update(key_states, value_states, index)
+
+    def reorder(self, index: Sym) -> None:
+        """Put the sequences into the order of beams that go on; of the encoder's keys too, though all are alike."""
+        self.self_attention.reorder(index)
+        self.cross_attention.reorder(index)
 
     def crossed(self, index: int) -> tuple[Sym, Sym] | None:
         """Return the keys and values of the encoder in a layer, None before there are any."""

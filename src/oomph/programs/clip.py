@@ -16,7 +16,9 @@ from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym
 
-Outputs = list["Sym | list[Sym]"]  # a pooled state or features, the last hidden state: a ModelOutput, from its end
+Outputs = list[
+    "Sym | list[Sym] | None"
+]  # a pooled state or features, the last hidden state: a ModelOutput, from its end
 
 
 def embeddings(m: Bound, pixel_values: Sym, side: Size) -> Sym:
@@ -35,11 +37,11 @@ def embeddings(m: Bound, pixel_values: Sym, side: Size) -> Sym:
     return found
 
 
-def layer(m: Bound, hidden_states: Sym, *, rate: float) -> Sym:
-    """Mirror CLIPEncoderLayer.forward."""
+def layer(m: Bound, hidden_states: Sym, *, rate: float, maps_first: bool = True) -> Sym:
+    """Mirror CLIPEncoderLayer.forward, or SiglipEncoderLayer's, of the same lines."""
     residual = hidden_states
     hidden_states = m.layer_norm1(hidden_states)
-    hidden_states, _ = attention(m.self_attn, hidden_states, rate)
+    hidden_states, _ = attention(m.self_attn, hidden_states, rate, maps_first)
     hidden_states = residual + hidden_states
     residual = hidden_states
     hidden_states = m.layer_norm2(hidden_states)
@@ -48,29 +50,40 @@ def layer(m: Bound, hidden_states: Sym, *, rate: float) -> Sym:
     return hidden_states
 
 
-def attention(m: Bound, hidden_states: Sym, rate: float) -> tuple[Sym, Sym | None]:
-    """Mirror CLIPAttention.forward."""
+def attention(m: Bound, hidden_states: Sym, rate: float, maps_first: bool) -> tuple[Sym, Sym | None]:
+    """Mirror CLIPAttention.forward, which makes queries, keys and values before any is reshaped, or SigLIP's."""
     batch, length, hidden = hidden_states.shape
     shape = (batch, length, m.num_heads, m.head_dim)
-    queries = m.q_proj(hidden_states)
-    keys = m.k_proj(hidden_states)
-    values = m.v_proj(hidden_states)
-    queries = ops.transpose(ops.view(queries, shape), 1, 2)
-    keys = ops.transpose(ops.view(keys, shape), 1, 2)
-    values = ops.transpose(ops.view(values, shape), 1, 2)
+
+    def heads(states: Sym) -> Sym:
+        return ops.transpose(ops.view(states, shape), 1, 2)
+
+    if maps_first:
+        queries = m.q_proj(hidden_states)
+        keys = m.k_proj(hidden_states)
+        values = m.v_proj(hidden_states)
+        queries, keys, values = heads(queries), heads(keys), heads(values)
+    else:
+        queries = heads(m.q_proj(hidden_states))
+        keys = heads(m.k_proj(hidden_states))
+        values = heads(m.v_proj(hidden_states))
     attn_output, attn_weights = ops.full_attention(queries, keys, values, rate)
     attn_output = ops.contiguous(ops.view(attn_output, (batch, length, hidden)))
     attn_output = m.out_proj(attn_output)
     return attn_output, attn_weights
 
 
-def encoder(m: Bound, hidden_states: Sym, checkpointing: Checkpointing, rate: float, captured: int) -> tuple[Sym, Sym]:
-    """Mirror CLIPEncoder.forward: the last hidden state, and that of layer `captured`, counted from the last (1)."""
+def encoder(
+    m: Bound, hidden_states: Sym, checkpointing: Checkpointing, rate: float, captured: int, maps_first: bool
+) -> tuple[Sym, Sym | None]:
+    """Mirror CLIPEncoder.forward: the last hidden state, and that of layer `captured`, counted from the last (1); of
+    none (0) None.
+    """
     each = replace(checkpointing, every=1)
     layers = list(m.layers)
-    kept = hidden_states
+    kept = hidden_states if captured else None
     for index, encoder_layer in enumerate(layers):
-        run = partial(layer, encoder_layer, rate=rate)
+        run = partial(layer, encoder_layer, rate=rate, maps_first=maps_first)
         m.tape.scope = encoder_layer.path
         hidden_states = each(m.tape, run, hidden_states) if each.takes(index) else run(hidden_states)
         if index == len(layers) - captured:
@@ -79,19 +92,22 @@ def encoder(m: Bound, hidden_states: Sym, checkpointing: Checkpointing, rate: fl
     return hidden_states, kept
 
 
-def tower(m: Bound, pixel_values: Sym, checkpointing: Checkpointing, captured: int = 1) -> tuple[Outputs, Sym]:
-    """Mirror CLIPVisionModel.forward or SiglipVisionModel.forward: its outputs, and the hidden state of a layer."""
+def tower(m: Bound, pixel_values: Sym, checkpointing: Checkpointing, captured: int = 0) -> tuple[Outputs, Sym]:
+    """Mirror CLIPVisionModel.forward or SiglipVisionModel.forward: its outputs, and the hidden state of a layer, of
+    none (0) the last, normed.
+    """
     block = m.block
     assert isinstance(block, ClipVision)
     if m.parts["head"] is not None or block.native_patches:
         raise UnsupportedError("oomph cannot play images with this tower's pooling head yet.", "Trace it: oomph trace.")
     hidden_states = embeddings(m.embeddings, pixel_values, block.image_size // block.patch_size)
     if not block.class_token:
-        last_hidden_state, kept = encoder(m.encoder, hidden_states, checkpointing, block.dropout, captured)
-        last_hidden_state = m.post_layernorm(last_hidden_state)
-        return [last_hidden_state], kept
+        encoder_outputs, kept = encoder(m.encoder, hidden_states, checkpointing, block.dropout, captured, False)
+        last_hidden_state = m.post_layernorm(encoder_outputs)
+        del hidden_states, encoder_outputs
+        return [kept, None, last_hidden_state], last_hidden_state if kept is None else kept
     hidden_states = m.pre_layrnorm(hidden_states)
-    last_hidden_state, kept = encoder(m.encoder, hidden_states, checkpointing, block.dropout, captured)
+    last_hidden_state, kept = encoder(m.encoder, hidden_states, checkpointing, block.dropout, captured, True)
     pooled_output = ops.select(last_hidden_state, 1)
     pooled_output = m.post_layernorm(pooled_output)
-    return [kept, pooled_output, last_hidden_state], kept
+    return [kept, pooled_output, last_hidden_state], last_hidden_state if kept is None else kept

@@ -9,9 +9,10 @@ from typing import Any
 
 from oomph import ops
 from oomph.errors import UnsupportedError, UsageError
+from oomph.methods.qat import HeadQat
 from oomph.programs.cache import Cache
 from oomph.programs.classify import classified
-from oomph.programs.loss import adapted_head_and_loss, head_and_loss, kept
+from oomph.programs.loss import adapted_head_and_loss, head_and_loss, kept, rounded_head_and_loss
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sizes import Size, number, yes
@@ -115,7 +116,10 @@ def project(head: Bound, hidden_states: Sym, table: Sym, labels: Sym | None) -> 
     if "lora_A" in head.parts:
         return adapted_head_and_loss(head, hidden_states, labels)
     weight, bias = head.parts["weight"], head.parts["bias"]
-    return head_and_loss(hidden_states, table if weight is None else weight, labels, bias)
+    weight = table if weight is None else weight
+    if isinstance(head.block, HeadQat):
+        return rounded_head_and_loss(head, hidden_states, weight, labels)
+    return head_and_loss(hidden_states, weight, labels, bias)
 
 
 def seen_length(past_key_values: Cache) -> Size:

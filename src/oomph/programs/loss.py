@@ -5,6 +5,9 @@ from __future__ import annotations
 from oomph import ops
 from oomph.losses import check_loss, end_of_model, hf
 from oomph.losses.logits import projected
+from oomph.losses.shifted import shifted_loss
+from oomph.methods.qat import rounded_linear
+from oomph.tape.activation_offload import staying
 from oomph.tape.bound import Bound
 from oomph.tape.sizes import Size, yes
 from oomph.tape.sym import Sym
@@ -19,14 +22,23 @@ def kept(hidden_states: Sym, logits_to_keep: Size) -> Sym:
 
 
 def causal_lm_loss(logits: Sym, labels: Sym) -> Sym:
-    """Return transformers' own loss of logits that a program made; refused where the job has another one."""
+    """Return the class's own loss of logits that a program made; refused where the job has another one."""
     check_loss(logits.tape.loss, "this model")
-    return hf.causal_lm_loss(logits, labels)
+    with staying(logits.tape, "loss"):
+        return (shifted_loss if logits.tape.loss == "shifted" else hf.causal_lm_loss)(logits, labels)
 
 
 def adapted_head_and_loss(head: Bound, hidden_states: Sym, labels: Sym | None) -> tuple[Sym | None, Sym]:
-    """Return transformers' own loss, None without labels, of the logits that a head with an adapter makes."""
-    logits: Sym = head(hidden_states)
+    """Return the class's own loss, None without labels, of the logits that a head with an adapter makes."""
+    with staying(head.tape, "head"):
+        logits: Sym = head(hidden_states)
+    return None if labels is None else causal_lm_loss(logits, labels), logits
+
+
+def rounded_head_and_loss(head: Bound, hidden_states: Sym, weight: Sym, labels: Sym | None) -> tuple[Sym | None, Sym]:
+    """Return transformers' own loss, None without labels, of the logits that a head with fake quantisers makes."""
+    hidden_states.tape.scope = "lm_head"
+    logits = rounded_linear(head, hidden_states, weight)
     return None if labels is None else causal_lm_loss(logits, labels), logits
 
 
@@ -40,4 +52,5 @@ def head_and_loss(
         if logits is not None and hidden_states.tape.release == "4.38":
             logits = ops.cast(logits, "fp32")
         return None, logits
-    return end_of_model(hidden_states, weight, labels, bias)
+    with staying(hidden_states.tape, "loss"):
+        return end_of_model(hidden_states, weight, labels, bias)

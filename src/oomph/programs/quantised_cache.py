@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from oomph import ops
-from oomph.errors import UnsupportedError
-from oomph.programs.cache import Cache, DynamicLayer
+from oomph.programs.cache import Cache, DynamicLayer, reordered
+from oomph.programs.integer_cache import full_attention
 from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym
 
@@ -41,6 +41,14 @@ class Fp8QuantizedLayer(DynamicLayer):
         keys_to_return = dequantise(self.quantized_keys, key_states.dtype)
         values_to_return = dequantise(self.quantized_values, key_states.dtype)
         return keys_to_return, values_to_return
+
+    def reorder(self, index: Sym) -> None:
+        """Put the sequences into the order of beams that go on: in fp8, then all is there twice for a moment."""
+        if self.quantized_keys is None or self.quantized_values is None:
+            return
+        (keys, key_scale), (values, value_scale) = self.quantized_keys, self.quantized_values
+        self.quantized_keys = (reordered(keys, index), key_scale)
+        self.quantized_values = (reordered(values, index), value_scale)
 
     def seq_length(self) -> Size | Sym:
         """Return how many tokens were seen."""
@@ -75,8 +83,5 @@ def _noted(quantised: Quantised) -> Quantised:
 
 def fp8_cache(windows: Sequence[Size | None]) -> Cache:
     """Return QuantizedCache("fp8", config). Raises UnsupportedError where a layer is no full attention, as it does."""
-    if any(window is not None for window in windows):
-        raise UnsupportedError(
-            "transformers quantises caches of models with full attention in every layer only.", "Say --cache dynamic."
-        )
+    full_attention(windows)
     return Cache([Fp8QuantizedLayer() for _ in windows])

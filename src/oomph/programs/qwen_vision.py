@@ -13,8 +13,8 @@ from functools import partial
 from typing import Any
 
 from oomph import ops
-from oomph.blocks.vision_native import QwenVision
-from oomph.images import patches
+from oomph.blocks.vision_native import Qwen3Vision, QwenVision
+from oomph.images import QWEN2_PIXELS, QWEN3_PIXELS, patches
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sym import Sym
@@ -56,10 +56,10 @@ def _pieces(length: int, size: int) -> list[int]:
     return [min(size, length - start) for start in range(0, length, size)]
 
 
-def grid_of(block: QwenVision, tape: Tape, count: int) -> Grid:
+def grid_of(block: QwenVision | Qwen3Vision, tape: Tape, count: int) -> Grid:
     """Return how a batch's images are cut up."""
-    merge = operator.index(block.merge)
-    return Grid(count, *patches(tape.image_size, operator.index(block.patch_size), merge), merge)
+    merge, bounds = operator.index(block.merge), QWEN2_PIXELS if isinstance(block, QwenVision) else QWEN3_PIXELS
+    return Grid(count, *patches(tape.image_size, operator.index(block.patch_size), merge, bounds), merge)
 
 
 def vision_position_ids(tape: Tape, grid: Grid) -> Sym:
@@ -224,6 +224,8 @@ def tower(m: Bound, pixel_values: Sym, checkpointing: Checkpointing, grid: Grid)
         order, ends = window_index(tape, grid, side)
         windows = grid.windows(side)
     hidden_states = patch_embed(m.patch_embed.proj, pixel_values)
+    if tape.inputs_train:
+        hidden_states.requires_grad = True
     if order is not None:
         hidden_states = ops.in_order(hidden_states, order, grid.merge**2)
     size = block.hidden_size // block.num_heads
@@ -259,8 +261,5 @@ def patch_embed(m: Bound, pixel_values: Sym) -> Sym:
     """Mirror PatchEmbed.forward: patches [T, C·2·P·P] as [T, H]."""
     weight, total = m.weight, pixel_values.shape[0]
     x = ops.view(pixel_values, (total, *weight.shape[1:]))
-    hidden_states = ops.conv_patches(ops.cast(x, weight.dtype), weight, None, (1, 1, 1))
-    hidden_states = ops.view(hidden_states, (total, weight.shape[0]))
-    if m.tape.inputs_train:
-        hidden_states.requires_grad = True
-    return hidden_states
+    hidden_states = ops.conv_patches(ops.cast(x, weight.dtype), weight, m.bias, (1, 1, 1))
+    return ops.view(hidden_states, (total, weight.shape[0]))

@@ -9,18 +9,19 @@ from oomph import ops
 from oomph.blocks.vision import ClipVision
 from oomph.blocks.vision_native import Qwen3Vision, QwenVision
 from oomph.errors import UsageError
+from oomph.families.multimodal import PoolingProjector, PromptProjector
 from oomph.programs.qwen_vision import grid_of
 from oomph.tape.bound import Bound
 from oomph.tape.sizes import Size, number, product, yes
 from oomph.tape.sym import Sym
 
 if TYPE_CHECKING:
-    from oomph.job import TrainJob
+    from oomph.job import InferJob, TrainJob
 
 LANGUAGE_MODEL, HEAD = "model.language_model.", "lm_head."  # how the paths of what text passes through begin
 TOWERS = ("vision_tower", "visual")  # what the part is called that sees
 # Inputs of a batch beside input_ids and labels, in the order in which they are made.
-OF_IMAGES = ("pixel_values", "image_grid_thw", "mm_token_type_ids")
+OF_IMAGES = ("pixel_values", "image_grid_thw", "mm_token_type_ids", "token_type_ids")
 
 
 def updated(m: Bound, parameters: list[Sym]) -> list[Sym]:
@@ -42,13 +43,18 @@ def tower_buffers(m: Bound) -> list[Sym]:
     return []
 
 
-def inputs_of_images(m: Bound, job: TrainJob) -> dict[str, tuple[tuple[Size, ...], str]]:
+def inputs_of_images(m: Bound, job: TrainJob | InferJob) -> dict[str, tuple[tuple[Size, ...], str]]:
     """Return shapes and dtypes of what a batch has beside its tokens: pixels in fp32, as processors make them."""
     tower = next(m.model[name] for name in TOWERS if name in m.model.parts)
     block, images = tower.block, job.batch * job.images
     if isinstance(block, ClipVision):
         side = block.image_size
-        return {"pixel_values": ((images, block.num_channels, side, side), "fp32")}
+        made: dict[str, tuple[tuple[Size, ...], str]] = {
+            "pixel_values": ((images, block.num_channels, side, side), "fp32")
+        }
+        if isinstance(m.model.multi_modal_projector.block, (PoolingProjector, PromptProjector)):
+            made["token_type_ids"] = ((job.batch, job.seq_len), "int64")
+        return made
     weight, count = tower.patch_embed.proj.weight, operator.index(images)
     patches = sum(grid_of(block, m.tape, count).lengths)
     return {

@@ -25,7 +25,7 @@ COMPUTE = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 def adapt(model: Any, job: TrainJob, device: str) -> Any:
     """Return a model as PEFT wraps it for a job: its base quantised, prepared, with adapters."""
-    if job.method in ("full", "bitfit", "badam"):
+    if job.method in ("full", "bitfit", "badam", "lisa"):
         return freeze(model, job)
     try:
         import peft
@@ -38,6 +38,8 @@ def adapt(model: Any, job: TrainJob, device: str) -> Any:
         packed = pack(model, job, device)
     elif job.quantization.startswith("awq"):
         raise UnsupportedError("AutoAWQ does not run with the transformers of the trace.", "Ask oomph train alone.")
+    elif job.quantization.startswith("aqlm"):
+        raise UnsupportedError("AQLM's kernels do not run in a trace.", "Ask oomph train alone.")
     elif job.quantization.startswith("hqq"):
         from oomph.referee import hqq
 
@@ -132,11 +134,22 @@ def _for_gptq(config: Any) -> None:
     config._register_custom_module({TorchLinear: GPTQLoraLinear})
 
 
+def switch_layers(model: Any, job: TrainJob) -> None:
+    """Let the first so many layers train and no other, as LISA does before a step: nothing else is touched."""
+    from oomph.referee.models import decoder_layers
+
+    for index, layer in enumerate(decoder_layers(model)):
+        layer.requires_grad_(index < job.active_layers)
+
+
 VISION = ("vision_tower", "visual", "vision_model", "multi_modal_projector", "connector")  # towers and projectors
 
 
 def freeze(model: Any, job: TrainJob) -> Any:
-    """Return a model with what the job freezes frozen: no PEFT in it."""
+    """Return a model with what the job freezes frozen: no PEFT in it.
+
+    LISA's layers are switched off later (switch_layers): the optimizer has all of them.
+    """
     from oomph.referee.models import decoder_layers
 
     if job.method == "bitfit":

@@ -81,12 +81,10 @@ def _as_it_is(op: Any) -> Callable[..., Any]:
     return call
 
 
-def _cross_entropy(
-    logits: Any, target: Any, weight: Any = None, reduction: int = 1, ignore_index: int = -100, smoothing: float = 0.0
-) -> Any:
-    """Mirror cross_entropy_loss of labels that are numbers of classes (ATen/native/LossNLL.cpp)."""
-    aten = torch.ops.aten
-    return aten.nll_loss_nd(aten.log_softmax.int(logits, 1), target, weight, reduction, ignore_index)
+def _cross_entropy(*args: Any, **kwargs: Any) -> Any:
+    """Run what torch makes cross_entropy_loss of, each part under its own rule: it asks log_softmax for the logits' own
+    dtype (ATen/native/LossNLL.cpp), so only nll_loss casts."""
+    return torch.ops.aten.cross_entropy_loss.default.decompose(*args, **kwargs)
 
 
 def _einsum(equation: str, tensors: Any, *, path: Any = None) -> Any:

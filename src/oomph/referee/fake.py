@@ -45,6 +45,8 @@ class _Answering(FakeTensorMode):  # type: ignore[misc]
     halves = False  # whether one of two answers is good
     padded = False  # whether masks of tokens have holes
     counting = False  # whether small integers are really computed with
+    searching = False  # whether what a static cache has seen is asked for by a search alone, after it saw some
+    pictured: int | None = None  # tokens of a sequence that are images', once they are looked for
 
     def dispatch(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Answer for `.item()`, `bool()` and `torch.equal`, and remember where a boolean came from."""
@@ -54,6 +56,8 @@ class _Answering(FakeTensorMode):  # type: ignore[misc]
             if args[0].dtype == torch.bool:
                 return self.plain and getattr(args[0], "oomph_yes", False)
             return 1.0 if args[0].is_floating_point() else self.number
+        if func is aten.is_nonzero.default and isinstance(args[0], FakeTensor) and args[0].dtype == torch.bool:
+            return self.plain and getattr(args[0], "oomph_yes", False)  # what bool() is in inference mode
         if func is aten.equal.default:
             return True
         if func is aten.nonzero.default:
@@ -69,10 +73,16 @@ class _Answering(FakeTensorMode):  # type: ignore[misc]
             return result  # are all numbers unknown? no
         if func is aten.isnan.default:
             result.oomph_unknown = True
+        if func is aten.eq.Scalar and hasattr(args[0], "oomph_pictured"):
+            self.pictured = args[0].oomph_pictured
         if func is aten.eq.Scalar and self.padded and args[0].dim() == TOKENS_DIM and args[0].dtype == torch.int64:
             result.oomph_holes = True  # a mask of tokens that is looked at
         if func is aten.all.default and getattr(args[0], "oomph_holes", False):
             return result
+        if func is aten.gt.Scalar and self.searching and args[0].dim() == 0 and not args[0].is_floating_point():
+            result.oomph_yes = True  # a count of tokens that were seen
+        if func is aten.lt.Tensor and _unbounded(args[1]):
+            result.oomph_yes = True  # HQQ's first error against none before
         if func in YES or (func is aten.gt.Scalar and self.scored is not None):  # some tokens are scored
             result.oomph_yes = True
         return result
@@ -89,8 +99,10 @@ class _Answering(FakeTensorMode):  # type: ignore[misc]
         return self.fake_tensor_converter.from_real_tensor(self, real, make_constant=True)
 
     def _places(self, mask: Any) -> Any:
-        """Return where a mask is set: everywhere, or for as many tokens of a row as are scored."""
+        """Return where a mask is set: everywhere, or for as many tokens of a row as are scored, or of images."""
         count = mask.numel() if self.scored is None or mask.dim() == 1 else mask.shape[0] * self.scored
+        if self.pictured is not None and mask.dim() == TOKENS_DIM:
+            count = mask.shape[0] * self.pictured
         if self.halves and mask.dim() == 1:
             count //= 2
         with self:
@@ -100,6 +112,11 @@ class _Answering(FakeTensorMode):  # type: ignore[misc]
         """Return the output of a grouped product: torch's shape rule takes bf16 alone, its kernels also others."""
         with self:
             return meta_rules._create_grouped_mm_output_tensor(left, right, offsets, out_dtype)
+
+
+def _unbounded(number: Any) -> bool:
+    constant = getattr(number, "constant", None)
+    return constant is not None and constant.dim() == 0 and bool(constant == float("inf"))
 
 
 def _of_numbers(tensor: Callable[..., Any]) -> Callable[..., Any]:
@@ -121,18 +138,20 @@ def fake_tensors(
     number: int = 1,
     halves: bool = False,
     counting: bool = False,
+    searching: bool = False,
 ) -> Iterator[None]:
     """Make every tensor fake, with transformers none the wiser.
 
     `padded`: attention masks have holes. `packed`: rows of two tokens and more hold several sequences. `scored`: of
     each row's tokens so many count, all if None. `number`: what integers answer that code reads. `halves`: every
     other answer is a good one. `counting`: integers that are given are computed with, as where images are cut up.
+    `searching`: the cache of a search with beams is put in order once it has seen tokens.
     """
     import transformers.masking_utils as masking
 
     mode = _Answering(allow_non_fake_inputs=True)
     mode.scored, mode.number, mode.halves = scored, number, halves
-    mode.padded, mode.counting = padded, counting
+    mode.padded, mode.counting, mode.searching = padded, counting, searching
     real_all, real_find = masking.fast_all, masking.find_packed_sequence_indices
 
     def some_are_masked(tensor: torch.Tensor) -> bool:

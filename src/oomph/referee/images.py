@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from oomph.errors import UnsupportedError
-from oomph.images import patches
-from oomph.job import TrainJob
+from oomph.images import QWEN2_PIXELS, QWEN3_PIXELS, patches
+from oomph.job import InferJob, TrainJob
 
 
-def add_images(inputs: dict[str, Any], model: Any, job: TrainJob) -> None:
+def add_images(inputs: dict[str, Any], model: Any, job: TrainJob | InferJob) -> None:
     """Put the images of a job into a batch: placeholders into its ids, one token of text between them, and the pixels.
 
     Raises UnsupportedError for a class whose processor is not known here.
@@ -26,40 +26,60 @@ def add_images(inputs: dict[str, Any], model: Any, job: TrainJob) -> None:
         if start + tokens >= job.seq_len + 1:
             raise UnsupportedError(f"{job.images} images of {tokens} tokens do not fit {job.seq_len} tokens.")
         inputs["input_ids"][:, start : start + tokens].fill_(config.image_token_id)
+    inputs["input_ids"].oomph_pictured = job.images * tokens  # what a mask of them holds, see fake.py
     inputs |= made
 
 
-def _fixed(config: Any, job: TrainJob, device: Any) -> dict[str, Any]:
+def _fixed(config: Any, job: TrainJob | InferJob, device: Any) -> dict[str, Any]:
     """Return pixels [B, C, P, P] fp32 of towers for one size."""
     vision = config.vision_config
     shape = (job.batch * job.images, vision.num_channels, vision.image_size, vision.image_size)
     return {"pixel_values": torch.zeros(shape, device=device)}
 
 
-def llava(config: Any, job: TrainJob, device: Any) -> tuple[int, dict[str, Any]]:
+def llava(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dict[str, Any]]:
     """LlavaProcessor: a token for each patch, and for the class token where it is taken."""
     vision = config.vision_config
     patches = (vision.image_size // vision.patch_size) ** 2
     return patches + (config.vision_feature_select_strategy == "full"), _fixed(config, job, device)
 
 
-def qwen(config: Any, job: TrainJob, device: Any) -> tuple[int, dict[str, Any]]:
+def gemma(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dict[str, Any]]:
+    """Gemma3Processor: as many tokens of each image, and which tokens are an image's [B, S] int64."""
+    tokens = config.mm_tokens_per_image
+    return tokens, _fixed(config, job, device) | {"token_type_ids": _kinds(job, tokens, device)}
+
+
+def paligemma(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dict[str, Any]]:
+    """PaliGemmaProcessor: a token for each patch, and which tokens are no prompt's [B, S] int64."""
+    vision = config.vision_config
+    tokens = (vision.image_size // vision.patch_size) ** 2
+    return tokens, _fixed(config, job, device) | {"token_type_ids": _kinds(job, tokens, device)}
+
+
+def _kinds(job: TrainJob | InferJob, tokens: int, device: Any) -> Any:
+    """Return which tokens are an image's: int64 [B, S]."""
+    row = [0] + ([1] * tokens + [0]) * job.images
+    row += [0] * (job.seq_len - len(row))
+    return torch.tensor([row] * job.batch, device=device)
+
+
+def qwen(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dict[str, Any]]:
     """Qwen2VLProcessor: patches of images in the order of their merging [T, C·2·P·P] fp32, how many a side
     [images, 3] int64, and what kind each token is of [B, S] int64.
     """
     vision, count = config.vision_config, job.batch * job.images
     merge, patch = vision.spatial_merge_size, vision.patch_size
-    rows, columns = patches(job.image_size, patch, merge)
+    bounds = QWEN3_PIXELS if config.model_type.startswith("qwen3") else QWEN2_PIXELS
+    rows, columns = patches(job.image_size, patch, merge, bounds)
     tokens = rows * columns // merge**2
-    row = [0] + ([1] * tokens + [0]) * job.images
-    row += [0] * (job.seq_len - len(row))
     return tokens, {
         "pixel_values": torch.zeros(
             count * rows * columns, vision.in_channels * vision.temporal_patch_size * patch**2, device=device
         ),
         "image_grid_thw": torch.tensor([[1, rows, columns]] * count, device=device),
-        "mm_token_type_ids": torch.tensor([row] * job.batch, device=device),
+        "mm_token_type_ids": _kinds(job, tokens, device),
     }
 
 
-MADE = {"llava": llava, "qwen2_vl": qwen, "qwen2_5_vl": qwen}
+MADE = {"gemma3": gemma, "llava": llava, "paligemma": paligemma, "qwen2_vl": qwen, "qwen2_5_vl": qwen, "qwen3_vl": qwen}

@@ -1,4 +1,4 @@
-"""The real job: a model, torch.optim, one step as a user writes it.
+"""The real job of training: a model, torch.optim, one step as a user writes it; without gradients in inference.py.
 
 Everything here runs the same on fake and on real tensors, under the tracker or without any. `Watcher` hears where the
 job is; local variables are few on purpose, because what they hold stays in memory.
@@ -10,7 +10,7 @@ import contextlib
 import inspect
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -18,32 +18,19 @@ from oomph.errors import UnsupportedError
 from oomph.job import InferJob, TrainJob
 from oomph.job_words import OF_PROMPTS
 from oomph.optimizer_names import KINDS
+from oomph.referee import activation_offload
+from oomph.referee.adapters import switch_layers
+from oomph.referee.inputs import labels_of, text_inputs, two_in_a_row
 from oomph.referee.kernels import installed
 from oomph.referee.losses import IGNORED, install, unwrapped
 from oomph.referee.models import AUTOCAST, DTYPES, layer_lists
 from oomph.referee.optimizers import make_optimizer
+from oomph.referee.selective import selective_contexts
+from oomph.referee.watcher import Watcher
+from oomph.tape.selective import words_of
 
 LARGEST_NORM = 1.0  # no byte depends on it
 OF_BITSANDBYTES = ("Linear4bit", "Linear8bitLt")
-
-
-class Watcher(Protocol):
-    """Who follows a job."""
-
-    def mark(self, name: str) -> None:
-        """Hear that an instant begins."""
-
-    def ready(self, model: Any, optimizer: Any, reference: Any = None) -> None:
-        """Hear that the step that counts comes next."""
-
-    def passing(self, work: str) -> None:
-        """Hear that a forward pass of an objective begins ("forward", "reference" ...) or is over ("objective")."""
-
-    def backward_done(self, model: Any) -> None:
-        """Hear that all gradients are there."""
-
-    def updated(self, optimizer: Any) -> None:
-        """Hear that the optimizer has made its step."""
 
 
 def scored(job: TrainJob | InferJob) -> int | None:
@@ -77,11 +64,13 @@ def _train(model: Any, job: TrainJob, watcher: Watcher, warm_up: bool | None, re
     trainer = _prepared(model, reference, job, watcher)
     optimizer = make_optimizer(job, model)
     kept: list[Any] = []  # what the caller's variable holds from one forward pass to the next
-    with installed(model, job.kernels):
+    with installed(model, job.kernels), activation_offload.installed(model, job) as offloading:
         if has_warm_up(job) or (job.steady and _remembers(model, job)) if warm_up is None else warm_up:
-            _step(model, job, optimizer, watcher, kept, trainer)
+            _step(model, job, optimizer, watcher, kept, trainer, offloading)
+        if job.method == "lisa":
+            switch_layers(model, job)
         watcher.ready(model, optimizer, reference)
-        _step(model, job, optimizer, watcher, kept, trainer)
+        _step(model, job, optimizer, watcher, kept, trainer, offloading)
 
 
 def _prepared(model: Any, reference: Any, job: TrainJob, watcher: Watcher) -> Any:
@@ -135,7 +124,7 @@ def _under_autocast(forward: Callable[..., Any], job: TrainJob, device_type: str
 def has_warm_up(job: TrainJob) -> bool:
     """Say whether a steady step differs from the first: it leaves optimizer states, gradients or outputs behind."""
     has_state = job.optimizer in KINDS and KINDS[job.optimizer].has_state
-    leaves_buffers = "unsloth" in (job.kernels, job.checkpointing)
+    leaves_buffers = "unsloth" in (job.kernels, job.checkpointing) or job.activation_offload in ("trl", "torchtune")
     return job.steady and (has_state or job.leaves_gradients or job.keep_outputs or leaves_buffers)
 
 
@@ -163,14 +152,25 @@ def _checkpointed(model: Any, job: TrainJob) -> Iterator[None]:
 
             stack.enter_context(unsloth_checkpoints.installed(DTYPES[job.precision.removeprefix(AUTOCAST)]))
         reentrant = job.checkpointing != "non-reentrant"
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+        options: dict[str, Any] = {"use_reentrant": reentrant}
+        if job.checkpoint_saves:
+            options["context_fn"] = selective_contexts(words_of(job.checkpoint_saves))
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
         for layers in layer_lists(model):
             for layer in (layer for index, layer in enumerate(layers) if index % job.checkpoint_every):
                 layer.gradient_checkpointing = False
         yield
 
 
-def _step(model: Any, job: TrainJob, optimizer: Any, watcher: Watcher, kept: list[Any], trainer: Any) -> None:
+def _step(
+    model: Any,
+    job: TrainJob,
+    optimizer: Any,
+    watcher: Watcher,
+    kept: list[Any],
+    trainer: Any,
+    offloading: activation_offload.Offloading,
+) -> None:
     zero_grad = partial((optimizer or model).zero_grad, set_to_none=job.set_to_none)
     if job.zero_grad == "before-forward":
         watcher.mark("zero_grad")
@@ -178,7 +178,7 @@ def _step(model: Any, job: TrainJob, optimizer: Any, watcher: Watcher, kept: lis
     for index in range(job.accumulation):
         first = index == 0 and job.zero_grad == "before-backward"
         run_backward = getattr(optimizer, "fused_backward", torch.Tensor.backward)
-        _micro_batch(model, job, watcher, kept, zero_grad if first else None, trainer, run_backward)
+        _micro_batch(model, job, watcher, kept, zero_grad if first else None, trainer, run_backward, offloading)
     watcher.backward_done(model)
     if job.clip_gradients:
         watcher.mark("clip gradients")
@@ -202,20 +202,26 @@ def _micro_batch(
     zero_grad: Callable[[], None] | None,
     trainer: Any,
     run_backward: Callable[[Any], None],
+    offloading: activation_offload.Offloading,
 ) -> None:
     """Run forward and backward of one micro-batch; its inputs and outputs die at the end, outputs first.
 
     Outputs that are kept die when the next ones take their place.
     """
     watcher.mark("forward")
+    inside = contextlib.ExitStack()
     if trainer is None:
         inputs = _labelled(model, job)
+        inside.enter_context(offloading())
         loss, outputs = _loss(model, job, inputs, kept)
     else:
         from oomph.referee import trl
 
         inputs = trl.inputs(job, model)
+        inside.enter_context(offloading())
         loss, outputs = trainer.compute_loss(model, inputs), None
+    if job.activation_offload != "trl":  # whose context goes around the backward pass too
+        inside.close()
     if job.accumulation > 1:
         loss = loss / job.accumulation
     if not job.hold_logits:
@@ -225,6 +231,7 @@ def _micro_batch(
         zero_grad()
     watcher.mark("backward")
     run_backward(loss)
+    inside.close()
     if job.hold_logits:
         del outputs
     del loss
@@ -233,10 +240,10 @@ def _micro_batch(
 
 def _labelled(model: Any, job: TrainJob) -> dict[str, Any]:
     """Return a batch with labels, of which the prompt's are ignored."""
-    inputs = _inputs(model, job.batch, job.seq_len, job.seq_len if job.padding else 0)
+    inputs = text_inputs(model, job.batch, job.seq_len, job.seq_len if job.padding else 0)
     if job.packing:
-        inputs["position_ids"] = _two_in_a_row(job, model.device)
-    inputs["labels"] = _labels(model, job)
+        inputs["position_ids"] = two_in_a_row(job, model.device)
+    inputs["labels"] = labels_of(model, job)
     if job.prompt_len and inputs["labels"].dim() > 1:
         inputs["labels"][:, : job.prompt_len].fill_(IGNORED)
     if job.images:
@@ -255,48 +262,6 @@ def _loss(model: Any, job: TrainJob, inputs: dict[str, Any], kept: list[Any]) ->
         if job.keep_outputs:
             kept[:] = [outputs]
     return loss, outputs
-
-
-def _inputs(model: Any, batch: int, length: int, masked: int) -> dict[str, Any]:
-    """Return token ids [batch, length] int64 and a mask [batch, masked] int64, if any, whose first column is 0.
-
-    The ids are random: what a CUDA embedding's backward takes grows with how many different ones there are.
-    """
-    device, vocab = model.device, model.config.get_text_config().vocab_size
-    if unwrapped(model).main_input_name == "input_features":
-        return {"input_features": _features(model, batch)}
-    inputs = {"input_ids": torch.randint(vocab, (batch, length), device=device)}
-    if masked:
-        inputs["attention_mask"] = torch.ones(batch, masked, dtype=torch.long, device=device)
-        inputs["attention_mask"][:, :1].zero_()
-    return inputs
-
-
-def _features(model: Any, batch: int) -> torch.Tensor:
-    """Return a spectrogram [batch, mels, frames] in the weights' dtype, as long as the processor makes all of them."""
-    encoder = unwrapped(model).get_encoder()
-    frames = model.config.max_source_positions * encoder.conv1.stride[0] * encoder.conv2.stride[0]
-    return torch.randn(batch, model.config.num_mel_bins, frames, dtype=model.dtype, device=model.device)
-
-
-def _labels(model: Any, job: TrainJob) -> torch.Tensor:
-    """Return int64 labels of tokens [batch, seq_len] or sequences [batch]; of a classifier of one label numbers, in
-    the weights' dtype: backward refuses another one.
-    """
-    classifies = type(unwrapped(model)).__name__.endswith("ForSequenceClassification")
-    shape = (job.batch,) if classifies else (job.batch, job.target_len or job.seq_len)
-    numbers = classifies and model.config.num_labels == 1
-    return torch.zeros(shape, dtype=model.dtype if numbers else torch.long, device=model.device)
-
-
-def _two_in_a_row(job: TrainJob, device: Any) -> torch.Tensor:
-    """Return position ids [batch, seq_len] int64 of two sequences in each row, the second as long or one shorter.
-
-    Made in place, so that nothing else is allocated.
-    """
-    first = (job.seq_len + 1) // 2
-    counted = torch.ones(job.batch, job.seq_len, dtype=torch.long, device=device).cumsum_(1)
-    return counted.sub_(1).remainder_(first)
 
 
 def in_autocast(job: TrainJob, device_type: str) -> Any:
@@ -322,85 +287,6 @@ def returning_fp32(forward: Callable[..., Any]) -> Callable[..., Any]:
         return convert(forward(*args, **kwargs))
 
     return forward_in_fp32
-
-
-def infer(model: Any, job: InferJob, watcher: Watcher, warm_up: bool = False) -> None:
-    """Run a prefill and `decode` single tokens after it; of each pass only the cache stays.
-
-    `warm_up` asks for the same once before, whose cache is dropped.
-    """
-    with torch.no_grad():
-        if warm_up:
-            _prefill_and_decode(model, job, watcher)
-        watcher.ready(model, None)
-        _prefill_and_decode(model, job, watcher)
-
-
-def _prefill_and_decode(model: Any, job: InferJob, watcher: Watcher) -> None:
-    if getattr(model.config, "is_encoder_decoder", False):
-        return _encode_and_decode(model, job, watcher)
-    watcher.mark("prefill")
-    cache = _pass(model, job, job.seq_len, job.seq_len, _empty_cache(model, job))
-    for index in range(1, job.decode + 1):
-        watcher.mark(f"decode {index}")
-        seen = job.seq_len + index
-        cache = _pass(model, job, seen if job.cache == "none" else 1, seen, cache)
-    watcher.mark("end")
-    return None
-
-
-def _encode_and_decode(model: Any, job: InferJob, watcher: Watcher) -> None:
-    """Run an encoder on `seq_len` tokens, then the decoder on its first token and `decode` more; what the encoder gave
-    stays, as in `generate`.
-    """
-    watcher.mark("prefill")
-    encoded, mask = _encoded(model, job)
-    cache = _decoder_pass(model, job, encoded, mask, 1, None)
-    for index in range(1, job.decode + 1):
-        watcher.mark(f"decode {index}")
-        cache = _decoder_pass(model, job, encoded, mask, index + 1 if job.cache == "none" else 1, cache)
-    watcher.mark("end")
-
-
-def _encoded(model: Any, job: InferJob) -> tuple[Any, Any]:
-    """Return what the encoder makes of its input, and the mask that the decoder sees it through."""
-    inputs = _inputs(model, job.batch, job.seq_len, job.seq_len if job.padding else 0)
-    return model.get_encoder()(**inputs), inputs.get("attention_mask")
-
-
-def _decoder_pass(model: Any, job: InferJob, encoded: Any, mask: Any, new: int, cache: Any) -> Any:
-    """Run the decoder on `new` tokens, return the cache."""
-    ids = torch.zeros((job.batch, new), dtype=torch.long, device=model.device)
-    options = {"encoder_outputs": encoded, "past_key_values": cache, "use_cache": job.cache != "none"}
-    if mask is not None:
-        options["attention_mask"] = mask
-    outputs = model(decoder_input_ids=ids, **options)
-    return outputs.past_key_values if job.cache != "none" else None
-
-
-def _empty_cache(model: Any, job: InferJob) -> Any:
-    """Return a static or quantised cache (whose tensors are made at its first use) or None: forward makes a dynamic one
-    itself.
-    """
-    from transformers import QuantizedCache, StaticCache
-
-    if job.cache == "fp8":
-        return QuantizedCache("fp8", model.config)
-    if job.cache != "static":
-        return None
-    return StaticCache(config=model.config, max_cache_len=job.max_cache_len or job.seq_len + job.decode)
-
-
-def _pass(model: Any, job: InferJob, new: int, seen: int, cache: Any) -> Any:
-    """Run `new` tokens of `seen`, return the cache. The mask, when there is one, covers all tokens seen."""
-    inputs = _inputs(model, job.batch, new, seen if job.padding else 0)
-    takes = inspect.signature(model.forward).parameters
-    name = "past_key_values" if "past_key_values" in takes else "cache_params"  # Mamba's word
-    options = {name: cache, "use_cache": job.cache != "none"}
-    if job.logits_to_keep and "logits_to_keep" in takes:
-        options["logits_to_keep"] = job.logits_to_keep
-    outputs = model(**inputs, **options)
-    return outputs.get(name) if job.cache != "none" else None
 
 
 def state_tensors(model: Any, optimizer: Any) -> Iterator[tuple[str, Any]]:

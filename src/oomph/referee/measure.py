@@ -69,7 +69,7 @@ def device() -> dict[str, Any]:
     why = found.get("no_device") or found.get("reason") or found.get("error", "")
     raise SourceError(
         f"There is no GPU to measure on here: {why[:300]}.",
-        "Run this where torch.cuda.is_available() is true; without a GPU, oomph MODEL says what the weights take.",
+        "Run this where torch.cuda.is_available() is true; without a GPU, oomph train and oomph serve estimate it.",
     )
 
 

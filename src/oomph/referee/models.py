@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 
+from oomph.assistant import assistant_config
 from oomph.errors import UnsupportedError
 from oomph.families.heads import headed
 from oomph.job import InferJob, TrainJob
+from oomph.objectives import KINDS as OBJECTIVES
 from oomph.referee.meta import clean
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -51,7 +53,16 @@ def build(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu")
     if not isinstance(job, TrainJob):
         from oomph.referee.served import served
 
-        return served(model, job, device).eval()
+        model = served(model, job, device).eval()
+        if job.device_map != "none" or job.offload != "none":
+            from oomph.referee.device_map import dispatch
+
+            dispatch(model, raw, job)
+        return model
+    if job.qat != "none":
+        from oomph.referee import qat
+
+        model = qat.prepare(model)
     if job.method != "full" or job.freeze_embeddings or job.freeze_layers or job.freeze_vision:
         from oomph.referee.adapters import adapt
 
@@ -60,10 +71,26 @@ def build(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu")
 
 
 def build_reference(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu") -> Any:
-    """Return the second model that an objective compares with, in eval mode as it was loaded; None without one."""
-    if not isinstance(job, TrainJob) or job.compares_with != "loaded":
+    """Return the second model that an objective compares with, in eval mode as it was loaded, or that drafts for the
+    first one; None without one.
+    """
+    if not isinstance(job, TrainJob):
+        if not job.assistant:
+            return None
+        plain = InferJob(precision=job.precision, attention=job.attention)
+        return build(assistant_config(job.assistant), plain, device)
+    if job.compares_with != "loaded":
         return None
-    return build(raw, replace(job, **PLAIN), device).eval()
+    return build(raw, replace(job, **PLAIN, **_untaught(job)), device).eval()
+
+
+def _untaught(job: TrainJob) -> dict[str, Any]:
+    """Return what a teacher is built without: adapters, and what goes with them."""
+    if not OBJECTIVES[job.objective].teacher:
+        return {}
+    method = {"method": "full", "quantization": "none", "kbit_preparation": False}
+    dtype = job.precision if job.teacher_dtype == "student" else job.teacher_dtype
+    return {"objective": "sft", "loss": "hf", "teacher_dtype": "student", "precision": dtype, **method}
 
 
 PLAIN: dict[str, Any] = {

@@ -21,7 +21,10 @@ from oomph.optimizer_names import KINDS, Kind
 from oomph.referee.optimizer_shapes import InBackward, InFusedBackward, Offloaded, Several, WithMasters
 
 LEARNING_RATE, MOMENTUM = 1e-4, 0.9  # no byte depends on them
-BNB = {"adamw": "AdamW", "lion": "Lion", "rmsprop": "RMSprop", "ademamix": "AdEMAMix", "lamb": "LAMB", "lars": "LARS"}
+BNB = {
+    "adamw": "AdamW", "lion": "Lion", "rmsprop": "RMSprop", "ademamix": "AdEMAMix", "lamb": "LAMB", "lars": "LARS",
+    "adagrad": "Adagrad", "momentum": "SGD",
+}  # fmt: skip
 OF_TORCH = {
     "rmsprop": "RMSprop", "adagrad": "Adagrad", "nadam": "NAdam", "radam": "RAdam", "adamax": "Adamax",
     "adadelta": "Adadelta", "adafactor": "Adafactor",
@@ -29,6 +32,13 @@ OF_TORCH = {
 A_LATER_STEP = 6  # the first one whose variance RAdam rectifies
 TORCHAO = {"8bit": "AdamW8bit", "4bit": "AdamW4bit", "4bit-128": "AdamW4bit", "fp8": "AdamWFp8"}
 SCHEDULE_FREE = {"adamw": "AdamWScheduleFree", "radam": "RAdamScheduleFree", "sgd": "SGDScheduleFree"}
+# Classes that take parameters and a learning rate, and nothing else that moves memory: module, class.
+CLASSES = {
+    "stable_adamw": ("optimi", "StableAdamW"), "optimi_adamw": ("optimi", "AdamW"),
+    "grokadamw": ("grokadamw", "GrokAdamW"), "lion": ("lion_pytorch", "Lion"), "came": ("came_pytorch.CAME", "CAME"),
+    "prodigy": ("prodigyopt", "Prodigy"), "dadapt": ("dadaptation", "DAdaptAdam"),
+    "sophia": ("sophia", "SophiaG"), "shampoo": ("pytorch_optimizer", "Shampoo"),
+}  # fmt: skip
 EVERY_STEP, SELDOM = 1, 200  # steps from one projection to the next
 # Where the real optimizers of a rule come from, if not from torch and transformers: module, package.
 PACKAGES = {
@@ -40,7 +50,8 @@ PACKAGES = {
     "came": ("came_pytorch", "came-pytorch"),
     "prodigy": ("prodigyopt", "prodigyopt"), "dadapt": ("dadaptation", "dadaptation"),
     "optimi_adamw": ("optimi", "torch-optimi"),
-    "soap": ("pytorch_optimizer", "pytorch_optimizer"), "master": ("badam", "badam"),
+    **dict.fromkeys(("soap", "adopt", "shampoo"), ("pytorch_optimizer", "pytorch_optimizer")),
+    "sophia": ("sophia", "sophia.py of github.com/Liuhong99/Sophia"), "master": ("badam", "badam"),
     "grokadamw": ("grokadamw", "grokadamw"), "apollo": ("apollo_torch", "apollo-torch"),
 }  # fmt: skip
 
@@ -123,7 +134,7 @@ def _override_embeddings(kind: Kind, job: TrainJob, model: Any) -> None:
 def _bnb(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
     optim: Any = import_module("bitsandbytes.optim")
     options: dict[str, Any] = {"is_paged": True} if kind.paged else {}  # RMSprop has no such argument
-    if kind.name == "lars":
+    if kind.name in ("lars", "momentum"):
         options["momentum"] = MOMENTUM
     return getattr(optim, BNB[kind.name])(parameters, lr=LEARNING_RATE, optim_bits=kind.bits, **options)
 
@@ -177,29 +188,19 @@ def _schedule_free(kind: Kind, job: TrainJob, model: Any, parameters: list[Any])
     return optimizer
 
 
-def _stable_adamw(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
-    return import_module("optimi").StableAdamW(parameters, lr=LEARNING_RATE)
+def _plain(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
+    module, name = CLASSES[kind.rule]
+    return getattr(import_module(module), name)(parameters, lr=LEARNING_RATE)
 
 
-def _prodigy(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
-    return import_module("prodigyopt").Prodigy(parameters)
-
-
-def _dadapt(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
-    return import_module("dadaptation").DAdaptAdam(parameters)
-
-
-def _optimi_adamw(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
-    return import_module("optimi").AdamW(parameters, lr=LEARNING_RATE)
+def _adopt(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
+    made = {"adopt": "ADOPT", "adan": "Adan"}[kind.name]
+    return getattr(import_module("pytorch_optimizer"), made)(parameters, lr=LEARNING_RATE)
 
 
 def _soap(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
     every = EVERY_STEP if job.update_projection else SELDOM
     return import_module("pytorch_optimizer").SOAP(parameters, lr=LEARNING_RATE, precondition_frequency=every)
-
-
-def _grokadamw(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
-    return import_module("grokadamw").GrokAdamW(parameters, lr=LEARNING_RATE)
 
 
 def _cpu_offload(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
@@ -218,14 +219,6 @@ def _adam_mini(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> 
     config = model.config.get_text_config()
     how = {"dim": config.hidden_size, "n_heads": config.num_attention_heads, "verbose": False}
     return import_module("adam_mini").Adam_mini(named, lr=LEARNING_RATE, **how)
-
-
-def _lion(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
-    return import_module("lion_pytorch").Lion(parameters, lr=LEARNING_RATE)
-
-
-def _came(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
-    return import_module("came_pytorch.CAME").CAME(parameters, lr=LEARNING_RATE)
 
 
 def _lomo(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
@@ -256,10 +249,9 @@ MAKERS: dict[str, Callable[[Kind, TrainJob, Any, list[Any]], Any]] = {
     "adamw": _adamw, "sgd": _sgd, "rmsprop": _others_of_torch, "adagrad": _others_of_torch, "adafactor": _adafactor,
     "radam": _others_of_torch, "adamax": _others_of_torch, "adadelta": _others_of_torch,
     "torch_adafactor": _others_of_torch, "bnb": _bnb, "torchao": _torchao, "muon": _muon, "galore": _galore,
-    "galore_8bit": _galore, "lomo": _lomo, "schedule_free": _schedule_free, "stable_adamw": _stable_adamw,
-    "grokadamw": _grokadamw, "apollo": _galore, "lion": _lion, "came": _came,
-    "cpu_offload": _cpu_offload, "adam_mini": _adam_mini, "prodigy": _prodigy, "dadapt": _dadapt,
-    "optimi_adamw": _optimi_adamw, "soap": _soap, "master": _master,
+    "galore_8bit": _galore, "lomo": _lomo, "schedule_free": _schedule_free, "apollo": _galore,
+    "cpu_offload": _cpu_offload, "adam_mini": _adam_mini, "soap": _soap, "adopt": _adopt, "master": _master,
+    **dict.fromkeys(CLASSES, _plain),
 }  # fmt: skip
 
 

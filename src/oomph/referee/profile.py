@@ -13,7 +13,7 @@ import torch
 from torch.profiler import ProfilerActivity
 
 from oomph.job import InferJob, TrainJob
-from oomph.referee import jobs, models
+from oomph.referee import inference, jobs, models
 from oomph.referee.trace import collected
 from oomph.stream import Event, Stream
 
@@ -49,7 +49,7 @@ def profile(raw_config: Mapping[str, Any], job: TrainJob | InferJob) -> Stream:
     with collected():
         model = models.build(raw_config, job)
         profiler = torch.profiler.profile(activities=[ProfilerActivity.CPU], profile_memory=True)
-        run: Any = jobs.train if isinstance(job, TrainJob) else jobs.infer
+        run: Any = jobs.train if isinstance(job, TrainJob) else inference.infer
         run(model, job, _Silent(profiler))
     return _stream(profiler)
 

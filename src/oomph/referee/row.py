@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from oomph.errors import OomphError
 from oomph.job import InferJob, TrainJob
-from oomph.referee import isolated, jobs, models, sdpa
+from oomph.referee import inference, isolated, jobs, models, sdpa
 from oomph.referee.meter import CudaMeter, Meter, Reading
 from oomph.referee.trace import collected
 
@@ -143,7 +143,7 @@ def _run(raw: Mapping[str, Any], job: TrainJob | InferJob, watcher: MeterWatcher
             if isinstance(job, TrainJob):
                 jobs.train(model, job, watcher, warm_up=job.steady, reference=reference)
             else:
-                jobs.infer(model, job, watcher, warm_up=True)
+                inference.infer(model, job, watcher, warm_up=True, assistant=reference)
 
 
 def _figures(watcher: MeterWatcher, reading: Reading) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from oomph.job import InferJob
 from oomph.methods.quantised import base_of
 
 COMPUTE = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-NOT_HERE = ("awq", "fp8")  # whose kernels do not run in a trace
+NOT_HERE = ("awq", "aqlm", "fp8")  # whose kernels do not run in a trace
 
 
 def served(model: Any, job: InferJob, device: str) -> Any:

@@ -201,9 +201,15 @@ def _inference(small_one: str, large_one: str) -> Iterator[Entry]:
 
 
 def _quantised_inference() -> Iterator[Entry]:
-    """Yield prefill and decoding with a quantised cache, and with weights in every format of bitsandbytes."""
+    """Yield prefill and decoding with caches that are quantised or offloaded, and with weights in every format of
+    bitsandbytes.
+    """
     for changes in (
-        {"decode": 2, "cache": "fp8"}, {"decode": 2, "quantization": "nf4"}, {"quantization": "nf4-dq"},
+        {"decode": 4, "beams": 4, "batch": 4}, {"decode": 4, "cache": "hqq"}, {"decode": 4, "cache": "offloaded"},
+        {"decode": 4, "cache": "offloaded_static"}, {"decode": 2, "offload": "model.layers.4-15,model.norm"},
+        {"decode": 2, "candidates": 10}, {"decode": 1, "candidates": 4, "assistant": GPT2},
+        {"decode": 4, "cache": "quanto", "cache_bits": 2, "cache_axis": 1, "cache_group": 32, "cache_residual": 2},
+        {"decode": 2, "quantization": "nf4"}, {"quantization": "nf4-dq"},
         {"quantization": "fp4", "compute_fp32": True}, {"quantization": "fp4-dq"},
         {"decode": 2, "quantization": "int8", "precision": "fp16"},
     ):  # fmt: skip
@@ -260,7 +266,7 @@ def optimizers() -> Iterator[Entry]:
     for name, kind in KINDS.items():
         if name == "adamw_hf":  # transformers 5 has it no more
             continue
-        precision = "fp16" if name.startswith("rmsprop_bnb") else "bf16"  # for which it has no kernel
+        precision = "fp16" if name.startswith(WITHOUT_BF16) else "bf16"
         yield _train(SMOL, 512, 2, optimizer=name, precision=precision)
         if kind.has_state:
             yield _train(SMOL, 512, 2, optimizer=name, precision=precision, steady=False)
@@ -276,4 +282,6 @@ def optimizers() -> Iterator[Entry]:
         yield _train(GPT2, 1024, optimizer=name, precision="amp-bf16")
 
 
+# Those of bitsandbytes that have no kernel for fp32 states and bf16 gradients.
+WITHOUT_BF16 = ("rmsprop_bnb", "lars", "adagrad_bnb", "sgd_bnb")
 SUITES = {"small": small, "standard": standard, "full": full, "optimizers": optimizers}

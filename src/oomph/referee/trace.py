@@ -104,7 +104,11 @@ def run(
 
 
 def refuse_other_code(job: TrainJob | InferJob) -> None:
-    """Refuse a job of LitGPT's classes: only transformers' are run here."""
+    """Refuse a job of LitGPT's classes or compiled code, and a second model of another size: none of it runs here."""
+    if isinstance(job, TrainJob) and job.compile:
+        raise UnsupportedError("A trace runs eager torch, not what torch.compile makes of it.", "Leave --compile out.")
+    if isinstance(job, TrainJob) and job.teacher:
+        raise UnsupportedError("A trace knows a teacher like the student alone.", "Leave --teacher out.")
     if isinstance(job, TrainJob) and job.model_code != "transformers":
         raise UnsupportedError(
             f"A trace runs transformers' classes, not those of {job.model_code}.",
@@ -125,7 +129,7 @@ def trace(
 
     The last two are for checking the trace itself: a fake run on "cpu" must equal a real one, event by event.
     """
-    from oomph.referee import jobs, models
+    from oomph.referee import inference, jobs, models
     from oomph.referee.optimizers_on_cuda import as_on_cuda
     from oomph.referee.tracker import Tracker
     from oomph.referee.watch import TrackerWatcher, passes
@@ -143,10 +147,15 @@ def trace(
 
             packed = isinstance(job, TrainJob) and job.packing
             halves = isinstance(job, TrainJob) and job.objective == "kto"
-            counting = isinstance(job, TrainJob) and job.images > 0
-            answers = (jobs.scored(job), jobs.read_number(job), halves, counting)
+            counting = job.images > 0
+            searching = isinstance(job, InferJob) and job.beams > 1
+            answers = (jobs.scored(job), jobs.read_number(job), halves, counting, searching)
             stack.enter_context(fake_tensors(job.padding, packed, *answers))
         stack.enter_context(_kernels(job, kernels) if device == "cuda" else nullcontext())
+        if isinstance(job, InferJob):
+            from oomph.referee import caches
+
+            stack.enter_context(caches.as_on_cuda(job))
         if isinstance(job, TrainJob) and job.loss == "fused-head":
             from oomph.referee import trl
 
@@ -165,7 +174,7 @@ def trace(
         if isinstance(job, TrainJob):
             jobs.train(model, job, watcher, reference=reference)
         else:
-            jobs.infer(model, job, watcher)
+            inference.infer(model, job, watcher, assistant=reference)
         stream, names = _cut(tracker.stream), tracker.names
     versions = {name: version(name) for name in TESTED}
     warned = [*_untested(versions), *(_other_kernel(job, kernels) if device == "cuda" else [])]

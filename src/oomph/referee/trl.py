@@ -109,6 +109,8 @@ def trainer(job: TrainJob, model: Any, reference: Any) -> Any:
         return _grpo_trainer(job, model)
     if job.objective == "reward":
         return _reward_trainer(model)
+    if job.objective.startswith("gkd"):
+        return _gkd_trainer(job, model, reference)
     name = "kto" if job.objective == "kto" else "dpo"
     kind = getattr(import_module(f"trl.trainer.{name}_trainer"), f"{name.upper()}Trainer")
     utils().add_fused_lm_head(unwrapped(model), outputs=OF_DPO)
@@ -231,6 +233,19 @@ def _reward_trainer(model: Any) -> Any:
     return made
 
 
+def _gkd_trainer(job: TrainJob, model: Any, teacher: Any) -> Any:
+    """Return TRL's GKDTrainer with what its compute_loss reads: the defaults of GKDConfig, or a beta of 0."""
+    module: Any = import_module("trl.experimental.gkd.gkd_trainer")
+    module.empty_cache = lambda: None
+    made = object.__new__(module.GKDTrainer)
+    vars(made).update(model=model, teacher_model=teacher, beta=0.0 if job.objective == "gkd-kl" else 0.5)
+    compute_loss = made.compute_loss
+    made.compute_loss = lambda model, inputs: compute_loss(
+        model, inputs, num_items_in_batch=inputs["num_items_in_batch"]
+    )
+    return made
+
+
 class _Accelerator:
     """What a trainer asks of accelerate on one GPU."""
 
@@ -262,6 +277,8 @@ def inputs(job: TrainJob, model: Any) -> dict[str, Any]:
         return _completed(job, model)
     if job.objective == "kto":
         return _unpaired(job, model)
+    if job.objective.startswith("gkd"):
+        return _taught(job, model)
     device, shape = model.device, (2 * job.batch, job.seq_len)
     made = {"input_ids": torch.randint(model.config.get_text_config().vocab_size, shape, device=device)}
     masks = ("attention_mask",) if job.objective == "reward" else ("attention_mask", "completion_mask")
@@ -306,6 +323,19 @@ def _completed(job: TrainJob, model: Any) -> dict[str, Any]:
     made["advantages"] = torch.zeros(job.batch, device=device)
     if job.objective == "grpo":
         made["num_items_in_batch"] = torch.ones((), dtype=torch.long, device=device)
+    return made
+
+
+def _taught(job: TrainJob, model: Any) -> dict[str, Any]:
+    """Return a batch as DataCollatorForChatML makes it, and the number of tokens that count."""
+    device, shape = model.device, (job.batch, job.seq_len)
+    made = {
+        name: torch.ones(shape, dtype=torch.long, device=device) for name in ("input_ids", "attention_mask", "labels")
+    }
+    if job.padding:
+        made["attention_mask"][:, :1].zero_()
+    made["labels"][:, : job.prompt_len].fill_(-100)
+    made["num_items_in_batch"] = torch.ones((), dtype=torch.long, device=device)
     return made
 
 

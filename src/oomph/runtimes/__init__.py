@@ -18,6 +18,7 @@ RUNTIMES: dict[str, str] = {
     "pytorch": "pytorch",
     "trainer": "trainer",
     "trl": "trl",
+    "peft": "peft",
     "fms": "fms",
     "swift": "swift",
     "qwen": "qwen",

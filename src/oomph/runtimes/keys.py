@@ -7,8 +7,9 @@ from typing import Any
 
 from oomph.errors import ConfigError, UnsupportedError
 from oomph.job_words import PRESETS
+from oomph.methods.qat import GROUP
 from oomph.runtimes.optimizer_keys import factory_projection, optimizer, optimizer_arguments, projected_modules
-from oomph.runtimes.said import Reader, Said
+from oomph.runtimes.said import Reader, Said, shown
 from oomph.runtimes.trainer import mixed
 
 
@@ -145,6 +146,24 @@ def dora(said: Said, key: str) -> dict[str, Any]:
     return {"method": "dora", **(PRESETS["qlora"] if narrow else {})}
 
 
+ROUNDED = {"activation_dtype": "int8", "weight_dtype": "int4", "group_size": GROUP, "quantize_embedding": False}
+USUALLY = {"group_size": GROUP, "quantize_embedding": False}
+
+
+def fake_quantisers(said: Said, key: str) -> dict[str, Any]:
+    """Read axolotl's section of quantisation-aware training: weights in int4 and inputs in int8, and nothing else."""
+    value = said.values[key]
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{said.where}: {key} is {shown(value)}.", "Give activation_dtype and weight_dtype.")
+    for name, played in ROUNDED.items():
+        found = value.get(name, USUALLY.get(name))
+        if found != played:
+            raise UnsupportedError(
+                f"{said.where}: {key} with {name} {shown(found)} is not modelled.", f"oomph plays {played}."
+            )
+    return {"qat": "8da4w"}
+
+
 FOUR_BIT_KEYS = ("load_in_4bit", "quantization_bit")
 
 
@@ -173,6 +192,16 @@ def loss_type(said: Said, key: str) -> dict[str, Any]:
     return found
 
 
+def teacher(said: Said, key: str) -> dict[str, Any]:
+    """Read the name of GKDConfig's teacher; its beta says which divergence it is, 1 is played by no objective."""
+    name, beta = said.values[key], said.values.get("beta", 0.5)
+    if not isinstance(name, str) or not name:
+        raise ConfigError(f"{said.where}: {key} is {shown(name)}.", "Give the name of a model.")
+    if beta == 1:
+        raise UnsupportedError(f"{said.where}: beta 1 of GKD is not modelled.", "Take 0, or what lies between.")
+    return {"objective": "gkd-kl" if beta == 0 else "gkd", "teacher": name}
+
+
 RL: dict[str, dict[str, Any]] = {
     name: {"objective": name} for name in ("dpo", "ipo", "kto", "grpo")
 }  # axolotl's word for objectives
@@ -199,9 +228,9 @@ _TRAINER: dict[str, Reader] = {
     "optim_target_modules": projected_modules,
     "attn_implementation": attention,
     "use_liger_kernel": liger,
-    "torch_compile": refused("compiled code"),
+    "torch_compile": when("compile", True),
     "auto_find_batch_size": refused("the batch is then unknown"),
-    "activation_offloading": refused("activations in host memory"),
+    "activation_offloading": refused("it is TRL's"),
     "use_peft": when("method", "lora"),
     "lora_r": number("rank"),
     "lora_dropout": rate("adapter_dropout"),
@@ -217,7 +246,9 @@ READERS: dict[str, dict[str, Reader]] = {
         "max_length": number("seq_len"),
         "max_seq_length": number("seq_len"),
         "packing": packed,
+        "activation_offloading": when("activation_offload", "trl"),
         "loss_type": loss_type,
+        "teacher_model_name_or_path": teacher,
         "precompute_ref_log_probs": when("reference", "precomputed"),
         "disable_dropout": lambda said, key: {"dropout": not said.switch(key)},
         "padding_free": refused("flattened batches"),
@@ -233,6 +264,7 @@ READERS: dict[str, dict[str, Reader]] = {
         "optimizer": optimizer,
         "rl": lambda said, key: said.one_of(key, RL),
         "precompute_ref_log_probs": when("reference", "precomputed"),
+        "activation_offloading": refused("axolotl's way with activations in host memory"),
         "adapter": lambda said, key: {"method": said.one_of(key, {"lora": "lora", "qlora": "qlora"})},
         "lora_r": number("rank"),
         "lora_dropout": rate("adapter_dropout"),
@@ -248,6 +280,8 @@ READERS: dict[str, dict[str, Reader]] = {
         **dict.fromkeys(LIGER_PARTS, liger_part),
         "cut_cross_entropy": when("loss", "cut"),
         "unfrozen_parameters": refused("parts that train"),
+        "qat": fake_quantisers,
+        "lisa_n_layers": lambda said, key: {"method": "lisa", "active_layers": said.whole(key)},
     },
     "llama-factory": {
         "bf16": low("bf16", "bf16"),
@@ -269,6 +303,8 @@ READERS: dict[str, dict[str, Reader]] = {
         "use_galore": factory_projection("galore"),
         "use_apollo": factory_projection("apollo"),
         "use_badam": refused("layers that take turns"),
+        "use_adam_mini": when("optimizer", "adam-mini"),
+        "use_muon": refused("a Muon of its own"),
         "freeze_trainable_layers": refused("parts that train"),
         "freeze_vision_tower": lambda said, key: {"freeze_vision": said.switch(key)},
     },
@@ -280,11 +316,12 @@ READERS: dict[str, dict[str, Reader]] = {
         "enable_activation_checkpointing": lambda said, key: {
             "checkpointing": "non-reentrant" if said.switch(key) else "none"
         },
-        "enable_activation_offloading": refused("activations in host memory"),
+        "ac_mode": refused("it is of recipes for several GPUs"),
+        "enable_activation_offloading": when("activation_offload", "torchtune"),
         "optimizer._component_": optimizer,
         "optimizer.fused": when("implementation", "fused"),
         "optimizer_in_bwd": when("optimizer_in_backward", True),
-        "compile": refused("compiled code"),
+        "compile": when("compile", True),
         "model.lora_rank": lambda said, key: {"method": "lora", "rank": said.whole(key)},
         "model.lora_dropout": rate("adapter_dropout"),
         "model.lora_attn_modules": targets,
@@ -327,7 +364,8 @@ HARMLESS = frozenset({
 })  # fmt: skip
 HARMLESS_OF: dict[str, frozenset[str]] = {
     "axolotl": frozenset({
-        "base_model", "evals_per_epoch", "load_in_4bit", "lora_model_dir", "peft_use_rslora", "saves_per_epoch",
+        "base_model", "evals_per_epoch", "lisa_layers_attribute", "lisa_step_interval", "load_in_4bit",
+        "lora_model_dir", "peft_use_rslora", "saves_per_epoch",
     }),
     "llama-factory": frozenset({
         "dataset", "dataset_dir", "max_samples", "overwrite_cache", "plot_loss", "preprocessing_num_workers",
@@ -336,7 +374,7 @@ HARMLESS_OF: dict[str, frozenset[str]] = {
         "apollo_update_interval", "galore_layerwise", "galore_proj_type", "galore_rank", "galore_scale",
         "galore_target", "galore_update_interval",
     }),
-    "trl": frozenset({"beta", "cpo_alpha", "simpo_gamma"}),
+    "trl": frozenset({"beta", "cpo_alpha", "lmbda", "max_new_tokens", "seq_kd", "simpo_gamma", "temperature"}),
     "torchtune": frozenset({
         "device", "log_peak_memory_stats", "model._component_", "model.apply_lora_to_output", "model.lora_alpha",
         "shuffle", "tokenizer._component_", "tokenizer.path",

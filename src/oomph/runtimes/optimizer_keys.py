@@ -24,9 +24,15 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "torch.optim.Adagrad": {"optimizer": "adagrad"},
     "torch.optim.RMSprop": {"optimizer": "rmsprop"},
     "torch.optim.Adafactor": {"optimizer": "adafactor-torch"},
+    "bitsandbytes.optim.Adam8bit": {"optimizer": "adamw_8bit"},
     "bitsandbytes.optim.AdamW8bit": {"optimizer": "adamw_8bit"},
     "bitsandbytes.optim.PagedAdamW8bit": {"optimizer": "paged_adamw_8bit"},
     "bitsandbytes.optim.PagedAdamW": {"optimizer": "paged_adamw_32bit"},
+    "bitsandbytes.optim.PagedAdamW32bit": {"optimizer": "paged_adamw_32bit"},
+    "bitsandbytes.optim.Lion8bit": {"optimizer": "lion_8bit"},
+    "bitsandbytes.optim.PagedLion8bit": {"optimizer": "paged_lion_8bit"},
+    "bitsandbytes.optim.AdEMAMix8bit": {"optimizer": "ademamix_8bit"},
+    "bitsandbytes.optim.PagedAdEMAMix8bit": {"optimizer": "paged_ademamix_8bit"},
     "torchao.optim.AdamW8bit": {"optimizer": "adamw_torch_8bit"},
     "torchao.optim.AdamW4bit": {"optimizer": "torchao-adamw-4bit"},
     "torchao.optim.AdamWFp8": {"optimizer": "torchao-adamw-fp8"},
@@ -34,6 +40,8 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "ao_adamw_4bit": {"optimizer": "torchao-adamw-4bit"},
     "ao_adamw_fp8": {"optimizer": "torchao-adamw-fp8"},
     "came_pytorch": {"optimizer": "came"},
+    "optimi_adamw": {"optimizer": "optimi-adamw"},
+    "adopt_adamw": {"optimizer": "adopt"},
 }
 
 

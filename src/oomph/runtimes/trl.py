@@ -39,6 +39,11 @@ def of_objective(objective: str, versions: Versions) -> Defaults:
         "padding": Default(True, "answers differ in length"),
         "use_cache": Default(False, "compute_loss says so"),
     }
+    if KINDS[objective].teacher:
+        del found["use_cache"]
+        found["teacher_dtype"] = Default(
+            "bf16", "from_pretrained takes the checkpoint's dtype, which most have in bf16"
+        )
     if objective not in COMPLETING:
         found["dropout"] = Default(False, "disable_dropout is on")
     return found

@@ -51,7 +51,7 @@ def load(ref: str, *, offline: bool = False, timeout: float | None = None) -> So
         raise SourceError(f"There is no file or folder {ref[:200]}.", "A repository of the hub is written org/name.")
     raise UsageError(
         f"There is no model {ref[:80]!r} in the catalogue.",
-        catalogue.suggest(ref) or "A repository of the hub is written org/name, a folder ./name.",
+        f"{catalogue.suggest(ref)} A repository of the hub is written org/name, a folder ./name.".strip(),
     )
 
 

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from oomph.errors import SourceError, UsageError
 from oomph.header import Header, Source
-from oomph.sources import local, safetensors
+from oomph.sources import catalogue, local, safetensors
 from oomph.sources.choose import CONFIG, choose, pick_gguf
 from oomph.sources.json_text import MAX_BYTES, parse_object
 from oomph.sources.web import RemoteReader, Web
@@ -58,9 +58,16 @@ def load(ref: HubRef, *, offline: bool = False, timeout: float | None = None) ->
     """Return the model in a repository; offline, the copy of it in huggingface_hub's cache."""
     from huggingface_hub import constants
 
-    if offline or constants.HF_HUB_OFFLINE:
-        return _cached(ref)
-    return _Repo(ref, Web(ref.repo, timeout)).source()
+    try:
+        if offline or constants.HF_HUB_OFFLINE:
+            return _cached(ref)
+        return _Repo(ref, Web(ref.repo, timeout)).source()
+    except SourceError as error:
+        known = None if ref.file else catalogue.find(ref.repo.rpartition("/")[2])
+        if known is None:
+            raise
+        fix = f"{error.fix} The catalogue has {known.name}, by its name the same model."
+        raise SourceError(error.problem, fix.strip()) from error
 
 
 class _Repo:

@@ -35,7 +35,8 @@ class Node:
     """One recorded operation: who made its inputs, what it saved, and what its backward allocates."""
 
     __slots__ = (
-        "__weakref__", "backward", "context", "edges", "inputs", "name", "outputs", "saved", "scope", "sequence",
+        "__weakref__", "backward", "context", "edges", "inputs", "made", "name", "outputs", "saved", "scope",
+        "sequence",
     )  # fmt: skip
 
     def __init__(self, name: str, sequence: int, inputs: Sequence[Sym], backward: Backward, outputs: int) -> None:
@@ -47,6 +48,7 @@ class Node:
         self.edges = [_edge(operand) for operand in inputs]
         self.inputs = [(operand.shape, operand.dtype) for operand in inputs]
         self.saved: list[Any] = []
+        self.made: dict[int, int] = {}  # the ordinals of its outputs' storages
         self.context: Any = None
 
     def needs(self, index: int) -> bool:
@@ -57,10 +59,9 @@ class Node:
         """Take the graph below down node by node, as torch's deleteNode does: before the tensor it was hung on dies.
 
         Left alone, CPython would put the end of a deep graph off until after that tensor's. What a node saved goes
-        first, in the order it was saved (release_variables).
+        first, the last one before those that were saved earlier (release_variables).
         """
-        self.saved.reverse()  # a list dies back to front
-        self.saved.clear()
+        self.saved.clear()  # a list dies back to front
         orphans: list[Target] = []
         _move_orphans(self, orphans)
         while orphans:
@@ -80,6 +81,17 @@ class AccumulateGrad:
 
 
 Target: TypeAlias = "Node | AccumulateGrad"
+
+
+class Task:
+    """A run of the engine: the node at work, what is called when its backward is over, and when all of them are."""
+
+    __slots__ = ("callbacks", "hooks", "node")
+
+    def __init__(self) -> None:
+        self.node: Node | None = None
+        self.hooks: list[Callable[[], None]] = []
+        self.callbacks: list[Callable[[], None]] = []
 
 
 def _move_orphans(node: Node, orphans: list[Target]) -> None:
@@ -125,8 +137,9 @@ def save(node: Node | None, *tensors: Sym | None) -> None:
             node.saved.append(None)
         else:
             tape = tensor.tape
-            if tape.pack_hooks:
-                node.saved.append(tape.pack_hooks[-1](tensor))
+            hook = tape.pack_hooks[-1] if tape.pack_hooks else None
+            if hook is not None:
+                node.saved.append(hook(tensor))
             else:
                 tape.recorder.why.setdefault(tensor.storage.ordinal, f"saved for {node.name}")
                 node.saved.append(tensor.detach())
@@ -136,6 +149,7 @@ def made_by(result: Sym, node: Node | None, output: int = 0) -> Sym:
     """Return the result with its history."""
     if node is not None:
         result.requires_grad, result.node, result.output = True, node, output
+        node.made[output] = result.storage.ordinal
     return result
 
 
@@ -159,6 +173,8 @@ def run_engine(tape: Tape, start: Node, incoming: Gradients) -> None:
     buffers: dict[Target, Gradients] = {start: list(incoming)}
     ready: list[tuple[int, int, Target]] = [(-start.sequence, 0, start)]
     pushed = 0
+    task = Task()
+    tape.tasks.append(task)
     while ready:
         node = heapq.heappop(ready)[2]
         gradients = buffers.pop(node)
@@ -169,7 +185,7 @@ def run_engine(tape: Tape, start: Node, incoming: Gradients) -> None:
         if tape.on_node is not None:
             tape.on_node(node.sequence)
         tape.scope = node.scope
-        results = _call(node, gradients)
+        results = _call(node, gradients, task)
         gradients.reverse()  # a std::vector dies front to back, a list back to front
         del gradients
         for index in range(len(node.saved)):  # release_variables
@@ -190,6 +206,9 @@ def run_engine(tape: Tape, start: Node, incoming: Gradients) -> None:
                 heapq.heappush(ready, (rank, pushed, target))
         results.reverse()  # it dies front to back
         del results
+    tape.tasks.pop()
+    for callback in task.callbacks:
+        callback()
 
 
 def root_of(outputs: Sequence[Sym]) -> Node:
@@ -214,9 +233,11 @@ def _dependencies(root: Node) -> dict[Target, int]:
     return found
 
 
-def _call(node: Node, gradients: Gradients) -> Gradients:
+def _call(node: Node, gradients: Gradients, task: Task) -> Gradients:
     """Run a node's backward and bring its results to the inputs' shapes and dtypes (validate_outputs)."""
+    task.node = node
     saved = [kept.unpack() if hasattr(kept, "unpack") else kept for kept in node.saved]
+    task.node = None
     results = node.backward(node, gradients, saved)
     while saved:  # C++ locals die in reverse order
         saved.pop()
@@ -231,6 +252,8 @@ def _call(node: Node, gradients: Gradients) -> Gradients:
         if result.dtype != dtype:
             results[index] = like(result, dtype)
     result = None
+    while task.hooks:
+        task.hooks.pop(0)()
     return results
 
 

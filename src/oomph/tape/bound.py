@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from oomph.blocks.base import Block, Module, Part, Rewritten, Stack
 from oomph.blocks.basic import Shared
 from oomph.errors import UnsupportedError
+from oomph.tape.sym import is_on_host, on_host, visiting
 from oomph.tensor import BUFFERS, Tensor
 
 if TYPE_CHECKING:
@@ -27,10 +28,11 @@ class Bound:
     """A block on a tape; its parts by the names of the real class, its dimensions as the block's own fields.
 
     Of a rewritten block the parts are the new ones, all else is the old block's. `parametrized` says what a parameter
-    is made into when it is asked for, `made` are those that were (torch.nn.utils.parametrize and its cache).
+    is made into when it is asked for, `made` are those that were (torch.nn.utils.parametrize and its cache). `away` are
+    parameters that wait in the machine's memory until the block is called.
     """
 
-    __slots__ = ("block", "made", "parametrized", "parts", "path", "stacked", "tape")
+    __slots__ = ("away", "block", "made", "parametrized", "parts", "path", "stacked", "tape")
 
     def __init__(self, block: Block, tape: Tape, dtype: str, path: str = "") -> None:
         self.block = block.block if isinstance(block, Rewritten) else block
@@ -46,6 +48,7 @@ class Bound:
             self.parts[name] = made
             if isinstance(self.block, Stack):
                 self.stacked.append(made)
+        self.away = [name for name, part in self.parts.items() if is_on_host(part)]
 
     def __getattr__(self, name: str) -> Any:
         """Return a part, or a field of the block."""
@@ -82,7 +85,11 @@ class Bound:
             )
         tape = self.tape
         outer, tape.scope = tape.scope, self.path
+        for name in self.away:  # as accelerate's AlignDevicesHook does before and after a module's forward
+            self.parts[name] = visiting(self.parts[name])
         result = program(self, *args, **kwargs)
+        for name in self.away:
+            self.parts[name] = on_host(tape, self.parts[name].shape, self.parts[name].dtype)
         tape.scope = outer
         return result
 
@@ -104,6 +111,8 @@ def _bind(part: Part, tape: Tape, dtype: str, path: str) -> Any:
         if part.role in BUFFERS and part.dtype is None:
             kept = BUFFER_DTYPE if part.role == "buffer" else dtype
             return tape.note(tape.empty(part.shape, kept, op="buffer"), "buffer")
+        if tape.waits(path):
+            return on_host(tape, part.shape, part.dtype or dtype)
         return tape.parameter(part.shape, part.dtype or dtype, part.trains)
     if isinstance(part, Shared):
         tape.scope = path

@@ -12,14 +12,18 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from oomph.job_words import Checkpointing as Kind
 from oomph.tape.autograd import Gradients, Node, made_by, record, root_of, run_engine, save
 from oomph.tape.offload import Offload
+from oomph.tape.selective import Selection, words_of
 from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym, new
 from oomph.tape.tape import Autocast, Tape, autocast
+
+if TYPE_CHECKING:
+    from oomph.job import TrainJob
 
 
 class _Stop(Exception):  # noqa: N818  the early stop of the rerun, as in torch
@@ -43,13 +47,36 @@ class _Holder:
         return tensor
 
 
+class _Moved:
+    """An input of a checkpoint that hooks around it have moved; it comes back with the history it had."""
+
+    def __init__(self, packed: Any, tensor: Sym) -> None:
+        self.packed = packed
+        self.history = tensor.requires_grad, tensor.node, tensor.output
+
+    def unpack(self) -> Sym:
+        """Return the tensor."""
+        tensor: Sym = self.packed.unpack().detach()
+        tensor.requires_grad, tensor.node, tensor.output = self.history
+        return tensor
+
+
+def _kept(tape: Tape, one: Any) -> Any:
+    """Return what a checkpoint keeps of an input (_make_saved_tensor): itself, unless hooks are there."""
+    hook = tape.pack_hooks[-1] if tape.pack_hooks else None
+    return one if hook is None or not isinstance(one, Sym) else _Moved(hook(one), one)
+
+
 class _Frame:
     """One checkpointed call: its function and inputs, and a holder for each tensor it would have saved."""
 
-    def __init__(self, tape: Tape, function: Callable[..., Any], inputs: tuple[Any, ...]) -> None:
+    def __init__(
+        self, tape: Tape, function: Callable[..., Any], inputs: tuple[Any, ...], selection: Selection | None
+    ) -> None:
         self.tape = tape
+        self.selection = selection  # what is left in it dies before what the function holds
         self.function = function
-        self.inputs = inputs
+        self.inputs = [_kept(tape, one) for one in inputs]
         self.holders: list[weakref.ref[_Holder]] = []
         self.filled = 0
         self.done = False
@@ -80,15 +107,20 @@ class _Frame:
     def rerun(self) -> None:
         """Run the function once more, with gradients recorded and autocast as it was."""
         tape = self.tape
+        inputs = [one.unpack() if isinstance(one, _Moved) else one for one in self.inputs]
         tape.pack_hooks.append(self.refill)
         before, tape.grad_enabled = tape.grad_enabled, True
         tape.autocast = Autocast(self.autocast) if self.autocast else None
         tape.scope = self.scope
+        if self.selection is not None:
+            self.selection.again = True
+        outer, tape.selection = tape.selection, self.selection
         try:
             try:
-                self.function(*self.inputs)
+                self.function(*inputs)
             finally:
                 tape.autocast = None  # its casts die before the frames of the exception do
+                tape.selection = outer
         except _Stop:
             pass
         tape.pack_hooks.pop()
@@ -96,13 +128,16 @@ class _Frame:
         self.done = True
 
 
-def _checkpoint(tape: Tape, function: Callable[..., Any], *inputs: Any) -> Any:
-    """Call a function whose saved tensors are recomputed in the backward pass."""
-    frame = _Frame(tape, function, inputs)
+def _checkpoint(tape: Tape, function: Callable[..., Any], *inputs: Any, saves: frozenset[str] = frozenset()) -> Any:
+    """Call a function whose saved tensors are recomputed in the backward pass; what it `saves` of them is kept."""
+    selects = saves and tape.grad_enabled
+    frame = _Frame(tape, function, inputs, Selection(saves) if selects else None)
     tape.pack_hooks.append(frame.pack)
+    outer, tape.selection = tape.selection, frame.selection
     try:
         return function(*inputs)
     finally:
+        tape.selection = outer
         tape.pack_hooks.pop()
 
 
@@ -160,7 +195,8 @@ def _rerun_with_backward(node: Node, gradients: Gradients, saved: list[Any]) -> 
     tape = call.tape
     if call.offload is not None:
         call.offload.begin_backward()
-    gradients = list(gradients)  # what is made here dies here
+    given, gradients = gradients, list(gradients)  # what is made here dies here, and so does what is given
+    given.clear()
     for at, made in enumerate(call.outputs):
         if made is not None and gradients[at] is None:
             gradients[at] = new(tape, *made, op="zeros")
@@ -177,16 +213,24 @@ def _rerun_with_backward(node: Node, gradients: Gradients, saved: list[Any]) -> 
     else:
         run_engine(tape, root_of([outputs[at] for at in ends]), [gradients[at] for at in ends])
     results = [inputs[place].grad for place in call.places]
+    saved.clear()  # what came back for this call alone dies with its inputs
     del inputs, output, outputs  # before the gradients
     return results
 
 
 @dataclass(frozen=True)
 class Checkpointing:
-    """Which layers are checkpointed (0, n, 2n ... with `every` n) and how. Called with a function and its inputs."""
+    """Which layers are checkpointed (0, n, 2n ... with `every` n), how, and the words of operations whose results are
+    kept (selective.py). Called with a function and its inputs."""
 
     kind: Kind = "none"
     every: int = 1
+    saves: frozenset[str] = frozenset()
+
+    @staticmethod
+    def of(job: TrainJob) -> Checkpointing:
+        """Return that of a job."""
+        return Checkpointing(job.checkpointing, job.checkpoint_every, words_of(job.checkpoint_saves))
 
     def takes(self, layer: int) -> bool:
         """Tell whether a layer is checkpointed."""
@@ -197,5 +241,6 @@ class Checkpointing:
         if self.kind == "unsloth":
             tape.offload = tape.offload or Offload()
             return _checkpoint_reentrant(tape, function, *inputs, offload=tape.offload)
-        how = _checkpoint_reentrant if self.kind == "reentrant" else _checkpoint
-        return how(tape, function, *inputs)
+        if self.kind == "reentrant":
+            return _checkpoint_reentrant(tape, function, *inputs)
+        return _checkpoint(tape, function, *inputs, saves=self.saves)

@@ -22,6 +22,7 @@ WIDTH = {name: bits // 8 for name, bits in BITS.items() if bits >= 8}  # bytes p
 remembered = lru_cache(4096)
 Sizes: TypeAlias = "tuple[Size, ...]"
 Layout: TypeAlias = "tuple[Sizes, Sizes]"  # shape and strides
+Place: TypeAlias = "tuple[tuple[int, Any], ...]"  # (axis, index or size) of each cut that led to a part of a tensor
 
 
 class Storage:
@@ -38,18 +39,34 @@ class Storage:
         self.events.append(~self.ordinal)
 
 
+class OnHost(Storage):
+    """Bytes in the machine's memory: no event tells of them."""
+
+    __slots__ = ()
+
+    def __init__(self, tape: Tape) -> None:
+        self.tape = tape
+
+    def __del__(self) -> None:
+        """Say nothing."""
+
+
 class Sym:
     """A symbolic tensor. `node` and `output` say which operation's which output it is; a leaf has no node.
 
-    `is_view` means that a base tensor shares the storage, so gradients are never added into it in place.
+    `is_view` means that a base tensor shares the storage, so gradients are never added into it in place. `place` tells
+    parts of a tensor apart that begin elsewhere: by the axis and index of each cut, () for what begins where it does.
     """
 
     __slots__ = (
-        "__weakref__", "accumulator", "dtype", "grad", "is_view", "node", "output", "requires_grad", "shape",
+        "__weakref__", "accumulator", "dtype", "grad", "is_view", "node", "output", "place", "requires_grad", "shape",
         "storage", "strides",
     )  # fmt: skip
 
-    def __init__(self, shape: Sequence[Size], dtype: str, strides: Sequence[Size], storage: Storage) -> None:
+    def __init__(
+        self, shape: Sequence[Size], dtype: str, strides: Sequence[Size], storage: Storage, place: Place = ()
+    ) -> None:
+        self.place = place
         self.shape = tuple(shape)
         self.dtype = dtype
         self.strides = tuple(strides)
@@ -78,7 +95,7 @@ class Sym:
 
     def detach(self) -> Sym:
         """Return the same storage without history."""
-        return Sym(self.shape, self.dtype, self.strides, self.storage)
+        return Sym(self.shape, self.dtype, self.strides, self.storage, self.place)
 
     def is_contiguous(self) -> bool:
         """Tell whether elements lie in row-major order without gaps; axes of length 1 do not matter."""
@@ -198,9 +215,26 @@ def new(tape: Tape, shape: Sequence[Size], dtype: str, strides: Sequence[Size] |
     return Sym(shape, dtype, row_major(shape) if strides is None else strides, storage)
 
 
+def on_host(tape: Tape, shape: Sequence[Size], dtype: str) -> Sym:
+    """Return a tensor in the machine's memory."""
+    return Sym(shape, dtype, row_major(tuple(shape)), OnHost(tape))
+
+
+def is_on_host(x: Any) -> bool:
+    """Tell whether something is a tensor in the machine's memory."""
+    return isinstance(x, Sym) and isinstance(x.storage, OnHost)
+
+
+def visiting(x: Sym) -> Sym:
+    """Return a tensor on the device: itself, or a copy of one in the machine's memory, as accelerate's hooks do."""
+    if not is_on_host(x):
+        return x
+    return x.tape.note(new(x.tape, x.shape, x.dtype, op="to"), "parameter on a visit")
+
+
 def view_of(base: Sym, shape: Sequence[Size], strides: Sequence[Size]) -> Sym:
     """Return another look at the same storage."""
-    made = Sym(shape, base.dtype, strides, base.storage)
+    made = Sym(shape, base.dtype, strides, base.storage, base.place)
     made.is_view = True
     return made
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from weakref import ReferenceType
 
 from oomph.tape.offload import Offload
 from oomph.tape.recorder import Recorder
 from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym, new
+
+if TYPE_CHECKING:
+    from oomph.tape.activation_offload import Streamed
+    from oomph.tape.autograd import Task
+    from oomph.tape.selective import Selection
 
 Pack = Callable[[Sym], Any]
 
@@ -33,7 +38,7 @@ class Tape:
         self.scope = ""  # the path of the module at work
         self.grad_enabled = True
         self.next_sequence = 0
-        self.pack_hooks: list[Pack] = []
+        self.pack_hooks: list[Pack | None] = []  # None: what is saved is left alone
         self.autocast: Autocast | None = None
         self.autocast_paused = False  # inside an operation that autocast has prepared
         self.kernel = "flash"
@@ -45,6 +50,10 @@ class Tape:
         self.keeps_inputs = False  # of 4-bit maps, as long as the graph: bitsandbytes up to 0.42
         self.scratch: Sym | None = None  # a buffer that weights share while they are dequantised, once there is one
         self.offload: Offload | None = None  # Unsloth's checkpoints, once there is one
+        self.streamed: Streamed | None = None  # what moves saved tensors to the host, once there is one
+        self.selection: Selection | None = None  # what the checkpointed call at work keeps
+        self.tasks: list[Task] = []  # runs of the backward engine, the inner one last
+        self.stays: Literal["", "head", "loss"] = ""  # what saves nothing that is moved: the head, or all from it on
         self.head = ""  # what happens to logits: "scaled", "softcap" (bounded by a tanh and scaled)
         self.loaded = ""  # the dtype that the model was loaded in, which its buffers keep
         self.loss = "hf"  # which of oomph.losses the end of the model is
@@ -52,6 +61,8 @@ class Tape:
         self.prompt_len: Size = 0  # tokens at the start of each sequence that are not scored
         self.images, self.image_size = 0, ""  # of each sequence, and how large they are
         self.holes = True  # whether a padding mask has any
+        # Tells by its path whether a weight waits in the machine's memory, and comes when its module is called.
+        self.waits: Callable[[str], bool] = lambda path: False
         self.adapters = True  # whether they are switched on
         self.work = "forward"  # what the pass through the layers is for
         self.dropout = False  # whether anything is dropped out
@@ -61,10 +72,12 @@ class Tape:
         self.shared: dict[str, Sym] = {}  # what many blocks read, by its path in the model
         self.presents: list[Sym] | None = None  # what layers leave for a cache that is kept whole (GPTBigCode)
         self.inputs_train = False  # whether embedded inputs want gradients though their table may be frozen
+        self.reentrant = False  # whether layers are checkpointed so that they train only if their input does
         # Where each layer's operations begin and where the last layer's end, by sequence number: the backward pass
         # crosses them in reverse, which is how its segments are marked.
         self.layer_starts: list[int] = []
         self.layers_end = 0
+        self.at_loss: Callable[[Sym], None] | None = None  # called with a loss before its backward pass
         # Called with a node's sequence number before it runs backward.
         self.on_node: Callable[[int], None] | None = None
         # Called with a leaf when its gradient comes, before it is accumulated, as a tensor's hook is.

@@ -85,6 +85,14 @@ def awq_weight(tape: Tape) -> Any:
     return AwqWeight(*(tape.empty(shape, dtype, op="given") for shape, dtype in stored))
 
 
+def aqlm_weight(tape: Tape) -> Any:
+    """Return a weight of 256 inputs and 512 outputs as codes of 16 bits for 8 numbers each."""
+    from oomph.ops.aqlm import AqlmWeight
+
+    stored = (((1, 65536, 1, 8), "bf16"), ((512, 32, 1), "int16"), ((512, 1, 1, 1), "bf16"))
+    return AqlmWeight(*(tape.empty(shape, dtype, op="given") for shape, dtype in stored))
+
+
 def transposed(kernel: Callable[..., Any], *others: Any) -> Callable[..., Any]:
     """Return a kernel for [B, N, S, D] as models call it: on q, k, v that lie in memory as [B, S, N, D]."""
     from oomph.ops.indexing import transpose

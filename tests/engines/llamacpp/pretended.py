@@ -263,6 +263,21 @@ def start(path: Path, gpus: int, **asked: Any) -> Said:
     return read(ran.stderr)
 
 
+def fit(path: Path, free_gib: list[float], target_mib: list[int], least: int = 4096, **asked: Any) -> dict[str, Any]:
+    """Return what --fit makes of a model on pretended GPUs: layers on them, of each, patterns of tensors with the
+    devices they go to, and the context. `draft` is the file of a draft beside it. Throws what the engine writes where
+    it does not end."""
+    said = {"n_ctx": 0, "n_seq_max": 1, "use_extra_bufts": False, "swa_full": False, **asked}
+    said.setdefault("n_outputs_max", said["n_seq_max"])
+    said |= {"free_gib": free_gib, "fit": {"target": target_mib, "least": least, "draft": said.pop("draft", "")}}
+    command = [sys.executable, __file__, str(path), str(len(free_gib)), json.dumps(said)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST, check=False, errors="replace")
+    if ran.returncode:
+        raise RuntimeError((ran.stdout + ran.stderr)[-600:])
+    found: dict[str, Any] = json.loads(ran.stdout)
+    return found
+
+
 def _set(params: _Params, places: dict[str, tuple[int, str]], asked: dict[str, Any]) -> None:
     for name in places.keys() & asked.keys():
         place, kind = places[name]
@@ -294,8 +309,53 @@ def _load(path: str, gpus: int, asked: dict[str, Any]) -> int:
         _KEPT.extend((pattern, pairs))
         c_void_p.from_address(ctypes.addressof(of_model) + OVERRIDES).value = ctypes.addressof(pairs)
     _set(of_context, _CONTEXT, asked)
+    if "fit" in asked:
+        print(json.dumps(_fit(library, path, gpus, of_model, of_context, asked["fit"])), flush=True)
+        return 0
     model = library.llama_model_load_from_file(path.encode(), of_model)
     return 0 if model and library.llama_init_from_model(model, of_context) else 1
+
+
+# common_fit_params of common/fit.h, as C++ calls it.
+FIT = (
+    "_Z17common_fit_paramsPKcP18llama_model_paramsP20llama_context_paramsPfP32llama_model_tensor_buft_overridePmjPK22"
+    "common_fit_extra_model14ggml_log_level"
+)
+MOST_OVERRIDES, MOST_DEVICES, ERRORS = 4096, 128, 4  # room for what it writes; GGML_LOG_LEVEL_ERROR
+
+
+class _Extra(Structure):
+    """common_fit_extra_model."""
+
+    _fields_ = [("path", c_void_p), ("model", c_void_p), ("context", c_void_p), ("shares_model", c_bool)]
+
+
+def _fit(library: Any, path: str, gpus: int, of_model: _Params, of_context: _Params, asked: Any) -> dict[str, Any]:
+    overrides, split = (c_void_p * (2 * MOST_OVERRIDES))(), (ctypes.c_float * MOST_DEVICES)()
+    target = (c_size_t * MOST_DEVICES)(*[mib * 2**20 for mib in asked["target"]])
+    function = getattr(library, FIT)
+    function.argtypes = [
+        c_char_p, POINTER(_Params), POINTER(_Params), c_void_p, c_void_p, c_void_p, ctypes.c_uint32, c_void_p, c_int
+    ]  # fmt: skip
+    extra = None
+    if asked.get("draft"):
+        copies = _Params.from_buffer_copy(of_model), _Params.from_buffer_copy(of_context)
+        draft = ctypes.create_string_buffer(asked["draft"].encode())
+        extra = ctypes.byref(_Extra(ctypes.addressof(draft), *map(ctypes.addressof, copies), False))
+        _KEPT.extend((*copies, draft))
+    status = function(path.encode(), of_model, of_context, split, overrides, target, asked["least"], extra, ERRORS)
+    patterns = []
+    library.ggml_backend_buft_name.restype, library.ggml_backend_buft_name.argtypes = c_char_p, [c_void_p]
+    for at in range(0, 2 * MOST_OVERRIDES, 2):
+        if not overrides[at]:
+            break
+        pattern, place = c_char_p(overrides[at]).value or b"", library.ggml_backend_buft_name(overrides[at + 1])
+        patterns.append([pattern.decode(), place.decode()])
+    return {
+        "status": status, "n_ctx": ctypes.c_uint32.from_address(ctypes.addressof(of_context)).value,
+        "n_gpu_layers": c_int.from_address(ctypes.addressof(of_model) + _MODEL["n_gpu_layers"][0]).value,
+        "split": list(split)[:gpus], "overrides": patterns,
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """What a real llama.cpp logs when its server starts: package xllamacpp, a llama-server in a Python wheel, on the CPU.
 
 `start(path, n_ctx=4096, n_parallel=2)` runs one in a process of its own and returns its lines, read. Parameters are
-the fields of llama.cpp's common_params. Nothing is computed: no warm-up, no request, no fitting to free memory unless
-asked for.
+the fields of llama.cpp's common_params; `draft` is the file of a draft model that is asked ahead. Nothing is computed:
+no warm-up, no request, no fitting to free memory unless asked for.
 """
 
 from __future__ import annotations
@@ -99,6 +99,22 @@ def _serve(path: str, asked: dict[str, Any]) -> None:
 
     params = xllamacpp.CommonParams()
     params.model.path = path
+    if "lora" in asked:
+        loras = []
+        for each in asked.pop("lora"):
+            loras.append(xllamacpp.CommonAdapterLoraInfo())
+            loras[-1].path, loras[-1].scale = each, 1.0
+        params.lora_adapters = loras
+    if "mmproj_path" in asked:
+        params.mmproj.path = asked.pop("mmproj_path")
+    if "draft" in asked:
+        params.speculative.draft.mparams.path = asked.pop("draft")
+        params.speculative.types = [xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE]
+        for name in ("n_max", "cache_type_k"):
+            if f"draft_{name}" in asked:
+                value = asked.pop(f"draft_{name}")
+                value = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{value.upper()}") if name != "n_max" else value
+                setattr(params.speculative.draft, name, value)
     for name, value in asked.items():
         if name in ("cache_type_k", "cache_type_v"):
             value = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{value.upper()}")

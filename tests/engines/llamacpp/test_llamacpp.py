@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from oomph.answer import Subject, resolve, subject
 from oomph.devices import find
 from oomph.engines import engine
+from oomph.engines.flags import read_flags
 from oomph.engines.llamacpp import command
 from oomph.engines.llamacpp.deploy import deploy
 from oomph.engines.llamacpp.job import LlamaCppJob
@@ -41,6 +42,14 @@ def test_published_logs(model: str, context: int, gpus: int, said: dict[str, flo
     ours = {each.name: each.value for each in deploy(subject(model), job, [find("l40s")] * gpus).printed}
     for name, value in said.items():
         assert ours[name] == pytest.approx(value, abs=0.0051), name
+
+
+@pytest.mark.parametrize(("model", "gib"), [("gpt-oss-20b", 11.27), ("gpt-oss-120b", 59.02)])
+def test_experts_published_in_four_bits_stay_so(model: str, gib: float) -> None:
+    """Nobody asks for a format: MXFP4 is kept, as in the sizes llama-bench prints (llama.cpp pull request 19922)."""
+    shares = deploy(subject(model), LlamaCppJob(ctx_size=4096), []).shares
+    held = sum(item.n_bytes for share in shares for item in share.items if item.group == "weights")
+    assert held / 2**30 == pytest.approx(gib, abs=0.0051)
 
 
 def test_layers_are_divided_as_logged() -> None:
@@ -138,7 +147,8 @@ def test_the_command_serves_what_was_estimated() -> None:
         {"ctx_size": -1}, {"parallel": 0}, {"parallel": 257}, {"gpu_layers": "many"}, {"cache_type_k": "q3_k"},
         {"cache_type_v": "q8_0", "flash_attn": "off"}, {"split_mode": "row"}, {"tensor_split": "a,b"},
         {"override_tensor": "(a+)+=CPU"}, {"override_tensor": "exps=CUDA0"}, {"override_tensor": "[=CPU"},
-        {"mmproj": "m.gguf"}, {"draft": "d.gguf"}, {"embedding": True}, {"version": "new"}, {"flash_attn": "perhaps"},
+        {"image_max_tokens": 0}, {"spec_type": "draft-eagle3"}, {"embedding": True}, {"version": "new"},
+        {"flash_attn": "perhaps"},
         {"context": 0}, {"concurrency": 0}, {"ubatch_size": 1.5}, {"tensor_split": "nan,1"},
     ],
 )  # fmt: skip
@@ -161,6 +171,15 @@ def test_what_does_not_go_together_says_so(model: str, flags: dict[str, Any], sa
     """A format that is no GGUF, an old build's own choices, GPUs that are not there."""
     with pytest.raises(OomphError, match=said):
         deploy(subject(model), LlamaCppJob(context=100, **flags), [find("rtx-4090")] * 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), [("-fa -c 8192", "on"), ("-c 8192 -fa", "on"), ("-fa off -c 8192", "off"), ("-c 8192", "auto")]
+)
+def test_flash_attention_of_older_commands_stands_alone(words: str, said: str) -> None:
+    """Up to August 2025 -fa took no value, and so it is pasted."""
+    job = read_flags(engine("llama.cpp"), words.split()).job
+    assert (job.flash_attn, job.ctx_size) == (said, 8192)  # type: ignore[attr-defined]
 
 
 def test_layers_that_keep_nothing_are_refused_where_they_should() -> None:
@@ -236,3 +255,16 @@ def test_odd_files_end_in_a_sentence(of_file: Subject, data: st.DataObject) -> N
             replace(of_file, source=source, model=replace(of_file.model)), LlamaCppJob(context=64)
         ).shares:
             share.held(64, 1)
+
+
+def test_prompts_that_the_host_keeps_are_bounded_or_said() -> None:
+    """--cache-ram: 8 GiB by itself, in the upper bound alone; none for 0; without a limit that is said."""
+    found = subject("qwen2.5-0.5b")
+    usual, none, endless = (
+        deploy(found, LlamaCppJob(context=512, format="q8_0", cache_ram=most)) for most in (8192, 0, -1)
+    )
+    kept = [item for item in usual.shares[-1].items if item.name == "prompts kept for later"]
+    assert [(item.n_bytes, item.safe_bytes) for item in kept] == [(0, 8 * 2**30)]
+    assert len(none.shares[-1].items) == len(endless.shares[-1].items) == len(usual.shares[-1].items) - 1
+    assert [each for each in endless.assumptions if "--cache-ram -1" in each]
+    assert not [each for each in none.assumptions if "--cache-ram" in each]

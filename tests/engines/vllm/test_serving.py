@@ -155,7 +155,7 @@ def test_the_command_names_what_differs() -> None:
         ({"tensor_parallel": 0}, "whole number"),
         ({"tensor_parallel": 4, "decode_context_parallel": 3}, "divide"),
         ({"speculative_config": "[" * 5000}, "no JSON object"),
-        ({"speculative_config": '{"method": "ngram"}'}, "not modelled"),
+        ({"speculative_config": '{"method": "mlp_speculator"}'}, "not modelled"),
         ({"max_model_len": "1.5K"}, "number of tokens"),
         ({"version": "latest"}, "no version"),
         ({"version": "0.2.7"}, "older"),

@@ -124,3 +124,10 @@ def test_a_checkpoint_says_the_width_of_its_cache(quantised: dict[str, Any], ver
         cache_width(
             {"quantization_config": {"quant_method": "modelopt", "kv_cache_quant_algo": "NVFP4"}}, VllmJob(), "bf16"
         )
+
+
+def test_a_version_that_was_not_read_is_said() -> None:
+    """It runs by the rules of the newest that was; one that was read is named alone."""
+    for version, said in (("0.99", "0.99.0, taken to do as 0.33.0, the newest"), ("0.19.0", "vLLM 0.19.0;")):
+        told = "; ".join(engine("vllm").deploy(subject("qwen3-0.6b"), VllmJob(version=version)).assumptions)
+        assert said in told

@@ -163,3 +163,22 @@ def test_a_repository_that_padded_its_maps_can_be_cut() -> None:
     assert deployed.shares[0].count == job.tensor_parallel
     with pytest.raises(UnsupportedError, match="no multiple of 128"):
         deploy(_model("qwen2.5-72b-instruct"), VllmJob(tensor_parallel=2, format="awq", context=8192), [])
+
+
+def _slots_of_experts(name: str, **flags: object) -> int:
+    """Return the bytes of slots for experts on the first device, for one adapter of rank 16."""
+    job = VllmJob(**flags, enable_lora=True)  # type: ignore[arg-type]
+    items = deploy(_model(name), job).shares[0].items
+    return sum(item.n_bytes for item in items if ".experts." in item.name and ".lora_" in item.name)
+
+
+def test_adapters_have_slots_for_experts() -> None:
+    """Each expert has a pair for each map from 0.12 on; gpt-oss and Qwen3.5 one A for gate and up; before, none had."""
+    for tp in (1, 2):
+        held = 48 * 128 * 16 * 2 * (2 * (2048 + 768 // tp) + 768 // tp + 2048)
+        assert _slots_of_experts("qwen3-30b-a3b", version="0.12.0", tensor_parallel=tp) == held
+    assert _slots_of_experts("qwen3-30b-a3b", version="0.10.2") == 0
+    assert _slots_of_experts("qwen3.5-35b-a3b", version="0.19.0") == 40 * 256 * 16 * 2 * (3 * 512 + 2 * 2048)
+    assert _slots_of_experts("gpt-oss-20b", version="0.19.0") == 24 * 32 * 16 * 2 * 5 * 2880
+    with pytest.raises(UnsupportedError, match="adapters of experts"):
+        deploy(_model("qwen3-30b-a3b"), VllmJob(version="0.11.1", enable_lora=True))

@@ -386,6 +386,21 @@ def step3p5(rng: random.Random) -> Raw:
     return raw
 
 
+def laguna(rng: random.Random) -> Raw:
+    """Heads, attention and MLP of each layer's own; one gate for a head, or one for each of its channels."""
+    raw = {**sizes(rng, "laguna"), **picks(rng, "num_experts"), "head_dim": rng.choice([8, 16])}
+    raw.update(ffn(rng, "moe_intermediate_size", "shared_expert_intermediate_size"), sliding_window=8)
+    raw.update(flags(rng, "attention_bias"))
+    raw.update(layer_words(rng, raw, "layer_types", "full_attention", "sliding_attention"))
+    raw.update(layer_words(rng, raw, "mlp_layer_types", "dense", "sparse"))
+    if rng.random() < 0.5:
+        few = raw["num_key_value_heads"]
+        raw["num_attention_heads_per_layer"] = [few * rng.choice([1, 3]) for _ in range(raw["num_hidden_layers"])]
+    if rng.random() < 0.5:
+        raw["gating"] = rng.choice([True, "per-head", "per-element"])
+    return raw
+
+
 def longcat_flash(rng: random.Random) -> Raw:
     """Two of everything per layer. No do-nothing experts: the class allocates weights for them, checkpoints none."""
     raw = {**mla(rng, "longcat_flash", null_rank=False), **picks(rng, "n_routed_experts", "moe_topk")}
@@ -401,6 +416,7 @@ SAMPLES = {
         mixtral, phimoe, minimax_m2, olmoe, flex_olmo, qwen2_moe, qwen3_moe, mellum, granitemoe, granitemoeshared,
         granitemoe_swa, gpt_oss, glm4_moe, dots1, solar_open, exaone_moe, hy_v3, deepseek_v2, deepseek_v3,
         deepseek_v32, glm_moe_dsa, glm4_moe_lite, mistral4, axk1, youtu, deepseek_v4, ernie4_5_moe, hunyuan_v1_moe,
-        mimo_v2_flash, llama4_text, minimax_m3_vl_text, dbrx, jetmoe, afmoe, step3p5, longcat_flash,
+        mimo_v2_flash, llama4_text, minimax_m3_vl_text, dbrx, jetmoe, afmoe, step3p5, laguna,
+        longcat_flash,
     )
 }  # fmt: skip

@@ -28,7 +28,7 @@ CHANGES = (
     Change(9670, ("mask_f16",), "pull request 23764, May 2026"),
     Change(
         11549,
-        ("mixed", "whole_states", "copies_unused", "kernel_copies", "fused"),
+        ("mixed", "whole_states", "copies_unused", "kernel_copies", "fused", "image_mask_f16"),
         "the debug listing of build 11549, and llama.cpp 0c1e57098",
     ),
 )

@@ -7,10 +7,11 @@ straight line between their neighbours: buffers are the most of several straight
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
+from oomph.engines.llamacpp.file import FileTensor
 from oomph.engines.llamacpp.graph import compute_buffers
 from oomph.engines.llamacpp.graph_setup import CPU, Build, GraphSetup, Hparams, Stored
 from oomph.engines.llamacpp.kv import CELLS, CacheRules, Window, window
@@ -28,17 +29,16 @@ MOST_SLOTS = 256  # LLAMA_MAX_SEQ
 
 @dataclass(frozen=True)
 class Question:
-    """All that decides the compute buffers: a model loaded on `gpus` GPUs, in a context of whole numbers.
+    """All that decides the compute buffers in a context: a model loaded on `gpus` GPUs.
 
     `layers` are the devices of the layers. `all_outputs`: older builds make room for the logits of every token of a
-    batch; newer servers for one of each slot.
+    batch; newer servers for `outputs` of each slot, up to a whole batch of `n_batch`. `measured`: as --fit reckons.
     """
 
     loaded: Loaded
     sizes: Sizes
     hparams: Hparams
     rules: CacheRules
-    at: Window
     gpus: int
     layers: tuple[int, ...]
     output: int
@@ -46,17 +46,21 @@ class Question:
     op_offload: bool = True
     pipeline: bool = False
     all_outputs: bool = False
+    outputs: int = 1
+    adapters: tuple[tuple[FileTensor, int], ...] = ()
+    n_batch: int = 2048
+    measured: bool = False
     build: Build = NEWEST
 
 
 @lru_cache(maxsize=512)
-def buffers(asked: Question) -> Mapping[int, int]:
-    """Return the bytes of the compute buffer of each GPU, and of the host (-1).
+def buffers(asked: Question, at: Window) -> Mapping[int, int]:
+    """Return the bytes of the compute buffer of each GPU, and of the host (-1), in a context of whole numbers.
 
     Raises UnsupportedError for an architecture whose graph is not known.
     """
     try:
-        found = compute_buffers(setup(asked))
+        found = compute_buffers(setup(asked, at))
     except BROKEN:
         raise UnsupportedError(
             f"The tensors of this file are not those of {asked.sizes.arch[:40]}, or its numbers are not theirs.",
@@ -65,21 +69,22 @@ def buffers(asked: Question) -> Mapping[int, int]:
     return {(-1 if name == CPU else int(name[4:])): size for name, size in found.items()}
 
 
-def setup(asked: Question) -> GraphSetup:
+def setup(asked: Question, at: Window) -> GraphSetup:
     """Return the question as the graph builders take it."""
-    rules, at = asked.rules, asked.at
+    rules = asked.rules
     devices = tuple(f"CUDA{gpu}" for gpu in range(asked.gpus))
     layers = tuple(_name(device) for device in asked.layers[: len(asked.sizes.kept)])
     return GraphSetup(
         arch=asked.sizes.arch,
-        tensors=tensors(asked.loaded),
+        tensors=tensors(asked.loaded, asked.adapters),
+        adapted=bool(asked.adapters),
         hparams=asked.hparams,
         n_ctx=at.n_ctx,
         cells=at.cells,
         swa_cells=rules.swa_cells(asked.sizes, at) if asked.sizes.windowed else 0,
         n_ubatch=min(rules.n_ubatch, at.n_ctx),
         n_seq_max=at.slots,
-        n_outputs_max=at.n_ctx if asked.all_outputs else at.slots,
+        n_outputs_max=at.n_ctx if asked.all_outputs else min(asked.n_batch, at.slots * asked.outputs),
         kv_unified=rules.unified,
         flash_attn=rules.flash,
         type_k=rules.type_k,
@@ -91,6 +96,7 @@ def setup(asked: Question) -> GraphSetup:
         offload_kqv=asked.kv_offload,
         op_offload=asked.op_offload,
         pipeline=asked.pipeline,
+        measured=asked.measured,
         build=asked.build,
     )
 
@@ -100,10 +106,10 @@ def _name(device: int) -> str:
 
 
 @lru_cache(maxsize=64)
-def tensors(loaded: Loaded) -> Mapping[str, Stored]:
+def tensors(loaded: Loaded, adapters: tuple[tuple[FileTensor, int], ...] = ()) -> Mapping[str, Stored]:
     """Return where each tensor was loaded to, by name; a tied embedding's second copy is the output matrix."""
     found: dict[str, Stored] = {}
-    for tensor, device in loaded.tensors:
+    for tensor, device in (*loaded.tensors, *adapters):
         name = "output.weight" if tensor.name in found and tensor.name == "token_embd.weight" else tensor.name
         if name not in found or device >= 0:
             found[name] = Stored(tensor.shape[::-1], tensor.type, _name(device))
@@ -111,7 +117,7 @@ def tensors(loaded: Loaded) -> Mapping[str, Stored]:
 
 
 def between(asked: Question, device: int, n_ctx: Amount, slots: Amount) -> Amount:
-    """Return the bytes of a device's compute buffer; contexts and slots may be arrays, `asked.at` is ignored."""
+    """Return the bytes of a device's compute buffer; contexts and slots may be arrays."""
     played = lru_cache(maxsize=None)(partial(_played, asked, device))  # few are played, for thousands of pairs
     if isinstance(n_ctx, int) and isinstance(slots, int):
         return _between(played, n_ctx, slots)
@@ -147,4 +153,4 @@ def _line(at: int, low: int, high: int, first: int, second: int) -> int:
 
 
 def _played(asked: Question, device: int, n_ctx: int, slots: int) -> int:
-    return buffers(replace(asked, at=window(n_ctx, slots, asked.rules.unified)))[device]
+    return buffers(asked, window(n_ctx, slots, asked.rules.unified))[device]

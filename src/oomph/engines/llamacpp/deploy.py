@@ -2,207 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, NamedTuple
-from weakref import WeakKeyDictionary
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from oomph.constants import measured
-from oomph.engines.base import Deployment, Later, Limit, Share
-from oomph.engines.llamacpp.builds import all_outputs, build_of
-from oomph.engines.llamacpp.compute import Question, between, buffers
-from oomph.engines.llamacpp.file import File, file_of
-from oomph.engines.llamacpp.graph import GRAPHS
-from oomph.engines.llamacpp.graph_setup import Hparams
-from oomph.engines.llamacpp.hparams import hparams_of, hparams_of_file
-from oomph.engines.llamacpp.job import AUTO_SLOTS, MOST_SLOTS, LlamaCppJob
-from oomph.engines.llamacpp.kv import CacheRules, LayerBytes, Window, kv_layers, kv_of, kv_on_gpu, state_layers, window
-from oomph.engines.llamacpp.placing import Loaded, Placement, load, place
-from oomph.engines.llamacpp.sizes import Sizes, of_header, of_model
+from oomph.engines.base import Deployment, Later, Limit, Share, with_items
+from oomph.engines.llamacpp.job import MOST_SLOTS, LlamaCppJob
+from oomph.engines.llamacpp.printing import printed
+from oomph.engines.llamacpp.served import SOURCE, Served, known
 from oomph.engines.serving import HOST
 from oomph.errors import UnsupportedError, UsageError
-from oomph.ledger import Item, Printed
+from oomph.ledger import Item
 from oomph.units import MIB
 
 if TYPE_CHECKING:
     from oomph.answer import Subject
     from oomph.devices import Device
+    from oomph.engines.llamacpp.clip import Projector
 
 Amount = Any  # an int or a numpy array of them
-
-SOURCE = "llama.cpp 0c1e57098"
-LOGIT = 4  # bytes: the output buffer is F32
-_KNOWN: WeakKeyDictionary[Any, dict[str | None, Known]] = WeakKeyDictionary()
-
-
-class Known(NamedTuple):
-    """A model as a file: its tensors, its numbers, and those its graph is built from, None where there is no graph."""
-
-    file: File
-    sizes: Sizes
-    hparams: Hparams | None
-
-
-def known(found: Subject, stored: str | None) -> Known:
-    """Return what is known of a model in a format, made once for each."""
-    of_format = _KNOWN.setdefault(found.model, {})
-    if stored not in of_format:
-        file = file_of(found, stored)
-        header = found.source.header
-        header = header if header is not None and header.kind == "gguf" else None
-        sizes = of_header(header, file.layers) if header else of_model(found.model)
-        hparams = None
-        if sizes.arch in GRAPHS and header:
-            hparams = hparams_of_file(header, sizes, file.layers)
-        elif sizes.arch in GRAPHS:
-            hparams = hparams_of(found.model, sizes.arch)
-        of_format[stored] = Known(file, sizes, hparams)
-    return of_format[stored]
-
-
-@dataclass(frozen=True)
-class Served:
-    """A model with a job on so many GPUs; everything that does not depend on what requests ask for is made once.
-
-    `output_first` is `place`'s. `present`: the GPUs are there although no layer may be on them, and help with large
-    batches; else no layer on them means that there is none.
-    """
-
-    file: File
-    sizes: Sizes
-    hparams: Hparams | None
-    job: LlamaCppJob
-    shares: tuple[float, ...]
-    output_first: bool = True
-    present: bool = True
-
-    @cached_property
-    def rules(self) -> CacheRules:
-        """How keys and values are kept."""
-        job = self.job
-        n_ubatch = min(job.ubatch_size or job.batch_size, job.batch_size)
-        return CacheRules(*job.types, job.flash, job.unified, job.swa_full, n_ubatch)
-
-    @cached_property
-    def loaded(self) -> Loaded:
-        """Where weights lie."""
-        return load(self.file, self.placed, self.job.patterns, len(self.sizes.kept))
-
-    @cached_property
-    def placed(self) -> Placement:
-        """The device of each layer, and thus of its cache."""
-        layers = max(self.file.layers, len(self.sizes.kept))
-        return place(layers, self.job.layers_asked, self.shares, self.output_first)
-
-    @cached_property
-    def question(self) -> Question | None:
-        """What the compute buffers are asked for, in no context yet; None where there is no graph of the model.
-
-        Nor is there one of states that lie with the host while their layers do not.
-        """
-        recurrent = any(each.r or each.s for each in self.sizes.kept)
-        if self.hparams is None or (recurrent and not self.job.kv_offload):
-            return None
-        used = self.present or max(self.placed.output, *self.placed.layers) >= 0
-        job, gpus = self.job, len(self.shares) if used else 0
-        all_there = min(self.placed.layers) >= 0 and self.placed.output >= 0
-        return Question(
-            loaded=self.loaded, sizes=self.sizes, hparams=self.hparams, rules=self.rules, at=window(1, 1, True),
-            gpus=gpus, layers=self.placed.layers, output=self.placed.output, kv_offload=job.kv_offload,
-            op_offload=job.op_offload, pipeline=gpus > 1 and all_there and job.kv_offload and not job.patterns,
-            all_outputs=all_outputs(job.build), build=build_of(job.build),
-        )  # fmt: skip
-
-    def device(self, layer: int) -> int:
-        """Return where a layer's cache lies."""
-        return self.placed.layers[layer] if self.job.kv_offload else -1
-
-    def slots(self, concurrency: Amount) -> Amount:
-        """Return the slots of a server that takes so many requests at a time."""
-        if self.job.slots is not None:
-            return self.job.slots + 0 * concurrency
-        return concurrency + (AUTO_SLOTS - concurrency) * (concurrency < AUTO_SLOTS)
-
-    def window(self, context: Amount, concurrency: Amount) -> Window:
-        """Return the context of a server that has room for such requests, or that it is told to have."""
-        slots = self.slots(concurrency)
-        if self.job.ctx_size is not None:
-            asked = (self.job.ctx_size or self.sizes.n_ctx_train) + 0 * (context * concurrency)
-        elif self.job.unified:
-            asked = context * concurrency
-        else:
-            asked = context * slots
-        return window(asked, slots, self.job.unified)
-
-    def kv(self, at: Window) -> list[LayerBytes]:
-        """Return what each layer's keys and values take."""
-        return list(kv_layers(self.sizes, self.rules, at))
-
-    def kv_bytes(self, device: int, context: Amount, concurrency: Amount) -> Amount:
-        """Return what keys and values take on a device."""
-        alike = self._alike.get(device, {})
-        mine = kv_of(self.sizes, self.rules, self.window(context, concurrency), alike)
-        if device >= 0:
-            found = sum(alike[each.layer] * kv_on_gpu(self.sizes, self.rules, each) for each in mine)
-        else:
-            found = sum(alike[each.layer] * (each.k + each.v) for each in mine)
-        return found + 0 * (context * concurrency)
-
-    @cached_property
-    def _alike(self) -> Mapping[int, Mapping[int, int]]:
-        """Return for each device one of the layers that keep the same, and how many such there are."""
-        first: dict[tuple[int, Any], int] = {}
-        found: dict[int, dict[int, int]] = {}
-        for layer, kept in enumerate(self.sizes.kept):
-            if kept.k:
-                device = self.device(layer)
-                at = first.setdefault((device, kept), layer)
-                of_device = found.setdefault(device, {})
-                of_device[at] = of_device.get(at, 0) + 1
-        return found
-
-    def state_bytes(self, device: int, context: Amount, concurrency: Amount) -> Amount:
-        """Return what recurrent layers keep on a device."""
-        found = state_layers(self.sizes, self.slots(concurrency), device >= 0)
-        return sum(r + s for layer, r, s in found if self.device(layer) == device) + 0 * (context * concurrency)
-
-    def compute_bytes(self, device: int, context: Amount, concurrency: Amount) -> Amount:
-        """Return the compute buffer of a device; 0 where there is no graph of the model."""
-        asked = self.question
-        if asked is None or device >= asked.gpus:
-            return 0 * (context * concurrency)
-        at = self.window(context, concurrency)
-        return between(asked, device, at.n_ctx, at.slots)
-
-    def output_bytes(self, context: Amount, concurrency: Amount) -> Amount:
-        """Return the host's buffer of logits: a row for each slot."""
-        return self.slots(concurrency) * self.sizes.n_vocab * LOGIT + 0 * context
-
-    def needs(self, device: int, context: Amount, concurrency: Amount) -> Amount:
-        """Return what requests take on a device; of the host the logits are among it."""
-        parts = [self.kv_bytes, self.state_bytes, self.compute_bytes]
-        logits = self.output_bytes(context, concurrency) if device < 0 else 0
-        return sum(part(device, context, concurrency) for part in parts) + logits
-
-    def least(self, device: int, context: int, concurrency: int) -> int:
-        """Return what requests take on a device besides its compute buffer."""
-        return int(self.kv_bytes(device, context, concurrency) + self.state_bytes(device, context, concurrency))
-
-    def held(self, device: int, context: int, concurrency: int) -> tuple[Item, ...]:
-        """Return the same as items."""
-        kv, rs = self.kv_bytes(device, context, concurrency), self.state_bytes(device, context, concurrency)
-        items = [Item("keys and values", "kv_cache", int(kv), source="rule", evidence=f"{SOURCE}: llama-kv-cache.cpp")]
-        if rs:
-            items.append(Item("recurrent states", "state", int(rs), source="rule", evidence=f"{SOURCE}: F32"))
-        computed = int(self.compute_bytes(device, context, concurrency))
-        items.append(
-            Item("compute buffer", "temporaries", computed, source="rule", evidence=f"{SOURCE}: the graph, played")
-        )
-        if device < 0:
-            logits = int(self.output_bytes(context, concurrency))
-            items.append(Item("logits", "buffers", logits, source="rule", evidence=f"{SOURCE}: output_reserve"))
-        return tuple(item for item in items if item.n_bytes)
 
 
 def deploy(found: Subject, job: LlamaCppJob, devices: Sequence[Device] = ()) -> Deployment:
@@ -216,19 +36,106 @@ def deploy(found: Subject, job: LlamaCppJob, devices: Sequence[Device] = ()) -> 
         raise UsageError("Of a latent cache both types must be the same.", "Give -ctk and -ctv one type.")
     used = used_gpus(job, devices)
     served = Served(*model, job, split_of(job, used), present=bool(devices))
+    projector = _projector(job, bool(devices)) if job.mmproj else None
+    served, fits = _fitted(served, used, projector) if job.fits and devices else (served, ())
+    served = _adapted(served) if job.lora or job.lora_scaled else served
     context = context_of(served)
     gpus = [gpu_share(served, at, used[at] if devices else None, len(used)) for at in range(len(used))]
     host = Share(
         HOST, host_items(served), partial(served.needs, -1), partial(served.held, -1)
     )  # fmt: skip
-    return Deployment(
-        shares=(*gpus, host),
+    deployed = Deployment(
+        shares=(*(_adapters(served, share, at) for at, share in enumerate(gpus)), _adapters(served, host, -1)),
         context=context,
         printed=Later(partial(printed, served, context)),
         limits=limits_of(served),
-        assumptions=taken_for_granted(served, context),
+        assumptions=(*taken_for_granted(served, context), *fits),
         warnings=_warnings(served),
     )
+    deployed = _with_draft(deployed, served) if job.draft else deployed
+    if projector is None:
+        return deployed
+    from oomph.engines.llamacpp.clip import with_projector
+
+    return with_projector(deployed, projector)
+
+
+def _adapted(served: Served) -> Served:
+    from oomph.engines.llamacpp.adapters import adapters_of, placed
+
+    return replace(served, adapters=placed(served, adapters_of(served.job, served.sizes.arch)))
+
+
+def _adapters(served: Served, share: Share, at: int) -> Share:
+    """Return a device's share with adapters and control vectors, if there are any."""
+    job = served.job
+    if not (served.adapters or job.control_vector or job.control_vector_scaled):
+        return share
+    from oomph.engines.llamacpp.adapters import adapter_bytes, vector_bytes
+
+    vectors = vector_bytes(served, at) if job.control_vector or job.control_vector_scaled else 0
+    evidence = f"{SOURCE}: llama-adapter.cpp"
+    items = (
+        Item("LoRA adapters", "adapters", adapter_bytes(served, at), source="rule", evidence=evidence),
+        Item("control vectors", "adapters", vectors, source="rule", evidence=evidence),
+    )
+    return with_items(share, *(item for item in items if item.n_bytes))
+
+
+def _projector(job: LlamaCppJob, known: bool) -> Projector:
+    """Return what a projector takes, which lies on the first GPU of the machine."""
+    from oomph.engines.llamacpp.clip import projector_of
+
+    if known and job.main_gpu:
+        raise UnsupportedError("A projector on another GPU than the model is not modelled.", "Leave -mg out.")
+    found = projector_of(job, gpus=True)
+    if job.fits and found.buffers is None:
+        raise UnsupportedError(f"What --fit leaves for a projector {found.kind} is not known.", "Say -ngl and -c.")
+    return found
+
+
+def _with_draft(deployed: Deployment, served: Served) -> Deployment:
+    from oomph.engines.llamacpp.drafts import beside, draft_of, lines_of
+
+    draft = draft_of(served)
+    lines = deployed.printed
+    return replace(
+        deployed,
+        shares=tuple(
+            beside(share, draft, -1 if share.name == HOST else at) for at, share in enumerate(deployed.shares)
+        ),
+        printed=Later(lambda: (*lines, *lines_of(draft, deployed.context))),
+        assumptions=(*deployed.assumptions, *_of_draft(served, draft)),
+        warnings=(*deployed.warnings, *_warnings(draft)),
+    )
+
+
+def _of_draft(served: Served, draft: Served) -> tuple[str, ...]:
+    """Return what is assumed of a draft."""
+    said = [f"of the draft: {draft.file.said or f'a file in {draft.file.stored}'}"]
+    if "draft-simple" not in served.job.spec_type:
+        said.append("--spec-type draft-simple not given: new builds load a draft and do not ask it")
+    return tuple(said)
+
+
+def _fitted(served: Served, used: Sequence[Device], projector: Projector | None) -> tuple[Served, tuple[str, ...]]:
+    """Return the model as --fit starts it, and in words what that is."""
+    from oomph.engines.llamacpp.drafts import draft_of
+    from oomph.engines.llamacpp.fit import fitted
+
+    job = served.job
+    if job.ctx_size is None and job.context is not None:
+        tokens = job.context * (job.concurrency if job.unified else served.slots(job.concurrency))
+        served = replace(served, job=replace(job, ctx_size=int(tokens)))
+    free = [device.capacity_bytes - measured("cuda_context", device).n_bytes for device in used]
+    if projector is not None and projector.on_gpu and projector.buffers is not None:
+        free[0] -= projector.counted + projector.buffers[0]
+    found = fitted(served, free, draft_of(served) if job.draft else None)
+    layers, kept = found.job.layers_asked, len(found.sizes.kept) + 1
+    said = f"--fit on: {kept if layers is None else min(layers, kept)} of {kept} layers on the GPUs"
+    without = len(found.overrides)
+    said += f", {without} of them with experts or maps elsewhere" if without else ""
+    return found, (f"{said}, a cache of {found.job.ctx_size:,} tokens",)
 
 
 def used_gpus(job: LlamaCppJob, devices: Sequence[Device]) -> Sequence[Any]:
@@ -335,10 +242,14 @@ def taken_for_granted(served: Served, context: int) -> tuple[str, ...]:
     found = [served.file.said] if served.file.said else []
     if job.slots is None:
         found.append("-np not given: four slots or as many as there are requests, which share one cache")
-    if job.layers_asked is None:
-        found.append("-ngl not given: all layers on the GPUs; where they do not fit, --fit puts fewer there by itself")
+    if job.layers_asked is None and not job.fits:
+        found.append(
+            "-ngl not given: all layers on the GPUs; what the server does where they do not fit, --fit on says"
+        )
     if job.context is None and job.ctx_size is None:
         found.append(f"no context given: {context:,} tokens, what the model was trained for")
+    if job.cache_ram < 0:
+        found.append("--cache-ram -1: the host keeps prompts without a limit, which is not counted")
     if len(served.shares) > 1 and not job.shares:
         found.append("--tensor-split not given: layers divided by the GPUs' memory, as if all of it were free")
     return tuple(found)
@@ -349,40 +260,3 @@ def _warnings(served: Served) -> tuple[str, ...]:
         return ()
     where = "" if served.job.kv_offload else " with its cache on the host"
     return (f"llama.cpp's graph of {served.sizes.arch}{where} is not known here: its compute buffers are not counted",)
-
-
-def printed(served: Served, context: int) -> tuple[Printed, ...]:
-    """Return the lines that the server logs, in MiB."""
-    job = served.job
-    at = served.window(context, job.concurrency)
-    layers = served.kv(at)
-    k, v = sum(int(each.k) for each in layers), sum(int(each.v) for each in layers)
-    gpus = range(len(served.shares))
-    on_gpus = sum(int(served.kv_bytes(gpu, context, job.concurrency)) for gpu in gpus)
-    loaded = served.loaded
-    host = loaded.mapped_bytes if job.mmap else loaded.host_bytes
-    rows = [
-        ("model_gpu_mib", "model buffer size on GPUs", sum(loaded.gpu_bytes.values())),
-        ("model_host_mib", "model buffer size on the host", host),
-        ("kv_mib", "KV self size", k + v),
-        ("kv_mib_k", "K", k),
-        ("kv_mib_v", "V", v),
-        ("kv_gpu_mib", "KV buffer size on GPUs", on_gpus),
-        ("rs_mib", "RS buffer size", _states(served, job.concurrency)),
-        ("output_buffer_mib", "output buffer size", int(served.output_bytes(context, job.concurrency))),
-    ]
-    if served.question is not None:
-        asked = replace(served.question, at=Window(*map(int, at)))
-        of_device = buffers(asked)
-        rows.append(("compute_buffer_mib", "compute buffer size on GPUs", sum(of_device.values()) - of_device[-1]))
-        rows.append(("host_buffer_mib", "compute buffer size on the host", of_device[-1]))
-    lines = [Printed(name, f"{what} = {n / MIB:8.2f} MiB", n / MIB) for name, what, n in rows if n]
-    if layers:
-        cells = max(int(at.cells), 0)
-        lines.append(Printed("kv_cells", f"{cells} cells", cells))
-        lines.append(Printed("kv_layers", f"{len(layers)} layers", len(layers)))
-    return tuple(lines)
-
-
-def _states(served: Served, concurrency: int) -> int:
-    return sum(int(r + s) for _, r, s in state_layers(served.sizes, served.slots(concurrency)))

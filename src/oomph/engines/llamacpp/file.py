@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from oomph.errors import UnsupportedError
 from oomph.formats import get
 from oomph.formats.gguf import Gguf
-from oomph.formats.gguf_convert import arch_of, rope_tensors
+from oomph.formats.gguf_convert import arch_of, in_mxfp4, rope_tensors
 from oomph.formats.gguf_types import BY_NAME, DENSE, GgmlType
 
 if TYPE_CHECKING:
@@ -85,27 +85,37 @@ def file_of(found: Subject, stored: str | None) -> File:
             f"What GGUF makes of {found.model.name} cannot be told from names and shapes alone.",
             "Point oomph at the .gguf file.",
         )
-    said = (
-        "" if stored else f"converted to GGUF in {fmt.name.removeprefix('gguf-')}, as it is published: --format q4_k_m"
-    )
-    return _of_model(found, fmt, said)
+    return _of_model(found, fmt, "" if stored else _as_published(fmt))
 
 
 def _plain(found: Subject) -> Gguf:
     dtype = found.model.dtype or "bf16"
-    fmt = get(f"gguf-{ {'bf16': 'bf16', 'fp16': 'f16', 'fp32': 'f32'}.get(dtype, 'bf16') }")
+    plain = f"gguf-{ {'bf16': 'bf16', 'fp16': 'f16', 'fp32': 'f32'}.get(dtype, 'bf16') }"
+    fmt = get("mxfp4_moe" if in_mxfp4(found.source.config) else plain)
     assert isinstance(fmt, Gguf)
     return fmt
+
+
+def _as_published(fmt: Gguf) -> str:
+    """Return what is assumed of a file where no format is asked for."""
+    if fmt.name == "mxfp4_moe":
+        return "experts in mxfp4, as they are published, all else in q8_0, as ggml-org has them: --format gguf-bf16"
+    return f"converted to GGUF in {fmt.name.removeprefix('gguf-')}, as it is published: --format q4_k_m"
 
 
 def _of_header(header: Header) -> File:
     longest = max((tensor.name for tensor in header.tensors), key=len, default="")
     if len(longest) >= LONGEST_NAME:
         raise UnsupportedError(f"llama.cpp reads no tensor of so long a name: {longest[:40]!r}.", "Convert it again.")
-    file = File(tuple(map(_read, header.tensors)), "as stored")
+    file = File(tensors_of(header), "as stored")
     if not 0 < file.layers <= MOST_LAYERS:
         raise UnsupportedError(f"llama.cpp reads no file of {file.layers} layers.", "Download it again.")
     return file
+
+
+def tensors_of(header: Header) -> tuple[FileTensor, ...]:
+    """Return the tensors of a GGUF file; raises UnsupportedError for a type or a shape that is none of ggml's."""
+    return tuple(map(_read, header.tensors))
 
 
 def _read(tensor: StoredTensor) -> FileTensor:

@@ -10,8 +10,8 @@ b6700.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 from oomph.engines.llamacpp.ggml import Tensor
 
@@ -23,6 +23,10 @@ IN_PLACE = frozenset(
 
 MAX_CHUNKS = 16  # GGML_VBUFFER_MAX_CHUNKS: backend buffers that one compute buffer may consist of
 ENDLESS = (2**64 - 1) // 2  # SIZE_MAX/2: the length of a chunk without a limit
+LEAST = -(2**63)  # INT64_MIN
+
+Amount = Any  # an int, or a number along contexts (along.py)
+Address = tuple[int, Amount]  # a chunk, and an offset in it
 
 
 class Step(NamedTuple):
@@ -31,8 +35,8 @@ class Step(NamedTuple):
     taken: bool
     buffer: int
     slot: int
-    n_bytes: int
-    kept: int = 0
+    n_bytes: Amount
+    kept: Amount = 0
 
 
 @dataclass(slots=True)
@@ -50,6 +54,7 @@ class _Lifetimes:
     """One pass over a graph. `size(tensor, buffer)` is what a tensor takes in a buffer."""
 
     size: Callable[[Tensor, int], int]
+    in_place: frozenset[str]
     uses: dict[Tensor, _Use] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     slots: int = 0
@@ -65,7 +70,7 @@ class _Lifetimes:
         mine = self.use(node)
         if mine.slot >= 0 or node.buffer is not None or node.view is not None:
             return
-        if node.op in IN_PLACE:
+        if node.op in self.in_place:
             for parent in node.src:
                 theirs = self.use(parent)
                 if self._may_take_over(node, parent, theirs):
@@ -115,13 +120,15 @@ def lifetimes(
     node_buffers: Sequence[int] | None = None,
     leaf_buffers: Sequence[int] | None = None,
     marks: Sequence[Tensor] = (),
+    in_place: frozenset[str] = IN_PLACE,
 ) -> tuple[list[Step], list[int]]:
     """Return what a graph takes and frees, in order, and how many steps that is when each of `marks` is computed.
 
-    `node_buffers` and `leaf_buffers` say in which buffer each tensor lies (all in 0).
+    `node_buffers` and `leaf_buffers` say in which buffer each tensor lies (all in 0). `in_place` are the operations
+    that may write their result over an operand.
     """
     of_node, of_leaf = node_buffers or [0] * len(nodes), leaf_buffers or [0] * len(leafs)
-    run = _Lifetimes(size)
+    run = _Lifetimes(size, in_place)
     for leaf, buffer in zip(leafs, of_leaf, strict=True):
         run.allocate(leaf, buffer)
     for node, buffer in zip(nodes, of_node, strict=True):
@@ -151,8 +158,8 @@ class Chunk:
     """One backend buffer: its free blocks as [offset, length] in order, the last open-ended, and how far it was
     used."""
 
-    free: list[list[int]]
-    used: int = 0
+    free: list[list[Amount]]
+    used: Amount = 0
 
 
 @dataclass
@@ -171,15 +178,15 @@ class Buffer:
     chunks: list[Chunk] = field(default_factory=list)
 
     @property
-    def n_bytes(self) -> int:
+    def n_bytes(self) -> Amount:
         """What the buffer has to be."""
         return sum(chunk.used for chunk in self.chunks)
 
-    def aligned(self, n_bytes: int) -> int:
+    def aligned(self, n_bytes: Amount) -> Amount:
         """Return bytes rounded up to the alignment."""
         return -(-n_bytes // self.alignment) * self.alignment
 
-    def take(self, n_bytes: int) -> tuple[int, int]:
+    def take(self, n_bytes: Amount) -> Address:
         """Take memory; return its chunk and its offset there."""
         size = self.aligned(n_bytes)
         at, index = self._best_fit(size) or self._at_an_end(size) or self._new_chunk(size)
@@ -193,19 +200,19 @@ class Buffer:
         chunk.used = max(chunk.used, offset + size)
         return at, offset
 
-    def _best_fit(self, size: int) -> tuple[int, int] | None:
+    def _best_fit(self, size: Amount) -> tuple[int, int] | None:
         """The smallest block that fits, the last of equals, of the last chunk that has one; never an open end."""
         found = None
         for at, chunk in enumerate(self.chunks):
-            best = ENDLESS
+            best: Amount = ENDLESS
             for index, (_, length) in enumerate(chunk.free[:-1]):
                 if size <= length <= best:
                     found, best = (at, index), length
         return found
 
-    def _at_an_end(self, size: int) -> tuple[int, int] | None:
+    def _at_an_end(self, size: Amount) -> tuple[int, int] | None:
         """The open end that wastes least: of one that need not grow the least left over, else the least growth."""
-        found, best = None, -(2**63)
+        found, best = None, LEAST
         for at, chunk in enumerate(self.chunks):
             if not chunk.free:
                 continue
@@ -215,12 +222,12 @@ class Buffer:
                 found, best = (at, len(chunk.free) - 1), spare
         return found
 
-    def _new_chunk(self, size: int) -> tuple[int, int]:
+    def _new_chunk(self, size: Amount) -> tuple[int, int]:
         last = len(self.chunks) == MAX_CHUNKS - 1
         self.chunks.append(Chunk([[0, ENDLESS if last else max(size, self.max_chunk)]]))
         return len(self.chunks) - 1, 0
 
-    def give(self, address: tuple[int, int], n_bytes: int) -> None:
+    def give(self, address: Address, n_bytes: Amount) -> None:
         """Free memory: join it to the first block that it touches, and that to the next or last."""
         at, offset = address
         size = self.aligned(n_bytes)
@@ -244,36 +251,66 @@ class Buffer:
 State = tuple[object, ...]
 
 
+@dataclass
+class Memory:
+    """The buffers of a graph, and where in them lies what is in use, while steps are played."""
+
+    buffers: Sequence[Buffer]
+    live: dict[int, tuple[Address, Amount]] = field(default_factory=dict)
+
+    def play(self, steps: Sequence[Step]) -> None:
+        """Take and free memory as the steps say."""
+        live = self.live
+        for taken, buffer, slot, n_bytes, kept in steps:
+            there = self.buffers[buffer]
+            if taken:
+                live[slot] = there.take(n_bytes), n_bytes
+                continue
+            (at, offset), _ = live[slot]
+            stays = there.aligned(kept)
+            if not stays or stays < there.aligned(n_bytes):
+                there.give((at, offset + stays), there.aligned(n_bytes) - stays)
+            if kept:
+                live[slot] = (at, offset), kept
+            else:
+                del live[slot]
+
+    @property
+    def n_bytes(self) -> list[Amount]:
+        """What each buffer has to be."""
+        return [buffer.n_bytes for buffer in self.buffers]
+
+    @property
+    def state(self) -> State:
+        """What is free, and where what is in use lies. Where two are the same, the same steps have the same effect."""
+        chunks = [chunk for buffer in self.buffers for chunk in buffer.chunks]
+        free = tuple((chunk.used, *map(tuple, chunk.free)) for chunk in chunks)
+        return free, tuple(self.live[slot] for slot in sorted(self.live))
+
+    def copy(self, number: Callable[[Amount], Amount] = lambda n: n) -> Memory:
+        """Return the same with every number as `number` gives it."""
+        buffers = [
+            replace(
+                buffer,
+                chunks=[
+                    Chunk([[number(offset), number(length)] for offset, length in chunk.free], number(chunk.used))
+                    for chunk in buffer.chunks
+                ],
+            )
+            for buffer in self.buffers
+        ]
+        live = {
+            slot: ((chunk, number(offset)), number(n_bytes)) for slot, ((chunk, offset), n_bytes) in self.live.items()
+        }
+        return Memory(buffers, live)
+
+
 def place(steps: Sequence[Step], buffers: Sequence[Buffer], marks: Sequence[int] = ()) -> list[State]:
-    """Take and free memory as the steps say; afterwards `n_bytes` of each buffer is what it has to be.
-
-    Returns the state after each number of steps in `marks`: what is free, and where what is in use lies. Where two of
-    them are the same, the same steps have the same effect.
-    """
-    live: dict[int, tuple[tuple[int, int], int]] = {}
-    states: list[State] = []
-    upcoming = iter((*marks, -1))
-    stop = next(upcoming)
-    for done, (taken, buffer, slot, n_bytes, kept) in enumerate(steps):
-        while done == stop:
-            states.append(_state(buffers, live))
-            stop = next(upcoming)
-        there = buffers[buffer]
-        if taken:
-            live[slot] = there.take(n_bytes), n_bytes
-            continue
-        (at, offset), _ = live[slot]
-        stays = there.aligned(kept)
-        if not stays or stays < there.aligned(n_bytes):
-            there.give((at, offset + stays), there.aligned(n_bytes) - stays)
-        if kept:
-            live[slot] = (at, offset), kept
-        else:
-            del live[slot]
-    return states
-
-
-def _state(buffers: Sequence[Buffer], live: dict[int, tuple[tuple[int, int], int]]) -> State:
-    chunks = [chunk for buffer in buffers for chunk in buffer.chunks]
-    free = tuple((chunk.used, *map(tuple, chunk.free)) for chunk in chunks)
-    return free, tuple(live[slot] for slot in sorted(live))
+    """Play steps; afterwards `n_bytes` of each buffer is what it has to be. Returns the state after each number of
+    steps in `marks`."""
+    memory, states, done = Memory(buffers), [], 0
+    for mark in (*marks, len(steps)):
+        memory.play(steps[done:mark])
+        states.append(memory.state)
+        done = mark
+    return states[:-1]

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import fields, replace
+from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from oomph.engines.llamacpp.cuda import flash_attn_bytes
@@ -27,6 +28,7 @@ from oomph.engines.llamacpp.graph_parts import Builder
 from oomph.engines.llamacpp.graph_recurrent import GRAPHS as RECURRENT
 from oomph.engines.llamacpp.graph_setup import CPU, GraphSetup
 from oomph.engines.llamacpp.placing import GPU_ALIGNMENT, GPU_ROW
+from oomph.engines.llamacpp.plans import Plan
 from oomph.engines.llamacpp.sched import COPIES, Scheduler
 from oomph.errors import UnsupportedError
 
@@ -52,6 +54,8 @@ def compute_buffers(setup: GraphSetup) -> dict[str, int]:
     tokens = min(setup.n_ctx, setup.n_ubatch)
     prompt = _plan(setup, tokens, min(tokens, setup.n_outputs_max))
     found = prompt.play(setup.cells, setup.swa_cells)
+    if setup.measured:
+        return dict(zip(setup.devices, found, strict=True))
     # The graph of one token a sequence is reserved too; a buffer grows where that one needs more.
     single = _plan(setup, setup.n_seq_max, setup.n_seq_max)
     if any(single.at_most(i, setup.cells, setup.swa_cells) > n for i, n in enumerate(found)):
@@ -60,59 +64,10 @@ def compute_buffers(setup: GraphSetup) -> dict[str, int]:
     return dict(zip(setup.devices, found, strict=True))
 
 
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """What the graph of one batch takes and frees; sizes are those at no cells, and what each cell adds to them."""
-
-    setup: GraphSetup
-    n_tokens: int
-    n_outputs: int
-    steps: tuple[Step, ...]
-    grows: tuple[tuple[int, int, int, int], ...]  # bytes taken and kept at no cells are in `steps`
-    marks: tuple[int, ...]
-    runs: tuple[Run, ...]
-
-    def sizes(self, cells: int, swa_cells: int) -> list[Step]:
-        """Return the steps in a context."""
-        return [
-            Step(taken, buffer, slot, n + a * cells + b * swa_cells, kept + c * cells + d * swa_cells)
-            for (taken, buffer, slot, n, kept), (a, b, c, d) in zip(self.steps, self.grows, strict=True)
-        ]
-
-    def at_most(self, buffer: int, cells: int, swa_cells: int) -> int:
-        """Return more than what a buffer can need: everything that is ever taken of it, beside all else."""
-        const, a, b = self._sums[buffer]
-        return const + a * cells + b * swa_cells
-
-    @cached_property
-    def _sums(self) -> list[tuple[int, int, int]]:
-        found = [[0, 0, 0] for _ in self.setup.devices]
-        for step, (a, b, _, _) in zip(self.steps, self.grows, strict=True):
-            if step.taken:
-                sums = found[step.buffer]
-                sums[0] += step.n_bytes + GPU_ALIGNMENT
-                sums[1] += a
-                sums[2] += b
-        return [(const, a, b) for const, a, b in found]
-
-    def play(self, cells: int, swa_cells: int) -> list[int]:
-        """Return what each device needs in a context."""
-        buffers = _buffers(self.setup.devices)
-        states = place(self.sizes(cells, swa_cells), buffers, self.marks)
-        if all(states[run.before] == states[run.after] for run in self.runs):
-            return [buffer.n_bytes for buffer in buffers]
-        return self._whole.play(cells, swa_cells)
-
-    @cached_property
-    def _whole(self) -> Plan:
-        """The same with every layer, where they do not leave the allocator as they found it."""
-        return _planned(self.setup, self.n_tokens, self.n_outputs, (self.setup, ()))
-
-
 def reserve(setup: GraphSetup, n_tokens: int, n_outputs: int) -> dict[str, int]:
     """Return what one graph needs on each device, all layers played: a batch of tokens, divided among all sequences."""
     steps, _ = _steps(setup, n_tokens, n_outputs)
-    buffers = _buffers(setup.devices)
+    buffers = [Buffer(alignment_of(device)) for device in setup.devices]
     place(steps, buffers)
     return {device: buffer.n_bytes for device, buffer in zip(setup.devices, buffers, strict=True)}
 
@@ -126,29 +81,29 @@ def _steps(setup: GraphSetup, n_tokens: int, n_outputs: int) -> tuple[list[Step]
     n_tokens = -(-n_tokens // setup.n_seq_max) * setup.n_seq_max
     builder = Builder(setup, n_tokens, setup.n_seq_max, n_outputs)
     graph = GRAPHS[setup.arch](builder)
+    if setup.measured:
+        for node in graph.nodes:
+            node.pinned = None
     copies = COPIES if setup.pipeline else 1
     build = setup.build
     done = Scheduler(setup.devices, setup.op_offload, copies, build.copies_unused, build.fused).schedule(graph)
-    sizes = _sizes(setup.devices, build.kernel_copies)
+    sizes = sizes_on(setup.devices, build.kernel_copies)
     return lifetimes(done.nodes, done.leafs, sizes, done.node_backends, done.leaf_backends, builder.starts)
 
 
 _PLANS: OrderedDict[tuple[Any, ...], Plan] = OrderedDict()
+OF_CONTEXT = frozenset(("tensors", "n_ctx", "cells", "swa_cells", "n_ubatch", "n_outputs_max"))
+_ALL_ELSE = attrgetter(*(each.name for each in fields(GraphSetup) if each.name not in OF_CONTEXT))
 
 
 def _plan(setup: GraphSetup, n_tokens: int, n_outputs: int) -> Plan:
     """Return the plan of a batch, made once for a model, whatever its context."""
-    anywhere = replace(setup, n_ctx=0, cells=0, swa_cells=0, n_ubatch=0, n_outputs_max=0, tensors={})
-    key = (id(setup.tensors), _key(anywhere), n_tokens, n_outputs)
+    key = (id(setup.tensors), bool(setup.swa_cells), n_tokens, n_outputs, *_ALL_ELSE(setup))
     if key not in _PLANS:
         _PLANS[key] = _planned(setup, n_tokens, n_outputs)
         while len(_PLANS) > KEPT_PLANS:
             _PLANS.popitem(last=False)
     return _PLANS[key]
-
-
-def _key(setup: GraphSetup) -> tuple[Any, ...]:
-    return tuple(getattr(setup, name) for name in GraphSetup.__dataclass_fields__ if name != "tensors")
 
 
 def _planned(
@@ -170,14 +125,19 @@ def _planned(
         grows.append((a, b, c, d))
         left = (one[3] - a * CELLS - b * SWA_CELLS, one[4] - c * CELLS - d * SWA_CELLS)
         steps.append(Step(one.taken, one.buffer, one.slot, *left))
-    return Plan(setup, n_tokens, n_outputs, tuple(steps), tuple(grows), tuple(marks), runs)
+    return Plan(
+        setup, [alignment_of(device) for device in setup.devices], tuple(steps), tuple(grows), tuple(marks), runs,
+        # with every layer, where they do not leave the allocator as they found it
+        partial(_planned, setup, n_tokens, n_outputs, (setup, ())),
+    )  # fmt: skip
 
 
-def _buffers(devices: Sequence[str]) -> list[Buffer]:
-    return [Buffer(CPU_ALIGNMENT if device == CPU else GPU_ALIGNMENT) for device in devices]
+def alignment_of(device: str) -> int:
+    """Return what addresses in a device's compute buffer are multiples of."""
+    return CPU_ALIGNMENT if device == CPU else GPU_ALIGNMENT
 
 
-def _sizes(devices: Sequence[str], kernel_copies: bool) -> Callable[[Tensor, int], int]:
+def sizes_on(devices: Sequence[str], kernel_copies: bool) -> Callable[[Tensor, int], int]:
     """Return what a tensor takes on a device: on a GPU quantised rows are padded, some kernels want more."""
 
     def size(tensor: Tensor, buffer: int) -> int:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 from oomph.engines.llamacpp import ggml
 from oomph.engines.llamacpp.ggml import Graph, Tensor
-from oomph.engines.llamacpp.graph_parts import AttentionInput, Builder
+from oomph.engines.llamacpp.graph_attention import AttentionInput, attend, attention_input
+from oomph.engines.llamacpp.graph_experts import moe
+from oomph.engines.llamacpp.graph_parts import Builder
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def decoder(b: Builder, frame: Frame) -> Graph:
         x = ggml.like(x, "SCALE")
     if b.weight("position_embd") is not None:
         x = ggml.like(x, "ADD", ggml.get_rows(b.the("position_embd"), b.inp_pos))
-    inputs = b.attention_input(), b.attention_input(swa=True) if any(sizes.swa) else None
+    inputs = attention_input(b), attention_input(b, swa=True) if any(sizes.swa) else None
     for il in b.layers():
         inp = inputs[1] if sizes.swa[il] else inputs[0]
         assert inp is not None
@@ -87,7 +89,7 @@ def attention(b: Builder, frame: Frame, inp: AttentionInput, x: Tensor, il: int)
         q, k = b.rope(q, il), b.rope(k, il)
     q, k = _head_norms(b, q, k, il) if frame.turned_first else (q, k)
     q = ggml.like(q, "SCALE") if frame.scale_q else q
-    return b.mm("attn_output", b.attend(inp, il, q, k, v), il)
+    return b.mm("attn_output", attend(b, inp, il, q, k, v), il)
 
 
 def _head_norms(b: Builder, q: Tensor, k: Tensor, il: int) -> tuple[Tensor, Tensor]:
@@ -100,7 +102,7 @@ def feed_forward(b: Builder, frame: Frame, x: Tensor, il: int) -> Tensor:
     """The feed-forward layer or the experts of one layer, shared experts beside them."""
     if b.weight("ffn_gate_inp", il) is None:
         return b.ffn(x, il, gated=frame.gated)
-    cur = b.moe(x, il, norm=frame.norm_weights)
+    cur = moe(b, x, il, norm=frame.norm_weights)
     if b.weight("ffn_up_shexp", il) is None:
         return cur
     shared = b.ffn(x, il, "_shexp")

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from oomph.engines.llamacpp import ggml
 from oomph.engines.llamacpp.ggml import I32, Graph, Tensor
-from oomph.engines.llamacpp.graph_parts import AttentionInput, Builder
+from oomph.engines.llamacpp.graph_attention import AttentionInput, attend, attention_input
+from oomph.engines.llamacpp.graph_experts import moe
+from oomph.engines.llamacpp.graph_parts import Builder
 
 
 def gemma4(b: Builder) -> Graph:
     """Build Gemma 4."""
     sizes = b.setup.hparams
     x = b.scaled_rows(b.inp_embd())
-    full, windows = b.attention_input(), b.attention_input(swa=True)
+    full, windows = attention_input(b), attention_input(b, swa=True)
     own = _embeddings_of_layers(b, x) if b.weight("per_layer_token_embd") is not None else None
     first_shared = next((il for il in range(b.n_layer) if b.weight("attn_k", il) is None), b.n_layer)
     for il in b.layers():
@@ -42,13 +44,13 @@ def _attention(b: Builder, inp: AttentionInput, x: Tensor, il: int, first_shared
     scaled = not sizes.swa[il]
     q = b.rope(b.norm(ggml.reshape(b.mm("attn_q", x, il), dim, heads, n), "attn_q_norm", il), il, scaled)
     if il >= first_shared:  # the keys and values of the last layer of its kind that has some
-        cur = b.attend(inp, il, q, None, None, cache_of=first_shared - (2 if sizes.swa[il] else 1))
+        cur = attend(b, inp, il, q, None, None, cache_of=first_shared - (2 if sizes.swa[il] else 1))
         return b.mm("attn_output", cur, il)
     k = b.mm("attn_k", x, il)
     v = b.mm("attn_v", x, il) if b.weight("attn_v", il) is not None else k
     k, v = ggml.reshape(k, dim, kv_heads, n), ggml.reshape(v, dim, kv_heads, n)
     k = b.rope(b.norm(k, "attn_k_norm", il), il, scaled)
-    return b.mm("attn_output", b.attend(inp, il, q, k, ggml.like(v, "RMS_NORM")), il)
+    return b.mm("attn_output", attend(b, inp, il, q, k, ggml.like(v, "RMS_NORM")), il)
 
 
 def _feed_forward(b: Builder, x: Tensor, il: int) -> Tensor:
@@ -58,7 +60,7 @@ def _feed_forward(b: Builder, x: Tensor, il: int) -> Tensor:
     dense = b.norm(dense, "post_ffw_norm_1", il)
     routed = b.norm(x, "pre_ffw_norm_2", il)
     scores = ggml.like(ggml.like(ggml.like(x, "RMS_NORM"), "SCALE"), "MUL", b.the("ffn_gate_inp", il, "scale"))
-    routed = b.moe(routed, il, logits=b.mm("ffn_gate_inp", scores, il), norm=True)
+    routed = moe(b, routed, il, logits=b.mm("ffn_gate_inp", scores, il), norm=True)
     return ggml.like(dense, "ADD", b.norm(routed, "post_ffw_norm_2", il))
 
 

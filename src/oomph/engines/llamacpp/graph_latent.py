@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from oomph.engines.llamacpp import ggml
 from oomph.engines.llamacpp.ggml import Graph, Tensor
+from oomph.engines.llamacpp.graph_attention import AttentionInput, attend, attention_input
 from oomph.engines.llamacpp.graph_dense import Frame, feed_forward
-from oomph.engines.llamacpp.graph_parts import AttentionInput, Builder
+from oomph.engines.llamacpp.graph_parts import Builder
 
 
 def deepseek2(b: Builder) -> Graph:
     """Build DeepSeek V2, V3 and their kin."""
     x = b.inp_embd()
-    inp = b.attention_input(latent=True)
+    inp = attention_input(b, latent=True)
     frame = Frame(norm_weights=b.setup.hparams.norm_weights)
     for il in b.layers():
         cur = _attention(b, inp, b.norm(x, "attn_norm", il), il)
@@ -46,4 +47,4 @@ def _attention(b: Builder, inp: AttentionInput, x: Tensor, il: int) -> Tensor:
     query = ggml.concat(ggml.permute(absorbed, 0, 2, 1, 3), q_rope, 0)
     value = ggml.reshape(latent, rank, 1, n)
     key = ggml.concat(value, k_rope, 0)
-    return b.mm("attn_output", b.attend(inp, il, query, key, value), il)
+    return b.mm("attn_output", attend(b, inp, il, query, key, value), il)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from oomph.engines.llamacpp import ggml
 from oomph.engines.llamacpp.ggml import F32, Graph, Tensor
-from oomph.engines.llamacpp.graph_parts import AttentionInput, Builder
+from oomph.engines.llamacpp.graph_attention import AttentionInput, attend, attention_input
+from oomph.engines.llamacpp.graph_experts import moe
+from oomph.engines.llamacpp.graph_parts import Builder
 
 MAVERICK = 128  # experts of the model whose queries and keys are not normalised
 
@@ -17,7 +19,7 @@ def llama4(b: Builder) -> Graph:
     sizes = b.setup.hparams
     x = b.inp_embd()
     scale = ggml.graph_input(F32, 1, 1, b.n_tokens, name="inp_attn_scale")
-    inputs = b.attention_input(), b.attention_input(swa=True) if any(sizes.swa) else None
+    inputs = attention_input(b), attention_input(b, swa=True) if any(sizes.swa) else None
     for il in b.layers():
         inp = inputs[1] if sizes.swa[il] else inputs[0]
         assert inp is not None
@@ -37,7 +39,7 @@ def _attention(b: Builder, inp: AttentionInput, x: Tensor, scale: Tensor, il: in
         q, k = b.rope(q, il), b.rope(k, il)
         if _n_expert(b) != MAVERICK:
             q, k = ggml.like(q, "RMS_NORM"), ggml.like(k, "RMS_NORM")
-    return b.mm("attn_output", b.attend(inp, il, q, k, v), il)
+    return b.mm("attn_output", attend(b, inp, il, q, k, v), il)
 
 
 def _n_expert(b: Builder) -> int:
@@ -48,5 +50,5 @@ def _n_expert(b: Builder) -> int:
 def _feed_forward(b: Builder, x: Tensor, il: int) -> Tensor:
     if b.weight("ffn_gate_inp", il) is None:
         return b.ffn(x, il)
-    routed = b.moe(x, il, norm=False, weighed_before=True)
+    routed = moe(b, x, il, norm=False, weighed_before=True)
     return ggml.like(routed, "ADD", b.ffn(x, il, "_shexp"))

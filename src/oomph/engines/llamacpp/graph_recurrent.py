@@ -10,8 +10,9 @@ from collections.abc import Callable
 
 from oomph.engines.llamacpp import ggml
 from oomph.engines.llamacpp.ggml import F32, I32, Graph, Tensor
+from oomph.engines.llamacpp.graph_attention import AttentionInput, attend, attention_input
 from oomph.engines.llamacpp.graph_dense import Frame, attention, feed_forward
-from oomph.engines.llamacpp.graph_parts import AttentionInput, Builder
+from oomph.engines.llamacpp.graph_parts import Builder
 from oomph.engines.llamacpp.graph_setup import CPU
 
 
@@ -162,7 +163,7 @@ def _mamba2(b: Builder, states: States, x: Tensor, il: int) -> Tensor:
 def delta_net(b: Builder) -> Graph:
     """Build Qwen3-Next and Qwen3.5: gated delta nets, every fourth layer gated attention, experts or not."""
     x = b.inp_embd()
-    states, inp = States(b), b.attention_input()
+    states, inp = States(b), attention_input(b)
     for il in b.layers():
         cur = b.graph.expand(b.norm(x, "attn_norm", il))
         recurrent = b.setup.hparams.recurrent[il]
@@ -184,7 +185,7 @@ def _gated_attention(b: Builder, inp: AttentionInput, x: Tensor, il: int) -> Ten
     q, gate = (ggml.view(both, dim, heads, n, nb=(step, step * heads)) for _ in range(2))
     k, v = ggml.reshape(k, dim, kv_heads, n), ggml.reshape(v, dim, kv_heads, n)
     q, k = b.rope(b.norm(q, "attn_q_norm", il), il), b.rope(b.norm(k, "attn_k_norm", il), il)
-    cur = b.attend(inp, il, q, k, v)
+    cur = attend(b, inp, il, q, k, v)
     cur = ggml.like(cur, "MUL", ggml.unary(ggml.cont(gate, dim * heads, n)))
     return b.mm("attn_output", cur, il)
 
@@ -239,7 +240,7 @@ def _repeated(x: Tensor, heads: int, n: int, seqs: int) -> Tensor:
 def lfm2(b: Builder) -> Graph:
     """Build LFM2: gated short convolutions, attention between, a dense layer or experts in each."""
     x = b.inp_embd()
-    states, inp = States(b), b.attention_input()
+    states, inp = States(b), attention_input(b)
     for il in b.layers():
         cur = b.norm(x, "attn_norm", il)
         recurrent = b.setup.hparams.recurrent[il]

@@ -19,7 +19,7 @@ class Stored:
     device: str = CPU
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Hparams:
     """What the tensors' shapes do not tell (llama_hparams). Tuples have one entry for each layer.
 
@@ -78,7 +78,7 @@ class Build:
     `whole_states`: states of all sequences are read at once, whichever a batch has. `late_rows`: models with prediction
     layers drop tokens without logits after the last layer only (before its feed-forward layer otherwise).
     `copies_unused`: inputs that a batch does not use are copied for each of several batches under way.
-    `kernel_copies` and `fused`: what cuda.py has.
+    `kernel_copies` and `fused`: what cuda.py has. `image_mask_f16`: so is the mask of a tower's windows.
     """
 
     mask_f16: bool = True
@@ -92,6 +92,7 @@ class Build:
     copies_unused: bool = True
     kernel_copies: bool = True
     fused: bool = True
+    image_mask_f16: bool = True
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,9 @@ class GraphSetup:
 
     `devices` are those of the backends, the CPU last; `layer_devices` where each layer was put. `n_ctx` is padded,
     `cells` and `swa_cells` are those of one stream of the caches. `full_offload`: all layers, and the output, are on
-    GPUs. `n_outputs_max` are the tokens of a batch whose logits may be asked for.
+    GPUs. `n_outputs_max` are the tokens of a batch whose logits may be asked for. `measured`: as --fit reckons, which
+    plans the graph of a prompt only, and forgets which devices some nodes were meant for
+    (ggml_backend_sched_reserve_size). `adapted`: matrices of adapters are among the tensors.
     """
 
     arch: str
@@ -123,6 +126,8 @@ class GraphSetup:
     offload_kqv: bool = True
     op_offload: bool = True
     pipeline: bool = False
+    measured: bool = False
+    adapted: bool = False
     build: Build = Build()
 
     @property

@@ -6,13 +6,13 @@ src/llama-memory-recurrent.cpp of llama.cpp 0c1e57098.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from oomph.engines.llamacpp.file import ALIGNMENT
 from oomph.engines.llamacpp.placing import GPU_ALIGNMENT, GPU_ROW, aligned
-from oomph.engines.llamacpp.sizes import Sizes
+from oomph.engines.llamacpp.sizes import Kept, Sizes
 from oomph.formats.gguf_types import GgmlType
 
 Amount = Any  # an int or a numpy array of them
@@ -115,9 +115,10 @@ def _gpu(n_bytes: Amount, kind: GgmlType, width: int) -> Amount:
     return -(-(n_bytes + (kind.row_bytes(short) if short else 0)) // GPU_ALIGNMENT) * GPU_ALIGNMENT
 
 
-def state_layers(sizes: Sizes, slots: Amount, gpu: bool = False) -> Iterator[tuple[int, Amount, Amount]]:
-    """Yield each recurrent layer with the bytes of its convolution's and its own states, of all slots."""
+def states_of(alike: Mapping[Kept, int], slots: Amount, gpu: bool = False) -> Amount:
+    """Return the bytes of recurrent layers, their convolutions' and their own states, of all slots."""
     to = GPU_ALIGNMENT if gpu else ALIGNMENT
-    for layer, kept in enumerate(sizes.kept):
-        if kept.r or kept.s:
-            yield layer, aligned(slots * kept.r * STATE, to), aligned(slots * kept.s * STATE, to)
+    return sum(
+        layers * (aligned(slots * kept.r * STATE, to) + aligned(slots * kept.s * STATE, to))
+        for kept, layers in alike.items()
+    )

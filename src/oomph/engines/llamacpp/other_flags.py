@@ -14,7 +14,8 @@ _SWITCHES = """--cache-idle-slots
     --prefill-assistant --no-prefill-assistant --webui --no-webui --ui --no-ui --reuse-port --simple-io --log-disable
     -v --verbose --log-verbose --offline --log-prefix --no-log-prefix --log-timestamps --no-log-timestamps --log-jsonl
     --no-log-jsonl --verbose-prompt -cnv --conversation -no-cnv --no-conversation -st --single-turn -sp --special
-    --display-prompt --no-display-prompt --spm-infill --cors-credentials --no-cors-credentials --no-mmproj --mlock"""
+    --display-prompt --no-display-prompt --spm-infill --cors-credentials --no-cors-credentials --no-mmproj
+    --no-mmproj-auto --mmproj-auto --mlock"""
 _VALUES = """--host --port --path --api-prefix --api-key --api-key-file --ssl-key-file --ssl-cert-file --cors-origins
     --cors-methods --cors-headers -to --timeout --threads-http -t --threads -tb --threads-batch -C --cpu-mask -Cr
     --cpu-range --cpu-strict --prio --poll -Cb --cpu-mask-batch -Crb --cpu-range-batch --cpu-strict-batch --prio-batch
@@ -28,21 +29,20 @@ _VALUES = """--host --port --path --api-prefix --api-key --api-key-file --ssl-ke
     --tags -hft --hf-token --chat-template --chat-template-file --chat-template-kwargs --reasoning-format -rea
     --reasoning --reasoning-effort --reasoning-budget --reasoning-budget-message --cache-reuse --slot-save-path
     --media-path -sps --slot-prompt-similarity --sse-ping-interval --log-file --log-colors -lv --verbosity
-    --log-verbosity -co --color --sleep-idle-seconds --ui-config --webui-config -cms --checkpoint-min-step"""
+    --log-verbosity -co --color --sleep-idle-seconds --ui-config --webui-config -cms --checkpoint-min-step
+    --image-min-tokens"""
 
 HARMLESS = frozenset(_SWITCHES.split()) | {f"{word}=" for word in _VALUES.split()}
 
-_ADAPTERS = "it keeps adapters beside the model"
-_DRAFT = "what a draft puts beside the model is not known"
+_DRAFT = "what it moves of a draft is not known"
+_PROJECTOR = "name the projector's file by --mmproj"
 _POOLED = "a server of embeddings is not known"
-_FIT = "say -ngl and -c as it arrives at them"
 _OTHERS = "it serves several models"
 REFUSED = {
-    "--lora": _ADAPTERS, "--lora-scaled": _ADAPTERS, "--control-vector": _ADAPTERS,
-    "--control-vector-scaled": _ADAPTERS, "--mtp": _DRAFT, "--dflash": _DRAFT, "--eagle3": _DRAFT,
-    "--spec-type": _DRAFT,
-    "--spec-draft-model": _DRAFT, "-hfd": _DRAFT, "-hfrd": _DRAFT, "--hf-repo-draft": _DRAFT, "-ngld": _DRAFT,
-    "--gpu-layers-draft": _DRAFT, "--n-gpu-layers-draft": _DRAFT, "-ctkd": _DRAFT, "-ctvd": _DRAFT, "-devd": _DRAFT,
+    "--mtp": _DRAFT, "--dflash": _DRAFT, "--eagle3": _DRAFT,
+    "-devd": _DRAFT,
+    "--device-draft": _DRAFT, "--spec-draft-device": _DRAFT, "-otd": _DRAFT, "--override-tensor-draft": _DRAFT,
+    "-cmoed": _DRAFT, "--cpu-moe-draft": _DRAFT, "-ncmoed": _DRAFT, "--n-cpu-moe-draft": _DRAFT,
     "--draft": _DRAFT, "--draft-max": _DRAFT, "--draft-min": _DRAFT, "--draft-n": _DRAFT, "--spec-default": _DRAFT,
     "--pooling": _POOLED, "--rerank": _POOLED, "--reranking": _POOLED, "-dev": "name the devices by --gpu",
     "--device": "name the devices by --gpu", "--rpc": "devices of other machines are not known",
@@ -50,10 +50,10 @@ REFUSED = {
     "--no-repack": "whether weights are packed anew for the processor is not known",
     "--repack": "whether weights are packed anew for the processor is not known",
     "--no-host": "it moves the host's buffers", "-ncffn": "which maps stay with the host is not known",
-    "--n-cpu-ffn": "which maps stay with the host is not known", "-fit": _FIT, "--fit": _FIT, "-fitt": _FIT,
-    "--fit-target": _FIT, "-fitc": _FIT, "--fit-ctx": _FIT, "--override-kv": "it changes the model's header",
+    "--n-cpu-ffn": "which maps stay with the host is not known", "--override-kv": "it changes the model's header",
     "-ctxcp": "it keeps copies of caches on the host", "--ctx-checkpoints": "it keeps copies of caches on the host",
-    "--swa-checkpoints": "it keeps copies of caches on the host", "--mmproj-url": "a vision part is not known",
+    "--swa-checkpoints": "it keeps copies of caches on the host", "--mmproj-url": _PROJECTOR, "-mmu": _PROJECTOR,
+    "-mmdev": "name the devices by --gpu", "--mmproj-device": "name the devices by --gpu",
     "--kv-unified-per-slot": "say -c", "-gan": "a cache of grouped positions is not known",
     "-gaw": "a cache of grouped positions is not known", "-lm": "say --mmap or --no-mmap",
     "--load-mode": "say --mmap or --no-mmap", "-mu": "name the model's file", "--model-url": "name the model's file",

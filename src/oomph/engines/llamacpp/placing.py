@@ -19,6 +19,7 @@ from oomph.engines.llamacpp.file import ALIGNMENT, EMBEDDING, File, FileTensor
 from oomph.formats.gguf_types import GgmlType
 
 Amount = Any  # an int or a numpy array of them
+Overrides = tuple[tuple[re.Pattern[str], int], ...]  # tensors of such names go to a device, whatever their layer
 
 INPUT = ("token_embd.weight", "position_embd.weight", "token_types.weight", "per_layer_token_embd.weight")
 # Outside the layers, but loaded with each of them: LLM_TENSOR_LAYER_REPEATING in src/llama-arch.cpp.
@@ -97,22 +98,21 @@ class Loaded:
 
 
 @lru_cache(maxsize=64)
-def load(file: File, placed: Placement, patterns: tuple[re.Pattern[str], ...], n_layer: int) -> Loaded:
+def load(file: File, placed: Placement, overrides: Overrides, n_layer: int) -> Loaded:
     """Return where each tensor is loaded to; of layers from `n_layer` on (prediction layers) none is."""
-    return Loaded(file, tuple(_places(file, placed, patterns, n_layer)))
+    return Loaded(file, tuple(_places(file, placed, overrides, n_layer)))
 
 
-def _places(
-    file: File, placed: Placement, patterns: tuple[re.Pattern[str], ...], n_layer: int
-) -> Iterator[tuple[FileTensor, int]]:
+def _places(file: File, placed: Placement, overrides: Overrides, n_layer: int) -> Iterator[tuple[FileTensor, int]]:
     has_tables = any(tensor.name == SHORT_TABLE for tensor in file.tensors)
     has_last_norm = any(tensor.name.startswith("output_norm.") for tensor in file.tensors)
     for tensor in file.tensors:
         if tensor.layer >= n_layer or (has_tables and tensor.name == LONG_TABLE):
             continue
-        stays = any(pattern.search(tensor.name) for pattern in patterns)
-        yield from ((tensor, -1 if stays else device) for device in _devices(tensor, placed, has_last_norm))
-        if tensor.name == EMBEDDING and file.tied and placed.output >= 0 and not stays:
+        other = next((device for pattern, device in overrides if pattern.search(tensor.name)), None)
+        for device in _devices(tensor, placed, has_last_norm):
+            yield tensor, device if other is None else other
+        if tensor.name == EMBEDDING and file.tied and placed.output >= 0 and other is None:
             yield tensor, placed.output
 
 

@@ -53,7 +53,7 @@ class Kept:
     s: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sizes:
     """A model's numbers. `kept` has an entry for each layer that is computed, `n_swa` tokens are in a window.
 

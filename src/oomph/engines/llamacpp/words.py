@@ -24,8 +24,22 @@ def words(job: LlamaCppJob) -> list[str]:
     for each in fields(job):
         value = getattr(job, each.name)
         if "flags" in each.metadata and each.name not in OWN and value != each.default:
+            value = _draft(value, job) if each.name == "draft" else value
             said += _words(each.metadata["flags"][0], value)
     return said
+
+
+def _draft(name: str, job: LlamaCppJob) -> str:
+    """Return the file that a draft is called by, as the model is."""
+    from oomph.engines import engine
+    from oomph.engines.model_names import by_name, called
+    from oomph.sources import catalogue
+
+    program = engine("llama.cpp")
+    if catalogue.find(name) is not None:
+        return called(program, name, job.format)
+    named = by_name(name, program) if not name.endswith(".gguf") else None
+    return called(program, named.model, named.format) if named else name
 
 
 def _words(name: str, value: Any) -> list[str]:

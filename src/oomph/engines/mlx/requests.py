@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from oomph import weigh
 from oomph.blocks.base import Block
@@ -89,6 +89,16 @@ def on_their_way(served: Served, at: Pass, limits: Limits) -> InFlight:
     return in_flight(played, start, served.item, limits, last if at.logits else ())
 
 
+class End(NamedTuple):
+    """Where requests take most: tokens in the cache before, those that came since, whether in one pass (`kept`); and
+    the last pass, of `tokens` after `before`."""
+
+    kept: tuple[int, int, bool]
+    tokens: int
+    before: int
+    logits: bool = False
+
+
 @dataclass(frozen=True)
 class Requests:
     """What requests of a context take: their caches, and kernels on their way while reading or writing."""
@@ -102,9 +112,24 @@ class Requests:
         """Return the bytes of so many requests at their largest; of arrays, cell by cell."""
         if isinstance(context, int) and isinstance(concurrency, int):
             return self._worst(context, concurrency)[0]
-        from numpy import vectorize
+        import numpy as np  # the amounts are arrays of it, so that it is here
 
-        return vectorize(lambda *cell: self._worst(*map(int, cell))[0], otypes=["int64"])(context, concurrency)
+        contexts, requests = np.broadcast_arrays(context, concurrency)
+        found = np.zeros(contexts.shape, np.int64)
+        for each in np.unique(contexts).tolist():
+            cells = contexts == each
+            found[cells] = self._of_context(each, requests[cells])
+        return found
+
+    def _of_context(self, context: int, requests: Any) -> Any:
+        """Return the bytes of arrays of requests of one context."""
+        import numpy as np
+
+        found = np.zeros(requests.shape, np.int64)
+        for end in self._ends(context):
+            kernels = [self._kernels(end, each).n_bytes for each in requests.tolist()]
+            found = np.maximum(found, self.cache_bytes(*end.kept) * requests + np.array(kernels, np.int64))
+        return found
 
     def held(self, context: int, concurrency: int) -> tuple[Item, ...]:
         """Return the same as items."""
@@ -127,24 +152,31 @@ class Requests:
 
     def _worst(self, context: int, concurrency: int) -> tuple[int, tuple[int, int, bool], InFlight]:
         """Return bytes, tokens and kernels of the end of reading or of writing, whichever takes more."""
+        found = []
+        for end in self._ends(context):
+            kernels = self._kernels(end, concurrency)
+            found.append((self.cache_bytes(*end.kept) * concurrency + kernels.n_bytes, end.kept, kernels))
+        return max(found, key=lambda each: each[0])
+
+    def _ends(self, context: int) -> list[End]:
+        """Return the ends of writing and of reading."""
         prompt = min(context, self.job.prompt or context)
         old = release(self.job) < WITHOUT_LOGITS
         read, step = max(0, prompt - (not old)), self.job.prefill_step_size
         before = max(0, read - 1) // step * step
-        ends = [(read, context - read, False, self._pass(1, _steps(context - 1), concurrency))]
+        ends = [End((read, context - read, False), 1, _steps(context - 1))]
         if read:
-            at_once = min(concurrency, self.job.prompt_concurrency)
-            ends.append((before, read - before, True, self._pass(min(step, read), before, at_once)))
+            kept = before, read - before, True
+            ends.append(End(kept, min(step, read), before))
             if old:
-                ends.append(
-                    (before, read - before, True, self._pass(read - before, before, at_once)._replace(logits=True))
-                )
-        found = []
-        for start, more, reading, at in ends:
-            kernels = on_their_way(self.served, at, self.limits)
-            kept = self.cache_bytes(start, more, reading) * concurrency
-            found.append((kept + kernels.n_bytes, (start, more, reading), kernels))
-        return max(found, key=lambda each: each[0])
+                ends.append(End(kept, read - before, before, logits=True))
+        return ends
+
+    def _kernels(self, end: End, concurrency: int) -> InFlight:
+        """Return what kernels hold at an end."""
+        at_once = min(concurrency, self.job.prompt_concurrency) if end.kept[2] else concurrency
+        at = self._pass(end.tokens, end.before, at_once)
+        return on_their_way(self.served, at._replace(logits=True) if end.logits else at, self.limits)
 
     @property
     def full_pass(self) -> Pass:

@@ -62,54 +62,63 @@ class _Player:
         self.bytes.append(n_bytes)
         self.owners.append(0)
         self.alive += n_bytes
-        self.peak = max(self.peak, self.alive)
+        if self.alive > self.peak:
+            self.peak = self.alive
         return len(self.sizes) - 1
 
     def bind(self, name: str, array: int) -> None:
         self.owners[array] += 1
-        self.release(name)
+        if name in self.names:
+            self.drop(self.names[name])
         self.names[name] = array
 
-    def release(self, name: str) -> None:
-        if name in self.names:
-            self._drop(self.names.pop(name))
-
-    def _drop(self, array: int) -> None:
-        self.owners[array] -= 1
-        if not self.owners[array]:
+    def drop(self, array: int) -> None:
+        owners = self.owners
+        owners[array] -= 1
+        if not owners[array]:
             self.alive -= self.bytes[array]
 
     def play(self, layer: Sequence[tuple[Op, Sequence[str]]]) -> None:
         """Run a layer's operations; behind each the names that are let go after it."""
         names, sizes = self.names, self.sizes
-        for op, ended in layer:
-            reads = [names[name] for name in op.reads]
-            array = self.make(op.elements, counted=not op.kept) if op.elements else reads[0]
-            if op.runs:
-                self.encode(reads, array, op.weights)
-            self.bind(op.makes, array)
-            self.made += 0 if op.kept else op.elements
-            self.widest = max(self.widest, op.elements + sum([sizes[each] for each in reads]))
+        for (read, makes, elements, weights, kept, runs), ended in layer:
+            reads = [names[name] for name in read]
+            array = self.make(elements, not kept) if elements else reads[0]
+            if runs:
+                self.encode(reads, array, weights)
+            self.bind(makes, array)
+            if not kept:
+                self.made += elements
+            touched = elements
+            for each in reads:
+                touched += sizes[each]
+            if touched > self.widest:
+                self.widest = touched
             for name in ended:
-                self.release(name)
+                self.drop(names.pop(name))
 
     def encode(self, reads: Sequence[int], makes: int, weights: int) -> None:
         """Put a kernel into the open command buffer, and commit that if it is full."""
-        for array in (*reads, makes):
-            if array not in self.seen:
-                self.seen.add(array)
-                self.elements += self.sizes[array]
-            if array != makes and array not in self.held:
-                self.held.add(array)
+        seen, held, sizes = self.seen, self.held, self.sizes
+        elements = self.elements + weights
+        for array in reads:
+            if array not in seen:
+                seen.add(array)
+                elements += sizes[array]
+            if array not in held and array != makes:
+                held.add(array)
                 self.owners[array] += 1
-        self.elements += weights
+        if makes not in seen:
+            seen.add(makes)
+            elements += sizes[makes]
+        self.elements = elements
         self.kernels += 1
-        if self.kernels > self.limits.kernels or self.elements // MI > self.limits.mi_elements:
-            self.on_their_way.append(self.held)
+        if self.kernels > self.limits.kernels or elements // MI > self.limits.mi_elements:
+            self.on_their_way.append(held)
             self.held, self.seen, self.elements, self.kernels = set(), set(), 0, 0
             if len(self.on_their_way) > MAX_ACTIVE:
                 for array in self.on_their_way.pop(0):
-                    self._drop(array)
+                    self.drop(array)
 
 
 def in_flight(

@@ -51,7 +51,8 @@ class Run:
 
     `second_core` is V1, which the first versions did not have; `compiled`: on that core, without --enforce-eager.
     `first` and `last` say whether the device has the first and the last layers of a pipeline. `transient` mixtures give
-    their buffers back, `dequantised` maps are made anew for each product. `second_runner`: runner.py.
+    their buffers back, `dequantised` maps are made anew for each product. `second_runner`: runner.py. `images` of a
+    prompt are None where nothing limits them.
     """
 
     tokens: int
@@ -68,6 +69,7 @@ class Run:
     transient: bool = False
     dequantised: bool = False
     second_runner: bool = False
+    images: int | None = None
 
     @property
     def tries_kernels(self) -> bool:
@@ -241,7 +243,8 @@ def images(of: Shapes, run: Run) -> Tensors:
     if of.tower is None or not run.first:
         return {}
     tower = of.tower
-    of_requests = run.seqs * max(1, run.context // tower.item_tokens)
+    fitting = run.context // tower.item_tokens
+    of_requests = run.seqs * max(1, fitting if run.images is None else min(run.images, fitting))
     tokens = max(1, min(run.tokens // tower.item_tokens, of_requests)) * tower.item_tokens
     return {
         "pixels of images": tokens * tower.merged * tower.patch_values * run.width,

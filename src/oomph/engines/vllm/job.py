@@ -142,7 +142,7 @@ class VllmJob(ServeJob):
             )
         whole("--max-loras", self.max_loras, 2**12)
         whole("--max-lora-rank", self.max_lora_rank, 2**12)
-        _ = self.release, self.max_tokens, self.speculation, self.compilation, self.text_only
+        _ = self.release, self.max_tokens, self.speculation, self.compilation, self.images
         Config.parse(self.allocator)
 
     @property
@@ -191,9 +191,14 @@ class VllmJob(ServeJob):
         )
 
     @property
+    def images(self) -> int | None:
+        """How many images a prompt may have, None where nothing limits them."""
+        return settings.images_allowed(self.limit_mm_per_prompt)
+
+    @property
     def text_only(self) -> bool:
         """Whether no tower is loaded."""
-        return self.language_model_only or settings.without_images(self.limit_mm_per_prompt)
+        return self.language_model_only or self.images == 0
 
     def is_v1(self, device: Device | None) -> bool:
         """Tell which of the engine's two cores runs: before 0.8 and on old GPUs before 0.11 the first."""

@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from oomph import formats
+from oomph import dtypes, formats
 from oomph.allocator.config import MIN_BLOCK_BYTES, Config
 from oomph.caches import layer_caches
 from oomph.engines.memo import remembered
 from oomph.engines.rope import Table, tables
-from oomph.engines.vllm.held import PLAIN, mxfp4_kernel
+from oomph.engines.vllm.drafts import Draft, cached_of, draft, draft_tensors
+from oomph.engines.vllm.gguf import PADDED
+from oomph.engines.vllm.held import ABSORBED, MORE_MARLIN, NOT_ABSORBED, PLAIN, mxfp4_kernel
 from oomph.engines.vllm.job import V1, Version, VllmJob
 from oomph.engines.vllm.lora import COUNTED, asked_slots
 from oomph.engines.vllm.weights import ADAPTERS, Loaded, Plan, loaded, stage_layers
@@ -29,6 +31,7 @@ SCALES = 7  # numbers that each attention keeps as tensors, a block of torch eac
 CUTLASS_MLA = 128 * MIB  # a workspace made when cutlass_mla.py is imported, as it is for every latent attention
 DEEPSTACK = ("qwen3_vl", "qwen3_vl_moe")  # models/qwen3_vl.py keeps the towers' features of a step, level by level
 WIDENED: Version = (0, 10, 0)  # bitsandbytes' scales of scales are multiplied out from here on
+HALF = dtypes.BITS["bf16"] // 8  # bytes of a number of activations
 WEIGHTS_WHY = "vllm model_executor/models/, layers/linear.py"
 
 
@@ -54,6 +57,8 @@ def stages(found: Subject, job: VllmJob, fmt: Format, device: Device | None, ste
         )
     model = found.model
     turned = remembered(model, "tables", lambda: tables(model, found.source.config or {}))
+    drawn = draft(found, job)
+    ahead = len(cached_of(drawn)) if drawn else int(bool(job.speculation))
     result = []
     for stage, layers in enumerate(stage_layers(found.model.num_layers, job.pipeline_parallel)):
         plan = Plan(
@@ -62,19 +67,23 @@ def stages(found: Subject, job: VllmJob, fmt: Format, device: Device | None, ste
             ep=job.enable_expert_parallel,
             pp=job.pipeline_parallel,
             stage=stage,
-            mtp=bool(job.speculation),
+            mtp=bool(job.speculation) and drawn is None,
             towers=not job.text_only,
-            mxfp4="marlin" if job.mxfp4_use_marlin else mxfp4_kernel(device),
+            mxfp4="marlin" if job.mxfp4_use_marlin else mxfp4_kernel(device, job.release),
             nested=job.release < WIDENED,
+            few_marlin=job.release < MORE_MARLIN,
+            absorbs=ABSORBED <= job.release < NOT_ABSORBED,
             lora=asked_slots(job, model.decoder_type),
-            fixed=_fixed(found, job, step_tokens, layers),
+            fixed=_fixed(found, job, step_tokens, layers, drawn if layers.stop == model.num_layers else None),
             host_bytes=_with_the_host(found, job, fmt, device),
+            padded=job.release >= PADDED,
             settings=replace(Config.parse(job.allocator), by_address=True),
         )
-        key = ("loaded", job.format, job.quantization, fmt.rest, plan)
-        held, items = remembered(model, key, partial(_held, model, fmt, plan, turned))
+        last = drawn if layers.stop == model.num_layers else None
+        key = ("loaded", job.format, job.quantization, fmt.rest, plan, job.speculative_config if last else None)
+        held, items = remembered(model, key, partial(_held, model, fmt, plan, turned, last))
         name = "gpu" if job.pipeline_parallel == 1 else f"gpu, stage {stage}"
-        drafts = 1 if job.speculation and layers.stop == model.num_layers else 0
+        drafts = ahead if layers.stop == model.num_layers else 0
         counted = held.allocated_bytes if job.release >= COUNTED else held.before_adapters_bytes
         result.append(Stage(name, range(layers.start, layers.stop + drafts), held, items, counted))
     return result
@@ -94,22 +103,27 @@ def _with_the_host(found: Subject, job: VllmJob, fmt: Format, device: Device | N
     return round(job.cpu_offload_gb * GIB)
 
 
-def _held(model: Model, fmt: Format, plan: Plan, turned: tuple[Table, ...]) -> tuple[Loaded, tuple[Item, ...]]:
-    held = loaded(model, fmt, plan, turned)
+def _held(
+    model: Model, fmt: Format, plan: Plan, turned: tuple[Table, ...], drawn: Draft | None
+) -> tuple[Loaded, tuple[Item, ...]]:
+    drafts, more = draft_tensors(drawn, model, fmt, plan) if drawn else ((), ())
+    held = loaded(model, fmt, plan, (*turned, *(table for table in more if table not in turned)), drafts)
     return held, _items(held, fmt, plan)
 
 
-def _fixed(found: Subject, job: VllmJob, step_tokens: int, layers: range) -> tuple[int, ...]:
+def _fixed(found: Subject, job: VllmJob, step_tokens: int, layers: range, drawn: Draft | None) -> tuple[int, ...]:
     """Return what loading leaves beside the weights, in bytes."""
     latent = any(getattr(each, "kind", "") == "latent" for group in layer_caches(found.model) for each in group.cached)
-    sizes = [SCALES * MIN_BLOCK_BYTES * len(layers)]
+    drafting = len(cached_of(drawn)) if drawn else 0
+    sizes = [SCALES * MIN_BLOCK_BYTES * (len(layers) + drafting)]
+    if drawn and drawn.stacked:
+        sizes.append(drawn.stacked_bytes(job.tensor_parallel, HALF))
     if latent and job.release >= V1:
         sizes.append(CUTLASS_MLA)
     if found.model.model_type in DEEPSTACK and not job.text_only:
         vision = (found.source.config or {}).get("vision_config")
         levels = vision.get("deepstack_visual_indexes") if isinstance(vision, dict) else None
-        width = 2  # of the activations' two bytes
-        sizes += [step_tokens * found.model.hidden_size * width] * (len(levels) if isinstance(levels, list) else 0)
+        sizes += [step_tokens * found.model.hidden_size * HALF] * (len(levels) if isinstance(levels, list) else 0)
     return tuple(sizes)
 
 

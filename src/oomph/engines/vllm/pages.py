@@ -15,6 +15,8 @@ from oomph.engines.checks import DTYPES
 from oomph.engines.memo import remembered
 from oomph.engines.tensor_parallel import divided, key_heads
 from oomph.engines.vllm.blocks import Page, attention_block
+from oomph.engines.vllm.drafts import cached_of, draft
+from oomph.engines.vllm.held import ABSORBED, NOT_ABSORBED
 from oomph.engines.vllm.job import KV_BYTES, V1, VllmJob, width
 from oomph.errors import UnsupportedError
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 BLOCK, SPARSE_BLOCK = 16, 64  # tokens of a page; of the kernels for indexed latent attention
 LATENT_ALIGN = 64  # of a page beside a recurrent state, where attention is latent
+ENTRY_ALIGN = 256  # of a token's latent vector in 0.7: VLLM_MLA_CUDA_MEM_ALIGN_KV_CACHE, worker/cache_engine.py
 DS_MLA_BYTES = 656  # fp8_ds_mla: 512 codes, 4 scales in fp32, 64 numbers in bf16: flashmla_sparse.py
 INDEX_GROUP = 128  # an indexer's key has a scale in fp32 for so many numbers
 SPEAKERS = frozenset(
@@ -93,7 +96,14 @@ def layer_pages(found: Subject, job: VllmJob, dtype: str, device: Device | None 
             found_pages.append((layer, Page("state", block, states[each], states=taken)))
         else:
             found_pages.append((layer, _token_page(each, block, per_token[each])))
-    return [*found_pages, *_drafts(found_pages, found, drawn)]
+    guessing = draft(found, job)
+    if guessing is None:
+        return [*found_pages, *_drafts(found_pages, found, drawn)]
+    kept = [(found.model.num_layers + at, each) for at, each in enumerate(cached_of(guessing))]
+    return [
+        *found_pages,
+        *((layer, _token_page(each, block, _token_bytes(each, element, job))) for layer, each in kept),
+    ]
 
 
 def _caches(found: Subject) -> list[tuple[int, Cached]]:
@@ -123,6 +133,8 @@ def _token_bytes(each: TokenCache, element: int, job: VllmJob) -> int:
         return heads * (each.key_dim + each.value_dim) * element
     index = each.index_dim + -(-each.index_dim // INDEX_GROUP) * width("fp32")
     own = DS_MLA_BYTES if each.index_dim and element == 1 else each.per_token * element
+    if ABSORBED <= job.release < NOT_ABSORBED:
+        own = -(-own // ENTRY_ALIGN) * ENTRY_ALIGN
     return own + (index if each.index_dim else 0)
 
 

@@ -84,13 +84,14 @@ def profile(
     mxfp4: Kernel | None = None,
     compilation: Compilation | None = None,
     guesses: int = 0,
+    images: int | None = None,
 ) -> Profile:
     """Return the profile of a model served in steps of `tokens` tokens and `seqs` sequences at most.
 
     `stage` of a pipeline, by default the last: it samples, and is handed hidden states, so it is the fullest. No
     version is the newest; `mxfp4` is the kernel of experts in that format, by default the device's; `guesses` are
-    tokens guessed ahead of each sequence. Raises UnsupportedError for a model without decoder layers, or with an
-    encoder that is not modelled.
+    tokens guessed ahead of each sequence, `images` those that a prompt may have. Raises UnsupportedError for a model
+    without decoder layers, or with an encoder that is not modelled.
 
     >>> from oomph import sources
     >>> from oomph.answer import subject
@@ -108,7 +109,7 @@ def profile(
     method = _method(found, format)
     rows = min(seqs, tokens)
     if not second and of.tower:  # as many sequences as there is room for the largest image of each
-        rows = max(1, min(rows, tokens // of.tower.item_tokens))
+        rows = max(1, min(rows, tokens // (of.tower.item_tokens * max(1, images or 1))))
     run = acts.Run(
         tokens=tokens,
         rows=rows,
@@ -121,8 +122,9 @@ def profile(
         card=of_card,
         first=where == 0,
         last=where == pipeline_parallel - 1,
-        transient=method in MXFP4 and (mxfp4 or mxfp4_kernel(device)) == "triton",
+        transient=method in MXFP4 and (mxfp4 or mxfp4_kernel(device, version)) != "marlin",
         dequantised=method in BITSANDBYTES,
+        images=images,
         second_runner=second_runner(found.model, version, bool(method) and method not in PLAIN),
     )
     instants = {name: tensors for name, tensors in _instants(of, run).items() if tensors}

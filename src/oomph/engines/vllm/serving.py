@@ -15,15 +15,18 @@ from oomph import formats
 from oomph.engines.base import Deployment, Limit, Share
 from oomph.engines.checks import DTYPES
 from oomph.engines.memo import remembered
+from oomph.engines.vllm import gguf
 from oomph.engines.vllm.blocks import Pool, pool
+from oomph.engines.vllm.drafts import draft
 from oomph.engines.vllm.held import PLAIN
-from oomph.engines.vllm.job import V1, VllmJob
+from oomph.engines.vllm.job import NEWEST, V1, VllmJob
 from oomph.engines.vllm.loading import Stage, stages
 from oomph.engines.vllm.pages import layer_pages
 from oomph.engines.vllm.printing import lines
 from oomph.engines.vllm.runner import second_runner
 from oomph.engines.vllm.trial import Trial, trial
 from oomph.errors import UnsupportedError, UsageError
+from oomph.formats.gguf import Gguf
 from oomph.formats.registry import FORMATS
 from oomph.ledger import Item
 
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 
 IN_FLIGHT = (0, 26, 0)  # windows keep the tokens of all steps that may be on their way at once: not in 0.25.1
 USUAL_LENGTH = 2048  # vLLM's where a config says nothing
+WHOLE_CHECKED, OWN_CHECKED = (0, 13, 0), (0, 19, 0)  # read in 0.15.0 and not in 0.12.0 and 0.19.0; issue 34076
 POOL_WHY = "vllm v1/core/kv_cache_utils.py: whole blocks of whole pages"
 
 
@@ -80,7 +84,7 @@ def deployment(found: Subject, job: VllmJob, devices: Sequence[Device]) -> Deplo
         min(job.context or max_model_len, max_model_len) if job.fits_itself else job.context or max_model_len,
         lines(job, held, rooms, blocks, count, max_model_len, taken[0]),
         limits,
-        _assumed(job, dtype, step),
+        _assumed(found, job, dtype, step),
     )
 
 
@@ -147,7 +151,9 @@ def weight_format(found: Subject, job: VllmJob, dtype: str) -> Format:
         fmt = formats.get(_METHODS[job.quantization])
     else:
         return formats.get(dtype)
-    if FORMATS.get(fmt.name, "") in ("gguf", "exl2", "exl3", "quanto", "hqq", "aqlm"):
+    if isinstance(fmt, Gguf):
+        gguf.check(found.model, job)
+    if FORMATS.get(fmt.name, "") in ("exl2", "exl3", "quanto", "hqq", "aqlm"):
         raise UnsupportedError(f"How vLLM holds {fmt.title} is not modelled.", "Ask for another format.")
     return replace(fmt, rest=dtype)
 
@@ -219,10 +225,14 @@ def _share(
 ) -> Share:
     block_bytes = blocks.block_bytes(stage.layers)
     least = blocks.blocks(max_model_len) if job.max_model_len is not None else 0
+    # one request of the whole model against each stage: _check_enough_kv_cache_memory with the global groups
+    whole = blocks.block_bytes() if WHOLE_CHECKED <= job.release < OWN_CHECKED else block_bytes
 
     def needs(context: Any, concurrency: Any) -> Any:
-        asked = blocks.blocks(context) * -(-concurrency // job.data_parallel)  # copies share requests evenly
-        return (asked + (least - asked) * (least > asked)) * block_bytes
+        one = blocks.blocks(context)
+        asked = one * -(-concurrency // job.data_parallel) * block_bytes  # copies share requests evenly
+        checked = (one + (least - one) * (least > one)) * whole
+        return asked + (checked - asked) * (checked > asked)
 
     def items(context: int, concurrency: int) -> tuple[Item, ...]:
         size = int(needs(context, concurrency))
@@ -263,9 +273,12 @@ def _usable(room: Room, count: int | None, block_bytes: int) -> int | None:
     return count * block_bytes if count or room.n_bytes is None else min(room.n_bytes, 0)
 
 
-def _assumed(job: VllmJob, dtype: str, step: tuple[int, int]) -> tuple[str, ...]:
-    said = [f"vLLM {'.'.join(map(str, job.release))}" + ("" if job.version else ", the newest known here")]
+def _assumed(found: Subject, job: VllmJob, dtype: str, step: tuple[int, int]) -> tuple[str, ...]:
+    newest = ".".join(map(str, NEWEST))
+    unread = f", taken to do as {newest}, the newest that was read" if job.release > NEWEST else ""
+    said = [f"vLLM {'.'.join(map(str, job.release))}" + (unread if job.version else ", the newest known here")]
     said.append(f"steps of {step[0]:,} tokens and {step[1]:,} requests, activations in {dtype}")
     if job.gpu_memory_utilization is None and job.kv_cache_memory_bytes is None:
         said.append(f"{job.util:.0%} of the device's memory, vLLM's default")
-    return tuple(said)
+    drawn = draft(found, job)
+    return (*said, drawn.said) if drawn and drawn.said else tuple(said)

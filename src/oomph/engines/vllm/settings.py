@@ -15,7 +15,14 @@ from oomph.errors import UnsupportedError, UsageError
 
 MOST_LETTERS, SHOWN = 2**16, 60
 MOST_GUESSES, MOST_SIZES, MOST_TOKENS = 2**10, 2**12, 2**20
-SPECULATION = ("mtp", "deepseek_mtp", "qwen3_next_mtp", "qwen3_5_mtp", "glm4_moe_mtp")
+SPECULATION = ("mtp", "deepseek_mtp", "qwen3_next_mtp", "qwen3_5_mtp", "glm4_moe_mtp")  # the model's own layers
+DRAFTS = ("eagle", "eagle3", "dflash", "medusa", "draft_model", "ngram", "ngram_gpu", "suffix")
+# What a draft's name says of a method that is not named (config/speculative.py); else it drafts as a whole.
+BY_NAME = (("eagle3", "eagle3"), ("eagle-", "eagle"), ("dflash", "dflash"), ("medusa", "medusa"))
+UNKNOWN_OF_DRAFTS = {
+    "quantization": "a draft in another format than its repository's", "kv_cache_dtype": "a cache of its own dtype",
+    "draft_tensor_parallel_size": "a draft on fewer devices than the model",
+}  # fmt: skip
 EAGER, NO_GRAPHS = ("NONE", "0"), ("NONE",)  # modes without compilation, and without graphs
 MODES = (*EAGER, "VLLM_COMPILE", "3")
 GRAPHS = (*NO_GRAPHS, "PIECEWISE", "FULL", "FULL_DECODE_ONLY", "FULL_AND_PIECEWISE")
@@ -53,18 +60,28 @@ def read_json(flag: str, text: str, example: str) -> Mapping[str, Any]:
 
 
 def speculation(text: str | None) -> Mapping[str, Any]:
-    """Return what is guessed ahead, {} for nothing; raises UnsupportedError for drafts other than the model's own."""
+    """Return what is guessed ahead, {} for nothing, its method named; raises UnsupportedError for methods not modelled.
+
+    >>> speculation('{"model": "yuhuili/EAGLE3-LLaMA3.1-Instruct-8B", "num_speculative_tokens": 3}')["method"]
+    'eagle3'
+    """
     if text is None:
         return {}
     example = '\'{"method": "mtp", "num_speculative_tokens": 1}\''
     found = read_json("--speculative-config", text, example)
-    if found.get("method") not in SPECULATION:
+    name, method = str(found.get("model") or ""), found.get("method")
+    if method is None and name:
+        method = next((each for part, each in BY_NAME if part in name.lower()), "draft_model")
+    if method not in (*SPECULATION, *DRAFTS):
         raise UnsupportedError(
-            f"Speculative decoding by {str(found.get('method') or found.get('model'))[:SHOWN]!r} is not modelled.",
-            "Of drafts oomph knows the model's own prediction layers: method mtp.",
+            f"Speculative decoding by {str(method)[:SHOWN]!r} is not modelled.", f"Known are mtp, {', '.join(DRAFTS)}."
         )
+    for key, what in UNKNOWN_OF_DRAFTS.items():
+        if found.get(key) is not None and method in DRAFTS:
+            raise UnsupportedError(f"--speculative-config: {key} is not modelled, {what}.", "Leave it out.")
     count = found.get("num_speculative_tokens", 1)
-    return {**found, "num_speculative_tokens": _size("num_speculative_tokens", count, MOST_GUESSES)}
+    size = _size("num_speculative_tokens", count, MOST_GUESSES)
+    return {**found, "method": method, "num_speculative_tokens": size}
 
 
 def compilation(text: str | None, sizes: tuple[int, ...] = (), largest: int | None = None) -> Compilation:
@@ -96,23 +113,30 @@ def compilation(text: str | None, sizes: tuple[int, ...] = (), largest: int | No
     )
 
 
-def without_images(text: str | None) -> bool:
-    """Tell whether --limit-mm-per-prompt allows neither images nor videos, so that no tower is loaded.
+def images_allowed(text: str | None) -> int | None:
+    """Return how many images --limit-mm-per-prompt allows, 0 where no tower is loaded, None where nothing limits them.
 
-    Raises UnsupportedError for any other limit: how many items the trial step encodes follows from it.
+    Raises UnsupportedError for what the trial step is not modelled for: videos alone, items of a given size.
 
-    >>> without_images('{"image": 0, "video": 0}'), without_images(None)
-    (True, False)
+    >>> images_allowed('{"image": 0, "video": 0}'), images_allowed('{"image": 2, "audio": 0}'), images_allowed(None)
+    (0, 2, None)
     """
     if text is None:
-        return False
+        return None
     found = read_json("--limit-mm-per-prompt", text, '\'{"image": 0, "video": 0}\'')
-    if {"image", "video"} <= found.keys() and not any(found.values()):
-        return True
-    raise UnsupportedError(
-        "--limit-mm-per-prompt: how many images the trial step encodes is not modelled.",
-        'Leave it out, or allow none: \'{"image": 0, "video": 0}\'.',
-    )
+    images, videos = found.get("image"), found.get("video")
+    counted = [each for each in found.values() if isinstance(each, int) and not isinstance(each, bool) and each >= 0]
+    if len(counted) < len(found):
+        raise UnsupportedError(
+            "--limit-mm-per-prompt: a trial step of items of a given size is not modelled.",
+            'Give numbers: \'{"image": 2, "video": 0}\'.',
+        )
+    if images == 0 and videos != 0:
+        raise UnsupportedError(
+            "--limit-mm-per-prompt: a trial step that encodes videos alone is not modelled.",
+            'Allow images, or neither: \'{"image": 0, "video": 0}\'.',
+        )
+    return images if isinstance(images, int) else None
 
 
 def _word(key: str, value: Any, known: tuple[str, ...]) -> str:

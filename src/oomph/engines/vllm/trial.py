@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from oomph import dtypes
 from oomph.engines.memo import remembered
+from oomph.engines.vllm.drafts import draft
 from oomph.engines.vllm.profile import Profile, profile
 from oomph.ledger import Item
 
@@ -28,6 +30,7 @@ class Trial:
 
     profile: Profile
     version: Version
+    draft_bytes: int = 0  # what a draft's own step takes at most: in the bound only
 
     @property
     def n_bytes(self) -> int:
@@ -39,9 +42,8 @@ class Trial:
     def safe_bytes(self) -> int:
         """The upper bound of it."""
         took = self.profile
-        return (
-            took.activation_safe_bytes + took.non_torch_safe_bytes + self._graphs(took.graph_safe_bytes) + self._buffers
-        )
+        known = took.activation_safe_bytes + took.non_torch_safe_bytes + self._graphs(took.graph_safe_bytes)
+        return known + self._buffers + self.draft_bytes
 
     def _graphs(self, n_bytes: int) -> int:
         return n_bytes if self.version >= GRAPHS_COUNTED else 0
@@ -56,6 +58,7 @@ class Trial:
         took = self.profile
         named = (
             ("activations of the largest step", "activations", took.activation_bytes, took.activation_safe_bytes, WHY),
+            ("the draft's step", "activations", 0, self.draft_bytes, WHY),
             ("buffers of the runner", "buffers", took.buffer_bytes, took.buffer_bytes, WHY),
             ("outside torch", "runtime", took.non_torch_bytes, took.non_torch_safe_bytes, took.non_torch_evidence),
             ("CUDA graphs", "runtime", took.graph_bytes, took.graph_safe_bytes, GRAPHS_WHY),
@@ -81,7 +84,7 @@ def trial(
     tokens, seqs = step
     guesses = job.speculation.get("num_speculative_tokens", 0)
     mxfp4: Kernel | None = "marlin" if job.mxfp4_use_marlin else None
-    asked = (job.format, job.quantization, job.enforce_eager, job.compilation, guesses, mxfp4)
+    asked = (job.format, job.quantization, job.enforce_eager, job.compilation, guesses, mxfp4, job.images)
     spread = (job.tensor_parallel, job.pipeline_parallel, stage)
     key = ("trial", job.release, asked, spread, dtype, device and device.id, tokens, seqs, max_model_len)
     took = remembered(
@@ -103,6 +106,9 @@ def trial(
             compilation=job.compilation,
             guesses=guesses,
             mxfp4=mxfp4,
+            images=job.images,
         ),
     )
-    return Trial(took, job.release)
+    drawn = draft(found, job)
+    own = drawn.step_bytes(tokens, dtypes.BITS[dtype] // 8) if drawn else 0
+    return Trial(took, job.release, own)

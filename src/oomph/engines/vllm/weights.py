@@ -28,8 +28,10 @@ from oomph.engines.tensor_parallel import (
     on_rank,
     vocabulary,
 )
+from oomph.engines.vllm.gguf import Rows, layer_rows, side_by_side
 from oomph.engines.vllm.held import Kernel, held
 from oomph.engines.vllm.lora import HEAD_PADDING, Slots, slots, with_brought, word_slots
+from oomph.formats.gguf import Gguf
 from oomph.structure import decoder_stack
 from oomph.tensor import Weight
 
@@ -51,6 +53,8 @@ class Plan:
     `dp` copies of all else share one set of experts, cut further, or with `ep` whole ones on each device.
     `mxfp4` is the kernel that MXFP4 experts are laid out for; `nested` keeps bitsandbytes' scales of scales; `lora` are
     slots for adapters; `fixed` are bytes that loading leaves beside the model. `settings` are of torch's allocator.
+    `absorbs`: maps of latent attention lie there multiplied too. `few_marlin`: see `held`.
+    `padded`: maps of a GGUF file side by side are as wide as the widest.
     So many `host_bytes` of each device's layers, at least, lie with the host where there are as many.
     """
 
@@ -63,10 +67,13 @@ class Plan:
     towers: bool = True
     mxfp4: Kernel = "marlin"
     nested: bool = False
+    absorbs: bool = False
+    few_marlin: bool = False
     lora: Slots | None = None
     fixed: tuple[int, ...] = ()
     settings: Config = TORCH
     host_bytes: int = 0
+    padded: bool = True
 
 
 @dataclass(frozen=True)
@@ -100,13 +107,24 @@ class Loaded:
         return sum(each.total_bytes for each in self.tensors) + sum(self.tables)
 
 
-def loaded(model: Model, fmt: Format, plan: Plan, tables: tuple[Table, ...]) -> Loaded:
-    """Return what one device holds after loading."""
-    sections = _sections(model, fmt, plan)
+def loaded(model: Model, fmt: Format, plan: Plan, tables: tuple[Table, ...], drafts: tuple[Held, ...] = ()) -> Loaded:
+    """Return what one device holds after loading; `drafts` are tensors of what guesses ahead, loaded last."""
+    before_layers, layers, after_layers = _sections(model, fmt, plan)
+    sections = (before_layers, layers, (*after_layers, *drafts))
     width = dtypes.BITS[fmt.rest] // 8
     sizes = tuple(table.rows * table.width * (WIDE if table.fp32 else width) for table in tables)
     before, after = _played(sections, sizes, plan)
     return Loaded(tuple(each for section in sections for each in section), sizes, after, before)
+
+
+def one_by_one(model: Model, fmt: Format, plan: Plan) -> tuple[Held, ...]:
+    """Return every tensor of a model on its own, in the order they are made."""
+    return tuple(
+        replace(each, layers=())
+        for section in _sections(model, fmt, plan)
+        for each in section
+        for _ in each.layers or (0,)
+    )
 
 
 Section = tuple[Held, ...]
@@ -143,7 +161,7 @@ def _sections(model: Model, fmt: Format, plan: Plan) -> Sections:
         is_head = seen or any(row.kind in ("lm_head", "mtp") for row in rows)
         tied_head = model.tied and any(row.kind == "embedding" for row in rows)
         if (first and not is_head) or (last and (is_head or tied_head)):
-            (after if is_head else before).extend(_tensors(rows, model, fmt, plan, None))
+            (after if is_head else before).extend(tensors(rows, model, fmt, plan, None))
     return tuple(before), tuple(layers), tuple(after)
 
 
@@ -155,7 +173,7 @@ def _layers(model: Model, fmt: Format, plan: Plan, mine: range) -> Iterator[Held
         if inside:
             kept = caches.get(inside[0])
             rows = walk(layer, f"{path}.*", places=(inside,))
-            yield from _tensors(rows, model, fmt, plan, kept if isinstance(kept, TokenCache) else None, inside)
+            yield from tensors(rows, model, fmt, plan, kept if isinstance(kept, TokenCache) else None, inside)
 
 
 def _on_the_device(layers: list[Held], host_bytes: int) -> list[Held]:
@@ -183,10 +201,13 @@ def _wanted(row: Weight, plan: Plan) -> bool:
     return plan.towers or row.kind not in TOWERS
 
 
-def _tensors(
+def tensors(
     rows: Iterable[Weight], model: Model, fmt: Format, plan: Plan, kept: TokenCache | None, layers: tuple[int, ...] = ()
 ) -> Iterator[Held]:
     """Yield the tensors that a device holds for weights, those side by side as one; `layers` are where rows stand."""
+    if isinstance(fmt, Gguf):
+        yield from _of_file(rows, model, fmt, plan, kept)
+        return
     found: dict[tuple[str, tuple[int, ...]], Held] = {}
     for row in rows:
         mine = _on_device(row, model, plan, kept)
@@ -199,7 +220,24 @@ def _tensors(
             for name, elements in (*slots(mine, plan.lora), *word_slots(row, plan.lora, model.tied)):
                 size = elements * dtypes.BITS[fmt.rest] // 8
                 found[name, layers] = Held(name, ADAPTERS, fmt.rest, size, layers)
-    return iter(found.values())
+    yield from found.values()
+
+
+def _of_file(rows: Iterable[Weight], model: Model, fmt: Gguf, plan: Plan, kept: TokenCache | None) -> Iterator[Held]:
+    """Yield the same of a GGUF file, layer by layer, with the numbers of their types beside what is in blocks."""
+    parts: dict[tuple[str, int], list[Rows]] = {}
+    kinds: dict[str, str] = {}
+    for row in rows:
+        name = fused(row.name)
+        kinds[name] = row.kind
+        for layer, part in layer_rows(row, _on_device(row, model, plan, kept), fmt, model):
+            parts.setdefault((name, layer), []).append(part)
+    for (name, layer), each in parts.items():
+        size, kind = side_by_side(each, plan.padded)
+        layers = (layer,) if layer >= 0 else ()
+        yield Held(name, kinds[name], kind, size, layers)
+        if kind != fmt.rest:
+            yield Held(f"{name}_type", kinds[name], "uint8", len(each), layers)
 
 
 def _on_device(row: Weight, model: Model, plan: Plan, kept: TokenCache | None) -> Weight:
@@ -218,13 +256,15 @@ def _stored(
     row: Weight, fmt: Format, model: Model, layers: tuple[int, ...], plan: Plan
 ) -> Iterator[tuple[tuple[int, ...], Stored]]:
     """Yield what is held of a weight, with the layers that hold it: one by one where a format tells them apart."""
-    kept = held(row, fmt, model, plan.mxfp4, plan.nested)
+    kept = held(row, fmt, model, plan.mxfp4, plan.nested, plan.absorbs, plan.few_marlin)
     if not layers or all(each.copies == row.copies for each in kept):
         yield from ((layers, each) for each in kept)
         return
     for layer in layers:
         one = replace(row, places=((layer,), *row.places[1:]))
-        yield from (((layer,), each) for each in held(one, fmt, model, plan.mxfp4, plan.nested))
+        yield from (
+            ((layer,), each) for each in held(one, fmt, model, plan.mxfp4, plan.nested, plan.absorbs, plan.few_marlin)
+        )
 
 
 def _played(sections: Sections, tables: Sequence[int], plan: Plan) -> tuple[int, int]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 from oomph.job import TrainJob
 from oomph.job_words import RANKED
 from oomph.methods.targets import ALL_LINEAR, DEFAULT, LORA_TARGETS, attention_maps, has_stacks
 from oomph.model import Model
 from oomph.planning.lever import Lever, Price, halving, setting
+from oomph.runtimes.base import Versions
+from oomph.runtimes.peft import prepared
 
 LEAST_RANK = 4  # the smallest that the LoRA paper finds enough on its tasks
 
@@ -27,9 +30,21 @@ def _packed_experts(job: TrainJob, model: Model) -> Iterable[TrainJob]:
     stacked = has_stacks(model) and job.experts != "modules"
     if job.method in ("full", *RANKED) and not job.quantised_experts and stacked:
         named = job.targets not in (DEFAULT, ALL_LINEAR, QUERY_AND_VALUE)  # the last is what plain LoRA would choose
-        yield replace(
-            job, method="qlora", targets=job.targets if named else attention_maps(model), quantised_experts=True
-        )
+        targets = job.targets if named else attention_maps(model)
+        yield replace(job, method="qlora", targets=targets, quantised_experts=True, **_beside(job))
+
+
+def _qlora(job: TrainJob, model: Model) -> Iterable[TrainJob]:
+    if job.method in ("full", "lora", "lora-fa"):
+        yield replace(job, method="qlora", **_beside(job))
+
+
+def _beside(job: TrainJob) -> dict[str, Any]:
+    """Return what PEFT's guides do beside a quantised base, where the job does not say otherwise."""
+    taken = {name: default.value for name, default in prepared(Versions()).items()}
+    if job.precision not in ("bf16", "fp16"):
+        del taken["autocast"]
+    return taken if job.checkpointing == "none" else {**taken, "checkpointing": job.checkpointing}
 
 
 _half_the_rank = halving("rank", LEAST_RANK)
@@ -68,7 +83,7 @@ LEVERS = (
         Price.TRAINING,
         "Slower than LoRA, as each weight is unpacked at each use; in its paper as good as LoRA on 16-bit weights.",
         "https://arxiv.org/abs/2305.14314",
-        setting(lambda job: job.method in ("full", "lora", "lora-fa"), method="qlora"),
+        _qlora,
     ),
     Lever(
         "QLoRA with 4-bit experts",

@@ -13,6 +13,13 @@ LEVERS = (
         setting(lambda job: job.precision == "fp32", precision="amp-bf16"),
     ),
     Lever(
+        "autocast",
+        Price.ROUNDING,
+        "Faster; what PEFT prepares in fp32 stays so, products and attention are in 16 bits, as in its guides.",
+        "https://docs.pytorch.org/docs/stable/amp.html",
+        setting(lambda job: job.kbit_preparation and job.precision in ("bf16", "fp16"), autocast=True),
+    ),
+    Lever(
         "bf16 throughout",
         Price.TRAINING,
         "Faster; updates much smaller than a weight are rounded away, which late in training can cost accuracy.",

@@ -40,6 +40,13 @@ LEVERS = (
         setting(lambda job: job.checkpointing == "none", checkpointing="non-reentrant", checkpoint_every=1),
     ),
     Lever(
+        "layers' inputs in host memory",
+        Price.SPEED,
+        "The same gradient, a little slower: what checkpointed layers begin with goes to the host and back (Unsloth).",
+        "https://unsloth.ai/blog/long-context",
+        setting(lambda job: job.checkpointing != "none", checkpointing="unsloth", checkpoint_every=1),
+    ),
+    Lever(
         "checkpoint every layer",
         Price.SPEED,
         "The same gradient, a little slower: the layers between checkpoints are computed a second time too.",

@@ -30,6 +30,7 @@ from oomph.score.readers.training_words import (
     NARROW,
     OPTIMIZERS,
     QLORA,
+    SMI_TABLES,
     TARGETS,
     UNSTATED_LENGTHS,
     UNSTATED_METRIC,
@@ -41,8 +42,10 @@ from oomph.score.readers.training_words import (
     positions,
     quantisation,
     there,
+    versions_of,
 )
-from oomph.score.reading import MUST_NOT_FIT, Ask, Question, Schema, notes, refuse, shown, whole, words
+from oomph.score.reading import MUST_NOT_FIT, Answer, Ask, Question, Schema, notes, refuse, shown, whole, words
+from oomph.units import GIB, MIB
 
 SIXTEEN = {"bf16": "bf16", "bfloat16": "bf16", "fp16": "fp16", "float16": "fp16"}
 ONE_GPU_ZERO = "ZeRO-2 config (single GPU)"
@@ -66,16 +69,16 @@ def _question(row: Mapping[str, Any]) -> Question:
     if job.model_code == "transformers":
         job = replace(job, targets=there(subject, job.targets))
     gpu = device(row.get("gpu"))
-    if gpu and not Versions.found_in(words(row, "framework_version")).at_least("torch", *LAZY_SINCE):
+    if gpu and (_of_smi_table(row) or not _versions(row).at_least("torch", *LAZY_SINCE)):
         gpu = replace(gpu, kernel_loading="eager")
     return Question(_asks(row, Case(subject, job, gpu)), assumed)
 
 
 def _asks(row: Mapping[str, Any], case: Case) -> dict[str, Ask]:
-    unstated = UNSTATED_METRIC in words(row, "metric")
+    unstated, per_g = UNSTATED_METRIC in words(row, "metric"), 1000 * MIB if _of_smi_table(row) else GIB
     return {
         "peak_allocated_gib": lambda: case.figure("allocated"),
-        "peak_reserved_gib": lambda: case.figure("device" if unstated else "reserved"),
+        "peak_reserved_gib": lambda: _in(per_g, case.figure("device" if unstated else "reserved")),
         "nvidia_smi_gib": lambda: case.figure("device"),
         "resident_alloc_gib": case.resident,
         "weights_gib": case.weights,
@@ -85,11 +88,20 @@ def _asks(row: Mapping[str, Any], case: Case) -> dict[str, Ask]:
     }
 
 
+def _of_smi_table(row: Mapping[str, Any]) -> bool:
+    return UNSTATED_METRIC in words(row, "metric") and words(row, "framework").startswith(SMI_TABLES)
+
+
+def _in(per_g: int, found: Answer) -> Answer:
+    """Return an answer for a row that printed G of so many bytes where its name says GiB."""
+    return replace(found, n_bytes=found.n_bytes * GIB / per_g, safe_bytes=found.safe_bytes * GIB / per_g)
+
+
 def job_of(row: Mapping[str, Any]) -> tuple[TrainJob, tuple[str, ...]]:
     """Return the job a row describes and what had to be assumed; raises UnsupportedError for what is no job of ours."""
     program = _program(row)
     _refuse_kind(row)
-    versions = Versions.found_in(words(row, "framework_version"))
+    versions = _versions(row)
     given = {
         **_precision(row),
         **_loss(row, versions),
@@ -106,6 +118,7 @@ def job_of(row: Mapping[str, Any]) -> tuple[TrainJob, tuple[str, ...]]:
     fields["use_cache"] = fields.get("use_cache", False) and use_cache(fields["checkpointing"])
     if "bigcode" in words(row, "model") and not versions.at_least("transformers", *CACHE_OFF_SINCE):
         fields |= {"use_cache": True, "keeps_cache": fields["checkpointing"] != "none"}
+    of_smi_table = _of_smi_table(row)
     assumed = {
         f"{words(row, 'framework_version')}, estimated by the layers of the versions oomph follows": (
             fields.get("model_code", "transformers") == "transformers"
@@ -113,11 +126,18 @@ def job_of(row: Mapping[str, Any]) -> tuple[TrainJob, tuple[str, ...]]:
         "autocast over 16-bit weights; accelerate copies logits to fp32": bool(fields.get("autocast")),
         "reentrant checkpointing: the default of transformers 4": fields["checkpointing"] == "reentrant",
         "which attention is not stated: SDPA, the class's default": "not stated" in words(row, "attention_impl"),
-        "which memory is not stated: what nvidia-smi shows": UNSTATED_METRIC in words(row, "metric"),
-        "whether its GB are GiB is not known: taken as GiB": row.get("unit_ambiguous") is not False,
+        "its G are thousands of nvidia-smi's MiB, all kernels loaded: concluded from its rows": of_smi_table,
+        "which memory is not stated: what nvidia-smi shows": UNSTATED_METRIC in words(row, "metric")
+        and not of_smi_table,
+        "whether its GB are GiB is not known: taken as GiB": row.get("unit_ambiguous") is not False
+        and not of_smi_table,
     }
     taken = program.taken(versions, given)
     return TrainJob(**fields), (*(text for text, so in assumed.items() if so), *taken)
+
+
+def _versions(row: Mapping[str, Any]) -> Versions:
+    return versions_of(words(row, "framework_version"), words(row, "framework"))
 
 
 def _program(row: Mapping[str, Any]) -> Runtime:

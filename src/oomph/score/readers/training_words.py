@@ -7,6 +7,7 @@ from typing import Any
 
 from oomph.answer import Subject
 from oomph.job_words import Checkpointing, Implementation, Kernel
+from oomph.runtimes.base import Versions
 from oomph.score.asking import catalogued, configured
 from oomph.score.reading import refuse, shown
 
@@ -21,6 +22,9 @@ FRAMEWORKS: tuple[tuple[str, str], ...] = (
     ("TRL SFTTrainer", "trl"),
     ("HF Trainer", "trainer"),
 )
+# What a framework's own requirements say of versions that no row names: ms-swift's framework.txt of January 2024 has
+# transformers below 4.37 and peft from 0.7.1 up to 0.8.
+REQUIRED = {"ms-swift 2.x": "transformers 4.36, peft 0.7"}
 FULL = ("full", "full SFT")
 BESIDE = " + "  # between a method and an objective: "lora + dpo"
 ADAPTERS = ("adapter", "adapter_v2")  # LitGPT's
@@ -90,6 +94,8 @@ CHECKPOINTING: dict[str, Checkpointing] = {
 }
 UNSTATED_LENGTHS = ("Lengths depend on dataset", "token count per batch unknown", "batch lengths unknown")
 UNSTATED_METRIC = "not stated"
+# Tables whose G are thousands of nvidia-smi's MiB, of processes that loaded all kernels at once: docs/accuracy.md.
+SMI_TABLES = ("Qwen finetune.py",)
 # What rows call models that the catalogue has under another name.
 MODELS: dict[str, str] = {
     "NousResearch/Llama-2-70b-hf": "llama-2-70b",
@@ -129,6 +135,16 @@ _RANDOM = re.compile(
 )
 
 
+def versions_of(said: str, framework: str) -> Versions:
+    """Return the versions of libraries that a row names, and those that its framework asked for.
+
+    >>> versions_of("torch 2.1.1", "ms-swift 2.x (HF Trainer)").of("transformers")
+    (4, 36)
+    """
+    required = (text for start, text in REQUIRED.items() if framework.startswith(start))
+    return Versions.found_in(", ".join((said, *required)))
+
+
 def lengths(said: str) -> dict[str, str]:
     """Return how long the samples are, where a row says so."""
     found = _LENGTHS.search(said)
@@ -154,13 +170,13 @@ def named(model: str, quote: str) -> Subject:
 
 
 def quantisation(said: str, framework: str) -> dict[str, Any]:
-    """Return how a base is quantised and prepared: fms-acceleration's own path and LitGPT prepare nothing."""
+    """Return how a base is quantised and prepared: fms-acceleration's own path, ms-swift and LitGPT prepare nothing."""
     if said not in NARROW:
         raise refuse(f"weights {shown(said)}", "not modelled yet")
     by_trl = "baseline-peft-bnb" in framework
     return {
         "quantization": "nf4" if said in SINGLE else "nf4-dq",
-        "kbit_preparation": by_trl or framework.startswith("ms-swift"),
+        "kbit_preparation": by_trl,
         "narrow_tables": by_trl,
     }
 

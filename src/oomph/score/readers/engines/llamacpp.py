@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
@@ -13,18 +12,27 @@ from oomph.engines.ik import IkJob, IkServed
 from oomph.engines.llamacpp.builds import EARLY_2025, EARLY_2026, LATE_2025
 from oomph.engines.llamacpp.compute import Question as Computed
 from oomph.engines.llamacpp.compute import buffers
-from oomph.engines.llamacpp.deploy import LOGIT, Known, Served, known, printed
 from oomph.engines.llamacpp.file import File
-from oomph.engines.llamacpp.job import CACHE_TYPES, LlamaCppJob
-from oomph.engines.llamacpp.kv import CELLS, Window
-from oomph.engines.llamacpp.sizes import OTHER_CACHES, WINDOWED, WITHOUT_CACHE, Kept, Sizes
+from oomph.engines.llamacpp.kv import Window
+from oomph.engines.llamacpp.printing import printed
+from oomph.engines.llamacpp.served import LOGIT, Known, Served, known
 from oomph.errors import OomphError
 from oomph.score.asking import catalogued
-from oomph.score.reading import Answer, Ask, Question, refuse, shown, whole, words
+from oomph.score.readers.engines import ik
+from oomph.score.readers.engines.llamacpp_log import (
+    HOSTS,
+    IK,
+    agree,
+    as_kept,
+    devices,
+    format_of,
+    job_of,
+    quote,
+    sizes_of,
+)
+from oomph.score.reading import Answer, Ask, Question, refuse, shown, words
 from oomph.units import MIB
 
-IK = "ik_llama.cpp"
-MOST_LAYERS, MOST_GPUS = 4096, 64
 DECIMALS = 2  # of what the log prints in MiB
 # What rows call a model of the catalogue; each is held against the numbers of the row.
 NAMES = {
@@ -45,12 +53,6 @@ NAMES = {
     "llama-2-13b-chat.Q8_0.gguf": "llama-2-13b",
     "Kimi K2 Instruct Bf16 Safetensors": "kimi-k2-instruct",
 }
-# general.file_type in words, of mixes whose rule is known; those of ik_llama.cpp are made by hand for each model.
-MIXES = {
-    "BF16": "gguf-bf16", "Q8_0": "q8_0", "Q4_0": "q4_0", "Q6_K": "q6_k", "Q2_K - Medium": "q2_k",
-    "Q4_K - Medium": "q4_k_m", "Q5_K - Medium": "q5_k_m", "Q5_K - Small": "q5_k_s",
-    "IQ4_XS - 4.25 bpw": "iq4_xs-imatrix",    "IQ4_NL - 4.5 bpw": "iq4_nl-imatrix",
-}  # fmt: skip
 # What logs call the cache, and the builds that called it so; whose server made room for all logits of a batch.
 TIMES = {
     "llama_kv_cache_init": EARLY_2025,
@@ -58,9 +60,6 @@ TIMES = {
     "sched_reserve": EARLY_2026,
     "llama_kv_cache:": LATE_2025,
 }
-_HOSTS = re.compile(r"CPU|.*_Host$|AMX|BLAS")
-_LATENT = re.compile(r"c\^KV \((\w{1,10})\)")
-_TRANSPOSED = re.compile(r"kv\^T \((\w{1,10})\)")
 
 
 def subject(row: Mapping[str, Any]) -> Subject | None:
@@ -74,11 +73,11 @@ def subject(row: Mapping[str, Any]) -> Subject | None:
 
 def question(row: Mapping[str, Any], found: Subject | None) -> Question:
     """Return how the buffers of a row are estimated; raises UnsupportedError for a row that says too little."""
-    row_sizes = _of_row(row)
-    stored, weighed = _format(row)
+    row_sizes = sizes_of(row)
+    stored, weighed = format_of(row)
     said = []
     model = _known(found, stored, row) if found is not None else None
-    if model is not None and row_sizes is not None and not _agree(model.sizes, row_sizes, row):
+    if model is not None and row_sizes is not None and not agree(model.sizes, row_sizes, row):
         model = None
     if model is None:
         said.append("the model is not in the catalogue, or its file differs: the numbers that its log gives")
@@ -87,10 +86,10 @@ def question(row: Mapping[str, Any], found: Subject | None) -> Question:
         model = Known(File((), "row"), row_sizes, None)
         weighed = ("weights", "no config of this model here")
     as_stored = model.sizes
-    model = model._replace(sizes=_as_kept(model.sizes, row))
-    job, placed = _job(row, model, stored)
+    model = model._replace(sizes=as_kept(model.sizes, row))
+    job, placed = job_of(row, model, stored)
     old = str(row.get("engine")).startswith("ollama") and job.gpu_layers is not None
-    computes = any(not _HOSTS.match(name) for name in _devices(row, "compute"))
+    computes = any(not HOSTS.match(name) for name in devices(row, "compute"))
     served = Served(*model, job, tuple(map(float, placed)) or (1.0,), output_first=not old, present=computes)
     if row.get("engine") == IK:
         served = _ik_served(replace(served, sizes=as_stored), row)
@@ -103,10 +102,17 @@ def question(row: Mapping[str, Any], found: Subject | None) -> Question:
 
 def _ik_served(served: Served, row: Mapping[str, Any]) -> IkServed:
     """Return the same in ik_llama.cpp, whose cache is its own."""
-    said = {each.name: getattr(served.job, each.name) for each in fields(served.job)} | {"kv_unified": None}
+    said = {each.name: getattr(served.job, each.name) for each in fields(served.job)}
+    said |= {"kv_unified": None, "version": ik.BUILD}
     mla = row.get("mla_attn")
-    job = IkJob(**said, mla=int(mla) if mla in ("1", "2", "3") else 0)
-    return IkServed(served.file, served.sizes, None, job, served.shares, present=served.present)
+    batch = row.get("attn_max_b")
+    job = IkJob(
+        **said,
+        mla=int(mla) if mla in ("1", "2", "3") else 0,
+        attention_batch=int(batch) if isinstance(batch, str) and batch.isdigit() and len(batch) < 7 else 0,
+        fused_moe=row.get("fused_moe") == "1",
+    )
+    return IkServed(served.file, served.sizes, served.hparams, job, served.shares, present=served.present)
 
 
 def _names(row: Mapping[str, Any]) -> Sequence[str]:
@@ -141,20 +147,20 @@ def _is_runner(row: Mapping[str, Any]) -> bool:
 
 
 def _computed(served: Served, row: Mapping[str, Any], name: str, weighed: tuple[str, str] | None) -> Answer:
+    if isinstance(served, IkServed):
+        return ik.computed(served, row, name)
     asked = served.question
-    if row.get("engine") == IK:
-        raise refuse(name, "ik_llama.cpp builds graphs of its own")
     if weighed and weighed[1].startswith("-ot"):
         raise refuse(name, weighed[1])
-    holders = {each for each in _devices(row, "model") if not _HOSTS.match(each)}
-    others = {each for each in _devices(row, "compute") if not _HOSTS.match(each)} - holders
+    holders = {each for each in devices(row, "model") if not HOSTS.match(each)}
+    others = {each for each in devices(row, "compute") if not HOSTS.match(each)} - holders
     if holders and others and not any(each.endswith("_Mapped") for each in holders):
         raise refuse(name, f"{shown(sorted(others)[0])} computes and holds no layer: a vision part is counted in it")
     if asked is None:
         raise refuse(name, f"llama.cpp's graph of {shown(served.sizes.arch)} is not known, or not this model's config")
     context, slots = served.job.context or 1, served.job.slots or 1
     at = Window(*map(int, served.window(context, slots)))
-    of_device = buffers(_of_its_time(replace(asked, at=at), row))
+    of_device = buffers(_of_its_time(asked, row), at)
     value = of_device[-1] if name == "host_buffer_mib" else sum(of_device.values()) - of_device[-1]
     if not value:
         raise refuse(name, "no such buffer with these settings")
@@ -164,8 +170,8 @@ def _computed(served: Served, row: Mapping[str, Any], name: str, weighed: tuple[
 
 def _of_its_time(asked: Computed, row: Mapping[str, Any]) -> Computed:
     """Return the question as a build of the row's time answers it, which the names of functions in its log tell."""
-    quote = _quote(row)
-    build = next((build for name, build in TIMES.items() if name in quote), LATE_2025)
+    said = quote(row)
+    build = next((build for name, build in TIMES.items() if name in said), LATE_2025)
     return replace(asked, all_outputs=True, build=build)
 
 
@@ -176,146 +182,10 @@ def _known(found: Subject, stored: str | None, row: Mapping[str, Any]) -> Known 
         return None
 
 
-def _format(row: Mapping[str, Any]) -> tuple[str | None, tuple[str, str] | None]:
-    """Return the format of the file, and why the weights cannot be told from it, if so."""
-    quant = row.get("quant")
-    devices = _devices(row, "model")
-    if "CPU_REPACK" in devices and "CPU_Mapped" in devices:
-        return MIXES.get(str(quant)), ("weights", "those repacked for the CPU are counted twice")
-    if "override-tensor" in str(row.get("cmd")) or " -ot " in str(row.get("cmd")):
-        return MIXES.get(str(quant)), ("weights", "-ot sends tensors to GPUs of its own choice")
-    if isinstance(quant, str) and quant in MIXES and row.get("engine") != IK:
-        return MIXES[quant], None
-    if isinstance(quant, str) and quant in MIXES:
-        return MIXES[quant], ("weights", "which tensors -ot sent to the host is not said")
-    return None, (f"quant {shown(quant)}", "which type each tensor has is not said exactly")
-
-
-def _of_row(row: Mapping[str, Any]) -> Sizes | None:
-    """Return the numbers that a log gives, None where it gives none or they do not tell all."""
-    arch = row.get("arch")
-    if not isinstance(arch, str) or row.get("n_layer") is None:
-        return None
-    layers = whole(row, "n_layer", MOST_LAYERS)
-    k, v = _number(row, "n_embd_k_gqa"), _number(row, "n_embd_v_gqa")
-    if k is None or v is None or arch in OTHER_CACHES or arch in WITHOUT_CACHE:
-        return None
-    if arch in WINDOWED and row.get("n_swa") and row.get("engine") != IK:
-        return None
-    return Sizes(arch, (Kept(k, v),) * layers, 0, whole(row, "n_vocab"), whole(row, "n_embd"))
-
-
-def _number(row: Mapping[str, Any], key: str) -> int | None:
-    """Return a number that logs print as text; None for a list of one for each layer."""
-    value = row.get(key)
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
-        value = int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31 else None
-
-
-def _agree(ours: Sizes, theirs: Sizes, row: Mapping[str, Any]) -> bool:
-    """Tell whether the catalogue's model is the one that was served."""
-    same = (ours.n_embd, ours.n_vocab, len(ours.kept)) == (theirs.n_embd, theirs.n_vocab, len(theirs.kept))
-    latent = ours.latent and row.get("engine") == IK and row.get("mla_attn") not in ("0", None)
-    return same and (latent or ours.kept[0].k == theirs.kept[0].k or not ours.kept[0].k)
-
-
-def _as_kept(sizes: Sizes, row: Mapping[str, Any]) -> Sizes:
-    """Return the numbers as the program at hand keeps them.
-
-    ik_llama.cpp has no cache of windows, and with -mla 1 a second copy of the latent, turned.
-    """
-    if row.get("engine") != IK:
-        with_values = sizes.latent and any(name in _quote(row) for name in VALUES_TOO)
-        return _with_values(sizes) if with_values else sizes
-    transposed = _TRANSPOSED.search(_quote(row)) or row.get("mla_attn") == "1"
-    if sizes.latent and transposed:
-        return _with_values(sizes)
-    return replace(sizes, kept=tuple(replace(each, swa=False) for each in sizes.kept))
-
-
-def _with_values(sizes: Sizes) -> Sizes:
-    return replace(sizes, latent=False, kept=tuple(replace(each, v=LATENT_RANK) for each in sizes.kept))
-
-
-# Builds of 2025 kept the latent a second time, as values: what logs call their cache.
-VALUES_TOO = ("llama_kv_cache_init", "llama_kv_cache_unified")
-LATENT_RANK = 512  # kv_lora_rank of every DeepSeek V2, V3 and Kimi K2
-
-
-def _quote(row: Mapping[str, Any]) -> str:
-    found = row.get("quote")
-    return found[:20_000] if isinstance(found, str) else ""
-
-
-def _types(row: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the types of keys and values: what the log says of a latent cache, else the row's."""
-    latent = _LATENT.search(_quote(row))
-    said = latent[1] if latent else row.get("kv_dtype") or "f16"
-    key, _, value = str(said)[:40].partition("/")
-    for name in (key, value or key):
-        if name not in CACHE_TYPES:
-            raise refuse(f"kv_dtype {shown(said)}", "not a type that is known here")
-    return key, value or key
-
-
-def _job(row: Mapping[str, Any], model: Known, stored: str | None) -> tuple[LlamaCppJob, tuple[int, ...]]:
-    """Return the job, and how many layers each GPU has; () without a GPU."""
-    n_ctx, slots = whole(row, "n_ctx"), row.get("n_seq_max")
-    if n_ctx % CELLS:
-        raise refuse(f"n_ctx {n_ctx}", f"of a build that does not pad to {CELLS} cells")
-    slots = whole(row, "n_seq_max", 256) if slots is not None else 1
-    unified = row.get("kv_unified") in ("true", True)
-    key, value = _types(row)
-    flash = row.get("flash_attn")
-    placed = _placed(row, model.sizes)
-    on_gpus = None if sum(placed) > len(model.sizes.kept) else sum(placed)
-    return (
-        LlamaCppJob(
-            context=n_ctx, ctx_size=n_ctx, parallel=slots, kv_unified=unified, concurrency=1,
-            batch_size=_number(row, "n_batch") or 2048, ubatch_size=_number(row, "n_ubatch") or 512,
-            flash_attn="off" if flash is False else "on", cache_type_k=key, cache_type_v=value,
-            gpu_layers=on_gpus, format=stored,
-        ),
-        placed,
-    )  # fmt: skip
-
-
-def _placed(row: Mapping[str, Any], sizes: Sizes) -> tuple[int, ...]:
-    """Return how many layers each GPU has, as the lines of the cache show it; the output counts with the last one."""
-    lines, measured = _lines(row, "KV"), row.get("measured")
-    if not lines:
-        return (len(sizes.kept) + 1,) if isinstance(measured, Mapping) and "model_gpu_mib" in measured else ()
-    taken: dict[str, float] = {}
-    for line in lines[:MOST_GPUS]:
-        if isinstance(line, list) and len(line) == 2 and isinstance(line[0], str) and isinstance(line[1], (int, float)):
-            taken[line[0]] = taken.get(line[0], 0.0) + float(line[1])
-    whole_cache = sum(taken.values())
-    if not 0 < whole_cache < 2**40:
-        raise refuse("per_device", "no cache in it")
-    layers = len(sizes.kept)
-    counts = [round(n / whole_cache * layers) for name, n in sorted(taken.items()) if not _HOSTS.match(name)]
-    if not counts or not sum(counts):
-        return ()
-    if not str(row.get("engine")).startswith("ollama") or sum(counts) == layers:
-        counts[-1] += 1
-    return tuple(counts)
-
-
-def _lines(row: Mapping[str, Any], kind: str) -> list[Any]:
-    """Return the lines of one kind of buffer, each a device and its MiB."""
-    measured = row.get("measured")
-    of_kind = measured.get("per_device") if isinstance(measured, Mapping) else None
-    found = of_kind.get(kind) if isinstance(of_kind, Mapping) else None
-    return found if isinstance(found, list) else []
-
-
-def _devices(row: Mapping[str, Any], kind: str) -> list[str]:
-    return [line[0] for line in _lines(row, kind) if isinstance(line, list) and line and isinstance(line[0], str)]
-
-
 def _said(row: Mapping[str, Any], placed: Sequence[int]) -> list[str]:
     found = ["the build is not said: compute buffers as of builds that make room for all logits of a batch"]
+    if row.get("engine") == IK:
+        found = list(ik.SAID)
     if row.get("n_seq_max") is None:
         found.append("slots not said: one")
     if placed:

@@ -20,18 +20,19 @@ from oomph.engines.vllm.job import VllmJob
 from oomph.ledger import Printed
 from oomph.score.asking import catalogued, device
 from oomph.score.readers.engines.common import UNQUANTISED
+from oomph.score.readers.engines.vllm_copies import Copy, plain, read
 from oomph.score.reading import Answer, Ask, Question, notes, number, refuse, shown, whole, words
-from oomph.sources import catalogue
 from oomph.units import GIB
 
 PUBLISHED = ("auto", "auto(bf16)")
 # How rows call what a config's quantization_config calls otherwise.
 METHODS = {"awq_marlin": "awq", "gptq_marlin": "gptq", "fp8": "fp8", "mxfp4": "mxfp4", "awq": "awq", "gptq": "gptq"}
-METHODS |= {"bnb-nf4": "bitsandbytes", "bnb-nf4 (unsloth dynamic)": "bitsandbytes"}
+METHODS |= {"bitsandbytes": "bitsandbytes", "bnb-nf4": "bitsandbytes", "bnb-nf4 (unsloth dynamic)": "bitsandbytes"}
 METHODS |= {"compressed-tensors": "compressed-tensors", "mxfp4 (Marlin)": "mxfp4"}
 WHILE_LOADING = ("fp8", "bitsandbytes")
 MARLIN = "Marlin"
 FIRST_CORE = "0.7.3"  # of rows that say no more than "V0": its last version of its own
+MOST, USUAL_BLOCK = 2.0**40, 16  # of any figure of a log; tokens of a block where all layers see all tokens
 UNIT = {"weights_gib": GIB, "kv_cache_gib": GIB, "activation_peak_gib": GIB}
 OUTSIDE_TORCH = "measured on the rows it would be judged by (vllm_non_torch)"
 TAKEN_OFF = ("t4", 2)  # where what lies beside torch is known from what the pools of such rows left over
@@ -40,16 +41,8 @@ INSIDE = {  # what is counted as weights beside the model's own
     "Unsloth": "slots for adapters are counted in it, of a rank that the program chose and the row does not say",
     "NPU build": "how that build lays out quantised weights is not known",
 }
-_DRAFT = re.compile(r"method='(\w{1,40})'.{0,200}?num_spec_tokens=(\d{1,3})")
-
-
-# How names of quantised copies end, and the format that says; None: which tensors they leave alone is not known.
-COPIES: Mapping[str, str | None] = {
-    "-unsloth-bnb-4bit": None, "-bnb-4bit": "nf4-dq", "-int4-w4a16": "w4a16", "-w4a16": "w4a16", "-fp8": None,
-    "-nvfp4": None, "-int4": None,
-}  # fmt: skip
+_DRAFT = re.compile(r"method='(\w{1,40})'(?:, model='([^']{1,200})')?.{0,200}?num_spec_tokens=(\d{1,3})")
 _PAGE = re.compile(r"https://github\.com/([\w.-]+/[\w.-]+)/blob/\w+/([^#]+)")
-_ASIDE = re.compile(r"\s*\([^)]*\)")
 ADAPTERS = "LoRA enabled"
 USUAL = "util not among non-default args"
 # Flags that the page of a row may tell.
@@ -57,30 +50,22 @@ FLAGS = ("version", "dtype", "max_num_seqs", "max_num_batched_tokens", "max_lora
          "enable_prefix_caching")  # fmt: skip
 
 
-def published(name: str) -> str:
-    """Return what the catalogue calls a row's model: its name, that without its owner, or what it is a copy of."""
-    plain = _ASIDE.sub("", name[:200]).strip()
-    tries = [plain, plain.rpartition("/")[2]]
-    tries += [tries[1][: -len(ending)] for ending in COPIES if tries[1].lower().endswith(ending)]
-    return next((each for each in tries if catalogue.find(each) is not None), plain)
-
-
-def _copy(name: str, found: Subject) -> str | None:
-    """Return how the name of a quantised copy ends, where the model was found without that ending."""
-    plain = _ASIDE.sub("", name[:200]).strip().rpartition("/")[2].lower()
-    ending = next((each for each in COPIES if plain.endswith(each)), None)
-    return ending if ending is not None and not found.source.name.lower().endswith(ending) else None
-
-
 def subject(row: Mapping[str, Any]) -> Subject:
-    """Return the model of a row, of a conversion the one it was made of, stored as the row's own log says."""
-    found = catalogued(published(words(row, "model")))
-    logged = page(row).get("quantization_config")
-    if logged is None:
+    """Return the model of a row, of a copy the one it was made of, stored as the row's own log or its maker says."""
+    copied = _copied(row)
+    found = catalogued(copied.model)
+    stored = page(row).get("quantization_config", copied.config)
+    if stored is None:
         return found
-    return replace(
-        found, source=replace(found.source, config={**(found.source.config or {}), "quantization_config": logged})
-    )
+    config = {**(found.source.config or {}), "quantization_config": stored}
+    # a model of its own, because what was worked out of one is kept with it
+    return replace(found, source=replace(found.source, config=config), model=replace(found.model))
+
+
+def _copied(row: Mapping[str, Any]) -> Copy:
+    """Return what a row's model is taken for."""
+    name, quant = words(row, "model"), row.get("quant")
+    return read(name, quant if isinstance(quant, str) else None) or Copy(plain(name))
 
 
 def page(row: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -165,7 +150,7 @@ def _drafts(text: str) -> str | None:
     found = _DRAFT.search(text[:2000])
     if found is None:
         return None
-    return f'{{"method": "{found[1]}", "num_speculative_tokens": {int(found[2])}}}'
+    return json.dumps({"method": found[1], "model": found[2] or "", "num_speculative_tokens": int(found[3])})
 
 
 def _gpu(row: Mapping[str, Any]) -> Device | None:
@@ -182,27 +167,24 @@ def _total(row: Mapping[str, Any]) -> int | None:
 
 def _format(row: Mapping[str, Any], found: Subject) -> tuple[dict[str, str], list[str]]:
     """Return what the job says of the format of the weights, and what had to be assumed."""
-    quant = row.get("quant")
+    quant, copied = row.get("quant"), _copied(row)
     asked = (found.source.config or {}).get("quantization_config")
     method = asked.get("quant_method") if isinstance(asked, Mapping) else None
+    said = [copied.assumed] if copied.assumed else []
     if quant is None or quant in UNQUANTISED:
         if method is not None and quant is not None:
             raise refuse(f"quant {shown(quant)}", f"the model is published in {shown(method)}")
-        return {}, [] if row.get("dtype") else ["dtype not said: as published, the engine's default"]
+        return {}, said if row.get("dtype") else [*said, "dtype not said: as published, the engine's default"]
     if not isinstance(quant, str):
         raise refuse("quant", f"{shown(quant)} is not text")
     if method is not None and METHODS.get(quant) == method:
-        return {}, []
+        return {}, said
     if "quantization" in page(row):
         return {"quantization": str(page(row)["quantization"])}, [f"{quant} made while loading, as the page logs it"]
-    ending = _copy(str(row.get("model")), found)
-    if ending is not None and method is None:
-        known = COPIES[ending]
-        if known is None:
-            return {"unknown": f"quant {shown(quant)}"}, []
-        return {"format": known}, [f"a copy in {known}, as its name says"]
-    if quant in WHILE_LOADING and method is None:
-        return {"quantization": quant}, [f"{quant} made while loading, vLLM's way"]
+    if copied.format is not None and method is None:
+        return {"format": copied.format}, said
+    if METHODS.get(quant) in WHILE_LOADING and method is None and not copied.mixed:
+        return {"quantization": METHODS[quant]}, [*said, f"{quant} made while loading, vLLM's way"]
     return {"unknown": f"quant {shown(quant)}"}, []
 
 
@@ -248,12 +230,29 @@ def _line(found: Subject, job: VllmJob, gpu: Device | None, name: str, row: Mapp
 
 def _logged(row: Mapping[str, Any], found: Subject, job: VllmJob, gpu: Device | None, name: str) -> Answer:
     """Return tokens, blocks or requests of the GiB that the row logged; weights do not matter to them."""
-    measured = row.get("measured")
-    room = number(measured.get("kv_cache_gib")) if isinstance(measured, Mapping) else None
-    if room is None or not 0 < room < 2**14:
-        raise refuse(name, "the row logs no GiB for keys and values to start from")
+    room = _measured(row, "kv_cache_gib")
     if name == "max_concurrency" and row.get("max_model_len") is None:
         raise refuse(name, "max_model_len is not said")
     dtype = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}.get(job.dtype, "bf16")
-    job = replace(job, kv_cache_memory_bytes=round(room * GIB), quantization=None, format=dtype, enable_lora=False)
-    return _answer(deploy(found, job, _ranks(job, gpu)), name)
+    job = replace(job, quantization=None, format=dtype, enable_lora=False)
+    if room is None and name == "max_concurrency":
+        return _of_blocks(row, found, job, gpu)
+    if room is None:
+        raise refuse(name, "the row logs no GiB for keys and values to start from")
+    return _answer(deploy(found, replace(job, kv_cache_memory_bytes=round(room * GIB)), _ranks(job, gpu)), name)
+
+
+def _measured(row: Mapping[str, Any], name: str) -> float | None:
+    measured = row.get("measured")
+    found = number(measured.get(name)) if isinstance(measured, Mapping) else None
+    return found if found is not None and 0 < found < MOST else None
+
+
+def _of_blocks(row: Mapping[str, Any], found: Subject, job: VllmJob, gpu: Device | None) -> Answer:
+    """Return the requests that the blocks hold which the row logged, or that are as many tokens as it logged."""
+    blocks, tokens = _measured(row, "kv_blocks"), _measured(row, "kv_tokens")
+    count = blocks if blocks is not None else (tokens or 0) // USUAL_BLOCK
+    deployed = deploy(found, replace(job, num_gpu_blocks_override=max(1, int(count))), _ranks(job, gpu))
+    if blocks is None and _answer(deployed, "kv_tokens").n_bytes != tokens:
+        raise refuse("max_concurrency", "the row logs neither GiB nor blocks for keys and values to start from")
+    return _answer(deployed, "max_concurrency")

@@ -1,0 +1,131 @@
+"""ik_llama.cpp: llama.cpp's files and places, with a cache of its own: latent attention in three ways, no windows.
+
+All slots share one cache of `-c` tokens.
+Source: ik_llama.cpp 8337e4cd (August 2026): src/llama.cpp (llama_kv_cache_init), common/common.cpp, ggml/src/ggml.c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from oomph.engines.base import Deployment, Engine, Later, Limit, Share
+from oomph.engines.ik.job import IkJob
+from oomph.engines.ik.served import IkServed
+from oomph.engines.llamacpp import GGUF
+from oomph.engines.llamacpp.deploy import (
+    context_of,
+    gpu_share,
+    host_items,
+    limits_of,
+    split_of,
+    taken_for_granted,
+    used_gpus,
+)
+from oomph.engines.llamacpp.printing import printed
+from oomph.engines.llamacpp.served import known
+from oomph.engines.serving import HOST
+from oomph.ledger import Item
+
+if TYPE_CHECKING:
+    from oomph.answer import Subject
+    from oomph.devices import Device
+
+Amount = Any  # an int or a numpy array of them
+
+SOURCE = "ik_llama.cpp 8337e4cd"
+
+
+def deploy(found: Subject, job: IkJob, devices: Sequence[Device] = ()) -> Deployment:
+    """Return a model in ik_llama.cpp's server; raises UnsupportedError for what is not modelled."""
+    job.check_defaults()
+    model = known(found, job.format)
+    used = used_gpus(job, devices)
+    mapped = replace(job, mmap=False) if job.repack else job
+    served = IkServed(*model, mapped, split_of(job, used), present=bool(devices))
+    most = int(served.window(1, 1).n_ctx) // (job.slots or 1)  # a slot's part of the cache, whoever else is there
+    limits = limits_of(served)
+    if "context" in limits:
+        limits["context"] = Limit(most, "-c and -np leave so many tokens for each slot")
+    context = most if job.context is None and job.ctx_size is not None else context_of(served)
+    gpus = [
+        _with_made(gpu_share(served, at, used[at] if devices else None, len(used)), served.made.get(at, 0))
+        for at in range(len(used))
+    ]
+    host = Share(HOST, host_items(served), partial(served.needs, -1), partial(served.held, -1))
+    host = _with_made(host, served.made.get(-1, 0))
+    slots = "-np gives 1 slot" if (job.slots or 1) == 1 else f"-np gives {job.slots} slots that share one cache"
+    kept = tuple(each for each in taken_for_granted(served, context) if not each.startswith("-ngl"))
+    said = ("-ngl not given: all layers on the GPUs",) if job.layers_asked is None else ()
+    return Deployment(
+        shares=(*gpus, host),
+        context=context,
+        printed=Later(partial(printed, served, context)),
+        limits=limits,
+        assumptions=(*kept, *said, slots),
+        warnings=_warnings(served),
+    )
+
+
+def _with_made(share: Share, n_bytes: int) -> Share:
+    """Return a share with maps that are made when the model is loaded."""
+    if not n_bytes:
+        return share
+    made = Item("maps made of others", "weights", n_bytes, source="rule", evidence=f"{SOURCE}: llm_prepare_mla")
+    room = None if share.room_bytes is None else share.room_bytes - n_bytes
+    return replace(share, items=(*share.items, made), room_bytes=room)
+
+
+def _warnings(served: IkServed) -> tuple[str, ...]:
+    if served.question is not None:
+        return ()
+    what = f"oomph does not know the graph that ik_llama.cpp builds for {served.sizes.arch}"
+    return (f"{what}: its compute buffers are not counted; -amb bounds them",)
+
+
+def command(model: str, job: IkJob) -> list[str]:
+    """Return the words that serve a model so."""
+    slots = job.slots or 1
+    size = job.ctx_size if job.ctx_size is not None else job.context * slots if job.context else None
+    words = ["ik_llama.cpp/build/bin/llama-server", "-m", model, *(["-c", str(size)] if size is not None else [])]
+    usual = IkJob()
+    for name, spelled in (
+        ("batch_size", "-b"), ("ubatch_size", "-ub"), ("parallel", "-np"), ("gpu_layers", "-ngl"),
+        ("override_tensor", "-ot"), ("n_cpu_moe", "-ncmoe"), ("tensor_split", "-ts"), ("flash_attn", "-fa"),
+        ("cache_type_k", "-ctk"), ("cache_type_v", "-ctv"), ("mla", "-mla"), ("attention_batch", "-amb"),
+        ("worst_graph_tokens", "-wgt"),
+    ):  # fmt: skip
+        if getattr(job, name) != getattr(usual, name):
+            words += [spelled, str(getattr(job, name))]
+    switches = (
+        (not job.fused_moe, "-no-fmoe"),
+        (not job.fused_up_gate, "-no-fug"),
+        (not job.fused_sum, "-no-mmad"),
+        (job.k_hadamard, "-khad"),
+        (job.v_hadamard, "-vhad"),
+        (job.repack, "-rtr"),
+        (job.cpu_moe, "-cmoe"),
+        (not job.mmap, "--no-mmap"),
+    )
+    return [*words, *(spelled for on, spelled in switches if on)]
+
+
+ENGINE = Engine(
+    name="ik_llama.cpp",
+    title="ik_llama.cpp",
+    source=SOURCE,
+    job=IkJob,
+    starts=(("ik_llama.cpp/llama-server",),),
+    deploy=deploy,
+    command=command,
+    models=("-m", "--model"),
+    harmless=frozenset({
+        "-t=", "--threads=", "-tb=", "--threads-batch=", "--host=", "--port=", "-ser=", "-ger", "-gr", "-no-gr",
+        "--alias=", "-a=", "--temp=", "--top-k=", "--top-p=", "--min-p=", "--numa=", "--jinja", "--no-warmup",
+        "--warmup-batch",
+    }),
+    refused={"--swa-compress": "windows of one sequence kept apart", "-mtp": "prediction layers", "-dsa": "an indexer"},
+    formats=GGUF,
+)  # fmt: skip

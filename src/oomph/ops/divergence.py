@@ -1,0 +1,87 @@
+"""Divergences of distributions over a vocabulary, in logarithms: what distillation compares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from oomph.ops.elementwise import grad, mul, result, sub
+from oomph.ops.kernel import run
+from oomph.ops.scan import exp
+from oomph.tape.autograd import Gradients, Node, made_by, record, save
+from oomph.tape.sym import WIDTH, Sym, new, row_major, view_of
+from oomph.workspaces import OUTPUTS, Buffer, Freed
+
+
+def stack_first(tensors: Sequence[Sym]) -> Sym:
+    """Return torch.stack(tensors): new and contiguous, with their number as a first axis, in the widest dtype.
+
+    Saves nothing; backward hands out views of the gradient. Source: ATen/native/TensorShape.cpp, stack;
+    torch/csrc/autograd/FunctionsManual.cpp, stack_tensors_backward.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda a, b: stack_first([a, b]), (4, 128), (4, 128))
+    Cost(allocated=2048, saved=0, backward=0)
+    """
+    node = record("Stack", tensors, _stack_backward)
+    dtype = max([one.dtype for one in tensors], key=WIDTH.__getitem__)
+    return made_by(new(tensors[0].tape, (len(tensors), *tensors[0].shape), dtype, op="stack"), node)
+
+
+def _stack_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient = grad(gradients)
+    return [
+        view_of(gradient, shape, gradient.strides[1:]) if node.needs(at) else None
+        for at, (shape, _) in enumerate(node.inputs)
+    ]
+
+
+def logsumexp(x: Sym) -> Sym:
+    """Return torch.logsumexp(x, 0) of [N, ..]: a new [..].
+
+    A GPU finds the largest first, looks where it is infinite, and subtracts it from a copy of x. Saves x and the
+    result; backward subtracts the result from x, takes the exponential of that, and multiplies by the gradient: three
+    tensors of x's size. Source: ATen/native/ReduceOps.cpp, logsumexp_out_impl;
+    torch/csrc/autograd/FunctionsManual.cpp, logsumexp_backward.
+
+    4·256 numbers for the largest, their absolute values and a byte each; twice that for the copy, and the result.
+    >>> from oomph.tape.testing import cost, fp32
+    >>> cost(logsumexp, fp32(2, 4, 256))
+    Cost(allocated=21504, saved=12288, backward=24576)
+    """
+    node = record("Logsumexp", (x,), _logsumexp_backward)
+    save(node, x)
+    shape = x.shape[1:]
+    steps = (
+        Buffer("amax", shape, x.dtype), Buffer("abs", shape, x.dtype), Buffer("eq", shape, "bool"), Freed("eq"),
+        Freed("abs"), Buffer("sub", x.shape, x.dtype), OUTPUTS,
+    )  # fmt: skip
+    out = run(x.tape, steps, lambda: new(x.tape, shape, x.dtype, op="logsumexp"))
+    save(node, out)
+    return made_by(out, node)
+
+
+def _logsumexp_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    x, gradient = saved[0], grad(gradients)
+    below = new(x.tape, x.shape, x.dtype, row_major(x.shape), "sub")
+    exponential = new(x.tape, x.shape, x.dtype, row_major(x.shape), "exp")
+    made = result("mul", x.shape, gradient.dtype, exponential)
+    del exponential, below  # C++ temporaries die in reverse order
+    return [made]
+
+
+def kl_div(input: Sym, target: Sym) -> Sym:
+    """Return F.kl_div(input, target, reduction="none", log_target=True): exp(target) · (target - input).
+
+    Three tensors of their size. Saves the exponential, and the difference where the target wants a gradient. Source:
+    ATen/native/Loss.cpp, kl_div.
+
+    >>> from oomph.tape.testing import cost, fp32
+    >>> cost(kl_div, fp32(4, 256), fp32(4, 256))
+    Cost(allocated=12288, saved=8192, backward=16384)
+    """
+    difference = sub(target, input)
+    exponential = exp(target)
+    out = mul(exponential, difference)
+    del exponential, difference  # C++ temporaries die in reverse order
+    return out

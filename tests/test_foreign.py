@@ -1,0 +1,44 @@
+"""Flags and values of other programs: the error says what they are called here."""
+
+from __future__ import annotations
+
+import pytest
+
+from oomph.cli.foreign import FLAGS, VALUES
+from tests.test_cli import run
+
+
+@pytest.mark.parametrize(
+    ("words", "fix"),
+    [
+        ("train llama-3.1-8b --load-in-4bit", "--quantization nf4 (with LoRA: --method qlora)"),
+        ("train llama-3.1-8b --per_device_train_batch_size 4", "Here that is --batch."),
+        ("plan llama-3.1-8b --lora-r 16 --gpu t4", "Here that is --rank."),
+        ("llama-3.1-8b --method qlora", "oomph train MODEL --method"),
+        ("llama-3.1-8b --engine vllm", "oomph serve MODEL --engine"),
+        ("llama-3.1-8b --bf16", "oomph train MODEL --precision bf16"),
+        ("serve llama-3.1-8b -e vllm --max-model-len 8192", "oomph serve MODEL --engine NAME -- FLAGS"),
+        ("serve llama-3.1-8b -e llama.cpp -ngl 20", "oomph serve MODEL --engine NAME -- FLAGS"),
+        ("max llama-3.1-8b -e vllm -g t4 -tp 2", "oomph max MODEL --engine NAME -- FLAGS"),
+        ("train llama-3.1-8b --attention flash_attention_2", "Did you mean flash?"),
+        ("train llama-3.1-8b --attention sdpa", "Did you mean flash?"),
+        ("train llama-3.1-8b --precision bfloat16", "Did you mean bf16?"),
+        ("train llama-3.1-8b --sequence 8", "--seq"),
+    ],
+)
+def test_an_unknown_flag_is_answered_with_ours(capsys: pytest.CaptureFixture[str], words: str, fix: str) -> None:
+    """What people paste from a trainer, a model card or an engine's command."""
+    code, _, err = run(capsys, *words.split())
+    assert code == 2
+    assert fix in " ".join(err.split())
+
+
+def test_what_is_proposed_exists() -> None:
+    """Each flag that stands in for another is one of `oomph train`, each value one of an input's."""
+    from oomph.cli.jobs import train
+
+    ours = {flag for param in train.params for flag in param.opts}
+    assert {text.split()[0] for text in FLAGS.values()} <= ours
+    choices = {str(choice) for param in train.params for choice in getattr(param.type, "choices", ())}
+    assert {*VALUES.values()} <= choices
+    assert not {f"--{flag}" for flag in FLAGS} & ours

@@ -1,0 +1,19 @@
+"""Tokens of images, held against what the processors of transformers make of random ones (tests/image_sizes.json)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from oomph.images import QWEN2_PIXELS, QWEN3_PIXELS, patches
+
+GOLDEN = json.loads((Path(__file__).parent / "image_sizes.json").read_text())
+
+
+@pytest.mark.parametrize(("kind", "patch", "bounds"), [("qwen2_vl", 14, QWEN2_PIXELS), ("qwen3_vl", 16, QWEN3_PIXELS)])
+def test_patches_are_those_of_qwens_processor(kind: str, patch: int, bounds: tuple[int, int]) -> None:
+    """An image of any size becomes as many patches a side as the real class makes of it."""
+    for height, width, rows, columns in GOLDEN[kind]:
+        assert patches(f"{height}x{width}", patch, 2, bounds) == (rows, columns), (height, width)
