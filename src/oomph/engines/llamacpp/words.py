@@ -1,7 +1,8 @@
-"""The words of a `llama-server` command."""
+"""The words of a `llama-server` command, and those that all servers on ggml's jobs have in common."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import fields
 from typing import Any
 
@@ -21,9 +22,15 @@ def words(job: LlamaCppJob) -> list[str]:
         said += ["-c", str(ctx_size)]
     if slots is not None:
         said += ["-np", str(slots), *(["-kvu"] if job.unified else [])]
+    return [*said, *others(job, OWN)]
+
+
+def others(job: LlamaCppJob, own: Collection[str]) -> list[str]:
+    """Return every flag of a job that is not as the server takes it anyway, but for those of `own` fields."""
+    said = []
     for each in fields(job):
         value = getattr(job, each.name)
-        if "flags" in each.metadata and each.name not in OWN and value != each.default:
+        if "flags" in each.metadata and each.name not in own and value != each.default:
             value = _draft(value, job) if each.name == "draft" else value
             said += _words(each.metadata["flags"][0], value)
     return said
