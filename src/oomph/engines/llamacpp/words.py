@@ -37,16 +37,20 @@ def others(job: LlamaCppJob, own: Collection[str]) -> list[str]:
 
 
 def _draft(name: str, job: LlamaCppJob) -> str:
-    """Return the file that a draft is called by, as the model is."""
+    """Return the file that a draft is called by, as the model is: in the format that was assumed of it (drafts.py)."""
+    from oomph.answer import subject
     from oomph.engines import engine
     from oomph.engines.model_names import by_name, called
+    from oomph.formats.gguf_convert import as_published
     from oomph.sources import catalogue
 
     program = engine("llama.cpp")
-    if catalogue.find(name) is not None:
-        return called(program, name, job.format)
     named = by_name(name, program) if not name.endswith(".gguf") else None
-    return called(program, named.model, named.format) if named else name
+    model, fmt = (name, None) if catalogue.find(name) else (named.model, named.format) if named else ("", None)
+    if not model:
+        return name
+    found = subject(model, offline=True)
+    return called(program, model, fmt or job.format or as_published(found.model, found.source.config))
 
 
 def _words(name: str, value: Any) -> list[str]:
