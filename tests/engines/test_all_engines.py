@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import pytest
 
@@ -125,6 +126,52 @@ def test_the_command_of_a_job_is_read_back(name: str) -> None:
         with contextlib.suppress(OomphError):
             asked, again = (program.deploy(found, each, devices) for each in (job, read.job))
             assert bool(asked.fits(4096, 1)) == bool(again.fits(4096, 1))
+
+
+# Fields that a command cannot say: only a Modelfile, a model's settings or the system do; -kvu goes with -np.
+UNSAID = {
+    "llama.cpp": {"kv_unified"},
+    "ollama": {"num_gpu", "num_batch", "main_gpu", "use_mmap"},
+    "lm-studio": {"k_cache", "v_cache", "flash_attention", "offload_kv_cache", "batch", "mmap"},
+    "mlx": {"prompt", "wired_limit_mb"},
+    "exllamav2": {"cache_size", "cache_mode", "max_batch_size", "autosplit_reserve"},
+}
+SOME = (True, False, 3, 4096, 0.5, (1, 2), "3", "q8_0", "off", "none", "3,1", "512", "x=CPU", "bfloat16", "fp8",
+        "llama-3.2-1b", "draft-simple", "TRITON_ATTN", "flashinfer",
+        "expandable_segments:True", '{"image": 2}', '{"mode": 3}',
+        '{"method": "ngram", "num_speculative_tokens": 3}')  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name in ENGINES if engine(name).starts])
+def test_no_flag_is_lost_in_a_command(name: str) -> None:
+    """Each flag that is not as the engine has it by itself is among the words, and read back as the same."""
+    program = engine(name)
+    flags = {each.name: each for each in fields(program.job) if each.metadata.get("flags")}
+    said = {field: each for field, each in flags.items() if field not in UNSAID.get(name, ())}
+    values = spelled_values(program)
+    tried = 0
+    for field, each in said.items():
+        for value in (value for value in values[field] if value != each.default):
+            changed: Any = {field: value}
+            with contextlib.suppress(OomphError):
+                job = replace(program.job(), **changed)
+                again = read_words(program.command("org/name", job)).job
+                assert str(getattr(again, field)) == str(value), (field, value)
+                tried += 1
+                break
+    assert tried > len(said) / 2
+
+
+def spelled_values(program: Engine) -> dict[str, list[Any]]:
+    """Return for each field of a job values of its type."""
+    found: dict[str, list[Any]] = {}
+    for spelling in spellings(program.job).values():
+        hint = spelling.hint
+        origin = get_origin(hint)
+        kinds = {*get_args(hint)} if origin in (Union, UnionType) else {origin or hint}
+        choices = [*get_args(hint)] if origin is Literal else []
+        found[spelling.field] = choices or [value for value in SOME if type(value) in kinds]
+    return found
 
 
 HOSTILE = ("-1", "999999999999999", "x")

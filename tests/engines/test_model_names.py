@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from oomph.answer import subject
 from oomph.engines import engine
+from oomph.engines.llamacpp.job import LlamaCppJob
 from oomph.engines.model_names import LIBRARY, LONGEST, by_name, called, format_in
+from oomph.engines.serving import serve
 from oomph.formats.registry import FORMATS
 
 
@@ -83,6 +88,30 @@ def test_a_printed_name_is_read_back(name: str) -> None:
         else:
             assert found is not None, ref
             assert (found.model, found.format) == ("qwen3-14b", fmt)
+
+
+@pytest.mark.parametrize("name", ["llama.cpp", "ik_llama.cpp", "lm-studio", "ollama"])
+@pytest.mark.parametrize(("model", "stored"), [("gpt-oss-20b", "mxfp4_moe"), ("qwen3-0.6b", "gguf-bf16")])
+def test_a_command_names_the_file_that_was_assumed(name: str, model: str, stored: str) -> None:
+    """Nobody asked for a format: what was taken instead stands in the command, and is read back with the same bytes."""
+    program = engine(name)
+    asked = serve(subject(model), program, program.job(context=4096))
+    ref = next(word for word in asked.command if model in word)
+    found = by_name(ref, program)
+    assert found is not None
+    assert (found.model, found.format) == (model, stored)
+    again = serve(subject(model), program, program.job(context=4096, format=stored))
+    assert again.total_bytes == asked.total_bytes
+    assert again.command == asked.command
+
+
+def test_a_draft_is_a_file_of_the_format_that_was_assumed() -> None:
+    """As the model is; a GGUF file in vLLM's command, too."""
+    job = LlamaCppJob(context=4096, draft="qwen3-0.6b")
+    assert serve(subject("qwen3-8b"), engine("llama.cpp"), job).command[-1] == "qwen3-0.6b-BF16.gguf"
+    named = replace(job, format="q4_k_m", draft="qwen3-0.6b:q8_0")
+    assert serve(subject("qwen3-8b"), engine("llama.cpp"), named).command[-1] == "qwen3-0.6b-Q8_0.gguf"
+    assert called(engine("vllm"), "Qwen/Qwen3-8B", "q4_k_m") == "Qwen3-8B-Q4_K_M.gguf"
 
 
 def test_a_format_is_read_of_a_file_or_a_tag_alone() -> None:

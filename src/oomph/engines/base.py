@@ -24,9 +24,9 @@ Amount = Any  # an int or a numpy array of them
 def flag(default: Any, *names: str, help: str = "", adds: bool = False, alone: str | None = None) -> Any:
     """Return a dataclass field that the engine's command line spells `names`, the first of them preferred.
 
-    A switch may have a second name that turns it off, behind a slash: "--mmap/--no-mmap". A name in capital letters is
-    that of an environment variable. `adds`: said again, it adds to what was said before, behind a comma. `alone` is
-    what a flag says that stands there without a value.
+    A switch may have a second name that turns it off, behind a slash: "-kvo/-nkvo"; of a long one it is --no-... where
+    none is given. A name in capital letters is that of an environment variable. `adds`: said again, it adds to what was
+    said before, behind a comma. `alone` is what a flag says that stands there without a value.
     """
     return field(default=default, metadata={"flags": names, "help": help, "adds": adds, "alone": alone})
 

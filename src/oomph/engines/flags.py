@@ -101,7 +101,7 @@ def _spellings(kind: type[ServeJob]) -> dict[str, Spelling]:
             switch = hint is bool
             how = each.metadata.get("adds", False), each.metadata.get("alone")
             found[on] = Spelling(each.name, hint, True if switch else None, *how)
-            if switch and on.startswith("--"):
+            if switch and (off or on.startswith("--")):
                 found[off or f"--no-{on[2:]}"] = Spelling(each.name, hint, False)
     return found
 

@@ -106,6 +106,11 @@ def _usual(model: str) -> str:
     return "mxfp4_moe" if source and in_mxfp4(source.config) else USUAL
 
 
+def reads_gguf(engine: Engine) -> bool:
+    """Tell whether GGUF files are what an engine serves."""
+    return any(FORMATS[each] == "gguf" for each in engine.formats)
+
+
 def called(engine: Engine, name: str, fmt: str | None, quantised: bool = False) -> str:
     """Return what a model in a format is called in an engine's command: a file or folder, read back as that.
 
@@ -115,10 +120,10 @@ def called(engine: Engine, name: str, fmt: str | None, quantised: bool = False) 
     >>> called(engine("llama.cpp"), "qwen3-32b", "q4_k_m"), called(engine("vllm"), "Qwen/Qwen3-32B", "awq")
     ('qwen3-32b-Q4_K_M.gguf', 'Qwen3-32B-awq')
     """
-    files = any(FORMATS[each] == "gguf" for each in engine.formats)
+    files = reads_gguf(engine)
     if fmt is None or (FORMATS.get(fmt) == "plain" and not files and not quantised):
         return name
-    if not files:
+    if not files and FORMATS.get(fmt) != "gguf":
         return f"{name.rpartition('/')[2]}-{fmt}"
     tag = fmt.removeprefix("gguf-").removesuffix("_moe")
     if engine.name in ("ollama", "lm-studio"):

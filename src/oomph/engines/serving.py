@@ -67,14 +67,18 @@ def _idle(found: Subject, job: ServeJob) -> tuple[str, ...]:
 
 
 def _called(found: Subject, engine: Engine, job: ServeJob) -> str:
-    """Return what the model is called in a command."""
-    from oomph.engines.model_names import called
+    """Return what the model is called in a command: a file of the format that was assumed, where none was asked for."""
+    from oomph.engines.model_names import called, reads_gguf
     from oomph.formats import asked_for
+    from oomph.formats.gguf_convert import as_published
 
     name = found.source.repo or found.source.name if engine.hub else found.source.name
     if found.source.header is not None:
         return name
-    return called(engine, name, job.format, asked_for(found.source.config or {}) is not None)
+    fmt = job.format
+    if fmt is None and reads_gguf(engine):
+        fmt = as_published(found.model, found.source.config)
+    return called(engine, name, fmt, asked_for(found.source.config or {}) is not None)
 
 
 def describe(job: ServeJob) -> dict[str, Any]:

@@ -67,6 +67,16 @@ def in_mxfp4(config: Mapping[str, Any] | None) -> bool:
     return isinstance(said, dict) and said.get("quant_method") == "mxfp4"
 
 
+def as_published(model: Model, config: Mapping[str, Any] | None) -> str:
+    """Return the format of the file that the converter makes of a model where nobody asks for one.
+
+    Its experts in MXFP4, if they are published so, all else in the checkpoint's own type.
+    """
+    if in_mxfp4(config):
+        return "mxfp4_moe"
+    return f"gguf-{ {'fp16': 'f16', 'fp32': 'f32'}.get(model.dtype or '', 'bf16') }"
+
+
 def convert(model: Model) -> Converted:
     """Return the file's tensors; 16-bit ones are in the checkpoint's own 16-bit type, as the converter chooses."""
     arch = arch_of(model)

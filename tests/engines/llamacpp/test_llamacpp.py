@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from oomph.answer import Subject, resolve, subject
 from oomph.devices import find
 from oomph.engines import engine
-from oomph.engines.flags import read_flags
+from oomph.engines.flags import read_flags, spellings
 from oomph.engines.llamacpp import command
 from oomph.engines.llamacpp.deploy import deploy
 from oomph.engines.llamacpp.job import LlamaCppJob
@@ -25,6 +26,19 @@ from oomph.errors import OomphError, UnsupportedError
 from oomph.header import Source
 from oomph.ledger import Item
 from tests.engines.llamacpp import tiny
+
+NAMES = [line for line in Path(__file__).with_name("flags.txt").read_text().splitlines() if line.startswith("-")]
+
+
+def test_every_flag_of_the_newest_build_is_known() -> None:
+    """Some 400 names, each read, harmless or refused with what it does."""
+    program = engine("llama.cpp")
+    harmless = {name.rstrip("=+") for name in program.harmless}
+    models = {name.rstrip(":") for name in program.models}
+    places = (set(spellings(program.job)), harmless, set(program.refused), models)
+    assert len(NAMES) > 400
+    assert [name for name in NAMES if sum(name in place for place in places) != 1] == []
+
 
 # What servers logged, in MiB: rows lcpp-144, -145, -142 and -016 of the published collection.
 LOGGED = [

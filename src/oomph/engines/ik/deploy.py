@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from oomph.engines.base import Deployment, Engine, Later, Limit, Share
 from oomph.engines.ik.job import IkJob
+from oomph.engines.ik.other_flags import HARMLESS, MODELS, REFUSED
 from oomph.engines.ik.served import IkServed
 from oomph.engines.llamacpp import GGUF
 from oomph.engines.llamacpp.deploy import (
@@ -26,6 +27,7 @@ from oomph.engines.llamacpp.deploy import (
 )
 from oomph.engines.llamacpp.printing import printed
 from oomph.engines.llamacpp.served import known
+from oomph.engines.llamacpp.words import others
 from oomph.engines.serving import HOST
 from oomph.ledger import Item
 
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 Amount = Any  # an int or a numpy array of them
 
 SOURCE = "ik_llama.cpp 8337e4cd"
+LEAST_SCORES = 128  # MiB of -amb that newest builds raise a smaller one to
 
 
 def deploy(found: Subject, job: IkJob, devices: Sequence[Device] = ()) -> Deployment:
@@ -43,8 +46,7 @@ def deploy(found: Subject, job: IkJob, devices: Sequence[Device] = ()) -> Deploy
     job.check_defaults()
     model = known(found, job.format)
     used = used_gpus(job, devices)
-    mapped = replace(job, mmap=False) if job.repack else job
-    served = IkServed(*model, mapped, split_of(job, used), present=bool(devices))
+    served = IkServed(*model, _as_read(job), split_of(job, used), present=bool(devices))
     most = int(served.window(1, 1).n_ctx) // (job.slots or 1)  # a slot's part of the cache, whoever else is there
     limits = limits_of(served)
     if "context" in limits:
@@ -58,7 +60,9 @@ def deploy(found: Subject, job: IkJob, devices: Sequence[Device] = ()) -> Deploy
     host = _with_made(host, served.made.get(-1, 0))
     slots = "-np gives 1 slot" if (job.slots or 1) == 1 else f"-np gives {job.slots} slots that share one cache"
     kept = tuple(each for each in taken_for_granted(served, context) if not each.startswith("-ngl"))
-    said = ("-ngl not given: all layers on the GPUs",) if job.layers_asked is None else ()
+    said = ["-ngl not given: all layers on the GPUs"] if job.layers_asked is None else []
+    if served.job.attention_batch != job.attention_batch:
+        said.append(f"-amb {job.attention_batch} is raised to {LEAST_SCORES}, as the server does")
     return Deployment(
         shares=(*gpus, host),
         context=context,
@@ -67,6 +71,13 @@ def deploy(found: Subject, job: IkJob, devices: Sequence[Device] = ()) -> Deploy
         assumptions=(*kept, *said, slots),
         warnings=_warnings(served),
     )
+
+
+def _as_read(job: IkJob) -> IkJob:
+    """Return a job as the server's command line makes it: what is repacked is not mapped, a small -amb is raised."""
+    job = replace(job, mmap=False) if job.repack else job
+    raised = job.build is None and 0 < job.attention.attention_batch < LEAST_SCORES
+    return replace(job, attention_batch=LEAST_SCORES) if raised else job
 
 
 def _with_made(share: Share, n_bytes: int) -> Share:
@@ -86,30 +97,15 @@ def _warnings(served: IkServed) -> tuple[str, ...]:
 
 
 def command(model: str, job: IkJob) -> list[str]:
-    """Return the words that serve a model so."""
+    """Return the words that serve a model so.
+
+    >>> command("model.gguf", IkJob(ctx_size=4096, gpu_layers=99, mla=1, fused_moe=False, kv_offload=False))[1:]
+    ['-m', 'model.gguf', '-c', '4096', '-ngl', '99', '-nkvo', '-mla', '1', '-no-fmoe']
+    """
     slots = job.slots or 1
     size = job.ctx_size if job.ctx_size is not None else job.context * slots if job.context else None
     words = ["ik_llama.cpp/build/bin/llama-server", "-m", model, *(["-c", str(size)] if size is not None else [])]
-    usual = IkJob()
-    for name, spelled in (
-        ("batch_size", "-b"), ("ubatch_size", "-ub"), ("parallel", "-np"), ("gpu_layers", "-ngl"),
-        ("override_tensor", "-ot"), ("n_cpu_moe", "-ncmoe"), ("tensor_split", "-ts"), ("flash_attn", "-fa"),
-        ("cache_type_k", "-ctk"), ("cache_type_v", "-ctv"), ("mla", "-mla"), ("attention_batch", "-amb"),
-        ("worst_graph_tokens", "-wgt"),
-    ):  # fmt: skip
-        if getattr(job, name) != getattr(usual, name):
-            words += [spelled, str(getattr(job, name))]
-    switches = (
-        (not job.fused_moe, "-no-fmoe"),
-        (not job.fused_up_gate, "-no-fug"),
-        (not job.fused_sum, "-no-mmad"),
-        (job.k_hadamard, "-khad"),
-        (job.v_hadamard, "-vhad"),
-        (job.repack, "-rtr"),
-        (job.cpu_moe, "-cmoe"),
-        (not job.mmap, "--no-mmap"),
-    )
-    return [*words, *(spelled for on, spelled in switches if on)]
+    return [*words, *others(job, ("ctx_size",))]
 
 
 ENGINE = Engine(
@@ -120,12 +116,8 @@ ENGINE = Engine(
     starts=(("ik_llama.cpp/llama-server",),),
     deploy=deploy,
     command=command,
-    models=("-m", "--model"),
-    harmless=frozenset({
-        "-t=", "--threads=", "-tb=", "--threads-batch=", "--host=", "--port=", "-ser=", "-ger", "-gr", "-no-gr",
-        "--alias=", "-a=", "--temp=", "--top-k=", "--top-p=", "--min-p=", "--numa=", "--jinja", "--no-warmup",
-        "--warmup-batch",
-    }),
-    refused={"--swa-compress": "windows of one sequence kept apart", "-mtp": "prediction layers", "-dsa": "an indexer"},
+    models=MODELS,
+    harmless=HARMLESS,
+    refused=REFUSED,
     formats=GGUF,
-)  # fmt: skip
+)

@@ -1,6 +1,8 @@
-"""How ik_llama.cpp's newest builds divide layers among several GPUs: by what each of them takes, cache included.
+"""How ik_llama.cpp's newest builds divide layers among several GPUs: by what each of them takes, cache included; and
+whose experts -ncmoe leaves with the host.
 
-Source: llm_load_tensors and get_layer_sizes of src/llama.cpp, ik_llama.cpp 8337e4cd.
+Source: llm_load_tensors and get_layer_sizes of src/llama.cpp, create_tensors_helper of src/llama-load-tensors.cpp,
+ik_llama.cpp 8337e4cd.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import accumulate
 
 from oomph.engines.llamacpp.file import EMBEDDING, OUTPUT, File, FileTensor
@@ -64,6 +67,42 @@ def divided(file: File, cache: Sequence[int], asked: int | None, shares: Sequenc
     return Placement(
         tuple(-1 if il < start else devices[il] for il in range(count)), devices[count] if wanted > count else -1
     )
+
+
+def without_experts(file: File, placed: Placement, gpus: int, asked: int, n_layer: int) -> tuple[int, ...]:
+    """Return the layers whose experts stay with the host: the last `asked` that have some; of several GPUs' layers as
+    many of each as its part of all layers. Of layers from `n_layer` on (prediction layers) only several GPUs' count."""
+    count = file.layers
+    if gpus < 2 or asked >= count:
+        with_experts = {tensor.layer for tensor in file.tensors if PARTS["exps"].search(tensor.name)}
+        return tuple(sorted((layer for layer in with_experts if layer < n_layer), reverse=True)[:asked])
+    of_layer = [device if device >= 0 else gpus - 1 for device in placed.layers]
+    left = _shared_out(asked, [of_layer.count(gpu) for gpu in range(gpus)])
+    found = []
+    for layer in reversed(range(count)):
+        if left[of_layer[layer]] > 0:
+            left[of_layer[layer]] -= 1
+            found.append(layer)
+    return tuple(found)
+
+
+def _shared_out(asked: int, counts: Sequence[int]) -> list[int]:
+    """Return each GPU's part of so many layers, rounded; what is then too many or too few is where it is least wrong.
+
+    >>> _shared_out(5, [24, 24]), _shared_out(20, [31, 16])
+    ([2, 3], [13, 7])
+    """
+    whole, gpus = sum(counts), range(len(counts))
+    found = [(2 * asked * count + whole) // (2 * whole) for count in counts]
+
+    def above(gpu: int) -> Fraction:
+        return found[gpu] - Fraction(asked * counts[gpu], whole)
+
+    while sum(found) > asked:
+        found[max((gpu for gpu in gpus if found[gpu]), key=above)] -= 1
+    while sum(found) < asked:
+        found[min((gpu for gpu in gpus if found[gpu] < counts[gpu]), key=above)] += 1
+    return found
 
 
 def layer_sizes(file: File, cache: Sequence[int], by: Reckoned) -> tuple[list[float], float]:

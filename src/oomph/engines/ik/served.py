@@ -16,11 +16,10 @@ from oomph.engines.ik.builds import build_of
 from oomph.engines.ik.compute import NEWEST, IkQuestion, buffers, exactly
 from oomph.engines.ik.graph import GRAPHS, LATE_ONLY
 from oomph.engines.ik.job import IkJob
-from oomph.engines.ik.placing import Reckoned, divided
+from oomph.engines.ik.placing import Reckoned, divided, without_experts
 from oomph.engines.ik.setup import IkBuild, of_both, of_keys
-from oomph.engines.llamacpp.deploy import (
-    context_of,
-)
+from oomph.engines.llamacpp.deploy import context_of
+from oomph.engines.llamacpp.job import EXPERTS
 from oomph.engines.llamacpp.kv import LayerBytes, Window
 from oomph.engines.llamacpp.placing import GPU_ALIGNMENT, GPU_ROW, Overrides, Placement, aligned, place
 from oomph.engines.llamacpp.served import Served
@@ -53,7 +52,7 @@ class IkServed(Served):
         """The -mla in force: newest builds take 3 where some layers of a latent model lie with the host."""
         asked = self.job.layers_asked
         some = asked is not None and 0 < asked < len(self.sizes.kept)
-        return 3 if some and self.sizes.latent and self.job.build is None else self.job.mla
+        return 3 if some and self.sizes.latent and self.job.build is None else self.job.attention.mla
 
     @cached_property
     def question(self) -> IkQuestion | None:
@@ -75,7 +74,8 @@ class IkServed(Served):
         return IkQuestion(
             loaded=self.loaded, sizes=self.sizes, hparams=self.hparams, rules=self.rules, gpus=gpus,
             layers=placed.layers, output=placed.output, kv_offload=job.kv_offload, op_offload=job.op_offload,
-            pipeline=piped, mla=self.mla, attention_batch=job.attention_batch, fused_moe=job.fused_moe,
+            pipeline=piped, mla=self.mla, attention_batch=job.attention.attention_batch,
+            fused_moe=job.attention.fused_moe,
             fused_up_gate=job.fused_up_gate, fused_sum=job.fused_sum, most_outputs=job.worst_graph_tokens,
             hadamard=turned, repack=job.repack, of_ik=build,
         )  # fmt: skip
@@ -85,7 +85,9 @@ class IkServed(Served):
         least = max((device for _, device in self.job.ordered), default=-1) + 1
         if least > len(self.shares):
             raise UsageError(f"-ot names CUDA{least - 1}, of {len(self.shares)} GPUs.", "They are numbered from 0.")
-        return self.job.ordered
+        gpus, asked = len(self.shares), self.job.layers_without_experts
+        layers = without_experts(self.file, self.placed, gpus, asked, len(self.sizes.kept))
+        return (*self.job.ordered, *((re.compile(rf"blk\.{layer}{EXPERTS}"), -1) for layer in layers))
 
     @cached_property
     def placed(self) -> Placement:
@@ -99,7 +101,9 @@ class IkServed(Served):
         cache = [kept.get(il, last if il >= len(self.sizes.kept) else 0) for il in range(layers)]
         n_ubatch, used = job.ubatch_size or job.batch_size, self.hparams.n_expert_used
         outputs = job.worst_graph_tokens or n_ubatch
-        by = Reckoned(len(self.sizes.kept), n_ubatch, int(at.n_ctx), used, self.mla, job.attention_batch, outputs)
+        by = Reckoned(
+            len(self.sizes.kept), n_ubatch, int(at.n_ctx), used, self.mla, job.attention.attention_batch, outputs
+        )
         return divided(self.file, cache, job.layers_asked, self.shares, by)
 
     @cached_property

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from oomph.errors import UnsupportedError
 from oomph.formats import get
 from oomph.formats.gguf import Gguf
-from oomph.formats.gguf_convert import arch_of, in_mxfp4, rope_tensors
+from oomph.formats.gguf_convert import arch_of, as_published, rope_tensors
 from oomph.formats.gguf_types import BY_NAME, DENSE, GgmlType
 
 if TYPE_CHECKING:
@@ -75,7 +75,8 @@ def file_of(found: Subject, stored: str | None) -> File:
                 "A GGUF file is served as it is.", "Leave the format out, or name the model instead."
             )
         return _of_header(header)
-    fmt = get(UNQUANTISED.get(stored, stored)) if stored else _plain(found)
+    published = as_published(found.model, found.source.config)
+    fmt = get(UNQUANTISED.get(stored, stored) if stored else published)
     if not isinstance(fmt, Gguf):
         raise UnsupportedError(
             f"llama.cpp serves GGUF files, not {fmt.name}.", "Ask for a GGUF format: --format q4_k_m, q8_0 or gguf-f16."
@@ -85,18 +86,10 @@ def file_of(found: Subject, stored: str | None) -> File:
             f"What GGUF makes of {found.model.name} cannot be told from names and shapes alone.",
             "Point oomph at the .gguf file.",
         )
-    return _of_model(found, fmt, "" if stored else _as_published(fmt))
+    return _of_model(found, fmt, "" if stored else _assumed(fmt))
 
 
-def _plain(found: Subject) -> Gguf:
-    dtype = found.model.dtype or "bf16"
-    plain = f"gguf-{ {'bf16': 'bf16', 'fp16': 'f16', 'fp32': 'f32'}.get(dtype, 'bf16') }"
-    fmt = get("mxfp4_moe" if in_mxfp4(found.source.config) else plain)
-    assert isinstance(fmt, Gguf)
-    return fmt
-
-
-def _as_published(fmt: Gguf) -> str:
+def _assumed(fmt: Gguf) -> str:
     """Return what is assumed of a file where no format is asked for."""
     if fmt.name == "mxfp4_moe":
         return "experts in mxfp4, as they are published, all else in q8_0, as ggml-org has them: --format gguf-bf16"

@@ -1,7 +1,8 @@
-"""The words of a `llama-server` command."""
+"""The words of a `llama-server` command, and those that all servers on ggml's jobs have in common."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import fields
 from typing import Any
 
@@ -21,25 +22,35 @@ def words(job: LlamaCppJob) -> list[str]:
         said += ["-c", str(ctx_size)]
     if slots is not None:
         said += ["-np", str(slots), *(["-kvu"] if job.unified else [])]
+    return [*said, *others(job, OWN)]
+
+
+def others(job: LlamaCppJob, own: Collection[str]) -> list[str]:
+    """Return every flag of a job that is not as the server takes it anyway, but for those of `own` fields."""
+    said = []
     for each in fields(job):
         value = getattr(job, each.name)
-        if "flags" in each.metadata and each.name not in OWN and value != each.default:
+        if "flags" in each.metadata and each.name not in own and value != each.default:
             value = _draft(value, job) if each.name == "draft" else value
             said += _words(each.metadata["flags"][0], value)
     return said
 
 
 def _draft(name: str, job: LlamaCppJob) -> str:
-    """Return the file that a draft is called by, as the model is."""
+    """Return the file that a draft is called by, as the model is: in the format that was assumed of it (drafts.py)."""
+    from oomph.answer import subject
     from oomph.engines import engine
     from oomph.engines.model_names import by_name, called
+    from oomph.formats.gguf_convert import as_published
     from oomph.sources import catalogue
 
     program = engine("llama.cpp")
-    if catalogue.find(name) is not None:
-        return called(program, name, job.format)
     named = by_name(name, program) if not name.endswith(".gguf") else None
-    return called(program, named.model, named.format) if named else name
+    model, fmt = (name, None) if catalogue.find(name) else (named.model, named.format) if named else ("", None)
+    if not model:
+        return name
+    found = subject(model, offline=True)
+    return called(program, model, fmt or job.format or as_published(found.model, found.source.config))
 
 
 def _words(name: str, value: Any) -> list[str]:

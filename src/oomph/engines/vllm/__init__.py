@@ -26,14 +26,14 @@ def deploy(found: Subject, job: VllmJob, devices: Sequence[Device] = ()) -> Depl
 
 
 def command(model: str, job: VllmJob) -> list[str]:
-    """Return the words that serve a model so: flags that are not as vLLM takes them anyway.
+    """Return the words that serve a model so: variables and flags that are not as vLLM takes them anyway.
 
     >>> command("llama-3-8b", VllmJob(context=4096, tensor_parallel=2))
     ['vllm', 'serve', 'llama-3-8b', '--max-model-len', '4096', '--tensor-parallel-size', '2']
     """
-    from oomph.engines.vllm.words import words
+    from oomph.engines.vllm.words import variables, words
 
-    return ["vllm", "serve", model, *words(job)]
+    return [*variables(job), "vllm", "serve", model, *words(job)]
 
 
 ENGINE = Engine(

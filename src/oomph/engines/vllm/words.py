@@ -27,6 +27,14 @@ def words(job: VllmJob) -> Iterator[str]:
             yield from (turned_on, *map(_word, value if isinstance(value, tuple) else (value,)))
 
 
+def variables(job: VllmJob) -> Iterator[str]:
+    """Yield the assignments before the command, of what only variables say."""
+    for each in fields(job):
+        value, name = getattr(job, each.name), each.metadata.get("flags", ("",))[0]
+        if name.isupper() and value != each.default:
+            yield f"{name}={int(value) if isinstance(value, bool) else value}"
+
+
 def _word(value: object) -> str:
     """Return a value as a word; keys of JSON have underscores, of which flags with dots have hyphens."""
     text = str(value)
