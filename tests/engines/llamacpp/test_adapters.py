@@ -110,7 +110,7 @@ def test_what_is_not_there_is_named() -> None:
     """A file that is missing, ik_llama.cpp, and rows across GPUs, with which new builds do not start."""
     with pytest.raises(UnsupportedError, match="gone"):
         deploy(LLAMA, LlamaCppJob(format="q8_0", context=2048, lora="gone.gguf"))
-    with pytest.raises(UnsupportedError, match="--lora"):
+    with pytest.raises(UnsupportedError, match="lora is nothing that is modelled"):
         IkJob(lora="x.gguf")
     with pytest.raises(UnsupportedError, match="split buffers"):
         LlamaCppJob(split_mode="row")
