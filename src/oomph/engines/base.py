@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from oomph.devices import Device
 
 Amount = Any  # an int or a numpy array of them
+TOGETHER = "tokens"
 
 
 def flag(default: Any, *names: str, help: str = "", adds: bool = False, alone: str | None = None) -> Any:
@@ -111,6 +112,11 @@ class Limit:
     why: str
 
 
+def asked(context: Amount, concurrency: Amount) -> dict[str, Amount]:
+    """Return what there are limits on: tokens of a request, requests at a time, tokens of all of them."""
+    return {"context": context, "concurrency": concurrency, TOGETHER: context * concurrency}
+
+
 class Later(Sequence[Printed]):
     """Lines that are worked out when somebody reads them: a search deploys often and prints once."""
 
@@ -138,7 +144,7 @@ class Later(Sequence[Printed]):
 class Deployment:
     """A model in an engine: its shares of devices, what the engine will print, and what was taken for granted.
 
-    `context` is that of the job, or what the engine takes by itself. `limits` by name: "context", "concurrency".
+    `context` is that of the job, or what the engine takes by itself. `limits` by name, as `asked` has them.
     """
 
     shares: tuple[Share, ...]
@@ -158,7 +164,7 @@ class Deployment:
     def within(self, context: Amount, concurrency: Amount) -> Any:
         """Say whether the engine takes so many requests so long, whatever memory there is; of arrays, where."""
         found = True
-        for name, amount in (("context", context), ("concurrency", concurrency)):
+        for name, amount in asked(context, concurrency).items():
             if name in self.limits:
                 found = found & (amount <= self.limits[name].most)
         return found

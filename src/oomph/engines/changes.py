@@ -53,7 +53,7 @@ def changes(found: Subject, engine: Engine, job: ServeJob, devices: Sequence[Dev
     Of each kind it is the mildest that fits, or where none does what saves most; what the engine refuses is left out.
     """
     before = engine.deploy(found, job, devices)
-    refused = not_taken(before, {"context": before.context, "concurrency": job.concurrency})
+    refused = not_taken(before, before.context, job.concurrency)
     best: dict[str, SingleChange] = {}
     candidates = list(_candidates(found, engine, job, devices, before))
     for at, tried in enumerate(candidates):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from oomph import formats
 from oomph.answer import Subject, facts
-from oomph.engines.base import Deployment, Engine, ServeJob, Share
+from oomph.engines.base import TOGETHER, Deployment, Engine, ServeJob, Share, asked
 from oomph.engines.checks import well_asked
 from oomph.errors import UsageError
 from oomph.formats.linear import LinearFormat
@@ -53,7 +53,7 @@ def serve(found: Subject, engine: Engine, job: ServeJob, devices: Sequence[Devic
         command=tuple(engine.command(_called(found, engine, job), job)),
         served=Served(
             tuple(_held(share, items, deployed.context, job.concurrency) for share, items in shown),
-            tuple(Bound(name, limit.most, limit.why) for name, limit in deployed.limits.items()),
+            tuple(Bound(name, limit.most, limit.why) for name, limit in deployed.limits.items() if name != TOGETHER),
         ),
     )
 
@@ -139,13 +139,13 @@ def judge(what: str, deployed: Deployment, concurrency: int) -> Verdict:
     all_needs = [int(share.needs(context, concurrency)) for share in known]
     needed, tightest = min(zip(all_needs, known, strict=True), key=lambda each: each[1].safe_room_bytes - each[0])
     room, safe = tightest.room_bytes or 0, tightest.safe_room_bytes
-    asked = f"{context:,} tokens" if context > 1 else "1 token"
-    asked = f"{concurrency} x {asked}" if concurrency > 1 else asked
+    requests = f"{context:,} tokens" if context > 1 else "1 token"
+    requests = f"{concurrency} x {requests}" if concurrency > 1 else requests
     where = f" on {tightest.name}" if len(known) > 1 else ""
     fixed = sum(item.n_bytes for item in tightest.items)
     capacity = tightest.capacity_bytes or fixed + room
     status, margin = "fits", safe - needed
-    beyond = not_taken(deployed, {"context": context, "concurrency": concurrency})
+    beyond = not_taken(deployed, context, concurrency)
     if beyond:
         status, sentence = "too_big", f"Does not fit: {beyond}"
     elif room <= 0:
@@ -154,20 +154,21 @@ def judge(what: str, deployed: Deployment, concurrency: int) -> Verdict:
         sentence += f"{human(-room)} more than there is."
     elif needed > room:
         status, margin = "too_big", room - needed
-        sentence = f"Does not fit: {asked} need {human(needed)}{where}, and {human(room)} are left for requests."
+        sentence = f"Does not fit: {requests} need {human(needed)}{where}, and {human(room)} are left for requests."
     elif margin < 0:
         status = "tight"
-        sentence = f"Tight: {asked} need {human(needed)} of the {human(room)} left for requests{where}, "
+        sentence = f"Tight: {requests} need {human(needed)} of the {human(room)} left for requests{where}, "
         sentence += f"of which {human(max(safe, 0))} are certain."
     else:
-        sentence = f"Fits: {asked} need {human(needed)} of the {human(room)} left for requests{where}."
+        sentence = f"Fits: {requests} need {human(needed)} of the {human(room)} left for requests{where}."
     return Verdict(status, capacity, margin, sentence)
 
 
-def not_taken(deployed: Deployment, asked: Mapping[str, int]) -> str:
+def not_taken(deployed: Deployment, context: int, concurrency: int) -> str:
     """Return in words what is asked for that the engine serves at no memory; '' if nothing is."""
-    for name, amount in asked.items():
+    for name, amount in asked(context, concurrency).items():
         limit = deployed.limits.get(name)
         if limit is not None and amount > limit.most > 0:  # none at all: there is no room, which says more
-            return f"a {name} of {amount:,} is more than {limit.most:,}: {limit.why}."
+            what = f"{amount:,} tokens of all requests are" if name == TOGETHER else f"a {name} of {amount:,} is"
+            return f"{what} more than {limit.most:,}: {limit.why}."
     return ""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from oomph.answer import Subject
-from oomph.engines.base import Deployment, Engine, ServeJob
+from oomph.engines.base import Deployment, Engine, ServeJob, asked
 from oomph.engines.checks import well_asked
 from oomph.engines.flags import field_of, integers
 from oomph.engines.serving import serve
@@ -204,7 +204,7 @@ def _why(axis: Axis, search: _Search, value: int | None) -> str:
     following = search.deployed(value + 1)
     if isinstance(following, OomphError):
         return following.problem.rstrip(".")
-    for name, amount in (("context", following.context), ("concurrency", search.job(value + 1).concurrency)):
+    for name, amount in asked(following.context, search.job(value + 1).concurrency).items():
         if name in following.limits and amount > following.limits[name].most:
             return following.limits[name].why
     return axis.why

@@ -21,6 +21,7 @@ from oomph.engines.llamacpp import command
 from oomph.engines.llamacpp.deploy import deploy
 from oomph.engines.llamacpp.job import LlamaCppJob
 from oomph.engines.llamacpp.placing import place
+from oomph.engines.maps import STATUSES, serve_map
 from oomph.engines.serving import serve
 from oomph.errors import OomphError, UnsupportedError
 from oomph.header import Source
@@ -282,3 +283,29 @@ def test_prompts_that_the_host_keeps_are_bounded_or_said() -> None:
     assert len(none.shares[-1].items) == len(endless.shares[-1].items) == len(usual.shares[-1].items) - 1
     assert [each for each in endless.assumptions if "--cache-ram -1" in each]
     assert not [each for each in none.assumptions if "--cache-ram" in each]
+
+
+@pytest.mark.parametrize(
+    ("flags", "context", "concurrency", "why"),
+    [
+        ({}, 2048, 4, ""),
+        ({}, 2048, 5, "10,240 tokens of all requests are more than 8,192: -c is so many tokens"),
+        ({}, 8193, 1, "a context of 8,193 is more than 8,192: -c leaves so many tokens for one request"),
+        ({"parallel": 4}, 2048, 4, ""),
+        ({"parallel": 4}, 2049, 1, "a context of 2,049 is more than 2,048: -c leaves so many tokens for each slot"),
+        ({"parallel": 4, "kv_unified": True}, 4096, 3, "12,288 tokens of all requests are more than 8,192"),
+    ],
+)
+def test_a_cache_of_a_size_is_shared_by_all_requests(
+    flags: dict[str, Any], context: int, concurrency: int, why: str
+) -> None:
+    """No cell of a map and no answer says that more tokens fit than -c has cells, one started server or many."""
+    found, program, gpu = subject("qwen3-0.6b"), engine("llama.cpp"), [find("h100-sxm")]
+    job = LlamaCppJob(ctx_size=8192, format="q8_0", **flags)
+    asked = replace(job, context=context, concurrency=concurrency)
+    verdict = serve(found, program, asked, gpu).verdict
+    assert verdict is not None
+    assert verdict.fits == (not why)
+    assert why in verdict.sentence
+    cells = serve_map(found, program, job, gpu, [context], [concurrency]).status
+    assert STATUSES[cells[0][0]] == ("refused" if why else "fits")

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from oomph.constants import measured
-from oomph.engines.base import Deployment, Later, Limit, Share, with_items
+from oomph.engines.base import TOGETHER, Deployment, Later, Limit, Share, with_items
 from oomph.engines.llamacpp.job import MOST_SLOTS, LlamaCppJob
 from oomph.engines.llamacpp.printing import printed
 from oomph.engines.llamacpp.served import SOURCE, Served, known
@@ -186,14 +186,11 @@ def limits_of(served: Served) -> dict[str, Limit]:
     )
     found = {"concurrency": slots}
     if job.ctx_size is not None:
-        at = served.window(1, 1)
-        most = int(at.cells if not job.unified else at.n_ctx // job.concurrency)
-        found["context"] = Limit(most, f"-c leaves so many tokens for {_each(job.concurrency)}")
+        most = int(served.window(1, 1).cells)
+        found["context"] = Limit(most, f"-c leaves so many tokens for {'one request' if job.unified else 'each slot'}")
+        if job.unified:
+            found[TOGETHER] = Limit(most, "-c is so many tokens, which all slots share")
     return found
-
-
-def _each(requests: int) -> str:
-    return f"each of {requests:,} requests" if requests > 1 else "one request"
 
 
 def gpu_share(served: Served, at: int, device: Device | None, count: int) -> Share:
