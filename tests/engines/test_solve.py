@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from oomph.answer import subject
 from oomph.devices import find
+from oomph.engines import engine
 from oomph.engines.base import Engine, ServeJob
 from oomph.engines.changes import changes
 from oomph.engines.flags import read_flags
@@ -55,6 +56,16 @@ def test_a_limit_of_the_engine_s_own_is_named_with_what_memory_would_do() -> Non
     assert (found.value, found.bound) == (3, "--max-num-seqs 3")
     more = largest(FOUND, PAGED, replace(job, max_num_seqs=2**20), [find("rtx-4090")], "concurrency").value
     assert f"memory would do for {more}" in found.sentence
+
+
+def test_what_leaves_more_room_has_no_most() -> None:
+    """Experts with the host: any number above the fewest fits, and the fewest are among the changes."""
+    found, program, card = subject("qwen3-30b-a3b"), engine("llama.cpp"), [find("rtx-3060")]
+    job = program.job(context=4096, format="q4_k_m")
+    with pytest.raises(UsageError, match="no most of it"):
+        largest(found, program, job, card, "n-cpu-moe")
+    titles = [change.title for change in changes(found, program, job, card)]
+    assert any(title.startswith("experts of ") for title in titles), titles
 
 
 def test_more_requests_are_not_shorter_ones() -> None:

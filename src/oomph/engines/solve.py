@@ -32,6 +32,8 @@ FIELDS = {
     "batch": ("ubatch_size", "ubatch", "max_num_batched_tokens", "chunked_prefill_size", "batch_size", "batch"),
 }
 
+FREEING = ("n_cpu_moe",)  # fields of which more takes less of GPUs
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -94,9 +96,14 @@ def _axis(found: Subject, engine: Engine, deployed: Deployment, over: str) -> Ax
     field = next((name for name in FIELDS.get(over, ()) if name in names), None) or field_of(engine, over)
     if field is None or field not in integers(engine.job):
         known = [*USUAL, *(name for name, all_of_it in FIELDS.items() if names & {*all_of_it})]
-        known += [name.replace("_", "-") for name in integers(engine.job)]
+        known += [name.replace("_", "-") for name in integers(engine.job) if name not in FREEING]
         hint = close_matches(over, known) or f"Choose one of {', '.join(dict.fromkeys(known))}."
         raise UsageError(f"{over[:60]!r} is nothing that {engine.name} could have more of.", hint)
+    if field in FREEING:
+        raise UsageError(
+            f"More {over} leaves more room on GPUs, so that there is no most of it.",
+            "oomph serve names the fewest that are enough; or say --over gpu-layers.",
+        )
     if field in FIELDS["gpu-layers"]:
         return Axis(over, field, WORDS["gpu-layers"], 0, layers, f"all {layers - 1} layers and the output are there")
     return Axis(over, field, f"{over} {{}}", 1, MOST, f"{MOST:,} is where oomph stops to look")

@@ -121,3 +121,9 @@ def test_the_flags_are_read() -> None:
     job = read_flags(engine("llama.cpp"), ["-fit", "on", "-fitt", "512,256", "-fitc", "8192"]).job
     assert isinstance(job, LlamaCppJob)
     assert (job.fits, job.margins(3), job.fit_ctx) == (True, (512 * MIB, 256 * MIB, 1024 * MIB), 8192)
+
+
+def test_without_a_gpu_to_fit_it_on_that_is_said() -> None:
+    """The flag does nothing then, and the answer says so."""
+    job = LlamaCppJob(fit="on", format="q8_0")
+    assert any("no --gpu to fit it on" in each for each in deploy(subject("qwen3-0.6b"), job).assumptions)

@@ -112,3 +112,17 @@ def test_drafts_that_are_not_known_are_refused(
     """What a draft is made of is not guessed."""
     with pytest.raises((UnsupportedError, UsageError), match=why):
         _deployed(name, asked, **flags)
+
+
+def test_what_a_config_of_drafts_says_is_read_or_refused() -> None:
+    """Keys that find or accept guesses move nothing, others are refused by name, a typing error with what was meant."""
+    ngram = '{"model": "[ngram]", "num_speculative_tokens": 5, "prompt_lookup_max": 4}'
+    assert VllmJob(speculative_config=ngram).speculation["method"] == "ngram"
+    assert VllmJob(speculative_config='{"method": "[ngram]"}').speculation["method"] == "ngram"
+    for key, said in (
+        ("draft_lm_head_quantization", "is not modelled"),
+        ("num_speculatve_tokens", "num_speculative_tokens"),
+        ("moe_backend", "is not modelled"),
+    ):
+        with pytest.raises(UnsupportedError, match=said):
+            VllmJob(speculative_config=json.dumps({"method": "ngram", key: 3}))

@@ -92,6 +92,16 @@ def test_no_images_no_tower() -> None:
     assert deploy(QWEN, none).printed[0] == deploy(QWEN, only).printed[0] != deploy(QWEN, VllmJob()).printed[0]
 
 
+def test_images_of_a_prompt_as_older_versions_write_them() -> None:
+    """image=2,video=0 before there was JSON, and the flag of drafts that went into JSON is named."""
+    text = "docker run --gpus all vllm/vllm-openai:v0.8.5 --model x/y --limit-mm-per-prompt image=2,video=0"
+    job = read_text(text).job
+    assert isinstance(job, VllmJob)
+    assert (job.images, VllmJob(limit_mm_per_prompt="image=0,video=0").text_only) == (2, True)
+    with pytest.raises(UnsupportedError, match="say it in --speculative-config"):
+        read_text("vllm serve x/y --speculative-model x/z --num-speculative-tokens 5")
+
+
 @pytest.mark.parametrize(
     ("flags", "what"),
     [

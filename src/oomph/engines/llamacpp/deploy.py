@@ -41,9 +41,7 @@ def deploy(found: Subject, job: LlamaCppJob, devices: Sequence[Device] = ()) -> 
     served = _adapted(served) if job.lora or job.lora_scaled else served
     context = context_of(served)
     gpus = [gpu_share(served, at, used[at] if devices else None, len(used)) for at in range(len(used))]
-    host = Share(
-        HOST, host_items(served), partial(served.needs, -1), partial(served.held, -1)
-    )  # fmt: skip
+    host = Share(HOST, host_items(served), partial(served.needs, -1), partial(served.held, -1))
     deployed = Deployment(
         shares=(*(_adapters(served, share, at) for at, share in enumerate(gpus)), _adapters(served, host, -1)),
         context=context,
@@ -239,6 +237,8 @@ def taken_for_granted(served: Served, context: int) -> tuple[str, ...]:
     found = [served.file.said] if served.file.said else []
     if job.slots is None:
         found.append("-np not given: four slots or as many as there are requests, which share one cache")
+    if job.fits and not served.present:
+        found.append("--fit on, and no --gpu to fit it on: all layers on GPUs")
     if job.layers_asked is None and not job.fits:
         found.append(
             "-ngl not given: all layers on the GPUs; what the server does where they do not fit, --fit on says"

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from oomph.engines.llamacpp.kv import Window, states_of
 from oomph.engines.llamacpp.served import Served
 from oomph.ledger import Printed
 from oomph.units import MIB
-
-if TYPE_CHECKING:
-    pass
-
-Amount = Any  # an int or a numpy array of them
 
 
 def printed(served: Served, context: int) -> tuple[Printed, ...]:

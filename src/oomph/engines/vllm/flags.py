@@ -168,4 +168,6 @@ REFUSED = {
     "--spec-method": "what guesses ahead; say it in --speculative-config",
     "--spec-model": "what guesses ahead; say it in --speculative-config",
     "--spec-tokens": "what guesses ahead; say it in --speculative-config",
+    "--speculative-model": "what guesses ahead; say it in --speculative-config",
+    "--num-speculative-tokens": "what guesses ahead; say it in --speculative-config",
 }

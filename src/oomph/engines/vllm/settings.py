@@ -7,18 +7,28 @@ Source: vllm/config/speculative.py, compilation.py, multimodal.py and vllm.py (_
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from oomph.errors import UnsupportedError, UsageError
+from oomph.errors import UnsupportedError, UsageError, close_matches
 
 MOST_LETTERS, SHOWN = 2**16, 60
 MOST_GUESSES, MOST_SIZES, MOST_TOKENS = 2**10, 2**12, 2**20
 SPECULATION = ("mtp", "deepseek_mtp", "qwen3_next_mtp", "qwen3_5_mtp", "glm4_moe_mtp")  # the model's own layers
 DRAFTS = ("eagle", "eagle3", "dflash", "medusa", "draft_model", "ngram", "ngram_gpu", "suffix")
-# What a draft's name says of a method that is not named (config/speculative.py); else it drafts as a whole.
-BY_NAME = (("eagle3", "eagle3"), ("eagle-", "eagle"), ("dflash", "dflash"), ("medusa", "medusa"))
+# What a draft's name says of a method that is not named, asked in this order (config/speculative.py); else it drafts as
+# a whole.
+BY_NAME = (("eagle-", "eagle"), ("eagle3", "eagle3"), ("dflash", "dflash"), ("dspark", "dspark"), ("medusa", "medusa"))
+NGRAM = ("ngram", "[ngram]")  # names of a draft that is none
+# What is read of a draft, and what moves none of its memory: how guesses are found and accepted.
+READ_OF_DRAFTS = frozenset({
+    "model", "method", "num_speculative_tokens", "revision", "code_revision", "prompt_lookup_max", "prompt_lookup_min",
+    "suffix_decoding_max_tree_depth", "suffix_decoding_max_cached_requests", "suffix_decoding_max_spec_factor",
+    "suffix_decoding_min_token_prob", "rejection_sample_method", "synthetic_acceptance_rates",
+    "synthetic_acceptance_length", "disable_by_batch_size", "disable_padded_drafter_batch", "disable_logprobs",
+})  # fmt: skip
 UNKNOWN_OF_DRAFTS = {
     "quantization": "a draft in another format than its repository's", "kv_cache_dtype": "a cache of its own dtype",
     "draft_tensor_parallel_size": "a draft on fewer devices than the model",
@@ -32,6 +42,7 @@ UNMOVED = frozenset({
     "cache_dir", "debug_dump_path", "compile_cache_save_format", "cudagraph_num_of_warmups", "cudagraph_copy_inputs",
     "use_inductor", "use_cudagraph", "local_cache_dir",
 })  # fmt: skip
+_PAIRS = re.compile(r"[a-z]{1,20}=\d{1,9}(?:,[a-z]{1,20}=\d{1,9}){0,9}")
 
 
 @dataclass(frozen=True)
@@ -70,15 +81,21 @@ def speculation(text: str | None) -> Mapping[str, Any]:
     example = '\'{"method": "mtp", "num_speculative_tokens": 1}\''
     found = read_json("--speculative-config", text, example)
     name, method = str(found.get("model") or ""), found.get("method")
-    if method is None and name:
+    if method in NGRAM or (method is None and name in NGRAM):
+        method = NGRAM[0]
+    elif method is None and name:
         method = next((each for part, each in BY_NAME if part in name.lower()), "draft_model")
     if method not in (*SPECULATION, *DRAFTS):
         raise UnsupportedError(
             f"Speculative decoding by {str(method)[:SHOWN]!r} is not modelled.", f"Known are mtp, {', '.join(DRAFTS)}."
         )
-    for key, what in UNKNOWN_OF_DRAFTS.items():
-        if found.get(key) is not None and method in DRAFTS:
-            raise UnsupportedError(f"--speculative-config: {key} is not modelled, {what}.", "Leave it out.")
+    for key, value in found.items():
+        if key not in READ_OF_DRAFTS and value is not None:
+            what = f", {UNKNOWN_OF_DRAFTS[key]}" if key in UNKNOWN_OF_DRAFTS else ""
+            raise UnsupportedError(
+                f"--speculative-config: {key[:SHOWN]} is not modelled{what}.",
+                close_matches(key[:SHOWN], sorted(READ_OF_DRAFTS)) or "Leave it out.",
+            )
     count = found.get("num_speculative_tokens", 1)
     size = _size("num_speculative_tokens", count, MOST_GUESSES)
     return {**found, "method": method, "num_speculative_tokens": size}
@@ -116,14 +133,18 @@ def compilation(text: str | None, sizes: tuple[int, ...] = (), largest: int | No
 def images_allowed(text: str | None) -> int | None:
     """Return how many images --limit-mm-per-prompt allows, 0 where no tower is loaded, None where nothing limits them.
 
-    Raises UnsupportedError for what the trial step is not modelled for: videos alone, items of a given size.
+    image=2,video=0 is how it was written before there was JSON. Raises UnsupportedError for what the trial step is not
+    modelled for: videos alone, items of a given size.
 
-    >>> images_allowed('{"image": 0, "video": 0}'), images_allowed('{"image": 2, "audio": 0}'), images_allowed(None)
+    >>> images_allowed('{"image": 0, "video": 0}'), images_allowed("image=2,audio=0"), images_allowed(None)
     (0, 2, None)
     """
     if text is None:
         return None
-    found = read_json("--limit-mm-per-prompt", text, '\'{"image": 0, "video": 0}\'')
+    if _PAIRS.fullmatch(text):
+        found: Mapping[str, Any] = {name: int(count) for name, count in re.findall(r"(\w+)=(\d+)", text)}
+    else:
+        found = read_json("--limit-mm-per-prompt", text, '\'{"image": 0, "video": 0}\'')
     images, videos = found.get("image"), found.get("video")
     counted = [each for each in found.values() if isinstance(each, int) and not isinstance(each, bool) and each >= 0]
     if len(counted) < len(found):
