@@ -104,6 +104,53 @@ def test_llama_cpp() -> None:
     assert flags == {"-ngl": "29", "-np": "1", "-c": "32768", "-ub": "512", "-fa": "on", "-ctk": "f16", "-ctv": "f16"}
 
 
+def test_llama_cpp_with_a_draft() -> None:
+    """Two models in one log of a real server (build 11549, on the CPU): each has its sums, its words of the command.
+
+    Its list of devices is no nvidia-smi, and what a slot has room for not the whole cache.
+    """
+    (report,) = _read(_log("llamacpp_draft"))
+    sums = {one.name: one.value for one in report.figures if not one.device}
+    assert sums == {
+        "kv_cells": 2048,
+        "kv_layers": 6,
+        "model_host_mib": 16.23,
+        "kv_mib": 24.0,
+        "host_buffer_mib": 11.52,
+        "draft_kv_cells": 2048,
+        "draft_kv_layers": 6,
+        "draft_model_host_mib": 23.03,
+        "draft_kv_mib": 12.0,
+        "draft_host_buffer_mib": 11.52,
+    }
+    words = " ".join(report.command)
+    assert words.startswith("llama-server -m /m/model.gguf -np 2 -c 4096 ")
+    assert words.endswith("-ngl 0 -md /m/draft.gguf --spec-type draft-simple -ngld 0")
+    assert "version" not in report.facts  # no build is known to be newer
+
+
+def test_ik_llama_cpp() -> None:
+    """Its own settings tell it apart, and are flags of its own command; older builds print one setting less."""
+    (report,) = _read(_log("ik_llamacpp"))
+    sums = {one.name: one.value for one in report.figures if not one.device}
+    assert report.program == "ik_llama.cpp"
+    assert (sums["kv_mib"], sums["compute_buffer_mib"], sums["host_buffer_mib"]) == (7.17, 30.61, 16.51)
+    words = " ".join(report.command)
+    assert words.startswith("ik_llama.cpp/llama-server -m /m/deepseek2-q8_0.gguf -ngl 7 -c 4096 -b 2048 -ub 512 -fa on")
+    assert words.endswith("-mla 3 -amb 0 -ctk q8_0 -fmoe")
+    assert "version" not in report.facts
+    older = "\n".join(line for line in _log("ik_llamacpp").splitlines() if "fused_up_gate" not in line)
+    (report,) = _read(older.replace("fused_moe     = 1", "fused_moe  = 0"))
+    assert (report.facts["version"], report.command[-1]) == ("b3811", "-no-fmoe")
+
+
+def test_llama_cpp_says_whether_slots_share_a_cache() -> None:
+    """As they do where a server chooses their number by itself."""
+    (alone,) = _read(_log("llamacpp_draft"))
+    (shared,) = _read(_log("llamacpp_draft").replace("= false", "= true"))
+    assert ("-kvu" in shared.command, "-kvu" in alone.command) == (True, False)
+
+
 @pytest.mark.parametrize(
     ("line", "version", "format"),
     [
@@ -226,7 +273,7 @@ def test_no_pattern_can_hang() -> None:
     except ImportError:
         import sre_parse as parser
     found = []
-    for name in MODULES:
+    for name in (*MODULES, "ik"):
         module = vars(import_module(f"oomph.reconcile.logs.{name}"))
         flat = [each for value in module.values() for each in (value if isinstance(value, tuple) else (value,))]
         found += [item for each in flat for item in (each if isinstance(each, tuple) else (each,))]

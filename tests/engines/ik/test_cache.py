@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +13,12 @@ from oomph.devices import find
 from oomph.engines import engine
 from oomph.engines.command_line import read_text
 from oomph.engines.ik import IkJob
+from oomph.engines.ik.served import as_kept
+from oomph.engines.llamacpp.served import known
 from oomph.engines.serving import serve
 from oomph.errors import OomphError
 from oomph.formats.gguf_types import BY_NAME
+from tests.engines.llamacpp import tiny
 
 GPU = find("h200")
 JOB = IkJob(ctx_size=32768, format="q8_0")
@@ -91,3 +95,28 @@ def test_what_is_not_there_is_refused_by_name(changed: dict, named: str) -> None
     """No traceback, no guess."""
     with pytest.raises(OomphError, match=named):
         _deployed(replace(JOB, **changed), "qwen3-4b")
+
+
+def test_a_file_of_whole_heads_is_kept_as_one_vector(tmp_path: Path) -> None:
+    """What was converted before April 2025, of which llama.cpp keeps every head: ik_llama.cpp goes by the model."""
+    pytest.importorskip("gguf")
+    config = tiny.CONFIGS["deepseek2"]
+    tiny.write(tmp_path / "new.gguf", config, "q8_0")
+    found = subject(str(tmp_path / "new.gguf"))
+    header, made = found.source.header, known(found, None)
+    assert header is not None
+    assert made.hparams is not None
+    heads, rope = config["num_attention_heads"], config["qk_rope_head_dim"]
+    older = {key: value for key, value in header.metadata.items() if not key.endswith("_mla")}
+    older |= {"deepseek2.attention.head_count_kv": heads, "deepseek2.rope.dimension_count": rope,
+              "deepseek2.attention.key_length": config["qk_nope_head_dim"] + rope,
+              "deepseek2.attention.value_length": config["v_head_dim"],
+              "deepseek2.attention.kv_lora_rank": config["kv_lora_rank"]}  # fmt: skip
+    old_header = replace(header, metadata=older)
+    source = replace(found.source, header=old_header)
+    old = known(replace(found, source=source, model=replace(found.model)), None)
+    assert old.sizes.kept[0].k == heads * (config["qk_nope_head_dim"] + rope)
+    again = as_kept(old, old_header)
+    assert (again.sizes.latent, again.sizes.kept) == (True, made.sizes.kept)
+    assert again.hparams is not None
+    assert vars(again.hparams) == vars(made.hparams)

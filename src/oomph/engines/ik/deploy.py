@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from oomph.engines.base import Deployment, Engine, Later, Limit, Share
 from oomph.engines.ik.job import IkJob
 from oomph.engines.ik.other_flags import HARMLESS, MODELS, REFUSED
-from oomph.engines.ik.served import IkServed
+from oomph.engines.ik.served import IkServed, as_kept
 from oomph.engines.llamacpp import GGUF
 from oomph.engines.llamacpp.deploy import (
     context_of,
@@ -44,7 +44,7 @@ LEAST_SCORES = 128  # MiB of -amb that newest builds raise a smaller one to
 def deploy(found: Subject, job: IkJob, devices: Sequence[Device] = ()) -> Deployment:
     """Return a model in ik_llama.cpp's server; raises UnsupportedError for what is not modelled."""
     job.check_defaults()
-    model = known(found, job.format)
+    model = as_kept(known(found, job.format), found.source.header)
     used = used_gpus(job, devices)
     served = IkServed(*model, _as_read(job), split_of(job, used), present=bool(devices))
     most = int(served.window(1, 1).n_ctx) // (job.slots or 1)  # a slot's part of the cache, whoever else is there

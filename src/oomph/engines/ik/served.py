@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -22,18 +22,40 @@ from oomph.engines.llamacpp.deploy import context_of
 from oomph.engines.llamacpp.job import EXPERTS
 from oomph.engines.llamacpp.kv import LayerBytes, Window
 from oomph.engines.llamacpp.placing import GPU_ALIGNMENT, GPU_ROW, Overrides, Placement, aligned, place
-from oomph.engines.llamacpp.served import Served
+from oomph.engines.llamacpp.served import Known, Served
+from oomph.engines.llamacpp.sizes import Metadata
 from oomph.errors import UnsupportedError, UsageError
 from oomph.formats.gguf_types import GgmlType
 
 if TYPE_CHECKING:
     from oomph.engines.llamacpp.file import File, FileTensor
+    from oomph.header import Header
 
 Amount = Any  # an int or a numpy array of them
 
 
+LATENT = frozenset({"deepseek2"})
 LATENT_MAP = re.compile(r"attn_(kv|k|v)_b\.weight$")
 PADDING, PADDING_PLAIN = 256, 32  # tokens that a cache is padded to, with flash attention and without
+
+
+def as_kept(model: Known, header: Header | None) -> Known:
+    """Return a model with one latent vector a token, also of a file that llama.cpp keeps whole heads of.
+
+    Files of before April 2025 say nothing of attention.key_length_mla, which llama.cpp goes by.
+    """
+    sizes = model.sizes
+    if header is None or header.kind != "gguf" or sizes.arch not in LATENT or sizes.latent or not sizes.kept:
+        return model
+    said = Metadata(header.metadata, sizes.arch, model.file.layers)
+    rank, rope = said.number("attention.kv_lora_rank"), said.number("rope.dimension_count")
+    count = len(sizes.kept)
+    sizes = replace(sizes, kept=(replace(sizes.kept[0], k=rank + rope, v=0),) * count, latent=True)
+    if model.hparams is None:
+        return model._replace(sizes=sizes)
+    one, keys, values = (1,) * count, (rank + rope,) * count, (rank,) * count
+    hparams = replace(model.hparams, n_head_kv=one, head_k=keys, head_v=values, rope_dim=rope)
+    return model._replace(sizes=sizes, hparams=hparams)
 
 
 @dataclass(frozen=True)

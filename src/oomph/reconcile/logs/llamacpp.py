@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from oomph.reconcile.found import Figure, Line, Report
-from oomph.reconcile.logs import Log
+from oomph.reconcile.logs import Log, ik
 
 _N = r"([0-9]{1,9}\.[0-9]{1,3})"
 _DEVICE = r"([A-Za-z][A-Za-z0-9_]{0,30}(?:\([A-Za-z0-9_ ]{1,30}\))?)"
@@ -25,24 +26,35 @@ SUMS: dict[tuple[str, bool], tuple[str, ...]] = {
     ("compute_each_mib", False): ("compute_buffer_mib",),
     ("compute_each_mib", True): ("host_buffer_mib",),
 }
+_LAYERS = re.compile(r"offloaded ([0-9]{1,4})/[0-9]{1,4} layers to GPU")
 # Settings that the log prints, and the flags they come from.
 _SETTINGS: tuple[tuple[str, re.Pattern[str]], ...] = (
-    ("-c", re.compile(r"\bn_ctx {1,20}= {1,4}([0-9]{1,9})$")),
+    ("-c", re.compile(r"\bn_ctx {2,30}= {1,4}([0-9]{1,9})$")),  # a slot's has one blank
     ("-b", re.compile(r"\bn_batch {1,20}= {1,4}([0-9]{1,7})$")),
     ("-ub", re.compile(r"\bn_ubatch {1,20}= {1,4}([0-9]{1,7})$")),
     ("-np", re.compile(r"\bn_seq_max {1,20}= {1,4}([0-9]{1,5})$")),
-    ("-ngl", re.compile(r"offloaded ([0-9]{1,4})/[0-9]{1,4} layers to GPU")),
+    ("-ngl", _LAYERS),
 )
+_UNIFIED = re.compile(r"\bkv_unified {1,30}= {1,4}(?:true|1)$")
 _FLASH = re.compile(r"\bflash_attn {1,20}= {1,4}(enabled|disabled|auto|0|1)$")
 _TYPES = re.compile(r"K \(([a-z0-9_]{1,10})\): {1,8}[0-9.]{1,12} MiB, V \(([a-z0-9_]{1,10})\)")
 _PATHS = (
     re.compile(r"loaded meta data with [0-9]{1,5} key-value pairs and [0-9]{1,6} tensors from (\S[^()]{0,400}\.gguf)"),
     re.compile(r"loading model '([^']{1,400}\.gguf)'"),
 )
+# What follows is of the draft: its own weights, cache and buffers, which have the names of the model's.
+_DRAFT = re.compile(r"loading draft model '([^']{1,400}\.gguf)'")
+_GUESSES = re.compile(r"adding speculative implementation '([a-z0-9-]{1,20})'")
+OF_DRAFT = "draft_"
 _BUILD = re.compile(r"\bbuild: ([0-9]{3,6}) \(")
-_TYPE = re.compile(r"\bfile type {1,8}= {1,4}(?:all |mostly )?([A-Z][A-Z0-9_]{1,12})(?: - ([A-Z])[a-z]{1,8})?")
-# Functions that wrote a line, and the first build that is known to have called them so, the newest first.
+_TYPE = re.compile(
+    r"\b(?:file type|model ftype) {1,8}= {1,4}(?:\(guessed\) )?(?:all |mostly )?"
+    r"([A-Z][A-Z0-9_]{1,12})(?: - ([A-Z])[a-z]{1,8})?"
+)
+# Words of a line, functions that wrote it among them, and the first build that is known to have them, the newest first:
+# "" is the newest that is known here.
 CALLED = (
+    ("(load_mode = ", ""),
     ("llama_kv_cache:", "b7079"),
     ("llama_kv_cache_unified", "b5944"),
     ("llama_kv_cache_init", "b5944"),
@@ -51,12 +63,33 @@ _NAME = re.compile(r"general\.name {1,8}(?:str {1,8})?= {1,4}(\S.{0,200})$")
 
 
 def read(lines: Sequence[Line]) -> Report:
-    """Return every buffer under the device it lies on, and the `llama-server` command that the settings amount to."""
-    found = [figure for line in lines for figure in _figures(line)]
-    found += _sums(found)
+    """Return every buffer under the device it lies on, and the `llama-server` command that the settings amount to.
+
+    Of a draft beside the model there are the sums, under names of their own.
+    """
+    at = next((at for at, line in enumerate(lines) if _DRAFT.search(line.text)), len(lines))
+    lines, of_draft = lines[:at], lines[at:]
+    found = list(_summed(lines))
+    draft = list(_summed(of_draft))
     name = next((match[1].strip() for line in lines if (match := _NAME.search(line.text))), "")
-    said = {"general.name": name, "version": _build(lines), "format": _format(lines)}
-    return Report("llama.cpp", tuple(found), _command(lines), {key: value for key, value in said.items() if value})
+    is_ik = ik.wrote(lines)
+    version = ik.build(lines) if is_ik else _build(lines)
+    said = {"general.name": name, "version": version, "format": _format(lines)}
+    command = _command(lines, found, is_ik)
+    command += _draft(of_draft, draft) if command else ()
+    found += [replace(one, name=OF_DRAFT + one.name) for one in draft if not one.device]
+    return Report(
+        ik.PROGRAM if is_ik else "llama.cpp",
+        tuple(found),
+        command,
+        {key: value for key, value in said.items() if value},
+    )
+
+
+def _summed(lines: Sequence[Line]) -> Iterator[Figure]:
+    found = [figure for line in lines for figure in _figures(line)]
+    yield from found
+    yield from _sums(found)
 
 
 def _build(lines: Sequence[Line]) -> str:
@@ -114,7 +147,7 @@ def is_host(device: str) -> bool:
     return device.startswith(("CPU", "Host", "AMX", "BLAS")) or device.endswith("_Host")
 
 
-def _command(lines: Sequence[Line]) -> tuple[str, ...]:
+def _command(lines: Sequence[Line], found: Sequence[Figure], is_ik: bool) -> tuple[str, ...]:
     said: dict[str, str] = {}
     path = ""
     for line in lines:
@@ -129,12 +162,39 @@ def _command(lines: Sequence[Line]) -> tuple[str, ...]:
             said |= {"-ctk": types[1], "-ctv": types[2]}
     if not path:
         return ()
-    return ("llama-server", "-m", path, *(word for pair in said.items() for word in pair))
+    if _is_hosts(found):
+        said.setdefault("-ngl", "0")
+    if is_ik:
+        return (ik.STARTS, "-m", path, *(word for pair in said.items() for word in pair), *ik.words(lines))
+    shared = ("-kvu",) if any(_UNIFIED.search(line.text.rstrip()) for line in lines) else ()
+    return ("llama-server", "-m", path, *(word for pair in said.items() for word in pair), *shared)
+
+
+def _draft(lines: Sequence[Line], found: Sequence[Figure]) -> tuple[str, ...]:
+    """Return the words that ask for a draft: its file, its layers on GPUs, and that it is asked."""
+    said: dict[str, str] = {}
+    for line in lines:
+        for flag, pattern in (("-md", _DRAFT), ("-ngld", _LAYERS), ("--spec-type", _GUESSES)):
+            if match := pattern.search(line.text):
+                said[flag] = match[1]
+    if _is_hosts(found):
+        said.setdefault("-ngld", "0")
+    return tuple(word for pair in said.items() for word in pair)
+
+
+def _is_hosts(found: Sequence[Figure]) -> bool:
+    """Say whether there are weights, and all of them with the host."""
+    devices = [one.device for one in found if one.name == "model_each_mib"]
+    return bool(devices) and all(map(is_host, devices))
 
 
 LOG = Log(
     "llama.cpp",
-    ("buffer size =", " cells, ", "n_ctx ", "n_batch ", "n_ubatch ", "n_seq_max ", "flash_attn ", "layers to GPU",
-     "key-value pairs and", "loading model '", "general.name", "file type", "build: ", "K (f16)", "K (q"),
+    (
+        "buffer size =", " cells, ", "n_ctx ", "n_batch ", "n_ubatch ", "n_seq_max ", "kv_unified ", "flash_attn ",
+        "layers to GPU", "key-value pairs and", "loading model '", "loading draft model '", "(load_mode = ",
+        "general.name", "model ftype", "file type", "build: ", "K (f16)", "K (q", "speculative implementation '",
+        *ik.SIGNS,
+    ),
     read,
 )  # fmt: skip

@@ -10,7 +10,9 @@ from oomph.reconcile.logs import Log
 from oomph.units import GIB, MIB
 
 _USED = re.compile(r"([0-9]{1,8})MiB / {1,8}([0-9]{1,8})MiB")
-_CSV = re.compile(r"([0-9]{1,8}) MiB, {1,4}([0-9]{1,8}) MiB")
+_CSV = re.compile(
+    r"(?:^|, )([0-9]{1,8}) MiB, {1,4}([0-9]{1,8}) MiB {0,4}(?:$|,)"
+)  # llama.cpp lists devices in brackets
 _GPU = re.compile(r"^\| {1,4}([0-9]{1,4}) {1,3}(?:N/A|[A-Z0-9])[A-Za-z0-9/ ._()-]{1,60}")
 NAME, DIGITS = 40, 8  # characters of a process' name that are kept, and of a number
 KINDS = frozenset({"C", "G", "C+G", "M+C"})  # what a process does on a GPU: compute, graphics
