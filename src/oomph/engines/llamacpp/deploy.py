@@ -49,7 +49,7 @@ def deploy(found: Subject, job: LlamaCppJob, devices: Sequence[Device] = ()) -> 
         context=context,
         printed=Later(partial(printed, served, context)),
         limits=limits_of(served),
-        assumptions=(*taken_for_granted(served, context), *fits),
+        assumptions=(*taken_for_granted(served, context), *_not_counted(found, job), *fits),
         warnings=(*_warnings(served), *unmatched(served.file, replace(job, cpu_moe=False, n_cpu_moe=0).patterns)),
     )
     deployed = _with_draft(deployed, served) if job.draft else deployed
@@ -252,6 +252,15 @@ def taken_for_granted(served: Served, context: int) -> tuple[str, ...]:
     if len(served.shares) > 1 and not job.shares:
         found.append("--tensor-split not given: layers divided by the GPUs' memory, as if all of it were free")
     return tuple(found)
+
+
+def _not_counted(found: Subject, job: LlamaCppJob) -> tuple[str, ...]:
+    """Return that a model's other part is not counted, where it has one and no file of it is named."""
+    from oomph.formats.gguf_convert import OTHER_FILE
+
+    if job.mmproj or not any(weight.kind in OTHER_FILE for weight in found.model.weights):
+        return ()
+    return ("its vision or audio part, a file of its own (--mmproj), is not counted; -hf loads it by itself",)
 
 
 def unmatched(file: File, patterns: Sequence[re.Pattern[str]]) -> tuple[str, ...]:
