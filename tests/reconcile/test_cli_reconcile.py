@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from oomph.cli.app import cli
+from tests.engines.llamacpp import tiny
 
 LOGS = Path(__file__).parent / "logs"
 TRAIN = ("--", "train", "llama-3-8b", "--seq", "512", "--optim", "sgd")
@@ -42,6 +43,25 @@ def test_standard_input_and_a_driver_s_table() -> None:
     assert result.return_value == 1
     assert "68.35 GiB" in result.output
     assert "off by" in result.output
+
+
+def test_a_file_that_is_here_says_itself_how_it_is_stored(tmp_path: Path) -> None:
+    """The type that the log names is for a model that is read by its name."""
+    pytest.importorskip("gguf")
+    tiny.write(tmp_path / "tiny.gguf", tiny.CONFIGS["llama"], "q8_0")
+    text = (LOGS / "llamacpp.txt").read_text().replace("/m/qwen.gguf", str(tmp_path / "tiny.gguf"))
+    result = _run("-", text=text)
+    assert "No estimate" not in result.output
+    assert "model gpu" in result.output
+
+
+def test_what_lies_beside_the_model_and_is_not_here_is_left_out() -> None:
+    """The model of another machine's log is known by its name, its draft and projector are not; that is said."""
+    text = (LOGS / "llamacpp_draft.txt").read_text().replace("/m/model.gguf", "/m/Qwen3-0.6B-Q8_0.gguf")
+    result = _run("-", "--offline", text=text)
+    words = " ".join(result.output.split())
+    assert "The estimate is without -md /m/draft.gguf" in words
+    assert "kv cells 2,048 2,048 as expected" in words
 
 
 def test_a_log_that_names_what_is_not_known_is_still_read() -> None:

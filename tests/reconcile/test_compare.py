@@ -47,6 +47,23 @@ def test_a_pool_is_off_by_what_came_before_it() -> None:
     assert "The weights took +0.99 GiB against the estimate" in reasons
 
 
+def test_a_reason_is_none_for_what_the_estimate_counts() -> None:
+    """A draft and slots for adapters that are in it explain nothing; a draft of assumed widths may."""
+    printed = (Printed("weights_gib", "", 10.0),)
+    drafts = "'speculative_config': {'method': 'eagle3', 'model': 'x/y', 'num_speculative_tokens': 3}"
+    asked = f"non-default args: {{'model': 'x/z', 'enable_lora': True, {drafts}}}\n"
+    without = replace(LEDGER, printed=printed)
+    counted = {"enable_lora": True, "speculative_config": "{}"}
+    within = replace(without, job=LEDGER.job | counted, assumptions=("one layer of the model's own widths",))
+    said = {
+        name: " ".join(_rows(ledger, "vllm_v1", more=asked)["weights_gib"].reasons)
+        for name, ledger in (("without", without), ("within", within))
+    }
+    for words in ("A draft model's weights", "Slots for LoRA"):
+        assert (words in said["without"], words in said["within"]) == (True, False), words
+    assert "its sizes were assumed" in said["within"]
+
+
 def test_another_version_is_named() -> None:
     """A log of one version, an estimate of another."""
     ledger = replace(LEDGER, job={"kind": "serve", "version": "0.33.0"}, printed=(Printed("weights_gib", "", 10.0),))

@@ -123,9 +123,11 @@ def test_llama_cpp_with_a_draft() -> None:
         "draft_kv_mib": 12.0,
         "draft_host_buffer_mib": 11.52,
     }
-    words = " ".join(report.command)
+    words = " ".join((*report.command, *report.beside))
     assert words.startswith("llama-server -m /m/model.gguf -np 2 -c 4096 ")
     assert words.endswith("-ngl 0 -md /m/draft.gguf --spec-type draft-simple -ngld 0")
+    (report,) = _read(_log("llamacpp_draft") + "I srv load_model: loaded multimodal model, '/m/mmproj.gguf'\n")
+    assert report.beside[-2:] == ("-mm", "/m/mmproj.gguf")
     assert "version" not in report.facts  # no build is known to be newer
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
@@ -81,10 +82,14 @@ def _estimate(
     if report is None:
         return None, ("Say behind -- which job it was, to see what was to be expected: -- train MODEL ...",)
     try:
-        ledger = _ledger(report.command, reports, options)
+        return _ledger((*report.command, *report.beside), reports, options), ()
     except OomphError as error:
-        return None, (f"No estimate of what the log says was started: {error}",)
-    return ledger, ()
+        failed = error
+    if report.beside:
+        ledger, notes = _estimate([replace(each, beside=()) for each in reports], words, options)
+        without = f"The estimate is without {' '.join(report.beside)}: {failed.problem}"
+        return ledger, (without,) if ledger else notes
+    return None, (f"No estimate of what the log says was started: {failed}",)
 
 
 def _ledger(words: Sequence[str], reports: Sequence[Report], options: _Options) -> Ledger:
@@ -100,7 +105,7 @@ def _ledger(words: Sequence[str], reports: Sequence[Report], options: _Options) 
     gpu = options.gpu or _size(reports)
     before = ["--offline"] if options.offline else []
     if not name:
-        before += [*_version(reports), *_format(reports, typed)]
+        before += [*_version(reports), *([] if _is_here(words) else _format(reports, typed))]
     if gpu and not {"--gpu", "-g"} & {word.partition("=")[0] for word in typed}:
         before += ["--gpu", gpu]
     command = train if name == "train" else serve
@@ -112,6 +117,16 @@ def _ledger(words: Sequence[str], reports: Sequence[Report], options: _Options) 
             return trained(model, values.pop("framework"), values.pop("config"), values).ledger
         values.pop("map_file")
         return served(model, values)
+
+
+def _is_here(words: Sequence[str]) -> bool:
+    """Say whether a command names a GGUF file that is here, which says itself how it is stored."""
+    from pathlib import Path
+
+    return any(word.endswith(".gguf") and len(word) < LONGEST and Path(word).is_file() for word in words)
+
+
+LONGEST = 1000  # characters of a path
 
 
 def _version(reports: Sequence[Report]) -> list[str]:

@@ -26,7 +26,7 @@ def render(found: Reconciliation) -> None:
     for report in found.reports:
         out.print(Text(f"{report.program}{_version(report)}", style="bold"))
         if report.command:
-            out.print(Text(f"$ {printable(shlex.join(report.command))}", style="dim"))
+            out.print(Text(f"$ {printable(shlex.join((*report.command, *report.beside)))}", style="dim"))
         parts = slices(report)
         if parts:
             out.print(_bar(parts, out))

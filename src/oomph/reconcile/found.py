@@ -39,13 +39,15 @@ class Report:
     """All figures of one program's log.
 
     `program` is what wrote it. `command` are the words that would start it again, as far as the log tells; () where it
-    does not. `facts` is what else it says of the job, in words.
+    does not. `beside` are those that name other files than the model's. `facts` is what else it says of the job, in
+    words.
     """
 
     program: str
     figures: tuple[Figure, ...]
     command: tuple[str, ...] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
+    beside: tuple[str, ...] = ()
 
     def named(self, name: str) -> tuple[Figure, ...]:
         """Return the figures of one name, in the order of the log."""
@@ -60,7 +62,7 @@ class Report:
         """Return the report as JSON knows it."""
         return {
             "program": self.program,
-            "command": list(self.command),
+            "command": [*self.command, *self.beside],
             "facts": dict(self.facts),
             "figures": [one.to_dict() for one in self.figures],
         }

@@ -34,6 +34,8 @@ class Case(NamedTuple):
         return any(word.split("=")[0] in names for report in self.reports for word in report.command)
 
 
+OWN_WIDTHS = "model's own widths"  # what engines/vllm/drafts.py says of a draft of unknown sizes
+
 Rule = Callable[[Case], Iterator[str]]
 
 
@@ -49,10 +51,13 @@ def _weights(case: Case) -> Iterator[str]:
     if case.name not in ("weights_gib", "model_gpu_mib"):
         return
     if case.more > 0:
-        if case.flags("--enable-lora", "--lora-paths"):
+        job = case.ledger.job
+        if case.flags("--enable-lora", "--lora-paths") and not job.get("enable_lora"):
             yield "Slots for LoRA adapters are counted as weights."
-        if case.flags(*DRAFTS):
+        if case.flags(*DRAFTS) and not job.get("speculative_config"):
             yield "A draft model's weights are counted too."
+        if any(OWN_WIDTHS in said for said in case.ledger.assumptions):
+            yield "The draft may be wider than the model, or hold words of its own: its sizes were assumed."
         yield "The checkpoint may hold more than the model: towers, MTP layers, a head apart from the embedding."
     else:
         yield "The checkpoint may be stored in less than the estimate's format: say --format, or point at its folder."

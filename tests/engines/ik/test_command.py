@@ -26,6 +26,15 @@ def test_patterns_of_tensors_add_up(name: str) -> None:
     assert read.job.override_tensor == "blk.0.ffn=CPU,exps=CPU"  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("name", ["llama.cpp", "ik_llama.cpp"])
+def test_a_pattern_that_no_tensor_has_is_told(name: str) -> None:
+    """The servers pass over it in silence; -cmoe of layers without experts is no such pattern."""
+    program = engine(name)
+    job = program.job(ctx_size=4096, format="q8_0", override_tensor="ffn_expert=CPU,ffn_down_exps=CPU", n_cpu_moe=2)  # type: ignore[call-arg]
+    warnings = program.deploy(subject("deepseek-v2-lite"), job).warnings
+    assert [each for each in warnings if "-ot" in each] == ["-ot ffn_expert: no tensor has that in its name"]
+
+
 def test_the_first_pattern_that_a_name_has_counts() -> None:
     """Experts of first layers on the GPU, all others with the host, as users write it."""
     here, there = r"blk\.[0-2]\.ffn.*=CUDA0", "exps=CPU"

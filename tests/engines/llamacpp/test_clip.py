@@ -143,3 +143,11 @@ def test_what_is_no_projector_is_named(flags: dict[str, Any], named: str) -> Non
         deploy(LLAMA, LlamaCppJob(context=4096, format="q8_0", **flags), [find("rtx-4090")] * 2)
     with pytest.raises(UnsupportedError, match="ik_llama"):
         IkJob(mmproj="x.gguf")
+
+
+def test_a_projector_that_nobody_names_is_told() -> None:
+    """A server that takes a repository loads it by itself; a model without one has none to tell of."""
+    said = "its vision or audio part, a file of its own (--mmproj), is not counted; -hf loads it by itself"
+    job = LlamaCppJob(context=4096, format="q8_0")
+    assert said in deploy(subject("gemma-3-27b-it"), job).assumptions
+    assert said not in deploy(LLAMA, job).assumptions

@@ -80,7 +80,9 @@ def test_what_is_looked_up_takes_nothing(method: str) -> None:
 
 def test_medusas_heads_have_an_output_map_each() -> None:
     """Five square maps and five vocabularies."""
-    alone, drafting = (_line(_deployed(LLAMA, each), "weights_gib") for each in (None, {"method": "medusa"}))
+    alone, drafting = (
+        _line(_deployed(LLAMA, each), "weights_gib") for each in (None, {"method": "medusa", "model": "x/y"})
+    )
     assert drafting - alone == pytest.approx(2 * 5 * (4096**2 + 128256 * 4096) / GIB, abs=0.02)
 
 
@@ -114,11 +116,21 @@ def test_drafts_that_are_not_known_are_refused(
         _deployed(name, asked, **flags)
 
 
+def test_prediction_layers_are_the_models_own() -> None:
+    """DeepSeek has one, which joins its layers; of a model without any there is nothing to guess with."""
+    alone, ahead = (_deployed("deepseek-v3", each, tensor_parallel=16) for each in (None, {"method": "mtp"}))
+    assert _line(ahead, "weights_gib") > _line(alone, "weights_gib")
+    with pytest.raises(UnsupportedError, match="qwen3-8b has no prediction layers"):
+        _deployed("qwen3-8b", {"method": "mtp"})
+
+
 def test_what_a_config_of_drafts_says_is_read_or_refused() -> None:
     """Keys that find or accept guesses move nothing, others are refused by name, a typing error with what was meant."""
     ngram = '{"model": "[ngram]", "num_speculative_tokens": 5, "prompt_lookup_max": 4}'
     assert VllmJob(speculative_config=ngram).speculation["method"] == "ngram"
     assert VllmJob(speculative_config='{"method": "[ngram]"}').speculation["method"] == "ngram"
+    with pytest.raises(UsageError, match="names no model"):
+        VllmJob(speculative_config='{"method": "eagle3", "num_speculative_tokens": 3}')
     for key, said in (
         ("draft_lm_head_quantization", "is not modelled"),
         ("num_speculatve_tokens", "num_speculative_tokens"),

@@ -23,6 +23,7 @@ from oomph.engines.llamacpp.deploy import (
     limits_of,
     split_of,
     taken_for_granted,
+    unmatched,
     used_gpus,
 )
 from oomph.engines.llamacpp.printing import printed
@@ -69,7 +70,7 @@ def deploy(found: Subject, job: IkJob, devices: Sequence[Device] = ()) -> Deploy
         printed=Later(partial(printed, served, context)),
         limits=limits,
         assumptions=(*kept, *said, slots),
-        warnings=_warnings(served),
+        warnings=(*_warnings(served), *unmatched(served.file, [pattern for pattern, _ in job.ordered])),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from oomph.answer import Subject
     from oomph.devices import Device
     from oomph.engines.llamacpp.clip import Projector
+    from oomph.engines.llamacpp.file import File
 
 Amount = Any  # an int or a numpy array of them
 
@@ -47,8 +49,8 @@ def deploy(found: Subject, job: LlamaCppJob, devices: Sequence[Device] = ()) -> 
         context=context,
         printed=Later(partial(printed, served, context)),
         limits=limits_of(served),
-        assumptions=(*taken_for_granted(served, context), *fits),
-        warnings=_warnings(served),
+        assumptions=(*taken_for_granted(served, context), *_not_counted(found, job), *fits),
+        warnings=(*_warnings(served), *unmatched(served.file, replace(job, cpu_moe=False, n_cpu_moe=0).patterns)),
     )
     deployed = _with_draft(deployed, served) if job.draft else deployed
     if projector is None:
@@ -250,6 +252,25 @@ def taken_for_granted(served: Served, context: int) -> tuple[str, ...]:
     if len(served.shares) > 1 and not job.shares:
         found.append("--tensor-split not given: layers divided by the GPUs' memory, as if all of it were free")
     return tuple(found)
+
+
+def _not_counted(found: Subject, job: LlamaCppJob) -> tuple[str, ...]:
+    """Return that a model's other part is not counted, where it has one and no file of it is named."""
+    from oomph.formats.gguf_convert import OTHER_FILE
+
+    if job.mmproj or not any(weight.kind in OTHER_FILE for weight in found.model.weights):
+        return ()
+    return ("its vision or audio part, a file of its own (--mmproj), is not counted; -hf loads it by itself",)
+
+
+def unmatched(file: File, patterns: Sequence[re.Pattern[str]]) -> tuple[str, ...]:
+    """Return a sentence for each pattern of -ot that no tensor of a file has: the server passes over it in silence."""
+    names = [tensor.name for tensor in file.tensors]
+    return tuple(
+        f"-ot {each.pattern[:60]}: no tensor has that in its name"
+        for each in patterns
+        if not any(map(each.search, names))
+    )
 
 
 def _warnings(served: Served) -> tuple[str, ...]:

@@ -109,7 +109,7 @@ class LlamaCppJob(ServeJob):
         _within("the concurrency", self.concurrency, 1, MOST_TOKENS)
         if self.parallel == 0:
             raise UsageError("-np 0 gives no slot.", "Give at least one.")
-        _layers("draft_gpu_layers, -ngld,", self.draft_gpu_layers)
+        _layers("-ngld (draft_gpu_layers)", self.draft_gpu_layers)
         _ = self.layers_asked, self.flash, self.types, self.shares, self.patterns, self.build
         if str(self.fit).lower() not in FITS:
             raise UsageError(f"--fit {str(self.fit)[:20]!r} is not known.", "Write on or off.")

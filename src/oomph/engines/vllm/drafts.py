@@ -28,6 +28,7 @@ from oomph.caches import layer_caches
 from oomph.engines.memo import remembered
 from oomph.engines.rope import tables
 from oomph.engines.tensor_parallel import key_heads
+from oomph.engines.vllm.settings import LOOKED_UP
 from oomph.engines.vllm.weights import one_by_one, tensors
 from oomph.errors import UnsupportedError
 from oomph.sources import catalogue
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from oomph.formats.base import Format
     from oomph.model import Model
 
-LOOKED_UP = frozenset({"ngram", "ngram_gpu", "suffix"})
 HEADS = frozenset({"eagle", "eagle3", "dflash", "medusa"})
 WHOLE = "draft_model"
 SINCE: Mapping[str, Version] = {
@@ -107,11 +107,19 @@ class Draft:
 def draft(found: Subject, job: VllmJob) -> Draft | None:
     """Return what a job drafts with, None where it does not, or with the model's own prediction layers.
 
-    Raises UnsupportedError for a version that does not know the method, and for a draft of unknown widths.
+    Raises UnsupportedError for a version that does not know the method, for a draft of unknown widths, and for
+    prediction layers that the model does not have.
     """
     asked = job.speculation
     method = asked.get("method")
+    if method is None:
+        return None
     if method not in LOOKED_UP | HEADS | {WHOLE}:
+        if not any(row.kind == "mtp" for row in found.model.weights):
+            raise UnsupportedError(
+                f"{found.model.name} has no prediction layers that oomph knows, which {method} guesses ahead with.",
+                "Name a draft: eagle3, draft_model or ngram.",
+            )
         return None
     if job.release < SINCE.get(method, job.release):
         raise UnsupportedError(

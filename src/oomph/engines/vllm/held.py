@@ -32,11 +32,8 @@ MARLIN_HIDDEN, MARLIN_INNER, FEW = 128, 64, 16
 MORE_MARLIN = (0, 9, 0)  # from here on Marlin's kernel runs packed experts wherever it can
 ABSORBED, NOT_ABSORBED = (0, 7, 1), (0, 8, 0)  # versions that absorb maps of latent attention (read 0.7.3, 0.8.5)
 VALUES_BEFORE = (16, 32)  # what swizzling needs
-HOPPER_VALUES, HOPPER_SCALES, HOPPER_PAIR = (
-    64,
-    256,
-    2,
-)  # to what their layouts pad rows and columns: hopper_{value,scale}.py
+# To what their layouts pad rows and columns: hopper_{value,scale}.py.
+HOPPER_VALUES, HOPPER_SCALES, HOPPER_PAIR = 64, 256, 2
 NESTED = (".nested_absmax", ".nested_quant_map", ".nested_offset")
 ABSMAX = ".absmax"
 
@@ -67,9 +64,8 @@ def held(
         return kept
     if weight.role == "expert" and any(each.name.endswith(".weight_packed") for each in kept):
         kept = (*kept, *_order_kept(weight, kept, fmt.rest, few_marlin))
-    if not nested and any(
-        each.name.endswith(NESTED) for each in kept
-    ):  # _dequantize_dq: scales of scales are multiplied out
+    # _dequantize_dq: scales of scales are multiplied out
+    if not nested and any(each.name.endswith(NESTED) for each in kept):
         kept = [_widened(each) for each in kept if not each.name.endswith(NESTED)]
     if module_of(weight)[0] == "kv_b_proj":  # W_UK and W_UV, in the dtype of activations
         kept = (*kept, stored(f"{weight.name}.absorbed", weight.shape, fmt.rest, weight.copies))

@@ -21,6 +21,7 @@ DRAFTS = ("eagle", "eagle3", "dflash", "medusa", "draft_model", "ngram", "ngram_
 # What a draft's name says of a method that is not named, asked in this order (config/speculative.py); else it drafts as
 # a whole.
 BY_NAME = (("eagle-", "eagle"), ("eagle3", "eagle3"), ("dflash", "dflash"), ("dspark", "dspark"), ("medusa", "medusa"))
+LOOKED_UP = frozenset({"ngram", "ngram_gpu", "suffix"})  # methods that need no model
 NGRAM = ("ngram", "[ngram]")  # names of a draft that is none
 # What is read of a draft, and what moves none of its memory: how guesses are found and accepted.
 READ_OF_DRAFTS = frozenset({
@@ -78,7 +79,7 @@ def speculation(text: str | None) -> Mapping[str, Any]:
     """
     if text is None:
         return {}
-    example = '\'{"method": "mtp", "num_speculative_tokens": 1}\''
+    example = '\'{"model": "yuhuili/EAGLE3-LLaMA3.1-Instruct-8B", "num_speculative_tokens": 3}\''
     found = read_json("--speculative-config", text, example)
     name, method = str(found.get("model") or ""), found.get("method")
     if method in NGRAM or (method is None and name in NGRAM):
@@ -89,6 +90,8 @@ def speculation(text: str | None) -> Mapping[str, Any]:
         raise UnsupportedError(
             f"Speculative decoding by {str(method)[:SHOWN]!r} is not modelled.", f"Known are mtp, {', '.join(DRAFTS)}."
         )
+    if method in DRAFTS and method not in LOOKED_UP and not name:
+        raise UsageError(f"--speculative-config names no model that guesses by {method}.", f"Add it: {example}")
     for key, value in found.items():
         if key not in READ_OF_DRAFTS and value is not None:
             what = f", {UNKNOWN_OF_DRAFTS[key]}" if key in UNKNOWN_OF_DRAFTS else ""

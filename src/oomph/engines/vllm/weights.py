@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from oomph import dtypes
@@ -256,15 +257,17 @@ def _stored(
     row: Weight, fmt: Format, model: Model, layers: tuple[int, ...], plan: Plan
 ) -> Iterator[tuple[tuple[int, ...], Stored]]:
     """Yield what is held of a weight, with the layers that hold it: one by one where a format tells them apart."""
-    kept = held(row, fmt, model, plan.mxfp4, plan.nested, plan.absorbs, plan.few_marlin)
+    as_held = partial(
+        held, fmt=fmt, model=model, kernel=plan.mxfp4, nested=plan.nested, absorbs=plan.absorbs,
+        few_marlin=plan.few_marlin,
+    )  # fmt: skip
+    kept = as_held(row)
     if not layers or all(each.copies == row.copies for each in kept):
         yield from ((layers, each) for each in kept)
         return
     for layer in layers:
         one = replace(row, places=((layer,), *row.places[1:]))
-        yield from (
-            ((layer,), each) for each in held(one, fmt, model, plan.mxfp4, plan.nested, plan.absorbs, plan.few_marlin)
-        )
+        yield from (((layer,), each) for each in as_held(one))
 
 
 def _played(sections: Sections, tables: Sequence[int], plan: Plan) -> tuple[int, int]:

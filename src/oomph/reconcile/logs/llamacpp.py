@@ -45,6 +45,7 @@ _PATHS = (
 # What follows is of the draft: its own weights, cache and buffers, which have the names of the model's.
 _DRAFT = re.compile(r"loading draft model '([^']{1,400}\.gguf)'")
 _GUESSES = re.compile(r"adding speculative implementation '([a-z0-9-]{1,20})'")
+_PROJECTOR = re.compile(r"loaded multimodal model, '([^']{1,400}\.gguf)'")
 OF_DRAFT = "draft_"
 _BUILD = re.compile(r"\bbuild: ([0-9]{3,6}) \(")
 _TYPE = re.compile(
@@ -76,14 +77,12 @@ def read(lines: Sequence[Line]) -> Report:
     version = ik.build(lines) if is_ik else _build(lines)
     said = {"general.name": name, "version": version, "format": _format(lines)}
     command = _command(lines, found, is_ik)
-    command += _draft(of_draft, draft) if command else ()
+    beside = _draft(of_draft, draft)
+    projector = next((match[1] for line in (*lines, *of_draft) if (match := _PROJECTOR.search(line.text))), "")
+    beside += ("-mm", projector) if projector else ()
     found += [replace(one, name=OF_DRAFT + one.name) for one in draft if not one.device]
-    return Report(
-        ik.PROGRAM if is_ik else "llama.cpp",
-        tuple(found),
-        command,
-        {key: value for key, value in said.items() if value},
-    )
+    facts = {key: value for key, value in said.items() if value}
+    return Report(ik.PROGRAM if is_ik else "llama.cpp", tuple(found), command, facts, beside)
 
 
 def _summed(lines: Sequence[Line]) -> Iterator[Figure]:
@@ -193,8 +192,8 @@ LOG = Log(
     (
         "buffer size =", " cells, ", "n_ctx ", "n_batch ", "n_ubatch ", "n_seq_max ", "kv_unified ", "flash_attn ",
         "layers to GPU", "key-value pairs and", "loading model '", "loading draft model '", "(load_mode = ",
-        "general.name", "model ftype", "file type", "build: ", "K (f16)", "K (q", "speculative implementation '",
-        *ik.SIGNS,
+        "loaded multimodal model, '", "general.name", "model ftype", "file type", "build: ", "K (f16)", "K (q",
+        "speculative implementation '", *ik.SIGNS,
     ),
     read,
 )  # fmt: skip
