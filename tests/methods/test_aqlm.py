@@ -22,13 +22,9 @@ from oomph.methods.lora import LoraAqlm
 from oomph.play import train_step
 from oomph.play_infer import infer
 from oomph.steps import step
-from oomph.tape import Tape
-from oomph.tape.autograd import run_engine
-from oomph.tape.bound import Bound
-from oomph.tape.sym import new
-from oomph.tape.tape import autocast
 from oomph.tensor import Tensor
 from tests.configs import LLAMA_3_8B
+from tests.methods.recorded import played
 from tests.referee import models
 
 MODEL = model_from_config(LLAMA_3_8B)
@@ -45,25 +41,10 @@ def test_a_map_allocates_what_aqlm_s_does(case: dict[str, Any]) -> None:
     matrix = Matrix("q_proj", OUTPUTS, INPUTS, 1, dtype)
     parts = Aqlm(case["books"], case["bits"], GROUP).tensors(matrix)
     stored = {one.name.rpartition(".")[2]: Tensor(one.shape, "buffer", one.dtype, trains=False) for one in parts}
-    tape = Tape("trace")
-    with tape.playing():
-        base = quantised_linear(Linear(INPUTS, OUTPUTS), stored, LORA)
-        bound = Bound(LoraAqlm(base, INPUTS, OUTPUTS, RANK, 0.0, "fp32"), tape, dtype)
-        x = tape.empty(case["x"], dtype)
-        x.requires_grad = True
-        before, start = len(tape.recorder.allocations), len(tape.recorder.events)
-        with autocast(tape, dtype if case["autocast"] else None):
-            h = x * 1.0
-            out = bound(h)
-            del h
-        gradient = new(tape, out.shape, out.dtype)
-        with tape.no_grad():
-            run_engine(tape, out.node, [gradient])
-        del out, gradient
-        events = tape.recorder.events[start:]
-    sizes = [one.n_bytes for one in tape.recorder.allocations[before:]]
-    assert sizes == case["sizes"]
-    assert [at - before if at >= 0 else at + before for at in events] == case["events"]
+    base = quantised_linear(Linear(INPUTS, OUTPUTS), stored, LORA)
+    block = LoraAqlm(base, INPUTS, OUTPUTS, RANK, 0.0, "fp32")
+    found = played(block, dtype, case["x"], dtype, dtype if case["autocast"] else None)
+    assert found == (case["sizes"], case["events"])
 
 
 def test_the_base_is_what_its_format_stores() -> None:

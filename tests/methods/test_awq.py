@@ -19,13 +19,9 @@ from oomph.methods.awq import quantised_linear
 from oomph.methods.lora import LoraAwq
 from oomph.play import train_step
 from oomph.steps import step
-from oomph.tape import Tape
-from oomph.tape.autograd import run_engine
-from oomph.tape.bound import Bound
-from oomph.tape.sym import new
-from oomph.tape.tape import autocast
 from oomph.tensor import Tensor
 from tests.configs import LLAMA_3_8B
+from tests.methods.recorded import played
 from tests.referee import models
 
 MODEL = model_from_config(LLAMA_3_8B)
@@ -43,25 +39,10 @@ STORED = {
 @pytest.mark.parametrize("case", RECORDED["cases"], ids=lambda one: "-".join(str(one[key]) for key in list(one)[:4]))
 def test_a_map_allocates_what_autoawq_s_does(case: dict[str, Any]) -> None:
     """Every allocation and free of forward and backward, as recorded from the real classes of AutoAWQ and PEFT."""
-    tape = Tape("trace")
-    with tape.playing():
-        base = quantised_linear(Linear(INPUTS, OUTPUTS, case["bias"]), STORED, LORA)
-        bound = Bound(LoraAwq(base, INPUTS, OUTPUTS, RANK, 0.0, "fp32"), tape, "fp16")
-        x = tape.empty(case["x"], DTYPES[case["dtype"]])
-        x.requires_grad = True
-        before, start = len(tape.recorder.allocations), len(tape.recorder.events)
-        with autocast(tape, "fp16" if case["autocast"] else None):
-            h = x * 1.0
-            out = bound(h)
-            del h
-        gradient = new(tape, out.shape, out.dtype)
-        with tape.no_grad():
-            run_engine(tape, out.node, [gradient])
-        del out, gradient
-        events = tape.recorder.events[start:]
-    sizes = [one.n_bytes for one in tape.recorder.allocations[before:]]
-    assert sizes == case["sizes"]
-    assert [at - before if at >= 0 else at + before for at in events] == case["events"]
+    base = quantised_linear(Linear(INPUTS, OUTPUTS, case["bias"]), STORED, LORA)
+    block = LoraAwq(base, INPUTS, OUTPUTS, RANK, 0.0, "fp32")
+    found = played(block, "fp16", case["x"], DTYPES[case["dtype"]], "fp16" if case["autocast"] else None)
+    assert found == (case["sizes"], case["events"])
 
 
 def test_the_base_is_what_its_format_stores() -> None:

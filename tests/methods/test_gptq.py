@@ -20,13 +20,9 @@ from oomph.methods.gptq import quantised_linear
 from oomph.methods.lora import LoraAutoGptq
 from oomph.play import train_step
 from oomph.steps import step
-from oomph.tape import Tape
-from oomph.tape.autograd import run_engine
-from oomph.tape.bound import Bound
-from oomph.tape.sym import new
-from oomph.tape.tape import autocast
 from oomph.tensor import Tensor
 from tests.configs import LLAMA_3_8B
+from tests.methods.recorded import played
 from tests.referee import models
 from tests.tape.grid import compare
 
@@ -50,24 +46,9 @@ def test_a_map_allocates_what_auto_gptq_s_does(case: dict[str, Any]) -> None:
     """Every allocation and free of forward and backward, as recorded from the real classes of auto_gptq and PEFT."""
     job = replace(LORA, gptq_kernel=case["kernel"], quantization=f"gptq-{case['bits']}bit-g32")
     base = quantised_linear(Linear(INPUTS, OUTPUTS, case["bias"]), stored(case["bits"]), job)
-    tape = Tape("trace")
-    with tape.playing():
-        bound = Bound(LoraAutoGptq(base, INPUTS, OUTPUTS, RANK, 0.0, "fp32"), tape, "fp16")
-        x = tape.empty(X, "fp16")
-        x.requires_grad = True
-        before, start = len(tape.recorder.allocations), len(tape.recorder.events)
-        with autocast(tape, "fp16" if case["autocast"] else None):
-            h = x * 1.0
-            out = bound(h)
-            del h
-        gradient = new(tape, out.shape, out.dtype)
-        with tape.no_grad():
-            run_engine(tape, out.node, [gradient])
-        del out, gradient
-        events = tape.recorder.events[start:]
-    sizes = [one.n_bytes for one in tape.recorder.allocations[before:]]
-    assert sizes == case["sizes"]
-    assert [at - before if at >= 0 else at + before for at in events] == case["events"]
+    block = LoraAutoGptq(base, INPUTS, OUTPUTS, RANK, 0.0, "fp32")
+    found = played(block, "fp16", X, "fp16", "fp16" if case["autocast"] else None)
+    assert found == (case["sizes"], case["events"])
 
 
 @pytest.mark.parametrize("name", ["gptq-4bit-g128", "gptq-8bit-column"])

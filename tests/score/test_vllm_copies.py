@@ -6,7 +6,9 @@ import pytest
 
 from oomph import formats
 from oomph.score.readers.engines.vllm_copies import ENDINGS, QWEN_FP8, Copy, read
+from oomph.score.scoring import score
 from oomph.sources import catalogue
+from tests.score.rows import INFERENCE
 
 
 @pytest.mark.parametrize(
@@ -42,6 +44,22 @@ def test_what_a_name_alone_does_not_tell_is_not_guessed() -> None:
     assert read("someone/Qwen3-8B-AWQ", "hqq") is None
     assert read("someone/Unheard-7B-AWQ", "awq") is None
     assert read("unsloth/Qwen3-8B-unsloth-bnb-4bit", "bnb-nf4") == Copy("Qwen3-8B", mixed=True)
+
+
+def test_a_checkpoint_that_its_size_alone_tells_is_not_scored() -> None:
+    """What was concluded from the bytes of a log cannot be held against them."""
+    start = "https://github.com/sostrowsk/dgx-spark-local-llm/blob/" + "0" * 40
+    row = {
+        **INFERENCE, "engine": "vllm", "engine_version": "0.25.1", "model": "poolside/Laguna-S-2.1-INT4",
+        "quant": "compressed-tensors", "gpu": "H100", "measured": {"weights_gib": 95.46},
+    }  # fmt: skip
+
+    def refused(page: str) -> str:
+        (outcome,) = score([("Line 1 of rows.jsonl", {**row, "source_url": f"{start}/{page}#L24"})])
+        return outcome.refused or ""
+
+    assert "told by its size alone" in refused("laguna-int4-start.log")
+    assert refused("another.log") == ""
 
 
 def test_qwens_own_fp8_leaves_what_qwen_leaves() -> None:

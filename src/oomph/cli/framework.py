@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from oomph.cli.job_options import beside_method, given
+from oomph.cli.job_options import given
 from oomph.errors import UsageError
 from oomph.job import DEFAULTS, TrainJob
 from oomph.runtimes import runtime
@@ -45,10 +45,3 @@ def framework_job(name: str | None, config: str | None, values: Mapping[str, Any
     warnings = (f"Not read in {config}: {unread}.",) if unread else ()
     taken = tuple(f"{program.name}: {text}" for text in program.taken(Versions(), said))
     return TrainJob(**given_way(found, typed, DEFAULTS)), Framework(taken, warnings, file.model)
-
-
-def beside(values: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return in words what was taken because of the method alone, without a framework."""
-    typed = {option.name for option in given()}
-    found = {name: default for name, default in beside_method(values).items() if name not in typed}
-    return tuple(f"peft: {name}={default.value}: {default.why}" for name, default in found.items())

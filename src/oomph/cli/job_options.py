@@ -181,17 +181,21 @@ def train_job(values: Mapping[str, Any]) -> TrainJob:
     What --method qlora stands for gives way to what was typed; what goes with it is taken where nothing was.
     """
     found = {field.name: values[field.name] for field in fields(TrainJob)}
-    typed = {option.name for option in given()} & set(found)
-    taken = {name: default.value for name, default in beside_method(found).items() if name not in typed}
-    return TrainJob(**given_way({**found, **taken}, typed, DEFAULTS))
+    taken = {name: default.value for name, default in _beside_method(values).items()}
+    return TrainJob(**given_way({**found, **taken}, {str(option.name) for option in given()} & set(found), DEFAULTS))
 
 
-def beside_method(values: Mapping[str, Any]) -> Defaults:
-    """Return what goes with a method as PEFT has it, where the fields of a job say nothing else."""
+def beside(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return in words what was taken because of the method alone, without a framework; called as train_job."""
+    return tuple(f"peft: {name}={each.value}: {each.why}" for name, each in _beside_method(values).items())
+
+
+def _beside_method(values: Mapping[str, Any]) -> Defaults:
+    """Return what goes with a method as PEFT has it, where nothing else was typed."""
     if values["method"] != "qlora" or values["model_code"] != "transformers" or values["kernels"] == "unsloth":
         return {}
-    narrow = values["precision"] in ("bf16", "fp16")
-    return {name: each for name, each in prepared(Versions()).items() if narrow or name != "autocast"}
+    typed = {option.name for option in given()}
+    return {name: each for name, each in prepared(Versions(), values["precision"]).items() if name not in typed}
 
 
 def infer_job(values: Mapping[str, Any]) -> InferJob:

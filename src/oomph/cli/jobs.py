@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from oomph.cli import foreign
-from oomph.cli.job_options import in_vain, train_job, train_options, within_context
+from oomph.cli.job_options import beside, in_vain, train_job, train_options, within_context
 from oomph.job import TrainJob
 
 if TYPE_CHECKING:
@@ -63,10 +63,10 @@ def train(model: str | None, framework: str | None, config: str | None, **values
 
 def trained(model: str | None, framework: str | None, config: str | None, values: dict[str, Any]) -> Answered:
     """Return the answer to the question that the options of `oomph train` put."""
-    from oomph.cli.framework import beside, framework_job
-
     if framework is None and config is None and model is not None:
         return answered(model, train_job(values), values, taken=beside(values))
+    from oomph.cli.framework import framework_job
+
     job, said = framework_job(framework, config, values)
     model = model or said.model
     if model is None:

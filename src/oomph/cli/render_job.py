@@ -25,7 +25,6 @@ TITLES = {
     "kv_cache": "key-value cache",
     "runtime": "CUDA context, allocator",
 }
-INPUT = re.compile(r"\w+=")  # how an input and its value begin; reasons for what was taken are sentences
 TOKEN = re.compile(r"decode (\d+)")
 
 
@@ -46,8 +45,8 @@ def render(ledger: Ledger, explain: bool) -> None:
     out.print(_instants(ledger, explain))
     for text in ledger.warnings:
         out.print(Text(f"! {text}", style="yellow"))
-    inputs = [text for text in ledger.assumptions if INPUT.match(text)]
-    reasons = [text for text in ledger.assumptions if not INPUT.match(text)]
+    inputs = [text for text in ledger.assumptions if text.partition("=")[0] in ledger.job]
+    reasons = [text for text in ledger.assumptions if text not in inputs]
     if reasons:
         out.print(Text(f"Assumed: {'; '.join(reasons)}", style="dim"))
     out.print(Text(f"The job: {', '.join(inputs)}", style="dim"))

@@ -9,13 +9,13 @@ from typing import Any
 
 from oomph.blocks.base import Module
 from oomph.blocks.basic import Norm
-from oomph.blocks.gated_attention import GatedAttention
 from oomph.blocks.mlp import GatedMLP
 from oomph.blocks.moe import MoE, Router, shared_expert
 from oomph.config import MAX_EXPERTS, Config
 from oomph.families.common import causal_lm, head_dim
 from oomph.families.layer_types import FULL, SLIDING, listed
 from oomph.families.moe_layers import by_kind, mlp_kinds, pre_norm_layer
+from oomph.families.step3p5 import gated_heads
 from oomph.model import Model
 from oomph.tensor import Tensor
 
@@ -55,29 +55,11 @@ def _count(config: Config, value: object) -> int:
 
 def layer(config: Config, hidden: int, kind: Kind) -> Module:
     """Return one layer."""
-    _, mlp, _ = kind
-    dense = GatedMLP(hidden, config.int("intermediate_size"), activation=config.str("hidden_act", "silu"))
-    return pre_norm_layer(hidden, gated(config, hidden, kind), dense if mlp == "dense" else experts(config, hidden))
-
-
-def gated(config: Config, hidden: int, kind: Kind) -> GatedAttention:
-    """Return the attention: normed queries and keys, a gate for each head or each of its channels."""
-    attention, _, count = kind
+    attention, mlp, count = kind
     dim = head_dim(config, hidden, config.int("num_attention_heads"))
-    bias, per_head = config.bool("attention_bias"), config.get("gating") in (None, True, "per-head")
-    return GatedAttention(
-        hidden,
-        count,
-        config.int("num_key_value_heads"),
-        dim,
-        qkv_bias=bias,
-        out_bias=bias,
-        q_norm=Norm(dim),
-        k_norm=Norm(dim),
-        sliding_window=config.optional_int("sliding_window") if attention == SLIDING else None,
-        gate="g_proj",
-        gate_size=count if per_head else count * dim,
-    )
+    dense = GatedMLP(hidden, config.int("intermediate_size"), activation=config.str("hidden_act", "silu"))
+    attends = gated_heads(config, hidden, count, dim, attention == SLIDING)
+    return pre_norm_layer(hidden, attends, dense if mlp == "dense" else experts(config, hidden))
 
 
 def experts(config: Config, hidden: int) -> MoE:

@@ -101,8 +101,12 @@ def gated(config: Config, hidden: int, kind: str) -> GatedAttention:
     if kind == SLIDING:
         other = config.optional_int("num_sliding_attention_heads")
         heads = other or config.sub("attention_other_setting").optional_int("num_attention_heads") or heads
-    bias, gating = config.bool("attention_bias"), config.get("gating")
-    per_head = gating in (None, True, "per-head")
+    return gated_heads(config, hidden, heads, dim, kind == SLIDING)
+
+
+def gated_heads(config: Config, hidden: int, heads: int, dim: int, windowed: bool) -> GatedAttention:
+    """Return attention of so many heads: normed queries and keys, a gate for each head or each of its channels."""
+    bias, per_head = config.bool("attention_bias"), config.get("gating") in (None, True, "per-head")
     return GatedAttention(
         hidden,
         heads,
@@ -112,7 +116,7 @@ def gated(config: Config, hidden: int, kind: str) -> GatedAttention:
         out_bias=bias,
         q_norm=Norm(dim),
         k_norm=Norm(dim),
-        sliding_window=config.optional_int("sliding_window") if kind == SLIDING else None,
+        sliding_window=config.optional_int("sliding_window") if windowed else None,
         gate="g_proj",
         gate_size=heads if per_head else heads * dim,
     )

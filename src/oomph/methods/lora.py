@@ -8,6 +8,7 @@ Source: PEFT 0.21, tuners/lora/layer.py, Linear; optimizers/lorafa.py, whose own
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -193,6 +194,22 @@ class LoraHqq(LoraLinear):
         return result
 
 
+def _cast_and_scaled(m: Bound, x: Sym, add: Callable[[Sym, Sym], Sym]) -> Sym:
+    """Mirror what AwqLoraLinear and its like do: what B gives is cast, scaled, and joined to the map's result."""
+    from oomph import ops
+
+    result: Sym = m.base_layer(x)
+    if requires_conversion := m.tape.autocast is None:
+        expected_dtype = result.dtype
+        x = ops.cast(x, m.lora_A.weight.dtype)
+    output: Sym = m.lora_B(m.lora_A(m.lora_dropout(x)))
+    if requires_conversion:
+        output = ops.cast(output, expected_dtype)
+    output = output * SCALING
+    result = add(result, output)
+    return result
+
+
 @dataclass(frozen=True, eq=False)
 class LoraAwq(LoraLinear):
     """An adapter beside a map of AWQ: its output is cast, then scaled and added, under autocast without casts."""
@@ -202,16 +219,7 @@ class LoraAwq(LoraLinear):
         """Mirror lora.awq.AwqLoraLinear.forward."""
         from oomph import ops
 
-        result: Sym = m.base_layer(x)
-        if requires_conversion := m.tape.autocast is None:
-            expected_dtype = result.dtype
-            x = ops.cast(x, m.lora_A.weight.dtype)
-        output: Sym = m.lora_B(m.lora_A(m.lora_dropout(x)))
-        if requires_conversion:
-            output = ops.cast(output, expected_dtype)
-        output = output * SCALING
-        result = result + output
-        return result
+        return _cast_and_scaled(m, x, ops.add)
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,16 +231,7 @@ class LoraAqlm(LoraLinear):
         """Mirror lora.aqlm.AqlmLoraLinear.forward."""
         from oomph import ops
 
-        result: Sym = m.base_layer(x)
-        if requires_conversion := m.tape.autocast is None:
-            expected_dtype = result.dtype
-            x = ops.cast(x, m.lora_A.weight.dtype)
-        output: Sym = m.lora_B(m.lora_A(m.lora_dropout(x)))
-        if requires_conversion:
-            output = ops.cast(output, expected_dtype)
-        output = output * SCALING
-        result = ops.add_(result, output)
-        return result
+        return _cast_and_scaled(m, x, ops.add_)
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,13 +243,5 @@ class LoraAutoGptq(LoraLinear):
         """Mirror lora.gptq.QuantLinear.forward."""
         from oomph import ops
 
-        result: Sym = m.base_layer(x)
-        if requires_conversion := m.tape.autocast is None:
-            expected_dtype = result.dtype
-            x = ops.cast(x, m.lora_A.weight.dtype)
-        output: Sym = m.lora_B(m.lora_A(m.lora_dropout(x)))
-        if requires_conversion:
-            output = ops.cast(output, expected_dtype)
-        output = output * SCALING
-        result = ops.add_to_view(result, output, (ops.rows(x), m.out_features))
-        return result
+        shape = (ops.rows(x), m.out_features)
+        return _cast_and_scaled(m, x, lambda result, output: ops.add_to_view(result, output, shape))

@@ -2,38 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from oomph.ops.elementwise import grad, mul, result, sub
 from oomph.ops.kernel import run
 from oomph.ops.scan import exp
 from oomph.tape.autograd import Gradients, Node, made_by, record, save
-from oomph.tape.sym import WIDTH, Sym, new, row_major, view_of
+from oomph.tape.sym import Sym, new, row_major
 from oomph.workspaces import OUTPUTS, Buffer, Freed
-
-
-def stack_first(tensors: Sequence[Sym]) -> Sym:
-    """Return torch.stack(tensors): new and contiguous, with their number as a first axis, in the widest dtype.
-
-    Saves nothing; backward hands out views of the gradient. Source: ATen/native/TensorShape.cpp, stack;
-    torch/csrc/autograd/FunctionsManual.cpp, stack_tensors_backward.
-
-    >>> from oomph.tape.testing import cost
-    >>> cost(lambda a, b: stack_first([a, b]), (4, 128), (4, 128))
-    Cost(allocated=2048, saved=0, backward=0)
-    """
-    node = record("Stack", tensors, _stack_backward)
-    dtype = max([one.dtype for one in tensors], key=WIDTH.__getitem__)
-    return made_by(new(tensors[0].tape, (len(tensors), *tensors[0].shape), dtype, op="stack"), node)
-
-
-def _stack_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
-    gradient = grad(gradients)
-    return [
-        view_of(gradient, shape, gradient.strides[1:]) if node.needs(at) else None
-        for at, (shape, _) in enumerate(node.inputs)
-    ]
 
 
 def logsumexp(x: Sym) -> Sym:

@@ -7,34 +7,36 @@ Source: transformers 5.23, masking_utils.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from oomph.ops.elementwise import cast, result, unary
 from oomph.ops.indexing import expand
 from oomph.ops.joining import pad_last
+from oomph.ops.mask_rules import (
+    Indices,
+    Rule,
+    all_of,
+    any_of,
+    around,
+    at_positions,
+    causal,
+    everywhere,
+    in_chunk,
+    in_same_block,
+    in_same_sequence,
+    left_padding,
+    lying,
+    standing,
+    unpadded,
+    within,
+)
 from oomph.ops.slices import slice_axis
 from oomph.tape.sizes import Size, yes
-from oomph.tape.sym import Sym, broadcast, view_of
+from oomph.tape.sym import Sym
 from oomph.tape.tape import Tape
 
 if TYPE_CHECKING:
     from oomph.programs.cache import Cache
-
-
-class _Indices(NamedTuple):
-    """Numbers of sequences [B] and heads [1], positions as [1, 1, S, 1] and [1, 1, 1, T], all int64.
-
-    A tuple dies from the back, queries before keys: as the arguments of a mask function do.
-    """
-
-    rows: Sym
-    heads: Sym
-    keys: Sym
-    queries: Sym
-
-
-Rule = Callable[[_Indices], Sym]
 
 
 def causal_mask(
@@ -88,15 +90,15 @@ def causal_mask(
         may_skip = may_skip and not (past_key_values.is_static and yes(q_length == 1))
     elif attention_mask is None and looks:
         packed_sequence_mask = packed_sequences(tape, batch, q_length, packed is not None)
-    rule = _causal if window is None else _all_of(_within, _causal)
+    rule = causal if window is None else all_of(within, causal)
     if chunked and window is not None:
-        left_padding_tokens = _left_padding(tape, batch, attention_mask)
-        rule = _all_of(_in_chunk(left_padding_tokens), _causal)
+        left_padding_tokens = left_padding(tape, batch, attention_mask)
+        rule = all_of(in_chunk(left_padding_tokens), causal)
     if packed is not None and packed_sequence_mask is not None:
-        rule = _all_of(_in_same_sequence(packed_sequence_mask), _at_positions(rule, packed))
+        rule = all_of(in_same_sequence(packed_sequence_mask), at_positions(rule, packed))
         may_skip = False
     if blocks is not None:
-        rule, may_skip = _any_of(rule, _in_same_block(blocks)), False
+        rule, may_skip = any_of(rule, in_same_block(blocks)), False
     lengths = (q_length, kv_length, q_offset, kv_offset)
     if tape.kernel == "eager":
         return _eager_mask(tape, batch, lengths, rule, attention_mask, window, inputs_embeds.dtype)
@@ -144,8 +146,8 @@ def window_with_images(inputs_embeds: Sym, blocks: Sym) -> Sym:
     Cost(allocated=1000, saved=0, backward=0)
     """
     tape, (batch, length) = inputs_embeds.tape, inputs_embeds.shape[:2]
-    either = _any_of(_causal, _in_same_block(blocks), vmapped=True)
-    rule = _all_of(either, _within, vmapped=True)
+    either = any_of(causal, in_same_block(blocks), vmapped=True)
+    rule = all_of(either, within, vmapped=True)
     lengths = (length, length, 0, 0)
     if tape.kernel == "eager":
         return _eager_mask(tape, batch, lengths, rule, None, None, inputs_embeds.dtype)
@@ -178,7 +180,7 @@ def bidirectional_mask(inputs_embeds: Sym, attention_mask: Sym | None, window: S
         attention_mask = cast(attention_mask, "bool")
         answer = tape.empty((), "bool", op="all")
         del answer
-    rule = _everywhere if window is None else _all_of(_around, _everywhere)
+    rule = everywhere if window is None else all_of(around, everywhere)
     lengths = (length, length if attention_mask is None else attention_mask.shape[1], 0, 0)
     if tape.kernel == "eager":
         return _eager_mask(tape, batch, lengths, rule, attention_mask, None, inputs_embeds.dtype)
@@ -232,12 +234,12 @@ def _sdpa_mask(
     if may_skip and _not_needed(padding_mask, lengths, window):
         return None
     if padding_mask is not None:
-        rule = _all_of(rule, _unpadded(padding_mask))
+        rule = all_of(rule, unpadded(padding_mask))
     batch_arange = tape.empty((batch,), "int64", op="arange")
     head_arange = tape.empty((1,), "int64", op="arange")
     q_arange = unary(tape.empty((q_length,), "int64", op="arange"), "add")
     kv_arange = unary(tape.empty((kv_length,), "int64", op="arange"), "add")
-    mask = rule(_Indices(batch_arange, head_arange, keys=_lying(kv_arange), queries=_standing(q_arange)))
+    mask = rule(Indices(batch_arange, head_arange, keys=lying(kv_arange), queries=standing(q_arange)))
     return expand(mask, (batch, 1, q_length, kv_length))
 
 
@@ -293,130 +295,6 @@ def _has_holes(padding_mask: Sym | None) -> bool:
     equal = padding_mask.tape.empty((), "bool", op="eq")
     del total, equal
     return padding_mask.tape.holes
-
-
-def _all_of(*rules: Rule, vmapped: bool = False) -> Rule:
-    """Mirror and_masks."""
-
-    def rule(at: _Indices) -> Sym:
-        allowed = at.queries.tape.empty(at.queries.shape[2:3] * vmapped, "bool", op="new_ones")
-        for each in rules:
-            allowed = _compared("bitwise_and", allowed, each(at))
-        return allowed
-
-    return rule
-
-
-def _any_of(*rules: Rule, vmapped: bool = False) -> Rule:
-    """Mirror or_masks."""
-
-    def rule(at: _Indices) -> Sym:
-        allowed = at.queries.tape.empty(at.queries.shape[2:3] * vmapped, "bool", op="new_zeros")
-        for each in rules:
-            allowed = _compared("bitwise_or", allowed, each(at))
-        return allowed
-
-    return rule
-
-
-def _in_same_block(block_sequence_ids: Sym) -> Rule:
-    """Mirror blockwise_overlay: tokens of the same numbered block."""
-
-    def rule(at: _Indices) -> Sym:
-        q_group = _looked_up(block_sequence_ids, at.queries)
-        kv_group = _looked_up(block_sequence_ids, at.keys)
-        same = _compared("eq", q_group, kv_group)
-        numbered = result("ge", q_group.shape, "bool", q_group)
-        allowed = _compared("bitwise_and", same, numbered)
-        del same, numbered
-        return allowed
-
-    return rule
-
-
-def _causal(at: _Indices) -> Sym:
-    """Mirror causal_mask_function: kv_idx <= q_idx."""
-    return _compared("le", at.keys, at.queries)
-
-
-def _everywhere(at: _Indices) -> Sym:
-    """Mirror bidirectional_mask_function: q_idx >= 0."""
-    return result("ge", at.queries.shape, "bool", at.queries)
-
-
-def _within(at: _Indices) -> Sym:
-    """Mirror sliding_window_overlay: kv_idx > q_idx - sliding_window."""
-    return _compared("gt", at.keys, unary(at.queries, "sub"))
-
-
-def _around(at: _Indices) -> Sym:
-    """Mirror sliding_window_bidirectional_overlay: abs(q_idx - kv_idx) <= sliding_window."""
-    apart = unary(result("sub", broadcast(at.queries.shape, at.keys.shape), "int64", at.queries, at.keys), "abs")
-    return result("le", apart.shape, "bool", apart)
-
-
-def _left_padding(tape: Tape, batch: Size, attention_mask: Sym | None) -> Sym:
-    """Return how many tokens of padding come first in each sequence, int64 [B]."""
-    if attention_mask is None:
-        return tape.empty((batch,), "int64", op="zeros")
-    counted = tape.empty(attention_mask.shape, "int64", op="cumsum")
-    zeros = tape.empty(attention_mask.shape, "bool", op="zeros_like")
-    first = result("eq", attention_mask.shape, "bool", counted)
-    del counted, zeros
-    left_padding = tape.empty((batch,), "int64", op="sum")
-    del first
-    return left_padding
-
-
-def _in_chunk(left_padding: Sym) -> Rule:
-    """Mirror chunked_overlay: (kv_idx - left_padding) // size == (q_idx - left_padding) // size."""
-    return lambda at: _compared("eq", _chunk(left_padding, at, at.keys), _chunk(left_padding, at, at.queries))
-
-
-def _chunk(left_padding: Sym, at: _Indices, positions: Sym) -> Sym:
-    """Return the number of each position's chunk, int64 [B, 1, S, 1] or [B, 1, 1, T]."""
-    first = left_padding.tape.empty((at.rows.shape[0], 1, 1, 1), "int64", op="index")
-    within = result("sub", broadcast(positions.shape, first.shape), "int64", positions, first)
-    del first
-    return unary(within, "floor_divide")
-
-
-def _unpadded(padding_mask: Sym) -> Rule:
-    """Mirror padding_mask_function: padding_mask[batch_idx, kv_idx]."""
-    return lambda at: padding_mask.tape.empty((at.rows.shape[0], 1, 1, at.keys.shape[-1]), "bool", op="index")
-
-
-def _in_same_sequence(packed_sequence_mask: Sym) -> Rule:
-    """Mirror packed_sequence_mask_function."""
-    return lambda at: _compared(
-        "eq", _looked_up(packed_sequence_mask, at.queries), _looked_up(packed_sequence_mask, at.keys)
-    )
-
-
-def _at_positions(rule: Rule, position_ids: Sym) -> Rule:
-    """Mirror remap_positions_for_packed_sequence: a rule about positions within each sequence."""
-    return lambda at: rule(
-        at._replace(queries=_looked_up(position_ids, at.queries), keys=_looked_up(position_ids, at.keys))
-    )
-
-
-def _looked_up(table: Sym, at: Sym) -> Sym:
-    """Return table[rows, at] of a table [B, S]: int64 [B, 1, S, 1] or [B, 1, 1, S]."""
-    return table.tape.empty((table.shape[0], *at.shape[1:]), table.dtype, op="index")
-
-
-def _compared(op: str, a: Sym, b: Sym) -> Sym:
-    return result(op, broadcast(a.shape, b.shape), "bool", a, b)
-
-
-def _standing(positions: Sym) -> Sym:
-    (length,) = positions.shape
-    return view_of(positions, (1, 1, length, 1), (length, length, 1, 1))
-
-
-def _lying(positions: Sym) -> Sym:
-    (length,) = positions.shape
-    return view_of(positions, (1, 1, 1, length), (length, length, length, 1))
 
 
 def packed_sequences(tape: Tape, batch: Size, length: Size, packed: bool) -> Sym | None:

@@ -10,12 +10,15 @@ from oomph.runtimes import trainer
 from oomph.runtimes.base import Default, Defaults, Runtime, Versions
 
 
-def prepared(versions: Versions) -> Defaults:
-    """Return what goes with a quantised base: layers are checkpointed, and fp32 states multiplied in 16 bits."""
-    return {
-        "checkpointing": Default(trainer.checkpointing(versions), "prepare_model_for_kbit_training turns it on"),
-        "autocast": Default(True, "its guides train with bf16=True or fp16=True, as what it leaves in fp32 asks for"),
-    }
+def prepared(versions: Versions, precision: str = "bf16") -> Defaults:
+    """Return what goes with a quantised base: layers are checkpointed, and what PEFT leaves in fp32 is multiplied in 16
+    bits where weights are so wide.
+    """
+    layers = Default(trainer.checkpointing(versions), "prepare_model_for_kbit_training turns it on")
+    if precision not in ("bf16", "fp16"):
+        return {"checkpointing": layers}
+    why = "its guides train with bf16=True or fp16=True, as what it leaves in fp32 asks for"
+    return {"checkpointing": layers, "autocast": Default(True, why)}
 
 
 def quantised(versions: Versions) -> Defaults:

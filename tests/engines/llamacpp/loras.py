@@ -34,11 +34,5 @@ def write(
         for half, of_half in (("a", (*experts, rank, into)), ("b", (*experts, out, rank))):
             n_bytes = int(np.prod(of_half)) * dtype.itemsize
             writer.add_tensor_info(f"{name}.lora_{half}", of_half, dtype, n_bytes)
-            end += -(-n_bytes // gguf.GGUF_DEFAULT_ALIGNMENT) * gguf.GGUF_DEFAULT_ALIGNMENT
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    writer.close()
-    data = -(-path.stat().st_size // gguf.GGUF_DEFAULT_ALIGNMENT) * gguf.GGUF_DEFAULT_ALIGNMENT
-    with path.open("r+b") as file:
-        file.truncate(data + end)
+            end += tiny.aligned(n_bytes)
+    tiny.finish(writer, path, end)

@@ -181,14 +181,25 @@ def write(path: Path, config: dict[str, Any], stored: str = "gguf-f16") -> None:
     for name, shape, kind in tensors(found, stored):
         n_bytes = BY_NAME[kind].tensor_bytes(shape)
         writer.add_tensor_info(name, _in_bytes(shape, kind), _numpy_type(kind), n_bytes, _raw_type(kind))
-        end += -(-n_bytes // gguf.GGUF_DEFAULT_ALIGNMENT) * gguf.GGUF_DEFAULT_ALIGNMENT
+        end += aligned(n_bytes)
+    finish(writer, path, end)
+
+
+def aligned(n_bytes: int) -> int:
+    """Return bytes rounded up to where the next tensor of a file may begin."""
+    import gguf
+
+    return -(-n_bytes // gguf.GGUF_DEFAULT_ALIGNMENT) * gguf.GGUF_DEFAULT_ALIGNMENT
+
+
+def finish(writer: Any, path: Path, n_bytes: int) -> None:
+    """Write the header, and room for so many bytes of tensors that has none on the disk."""
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     writer.close()
-    data = -(-path.stat().st_size // gguf.GGUF_DEFAULT_ALIGNMENT) * gguf.GGUF_DEFAULT_ALIGNMENT
     with path.open("r+b") as file:
-        file.truncate(data + end)
+        file.truncate(aligned(path.stat().st_size) + n_bytes)
 
 
 def tensors(found: Converted, stored: str) -> Iterator[tuple[str, tuple[int, ...], str]]:

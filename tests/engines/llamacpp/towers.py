@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.engines.llamacpp import tiny
+
 HIDDEN, FFN, LAYERS, HEADS = 128, 256, 3, 4
 EPS = 1e-6
 # What a kind has beside the usual: sizes of image and patch, keys of its own.
@@ -50,14 +52,8 @@ def write(path: Path, name: str, width: int, half: bool = True) -> None:
         dtype = np.dtype(np.float16 if matrix and half else np.float32)
         n_bytes = int(np.prod(shape)) * dtype.itemsize
         writer.add_tensor_info(tensor, shape, dtype, n_bytes)
-        end += -(-n_bytes // gguf.GGUF_DEFAULT_ALIGNMENT) * gguf.GGUF_DEFAULT_ALIGNMENT
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    writer.close()
-    data = -(-path.stat().st_size // gguf.GGUF_DEFAULT_ALIGNMENT) * gguf.GGUF_DEFAULT_ALIGNMENT
-    with path.open("r+b") as file:
-        file.truncate(data + end)
+        end += tiny.aligned(n_bytes)
+    tiny.finish(writer, path, end)
 
 
 def tensors(name: str, width: int) -> Iterator[Tensor]:

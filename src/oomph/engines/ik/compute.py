@@ -8,13 +8,12 @@ from functools import lru_cache
 from typing import Any
 
 from oomph.engines.ik.graph import compute_buffers
-from oomph.engines.ik.setup import IkBuild, IkSetup
-from oomph.engines.llamacpp.compute import BROKEN, Question
+from oomph.engines.ik.setup import IkBuild, IkFlags, IkSetup
+from oomph.engines.llamacpp.compute import Question, by_device
 from oomph.engines.llamacpp.compute import setup as common
 from oomph.engines.llamacpp.file import EMBEDDING
 from oomph.engines.llamacpp.graph_setup import CPU, GraphSetup, Hparams, Stored
 from oomph.engines.llamacpp.kv import Window
-from oomph.errors import UnsupportedError
 from oomph.formats.gguf_types import BY_NAME
 
 Amount = Any  # an int or a numpy array of them
@@ -24,18 +23,10 @@ STEP = 32  # tokens that a cache grows by
 
 
 @dataclass(frozen=True)
-class IkQuestion(Question):
+class IkQuestion(IkFlags, Question):
     """All that decides the compute buffers: what does for llama.cpp, and the flags that ik_llama.cpp has beside."""
 
-    mla: int = 0
-    attention_batch: int = 0
-    fused_moe: bool = True
-    fused_up_gate: bool = True
-    fused_sum: bool = True
-    most_outputs: int = 0
-    hadamard: tuple[bool, bool] = (False, False)
     repack: bool = False
-    of_ik: IkBuild = NEWEST
 
 
 @lru_cache(maxsize=512)
@@ -44,14 +35,7 @@ def buffers(asked: IkQuestion, n_ctx: int) -> Mapping[int, int]:
 
     Raises UnsupportedError for an architecture whose graph is not known.
     """
-    try:
-        found = compute_buffers(setup(asked, n_ctx))
-    except BROKEN:
-        raise UnsupportedError(
-            f"The tensors of this file are not those of {asked.sizes.arch[:40]}, or its numbers are not theirs.",
-            "Download it again; ik_llama.cpp would not load it.",
-        ) from None
-    return {(-1 if name == CPU else int(name[4:])): size for name, size in found.items()}
+    return by_device(asked, lambda: compute_buffers(setup(asked, n_ctx)))
 
 
 def setup(asked: IkQuestion, n_ctx: int) -> IkSetup:
@@ -64,17 +48,8 @@ def setup(asked: IkQuestion, n_ctx: int) -> IkSetup:
     values |= {"cells": n_ctx, "swa_cells": 0, "n_seq_max": 1, "hparams": hparams}
     if asked.repack:
         values["tensors"] = {name: _repacked(name, tensor) for name, tensor in made.tensors.items()}
-    return IkSetup(
-        **values,
-        mla=asked.mla if asked.sizes.latent else 0,
-        attention_batch=asked.attention_batch,
-        fused_moe=asked.fused_moe,
-        fused_up_gate=asked.fused_up_gate,
-        fused_sum=asked.fused_sum,
-        most_outputs=asked.most_outputs,
-        hadamard=asked.hadamard,
-        of_ik=asked.of_ik,
-    )
+    flags = {each.name: getattr(asked, each.name) for each in fields(IkFlags)}
+    return IkSetup(**{**values, **flags, "mla": asked.mla if asked.sizes.latent else 0})
 
 
 def _with_heads(hparams: Hparams, tensors: Mapping[str, Stored]) -> Hparams:

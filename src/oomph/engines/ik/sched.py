@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from oomph.engines.ik.setup import IkBuild
 from oomph.engines.llamacpp.ggml import F16, Graph, Tensor
-from oomph.engines.llamacpp.sched import OFFLOAD_FROM, VIEWS, Scheduler, Split
+from oomph.engines.llamacpp.sched import OFFLOAD_FROM, Scheduler, Split
 
 # Operations that may write their result over an operand (ggml_op_can_inplace); the fused ones may not.
 IN_PLACE = frozenset(
@@ -67,27 +67,12 @@ class IkScheduler(Scheduler):
         return super()._most_inputs(node) if supports(node, self.build) else self.cpu
 
     def _split(self, graph: Graph) -> list[Split]:
-        first = next((i for i, node in enumerate(graph.nodes) if node.op not in VIEWS), 0)
-        splits = [Split(self.on[graph.nodes[first]], 0)]
         self.met: list[Tensor] = []
-        for i in range(first, len(graph.nodes)):
-            node, current = graph.nodes[i], splits[-1]
-            if node.op in VIEWS:
-                continue
-            if self.on[node] != current.backend or (current.inputs and self._begins(node, current)):
-                current.end = i
-                current = Split(self.on[node], i)
-                splits.append(current)
-            for j, source in enumerate(node.src):
-                if source.input and source not in self.met:
-                    self.met.append(source)
-                if self.on[source] != current.backend and not self._readable(source, current.backend):
-                    if (source, current.backend) not in self.copies:
-                        self._copy(source, current.backend)
-                        current.inputs.append(source)
-                    node.src[j] = self.copies[source, current.backend][0]
-        splits[-1].end = len(graph.nodes)
-        return splits
+        return super()._split(graph)
+
+    def _meet(self, source: Tensor) -> None:
+        if source.input and source not in self.met:
+            self.met.append(source)
 
     def _begins(self, node: Tensor, current: Split) -> bool:
         """Whether a node begins a split: it reads weights of another device, or more copies than a split may have."""

@@ -39,12 +39,11 @@ SPRING_2025 = replace(SUMMER_2025, by_experts=False, interleaved=frozenset())
 
 
 @dataclass(frozen=True)
-class IkSetup(GraphSetup):
-    """A model in a context of ik_llama.cpp.
+class IkFlags:
+    """What ik_llama.cpp is told beside llama.cpp's flags.
 
     `mla` as -mla; `attention_batch` MiB of scores at a time, 0 for all; `fused_moe`: gate and up of experts
     in one operation; `fused_up_gate`: those of other layers; `fused_sum`: experts' weights and sum.
-    -amb is held against `held_cells`, which are those of the cache, whatever `cells` a graph is built for.
     `most_outputs` tokens of a batch give logits, 0: all. `hadamard`: keys and values are turned before they are kept.
     """
 
@@ -55,8 +54,15 @@ class IkSetup(GraphSetup):
     fused_sum: bool = True
     most_outputs: int = 0
     hadamard: tuple[bool, bool] = (False, False)
-    held_cells: int = 0
     of_ik: IkBuild = IkBuild()
+
+
+@dataclass(frozen=True)
+class IkSetup(IkFlags, GraphSetup):
+    """A model in a context of ik_llama.cpp. -amb is held against `held_cells`, which are those of the cache, whatever
+    `cells` a graph is built for."""
+
+    held_cells: int = 0
 
     @property
     def n_tokens(self) -> int:

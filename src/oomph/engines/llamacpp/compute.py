@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
+from oomph.engines.llamacpp.builds import NEWEST
 from oomph.engines.llamacpp.file import FileTensor
 from oomph.engines.llamacpp.graph import compute_buffers
 from oomph.engines.llamacpp.graph_setup import CPU, Build, GraphSetup, Hparams, Stored
@@ -21,7 +22,6 @@ from oomph.errors import UnsupportedError
 
 Amount = Any  # an int or a numpy array of them
 
-NEWEST = Build()
 # What building a graph ends in where a file lacks tensors, or their shapes do not go together: files come from outside.
 BROKEN = (AssertionError, IndexError, KeyError, ValueError, ZeroDivisionError)
 MOST_SLOTS = 256  # LLAMA_MAX_SEQ
@@ -59,12 +59,17 @@ def buffers(asked: Question, at: Window) -> Mapping[int, int]:
 
     Raises UnsupportedError for an architecture whose graph is not known.
     """
+    return by_device(asked, lambda: compute_buffers(setup(asked, at)))
+
+
+def by_device(asked: Question, played: Callable[[], Mapping[str, int]]) -> Mapping[int, int]:
+    """Return played buffers by GPU, -1 for the host; UnsupportedError where the file's tensors do not fit together."""
     try:
-        found = compute_buffers(setup(asked, at))
+        found = played()
     except BROKEN:
         raise UnsupportedError(
             f"The tensors of this file are not those of {asked.sizes.arch[:40]}, or its numbers are not theirs.",
-            "Download it again; llama.cpp would not load it.",
+            "Download it again; the engine would not load it.",
         ) from None
     return {(-1 if name == CPU else int(name[4:])): size for name, size in found.items()}
 

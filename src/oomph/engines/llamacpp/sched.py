@@ -165,11 +165,12 @@ class Scheduler:
             node, current = graph.nodes[i], splits[-1]
             if node.op in VIEWS:
                 continue
-            if self.on[node] != current.backend or (current.inputs and self._brings_weights(node)):
+            if self.on[node] != current.backend or (current.inputs and self._begins(node, current)):
                 current.end = i
                 current = Split(self.on[node], i)
                 splits.append(current)
             for j, source in enumerate(node.src):
+                self._meet(source)
                 if self.on[source] != current.backend and not self._readable(source, current.backend):
                     if (source, current.backend) not in self.copies:
                         self._copy(source, current.backend)
@@ -178,9 +179,13 @@ class Scheduler:
         splits[-1].end = len(graph.nodes)
         return splits
 
-    def _brings_weights(self, node: Tensor) -> bool:
-        """Whether a node reads weights of another device: a new split, so that the last ones' memory is used again."""
-        here = self.on[node]
+    def _meet(self, source: Tensor) -> None:
+        """Take note of an operand, in the order of the graph."""
+
+    def _begins(self, node: Tensor, current: Split) -> bool:
+        """Whether a node begins a split: it reads weights of another device, so that the last ones' memory is used
+        again."""
+        here = current.backend
         return any(s.weight and self.on[s] != here and not self._readable(s, here) for s in node.src)
 
     def _copy(self, source: Tensor, backend: int) -> None:

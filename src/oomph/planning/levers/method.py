@@ -41,9 +41,7 @@ def _qlora(job: TrainJob, model: Model) -> Iterable[TrainJob]:
 
 def _beside(job: TrainJob) -> dict[str, Any]:
     """Return what PEFT's guides do beside a quantised base, where the job does not say otherwise."""
-    taken = {name: default.value for name, default in prepared(Versions()).items()}
-    if job.precision not in ("bf16", "fp16"):
-        del taken["autocast"]
+    taken = {name: default.value for name, default in prepared(Versions(), job.precision).items()}
     return taken if job.checkpointing == "none" else {**taken, "checkpointing": job.checkpointing}
 
 

@@ -70,9 +70,14 @@ def _copied(row: Mapping[str, Any]) -> Copy:
 
 def page(row: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return what the log that a row was read off says and the row does not, {} where no more is known."""
-    found = _PAGE.match(unquote(str(row.get("source_url"))[:2000]))
-    known: Mapping[str, Any] = _logs()["pages"].get(f"{found[1]}/{found[2]}", {}) if found else {}
+    known: Mapping[str, Any] = _logs()["pages"].get(_path(row), {})
     return known
+
+
+def _path(row: Mapping[str, Any]) -> str:
+    """Return the repository and path of the page that a row was read off, "" where it names none."""
+    found = _PAGE.match(unquote(str(row.get("source_url"))[:2000]))
+    return f"{found[1]}/{found[2]}" if found else ""
 
 
 @cache
@@ -209,6 +214,8 @@ def _known_weights(row: Mapping[str, Any], found: Subject) -> None:
     for word, why in INSIDE.items():
         if word in notes(row) and not page(row):
             raise refuse(f"weights with {word}", why)
+    if _path(row) in _logs()["told_by_size"]["pages"]:
+        raise refuse("weights", "which modules this checkpoint leaves alone is told by its size alone")
     said, _ = _format(row, found)
     if "unknown" in said:
         raise refuse(said["unknown"], "which format that is, is not said exactly")
