@@ -12,7 +12,7 @@ should_ban_recomputation).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -40,6 +40,9 @@ FUSED = AGAIN | {"LayerNorm", "Mean", "Nansum", "NllLoss", "Sum"}
 # What the real partitioner saved beyond the cut, at most: 2 to 3 % with fused attention, 34 % of Gemma 2. Six models,
 # tests/min_cut.json; docs/frameworks.md has them.
 MOST_MORE = 0.34
+
+
+_Flow = dict[Hashable, dict[Hashable, int]]  # what each edge of a graph still takes
 
 
 class Cut(NamedTuple):
@@ -133,9 +136,9 @@ def _cut(found: dict[int, _Value]) -> Cut:
     """Return what is read as it is, and the cheapest cut between what cannot be made again and what is read."""
     endless = 1 + sum(value.n_bytes for value in found.values())
     source, sink = -1, -2
-    flow: dict[tuple[int, bool] | int, dict[tuple[int, bool] | int, int]] = {source: {}, sink: {}}
+    flow: _Flow = {source: {}, sink: {}}
 
-    def join(a: tuple[int, bool] | int, b: tuple[int, bool] | int, capacity: int) -> None:
+    def join(a: Hashable, b: Hashable, capacity: int) -> None:
         flow.setdefault(a, {})[b] = capacity
         flow.setdefault(b, {}).setdefault(a, 0)
 
@@ -150,7 +153,7 @@ def _cut(found: dict[int, _Value]) -> Cut:
     return Cut(sum(value.n_bytes for value in found.values() if value.read), _max_flow(flow, source, sink))
 
 
-def _max_flow(left: dict, source: object, sink: object) -> int:  # type: ignore[type-arg]
+def _max_flow(left: _Flow, source: Hashable, sink: Hashable) -> int:
     """Return the largest flow, which is the cheapest cut (Edmonds and Karp); `left` is what each edge still takes.
 
     >>> _max_flow({"s": {"a": 3}, "a": {"t": 2, "s": 0}, "t": {"a": 0}}, "s", "t")
