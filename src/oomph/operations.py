@@ -14,7 +14,13 @@ from oomph.errors import UsageError, close_matches
 
 PACKAGES = ("oomph.ops", "oomph.optimizers")
 HELPERS = frozenset(
-    {"oomph.ops.kernel", "oomph.ops.kernel_choice", "oomph.optimizers.settings", "oomph.optimizers.projection"}
+    {
+        "oomph.ops.kernel",
+        "oomph.ops.kernel_choice",
+        "oomph.ops.mask_rules",
+        "oomph.optimizers.settings",
+        "oomph.optimizers.projection",
+    }
 )  # what rules are made with, itself no rule
 
 
