@@ -66,6 +66,22 @@ def test_full_fine_tuning_of_mistral_equals_what_was_measured() -> None:
     assert abs(resident.relative_error or 1) < 1e-4
 
 
+@pytest.mark.parametrize(("batch", "before", "since"), [(4, 13953, 15116), (8, 16939, 18102)])
+def test_an_edition_of_ibm_s_table_loaded_all_kernels(batch: int, before: int, since: int) -> None:
+    """Two editions of the file, MiB of nvidia-smi for the same job and the same peaks: the newer has 1.1 GiB more."""
+    refs = "fms-acceleration/blob/{}/scripts/benchmarks/refs/a100_80gb.csv"
+    base = changed(TRAINING, model="bigcode/gpt_bigcode-santacoder", micro_batch=batch)
+    smi = [
+        scored(changed(base, source_url=refs.format(edition), measured={"nvidia_smi_gib": mib / 1024}))["nvidia_smi_gib"]
+        for edition, mib in (("9239802", before), ("main", since))
+    ]
+    for found in smi:
+        assert found.safe is not None
+        assert found.measured is not None
+        assert abs(found.relative_error or 1) < 0.04
+        assert found.measured < found.safe
+
+
 GPTQ: dict[str, Any] = {
     "model": "TheBloke/Llama-2-70B-GPTQ",
     "framework": "HF Trainer/TRL SFT (fms-hf-tuning) + fms-acceleration accelerated-peft-autogptq",

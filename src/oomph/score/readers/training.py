@@ -20,6 +20,7 @@ from oomph.score.readers.training_words import (
     BESIDE,
     CHECKPOINTING,
     CLASSIFIER,
+    EAGER_TABLES,
     FRAMEWORKS,
     FULL,
     GPTQ,
@@ -69,7 +70,7 @@ def _question(row: Mapping[str, Any]) -> Question:
     if job.model_code == "transformers":
         job = replace(job, targets=there(subject, job.targets))
     gpu = device(row.get("gpu"))
-    if gpu and (_of_smi_table(row) or not _versions(row).at_least("torch", *LAZY_SINCE)):
+    if gpu and _loads_all_kernels(row):
         gpu = replace(gpu, kernel_loading="eager")
     return Question(_asks(row, Case(subject, job, gpu)), assumed)
 
@@ -86,6 +87,12 @@ def _asks(row: Mapping[str, Any], case: Case) -> dict[str, Ask]:
         "allocated_after_backward_gib": case.after_backward,
         MUST_NOT_FIT: case.must_not_fit,
     }
+
+
+def _loads_all_kernels(row: Mapping[str, Any]) -> bool:
+    """Tell whether CUDA loaded all kernels of a row's process at once."""
+    old = not _versions(row).at_least("torch", *LAZY_SINCE)
+    return old or _of_smi_table(row) or str(row.get("source_url")).endswith(EAGER_TABLES)
 
 
 def _of_smi_table(row: Mapping[str, Any]) -> bool:
@@ -107,6 +114,7 @@ def job_of(row: Mapping[str, Any]) -> tuple[TrainJob, tuple[str, ...]]:
         **_loss(row, versions),
         **_kernels(row),
         **_shape(row),
+        "checkpointing": _checkpointing(row, program, versions),
         **_optimizer(row),
         **_method(row, versions),
     }
@@ -190,8 +198,16 @@ def _shape(row: Mapping[str, Any]) -> dict[str, Any]:
         "attention": kernel,
         # flash_attn itself takes padding out; LitGPT has no mask at all.
         "padding": packed is False and batch > 1 and kernel != "flash" and "LitGPT" not in attention,
-        "checkpointing": _one_of(row, "checkpointing", CHECKPOINTING),
     }
+
+
+def _checkpointing(row: Mapping[str, Any], program: Runtime, versions: Versions) -> str:
+    """Return how layers are checkpointed: as a row says or, if it says no more than that, as its program does it."""
+    said: str | bool = _one_of(row, "checkpointing", CHECKPOINTING)
+    if isinstance(said, str):
+        return said
+    way = program.defaults(versions).get("checkpointing")
+    return way.value if way and way.value != "none" else "reentrant"  # the default of transformers 4
 
 
 def _precision(row: Mapping[str, Any]) -> dict[str, Any]:
