@@ -42,7 +42,7 @@ class Hybrid:
     def model(
         self,
         m: Bound,
-        input_ids: Sym,
+        input_ids: Sym | None,
         checkpointing: Checkpointing,
         attention_mask: Sym | None = None,
         position_ids: Sym | None = None,
@@ -50,14 +50,15 @@ class Hybrid:
         inputs_embeds: Sym | None = None,
         use_cache: bool = False,
     ) -> tuple[Sym, Cache | None]:
-        """Mirror FooModel.forward."""
-        inputs_embeds = m.embed_tokens(input_ids)
+        """Mirror FooModel.forward; a multimodal class hands it embeddings instead of ids."""
+        if inputs_embeds is None:
+            inputs_embeds = m.embed_tokens(input_ids)
         kinds = self.kinds(m)
         if use_cache and past_key_values is None:
             past_key_values = dynamic_cache(m.tape, kinds)
         packed = position_ids
         if position_ids is None:
-            position_ids = counted_positions(input_ids)
+            position_ids = counted_positions(inputs_embeds)
         causal_mask_mapping: dict[Size, Sym | None] = {}
         mask_kwargs = {"inputs_embeds": inputs_embeds, "position_ids": position_ids}  # noqa: F841  lives to the end
         causal_mask_mapping |= {
@@ -94,5 +95,9 @@ class Hybrid:
         return self.kinds(m.model)
 
     def buffers(self, m: Bound) -> list[Sym]:
+        """Return a program's `buffers`."""
+        return self.model_buffers(m.model)
+
+    def model_buffers(self, m: Bound) -> list[Sym]:
         """Return the frequencies of the rotary embedding, which are kept twice."""
-        return [] if self.tables is no_tables else ops.rotary_buffers(m.tape, self.rotary_size(m.model))
+        return [] if self.tables is no_tables else ops.rotary_buffers(m.tape, self.rotary_size(m))
