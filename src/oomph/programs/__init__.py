@@ -29,6 +29,7 @@ PROGRAMS: dict[str, str] = {
     "deberta-v2": "deberta",
     "falcon_mamba": "mamba",
     "gemma3": "gemma3",
+    **dict.fromkeys(("gemma4", "gemma4_text"), "gemma4"),
     "granitemoehybrid": "bamba",
     "lfm2_moe": "lfm2",
     **dict.fromkeys(("llava", "llava_next"), "llava"),

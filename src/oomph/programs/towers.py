@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from oomph import ops
 from oomph.blocks.vision import ClipVision
+from oomph.blocks.vision_gemma import Gemma4Vision
 from oomph.blocks.vision_native import Qwen3Vision, QwenVision
 from oomph.errors import UsageError
 from oomph.families.multimodal import PoolingProjector, PromptProjector
@@ -38,6 +39,8 @@ def tower_buffers(m: Bound) -> list[Sym]:
         made = tape.empty((1, block.num_positions), "int64", op="position_ids")
         m.embeddings.parts["position_ids"] = made
         return [made]
+    if isinstance(block, Gemma4Vision):  # frequencies for a quarter of the channels, kept twice
+        return ops.rotary_buffers(tape, block.head_dim // 2)
     if isinstance(block, (QwenVision, Qwen3Vision)):  # frequencies for half of the channels, of rows and of columns
         return [tape.empty((block.hidden_size // block.num_heads // 4,), "fp32", op="inv_freq") for _ in range(2)]
     return []
