@@ -59,3 +59,12 @@ def gemma4(rng: random.Random) -> dict[str, Any]:
 
 
 CONFIGS = {"gemma4_text": gemma4_text, "gemma4": gemma4}
+
+
+def deep(name: str, layers: int) -> dict[str, Any]:
+    """A config of a family with many layers, full attention in every other, the last two without keys of their own."""
+    raw = CONFIGS[name](random.Random(name))
+    kinds = [FULL if index % 2 else SLIDING for index in range(layers - 1)] + [FULL]
+    changes = {"layer_types": kinds, "num_hidden_layers": layers, "num_kv_shared_layers": 2}
+    text = raw.get("text_config", raw) | changes | {"hidden_size_per_layer_input": 8}
+    return raw | {"text_config": text} if "text_config" in raw else text

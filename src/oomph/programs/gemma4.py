@@ -85,9 +85,10 @@ def causal_lm(
     inner = m.model
     whole = "language_model" in inner.parts
     body = with_towers if whole else model
+    given = {"labels": labels} if whole else {}
     hidden_states, past_key_values = body(
         inner, input_ids, checkpointing, attention_mask, position_ids, past_key_values, use_cache=use_cache,
-        logits_to_keep=logits_to_keep,
+        logits_to_keep=logits_to_keep, **given,
     )  # fmt: skip
     if yes(hidden_states.shape[1] == input_ids.shape[1]):
         hidden_states = kept(hidden_states, logits_to_keep)
@@ -107,8 +108,9 @@ def with_towers(
     use_cache: bool = False,
     per_layer_inputs: Sym | None = None,
     logits_to_keep: Size = 0,
+    labels: Sym | None = None,
 ) -> tuple[Sym, Cache | None]:
-    """Mirror Gemma4Model.forward without images: it looks for placeholders all the same."""
+    """Mirror Gemma4Model.forward without images: it looks for placeholders all the same, and hands labels on."""
     tape, language_model, packed = m.tape, m.language_model, position_ids
     image_mask = tape.empty(input_ids.shape, "bool", op="eq")
     video_mask = tape.empty(input_ids.shape, "bool", op="eq")  # noqa: F841  these live to the end
@@ -131,7 +133,7 @@ def with_towers(
     causal_mask_mapping |= masks_by_kind(language_model, inputs_embeds, attention_mask, past_key_values, packed)
     outputs = model(
         language_model, None, checkpointing, causal_mask_mapping, position_ids, past_key_values, inputs_embeds,
-        per_layer_inputs, use_cache, logits_to_keep,
+        per_layer_inputs, use_cache, logits_to_keep, labels=labels,
     )  # fmt: skip
     del packed
     return outputs
@@ -165,8 +167,12 @@ def model(
     per_layer_inputs: Sym | None = None,
     use_cache: bool = False,
     logits_to_keep: Size = 0,
+    **given: Sym | None,
 ) -> tuple[Sym, Cache | None]:
-    """Mirror Gemma4TextModel.forward: the last hidden state [B, S, H], or its last tokens, and the cache."""
+    """Mirror Gemma4TextModel.forward: the last hidden state [B, S, H], or its last tokens, and the cache.
+
+    What else it is `given` checkpointed layers hold.
+    """
     packed = position_ids
     check_checkpoints(m, checkpointing)
     if inputs_embeds is None:
@@ -214,7 +220,7 @@ def model(
         hidden_states = call(
             layer, index, block, checkpointing, past_key_values, hidden_states, per_layer_input,
             shared_kv_states=shared_kv_states, position_embeddings=position_embeddings[window],
-            attention_mask=causal_mask_mapping[window], position_ids=position_ids,
+            attention_mask=causal_mask_mapping[window], position_ids=position_ids, **given,
         )  # fmt: skip
     m.tape.end_layers()
     hidden_states = m.norm(hidden_states)
@@ -286,6 +292,7 @@ def block(
     position_ids: Sym | None = None,
     past_key_values: Cache | None = None,
     index: int = 0,
+    labels: Sym | None = None,
 ) -> Sym:
     """Mirror Gemma4TextDecoderLayer.forward."""
     residual = hidden_states
