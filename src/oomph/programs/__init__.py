@@ -36,11 +36,11 @@ PROGRAMS: dict[str, str] = {
     "mamba2": "mamba",
     "mt5": "t5",
     **dict.fromkeys(("qwen3_5_moe_text", "qwen3_5_text"), "qwen3_next"),
-    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), "qwen_vl"),
+    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"), "qwen_vl"),
     "xlm-roberta": "roberta",
 }
 SEEING = frozenset(
-    {"gemma3", "llava", "paligemma", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"}
+    {"gemma3", "llava", "paligemma", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"}
 )  # types that are played with images
 OWN_ATTENTION = ("deberta-v2",)  # types whose class knows no kernel
 HEADS = ("lm_head", "embed_out", "output", "output_projection", "transformer.output_layer")  # paths of language heads

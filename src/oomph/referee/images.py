@@ -82,4 +82,7 @@ def qwen(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dict[
     }
 
 
-MADE = {"gemma3": gemma, "llava": llava, "paligemma": paligemma, "qwen2_vl": qwen, "qwen2_5_vl": qwen, "qwen3_vl": qwen}
+MADE = {
+    "gemma3": gemma, "llava": llava, "paligemma": paligemma, "qwen2_vl": qwen, "qwen2_5_vl": qwen, "qwen3_vl": qwen,
+    "qwen3_vl_moe": qwen,
+}  # fmt: skip
