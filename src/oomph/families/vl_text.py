@@ -122,7 +122,12 @@ def experts(config: Config, hidden: int) -> MoE:
         shared = GatedMLP(hidden, ffn * config.int("n_shared_experts", high=MAX_EXPERTS))
         extra = {"shared_experts": shared_expert(shared)}
     if config.model_type == "qwen3_vl_moe_text":
-        played = {"stacked": stacked(config, hidden, ffn, count), "experts_first": True, "style": "qwen3_moe", "normalised": True}
+        played = {
+            "stacked": stacked(config, hidden, ffn, count),
+            "experts_first": True,
+            "style": "qwen3_moe",
+            "normalised": True,
+        }
     return MoE(router, expert, count, config.int("num_experts_per_tok"), extra=extra, **played)
 
 
