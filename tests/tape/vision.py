@@ -10,7 +10,6 @@ from typing import Any, Literal
 from oomph.job import InferJob, TrainJob
 from tests.tape import grid as plain
 from tests.tape.dense import base, sliding
-from tests.tape.hybrids import CONFIGS as HYBRIDS
 
 Config = dict[str, Any]
 
@@ -103,30 +102,13 @@ def qwen2_5_vl(rng: random.Random) -> Config:
 def qwen3_vl(rng: random.Random) -> Config:
     """Qwen3-VL."""
     text = qwen_text(rng)
-    vision = qwen3_vit(rng, text) | {"deepstack_visual_indexes": [0]}
-    return {"vision_config": vision, "text_config": text, "image_token_id": 3}
-
-
-def qwen3_vit(rng: random.Random, text: Config) -> Config:
-    """Qwen3-VL's tower, without deep features as Qwen3.5 has it."""
     heads = rng.choice([2, 3])
-    return {
+    vision = {
         "hidden_size": heads * 16, "num_heads": heads, "depth": 2, "patch_size": 32,
         "intermediate_size": rng.choice([24, 40]), "out_hidden_size": text["hidden_size"],
-        "num_position_embeddings": 16,
+        "num_position_embeddings": 16, "deepstack_visual_indexes": [0],
     }  # fmt: skip
-
-
-def qwen3_5(rng: random.Random) -> Config:
-    """Qwen3.5: a hybrid behind Qwen3-VL's tower without deep features."""
-    text = HYBRIDS["qwen3_5_text"](rng)
-    return {"vision_config": qwen3_vit(rng, text), "text_config": text, "image_token_id": 3}
-
-
-def qwen3_5_moe(rng: random.Random) -> Config:
-    """Qwen3.5-MoE."""
-    text = HYBRIDS["qwen3_5_moe_text"](rng)
-    return {"vision_config": qwen3_vit(rng, text), "text_config": text, "image_token_id": 3}
+    return {"vision_config": vision, "text_config": text, "image_token_id": 3}
 
 
 KINDS = {
@@ -137,8 +119,6 @@ KINDS = {
     "llava_next": llava,
     "gemma3": gemma3,
     "paligemma": paligemma,
-    "qwen3_5": qwen3_5,
-    "qwen3_5_moe": qwen3_5_moe,
 }
 
 

@@ -13,6 +13,7 @@ from oomph.errors import ConfigError
 from oomph.families import build
 from oomph.families.common import output_head
 from oomph.model import Model
+from oomph.tiles import Tiles
 
 LM_HEAD = "lm_head"
 
@@ -104,6 +105,20 @@ class FeatureProjector(Module):
 
 
 @dataclass(frozen=True, eq=False)
+class TiledProjector(FeatureProjector):
+    """The same of LLaVA-NeXT and LLaVA-OneVision, and how they cut up an image."""
+
+    tiles: Tiles | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ShufflingProjector(FeatureProjector):
+    """InternVL's projector, which makes of an image's patches a `ratio` as many a side."""
+
+    ratio: float = 0.5
+
+
+@dataclass(frozen=True, eq=False)
 class PoolingProjector(Module):
     """Gemma 3's projector, which makes `side` times `side` tokens of an image of `patches` a side."""
 
@@ -122,3 +137,13 @@ class PromptProjector(Module):
 def two_maps(inputs: int, outputs: int, bias: bool = True) -> dict[str, Part]:
     """Return LLaVA's projector: two maps with an activation between."""
     return {"linear_1": Linear(inputs, outputs, bias), "linear_2": Linear(outputs, outputs, bias)}
+
+
+def taken(config: Config) -> dict[str, Any]:
+    """Return which features the projector takes, and its activation."""
+    layer = config.get("vision_feature_layer")
+    return {
+        "layer": -layer if isinstance(layer, int) and layer < 0 else 0,
+        "class_token": config.str("vision_feature_select_strategy", "default") == "full",
+        "activation": config.str("projector_hidden_act", "gelu"),
+    }

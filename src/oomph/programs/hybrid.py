@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from oomph import ops
@@ -50,28 +51,33 @@ class Hybrid:
         inputs_embeds: Sym | None = None,
         use_cache: bool = False,
     ) -> tuple[Sym, Cache | None]:
-        """Mirror FooModel.forward; a multimodal class hands it embeddings instead of ids."""
+        """Mirror FooModel.forward; position_ids [B, S] of a caller that packs, or [3, B, S] of images, of which neither
+        masks nor layers are told.
+        """
         if inputs_embeds is None:
             inputs_embeds = m.embed_tokens(input_ids)
         kinds = self.kinds(m)
         if use_cache and past_key_values is None:
             past_key_values = dynamic_cache(m.tape, kinds)
-        packed = position_ids
+        seen = position_ids is not None and len(position_ids.shape) == len(("time", "height", "width"))
+        packed = None if seen else position_ids
         if position_ids is None:
             position_ids = counted_positions(inputs_embeds)
+        text_position_ids = None if seen else position_ids
         causal_mask_mapping: dict[Size, Sym | None] = {}
-        mask_kwargs = {"inputs_embeds": inputs_embeds, "position_ids": position_ids}  # noqa: F841  lives to the end
+        mask_kwargs = {"inputs_embeds": inputs_embeds, "position_ids": text_position_ids}  # noqa: F841  lives to the end
         causal_mask_mapping |= {
-            None: ops.causal_mask(inputs_embeds, attention_mask, past_key_values, packed=packed),
+            None: ops.causal_mask(inputs_embeds, attention_mask, past_key_values, packed=packed, looks=not seen),
             LINEAR: ops.recurrent_mask(inputs_embeds, attention_mask),
         }
         hidden_states: Sym = inputs_embeds
-        position_embeddings = self.tables(hidden_states, position_ids, self.rotary_size(m))
+        tables = partial(ops.rotary_tables_3d, interleaved=True) if seen else self.tables
+        position_embeddings = tables(hidden_states, position_ids, self.rotary_size(m))
         for index, layer in enumerate(m.layers):
             given = {
                 "attention_mask": causal_mask_mapping[kinds[index]],
                 "position_embeddings": position_embeddings if self.tables_for_all or kinds[index] is None else None,
-                "position_ids": position_ids,
+                "position_ids": text_position_ids,
             }
             hidden_states = call(
                 layer, index, self.block, checkpointing, past_key_values, hidden_states,
@@ -95,9 +101,5 @@ class Hybrid:
         return self.kinds(m.model)
 
     def buffers(self, m: Bound) -> list[Sym]:
-        """Return a program's `buffers`."""
-        return self.model_buffers(m.model)
-
-    def model_buffers(self, m: Bound) -> list[Sym]:
         """Return the frequencies of the rotary embedding, which are kept twice."""
-        return [] if self.tables is no_tables else ops.rotary_buffers(m.tape, self.rotary_size(m))
+        return [] if self.tables is no_tables else ops.rotary_buffers(m.tape, self.rotary_size(m.model))
