@@ -149,6 +149,9 @@ class InternVision(Block):
     mask_token: bool = False
     positions: bool = True
     final_norm: bool = False
+    activation: str = "gelu"
+    dropout: float = 0.0
+    other_dropout: float = 0.0
     kind: str = "vision"
 
     @property
@@ -165,22 +168,22 @@ class InternVision(Block):
         norm = Norm(hidden, bias=not self.rms_norm)
         layer = Module(
             {
+                "lambda_1": Tensor((hidden,), "param"),
+                "lambda_2": Tensor((hidden,), "param"),
                 "attention": full_attention(
                     hidden, self.num_heads, bias=self.qkv_bias, out="projection_layer",
                     qk_norm=Norm(hidden) if self.qk_norm else None,
                 ),
-                "mlp": MLP(hidden, self.ffn_size, bias=True, names=FC),
+                "mlp": MLP(hidden, self.ffn_size, bias=True, names=FC, activation=self.activation),
                 "layernorm_before": norm,
                 "layernorm_after": norm,
-                "lambda_1": Tensor((hidden,), "param"),
-                "lambda_2": Tensor((hidden,), "param"),
             }
         )  # fmt: skip
         embeddings: dict[str, Part] = {
             "cls_token": vector,
             "mask_token": vector if self.mask_token else None,
-            "patch_embeddings": Module({"projection": Conv(self.num_channels, hidden, self.patch_size, bias=True)}),
             "position_embeddings": Tensor((1, self.num_positions, hidden), "param") if self.positions else None,
+            "patch_embeddings": Module({"projection": Conv(self.num_channels, hidden, self.patch_size, bias=True)}),
         }
         return {
             "embeddings": Module(embeddings),

@@ -6,25 +6,42 @@ llava_onevision, vipllava, mistral3.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from oomph.blocks.base import Block, Module, Part
 from oomph.blocks.basic import Conv, Linear, Norm
 from oomph.blocks.vision import layer_norm
-from oomph.config import Config
-from oomph.families.multimodal import FeatureProjector, compose, section, text_model, tied_head, two_maps
+from oomph.config import MAX_SIZE, Config
+from oomph.families.multimodal import (
+    FeatureProjector,
+    TiledProjector,
+    compose,
+    section,
+    taken,
+    text_model,
+    tied_head,
+    two_maps,
+)
 from oomph.families.towers import tower, typed_tower
 from oomph.model import Model
 from oomph.tensor import Tensor
+from oomph.tiles import Tiles
 
 TYPES: dict[str, dict[str, Any]] = {
     "llava": {"multimodal_projector_bias": True, "vision_feature_layer": -2, "tie_word_embeddings": False},
-    "llava_next": {"multimodal_projector_bias": True, "vision_feature_layer": -2, "tie_word_embeddings": False},
+    "llava_next": {
+        "multimodal_projector_bias": True, "vision_feature_layer": -2, "vision_feature_select_strategy": "default",
+        "tie_word_embeddings": False,
+    },
     "llava_next_video": {
         "multimodal_projector_bias": True, "vision_feature_layer": -2, "spatial_pool_mode": "average",
         "spatial_pool_stride": 2, "tie_word_embeddings": False,
     },
-    "llava_onevision": {"multimodal_projector_bias": True, "vision_feature_layer": -1, "tie_word_embeddings": False},
+    "llava_onevision": {
+        "multimodal_projector_bias": True, "vision_feature_layer": -1, "vision_feature_select_strategy": "full",
+        "vision_aspect_ratio": "anyres_max_9", "tie_word_embeddings": False,
+    },
     "vipllava": {"vision_feature_layers": (-2, -5, -8, -11, 6), "tie_word_embeddings": False},
     "mistral3": {
         "multimodal_projector_bias": False, "vision_feature_layer": -1, "spatial_merge_size": 2,
@@ -54,6 +71,13 @@ VISION_INIT: dict[str, dict[str, Any]] = {
 
 # A tied text model ties the whole (its file may say so only there).
 FORWARDED = {"llava", "llava_next_video", "llava_onevision"}
+# Heights and widths that an image may be resized to, where the file names none.
+PINPOINTS: dict[str, tuple[tuple[int, int], ...]] = {
+    "llava_next": ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)),
+    "llava_onevision": tuple((384 * down, 384 * across) for down in range(1, 7) for across in range(1, 7)),
+}
+CLIP = "clip_vision_model"
+ANYRES = "anyres_max_"  # letters that the class strips from vision_aspect_ratio
 NEWLINE = {"llava_next", "llava_next_video", "llava_onevision"}  # a learned vector ends each row of patches
 
 
@@ -62,7 +86,7 @@ def build(config: Config) -> Model:
     kind = config.model_type
     text = text_model(config, TEXT.get(kind, "llama"))
     vision = section(config, "vision_config", VISION_INIT[kind])
-    vision = typed_tower(vision, VISION.get(kind, "clip_vision_model"))
+    vision = typed_tower(vision, VISION.get(kind, CLIP))
     hidden, width = text.hidden_size, vision.int("hidden_size")
     features = width * feature_layers(config, "vision_feature_layers" if kind == "vipllava" else "vision_feature_layer")
     before: dict[str, Part] = {}
@@ -73,11 +97,9 @@ def build(config: Config) -> Model:
         before = {"projector_layernorm": layer_norm(features)}
     bias = kind == "vipllava" or config.bool("multimodal_projector_bias")
     towers: dict[str, Part] = {
-        "model.vision_tower": tower(vision),
-        "model.multi_modal_projector": FeatureProjector(
-            {**before, **two_maps(features, hidden, bias)}, **taken(config)
-        ),
         "model.image_newline": Tensor((hidden,), "param") if kind in NEWLINE else None,
+        "model.vision_tower": tower(vision),
+        "model.multi_modal_projector": after_tower(config, vision, {**before, **two_maps(features, hidden, bias)}),
         "model.vision_resampler": pooler(config, width) if kind == "llava_next_video" else None,
     }
     return compose(config, text, towers, tied=tied_head(config, text, forwarded=kind in FORWARDED))
@@ -91,14 +113,26 @@ def pooler(config: Config, width: int) -> Block | None:
     return Module({"pool": Conv(width, out, (stride, stride), bias=True)}, kind="projector")
 
 
-def taken(config: Config) -> dict[str, Any]:
-    """Return which features the projector takes, and its activation."""
-    layer = config.get("vision_feature_layer")
-    return {
-        "layer": -layer if isinstance(layer, int) and layer < 0 else 0,
-        "class_token": config.str("vision_feature_select_strategy", "default") == "full",
-        "activation": config.str("projector_hidden_act", "gelu"),
-    }
+def after_tower(config: Config, vision: Config, maps: Mapping[str, Part]) -> Block:
+    """Return the projector, which knows of tiles where images are cut into them."""
+    tiles = cut(config, vision) if config.model_type in PINPOINTS else None
+    return TiledProjector(maps, **taken(config), tiles=tiles) if tiles else FeatureProjector(maps, **taken(config))
+
+
+def cut(config: Config, vision: Config) -> Tiles | None:
+    """Return how images are cut up; None where the class could not put the pieces together, so that text is all it
+    takes: sizes that are no whole tiles, or a class token too many or too few.
+    """
+    side, most = vision.int("image_size"), config.str("vision_aspect_ratio").strip(ANYRES)
+    pinpoints = config.list("image_grid_pinpoints") or PINPOINTS[config.model_type]
+    sizes = [
+        tuple(each) for each in pinpoints if isinstance(each, (list, tuple)) and len(each) == len(("height", "width"))
+    ]
+    whole = all(isinstance(each, int) and 0 < each <= MAX_SIZE and each % side == 0 for size in sizes for each in size)
+    without = (vision.model_type == CLIP) == (config.str("vision_feature_select_strategy") == "default")
+    if len(sizes) < len(pinpoints) or not whole or not without or not (most or "0").isdecimal():
+        return None
+    return Tiles(tuple((a, b) for a, b in sizes), side, side // vision.int("patch_size"), int(most or 0))
 
 
 def feature_layers(config: Config, key: str) -> int:

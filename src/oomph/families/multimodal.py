@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from oomph.blocks.base import Module, Part, Parts
@@ -13,6 +13,7 @@ from oomph.errors import ConfigError
 from oomph.families import build
 from oomph.families.common import output_head
 from oomph.model import Model
+from oomph.tiles import Tiles
 
 LM_HEAD = "lm_head"
 
@@ -56,7 +57,11 @@ def compose(
     for name, part in text.parts.items():
         if not isinstance(part, Head):
             parts[f"{prefix}.{name.removeprefix('model.')}" if name.startswith("model.") else name] = part
-    parts.update(output_head(config, text.hidden_size, text.vocab_size, tied, head, bias=False))
+    top = output_head(config, text.hidden_size, text.vocab_size, tied, head, bias=False)
+    own = text.parts.get(LM_HEAD)
+    if isinstance(own, Head) and isinstance(top.get(head), Head):
+        top[head] = replace(own, tied=tied)
+    parts.update(top)
     return Model(
         parts=parts,
         hidden_size=text.hidden_size,
@@ -100,6 +105,20 @@ class FeatureProjector(Module):
 
 
 @dataclass(frozen=True, eq=False)
+class TiledProjector(FeatureProjector):
+    """The same of LLaVA-NeXT and LLaVA-OneVision, and how they cut up an image."""
+
+    tiles: Tiles | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ShufflingProjector(FeatureProjector):
+    """InternVL's projector, which makes of an image's patches a `ratio` as many a side."""
+
+    ratio: float = 0.5
+
+
+@dataclass(frozen=True, eq=False)
 class PoolingProjector(Module):
     """Gemma 3's projector, which makes `side` times `side` tokens of an image of `patches` a side."""
 
@@ -118,3 +137,13 @@ class PromptProjector(Module):
 def two_maps(inputs: int, outputs: int, bias: bool = True) -> dict[str, Part]:
     """Return LLaVA's projector: two maps with an activation between."""
     return {"linear_1": Linear(inputs, outputs, bias), "linear_2": Linear(outputs, outputs, bias)}
+
+
+def taken(config: Config) -> dict[str, Any]:
+    """Return which features the projector takes, and its activation."""
+    layer = config.get("vision_feature_layer")
+    return {
+        "layer": -layer if isinstance(layer, int) and layer < 0 else 0,
+        "class_token": config.str("vision_feature_select_strategy", "default") == "full",
+        "activation": config.str("projector_hidden_act", "gelu"),
+    }

@@ -112,6 +112,10 @@ def intern(config: Config) -> Block:
         mask_token=config.bool("use_mask_token"),
         positions=config.bool("use_absolute_position_embeddings"),
         final_norm=not config.bool("use_mean_pooling"),
+        **_acts(config, "gelu"),
+        other_dropout=max(
+            config.rate(f"{what}_dropout{of}", 0.0) for what, of in (("hidden", "_prob"), ("projection", ""))
+        ),
     )
 
 

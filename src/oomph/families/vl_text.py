@@ -9,12 +9,13 @@ from dataclasses import replace
 from typing import Any
 
 from oomph.blocks.attention import Attention
-from oomph.blocks.base import Block, Module
+from oomph.blocks.base import Block, Module, Parts
 from oomph.blocks.basic import Norm
 from oomph.blocks.mlp import GatedMLP
 from oomph.blocks.moe import MoE, Router, shared_expert
 from oomph.config import MAX_DEPTH, MAX_EXPERTS, Config
 from oomph.families.common import causal_lm, head_dim
+from oomph.families.moe_layers import stacked
 from oomph.families.qwen import sliding_windows
 from oomph.model import Model
 
@@ -115,11 +116,19 @@ def experts(config: Config, hidden: int) -> MoE:
     ffn = config.int("moe_intermediate_size")
     router = Router(hidden, count, correction="e_score_correction_bias" if glm else "")
     expert = GatedMLP(hidden, ffn, role="expert")
-    extra = None
+    extra: Parts | None = None
+    played: dict[str, Any] = {}
     if glm:
         shared = GatedMLP(hidden, ffn * config.int("n_shared_experts", high=MAX_EXPERTS))
         extra = {"shared_experts": shared_expert(shared)}
-    return MoE(router, expert, count, config.int("num_experts_per_tok"), extra=extra)
+    if config.model_type == "qwen3_vl_moe_text":
+        played = {
+            "stacked": stacked(config, hidden, ffn, count),
+            "experts_first": True,
+            "style": "qwen3_moe",
+            "normalised": True,
+        }
+    return MoE(router, expert, count, config.int("num_experts_per_tok"), extra=extra, **played)
 
 
 def is_sparse(config: Config, layer: int) -> bool:

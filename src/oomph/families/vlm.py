@@ -17,9 +17,11 @@ from oomph.families.gemma import STYLE as PLUS_ONE
 from oomph.families.multimodal import (
     PoolingProjector,
     PromptProjector,
+    ShufflingProjector,
     compose,
     projector,
     section,
+    taken,
     text_model,
     tied_head,
     two_maps,
@@ -42,7 +44,7 @@ TYPES: dict[str, dict[str, Any]] = {
     },
     "idefics3": {"scale_factor": 2, "tie_word_embeddings": False},
     "smolvlm": {"scale_factor": 2, "tie_word_embeddings": False},
-    "internvl": {"downsample_ratio": 0.5, "tie_word_embeddings": True},
+    "internvl": {"downsample_ratio": 0.5, "vision_feature_layer": -1, "tie_word_embeddings": True},
     "llama4": {},
     "kimi_k25": {"projection_hidden_size": 1152, "tie_word_embeddings": True},
     "minimax_m3_vl": {"projector_hidden_size": 6144, "tie_word_embeddings": False},
@@ -159,7 +161,8 @@ def internvl(config: Config, vision: Config, hidden: int) -> Module:
     if not 0 < ratio <= 1 or 1 / ratio > 2**10:
         raise config.error("downsample_ratio", "is not a share of the patches")
     joined = vision.int("hidden_size") * int(1 / ratio) ** 2
-    return projector(layer_norm=layer_norm(joined), **two_maps(joined, hidden))
+    maps: dict[str, Part] = {"layer_norm": layer_norm(joined), **two_maps(joined, hidden)}
+    return ShufflingProjector(maps, **taken(config), ratio=ratio)
 
 
 def llama4(config: Config, vision: Config, hidden: int) -> Module:

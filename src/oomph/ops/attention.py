@@ -155,12 +155,14 @@ def eager_attention(
     return attn_output, attn_weights
 
 
-def attention_as_is(query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: float) -> tuple[Sym, Sym | None]:
-    """Run the job's kernel for Llama 4: as `attention`, but the eager one's softmax stays in the scores' dtype (not
-    under autocast).
+def attention_as_is(
+    query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: float, causal: bool = True
+) -> tuple[Sym, Sym | None]:
+    """Run the job's kernel for Llama 4, or for InternVL's tower, which is not `causal` and has no mask: as `attention`,
+    but the eager one's softmax stays in the scores' dtype (not under autocast).
 
     Saves what the kernel saves; the eager one q, (repeated) k and v, the softmax once. Source: transformers 5.23,
-    models/llama4/modeling_llama4.py, eager_attention_forward.
+    models/llama4/modeling_llama4.py, models/internvl/modeling_internvl.py, eager_attention_forward.
 
     >>> from oomph.tape import Tape
     >>> from oomph.tape.testing import cost, frozen, transposed
@@ -172,12 +174,13 @@ def attention_as_is(query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: fl
     114688
     """
     if query.tape.kernel != "eager":
-        return sdpa_attention(query, key, value, mask, rate), None
+        return sdpa_attention(query, key, value, mask, rate, causal), None
     times = query.shape[1] // key.shape[1]
     key_states = repeat_kv(key, times)
     value_states = repeat_kv(value, times)
     attn_weights = matmul(query, transpose(key_states, 2, 3)) * 1.0
-    attn_weights = attn_weights + _needed(mask)
+    if causal:
+        attn_weights = attn_weights + _needed(mask)
     attn_weights = softmax(attn_weights)
     attn_weights = dropout(attn_weights, rate)
     attn_output = matmul(attn_weights, value_states)

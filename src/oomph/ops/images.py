@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from oomph.ops.elementwise import cast, grad
+from oomph.ops.elementwise import cast, grad, in_fp32
 from oomph.ops.indexing import unsqueeze, view
 from oomph.ops.kernel import run
 from oomph.ops.matmul import autocast_argument
@@ -61,6 +61,25 @@ def pooled(x: Sym, side: Size) -> Sym:
 
 def _unpooled(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
     return [new(grad(gradients).tape, *node.inputs[0], op="avg_pool2d_backward")]
+
+
+def interpolated(x: Sym, shape: tuple[Size, Size]) -> Sym:
+    """Return F.interpolate(x, shape, mode="bilinear") of x [1, C, H, W]: [1, C, *shape], in fp32 under autocast.
+
+    Saves nothing, sizes do; backward makes x's gradient. Source: ATen/native/cuda/UpSampleBilinear2d.cu; torch
+    tools/autograd/derivatives.yaml (upsample_bilinear2d); ATen/autocast_mode.h, AT_FORALL_FP32.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda x: interpolated(x, (2, 3)), (1, 8, 4, 4))
+    Cost(allocated=96, saved=0, backward=256)
+    """
+    x = in_fp32(x)
+    node = record("UpsampleBilinear2D", (x,), _of_all_places)
+    return made_by(new(x.tape, (*x.shape[:2], *shape), x.dtype, op="upsample_bilinear2d"), node)
+
+
+def _of_all_places(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    return [new(grad(gradients).tape, *node.inputs[0], op="upsample_bilinear2d_backward")]
 
 
 def for_each(x: Sym, batch: Size) -> Sym:

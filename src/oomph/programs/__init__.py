@@ -29,20 +29,34 @@ PROGRAMS: dict[str, str] = {
     "deberta-v2": "deberta",
     "falcon_mamba": "mamba",
     "gemma3": "gemma3",
+    **dict.fromkeys(("gemma4", "gemma4_text"), "gemma4"),
     "granitemoehybrid": "bamba",
+    "internvl": "internvl",
     "lfm2_moe": "lfm2",
-    **dict.fromkeys(("llava", "llava_next"), "llava"),
+    "llava": "llava",
+    **dict.fromkeys(("llava_next", "llava_onevision"), "llava_next"),
     **dict.fromkeys(("marian", "mbart", "pegasus"), "bart"),
     "mamba2": "mamba",
     "mt5": "t5",
+    **dict.fromkeys(("qwen3_5", "qwen3_5_moe"), "qwen3_5"),
     **dict.fromkeys(("qwen3_5_moe_text", "qwen3_5_text"), "qwen3_next"),
-    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), "qwen_vl"),
+    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"), "qwen_vl"),
     "xlm-roberta": "roberta",
 }
 SEEING = frozenset(
-    {"gemma3", "llava", "paligemma", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"}
-)  # types that are played with images
+    {
+        "gemma3", "internvl", "llava", "llava_next", "llava_onevision", "paligemma", "qwen2_vl", "qwen2_5_vl",
+        "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe",
+    }
+)  # fmt: skip  # types that are played with images
+# Types of which AutoModelForCausalLM loads the decoder alone (transformers 5.23, models/auto/modeling_auto.py).
+WITH_A_TOWER = ("qwen3_5", "qwen3_5_moe")
 OWN_ATTENTION = ("deberta-v2",)  # types whose class knows no kernel
+OWN_DECODERS = (
+    "gemma4",
+    "qwen3_5",
+    "qwen3_5_moe",
+)  # types whose program has the layers of the language model inside too
 HEADS = ("lm_head", "embed_out", "output", "output_projection", "transformer.output_layer")  # paths of language heads
 
 
@@ -52,7 +66,7 @@ def program_of(model: Model) -> Any:
     missing = [] if headed else ["a model without a language head"]
     if model.model_type not in PROGRAMS:
         missing = [model.model_type or "this architecture"]
-    if model.text_type and model.text_type not in FRAMES:
+    if model.text_type and model.text_type not in FRAMES and model.model_type not in OWN_DECODERS:
         missing.append(f"{model.text_type} inside it")
     if missing := [*missing, *model.unplayed]:
         raise UnsupportedError(
@@ -70,13 +84,17 @@ PACKAGES = {
 
 
 def kernel_note(model: Model, kernel: str) -> tuple[str, ...]:
-    """Say so where a model's class does not use the attention kernel that a job asks for, or could use a package's."""
+    """Say so where a model's class does not use the attention kernel that a job asks for, or could use a package's, and
+    which class it is where there are two.
+    """
     frame = FRAMES.get(model.decoder_type)
     packages = dict.fromkeys(PACKAGES[block.kind] for block in descend(model.parts) if block.kind in PACKAGES)
     found = [
         f"transformers without the packages {names} is played: its mixers in plain torch, which takes more."
         for names in packages
     ]
+    if model.model_type in WITH_A_TOWER:
+        found.append("The whole model is played, with its tower; AutoModelForCausalLM loads the decoder alone.")
     if kernel != "eager" and model.model_type in OWN_ATTENTION:
         found.append(f"transformers runs {model.model_type} with an attention of its own, not {kernel}.")
     if kernel != "eager" and frame is not None and not frame.sdpa:

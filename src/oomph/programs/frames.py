@@ -56,6 +56,7 @@ LLAMA = Frame()
 MISTRAL = Frame(ids_first=True)
 QWEN = Frame(masks="full first")
 QWEN_VL = Frame(masks="full first", cache_first=True, tables="sections", packs=False)
+QWEN3_VL = Frame(cache_first=True, ids_first=True, tables="interleaved")
 DEEPSEEK = Frame(rotary_first=True)
 GRANITE_MOE = replace(DEEPSEEK, cache_first=True, scaled=True, scaled_late=True)
 GEMMA2 = Frame(norms=SANDWICH, masks="both", sdpa=False)
@@ -111,7 +112,8 @@ FRAMES: dict[str, Frame] = {
     "qwen2_vl_text": QWEN_VL,
     "qwen2_5_vl_text": QWEN_VL,
     "qwen3": QWEN,
-    "qwen3_vl_text": Frame(cache_first=True, ids_first=True, tables="interleaved"),
+    "qwen3_vl_text": QWEN3_VL,
+    "qwen3_vl_moe_text": QWEN3_VL,
     "qwen3_moe": Frame(cache_first=True, ids_first=True),
     "seed_oss": LLAMA,
     "smollm3": QWEN,

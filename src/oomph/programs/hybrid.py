@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from oomph import ops
@@ -42,7 +43,7 @@ class Hybrid:
     def model(
         self,
         m: Bound,
-        input_ids: Sym,
+        input_ids: Sym | None,
         checkpointing: Checkpointing,
         attention_mask: Sym | None = None,
         position_ids: Sym | None = None,
@@ -50,27 +51,33 @@ class Hybrid:
         inputs_embeds: Sym | None = None,
         use_cache: bool = False,
     ) -> tuple[Sym, Cache | None]:
-        """Mirror FooModel.forward."""
-        inputs_embeds = m.embed_tokens(input_ids)
+        """Mirror FooModel.forward; position_ids [B, S] of a caller that packs, or [3, B, S] of images, of which neither
+        masks nor layers are told.
+        """
+        if inputs_embeds is None:
+            inputs_embeds = m.embed_tokens(input_ids)
         kinds = self.kinds(m)
         if use_cache and past_key_values is None:
             past_key_values = dynamic_cache(m.tape, kinds)
-        packed = position_ids
+        seen = position_ids is not None and len(position_ids.shape) == len(("time", "height", "width"))
+        packed = None if seen else position_ids
         if position_ids is None:
-            position_ids = counted_positions(input_ids)
+            position_ids = counted_positions(inputs_embeds)
+        text_position_ids = None if seen else position_ids
         causal_mask_mapping: dict[Size, Sym | None] = {}
-        mask_kwargs = {"inputs_embeds": inputs_embeds, "position_ids": position_ids}  # noqa: F841  lives to the end
+        mask_kwargs = {"inputs_embeds": inputs_embeds, "position_ids": text_position_ids}  # noqa: F841  lives to the end
         causal_mask_mapping |= {
-            None: ops.causal_mask(inputs_embeds, attention_mask, past_key_values, packed=packed),
+            None: ops.causal_mask(inputs_embeds, attention_mask, past_key_values, packed=packed, looks=not seen),
             LINEAR: ops.recurrent_mask(inputs_embeds, attention_mask),
         }
         hidden_states: Sym = inputs_embeds
-        position_embeddings = self.tables(hidden_states, position_ids, self.rotary_size(m))
+        tables = partial(ops.rotary_tables_3d, interleaved=True) if seen else self.tables
+        position_embeddings = tables(hidden_states, position_ids, self.rotary_size(m))
         for index, layer in enumerate(m.layers):
             given = {
                 "attention_mask": causal_mask_mapping[kinds[index]],
                 "position_embeddings": position_embeddings if self.tables_for_all or kinds[index] is None else None,
-                "position_ids": position_ids,
+                "position_ids": text_position_ids,
             }
             hidden_states = call(
                 layer, index, self.block, checkpointing, past_key_values, hidden_states,

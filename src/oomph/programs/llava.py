@@ -6,6 +6,7 @@ Source: transformers 5.23, models/llava/modeling_llava.py and those of the types
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 from oomph import ops
@@ -19,6 +20,9 @@ from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym
+
+See = Callable[[Bound, Images, Checkpointing], "tuple[list[Any], list[Sym]]"]
+Merge = Callable[["list[Sym]", Sym, Sym], "tuple[Sym, Sym, Any]"]
 
 
 def buffers(m: Bound) -> list[Sym]:
@@ -43,9 +47,11 @@ def causal_lm(
     use_cache: bool = False,
     logits_to_keep: Size = 0,
     images: Images | None = None,
+    see: See | None = None,
+    merge: Merge = merged,
 ) -> tuple[Any, ...]:
     """Mirror LlavaForConditionalGeneration.forward: loss, logits, cache and the images' features; `model_type` is the
-    language model's.
+    language model's. Of kin `see` is get_image_features, `merge` what puts features among tokens.
     """
     frame = FRAMES[model_type]
     if not frame.sdpa:
@@ -54,11 +60,11 @@ def causal_lm(
     inputs_embeds = language_model.embed_tokens(input_ids)
     image_hidden_states = []
     if images:
-        mm_encoder_outputs = image_features(m.model, images["pixel_values"], checkpointing)
-        check_room(m, input_ids.shape[1], mm_encoder_outputs[1][0].shape[0])
-        inputs_embeds, features, special_image_mask = merged(mm_encoder_outputs[1], input_ids, inputs_embeds)
+        mm_encoder_outputs, pooled = (see or image_features)(m.model, images, checkpointing)
+        check_room(m, input_ids.shape[1], pooled[0].shape[0])
+        inputs_embeds, features, special_image_mask = merge(pooled, input_ids, inputs_embeds)
         image_hidden_states.append(features)
-        del features
+        del features, pooled
     hidden_states, past_key_values = llama.model(
         language_model, None, checkpointing, frame, attention_mask, position_ids, past_key_values, inputs_embeds,
         use_cache=use_cache,
@@ -71,10 +77,26 @@ def causal_lm(
     return loss, logits, past_key_values, *image_hidden_states
 
 
-def image_features(m: Bound, pixel_values: Sym, checkpointing: Checkpointing) -> list[Any]:
-    """Mirror LlavaModel.get_image_features: the tower's outputs, with each image's features [T, H] as pooled."""
-    projector = m.multi_modal_projector
-    block = projector.block
+def image_features(m: Bound, images: Images, checkpointing: Checkpointing) -> tuple[list[Any], list[Sym]]:
+    """Mirror LlavaModel.get_image_features: the tower's outputs, and among them each image's features [T, H]."""
+    pixel_values = images["pixel_values"]
+    image_outputs, selected_image_feature = selected(m, pixel_values, checkpointing)
+    hidden_states = projected(m.multi_modal_projector, selected_image_feature)
+    features = list(ops.unbind(hidden_states, 0, count(pixel_values)))
+    set_pooled(m.vision_tower, image_outputs, features)
+    return image_outputs, features
+
+
+def set_pooled(tower: Bound, outputs: list[Any], features: list[Sym]) -> None:
+    """Set pooler_output of a tower's outputs, which die from the end: one that was None comes after all others."""
+    outputs[1] = features
+    if not tower.class_token:
+        outputs[0], outputs[1] = outputs[1], outputs[0]
+
+
+def selected(m: Bound, pixel_values: Sym, checkpointing: Checkpointing) -> tuple[list[Any], Sym]:
+    """Mirror how get_image_features comes by features: the tower's outputs, the hidden state that is projected."""
+    block = m.multi_modal_projector.block
     if not isinstance(block, FeatureProjector) or not operator.index(block.layer):
         raise UnsupportedError("oomph cannot play images with this projector yet.", "Leave --images out: text alone.")
     image_outputs, selected_image_feature = clip.tower(
@@ -83,11 +105,15 @@ def image_features(m: Bound, pixel_values: Sym, checkpointing: Checkpointing) ->
     if not block.class_token:
         length = selected_image_feature.shape[1]
         selected_image_feature = ops.slice_axis(selected_image_feature, 1, 1, length)
-    hidden_states = projector.linear_1(selected_image_feature)
-    hidden_states = ops.activate(block.activation, hidden_states)
-    hidden_states = projector.linear_2(hidden_states)
-    image_outputs[1] = list(ops.unbind(hidden_states, 0, count(pixel_values)))
-    return image_outputs
+    return image_outputs, selected_image_feature
+
+
+def projected(m: Bound, image_features: Sym) -> Sym:
+    """Mirror LlavaMultiModalProjector.forward."""
+    hidden_states: Sym = m.linear_1(image_features)
+    hidden_states = ops.activate(m.activation, hidden_states)
+    hidden_states = m.linear_2(hidden_states)
+    return hidden_states
 
 
 def updated(m: Bound, parameters: list[Sym]) -> list[Sym]:
@@ -95,5 +121,6 @@ def updated(m: Bound, parameters: list[Sym]) -> list[Sym]:
     tower, layer = m.model.vision_tower, m.model.multi_modal_projector.block.layer
     unused = [f"{tower.path}.post_layernorm.", f"{tower.path}.head."]
     if m.tape.images:
-        unused += [f"{each.path}." for each in list(tower.encoder.layers)[1 - operator.index(layer) or None :]]
+        layers = list(tower.encoder.layers)
+        unused += [f"{each.path}." for each in layers[len(layers) + 1 - operator.index(layer) :]]
     return [one for one in towers.updated(m, parameters) if not one.made_for.startswith(tuple(unused))]

@@ -139,7 +139,7 @@ def causal_lm(
         m.model.parts["rope_deltas"] = tape.note(rope_deltas, "kept by a module")
         del rope_deltas
     elif past_key_values is not None and "rope_deltas" in m.model.parts:
-        position_ids = _moved_on(tape, past_key_values, *inputs_embeds.shape[:2])
+        position_ids = moved_on(tape, past_key_values, *inputs_embeds.shape[:2])
     hidden_states, past_key_values = text_model(
         language_model, checkpointing, FRAMES[model_type], attention_mask, position_ids, past_key_values,
         inputs_embeds, use_cache, visual_pos_masks, deepstack_visual_embeds,
@@ -239,7 +239,7 @@ def _image_positions(tape: Tape, rows: int, columns: int, model_type: str) -> Sy
     return found
 
 
-def _moved_on(tape: Tape, past_key_values: Cache, batch: Size, length: Size) -> Sym:
+def moved_on(tape: Tape, past_key_values: Cache, batch: Size, length: Size) -> Sym:
     """Mirror compute_3d_position_ids for tokens after images: positions [3, B, S], moved by what these took."""
     if isinstance(past_key_values.seq_length(), Sym):  # counted on the device
         used = tape.empty((), "bool", op="gt")

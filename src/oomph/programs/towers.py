@@ -6,14 +6,16 @@ import operator
 from typing import TYPE_CHECKING, Any
 
 from oomph import ops
-from oomph.blocks.vision import ClipVision
+from oomph.blocks.vision import ClipVision, InternVision
+from oomph.blocks.vision_gemma import Gemma4Vision
 from oomph.blocks.vision_native import Qwen3Vision, QwenVision
-from oomph.errors import UsageError
-from oomph.families.multimodal import PoolingProjector, PromptProjector
+from oomph.errors import UnsupportedError, UsageError
+from oomph.families.multimodal import PoolingProjector, PromptProjector, TiledProjector
 from oomph.programs.qwen_vision import grid_of
 from oomph.tape.bound import Bound
 from oomph.tape.sizes import Size, number, product, yes
 from oomph.tape.sym import Sym
+from oomph.tiles import canvas
 
 if TYPE_CHECKING:
     from oomph.job import InferJob, TrainJob
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 LANGUAGE_MODEL, HEAD = "model.language_model.", "lm_head."  # how the paths of what text passes through begin
 TOWERS = ("vision_tower", "visual")  # what the part is called that sees
 # Inputs of a batch beside input_ids and labels, in the order in which they are made.
-OF_IMAGES = ("pixel_values", "image_grid_thw", "mm_token_type_ids", "token_type_ids")
+OF_IMAGES = ("pixel_values", "image_grid_thw", "mm_token_type_ids", "token_type_ids", "image_sizes", "batch_num_images")
 
 
 def updated(m: Bound, parameters: list[Sym]) -> list[Sym]:
@@ -38,6 +40,8 @@ def tower_buffers(m: Bound) -> list[Sym]:
         made = tape.empty((1, block.num_positions), "int64", op="position_ids")
         m.embeddings.parts["position_ids"] = made
         return [made]
+    if isinstance(block, Gemma4Vision):  # frequencies for a quarter of the channels, kept twice
+        return ops.rotary_buffers(tape, block.head_dim // 2)
     if isinstance(block, (QwenVision, Qwen3Vision)):  # frequencies for half of the channels, of rows and of columns
         return [tape.empty((block.hidden_size // block.num_heads // 4,), "fp32", op="inv_freq") for _ in range(2)]
     return []
@@ -47,6 +51,9 @@ def inputs_of_images(m: Bound, job: TrainJob | InferJob) -> dict[str, tuple[tupl
     """Return shapes and dtypes of what a batch has beside its tokens: pixels in fp32, as processors make them."""
     tower = next(m.model[name] for name in TOWERS if name in m.model.parts)
     block, images = tower.block, job.batch * job.images
+    projector = m.model.parts.get("multi_modal_projector")
+    if projector is not None and isinstance(projector.block, TiledProjector):
+        return inputs_of_tiles(block, projector.block, job)
     if isinstance(block, ClipVision):
         side = block.image_size
         made: dict[str, tuple[tuple[Size, ...], str]] = {
@@ -55,6 +62,9 @@ def inputs_of_images(m: Bound, job: TrainJob | InferJob) -> dict[str, tuple[tupl
         if isinstance(m.model.multi_modal_projector.block, (PoolingProjector, PromptProjector)):
             made["token_type_ids"] = ((job.batch, job.seq_len), "int64")
         return made
+    if isinstance(block, InternVision):
+        (side, _), count = block.image_size, images * canvas(job.image_size, operator.index(block.image_size[0]))
+        return {"pixel_values": ((count, block.num_channels, side, block.image_size[1]), "fp32")}
     weight, count = tower.patch_embed.proj.weight, operator.index(images)
     patches = sum(grid_of(block, m.tape, count).lengths)
     return {
@@ -62,6 +72,26 @@ def inputs_of_images(m: Bound, job: TrainJob | InferJob) -> dict[str, tuple[tupl
         "image_grid_thw": ((count, 3), "int64"),
         "mm_token_type_ids": ((job.batch, job.seq_len), "int64"),
     }
+
+
+def inputs_of_tiles(
+    block: ClipVision, projector: TiledProjector, job: TrainJob | InferJob
+) -> dict[str, tuple[tuple[Size, ...], str]]:
+    """Return what a batch has of images that are cut into tiles: these, how large the images are, and in
+    LLaVA-OneVision how many a sequence has; of several none is cut.
+    """
+    tiles, images = projector.tiles, job.batch * job.images
+    if tiles is None:
+        raise UnsupportedError("oomph cannot play images with this projector yet.", "Leave --images out: text alone.")
+    alone = not tiles.most or job.images == 1
+    rows, columns = tiles.grid(job.image_size) if alone else (0, 0)
+    made: dict[str, tuple[tuple[Size, ...], str]] = {
+        "pixel_values": ((images, rows * columns + 1, block.num_channels, tiles.side, tiles.side), "fp32"),
+        "image_sizes": ((images, 2), "int64"),
+    }
+    if tiles.most:
+        made["batch_num_images"] = ((job.batch,), "int64")
+    return made
 
 
 def check_room(m: Bound, length: Size, tokens: Size) -> None:

@@ -17,7 +17,7 @@ FP32 = (
     "acos", "asin", "cosh", "erfinv", "exp", "expm1", "log", "log10", "log2", "log1p", "reciprocal", "rsqrt", "sinh",
     "tan", "pow.Tensor_Scalar", "pow.Tensor_Tensor", "pow.Scalar", "softplus", "layer_norm", "native_layer_norm",
     "rms_norm", "group_norm", "cosine_similarity", "nll_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "mse_loss",
-    "kl_div", "binary_cross_entropy_with_logits", "dist", "renorm", "logsumexp",
+    "kl_div", "binary_cross_entropy_with_logits", "dist", "renorm", "logsumexp", "upsample_bilinear2d",
 )  # fmt: skip
 FP32_UNLESS_ASKED = (
     "prod", "prod.dim_int", "softmax.int", "log_softmax.int", "cumprod", "cumsum", "linalg_vector_norm", "sum",

@@ -7,8 +7,11 @@ from typing import Any
 import torch
 
 from oomph.errors import UnsupportedError
+from oomph.families.llava import ANYRES
 from oomph.images import QWEN2_PIXELS, QWEN3_PIXELS, patches
 from oomph.job import InferJob, TrainJob
+from oomph.job_checks import pixels
+from oomph.tiles import Tiles, canvas
 
 
 def add_images(inputs: dict[str, Any], model: Any, job: TrainJob | InferJob) -> None:
@@ -42,6 +45,35 @@ def llava(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dict
     vision = config.vision_config
     patches = (vision.image_size // vision.patch_size) ** 2
     return patches + (config.vision_feature_select_strategy == "full"), _fixed(config, job, device)
+
+
+def tiled(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dict[str, Any]]:
+    """LlavaNextProcessor, LlavaOnevisionProcessor: an image as a whole and in tiles [images, tiles + 1, C, P, P] fp32,
+    OneVision's as a whole alone where a sequence has several; how large they are, and how many each sequence has.
+    """
+    vision, count, one = config.vision_config, job.batch * job.images, config.model_type == "llava_onevision"
+    most = int(config.vision_aspect_ratio.strip(ANYRES)) if one else 0
+    sizes, side = tuple(map(tuple, config.image_grid_pinpoints)), vision.image_size
+    tiles, cut = Tiles(sizes, side, side // vision.patch_size, most), not one or job.images == 1
+    rows, columns = tiles.grid(job.image_size) if cut else (0, 0)
+    shape = (count, rows * columns + 1, vision.num_channels, side, side)
+    made = {
+        "pixel_values": torch.zeros(shape, device=device),
+        "image_sizes": torch.tensor([list(pixels(job.image_size))] * count, device=device),
+    }
+    if one:
+        made["batch_num_images"] = torch.tensor([job.images] * job.batch, device=device)
+    return tiles.tokens(job.image_size, cut), made
+
+
+def intern(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dict[str, Any]]:
+    """InternVLProcessor: tiles of all images [tiles, C, P, P] fp32."""
+    vision = config.vision_config
+    (height, width), (patch, _) = vision.image_size, vision.patch_size
+    tiles = canvas(job.image_size, height)
+    shape = (job.batch * job.images * tiles, vision.num_channels, height, width)
+    tokens = int(height // patch * config.downsample_ratio) ** 2
+    return tiles * tokens, {"pixel_values": torch.zeros(shape, device=device)}
 
 
 def gemma(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dict[str, Any]]:
@@ -82,4 +114,11 @@ def qwen(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dict[
     }
 
 
-MADE = {"gemma3": gemma, "llava": llava, "paligemma": paligemma, "qwen2_vl": qwen, "qwen2_5_vl": qwen, "qwen3_vl": qwen}
+MADE = {
+    "gemma3": gemma,
+    "internvl": intern,
+    "llava": llava,
+    **dict.fromkeys(("llava_next", "llava_onevision"), tiled),
+    "paligemma": paligemma,
+    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"), qwen),
+}

@@ -1,0 +1,70 @@
+"""Tiny configs of Gemma 4 and Gemma 3n, for the grid of jobs on which the tape must equal the trace."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+KINDS = ([SLIDING, FULL], [SLIDING, SLIDING, FULL], [FULL, SLIDING, FULL], [SLIDING, FULL, SLIDING, FULL])
+SHARED = ([SLIDING, FULL, FULL], [SLIDING, FULL, SLIDING, FULL], [FULL, SLIDING, SLIDING, FULL])
+
+
+def _common(rng: random.Random, model_type: str) -> dict[str, Any]:
+    heads = rng.choice([2, 4])
+    return {
+        "model_type": model_type, "vocab_size": rng.choice([64, 515]), "hidden_size": heads * rng.choice([8, 16, 20]),
+        "num_attention_heads": heads, "num_key_value_heads": rng.choice([1, 2]), "head_dim": rng.choice([8, 16]),
+        "max_position_embeddings": 128, "sliding_window": rng.choice([8, 30, 100]), "pad_token_id": 0,
+        "attention_bias": rng.random() < 0.3, "attention_dropout": rng.choice([0.0, 0.1]),
+        "tie_word_embeddings": rng.random() < 0.6, "vocab_size_per_layer_input": rng.choice([64, 515]),
+        "final_logit_softcapping": rng.choice([None, 30.0]),
+    }  # fmt: skip
+
+
+def gemma4_text(rng: random.Random) -> dict[str, Any]:
+    """Gemma 4: heads of two sizes, inputs per layer, keys that are shared or serve as values, experts."""
+    raw = _common(rng, "gemma4_text") | {
+        "intermediate_size": rng.choice([24, 72]), "global_head_dim": rng.choice([16, 24]),
+        "num_global_key_value_heads": rng.choice([None, 1]), "attention_k_eq_v": rng.random() < 0.4,
+        "hidden_size_per_layer_input": rng.choice([0, 8, 12]), "use_double_wide_mlp": rng.random() < 0.4,
+        "use_bidirectional_attention": rng.choice([None, "vision"]),
+    }  # fmt: skip
+    kinds, shared = rng.choice(KINDS), 0
+    if raw["hidden_size_per_layer_input"] and rng.random() < 0.7:
+        kinds = rng.choice(SHARED)
+        shared = rng.choice([1, len(kinds) - 2])
+    if rng.random() < 0.4:
+        raw |= {
+            "enable_moe_block": True, "num_experts": rng.choice([4, 5]), "top_k_experts": rng.choice([1, 2]),
+            "moe_intermediate_size": rng.choice([8, 24]),
+        }  # fmt: skip
+    return raw | {"layer_types": kinds, "num_hidden_layers": len(kinds), "num_kv_shared_layers": shared}
+
+
+def gemma4(rng: random.Random) -> dict[str, Any]:
+    """Gemma 4 with its vision tower."""
+    heads = rng.choice([2, 3])
+    vision = {
+        "hidden_size": heads * 16, "num_attention_heads": heads, "num_key_value_heads": heads, "head_dim": 16,
+        "global_head_dim": 16, "num_hidden_layers": 2, "intermediate_size": 24, "patch_size": 4,
+        "position_embedding_size": 64, "use_clipped_linears": rng.random() < 0.5, "standardize": rng.random() < 0.5,
+    }  # fmt: skip
+    text = gemma4_text(rng)
+    return {
+        "model_type": "gemma4", "text_config": text, "vision_config": vision, "audio_config": None,
+        "tie_word_embeddings": text["tie_word_embeddings"], "image_token_id": 60, "video_token_id": 61,
+        "audio_token_id": 62,
+    }  # fmt: skip
+
+
+CONFIGS = {"gemma4_text": gemma4_text, "gemma4": gemma4}
+
+
+def deep(name: str, layers: int) -> dict[str, Any]:
+    """A config of a family with many layers, full attention in every other, the last two without keys of their own."""
+    raw = CONFIGS[name](random.Random(name))
+    kinds = [FULL if index % 2 else SLIDING for index in range(layers - 1)] + [FULL]
+    changes = {"layer_types": kinds, "num_hidden_layers": layers, "num_kv_shared_layers": 2}
+    text = raw.get("text_config", raw) | changes | {"hidden_size_per_layer_input": 8}
+    return raw | {"text_config": text} if "text_config" in raw else text
