@@ -18,15 +18,16 @@ if TYPE_CHECKING:
     from oomph.model import Model
 
 OWN_FILES = (
-    "baichuan", "bamba", "bart", "bert", "bloom", "chatglm", "deberta", "distilbert", "electra", "falcon", "gpt2",
-    "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "internlm2", "jamba", "lfm2", "lfm3", "litgpt", "mamba",
-    "modernbert", "mpt", "nemotron_h", "olmo_hybrid", "opt", "paligemma", "phi", "qwen", "qwen3_next",
+    "albert", "baichuan", "bamba", "bart", "bert", "bloom", "chatglm", "deberta", "distilbert", "electra", "falcon",
+    "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "internlm2", "jamba", "lfm2", "lfm3", "litgpt", "mamba",
+    "modernbert", "mpnet", "mpt", "nemotron_h", "olmo_hybrid", "opt", "paligemma", "phi", "qwen", "qwen3_next",
     "roberta", "t5", "whisper",
 )  # fmt: skip
 PROGRAMS: dict[str, str] = {
     **dict.fromkeys(FRAMES, "llama"),
     **{name: name for name in OWN_FILES},
     "deberta-v2": "deberta",
+    "ernie": "bert",
     "falcon_mamba": "mamba",
     "gemma3": "gemma3",
     "granitemoehybrid": "bamba",
@@ -37,12 +38,12 @@ PROGRAMS: dict[str, str] = {
     "mt5": "t5",
     **dict.fromkeys(("qwen3_5_moe_text", "qwen3_5_text"), "qwen3_next"),
     **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), "qwen_vl"),
-    "xlm-roberta": "roberta",
+    **dict.fromkeys(("camembert", "xlm-roberta"), "roberta"),
 }
 SEEING = frozenset(
     {"gemma3", "llava", "paligemma", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"}
 )  # types that are played with images
-OWN_ATTENTION = ("deberta-v2",)  # types whose class knows no kernel
+OWN_ATTENTION = ("deberta-v2", "mpnet")  # types whose class knows no kernel
 HEADS = ("lm_head", "embed_out", "output", "output_projection", "transformer.output_layer")  # paths of language heads
 
 
