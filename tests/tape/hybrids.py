@@ -144,6 +144,15 @@ def falcon_h1(rng: random.Random) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def minimax(rng: random.Random) -> dict[str, Any]:
+    """MiniMax-Text: lightning attention in blocks of tokens, experts in every layer."""
+    experts = rng.choice([4, 5])
+    return _common(rng, "minimax") | _layers(rng, LINEAR) | {
+        "head_dim": rng.choice([8, 16]), "block_size": rng.choice([8, 16, 256]), "num_local_experts": experts,
+        "num_experts_per_tok": rng.choice([1, 2]), "attention_dropout": rng.choice([0.0, 0.1]),
+    }  # fmt: skip
+
+
 CONFIGS = {
     "lfm2": lfm2,
     "lfm2_moe": lfm2_moe,
@@ -155,6 +164,7 @@ CONFIGS = {
     "nemotron_h": nemotron_h,
     "zamba2": zamba2,
     "falcon_h1": falcon_h1,
+    "minimax": minimax,
 }
 
 

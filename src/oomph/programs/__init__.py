@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 OWN_FILES = (
     "albert", "baichuan", "bamba", "bart", "bert", "bloom", "chatglm", "deberta", "distilbert", "electra", "falcon",
     "falcon_h1", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "internlm2", "jamba", "lfm2", "lfm3", "litgpt",
-    "mamba", "modernbert", "mpnet", "mpt", "nemotron_h", "olmo_hybrid", "opt", "paligemma", "phi", "qwen",
+    "mamba", "minimax", "modernbert", "mpnet", "mpt", "nemotron_h", "olmo_hybrid", "opt", "paligemma", "phi", "qwen",
     "qwen3_next", "roberta", "t5", "whisper", "zamba2",
 )  # fmt: skip
 PROGRAMS: dict[str, str] = {
@@ -68,12 +68,14 @@ PACKAGES = {
     "mamba": "mamba-ssm and causal-conv1d",
     "short_conv": "causal-conv1d",
 }
+PLAIN = ("minimax",)  # types whose mixers are plain torch whether or not there is a package
 
 
 def kernel_note(model: Model, kernel: str) -> tuple[str, ...]:
     """Say so where a model's class does not use the attention kernel that a job asks for, or could use a package's."""
     frame = FRAMES.get(model.decoder_type)
-    packages = dict.fromkeys(PACKAGES[block.kind] for block in descend(model.parts) if block.kind in PACKAGES)
+    blocks = [] if model.model_type in PLAIN else descend(model.parts)
+    packages = dict.fromkeys(PACKAGES[block.kind] for block in blocks if block.kind in PACKAGES)
     found = [
         f"transformers without the packages {names} is played: its mixers in plain torch, which takes more."
         for names in packages
