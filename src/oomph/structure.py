@@ -26,7 +26,7 @@ OFFLOADED_BEHIND = MAX_FWD_STASH_SIZE + 1  # layers whose inputs are on their wa
 STACKS = (
     "model.layers", "transformer.h", "gpt_neox.layers", "transformer.blocks", "model.decoder.layers", "biogpt.layers",
     "bert.encoder.layer", "roberta.encoder.layer", "electra.encoder.layer", "distilbert.transformer.layer",
-    "deberta.encoder.layer",
+    "deberta.encoder.layer", "ernie.encoder.layer", "mpnet.encoder.layer", "albert.encoder.albert_layer_groups",
     "decoder.block",
     "backbone.layers",
     "model.language_model.layers",

@@ -78,11 +78,33 @@ def deberta(rng: random.Random) -> dict[str, Any]:
     }
 
 
+def ernie(rng: random.Random) -> dict[str, Any]:
+    """BERT with a table of tasks, or without."""
+    own = {"use_task_id": rng.random() < 0.6, "task_type_vocab_size": 3}
+    return bert(rng) | {"architectures": [f"ErnieFor{rng.choice(TASKS)}"], **own}
+
+
+def mpnet(rng: random.Random) -> dict[str, Any]:
+    """Positions as buckets of distances beside learned ones."""
+    own = {"max_position_embeddings": 140, "relative_attention_num_buckets": rng.choice([32, 40])}
+    return bert(rng) | {"architectures": [f"MPNetFor{rng.choice(TASKS)}"], **own}
+
+
+def albert(rng: random.Random) -> dict[str, Any]:
+    """One or two layers that are gone through again and again."""
+    own = {"embedding_size": rng.choice([12, 24]), "inner_group_num": rng.choice([1, 1, 2])}
+    rate = rng.choice(RATES)
+    return bert(rng) | {"architectures": [f"AlbertFor{rng.choice(TASKS)}"], "classifier_dropout_prob": rate, **own}
+
+
 FAMILIES: dict[str, Sampler] = {
     "distilbert": distilbert,
     "electra": electra,
     "modernbert": modernbert,
     "deberta": deberta,
+    "albert": albert,
+    "ernie": ernie,
+    "mpnet": mpnet,
 }
 
 

@@ -118,9 +118,9 @@ def bert(rng: random.Random) -> dict[str, Any]:
 
 def roberta(rng: random.Random) -> dict[str, Any]:
     """BERT with other positions and heads."""
-    head = rng.choice(["RobertaForMaskedLM", "RobertaForSequenceClassification", "XLMRobertaForSequenceClassification"])
-    kind = {"model_type": "xlm-roberta"} if head.startswith("XLM") else {}
-    return bert(rng) | {"architectures": [head], "max_position_embeddings": 140} | kind
+    kind, prefix = rng.choice([("roberta", "Roberta"), ("xlm-roberta", "XLMRoberta"), ("camembert", "Camembert")])
+    head = prefix + rng.choice(["ForMaskedLM", "ForSequenceClassification"])
+    return bert(rng) | {"architectures": [head], "max_position_embeddings": 140, "model_type": kind}
 
 
 def bloom(rng: random.Random) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-FULL, CONV, LINEAR = "full_attention", "conv", "linear_attention"
+FULL, CONV, LINEAR, HYBRID = "full_attention", "conv", "linear_attention", "hybrid"
 
 
 def _common(rng: random.Random, model_type: str) -> dict[str, Any]:
@@ -117,6 +117,42 @@ def nemotron_h(rng: random.Random) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def zamba2(rng: random.Random) -> dict[str, Any]:
+    """Zamba2: one or two transformer blocks that stand at several places, with adapters for each."""
+    kinds = rng.choice([[HYBRID, LINEAR, HYBRID], [LINEAR, HYBRID, HYBRID, HYBRID], [LINEAR, HYBRID]])
+    raw = _common(rng, "zamba2") | {
+        "num_hidden_layers": len(kinds), "layers_block_type": kinds, "tie_word_embeddings": True,
+        "n_mamba_heads": 2, "mamba_ngroups": rng.choice([1, 2]), "mamba_d_state": 8, "mamba_d_conv": rng.choice([2, 4]),
+        "num_mem_blocks": rng.choice([1, 2]), "adapter_rank": 6, "chunk_size": rng.choice([16, 32]),
+        "use_shared_attention_adapter": rng.random() < 0.5, "use_mem_rope": rng.random() < 0.5,
+        "add_bias_linear": rng.random() < 0.3, "attention_dropout": rng.choice([0.0, 0.1]),
+    }  # fmt: skip
+    return raw | {"num_key_value_heads": raw["num_attention_heads"]}
+
+
+def falcon_h1(rng: random.Random) -> dict[str, Any]:
+    """Falcon-H1: Mamba-2 and attention side by side, numbers before and after each, a gated norm or none."""
+    heads = rng.choice([2, 4])
+    return _common(rng, "falcon_h1") | {
+        "num_hidden_layers": rng.choice([1, 2]), "head_dim": rng.choice([8, 16]), "mamba_n_heads": heads,
+        "mamba_d_ssm": heads * 16, "mamba_d_head": 16, "mamba_n_groups": rng.choice([1, 2]), "mamba_d_state": 8,
+        "mamba_d_conv": rng.choice([2, 4]), "mamba_chunk_size": rng.choice([16, 32]),
+        "mamba_rms_norm": rng.random() < 0.5, "mamba_norm_before_gate": rng.random() < 0.3,
+        "mamba_conv_bias": rng.random() < 0.7, "mamba_proj_bias": rng.random() < 0.3, "mlp_bias": rng.random() < 0.3,
+        "projectors_bias": rng.random() < 0.3, "attention_bias": rng.random() < 0.3,
+        "attention_dropout": rng.choice([0.0, 0.1]),
+    }  # fmt: skip
+
+
+def minimax(rng: random.Random) -> dict[str, Any]:
+    """MiniMax-Text: lightning attention in blocks of tokens, experts in every layer."""
+    experts = rng.choice([4, 5])
+    return _common(rng, "minimax") | _layers(rng, LINEAR) | {
+        "head_dim": rng.choice([8, 16]), "block_size": rng.choice([8, 16, 256]), "num_local_experts": experts,
+        "num_experts_per_tok": rng.choice([1, 2]), "attention_dropout": rng.choice([0.0, 0.1]),
+    }  # fmt: skip
+
+
 CONFIGS = {
     "lfm2": lfm2,
     "lfm2_moe": lfm2_moe,
@@ -126,6 +162,9 @@ CONFIGS = {
     "qwen3_5_moe_text": qwen3_5_moe_text,
     "olmo_hybrid": olmo_hybrid,
     "nemotron_h": nemotron_h,
+    "zamba2": zamba2,
+    "falcon_h1": falcon_h1,
+    "minimax": minimax,
 }
 
 
@@ -134,7 +173,10 @@ def deep(name: str, layers: int) -> dict[str, Any]:
     raw = CONFIGS[name](random.Random(name))
     if "layers_block_type" in raw:
         kinds = [*raw["layers_block_type"]] * layers
-        return raw | {"layers_block_type": kinds[:layers]}
+        depth = {"num_hidden_layers": layers} if "num_hidden_layers" in raw else {}
+        return raw | {"layers_block_type": kinds[:layers], **depth}
+    if "layer_types" not in raw:
+        return raw | {"num_hidden_layers": layers}
     other = next(kind for kind in raw["layer_types"] if kind != FULL)
     kinds = [FULL if index % 4 == 3 else other for index in range(layers)]
     return raw | {"num_hidden_layers": layers, "layer_types": kinds}

@@ -31,10 +31,13 @@ BERT = {
     "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64, "max_position_embeddings": 64,
 }  # fmt: skip
 ELECTRA = {**BERT, "model_type": "electra", "architectures": ["ElectraForMaskedLM"], "embedding_size": 24}
+ALBERT = {**ELECTRA, "model_type": "albert", "architectures": ["AlbertForMaskedLM"], "num_hidden_layers": 2}
+MPNET = {**BERT, "model_type": "mpnet", "architectures": ["MPNetForMaskedLM"]}
+XLM_ROBERTA = {**BERT, "model_type": "xlm-roberta", "architectures": ["XLMRobertaForMaskedLM"]}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("raw", [BERT, ELECTRA])
+@pytest.mark.parametrize("raw", [BERT, ELECTRA, ALBERT, MPNET, XLM_ROBERTA])
 def test_adapters_stand_where_peft_puts_them(raw: dict[str, Any]) -> None:
     """On every linear map of layers and heads, but not on what gives the logits."""
     job = TrainJob(batch=2, seq_len=9, method="lora", targets="all-linear", steady=False)
@@ -67,6 +70,19 @@ def test_what_deberta_does_not_play_is_refused(changes: dict[str, Any], job: dic
     own = {"model_type": "deberta-v2", "architectures": ["DebertaV2ForMaskedLM"], "relative_attention": True}
     with pytest.raises(OomphError, match=reason):
         step(model_from_config({**BERT, **own, **changes}), TrainJob(2, 9, **job))
+
+
+@pytest.mark.parametrize("raw", [ALBERT, MPNET])
+def test_what_a_class_cannot_checkpoint_is_refused(raw: dict[str, Any]) -> None:
+    """As the real class does, which says that it supports none."""
+    with pytest.raises(OomphError, match="supports no gradient checkpointing"):
+        step(model_from_config(raw), TrainJob(2, 9, checkpointing="reentrant"))
+
+
+def test_several_groups_of_shared_layers_are_refused() -> None:
+    """No published ALBERT has them."""
+    with pytest.raises(OomphError, match="several groups"):
+        step(model_from_config({**ALBERT, "num_hidden_groups": 2}), TrainJob(2, 9))
 
 
 def test_a_kernel_that_a_class_does_not_know_is_told() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from oomph.errors import UnsupportedError
+from oomph.errors import OomphError, UnsupportedError
 from oomph.families import model_from_config
 from oomph.job import InferJob, TrainJob
 from oomph.play import play, train_step
@@ -25,7 +25,7 @@ LORA = TrainJob(
     batch=2, seq_len=40, precision="bf16", attention="efficient", padding=True, method="lora", targets="all-linear",
     checkpointing="non-reentrant", optimizer="adamw", clip_gradients=True,
 )  # fmt: skip
-ADAPTED = ("lfm2_moe", "qwen3_next")
+ADAPTED = {"falcon_h1": "q_proj,in_proj,gate_proj", "lfm2_moe": "all-linear", "qwen3_next": "all-linear"}
 
 
 def grid() -> list[tuple[dict[str, Any], TrainJob | InferJob]]:
@@ -33,7 +33,8 @@ def grid() -> list[tuple[dict[str, Any], TrainJob | InferJob]]:
     found: list[tuple[dict[str, Any], TrainJob | InferJob]] = []
     for name, config in CONFIGS.items():
         rng = random.Random(f"{name}{SEED}")
-        found.append((config(rng), LORA if name in ADAPTED else job(rng, name)))
+        adapted = replace(LORA, targets=ADAPTED.get(name, "all-linear"))
+        found.append((config(rng), adapted if name in ADAPTED else job(rng, name)))
         found.append((config(rng), replace(infer_job(rng), seq_len=29, decode=1, cache="dynamic")))
     return found
 
@@ -57,6 +58,21 @@ def test_a_folded_step_is_the_step_played_in_full(name: str) -> None:
         model = model_from_config(deep(name, layers))
         asked = TrainJob(batch=2, seq_len=seq_len, precision="bf16", optimizer="sgd", checkpointing="reentrant")
         assert step(model, asked).peak == train_step(model, asked).peak
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"method": "lora", "targets": "all-linear"}, "adapters on shared blocks"),
+        ({"checkpointing": "reentrant", "checkpoint_every": 2}, "goes through a graph twice"),
+    ],
+)
+def test_what_zamba2_does_not_play_is_refused(changes: dict[str, Any], reason: str) -> None:
+    """Adapters that PEFT makes once per use; a checkpoint on which the real class fails."""
+    kinds = ["linear_attention", "hybrid", "linear_attention", "hybrid"]
+    raw = deep("zamba2", 4) | {"layers_block_type": kinds, "num_mem_blocks": 1}
+    with pytest.raises(OomphError, match=reason):
+        play(model_from_config(raw), TrainJob(batch=2, seq_len=9, **changes))
 
 
 def test_a_decoder_without_attention_is_refused() -> None:

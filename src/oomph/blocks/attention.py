@@ -31,7 +31,8 @@ class Attention(Block):
     (LFM3); `out_features` is the output map's width where it is not H (Zamba). `dropout` is the rate on the attention
     weights, `resid_dropout` what follows the output map; `sliding_window` is how many tokens a query sees, None all.
     `norm_place` is where the norms stand (see PROJECTIONS): "heads" before heads are moved to the front, "turned"
-    after, "whole" on all heads at once, "rotated" after the rotary embedding. `out_first`: the output map is the
+    after, "whole" on all heads at once, "rotated" after the rotary embedding; "scaled keys": there are none, but keys
+    are multiplied by a number. `out_first`: the output map is the
     class's first parameter, `out_apart`: what goes into it lives as long as what comes out.
     `rotary` names how positions are put in, "" not at all (see ops/rotary_kinds.py),
     `rotary_dim` in how many channels of a head, None all; `own_tables`: sliding and full layers have rotary tables of
@@ -197,6 +198,18 @@ def _plain(m: Bound, hidden_states: Sym) -> Projected:
     return None, query_states, key_states, value_states
 
 
+def _scaled_keys(m: Bound, hidden_states: Sym) -> Projected:
+    """Mirror FalconH1Attention.forward: keys are multiplied by a number."""
+    from oomph import ops
+
+    q_proj, k_proj, v_proj = (m[name] for name in m.qkv)
+    query_shape, key_shape = _shapes(m, hidden_states)
+    query_states = ops.transpose(ops.view(q_proj(hidden_states), query_shape), 1, 2)
+    key_states = ops.transpose(ops.view(k_proj(hidden_states), key_shape), 1, 2) * 1.0
+    value_states = ops.transpose(ops.view(v_proj(hidden_states), key_shape), 1, 2)
+    return None, query_states, key_states, value_states
+
+
 def _norm_of_heads(m: Bound, hidden_states: Sym) -> Projected:
     """Mirror Qwen3Attention.forward."""
     from oomph import ops
@@ -311,6 +324,7 @@ def _shapes(m: Bound, hidden_states: Sym) -> tuple[tuple[int, ...], tuple[int, .
 PROJECTIONS: dict[str, Callable[[Bound, Sym], Projected]] = {
     "plain": _plain,
     "rotated": _plain,
+    "scaled keys": _scaled_keys,
     "heads": _norm_of_heads,
     "turned": _norm_of_turned,
     "whole": _norm_of_whole,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from oomph.blocks.attention import Attention
-from oomph.blocks.base import Block, Module, Part, Parts
+from oomph.blocks.base import Block, Module, Part, Parts, Stack
 from oomph.blocks.basic import Embedding, Head, Linear, Norm
 from oomph.blocks.cached import Cached, TokenCache
 from oomph.tensor import Tensor
@@ -142,6 +142,29 @@ class EncoderLayer(Block):
         }
 
 
+@dataclass(frozen=True, eq=False)
+class NormFirstLayer(EncoderLayer):
+    """A layer whose class declares the norm behind its MLP before all else (ALBERT)."""
+
+    @property
+    def parts(self) -> Parts:
+        """The last norm, then the sublayers in the order they run."""
+        return {self.names.mlp_norm: self.norm, **super().parts}
+
+
+@dataclass(frozen=True, eq=False)
+class SharedLayers(Block):
+    """Layers that the states pass through `times` times, with the same weights (ALBERT)."""
+
+    layers: Stack
+    times: int
+
+    @property
+    def parts(self) -> Parts:
+        """The layers, once."""
+        return {"albert_layers": self.layers}
+
+
 def inline(block: Block) -> dict[str, Part]:
     """Return the maps of a block whose class keeps them in the layer itself, still counted as the block."""
     return {name: _counted(part, block.kind) for name, part in block.parts.items()}
@@ -189,7 +212,8 @@ class MaskedHead(Block):
 
     `names` are the paths of dense, norm and decoder; `bias` that of the decoder's bias where the class declares
     it a second time: one tensor when tied, two when not. `stores_table` marks classes that declare the head
-    before the model, so that the tied table is the head's and the embedding is the one that borrows.
+    before the model, so that the tied table is the head's and the embedding is the one that borrows; `norm_first`
+    those that declare the norm before the dense map.
     """
 
     hidden_size: int
@@ -202,6 +226,7 @@ class MaskedHead(Block):
     norm_bias: bool = True
     decoder_bias: bool = True
     stores_table: bool = False
+    norm_first: bool = False
     activation: str = "gelu"
     kind: str = "lm_head"
 
@@ -213,9 +238,11 @@ class MaskedHead(Block):
         twice = bool(self.bias) and not self.tied
         own_bias = self.decoder_bias and (twice or not self.bias)
         own = {self.bias: Tensor((self.vocab_size,), "bias")} if self.bias else {}
+        normed: dict[str, Part] = {norm: Module(Norm(width, self.norm_bias).parts)}
         return {
             **own,
+            **(normed if self.norm_first else {}),
             dense: Linear(self.hidden_size, width, self.dense_bias),
-            norm: Module(Norm(width, self.norm_bias).parts),
+            **normed,
             decoder: Head(width, self.vocab_size, self.tied and not self.stores_table, own_bias),
         }

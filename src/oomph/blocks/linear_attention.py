@@ -194,6 +194,7 @@ class LightningAttention(Block):
     num_heads: int
     head_dim: int
     block_size: int | None = None
+    activation: str = "silu"
     kind: str = "linear_attention"
 
     @property
@@ -212,10 +213,10 @@ class LightningAttention(Block):
     def decays(heads: int, block: int) -> Parts:
         """Return the decay rate of each head, and its powers within a block of tokens."""
         return {
-            "slope_rate": Tensor((heads, 1, 1), "buffer"),
-            "query_decay": Tensor((heads, block, 1), "buffer"),
-            "key_decay": Tensor((heads, block, 1), "buffer"),
-            "diagonal_decay": Tensor((1, heads, block, block), "buffer"),
+            "slope_rate": Tensor((heads, 1, 1), "bias buffer"),
+            "query_decay": Tensor((heads, block, 1), "bias buffer"),
+            "key_decay": Tensor((heads, block, 1), "bias buffer"),
+            "diagonal_decay": Tensor((1, heads, block, block), "bias buffer"),
         }
 
     @property

@@ -133,8 +133,8 @@ class MultiHeadMamba(Block):
 class Mamba2(Block):
     """Mamba-2: one map in for gate, x, B, C and dt; a convolution over x, B and C; a gated norm; one map out.
 
-    `gated_norm` is absent in most Falcon-H1 models. `chunk_size`: how many positions are computed as one matrix;
-    `activation` is what follows the convolution.
+    `gated_norm` is absent in most Falcon-H1 models, `norm_first` says that it comes before its gate. `chunk_size`: how
+    many positions are computed as one matrix; `activation` is what follows the convolution.
 
     One mixer of Nemotron-H-8B, with its norm:
     >>> from oomph.blocks.base import walk
@@ -152,6 +152,7 @@ class Mamba2(Block):
     out_bias: bool = False
     conv_bias: bool = True
     gated_norm: bool = True
+    norm_first: bool = False
     chunk_size: int = 256
     activation: str = "silu"
     kind: str = "mamba"

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from oomph.blocks.attention import Attention
 from oomph.blocks.base import Block, Module, Parts
 from oomph.blocks.basic import Linear
 from oomph.blocks.cached import Cached
 from oomph.blocks.mlp import GatedMLP
+
+if TYPE_CHECKING:
+    from oomph.tape.bound import Bound
+    from oomph.tape.sym import Sym
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,16 +46,26 @@ class Adapter(Block):
         """The two maps, named as in an nn.Sequential."""
         return {"0": Linear(self.in_features, self.rank), "1": Linear(self.rank, self.out_features)}
 
-    def at(self, uses: tuple[int, ...]) -> Module:
+    @staticmethod
+    def program(m: Bound, x: Sym) -> Sym:
+        """Mirror nn.Sequential.forward."""
+        x = m["0"](x)
+        x = m["1"](x)
+        return x
+
+    def at(self, uses: tuple[str, ...]) -> Module:
         """Return the list of adapters, one for each of the uses; other places of the list are empty."""
-        return Module({str(use): self for use in uses})
+        return Module(dict.fromkeys(uses, self))
 
 
 @dataclass(frozen=True)
 class AdaptedAttention(Attention):
-    """Attention whose query, key and value maps may have an adapter of `rank` for each of its `uses`."""
+    """Attention whose query, key and value maps may have an adapter of `rank` for each of its `uses`.
 
-    uses: tuple[int, ...] = ()
+    Uses are numbered in words: no size of a model is one.
+    """
+
+    uses: tuple[str, ...] = ()
     rank: int | None = None
 
     @property
@@ -66,7 +81,7 @@ class AdaptedAttention(Attention):
 class AdaptedMLP(GatedMLP):
     """A gated MLP whose fused gate and up map has an adapter of `rank` for each of its `uses`."""
 
-    uses: tuple[int, ...] = ()
+    uses: tuple[str, ...] = ()
     rank: int = 1
 
     @property

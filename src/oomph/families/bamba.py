@@ -40,16 +40,12 @@ def build(config: Config) -> Model:
     """Return the decoder: in Falcon-H1 every layer the same, in Bamba attention at the listed indices."""
     hidden, layers = config.size("hidden_size"), config.depth("num_hidden_layers")
     activation = config.str("hidden_act", "silu")
-    rest = {
-        "feed_forward": GatedMLP(
-            hidden, config.int("intermediate_size"), config.bool("mlp_bias"), activation=activation
-        ),
-        "input_layernorm": Norm(hidden),
-        "pre_ff_layernorm": Norm(hidden),
-    }
+    mlp = GatedMLP(hidden, config.int("intermediate_size"), config.bool("mlp_bias"), activation=activation)
+    norms = {"input_layernorm": Norm(hidden), "pre_ff_layernorm": Norm(hidden)}
+    rest: dict[str, Block] = {"feed_forward": mlp, **norms}
     mamba, attend = {"mamba": mamba2(config, hidden)}, {"self_attn": attention(config, hidden)}
     if config.model_type == "falcon_h1":
-        stack = [Module({**mamba, **attend, **rest})] * layers
+        stack = [Module({"feed_forward": mlp, **mamba, **attend, **norms})] * layers
     else:
         recurrent, attending = Module({**rest, **mamba}), Module({**rest, **attend})
         at = set(config.ints("attn_layer_indices", high=MAX_DEPTH) or ())
@@ -69,7 +65,7 @@ def attention(config: Config, hidden: int) -> Attention:
         hidden, heads, kv_heads, size, qkv_bias=bias, out_bias=bias, dropout=config.rate("attention_dropout", 0.0)
     )  # fmt: skip
     if config.model_type != "bamba":
-        return found
+        return replace(found, norm_place="scaled keys")
     return replace(found, rotary="partial", rotary_dim=rotary_dim(config, size, TURNED))
 
 
@@ -94,6 +90,7 @@ def mamba2(config: Config, hidden: int) -> Block:
         in_bias=bias,
         out_bias=config.bool("projectors_bias") if config.model_type == "falcon_h1" else bias,
         conv_bias=config.bool("mamba_conv_bias"),
+        norm_first=config.model_type == "falcon_h1" and config.bool("mamba_norm_before_gate", default=True),
         gated_norm=config.bool("mamba_rms_norm") if config.model_type == "falcon_h1" else True,
         chunk_size=config.int("mamba_chunk_size"),
         activation=config.str("hidden_act", "silu"),

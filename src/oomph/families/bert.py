@@ -110,8 +110,6 @@ def _unplayed(config: Config, head: str) -> Iterator[str]:
     """Yield what the tape has no rule for: a decoder's mask and cache, other heads and losses."""
     if config.bool("is_decoder"):
         yield "is_decoder"
-    if config.model_type in _HEAD_FIRST and head in MASKED and config.bool("tie_word_embeddings"):
-        yield "a table that is the head's"
     if head == MASKER and config.model_type != "electra" and not config.bool("tie_word_embeddings"):
         yield "a head of its own table, whose second bias never gets a gradient"
     yield from unplayed_head(config, head)

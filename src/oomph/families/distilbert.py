@@ -48,7 +48,7 @@ _KNOWN = (
 )  # fmt: skip
 _DISTILBERT_LAYER = LayerNames("attention", "sa_layer_norm", "ffn", "output_layer_norm")
 _MPNET_LAYER = LayerNames("attention.attn", "attention.LayerNorm", "", "output.LayerNorm")
-DROPOUT = 0.1  # dropout and attention_dropout; MPNet's spelling differs
+DROPOUT = 0.1  # dropout and attention_dropout, in MPNet's spelling too
 CLASSIFIER_DROPOUT = 0.2  # seq_classif_dropout
 MPNET_PADDING = 1  # the class starts counting positions after its padding index
 
@@ -109,16 +109,18 @@ def _mpnet(config: Config) -> Model:
     head = task(config, "MPNet", _KNOWN, "ForMaskedLM")
     hidden, vocab = config.size("hidden_size"), config.size("vocab_size")
     heads = config.int("num_attention_heads")
+    rate = config.rate("hidden_dropout_prob", DROPOUT)
     attention = Attention(
         hidden, heads, heads, config.divide(hidden, heads, "attention heads"), qkv_bias=True, out_bias=True,
-        qkv=("q", "k", "v"), out="o",
+        qkv=("q", "k", "v"), out="o", dropout=config.rate("attention_probs_dropout_prob", DROPOUT),
     )  # fmt: skip
-    names = ("intermediate.dense", "output.dense")
-    mlp = MLP(hidden, config.int("intermediate_size"), bias=True, names=names)
-    layer = EncoderLayer(attention, mlp, Norm(hidden, bias=True), _MPNET_LAYER)
+    names, activation = ("intermediate.dense", "output.dense"), config.str("hidden_act", "gelu")
+    mlp = MLP(hidden, config.int("intermediate_size"), bias=True, names=names, activation=activation)
+    layer = EncoderLayer(attention, mlp, Norm(hidden, bias=True), _MPNET_LAYER, rate=rate)
     buckets = Embedding(config.int("relative_attention_num_buckets"), heads, kind="attention")
     body: dict[str, Part] = {
         **_embeddings(config, vocab, hidden),
+        "embeddings.dropout": Dropout(rate),
         "encoder.layer": Stack.of(layer, config.depth("num_hidden_layers")),
         "encoder.relative_attention_bias": buckets,
         "pooler": pooler(hidden) if head in ("Model", "ForMultipleChoice") else None,
@@ -133,7 +135,8 @@ def _mpnet_top(config: Config, head: str, hidden: int, vocab: int, tied: bool) -
     if head == "ForMaskedLM":
         return {"lm_head": MaskedHead(hidden, hidden, vocab, tied)}
     if head == "ForSequenceClassification":
-        return {"classifier": two_step_classifier(hidden, labels)}
+        dropout = Dropout(config.rate("hidden_dropout_prob", DROPOUT))
+        return {"classifier": two_step_classifier(hidden, labels, dropout)}
     if head == "Model":
         return {}
     return {"qa_outputs" if head == "ForQuestionAnswering" else "classifier": classifier(hidden, labels)}

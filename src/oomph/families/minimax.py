@@ -18,7 +18,7 @@ from oomph.config import MAX_EXPERTS, Config
 from oomph.errors import ConfigError, UnsupportedError
 from oomph.families.common import causal_lm, head_dim
 from oomph.families.layer_types import FULL, LINEAR, full_every, listed
-from oomph.families.moe_layers import by_kind
+from oomph.families.moe_layers import by_kind, stacked
 from oomph.model import Model
 
 TYPES: dict[str, dict[str, Any]] = {
@@ -44,7 +44,13 @@ def build(config: Config) -> Model:
     kv_heads = config.optional_int("num_key_value_heads") or heads
     number = config.int("num_local_experts", high=MAX_EXPERTS)
     expert = GatedMLP(hidden, config.int("intermediate_size"), names=EXPERT_NAMES, role="expert")
-    mixture = MoE(Router(hidden, number), expert, number, config.int("num_experts_per_tok"))
+    mixture = MoE(
+        Router(hidden, number), expert, number, config.int("num_experts_per_tok"), style="mixtral", normalised=True,
+        stacked=stacked(config, hidden, config.int("intermediate_size"), number),
+    )  # fmt: skip
+    rate, window = config.rate("attention_dropout", 0.0), config.optional_int("sliding_window")
+    attention = Attention(hidden, heads, kv_heads, size, dropout=rate, sliding_window=window)
+    activation = config.str("hidden_act", "silu")
     # Only the transformers class stores the decays; the published M1 total has none.
     block = config.int("block_size") if config.model_type == "minimax" else None
 
@@ -52,12 +58,10 @@ def build(config: Config) -> Model:
         softmax = kind == FULL
         return Module(
             {
-                "self_attn": Attention(hidden, heads, kv_heads, size)
-                if softmax
-                else LightningAttention(hidden, heads, size, block),
-                "block_sparse_moe": mixture,
+                "self_attn": attention if softmax else LightningAttention(hidden, heads, size, block, activation),
                 "input_layernorm": Norm(hidden),
                 "post_attention_layernorm": Norm(hidden),
+                "block_sparse_moe": mixture,
             }
         )
 

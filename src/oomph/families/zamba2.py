@@ -23,7 +23,7 @@ TYPES: dict[str, dict[str, Any]] = {
         "vocab_size": 32000, "hidden_size": 2560, "num_hidden_layers": 54, "num_attention_heads": 32,
         "max_position_embeddings": 4096, "tie_word_embeddings": True, "n_mamba_heads": 8, "mamba_ngroups": 1,
         "mamba_d_state": 64, "mamba_d_conv": 4, "mamba_expand": 2, "add_bias_linear": False, "num_mem_blocks": 1,
-        "use_shared_attention_adapter": False, "adapter_rank": 128,
+        "use_shared_attention_adapter": False, "adapter_rank": 128, "chunk_size": 256, "use_mem_rope": False,
     },
 }  # fmt: skip
 ALIASES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -41,7 +41,7 @@ def build(config: Config) -> Model:
     blocks = config.int("num_mem_blocks", high=MAX_DEPTH)
     shares = config.bool("tie_word_embeddings")  # untied, the class shares nothing
     for turn, first in enumerate(places[:blocks]):
-        block = shared_block(config, hidden, tuple(range(turn, len(places), blocks)))
+        block = shared_block(config, hidden, tuple(map(str, range(turn, len(places), blocks))))
         own = {"linear": Linear(hidden, hidden), "mamba_decoder": mamba}
         later = Module({**own, "shared_transformer": Reused(block) if shares else block})
         for index in places[turn::blocks]:
@@ -61,7 +61,7 @@ def layer_kinds(config: Config, depth: int) -> list[str]:
     return kinds
 
 
-def shared_block(config: Config, hidden: int, uses: tuple[int, ...]) -> Block:
+def shared_block(config: Config, hidden: int, uses: tuple[str, ...]) -> Block:
     """Return one shared transformer block with the adapters of its uses (numbered among all uses of all blocks)."""
     width, heads = config.optional_int("attention_hidden_size") or 2 * hidden, config.int("num_attention_heads")
     head_dim = config.optional_int("attention_head_dim") or config.divide(2 * hidden, heads, "attention heads")
@@ -72,11 +72,14 @@ def shared_block(config: Config, hidden: int, uses: tuple[int, ...]) -> Block:
         config.optional_int("num_key_value_heads") or heads,
         head_dim,
         out_features=hidden,
+        dropout=config.rate("attention_dropout", 0.0),
+        rotary="llama" if config.bool("use_mem_rope") else "",
         uses=uses,
         rank=rank if config.bool("use_shared_attention_adapter") else None,
     )
     ffn = config.optional_int("intermediate_size") or 4 * hidden
-    mlp = AdaptedMLP(hidden, ffn, bias, ("gate_up_proj", "down_proj"), uses=uses, rank=rank)
+    names, activation = ("gate_up_proj", "down_proj"), config.str("hidden_act", "gelu")
+    mlp = AdaptedMLP(hidden, ffn, bias, names, activation, uses=uses, rank=rank)
     norms = {"input_layernorm": Norm(width), "pre_ff_layernorm": Norm(hidden)}
     return Module({"self_attn": attention, "feed_forward": mlp, **norms})
 
@@ -93,4 +96,5 @@ def mixer(config: Config, hidden: int) -> Block:
         config.int("mamba_d_conv"),
         in_bias=bias,
         out_bias=bias,
+        chunk_size=config.int("chunk_size"),
     )

@@ -18,15 +18,16 @@ if TYPE_CHECKING:
     from oomph.model import Model
 
 OWN_FILES = (
-    "baichuan", "bamba", "bart", "bert", "bloom", "chatglm", "deberta", "distilbert", "electra", "falcon", "gpt2",
-    "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "internlm2", "jamba", "lfm2", "lfm3", "litgpt", "mamba",
-    "modernbert", "mpt", "nemotron_h", "olmo_hybrid", "opt", "paligemma", "phi", "qwen", "qwen3_next",
-    "roberta", "t5", "whisper",
+    "albert", "baichuan", "bamba", "bart", "bert", "bloom", "chatglm", "deberta", "distilbert", "electra", "falcon",
+    "falcon_h1", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "internlm2", "jamba", "lfm2", "lfm3", "litgpt",
+    "mamba", "minimax", "modernbert", "mpnet", "mpt", "nemotron_h", "olmo_hybrid", "opt", "paligemma", "phi", "qwen",
+    "qwen3_next", "roberta", "t5", "whisper", "zamba2",
 )  # fmt: skip
 PROGRAMS: dict[str, str] = {
     **dict.fromkeys(FRAMES, "llama"),
     **{name: name for name in OWN_FILES},
     "deberta-v2": "deberta",
+    "ernie": "bert",
     "falcon_mamba": "mamba",
     "gemma3": "gemma3",
     **dict.fromkeys(("gemma4", "gemma4_text"), "gemma4"),
@@ -41,7 +42,7 @@ PROGRAMS: dict[str, str] = {
     **dict.fromkeys(("qwen3_5", "qwen3_5_moe"), "qwen3_5"),
     **dict.fromkeys(("qwen3_5_moe_text", "qwen3_5_text"), "qwen3_next"),
     **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"), "qwen_vl"),
-    "xlm-roberta": "roberta",
+    **dict.fromkeys(("camembert", "xlm-roberta"), "roberta"),
 }
 SEEING = frozenset(
     {
@@ -51,7 +52,7 @@ SEEING = frozenset(
 )  # fmt: skip  # types that are played with images
 # Types of which AutoModelForCausalLM loads the decoder alone (transformers 5.23, models/auto/modeling_auto.py).
 WITH_A_TOWER = ("qwen3_5", "qwen3_5_moe")
-OWN_ATTENTION = ("deberta-v2",)  # types whose class knows no kernel
+OWN_ATTENTION = ("deberta-v2", "mpnet")  # types whose class knows no kernel
 OWN_DECODERS = (
     "gemma4",
     "qwen3_5",
@@ -81,6 +82,7 @@ PACKAGES = {
     "mamba": "mamba-ssm and causal-conv1d",
     "short_conv": "causal-conv1d",
 }
+PLAIN = ("minimax",)  # types whose mixers are plain torch whether or not there is a package
 
 
 def kernel_note(model: Model, kernel: str) -> tuple[str, ...]:
@@ -88,7 +90,8 @@ def kernel_note(model: Model, kernel: str) -> tuple[str, ...]:
     which class it is where there are two.
     """
     frame = FRAMES.get(model.decoder_type)
-    packages = dict.fromkeys(PACKAGES[block.kind] for block in descend(model.parts) if block.kind in PACKAGES)
+    blocks = [] if model.model_type in PLAIN else descend(model.parts)
+    packages = dict.fromkeys(PACKAGES[block.kind] for block in blocks if block.kind in PACKAGES)
     found = [
         f"transformers without the packages {names} is played: its mixers in plain torch, which takes more."
         for names in packages

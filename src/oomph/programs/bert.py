@@ -1,6 +1,6 @@
-"""BertForMaskedLM and BertForSequenceClassification: forward with its local variables.
+"""BertForMaskedLM and BertForSequenceClassification, and ERNIE's: forward with its local variables.
 
-Source: transformers 5.23, models/bert/modeling_bert.py.
+Source: transformers 5.23, models/bert/modeling_bert.py, models/ernie/modeling_ernie.py.
 """
 
 from __future__ import annotations
@@ -20,8 +20,14 @@ from oomph.tape.sym import Sym
 
 def buffers(m: Bound) -> list[Sym]:
     """Return position_ids and token_type_ids, int64 for each position."""
-    positions = m.bert.embeddings.position_embeddings.rows
+    positions = base(m).embeddings.position_embeddings.rows
     return [m.tape.empty((positions,), "int64", op=name) for name in ("position_ids", "token_type_ids")]
+
+
+def base(m: Bound) -> Bound:
+    """Return the model below the head."""
+    found: Bound = m["ernie" if "ernie" in m.parts else "bert"]
+    return found
 
 
 def sliding_windows(m: Bound) -> list[Size | None]:
@@ -38,10 +44,14 @@ def embeddings(
     m: Bound,
     input_ids: Sym,
     token_type_ids: Sym | None = None,
+    task_type_ids: Sym | None = None,
     position_ids: Sym | None = None,
     inputs_embeds: Sym | None = None,
 ) -> Sym:
-    """Mirror BertEmbeddings.forward: plain token types are gathered from a buffer, positions are a slice of one."""
+    """Mirror BertEmbeddings.forward, or ErnieEmbeddings.forward, which knows tasks.
+
+    Plain token types are gathered from a buffer, positions are a slice of one.
+    """
     tape, (batch, length) = m.tape, input_ids.shape
     ids = position_ids
     rows = 1 if ids is None else batch
@@ -56,6 +66,10 @@ def embeddings(
     else:
         position_embeddings = m.position_embeddings(ids)
     states = states + position_embeddings
+    if m.parts.get("task_type_embeddings") is not None:
+        task_type_ids = tape.empty((batch, length), "int64", op="zeros")
+        task_type_embeddings = m.task_type_embeddings(task_type_ids)
+        states = ops.add_(states, task_type_embeddings)
     states = m.LayerNorm(states)
     states = m.dropout(states)
     return states
@@ -172,7 +186,7 @@ def causal_lm(
     **options: Any,
 ) -> tuple[Sym | None, Sym, Cache | None]:
     """Mirror the forward of the class whose head the model has: loss and logits; there is no cache."""
-    outputs = model(m.bert, input_ids, checkpointing, attention_mask, position_ids)
+    outputs = model(base(m), input_ids, checkpointing, attention_mask, position_ids)
     if "classifier" in m.parts:
         pooled_output = outputs[1]
         m.tape.scope = "classifier"
@@ -181,7 +195,7 @@ def causal_lm(
     else:
         sequence_output = outputs[0]
         m.tape.scope = "cls"
-        logits = predictions(m.cls.predictions, sequence_output, m.bert.embeddings.word_embeddings.weight)
+        logits = predictions(m.cls.predictions, sequence_output, base(m).embeddings.word_embeddings.weight)
     return loss_of(logits, labels), logits, None
 
 

@@ -16,6 +16,7 @@ from oomph.tape.tape import Tape
 
 OLD: Final = "4.38"  # a release of transformers
 LINEAR: Final = "linear"  # in place of a window: a layer of this kind keeps states instead of keys and values
+HYBRID: Final = "hybrid"  # keeps both
 
 
 class DynamicLayer:
@@ -133,6 +134,19 @@ class LinearAttentionLayer:
         return self.recurrent_states
 
 
+class HybridLayer(LinearAttentionLayer, DynamicLayer):
+    """Mirror LinearAttentionAndFullAttentionLayer: states, and keys and values that grow."""
+
+    def __init__(self) -> None:
+        DynamicLayer.__init__(self)
+        LinearAttentionLayer.__init__(self)
+
+    def reorder(self, index: Sym) -> None:
+        """Put states, then keys and values into the order of beams that go on."""
+        LinearAttentionLayer.reorder(self, index)
+        DynamicLayer.reorder(self, index)
+
+
 def _appended(states: Sym | None, more: Sym, dtype: str) -> Sym:
     """Return states and more; at first the states are empty, of the keys' dtype, which under autocast is fp32.
 
@@ -178,7 +192,7 @@ class Cache:
         return layer.seq_length(), *layer.mask_sizes(query_length)
 
     def _attending(self) -> list[DynamicLayer | StaticLayer]:
-        found = [layer for layer in self.layers if not isinstance(layer, LinearAttentionLayer)]
+        found = [layer for layer in self.layers if isinstance(layer, (DynamicLayer, StaticLayer))]
         if not found:
             raise UnsupportedError("transformers' caches need a layer that attends.", "Say --cache none.")
         return found
@@ -358,6 +372,8 @@ def dynamic_cache(tape: Tape, windows: Sequence[Size | None]) -> Cache:
 def _dynamic_layer(tape: Tape, window: Size | None) -> AnyLayer:
     if window is LINEAR:
         return LinearAttentionLayer()
+    if window is HYBRID:
+        return HybridLayer()
     return DynamicLayer() if window is None else DynamicSlidingWindowLayer(tape, window)
 
 
@@ -369,6 +385,8 @@ def static_cache(tape: Tape, windows: Sequence[Size | None], length: Size) -> Ca
 def _static_layer(tape: Tape, window: Size | None, length: Size) -> AnyLayer:
     if window is LINEAR:
         return LinearAttentionLayer()
+    if window is HYBRID:
+        raise UnsupportedError("oomph cannot play layers of two kinds in a static cache.", "Say --cache dynamic.")
     return StaticLayer(tape, length) if window is None else StaticSlidingWindowLayer(tape, length, window)
 
 

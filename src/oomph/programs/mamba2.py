@@ -39,7 +39,7 @@ def mixer(
     hidden_states, B, C = ops.split_sizes(hidden_states_B_C, (m.inner_size, shared, shared))
 
     if recurrent_state is not None and yes(seq_len == 1):
-        scan_output = _step(m, recurrent_state, hidden_states, dt, A, B, C)
+        scan_output = one_step(m, recurrent_state, hidden_states, dt, A, B, C)
         scan_output = ops.view(scan_output, (batch_size, 1, m.inner_size))
     else:
         heads, groups = (
@@ -158,7 +158,9 @@ def segment_sum(input_tensor: Sym) -> Sym:
     return tensor_segsum
 
 
-def _step(m: Bound, state: Sym, hidden_states: Sym, dt: Sym, A: Sym, B: Sym, C: Sym) -> Sym:
+def one_step(
+    m: Bound, state: Sym, hidden_states: Sym, dt: Sym, A: Sym, B: Sym, C: Sym, z: Sym | None = None
+) -> Sym:  # fmt: skip
     """Mirror what Mamba2Mixer.forward does with one token: every operand gets the axes of the state."""
     batch_size, heads, head_dim = state.shape[:3]
     shared = (batch_size, m.num_groups, m.state_size)
@@ -171,13 +173,17 @@ def _step(m: Bound, state: Sym, hidden_states: Sym, dt: Sym, A: Sym, B: Sym, C: 
         ops.view(C, shared),
         ops.expand(_last_axis(m.value("D")), (heads, head_dim)),
         ops.expand(_last_axis(m.value("dt_bias")), (heads, head_dim)),
+        z,
     )
 
 
 def selective_state_update(
-    state: Sym, hidden_states: Sym, dt: Sym, A: Sym, B: Sym, C: Sym, D: Sym, dt_bias: Sym
+    state: Sym, hidden_states: Sym, dt: Sym, A: Sym, B: Sym, C: Sym, D: Sym, dt_bias: Sym, z: Sym | None = None
 ) -> Sym:  # fmt: skip
-    """Mirror mamba2_selective_state_update: the state [B, P, D, N] is written in place; returns [B, P, D]."""
+    """Mirror mamba2_selective_state_update: the state [B, P, D, N] is written in place; returns [B, P, D].
+
+    `z` [B, P, D] is a gate on what comes out.
+    """
     batch_size, num_heads, head_dim = hidden_states.shape
     num_groups, state_size = B.shape[1:]
     dt = dt + ops.cast(dt_bias, dt.dtype)
@@ -203,6 +209,8 @@ def selective_state_update(
     out = ops.bmm(ssm_states_reshaped, C_reshaped)
     out = ops.view(out, (batch_size, num_heads, head_dim))
     out = ops.cast(out + hidden_states * D, out.dtype)
+    if z is not None:
+        out = out * ops.activate("silu", z)
     return ops.cast(out, hidden_states.dtype)
 
 

@@ -1,10 +1,12 @@
 """RobertaForMaskedLM and RobertaForSequenceClassification: BERT with positions counted from the ids, its own heads.
 
-Source: transformers 5.23, models/roberta/modeling_roberta.py, models/xlm_roberta/modeling_xlm_roberta.py.
+Source: transformers 5.23, models/roberta/modeling_roberta.py, models/xlm_roberta/modeling_xlm_roberta.py,
+models/camembert/modeling_camembert.py.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from oomph import ops
@@ -35,15 +37,16 @@ def embeddings(
     token_type_ids: Sym | None = None,
     position_ids: Sym | None = None,
     inputs_embeds: Sym | None = None,
+    table: Sym | None = None,
 ) -> Sym:
-    """Mirror RobertaEmbeddings.forward."""
+    """Mirror RobertaEmbeddings.forward; `table` is the vocabulary's where a class stores it with its head."""
     batch, length = input_ids.shape
     if position_ids is None:
         position_ids = position_ids_from_input_ids(input_ids)
     check_positions(m.position_embeddings, input_ids.shape[1])
     buffered_token_type_ids = m.tape.empty((batch, length), "int64", op="gather")
     token_type_ids = ops.expand(buffered_token_type_ids, (batch, length))
-    inputs_embeds = m.word_embeddings(input_ids)
+    inputs_embeds = m.word_embeddings(input_ids) if table is None else looked_up(m, table, input_ids)
     token_type_embeddings = m.token_type_embeddings(token_type_ids)
     states: Sym = inputs_embeds + token_type_embeddings
     position_embeddings = m.position_embeddings(position_ids)
@@ -51,6 +54,14 @@ def embeddings(
     states = m.LayerNorm(states)
     states = m.dropout(states)
     return states
+
+
+def looked_up(m: Bound, table: Sym, input_ids: Sym) -> Sym:
+    """Mirror nn.Embedding.forward on a table that lies elsewhere, and the hook that lets checkpointed layers train."""
+    inputs_embeds = ops.embedding(table, input_ids)
+    if m.tape.inputs_train:
+        inputs_embeds.requires_grad = True
+    return inputs_embeds
 
 
 def position_ids_from_input_ids(input_ids: Sym) -> Sym:
@@ -74,14 +85,16 @@ def causal_lm(
     **options: Any,
 ) -> tuple[Sym | None, Sym, Cache | None]:
     """Mirror the forward of the class whose head the model has: loss and logits; there is no cache."""
-    outputs = model(m.roberta, input_ids, checkpointing, attention_mask, position_ids, embeddings)
+    own = m.roberta.embeddings.parts.get("word_embeddings")
+    embed = embeddings if own is not None else partial(embeddings, table=m.lm_head.decoder.weight)
+    outputs = model(m.roberta, input_ids, checkpointing, attention_mask, position_ids, embed)
     sequence_output = outputs[0]
     if "classifier" in m.parts:
         m.tape.scope = "classifier"
         logits = classify(m.classifier, sequence_output)
     else:
         m.tape.scope = "lm_head"
-        logits = lm_head(m.lm_head, sequence_output, m.roberta.embeddings.word_embeddings.weight)
+        logits = lm_head(m.lm_head, sequence_output, m.lm_head.decoder.weight if own is None else own.weight)
     return loss_of(logits, labels), logits, None
 
 

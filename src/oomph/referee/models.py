@@ -118,7 +118,8 @@ HEADS = {"ForSequenceClassification": "ForSequenceClassification", "ForMaskedLM"
 SEQ2SEQ = ("bart", "marian", "mbart", "mt5", "pegasus", "t5", "umt5", "whisper")
 # Types whose class fills in masks where the config names none.
 ENCODERS = (
-    "albert", "bert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta", "xlm-roberta",
+    "albert", "bert", "camembert", "deberta-v2", "distilbert", "electra", "ernie", "modernbert", "mpnet", "roberta",
+    "xlm-roberta",
 )  # fmt: skip
 
 
