@@ -59,6 +59,8 @@ TELLS: dict[str, Callable[[TrainJob], bool]] = {
     "reference": lambda job: OBJECTIVES[job.objective].reference and not OBJECTIVES[job.objective].teacher,
     "teacher": lambda job: OBJECTIVES[job.objective].teacher,
     "teacher_dtype": lambda job: OBJECTIVES[job.objective].teacher,
+    "rollout_batch": lambda job: OBJECTIVES[job.objective].judged,
+    "mini_batches": lambda job: OBJECTIVES[job.objective].judged,
     "prompt_len": lambda job: job.loss in OF_PROMPTS,
     "virtual_tokens": lambda job: job.method in PROMPTED,
     "block_size": lambda job: job.method in BLOCKED,

@@ -45,7 +45,27 @@ def chunked(batch: int = 2, seq_len: int = 37, **options: Any) -> TrainJob:
     return fused(batch, seq_len, **{"loss": "chunked-nll", **options})
 
 
+def ppo(batch: int = 2, seq_len: int = 37, **options: Any) -> TrainJob:
+    """Return a job of PPO, whose trainer switches dropout off."""
+    return TrainJob(batch, seq_len, **{"objective": "ppo", "prompt_len": 10, "dropout": False, **options})
+
+
+ASKED = LLAMA | {"pad_token_id": 0}  # a model whose tokenizer pads, as PPOTrainer wants it
 CASES: dict[str, Cases] = {
+    "1.12": {
+        "ppo": (ASKED, ppo()),
+        "ppo, two layers, amp": (ASKED | {"num_hidden_layers": 2}, ppo(implementation="fused", **AMP)),
+        "ppo, tied, fp32, two rollouts": (
+            TIED | ASKED,
+            ppo(1, 12, precision="fp32", prompt_len=5, accumulation=3, rollout_batch=2),
+        ),
+        "ppo, lora, two mini-batches, amp": (ASKED, ppo(method="lora", accumulation=2, mini_batches=2, **AMP)),
+        "ppo, tied, padding, first step": (
+            TIED | ASKED,
+            ppo(padding=True, steady=False, optimizer="none", autocast=True, fp32_outputs=True),
+        ),
+        "ppo, bounded logits, padding, amp": (SOFTCAP | ASKED | {"model_type": "gemma2"}, ppo(padding=True, **AMP)),
+    },
     "1.14": {
         "one chunk": (LLAMA, chunked()),
         "just one chunk": (LLAMA, chunked(1, 257)),

@@ -106,6 +106,8 @@ HELP: dict[Job, dict[str, str]] = {
         "teacher": "The model that a student learns from, with --objective gkd; none: one like the student.",
         "teacher_dtype": "Dtype of its weights.",
         "prompt_len": "Tokens at the start of each sequence that are not scored; 0: all are but the first.",
+        "rollout_batch": "Answers that PPO generates and scores at a time.",
+        "mini_batches": "Parts of PPO's batch after which variables are dropped; the optimizer steps with the last.",
         "virtual_tokens": "Vectors that prompt tuning and its like put before each sequence.",
         "block_size": "How wide OFT's blocks are; 0: as PEFT has it.",
         "images": "Images of each sequence, for a vision-language model; their tokens are among --seq.",

@@ -160,7 +160,7 @@ def trace(
             from oomph.referee import trl
 
             stack.enter_context(trl.as_on_cuda())
-        if isinstance(job, TrainJob) and job.loss == "logits":
+        if isinstance(job, TrainJob) and job.loss == "logits" and job.objective != "ppo":
             from oomph.referee import trl
 
             stack.enter_context(trl.with_kernel_for_logits())
@@ -171,7 +171,11 @@ def trace(
             watcher.follow(model)
             if reference is not None:
                 watcher.follow(reference)
-        if isinstance(job, TrainJob):
+        if isinstance(job, TrainJob) and job.objective == "ppo":
+            from oomph.referee import ppo
+
+            ppo.train(raw_config, model, reference, job, watcher)
+        elif isinstance(job, TrainJob):
             jobs.train(model, job, watcher, reference=reference)
         else:
             inference.infer(model, job, watcher, assistant=reference)
