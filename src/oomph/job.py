@@ -356,10 +356,12 @@ REPEATED = 3  # micro-batches from which on each does what the one before did
 def shortened(job: TrainJob | InferJob) -> TrainJob | InferJob:
     """Return a job with no more micro-batches than tell what all of them do: heights repeat from the second on.
 
+    PPO's rollout is of all of them; what it plays of its steps it shortens itself.
+
     >>> shortened(TrainJob(accumulation=64)).accumulation
     3
     """
-    if isinstance(job, TrainJob) and job.accumulation > REPEATED:
+    if isinstance(job, TrainJob) and job.accumulation > REPEATED and not OBJECTIVES[job.objective].judged:
         return replace(job, accumulation=REPEATED)
     return job
 

@@ -220,6 +220,8 @@ def test_the_rollout_of_ppo_is_a_phase_and_its_logits_stay() -> None:
     generated = max(many.live[many.start : marks["rollout"]])
     assert generated - many.resident >= 2 * 4 * logits  # stacked beside what they were
     assert many.peak == max(many.live[many.start :])
+    more = step(model, ppo(1, 64, accumulation=12, mini_batches=2, prompt_len=32))
+    assert 0 <= int(more.resident) - many.resident - 8 * logits < 64 * ROUND
 
 
 def test_ppo_runs_as_its_versions_do() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 from oomph import ops
+from oomph.job import REPEATED
 from oomph.objectives import rollout
 from oomph.objectives.judged import masked_mean, policy_and_value
 from oomph.objectives.passes import Passes, Shapes, mean_item
@@ -45,17 +46,20 @@ def inputs(passes: Passes) -> Shapes:
 def iterate(passes: Passes, run_backward: Callable[[Sym], None], update: Callable[[], None]) -> None:
     """Mirror an iteration of PPOTrainer.train up to the end of its first optimizer step.
 
+    Of more mini-batches, or micro-batches in one, than tell what all of them do no more are played.
     `run_backward` is called with the loss of each micro-batch, `update` when all gradients are there.
     """
     v, job = passes.variables, passes.job
     with passes.tape.no_grad():
         rollout.roll_out(passes, inputs(passes))
-    each = job.accumulation // job.mini_batches  # micro-batches of a mini-batch
-    for index in range(job.accumulation):
-        _micro_batch(passes, v, run_backward, update if index == job.accumulation - 1 else None)
-        if (index + 1) % each == 0:
-            for name in DELETED:
-                delattr(v, name)
+    mini_batches = min(job.mini_batches, REPEATED)
+    micro_batches = min(job.accumulation // job.mini_batches, REPEATED)  # of each
+    for mini_batch in range(1, mini_batches + 1):
+        for micro_batch in range(1, micro_batches + 1):
+            last = (mini_batch, micro_batch) == (mini_batches, micro_batches)
+            _micro_batch(passes, v, run_backward, update if last else None)
+        for name in DELETED:
+            delattr(v, name)
 
 
 def _micro_batch(

@@ -262,7 +262,7 @@ def _pass(passes: Passes, work: str, input_ids: Sym, attention_mask: Sym, cache:
             past_key_values=cache, use_cache=True, logits_to_keep=1,
         )  # fmt: skip
     tape.kernel, tape.scope = kernel, "rollout"
-    tape.recorder.mark(f"after {work}")
+    tape.recorder.mark("sampling" if work == "generation" else "joining")
     wide = ops.cast(ops.slice_axis(logits, 1, 0, 1), "fp32")
     del logits, wide
     return cache
