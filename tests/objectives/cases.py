@@ -25,6 +25,16 @@ LLAMA: dict[str, Any] = {
 JUDGE = LLAMA | {"architectures": ["LlamaForSequenceClassification"], "num_labels": 1, "pad_token_id": 0}
 TIED = LLAMA | {"tie_word_embeddings": True}
 WIDE = LLAMA | {"vocab_size": 70_001}  # three tiles of columns
+PYTHIA: dict[str, Any] = {
+    "model_type": "gpt_neox",
+    "vocab_size": 515,
+    "num_hidden_layers": 2,
+    "hidden_size": 48,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+}
 SOFTCAP = LLAMA | {"model_type": "gemma2", "head_dim": 12}
 AMP: dict[str, Any] = {"precision": "amp-bf16", "fp32_outputs": True}
 Cases = dict[str, tuple[dict[str, Any], TrainJob]]
@@ -64,6 +74,7 @@ CASES: dict[str, Cases] = {
             TIED | ASKED,
             ppo(padding=True, steady=False, optimizer="none", autocast=True, fp32_outputs=True),
         ),
+        "ppo, pythia, padding": (PYTHIA, ppo(padding=True, precision="fp32", accumulation=2)),
         "ppo, bounded logits, padding, amp": (SOFTCAP | ASKED | {"model_type": "gemma2"}, ppo(padding=True, **AMP)),
     },
     "1.14": {

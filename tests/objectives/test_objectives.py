@@ -256,7 +256,7 @@ def test_a_config_of_ppo_is_told_by_its_reward_model() -> None:
 
 
 def test_ppo_of_another_frame_is_refused() -> None:
-    """Hidden states are handed out by decoders like Llama alone."""
+    """Hidden states are handed out by decoders like Llama and GPT-NeoX alone."""
     gpt2 = {"model_type": "gpt2", "n_layer": 1, "n_embd": 48, "n_head": 4, "vocab_size": 515, "n_positions": 64}
     with pytest.raises(UnsupportedError, match="cannot play ppo with gpt2"):
         train_step(model_from_config(gpt2), ppo())

@@ -45,7 +45,7 @@ NAMES = ("value", "reward")
 def judge(passes: Passes, model: Model, program: Any) -> None:
     """Put models of value and reward beside a policy: the same decoder with a head of one number, in its own dtype."""
     if not hasattr(program, "backbone"):
-        fix = "Take another --objective, or a decoder like Llama."
+        fix = "Take another --objective, or a decoder like Llama or GPT-NeoX."
         raise UnsupportedError(f"oomph cannot play {passes.job.objective} with {model.model_type} yet.", fix)
     passes.backbone = program.backbone
     judging = judged(model)

@@ -100,8 +100,7 @@ def model(
         hidden_states = m.embedding_dropout(hidden_states)
     position_embeddings = _tables(m, frame, hidden_states, position_ids, windows)
 
-    if tape.captured is not None:
-        tape.captured.append(hidden_states)
+    tape.hand_out(hidden_states)
     for index, layer in enumerate(m.layers):
         tape.begin_layer(index, layer.path)
         kind = windows[index]
@@ -113,8 +112,7 @@ def model(
             hidden_states = frame.layer(
                 layer, frame, hidden_states, position_embeddings[kind], causal_masks[kind], past_key_values, index
             )
-        if tape.captured is not None:
-            tape.captured.append(hidden_states)
+        tape.hand_out(hidden_states)
     if frame.captured:
         mask_kwargs_cell = {"inputs_embeds": inputs_embeds, "position_ids": position_ids}  # noqa: F841
     tape.end_layers()
@@ -254,7 +252,7 @@ def causal_lm(
     hidden_states, past_key_values = model(
         m.model, input_ids, checkpointing, frame, attention_mask, position_ids, past_key_values, use_cache=use_cache
     )
-    _tied(m, hidden_states)
+    m.tape.hand_out_last(hidden_states)
     if "score" in m.parts:
         states = [hidden_states]
         del hidden_states  # a local of the frame that goes on
@@ -276,14 +274,8 @@ def backbone(
     if not frame.sdpa:
         m.tape.kernel = "eager"
     found = model(m.model, input_ids, Checkpointing(), frame, attention_mask, position_ids, use_cache=use_cache)
-    _tied(m, found[0])
+    m.tape.hand_out_last(found[0])
     return found
-
-
-def _tied(m: Bound, hidden_states: Sym) -> None:
-    """Mirror what happens to hidden states that are handed out: the last of them is the normed one."""
-    if m.tape.captured is not None:
-        m.tape.captured[-1] = hidden_states
 
 
 def scored(

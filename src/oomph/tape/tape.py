@@ -109,6 +109,16 @@ class Tape:
         self.at_layer = index
         self.scope = path
 
+    def hand_out(self, hidden_states: Sym) -> None:
+        """Keep hidden states where a caller asked for those of all layers."""
+        if self.captured is not None:
+            self.captured.append(hidden_states)
+
+    def hand_out_last(self, hidden_states: Sym) -> None:
+        """Put the model's output in the place of the last layer's, as transformers' capture_outputs does."""
+        if self.captured is not None:
+            self.captured[-1] = hidden_states
+
     def end_layers(self) -> None:
         """Begin what follows the last layer."""
         self.recorder.mark(f"head {self.work}")
