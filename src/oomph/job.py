@@ -82,8 +82,9 @@ class TrainJob:
     and a `reference` that goes with the method. `batch` then counts samples: a pair of answers is one, of two
     sequences. Distillation's reference is a `teacher`: the name of another model, none for one like the student, its
     weights in `teacher_dtype`. `loss`: what follows the last hidden state. `prompt_len` are the tokens at the start of
-    every sequence that are not scored, 0 or 1 if all are but the first; only some losses leave them out. PPO generates
-    and scores answers of all its micro-batches `rollout_batch` at a time, and keeps the variables of one micro-batch
+    every sequence that are not scored, 0 or 1 if all are but the first; only some losses leave them out. PPO's
+    `reward_model`, none for one like the policy, is what its models of value and reward are made of. It generates and
+    scores answers of all its micro-batches `rollout_batch` at a time, and keeps the variables of one micro-batch
     until the next one's, or until one of `mini_batches` is over.
 
     The loop. `steady` asks for a later step, when optimizer states exist; otherwise the first. `hold_logits`: the
@@ -192,6 +193,7 @@ class TrainJob:
     teacher: str = ""
     teacher_dtype: TeacherDtype = "student"
     prompt_len: int = 0
+    reward_model: str = ""
     rollout_batch: int = ROLLOUT_BATCH
     mini_batches: int = 1
     virtual_tokens: int = 20

@@ -69,8 +69,12 @@ def check_training(job: TrainJob) -> None:
         raise UsageError("A batch has a padding mask or packed sequences, not both.", fix)
     if (job.teacher or job.teacher_dtype != "student") and not OBJECTIVES[job.objective].teacher:
         raise UsageError("Only distillation has a teacher.", "Add --objective gkd, or leave it out.")
-    if (job.mini_batches > 1 or job.rollout_batch != ROLLOUT_BATCH) and not OBJECTIVES[job.objective].judged:
-        raise UsageError("Only PPO has rollouts and mini-batches.", "Add --objective ppo, or leave it out.")
+    if (job.mini_batches > 1 or job.rollout_batch != ROLLOUT_BATCH or job.reward_model) and not OBJECTIVES[
+        job.objective
+    ].judged:
+        raise UsageError(
+            "Only PPO has rollouts, mini-batches and a reward model.", "Add --objective ppo, or leave it out."
+        )
     if job.images or job.image_size:
         _check_images(job)
     if job.checkpoint_saves:

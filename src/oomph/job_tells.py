@@ -59,6 +59,7 @@ TELLS: dict[str, Callable[[TrainJob], bool]] = {
     "reference": lambda job: OBJECTIVES[job.objective].reference and not OBJECTIVES[job.objective].teacher,
     "teacher": lambda job: OBJECTIVES[job.objective].teacher,
     "teacher_dtype": lambda job: OBJECTIVES[job.objective].teacher,
+    "reward_model": lambda job: OBJECTIVES[job.objective].judged,
     "rollout_batch": lambda job: OBJECTIVES[job.objective].judged,
     "mini_batches": lambda job: OBJECTIVES[job.objective].judged,
     "prompt_len": lambda job: job.loss in OF_PROMPTS,

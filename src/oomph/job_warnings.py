@@ -46,8 +46,9 @@ def _unseen(job: Job) -> tuple[str, ...]:
         return _of_caches(job)
     found = []
     if OBJECTIVES[job.objective].judged:
+        like = job.reward_model or "the policy"
         found.append(
-            "PPO's models of value and reward are taken to be like the policy, with a head of one number. TRL empties"
+            f"PPO's models of value and reward are taken to be like {like}, with a head of one number. TRL empties"
             " torch's cache between rollout and steps, which is not played: less may be reserved than is said here."
         )
     elif job.objective in COMPLETING:

@@ -79,10 +79,11 @@ def train_step(
         updated = program.updated(passes.policy, parameters) if hasattr(program, "updated") else parameters
         buffers = _buffers(program, passes.policy)
         if OBJECTIVES[job.objective].judged:
-            judge(passes, original, program)
-            updated = [*updated, *passes.judges["value"].parameters()]
-            parameters = [*parameters, *passes.judges["value"].parameters()]
-            buffers += [one for each in passes.judges.values() for one in _buffers(program, each)]
+            judging = judge(passes, original)
+            of_value = list(passes.judges["value"].parameters())
+            parameters, updated = [*parameters, *of_value], [*updated, *of_value]
+            buffers += [one for each in passes.judges.values() for one in _buffers(judging, each)]
+            del of_value
         optimizer = None if job.optimizer == "none" else Optimizer(job, passes.policy, updated)
         if optimizer is not None and job.method == "lisa" and (job.steady or optimizer.makes_at_once):
             optimizer.remember(switched_off(passes.policy, model))

@@ -260,3 +260,19 @@ def test_ppo_of_another_frame_is_refused() -> None:
     gpt2 = {"model_type": "gpt2", "n_layer": 1, "n_embd": 48, "n_head": 4, "vocab_size": 515, "n_positions": 64}
     with pytest.raises(UnsupportedError, match="cannot play ppo with gpt2"):
         train_step(model_from_config(gpt2), ppo())
+
+
+def test_a_reward_model_of_another_size_is_what_values_are_made_of_too() -> None:
+    """Two such models are in memory, one of which trains; what is played is played in full."""
+    policy, small = model_from_config(ASKED | {"num_hidden_layers": 3}), model_from_config(ASKED)
+    job = ppo(precision="fp32")
+    judged, alike = (train_step(replace(policy, judge=each), job) for each in (small, None))
+    less = 4 * (policy.params - small.params)
+    weights, states = (
+        alike.kept(why, alike.start) - judged.kept(why, judged.start) for why in ("parameter", "optimizer state")
+    )
+    assert 0 <= weights - 2 * less < 50 * ROUND
+    assert 0 <= states - 2 * less < 50 * ROUND
+    assert int(step(replace(policy, judge=small), job).peak) == judged.peak
+    with pytest.raises(UsageError, match="Only PPO has"):
+        TrainJob(reward_model="qwen2.5-0.5b")

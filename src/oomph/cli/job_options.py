@@ -106,6 +106,7 @@ HELP: dict[Job, dict[str, str]] = {
         "teacher": "The model that a student learns from, with --objective gkd; none: one like the student.",
         "teacher_dtype": "Dtype of its weights.",
         "prompt_len": "Tokens at the start of each sequence that are not scored; 0: all are but the first.",
+        "reward_model": "What PPO's models of reward and value are made of; none: one like the policy.",
         "rollout_batch": "Answers that PPO generates and scores at a time.",
         "mini_batches": "Parts of PPO's batch after which variables are dropped; the optimizer steps with the last.",
         "virtual_tokens": "Vectors that prompt tuning and its like put before each sequence.",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from oomph import ops
@@ -18,7 +19,7 @@ from oomph.objectives.passes import Passes, autocast_dtype
 from oomph.ops.elementwise import result
 from oomph.ops.kernel import run
 from oomph.ops.scores import compared, count
-from oomph.programs import HEADS
+from oomph.programs import HEADS, program_of
 from oomph.tape.autograd import like
 from oomph.tape.bound import Bound, bind
 from oomph.tape.checkpoint import Checkpointing
@@ -42,16 +43,23 @@ class Outputs:
 NAMES = ("value", "reward")
 
 
-def judge(passes: Passes, model: Model, program: Any) -> None:
-    """Put models of value and reward beside a policy: the same decoder with a head of one number, in its own dtype."""
-    if not hasattr(program, "backbone"):
-        fix = "Take another --objective, or a decoder like Llama or GPT-NeoX."
-        raise UnsupportedError(f"oomph cannot play {passes.job.objective} with {model.model_type} yet.", fix)
-    passes.backbone = program.backbone
+def judge(passes: Passes, policy: Model) -> Any:
+    """Put models of value and reward beside a policy: their decoder with a head of one number, in the policy's dtype.
+
+    Returns their program.
+    """
+    model = policy.judge or policy
+    for each in (policy, model):
+        if not hasattr(program_of(each), "backbone"):
+            fix = "Take another --objective, or a decoder like Llama or GPT-NeoX."
+            raise UnsupportedError(f"oomph cannot play {passes.job.objective} with {each.model_type} yet.", fix)
+    program = program_of(model)
+    passes.backbone = partial(program.backbone, model_type=model.decoder_type)
     judging = judged(model)
     for name in NAMES:
         passes.judges[name] = bind(judging, passes.tape, passes.job.weight_dtype, name)
     passes.tape.scope = ""
+    return program
 
 
 def judged(model: Model) -> Model:
@@ -110,9 +118,9 @@ def of_backbone(
     if passes.backbone is None:
         raise AssertionError("models of value and reward come with a backbone")
     with _capturing(passes.tape) as hidden_states, passes.named(name):
-        cache = passes.backbone(
-            passes.judges[name], input_ids, passes.model.decoder_type, attention_mask, position_ids, use_cache
-        )[1]
+        asked = {"attention_mask": attention_mask, "position_ids": position_ids, "use_cache": use_cache}
+        cache = passes.backbone(passes.judges[name], input_ids, **asked)[1]
+        del asked
     return Outputs(None, cache, hidden_states)
 
 

@@ -109,6 +109,8 @@ def refuse_other_code(job: TrainJob | InferJob) -> None:
         raise UnsupportedError("A trace runs eager torch, not what torch.compile makes of it.", "Leave --compile out.")
     if isinstance(job, TrainJob) and job.teacher:
         raise UnsupportedError("A trace knows a teacher like the student alone.", "Leave --teacher out.")
+    if isinstance(job, TrainJob) and job.reward_model:
+        raise UnsupportedError("A trace knows a reward model like the policy alone.", "Leave --reward-model out.")
     if isinstance(job, TrainJob) and job.model_code != "transformers":
         raise UnsupportedError(
             f"A trace runs transformers' classes, not those of {job.model_code}.",
