@@ -76,7 +76,7 @@ def subject(ref: str, *, offline: bool = False, job: Job | None = None) -> Subje
 
 
 def for_job(found: Subject, job: Job | None, offline: bool = False) -> Subject:
-    """Return a model with the head that a job's task needs, whatever head its config names, and with its teacher."""
+    """Return a model with the head that a job's task needs, whatever its config names, with its teacher or judge."""
     if job is None:
         return found
     from oomph.job import TrainJob
@@ -84,10 +84,9 @@ def for_job(found: Subject, job: Job | None, offline: bool = False) -> Subject:
     if not isinstance(job, TrainJob):
         return found
     if job.teacher:
-        from oomph import sources
-
-        teacher = resolve(sources.load(job.teacher, offline=offline)).model
-        found = replace(found, model=replace(found.model, teacher=teacher))
+        found = replace(found, model=replace(found.model, teacher=load(job.teacher, offline=offline)))
+    if job.reward_model:
+        found = replace(found, model=replace(found.model, judge=load(job.reward_model, offline=offline)))
     if job.task == "config":
         return found
     from oomph.families import model_from_config

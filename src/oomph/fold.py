@@ -19,7 +19,7 @@ from oomph.recipe import Change, Class, Delta, Part, Recipe, Term
 from oomph.tape.recorder import Recorder
 from oomph.tape.sizes import Expression, Sheet, SizeLike
 
-MODELS = ("", "reference.", "assistant.")  # in front of the paths of the models of a job
+MODELS = ("", "reference.", "assistant.", "value.", "reward.")  # in front of the paths of the models of a job
 LAYER = re.compile(r"layer (\d+) (\w+)")
 T = TypeVar("T")
 Counts = tuple[tuple[int, int], ...]  # (class, how many more) in order of classes

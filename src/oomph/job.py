@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from oomph.job_checks import (
+    ROLLOUT_BATCH,
     check_in_backward,
     check_objective,
     check_serving,
@@ -81,7 +82,10 @@ class TrainJob:
     and a `reference` that goes with the method. `batch` then counts samples: a pair of answers is one, of two
     sequences. Distillation's reference is a `teacher`: the name of another model, none for one like the student, its
     weights in `teacher_dtype`. `loss`: what follows the last hidden state. `prompt_len` are the tokens at the start of
-    every sequence that are not scored, 0 or 1 if all are but the first; only some losses leave them out.
+    every sequence that are not scored, 0 or 1 if all are but the first; only some losses leave them out. PPO's
+    `reward_model`, none for one like the policy, is what its models of value and reward are made of. It generates and
+    scores answers of all its micro-batches `rollout_batch` at a time, and keeps the variables of one micro-batch
+    until the next one's, or until one of `mini_batches` is over.
 
     The loop. `steady` asks for a later step, when optimizer states exist; otherwise the first. `hold_logits`: the
     caller keeps the model's output through the backward pass, as `outputs = model(...); outputs.loss.backward()`
@@ -189,6 +193,9 @@ class TrainJob:
     teacher: str = ""
     teacher_dtype: TeacherDtype = "student"
     prompt_len: int = 0
+    reward_model: str = ""
+    rollout_batch: int = ROLLOUT_BATCH
+    mini_batches: int = 1
     virtual_tokens: int = 20
     block_size: int = 0
     images: int = 0
@@ -351,10 +358,12 @@ REPEATED = 3  # micro-batches from which on each does what the one before did
 def shortened(job: TrainJob | InferJob) -> TrainJob | InferJob:
     """Return a job with no more micro-batches than tell what all of them do: heights repeat from the second on.
 
+    PPO's rollout is of all of them; what it plays of its steps it shortens itself.
+
     >>> shortened(TrainJob(accumulation=64)).accumulation
     3
     """
-    if isinstance(job, TrainJob) and job.accumulation > REPEATED:
+    if isinstance(job, TrainJob) and job.accumulation > REPEATED and not OBJECTIVES[job.objective].judged:
         return replace(job, accumulation=REPEATED)
     return job
 

@@ -29,6 +29,7 @@ MAY_BE_ZERO = frozenset(
     }
 )  # fmt: skip
 MOST_PIXELS, DIGITS = 2**14, 5  # of a side of an image, and how many digits such a number has
+ROLLOUT_BATCH = 64  # local_rollout_forward_batch_size of TRL's PPOConfig
 MOST = 2**31  # tokens, sequences or micro-batches beyond which a number is a slip of the keyboard
 
 
@@ -68,6 +69,12 @@ def check_training(job: TrainJob) -> None:
         raise UsageError("A batch has a padding mask or packed sequences, not both.", fix)
     if (job.teacher or job.teacher_dtype != "student") and not OBJECTIVES[job.objective].teacher:
         raise UsageError("Only distillation has a teacher.", "Add --objective gkd, or leave it out.")
+    if (job.mini_batches > 1 or job.rollout_batch != ROLLOUT_BATCH or job.reward_model) and not OBJECTIVES[
+        job.objective
+    ].judged:
+        raise UsageError(
+            "Only PPO has rollouts, mini-batches and a reward model.", "Add --objective ppo, or leave it out."
+        )
     if job.images or job.image_size:
         _check_images(job)
     if job.checkpoint_saves:
@@ -245,6 +252,33 @@ def check_objective(job: TrainJob) -> None:
     if job.compares_with == "loaded" and job.method != "full" and not OBJECTIVES[job.objective].teacher:
         fix = "Say --reference adapters-off or precomputed."
         raise UsageError("A reference beside adapters is not played: TRL switches the adapters off.", fix)
+    if OBJECTIVES[job.objective].judged:
+        _check_judged(job)
+
+
+def _check_judged(job: TrainJob) -> None:
+    """Refuse what TRL's PPOTrainer does not do, or what is not played with it yet."""
+    kind = KINDS.get(job.optimizer)
+    for wrong, what, fix in (
+        (job.checkpointing != "none", "checkpointing", "Leave it out: PPOTrainer never switches it on."),
+        (job.activation_offload != "none", "activation offloading", "Leave it out: PPOTrainer has none."),
+        (job.clip_gradients, "clipped gradients", "Leave out --clip-gradients: PPOTrainer does not clip."),
+        (job.kernels != "torch", "other kernels", "Leave out --kernels: PPOTrainer puts none into its models."),
+        (job.quantization != "none", "a quantised base", "Take method full or lora: TRL casts adapters there."),
+        (job.method != "full" and job.method not in RANKED, job.method, "Take method full or lora."),
+        (job.zero_grad != "after-step" or not job.set_to_none, "gradients that stay", "accelerate frees them."),
+        (job.optimizer_in_backward, "an optimizer in backward", "Leave it out: PPOTrainer steps after it."),
+        (job.zero_bucket > 0, "DeepSpeed", "Leave out --zero-bucket."),
+        (kind is not None and (bool(kind.targets) or kind.in_backward), job.optimizer, "Take adamw, or a kin of it."),
+        (job.reference == "precomputed", "a reference that is not there", "PPOTrainer asks it in every rollout."),
+        (job.mixed, "lengths that differ", "Leave out --lengths: what is generated is as long as it may be."),
+        (job.images > 0, "images", "Leave out --images."),
+    ):
+        if wrong:
+            raise UsageError(f"The objective {job.objective} does not go with {what}.", fix)
+    if job.accumulation % job.mini_batches:
+        fix = f"Take a divisor of --accumulation {job.accumulation}."
+        raise UsageError(f"{job.mini_batches} mini-batches do not come out even.", fix)
 
 
 def _check_selection(job: TrainJob) -> None:

@@ -11,6 +11,7 @@ from oomph.errors import OomphError
 from oomph.job import InferJob, TrainJob
 from oomph.job_words import COMPLETING, OFFLOADED_CACHES, QUANTIZATIONS
 from oomph.methods.targets import has_stacks
+from oomph.objectives import KINDS as OBJECTIVES
 from oomph.optimizer_names import KINDS
 from oomph.programs import kernel_note
 from oomph.steps import Step
@@ -44,7 +45,13 @@ def _unseen(job: Job) -> tuple[str, ...]:
     if not isinstance(job, TrainJob):
         return _of_caches(job)
     found = []
-    if job.objective in COMPLETING:
+    if OBJECTIVES[job.objective].judged:
+        like = job.reward_model or "the policy"
+        found.append(
+            f"PPO's models of value and reward are taken to be like {like}, with a head of one number. TRL empties"
+            " torch's cache between rollout and steps, which is not played: less may be reserved than is said here."
+        )
+    elif job.objective in COMPLETING:
         found.append(
             f"{job.objective} is played from completions that are there: what makes them is not in the step. On the"
             " same GPU generation takes a key-value cache at another time: see `oomph serve`; no number adds the two."

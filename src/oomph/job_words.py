@@ -82,6 +82,7 @@ Objective = Literal[
     "gkd",  # a teacher's distribution over all tokens: the Jensen-Shannon divergence halfway between
     "gkd-kl",  # the same as a KL divergence
     "reward",  # pairs of answers through a classifier of one label
+    "ppo",  # what was just generated, by a policy and a model of its value, beside a reference and a reward model
 ]
 Reference = Literal[
     "default",  # adapters switched off where there are any, else a second model
@@ -167,7 +168,7 @@ INTEGER_CACHES = ("quanto", "hqq")
 STATIC_CACHES = ("static", "offloaded_static")
 OFFLOADED_CACHES = ("offloaded", "offloaded_static")
 KEPT_PER_BEAM = 2  # continuations that beam search keeps for each beam of a model with one token that ends sequences
-COMPLETING = frozenset({"grpo", "rloo"})  # objectives whose answers were made from a prompt by the model itself
+COMPLETING = frozenset({"grpo", "rloo", "ppo"})  # objectives whose answers were made from a prompt by the model itself
 OF_PROMPTS = frozenset({"fused-head", "chunked-nll", "logits"})  # losses that leave out what is not scored
 RANKED = frozenset({"lora", "qlora", "dora", "lora-fa", "vera", "loha", "lokr", "adalora"})  # methods that have a rank
 BLOCKED = frozenset({"oft", "boft"})  # that have blocks of a size

@@ -18,7 +18,7 @@ class Model:
     kind "mtp": weighed apart, never in `params`. `assumed` are the config keys that were absent and the class defaults
     taken for them, `unplayed` what the config asks for that the tape has no rule for, `objective` what its head is
     trained for: causal-lm, masked-lm, sequence-classification, regression (a classifier of one label), `teacher` the
-    model beside it that it is to learn from.
+    model beside it that it is to learn from, `judge` the one whose decoder its models of value and reward have.
     """
 
     parts: Mapping[str, Part]
@@ -36,6 +36,7 @@ class Model:
     unplayed: tuple[str, ...] = ()
     objective: str = "causal-lm"
     teacher: Model | None = None
+    judge: Model | None = None
 
     @property
     def decoder_type(self) -> str:

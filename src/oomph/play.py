@@ -18,6 +18,7 @@ from oomph.methods.lisa import switched_off
 from oomph.model import Model
 from oomph.objectives import KINDS as OBJECTIVES
 from oomph.objectives import check_model, objective_file
+from oomph.objectives.judged import judge
 from oomph.objectives.passes import Passes, autocast_dtype, made
 from oomph.optimizers import Optimizer
 from oomph.optimizers.clip import clip_grad_norm
@@ -77,6 +78,12 @@ def train_step(
             raise UsageError("Nothing trains in this job.", "Choose a method, or parts to train, that the model has.")
         updated = program.updated(passes.policy, parameters) if hasattr(program, "updated") else parameters
         buffers = _buffers(program, passes.policy)
+        if OBJECTIVES[job.objective].judged:
+            judging = judge(passes, original)
+            of_value = list(passes.judges["value"].parameters())
+            parameters, updated = [*parameters, *of_value], [*updated, *of_value]
+            buffers += [one for each in passes.judges.values() for one in _buffers(judging, each)]
+            del of_value
         optimizer = None if job.optimizer == "none" else Optimizer(job, passes.policy, updated)
         if optimizer is not None and job.method == "lisa" and (job.steady or optimizer.makes_at_once):
             optimizer.remember(switched_off(passes.policy, model))
@@ -134,7 +141,7 @@ def _settles(bound: Bound, job: TrainJob) -> bool:
     biases = job.quantization == "int8" and _has_bias(bound) and autocast_dtype(job) is not None
     scales = job.qat != "none"  # those of a module's last call stay on it
     buffers = "unsloth" in (job.kernels, job.checkpointing) or job.activation_offload in ("trl", "torchtune")
-    return biases or scales or buffers or job.keep_outputs
+    return biases or scales or buffers or job.keep_outputs or OBJECTIVES[job.objective].judged
 
 
 def _has_bias(bound: Bound) -> bool:
@@ -180,11 +187,14 @@ def _step(
     elif optimizer is not None and job.zero_bucket:
         tape.on_gradient = optimizer.to_bucket
     run_backward = backward if optimizer is None else optimizer.backward
+    objective = objective_file(job.objective)
+    if OBJECTIVES[job.objective].judged:
+        _iterate(passes, objective, optimizer, played, zero_grad)
+        return
     if job.zero_grad == "before-forward":
         zero_grad()
     for index in range(job.accumulation):
         first = index == 0 and job.zero_grad == "before-backward"
-        objective = objective_file(job.objective)
         _micro_batch(passes, objective, played, zero_grad if first else None, run_backward)
     played.backward_end = recorder.position
     if job.clip_gradients and not job.zero_bucket:  # DeepSpeed scales its fp32 copies in place
@@ -197,6 +207,34 @@ def _step(
         zero_grad()
     recorder.mark("end")
     played.end = recorder.position
+
+
+def _iterate(
+    passes: Passes, objective: Any, optimizer: Optimizer | None, played: Played, zero_grad: Callable[[], None]
+) -> None:
+    """Play an iteration of an objective whose trainer has a loop of its own, and note where what stands."""
+    tape, recorder = passes.tape, passes.tape.recorder
+
+    def run_backward(loss: Sym) -> None:
+        recorder.mark("loss backward")
+        played.forward_end = recorder.position
+        tape.on_node = _crossing(tape)
+        backward(loss)
+        tape.on_node = None
+        recorder.mark("after backward")
+        tape.borders.clear()
+
+    def update() -> None:
+        played.backward_end = recorder.position
+        if optimizer is not None:
+            tape.scope = "optimizer"
+            optimizer.step()
+        zero_grad()
+
+    objective.iterate(passes, run_backward, update)
+    recorder.mark("end")
+    played.end = recorder.position
+    objective.forget(passes)
 
 
 def _step_in_backward(optimizer: Optimizer, parameter: Sym) -> None:
@@ -254,7 +292,7 @@ def _micro_batch(
     """
     tape, job = passes.tape, passes.job
     recorder = tape.recorder
-    tape.layer_starts.clear()
+    tape.borders.clear()
     tape.scope = ""
     recorder.mark("embedding forward")
     inputs = made(tape, objective.inputs(passes))
@@ -290,11 +328,10 @@ def _micro_batch(
 
 def _crossing(tape: Tape) -> Callable[[int], None]:
     """Return what marks the segments of a backward pass: it crosses the layers from the last to the first."""
-    starts, names = tape.layer_starts, ["embedding", *(f"layer {index}" for index in range(len(tape.layer_starts)))]
-    borders = list(zip([*starts, tape.layers_end], names, strict=True))
+    borders = list(tape.borders)
 
     def cross(sequence: int) -> None:
         while borders and sequence < borders[-1][0]:
-            tape.recorder.mark(f"{borders.pop()[1]} backward")
+            tape.recorder.mark(borders.pop()[1])
 
     return cross

@@ -55,9 +55,10 @@ def structure(model: Model, job: Job) -> Structure:
             words += [f"{len(layers)} layers" for layers in repeating]
             part = replace(stack, layers=repeating.layers(repeating.fixed + len(repeating.period)))
         _describe(part, words, seen)
-    if model.teacher is not None:
-        words += ["teacher", model.teacher.model_type, model.teacher.text_type]
-        _describe(model.teacher.parts, words, seen)
+    for name, beside in (("teacher", model.teacher), ("judge", model.judge)):
+        if beside is not None:
+            words += [name, beside.model_type, beside.text_type]
+            _describe(beside.parts, words, seen)
     apart = {*job.axes, *BETWEEN_STEPS}
     words += [f"{field.name}={getattr(job, field.name)}" for field in fields(job) if field.name not in apart]
     return Structure(" ".join(words), (*_job_sizes(job), *seen))
@@ -170,5 +171,7 @@ def symbolic(model: Model, job: Job, sheet: Sheet) -> tuple[Model, Job]:
         return tuple(map(lifted, value)) if isinstance(value, tuple) else value
 
     parts = {path: lifted(part) for path, part in model.parts.items()}
-    teacher = None if model.teacher is None else replace(model.teacher, parts=lifted(model.teacher.parts))
-    return replace(model, parts=parts, teacher=teacher), replace(job, **sizes)
+    teacher, judge = (
+        None if each is None else replace(each, parts=lifted(each.parts)) for each in (model.teacher, model.judge)
+    )
+    return replace(model, parts=parts, teacher=teacher, judge=judge), replace(job, **sizes)

@@ -25,6 +25,16 @@ LLAMA: dict[str, Any] = {
 JUDGE = LLAMA | {"architectures": ["LlamaForSequenceClassification"], "num_labels": 1, "pad_token_id": 0}
 TIED = LLAMA | {"tie_word_embeddings": True}
 WIDE = LLAMA | {"vocab_size": 70_001}  # three tiles of columns
+PYTHIA: dict[str, Any] = {
+    "model_type": "gpt_neox",
+    "vocab_size": 515,
+    "num_hidden_layers": 2,
+    "hidden_size": 48,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+}
 SOFTCAP = LLAMA | {"model_type": "gemma2", "head_dim": 12}
 AMP: dict[str, Any] = {"precision": "amp-bf16", "fp32_outputs": True}
 Cases = dict[str, tuple[dict[str, Any], TrainJob]]
@@ -45,7 +55,28 @@ def chunked(batch: int = 2, seq_len: int = 37, **options: Any) -> TrainJob:
     return fused(batch, seq_len, **{"loss": "chunked-nll", **options})
 
 
+def ppo(batch: int = 2, seq_len: int = 37, **options: Any) -> TrainJob:
+    """Return a job of PPO, whose trainer switches dropout off."""
+    return TrainJob(batch, seq_len, **{"objective": "ppo", "prompt_len": 10, "dropout": False, **options})
+
+
+ASKED = LLAMA | {"pad_token_id": 0}  # a model whose tokenizer pads, as PPOTrainer wants it
 CASES: dict[str, Cases] = {
+    "1.12": {
+        "ppo": (ASKED, ppo()),
+        "ppo, two layers, amp": (ASKED | {"num_hidden_layers": 2}, ppo(implementation="fused", **AMP)),
+        "ppo, tied, fp32, two rollouts": (
+            TIED | ASKED,
+            ppo(1, 12, precision="fp32", prompt_len=5, accumulation=3, rollout_batch=2),
+        ),
+        "ppo, lora, two mini-batches, amp": (ASKED, ppo(method="lora", accumulation=2, mini_batches=2, **AMP)),
+        "ppo, tied, padding, first step": (
+            TIED | ASKED,
+            ppo(padding=True, steady=False, optimizer="none", autocast=True, fp32_outputs=True),
+        ),
+        "ppo, pythia, padding": (PYTHIA, ppo(padding=True, precision="fp32", accumulation=2)),
+        "ppo, bounded logits, padding, amp": (SOFTCAP | ASKED | {"model_type": "gemma2"}, ppo(padding=True, **AMP)),
+    },
     "1.14": {
         "one chunk": (LLAMA, chunked()),
         "just one chunk": (LLAMA, chunked(1, 257)),

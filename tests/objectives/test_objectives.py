@@ -20,7 +20,7 @@ from oomph.runtimes.config_file import read
 from oomph.score.asking import catalogued
 from oomph.steps import step
 from oomph.stream import ROUND
-from tests.objectives.cases import LLAMA, pairs
+from tests.objectives.cases import ASKED, LLAMA, pairs, ppo
 from tests.test_cli import as_json
 
 DEEP = LLAMA | {"num_hidden_layers": 7}
@@ -29,7 +29,10 @@ DEEP = LLAMA | {"num_hidden_layers": 7}
 def test_every_objective_is_a_file() -> None:
     """What can be asked for can be played."""
     assert set(get_args(Objective)) == set(KINDS)
-    assert all(callable(objective_file(name).compute_loss) for name in KINDS)
+    files = {name: objective_file(name) for name in KINDS}
+    assert all(
+        callable(files[name].iterate if kind.judged else files[name].compute_loss) for name, kind in KINDS.items()
+    )
 
 
 @pytest.mark.parametrize(
@@ -42,6 +45,7 @@ def test_every_objective_is_a_file() -> None:
         pairs(objective="rloo", prompt_len=9),
         pairs(objective="kto"),
         pairs(objective="grpo", prompt_len=9, method="lora"),
+        ppo(accumulation=2, rollout_batch=3, precision="amp-bf16", fp32_outputs=True),
     ],
 )
 def test_a_folded_step_is_the_one_played_in_full(job: TrainJob) -> None:
@@ -111,6 +115,13 @@ def test_simpo_takes_less_than_cpo() -> None:
         ({"prompt_len": 37}, "leaves none"),
         ({"checkpointing": "reentrant", "checkpoint_every": 2}, "every n-th layer"),
         ({"objective": "nash"}, "objective cannot be"),
+        ({"objective": "ppo"}, "completes a prompt"),
+        ({"objective": "ppo", "prompt_len": 9, "checkpointing": "non-reentrant"}, "go with checkpointing"),
+        ({"objective": "ppo", "prompt_len": 9, "clip_gradients": True}, "clipped gradients"),
+        ({"objective": "ppo", "prompt_len": 9, "method": "qlora"}, "quantised base"),
+        ({"objective": "ppo", "prompt_len": 9, "optimizer": "galore_adamw"}, "go with galore_adamw"),
+        ({"objective": "ppo", "prompt_len": 9, "accumulation": 3, "mini_batches": 2}, "do not come out even"),
+        ({"mini_batches": 2}, "Only PPO has rollouts"),
     ],
 )
 def test_what_does_not_go_together_is_refused(options: dict[str, Any], message: str) -> None:
@@ -184,3 +195,84 @@ def test_a_teacher_with_other_tokens_is_refused() -> None:
         train_step(taught, TrainJob(2, 37, objective="gkd"))
     with pytest.raises(UsageError, match="Only distillation"):
         TrainJob(teacher="qwen2.5-3b")
+
+
+def test_ppo_holds_four_models_and_trains_two() -> None:
+    """Policy and value model have gradients and states; reference and reward model only lie there."""
+    model = model_from_config(ASKED)
+    played = train_step(model, ppo(precision="fp32"))
+    one, head = model.params, LLAMA["vocab_size"] * LLAMA["hidden_size"]
+    judging = one - head + LLAMA["hidden_size"]
+    weights = 4 * (2 * one + 2 * judging)
+    assert 0 <= played.kept("parameter", played.start) - weights < 50 * ROUND
+    assert 0 <= played.kept("optimizer state") - 2 * 4 * (one + judging) < 50 * ROUND
+    adapters = train_step(model, ppo(precision="fp32", method="lora"))
+    assert 0 <= adapters.kept("parameter", adapters.start) - 4 * (one + 2 * judging) < 100 * ROUND
+
+
+def test_the_rollout_of_ppo_is_a_phase_and_its_logits_stay() -> None:
+    """Long answers make the generation the highest; the logits of all answers lie beside every micro-batch."""
+    model = model_from_config(ASKED | {"vocab_size": 32_000})
+    few, many = (train_step(model, ppo(1, 64, accumulation=n, prompt_len=32)) for n in (1, 4))
+    logits = 32 * 32_000 * 4  # of one answer, in fp32
+    assert many.resident - few.resident >= 3 * logits
+    marks = {name: at for at, name in many.recorder.marks if at >= many.start}
+    generated = max(many.live[many.start : marks["rollout"]])
+    assert generated - many.resident >= 2 * 4 * logits  # stacked beside what they were
+    assert many.peak == max(many.live[many.start :])
+    more = step(model, ppo(1, 64, accumulation=12, mini_batches=2, prompt_len=32))
+    assert 0 <= int(more.resident) - many.resident - 8 * logits < 64 * ROUND
+
+
+def test_ppo_runs_as_its_versions_do() -> None:
+    """bf16 told accelerate something up to transformers 4; TRL after 1.12 has no PPOTrainer."""
+    trl = runtime("trl")
+    asked = {"objective": "ppo", "prompt_len": 64}
+    job = trl.job(**asked)
+    assert (job.precision, job.checkpointing, job.clip_gradients, job.dropout) == ("fp32", "none", False, False)
+    old = trl.job(Versions.found_in("trl 0.29.1, transformers 4.57.1"), **asked)
+    assert (old.precision, old.fp32_outputs) == ("amp-bf16", True)
+    assert trl.job(Versions.found_in("trl 0.16.1, transformers 4.48.1"), **asked).precision == "fp32"
+    for version in ("trl 1.13.0", "trl 0.12.2"):
+        with pytest.raises(UnsupportedError, match="runs no PPO"):
+            trl.job(Versions.found_in(version), **asked)
+
+
+def test_a_config_of_ppo_is_told_by_its_reward_model() -> None:
+    """What its trainer does not read is passed over, what moves memory and is not modelled is refused or listed."""
+    said = {
+        "sft_model_path": "a/b", "reward_model_path": "a/c", "per_device_train_batch_size": 8, "num_mini_batches": 2,
+        "gradient_accumulation_steps": 4, "local_rollout_forward_batch_size": 16, "bf16": True,
+        "gradient_checkpointing": True, "max_grad_norm": 1.0, "response_length": 53, "dtype": "bfloat16",
+    }  # fmt: skip
+    found = read(said, "ppo.json")
+    assert (found.runtime, found.model, found.unknown) == ("trl", "a/b", ("response_length",))
+    assert found.fields == {
+        "objective": "ppo", "batch": 8, "accumulation": 4, "mini_batches": 2, "rollout_batch": 16, "precision": "bf16",
+        "fp32_outputs": False,
+    }  # fmt: skip
+    with pytest.raises(UnsupportedError, match="fp16"):
+        read(said | {"fp16": True}, "ppo.json")
+
+
+def test_ppo_of_another_frame_is_refused() -> None:
+    """Hidden states are handed out by decoders like Llama and GPT-NeoX alone."""
+    gpt2 = {"model_type": "gpt2", "n_layer": 1, "n_embd": 48, "n_head": 4, "vocab_size": 515, "n_positions": 64}
+    with pytest.raises(UnsupportedError, match="cannot play ppo with gpt2"):
+        train_step(model_from_config(gpt2), ppo())
+
+
+def test_a_reward_model_of_another_size_is_what_values_are_made_of_too() -> None:
+    """Two such models are in memory, one of which trains; what is played is played in full."""
+    policy, small = model_from_config(ASKED | {"num_hidden_layers": 3}), model_from_config(ASKED)
+    job = ppo(precision="fp32")
+    judged, alike = (train_step(replace(policy, judge=each), job) for each in (small, None))
+    less = 4 * (policy.params - small.params)
+    weights, states = (
+        alike.kept(why, alike.start) - judged.kept(why, judged.start) for why in ("parameter", "optimizer state")
+    )
+    assert 0 <= weights - 2 * less < 50 * ROUND
+    assert 0 <= states - 2 * less < 50 * ROUND
+    assert int(step(replace(policy, judge=small), job).peak) == judged.peak
+    with pytest.raises(UsageError, match="Only PPO has"):
+        TrainJob(reward_model="qwen2.5-0.5b")

@@ -92,7 +92,7 @@ def test_every_value_of_every_input_occurs(kind: type) -> None:
     missing["long_samples"] = {"drop"}  # a step has one length
     elsewhere = (  # of other optimizers, of runs, of objectives, of vision-language models
         "optim_rank", "zero_bucket", "lengths", "prompt_len", "virtual_tokens", "block_size", "images", "image_size",
-        "checkpoint_saves", "teacher",
+        "checkpoint_saves", "teacher", "reward_model", "rollout_batch", "mini_batches",
         "max_memory",  # of a device map
         "active_layers",
     )  # fmt: skip

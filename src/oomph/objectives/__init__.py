@@ -2,7 +2,8 @@
 
 A file holds `inputs(job)`, the batch as names with shapes and dtypes in the order of the collator, and
 `compute_loss(passes, inputs)`, which plays the trainer's method of that name and returns the loss and what the trainer
-holds beside it through the backward pass. `KINDS` says of each name what a job must know of it.
+holds beside it through the backward pass. Where a trainer has a loop of its own (PPO) it holds `iterate(passes,
+run_backward, update)` instead. `KINDS` says of each name what a job must know of it.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ class Kind:
     """An objective: its file, and whether it compares with a reference model.
 
     `teacher` says that the other model is a second one in any case, and may be of another size. `loss` is how the end
-    of the model is computed, `task` what its head is for, of how many `labels`; `pads` says that its trainer gives a
-    model without a padding token the tokenizer's.
+    of the model is computed, `judged` that models of value and reward are beside it, in a loop of its own; `task` what
+    its head is for, of how many `labels`; `pads` says that its trainer gives a model without a padding token the
+    tokenizer's.
     """
 
     file: str
@@ -34,6 +36,7 @@ class Kind:
     labels: int = 0
     pads: bool = False
     teacher: bool = False
+    judged: bool = False
 
 
 KINDS: dict[str, Kind] = {
@@ -48,6 +51,7 @@ KINDS: dict[str, Kind] = {
     "orpo": Kind("orpo", "logits"),
     "gkd": Kind("gkd", "logits", reference=True, teacher=True),
     "gkd-kl": Kind("gkd", "logits", reference=True, teacher=True),
+    "ppo": Kind("ppo", "logits", reference=True, judged=True),
     "reward": Kind("reward", "hf", task="sequence-classification", labels=1, pads=True),
 }
 

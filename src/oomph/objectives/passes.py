@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from oomph import ops
@@ -41,11 +42,14 @@ class Passes:
     policy: Bound
     reference: Bound | None = None
     of_teacher: tuple[Forward, str] | None = None  # its own forward and decoder type where it is of another size
+    judges: dict[str, Bound] = field(default_factory=dict)  # PPO's models of value and reward
+    backbone: Callable[..., tuple[Sym, Any]] | None = None  # what is below their heads
+    variables: SimpleNamespace = field(default_factory=SimpleNamespace)  # of PPO's loop, from step to step
 
     @property
     def models(self) -> list[Bound]:
         """The models in memory."""
-        return [each for each in (self.policy, self.reference) if each is not None]
+        return [each for each in (self.policy, self.reference, *self.judges.values()) if each is not None]
 
     def of_policy(
         self,
@@ -68,7 +72,7 @@ class Passes:
         use_cache: bool = False,
     ) -> list[Any]:
         """Return the outputs of the reference: its own weights, or those of the policy with adapters switched off."""
-        with self.tape.no_grad(), self._without_adapters(), self._named("reference"):
+        with self.tape.no_grad(), self.without_adapters(), self.named("reference"):
             bound = self.reference or self.policy
             kernel = self.tape.kernel  # which the forward pass of some types changes
             try:
@@ -79,7 +83,7 @@ class Passes:
     def of_mismatched(self, input_ids: Sym, labels: Sym, attention_mask: Sym, outputs: tuple[str, ...]) -> list[Any]:
         """Return the outputs of the model that trains, checkpointed as it is, but without gradients."""
         checkpointing = Checkpointing.of(self.job)
-        with self.tape.no_grad(), self._named("mismatched"):
+        with self.tape.no_grad(), self.named("mismatched"):
             return self._run(self.policy, checkpointing, input_ids, labels, attention_mask, outputs)
 
     def _run(
@@ -113,7 +117,8 @@ class Passes:
         return found
 
     @contextmanager
-    def _named(self, work: str) -> Iterator[None]:
+    def named(self, work: str) -> Iterator[None]:
+        """Call what happens inside by a name."""
         before, self.tape.work = self.tape.work, work
         self.tape.recorder.mark(f"embedding {work}")
         try:
@@ -122,7 +127,8 @@ class Passes:
             self.tape.work = before
 
     @contextmanager
-    def _without_adapters(self) -> Iterator[None]:
+    def without_adapters(self) -> Iterator[None]:
+        """Switch adapters off inside, where the reference is the policy itself."""
         tape, own = self.tape, self.reference is not None
         before, (tape.adapters, tape.training) = (tape.adapters, tape.training), (own, not own)
         try:

@@ -160,3 +160,29 @@ def _clamp_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradi
     own = result("where", x.shape, gradient.dtype, inside, gradient)
     del other, inside, zero, x
     return [own]
+
+
+def clamp_between(x: Sym, low: Sym, high: Sym) -> Sym:
+    """Return torch.clamp(x, low, high) with tensors of x's shape that want no gradient.
+
+    Saves all three; backward compares with both, joins the answers and selects by them. Source:
+    torch/csrc/autograd/FunctionsManual.cpp, clamp_backward of tensors.
+
+    >>> from oomph.tape.testing import cost, frozen
+    >>> cost(clamp_between, (4, 256), frozen(4, 256), frozen(4, 256))
+    Cost(allocated=2048, saved=6144, backward=5122)
+    """
+    node = record("Clamp", (x,), _clamp_between_backward)
+    save(node, high, low, x)
+    return made_by(result("clamp", x.shape, x.dtype, x), node)
+
+
+def _clamp_between_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient, x = grad(gradients), saved[2]
+    zero = new(x.tape, (), gradient.dtype, op="scalar_tensor")
+    above = result("ge", x.shape, "bool", x)
+    below = result("le", x.shape, "bool", x)
+    inside = result("logical_and", x.shape, "bool", x)
+    own = result("where", x.shape, gradient.dtype, inside, gradient)
+    del inside, below, above, zero, x
+    return [own]

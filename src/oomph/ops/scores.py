@@ -184,6 +184,20 @@ def _smaller(gradient: Sym) -> Sym:
     return made
 
 
+def maximum(a: Sym, b: Sym) -> Sym:
+    """Return torch.max(a, b) of two tensors of one shape. As minimum.
+
+    Saves both. Source: torch tools/autograd/derivatives.yaml (maximum).
+
+    >>> from oomph.tape.testing import cost, fp32
+    >>> cost(maximum, fp32(8), fp32(8))
+    Cost(allocated=32, saved=64, backward=160)
+    """
+    node = record("Maximum", (a, b), _minimum_backward)
+    save(node, b, a)
+    return made_by(result("maximum", a.shape, a.dtype, a, b), node)
+
+
 def sum_rows(x: Sym) -> Sym:
     """Return x.sum(dim=1) of x [B, S]: [B], integers as int64.
 

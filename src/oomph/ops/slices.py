@@ -48,6 +48,55 @@ def select(x: Sym, axis: int, at: Size = 0) -> Sym:
     return made_by(Sym(shape, x.dtype, strides, x.storage, _place(x, axis, at)), node)
 
 
+def squeeze_last(x: Sym) -> Sym:
+    """Return x.squeeze(-1) of [.., 1]: a view. Nothing is allocated or saved, forward or backward.
+
+    Source: ATen/native/TensorShape.cpp, squeeze.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(squeeze_last, (4, 256, 1))
+    Cost(allocated=0, saved=0, backward=0)
+    """
+    node = record("Squeeze", (x,), _with_the_axis)
+    return made_by(Sym(x.shape[:-1], x.dtype, x.strides[:-1], x.storage, x.place), node)
+
+
+def _with_the_axis(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient = grad(gradients)
+    made = Sym(node.inputs[0][0], gradient.dtype, (*gradient.strides, 1), gradient.storage)
+    made.is_view = True
+    return [made]
+
+
+def divide_slice(x: Sym, axis: int, start: Size, stop: Size) -> Sym:
+    """Return part = x[..., start:stop, ...] after part /= number: a view of x, whose history changes with it.
+
+    Saves nothing. Backward: the gradient of the view in zeros as large as x, a copy of them, and of that the part once
+    more and divided. Source: torch/csrc/autograd/variable.cpp, VariableHooks::grad_fn; functions/tensor.cpp,
+    CopySlices; FunctionsManual.cpp, as_strided_backward.
+
+    Twice 4·256 numbers, twice half as many.
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda x: divide_slice(x + 1.0, -1, 0, 128), (4, 256))
+    Cost(allocated=2048, saved=0, backward=6144)
+    """
+    node = record("CopySlices", (x,), _copy_slice_backward)
+    shape = list(x.shape)
+    shape[axis] = stop - start
+    if node is not None:
+        node.context = tuple(shape)
+    return slice_axis(made_by(x, node), axis, start, stop)
+
+
+def _copy_slice_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    (shape, dtype), tape = node.inputs[0], grad(gradients).tape
+    whole = new(tape, shape, dtype, op="new_empty_strided")
+    part = new(tape, node.context, dtype, op="clone")
+    divided = new(tape, node.context, dtype, op="div")
+    del part, divided
+    return [whole]
+
+
 def picked(x: Sym, axis: int) -> Sym:
     """Return x[..., [i], ...], one place of an axis, which stays: a list is an index tensor, so the result is a copy.
 

@@ -56,8 +56,13 @@ def call(
 
     `block(layer, hidden_states, *arguments, **options, past_key_values, index)` is its forward.
     """
+    if index == 0:
+        layer.tape.hand_out(hidden_states)
     layer.tape.begin_layer(index, layer.path)
-    return run(layer, index, block, checkpointing, past_key_values, hidden_states, *arguments, **options)
+    found = run(layer, index, block, checkpointing, past_key_values, hidden_states, *arguments, **options)
+    if isinstance(found, Sym):
+        layer.tape.hand_out(found)
+    return found
 
 
 def run(
@@ -100,6 +105,7 @@ def language_model(body: Body, base: str, embed: str, head: str = "lm_head") -> 
             past_key_values=past_key_values,
             use_cache=use_cache,
         )
+        m.tape.hand_out_last(hidden_states)
         if "score" in m.parts:
             states = [hidden_states]
             del hidden_states  # a local of the frame that goes on
@@ -109,6 +115,22 @@ def language_model(body: Body, base: str, embed: str, head: str = "lm_head") -> 
         return loss, logits, past_key_values
 
     return causal_lm
+
+
+def headless(body: Body, base: str) -> Callable[..., Any]:
+    """Return the forward of a FooModel, at `base` of a class with a head, as a caller of the model itself runs it."""
+
+    def backbone(
+        m: Bound, input_ids: Sym, model_type: str, attention_mask: Sym, position_ids: Sym, use_cache: bool
+    ) -> tuple[Sym, Cache | None]:
+        found = body(
+            m[base], input_ids, Checkpointing(), attention_mask=attention_mask, position_ids=position_ids,
+            use_cache=use_cache,
+        )  # fmt: skip
+        m.tape.hand_out_last(found[0])
+        return found
+
+    return backbone
 
 
 def project(head: Bound, hidden_states: Sym, table: Sym, labels: Sym | None) -> tuple[Sym | None, Sym | None]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from oomph import ops
 from oomph.programs.cache import Cache, dynamic_cache
-from oomph.programs.frame import call, counted_positions, full_attention, language_model
+from oomph.programs.frame import call, counted_positions, full_attention, headless, language_model
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sym import Sym
@@ -101,3 +101,4 @@ def model(
 
 
 causal_lm = language_model(model, "gpt_neox", "embed_in", "embed_out")
+backbone = headless(model, "gpt_neox")

@@ -100,6 +100,7 @@ def model(
         hidden_states = m.embedding_dropout(hidden_states)
     position_embeddings = _tables(m, frame, hidden_states, position_ids, windows)
 
+    tape.hand_out(hidden_states)
     for index, layer in enumerate(m.layers):
         tape.begin_layer(index, layer.path)
         kind = windows[index]
@@ -111,6 +112,7 @@ def model(
             hidden_states = frame.layer(
                 layer, frame, hidden_states, position_embeddings[kind], causal_masks[kind], past_key_values, index
             )
+        tape.hand_out(hidden_states)
     if frame.captured:
         mask_kwargs_cell = {"inputs_embeds": inputs_embeds, "position_ids": position_ids}  # noqa: F841
     tape.end_layers()
@@ -250,12 +252,30 @@ def causal_lm(
     hidden_states, past_key_values = model(
         m.model, input_ids, checkpointing, frame, attention_mask, position_ids, past_key_values, use_cache=use_cache
     )
+    m.tape.hand_out_last(hidden_states)
     if "score" in m.parts:
         states = [hidden_states]
         del hidden_states  # a local of the frame that goes on
         return classified(m, states, input_ids, labels, past_key_values)
     loss, logits = scored(m.lm_head, hidden_states, m.model.embed_tokens.weight, labels, logits_to_keep)
     return loss, logits, past_key_values
+
+
+def backbone(
+    m: Bound,
+    input_ids: Sym,
+    model_type: str,
+    attention_mask: Sym,
+    position_ids: Sym,
+    use_cache: bool,
+) -> tuple[Sym, Cache | None]:
+    """Mirror the forward of what is below a head: the last hidden state and the cache."""
+    frame = FRAMES[model_type]
+    if not frame.sdpa:
+        m.tape.kernel = "eager"
+    found = model(m.model, input_ids, Checkpointing(), frame, attention_mask, position_ids, use_cache=use_cache)
+    m.tape.hand_out_last(found[0])
+    return found
 
 
 def scored(

@@ -109,6 +109,8 @@ def refuse_other_code(job: TrainJob | InferJob) -> None:
         raise UnsupportedError("A trace runs eager torch, not what torch.compile makes of it.", "Leave --compile out.")
     if isinstance(job, TrainJob) and job.teacher:
         raise UnsupportedError("A trace knows a teacher like the student alone.", "Leave --teacher out.")
+    if isinstance(job, TrainJob) and job.reward_model:
+        raise UnsupportedError("A trace knows a reward model like the policy alone.", "Leave --reward-model out.")
     if isinstance(job, TrainJob) and job.model_code != "transformers":
         raise UnsupportedError(
             f"A trace runs transformers' classes, not those of {job.model_code}.",
@@ -160,7 +162,7 @@ def trace(
             from oomph.referee import trl
 
             stack.enter_context(trl.as_on_cuda())
-        if isinstance(job, TrainJob) and job.loss == "logits":
+        if isinstance(job, TrainJob) and job.loss == "logits" and job.objective != "ppo":
             from oomph.referee import trl
 
             stack.enter_context(trl.with_kernel_for_logits())
@@ -171,7 +173,11 @@ def trace(
             watcher.follow(model)
             if reference is not None:
                 watcher.follow(reference)
-        if isinstance(job, TrainJob):
+        if isinstance(job, TrainJob) and job.objective == "ppo":
+            from oomph.referee import ppo
+
+            ppo.train(raw_config, model, reference, job, watcher)
+        elif isinstance(job, TrainJob):
             jobs.train(model, job, watcher, reference=reference)
         else:
             inference.infer(model, job, watcher, assistant=reference)

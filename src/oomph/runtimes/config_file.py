@@ -29,12 +29,16 @@ KNOWN_BY: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("axolotl", ("base_model", "micro_batch_size")),
     ("llama-factory", ("finetuning_type",)),
     ("torchtune", ("tokenizer", "model", "optimizer", "loss")),
+    ("ppo", ("reward_model_path", "per_device_train_batch_size")),
     ("trl", ("max_length",)),
     ("trl", ("max_seq_length",)),
     ("trl", ("dataset_name", "per_device_train_batch_size")),
     ("trainer", ("per_device_train_batch_size",)),
     ("trainer", ("output_dir",)),
 )
+
+
+PROGRAMS = {"accelerate": "trainer", "ppo": "trl"}  # whose config file it is, where that is not its name
 
 
 def load(path: Path) -> ConfigFile:
@@ -62,7 +66,7 @@ def read(config: Mapping[str, Any], where: str) -> ConfigFile:
             fields |= reader(said, key)
     unknown = [key for key in flat if key not in readers and key not in harmless and flat[key] is not None]
     model = flat.get(keys.MODEL_KEYS.get(name, ""))
-    runtime = "trainer" if name == "accelerate" else name
+    runtime = PROGRAMS.get(name, name)
     return ConfigFile(runtime, fields, model if isinstance(model, str) else None, tuple(sorted(unknown)))
 
 

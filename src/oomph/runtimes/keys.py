@@ -8,6 +8,7 @@ from typing import Any
 from oomph.errors import ConfigError, UnsupportedError
 from oomph.job_words import PRESETS
 from oomph.methods.qat import GROUP
+from oomph.runtimes import ppo_keys
 from oomph.runtimes.optimizer_keys import factory_projection, optimizer, optimizer_arguments, projected_modules
 from oomph.runtimes.said import Reader, Said, shown
 from oomph.runtimes.trainer import mixed
@@ -58,6 +59,11 @@ def plain_dtype(said: Said, key: str) -> dict[str, Any]:
     if said.values[key] == "auto" or said.values.get("bf16") or said.values.get("fp16"):
         return {}
     return {"precision": said.one_of(key, WORDS_FOR_DTYPE)}
+
+
+def of_loaded(said: Said, key: str) -> dict[str, Any]:
+    """Read a dtype of weights over which nothing is cast."""
+    return {} if said.values[key] == "auto" else {"precision": said.one_of(key, WORDS_FOR_DTYPE), "fp32_outputs": False}
 
 
 def checkpointing(said: Said, key: str) -> dict[str, Any]:
@@ -207,6 +213,7 @@ RL: dict[str, dict[str, Any]] = {
 }  # axolotl's word for objectives
 
 
+DTYPES = ("dtype", "torch_dtype")
 SHARDED = "oomph plays one GPU"
 _BATCH: dict[str, Reader] = {
     "gradient_accumulation_steps": number("accumulation"),
@@ -254,6 +261,16 @@ READERS: dict[str, dict[str, Reader]] = {
         "padding_free": refused("flattened batches"),
         "sync_ref_model": refused("a reference that follows the policy"),
         "use_weighting": refused("weighted pairs"),
+    },
+    "ppo": {
+        "reward_model_path": ppo_keys.judged,
+        "dtype": of_loaded,
+        "torch_dtype": of_loaded,
+        "bf16": ppo_keys.narrow,
+        "fp16": refused("fp16 and its scaler"),
+        **{key: reader for key, reader in _TRAINER.items() if key not in (*ppo_keys.LEFT_ALONE, "fp16", *DTYPES)},
+        "num_mini_batches": number("mini_batches"),
+        "local_rollout_forward_batch_size": number("rollout_batch"),
     },
     "axolotl": {
         "bf16": low("bf16", "bf16"),
@@ -348,7 +365,12 @@ READERS: dict[str, dict[str, Reader]] = {
         "dynamo_config": refused("compiled code"),
     },
 }
-MODEL_KEYS = {"axolotl": "base_model", "llama-factory": "model_name_or_path", "trl": "model_name_or_path"}
+MODEL_KEYS = {
+    "axolotl": "base_model",
+    "llama-factory": "model_name_or_path",
+    "trl": "model_name_or_path",
+    "ppo": "sft_model_path",
+}
 # What moves no memory of the job.
 HARMLESS = frozenset({
     "adam_beta1", "adam_beta2", "adam_epsilon", "chat_template", "data_seed", "dataloader_num_workers",
@@ -375,6 +397,7 @@ HARMLESS_OF: dict[str, frozenset[str]] = {
         "galore_target", "galore_update_interval",
     }),
     "trl": frozenset({"beta", "cpo_alpha", "lmbda", "max_new_tokens", "seq_kd", "simpo_gamma", "temperature"}),
+    "ppo": ppo_keys.LEFT_ALONE - {"bf16"},
     "torchtune": frozenset({
         "device", "log_peak_memory_stats", "model._component_", "model.apply_lora_to_output", "model.lora_alpha",
         "shuffle", "tokenizer._component_", "tokenizer.path",

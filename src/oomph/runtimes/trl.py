@@ -11,6 +11,9 @@ from oomph.runtimes.base import Default, Defaults, Runtime, Versions
 FUSED_HEAD = (1, 15)  # TRL from which on all trainers have it
 CHUNKED_NLL = (1, 7)  # from which on to there SFTTrainer's default was chunked_nll; up to 1.12 in fp32
 
+FIRST_PPO, LAST_PPO = (0, 16), (1, 12)  # TRL whose PPOTrainer is played
+AUTOCAST_SINCE = (0, 20)  # from which on its bf16 is on
+
 
 def defaults(versions: Versions) -> Defaults:
     """Return the defaults of SFTConfig: since 0.20 it checkpoints and takes autocast to bf16 over fp32 weights."""
@@ -32,6 +35,8 @@ def defaults(versions: Versions) -> Defaults:
 
 def of_objective(objective: str, versions: Versions) -> Defaults:
     """Return what the configs of other trainers say otherwise than SFTConfig."""
+    if KINDS[objective].judged:
+        return _of_ppo(versions)
     if not versions.at_least("trl", *FUSED_HEAD):
         raise UnsupportedError(f"oomph does not know {objective} as TRL before 1.15 runs it yet.")
     found = {
@@ -47,6 +52,34 @@ def of_objective(objective: str, versions: Versions) -> Defaults:
     if objective not in COMPLETING:
         found["dropout"] = Default(False, "disable_dropout is on")
     return found
+
+
+def _of_ppo(versions: Versions) -> Defaults:
+    """Return what PPOTrainer does: a loop of its own, which checkpoints and clips nothing.
+
+    It asks accelerate for no precision. Up to transformers 4 that was told by an environment variable, which
+    TrainingArguments set; since 5.0 bf16=True changes nothing.
+    """
+    known = dict(versions.known).get("trl", LAST_PPO)
+    if not FIRST_PPO <= known[:2] <= LAST_PPO:
+        fix = "oomph knows the PPOTrainer of TRL 0.16 to 1.12, after which TRL has none."
+        raise UnsupportedError(f"TRL {'.'.join(map(str, known))} runs no PPO that oomph knows.", fix)
+    told = not versions.at_least("transformers", 5) and known >= AUTOCAST_SINCE
+    why = (
+        "bf16 is on, and weights are loaded in fp32 unless told otherwise"
+        if told
+        else "nothing tells accelerate of bf16, and weights are loaded in fp32"
+    )
+    return {
+        "loss": Default(KINDS["ppo"].loss, "PPOTrainer takes log-probabilities itself"),
+        "precision": Default("amp-bf16" if told else "fp32", why),
+        "fp32_outputs": Default(told, "accelerate returns fp32 outputs under mixed precision alone"),
+        "checkpointing": Default("none", "PPOTrainer never switches it on"),
+        "clip_gradients": Default(False, "PPOTrainer does not clip"),
+        "padding": Default(True, "prompts differ in length"),
+        "use_cache": Default(False, "PPOTrainer's forward passes fill caches whatever is said"),
+        "dropout": Default(False, "PPOTrainer switches it off"),
+    }
 
 
 RUNTIME = Runtime("trl", "TRL's trainers", "trl, trainer/*_config.py", defaults, of_objective=of_objective)

@@ -65,6 +65,7 @@ class Tape:
         self.waits: Callable[[str], bool] = lambda path: False
         self.adapters = True  # whether they are switched on
         self.work = "forward"  # what the pass through the layers is for
+        self.at_layer = 0  # the one at work
         self.dropout = False  # whether anything is dropped out
         self.training = True  # whether modules are in train mode
         # Variables of a loop written out in one function: what each holds lives until it gets another value.
@@ -73,10 +74,10 @@ class Tape:
         self.presents: list[Sym] | None = None  # what layers leave for a cache that is kept whole (GPTBigCode)
         self.inputs_train = False  # whether embedded inputs want gradients though their table may be frozen
         self.reentrant = False  # whether layers are checkpointed so that they train only if their input does
-        # Where each layer's operations begin and where the last layer's end, by sequence number: the backward pass
-        # crosses them in reverse, which is how its segments are marked.
-        self.layer_starts: list[int] = []
-        self.layers_end = 0
+        # Where each layer's operations begin and where the last layer's end, by sequence number, and what lies before
+        # that: the backward pass crosses them in reverse, which is how its segments are marked.
+        self.borders: list[tuple[int, str]] = []
+        self.captured: list[Sym] | None = None  # hidden states before, between and after layers, where they are wanted
         self.at_loss: Callable[[Sym], None] | None = None  # called with a loss before its backward pass
         # Called with a node's sequence number before it runs backward.
         self.on_node: Callable[[int], None] | None = None
@@ -104,16 +105,30 @@ class Tape:
     def begin_layer(self, index: int, path: str) -> None:
         """Begin the forward pass of a decoder layer."""
         self.recorder.mark(f"layer {index} {self.work}")
-        if self.grad_enabled:
-            self.layer_starts.append(self.next_sequence)
+        self._border(f"layer {index - 1}" if index else "embedding")
+        self.at_layer = index
         self.scope = path
+
+    def hand_out(self, hidden_states: Sym) -> None:
+        """Keep hidden states where a caller asked for those of all layers."""
+        if self.captured is not None:
+            self.captured.append(hidden_states)
+
+    def hand_out_last(self, hidden_states: Sym) -> None:
+        """Put the model's output in the place of the last layer's, as transformers' capture_outputs does."""
+        if self.captured is not None:
+            self.captured[-1] = hidden_states
 
     def end_layers(self) -> None:
         """Begin what follows the last layer."""
         self.recorder.mark(f"head {self.work}")
-        if self.grad_enabled:
-            self.layers_end = self.next_sequence
+        self._border(f"layer {self.at_layer}")
         self.scope = ""
+
+    def _border(self, before: str) -> None:
+        if self.grad_enabled:
+            of_another = f"{self.work}_" if self.work != "forward" else ""
+            self.borders.append((self.next_sequence, f"{before} {of_another}backward"))
 
     @contextmanager
     def no_grad(self) -> Iterator[None]:
