@@ -135,6 +135,7 @@ Quantization = Literal[  # of a frozen base; the names of formats
     "gptq-8bit-g128", "gptq-8bit-g64", "gptq-8bit-g32", "gptq-8bit-column",
     "hqq-8bit", "hqq-4bit", "hqq-4bit-g128", "hqq-4bit-g32", "hqq-3bit", "hqq-2bit", "hqq-2bit-g128", "hqq-2bit-g32",
     "hqq-1bit", "awq", "awq-g64", "awq-g32", "aqlm-1x16", "aqlm-2x8",
+    "torchao-int8", "torchao-fp8",
 ]  # fmt: skip
 GptqKernel = Literal[
     "gptqmodel",  # GPTQModel, today's; a layer's unpacked weights live through its backward pass
