@@ -128,6 +128,7 @@ Method = Literal[
     "adapter_v2",
 ]
 Qat = Literal["none", "8da4w"]  # int8 inputs, each token with a scale; int4 weights in groups
+ZeroOffload = Literal["none", "optimizer"]
 AdapterDtype = Literal["fp32", "base"]
 Quantization = Literal[  # of a frozen base; the names of formats
     "none", "nf4", "nf4-dq", "fp4", "fp4-dq", "int8",
