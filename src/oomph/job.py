@@ -49,6 +49,7 @@ from oomph.job_words import (
     Task,
     TeacherDtype,
     ZeroGrad,
+    ZeroOffload,
 )
 from oomph.objectives import KINDS as OBJECTIVES
 from oomph.optimizer_names import KINDS
@@ -103,7 +104,8 @@ class TrainJob:
     embeddings, as the HF Trainer asks them to. `optimizer_in_backward`: each parameter has its own optimizer, which
     steps and frees the gradient as soon as it is there (a post-accumulate-grad hook). `optim_rank`: of low-rank
     projections, which a step computes anew if it is the first, or with `update_projection` (one in 200 by default).
-    `zero_bucket`: DeepSpeed's ZeRO-2 around AdamW on one GPU, with buckets of so many elements; 0 is no DeepSpeed.
+    `zero_stage`: DeepSpeed's ZeRO around AdamW on one GPU, 0 is no DeepSpeed; gradients go to buckets of `zero_bucket`
+    elements, two of them with `zero_overlap` (overlap_comm), and `zero_offload` keeps the optimizer on the host.
 
     The method is how PEFT wraps the model, and what trains. `rank` is the adapters'; `targets` the maps that get
     one: names with commas between them, "all-linear", or "default", which is PEFT's choice for the model.
@@ -171,7 +173,10 @@ class TrainJob:
     optimizer_in_backward: bool = False
     optim_rank: int = 128
     update_projection: bool = False
-    zero_bucket: int = 0
+    zero_stage: int = 0
+    zero_bucket: int = 500_000_000
+    zero_overlap: bool = False
+    zero_offload: ZeroOffload = "none"
     method: Method = "full"
     rank: int = 8
     targets: str = "default"

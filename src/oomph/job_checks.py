@@ -7,7 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from oomph.errors import UsageError, close_matches
-from oomph.job_words import COMPLETING, INTEGER_CACHES, PROMPTED, RANKED
+from oomph.job_words import ADAPTERS, COMPLETING, INTEGER_CACHES, PROMPTED, RANKED
 from oomph.lengths import Lengths
 from oomph.objectives import KINDS as OBJECTIVES
 from oomph.optimizer_names import KINDS, REFUSED
@@ -22,9 +22,10 @@ SIXTEEN_BIT_LOSSES = frozenset({"cut", "liger-fms"})  # whose products fail with
 FOUR_BIT = ("nf4", "fp4")  # what bitsandbytes quantises stacked experts to
 CODE_BITS = {"quanto": (2, 4), "hqq": (1, 2, 3, 4, 8)}  # of caches that are quantised to integers
 THREE_BITS = 3
+PLAYED_STAGES = 2  # of DeepSpeed's ZeRO
 MAY_BE_ZERO = frozenset(
     {
-        "decode", "max_cache_len", "logits_to_keep", "freeze_layers", "labels", "target_len", "zero_bucket",
+        "decode", "max_cache_len", "logits_to_keep", "freeze_layers", "labels", "target_len", "zero_stage",
         "prompt_len", "block_size", "images", "cache_axis", "candidates",
     }
 )  # fmt: skip
@@ -114,20 +115,32 @@ def _check_method(job: TrainJob) -> None:
         )
     if job.modules_to_save and job.method in ("full", "bitfit"):
         raise UsageError("Copies of modules train beside adapters only.", "Add --method lora.")
-    if job.zero_bucket and (not job.optimizer.startswith("adamw") or job.optimizer_in_backward):
-        raise UsageError("DeepSpeed is played around AdamW alone.", "Take optimizer adamw, or leave the bucket out.")
+    if job.zero_stage:
+        _check_deepspeed(job)
     if job.qat != "none" and (
         job.method not in ("full", "lisa") or job.kernels != "torch" or job.model_code != "transformers"
     ):
         raise UsageError("Fake quantisers are played in full fine-tuning alone.", "Leave --qat out.")
     if job.qat != "none" and (job.loss != "hf" or job.objective != "sft"):
         raise UsageError("Fake quantisers are played with transformers' own loss.", "Take --loss hf and sft.")
-    if job.method == "lisa" and (job.zero_bucket or job.optimizer == "adamw-master"):
+    if job.method == "lisa" and (job.zero_stage or job.optimizer == "adamw-master"):
         raise UsageError("LISA is played with optimizers that have states for each parameter.", "Take another one.")
     if job.optimizer == "torchao-cpu-offload" and not job.set_to_none:
         raise UsageError("torchao's offloaded optimizer frees gradients.", "Leave out what keeps them.")
     if job.kernels != "torch" and job.method == "ln-tuning":
         raise UsageError("Fused norms know nothing of PEFT's copies of norms.", "Leave one of the two out.")
+
+
+def _check_deepspeed(job: TrainJob) -> None:
+    """Refuse what DeepSpeed does not do, or does in a way that is not played."""
+    if job.zero_stage > PLAYED_STAGES:
+        raise UsageError("ZeRO's stage 3, which gathers parameters for each module, is not played.", "Take 1 or 2.")
+    if not job.optimizer.startswith("adamw") or job.optimizer_in_backward:
+        raise UsageError("DeepSpeed is played around AdamW alone.", "Take optimizer adamw, or leave --zero-stage out.")
+    if job.precision.startswith("amp"):
+        raise UsageError("DeepSpeed casts the whole model to 16 bits.", f"Take precision {job.precision[4:]}.")
+    if job.precision != "fp32" and (job.method in PROMPTED or (job.method in ADAPTERS and job.adapter_dtype == "fp32")):
+        raise UsageError("DeepSpeed casts all that trains to one dtype.", "Add --adapter-dtype base, or full.")
 
 
 def check_serving(job: InferJob) -> None:

@@ -129,6 +129,7 @@ Method = Literal[
     "adapter_v2",
 ]
 Qat = Literal["none", "8da4w"]  # int8 inputs, each token with a scale; int4 weights in groups
+ZeroOffload = Literal["none", "optimizer"]
 AdapterDtype = Literal["fp32", "base"]
 Quantization = Literal[  # of a frozen base; the names of formats
     "none", "nf4", "nf4-dq", "fp4", "fp4-dq", "int8",
@@ -136,6 +137,7 @@ Quantization = Literal[  # of a frozen base; the names of formats
     "gptq-8bit-g128", "gptq-8bit-g64", "gptq-8bit-g32", "gptq-8bit-column",
     "hqq-8bit", "hqq-4bit", "hqq-4bit-g128", "hqq-4bit-g32", "hqq-3bit", "hqq-2bit", "hqq-2bit-g128", "hqq-2bit-g32",
     "hqq-1bit", "awq", "awq-g64", "awq-g32", "aqlm-1x16", "aqlm-2x8",
+    "torchao-int8", "torchao-fp8",
 ]  # fmt: skip
 GptqKernel = Literal[
     "gptqmodel",  # GPTQModel, today's; a layer's unpacked weights live through its backward pass

@@ -22,6 +22,7 @@ from oomph.objectives.judged import judge
 from oomph.objectives.passes import Passes, autocast_dtype, made
 from oomph.optimizers import Optimizer
 from oomph.optimizers.clip import clip_grad_norm
+from oomph.optimizers.zero import Total, Zero
 from oomph.pattern import Depth
 from oomph.play_infer import infer
 from oomph.played import Played
@@ -31,7 +32,7 @@ from oomph.tape import Recorder, Tape
 from oomph.tape.activation_offload import offloading
 from oomph.tape.autograd import backward, like
 from oomph.tape.bound import Bound, bind
-from oomph.tape.sizes import Size
+from oomph.tape.sizes import Size, number
 from oomph.tape.sym import Sym
 from oomph.tape.tape import Place
 
@@ -84,8 +85,10 @@ def train_step(
             parameters, updated = [*parameters, *of_value], [*updated, *of_value]
             buffers += [one for each in passes.judges.values() for one in _buffers(judging, each)]
             del of_value
-        optimizer = None if job.optimizer == "none" else Optimizer(job, passes.policy, updated)
-        if optimizer is not None and job.method == "lisa" and (job.steady or optimizer.makes_at_once):
+        total = partial(_at_depth, updated, model, layers)
+        shallow = layers is not None and number(layers.layers) != len(decoder_stack(model)[1].layers)
+        optimizer = _optimizer(job, passes.policy, updated, total, shallow)
+        if isinstance(optimizer, Optimizer) and job.method == "lisa" and (job.steady or optimizer.makes_at_once):
             optimizer.remember(switched_off(passes.policy, model))
         if job.compares_with == "loaded":
             other = model.teacher or original
@@ -156,13 +159,24 @@ def _buffers(program: Any, bound: Bound) -> list[Sym]:
     return [bound.tape.note(each, "buffer") for each in program.buffers(bound)]
 
 
-def _leave_behind(optimizer: Optimizer | None, parameters: list[Sym], job: TrainJob) -> None:
+def _optimizer(
+    job: TrainJob, policy: Bound, parameters: list[Sym], total: Total, shallow: bool
+) -> Optimizer | Zero | None:
+    """Return what updates the parameters."""
+    if job.optimizer == "none":
+        return None
+    if job.zero_stage:
+        return Zero(job, parameters, total, shallow)
+    return Optimizer(job, policy, parameters)
+
+
+def _leave_behind(optimizer: Optimizer | Zero | None, parameters: list[Sym], job: TrainJob) -> None:
     """Allocate what an earlier step left: optimizer states, and gradients that are not freed yet or never."""
     if not job.steady:
         return
     if optimizer is not None:
         optimizer.make_states()
-    if job.leaves_gradients and not job.zero_bucket:
+    if job.leaves_gradients and not job.zero_stage:
         for one in parameters:
             one.grad = like(one, one.dtype, "zeros_like")
             one.tape.recorder.name(one.grad.storage.ordinal, one.made_for, "gradient")
@@ -171,7 +185,7 @@ def _leave_behind(optimizer: Optimizer | None, parameters: list[Sym], job: Train
 def _step(
     passes: Passes,
     model: Model,
-    optimizer: Optimizer | None,
+    optimizer: Optimizer | Zero | None,
     parameters: list[Sym],
     played: Played,
     layers: Depth | None,
@@ -180,12 +194,12 @@ def _step(
     tape, job = passes.tape, passes.job
     recorder = tape.recorder
     zero_grad = partial(_zero_grad, recorder, parameters if optimizer is None else optimizer.parameters, job)
-    if optimizer is not None and optimizer.fuses_backward:
+    if isinstance(optimizer, Zero):
+        tape.on_gradient = optimizer.to_bucket
+    elif optimizer is not None and optimizer.fuses_backward:
         tape.before_gradient = partial(_step_before, optimizer)
     elif optimizer is not None and job.optimizer_in_backward:
         tape.on_gradient = partial(_step_in_backward, optimizer)
-    elif optimizer is not None and job.zero_bucket:
-        tape.on_gradient = optimizer.to_bucket
     run_backward = backward if optimizer is None else optimizer.backward
     objective = objective_file(job.objective)
     if OBJECTIVES[job.objective].judged:
@@ -197,9 +211,9 @@ def _step(
         first = index == 0 and job.zero_grad == "before-backward"
         _micro_batch(passes, objective, played, zero_grad if first else None, run_backward)
     played.backward_end = recorder.position
-    if job.clip_gradients and not job.zero_bucket:  # DeepSpeed scales its fp32 copies in place
+    if job.clip_gradients and not job.zero_stage:  # DeepSpeed scales its fp32 copies in place
         recorder.mark("clip gradients")
-        clip_grad_norm(parameters, partial(_at_depth, model=model, deep=layers))
+        clip_grad_norm(parameters, partial(_at_depth, model=model, deep=layers, of=_one))
     if optimizer is not None and not job.optimizer_in_backward:
         tape.scope = "optimizer"
         optimizer.step()
@@ -266,17 +280,23 @@ def _zero_grad(recorder: Recorder, parameters: list[Sym], job: TrainJob) -> None
             one.grad = None
 
 
-def _at_depth(parameters: list[Sym], model: Model, deep: Depth | None) -> Size:
-    """Return how many parameters there are in a model that is as deep as it is meant to be."""
+def _one(parameter: Sym) -> Size:
+    return 1
+
+
+def _at_depth(parameters: list[Sym], model: Model, deep: Depth | None, of: Callable[[Sym], Size]) -> Size:
+    """Return a sum over the parameters of a model that is as deep as it is meant to be."""
+    everything = sum(map(of, parameters))
     if deep is None:
-        return len(parameters)
+        return everything
     path, stack = decoder_stack(model)
     before, period, fixed = len(deep.pattern.before), len(deep.pattern.period), deep.pattern.fixed
-    numbers = (one.made_for[len(path) + 1 :].partition(".")[0] for one in parameters if one.made_for.startswith(path))
-    inside = sum(before <= int(number) < before + period for number in numbers)
+    in_layers = [one for one in parameters if one.made_for.startswith(path)]
+    numbers = [int(one.made_for[len(path) + 1 :].partition(".")[0]) for one in in_layers]
+    inside = sum(of(one) for at, one in zip(numbers, in_layers, strict=True) if before <= at < before + period)
     periods = (len(stack.layers) - fixed) // period
     others = len(stack.layers) - periods * period
-    return (deep.layers - others) // period * inside + (len(parameters) - periods * inside)
+    return (deep.layers - others) // period * inside + (everything - inside * periods)
 
 
 def _micro_batch(

@@ -117,9 +117,9 @@ def _unfolded(model: Model, job: Job, classes: Classes) -> Events | None:
     if 2 * depth + PERIODS * period >= len(layers):
         return None  # it would take longer
     deep = Depth(len(layers), repeating)
-    two = [_played(with_layers(model, each), job, deep) for each in (depth, depth + PERIODS * period)]
-    few_layers, more_layers = (spelled(each, classes) for each in two)
     try:
+        two = [_played(with_layers(model, each), job, deep) for each in (depth, depth + PERIODS * period)]
+        few_layers, more_layers = (spelled(each, classes) for each in two)
         return deeper(few_layers, more_layers, (len(layers) - depth) // period)
     except Unfoldable:
         return None

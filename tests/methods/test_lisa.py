@@ -68,7 +68,7 @@ def test_most_or_all_layers_may_train() -> None:
         ({"quantization": "nf4"}, "whole layers"),
         ({"modules_to_save": "lm_head"}, "whole layers"),
         ({"active_layers": 33}, "no 33 layers"),
-        ({"zero_bucket": 1000}, "states for each parameter"),
+        ({"zero_stage": 2}, "states for each parameter"),
     ],
 )
 def test_what_does_not_go_with_lisa_is_refused(options: dict[str, Any], said: str) -> None:

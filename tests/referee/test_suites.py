@@ -91,12 +91,13 @@ def test_every_value_of_every_input_occurs(kind: type) -> None:
     missing["qat"] = {"8da4w"}  # not of a standard suite
     missing["long_samples"] = {"drop"}  # a step has one length
     elsewhere = (  # of other optimizers, of runs, of objectives, of vision-language models
-        "optim_rank", "zero_bucket", "lengths", "prompt_len", "virtual_tokens", "block_size", "images", "image_size",
-        "checkpoint_saves", "teacher", "reward_model", "rollout_batch", "mini_batches",
+        "optim_rank", "zero_stage", "zero_bucket", "lengths", "prompt_len", "virtual_tokens", "block_size", "images",
+        "image_size", "checkpoint_saves", "teacher", "reward_model", "rollout_batch", "mini_batches",
         "max_memory",  # of a device map
         "active_layers",
     )  # fmt: skip
     missing["freeze_vision"] = {True}
+    missing |= {"zero_overlap": {True}, "zero_offload": {"optimizer"}}  # which needs DeepSpeed
     missing["device_map"] = {"auto", "sequential"}  # which are made into a list of modules before they are played
     missing |= {"embedding_32bit": {False}, "optimizer_in_backward": {True}, "update_projection": {True}}
     standard = list(jobs("standard", kind))

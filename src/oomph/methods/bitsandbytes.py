@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 HALF = frozenset({"bf16", "fp16"})
 TABLES = ("embedding", "head")
-LEFT_AS_LOADED = ("gptq", "hqq", "aqlm")  # methods whose models PEFT's preparation casts nothing of
+LEFT_AS_LOADED = ("gptq", "hqq", "aqlm", "torchao")  # methods whose models PEFT's preparation casts nothing of
 
 
 def quantised_linear(block: Linear, stored: Mapping[str, Tensor], job: TrainJob | Base) -> Linear:

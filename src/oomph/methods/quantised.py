@@ -33,10 +33,11 @@ LIBRARIES = {
     "awq": "awq",
     "aqlm": "aqlm",
     "fp8": "fp8",
+    "torchao": "torchao",
 }
 STORED_BEFORE = ("gptq", "awq", "aqlm", "fp8")  # formats of checkpoints, whose experts are quantised too
 ROUTER = "moe_router"  # which those leave alone
-CODES = ("weight", "qweight", "W_q", "codes")
+CODES = ("weight", "qweight", "W_q", "codes", "weight.qdata")
 
 
 @dataclass(frozen=True, eq=False)

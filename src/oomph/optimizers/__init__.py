@@ -33,9 +33,7 @@ class Optimizer:
     """The states of a model's parameters, made when a step first needs them, as the real optimizers do."""
 
     def __init__(self, job: TrainJob, bound: Bound, parameters: Sequence[Sym]) -> None:
-        rule = "deepspeed" if job.zero_bucket else KINDS[job.optimizer].rule
-        self.rule: Any = import_module(f"oomph.optimizers.{rule}")
-        self.zero_bucket = job.zero_bucket
+        self.rule: Any = import_module(f"oomph.optimizers.{KINDS[job.optimizer].rule}")
         self.settings = replace(
             named(job.optimizer, job.implementation),
             embedding_32bit=job.embedding_32bit,
@@ -57,7 +55,6 @@ class Optimizer:
         self.states: list[State] = [[] for _ in parameters]
         self.remembered: list[State] = []  # of parameters that trained once
         self.stepped = False
-        self.averaged: list[Sym] = []  # DeepSpeed's sum of the gradients of a step's micro-batches
         # In backward every parameter has an optimizer of its own, which shares nothing with the others.
         self.one_each = job.optimizer_in_backward
         self._places = {one.storage.ordinal: at for at, one in enumerate(self.parameters)}
@@ -106,27 +103,11 @@ class Optimizer:
         return hasattr(self.rule, "fused_backward")
 
     def backward(self, loss: Sym) -> None:
-        """Play the backward pass, beside what is there for the optimizer's sake meanwhile."""
-        buckets = self.rule.buckets(self.zero_bucket, self.parameters) if self.zero_bucket else []
+        """Play the backward pass."""
         if self.fuses_backward:
             self.rule.fused_backward(self.settings, loss, self.step_complete)
         else:
             backward(loss)
-        if self.zero_bucket:
-            self._reduce()
-        del buckets
-
-    def to_bucket(self, leaf: Sym) -> None:
-        """Free a gradient when it is complete: it is copied into a bucket."""
-        if self.updates(leaf):
-            leaf.grad = None
-
-    def _reduce(self) -> None:
-        """Play what is left of a micro-batch's gradients: the first one's copies, to which later ones are added."""
-        copies = self.rule.reduced(self.parameters)
-        for one, copy in zip(self.parameters, copies, strict=True):
-            one.tape.recorder.name(copy.storage.ordinal, one.made_for, "gradient")
-        self.averaged = self.averaged or copies
 
     def step_complete(self) -> None:
         """Play the update of every parameter that has a gradient."""
@@ -142,7 +123,6 @@ class Optimizer:
             self.make_states()
         mark("optimizer step")
         self.rule.step(self.settings, self.parameters, self.states)
-        self.averaged = []
         if first and self.rule.STATES == "after":
             mark("optimizer states")
             self.make_states()

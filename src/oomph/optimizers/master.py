@@ -1,7 +1,7 @@
 """AdamW on fp32 copies of the weights, as mixed precision without autocast has it: gradients become fp32 when the step
 begins, the weights the copies' numbers when it ends.
 
-The form is BAdam's BlockOptimizer around torch's AdamW with foreach; DeepSpeed's is `--zero-bucket`. Source: badam 1.4,
+The form is BAdam's BlockOptimizer around torch's AdamW with foreach; DeepSpeed's is `--zero-stage`. Source: badam 1.4,
 block_optim.py; torch 2.13, torch/optim/adam.py.
 """
 

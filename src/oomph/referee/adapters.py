@@ -44,6 +44,10 @@ def adapt(model: Any, job: TrainJob, device: str) -> Any:
         from oomph.referee import hqq
 
         packed = hqq.pack(model, job, device)
+    elif job.quantization.startswith("torchao"):
+        from oomph.referee import torchao
+
+        torchao.pack(model, job)
     elif job.quantization != "none":
         from oomph.referee.quantised import quantise
 

@@ -68,8 +68,8 @@ def make_optimizer(job: TrainJob, model: Any) -> Any:
     """
     if job.optimizer == "none":
         return None
-    if job.zero_bucket:
-        raise UnsupportedError("Neither trace nor measurement runs DeepSpeed.", "Leave --zero-bucket out.")
+    if job.zero_stage:
+        raise UnsupportedError("Neither trace nor measurement runs DeepSpeed.", "Leave --zero-stage out.")
     kind = KINDS[job.optimizer]
     module, package = package_of(kind)
     if find_spec(module) is None:

@@ -217,6 +217,10 @@ def scales(model: Any) -> Iterator[tuple[str, Any]]:
         if isinstance(scale, torch.Tensor):
             yield f"{name}.SCB", scale
     for name, parameter in model.named_parameters():
+        for inner in getattr(parameter, "tensor_data_names", ()):  # torchao's subclasses, of which that is all there is
+            yield f"{name}.{inner}", getattr(parameter, inner)
+        if isinstance(zeros := getattr(parameter, "zero_point", None), torch.Tensor):
+            yield f"{name}.zero_point", zeros
         state = getattr(parameter, "quant_state", None)
         for inner in (state, getattr(state, "state2", None)):
             for each in STATE:

@@ -1,4 +1,4 @@
-"""A quantised model that only reads and writes: real maps of bitsandbytes and HQQ, a stand-in for GPTQ's."""
+"""A quantised model that only reads and writes: real maps of bitsandbytes, HQQ and torchao, a stand-in for GPTQ's."""
 
 from __future__ import annotations
 
@@ -31,6 +31,10 @@ def served(model: Any, job: InferJob, device: str) -> Any:
         from oomph.referee import hqq
 
         hqq.pack(model, base, device)
+    elif job.quantization.startswith("torchao"):
+        from oomph.referee import torchao
+
+        torchao.pack(model, base)
     else:
         from oomph.referee.quantised import quantise
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 
 from oomph.dtypes import canonical
 from oomph.stream import Event, Label, Stream, rounded
@@ -93,6 +93,8 @@ class Tracker(TorchDispatchMode):  # type: ignore[misc]
                 self._on_host[storage._cdata] = _Watch(storage)
 
     def _see(self, tensor: torch.Tensor, func: Any) -> None:
+        if is_traceable_wrapper_subclass(tensor):
+            return  # what it is made of was seen
         storage = tensor.untyped_storage()
         key = storage._cdata
         if (known := self._watched.get(key)) is not None and known() is storage:

@@ -70,6 +70,14 @@ def hqq_weight(tape: Tape) -> Any:
     return HqqWeight((512, 256), 4, codes, tape.empty((2048, 1), "bf16", op="given"))
 
 
+def torchao_weight(tape: Tape) -> Any:
+    """Return a weight of 256 inputs and 512 outputs in a byte each, with fp32 scales, that passes for bf16."""
+    from oomph.ops.torchao import TorchaoWeight
+
+    codes, scales = tape.empty((512, 256), "int8", op="given"), tape.empty((512, 1), "fp32", op="given")
+    return TorchaoWeight(codes, scales, "bf16")
+
+
 def fp8_weight(tape: Tape) -> Any:
     """Return a weight of 256 inputs and 512 outputs in FP8, with a scale for each block of 128 times 128."""
     from oomph.ops.fp8 import Fp8Weight

@@ -222,7 +222,7 @@ def _precision(row: Mapping[str, Any]) -> dict[str, Any]:
         if "DeepSpeed" in mode:  # which casts the model, clips by itself, and runs without autocast
             return {
                 "precision": "fp16", "autocast": False, "fp32_outputs": False, "clip_gradients": False,
-                "zero_bucket": QWEN_BUCKET,
+                "zero_stage": 2, "zero_bucket": QWEN_BUCKET, "zero_overlap": True,
             }  # fmt: skip
         return {"precision": "fp16", "autocast": True, "fp32_outputs": True}
     low = next((low for low in ("bf16", "fp16") if mode.startswith(f"amp {low}")), None)
