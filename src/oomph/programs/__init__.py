@@ -21,7 +21,7 @@ OWN_FILES = (
     "baichuan", "bamba", "bart", "bert", "bloom", "chatglm", "deberta", "distilbert", "electra", "falcon", "gpt2",
     "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "internlm2", "jamba", "lfm2", "lfm3", "litgpt", "mamba",
     "modernbert", "mpt", "nemotron_h", "olmo_hybrid", "opt", "paligemma", "phi", "qwen", "qwen3_next",
-    "roberta", "t5", "whisper",
+    "roberta", "t5", "unsloth", "whisper",
 )  # fmt: skip
 PROGRAMS: dict[str, str] = {
     **dict.fromkeys(FRAMES, "llama"),
