@@ -52,6 +52,19 @@ def test_defaults_depend_on_versions() -> None:
     assert (trainer.job(old).implementation, trainer.job(new).implementation) == ("foreach", "fused")
 
 
+def test_unsloth_is_nf4_with_its_own_forward_pass_and_loss() -> None:
+    """load_in_4bit, get_peft_model and SFTTrainer; nothing but adapters is made fp32, and losses changed."""
+    job = runtime("unsloth").job()
+    assert (job.method, job.quantization, job.kbit_preparation, job.adapter_dtype) == ("qlora", "nf4-dq", False, "fp32")
+    assert {job.kernels, job.checkpointing, job.loss} == {"unsloth"}
+    plain = runtime("unsloth").job(kernels="torch")
+    assert not plain.kbit_preparation
+    losses = [
+        runtime("unsloth").job(Versions.found_in(f"unsloth {one}")).loss for one in ("2024.8", "2025.3", "2025.9")
+    ]
+    assert losses == ["unsloth-2024", "cut", "unsloth"]
+
+
 def test_adamw_of_torch_2_0_makes_denominators_apart() -> None:
     """The one release between that for which foreach became the default and that in which it works in place."""
     trainer = runtime("trainer")
@@ -239,7 +252,8 @@ def test_dora_is_read_with_the_base_it_goes_with() -> None:
 @pytest.mark.parametrize("name", RUNTIMES)
 def test_a_framework_is_named_on_the_command_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing but its name: its defaults are taken, and told with their reasons."""
-    found = as_json(capsys, "train", "pythia-70m", "--framework", name, "--seq", "64")
+    model = "llama-3.2-1b" if name == "unsloth" else "pythia-70m"  # it has a forward pass of its own for few types
+    found = as_json(capsys, "train", model, "--framework", name, "--seq", "64")
     assert any(text.startswith(f"{name}: ") for text in found["assumptions"])
 
 

@@ -213,7 +213,7 @@ class TrainJob:
         check_values(self)
         check_training(self)
         for name, value in PRESETS.get(self.method, {}).items():
-            if name == "kbit_preparation" and self.kernels == "unsloth":
+            if name == "kbit_preparation" and "unsloth" in (self.kernels, self.loss):
                 continue  # it prepares a base itself and keeps norms as they are
             if getattr(self, name) == DEFAULTS[name] and (self.model_code == "transformers" or name in OWN_PRESETS):
                 object.__setattr__(self, name, value)

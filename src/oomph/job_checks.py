@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 TWO_OPTIMIZERS = ("muon", "torchao-cpu-offload")
 ALL_AT_ONCE = (*TWO_OPTIMIZERS, "adamw-master")  # that do not step in a backward pass
-SIXTEEN_BIT_LOSSES = frozenset({"cut", "liger-fms"})  # whose products fail with, or whose kernels refuse, fp32 weights
+SIXTEEN_BIT_LOSSES = frozenset(
+    {"cut", "liger-fms", "unsloth"}
+)  # whose products fail with, or whose kernels refuse, fp32 weights
 FOUR_BIT = ("nf4", "fp4")  # what bitsandbytes quantises stacked experts to
 CODE_BITS = {"quanto": (2, 4), "hqq": (1, 2, 3, 4, 8)}  # of caches that are quantised to integers
 THREE_BITS = 3
@@ -336,14 +338,15 @@ def _check_unsloth(job: TrainJob) -> None:
     """Refuse what Unsloth's operations leave to others or do otherwise."""
     if job.method not in RANKED:
         raise UsageError(
-            "Unsloth's kernels are for adapters; it trains whole models another way.", "Add --method lora."
+            "Unsloth's kernels are for adapters; whole models it trains with transformers' classes, compiled.",
+            "Add --method lora, or --kernels torch: those classes, uncompiled.",
         )
     if job.precision not in ("bf16", "fp16") or job.kbit_preparation:
         raise UsageError(
             "Unsloth keeps all but adapters in 16 bit.", "Take precision bf16, without --kbit-preparation."
         )
-    if job.adapter_dropout or job.modules_to_save or job.packing or job.padding:
-        what = "dropout on adapters, copies of modules, packed rows or padding masks"
+    if job.adapter_dropout or job.modules_to_save or job.packing:
+        what = "dropout on adapters, copies of modules or packed rows"
         raise UsageError(f"oomph cannot play {what} with Unsloth's kernels yet.", "Leave them out.")
 
 

@@ -61,6 +61,14 @@ def _unseen(job: Job) -> tuple[str, ...]:
             f"{job.activation_offload} brings activations back on a stream of its own, whose cached blocks torch keeps"
             " apart: more may be reserved than is said here. What goes to host memory is not counted."
         )
+    if job.kernels == "unsloth":
+        found.append(
+            "Unsloth runs layers on padded batches under torch.compile where torch is 2.11 or newer: what is played is"
+            " its eager code, as padding-free batches of the same tokens run it. Those keep rotary tables for all"
+            " positions of the model, which are not counted."
+        )
+    elif job.loss == "unsloth":
+        found.append("Unsloth compiles transformers' classes: what is played is the same code, uncompiled.")
     if job.method == "lisa" and job.steady:
         found.append(
             "The optimizer keeps states of every layer that has had its turn with lisa: these are the states of all, as"

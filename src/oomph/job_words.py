@@ -68,6 +68,8 @@ Loss = Literal[
     "logits",  # none: an objective that takes log-probabilities of all logits itself
     "chunked-nll",  # TRL's, 1.13 and 1.14: 256 tokens at a time, each under a checkpoint
     "fused-head",  # TRL's, from 1.15: tiles of logits, their log-probabilities alone
+    "unsloth",  # Unsloth's, of 2026: fp32 logits of a chunk or a tile, gradients in the forward pass
+    "unsloth-2024",  # the same of 2024: all logits in 16 bit, the gradient over them
 ]
 Objective = Literal[
     "sft",

@@ -21,7 +21,7 @@ from tests.tape.golden import estimated, read, traced
 GOLDEN = Path(__file__).parent / "golden.json"
 RECIPE = (
     "pip install --no-deps liger-kernel==0.8.5 fms-acceleration-foak==0.7.4 unsloth==2026.10.9 "
-    "beside oomph[test], then python -m tests.tape.golden tests.kernels.test_kernels"
+    "unsloth_zoo==2026.10.9 beside oomph[test], then python -m tests.tape.golden tests.kernels.test_kernels"
 )
 SIZES: dict[str, Any] = {
     "vocab_size": 515, "num_hidden_layers": 2, "hidden_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -31,6 +31,10 @@ SLIDING = {"layer_types": ["sliding_attention", "full_attention"], "sliding_wind
 QLORA = {"method": "qlora", "kbit_preparation": True}
 LIGER, FOAK = {"kernels": "liger"}, {"kernels": "foak"}
 UNSLOTH = {"kernels": "unsloth", "targets": "all-linear"}
+WIDE = {"vocab_size": 40001, "hidden_size": 512, "max_position_embeddings": 131072, "num_hidden_layers": 3}
+NOTEBOOK = UNSLOTH | {
+    "method": "qlora", "checkpointing": "unsloth", "loss": "unsloth", "autocast": True, "hold_logits": False,
+}  # fmt: skip
 CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (SIZES | {"model_type": model_type} | more, {"batch": 2, "seq_len": 37} | job)
     for model_type, more, job in (
@@ -61,6 +65,11 @@ CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [
         ("mistral", {}, UNSLOTH | {"method": "qlora", "autocast": True, "fp32_outputs": True}),
         ("mistral", {}, UNSLOTH | {"method": "lora", "adapter_dtype": "base", "attention": "math"}),
         ("qwen2", {}, UNSLOTH | {"method": "lora", "quantization": "nf4", "checkpointing": "reentrant"}),
+        ("qwen3", {}, UNSLOTH | {"method": "qlora", "checkpointing": "non-reentrant"}),
+        ("qwen3", {}, UNSLOTH | {"method": "lora", "targets": "q_proj,v_proj,down_proj", "loss": "unsloth"}),
+        ("mistral", {}, UNSLOTH | {"method": "lora", "attention": "efficient", "padding": True}),  # xformers
+        ("llama", WIDE, NOTEBOOK | {"seq_len": 2048}),  # logits in chunks
+        ("qwen3", WIDE, NOTEBOOK | {"seq_len": 2500, "accumulation": 2}),  # in tiles
         ("llama", {}, UNSLOTH | {"method": "lora", "targets": "q_proj,v_proj,o_proj,up_proj"}),
     )
 ]
@@ -107,10 +116,24 @@ def test_scales_of_norms_do_not_train_with_foak() -> None:
     assert trainable_params(model, TrainJob()) - trainable_params(model, TrainJob(kernels="foak")) == 5 * 48
 
 
+def test_unsloth_repeats_key_heads_for_xformers_alone() -> None:
+    """flash-attn shares key heads; xformers' copies stay as long as what attention saved."""
+    model = model_from_config(SIZES | {"model_type": "llama"})
+    peaks = [
+        int(step(model, TrainJob(2, 128, method="lora", attention=kernel, **UNSLOTH)).peak)
+        for kernel in ("flash", "efficient")
+    ]
+    assert peaks[0] < peaks[1]
+
+
 def test_what_is_not_patched_is_refused_by_name() -> None:
     """A type that a library does not know, and what its kernels cannot do."""
     with pytest.raises(UnsupportedError, match="Liger's kernels in gpt2"):
         with_kernels(model_from_config(SIZES | {"model_type": "gpt2"}), "liger")
+    with pytest.raises(UnsupportedError, match="not of gpt2"):
+        with_kernels(model_from_config(SIZES | {"model_type": "gpt2"}), "unsloth")
+    with pytest.raises(UsageError, match="whole models"):
+        TrainJob(kernels="unsloth")
     with pytest.raises(UsageError, match="one row of positions"):
         TrainJob(batch=2, packing=True, kernels="foak")
     with pytest.raises(UsageError, match="copies of norms"):

@@ -26,6 +26,7 @@ RAW: dict[str, Any] = {
 PACKAGES = {
     "liger": "liger_kernel", "liger-fms": "fms_acceleration_foak", "fused": "fms_acceleration_foak",
     "fused-shifted": "fms_acceleration_foak", "fused-4.45": "fms_acceleration_foak", "cut": "cut_cross_entropy",
+    "unsloth": "unsloth_zoo", "unsloth-2024": "fms_acceleration_foak",
 }  # fmt: skip
 WIDE = 70_001  # columns that Unsloth's kernel takes in two parts
 
@@ -46,6 +47,10 @@ CASES = [
     ("fused", TrainJob(1, 37, "amp-bf16", loss="fused", accumulation=2)),
     ("fused-4.45", TrainJob(2, 37, loss="fused-4.45")),
     ("fused-shifted", TrainJob(2, 37, loss="fused-shifted")),
+    ("unsloth", TrainJob(2, 37, loss="unsloth", hold_logits=False)),
+    ("unsloth", TrainJob(1, 100, loss="unsloth", method="lora", accumulation=2)),
+    ("unsloth-2024", TrainJob(2, 37, loss="unsloth-2024")),
+    ("unsloth-2024", TrainJob(1, 37, autocast=True, loss="unsloth-2024", hold_logits=False)),
     ("cut", TrainJob(2, 100, loss="cut")),
     ("cut", TrainJob(1, 37, loss="cut", checkpointing="non-reentrant")),
 ]  # fmt: skip
@@ -77,7 +82,8 @@ def peaks(**options: Any) -> dict[str, int]:
 def test_a_loss_that_makes_fewer_logits_takes_less() -> None:
     """No logits, a kernel that writes over them, fp32 copies, and one more copy, in this order."""
     found = peaks(hold_logits=False)
-    assert max(found["cut"], found["liger"], found["liger-fms"]) < found["fused"] < found["hf"] < found["hf-4.46"]
+    assert max(found["cut"], found["liger"], found["liger-fms"], found["unsloth"]) < found["fused"] < found["hf"]
+    assert found["hf"] < found["hf-4.46"]
 
 
 def test_losses_that_fail_with_fp32_weights_are_refused() -> None:

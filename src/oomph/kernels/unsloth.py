@@ -1,9 +1,10 @@
-"""Unsloth's kernels: RMSNorm, rotary embedding, and adapters computed with the maps beneath them.
+"""Unsloth's own forward pass and kernels: norms, rotary embedding, adapters computed with the maps beneath them.
 
 Effect: adapted maps save their input once and nothing of the adapter; SwiGLU's product is made again in backward;
 gradients are written over what was saved. 4-bit weights are dequantised into one buffer, as large as the largest map,
-which stays. Cost: none but the package. Flag: --kernels unsloth. Source: unsloth 2026.10.9, models/llama.py,
-kernels/fast_lora.py; which maps are taken together, patch_peft_model of the same file.
+which stays; no masks and no position ids, and rotary tables that stay. Cost: none but the package. Flag: --kernels
+unsloth. Source: unsloth 2026.10.9, models/llama.py, models/qwen3.py, kernels/fast_lora.py; which maps are taken
+together, patch_peft_model of the first.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from oomph.blocks.attention import Attention
 from oomph.blocks.base import Block, Part, Rewritten, rewritten
 from oomph.blocks.basic import Linear
 from oomph.blocks.mlp import GatedMLP
+from oomph.blocks.unsloth_attention import UnslothAttention
+from oomph.errors import UnsupportedError
 from oomph.kernels import Patch, patched
 from oomph.methods.lora import LoraLinear, UnslothLoraLinear
 from oomph.methods.targets import inner
@@ -22,13 +25,28 @@ from oomph.methods.targets import inner
 if TYPE_CHECKING:
     from oomph.model import Model
 
+PROGRAM = "unsloth"  # the type of a model that it has patched: its forward pass is another
 BOTH = Patch("unsloth", "unsloth")
-PATCHES: dict[str, Patch] = {"llama": BOTH, "mistral": BOTH, "qwen2": BOTH}
+PATCHES: dict[str, Patch] = dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), BOTH)
 
 
 def with_kernels(model: Model) -> Model:
-    """Return the model with Unsloth's norms and rotary embedding."""
-    return patched(model, "Unsloth", PATCHES)
+    """Return the model with Unsloth's norms, its attention and its forward pass; refuses types that have none of these.
+
+    Gemma, Gemma 2, Cohere, Granite and Falcon-H1 have others; all else are transformers' classes, compiled.
+    """
+    if model.model_type not in PATCHES:
+        raise UnsupportedError(
+            f"oomph plays Unsloth's own forward pass of {', '.join(PATCHES)}, not of {model.model_type or 'others'}.",
+            "Say --kernels torch: transformers' classes under Unsloth's checkpointing and loss, uncompiled.",
+        )
+    model = patched(model, "Unsloth", PATCHES)
+    positions = model.context_length or 0
+
+    def change(path: str, part: Part) -> Part:
+        return UnslothAttention.of(part, positions) if isinstance(part, Attention) else part
+
+    return replace(model, parts={path: rewritten(part, change, path) for path, part in model.parts.items()})
 
 
 def with_fused_adapters(model: Model) -> Model:
@@ -43,7 +61,8 @@ def with_fused_adapters(model: Model) -> Model:
             return replace(part, block=replace(part.block, kernel="unsloth"))
         return part
 
-    return replace(model, parts={path: rewritten(part, change, path) for path, part in model.parts.items()})
+    parts = {path: rewritten(part, change, path) for path, part in model.parts.items()}
+    return replace(model, parts=parts, model_type=PROGRAM)
 
 
 def _attention(part: Rewritten, block: Attention) -> Block:

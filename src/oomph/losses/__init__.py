@@ -32,8 +32,12 @@ LOSSES: dict[str, str] = {
     "fused-head": "fused_head",
     "logits": "plain_logits",
     "chunked-nll": "chunked_nll",
+    "unsloth": "unsloth",
+    "unsloth-2024": "unsloth_2024",
 }
-WITHOUT_BIAS = frozenset({"liger", "liger-fms", "cut", "fused-head", "chunked-nll"})  # played for heads without one
+WITHOUT_BIAS = frozenset(
+    {"liger", "liger-fms", "cut", "fused-head", "chunked-nll", "unsloth"}
+)  # played for heads without one
 WITHOUT_EXPERTS = frozenset({"fused-head", "chunked-nll"})  # to which TRL adds the loss of a mixture's router
 OF_PLAIN_HEADS = frozenset(
     {"liger", "liger-fms", "cut", "torchtune", "litgpt", "chunked-nll"}

@@ -164,6 +164,7 @@ from oomph.ops.softmax import softmax, softmax_as, softmax_as_is, softmax_in_fp3
 from oomph.ops.table import embedding, embedding_at
 from oomph.ops.triangular import solve_triangular, strict_triangle
 from oomph.ops.unsloth import lora_map, lora_mlp, lora_qkv, unsloth_norm
+from oomph.ops.unsloth_normed import normed_rotary
 
 __all__ = [
     "activate",
@@ -271,6 +272,7 @@ __all__ = [
     "mul_",
     "neg",
     "nonzero",
+    "normed_rotary",
     "one_hot",
     "pad_axis",
     "pad_last",

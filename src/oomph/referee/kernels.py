@@ -20,8 +20,8 @@ from oomph.referee.losses import LIGER, foak, without_triton
 
 
 @contextmanager
-def installed(model: Any, kernels: str) -> Iterator[None]:
-    """Give a model the kernels of a job inside."""
+def installed(model: Any, kernels: str, attention: str = "flash") -> Iterator[None]:
+    """Give a model the kernels of a job inside; Unsloth's hand one of attention keys and values as it wants them."""
     if hasattr(model, "get_base_model"):
         model = model.get_base_model()
     if kernels == "torch":
@@ -31,6 +31,8 @@ def installed(model: Any, kernels: str) -> Iterator[None]:
     before = dict(vars(module))
     try:
         INSTALL[kernels](model, module)
+        if kernels == "unsloth":
+            import_module("oomph.referee.unsloth_model").install(model, attention == "efficient")
         yield
     finally:
         vars(module).update(before)
@@ -64,10 +66,10 @@ def _foak(model: Any, module: Any) -> None:
 
 
 def _unsloth(model: Any, module: Any) -> None:
-    """Patch what FastLlamaModel's patches put into a model with adapters: norms, rotary embedding, adapted maps."""
+    """Patch what FastLlamaModel's patches put into a model with adapters: norms and adapted maps."""
     from oomph.referee import unsloth
 
-    norms, rotary, lora = unsloth.files()
+    norms, _, lora = unsloth.files()
     for each in model.modules():
         if type(each).__name__.endswith("RMSNorm"):
             each.forward = partial(norms.fast_rms_layernorm, each, reuse_grad=True)
@@ -75,7 +77,6 @@ def _unsloth(model: Any, module: Any) -> None:
             unsloth.fuse_attention(lora, each)
         if type(each).__name__.endswith("MLP") and unsloth.plain(each.gate_proj, each.up_proj, each.down_proj):
             each.forward = MethodType(lora.apply_lora_mlp_swiglu, each)
-    module.apply_rotary_pos_emb = rotary.fast_rope_embedding
 
 
 INSTALL: dict[str, Any] = {"liger": _liger, "foak": _foak, "unsloth": _unsloth}

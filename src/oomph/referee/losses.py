@@ -112,6 +112,23 @@ def _fused_shifted(model: Any) -> None:
     model.loss_function = shifted_loss
 
 
+def _unsloth_2024(model: Any) -> None:
+    """Mirror the end of CausalLM_fast_forward in 2024, with the kernel that fms-acceleration took from it."""
+    kernel = foak("kernels.unsloth.cross_entropy_loss").Fast_CrossEntropyLoss
+
+    def fast_cross_entropy_loss(logits: Any, labels: Any) -> Any:
+        batch, length, width = logits.shape
+        loss = kernel.apply(logits.view(batch * length, width), labels.view(-1))
+        n_items = torch.count_nonzero(labels != IGNORED)
+        return loss.sum() / n_items
+
+    def loss_function(logits: Any, labels: Any, vocab_size: int, **kwargs: Any) -> Any:
+        shift_labels = torch.empty_like(labels)
+        return fast_cross_entropy_loss(logits, shift_labels)
+
+    model.loss_function = loss_function
+
+
 def _liger_fms(model: Any) -> None:
     model.forward = MethodType(foak("fused_ops.liger_ce.fused_linear_cross_entropy_loss").lce_forward, model)
 
@@ -145,6 +162,12 @@ def _chunked_nll(model: Any) -> None:
     chunked_nll(model)
 
 
+def _unsloth(model: Any) -> None:
+    from oomph.referee.unsloth_loss import install as fused_loss
+
+    fused_loss(model)
+
+
 INSTALL: dict[str, Any] = {
     "hf-4.46": _hf_4_46,
     "hf-4.45": _hf_4_45,
@@ -157,6 +180,8 @@ INSTALL: dict[str, Any] = {
     "cut": _cut,
     "fused-head": _fused_head,
     "chunked-nll": _chunked_nll,
+    "unsloth": _unsloth,
+    "unsloth-2024": _unsloth_2024,
 }
 
 

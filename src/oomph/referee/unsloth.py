@@ -6,10 +6,12 @@ that allocates what Unsloth's does.
 """
 
 from __future__ import annotations
+import __future__
 
 import ast
 import contextlib
 import sys
+from collections.abc import Collection
 from functools import cache, partial
 from importlib import import_module
 from importlib.machinery import PathFinder
@@ -33,17 +35,14 @@ _SCRATCH: dict[str, Any] = {}
 @cache
 def files() -> tuple[Any, Any, Any]:
     """Return its modules of norms, of the rotary embedding and of adapters."""
-    found = PathFinder.find_spec("unsloth")
-    if found is None or not found.submodule_search_locations:
-        raise UnsupportedError("A trace of Unsloth's kernels needs unsloth.", f"Do: {UNSLOTH}")
-    root = Path(next(iter(found.submodule_search_locations)))
+    where = root()
     package, kernels = ModuleType(PACKAGE), ModuleType(f"{PACKAGE}.kernels")
-    package.__path__, kernels.__path__ = [str(root)], [str(root / "kernels")]
+    package.__path__, kernels.__path__ = [str(where)], [str(where / "kernels")]
     devices = ModuleType(f"{PACKAGE}.device_type")
     vars(devices).update(DEVICE_COUNT=1, DEVICE_TYPE="cuda", DEVICE_TYPE_TORCH="cuda")
     with without_triton(), patch.object(library, "triton_op"):
         del library.triton_op  # with it they would register their kernels for torch.compile
-        utils = _utils(root / "kernels" / "utils.py")
+        utils = _utils(where / "kernels" / "utils.py")
         zoo = ModuleType("unsloth_zoo.utils")
         vars(zoo)["Version"] = import_module("packaging.version").Version
         launch = ModuleType(f"{PACKAGE}.kernels.triton_launch")
@@ -51,8 +50,8 @@ def files() -> tuple[Any, Any, Any]:
         for each in (package, kernels, devices, utils, launch, ModuleType("unsloth_zoo"), zoo):
             sys.modules.setdefault(each.__name__, each)
         vars(kernels)["triton_launch"] = launch
-        names = ("rms_layernorm", "rope_embedding", "swiglu", "fast_lora")
-        norms, rotary, _, lora = (import_module(f"{PACKAGE}.kernels.{name}") for name in names)
+        names = ("rms_layernorm", "rope_embedding", "swiglu", "fast_lora", "qk_norm_rope")
+        norms, rotary, _, lora, _ = (import_module(f"{PACKAGE}.kernels.{name}") for name in names)
     vars(norms)["_multirow_checked"] = lambda *args: False  # which of two kernels, tried out on the device
     return norms, rotary, lora
 
@@ -60,6 +59,22 @@ def files() -> tuple[Any, Any, Any]:
 def forget() -> None:
     """Let the buffer go that weights share."""
     _SCRATCH.clear()
+
+
+def root() -> Path:
+    """Return the package's folder."""
+    found = PathFinder.find_spec("unsloth")
+    if found is None or not found.submodule_search_locations:
+        raise UnsupportedError("A trace of Unsloth's kernels needs unsloth.", f"Do: {UNSLOTH}")
+    return Path(next(iter(found.submodule_search_locations)))
+
+
+def cut(path: Path, functions: Collection[str], names: dict[str, Any]) -> None:
+    """Put functions of a file among `names`, which are all that they know; annotations are left unread."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef) and node.name in functions:
+            code = compile(ast.Module([node], []), str(path), "exec", __future__.annotations.compiler_flag)
+            exec(code, names)
 
 
 def _utils(path: Path) -> ModuleType:
@@ -76,14 +91,10 @@ def _utils(path: Path) -> ModuleType:
         _has_multiple_active_adapters=nothing, get_lora_parameters_bias=None, long_indexing=nothing,
         norm_num_warps=lambda *args: 4, torch_gpu_device=lambda device: contextlib.nullcontext(),
         torch_device_stream=None, torch_amp_custom_fwd=cast[0](), torch_amp_custom_bwd=cast[1](),
-        triton_tanh=None, triton_cast=None, triton=import_module("triton"), MAX_FUSED_SIZE=2**16,
+        triton_tanh=None, triton_cast=None, DEVICE_TYPE="cuda", triton=import_module("triton"), MAX_FUSED_SIZE=2**16,
     )  # fmt: skip
     names["next_power_of_2"] = names["triton"].next_power_of_2
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and node.name in CUT_OUT:
-            node.returns = None
-            exec(compile(ast.Module([node], []), str(path), "exec"), names)
+    cut(path, CUT_OUT, names)
     return made
 
 
@@ -111,17 +122,8 @@ def plain(*maps: Any) -> bool:
 
 
 def fuse_attention(lora: Any, attention: Any) -> None:
-    """Compute q, k and v when q is asked for, as apply_qkv does, and the output map by apply_o."""
-    names = ("q_proj", "k_proj", "v_proj")
-    if plain(*(getattr(attention, name) for name in names)):
-        made: dict[str, Any] = {}
-
-        def q_proj(hidden_states: Any) -> Any:
-            made.update(zip(names, lora.apply_lora_qkv(attention, hidden_states), strict=True))
-            return made.pop("q_proj")
-
-        attention.q_proj.forward = q_proj
-        attention.k_proj.forward = lambda hidden_states: made.pop("k_proj")
-        attention.v_proj.forward = lambda hidden_states: made.pop("v_proj")
+    """Let q, k and v be computed together, and the output map with its adapter, as patch_peft_model does."""
+    if plain(attention.q_proj, attention.k_proj, attention.v_proj):
+        attention.apply_qkv = lora.apply_lora_qkv
     if plain(attention.o_proj):
-        attention.o_proj.forward = lambda hidden_states: lora.apply_lora_o(attention, hidden_states)
+        attention.apply_o = lora.apply_lora_o

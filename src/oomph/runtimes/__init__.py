@@ -26,6 +26,7 @@ RUNTIMES: dict[str, str] = {
     "axolotl": "axolotl",
     "torchtune": "torchtune",
     "litgpt": "litgpt",
+    "unsloth": "unsloth",
 }
 
 

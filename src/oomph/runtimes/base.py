@@ -19,6 +19,7 @@ NEWEST: dict[str, Version] = {
     "peft": (0, 21),
     "trl": (1, 16),
     "bnb": (0, 50),
+    "unsloth": (2026, 10, 9),
 }
 _NAMED = re.compile(r"\b([A-Za-z_]+)[ =~]+(\d+(?:\.\d+){1,3})")
 LONGEST = 500  # characters of a text in which versions are looked for

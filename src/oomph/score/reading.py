@@ -184,8 +184,18 @@ def _quantity(measured: Mapping[str, Any], name: str, schema: Schema, unscored: 
     return Quantity(name, value)
 
 
-# Bytes of the unit a name may end in; counts have none, their Answer is the count.
-UNITS = {"gib": GIB, "mib": MIB, "bytes": 1, "tokens": 1, "blocks": 1, "cells": 1, "layers": 1, "concurrency": 1}
+# Bytes of the unit a name may end in; counts have none, their Answer is the count. A card of 8 "GB" has 8 GiB.
+UNITS = {
+    "gb": GIB,
+    "gib": GIB,
+    "mib": MIB,
+    "bytes": 1,
+    "tokens": 1,
+    "blocks": 1,
+    "cells": 1,
+    "layers": 1,
+    "concurrency": 1,
+}
 
 
 def unit(name: str) -> int | None:

@@ -35,8 +35,8 @@ class Node:
     """One recorded operation: who made its inputs, what it saved, and what its backward allocates."""
 
     __slots__ = (
-        "__weakref__", "backward", "context", "edges", "inputs", "made", "name", "outputs", "saved", "scope",
-        "sequence",
+        "__weakref__", "backward", "context", "edges", "in_python", "inputs", "made", "name", "outputs", "saved",
+        "scope", "sequence",
     )  # fmt: skip
 
     def __init__(self, name: str, sequence: int, inputs: Sequence[Sym], backward: Backward, outputs: int) -> None:
@@ -50,6 +50,7 @@ class Node:
         self.saved: list[Any] = []
         self.made: dict[int, int] = {}  # the ordinals of its outputs' storages
         self.context: Any = None
+        self.in_python = False  # whether gradients that nobody wants live until the node is done
 
     def needs(self, index: int) -> bool:
         """Tell whether the gradient of this input is wanted."""
@@ -244,7 +245,7 @@ def _call(node: Node, gradients: Gradients, task: Task) -> Gradients:
     for index in range(len(results)):  # not enumerate: it would keep a result alive one turn longer
         result = results[index]
         if result is None or not node.needs(index):
-            results[index] = None
+            results[index] = result if node.in_python else None
             continue
         shape, dtype = node.inputs[index]
         if not same_shape(result.shape, shape):

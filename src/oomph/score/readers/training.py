@@ -14,6 +14,7 @@ from oomph.runtimes import runtime
 from oomph.runtimes.base import Runtime, Versions
 from oomph.runtimes.trainer import mixed, use_cache
 from oomph.score.asking import Case, device
+from oomph.score.readers import unsloth
 from oomph.score.readers.training_words import (
     ADAPTERS,
     ATTENTION,
@@ -61,6 +62,8 @@ def _group(row: Mapping[str, Any]) -> str:
 
 
 def _question(row: Mapping[str, Any]) -> Question:
+    if unsloth.is_unsloth(row):
+        return unsloth.question(row)
     job, assumed = job_of(row)
     subject = described(words(row, "model")) or named(words(row, "model"), str(row.get("quote")))
     most = positions(subject)
