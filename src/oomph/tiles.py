@@ -69,8 +69,6 @@ class Tiles:
         (54, 54)
         """
         rows, columns = self.kept(image_size)
-        if not rows * columns:
-            raise _too_long(image_size)
         ratio = math.sqrt(rows * columns / (self.most * self.patches**2)) if self.most else 1.0
         return (int(rows // ratio), int(columns // ratio)) if ratio > SHRUNK_FROM else None
 
