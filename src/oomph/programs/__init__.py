@@ -33,6 +33,7 @@ PROGRAMS: dict[str, str] = {
     "lfm2_moe": "lfm2",
     **dict.fromkeys(("llava", "llava_next"), "llava"),
     **dict.fromkeys(("marian", "mbart", "pegasus"), "bart"),
+    "mllama": "mllama",
     "mamba2": "mamba",
     "mt5": "t5",
     **dict.fromkeys(("qwen3_5_moe_text", "qwen3_5_text"), "qwen3_next"),
@@ -40,9 +41,10 @@ PROGRAMS: dict[str, str] = {
     "xlm-roberta": "roberta",
 }
 SEEING = frozenset(
-    {"gemma3", "llava", "paligemma", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"}
+    {"gemma3", "llava", "mllama", "paligemma", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"}
 )  # types that are played with images
 OWN_ATTENTION = ("deberta-v2",)  # types whose class knows no kernel
+OWN_DECODERS = ("mllama",)  # types whose program has the layers of the language model inside too
 HEADS = ("lm_head", "embed_out", "output", "output_projection", "transformer.output_layer")  # paths of language heads
 
 
@@ -52,7 +54,7 @@ def program_of(model: Model) -> Any:
     missing = [] if headed else ["a model without a language head"]
     if model.model_type not in PROGRAMS:
         missing = [model.model_type or "this architecture"]
-    if model.text_type and model.text_type not in FRAMES:
+    if model.text_type and model.text_type not in FRAMES and model.model_type not in OWN_DECODERS:
         missing.append(f"{model.text_type} inside it")
     if missing := [*missing, *model.unplayed]:
         raise UnsupportedError(

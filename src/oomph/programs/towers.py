@@ -6,10 +6,11 @@ import operator
 from typing import TYPE_CHECKING, Any
 
 from oomph import ops
-from oomph.blocks.vision import ClipVision
+from oomph.blocks.vision import ClipVision, MllamaVision
 from oomph.blocks.vision_native import Qwen3Vision, QwenVision
 from oomph.errors import UsageError
 from oomph.families.multimodal import PoolingProjector, PromptProjector
+from oomph.programs.mllama_vision import inputs_of_tiles
 from oomph.programs.qwen_vision import grid_of
 from oomph.tape.bound import Bound
 from oomph.tape.sizes import Size, number, product, yes
@@ -19,9 +20,12 @@ if TYPE_CHECKING:
     from oomph.job import InferJob, TrainJob
 
 LANGUAGE_MODEL, HEAD = "model.language_model.", "lm_head."  # how the paths of what text passes through begin
-TOWERS = ("vision_tower", "visual")  # what the part is called that sees
+TOWERS = ("vision_tower", "visual", "vision_model")  # what the part is called that sees
 # Inputs of a batch beside input_ids and labels, in the order in which they are made.
-OF_IMAGES = ("pixel_values", "image_grid_thw", "mm_token_type_ids", "token_type_ids")
+OF_IMAGES = (
+    "pixel_values", "image_grid_thw", "mm_token_type_ids", "token_type_ids", "aspect_ratio_ids", "aspect_ratio_mask",
+    "cross_attention_mask",
+)  # fmt: skip
 
 
 def updated(m: Bound, parameters: list[Sym]) -> list[Sym]:
@@ -45,7 +49,7 @@ def tower_buffers(m: Bound) -> list[Sym]:
 
 def inputs_of_images(m: Bound, job: TrainJob | InferJob) -> dict[str, tuple[tuple[Size, ...], str]]:
     """Return shapes and dtypes of what a batch has beside its tokens: pixels in fp32, as processors make them."""
-    tower = next(m.model[name] for name in TOWERS if name in m.model.parts)
+    tower = _tower(m)
     block, images = tower.block, job.batch * job.images
     if isinstance(block, ClipVision):
         side = block.image_size
@@ -55,6 +59,8 @@ def inputs_of_images(m: Bound, job: TrainJob | InferJob) -> dict[str, tuple[tupl
         if isinstance(m.model.multi_modal_projector.block, (PoolingProjector, PromptProjector)):
             made["token_type_ids"] = ((job.batch, job.seq_len), "int64")
         return made
+    if isinstance(block, MllamaVision):
+        return inputs_of_tiles(block, job)
     weight, count = tower.patch_embed.proj.weight, operator.index(images)
     patches = sum(grid_of(block, m.tape, count).lengths)
     return {
@@ -62,6 +68,20 @@ def inputs_of_images(m: Bound, job: TrainJob | InferJob) -> dict[str, tuple[tupl
         "image_grid_thw": ((count, 3), "int64"),
         "mm_token_type_ids": ((job.batch, job.seq_len), "int64"),
     }
+
+
+def inputs_after_images(m: Bound, job: InferJob, new: Size) -> dict[str, tuple[tuple[Size, ...], str]]:
+    """Return shapes and dtypes of what tokens after images come with, where layers look at these anew: which of them
+    see which tiles, as `generate` hands it on.
+    """
+    block = _tower(m).block
+    if not isinstance(block, MllamaVision):
+        return {}
+    return {"cross_attention_mask": ((job.batch, new, job.images, block.max_tiles), "int64")}
+
+
+def _tower(m: Bound) -> Any:
+    return next(m.model[name] for name in TOWERS if name in m.model.parts)
 
 
 def check_room(m: Bound, length: Size, tokens: Size) -> None:

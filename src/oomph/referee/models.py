@@ -36,7 +36,9 @@ def build(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu")
         raise UnsupportedError(f"transformers {transformers.__version__} has no architecture {model_type[:80]!r}.")
     config = transformers.CONFIG_MAPPING[model_type](**clean(dict(raw)))
     asked, multimodal = getattr(transformers, auto_class(raw)), transformers.AutoModelForImageTextToText
-    auto: Any = next((each for each in (asked, multimodal) if type(config) in each._model_mapping), None)
+    # A config with a tower may also have a class for its text alone, which its architectures would name.
+    order = (asked, multimodal) if raw.get("architectures") else (multimodal, asked)
+    auto: Any = next((each for each in order if type(config) in each._model_mapping), None)
     if auto is None:
         raise UnsupportedError(f"transformers has no {asked.__name__} for {model_type[:80]!r}.")
     if isinstance(job, TrainJob) and not job.dropout:
