@@ -38,6 +38,36 @@ def test_a_folded_step_is_the_step_in_full(kind: str) -> None:
         assert folded.folded
 
 
+def crossing(layers: int) -> dict[str, Any]:
+    """A Llama 3.2 Vision of which every third layer attends to images."""
+    raw = deep("mllama", layers)
+    raw["text_config"]["cross_attention_layers"] = [*range(1, layers, 3)]
+    return raw
+
+
+def test_layers_that_attend_to_images_are_part_of_a_period() -> None:
+    """A step of many of them is folded, and is the step in full."""
+    model = model_from_config(crossing(24))
+    for images in (0, 1):
+        job = TrainJob(seq_len=60, images=images, checkpointing="non-reentrant")
+        folded, full = step(model, job), train_step(model, job)
+        assert (folded.peak, folded.end, folded.folded) == (full.peak, full.live[-1], True)
+
+
+def test_reentrant_checkpoints_are_refused_where_they_fail() -> None:
+    """Several layers that attend to one image: the second one finds the tower's graph freed, as in the real class."""
+    job = TrainJob(seq_len=60, images=1, checkpointing="reentrant")
+    with pytest.raises(OomphError, match="a second time"):
+        train_step(model_from_config(crossing(9)), job)
+    assert train_step(model_from_config(crossing(3)), job).peak  # a single one
+
+
+def test_a_static_cache_has_no_room_for_images() -> None:
+    """Its layers are as long as the text."""
+    with pytest.raises(OomphError, match="static cache"):
+        infer(model_from_config(crossing(3)), InferJob(1, 60, images=1, cache="static"))
+
+
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_a_frozen_tower_trains_nowhere(method: str) -> None:
     """Neither its weights nor adapters on it: what trains is in the language model, or its head."""

@@ -111,6 +111,22 @@ def qwen3_vl(rng: random.Random) -> Config:
     return {"vision_config": vision, "text_config": text, "image_token_id": 3}
 
 
+def mllama(rng: random.Random) -> Config:
+    """Llama 3.2 Vision, of one or two layers that attend to images."""
+    text = base(rng) | {"num_hidden_layers": 3, "cross_attention_layers": rng.choice([[1], [1, 2]]), "dropout": 0.0}
+    text["num_key_value_heads"] = min(2, text["num_attention_heads"])
+    text.pop("tie_word_embeddings", None)
+    heads = rng.choice([2, 3])
+    width, taken = heads * 16, rng.choice([[0], [0, 1]])
+    vision = {
+        "hidden_size": width, "intermediate_size": rng.choice([24, 40]), "num_hidden_layers": 2,
+        "num_global_layers": 1, "attention_heads": heads, "image_size": rng.choice([24, 32]), "patch_size": 8,
+        "intermediate_layers_indices": taken, "vision_output_dim": width * (1 + len(taken)),
+        "max_num_tiles": 2, "supported_aspect_ratios": [[1, 1], [1, 2], [2, 1]],
+    }  # fmt: skip
+    return {"vision_config": vision, "text_config": text, "image_token_index": 3}
+
+
 KINDS = {
     "qwen2_vl": qwen2_vl,
     "qwen2_5_vl": qwen2_5_vl,
@@ -119,6 +135,7 @@ KINDS = {
     "llava_next": llava,
     "gemma3": gemma3,
     "paligemma": paligemma,
+    "mllama": mllama,
 }
 
 
@@ -127,10 +144,8 @@ def config(rng: random.Random, kind: str) -> Config:
     return {"model_type": kind, **KINDS[kind](rng), "tie_word_embeddings": rng.random() < 0.4}
 
 
-SEEING = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava", "gemma3", "paligemma")  # kinds that are played with images
-READING = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava", "gemma3")  # and in inference
-
-
+READING = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava", "gemma3", "mllama")  # kinds read with images in inference
+SEEING = (*READING, "paligemma")  # and in training
 NEVER_TEXT = ("paligemma",)  # whose processors take no text alone
 
 

@@ -38,6 +38,7 @@ PROGRAMS: dict[str, str] = {
     "llava": "llava",
     **dict.fromkeys(("llava_next", "llava_onevision"), "llava_next"),
     **dict.fromkeys(("marian", "mbart", "pegasus"), "bart"),
+    "mllama": "mllama",
     "mamba2": "mamba",
     "mt5": "t5",
     **dict.fromkeys(("qwen3_5", "qwen3_5_moe"), "qwen3_5"),
@@ -47,7 +48,7 @@ PROGRAMS: dict[str, str] = {
 }
 SEEING = frozenset(
     {
-        "gemma3", "internvl", "llama4", "llava", "llava_next", "llava_onevision", "paligemma", "qwen2_vl",
+        "gemma3", "internvl", "llama4", "llava", "llava_next", "llava_onevision", "mllama", "paligemma", "qwen2_vl",
         "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe",
     }
 )  # fmt: skip  # types that are played with images
@@ -55,7 +56,7 @@ SEEING = frozenset(
 WITH_A_TOWER = ("qwen3_5", "qwen3_5_moe")
 OWN_ATTENTION = ("deberta-v2", "mpnet")  # types whose class knows no kernel
 # Types whose program has the layers of the language model inside too.
-OWN_DECODERS = ("gemma4", "qwen3_5", "qwen3_5_moe")
+OWN_DECODERS = ("gemma4", "mllama", "qwen3_5", "qwen3_5_moe")
 HEADS = (  # paths of language heads
     "lm_head", "embed_out", "output", "output_projection", "transformer.output_layer", "language_model.lm_head",
 )  # fmt: skip

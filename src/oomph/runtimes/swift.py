@@ -5,7 +5,6 @@ from __future__ import annotations
 from oomph.runtimes import trainer
 from oomph.runtimes.base import Default, Defaults, Runtime, Versions
 
-
 ASKS_SINCE = (4, 37)  # transformers whose classes themselves ask for reentrant checkpointing
 
 
