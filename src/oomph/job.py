@@ -60,7 +60,9 @@ class TrainJob:
     The batch. `batch` and `seq_len` are of one micro-batch, in sequences and tokens; `target_len` are the tokens of
     what an encoder-decoder writes, 0 as many. `padding`: there is a padding mask, which disables flash. `packing`:
     each row holds several sequences one behind the other, told apart by position ids that the caller passes instead
-    of a mask; transformers then builds a mask itself, unless there is a cache. `lengths` says how long the samples
+    of a mask; transformers then builds a mask itself, unless there is a cache. `attention` is torch's kernel,
+    transformers' own, or a package's: flash_attention_2 and 3 take padding out of a batch, and attend to each of the
+    `sequences` of a packed row on its own where the batch is that row. `lengths` says how long the samples
     of the data are where they are not packed: fixed, all as long as `seq_len`, or their mean and deviation, as
     500±300; a batch is as long as its longest sample, so a run reserves more than its longest step (oomph.runs).
     `long_samples`: those above `seq_len` are cut, as in most programs, or dropped.
@@ -134,6 +136,7 @@ class TrainJob:
     kernels: Kernels = "torch"
     padding: bool = False
     packing: bool = False
+    sequences: int = 2
     target_len: int = 0
     lengths: str = "fixed"
     long_samples: Literal["cut", "drop"] = "cut"

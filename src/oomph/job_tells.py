@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from oomph.job import InferJob, TrainJob
-from oomph.job_words import ADAPTERS, BLOCKED, INTEGER_CACHES, OF_PROMPTS, PROMPTED, RANKED, STATIC_CACHES
+from oomph.job_words import (
+    ADAPTERS,
+    BLOCKED,
+    FLASH_ATTN,
+    INTEGER_CACHES,
+    OF_PROMPTS,
+    PROMPTED,
+    RANKED,
+    STATIC_CACHES,
+)
 from oomph.objectives import KINDS as OBJECTIVES
 from oomph.optimizer_names import KINDS, Kind
 
@@ -55,6 +64,7 @@ TELLS: dict[str, Callable[[TrainJob], bool]] = {
     "task": lambda job: job.task != "config",
     "labels": lambda job: job.task != "config",
     "target_len": lambda job: job.target_len > 0,
+    "sequences": lambda job: job.packing and job.attention in FLASH_ATTN,
     "keeps_softmax_inputs": lambda job: job.keeps_softmax_inputs,
     "reference": lambda job: OBJECTIVES[job.objective].reference and not OBJECTIVES[job.objective].teacher,
     "teacher": lambda job: OBJECTIVES[job.objective].teacher,

@@ -9,7 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 from oomph.job import TrainJob
+from oomph.job_words import FLASH_ATTN
 from oomph.objectives import KINDS as OBJECTIVES
+from oomph.programs import calls_flash_attn
 from oomph.runtimes import runtime
 from oomph.runtimes.base import Runtime, Versions
 from oomph.runtimes.trainer import mixed, use_cache
@@ -68,6 +70,9 @@ def _question(row: Mapping[str, Any]) -> Question:
         assumed = (*assumed, f"seq_len {most}: the model has no more positions")
     if job.model_code == "transformers":
         job = replace(job, targets=there(subject, job.targets))
+    if job.attention in FLASH_ATTN and not calls_flash_attn(subject.model, job):
+        job = replace(job, attention="flash", padding=False)
+        assumed = (*assumed, "torch's flash attention for a package's, which takes padding out: of the same tensors")
     gpu = device(row.get("gpu"))
     if gpu and (_of_smi_table(row) or not _versions(row).at_least("torch", *LAZY_SINCE)):
         gpu = replace(gpu, kernel_loading="eager")

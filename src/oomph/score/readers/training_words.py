@@ -71,8 +71,9 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
     "adamw_torch_fused": "fused",
 }
 ATTENTION: dict[str, Kernel] = {
-    "flash_attention_2": "flash",
-    "flash_attn": "flash",
+    "flash_attention_2": "flash_attention_2",
+    "flash_attention_3": "flash_attention_3",
+    "flash_attn": "flash_attention_2",
     "flash_attn 2": "flash",
     "flash attention": "flash",
     "flash-attn 2 (Qwen remote code)": "flash",
