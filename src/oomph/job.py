@@ -126,7 +126,8 @@ class TrainJob:
     returned. `denominators_apart`: foreach Adam and AdamW of torch 2.0, which add epsilon to the roots of all second
     moments out of place, so that a copy of all that trains stands beside them. `heads_of_4_51`: transformers 4.51, in
     the cache keys and values as they came, where transformers 5 joins them into tensors of its own; and copies of
-    queries, keys and values where those do not lie in the order in which torch's attention takes them.
+    queries, keys and values where those do not lie in the order in which torch's attention takes them. `repeats_keys`:
+    transformers 4 up to 4.47, whose Mistral, Mixtral, Qwen2, Phi-3 and StarCoder2 copy key heads for flash-attn.
     """
 
     batch: int = 1
@@ -149,6 +150,7 @@ class TrainJob:
     use_cache: bool = False
     keeps_cache: bool = False
     heads_of_4_51: bool = False
+    repeats_keys: bool = False
     denominators_apart: bool = False
     hold_logits: bool = True
     keep_outputs: bool = False

@@ -80,6 +80,8 @@ def check_training(job: TrainJob) -> None:
         _check_unsloth(job)
     if job.attention in FLASH_ATTN:
         _check_flash_attn(job)
+    elif job.repeats_keys:
+        raise UsageError("repeats_keys is of flash-attn.", "Add --attention flash_attention_2.")
     if job.kernels == "foak" and job.packing and job.batch > 1:
         fix = "Take batch 1, as padding-free collators do, or other kernels."
         raise UsageError("fms-acceleration's rotary embedding takes one row of positions for all.", fix)

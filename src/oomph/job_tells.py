@@ -59,6 +59,7 @@ TELLS: dict[str, Callable[[TrainJob], bool]] = {
     "keeps_cache": lambda job: job.keeps_cache,
     "denominators_apart": lambda job: job.denominators_apart and _kind(job).rule == "adamw" and not job.zero_bucket,
     "heads_of_4_51": lambda job: job.heads_of_4_51,
+    "repeats_keys": lambda job: job.repeats_keys,
     "long_samples": lambda job: job.mixed,
     "kernels": lambda job: job.kernels != "torch",
     "task": lambda job: job.task != "config",

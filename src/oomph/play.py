@@ -111,6 +111,7 @@ def _tape(model: Model, job: TrainJob, on: Place) -> Tape:
     tape = Tape(on)
     tape.kernel, tape.dropout, tape.loss = kernel_of(model, job), job.dropout, job.loss
     tape.keeps_inputs = job.keeps_4bit_inputs
+    tape.repeats_keys = job.repeats_keys
     tape.keeps_softmax_inputs, tape.heads_of_4_51 = job.keeps_softmax_inputs, job.heads_of_4_51
     tape.inputs_train = job.checkpointing != "none"  # transformers' enable_input_require_grads
     tape.reentrant = job.checkpointing in ("reentrant", "unsloth")

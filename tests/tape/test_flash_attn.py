@@ -42,6 +42,10 @@ CASES = {
     "values narrower than queries, packed": (LATENT, replace(PLAIN, batch=1, packing=True, attention=THREE)),
     "capped scores, window and none": (GEMMA2, replace(PLAIN, attention=THREE)),
     "padding for the third": (LLAMA, replace(PLAIN, padding=True, attention=THREE, checkpointing="non-reentrant")),
+    "4 bits under fp32 norms, gradients that nobody wants": (
+        LLAMA,
+        replace(PLAIN, method="qlora", checkpointing="reentrant"),
+    ),
     "tokens one by one": (LLAMA, InferJob(seq_len=29, decode=2, attention=TWO)),
 }
 CASES["few blocks, keys split"][0]["n_positions"] = 600
@@ -70,6 +74,15 @@ def test_what_is_saved_is_said_by_the_package() -> None:
     q, kv, lse, state = 2 * 37 * 4 * 8 * 2, 2 * 37 * 2 * 8 * 2, 2 * 4 * 37 * 4, 2 * 8
     assert saved_by_attention(job) == 2 * (2 * q + 2 * kv + lse + state)
     assert saved_by_attention(replace(job, attention=THREE)) == 2 * (2 * q + 2 * kv + lse)
+
+
+def test_older_classes_keep_keys_and_values_of_all_heads() -> None:
+    """MistralFlashAttention2 of transformers 4.45 repeats them before the package sees them: k and v as large as q."""
+    job = replace(PLAIN, steady=False, repeats_keys=True)
+    q, lse, state = 2 * 37 * 4 * 8 * 2, 2 * 4 * 37 * 4, 2 * 8
+    assert saved_by_attention(job) == 2 * (4 * q + lse + state)
+    with pytest.raises(UsageError, match="flash-attn"):
+        replace(job, attention="flash")
 
 
 def test_more_sequences_in_a_row_take_more_rows() -> None:

@@ -65,6 +65,7 @@ HELP: dict[Job, dict[str, str]] = {
         "use_cache": "Keep a key-value cache while training.",
         "keeps_cache": "Checkpointing leaves the cache on, as in GPTBigCode of transformers 4.",
         "heads_of_4_51": "As transformers 4.51: a cache of views, and heads copied for torch's attention.",
+        "repeats_keys": "As Mistral, Qwen2, Phi-3 of transformers up to 4.47: key heads copied for flash-attn.",
         "denominators_apart": "As AdamW of torch 2.0: epsilon is added out of place, a copy more of what trains.",
         "hold_logits": "The caller keeps the logits until backward is done.",
         "keep_outputs": "Outputs live until the next forward pass is over, as in a plain loop.",

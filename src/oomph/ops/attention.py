@@ -49,6 +49,9 @@ def attention(
     if query.tape.kernel == "eager":
         return eager_attention(query, key, value, _needed(mask), rate, softcap)
     if query.tape.kernel in PACKAGES:
+        if query.tape.repeats_keys:
+            key = repeat_kv(key, query.shape[1] // key.shape[1])
+            value = repeat_kv(value, query.shape[1] // value.shape[1])
         seen = window is not None and yes(key.shape[2] > window)
         call = FlashCall(rate if query.tape.dropout else 0.0, window=seen, softcap=softcap, positions=positions)
         return flash_attention_forward(query, key, value, mask, call), None

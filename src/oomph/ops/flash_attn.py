@@ -74,7 +74,7 @@ def flash_attn_2(query: Sym, key: Sym, value: Sym, call: FlashCall, lengths: tup
             value = pad_last(value, missing)
         out_padded, softmax_lse, rng_state = _forward_2(query, key, call)
     if node is not None:
-        node.context = call, None if lengths is None else lengths[1]
+        node.context, node.whole = (call, None if lengths is None else lengths[1]), True
     cu_seqlens = () if lengths is None else (lengths[0], lengths[0])
     save(node, query, key, value, out_padded, softmax_lse, *cu_seqlens, rng_state)
     del query, key, value  # the arguments of a frame die before its other locals
@@ -171,7 +171,7 @@ def flash_attn_3(query: Sym, key: Sym, value: Sym, call: FlashCall, lengths: tup
         vectors = (0 if first else 2) + (0 if call.window else 1) + (1 if call.causal or call.window else 0)
         new(tape, (1 + vectors * ceil_to(sequences, SCHEDULED),), "int32", op="tile_count_semaphore")
     if node is not None:
-        node.context = call, None if lengths is None else lengths[1]
+        node.context, node.whole = (call, None if lengths is None else lengths[1]), True
     save(node, query, key, value, out, softmax_lse, *(() if lengths is None else (lengths[0], lengths[0])))
     del softmax_lse
     return made_by(out, node)

@@ -96,7 +96,8 @@ def _flash_attention_forward(
         call = replace(call, sequences=batch, longest=length)
         out = flash(q, k, v, call, (cu_seqlens, None))
         padded = view(rows_to(out, indices, batch * length), (batch, length, *out.shape[1:]))
-        del cu_seqlens, q, k, v, out, indices  # in the order of the frame's locals
+        del query_states, key_states, value_states  # in the order of the frame's locals
+        del cu_seqlens, q, k, v, out, indices
         return padded
     if call.positions and _is_packed(tape, batch, length):
         q, k, v = (_flat(one) for one in (query_states, key_states, value_states))
@@ -104,7 +105,7 @@ def _flash_attention_forward(
         sequences = tape.sequences if yes(length >= tape.sequences) else length
         call = replace(call, sequences=sequences, longest=(length + sequences - 1) // sequences)
         out = flash(q, k, v, call, (cu_seqlens, longest))
-        del cu_seqlens, longest, q, k, v
+        del query_states, key_states, value_states, cu_seqlens, longest, q, k, v
         return view(out, (batch, length, *out.shape[1:]))
     return flash(query_states, key_states, value_states, call)
 

@@ -51,6 +51,8 @@ def build(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu")
     experts = {} if job.experts == "grouped_mm" else {"experts_implementation": job.experts}
     with torch.device(device), _sparing(job, device):
         model = auto.from_config(config, dtype=dtype, attn_implementation=attention, trust_remote_code=False, **experts)
+    if job.quantization != "none" and job.attention in FLASH_ATTN:
+        model.config._is_quantized = True  # as transformers' quantizers say before the way to flash-attn asks
     if not isinstance(job, TrainJob):
         from oomph.referee.served import served
 

@@ -36,7 +36,7 @@ class Node:
 
     __slots__ = (
         "__weakref__", "backward", "context", "edges", "inputs", "made", "name", "outputs", "saved", "scope",
-        "sequence",
+        "sequence", "whole",
     )  # fmt: skip
 
     def __init__(self, name: str, sequence: int, inputs: Sequence[Sym], backward: Backward, outputs: int) -> None:
@@ -50,6 +50,7 @@ class Node:
         self.saved: list[Any] = []
         self.made: dict[int, int] = {}  # the ordinals of its outputs' storages
         self.context: Any = None
+        self.whole = False  # whether gradients that nobody wants live until the others are passed on, as Python's do
 
     def needs(self, index: int) -> bool:
         """Tell whether the gradient of this input is wanted."""
@@ -244,7 +245,7 @@ def _call(node: Node, gradients: Gradients, task: Task) -> Gradients:
     for index in range(len(results)):  # not enumerate: it would keep a result alive one turn longer
         result = results[index]
         if result is None or not node.needs(index):
-            results[index] = None
+            results[index] = result if node.whole else None
             continue
         shape, dtype = node.inputs[index]
         if not same_shape(result.shape, shape):

@@ -47,6 +47,7 @@ class Tape:
         self.keeps_softmax_inputs = False  # as torch up to 1.10
         self.release = "5"  # whose generate() runs
         self.heads_of_4_51 = False  # a cache of views, and copies of heads for torch's attention
+        self.repeats_keys = False  # for flash-attn, as some classes of transformers up to 4.47
         self.keeps_inputs = False  # of 4-bit maps, as long as the graph: bitsandbytes up to 0.42
         self.scratch: Sym | None = None  # a buffer that weights share while they are dequantised, once there is one
         self.offload: Offload | None = None  # Unsloth's checkpoints, once there is one
