@@ -20,7 +20,7 @@ from tests.test_cli import run
         ("serve llama-3.1-8b -e vllm --max-model-len 8192", "oomph serve MODEL --engine NAME -- FLAGS"),
         ("serve llama-3.1-8b -e llama.cpp -ngl 20", "oomph serve MODEL --engine NAME -- FLAGS"),
         ("max llama-3.1-8b -e vllm -g t4 -tp 2", "oomph max MODEL --engine NAME -- FLAGS"),
-        ("train llama-3.1-8b --attention flash_attention_2", "Did you mean flash?"),
+        ("train llama-3.1-8b --attention fa2", "Did you mean flash_attention_2?"),
         ("train llama-3.1-8b --attention sdpa", "Did you mean flash?"),
         ("train llama-3.1-8b --precision bfloat16", "Did you mean bf16?"),
         ("train llama-3.1-8b --sequence 8", "--seq"),

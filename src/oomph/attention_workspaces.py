@@ -39,7 +39,7 @@ def flash_backward(
     """
     keys = length if keys is None else keys
     padded = ceil_to(length, SEQUENCE_TILE)
-    padded_head = ceil_to(head_size, HEAD_TILE if yes(head_size <= SMALL_HEAD) else LARGE_HEAD_TILE)
+    padded_head = padded_head_size(head_size)
     steps: tuple[Step, ...] = (
         OUTPUTS,
         Buffer("softmax_d", (batch, heads, padded), "fp32"),
@@ -65,22 +65,40 @@ def flash_forward(batch: Size, heads: Size, length: Size, head_size: Size, keys:
     >>> flash_forward(1, 32, 2048, 128, 2048)
     (Outputs(),)
     """
-    processors = 2 * MULTIPROCESSORS  # two blocks of 128 threads on each
-    blocks = batch * heads * parts_of(length, QUERY_BLOCK)
-    share, of = NEARLY_BUSY
-    if yes(length == 1) or not yes(blocks * of < share * processors):
-        return (OUTPUTS,)
-    narrow, wide = yes(head_size <= 64), yes(head_size > SMALL_HEAD)
-    splits = _splits(blocks, parts_of(keys, 256 if narrow else 64 if wide else 128), processors)
+    splits = 1 if yes(length == 1) else key_splits(batch, heads, length, head_size, keys)
     if splits == 1:
         return (OUTPUTS,)
-    padded_head = ceil_to(head_size, LARGE_HEAD_TILE if wide else HEAD_TILE)
+    padded_head = padded_head_size(head_size)
     return (
         Buffer("softmax_lse_accum", (splits, batch, heads, length), "fp32"),
         Buffer("out_accum", (splits, batch, heads, length, padded_head), "fp32"),
         OUTPUTS,
         Freed("softmax_lse_accum"),
     )
+
+
+def padded_head_size(head_size: Size) -> Size:
+    """Return a head size padded to the tile of flash attention's kernels.
+
+    >>> padded_head_size(80), padded_head_size(160)
+    (96, 192)
+    """
+    return ceil_to(head_size, HEAD_TILE if yes(head_size <= SMALL_HEAD) else LARGE_HEAD_TILE)
+
+
+def key_splits(batch: Size, heads: Size, length: Size, head_size: Size, keys: Size) -> int:
+    """Return into how many parts flash attention's forward splits the keys; 1 where its blocks fill the processor.
+
+    >>> key_splits(1, 9, 1024, 64, 1024), key_splits(1, 32, 2048, 128, 2048)
+    (4, 1)
+    """
+    processors = 2 * MULTIPROCESSORS  # two blocks of 128 threads on each
+    blocks = batch * heads * parts_of(length, QUERY_BLOCK)
+    share, of = NEARLY_BUSY
+    if not yes(blocks * of < share * processors):
+        return 1
+    narrow, wide = yes(head_size <= 64), yes(head_size > SMALL_HEAD)
+    return _splits(blocks, parts_of(keys, 256 if narrow else 64 if wide else 128), processors)
 
 
 def _splits(blocks: Size, key_blocks: Size, processors: int) -> int:

@@ -62,7 +62,9 @@ class TrainJob:
     The batch. `batch` and `seq_len` are of one micro-batch, in sequences and tokens; `target_len` are the tokens of
     what an encoder-decoder writes, 0 as many. `padding`: there is a padding mask, which disables flash. `packing`:
     each row holds several sequences one behind the other, told apart by position ids that the caller passes instead
-    of a mask; transformers then builds a mask itself, unless there is a cache. `lengths` says how long the samples
+    of a mask; transformers then builds a mask itself, unless there is a cache. `attention` is torch's kernel,
+    transformers' own, or a package's: flash_attention_2 and 3 take padding out of a batch, and attend to each of the
+    `sequences` of a packed row on its own where the batch is that row. `lengths` says how long the samples
     of the data are where they are not packed: fixed, all as long as `seq_len`, or their mean and deviation, as
     500±300; a batch is as long as its longest sample, so a run reserves more than its longest step (oomph.runs).
     `long_samples`: those above `seq_len` are cut, as in most programs, or dropped.
@@ -130,7 +132,8 @@ class TrainJob:
     returned. `denominators_apart`: foreach Adam and AdamW of torch 2.0, which add epsilon to the roots of all second
     moments out of place, so that a copy of all that trains stands beside them. `heads_of_4_51`: transformers 4.51, in
     the cache keys and values as they came, where transformers 5 joins them into tensors of its own; and copies of
-    queries, keys and values where those do not lie in the order in which torch's attention takes them.
+    queries, keys and values where those do not lie in the order in which torch's attention takes them. `repeats_keys`:
+    transformers 4 up to 4.47, whose Mistral, Mixtral, Qwen2, Phi-3 and StarCoder2 copy key heads for flash-attn.
     """
 
     batch: int = 1
@@ -140,6 +143,7 @@ class TrainJob:
     kernels: Kernels = "torch"
     padding: bool = False
     packing: bool = False
+    sequences: int = 2
     target_len: int = 0
     lengths: str = "fixed"
     long_samples: Literal["cut", "drop"] = "cut"
@@ -152,6 +156,7 @@ class TrainJob:
     use_cache: bool = False
     keeps_cache: bool = False
     heads_of_4_51: bool = False
+    repeats_keys: bool = False
     denominators_apart: bool = False
     hold_logits: bool = True
     keep_outputs: bool = False

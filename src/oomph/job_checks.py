@@ -7,7 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from oomph.errors import UsageError, close_matches
-from oomph.job_words import ADAPTERS, COMPLETING, INTEGER_CACHES, PROMPTED, RANKED
+from oomph.job_words import ADAPTERS, COMPLETING, FLASH_ATTN, INTEGER_CACHES, PROMPTED, RANKED
 from oomph.lengths import Lengths
 from oomph.objectives import KINDS as OBJECTIVES
 from oomph.optimizer_names import KINDS, REFUSED
@@ -88,6 +88,10 @@ def check_training(job: TrainJob) -> None:
         _check_offload(job)
     if job.kernels == "unsloth":
         _check_unsloth(job)
+    if job.attention in FLASH_ATTN:
+        _check_flash_attn(job)
+    elif job.repeats_keys:
+        raise UsageError("repeats_keys is of flash-attn.", "Add --attention flash_attention_2.")
     if job.kernels == "foak" and job.packing and job.batch > 1:
         fix = "Take batch 1, as padding-free collators do, or other kernels."
         raise UsageError("fms-acceleration's rotary embedding takes one row of positions for all.", fix)
@@ -153,6 +157,8 @@ def check_serving(job: InferJob) -> None:
         raise UsageError("compute_fp32 is of bitsandbytes' 4-bit maps.", "Add --quantization nf4, or leave it out.")
     if job.cache in INTEGER_CACHES:
         _check_codes(job)
+    if job.attention in FLASH_ATTN:
+        _check_flash_attn_served(job)
     if job.max_memory and job.device_map == "none":
         raise UsageError("max_memory is of a device map.", "Add --device-map auto, or leave it out.")
     if job.device_map != "none" and job.offload != "none":
@@ -348,6 +354,36 @@ def _check_unsloth(job: TrainJob) -> None:
     if job.adapter_dropout or job.modules_to_save or job.packing:
         what = "dropout on adapters, copies of modules or packed rows"
         raise UsageError(f"oomph cannot play {what} with Unsloth's kernels yet.", "Leave them out.")
+
+
+def _check_flash_attn(job: TrainJob) -> None:
+    """Refuse what the packages flash-attn refuse, and what is not played with them."""
+    if job.precision == "fp32":
+        fix = "Take precision bf16 or amp-bf16, or --attention efficient."
+        raise UsageError("flash-attn computes in 16 bits alone: it refuses fp32.", fix)
+    for wrong, what, fix in (
+        (
+            job.kbit_preparation and job.quantization == "none" and not job.autocast,
+            "a base that kbit_preparation keeps in fp32",
+            "Add --autocast, or leave --kbit-preparation out.",
+        ),
+        (job.method in PROMPTED and job.padding, f"{job.method} and a padding mask", "Say --attention flash."),
+    ):
+        if wrong:
+            raise UsageError(f"oomph cannot play {job.attention} with {what} yet.", fix)
+
+
+def _check_flash_attn_served(job: InferJob) -> None:
+    """Refuse what the packages flash-attn refuse, and what is not played with them."""
+    if job.precision == "fp32":
+        raise UsageError("flash-attn computes in 16 bits alone: it refuses fp32.", "Take precision bf16.")
+    for wrong, what in (
+        (job.padding, "a padding mask"),
+        (job.cache not in ("none", "dynamic"), f"the cache {job.cache}"),
+        (job.beams > 1 or job.candidates > 0, "beams or candidates"),
+    ):
+        if wrong:
+            raise UsageError(f"oomph cannot play {job.attention} with {what} yet.", "Say --attention flash.")
 
 
 def implementation(optimizer: str, asked: str, default: str) -> str:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from oomph.job import InferJob, TrainJob
-from oomph.job_words import ADAPTERS, BLOCKED, INTEGER_CACHES, OF_PROMPTS, PROMPTED, RANKED, STATIC_CACHES
+from oomph.job_words import (
+    ADAPTERS,
+    BLOCKED,
+    FLASH_ATTN,
+    INTEGER_CACHES,
+    OF_PROMPTS,
+    PROMPTED,
+    RANKED,
+    STATIC_CACHES,
+)
 from oomph.objectives import KINDS as OBJECTIVES
 from oomph.optimizer_names import KINDS, Kind
 
@@ -53,11 +62,13 @@ TELLS: dict[str, Callable[[TrainJob], bool]] = {
     "keeps_cache": lambda job: job.keeps_cache,
     "denominators_apart": lambda job: job.denominators_apart and _kind(job).rule == "adamw" and not job.zero_stage,
     "heads_of_4_51": lambda job: job.heads_of_4_51,
+    "repeats_keys": lambda job: job.repeats_keys,
     "long_samples": lambda job: job.mixed,
     "kernels": lambda job: job.kernels != "torch",
     "task": lambda job: job.task != "config",
     "labels": lambda job: job.task != "config",
     "target_len": lambda job: job.target_len > 0,
+    "sequences": lambda job: job.packing and job.attention in FLASH_ATTN,
     "keeps_softmax_inputs": lambda job: job.keeps_softmax_inputs,
     "reference": lambda job: OBJECTIVES[job.objective].reference and not OBJECTIVES[job.objective].teacher,
     "teacher": lambda job: OBJECTIVES[job.objective].teacher,

@@ -13,7 +13,7 @@ from oomph.job_words import COMPLETING, OFFLOADED_CACHES, QUANTIZATIONS
 from oomph.methods.targets import has_stacks
 from oomph.objectives import KINDS as OBJECTIVES
 from oomph.optimizer_names import KINDS
-from oomph.programs import kernel_note
+from oomph.programs import flash_note, kernel_note
 from oomph.steps import Step
 from oomph.structure import Job
 from oomph.units import human
@@ -35,6 +35,7 @@ def job_warnings(found: Subject, job: Job, asked: Job, played: Step) -> tuple[st
         *_compiled(found.model, job),
         *_stored_otherwise(found, job),
         *kernel_note(found.model, job.attention),
+        *flash_note(found.model, job),
         *_unfused(played, job),
         *_wide_experts(found.model, job),
     )

@@ -11,7 +11,12 @@ Precision = Literal[
     "amp-bf16",  # fp32 weights under autocast to bf16, with its cache of cast weights
     "amp-fp16",
 ]
-Kernel = Literal["flash", "efficient", "cudnn", "math", "eager"]
+Kernel = Literal[
+    "flash", "efficient", "cudnn", "math",  # torch's
+    "eager",  # transformers'
+    "flash_attention_2", "flash_attention_3",  # of the packages flash-attn and flash-attn-3
+]  # fmt: skip
+FLASH_ATTN = ("flash_attention_2", "flash_attention_3")
 Kernels = Literal[
     "torch",  # none but torch's own
     "liger",  # Liger's norms, rotary embeddings and gated activations

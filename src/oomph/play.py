@@ -26,7 +26,7 @@ from oomph.optimizers.zero import Total, Zero
 from oomph.pattern import Depth
 from oomph.play_infer import infer
 from oomph.played import Played
-from oomph.programs import program_of
+from oomph.programs import kernel_of, program_of
 from oomph.structure import decoder_stack
 from oomph.tape import Recorder, Tape
 from oomph.tape.activation_offload import offloading
@@ -119,14 +119,16 @@ def train_step(
 def _tape(model: Model, job: TrainJob, on: Place) -> Tape:
     """Return a tape that knows what of a job its programs ask for."""
     tape = Tape(on)
-    tape.kernel, tape.dropout, tape.loss = job.attention, job.dropout, job.loss
+    tape.kernel, tape.dropout, tape.loss = kernel_of(model, job), job.dropout, job.loss
     tape.keeps_inputs = job.keeps_4bit_inputs
+    tape.repeats_keys = job.repeats_keys
     tape.keeps_softmax_inputs, tape.heads_of_4_51 = job.keeps_softmax_inputs, job.heads_of_4_51
     tape.inputs_train = job.checkpointing != "none"  # transformers' enable_input_require_grads
     tape.reentrant = job.checkpointing in ("reentrant", "unsloth")
     tape.experts, tape.routing = job.experts, job.routing
     tape.images, tape.image_size = job.images, job.image_size
     tape.prompt_len, tape.holes = job.prompt_len, job.padding
+    tape.sequences = job.sequences if job.packing else 0
     tape.stays = _stays(model, job)
     return tape
 

@@ -18,7 +18,7 @@ from oomph.methods import adapted
 from oomph.methods.gptq import exllama_rooms
 from oomph.model import Model
 from oomph.played import Played
-from oomph.programs import program_of
+from oomph.programs import kernel_of, program_of
 from oomph.programs.assistant import Assistant
 from oomph.programs.beams import repeated, search
 from oomph.programs.cache import OLD, Cache, EncoderDecoderCache, dynamic_cache, static_cache
@@ -51,7 +51,7 @@ def infer(model: Model, job: InferJob, *, on: Place = "gpu") -> Played:
     writes = model.objective == "seq2seq-lm"
     _check(program, model, job)
     tape = Tape(on)
-    recorder, tape.kernel = tape.recorder, job.attention
+    recorder, tape.kernel = tape.recorder, kernel_of(model, job)
     tape.experts, tape.routing, tape.training, tape.release = job.experts, job.routing, False, job.release
     tape.heads_of_4_51 = job.release == "4.51"
     tape.images, tape.image_size = job.images, job.image_size

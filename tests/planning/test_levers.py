@@ -58,6 +58,7 @@ EXAMPLES: dict[str, tuple[dict[str, Any], TrainJob]] = {
     "mixed precision": (LLAMA, TrainJob(4, 1024, precision="fp32", attention="efficient")),
     "bf16 throughout": (LLAMA, TrainJob(4, 1024, precision="amp-bf16")),
     "no dropout": (GPT2 | SMALL, TrainJob(4, 1024)),
+    "flash-attn for padded or packed batches": (LLAMA, TrainJob(2, 1024, attention="eager", padding=True)),
     "no padding mask": (LLAMA | SMALL, TrainJob(2, 1024, attention="eager", padding=True)),
     "packing without position ids": (LLAMA | SMALL, TrainJob(2, 1024, attention="eager", packing=True)),
     "shorter sequences": (LLAMA, TrainJob(1, 4096)),

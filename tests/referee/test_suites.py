@@ -11,7 +11,7 @@ import pytest
 from oomph.errors import UnsupportedError, UsageError
 from oomph.families import model_from_config
 from oomph.job import InferJob, TrainJob, describe
-from oomph.job_words import PROMPTED, Loss, Objective, Quantization, Reference, Release, ServedGptqKernel
+from oomph.job_words import FLASH_ATTN, PROMPTED, Loss, Objective, Quantization, Reference, Release, ServedGptqKernel
 from oomph.optimizer_names import KINDS
 from oomph.play import train_step
 from oomph.referee import suites
@@ -51,11 +51,18 @@ def test_every_value_of_every_input_occurs(kind: type) -> None:
     """The standard suite has each choice, each switch both ways and at least two of each number."""
     missing = {"precision": {"fp16", "amp-fp16"}} if kind is InferJob else {"precision": {"amp-fp16"}}
     missing["routing"] = {"worst"}  # which experts tokens go to is up to random weights
-    missing["attention"] = {"efficient", "cudnn"} if kind is InferJob else set()
+    missing["attention"] = {*FLASH_ATTN, *(("efficient", "cudnn") if kind is InferJob else ())}  # packages apart
     missing["optimizer"] = set(KINDS)  # they have a suite of their own
     missing["loss"] = set(get_args(Loss)) - {"hf", "mean", "liger"}  # of older versions, or packages apart
     # As bitsandbytes, torch, GPTBigCode and transformers were.
-    old = ("keeps_4bit_inputs", "keeps_softmax_inputs", "keeps_cache", "heads_of_4_51", "denominators_apart")
+    old = (
+        "keeps_4bit_inputs",
+        "keeps_softmax_inputs",
+        "keeps_cache",
+        "heads_of_4_51",
+        "denominators_apart",
+        "repeats_keys",
+    )
     missing |= {key: {True} for key in old}
     # No GPTQ or AWQ checkpoint is made of random weights, hqq is a package apart, and DeepSpeed is not run.
     missing["quantization"] = {
@@ -94,7 +101,7 @@ def test_every_value_of_every_input_occurs(kind: type) -> None:
         "optim_rank", "zero_stage", "zero_bucket", "lengths", "prompt_len", "virtual_tokens", "block_size", "images",
         "image_size", "checkpoint_saves", "teacher", "reward_model", "rollout_batch", "mini_batches",
         "max_memory",  # of a device map
-        "active_layers",
+        "active_layers", "sequences",
     )  # fmt: skip
     missing["freeze_vision"] = {True}
     missing |= {"zero_overlap": {True}, "zero_offload": {"optimizer"}}  # which needs DeepSpeed

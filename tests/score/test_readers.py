@@ -34,8 +34,8 @@ def test_a_training_row_is_the_job_it_describes() -> None:
     """The Trainer's defaults are in the job: gradients clipped, logits dropped, reentrant checkpointing."""
     job, assumed = training.job_of(TRAINING)
     assert job == TrainJob(
-        batch=4, seq_len=4096, loss="hf-4.46", checkpointing="reentrant", hold_logits=False, clip_gradients=True,
-        adapter_dropout=0.1,
+        batch=4, seq_len=4096, attention="flash_attention_2", loss="hf-4.46", checkpointing="reentrant",
+        hold_logits=False, clip_gradients=True, adapter_dropout=0.1,
     )  # fmt: skip
     assert any("transformers 4.48.1" in text for text in assumed)
     assert any("reentrant" in text for text in assumed)
@@ -72,7 +72,9 @@ def test_an_edition_of_ibm_s_table_loaded_all_kernels(batch: int, before: int, s
     refs = "fms-acceleration/blob/{}/scripts/benchmarks/refs/a100_80gb.csv"
     base = changed(TRAINING, model="bigcode/gpt_bigcode-santacoder", micro_batch=batch)
     smi = [
-        scored(changed(base, source_url=refs.format(edition), measured={"nvidia_smi_gib": mib / 1024}))["nvidia_smi_gib"]
+        scored(changed(base, source_url=refs.format(edition), measured={"nvidia_smi_gib": mib / 1024}))[
+            "nvidia_smi_gib"
+        ]
         for edition, mib in (("9239802", before), ("main", since))
     ]
     for found in smi:

@@ -160,7 +160,7 @@ class Attention(Block):
             key_states, value_states = past_key_values.update(key_states, value_states, index)
 
         attn_output, attn_weights = ops.attention(
-            query_states, key_states, value_states, attention_mask, m.dropout, m.softcap
+            query_states, key_states, value_states, attention_mask, m.dropout, m.softcap, m.sliding_window
         )
         if m.head_gate:
             attn_output = attn_output * ops.unsqueeze(ops.sigmoid(m[m.head_gate](hidden_states)), 3)

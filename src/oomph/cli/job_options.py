@@ -25,7 +25,7 @@ from oomph.runtimes.peft import given_way, prepared
 Command = TypeVar("Command", bound=Callable[..., Any])
 Job = type[TrainJob] | type[InferJob]
 
-MANY = 10  # choices that are too many to be told in the option's name
+MANY, LONG = 10, 60  # choices that are too many, or characters of them all, to be told in the option's name
 # How options are spelled where the field's name with hyphens is not it. A pair with a slash turns a thing on or off.
 SPELLINGS: dict[Job, dict[str, tuple[str, ...]]] = {
     TrainJob: {
@@ -47,10 +47,12 @@ HELP: dict[Job, dict[str, str]] = {
         "batch": "Sequences in a micro-batch.",
         "seq_len": "Tokens in a sequence.",
         "precision": "Dtype of weights, gradients and states; amp: fp32 weights under autocast.",
-        "attention": "Attention kernel.",
+        "attention": "Attention kernel: torch's own, transformers' eager one, or the package flash-attn 2's or 3's.",
         "kernels": "Whose fused kernels for norms, rotary embeddings and activations are put into the model.",
-        "padding": "The batch has a padding mask, which shuts flash out.",
-        "packing": "Rows hold several sequences, told apart by position ids: a mask is built, which shuts flash out.",
+        "padding": "The batch has a padding mask, which shuts flash out; flash-attn's packages take padding out.",
+        "packing": "Rows hold several sequences, told apart by position ids: a mask is built, which shuts flash out;"
+        " flash-attn's packages tell them apart themselves, in batches of one row.",
+        "sequences": "Sequences in a packed row, which the backward of flash-attn's packages pads one by one.",
         "target_len": "Tokens in what an encoder-decoder writes; 0: as many as it reads.",
         "lengths": "How long samples are where they are not packed: fixed, or mean and deviation, as 500±300.",
         "long_samples": "Samples longer than that are cut, or dropped from the data.",
@@ -63,6 +65,7 @@ HELP: dict[Job, dict[str, str]] = {
         "use_cache": "Keep a key-value cache while training.",
         "keeps_cache": "Checkpointing leaves the cache on, as in GPTBigCode of transformers 4.",
         "heads_of_4_51": "As transformers 4.51: a cache of views, and heads copied for torch's attention.",
+        "repeats_keys": "As Mistral, Qwen2, Phi-3 of transformers up to 4.47: key heads copied for flash-attn.",
         "denominators_apart": "As AdamW of torch 2.0: epsilon is added out of place, a copy more of what trains.",
         "hold_logits": "The caller keeps the logits until backward is done.",
         "keep_outputs": "Outputs live until the next forward pass is over, as in a plain loop.",
@@ -125,7 +128,7 @@ HELP: dict[Job, dict[str, str]] = {
         "seq_len": "Tokens that are read at once (prefill).",
         "decode": "Tokens written after them, one by one.",
         "precision": "Dtype of weights and cache.",
-        "attention": "Attention kernel.",
+        "attention": "Attention kernel: torch's own, transformers' eager one, or the package flash-attn 2's or 3's.",
         "padding": "The batch has a padding mask, which shuts flash out.",
         "cache": "Key-value cache: growing, of full length from the start, quantised (to fp8, or by quanto or HQQ to"
         " integers), or offloaded to the machine's memory.",
@@ -328,6 +331,6 @@ def _option(field: Field[Any], spellings: tuple[str, ...], kind: Job, before: st
         return click.option(*spellings, field.name, default=field.default, show_default=True, help=words)
     what: Any = Names(choices) if choices else Amount() if hint is int else hint
     more: dict[str, Any] = {}
-    if len(choices) > MANY:
+    if len(choices) > MANY or len("|".join(choices)) > LONG:
         more["metavar"], words = "NAME", f"{words} One of: {', '.join(choices)}."
     return click.option(*spellings, field.name, type=what, default=field.default, show_default=True, help=words, **more)

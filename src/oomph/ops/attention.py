@@ -10,6 +10,8 @@ from oomph.errors import UnsupportedError
 from oomph.ops.activation import tanh
 from oomph.ops.bounds import where_buffer
 from oomph.ops.elementwise import cast, dropout
+from oomph.ops.flash_attn import FlashCall
+from oomph.ops.flash_interface import PACKAGES, flash_attention_forward
 from oomph.ops.indexing import contiguous, expand, transpose, unsqueeze, view
 from oomph.ops.joining import cat
 from oomph.ops.kernel_choice import FLASH_HEAD_DIM, Call
@@ -23,13 +25,21 @@ from oomph.tape.sym import Sym, new
 
 
 def attention(
-    query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: float, softcap: bool = False
+    query: Sym,
+    key: Sym,
+    value: Sym,
+    mask: Sym | None,
+    rate: float,
+    softcap: bool = False,
+    window: Size | None = None,
+    positions: bool = True,
 ) -> tuple[Sym, Sym | None]:
     """Run the job's attention kernel on q [B, N, S, D] and k, v [B, K, T, D]; returns the output [B, S, N, D] and, from
-    the eager one, the weights [B, N, S, T], else None. Only the eager one knows soft-capping.
+    the eager one, the weights [B, N, S, T], else None. Torch's own know no soft-capping, and flash-attn alone a window
+    that is no mask and the `positions`, where a class hands them on.
 
-    Saves what the kernel saves, see sdpa_attention and eager_attention. Source: transformers 5.23, modeling_utils.py,
-    ALL_ATTENTION_FUNCTIONS.
+    Saves what the kernel saves, see sdpa_attention, eager_attention and flash_attention_forward. Source: transformers
+    5.23, modeling_utils.py, ALL_ATTENTION_FUNCTIONS.
 
     Flash, see flash_attention:
     >>> from oomph.tape.testing import cost, transposed
@@ -38,6 +48,13 @@ def attention(
     """
     if query.tape.kernel == "eager":
         return eager_attention(query, key, value, _needed(mask), rate, softcap)
+    if query.tape.kernel in PACKAGES:
+        if query.tape.repeats_keys:
+            key = repeat_kv(key, query.shape[1] // key.shape[1])
+            value = repeat_kv(value, query.shape[1] // value.shape[1])
+        seen = window is not None and yes(key.shape[2] > window)
+        call = FlashCall(rate if query.tape.dropout else 0.0, window=seen, softcap=softcap, positions=positions)
+        return flash_attention_forward(query, key, value, mask, call), None
     return sdpa_attention(query, key, value, mask, rate), None
 
 
@@ -52,6 +69,9 @@ def full_attention(query: Sym, key: Sym, value: Sym, rate: float) -> tuple[Sym, 
     """
     if query.tape.kernel == "eager":
         return eager_attention(query, key, value, None, rate)
+    if query.tape.kernel in PACKAGES:
+        call = FlashCall(rate if query.tape.dropout else 0.0, causal=False, positions=False)
+        return flash_attention_forward(query, key, value, None, call), None
     return sdpa_attention(query, key, value, None, rate, causal=False), None
 
 
@@ -236,7 +256,7 @@ def gpt2_attention(query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: flo
     Cost(allocated=98304, saved=114688, backward=147456)
     """
     if query.tape.kernel != "eager":
-        return sdpa_attention(query, key, value, mask, rate), None
+        return attention(query, key, value, mask, rate)
     attn_weights = matmul(query, transpose(key, 2, 3)) * 1.0
     attn_weights = attn_weights + _needed(mask)
     attn_weights = softmax(attn_weights)
@@ -266,6 +286,10 @@ def encoder_attention(
     >>> cost(eager, *[(1, 64, 2, 128)] * 3, tape=tape)
     Cost(allocated=114688, saved=114688, backward=147456)
     """
+    if query.tape.kernel in PACKAGES:
+        given = query.tape.sequences > 0  # position ids are handed on, not made
+        call = FlashCall(rate if query.tape.dropout else 0.0, causal=causal, positions=given)
+        return flash_attention_forward(query, key, value, mask, call), None
     if query.tape.kernel != "eager":
         return sdpa_attention(query, key, value, mask, rate, causal), None
     attn_weights = matmul(query, transpose(key, 2, 3)) * 1.0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from oomph.job_words import FLASH_ATTN
 from oomph.ops.elementwise import cast, result, unary
 from oomph.ops.indexing import expand
 from oomph.ops.joining import pad_last
@@ -97,6 +98,8 @@ def causal_mask(
     if packed is not None and packed_sequence_mask is not None:
         rule = all_of(in_same_sequence(packed_sequence_mask), at_positions(rule, packed))
         may_skip = False
+    if tape.kernel in FLASH_ATTN:
+        return _flash_mask(attention_mask, kv_length)
     if blocks is not None:
         rule, may_skip = any_of(rule, in_same_block(blocks)), False
     lengths = (q_length, kv_length, q_offset, kv_offset)
@@ -174,10 +177,12 @@ def bidirectional_mask(inputs_embeds: Sym, attention_mask: Sym | None, window: S
     (2, 1, 64, 64)
     """
     tape, (batch, length) = inputs_embeds.tape, inputs_embeds.shape[:2]
-    if attention_mask is None and (window is None or yes(length < window)):
+    if attention_mask is None and (window is None or yes(length < window) or tape.kernel in FLASH_ATTN):
         return None
     if attention_mask is not None:
         attention_mask = cast(attention_mask, "bool")
+        if tape.kernel in FLASH_ATTN:
+            return _flash_mask(attention_mask, attention_mask.shape[1])
         answer = tape.empty((), "bool", op="all")
         del answer
     rule = everywhere if window is None else all_of(around, everywhere)
@@ -241,6 +246,17 @@ def _sdpa_mask(
     kv_arange = unary(tape.empty((kv_length,), "int64", op="arange"), "add")
     mask = rule(Indices(batch_arange, head_arange, keys=lying(kv_arange), queries=standing(q_arange)))
     return expand(mask, (batch, 1, q_length, kv_length))
+
+
+def _flash_mask(padding: Sym | None, kv_length: Size) -> Sym | None:
+    """Mirror flash_attention_mask: what is padding, booleans [B, T], where it is looked for and any found."""
+    if padding is None:
+        return None
+    if not yes(padding.shape[1] == kv_length):
+        return slice_axis(padding, 1, 0, kv_length) if yes(padding.shape[1] > kv_length) else padding
+    answer = padding.tape.empty((), "bool", op="all")
+    del answer
+    return padding if padding.tape.holes else None
 
 
 def _eager_mask(

@@ -42,7 +42,7 @@ def attention(
     del fused
     if layer_past is not None:
         key, value = layer_past.update(key, value, index)
-    attn_output, attn_weights = ops.attention(query, key, value, attention_mask, m.dropout)
+    attn_output, attn_weights = ops.attention(query, key, value, attention_mask, m.dropout, positions=False)
     attn_output = ops.contiguous(ops.view(attn_output, (batch, length, hidden)))
     attn_output = m.c_proj(attn_output)
     attn_output = m.resid_dropout(attn_output)

@@ -18,6 +18,7 @@ from oomph.blocks.latent_attention import LatentAttention
 from oomph.errors import UnsupportedError
 from oomph.families.layer_types import FULL, SLIDING
 from oomph.job import TrainJob
+from oomph.job_words import FLASH_ATTN
 from oomph.ops.rotary_kinds import FP32_TABLES
 from oomph.programs.cache import Cache, dynamic_cache
 from oomph.programs.classify import classified
@@ -247,7 +248,7 @@ def causal_lm(
 ) -> tuple[Sym | None, Sym | None, Cache | None]:
     """Mirror LlamaForCausalLM.forward: loss, logits and cache."""
     frame = FRAMES[model_type]
-    if not frame.sdpa:
+    if not frame.sdpa and m.tape.kernel not in FLASH_ATTN:
         m.tape.kernel = "eager"
     hidden_states, past_key_values = model(
         m.model, input_ids, checkpointing, frame, attention_mask, position_ids, past_key_values, use_cache=use_cache

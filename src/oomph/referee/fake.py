@@ -47,6 +47,7 @@ class _Answering(FakeTensorMode):  # type: ignore[misc]
     counting = False  # whether small integers are really computed with
     searching = False  # whether what a static cache has seen is asked for by a search alone, after it saw some
     pictured: int | None = None  # tokens of a sequence that are images', once they are looked for
+    found: int | None = None  # how many places of a row are found now, where it is known
 
     def dispatch(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Answer for `.item()`, `bool()` and `torch.equal`, and remember where a boolean came from."""
@@ -55,7 +56,7 @@ class _Answering(FakeTensorMode):  # type: ignore[misc]
         if func is aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
             if args[0].dtype == torch.bool:
                 return self.plain and getattr(args[0], "oomph_yes", False)
-            return 1.0 if args[0].is_floating_point() else self.number
+            return 1.0 if args[0].is_floating_point() else getattr(args[0], "oomph_number", self.number)
         if func is aten.is_nonzero.default and isinstance(args[0], FakeTensor) and args[0].dtype == torch.bool:
             return self.plain and getattr(args[0], "oomph_yes", False)  # what bool() is in inference mode
         if func is aten.equal.default:
@@ -105,6 +106,8 @@ class _Answering(FakeTensorMode):  # type: ignore[misc]
             count = mask.shape[0] * self.pictured
         if self.halves and mask.dim() == 1:
             count //= 2
+        if self.found is not None:
+            count = self.found
         with self:
             return torch.empty((count, mask.dim()), dtype=torch.int64, device=mask.device)
 
@@ -139,8 +142,8 @@ def fake_tensors(
     halves: bool = False,
     counting: bool = False,
     searching: bool = False,
-) -> Iterator[None]:
-    """Make every tensor fake, with transformers none the wiser.
+) -> Iterator[_Answering]:
+    """Make every tensor fake, with transformers none the wiser; what is yielded answers for their values.
 
     `padded`: attention masks have holes. `packed`: rows of two tokens and more hold several sequences. `scored`: of
     each row's tokens so many count, all if None. `number`: what integers answer that code reads. `halves`: every
@@ -188,7 +191,7 @@ def fake_tensors(
         # Static caches ask Dynamo to keep their address; it would look for a real one.
         stack.enter_context(patch("torch._dynamo.mark_static_address", lambda *args, **kwargs: None))
         stack.enter_context(mode)
-        yield
+        yield mode
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from oomph.assistant import assistant_config
 from oomph.errors import UnsupportedError
 from oomph.families.heads import headed
 from oomph.job import InferJob, TrainJob
+from oomph.job_words import FLASH_ATTN
 from oomph.objectives import KINDS as OBJECTIVES
 from oomph.referee.meta import clean
 
@@ -45,13 +46,15 @@ def build(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu")
         _without_dropout(config)
     dtype = DTYPES["fp32" if job.precision.startswith(AUTOCAST) else job.precision]
     # None lets a class without SDPA fall back to eager, as from_pretrained does.
-    attention = "eager" if job.attention == "eager" else None
+    attention = job.attention if job.attention in ("eager", *FLASH_ATTN) else None
     # Left out, grouped_mm is taken by classes that have it.
     if job.experts == "modules":
         raise UnsupportedError("transformers 5 keeps a layer's experts in one tensor.", "Say --experts eager.")
     experts = {} if job.experts == "grouped_mm" else {"experts_implementation": job.experts}
     with torch.device(device), _sparing(job, device):
         model = auto.from_config(config, dtype=dtype, attn_implementation=attention, trust_remote_code=False, **experts)
+    if job.quantization != "none" and job.attention in FLASH_ATTN:
+        model.config._is_quantized = True  # as transformers' quantizers say before the way to flash-attn asks
     if not isinstance(job, TrainJob):
         from oomph.referee.served import served
 

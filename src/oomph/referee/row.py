@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from oomph.errors import OomphError
 from oomph.job import InferJob, TrainJob
+from oomph.job_words import FLASH_ATTN
 from oomph.referee import inference, isolated, jobs, models, sdpa
 from oomph.referee.meter import CudaMeter, Meter, Reading
 from oomph.referee.trace import collected
@@ -184,7 +185,7 @@ def kernels(job: TrainJob | InferJob, watcher: MeterWatcher) -> Iterator[None]:
 
     While the job warms up, torch is asked at every call which kernel it takes; in the step that counts nothing is.
     """
-    if job.attention == "eager":
+    if job.attention in ("eager", *FLASH_ATTN):  # transformers finds a package, or says that it is missing
         yield
         return
     order = [*sdpa.ORDER[job.attention], "math"]

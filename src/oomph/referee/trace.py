@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from oomph.errors import UnsupportedError
 from oomph.job import InferJob, TrainJob, describe
+from oomph.job_words import FLASH_ATTN
 from oomph.referee import isolated
 from oomph.referee.meta import INSTALL
 from oomph.stream import Event, Label, Stream
@@ -144,6 +145,7 @@ def trace(
     with ExitStack() as stack:
         stack.enter_context(collected())
         stack.enter_context(as_on_cuda(job) if device == "cuda" else nullcontext())
+        mode = None
         if not real:
             from oomph.referee.fake import fake_tensors
 
@@ -152,7 +154,11 @@ def trace(
             counting = job.images > 0
             searching = isinstance(job, InferJob) and job.beams > 1
             answers = (jobs.scored(job), jobs.read_number(job), halves, counting, searching)
-            stack.enter_context(fake_tensors(job.padding, packed, *answers))
+            mode = stack.enter_context(fake_tensors(job.padding, packed, *answers))
+        if job.attention in FLASH_ATTN:
+            from oomph.referee import flash_attn
+
+            stack.enter_context(flash_attn.installed(job, mode, kernels.append))
         stack.enter_context(_kernels(job, kernels) if device == "cuda" else nullcontext())
         if isinstance(job, InferJob):
             from oomph.referee import caches
@@ -218,7 +224,8 @@ def collected() -> Iterator[None]:
 def _kernels(job: TrainJob | InferJob, taken: list[str]) -> Any:
     from oomph.referee.fake import cuda_kernels
 
-    return cuda_kernels("math" if job.attention == "eager" else job.attention, taken.append)
+    asked = {"eager": "math", **dict.fromkeys(FLASH_ATTN, "flash")}.get(job.attention, job.attention)
+    return cuda_kernels(asked, taken.append)
 
 
 def _unique(words: list[str]) -> tuple[str, ...]:

@@ -91,8 +91,11 @@ def targets(said: Said, key: str) -> dict[str, Any]:
 
 
 ATTENTION = {
-    "flash_attention_2": "flash", "flash_attention_3": "flash", "fa2": "flash", "sdpa": "flash", "auto": "flash",
-    "eager": "eager", "disabled": "eager", "kernels-community/flash-attn2": "flash",
+    "flash_attention_2": "flash_attention_2", "fa2": "flash_attention_2",
+    "kernels-community/flash-attn2": "flash_attention_2", "kernels-community/flash-attn": "flash_attention_2",
+    "flash_attention_3": "flash_attention_3", "kernels-community/flash-attn3": "flash_attention_3",
+    "kernels-community/vllm-flash-attn3": "flash_attention_3",
+    "sdpa": "flash", "auto": "flash", "eager": "eager", "disabled": "eager",
 }  # fmt: skip
 
 
@@ -291,7 +294,7 @@ READERS: dict[str, dict[str, Reader]] = {
         "peft_use_dora": dora,
         "quantize_moe_experts": when("quantised_experts", True),
         "sample_packing": packed,
-        "flash_attention": when("attention", "flash"),
+        "flash_attention": when("attention", "flash_attention_2"),
         "eager_attention": when("attention", "eager"),
         "liger_fused_linear_cross_entropy": when("loss", "liger"),
         **dict.fromkeys(LIGER_PARTS, liger_part),

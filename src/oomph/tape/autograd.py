@@ -50,7 +50,9 @@ class Node:
         self.saved: list[Any] = []
         self.made: dict[int, int] = {}  # the ordinals of its outputs' storages
         self.context: Any = None
-        self.in_python = False  # whether gradients that nobody wants live until the node is done
+        self.in_python = (
+            False  # as a Python function's: gradients that nobody wants live until the others are passed on
+        )
 
     def needs(self, index: int) -> bool:
         """Tell whether the gradient of this input is wanted."""

@@ -47,6 +47,7 @@ class Tape:
         self.keeps_softmax_inputs = False  # as torch up to 1.10
         self.release = "5"  # whose generate() runs
         self.heads_of_4_51 = False  # a cache of views, and copies of heads for torch's attention
+        self.repeats_keys = False  # for flash-attn, as some classes of transformers up to 4.47
         self.keeps_inputs = False  # of 4-bit maps, as long as the graph: bitsandbytes up to 0.42
         self.scratch: Sym | None = None  # a buffer that weights share while they are dequantised, once there is one
         self.offload: Offload | None = None  # Unsloth's checkpoints, once there is one
@@ -61,6 +62,7 @@ class Tape:
         self.prompt_len: Size = 0  # tokens at the start of each sequence that are not scored
         self.images, self.image_size = 0, ""  # of each sequence, and how large they are
         self.holes = True  # whether a padding mask has any
+        self.sequences = 0  # that are packed into each row; 0: nothing is packed
         # Tells by its path whether a weight waits in the machine's memory, and comes when its module is called.
         self.waits: Callable[[str], bool] = lambda path: False
         self.adapters = True  # whether they are switched on

@@ -9,7 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 from oomph.job import TrainJob
+from oomph.job_words import FLASH_ATTN
 from oomph.objectives import KINDS as OBJECTIVES
+from oomph.programs import calls_flash_attn
 from oomph.runtimes import runtime
 from oomph.runtimes.base import Runtime, Versions
 from oomph.runtimes.trainer import mixed, use_cache
@@ -52,6 +54,9 @@ from oomph.units import GIB, MIB
 SIXTEEN = {"bf16": "bf16", "bfloat16": "bf16", "fp16": "fp16", "float16": "fp16"}
 ONE_GPU_ZERO = "ZeRO-2 config (single GPU)"
 QWEN_BUCKET = 200_000_000  # reduce_bucket_size of finetune/ds_config_zero2.json
+# Types whose classes repeated key heads for flash-attn, and transformers that has one way to it for all classes.
+REPEATING = frozenset({"mistral", "mixtral", "phi3", "qwen2", "qwen2_moe", "starcoder2"})
+ATTENTION_IN_ONE_SINCE = (4, 48)
 CACHE_OFF_SINCE = (4, 50)  # transformers in whose GPTBigCode checkpointing switches the cache off
 SAME_DTYPE = (None, "same as trainable param dtype")
 ADAPTERS_FP32_SINCE = (0, 11)  # PEFT that makes adapters fp32 on 16-bit weights: autocast_adapter_dtype
@@ -72,6 +77,11 @@ def _question(row: Mapping[str, Any]) -> Question:
         assumed = (*assumed, f"seq_len {most}: the model has no more positions")
     if job.model_code == "transformers":
         job = replace(job, targets=there(subject, job.targets))
+    if job.attention in FLASH_ATTN and not calls_flash_attn(subject.model, job):
+        job = replace(job, attention="flash", padding=False)
+        assumed = (*assumed, "torch's flash attention for a package's, which takes padding out: of the same tensors")
+    elif job.attention in FLASH_ATTN and subject.model.model_type in REPEATING:
+        job = replace(job, repeats_keys=not _versions(row).at_least("transformers", *ATTENTION_IN_ONE_SINCE))
     gpu = device(row.get("gpu"))
     if gpu and _loads_all_kernels(row):
         gpu = replace(gpu, kernel_loading="eager")

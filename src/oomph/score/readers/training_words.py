@@ -71,8 +71,9 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
     "adamw_torch_fused": "fused",
 }
 ATTENTION: dict[str, Kernel] = {
-    "flash_attention_2": "flash",
-    "flash_attn": "flash",
+    "flash_attention_2": "flash_attention_2",
+    "flash_attention_3": "flash_attention_3",
+    "flash_attn": "flash_attention_2",
     "flash_attn 2": "flash",
     "flash attention": "flash",
     "flash-attn 2 (Qwen remote code)": "flash",
@@ -97,8 +98,8 @@ UNSTATED_LENGTHS = ("Lengths depend on dataset", "token count per batch unknown"
 UNSTATED_METRIC = "not stated"
 # Tables whose G are thousands of nvidia-smi's MiB, of processes that loaded all kernels at once: docs/accuracy.md.
 SMI_TABLES = ("Qwen finetune.py",)
-# Editions of tables whose processes loaded all kernels at once, by the end of their address: the same jobs with the same
-# peaks took 1.13 to 1.27 GiB less in the edition before, and weigh what they should there. docs/accuracy.md.
+# Editions of tables whose processes loaded all kernels at once, by the end of their address: jobs of the same peaks took
+# 1.1 to 1.3 GiB less in the edition before, and weigh what they should there. docs/accuracy.md.
 EAGER_TABLES = ("fms-acceleration/blob/main/scripts/benchmarks/refs/a100_80gb.csv",)
 # What rows call models that the catalogue has under another name.
 MODELS: dict[str, str] = {
