@@ -226,7 +226,7 @@ def _step(
 
 
 def _iterate(
-    passes: Passes, objective: Any, optimizer: Optimizer | None, played: Played, zero_grad: Callable[[], None]
+    passes: Passes, objective: Any, optimizer: Optimizer | Zero | None, played: Played, zero_grad: Callable[[], None]
 ) -> None:
     """Play an iteration of an objective whose trainer has a loop of its own, and note where what stands."""
     tape, recorder = passes.tape, passes.tape.recorder

@@ -98,7 +98,7 @@ UNSTATED_LENGTHS = ("Lengths depend on dataset", "token count per batch unknown"
 UNSTATED_METRIC = "not stated"
 # Tables whose G are thousands of nvidia-smi's MiB, of processes that loaded all kernels at once: docs/accuracy.md.
 SMI_TABLES = ("Qwen finetune.py",)
-# Editions of tables whose processes loaded all kernels at once, by the end of their address: jobs of the same peaks took
+# Editions of tables whose processes loaded all kernels at once, by the end of their address: jobs of equal peaks took
 # 1.1 to 1.3 GiB less in the edition before, and weigh what they should there. docs/accuracy.md.
 EAGER_TABLES = ("fms-acceleration/blob/main/scripts/benchmarks/refs/a100_80gb.csv",)
 # What rows call models that the catalogue has under another name.
