@@ -150,6 +150,21 @@ def test_ms_swift_runs_with_the_versions_it_requires() -> None:
     assert not training.job_of(narrow)[0].kbit_preparation  # nothing in it calls prepare_model_for_kbit_training
 
 
+@pytest.mark.parametrize(("model", "mib"), [("qwen-7b-chat", 13616), ("qwen-14b-chat", 19278)])
+def test_checkpointing_of_ms_swift_does_not_see_what_old_bitsandbytes_keeps(model: str, mib: int) -> None:
+    """It is not reentrant, so inputs of 4-bit maps stay: MiB of its edition of December 2023, samples of one length."""
+    row = changed(
+        TRAINING, framework="ms-swift 2.x (HF Trainer)", framework_version="torch 2.1.1, flash_attn 2.3.4, bnb 0.41.3",
+        model=model, method="qlora", weight_dtype="bnb nf4", precision_mode="amp bf16 (HF bf16, params bf16)",
+        lora={"rank": 8, "targets": "DEFAULT (c_attn)", "adapter_dtype": "AUTO"}, optimizer="AdamW (adamw_torch)",
+        seq_len=2048, micro_batch=1, grad_accum=16, attention_impl="flash_attn 2", checkpointing="full",
+        loss_impl="eager HF", packing=False, notes="", measured={"peak_reserved_gib": mib / 1024},
+    )  # fmt: skip
+    assert training.job_of(row)[0].checkpointing == "non-reentrant"
+    assert training.job_of(changed(row, framework="HF Trainer"))[0].checkpointing == "reentrant"
+    assert abs(scored(row)["peak_reserved_gib"].relative_error or 1) < 0.015
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
