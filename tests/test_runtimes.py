@@ -136,6 +136,8 @@ def test_an_axolotl_config_is_a_job() -> None:
          {"method": "lisa", "active_layers": 4}),
         ({"finetuning_type": "full", "use_adam_mini": True, "optim": "adamw_torch"}, "llama-factory",
          {"optimizer": "adam-mini", "implementation": "foreach"}),
+        ({"finetuning_type": "lora", "quantization_bit": 4, "use_unsloth": True, "bf16": True}, "llama-factory",
+         {"method": "qlora", "kernels": "unsloth", "checkpointing": "unsloth", "loss": "unsloth"}),
         ({"per_device_train_batch_size": 2, "max_grad_norm": 0.0, "use_liger_kernel": True}, "trainer",
          {"clip_gradients": False, "loss": "liger", "kernels": "liger"}),
         ({"base_model": "x", "micro_batch_size": 1, "liger_rope": True, "liger_rms_norm": True,

@@ -351,8 +351,8 @@ def _check_unsloth(job: TrainJob) -> None:
         raise UsageError(
             "Unsloth keeps all but adapters in 16 bit.", "Take precision bf16, without --kbit-preparation."
         )
-    if job.adapter_dropout or job.modules_to_save or job.packing:
-        what = "dropout on adapters, copies of modules or packed rows"
+    if job.adapter_dropout or job.modules_to_save:
+        what = "dropout on adapters or copies of modules"
         raise UsageError(f"oomph cannot play {what} with Unsloth's kernels yet.", "Leave them out.")
 
 

@@ -68,6 +68,8 @@ CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [
         ("qwen3", {}, UNSLOTH | {"method": "qlora", "checkpointing": "non-reentrant"}),
         ("qwen3", {}, UNSLOTH | {"method": "lora", "targets": "q_proj,v_proj,down_proj", "loss": "unsloth"}),
         ("mistral", {}, UNSLOTH | {"method": "lora", "attention": "efficient", "padding": True}),  # xformers
+        ("llama", {"max_position_embeddings": 40000}, UNSLOTH | {"method": "lora", "packing": True, "batch": 1}),
+        ("qwen3", {}, NOTEBOOK | {"packing": True, "checkpointing": "non-reentrant"}),
         ("llama", WIDE, NOTEBOOK | {"seq_len": 2048}),  # logits in chunks
         ("qwen3", WIDE, NOTEBOOK | {"seq_len": 2500, "accumulation": 2}),  # in tiles
         ("llama", {}, UNSLOTH | {"method": "lora", "targets": "q_proj,v_proj,o_proj,up_proj"}),

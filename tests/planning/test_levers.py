@@ -29,6 +29,7 @@ EXAMPLES: dict[str, tuple[dict[str, Any], TrainJob]] = {
     "free gradients after the step": (LLAMA, TrainJob(2, 1024, set_to_none=False)),
     "Liger's cross entropy": (LLAMA | WORDS, TrainJob(2, 512)),
     "Liger's kernels": (LLAMA, TrainJob(2, 1024)),
+    "Unsloth's forward pass": (LLAMA, TrainJob(2, 1024, method="lora")),
     "cut cross entropy": (LLAMA | WORDS, TrainJob(2, 512)),
     "adapters in the dtype of the weights": (LLAMA, TrainJob(2, 512, method="lora", rank=64)),
     "LoRA": (LLAMA, TrainJob(1, 64)),

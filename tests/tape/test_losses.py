@@ -10,6 +10,7 @@ import pytest
 from oomph.errors import UsageError
 from oomph.families import model_from_config
 from oomph.job import TrainJob
+from oomph.job_words import Loss
 from oomph.losses import LOSSES
 from oomph.steps import step
 
@@ -86,6 +87,12 @@ def test_a_loss_that_makes_fewer_logits_takes_less() -> None:
     assert found["hf"] < found["hf-4.46"]
 
 
+@pytest.mark.parametrize("loss", ["cut", "liger", "unsloth", "unsloth-2024", "fused-head"])
+def test_one_token_has_no_next_one(loss: Loss) -> None:
+    """The shortest sequence, where nothing is scored, is a step too."""
+    assert step(model_from_config(RAW), TrainJob(1, 1, loss=loss)).peak
+
+
 def test_losses_that_fail_with_fp32_weights_are_refused() -> None:
     """Apple's kernel takes 16 bit alone, and fms-acceleration's product fails with two dtypes."""
     with pytest.raises(UsageError, match="wants weights in 16 bit"):
@@ -96,7 +103,6 @@ def test_every_loss_is_a_file() -> None:
     """What can be asked for can be played."""
     from typing import get_args
 
-    from oomph.job_words import Loss
     from oomph.losses import loss_file
 
     assert set(get_args(Loss)) == set(LOSSES)

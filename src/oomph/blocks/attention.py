@@ -37,7 +37,7 @@ class Attention(Block):
     `rotary` names how positions are put in, "" not at all (see ops/rotary_kinds.py),
     `rotary_dim` in how many channels of a head, None all; `own_tables`: sliding and full layers have rotary tables of
     their own; `longrope`: frequencies are chosen anew in each forward pass. `softcap`: scores are bounded by a tanh.
-    `kernel` names what computes all input maps at once, "" nothing does.
+    `kernel` names what computes all input maps at once, "" nothing does (see blocks/unsloth_attention.py).
     `position_scaled`: queries grow with their position, which the tables bring along (Ministral 3).
     `layout` is how a fused map lays out heads, where the class has several ways; `linear` what its maps are.
 
@@ -181,8 +181,6 @@ def _projection(m: Bound) -> str:
     """Return which of the ways to q, k and v an attention takes."""
     if len(m.qkv) == 1:
         return "fused"
-    if m.kernel:
-        return str(m.kernel)
     return "plain" if m.norm_place == "heads" and m[m.norms[0]] is None else m.norm_place
 
 
@@ -302,19 +300,6 @@ def _fused(m: Bound, hidden_states: Sym) -> Projected:
     return qkv, query_states, key_states, value_states
 
 
-def _unsloth(m: Bound, hidden_states: Sym) -> Projected:
-    """Mirror LlamaAttention_fast_forward of Unsloth where q, k and v have adapters."""
-    from oomph import ops
-
-    query_shape, key_shape = _shapes(m, hidden_states)
-    maps = [one.block.adapted(one) for one in (m[name] for name in m.qkv)]
-    query_states, key_states, value_states = ops.lora_qkv(hidden_states, maps)
-    query_states = ops.transpose(ops.view(query_states, query_shape), 1, 2)
-    key_states = ops.transpose(ops.view(key_states, key_shape), 1, 2)
-    value_states = ops.transpose(ops.view(value_states, key_shape), 1, 2)
-    return None, query_states, key_states, value_states
-
-
 def _shapes(m: Bound, hidden_states: Sym) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the shapes of queries and of keys, heads apart."""
     batch, length = hidden_states.shape[:2]
@@ -331,5 +316,4 @@ PROJECTIONS: dict[str, Callable[[Bound, Sym], Projected]] = {
     "per head": _norm_per_head,
     "before turning": _norm_before_turning,
     "fused": _fused,
-    "unsloth": _unsloth,
 }

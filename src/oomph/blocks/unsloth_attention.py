@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from oomph.blocks.attention import Attention
@@ -43,17 +44,18 @@ class UnslothAttention(Attention):
         from oomph import ops
 
         batch, length = hidden_states.shape[:2]
-        cos, sin = position_embeddings
+        cos, sin, *ids = position_embeddings
         Q, K, V = _queries_keys_values(m, hidden_states)  # noqa: N806  the function's own names
         Q = ops.view(Q, (batch, length, m.num_heads, m.head_dim))  # noqa: N806
         K = ops.view(K, (batch, length, m.num_kv_heads, m.head_dim))  # noqa: N806
         V = ops.transpose(ops.view(V, (batch, length, m.num_kv_heads, m.head_dim)), 1, 2)  # noqa: N806
         if m[m.norms[0]] is None:
             Q, K = ops.transpose(Q, 1, 2), ops.transpose(K, 1, 2)  # noqa: N806
-            Q, K = ops.rotate("unsloth", Q, K, cos, sin)  # noqa: N806
+            turn = ops.rotary_of_packed if ids else partial(ops.rotate, "unsloth")
+            Q, K = turn(Q, K, cos, sin, *ids)  # noqa: N806
         else:
             q_norm, k_norm = (m[name] for name in m.norms)
-            Q, K = ops.normed_rotary(Q, K, q_norm.weight, k_norm.weight, cos, sin)  # noqa: N806
+            Q, K = ops.normed_rotary(Q, K, q_norm.weight, k_norm.weight, cos, sin, *ids)  # noqa: N806
             Q, K = ops.transpose(Q, 1, 2), ops.transpose(K, 1, 2)  # noqa: N806
         A = _attended(m, Q, K, V)  # noqa: N806
         attn_output = ops.contiguous(ops.view(A, (batch, length, m.num_heads * m.head_dim)))

@@ -201,7 +201,7 @@ def beside(values: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _beside_method(values: Mapping[str, Any]) -> Defaults:
     """Return what goes with a method as PEFT has it, where nothing else was typed."""
-    if values["method"] != "qlora" or values["model_code"] != "transformers" or values["kernels"] == "unsloth":
+    if values["method"] != "qlora" or values["model_code"] != "transformers":
         return {}
     typed = {option.name for option in given()}
     return {name: each for name, each in prepared(Versions(), values["precision"]).items() if name not in typed}

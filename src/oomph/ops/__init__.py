@@ -166,7 +166,7 @@ from oomph.ops.softmax import softmax, softmax_as, softmax_as_is, softmax_in_fp3
 from oomph.ops.table import embedding, embedding_at
 from oomph.ops.triangular import solve_triangular, strict_triangle
 from oomph.ops.unsloth import lora_map, lora_mlp, lora_qkv, unsloth_norm
-from oomph.ops.unsloth_normed import normed_rotary
+from oomph.ops.unsloth_normed import normed_rotary, rotary_of_packed
 
 __all__ = [
     "activate",
@@ -297,6 +297,7 @@ __all__ = [
     "repeat_rows",
     "repeated",
     "rotary_buffers",
+    "rotary_of_packed",
     "rotary_tables",
     "rotary_tables_3d",
     "rotary_vision",

@@ -91,6 +91,8 @@ def _forward(
     grad_h = new(tape, (tokens, hidden), x.dtype, op="zeros")
     acc_w = new(tape, weight.shape, weight.dtype, op="zeros") if weight.requires_grad else None
     loss = new(tape, (), "fp32", op="zeros")
+    if not yes(counted > 0):  # a sequence of one token has none to tell
+        return loss, grad_h, acc_w
     w = cast(weight, _computed_in(weight))
     coef = new(tape, (), "fp32", op="div")
     lp_all = new(tape, (counted,), "fp32", op="empty")

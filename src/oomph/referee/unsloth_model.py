@@ -95,8 +95,9 @@ def _normed_and_turned(q_norm: Any, k_norm: Any, Q: Any, K: Any, cos: Any, sin: 
     """Mirror fast_qk_norm_rope as it runs on a GPU."""
     kernel = import_module(f"{unsloth.PACKAGE}.kernels.qk_norm_rope").Fast_QK_Norm_RoPE
     cos2, sin2 = cos.squeeze(), sin.squeeze()
-    rope_indices = cos2.new_empty(1, dtype=torch.int32)
-    args = Q, K, q_norm.weight, k_norm.weight, cos2, sin2, rope_indices, 1e-6, 1e-6, False
+    has_ids = ids is not None
+    rope_indices = ids.reshape(-1) if has_ids else cos2.new_empty(1, dtype=torch.int32)
+    args = Q, K, q_norm.weight, k_norm.weight, cos2, sin2, rope_indices, 1e-6, 1e-6, has_ids
     Qo, Ko = kernel.apply(*args)  # noqa: N806
     return Qo.transpose(1, 2), Ko.transpose(1, 2)
 

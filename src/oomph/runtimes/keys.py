@@ -123,6 +123,11 @@ def liger(said: Said, key: str) -> dict[str, Any]:
     return {"loss": "liger", "kernels": "liger"} if said.switch(key) else {}
 
 
+def unsloth(said: Said, key: str) -> dict[str, Any]:
+    """Read the switch of Unsloth's model and adapters, which come with its checkpointing and its loss."""
+    return dict.fromkeys(("kernels", "checkpointing", "loss"), "unsloth") if said.switch(key) else {}
+
+
 LIGER_PARTS = ("liger_rope", "liger_rms_norm", "liger_glu_activation")
 
 
@@ -319,7 +324,7 @@ READERS: dict[str, dict[str, Reader]] = {
         "lora_target": targets,
         "flash_attn": attention,
         "enable_liger_kernel": liger,
-        "use_unsloth": refused("Unsloth's kernels"),
+        "use_unsloth": unsloth,
         "use_galore": factory_projection("galore"),
         "use_apollo": factory_projection("apollo"),
         "use_badam": refused("layers that take turns"),

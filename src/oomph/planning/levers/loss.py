@@ -5,7 +5,7 @@ from __future__ import annotations
 from oomph.job import TrainJob
 from oomph.planning.lever import Lever, Price, setting
 
-WITHOUT_LOGITS = frozenset({"liger", "liger-fms", "cut", "fused-head", "chunked-nll"})
+WITHOUT_LOGITS = frozenset({"liger", "liger-fms", "cut", "fused-head", "chunked-nll", "unsloth"})
 
 
 def _holds_logits(job: TrainJob) -> bool:
