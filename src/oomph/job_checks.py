@@ -289,7 +289,7 @@ def _check_judged(job: TrainJob) -> None:
         (job.method != "full" and job.method not in RANKED, job.method, "Take method full or lora."),
         (job.zero_grad != "after-step" or not job.set_to_none, "gradients that stay", "accelerate frees them."),
         (job.optimizer_in_backward, "an optimizer in backward", "Leave it out: PPOTrainer steps after it."),
-        (job.zero_bucket > 0 or job.zero_stage > 0, "DeepSpeed", "Leave out --zero-stage and --zero-bucket."),
+        (job.zero_stage > 0, "DeepSpeed", "Leave out --zero-stage."),
         (kind is not None and (bool(kind.targets) or kind.in_backward), job.optimizer, "Take adamw, or a kin of it."),
         (job.reference == "precomputed", "a reference that is not there", "PPOTrainer asks it in every rollout."),
         (job.mixed, "lengths that differ", "Leave out --lengths: what is generated is as long as it may be."),
