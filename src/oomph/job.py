@@ -101,7 +101,8 @@ class TrainJob:
     steps and frees the gradient as soon as it is there (a post-accumulate-grad hook). `optim_rank`: of low-rank
     projections, which a step computes anew if it is the first, or with `update_projection` (one in 200 by default).
     `zero_stage`: DeepSpeed's ZeRO around AdamW on one GPU, 0 is no DeepSpeed; gradients go to buckets of `zero_bucket`
-    elements, two of them with `zero_overlap` (overlap_comm), and `zero_offload` keeps the optimizer on the host.
+    elements (0: the hidden size squared, the HF Trainer's "auto"), two of them with `zero_overlap` (overlap_comm), and
+    `zero_offload` keeps the optimizer on the host.
 
     The method is how PEFT wraps the model, and what trains. `rank` is the adapters'; `targets` the maps that get
     one: names with commas between them, "all-linear", or "default", which is PEFT's choice for the model.

@@ -19,7 +19,7 @@ from oomph.model import Model
 from oomph.objectives import KINDS as OBJECTIVES
 from oomph.objectives import check_model, objective_file
 from oomph.objectives.passes import Passes, autocast_dtype, made
-from oomph.optimizers import Optimizer
+from oomph.optimizers import Optimizer, hidden_size
 from oomph.optimizers.clip import clip_grad_norm
 from oomph.optimizers.zero import Total, Zero
 from oomph.pattern import Depth
@@ -159,7 +159,8 @@ def _optimizer(
     if job.optimizer == "none":
         return None
     if job.zero_stage:
-        return Zero(job, parameters, total, shallow)
+        bucket = job.zero_bucket or hidden_size(policy) * hidden_size(policy)
+        return Zero(job, bucket, parameters, total, shallow)
     return Optimizer(job, policy, parameters)
 
 

@@ -64,6 +64,12 @@ def test_buckets_are_there_during_backward_alone() -> None:
     assert one.resident == none.resident
 
 
+def test_an_automatic_bucket_is_the_hidden_size_squared() -> None:
+    """As the HF Trainer fills in "auto"."""
+    auto, said = (step(MODEL, replace(JOB, zero_bucket=size)) for size in (0, 4096 * 4096))
+    assert (auto.peak, auto.forward_end) == (said.peak, said.forward_end)
+
+
 def test_an_offloaded_optimizer_leaves_weights_and_a_buffer() -> None:
     """2 bytes for each parameter and the largest gradient once more; gradients go to the host one by one."""
     found = step(MODEL, replace(JOB, zero_offload="optimizer"))

@@ -60,7 +60,7 @@ def state(settings: Settings, parameter: Sym) -> list[Sym]:
     return [like(parameter, "fp32", op) for op in ("exp_avg", "exp_avg_sq")]
 
 
-def buckets(elements: int, dtype: str, parameter: Sym, overlap: bool) -> list[Sym]:
+def buckets(elements: Size, dtype: str, parameter: Sym, overlap: bool) -> list[Sym]:
     """Return the buffers that gradients are copied to before they are reduced: one, or with overlap_comm two.
 
     Source: runtime/zero/stage_1_and_2.py, setup_buckets.

@@ -25,17 +25,17 @@ Total = Callable[[Callable[[Sym], Size]], Size]  # of what is counted of each pa
 class Zero:
     """Flat copies of what trains, and the buckets and gradients of a step.
 
-    `total` sums up over the parameters of a model that is as deep as it is meant to be; `shallow` says that the model
-    at hand stands for a deeper one.
+    `bucket` is how many elements one holds. `total` sums up over the parameters of a model that is as deep as it is
+    meant to be; `shallow` says that the model at hand stands for a deeper one.
     """
 
     fuses_backward = False
     makes_at_once = False
 
-    def __init__(self, job: TrainJob, parameters: Sequence[Sym], total: Total, shallow: bool) -> None:
+    def __init__(self, job: TrainJob, bucket: Size, parameters: Sequence[Sym], total: Total, shallow: bool) -> None:
         self.parameters = list(parameters)
         self.settings: Settings = named(job.optimizer, job.implementation)
-        self.bucket, self.overlap, self.offload = job.zero_bucket, job.zero_overlap, job.zero_offload != "none"
+        self.bucket, self.overlap, self.offload = bucket, job.zero_overlap, job.zero_offload != "none"
         self.waits = job.zero_stage == 1 and not job.zero_overlap  # for the last micro-batch
         self.micro_batches, self.shallow = job.accumulation, shallow
         self.in_layers = {id(one): one.made_for.startswith(LAYERS) for one in self.parameters}
