@@ -91,8 +91,8 @@ def test_every_value_of_every_input_occurs(kind: type) -> None:
     missing["qat"] = {"8da4w"}  # not of a standard suite
     missing["long_samples"] = {"drop"}  # a step has one length
     elsewhere = (  # of other optimizers, of runs, of objectives, of vision-language models
-        "optim_rank", "zero_stage", "zero_bucket", "lengths", "prompt_len", "virtual_tokens", "block_size", "images", "image_size",
-        "checkpoint_saves", "teacher",
+        "optim_rank", "zero_stage", "zero_bucket", "lengths", "prompt_len", "virtual_tokens", "block_size", "images",
+        "image_size", "checkpoint_saves", "teacher",
         "max_memory",  # of a device map
         "active_layers",
     )  # fmt: skip
