@@ -249,17 +249,22 @@ def _one(parameter: Sym) -> Size:
 
 def _at_depth(parameters: list[Sym], model: Model, deep: Depth | None, of: Callable[[Sym], Size]) -> Size:
     """Return a sum over the parameters of a model that is as deep as it is meant to be."""
-    everything = sum(map(of, parameters))
     if deep is None:
-        return everything
+        return sum(map(of, parameters))
     path, stack = decoder_stack(model)
     before, period, fixed = len(deep.pattern.before), len(deep.pattern.period), deep.pattern.fixed
-    in_layers = [one for one in parameters if one.made_for.startswith(path)]
-    numbers = [int(one.made_for[len(path) + 1 :].partition(".")[0]) for one in in_layers]
-    inside = sum(of(one) for at, one in zip(numbers, in_layers, strict=True) if before <= at < before + period)
     periods = (len(stack.layers) - fixed) // period
     others = len(stack.layers) - periods * period
-    return (deep.layers - others) // period * inside + (everything - inside * periods)
+    once: list[Sym] = []
+    repeated: list[Sym] = []
+    for one in parameters:  # in the same words for every depth at hand, so that these give the same expression
+        inside = one.made_for.startswith(path)
+        at = int(one.made_for[len(path) + 1 :].partition(".")[0]) - before if inside else -1
+        if 0 <= at < period:
+            repeated.append(one)
+        elif not 0 <= at < periods * period:
+            once.append(one)
+    return (deep.layers - others) // period * sum(map(of, repeated)) + sum(map(of, once))
 
 
 def _micro_batch(

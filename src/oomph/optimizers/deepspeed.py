@@ -147,9 +147,13 @@ def step(settings: Settings, parameters: Sequence[Sym], states: Sequence[list[Sy
     29708
     """
     (kept,) = states
+    mark = parameters[0].tape.recorder.mark
+    mark("check gradients")
     for one in parameters:
         check(one)
+    mark("norms of gradients")
     norms = [norm(one) for one in parameters]
+    mark("optimizer step")
     del norms
     averaged = kept.pop()
     flat = like(averaged, averaged.dtype, "flatten")

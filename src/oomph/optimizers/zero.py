@@ -147,9 +147,9 @@ class Zero:
 
     def step(self) -> None:
         """Play one update."""
-        self.parameters[0].tape.recorder.mark("optimizer step")
-        self.norms.clear()
         if self.averaged is None:
+            self.parameters[0].tape.recorder.mark("optimizer step")
+            self.norms.clear()
             return
         self.kept.append(self.averaged)
         self.averaged = None
