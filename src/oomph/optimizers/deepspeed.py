@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from oomph.ops.elementwise import cast
+from oomph.ops.indexing import view
 from oomph.ops.kernel import run
 from oomph.optimizers.settings import Settings
 from oomph.tape.autograd import like
-from oomph.tape.sizes import Size
+from oomph.tape.sizes import Size, product
 from oomph.tape.sym import Sym, new
 from oomph.workspaces import OUTPUTS, Buffer
 
@@ -128,9 +129,10 @@ def offload(gradient: Sym) -> Sym:
     >>> cost(offload, frozen(4, 256)).allocated
     27660
     """
-    made = norm(gradient)
+    flat = view(gradient, (product(gradient.shape),))
+    made = norm(flat)
     check(gradient)
-    cast(gradient, "fp32")
+    cast(flat, "fp32")
     return made
 
 

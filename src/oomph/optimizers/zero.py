@@ -47,6 +47,7 @@ class Zero:
         if self.offload:
             self.kept = [new(self.flat.tape, (largest,), self.flat.dtype, op="temp_grad_buffer_for_gpu_offload")]
         self.buffers: list[Sym] = []
+        self.left: list[Sym] = []
         self.norms: list[Sym] = []
         self.partition: Sym | None = None
         self.averaged: Sym | None = None
@@ -112,13 +113,15 @@ class Zero:
         """Copy what is in the bucket to where it stays, or send it to the host."""
         for leaf in self.in_bucket:
             if self.offload:
-                self.norms += [deepspeed.offload(leaf)] if self.is_last else []
+                self.norms += [deepspeed.offload(leaf.detach())] if self.is_last else []
             elif self.partition is None:
                 self._fits_all_depths()
                 self.partition = deepspeed.partition(self.elements, leaf, self.overlap)
                 self.partition.tape.recorder.name(self.partition.storage.ordinal, "", "gradient")
-        for leaf in self.too_large:
-            leaf.grad = None
+        if self.offload and not self.is_last:
+            self.left += self.too_large  # nothing frees them before the backward pass is over
+        else:
+            _free_gradients(self.too_large)
         self._empty()
 
     def _fits_all_depths(self) -> None:
@@ -144,6 +147,8 @@ class Zero:
         self.averaged = self.averaged or self.partition
         self.buffers.clear()
         self.partition = None
+        _free_gradients(self.left)
+        self.left.clear()
 
     def step(self) -> None:
         """Play one update."""
@@ -155,3 +160,8 @@ class Zero:
         self.averaged = None
         deepspeed.step(self.settings, self.parameters, [self.kept])
         self._name()
+
+
+def _free_gradients(parameters: Sequence[Sym]) -> None:
+    for one in parameters:
+        one.grad = None
