@@ -7,7 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from oomph.errors import UsageError, close_matches
-from oomph.job_words import ADAPTERS, COMPLETING, INTEGER_CACHES, PROMPTED, RANKED
+from oomph.job_words import COMPLETING, INTEGER_CACHES, PROMPTED, RANKED
 from oomph.lengths import Lengths
 from oomph.objectives import KINDS as OBJECTIVES
 from oomph.optimizer_names import KINDS, REFUSED
@@ -132,8 +132,8 @@ def _check_deepspeed(job: TrainJob) -> None:
         raise UsageError("DeepSpeed is played around AdamW alone.", "Take optimizer adamw, or leave --zero-stage out.")
     if job.precision.startswith("amp"):
         raise UsageError("DeepSpeed casts the whole model to 16 bits.", f"Take precision {job.precision[4:]}.")
-    if job.precision != "fp32" and (job.method in PROMPTED or (job.method in ADAPTERS and job.adapter_dtype == "fp32")):
-        raise UsageError("DeepSpeed casts all that trains to one dtype.", "Add --adapter-dtype base, or full.")
+    if job.precision != "fp32" and job.method in PROMPTED:
+        raise UsageError("Virtual tokens that DeepSpeed casts to 16 bits are not played.", "Take another method.")
 
 
 def check_serving(job: InferJob) -> None:

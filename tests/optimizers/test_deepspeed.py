@@ -97,13 +97,20 @@ def test_gradients_of_micro_batches_are_kept_on_a_stream_of_their_own() -> None:
 
 
 def test_what_deepspeed_is_not_played_with_is_refused() -> None:
-    """Other optimizers, stage 3, and adapters in fp32, which it would cast."""
+    """Other optimizers, stage 3, and virtual tokens in fp32, which it would cast."""
     with pytest.raises(UsageError, match="AdamW alone"):
         TrainJob(zero_stage=2, optimizer="sgd")
     with pytest.raises(UsageError, match="stage 3"):
         TrainJob(zero_stage=3)
-    with pytest.raises(UsageError, match="one dtype"):
-        TrainJob(zero_stage=2, method="lora")
+    with pytest.raises(UsageError, match="Virtual tokens"):
+        TrainJob(zero_stage=2, method="prompt-tuning")
+
+
+def test_all_is_cast_to_one_dtype() -> None:
+    """Adapters are made in fp32 by PEFT, as is what is not quantised when it prepares a base: not for long."""
+    job = TrainJob(zero_stage=2, method="qlora")
+    assert (job.adapter_dtype, job.kbit_preparation, job.quantization) == ("base", False, "nf4-dq")
+    assert TrainJob(zero_stage=2, method="lora", precision="fp32").adapter_dtype == "fp32"
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from oomph.workspaces import OUTPUTS, Buffer
 
 STATES = "within"
 ALIGNMENT = 2  # elements, so that a flat tensor of 16 bits ends at 4 bytes (nccl_start_alignment_factor)
+ALL = "all that trains"  # what flat tensors are named for
 REDUCED, REDUCED_HERE = "grads_in_partition", "averaged_gradients"  # on the stream that reduces, and on the first one
 
 
@@ -38,12 +39,14 @@ def flattened(parameters: Sequence[Sym], elements: Size, on_host: bool) -> list[
     """
     first = parameters[0]
     flat = new(first.tape, (elements,), first.dtype, op="flatten")
-    first.tape.recorder.name(flat.storage.ordinal, "", "parameter")
+    first.tape.recorder.name(flat.storage.ordinal, ALL, "parameter")
     for one in parameters:
         one.storage = flat.storage
     if on_host:
         return [flat]
-    copy = cast(like(flat, flat.dtype, "clone"), "fp32")
+    copy = like(flat, flat.dtype, "clone")
+    if copy.dtype != "fp32":
+        copy = like(copy, "fp32", "fp32_partition")
     like(copy, "fp32", "zeros")
     return [flat, copy]
 

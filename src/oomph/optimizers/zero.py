@@ -68,7 +68,7 @@ class Zero:
 
     def _name(self) -> None:
         for one in self.kept:
-            one.tape.recorder.name(one.storage.ordinal, "", "optimizer state")
+            one.tape.recorder.name(one.storage.ordinal, deepspeed.ALL, "optimizer state")
 
     def _empty(self) -> None:
         """Begin a bucket."""
@@ -117,7 +117,7 @@ class Zero:
             elif self.partition is None:
                 self._fits_all_depths()
                 self.partition = deepspeed.partition(self.elements, leaf, self.overlap)
-                self.partition.tape.recorder.name(self.partition.storage.ordinal, "", "gradient")
+                self.partition.tape.recorder.name(self.partition.storage.ordinal, deepspeed.ALL, "gradient")
         if self.offload and not self.is_last:
             self.left += self.too_large  # nothing frees them before the backward pass is over
         else:
