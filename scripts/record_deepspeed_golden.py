@@ -28,6 +28,7 @@ CASES: list[dict[str, Any]] = [
     {"stage": 2, "accumulation": 1, "bucket": 25000},
     {"stage": 2, "accumulation": 2, "bucket": 40000},
     {"stage": 2, "accumulation": 1, "bucket": 500000, "overlap": True},
+    {"stage": 2, "accumulation": 2, "bucket": 25000, "offload": True},
 ]
 OWN = ("empty",)  # what DeepSpeed calls for buffers
 LEAST = 1024  # bytes
@@ -76,25 +77,29 @@ def _recorded(case: dict[str, Any]) -> dict[str, Any]:
             engine.step()
         tracker.mark("end")
     shapes = {tuple(one.shape) for one in model.parameters() if one.dim() > 1}
-    return _kept(tracker.stream, shapes)
+    kept = ("backward",) if case.get("offload") else ("backward", "step", "between")  # of a step on the host nothing
+    return _kept(tracker.stream, shapes, kept)
 
 
 def _config(case: dict[str, Any]) -> dict[str, Any]:
     zero = {"stage": case["stage"], "reduce_bucket_size": case["bucket"], "overlap_comm": case.get("overlap", False)}
+    if case.get("offload"):
+        zero["offload_optimizer"] = {"device": "cpu"}
     return {
         "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": case["accumulation"],
         "bf16": {"enabled": True}, "zero_optimization": zero, "gradient_clipping": 1.0,
+        "zero_force_ds_cpu_optimizer": False,
     }  # fmt: skip
 
 
-def _kept(stream: Any, shapes: set[tuple[int, ...]]) -> dict[str, Any]:
+def _kept(stream: Any, shapes: set[tuple[int, ...]], names: tuple[str, ...]) -> dict[str, Any]:
     """Return the events of steps, and of backward passes those of gradients and buffers."""
     numbers: dict[int, int] = {}
     sizes: list[int] = []
     phases: list[Any] = []
     ends = [position for position, _ in stream.marks[1:]]
     for (begin, name), end in zip(stream.marks, ends, strict=False):
-        if name not in ("backward", "step", "between"):
+        if name not in names:
             continue
         events: list[int] = []
         for event in stream.events[begin:end]:

@@ -13,7 +13,7 @@ from oomph.errors import ConfigError, UnsupportedError, UsageError
 from oomph.job import TrainJob
 from oomph.runtimes import RUNTIMES, runtime
 from oomph.runtimes.base import Versions
-from oomph.runtimes.config_file import read
+from oomph.runtimes.config_file import load, read
 from oomph.runtimes.yaml_text import MAX_BYTES, MAX_DEPTH, parse_mapping
 from tests.test_cli import as_json, run
 
@@ -152,10 +152,79 @@ def test_configs_are_told_by_their_keys(config: dict[str, Any], runtime: str, fi
     assert {name: found.fields[name] for name in fields} == fields
 
 
+ZERO_2 = {
+    "zero_optimization": {"stage": 2, "reduce_bucket_size": "5e8", "overlap_comm": False, "contiguous_gradients": True},
+    "bf16": {"enabled": "auto"}, "fp16": {"enabled": "auto", "loss_scale": 0}, "gradient_clipping": "auto",
+    "train_batch_size": "auto", "train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto",
+}  # fmt: skip
+OFFLOADED = {"stage": 1, "reduce_bucket_size": "auto", "overlap_comm": True, "offload_optimizer": {"device": "cpu"}}
+
+
+@pytest.mark.parametrize(
+    ("config", "fields"),
+    [
+        ({"output_dir": "x", "bf16": True, "deepspeed": ZERO_2},
+         {"zero_stage": 2, "zero_bucket": 500_000_000, "zero_overlap": False, "precision": "bf16", "autocast": False}),
+        ({"finetuning_type": "lora", "fp16": True, "deepspeed": {**ZERO_2, "zero_optimization": OFFLOADED}},
+         {"zero_stage": 1, "zero_bucket": 0, "zero_overlap": True, "zero_offload": "optimizer", "precision": "fp16",
+          "adapter_dtype": "base"}),
+        ({"zero_optimization": {"stage": 1}, "bf16": {"enabled": True}, "optimizer": {"type": "AdamW"},
+          "train_micro_batch_size_per_gpu": 4, "gradient_accumulation_steps": 8},
+         {"zero_stage": 1, "batch": 4, "accumulation": 8, "precision": "bf16", "optimizer": "adamw"}),
+        ({"zero_optimization": {"stage": 1}}, {"precision": "fp32"}),
+        ({"compute_environment": "LOCAL_MACHINE", "distributed_type": "DEEPSPEED", "mixed_precision": "bf16",
+          "num_processes": 1, "deepspeed_config": {"zero_stage": 2, "offload_optimizer_device": "cpu"}},
+         {"zero_stage": 2, "zero_offload": "optimizer", "precision": "bf16"}),
+    ],
+)  # fmt: skip
+def test_configs_of_deepspeed_are_read(config: dict[str, Any], fields: dict[str, Any]) -> None:
+    """Inline, by themselves, or as accelerate has them; "auto" is what the Trainer's arguments say."""
+    found = read(config, "config").fields
+    assert {name: found[name] for name in fields} == fields
+
+
+def test_a_config_of_deepspeed_is_found_where_another_names_it(tmp_path: Path) -> None:
+    """Beside it or below; nothing elsewhere is opened."""
+    (tmp_path / "ds").mkdir()
+    (tmp_path / "ds" / "z2.json").write_text(json.dumps(ZERO_2))
+    args = tmp_path / "args.json"
+    args.write_text(json.dumps({"output_dir": "x", "bf16": True, "deepspeed": "ds/z2.json"}))
+    assert load(args).fields["zero_stage"] == 2
+    for name in ("../z2.json", str(tmp_path / "ds" / "z2.json"), "ds", ""):
+        args.write_text(json.dumps({"output_dir": "x", "deepspeed": name}))
+        if name:
+            with pytest.raises(ConfigError, match="which is not there"):
+                load(args)
+        else:
+            assert "zero_stage" not in load(args).fields
+
+
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        ({"deepspeed": "zero3.json"}, UnsupportedError, "deepspeed is not modelled: oomph plays one GPU"),
+        ({"deepspeed": "zero3.json"}, ConfigError, "deepspeed names 'zero3.json', which is not there"),
+        (
+            {"deepspeed": {"zero_optimization": {"stage": 3}}},
+            UnsupportedError,
+            "ZeRO stage 3 is not played: it gathers",
+        ),
+        (
+            {"deepspeed": {"zero_optimization": {"stage": 2, "reduce_bucket_size": 1e99}}},
+            ConfigError,
+            "reduce_bucket_size",
+        ),
+        ({"deepspeed": {"zero_optimization": {"stage": True}}}, UnsupportedError, "stage True is"),
+        (
+            {"deepspeed": {"zero_optimization": {"stage": 1, "offload_optimizer": {"device": "nvme"}}}},
+            UnsupportedError,
+            "offload_optimizer to 'nvme' is not modelled",
+        ),
+        ({"deepspeed": {"zero_optimization": {"stage": 1}, "optimizer": {"type": "Lamb"}}}, UnsupportedError, "Lamb"),
+        (
+            {"deepspeed": {"zero_optimization": {"stage": 1}, "torch_autocast": {"enabled": True}}},
+            UnsupportedError,
+            "torch_autocast is not modelled",
+        ),
         ({"per_device_train_batch_size": "4"}, ConfigError, "per_device_train_batch_size is '4'"),
         ({"per_device_train_batch_size": 0}, ConfigError, "per_device_train_batch_size is 0"),
         ({"gradient_checkpointing": "yes"}, ConfigError, "gradient_checkpointing is 'yes'"),

@@ -107,7 +107,8 @@ class TrainJob:
     steps and frees the gradient as soon as it is there (a post-accumulate-grad hook). `optim_rank`: of low-rank
     projections, which a step computes anew if it is the first, or with `update_projection` (one in 200 by default).
     `zero_stage`: DeepSpeed's ZeRO around AdamW on one GPU, 0 is no DeepSpeed; gradients go to buckets of `zero_bucket`
-    elements, two of them with `zero_overlap` (overlap_comm), and `zero_offload` keeps the optimizer on the host.
+    elements (0: the hidden size squared, the HF Trainer's "auto"), two of them with `zero_overlap` (overlap_comm), and
+    `zero_offload` keeps the optimizer on the host. It casts all of a model to one dtype, adapters too.
 
     The method is how PEFT wraps the model, and what trains. `rank` is the adapters'; `targets` the maps that get
     one: names with commas between them, "all-linear", or "default", which is PEFT's choice for the model.
@@ -222,6 +223,9 @@ class TrainJob:
                 continue  # it prepares a base itself and keeps norms as they are
             if getattr(self, name) == DEFAULTS[name] and (self.model_code == "transformers" or name in OWN_PRESETS):
                 object.__setattr__(self, name, value)
+        if self.zero_stage and self.precision != "fp32":  # DeepSpeed casts adapters, and undoes PEFT's preparation
+            object.__setattr__(self, "adapter_dtype", "base")
+            object.__setattr__(self, "kbit_preparation", False)
         if self.objective != "sft":
             self._of_objective()
         if self.optimizer in KINDS and KINDS[self.optimizer].in_backward:

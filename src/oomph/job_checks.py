@@ -7,7 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from oomph.errors import UsageError, close_matches
-from oomph.job_words import ADAPTERS, COMPLETING, FLASH_ATTN, INTEGER_CACHES, PROMPTED, RANKED
+from oomph.job_words import COMPLETING, FLASH_ATTN, INTEGER_CACHES, PROMPTED, RANKED
 from oomph.lengths import Lengths
 from oomph.objectives import KINDS as OBJECTIVES
 from oomph.optimizer_names import KINDS, REFUSED
@@ -28,7 +28,7 @@ PLAYED_STAGES = 2  # of DeepSpeed's ZeRO
 MAY_BE_ZERO = frozenset(
     {
         "decode", "max_cache_len", "logits_to_keep", "freeze_layers", "labels", "target_len", "zero_stage",
-        "prompt_len", "block_size", "images", "cache_axis", "candidates",
+        "zero_bucket", "prompt_len", "block_size", "images", "cache_axis", "candidates",
     }
 )  # fmt: skip
 MOST_PIXELS, DIGITS = 2**14, 5  # of a side of an image, and how many digits such a number has
@@ -145,8 +145,8 @@ def _check_deepspeed(job: TrainJob) -> None:
         raise UsageError("DeepSpeed is played around AdamW alone.", "Take optimizer adamw, or leave --zero-stage out.")
     if job.precision.startswith("amp"):
         raise UsageError("DeepSpeed casts the whole model to 16 bits.", f"Take precision {job.precision[4:]}.")
-    if job.precision != "fp32" and (job.method in PROMPTED or (job.method in ADAPTERS and job.adapter_dtype == "fp32")):
-        raise UsageError("DeepSpeed casts all that trains to one dtype.", "Add --adapter-dtype base, or full.")
+    if job.precision != "fp32" and job.method in PROMPTED:
+        raise UsageError("Virtual tokens that DeepSpeed casts to 16 bits are not played.", "Take another method.")
 
 
 def check_serving(job: InferJob) -> None:

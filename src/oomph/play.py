@@ -20,7 +20,7 @@ from oomph.objectives import KINDS as OBJECTIVES
 from oomph.objectives import check_model, objective_file
 from oomph.objectives.judged import judge
 from oomph.objectives.passes import Passes, autocast_dtype, made
-from oomph.optimizers import Optimizer
+from oomph.optimizers import Optimizer, hidden_size
 from oomph.optimizers.clip import clip_grad_norm
 from oomph.optimizers.zero import Total, Zero
 from oomph.pattern import Depth
@@ -168,7 +168,8 @@ def _optimizer(
     if job.optimizer == "none":
         return None
     if job.zero_stage:
-        return Zero(job, parameters, total, shallow)
+        bucket = job.zero_bucket or hidden_size(policy) * hidden_size(policy)
+        return Zero(job, bucket, parameters, total, shallow)
     return Optimizer(job, policy, parameters)
 
 
@@ -288,17 +289,22 @@ def _one(parameter: Sym) -> Size:
 
 def _at_depth(parameters: list[Sym], model: Model, deep: Depth | None, of: Callable[[Sym], Size]) -> Size:
     """Return a sum over the parameters of a model that is as deep as it is meant to be."""
-    everything = sum(map(of, parameters))
     if deep is None:
-        return everything
+        return sum(map(of, parameters))
     path, stack = decoder_stack(model)
     before, period, fixed = len(deep.pattern.before), len(deep.pattern.period), deep.pattern.fixed
-    in_layers = [one for one in parameters if one.made_for.startswith(path)]
-    numbers = [int(one.made_for[len(path) + 1 :].partition(".")[0]) for one in in_layers]
-    inside = sum(of(one) for at, one in zip(numbers, in_layers, strict=True) if before <= at < before + period)
     periods = (len(stack.layers) - fixed) // period
     others = len(stack.layers) - periods * period
-    return (deep.layers - others) // period * inside + (everything - inside * periods)
+    once: list[Sym] = []
+    repeated: list[Sym] = []
+    for one in parameters:  # in the same words for every depth at hand, so that these give the same expression
+        inside = one.made_for.startswith(path)
+        at = int(one.made_for[len(path) + 1 :].partition(".")[0]) - before if inside else -1
+        if 0 <= at < period:
+            repeated.append(one)
+        elif not 0 <= at < periods * period:
+            once.append(one)
+    return (deep.layers - others) // period * sum(map(of, repeated)) + sum(map(of, once))
 
 
 def _micro_batch(

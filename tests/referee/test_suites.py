@@ -64,9 +64,9 @@ def test_every_value_of_every_input_occurs(kind: type) -> None:
         "repeats_keys",
     )
     missing |= {key: {True} for key in old}
-    # No GPTQ or AWQ checkpoint is made of random weights, hqq is a package apart, and DeepSpeed is not run.
+    # No GPTQ or AWQ checkpoint is made of random weights, hqq and torchao are packages apart, and DeepSpeed is not run.
     missing["quantization"] = {
-        name for name in get_args(Quantization) if name.startswith(("gptq", "hqq", "awq", "aqlm"))
+        name for name in get_args(Quantization) if name.startswith(("gptq", "hqq", "awq", "aqlm", "torchao"))
     }
     missing["quantization"] |= {"fp8"}  # a checkpoint's too
     missing["gptq_kernel"] = set(get_args(ServedGptqKernel))

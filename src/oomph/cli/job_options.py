@@ -88,7 +88,7 @@ HELP: dict[Job, dict[str, str]] = {
         "optim_rank": "Rank of GaLore's projections.",
         "update_projection": "A step that computes GaLore's projections (or SOAP's bases) anew: one in 200 (10).",
         "zero_stage": "DeepSpeed's ZeRO stage on one GPU; 0 is no DeepSpeed.",
-        "zero_bucket": "DeepSpeed's reduce_bucket_size, in elements.",
+        "zero_bucket": "DeepSpeed's reduce_bucket_size, in elements; 0: the hidden size squared, the Trainer's auto.",
         "zero_overlap": "DeepSpeed's overlap_comm: two buckets, and gradients on a stream of their own.",
         "zero_offload": "DeepSpeed's offload_optimizer: master weights and moments in the machine's memory.",
         "method": "What trains, and what PEFT adds.",

@@ -156,6 +156,15 @@ def head_numel(bound: Bound) -> Size:
     return next((found for found in below if not isinstance(found, int) or found > 1), 1)
 
 
+def hidden_size(bound: Bound) -> Size:
+    """Return how wide the first block below is that knows it; 0 if none does."""
+    if hasattr(bound.block, "hidden_size"):
+        found: Size = bound.block.hidden_size
+        return found
+    below = (hidden_size(part) for part in bound.parts.values() if isinstance(part, Bound))
+    return next((found for found in below if not isinstance(found, int) or found), 0)
+
+
 def matrices(bound: Bound, where: Targets) -> list[Sym]:
     """Return the weights of linear maps in attention and MLPs, as the HF Trainer finds them by nn.Linear ("linear"), or
     all matrices of the decoder layers ("hidden"); none for "".

@@ -13,15 +13,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from oomph.ops.elementwise import cast
+from oomph.ops.indexing import view
 from oomph.ops.kernel import run
 from oomph.optimizers.settings import Settings
 from oomph.tape.autograd import like
-from oomph.tape.sizes import Size
+from oomph.tape.sizes import Size, product
 from oomph.tape.sym import Sym, new
 from oomph.workspaces import OUTPUTS, Buffer
 
 STATES = "within"
 ALIGNMENT = 2  # elements, so that a flat tensor of 16 bits ends at 4 bytes (nccl_start_alignment_factor)
+ALL = "all that trains"  # what flat tensors are named for
 REDUCED, REDUCED_HERE = "grads_in_partition", "averaged_gradients"  # on the stream that reduces, and on the first one
 
 
@@ -37,12 +39,14 @@ def flattened(parameters: Sequence[Sym], elements: Size, on_host: bool) -> list[
     """
     first = parameters[0]
     flat = new(first.tape, (elements,), first.dtype, op="flatten")
-    first.tape.recorder.name(flat.storage.ordinal, "", "parameter")
+    first.tape.recorder.name(flat.storage.ordinal, ALL, "parameter")
     for one in parameters:
         one.storage = flat.storage
     if on_host:
         return [flat]
-    copy = cast(like(flat, flat.dtype, "clone"), "fp32")
+    copy = like(flat, flat.dtype, "clone")
+    if copy.dtype != "fp32":
+        copy = like(copy, "fp32", "fp32_partition")
     like(copy, "fp32", "zeros")
     return [flat, copy]
 
@@ -60,7 +64,7 @@ def state(settings: Settings, parameter: Sym) -> list[Sym]:
     return [like(parameter, "fp32", op) for op in ("exp_avg", "exp_avg_sq")]
 
 
-def buckets(elements: int, dtype: str, parameter: Sym, overlap: bool) -> list[Sym]:
+def buckets(elements: Size, dtype: str, parameter: Sym, overlap: bool) -> list[Sym]:
     """Return the buffers that gradients are copied to before they are reduced: one, or with overlap_comm two.
 
     Source: runtime/zero/stage_1_and_2.py, setup_buckets.
@@ -128,9 +132,10 @@ def offload(gradient: Sym) -> Sym:
     >>> cost(offload, frozen(4, 256)).allocated
     27660
     """
-    made = norm(gradient)
+    flat = view(gradient, (product(gradient.shape),))
+    made = norm(flat)
     check(gradient)
-    cast(gradient, "fp32")
+    cast(flat, "fp32")
     return made
 
 
@@ -147,9 +152,13 @@ def step(settings: Settings, parameters: Sequence[Sym], states: Sequence[list[Sy
     29708
     """
     (kept,) = states
+    mark = parameters[0].tape.recorder.mark
+    mark("check gradients")
     for one in parameters:
         check(one)
+    mark("norms of gradients")
     norms = [norm(one) for one in parameters]
+    mark("optimizer step")
     del norms
     averaged = kept.pop()
     flat = like(averaged, averaged.dtype, "flatten")

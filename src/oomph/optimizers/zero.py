@@ -25,17 +25,17 @@ Total = Callable[[Callable[[Sym], Size]], Size]  # of what is counted of each pa
 class Zero:
     """Flat copies of what trains, and the buckets and gradients of a step.
 
-    `total` sums up over the parameters of a model that is as deep as it is meant to be; `shallow` says that the model
-    at hand stands for a deeper one.
+    `bucket` is how many elements one holds. `total` sums up over the parameters of a model that is as deep as it is
+    meant to be; `shallow` says that the model at hand stands for a deeper one.
     """
 
     fuses_backward = False
     makes_at_once = False
 
-    def __init__(self, job: TrainJob, parameters: Sequence[Sym], total: Total, shallow: bool) -> None:
+    def __init__(self, job: TrainJob, bucket: Size, parameters: Sequence[Sym], total: Total, shallow: bool) -> None:
         self.parameters = list(parameters)
         self.settings: Settings = named(job.optimizer, job.implementation)
-        self.bucket, self.overlap, self.offload = job.zero_bucket, job.zero_overlap, job.zero_offload != "none"
+        self.bucket, self.overlap, self.offload = bucket, job.zero_overlap, job.zero_offload != "none"
         self.waits = job.zero_stage == 1 and not job.zero_overlap  # for the last micro-batch
         self.micro_batches, self.shallow = job.accumulation, shallow
         self.in_layers = {id(one): one.made_for.startswith(LAYERS) for one in self.parameters}
@@ -47,6 +47,7 @@ class Zero:
         if self.offload:
             self.kept = [new(self.flat.tape, (largest,), self.flat.dtype, op="temp_grad_buffer_for_gpu_offload")]
         self.buffers: list[Sym] = []
+        self.left: list[Sym] = []
         self.norms: list[Sym] = []
         self.partition: Sym | None = None
         self.averaged: Sym | None = None
@@ -67,7 +68,7 @@ class Zero:
 
     def _name(self) -> None:
         for one in self.kept:
-            one.tape.recorder.name(one.storage.ordinal, "", "optimizer state")
+            one.tape.recorder.name(one.storage.ordinal, deepspeed.ALL, "optimizer state")
 
     def _empty(self) -> None:
         """Begin a bucket."""
@@ -112,13 +113,15 @@ class Zero:
         """Copy what is in the bucket to where it stays, or send it to the host."""
         for leaf in self.in_bucket:
             if self.offload:
-                self.norms += [deepspeed.offload(leaf)] if self.is_last else []
+                self.norms += [deepspeed.offload(leaf.detach())] if self.is_last else []
             elif self.partition is None:
                 self._fits_all_depths()
                 self.partition = deepspeed.partition(self.elements, leaf, self.overlap)
-                self.partition.tape.recorder.name(self.partition.storage.ordinal, "", "gradient")
-        for leaf in self.too_large:
-            leaf.grad = None
+                self.partition.tape.recorder.name(self.partition.storage.ordinal, deepspeed.ALL, "gradient")
+        if self.offload and not self.is_last:
+            self.left += self.too_large  # nothing frees them before the backward pass is over
+        else:
+            _free_gradients(self.too_large)
         self._empty()
 
     def _fits_all_depths(self) -> None:
@@ -144,14 +147,21 @@ class Zero:
         self.averaged = self.averaged or self.partition
         self.buffers.clear()
         self.partition = None
+        _free_gradients(self.left)
+        self.left.clear()
 
     def step(self) -> None:
         """Play one update."""
-        self.parameters[0].tape.recorder.mark("optimizer step")
-        self.norms.clear()
         if self.averaged is None:
+            self.parameters[0].tape.recorder.mark("optimizer step")
+            self.norms.clear()
             return
         self.kept.append(self.averaged)
         self.averaged = None
         deepspeed.step(self.settings, self.parameters, [self.kept])
         self._name()
+
+
+def _free_gradients(parameters: Sequence[Sym]) -> None:
+    for one in parameters:
+        one.grad = None

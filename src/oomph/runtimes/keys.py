@@ -222,12 +222,25 @@ RL: dict[str, dict[str, Any]] = {
 
 
 DTYPES = ("dtype", "torch_dtype")
+
+
+def elsewhere(said: Said, key: str) -> dict[str, Any]:
+    """Leave a config of DeepSpeed's to deepspeed.py; the name of a file is one that is not there."""
+    value = said.values[key]
+    if isinstance(value, Mapping):
+        value = value.get("deepspeed_config_file") or None
+    if value:
+        fix = "Put what it says in its place, or the file beside the config."
+        raise ConfigError(f"{said.where}: {key} names {shown(value)}, which is not there.", fix)
+    return {}
+
+
 SHARDED = "oomph plays one GPU"
 _BATCH: dict[str, Reader] = {
     "gradient_accumulation_steps": number("accumulation"),
     "max_grad_norm": clipping,
     "gradient_checkpointing": checkpointing,
-    "deepspeed": refused(SHARDED),
+    "deepspeed": elsewhere,
     "fsdp": refused(SHARDED),
     "fsdp_config": refused(SHARDED),
 }
@@ -361,14 +374,15 @@ READERS: dict[str, dict[str, Reader]] = {
             )
         },
     },
+    "deepspeed": {},
     "accelerate": {
         "mixed_precision": lambda said, key: said.one_of(
             key, {"no": {}, "bf16": mixed("bf16", "fp32"), "fp16": mixed("fp16", "fp32")}
         ),
         "num_processes": refused(SHARDED),
         "num_machines": refused(SHARDED),
-        "distributed_type": refused(SHARDED),
-        "deepspeed_config": refused(SHARDED),
+        "distributed_type": lambda said, key: {} if said.values[key] == "DEEPSPEED" else refused(SHARDED)(said, key),
+        "deepspeed_config": elsewhere,
         "fsdp_config": refused(SHARDED),
         "dynamo_config": refused("compiled code"),
     },
@@ -403,6 +417,14 @@ HARMLESS_OF: dict[str, frozenset[str]] = {
         "apollo_proj_type", "apollo_rank", "apollo_scale", "apollo_scale_type", "apollo_target",
         "apollo_update_interval", "galore_layerwise", "galore_proj_type", "galore_rank", "galore_scale",
         "galore_target", "galore_update_interval",
+    }),
+    "deepspeed": frozenset({
+        "activation_checkpointing", "amp", "bf16", "communication_data_type", "comms_logger", "csv_monitor",
+        "data_types", "dump_state", "flops_profiler", "fp16", "gradient_accumulation_steps", "gradient_clipping",
+        "gradient_predivide_factor", "memory_breakdown", "optimizer", "prescale_gradients", "scheduler",
+        "steps_per_print", "tensorboard", "torch_autocast", "train_batch_size", "train_micro_batch_size_per_gpu",
+        "wall_clock_breakdown", "wandb", "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer",
+        "zero_optimization",
     }),
     "trl": frozenset({"beta", "cpo_alpha", "lmbda", "max_new_tokens", "seq_kd", "simpo_gamma", "temperature"}),
     "ppo": ppo_keys.LEFT_ALONE - {"bf16"},
