@@ -16,7 +16,7 @@ from oomph.errors import UnsupportedError, UsageError
 from oomph.families import model_from_config
 from oomph.job import InferJob, TrainJob
 from oomph.play import play
-from oomph.programs import FLASH_ATTN_TYPES, flash_note, kernel_note, kernel_of
+from oomph.programs import flash_note, kernel_note, kernel_of
 from tests.tape.grid import compare
 
 LLAMA: dict[str, Any] = {
@@ -31,6 +31,10 @@ LATENT = {
     "qk_rope_head_dim": 8, "v_head_dim": 8, "first_k_dense_replace": 1, "max_position_embeddings": 64,
 }  # fmt: skip
 GPT2 = {"model_type": "gpt2", "vocab_size": 64, "n_embd": 32, "n_head": 4, "n_layer": 1, "n_positions": 64}
+FALCON = {
+    "model_type": "falcon", "vocab_size": 64, "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 1,
+    "multi_query": True, "alibi": False, "parallel_attn": True, "new_decoder_architecture": False,
+}  # fmt: skip
 TWO, THREE = "flash_attention_2", "flash_attention_3"
 PLAIN = TrainJob(batch=2, seq_len=37, optimizer="none", attention=TWO)
 CASES = {
@@ -46,6 +50,7 @@ CASES = {
         LLAMA,
         replace(PLAIN, method="qlora", checkpointing="reentrant"),
     ),
+    "Falcon's own class": (FALCON, replace(PLAIN, padding=True, checkpointing="reentrant")),
     "tokens one by one": (LLAMA, InferJob(seq_len=29, decode=2, attention=TWO)),
 }
 CASES["few blocks, keys split"][0]["n_positions"] = 600
@@ -112,15 +117,16 @@ def test_gemma_2_is_no_longer_eager() -> None:
     assert not any(one.shape == (2, 4, 37, 37) for one in made)
 
 
-def test_classes_that_are_not_known_take_torchs_flash_attention_and_say_so() -> None:
-    """Falcon calls the package in a class of its own: plain batches are played with the kernel that saves the same."""
-    sizes = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
-    falcon, bloom = (model_from_config({"model_type": name, **sizes}) for name in ("falcon", "bloom"))
-    assert "falcon" not in FLASH_ATTN_TYPES
-    assert kernel_of(falcon, PLAIN) == "flash"
-    assert "torch's own" in flash_note(falcon, PLAIN)[0]
-    with pytest.raises(UnsupportedError, match="falcon"):
-        kernel_of(falcon, replace(PLAIN, padding=True))
+def test_what_is_not_known_takes_torchs_flash_attention_and_says_so() -> None:
+    """How Unsloth calls the package is not played: plain batches take the kernel that saves the same, others none."""
+    llama, bloom = (model_from_config({**LLAMA, "model_type": name, "n_head": 4}) for name in ("llama", "bloom"))
+    job = replace(PLAIN, kernels="unsloth", method="lora")
+    assert kernel_of(llama, job) == "flash"
+    assert "torch's own" in flash_note(llama, job)[0]
+    compiled = replace(PLAIN, compile=True)
+    assert kernel_of(llama, compiled) == "flash"
+    with pytest.raises(UnsupportedError, match="llama"):
+        kernel_of(llama, replace(compiled, padding=True))
     with pytest.raises(UnsupportedError, match="knows no flash-attn"):
         kernel_of(bloom, PLAIN)
 

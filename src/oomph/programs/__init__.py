@@ -46,8 +46,10 @@ SEEING = frozenset(
 )  # types that are played with images
 # Types whose class hands on to the packages flash-attn 2 and 3, as programs play it; and types whose class knows none.
 NO_FLASH_ATTN = ("gpt_oss", "llama4_text", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text")  # of the frames
-FLASH_ATTN_TYPES = (frozenset(FRAMES) - {*NO_FLASH_ATTN}) | {"gpt2", "gpt_bigcode", "gpt_neox", "opt", "phi"}
-WITHOUT_POSITIONS = ("gpt_bigcode",)  # whose layers are not told them
+FLASH_ATTN_TYPES = (frozenset(FRAMES) - {*NO_FLASH_ATTN}) | {
+    "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "opt", "phi",
+}  # fmt: skip
+WITHOUT_POSITIONS = ("gpt_bigcode", "gpt_neo", "gptj")  # whose layers are not told them
 WITHOUT_FLASH_ATTN = frozenset(
     {"bloom", "deberta", "deberta-v2", "falcon_mamba", "llama4_text", "mamba", "mamba2", "mpt", "mt5", "t5"}
 )
