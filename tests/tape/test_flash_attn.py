@@ -15,8 +15,10 @@ from oomph.attention_workspaces import key_splits
 from oomph.errors import UnsupportedError, UsageError
 from oomph.families import model_from_config
 from oomph.job import InferJob, TrainJob
-from oomph.play import play
+from oomph.job_words import Kernel
+from oomph.play import play, train_step
 from oomph.programs import flash_note, kernel_note, kernel_of
+from oomph.steps import step
 from tests.tape.grid import compare
 
 LLAMA: dict[str, Any] = {
@@ -100,6 +102,20 @@ def test_more_sequences_in_a_row_take_more_rows() -> None:
     assert peaks[0]["softmax_d"][-1] == 37 + 2 * 128
     assert peaks[1]["dq_accum"][0] == 37 + 3 * 128
     assert peaks[1]["cat"] == (4,)
+
+
+@pytest.mark.parametrize("attention", [TWO, THREE])
+@pytest.mark.parametrize("batch", ["padding", "packing", "plain"])
+def test_a_recipe_holds_for_other_sizes(attention: Kernel, batch: str) -> None:
+    """A deep model's step from few layers, and another length from the same recipe, are those played in full."""
+    model = model_from_config({**LLAMA, "num_hidden_layers": 9})
+    for length in (37, 64, 700):
+        job = TrainJob(
+            batch=1 if batch == "packing" else 2, seq_len=length, attention=attention, padding=batch == "padding",
+            packing=batch == "packing", checkpointing="non-reentrant",
+        )  # fmt: skip
+        folded, full = step(model, job), train_step(model, job)
+        assert (folded.peak, folded.forward_end) == (full.peak, full.live[full.forward_end])
 
 
 def test_splits_are_those_of_the_heuristic() -> None:
