@@ -48,8 +48,9 @@ SEEING = frozenset(
 NO_FLASH_ATTN = ("gpt_oss", "llama4_text", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text")  # of the frames
 FLASH_ATTN_TYPES = (frozenset(FRAMES) - {*NO_FLASH_ATTN}) | {
     "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "opt", "phi",
+    "bert", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta",
 }  # fmt: skip
-WITHOUT_POSITIONS = ("gpt_bigcode", "gpt_neo", "gptj")  # whose layers are not told them
+WITHOUT_POSITIONS = ("distilbert", "gpt_bigcode", "gpt_neo", "gptj", "modernbert")  # whose layers are not told them
 WITHOUT_FLASH_ATTN = frozenset(
     {"bloom", "deberta", "deberta-v2", "falcon_mamba", "llama4_text", "mamba", "mamba2", "mpt", "mt5", "t5"}
 )
