@@ -49,8 +49,17 @@ NO_FLASH_ATTN = ("gpt_oss", "llama4_text", "qwen2_vl_text", "qwen2_5_vl_text", "
 FLASH_ATTN_TYPES = (frozenset(FRAMES) - {*NO_FLASH_ATTN}) | {
     "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "opt", "phi",
     "bert", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta",
+    "bamba", "granitemoehybrid", "jamba", "lfm2", "lfm2_moe", "lfm3", "nemotron_h", "olmo_hybrid", "qwen3_5_moe_text",
+    "qwen3_5_text", "qwen3_next",
 }  # fmt: skip
-WITHOUT_POSITIONS = ("distilbert", "gpt_bigcode", "gpt_neo", "gptj", "modernbert")  # whose layers are not told them
+WITHOUT_POSITIONS = (
+    "distilbert",
+    "gpt_bigcode",
+    "gpt_neo",
+    "gptj",
+    "granitemoehybrid",
+    "modernbert",
+)  # whose layers are not told them
 WITHOUT_FLASH_ATTN = frozenset(
     {"bloom", "deberta", "deberta-v2", "falcon_mamba", "llama4_text", "mamba", "mamba2", "mpt", "mt5", "t5"}
 )
