@@ -13,7 +13,7 @@ from oomph.job import InferJob, TrainJob
 from oomph.score.asking import catalogued
 from oomph.score.readers import training, xmem
 from oomph.score.readers.engines import transformers
-from oomph.score.readers.training_words import named
+from oomph.score.readers.training_words import named, versions_of
 from oomph.score.reading import MUST_NOT_FIT
 from oomph.score.scoring import Outcome, score
 from oomph.units import GIB
@@ -28,6 +28,25 @@ def scored(row: dict[str, Any]) -> dict[str, Outcome]:
 def reasons(row: dict[str, Any]) -> set[str | None]:
     """Why the quantities of one row are refused; None for one that is not."""
     return {one.refused for one in scored(row).values()}
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "attention", "repeats"),
+    [
+        ("mistral-7b", "transformers 4.45.2", "flash_attention_2", True),
+        ("mistral-7b", "transformers 4.48.1", "flash_attention_2", False),
+        ("llama-2-7b", "transformers 4.45.2", "flash_attention_2", False),
+        ("gpt-oss-20b", "transformers 4.56.0", "flash", False),
+    ],
+)
+def test_flash_attn_is_called_as_the_class_of_a_version_does(
+    name: str, version: str, attention: str, repeats: bool
+) -> None:
+    """MistralFlashAttention2 copied key heads until 4.48 had one way for all classes; Llama's never did."""
+    job, _ = training.job_of(TRAINING)
+    found, taken = training.as_called(job, catalogued(name).model, versions_of(version, ""))
+    assert (found.attention, found.repeats_keys) == (attention, repeats)
+    assert bool(taken) == (attention == "flash")
 
 
 def test_a_training_row_is_the_job_it_describes() -> None:

@@ -15,8 +15,10 @@ from oomph.attention_workspaces import key_splits
 from oomph.errors import UnsupportedError, UsageError
 from oomph.families import model_from_config
 from oomph.job import InferJob, TrainJob
-from oomph.play import play
-from oomph.programs import FLASH_ATTN_TYPES, flash_note, kernel_note, kernel_of
+from oomph.job_words import Kernel
+from oomph.play import play, train_step
+from oomph.programs import flash_note, kernel_note, kernel_of
+from oomph.steps import step
 from tests.tape.grid import compare
 
 LLAMA: dict[str, Any] = {
@@ -31,6 +33,10 @@ LATENT = {
     "qk_rope_head_dim": 8, "v_head_dim": 8, "first_k_dense_replace": 1, "max_position_embeddings": 64,
 }  # fmt: skip
 GPT2 = {"model_type": "gpt2", "vocab_size": 64, "n_embd": 32, "n_head": 4, "n_layer": 1, "n_positions": 64}
+FALCON = {
+    "model_type": "falcon", "vocab_size": 64, "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 1,
+    "multi_query": True, "alibi": False, "parallel_attn": True, "new_decoder_architecture": False,
+}  # fmt: skip
 TWO, THREE = "flash_attention_2", "flash_attention_3"
 PLAIN = TrainJob(batch=2, seq_len=37, optimizer="none", attention=TWO)
 CASES = {
@@ -46,6 +52,7 @@ CASES = {
         LLAMA,
         replace(PLAIN, method="qlora", checkpointing="reentrant"),
     ),
+    "Falcon's own class": (FALCON, replace(PLAIN, padding=True, checkpointing="reentrant")),
     "tokens one by one": (LLAMA, InferJob(seq_len=29, decode=2, attention=TWO)),
 }
 CASES["few blocks, keys split"][0]["n_positions"] = 600
@@ -97,6 +104,20 @@ def test_more_sequences_in_a_row_take_more_rows() -> None:
     assert peaks[1]["cat"] == (4,)
 
 
+@pytest.mark.parametrize("attention", [TWO, THREE])
+@pytest.mark.parametrize("batch", ["padding", "packing", "plain"])
+def test_a_recipe_holds_for_other_sizes(attention: Kernel, batch: str) -> None:
+    """A deep model's step from few layers, and another length from the same recipe, are those played in full."""
+    model = model_from_config({**LLAMA, "num_hidden_layers": 9})
+    for length in (37, 64, 700):
+        job = TrainJob(
+            batch=1 if batch == "packing" else 2, seq_len=length, attention=attention, padding=batch == "padding",
+            packing=batch == "packing", checkpointing="non-reentrant",
+        )  # fmt: skip
+        folded, full = step(model, job), train_step(model, job)
+        assert (folded.peak, folded.forward_end) == (full.peak, full.live[full.forward_end])
+
+
 def test_splits_are_those_of_the_heuristic() -> None:
     """num_splits_heuristic by hand, on 2 · 132 blocks: 10 of queries and 3 of keys take 3 parts, 250 take none."""
     assert key_splits(1, 1, 600, 8, 600) == 3
@@ -112,15 +133,16 @@ def test_gemma_2_is_no_longer_eager() -> None:
     assert not any(one.shape == (2, 4, 37, 37) for one in made)
 
 
-def test_classes_that_are_not_known_take_torchs_flash_attention_and_say_so() -> None:
-    """Falcon calls the package in a class of its own: plain batches are played with the kernel that saves the same."""
-    sizes = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
-    falcon, bloom = (model_from_config({"model_type": name, **sizes}) for name in ("falcon", "bloom"))
-    assert "falcon" not in FLASH_ATTN_TYPES
-    assert kernel_of(falcon, PLAIN) == "flash"
-    assert "torch's own" in flash_note(falcon, PLAIN)[0]
-    with pytest.raises(UnsupportedError, match="falcon"):
-        kernel_of(falcon, replace(PLAIN, padding=True))
+def test_what_is_not_known_takes_torchs_flash_attention_and_says_so() -> None:
+    """How Unsloth calls the package is not played: plain batches take the kernel that saves the same, others none."""
+    llama, bloom = (model_from_config({**LLAMA, "model_type": name, "n_head": 4}) for name in ("llama", "bloom"))
+    job = replace(PLAIN, kernels="unsloth", method="lora")
+    assert kernel_of(llama, job) == "flash"
+    assert "torch's own" in flash_note(llama, job)[0]
+    compiled = replace(PLAIN, compile=True)
+    assert kernel_of(llama, compiled) == "flash"
+    with pytest.raises(UnsupportedError, match="llama"):
+        kernel_of(llama, replace(compiled, padding=True))
     with pytest.raises(UnsupportedError, match="knows no flash-attn"):
         kernel_of(bloom, PLAIN)
 

@@ -38,7 +38,8 @@ class Attention(Block):
     `rotary_dim` in how many channels of a head, None all; `own_tables`: sliding and full layers have rotary tables of
     their own; `longrope`: frequencies are chosen anew in each forward pass. `softcap`: scores are bounded by a tanh.
     `kernel` names what computes all input maps at once, "" nothing does (see blocks/unsloth_attention.py).
-    `position_scaled`: queries grow with their position, which the tables bring along (Ministral 3).
+    `position_scaled`: queries grow with their position, which the tables bring along (Ministral 3). `told_positions`:
+    position ids are handed on to the kernel, of which flash-attn alone looks at them (not so in Granite 4).
     `layout` is how a fused map lays out heads, where the class has several ways; `linear` what its maps are.
 
     Llama-3-8B: 4096·128·(32 + 2·8) + 32·128·4096 parameters.
@@ -76,6 +77,7 @@ class Attention(Block):
     softcap: bool = False
     layout: str = ""
     position_scaled: bool = False
+    told_positions: bool = True
     kernel: str = ""
     linear: type[Linear] = Linear
     role: Role = "linear"
@@ -160,8 +162,9 @@ class Attention(Block):
             key_states, value_states = past_key_values.update(key_states, value_states, index)
 
         attn_output, attn_weights = ops.attention(
-            query_states, key_states, value_states, attention_mask, m.dropout, m.softcap, m.sliding_window
-        )
+            query_states, key_states, value_states, attention_mask, m.dropout, m.softcap, m.sliding_window,
+            m.told_positions,
+        )  # fmt: skip
         if m.head_gate:
             attn_output = attn_output * ops.unsqueeze(ops.sigmoid(m[m.head_gate](hidden_states)), 3)
         attn_output = ops.contiguous(ops.view(attn_output, (batch, length, m.num_heads * m.head_dim)))

@@ -55,7 +55,7 @@ def build(config: Config) -> Model:
         mixer = (
             {"mamba": mamba2(config, hidden)}
             if kind == LINEAR
-            else {"self_attn": replace(attention(config, hidden), rotary=rotary)}
+            else {"self_attn": replace(attention(config, hidden), rotary=rotary, told_positions=False)}
         )
         return Module({**rest, **mixer})
 

@@ -48,6 +48,8 @@ from oomph.ops.elementwise import (
     unary,
     zeros_like,
 )
+from oomph.ops.flash_attn import flash_attn_2, flash_attn_3
+from oomph.ops.flash_interface import flash_attention_forward, flash_attention_of_rows, in_16_bits, rows_at, rows_to
 from oomph.ops.fused import liger_glu, liger_rms_norm, unsloth_rms_norm
 from oomph.ops.grouped import grouped_mm
 from oomph.ops.images import (
@@ -233,6 +235,10 @@ __all__ = [
     "exp",
     "expand",
     "falcon_alibi",
+    "flash_attention_forward",
+    "flash_attention_of_rows",
+    "flash_attn_2",
+    "flash_attn_3",
     "for_each",
     "frobenius_norm",
     "full_attention",
@@ -245,6 +251,7 @@ __all__ = [
     "histogram",
     "identity",
     "image_blocks",
+    "in_16_bits",
     "in_order",
     "index",
     "index_add_in_place",
@@ -306,6 +313,8 @@ __all__ = [
     "rotate_half",
     "row_norms",
     "rows",
+    "rows_at",
+    "rows_to",
     "rsqrt",
     "rsub",
     "scale_",

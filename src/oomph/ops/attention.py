@@ -268,7 +268,13 @@ def gpt2_attention(query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: flo
 
 
 def encoder_attention(
-    query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: float, causal: bool = False
+    query: Sym,
+    key: Sym,
+    value: Sym,
+    mask: Sym | None,
+    rate: float,
+    causal: bool = False,
+    positions: bool = True,
 ) -> tuple[Sym, Sym | None]:
     """Run the job's kernel for BERT on q, k, v [B, N, S, D], every token seeing every other unless the class is
     `causal`: the output [B, S, N, D] and, from the eager one, the weights, which keep the scores' dtype but under
@@ -287,7 +293,7 @@ def encoder_attention(
     Cost(allocated=114688, saved=114688, backward=147456)
     """
     if query.tape.kernel in PACKAGES:
-        given = query.tape.sequences > 0  # position ids are handed on, not made
+        given = positions and query.tape.sequences > 0  # position ids are handed on, not made
         call = FlashCall(rate if query.tape.dropout else 0.0, causal=causal, positions=given)
         return flash_attention_forward(query, key, value, mask, call), None
     if query.tape.kernel != "eager":

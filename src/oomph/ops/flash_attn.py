@@ -125,6 +125,8 @@ def _backward_2(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients
     _added_up_2(query, key, node.context[0])
     del query, key, value
     let_go(saved)
+    del dout_padded
+    gradients.clear()  # a tuple of arguments, before hooks run
     return [_part(one, size) for one in (dq, dk, dv)]
 
 
@@ -183,6 +185,7 @@ def _backward_3(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients
     _added_up_3(query, key, node.context[0])
     del query, key, value
     let_go(saved)
+    gradients.clear()
     return [_part(one, one.shape[-1]) for one in (dq, dk, dv)]
 
 

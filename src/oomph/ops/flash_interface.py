@@ -58,11 +58,10 @@ def flash_attention_forward(query: Sym, key: Sym, value: Sym, mask: Sym | None, 
     key = transpose(key, 1, 2)
     value = transpose(value, 1, 2)
     head_dim, v_head_dim = query.shape[-1], value.shape[-1]
-    _check(query)
     narrow = not yes(v_head_dim == head_dim)
     if narrow:
         value = pad_last(value, head_dim - v_head_dim)
-    attn_output = _flash_attention_forward(query, key, value, mask, length, call)
+    attn_output = flash_attention_of_rows(query, key, value, mask, length, call)
     if narrow:
         attn_output = slice_axis(attn_output, -1, 0, v_head_dim)
     return attn_output
@@ -77,17 +76,30 @@ def _check(query: Sym) -> None:
         raise UnsupportedError("flash-attn 3 takes heads of a multiple of 8.", "Say --attention flash_attention_2.")
 
 
-def _flash_attention_forward(
+def flash_attention_of_rows(
     query_states: Sym, key_states: Sym, value_states: Sym, mask: Sym | None, length: Size, call: FlashCall
 ) -> Sym:
-    """Mirror _flash_attention_forward, and the copies of fp32 states before it."""
+    """Mirror _flash_attention_forward of q [B, S, N, D] and k, v [B, T, K, D], `length` S: the output [B, S, N, D].
+
+    Saves what flash_attn_2 and flash_attn_3 save, and places of tokens; see flash_attention_forward, which calls it.
+    Falcon, GPT-J and GPT-Neo call it themselves. Source: transformers 5.23, modeling_flash_attention_utils.py.
+
+    >>> from oomph.tape import Tape
+    >>> from oomph.tape.testing import cost
+    >>> tape = Tape()
+    >>> tape.kernel = "flash_attention_3"
+    >>> def rows(q, k, v):
+    ...     return flash_attention_of_rows(q, k, v, None, 64, FlashCall(positions=False))
+    >>> cost(rows, *[(1, 64, 2, 128)] * 3, tape=tape)
+    Cost(allocated=33316, saved=131584, backward=164872)
+    """
+    _check(query_states)
     tape, batch = query_states.tape, query_states.shape[0]
     flash = PACKAGES[tape.kernel]
     if query_states.dtype == "fp32":
-        dtype = _target_dtype(tape)
-        query_states = cast(query_states, dtype)
-        key_states = cast(key_states, dtype)
-        value_states = cast(value_states, dtype)
+        query_states = in_16_bits(query_states)
+        key_states = in_16_bits(key_states)
+        value_states = in_16_bits(value_states)
     if mask is not None:
         indices, cu_seqlens = _unpad_data(mask)
         k = rows_at(key_states, indices)
@@ -110,14 +122,26 @@ def _flash_attention_forward(
     return flash(query_states, key_states, value_states, call)
 
 
-def _target_dtype(tape: Tape) -> str:
-    """Mirror get_target_dtype: what fp32 states become."""
+def in_16_bits(x: Sym) -> Sym:
+    """Return states in the dtype in which flash-attn gets fp32 ones: autocast's, else the weights': a copy.
+
+    Saves nothing; backward casts the gradient back. Source: transformers 5.23, integrations/flash_attention.py,
+    get_target_dtype; modeling_flash_attention_utils.py, fa_peft_integration_check.
+
+    >>> from oomph.tape import Tape
+    >>> from oomph.tape.testing import cost, fp32
+    >>> tape = Tape()
+    >>> tape.loaded = "bf16"
+    >>> cost(in_16_bits, fp32(1, 64, 2, 128), tape=tape)
+    Cost(allocated=32768, saved=0, backward=65536)
+    """
+    tape = x.tape
     dtype = tape.autocast.dtype if tape.autocast is not None and not tape.autocast_paused else tape.loaded
     if dtype == "fp32":
         raise UnsupportedError(
             "flash-attn takes 16 bits alone: its package refuses fp32.", "Say --precision bf16 or amp-bf16."
         )
-    return dtype
+    return cast(x, dtype)
 
 
 def _unpad_data(mask: Sym) -> tuple[Sym, Sym]:

@@ -56,8 +56,20 @@ SEEING = frozenset(
 )  # fmt: skip  # types that are played with images
 # Types whose class hands on to the packages flash-attn 2 and 3, as programs play it; and types whose class knows none.
 NO_FLASH_ATTN = ("gpt_oss", "llama4_text", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text")  # of the frames
-FLASH_ATTN_TYPES = (frozenset(FRAMES) - {*NO_FLASH_ATTN}) | {"gpt2", "gpt_bigcode", "gpt_neox", "opt", "phi"}
-WITHOUT_POSITIONS = ("gpt_bigcode",)  # whose layers are not told them
+FLASH_ATTN_TYPES = (frozenset(FRAMES) - {*NO_FLASH_ATTN}) | {
+    "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "opt", "phi",
+    "bert", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta",
+    "bamba", "granitemoehybrid", "jamba", "lfm2", "lfm2_moe", "lfm3", "nemotron_h", "olmo_hybrid", "qwen3_5_moe_text",
+    "qwen3_5_text", "qwen3_next",
+}  # fmt: skip
+WITHOUT_POSITIONS = (
+    "distilbert",
+    "gpt_bigcode",
+    "gpt_neo",
+    "gptj",
+    "granitemoehybrid",
+    "modernbert",
+)  # whose layers are not told them
 WITHOUT_FLASH_ATTN = frozenset(
     {"bloom", "deberta", "deberta-v2", "falcon_mamba", "llama4_text", "mamba", "mamba2", "mpnet", "mpt", "mt5", "t5"}
 )

@@ -46,7 +46,9 @@ def self_attention(m: Bound, hidden_states: Sym, attention_mask: Sym | None) -> 
     query_layer = ops.transpose(ops.view(m.q_lin(hidden_states), shape), 1, 2)
     key_layer = ops.transpose(ops.view(m.k_lin(hidden_states), shape), 1, 2)
     value_layer = ops.transpose(ops.view(m.v_lin(hidden_states), shape), 1, 2)
-    attn_output, attn_weights = ops.encoder_attention(query_layer, key_layer, value_layer, attention_mask, m.dropout)
+    attn_output, attn_weights = ops.encoder_attention(
+        query_layer, key_layer, value_layer, attention_mask, m.dropout, positions=False
+    )
     attn_output = ops.contiguous(ops.view(attn_output, (batch, length, hidden)))
     attn_output = m.out_lin(attn_output)
     return attn_output, attn_weights

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from oomph import ops
+from oomph.errors import UnsupportedError
+from oomph.job_words import FLASH_ATTN
+from oomph.ops.flash_attn import FlashCall
 from oomph.ops.kernel_choice import Call
 from oomph.ops.sdpa import scaled_dot_product_attention
 from oomph.programs.cache import Cache, dynamic_cache
@@ -67,6 +70,8 @@ def attention(
         query_layer, key_layer = ops.apply_rotary(query_layer, key_layer, cos, sin)
     if layer_past is not None:
         key_layer, value_layer = layer_past.update(key_layer, value_layer, index)
+    if m.tape.kernel in FLASH_ATTN:
+        return _with_flash_attn(m, query_layer, key_layer, value_layer, alibi, attention_mask)
     attn_output: Any  # locals in the order of the real frame
     attention_scores: Any = None
     attention_probs: Any = None
@@ -90,6 +95,24 @@ def attention(
     attn_output = ops.view(attn_output, (batch_size, query_length, heads * size))
     attn_output = m.dense(attn_output)
     return attn_output, attention_scores if alibi is None else attention_probs
+
+
+def _with_flash_attn(
+    m: Bound, query_layer: Sym, key_layer: Sym, value_layer: Sym, alibi: Sym | None, attention_mask: Sym | None
+) -> tuple[Sym, None]:
+    """Mirror the end of FalconFlashAttention2.forward."""
+    if alibi is not None:
+        raise UnsupportedError("transformers' Falcon refuses flash-attn with ALiBi.", "Say --attention efficient.")
+    batch_size, heads, query_length, size = query_layer.shape
+    query_layer, key_layer, value_layer = (ops.transpose(x, 1, 2) for x in (query_layer, key_layer, value_layer))
+    if query_layer.dtype == "fp32":
+        query_layer, key_layer, value_layer = (ops.in_16_bits(x) for x in (query_layer, key_layer, value_layer))
+    call = FlashCall(m.dropout if m.tape.dropout else 0.0)
+    attn_output = ops.flash_attention_of_rows(query_layer, key_layer, value_layer, attention_mask, query_length, call)
+    attn_weights = ops.view(attn_output, (batch_size, query_length, heads * size))
+    attn_output = m.dense(attn_weights)
+    del attn_weights
+    return attn_output, None
 
 
 def mlp(m: Bound, x: Sym) -> Sym:

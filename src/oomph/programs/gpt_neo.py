@@ -7,6 +7,8 @@ transformers 5.23, models/gpt_neo/modeling_gpt_neo.py.
 from __future__ import annotations
 
 from oomph import ops
+from oomph.job_words import FLASH_ATTN
+from oomph.ops.flash_attn import FlashCall
 from oomph.programs.cache import Cache, dynamic_cache
 from oomph.programs.frame import call, check_positions, counted_positions, full_attention, language_model
 from oomph.tape.bound import Bound
@@ -34,9 +36,18 @@ def attention(
     query, key, value = (ops.transpose(ops.view(each, shape), 1, 2) for each in (query, key, value))
     if layer_past is not None:
         key, value = layer_past.update(key, value, index)
-    attn_output, attn_weights = ops.attention_under_triangle(query, key, value, attention_mask, m.dropout)
-    attn_output = ops.view(ops.contiguous(ops.transpose(attn_output, 1, 2)), (batch, length, hidden))
-    attn_output = m.out_proj(attn_output)
+    if m.tape.kernel in FLASH_ATTN:
+        query, key, value = (ops.transpose(each, 1, 2) for each in (query, key, value))
+        if query.dtype == "fp32":
+            query, key, value = (ops.in_16_bits(each) for each in (query, key, value))
+        call = FlashCall(m.dropout if m.tape.dropout else 0.0, positions=False)
+        attn_output = ops.flash_attention_of_rows(query, key, value, attention_mask, length, call)
+        attn_weights = ops.view(attn_output, (batch, length, hidden))
+        attn_output = m.out_proj(attn_weights)
+    else:
+        attn_output, attn_weights = ops.attention_under_triangle(query, key, value, attention_mask, m.dropout)
+        attn_output = ops.view(ops.contiguous(ops.transpose(attn_output, 1, 2)), (batch, length, hidden))
+        attn_output = m.out_proj(attn_output)
     attn_output = m.resid_dropout(attn_output)
     return attn_output, attn_weights
 
@@ -68,7 +79,8 @@ def model(
 ) -> tuple[Sym, Cache | None]:
     """Mirror GPTNeoModel.forward."""
     tape = m.tape
-    tape.kernel = "eager"  # the class has no sdpa
+    if tape.kernel not in FLASH_ATTN:
+        tape.kernel = "eager"  # the class has no sdpa
     inputs_embeds = m.wte(input_ids)
     if use_cache and past_key_values is None:
         past_key_values = dynamic_cache(tape, [None] * len(m.h.stacked))

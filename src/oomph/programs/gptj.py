@@ -6,6 +6,8 @@ Source: transformers 5.23, models/gptj/modeling_gptj.py, models/codegen/modeling
 from __future__ import annotations
 
 from oomph import ops
+from oomph.job_words import FLASH_ATTN
+from oomph.ops.flash_attn import FlashCall
 from oomph.programs.cache import Cache, dynamic_cache
 from oomph.programs.frame import call, counted_positions, full_attention, language_model
 from oomph.tape.bound import Bound
@@ -78,8 +80,16 @@ def attention(
     query = ops.transpose(query, 1, 2)
     if layer_past is not None:
         key, value = layer_past.update(key, value, index)
-    attn_output, attn_weights = ops.attention_in_fp32(query, key, value, attention_mask, m.dropout)
-    attn_output = ops.view(ops.contiguous(ops.transpose(attn_output, 1, 2)), (batch, length, hidden))
+    if tape.kernel in FLASH_ATTN:
+        key, query, value = (ops.contiguous(ops.transpose(each, 1, 2)) for each in (key, query, value))
+        if query.dtype == "fp32":
+            query, key, value = (ops.in_16_bits(each) for each in (query, key, value))
+        call = FlashCall(m.dropout if tape.dropout else 0.0, positions=False)
+        attn_weights = ops.flash_attention_of_rows(query, key, value, attention_mask, length, call)
+        attn_output = ops.view(attn_weights, (batch, length, hidden))
+    else:
+        attn_output, attn_weights = ops.attention_in_fp32(query, key, value, attention_mask, m.dropout)
+        attn_output = ops.view(ops.contiguous(ops.transpose(attn_output, 1, 2)), (batch, length, hidden))
     attn_output = m.out_proj(attn_output)
     attn_output = m.resid_dropout(attn_output)
     return attn_output, attn_weights
@@ -117,7 +127,8 @@ def model(
 ) -> tuple[Sym, Cache | None]:
     """Mirror GPTJModel.forward."""
     tape = m.tape
-    tape.kernel = "eager"  # the class has no other
+    if tape.kernel not in FLASH_ATTN:
+        tape.kernel = "eager"  # the class has no sdpa
     inputs_embeds = m.wte(input_ids)
     if use_cache and past_key_values is None:
         past_key_values = dynamic_cache(tape, [None] * len(m.h.stacked))

@@ -9,6 +9,8 @@ from typing import Any
 
 from oomph import ops
 from oomph.families.layer_types import FULL, SLIDING
+from oomph.job_words import FLASH_ATTN
+from oomph.ops.flash_attn import FlashCall
 from oomph.ops.rotary_kinds import rotate
 from oomph.programs.bert import sliding_windows
 from oomph.programs.cache import Cache
@@ -16,6 +18,7 @@ from oomph.programs.classify import loss_of
 from oomph.programs.frame import call
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
+from oomph.tape.sizes import yes
 from oomph.tape.sym import Sym
 
 __all__ = ["buffers", "causal_lm", "sliding_windows"]
@@ -46,14 +49,19 @@ def attention(
     value_states = ops.transpose(value_states, 1, 2)
     cos, sin = position_embeddings
     query_states, key_states = rotate(m.rotary, query_states, key_states, cos, sin)
-    attn_output, attn_weights = attended(query_states, key_states, value_states, attention_mask, m.dropout)
+    attn_output, attn_weights = attended(m, query_states, key_states, value_states, attention_mask)
     attn_output = ops.contiguous(ops.view(attn_output, (batch, length, hidden)))
     attn_output = m.Wo(attn_output) if m.resid_dropout is None else m.resid_dropout(m.Wo(attn_output))
     return attn_output, attn_weights
 
 
-def attended(query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: float) -> tuple[Sym, Sym | None]:
-    """Run the job's kernel, every token seeing all that the mask allows."""
+def attended(m: Bound, query: Sym, key: Sym, value: Sym, mask: Sym | None) -> tuple[Sym, Sym | None]:
+    """Run the job's kernel, every token seeing all that the mask allows; flash-attn is told the window itself."""
+    rate = m.dropout
+    if m.tape.kernel in FLASH_ATTN:
+        window = m.slides and yes(key.shape[2] > m.window + 1)
+        call = FlashCall(rate if m.tape.dropout else 0.0, causal=False, window=window, positions=False)
+        return ops.flash_attention_forward(query, key, value, mask, call), None
     if query.tape.kernel != "eager":
         return ops.sdpa_attention(query, key, value, mask, rate, causal=False), None
     return ops.eager_attention(query, key, value, mask, rate)

@@ -314,10 +314,14 @@ def _can_dispatch(self: Any, flash_attn_version: int, is_init_check: bool = Fals
     """Mirror the check whether a class supports flash attention; that the package is there goes without saying."""
     if not self._supports_flash_attn:
         raise UnsupportedError(f"{type(self).__name__} knows no flash-attn.", "Take another --attention.")
-    if hasattr(sys.modules[type(self).__module__], "flash_attn_supports_top_left_mask"):  # left out without the package
-        what = f"{type(self).__name__} calls flash-attn in a class of its own, which a trace does not run."
-        raise UnsupportedError(what, "Take another --attention.")
+    module = sys.modules[type(self).__module__]
+    if hasattr(module, "flash_attn_supports_top_left_mask"):  # classes of their own import it where a package is
+        vars(module)["_flash_attention_forward"] = _of_transformers
     return True
+
+
+def _of_transformers(*args: Any, **kwargs: Any) -> Any:
+    return import_module("transformers.modeling_flash_attention_utils")._flash_attention_forward(*args, **kwargs)
 
 
 def _heard(real: Any, name: str, taken: Callable[[str], None]) -> Any:

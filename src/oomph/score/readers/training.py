@@ -10,6 +10,7 @@ from typing import Any
 
 from oomph.job import TrainJob
 from oomph.job_words import FLASH_ATTN
+from oomph.model import Model
 from oomph.objectives import KINDS as OBJECTIVES
 from oomph.programs import calls_flash_attn
 from oomph.runtimes import runtime
@@ -77,15 +78,24 @@ def _question(row: Mapping[str, Any]) -> Question:
         assumed = (*assumed, f"seq_len {most}: the model has no more positions")
     if job.model_code == "transformers":
         job = replace(job, targets=there(subject, job.targets))
-    if job.attention in FLASH_ATTN and not calls_flash_attn(subject.model, job):
-        job = replace(job, attention="flash", padding=False)
-        assumed = (*assumed, "torch's flash attention for a package's, which takes padding out: of the same tensors")
-    elif job.attention in FLASH_ATTN and subject.model.model_type in REPEATING:
-        job = replace(job, repeats_keys=not _versions(row).at_least("transformers", *ATTENTION_IN_ONE_SINCE))
+    if job.attention in FLASH_ATTN:
+        job, taken = as_called(job, subject.model, _versions(row))
+        assumed = (*assumed, *taken)
     gpu = device(row.get("gpu"))
     if gpu and _loads_all_kernels(row):
         gpu = replace(gpu, kernel_loading="eager")
     return Question(_asks(row, Case(subject, job, gpu)), assumed)
+
+
+def as_called(job: TrainJob, model: Model, versions: Versions) -> tuple[TrainJob, tuple[str, ...]]:
+    """Return a job with a package's attention as a model's class of some version calls it, and what was assumed:
+    torch's flash attention stands for calls that are not known.
+    """
+    if not calls_flash_attn(model, job):
+        why = "torch's flash attention for a package's, which takes padding out: of the same tensors"
+        return replace(job, attention="flash", padding=False), (why,)
+    repeats = model.model_type in REPEATING and not versions.at_least("transformers", *ATTENTION_IN_ONE_SINCE)
+    return replace(job, repeats_keys=repeats), ()
 
 
 def _asks(row: Mapping[str, Any], case: Case) -> dict[str, Ask]:
