@@ -112,6 +112,7 @@ from oomph.ops.rotary import (
     rotary_buffers,
     rotary_tables,
     rotary_tables_3d,
+    rotary_tables_anew,
     rotate_half,
     section_tables,
 )
@@ -125,6 +126,7 @@ from oomph.ops.routing import (
     histogram,
     index_add_in_place,
     largest,
+    max_with_index,
     nonzero,
     one_hot,
     pick,
@@ -159,6 +161,7 @@ from oomph.ops.slices import (
     unbind,
 )
 from oomph.ops.softmax import softmax, softmax_as, softmax_as_is, softmax_in_fp32
+from oomph.ops.sparsemixer import log, multiplier, scatter_number, shake, shake_view
 from oomph.ops.table import embedding, embedding_at
 from oomph.ops.triangular import solve_triangular, strict_triangle
 from oomph.ops.unsloth import lora_map, lora_mlp, lora_qkv, unsloth_norm
@@ -252,6 +255,7 @@ __all__ = [
     "liger_rms_norm",
     "linear",
     "linear_unfused",
+    "log",
     "longrope_frequencies",
     "lora_map",
     "lora_mlp",
@@ -260,12 +264,14 @@ __all__ = [
     "masked_scatter",
     "matmul",
     "matrix_times",
+    "max_with_index",
     "mean",
     "mean_of_all",
     "mpt_alibi",
     "mse_loss",
     "mul",
     "mul_",
+    "multiplier",
     "neg",
     "nonzero",
     "one_hot",
@@ -292,6 +298,7 @@ __all__ = [
     "rotary_buffers",
     "rotary_tables",
     "rotary_tables_3d",
+    "rotary_tables_anew",
     "rotary_vision",
     "rotate",
     "rotate_blocks",
@@ -300,9 +307,12 @@ __all__ = [
     "rows",
     "rsqrt",
     "scatter",
+    "scatter_number",
     "sdpa_attention",
     "section_tables",
     "select",
+    "shake",
+    "shake_view",
     "sigmoid",
     "silu",
     "sink_attention",
