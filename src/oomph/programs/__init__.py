@@ -33,7 +33,7 @@ PROGRAMS: dict[str, str] = {
     "granitemoehybrid": "bamba",
     "lfm2_moe": "lfm2",
     **dict.fromkeys(("llava", "llava_next"), "llava"),
-    **dict.fromkeys(("marian", "mbart", "pegasus"), "bart"),
+    **dict.fromkeys(("m2m_100", "marian", "mbart", "pegasus"), "bart"),
     "mamba2": "mamba",
     "mt5": "t5",
     **dict.fromkeys(("qwen3_5_moe_text", "qwen3_5_text"), "qwen3_next"),
