@@ -189,6 +189,19 @@ def llama4_text(rng: random.Random) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def phimoe(rng: random.Random) -> dict[str, Any]:
+    """Phi-3.5-MoE: layer norms, two experts drawn one after the other, noise on what the router reads."""
+    raw = mixtral(rng) | {"model_type": "phimoe", "num_experts_per_tok": 2, "attention_bias": rng.random() < 0.6}
+    raw |= {"lm_head_bias": rng.random() < 0.5, "input_jitter_noise": rng.choice([0.0, 0.01])}
+    if rng.random() < 0.4:
+        factors = [1.0] * (raw["hidden_size"] // raw["num_attention_heads"] // 2)
+        raw["rope_parameters"] = {
+            "rope_type": "longrope", "rope_theta": 10000.0, "short_factor": factors, "long_factor": factors,
+            "short_mscale": 1.1, "long_mscale": 1.2, "original_max_position_embeddings": 64,
+        }  # fmt: skip
+    return raw
+
+
 KIN = ("glm4_moe_lite", "granitemoeshared", "hunyuan_v1_moe")  # almost another's code: one job of each is enough
 CONFIGS = {
     "flex_olmo": flex_olmo,
@@ -207,6 +220,7 @@ CONFIGS = {
     "llama4_text": llama4_text,
     "mixtral": mixtral,
     "olmoe": olmoe,
+    "phimoe": phimoe,
     "qwen2_moe": qwen2_moe,
     "qwen3_moe": qwen3_moe,
 }

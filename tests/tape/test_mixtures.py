@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
+from oomph.errors import UsageError
+from oomph.families import model_from_config
 from oomph.job import InferJob, TrainJob
+from oomph.play import play
 from tests.tape.grid import compare, infer_job, job
 from tests.tape.mixtures import CONFIGS, KIN
 
@@ -28,6 +31,13 @@ def grid() -> list[tuple[dict[str, Any], TrainJob | InferJob]]:
 
 
 GRID = grid()
+
+
+def test_adapters_on_all_linear_maps_of_phi_moe_are_refused() -> None:
+    """PEFT takes its router for a linear map, and fails."""
+    model = model_from_config(CONFIGS["phimoe"](random.Random(SEED)))
+    with pytest.raises(UsageError, match="router"):
+        play(model, TrainJob(2, 9, method="lora", targets="all-linear"))
 
 
 @pytest.mark.parametrize(("raw", "job"), GRID, ids=[f"{i}-{raw['model_type']}" for i, (raw, _) in enumerate(GRID)])

@@ -28,6 +28,7 @@ BART: dict[str, Any] = {
     "max_position_embeddings": 128, "pad_token_id": 1, "attention_dropout": 0.1, "activation_dropout": 0.1,
 }  # fmt: skip
 MBART = {**BART, "model_type": "mbart"}
+M2M_100 = {**BART, "model_type": "m2m_100", "encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0}
 PEGASUS = {**BART, "model_type": "pegasus"}
 MARIAN = {**BART, "model_type": "marian", "decoder_vocab_size": 515}
 WHISPER: dict[str, Any] = {
@@ -53,6 +54,8 @@ ROWS: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
     ),
     (BART, {**FLASH, "precision": "bf16", "target_len": 20, "checkpointing": "non-reentrant", "checkpoint_every": 2}),
     (MBART, {"precision": "amp-bf16", "padding": True, "steady": False}),
+    (M2M_100, {**FLASH, "precision": "bf16", "padding": True, "checkpointing": "non-reentrant", "target_len": 11}),
+    (M2M_100, {"precision": "fp32", "use_cache": True, "keep_outputs": True, "method": "lora", "targets": "q_proj"}),
     (PEGASUS, {**FLASH, "precision": "fp32", "padding": True, "checkpointing": "reentrant", "target_len": 11}),
     (MARIAN, {**FLASH, "precision": "bf16", "padding": True, "method": "lora", "targets": "all-linear"}),
     (WHISPER, {**FLASH, "precision": "bf16", "checkpointing": "non-reentrant", "target_len": 20}),
@@ -86,6 +89,7 @@ def test_layers_fold_and_lengths_stay_open(raw: dict[str, Any], changes: dict[st
         (T5, {"precision": "fp16"}, "fp16"),
         (BART, {"precision": "fp16"}, "fp16"),
         ({**BART, "encoder_layerdrop": 0.1}, {}, "LayerDrop"),
+        ({**BART, "model_type": "m2m_100"}, {}, "LayerDrop"),
         ({**WHISPER, "apply_spec_augment": True}, {}, "spec_augment"),
         (WHISPER, {"padding": True}, "without masks"),
         ({**BART, "tie_word_embeddings": False}, {}, "not tied"),

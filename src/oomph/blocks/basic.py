@@ -179,6 +179,20 @@ class FixedTable(Embedding):
 
 
 @dataclass(frozen=True)
+class Sinusoids(Block):
+    """A table of sinusoids that a class computes and keeps on the device, but does not store (M2M-100)."""
+
+    rows: int
+    size: int
+    kind: str = "position_embedding"
+
+    @property
+    def parts(self) -> Parts:
+        """Nothing is stored: a program makes the buffer."""
+        return {}
+
+
+@dataclass(frozen=True)
 class Head(Block):
     """The output projection onto the vocabulary. Tied: the weight is the embedding's own, nothing is stored.
 

@@ -150,6 +150,7 @@ class MoE(Block):
     expert: Block
     num_experts: int
     top_k: int
+    shaken: bool = False
     router_name: str = "gate"
     experts_name: str = "experts"
     extra: Parts | None = None

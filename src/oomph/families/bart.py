@@ -11,7 +11,7 @@ from typing import Any
 
 from oomph.blocks.attention import Attention
 from oomph.blocks.base import Part, Stack
-from oomph.blocks.basic import Conv, Embedding, FixedTable, Head, Linear, Norm
+from oomph.blocks.basic import Conv, Embedding, FixedTable, Head, Linear, Norm, Sinusoids
 from oomph.blocks.encoder import EncoderLayer, KeyBiaslessAttention, LayerNames
 from oomph.blocks.mlp import MLP
 from oomph.config import Config
@@ -67,6 +67,8 @@ class Traits:
 
 _CLASSIFIED = ("ForSequenceClassification", "ForQuestionAnswering")
 BART_OFFSET = 2  # BART's tables begin two rows later
+COMPUTED_OFFSET = 2  # and so do M2M-100's, which are computed
+LAYERDROP = 0.05  # M2M-100's encoder_layerdrop and decoder_layerdrop, where a file does not say
 BART_LABELS = 3  # the class default: three-way inference
 _TRAITS = {
     "bart": Traits(
@@ -138,7 +140,8 @@ def _unplayed(config: Config, head: str, generates: bool) -> Iterator[str]:
         yield "apply_spec_augment, which masks frames at random"
     if config.model_type == "marian" and not config.bool("share_encoder_decoder_embeddings"):
         yield "two vocabularies"
-    if any(config.rate(f"{side}_layerdrop", 0.0) for side in ("encoder", "decoder")):
+    skipped = LAYERDROP if config.model_type == "m2m_100" else 0.0
+    if any(config.rate(f"{side}_layerdrop", skipped) for side in ("encoder", "decoder")):
         yield "LayerDrop, which skips layers at random"
 
 
@@ -156,7 +159,8 @@ def _tables(config: Config, hidden: int, vocab: int, tied: bool) -> dict[str, Pa
 
 def _positions(config: Config, traits: Traits, hidden: int, side: str) -> dict[str, Part]:
     if traits.positions is None:
-        return {}
+        rows = config.int("max_position_embeddings") + COMPUTED_OFFSET
+        return {f"{side}.embed_positions": Sinusoids(rows, hidden)}
     whisper = config.model_type == "whisper"
     rows = config.int("max_target_positions" if whisper else "max_position_embeddings") + traits.positions
     table = FixedTable if traits.fixed else Embedding
@@ -177,11 +181,13 @@ def _stack(config: Config, traits: Traits, hidden: int, side: str, encoder: bool
     """Return the layers of one side and the norms around them; a decoder may stand without its `encoder`."""
     heads = config.int(f"{side}_attention_heads")
     kind = KeyBiaslessAttention if config.model_type == "whisper" else Attention
+    m2m = config.model_type == "m2m_100"
     attention = kind(
         hidden, heads, heads, config.divide(hidden, heads, "attention heads"), qkv_bias=True, out_bias=True,
-        qkv=("k_proj", "v_proj", "q_proj"), out="out_proj", dropout=config.rate("attention_dropout", 0.0),
+        qkv=("k_proj", "v_proj", "q_proj"), out="out_proj",
+        dropout=config.rate("attention_dropout", DROPOUT if m2m else 0.0),
     )  # fmt: skip
-    norm, activation = Norm(hidden, bias=True), config.str("activation_function", "gelu")
+    norm, activation = Norm(hidden, bias=True), config.str("activation_function", "relu" if m2m else "gelu")
     mlp = MLP(hidden, config.int(f"{side}_ffn_dim"), bias=True, names=("fc1", "fc2"), activation=activation)
     rate = config.rate("dropout", 0.0 if config.model_type == "whisper" else DROPOUT)
     inner_rate = config.rate("activation_dropout", 0.0)

@@ -21,7 +21,8 @@ OTHER_HEADS = (
     "DoubleHeadsModel",
 )
 # Rotary embeddings whose frequencies are made anew as sequences grow.
-RESCALED = ("dynamic", "longrope")
+LONGROPE = "longrope"
+RESCALED = ("dynamic", LONGROPE)
 FIXED_ALPHA = ("hunyuan_v1_dense", "hunyuan_v1_moe")  # types whose class makes them once where the config has an alpha
 # Routers that also return their logits for a loss of their own, or whose inputs are shaken while training.
 ROUTER_OPTIONS = ("output_router_logits", "router_jitter_noise")
@@ -80,12 +81,14 @@ def _unplayed(config: Config) -> tuple[str, ...]:
     rope = rope_parameters(config)
     sections = [rope, *(each for each in rope.values() if isinstance(each, Mapping))]  # one for each kind of layer
     kinds = {_kind(each) for each in sections} & set(RESCALED)
-    if config.model_type == "phi3":
-        kinds -= {"longrope"}
+    if config.model_type in ("phi3", "phimoe"):
+        kinds -= {LONGROPE}
     if config.model_type in FIXED_ALPHA and rope.get("alpha"):
         kinds -= {"dynamic"}
     rescaled = tuple(f"rope_type={kind}" for kind in sorted(kinds))
-    return (*rescaled, *(f"{key}={config.raw[key]}"[:60] for key in ROUTER_OPTIONS if config.raw.get(key)))
+    # Phi-MoE's router_jitter_noise is a bound on its scores, which moves no byte.
+    options = ROUTER_OPTIONS[:1] if config.model_type == "phimoe" else ROUTER_OPTIONS
+    return (*rescaled, *(f"{key}={config.raw[key]}"[:60] for key in options if config.raw.get(key)))
 
 
 def rope_type(config: Config) -> str:

@@ -15,7 +15,7 @@ from oomph.blocks.basic import Norm
 from oomph.blocks.mlp import GatedMLP
 from oomph.blocks.moe import MoE, Router
 from oomph.config import MAX_EXPERTS, Config
-from oomph.families.common import causal_lm, rotary_dim
+from oomph.families.common import LONGROPE, causal_lm, rope_type, rotary_dim
 from oomph.families.moe_layers import gqa, stacked
 from oomph.families.mtp import predictors
 from oomph.families.olmo import STYLE as OLMO_NORM
@@ -53,7 +53,7 @@ ALIASES: dict[str, dict[str, tuple[str, ...]]] = {
     name: {"num_local_experts": ("num_experts",)} for name in ("mixtral", "minimax_m2", "olmoe", "flex_olmo")
 }
 
-STYLES = {"flex_olmo": "olmoe", "minimax_m2": "minimax_m2", "mixtral": "mixtral", "olmoe": "olmoe"}
+STYLES = {"flex_olmo": "olmoe"}  # of others their own
 _OLMO = frozenset({"olmoe", "flex_olmo"})
 
 
@@ -84,7 +84,8 @@ def attention(config: Config, hidden: int) -> Attention:
     bias = kind in ("phimoe", *_OLMO) and config.bool("attention_bias")
     attn = gqa(config, hidden, bias=bias, out_bias=bias)
     if kind in ("mixtral", "phimoe"):
-        return replace(attn, sliding_window=config.optional_int("sliding_window"))
+        longrope = kind == "phimoe" and rope_type(config) == LONGROPE
+        return replace(attn, sliding_window=config.optional_int("sliding_window"), longrope=longrope)
     if kind not in ("minimax_m2", *_OLMO):
         return attn
     # OLMoE's class measures its norms by hidden / heads even where head_dim says otherwise.
@@ -111,8 +112,9 @@ def mixture(config: Config, hidden: int) -> MoE:
         experts,
         config.int("num_experts_per_tok"),
         extra=beside,
+        shaken=config.model_type == "phimoe" and bool(config.rate("input_jitter_noise", 0.0)),
         stacked=stacked(config, hidden, config.int("intermediate_size"), experts),
-        style=STYLES.get(config.model_type, ""),
+        style=STYLES.get(config.model_type, config.model_type),
         normalised=config.model_type in ("mixtral", "minimax_m2") or config.bool("norm_topk_prob"),
     )
 

@@ -55,7 +55,10 @@ def names_of(model: Model, targets: str, defaults: dict[str, tuple[str, ...]]) -
 
 
 def check_mixers(model: Model, names: Names) -> None:
-    """Refuse LoRA on the last map of a state-space mixer, as PEFT does; raises UsageError."""
+    """Refuse LoRA on the last map of a state-space mixer, as PEFT does, and where it fails; raises UsageError."""
+    if names is None and model.model_type == "phimoe":
+        fix = "Name the targets: --targets q_proj,k_proj,v_proj,o_proj."
+        raise UsageError("all-linear takes in Phi-MoE's router, whose adapter fails on what it returns.", fix)
     if model.model_type in WITHOUT_OUT_PROJ and (names is None or any(matches(name, (OUT_PROJ,)) for name in names)):
         raise UsageError(
             f"PEFT puts no LoRA on {OUT_PROJ} of {model.model_type}.", "Name other maps: --targets in_proj, for one."

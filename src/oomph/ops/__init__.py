@@ -118,6 +118,7 @@ from oomph.ops.rotary import (
     rotary_buffers,
     rotary_tables,
     rotary_tables_3d,
+    rotary_tables_anew,
     rotate_half,
     section_tables,
 )
@@ -131,6 +132,7 @@ from oomph.ops.routing import (
     histogram,
     index_add_in_place,
     largest,
+    max_with_index,
     nonzero,
     one_hot,
     pick,
@@ -165,6 +167,7 @@ from oomph.ops.slices import (
     unbind,
 )
 from oomph.ops.softmax import softmax, softmax_as, softmax_as_is, softmax_in_fp32
+from oomph.ops.sparsemixer import log, multiplier, scatter_number, shake, shake_view
 from oomph.ops.table import embedding, embedding_at
 from oomph.ops.triangular import solve_triangular, strict_triangle
 from oomph.ops.unsloth import lora_map, lora_mlp, lora_qkv, unsloth_norm
@@ -265,6 +268,7 @@ __all__ = [
     "liger_rms_norm",
     "linear",
     "linear_unfused",
+    "log",
     "longrope_frequencies",
     "lora_map",
     "lora_mlp",
@@ -273,12 +277,14 @@ __all__ = [
     "masked_scatter",
     "matmul",
     "matrix_times",
+    "max_with_index",
     "mean",
     "mean_of_all",
     "mpt_alibi",
     "mse_loss",
     "mul",
     "mul_",
+    "multiplier",
     "neg",
     "nonzero",
     "normed_rotary",
@@ -307,6 +313,7 @@ __all__ = [
     "rotary_of_packed",
     "rotary_tables",
     "rotary_tables_3d",
+    "rotary_tables_anew",
     "rotary_vision",
     "rotate",
     "rotate_blocks",
@@ -319,9 +326,12 @@ __all__ = [
     "rsub",
     "scale_",
     "scatter",
+    "scatter_number",
     "sdpa_attention",
     "section_tables",
     "select",
+    "shake",
+    "shake_view",
     "sigmoid",
     "silu",
     "sink_attention",

@@ -39,6 +39,59 @@ def rotary_tables(x: Sym, position_ids: Sym, head_dim: Size, dtype: str | None =
         return cast(cos, dtype or x.dtype), cast(sin, dtype or x.dtype)
 
 
+def rotary_tables_anew(x: Sym, position_ids: Sym, head_dim: Size, longrope: bool = False) -> tuple[Sym, Sym]:
+    """Mirror PhimoeRotaryEmbedding.forward: cos and sin [P, S, D] in x's dtype, of frequencies made in each forward
+    pass in host memory, of which a GPU knows the copy alone; with LongRoPE the longest sequence is looked at.
+
+    Saves nothing itself. Source: transformers 5.23, models/phimoe/modeling_phimoe.py.
+
+    Two int64 numbers, the frequencies, and what rotary_tables makes.
+    >>> from oomph.tape.testing import cost, ids
+    >>> cost(lambda x, positions: rotary_tables_anew(x, positions, 64), (2, 4, 512), ids(1, 4)).allocated
+    6816
+    """
+    tape, (rows, length) = x.tape, position_ids.shape
+    half = (head_dim // 2,)
+    with tape.no_grad():
+        longest = tape.empty((), "int64", op="max")
+        seq_len = tape.empty((), "int64", op="add")
+        del longest
+        if longrope:
+            longer = tape.empty((), "bool", op="gt")
+            del longer
+        inv_freq = None
+        if tape.on != "gpu":
+            inv_freq = longrope_frequencies(tape, head_dim) if longrope else _frequencies(tape, head_dim)
+        positions = tape.empty((rows, length, 1), "fp32", op="_to_copy")
+        copied = tape.empty(half, "fp32", op="_to_copy") if tape.on == "gpu" else None
+        freqs = tape.empty((rows, length, *half), "fp32", op="mul")
+        del positions, copied
+        emb = cat((freqs, freqs), -1)
+        turned = unary(emb, "cos")
+        cos = unary(turned, "mul")
+        del turned
+        turned = unary(emb, "sin")
+        sin = unary(turned, "mul")
+        del turned
+        tables = cast(cos, x.dtype), cast(sin, x.dtype)
+        del seq_len, inv_freq
+        return tables
+
+
+def _frequencies(tape: Tape, size: Size) -> Sym:
+    """Mirror compute_default_rope_parameters: 1.0 / base ** (torch.arange(0, D, 2, dtype=torch.float) / D)."""
+    half = (size // 2,)
+    positions = tape.empty(half, "fp32", op="arange")
+    share = tape.empty(half, "fp32", op="div")
+    del positions
+    power = tape.empty(half, "fp32", op="pow")
+    del share
+    reciprocal = tape.empty(half, "fp32", op="reciprocal")
+    inv_freq = tape.empty(half, "fp32", op="mul")
+    del reciprocal, power
+    return inv_freq
+
+
 SECTIONS = 3  # time, height and width
 
 

@@ -39,7 +39,7 @@ PROGRAMS: dict[str, str] = {
     "lfm2_moe": "lfm2",
     "llava": "llava",
     **dict.fromkeys(("llava_next", "llava_onevision"), "llava_next"),
-    **dict.fromkeys(("marian", "mbart", "pegasus"), "bart"),
+    **dict.fromkeys(("m2m_100", "marian", "mbart", "pegasus"), "bart"),
     "mllama": "mllama",
     "mamba2": "mamba",
     "mt5": "t5",

@@ -1,7 +1,8 @@
-"""BartForConditionalGeneration.forward and those of mBART, Pegasus and Marian, with their local variables.
+"""BartForConditionalGeneration.forward and those of mBART, M2M-100, Pegasus and Marian, with their local variables.
 
 An encoder, a decoder that attends to it, one table; the loss is of logits in their own dtype, to which a buffer is
-added. Source: transformers 5.23, models/bart/modeling_bart.py, and those of mbart, pegasus, marian.
+added. Source: transformers 5.23, models/bart/modeling_bart.py, and those of mbart, m2m_100, pegasus,
+marian.
 """
 
 from __future__ import annotations
@@ -9,22 +10,36 @@ from __future__ import annotations
 from typing import Any
 
 from oomph import ops
+from oomph.blocks.basic import Sinusoids
 from oomph.blocks.encoder import KeyBiaslessAttention
 from oomph.errors import UnsupportedError
 from oomph.losses.own import check_own
 from oomph.programs.cache import Cache, EncoderDecoderCache, encoder_decoder_cache
-from oomph.programs.frame import call, check_positions, full_attention, no_buffers, refuse_positions, run
+from oomph.programs.frame import call, check_positions, full_attention, refuse_positions, run
+from oomph.programs.roberta import position_ids_from_input_ids
 from oomph.programs.t5 import shift_right
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sym import Sym
 
-buffers = no_buffers
+M2M = "m2m_100"
 sliding_windows = full_attention("model.decoder.layers")
-LEARNED = ("bart", "mbart")  # types whose positions train; their table scales what it looks up itself
+LEARNED = ("bart", "mbart")  # types whose positions train
+SCALES = (*LEARNED, M2M)  # types whose table scales what it looks up itself
 KEEPS_ONES = ("mbart", "pegasus", "marian")  # types in which a mask of ones is no longer named like the mask made of it
 
 REUSES_IDS = ("mbart", "marian")  # types in which positions take the name of their numbers
+
+
+def buffers(m: Bound) -> list[Sym]:
+    """Return what M2M-100 keeps of positions on the device, a table for each side; others keep nothing."""
+    found = []
+    for side in (m.model.encoder, m.model.decoder):
+        table = side.embed_positions
+        if isinstance(table.block, Sinusoids):
+            table.parts["weights"] = m.tape.empty((table.rows, table.size), m.tape.loaded, op="weights")
+            found.append(table["weights"])
+    return found
 
 
 def attention(
@@ -143,9 +158,9 @@ def layer(
 
 def embedded(m: Bound, table: Bound, input_ids: Sym, model_type: str) -> Sym:
     """Mirror BartScaledWordEmbedding.forward, or what Pegasus and Marian do in their forward."""
-    looked_up: Sym = table(input_ids) if model_type not in LEARNED else ops.embedding(table.weight, input_ids)
+    looked_up: Sym = table(input_ids) if model_type not in SCALES else ops.embedding(table.weight, input_ids)
     scaled = looked_up * 1.0
-    if m.tape.inputs_train and model_type in LEARNED:  # the hook is on the module, which scales
+    if m.tape.inputs_train and model_type in SCALES:  # the hook is on the module, which scales
         scaled.requires_grad = True
     return scaled
 
@@ -158,6 +173,16 @@ def placed(m: Bound, position_ids: Sym, model_type: str) -> Sym:
     else:
         found = m.embed_positions(position_ids)
     return found
+
+
+def computed(m: Bound, input_ids: Sym) -> Sym:
+    """Mirror M2M100SinusoidalPositionalEmbedding.forward, which counts what is no padding: [B, S, H]."""
+    with m.tape.no_grad():
+        (batch, length), tape = input_ids.shape, m.tape
+        position_ids = position_ids_from_input_ids(input_ids)
+        found = tape.empty((batch * length, m.size), m["weights"].dtype, op="index_select")
+        del position_ids
+        return ops.view(found, (batch, length, m.size))
 
 
 def encoder(
@@ -173,11 +198,14 @@ def encoder(
     batch, length = input_ids.shape
     check_positions(m.embed_positions, length)
     inputs_embeds = embedded(m, table, input_ids, model_type)
-    position_ids = m.tape.empty((length,), "int64", op="arange")
-    if model_type in LEARNED:
-        position_ids = ops.expand(ops.unsqueeze(position_ids, 0), (batch, length))
-    embed_pos = placed(m, position_ids, model_type)
-    del position_ids
+    if model_type == M2M:
+        embed_pos = computed(m.embed_positions, input_ids)
+    else:
+        position_ids = m.tape.empty((length,), "int64", op="arange")
+        if model_type in LEARNED:
+            position_ids = ops.expand(ops.unsqueeze(position_ids, 0), (batch, length))
+        embed_pos = placed(m, position_ids, model_type)
+        del position_ids
     hidden_states = inputs_embeds + embed_pos
     if m.parts.get("layernorm_embedding") is not None:
         hidden_states = m.layernorm_embedding(hidden_states)
@@ -209,13 +237,18 @@ def decoder(
     seen: Any = length if own is None else length + own.seq_length()
     check_positions(m.embed_positions, seen)
     inputs_embeds = embedded(m, table, input_ids, model_type)
-    position_ids = ops.unary(tape.empty((length,), "int64", op="arange"), "add")
+    position_ids: Any = None
+    if model_type != M2M:
+        position_ids = ops.unary(tape.empty((length,), "int64", op="arange"), "add")
     attention_mask = tape.empty((batch, seen), "fp32", op="ones")
     causal_mask = own_mask(inputs_embeds, attention_mask, own)
     if model_type not in KEEPS_ONES:
         attention_mask, causal_mask = causal_mask, None
     encoder_attention_mask = ops.bidirectional_mask(inputs_embeds, encoder_attention_mask)
-    positions = placed(m, ops.unsqueeze(position_ids, 0) if model_type in LEARNED else position_ids, model_type)
+    if model_type == M2M:
+        positions = computed(m.embed_positions, input_ids)
+    else:
+        positions = placed(m, ops.unsqueeze(position_ids, 0) if model_type in LEARNED else position_ids, model_type)
     if model_type in REUSES_IDS:
         position_ids = positions
     hidden_states = inputs_embeds + positions
@@ -253,14 +286,16 @@ def model(
     checkpointing: Checkpointing,
     attention_mask: Sym | None,
     model_type: str,
+    past_key_values: EncoderDecoderCache | None = None,
 ) -> tuple[Sym, Sym]:
     """Mirror BartModel.forward: the last states of decoder and encoder."""
     m.tape.scope = "model.encoder"
     encoder_outputs = encoder(m.encoder, input_ids, m.shared, checkpointing, attention_mask, model_type)
     m.tape.scope = "model.decoder"
     decoder_outputs = decoder(
-        m.decoder, decoder_input_ids, m.shared, checkpointing, None, encoder_outputs, attention_mask, model_type
-    )
+        m.decoder, decoder_input_ids, m.shared, checkpointing, None, encoder_outputs, attention_mask, model_type,
+        past_key_values,
+    )  # fmt: skip
     return decoder_outputs, encoder_outputs
 
 
@@ -272,20 +307,30 @@ def causal_lm(
     model_type: str,
     attention_mask: Sym | None = None,
     position_ids: Sym | None = None,
+    past_key_values: EncoderDecoderCache | None = None,
+    use_cache: bool = False,
     **options: Any,
 ) -> tuple[Sym | None, Sym, Any]:
-    """Mirror BartForConditionalGeneration.forward: loss, logits, and what else the output holds."""
+    """Mirror BartForConditionalGeneration.forward: loss, logits, and what else the output holds.
+
+    Of all these classes M2M-100's alone makes a cache where there are labels.
+    """
     refuse_positions(position_ids)
     refuse_half(m.model.shared.weight)
     if labels is None:
         raise UnsupportedError("An encoder-decoder is trained on labels.", "Play its encode and decode without them.")
     check_own(m.tape.loss)
     decoder_input_ids = shift_tokens_right(labels) if model_type == "mbart" else shift_right(labels)
-    outputs = model(m.model, input_ids, decoder_input_ids, checkpointing, attention_mask, model_type)
+    if use_cache and model_type == M2M:
+        past_key_values = encoder_decoder_cache(m.tape, len(m.model.decoder["layers"].stacked))
+    outputs = model(
+        m.model, input_ids, decoder_input_ids, checkpointing, attention_mask, model_type, past_key_values
+    )  # fmt: skip
     m.tape.scope = "lm_head"
     lm_logits = ops.linear(outputs[0], m.model.shared.weight)
-    lm_logits = lm_logits + m.final_logits_bias
-    return loss_of(lm_logits, labels), lm_logits, outputs[1]
+    if model_type != M2M:
+        lm_logits = lm_logits + m.final_logits_bias
+    return loss_of(lm_logits, labels), lm_logits, (outputs[1], past_key_values)
 
 
 def encode(m: Bound, input_ids: Sym, checkpointing: Checkpointing, attention_mask: Sym | None, model_type: str) -> Sym:
@@ -315,7 +360,8 @@ def decode(
     )  # fmt: skip
     m.tape.scope = "lm_head"
     lm_logits = ops.linear(outputs, m.model.shared.weight)
-    lm_logits = lm_logits + m.final_logits_bias
+    if model_type != M2M:
+        lm_logits = lm_logits + m.final_logits_bias
     return lm_logits, past_key_values
 
 

@@ -33,7 +33,8 @@ class Frame:
     `cache_first`: the cache is made before tokens are embedded. `ids_first`: layers are handed position_ids before
     position_embeddings, `rotary_first` these before the mask. `scaled`: embeddings and what is added to the
     residual are multiplied by numbers, with `scaled_late` embeddings after the masks are made. `tables` of the
-    rotary embedding: "complex" numbers, "halves" as wide, or of three positions, "sections" joined or "interleaved".
+    rotary embedding: "complex" numbers, "halves" as wide, or of three positions, "sections" joined or "interleaved";
+    "anew", of frequencies made in each forward pass.
     `sdpa`: whether the class can use it. `packs`: masks are told the positions, `chunked`: their windows are chunks.
     """
 
@@ -46,7 +47,7 @@ class Frame:
     rotary_first: bool = False
     scaled: bool = False
     scaled_late: bool = False
-    tables: Literal["", "complex", "halves", "sections", "interleaved"] = ""
+    tables: Literal["", "complex", "halves", "sections", "interleaved", "anew"] = ""
     sdpa: bool = True
     packs: bool = True
     chunked: bool = False
@@ -107,6 +108,7 @@ FRAMES: dict[str, Frame] = {
     "olmo3": Frame(norms=POST, masks="both", ids_first=True),
     "olmoe": DEEPSEEK,
     "phi3": MISTRAL,
+    "phimoe": Frame(cache_first=True, ids_first=True, tables="anew"),
     "qwen2": QWEN,
     "qwen2_moe": Frame(masks="both", ids_first=True),
     "qwen2_vl_text": QWEN_VL,

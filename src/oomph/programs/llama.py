@@ -156,6 +156,9 @@ def _tables(
     size = rotary_size(first)
     if isinstance(first, Attention) and first.longrope:
         ops.choose_frequencies(position_ids, size, partial(leave_frequencies, m))
+    if frame.tables == "anew":
+        longrope = isinstance(first, Attention) and first.longrope
+        return dict.fromkeys(windows, ops.rotary_tables_anew(hidden_states, position_ids, size, longrope))
     if frame.tables:
         made = ops.complex_tables if frame.tables == "complex" else ops.half_tables
         return dict.fromkeys(windows, made(hidden_states, position_ids, size))

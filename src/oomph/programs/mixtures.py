@@ -12,6 +12,7 @@ from typing import Any
 from oomph import ops
 from oomph.errors import UnsupportedError
 from oomph.programs.experts import check_mixture
+from oomph.programs.sparsemixer import phimoe
 from oomph.tape.bound import Bound
 from oomph.tape.sym import Sym
 
@@ -390,6 +391,7 @@ STYLES: dict[str, Callable[[Bound, Sym], Any]] = {
     "mixtral": mixtral,
     "nemotron_h": nemotron_h,
     "olmoe": olmoe,
+    "phimoe": phimoe,
     "qwen2_moe": qwen2_moe,
     "qwen3_moe": qwen3_moe,
 }

@@ -241,7 +241,11 @@ def _call(node: Node, gradients: Gradients, task: Task) -> Gradients:
     task.node = node
     saved = [kept.unpack() if hasattr(kept, "unpack") else kept for kept in node.saved]
     task.node = None
-    results = node.backward(node, gradients, saved)
+    # Of gradients that are all undefined generated nodes make none (any_grad_defined), but look at what they saved.
+    defined = any(one is not None for one in gradients)
+    results: Gradients = [None] * len(node.edges)
+    if defined:
+        results = node.backward(node, gradients, saved)
     while saved:  # C++ locals die in reverse order
         saved.pop()
     for index in range(len(results)):  # not enumerate: it would keep a result alive one turn longer
