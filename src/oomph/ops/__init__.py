@@ -15,6 +15,7 @@ from oomph.ops.alibi import (
     mpt_alibi,
     repeated,
 )
+from oomph.ops.altup import add_to_inputs, add_to_permuted, deviation, mean_first, repeat_inputs, root
 from oomph.ops.attention import (
     attention,
     attention_as_is,
@@ -76,7 +77,7 @@ from oomph.ops.indexing import (
     unsqueeze,
     view,
 )
-from oomph.ops.joining import cat, pad_axis, pad_last, stack_last
+from oomph.ops.joining import cat, pad_axis, pad_last, stack_first, stack_last
 from oomph.ops.loss import cross_entropy, cross_entropy_of_rows, fused_cross_entropy, mse_loss
 from oomph.ops.masks import (
     as_numbers,
@@ -170,6 +171,8 @@ __all__ = [
     "add",
     "add_",
     "add_scaled_",
+    "add_to_inputs",
+    "add_to_permuted",
     "add_to_view",
     "addmm",
     "alibi_mask",
@@ -216,6 +219,7 @@ __all__ = [
     "cross_entropy",
     "cross_entropy_of_rows",
     "cumsum",
+    "deviation",
     "divide",
     "divide_in_place",
     "divided",
@@ -264,6 +268,7 @@ __all__ = [
     "matmul",
     "matrix_times",
     "mean",
+    "mean_first",
     "mean_of_all",
     "mpt_alibi",
     "mse_loss",
@@ -290,8 +295,10 @@ __all__ = [
     "repeat_each",
     "repeat_first",
     "repeat_heads",
+    "repeat_inputs",
     "repeat_rows",
     "repeated",
+    "root",
     "rotary_buffers",
     "rotary_tables",
     "rotary_tables_3d",
@@ -324,6 +331,7 @@ __all__ = [
     "split_axis",
     "split_heads",
     "split_sizes",
+    "stack_first",
     "stack_last",
     "strict_triangle",
     "sub",
