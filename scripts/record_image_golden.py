@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import random
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy
@@ -33,11 +35,53 @@ def qwen(fewest: int, most: int, patch: int) -> Any:
     return lambda image: processor(images=[image], return_tensors="np")["image_grid_thw"][0].tolist()[1:]
 
 
+def tiled(stub: Any, kind: Any, image_processor: Any) -> Any:
+    """Return what a processor of LLaVA's makes of an image alone: how many tiles, and how many tokens."""
+    stub.image_processor = image_processor
+    stub._get_unpadded_features = partial(kind._get_unpadded_features, stub)
+
+    def process(image: Any) -> list[int]:
+        pixels = image_processor(images=[image], return_tensors="np")["pixel_values"]
+        return [pixels.shape[1], kind._get_number_of_features(stub, *image.shape[:2], *pixels.shape[-2:])]
+
+    return process
+
+
+def llava_next() -> Any:
+    """Return LlavaNextProcessor over CLIP ViT-L/14 of 336 pixels, whose class token it leaves out."""
+    from transformers.models.llava_next import image_processing_pil_llava_next as images
+    from transformers.models.llava_next.processing_llava_next import LlavaNextProcessor
+
+    side = {"height": 336, "width": 336}
+    processor = images.LlavaNextImageProcessorPil(size={"shortest_edge": 336}, crop_size=side)
+    return tiled(SimpleNamespace(patch_size=14, num_additional_image_tokens=0), LlavaNextProcessor, processor)
+
+
+def llava_onevision() -> Any:
+    """Return LlavaOnevisionProcessor over SigLIP of 384 pixels, 27 · 27 patches, as its classes set it up."""
+    from transformers.models.llava_onevision import image_processing_pil_llava_onevision as images
+    from transformers.models.llava_onevision.processing_llava_onevision import LlavaOnevisionProcessor
+
+    stub = SimpleNamespace(num_image_tokens=27 * 27, vision_aspect_ratio="anyres_max_9")
+    return tiled(stub, LlavaOnevisionProcessor, images.LlavaOnevisionImageProcessorPil())
+
+
+def internvl() -> Any:
+    """Return InternVLProcessor's image processor as it calls it, for tiles of 448 pixels: how many there are."""
+    from transformers.models.got_ocr2 import image_processing_pil_got_ocr2 as images
+
+    processor = images.GotOcr2ImageProcessorPil(size={"height": 448, "width": 448}, crop_to_patches=True)
+    return lambda image: [processor(images=[image], return_tensors="np")["pixel_values"].shape[0]]
+
+
 def recorded() -> dict[str, list[list[int]]]:
     """Return, by the kind of a processor, heights, widths and what is made of them."""
     kinds = {
         "qwen2_vl": qwen(3136, 12845056, 14),
         "qwen3_vl": qwen(65536, 16777216, 16),
+        "llava_next": llava_next(),
+        "llava_onevision": llava_onevision(),
+        "internvl": internvl(),
     }
     rng = numpy.random.default_rng(SEED)
     found: dict[str, list[list[int]]] = {}

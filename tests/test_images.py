@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
+from oomph.families.llava import PINPOINTS
 from oomph.images import QWEN2_PIXELS, QWEN3_PIXELS, patches
+from oomph.tiles import Tiles, canvas
 
 GOLDEN = json.loads((Path(__file__).parent / "image_sizes.json").read_text())
 
@@ -17,3 +20,20 @@ def test_patches_are_those_of_qwens_processor(kind: str, patch: int, bounds: tup
     """An image of any size becomes as many patches a side as the real class makes of it."""
     for height, width, rows, columns in GOLDEN[kind]:
         assert patches(f"{height}x{width}", patch, 2, bounds) == (rows, columns), (height, width)
+
+
+@pytest.mark.parametrize(
+    ("kind", "side", "patches", "most"), [("llava_next", 336, 24, 0), ("llava_onevision", 384, 27, 9)]
+)
+def test_tiles_are_those_of_llavas_processors(kind: str, side: int, patches: int, most: int) -> None:
+    """An image of any size becomes as many tiles and tokens as the real classes make of it."""
+    tiles = Tiles(PINPOINTS[kind], side, patches, most)
+    for height, width, count, tokens in GOLDEN[kind]:
+        size = f"{height}x{width}"
+        assert (math.prod(tiles.grid(size)) + 1, tiles.tokens(size)) == (count, tokens), size
+
+
+def test_tiles_are_those_of_internvls_processor() -> None:
+    """An image of any size becomes as many tiles, a small one of the whole among them."""
+    for height, width, count in GOLDEN["internvl"]:
+        assert canvas(f"{height}x{width}", 448) == count, (height, width)

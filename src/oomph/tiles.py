@@ -6,6 +6,7 @@ Source: transformers 5.23, image_processing_utils.py, models/llava_next, models/
 from __future__ import annotations
 
 import math
+import struct
 from dataclasses import dataclass
 
 from oomph.errors import UsageError
@@ -69,8 +70,6 @@ class Tiles:
         (54, 54)
         """
         rows, columns = self.kept(image_size)
-        if not rows * columns:
-            raise _too_long(image_size)
         ratio = math.sqrt(rows * columns / (self.most * self.patches**2)) if self.most else 1.0
         return (int(rows // ratio), int(columns // ratio)) if ratio > SHRUNK_FROM else None
 
@@ -111,6 +110,31 @@ def canvas(image_size: str, side: int, most: int = 12) -> int:
             best, apart = (across, down), distance
     count = math.prod(best)
     return count + (count > 1)
+
+
+def best_fit(image_size: str, side: int, most: int = 16) -> int:
+    """Return how many tiles of `side` pixels become of an image in Llama 4: those of the canvas that it fits with the
+    least enlarging, else the least shrinking, and among equals the smallest; beside several there is one of the whole.
+
+    `most` is what its processor's class takes, and its files. Source: transformers 5.23,
+    models/llama4/image_processing_llama4.py, get_best_fit.
+
+    >>> best_fit("336x336", 336), best_fit("336x700", 336), best_fit("2000x2000", 336)
+    (1, 4, 17)
+    """
+    height, width = _sides(image_size)
+    grids = [(down, across) for down in range(1, most + 1) for across in range(1, most // down + 1)]
+    scales = {grid: min(_fp32(grid[0] * side / height), _fp32(grid[1] * side / width)) for grid in grids}
+    larger = [scale for scale in scales.values() if scale >= 1]
+    wanted = min(larger) if larger else max(scales.values())
+    count = min(math.prod(grid) for grid, scale in scales.items() if scale == wanted)
+    return count + (count > 1)
+
+
+def _fp32(number: float) -> float:
+    """Return a number as fp32 has it: scales that differ less are equal."""
+    found: float = struct.unpack("f", struct.pack("f", number))[0]
+    return found
 
 
 def _sides(image_size: str) -> tuple[int, int]:

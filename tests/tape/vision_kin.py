@@ -9,6 +9,7 @@ from dataclasses import replace
 from oomph.job import InferJob, TrainJob
 from tests.tape.dense import base
 from tests.tape.hybrids import qwen3_5_moe_text, qwen3_5_text
+from tests.tape.mixtures import llama4_text
 from tests.tape.vision import Config, llava, qwen3_vl, siglip, vit
 from tests.tape.vision import job as draw
 from tests.tape.vision import seeing as with_images
@@ -71,7 +72,19 @@ def qwen3_5_moe(rng: random.Random) -> Config:
     return raw | {"text_config": text}
 
 
+def llama4(rng: random.Random) -> Config:
+    """Llama 4, whose adapter joins four patches."""
+    vision = vit(rng, image_size=32, patch_size=8, attention_dropout=rng.choice([0.0, 0.1]))
+    inner = rng.choice([24, 40])
+    vision |= {
+        "intermediate_size": 4 * vision["hidden_size"], "projector_input_dim": inner, "projector_output_dim": inner,
+        "vision_output_dim": inner, "projector_dropout": rng.choice([0.0, 0.1]),
+    }  # fmt: skip
+    return {"vision_config": vision, "text_config": llama4_text(rng), "image_token_index": 3}
+
+
 KINDS = {
+    "llama4": llama4,
     "qwen3_5": qwen3_5, "qwen3_5_moe": qwen3_5_moe,
     "qwen3_vl_moe": qwen3_vl_moe, "llava_next": llava_next, "llava_onevision": llava_onevision, "internvl": internvl,
 }  # fmt: skip
@@ -85,6 +98,8 @@ def config(rng: random.Random, kind: str) -> Config:
 def job(rng: random.Random, kind: str, images: int) -> TrainJob:
     """A job of so many images, of adapters now and then."""
     drawn = with_images(rng, draw(rng, kind), images)
+    if kind == "llama4" and drawn.targets == "all-linear":
+        drawn = replace(drawn, targets="q_proj,v_proj,fc1")  # of its routers PEFT makes adapters that cannot run
     return replace(drawn, seq_len=230, image_size=rng.choice(["40x90", "60x60", "64x48", "90x30"]))
 
 

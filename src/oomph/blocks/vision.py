@@ -208,17 +208,34 @@ class Llama4Vision(Block):
     adapter_in: int
     adapter_out: int
     num_channels: int = 3
+    shuffle_ratio: float = 0.5
+    dropout: float = 0.0
+    adapter_dropout: float = 0.0
     kind: str = "vision"
+
+    @property
+    def num_positions(self) -> int:
+        """Patches of one tile, and the class token."""
+        return (self.image_size // self.patch_size) ** 2 + 1
+
+    @property
+    def merge(self) -> int:
+        """Patches a side that become one token."""
+        return round(1 / self.shuffle_ratio)
+
+    @property
+    def merged(self) -> int:
+        """Features of patches that become one token."""
+        return self.hidden_size * self.merge**2
 
     @property
     def parts(self) -> Parts:
         """Embeddings, layers and adapter."""
         hidden, patch = self.hidden_size, self.patch_size
-        positions = (self.image_size // patch) ** 2 + 1
         layer = Module(
             {
                 "self_attn": full_attention(hidden, self.num_heads, out="o_proj"),
-                "mlp": MLP(hidden, self.ffn_size, bias=True, names=FC),
+                "mlp": MLP(hidden, self.ffn_size, bias=True, names=FC, activation="gelu"),
                 "input_layernorm": layer_norm(hidden),
                 "post_attention_layernorm": layer_norm(hidden),
             }
@@ -229,7 +246,7 @@ class Llama4Vision(Block):
         }
         return {
             "class_embedding": Tensor((hidden,), "param"),
-            "positional_embedding_vlm": Tensor((positions, hidden), "param"),
+            "positional_embedding_vlm": Tensor((self.num_positions, hidden), "param"),
             "patch_embedding": Module({"linear": Linear(self.num_channels * patch * patch, hidden)}),
             "layernorm_pre": layer_norm(hidden),
             "layernorm_post": layer_norm(hidden),

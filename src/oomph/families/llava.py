@@ -6,6 +6,7 @@ llava_onevision, vipllava, mistral3.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -76,7 +77,7 @@ PINPOINTS: dict[str, tuple[tuple[int, int], ...]] = {
     "llava_next": ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)),
     "llava_onevision": tuple((384 * down, 384 * across) for down in range(1, 7) for across in range(1, 7)),
 }
-CLIP = "clip_vision_model"
+CLIP, SIGLIP = "clip_vision_model", "siglip_vision_model"
 ANYRES = "anyres_max_"  # letters that the class strips from vision_aspect_ratio
 NEWLINE = {"llava_next", "llava_next_video", "llava_onevision"}  # a learned vector ends each row of patches
 
@@ -121,18 +122,22 @@ def after_tower(config: Config, vision: Config, maps: Mapping[str, Part]) -> Blo
 
 def cut(config: Config, vision: Config) -> Tiles | None:
     """Return how images are cut up; None where the class could not put the pieces together, so that text is all it
-    takes: sizes that are no whole tiles, or a class token too many or too few.
+    takes: sizes that are no whole tiles, a class token too many or too few, a tower that is none of images of one size.
     """
-    side, most = vision.int("image_size"), config.str("vision_aspect_ratio").strip(ANYRES)
+    if vision.model_type not in (CLIP, SIGLIP):
+        return None
+    side, most = vision.int("image_size"), "0"
+    if config.model_type == "llava_onevision":
+        most = config.str("vision_aspect_ratio").strip(ANYRES)
     pinpoints = config.list("image_grid_pinpoints") or PINPOINTS[config.model_type]
     sizes = [
         tuple(each) for each in pinpoints if isinstance(each, (list, tuple)) and len(each) == len(("height", "width"))
     ]
     whole = all(isinstance(each, int) and 0 < each <= MAX_SIZE and each % side == 0 for size in sizes for each in size)
     without = (vision.model_type == CLIP) == (config.str("vision_feature_select_strategy") == "default")
-    if len(sizes) < len(pinpoints) or not whole or not without or not (most or "0").isdecimal():
+    if len(sizes) < len(pinpoints) or not whole or not without or not re.fullmatch(r"[0-9]{1,4}", most):
         return None
-    return Tiles(tuple((a, b) for a, b in sizes), side, side // vision.int("patch_size"), int(most or 0))
+    return Tiles(tuple((a, b) for a, b in sizes), side, side // vision.int("patch_size"), int(most))
 
 
 def feature_layers(config: Config, key: str) -> int:

@@ -61,7 +61,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "llama4_vision_model": {
         "hidden_size": 768, "num_hidden_layers": 34, "num_attention_heads": 16, "num_channels": 3,
         "intermediate_size": 5632, "vision_output_dim": 7680, "image_size": 448, "patch_size": 14,
-        "projector_input_dim": 4096, "projector_output_dim": 4096,
+        "projector_input_dim": 4096, "projector_output_dim": 4096, "pixel_shuffle_ratio": 0.5,
     },
     "mllama_vision_model": {
         "hidden_size": 1280, "num_hidden_layers": 32, "num_global_layers": 8, "num_attention_heads": 16,

@@ -122,7 +122,10 @@ def intern(config: Config) -> Block:
 def llama4(config: Config) -> Block:
     """Llama 4."""
     adapter = config.int("projector_input_dim"), config.int("projector_output_dim")
-    return Llama4Vision(*_vit(config), *_images(config), *adapter, config.int("num_channels"))
+    return Llama4Vision(
+        *_vit(config), *_images(config), *adapter, config.int("num_channels"), config.float("pixel_shuffle_ratio"),
+        config.rate("attention_dropout", 0.0), config.rate("projector_dropout", 0.0),
+    )  # fmt: skip
 
 
 def mllama(config: Config) -> Block:

@@ -61,6 +61,7 @@ from oomph.ops.images import (
     put_where,
     rotary_vision,
     sorted_order,
+    unfolded,
 )
 from oomph.ops.indexing import (
     add_to_view,
@@ -347,6 +348,7 @@ __all__ = [
     "triangle",
     "unary",
     "unbind",
+    "unfolded",
     "unit_rows",
     "unsloth_norm",
     "unsloth_rms_norm",

@@ -44,6 +44,20 @@ def _conv_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradie
     ]
 
 
+def unfolded(x: Sym, patch: Size) -> Sym:
+    """Return F.unfold(x, patch, stride=patch) of images x [B, C, H, W]: [B, C · patch · patch, patches].
+
+    Saves nothing; x wants no gradient. Source: ATen/native/cuda/Im2Col.cu.
+
+    >>> from oomph.tape.testing import cost, frozen
+    >>> cost(lambda x: unfolded(x, 14), frozen(2, 3, 56, 56))
+    Cost(allocated=37632, saved=0, backward=0)
+    """
+    batch, channels, height, width = x.shape
+    patches = (height // patch) * (width // patch)
+    return new(x.tape, (batch, channels * patch * patch, patches), x.dtype, op="im2col")
+
+
 def pooled(x: Sym, side: Size) -> Sym:
     """Return the means of squares of x [B, H, P, P]: [B, H, side, side].
 

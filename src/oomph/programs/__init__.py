@@ -33,6 +33,7 @@ PROGRAMS: dict[str, str] = {
     **dict.fromkeys(("gemma4", "gemma4_text"), "gemma4"),
     "granitemoehybrid": "bamba",
     "internvl": "internvl",
+    "llama4": "llama4",
     "lfm2_moe": "lfm2",
     "llava": "llava",
     **dict.fromkeys(("llava_next", "llava_onevision"), "llava_next"),
@@ -46,19 +47,18 @@ PROGRAMS: dict[str, str] = {
 }
 SEEING = frozenset(
     {
-        "gemma3", "internvl", "llava", "llava_next", "llava_onevision", "paligemma", "qwen2_vl", "qwen2_5_vl",
-        "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe",
+        "gemma3", "internvl", "llama4", "llava", "llava_next", "llava_onevision", "paligemma", "qwen2_vl",
+        "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe",
     }
 )  # fmt: skip  # types that are played with images
 # Types of which AutoModelForCausalLM loads the decoder alone (transformers 5.23, models/auto/modeling_auto.py).
-WITH_A_TOWER = ("qwen3_5", "qwen3_5_moe")
+WITH_A_TOWER = ("llama4", "qwen3_5", "qwen3_5_moe")
 OWN_ATTENTION = ("deberta-v2",)  # types whose class knows no kernel
-OWN_DECODERS = (
-    "gemma4",
-    "qwen3_5",
-    "qwen3_5_moe",
-)  # types whose program has the layers of the language model inside too
-HEADS = ("lm_head", "embed_out", "output", "output_projection", "transformer.output_layer")  # paths of language heads
+# Types whose program has the layers of the language model inside too.
+OWN_DECODERS = ("gemma3n", "gemma4", "qwen3_5", "qwen3_5_moe")
+HEADS = (  # paths of language heads
+    "lm_head", "embed_out", "output", "output_projection", "transformer.output_layer", "language_model.lm_head",
+)  # fmt: skip
 
 
 def program_of(model: Model) -> Any:

@@ -15,7 +15,7 @@ from oomph.programs.qwen_vision import grid_of
 from oomph.tape.bound import Bound
 from oomph.tape.sizes import Size, number, product, yes
 from oomph.tape.sym import Sym
-from oomph.tiles import canvas
+from oomph.tiles import best_fit, canvas
 
 if TYPE_CHECKING:
     from oomph.job import InferJob, TrainJob
@@ -49,6 +49,13 @@ def tower_buffers(m: Bound) -> list[Sym]:
 
 def inputs_of_images(m: Bound, job: TrainJob | InferJob) -> dict[str, tuple[tuple[Size, ...], str]]:
     """Return shapes and dtypes of what a batch has beside its tokens: pixels in fp32, as processors make them."""
+    if "vision_model" in m.parts:  # Llama 4, whose linear map takes pixels in the dtype of its weights
+        tower, block = m.vision_model, m.vision_model.block
+        count, side = (
+            job.batch * job.images * best_fit(job.image_size, operator.index(block.image_size)),
+            block.image_size,
+        )
+        return {"pixel_values": ((count, block.num_channels, side, side), tower.class_embedding.dtype)}
     tower = next(m.model[name] for name in TOWERS if name in m.model.parts)
     block, images = tower.block, job.batch * job.images
     projector = m.model.parts.get("multi_modal_projector")

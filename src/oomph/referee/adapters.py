@@ -57,7 +57,7 @@ def adapt(model: Any, job: TrainJob, device: str) -> Any:
     if packed and config.target_modules == ALL_LINEAR:
         config.target_modules = packed  # PEFT knows no all-linear of packed maps
     if job.freeze_vision:
-        config.exclude_modules = rf".*\.({'|'.join(VISION)})\..*"
+        config.exclude_modules = rf"(.*\.)?({'|'.join(VISION)})(\..*)?"
     if job.method == "dora" and job.quantization != "none":
         from oomph.referee.quantised import teach_dora
 

@@ -11,7 +11,7 @@ from oomph.families.llava import ANYRES
 from oomph.images import QWEN2_PIXELS, QWEN3_PIXELS, patches
 from oomph.job import InferJob, TrainJob
 from oomph.job_checks import pixels
-from oomph.tiles import Tiles, canvas
+from oomph.tiles import Tiles, best_fit, canvas
 
 
 def add_images(inputs: dict[str, Any], model: Any, job: TrainJob | InferJob) -> None:
@@ -76,6 +76,15 @@ def intern(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dic
     return tiles * tokens, {"pixel_values": torch.zeros(shape, device=device)}
 
 
+def llama4(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dict[str, Any]]:
+    """Llama4Processor: tiles of all images [tiles, C, P, P], cast to what the tower's linear map takes."""
+    vision, side = config.vision_config, config.vision_config.image_size
+    tiles = best_fit(job.image_size, side)
+    shape = (job.batch * job.images * tiles, vision.num_channels, side, side)
+    tokens = int(side // vision.patch_size * vision.pixel_shuffle_ratio) ** 2
+    return tiles * tokens, {"pixel_values": torch.zeros(shape, dtype=config.dtype, device=device)}
+
+
 def gemma(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dict[str, Any]]:
     """Gemma3Processor: as many tokens of each image, and which tokens are an image's [B, S] int64."""
     tokens = config.mm_tokens_per_image
@@ -117,6 +126,7 @@ def qwen(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dict[
 MADE = {
     "gemma3": gemma,
     "internvl": intern,
+    "llama4": llama4,
     "llava": llava,
     **dict.fromkeys(("llava_next", "llava_onevision"), tiled),
     "paligemma": paligemma,

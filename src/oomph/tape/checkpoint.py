@@ -161,7 +161,12 @@ class _Call:
 def _checkpoint_reentrant(
     tape: Tape, function: Callable[..., Any], *inputs: Any, offload: Offload | None = None
 ) -> Any:
-    """Call a function without recording it, as one operation that saves its inputs (CheckpointFunction.forward)."""
+    """Call a function without recording it, as one operation that saves its inputs (CheckpointFunction.forward); one
+    that is given none has nothing to go back to.
+    """
+    if not inputs:
+        with tape.no_grad():
+            return function()
     tensors: list[Sym | None] = [one for one in inputs if isinstance(one, Sym)]
     node = record("CheckpointFunction", [one for one in tensors if one is not None], _rerun_with_backward)
     back = None
