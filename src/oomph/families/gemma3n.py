@@ -6,11 +6,11 @@ library, is not built by transformers itself and not counted here; its bridge to
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from oomph.blocks.base import Block, Module, Part, Stack
-from oomph.blocks.basic import Embedding, Linear, Norm
+from oomph.blocks.basic import BareNorm, Embedding, Linear
 from oomph.blocks.mlp import SparseMLP
 from oomph.blocks.shared_kv import SharedKVAttention, StoringAttention
 from oomph.config import MAX_DEPTH, Config
@@ -53,23 +53,26 @@ def build(config: Config) -> Model:
     text = text_model(config, "gemma3n_text", fixed=True)
     audio = typed_tower(section(config, "audio_config"), "gemma3n_audio", fixed=True)
     vision = config.sub("vision_config", DEFAULTS["gemma3n_vision"])
-    towers = {
-        "model.audio_tower": tower(audio),
+    bridges = {
         "model.embed_vision": bridge(vision, text.hidden_size),
         "model.embed_audio": bridge(audio, text.hidden_size),
     }
-    tied = tied_head(config, text, forwarded=False)
-    return compose(config, text, towers, tied=tied, notes=(NOT_COUNTED,))
+    towers: dict[str, Part] = {"model.audio_tower": tower(audio)}
+    model = compose(config, text, towers, tied=tied_head(config, text, forwarded=False), notes=(NOT_COUNTED,))
+    top = {name: part for name, part in model.parts.items() if not name.startswith("model.")}
+    body = {name: part for name, part in model.parts.items() if name not in top}
+    return replace(model, parts={**body, **bridges, **top})
 
 
 def bridge(tower_config: Config, hidden: int) -> Module:
     """Return the map of a tower's features, and of its few tokens' embeddings, onto the decoder."""
     width = tower_config.int("hidden_size")
     return projector(
-        embedding=Embedding(tower_config.int("vocab_size"), width),
-        hard_embedding_norm=Norm(width),
-        soft_embedding_norm=Norm(width),
+        embedding=Embedding(tower_config.int("vocab_size"), width, kind="embedding_of_senses"),
+        hard_embedding_norm=norm(width),
+        soft_embedding_norm=norm(width),
         embedding_projection=Linear(width, hidden),
+        embedding_post_projection_norm=BareNorm("rms by power bare"),
     )
 
 

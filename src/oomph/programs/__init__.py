@@ -29,7 +29,7 @@ PROGRAMS: dict[str, str] = {
     "deberta-v2": "deberta",
     "falcon_mamba": "mamba",
     "gemma3": "gemma3",
-    "gemma3n_text": "gemma3n",
+    **dict.fromkeys(("gemma3n", "gemma3n_text"), "gemma3n"),
     **dict.fromkeys(("gemma4", "gemma4_text"), "gemma4"),
     "granitemoehybrid": "bamba",
     "internvl": "internvl",

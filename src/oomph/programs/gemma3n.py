@@ -1,4 +1,5 @@
-"""Gemma3nForCausalLM.forward with its local variables: four inputs a layer (AltUp), of which one passes through it.
+"""Gemma3nForCausalLM.forward, and Gemma3nForConditionalGeneration's on text alone, with their local variables: several
+inputs a layer (AltUp), of which one passes through it.
 
 Each layer is also handed an embedding of its own; the last layers reuse keys and values of earlier ones. Shape letters:
 A inputs, B batch, S sequence, H hidden, L layers, P size of the input per layer. Source: transformers 5.23,
@@ -14,21 +15,30 @@ from oomph.programs.frame import call, counted_positions
 from oomph.programs.gemma4 import check_checkpoints, in_order_of_a_set, own_windows, sizes, sliding_windows
 from oomph.programs.loss import kept
 from oomph.programs.shared_kv import SharedStates
+from oomph.programs.towers import tower_buffers
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym
 from oomph.tape.tape import Tape
 
+BRIDGES = ("model.embed_vision", "model.embed_audio")
 __all__ = ["buffers", "causal_lm", "sliding_windows", "updated"]
 
 
 def buffers(m: Bound) -> list[Sym]:
+    """Return the audio tower's buffers, then the language model's."""
+    if "language_model" not in m.model.parts:
+        return model_buffers(m.model)
+    return [*tower_buffers(m.model.audio_tower), *model_buffers(m.model.language_model)]
+
+
+def model_buffers(m: Bound) -> list[Sym]:
     """Return the frequencies, the factors of embeddings, and those of each layer's router."""
-    tape, found = m.tape, gemma4.model_buffers(m.model)
+    tape, found = m.tape, gemma4.model_buffers(m)
     for owner, name in (
-        (m.model, "per_layer_projection_scale"), (m.model, "per_layer_input_scale"),
-        *((layer.altup, "router_input_scale") for layer in m.model.layers),
+        (m, "per_layer_projection_scale"), (m, "per_layer_input_scale"),
+        *((layer.altup, "router_input_scale") for layer in m.layers),
     ):  # fmt: skip
         owner.parts[name] = tape.empty((), tape.loaded, op=name)
         found.append(owner.parts[name])
@@ -36,11 +46,13 @@ def buffers(m: Bound) -> list[Sym]:
 
 
 def updated(m: Bound, parameters: list[Sym]) -> list[Sym]:
-    """Return those of the parameters that get a gradient: not scales that a class leaves out, nor adapters of a map
-    with which it multiplies itself, having bounded its weight.
+    """Return those of the parameters that get a gradient: not towers without an input, scales that a class leaves out,
+    nor adapters of a map with which it multiplies itself, having bounded its weight.
     """
-    passed_by = [f"{layer.altup.path}.correction_coefs.lora_" for layer in m.model.layers]
-    passed_by += [f"{layer.altup.path}.correct_output_scale" for layer in m.model.layers if not layer.scales]
+    layers = m.model.parts.get("language_model", m.model).layers
+    passed_by = ["model.audio_tower.", *(f"{name}.soft_embedding_norm." for name in BRIDGES)]
+    passed_by += [f"{layer.altup.path}.correction_coefs.lora_" for layer in layers]
+    passed_by += [f"{layer.altup.path}.correct_output_scale" for layer in layers if not layer.scales]
     return [one for one in parameters if not one.made_for.startswith(tuple(passed_by))]
 
 
@@ -56,18 +68,74 @@ def causal_lm(
     use_cache: bool = False,
     logits_to_keep: Size = 0,
 ) -> tuple[Sym | None, Sym | None, Cache | None]:
-    """Mirror Gemma3nForCausalLM.forward: loss, logits and cache."""
-    hidden_states, past_key_values = model(
-        m.model, input_ids, checkpointing, attention_mask, position_ids, past_key_values, use_cache=use_cache
+    """Mirror Gemma3nForCausalLM.forward or Gemma3nForConditionalGeneration.forward: loss, logits and cache."""
+    inner = m.model
+    whole = "language_model" in inner.parts
+    body, given = (with_towers, {"labels": labels}) if whole else (model, {})
+    hidden_states, past_key_values = body(
+        inner, input_ids, checkpointing, attention_mask, position_ids, past_key_values, use_cache=use_cache, **given
     )
     hidden_states = kept(hidden_states, logits_to_keep)
-    loss, logits = llama.scored(m.lm_head, hidden_states, m.model.embed_tokens.weight, labels, 0)
+    table = (inner.language_model if whole else inner).embed_tokens.weight
+    loss, logits = llama.scored(m.lm_head, hidden_states, table, labels, 0)
     return loss, logits, past_key_values
+
+
+def with_towers(
+    m: Bound,
+    input_ids: Sym,
+    checkpointing: Checkpointing,
+    attention_mask: Sym | None,
+    position_ids: Sym | None,
+    past_key_values: Cache | None,
+    inputs_embeds: Sym | None = None,
+    per_layer_inputs: Sym | None = None,
+    use_cache: bool = False,
+    labels: Sym | None = None,
+) -> tuple[Sym, Cache | None]:
+    """Mirror Gemma3nModel.forward on text alone: every token is also embedded as if it were an image's or a sound's."""
+    tape, language_model = m.tape, m.language_model
+    inputs_embeds = language_model.embed_tokens(input_ids)
+    per_layer_inputs = inputs_per_layer(language_model, input_ids)
+    vision_mask = between(input_ids)
+    vision_input_ids = ops.where(vision_mask, input_ids)
+    vision_embeds = ops.cast(hard_embedding(m.embed_vision, vision_input_ids), inputs_embeds.dtype)
+    expanded_vision_mask = ops.unsqueeze(vision_mask, 2)
+    inputs_embeds = ops.where_either(expanded_vision_mask, vision_embeds, inputs_embeds)
+    audio_mask = tape.empty(input_ids.shape, "bool", op="ge")
+    audio_input_ids = ops.where(audio_mask, input_ids)
+    audio_embeds = ops.cast(hard_embedding(m.embed_audio, audio_input_ids), inputs_embeds.dtype)
+    expanded_audio_mask = ops.unsqueeze(audio_mask, 2)
+    inputs_embeds = ops.where_either(expanded_audio_mask, audio_embeds, inputs_embeds)
+    return model(
+        language_model, None, checkpointing, attention_mask, position_ids, past_key_values, inputs_embeds,
+        per_layer_inputs, use_cache, labels=labels,
+    )  # fmt: skip
+
+
+def between(input_ids: Sym) -> Sym:
+    """Mirror torch.logical_and(input_ids >= first, input_ids < end): booleans [B, S]."""
+    tape = input_ids.tape
+    above = tape.empty(input_ids.shape, "bool", op="ge")
+    below = tape.empty(input_ids.shape, "bool", op="lt")
+    found = tape.empty(input_ids.shape, "bool", op="logical_and")
+    del above, below
+    return found
+
+
+def hard_embedding(m: Bound, input_ids: Sym) -> Sym:
+    """Mirror Gemma3nMultimodalEmbedder.forward of token ids: [B, S, H]."""
+    emb_norm: Sym | None = None  # dies before hard_emb
+    hard_emb = m.embedding(ops.unary(input_ids, "sub"))
+    emb_norm = m.hard_embedding_norm(hard_emb)
+    emb_norm_proj = m.embedding_projection(emb_norm)
+    made: Sym = m.embedding_post_projection_norm(emb_norm_proj)
+    return made
 
 
 def model(
     m: Bound,
-    input_ids: Sym,
+    input_ids: Sym | None,
     checkpointing: Checkpointing,
     attention_mask: Sym | None = None,
     position_ids: Sym | None = None,
@@ -75,12 +143,18 @@ def model(
     inputs_embeds: Sym | None = None,
     per_layer_inputs: Sym | None = None,
     use_cache: bool = False,
+    **given: Sym | None,
 ) -> tuple[Sym, Cache | None]:
-    """Mirror Gemma3nTextModel.forward: the last hidden state [B, S, H] and the cache."""
+    """Mirror Gemma3nTextModel.forward: the last hidden state [B, S, H] and the cache. What else it is `given`
+    checkpointed layers hold.
+    """
     packed = position_ids
     check_checkpoints(m, checkpointing)
-    inputs_embeds = m.embed_tokens(input_ids)
-    per_layer_inputs = inputs_per_layer(m, input_ids)
+    if input_ids is not None:
+        inputs_embeds = m.embed_tokens(input_ids)
+        per_layer_inputs = inputs_per_layer(m, input_ids)
+    if inputs_embeds is None or per_layer_inputs is None:
+        raise ValueError("either ids or both embeddings of them")
     per_layer_inputs = projected(m, inputs_embeds, per_layer_inputs)
     if use_cache and past_key_values is None:
         past_key_values = dynamic_cache(m.tape, own_windows(m))
@@ -112,6 +186,7 @@ def model(
         hidden_states = call(
             layer, index, block, checkpointing, past_key_values, hidden_states, position_embeddings[window],
             per_layer_input, shared_kv_states=shared_kv_states, attention_mask=causal_mask, position_ids=position_ids,
+            **given,
         )  # fmt: skip
     m.tape.end_layers()
     target_magnitude = magnitude(ops.select(hidden_states, 0))
@@ -138,11 +213,7 @@ def inputs_per_layer(m: Bound, input_ids: Sym) -> Sym:
     """Mirror get_per_layer_inputs: an embedding of each token for every layer, [B, S, L, P]; tokens that the table does
     not have count as the first one.
     """
-    tape = m.tape
-    above = tape.empty(input_ids.shape, "bool", op="ge")
-    below = tape.empty(input_ids.shape, "bool", op="lt")
-    in_table = tape.empty(input_ids.shape, "bool", op="logical_and")
-    del above, below
+    in_table = between(input_ids)
     input_ids = ops.where(in_table, input_ids)
     made: Sym = gemma4.inputs_per_layer(m, input_ids)
     return made
@@ -170,6 +241,7 @@ def block(
     position_ids: Sym | None = None,
     past_key_values: Cache | None = None,
     index: int = 0,
+    labels: Sym | None = None,
 ) -> Sym:
     """Mirror Gemma3nTextDecoderLayer.forward on [A, B, S, H]."""
     predictions = predict(m, hidden_states)
