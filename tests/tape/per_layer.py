@@ -58,7 +58,36 @@ def gemma4(rng: random.Random) -> dict[str, Any]:
     }  # fmt: skip
 
 
-CONFIGS = {"gemma4_text": gemma4_text, "gemma4": gemma4}
+def gemma3n_text(rng: random.Random) -> dict[str, Any]:
+    """Gemma 3n: several inputs a layer, MLPs of different widths, some of them sparse, keys that are shared."""
+    kinds = rng.choice(SHARED)
+    layers, shared = len(kinds), rng.choice([1, len(kinds) - 2])
+    return _common(rng, "gemma3n_text") | {
+        "layer_types": kinds, "num_hidden_layers": layers, "num_kv_shared_layers": shared,
+        "intermediate_size": [rng.choice([24, 72]) for _ in kinds], "hidden_size_per_layer_input": rng.choice([8, 12]),
+        "altup_num_inputs": rng.choice([2, 3, 4]), "laurel_rank": 4, "altup_active_idx": rng.choice([0, 1]),
+        "altup_correct_scale": rng.random() < 0.7,
+        "activation_sparsity_pattern": [rng.choice([0.0, 0.9]) for _ in kinds],
+        "final_logit_softcapping": 30.0,
+    }  # fmt: skip
+
+
+def gemma3n(rng: random.Random) -> dict[str, Any]:
+    """Gemma 3n with an audio tower; its vision tower is another library's, and not there."""
+    text = gemma3n_text(rng)
+    rows = text["vocab_size"]
+    audio = {
+        "hidden_size": 32, "conf_num_attention_heads": 2, "conf_num_hidden_layers": 1, "input_feat_size": 16,
+        "sscp_conv_channel_size": [4, 4], "vocab_offset": rows - 8, "vocab_size": 8,
+    }  # fmt: skip
+    vision = {"hidden_size": 24, "vocab_offset": rows - 16, "vocab_size": 8}
+    return {
+        "model_type": "gemma3n", "text_config": text, "audio_config": audio, "vision_config": vision,
+        "tie_word_embeddings": text["tie_word_embeddings"],
+    }  # fmt: skip
+
+
+CONFIGS = {"gemma3n": gemma3n, "gemma4_text": gemma4_text, "gemma4": gemma4, "gemma3n_text": gemma3n_text}
 
 
 def deep(name: str, layers: int) -> dict[str, Any]:
@@ -67,4 +96,6 @@ def deep(name: str, layers: int) -> dict[str, Any]:
     kinds = [FULL if index % 2 else SLIDING for index in range(layers - 1)] + [FULL]
     changes = {"layer_types": kinds, "num_hidden_layers": layers, "num_kv_shared_layers": 2}
     text = raw.get("text_config", raw) | changes | {"hidden_size_per_layer_input": 8}
+    if "altup_num_inputs" in text:  # whose lists are as long as the layers are many
+        text |= {"intermediate_size": 24, "activation_sparsity_pattern": [0.0] * layers}
     return raw | {"text_config": text} if "text_config" in raw else text

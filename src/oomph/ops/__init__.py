@@ -15,6 +15,7 @@ from oomph.ops.alibi import (
     mpt_alibi,
     repeated,
 )
+from oomph.ops.altup import add_to_inputs, add_to_permuted, deviation, mean_first, repeat_inputs, root
 from oomph.ops.attention import (
     attention,
     attention_as_is,
@@ -80,7 +81,7 @@ from oomph.ops.indexing import (
     unsqueeze,
     view,
 )
-from oomph.ops.joining import cat, pad_axis, pad_last, stack_last
+from oomph.ops.joining import cat, pad_axis, pad_last, stack_first, stack_last
 from oomph.ops.loss import cross_entropy, cross_entropy_of_rows, fused_cross_entropy, mse_loss
 from oomph.ops.masks import (
     as_numbers,
@@ -178,6 +179,8 @@ __all__ = [
     "add",
     "add_",
     "add_scaled_",
+    "add_to_inputs",
+    "add_to_permuted",
     "add_to_view",
     "addmm",
     "alibi_mask",
@@ -224,6 +227,7 @@ __all__ = [
     "cross_entropy",
     "cross_entropy_of_rows",
     "cumsum",
+    "deviation",
     "divide",
     "divide_in_place",
     "divided",
@@ -279,6 +283,7 @@ __all__ = [
     "matrix_times",
     "max_with_index",
     "mean",
+    "mean_first",
     "mean_of_all",
     "mpt_alibi",
     "mse_loss",
@@ -307,8 +312,10 @@ __all__ = [
     "repeat_each",
     "repeat_first",
     "repeat_heads",
+    "repeat_inputs",
     "repeat_rows",
     "repeated",
+    "root",
     "rotary_buffers",
     "rotary_of_packed",
     "rotary_tables",
@@ -349,6 +356,7 @@ __all__ = [
     "split_axis",
     "split_heads",
     "split_sizes",
+    "stack_first",
     "stack_last",
     "strict_triangle",
     "sub",

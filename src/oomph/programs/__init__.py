@@ -32,6 +32,7 @@ PROGRAMS: dict[str, str] = {
     "ernie": "bert",
     "falcon_mamba": "mamba",
     "gemma3": "gemma3",
+    **dict.fromkeys(("gemma3n", "gemma3n_text"), "gemma3n"),
     **dict.fromkeys(("gemma4", "gemma4_text"), "gemma4"),
     "granitemoehybrid": "bamba",
     "internvl": "internvl",
@@ -74,10 +75,10 @@ WITHOUT_FLASH_ATTN = frozenset(
     {"bloom", "deberta", "deberta-v2", "falcon_mamba", "llama4_text", "mamba", "mamba2", "mpnet", "mpt", "mt5", "t5"}
 )
 # Types of which AutoModelForCausalLM loads the decoder alone (transformers 5.23, models/auto/modeling_auto.py).
-WITH_A_TOWER = ("qwen3_5", "qwen3_5_moe")
+WITH_A_TOWER = ("llama4", "qwen3_5", "qwen3_5_moe")
 OWN_ATTENTION = ("deberta-v2", "mpnet")  # types whose class knows no kernel
 # Types whose program has the layers of the language model inside too.
-OWN_DECODERS = ("gemma4", "mllama", "qwen3_5", "qwen3_5_moe")
+OWN_DECODERS = ("gemma3n", "gemma4", "mllama", "qwen3_5", "qwen3_5_moe")
 HEADS = (  # paths of language heads
     "lm_head", "embed_out", "output", "output_projection", "transformer.output_layer", "language_model.lm_head",
 )  # fmt: skip

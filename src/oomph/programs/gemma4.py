@@ -246,10 +246,10 @@ def check_checkpoints(m: Bound, checkpointing: Checkpointing) -> None:
 
 def inputs_per_layer(m: Bound, input_ids: Sym) -> Sym:
     """Mirror get_per_layer_inputs: an embedding of each token for every layer, [B, S, L, P]."""
-    return _by_layer(m, m.embed_tokens_per_layer(input_ids))
+    return by_layer(m, m.embed_tokens_per_layer(input_ids))
 
 
-def _by_layer(m: Bound, x: Sym) -> Sym:
+def by_layer(m: Bound, x: Sym) -> Sym:
     """Return [B, S, L * P] as [B, S, L, P]."""
     size: Size = m.per_layer_projection_norm.size
     return ops.view(x, (*x.shape[:2], x.shape[-1] // size, size))
@@ -258,7 +258,7 @@ def _by_layer(m: Bound, x: Sym) -> Sym:
 def projected(m: Bound, inputs_embeds: Sym, per_layer_inputs: Sym | None) -> Sym:
     """Mirror project_per_layer_inputs: what the embeddings say for every layer, and the layer's own beside it."""
     per_layer_projection: Sym = m.per_layer_model_projection(inputs_embeds) * 1.0
-    per_layer_projection = _by_layer(m, per_layer_projection)
+    per_layer_projection = by_layer(m, per_layer_projection)
     per_layer_projection = m.per_layer_projection_norm(per_layer_projection)
     if per_layer_inputs is None:
         return per_layer_projection
