@@ -104,6 +104,11 @@ CASES: dict[str, Cases] = {
         "grpo": (LLAMA, pairs(objective="grpo", prompt_len=10)),
         "grpo, lora, amp": (LLAMA, pairs(3, objective="grpo", prompt_len=1, method="lora", accumulation=2, **AMP)),
         "grpo, tied, padding, amp": (TIED, pairs(objective="grpo", prompt_len=20, padding=True, **AMP)),
+        "grpo-kl": (LLAMA, pairs(objective="grpo-kl", prompt_len=10)),
+        "grpo-kl, lora, padding, amp": (
+            TIED,
+            pairs(3, objective="grpo-kl", prompt_len=5, method="lora", padding=True, accumulation=2, **AMP),
+        ),
         "rloo": (LLAMA, pairs(objective="rloo", prompt_len=10)),
         "rloo, lora, padding, amp": (
             TIED,

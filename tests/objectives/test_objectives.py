@@ -74,6 +74,15 @@ def test_a_prompt_is_not_multiplied_with_the_head() -> None:
     assert all_of_it == first > half
 
 
+def test_a_kl_term_keeps_a_reference_in_memory() -> None:
+    """A second model in full fine-tuning, nothing where adapters are switched off."""
+    model = model_from_config(LLAMA)
+    plain, term = (train_step(model, pairs(objective=name, prompt_len=9)) for name in ("grpo", "grpo-kl"))
+    assert term.kept("parameter", term.start) == 2 * plain.kept("parameter", plain.start)
+    lora = (train_step(model, pairs(objective=name, prompt_len=9, method="lora")) for name in ("grpo", "grpo-kl"))
+    assert len({each.kept("parameter", each.start) for each in lora}) == 1
+
+
 def test_generation_is_named_where_it_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     """The ledger of an update says that it is one."""
     options = ("--objective", "grpo", "--prompt-len", "64", "--seq", "256")
@@ -155,6 +164,9 @@ def test_config_files_name_their_objective() -> None:
     """TRL's loss_type, axolotl's rl; what else they can say is refused by name."""
     trl = read({"max_length": 512, "loss_type": "ipo", "precompute_ref_log_probs": True}, "dpo.json")
     assert trl.fields == {"seq_len": 512, "objective": "ipo", "reference": "precomputed"}
+    grpo = {"max_length": 512, "loss_type": "dapo"}
+    assert read(grpo, "grpo.json").fields["objective"] == "grpo"
+    assert read(grpo | {"beta": 0.04}, "grpo.json").fields["objective"] == "grpo-kl"
     simpo = {"max_length": 512, "loss_type": "simpo", "cpo_alpha": 0.0}
     assert read(simpo, "cpo.json").fields["objective"] == "simpo"
     axolotl = {"base_model": "x", "micro_batch_size": 1, "rl": "dpo"}

@@ -47,6 +47,7 @@ KINDS: dict[str, Kind] = {
     "cpo": Kind("cpo", "logits"),
     "simpo": Kind("cpo", "logits"),
     "grpo": Kind("grpo", "fused-head"),
+    "grpo-kl": Kind("grpo", "fused-head", reference=True),
     "rloo": Kind("rloo", "fused-head", reference=True),
     "orpo": Kind("orpo", "logits"),
     "gkd": Kind("gkd", "logits", reference=True, teacher=True),

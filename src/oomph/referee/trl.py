@@ -105,7 +105,7 @@ def trainer(job: TrainJob, model: Any, reference: Any) -> Any:
         return _orpo_trainer(model)
     if job.objective == "rloo":
         return _rloo_trainer(job, model)
-    if job.objective == "grpo":
+    if job.objective.startswith("grpo"):
         return _grpo_trainer(job, model)
     if job.objective == "reward":
         return _reward_trainer(model)
@@ -190,7 +190,7 @@ def _grpo_trainer(job: TrainJob, model: Any) -> Any:
         top_entropy_quantile=1.0,
         off_policy_mask_threshold=None,
         importance_sampling_level="token",
-        beta=0.0,
+        beta=0.04 if job.objective == "grpo-kl" else 0.0,
         loss_type="dapo",
         epsilon_low=0.2,
         epsilon_high=0.2,
@@ -321,8 +321,10 @@ def _completed(job: TrainJob, model: Any) -> dict[str, Any]:
     if job.objective == "rloo":
         made["old_logps"] = torch.zeros(job.batch, device=device)
     made["advantages"] = torch.zeros(job.batch, device=device)
-    if job.objective == "grpo":
+    if job.objective.startswith("grpo"):
         made["num_items_in_batch"] = torch.ones((), dtype=torch.long, device=device)
+    if job.objective == "grpo-kl":
+        made["ref_per_token_logps"] = torch.zeros(job.batch, job.seq_len - job.prompt_len, device=device)
     return made
 
 

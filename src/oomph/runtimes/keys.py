@@ -195,7 +195,8 @@ def loss_type(said: Said, key: str) -> dict[str, Any]:
     value = said.values[key]
     one = value[0] if isinstance(value, list) and len(value) == 1 else value
     found: dict[str, Any] = Said(said.where, {key: one}).one_of(key, LOSS_TYPES)
-    return found
+    has_kl = found.get("objective") == "grpo" and said.values.get("beta") not in (None, 0, 0.0)
+    return {"objective": "grpo-kl"} if has_kl else found
 
 
 def teacher(said: Said, key: str) -> dict[str, Any]:
