@@ -1,8 +1,9 @@
 """GRPO's update: log-probabilities of completions that are there, weighted by their advantages.
 
 Prompt and completion come apart and are joined; the completion is scored. With TRL's defaults (dapo's loss, no KL term,
-one update per generation) there is no reference and no pass for old log-probabilities. How completions come about is
-not part of the step. `grpo-kl` has a KL term (beta not 0), whose reference was asked beforehand. Source: trl 1.16, trainer/grpo_trainer.py, _compute_loss, _get_per_token_logps_and_entropies.
+one update per generation) there is no reference and no pass for old log-probabilities. `grpo-kl` has a KL term (beta
+not 0), whose reference was asked beforehand. How completions come about is not part of the step. Source: trl 1.16,
+trainer/grpo_trainer.py, _compute_loss, _get_per_token_logps_and_entropies.
 """
 
 from __future__ import annotations
