@@ -82,6 +82,7 @@ Objective = Literal[
     "orpo",  # pairs without a reference: the odds of one against the other, and a cross entropy of the chosen ones
     "gkd",  # a teacher's distribution over all tokens: the Jensen-Shannon divergence halfway between
     "gkd-kl",  # the same as a KL divergence
+    "distill",  # a teacher's distribution on what the student wrote, in tiles of logits: TRL's DistillationTrainer
     "reward",  # pairs of answers through a classifier of one label
     "ppo",  # what was just generated, by a policy and a model of its value, beside a reference and a reward model
 ]
@@ -170,7 +171,7 @@ STATIC_CACHES = ("static", "offloaded_static")
 OFFLOADED_CACHES = ("offloaded", "offloaded_static")
 KEPT_PER_BEAM = 2  # continuations that beam search keeps for each beam of a model with one token that ends sequences
 COMPLETING = frozenset(
-    {"grpo", "grpo-kl", "rloo", "ppo"}
+    {"grpo", "grpo-kl", "rloo", "ppo", "distill"}
 )  # objectives whose answers were made from a prompt by the model itself
 OF_PROMPTS = frozenset({"fused-head", "chunked-nll", "logits"})  # losses that leave out what is not scored
 RANKED = frozenset({"lora", "qlora", "dora", "lora-fa", "vera", "loha", "lokr", "adalora"})  # methods that have a rank

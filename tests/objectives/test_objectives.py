@@ -45,6 +45,7 @@ def test_every_objective_is_a_file() -> None:
         pairs(objective="rloo", prompt_len=9),
         pairs(objective="kto"),
         pairs(objective="grpo", prompt_len=9, method="lora"),
+        pairs(objective="distill", prompt_len=9, checkpointing="reentrant"),
         ppo(accumulation=2, rollout_batch=3, precision="amp-bf16", fp32_outputs=True),
     ],
 )
@@ -130,6 +131,9 @@ def test_simpo_takes_less_than_cpo() -> None:
         ({"objective": "ppo", "prompt_len": 9, "method": "qlora"}, "quantised base"),
         ({"objective": "ppo", "prompt_len": 9, "optimizer": "galore_adamw"}, "go with galore_adamw"),
         ({"objective": "ppo", "prompt_len": 9, "accumulation": 3, "mini_batches": 2}, "do not come out even"),
+        ({"objective": "distill"}, "completes a prompt"),
+        ({"objective": "distill", "prompt_len": 9, "precision": "amp-bf16"}, "does not go with autocast"),
+        ({"objective": "distill", "prompt_len": 9, "method": "qlora"}, "quantised base"),
         ({"mini_batches": 2}, "Only PPO has rollouts"),
     ],
 )
@@ -288,3 +292,24 @@ def test_a_reward_model_of_another_size_is_what_values_are_made_of_too() -> None
     assert int(step(replace(policy, judge=small), job).peak) == judged.peak
     with pytest.raises(UsageError, match="Only PPO has"):
         TrainJob(reward_model="qwen2.5-0.5b")
+
+
+def test_tiles_take_less_than_whole_logits() -> None:
+    """DistillationTrainer makes what GKDTrainer has whole in two tiles; a teacher of another size has its own head."""
+    model = model_from_config(LLAMA | {"vocab_size": 150_000})
+    options = {"prompt_len": 1, "optimizer": "none", "teacher_dtype": "student"}
+    tiles, whole = (train_step(model, pairs(4, 512, objective=name, **options)) for name in ("distill", "gkd"))
+    assert tiles.peak < whole.peak / 2
+    taught = replace(model, teacher=model_from_config(LLAMA | {"vocab_size": 150_000, "num_hidden_layers": 3}))
+    job = pairs(4, 512, objective="distill", **options)
+    assert int(step(taught, job).peak) == max(train_step(taught, job).live)
+
+
+def test_a_config_of_distillation_is_told_by_its_completions() -> None:
+    """DistillationConfig names its teacher as GKDConfig does."""
+    said = {"max_length": 512, "teacher_model_name_or_path": "a/b", "max_completion_length": 256}
+    assert read(said, "a").fields["objective"] == "distill"
+    with pytest.raises(UnsupportedError, match="beta"):
+        read(said | {"beta": 0.5}, "a")
+    job = runtime("trl").job(objective="distill", prompt_len=9)
+    assert (job.precision, job.fp32_outputs, job.checkpointing) == ("bf16", False, "non-reentrant")

@@ -52,6 +52,7 @@ KINDS: dict[str, Kind] = {
     "orpo": Kind("orpo", "logits"),
     "gkd": Kind("gkd", "logits", reference=True, teacher=True),
     "gkd-kl": Kind("gkd", "logits", reference=True, teacher=True),
+    "distill": Kind("distill", "logits", reference=True, teacher=True),
     "ppo": Kind("ppo", "logits", reference=True, judged=True),
     "reward": Kind("reward", "hf", task="sequence-classification", labels=1, pads=True),
 }

@@ -162,7 +162,11 @@ def trace(
             from oomph.referee import trl
 
             stack.enter_context(trl.as_on_cuda())
-        if isinstance(job, TrainJob) and job.loss == "logits" and job.objective != "ppo":
+        if isinstance(job, TrainJob) and job.objective == "distill":
+            from oomph.referee import trl
+
+            stack.enter_context(trl.divergences_as_on_cuda())
+        if isinstance(job, TrainJob) and job.loss == "logits" and job.objective not in ("distill", "ppo"):
             from oomph.referee import trl
 
             stack.enter_context(trl.with_kernel_for_logits())
