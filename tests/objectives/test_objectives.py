@@ -313,3 +313,11 @@ def test_a_config_of_distillation_is_told_by_its_completions() -> None:
         read(said | {"beta": 0.5}, "a")
     job = runtime("trl").job(objective="distill", prompt_len=9)
     assert (job.precision, job.fp32_outputs, job.checkpointing) == ("bf16", False, "non-reentrant")
+
+
+def test_a_trace_of_ppo_is_refused() -> None:
+    """It begins after the generation: what is recorded of it is no whole iteration."""
+    from oomph.referee.trace import run
+
+    with pytest.raises(UnsupportedError, match="begins after the generation"):
+        run(ASKED, ppo())
