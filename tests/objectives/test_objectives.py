@@ -321,3 +321,13 @@ def test_a_trace_of_ppo_is_refused() -> None:
 
     with pytest.raises(UnsupportedError, match="begins after the generation"):
         run(ASKED, ppo())
+
+
+def test_ppo_empties_the_allocators_cache() -> None:
+    """What the rollout cut up goes back to the device before the steps: less is reserved."""
+    from oomph.allocator.playback import replay
+
+    model = model_from_config(ASKED | {"vocab_size": 32_000})
+    stream = train_step(model, ppo(2, 64, accumulation=4, prompt_len=8)).recorder.stream()
+    emptied, kept = replay(stream), replay(stream, empty_cache_at=())
+    assert emptied.reserved_peak_bytes < kept.reserved_peak_bytes
