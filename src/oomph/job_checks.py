@@ -275,6 +275,17 @@ def check_objective(job: TrainJob) -> None:
         raise UsageError("A reference beside adapters is not played: TRL switches the adapters off.", fix)
     if OBJECTIVES[job.objective].judged:
         _check_judged(job)
+    if job.objective == "distill":
+        _check_distill(job)
+
+
+def _check_distill(job: TrainJob) -> None:
+    """Refuse what TRL's DistillationTrainer does not do on one GPU, or what is not played with it yet."""
+    if job.autocast or job.fp32_outputs or job.precision.startswith("amp-"):
+        fix = "Say --precision bf16 or fp32, as the weights are: TRL's loss runs in the place of what accelerate wraps."
+        raise UsageError("The objective distill does not go with autocast on one GPU.", fix)
+    if job.quantization != "none":
+        raise UsageError("The objective distill does not go with a quantised base.", "Take method full or lora.")
 
 
 def _check_judged(job: TrainJob) -> None:

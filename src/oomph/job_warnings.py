@@ -49,8 +49,8 @@ def _unseen(job: Job) -> tuple[str, ...]:
     if OBJECTIVES[job.objective].judged:
         like = job.reward_model or "the policy"
         found.append(
-            f"PPO's models of value and reward are taken to be like {like}, with a head of one number. TRL empties"
-            " torch's cache between rollout and steps, which is not played: less may be reserved than is said here."
+            f"PPO's models of value and reward are taken to be like {like}, with a head of one number. A rollout"
+            " is played and the first optimizer step after it; of the generation its beginning and its last token."
         )
     elif job.objective in COMPLETING:
         found.append(

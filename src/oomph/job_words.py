@@ -84,10 +84,12 @@ Objective = Literal[
     "cpo",  # pairs without a reference, and the cross entropy of the chosen ones
     "simpo",  # pairs without a reference, lengths divided out
     "grpo",  # the update on completions that are there, without a KL term
-    "rloo",  # the same with a number per completion, and a reference in memory
+    "grpo-kl",  # the same with one, and a reference in memory
+    "rloo",  # with a number per completion, and a reference in memory
     "orpo",  # pairs without a reference: the odds of one against the other, and a cross entropy of the chosen ones
     "gkd",  # a teacher's distribution over all tokens: the Jensen-Shannon divergence halfway between
     "gkd-kl",  # the same as a KL divergence
+    "distill",  # a teacher's distribution on what the student wrote, in tiles of logits: TRL's DistillationTrainer
     "reward",  # pairs of answers through a classifier of one label
     "ppo",  # what was just generated, by a policy and a model of its value, beside a reference and a reward model
 ]
@@ -177,7 +179,9 @@ INTEGER_CACHES = ("quanto", "hqq")
 STATIC_CACHES = ("static", "offloaded_static")
 OFFLOADED_CACHES = ("offloaded", "offloaded_static")
 KEPT_PER_BEAM = 2  # continuations that beam search keeps for each beam of a model with one token that ends sequences
-COMPLETING = frozenset({"grpo", "rloo", "ppo"})  # objectives whose answers were made from a prompt by the model itself
+COMPLETING = frozenset(
+    {"grpo", "grpo-kl", "rloo", "ppo", "distill"}
+)  # objectives whose answers were made from a prompt by the model itself
 OF_PROMPTS = frozenset({"fused-head", "chunked-nll", "logits"})  # losses that leave out what is not scored
 RANKED = frozenset({"lora", "qlora", "dora", "lora-fa", "vera", "loha", "lokr", "adalora"})  # methods that have a rank
 BLOCKED = frozenset({"oft", "boft"})  # that have blocks of a size

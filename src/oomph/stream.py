@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 ROUND = 512  # c10/cuda/CUDACachingAllocator.cpp kMinBlockSize
+EMPTIED = "cache emptied"  # a mark at which a job empties the allocator's cache
 
 
 class Event(NamedTuple):

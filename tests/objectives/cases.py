@@ -104,6 +104,11 @@ CASES: dict[str, Cases] = {
         "grpo": (LLAMA, pairs(objective="grpo", prompt_len=10)),
         "grpo, lora, amp": (LLAMA, pairs(3, objective="grpo", prompt_len=1, method="lora", accumulation=2, **AMP)),
         "grpo, tied, padding, amp": (TIED, pairs(objective="grpo", prompt_len=20, padding=True, **AMP)),
+        "grpo-kl": (LLAMA, pairs(objective="grpo-kl", prompt_len=10)),
+        "grpo-kl, lora, padding, amp": (
+            TIED,
+            pairs(3, objective="grpo-kl", prompt_len=5, method="lora", padding=True, accumulation=2, **AMP),
+        ),
         "rloo": (LLAMA, pairs(objective="rloo", prompt_len=10)),
         "rloo, lora, padding, amp": (
             TIED,
@@ -125,6 +130,20 @@ CASES: dict[str, Cases] = {
         "gkd, lora": (LLAMA, pairs(1, objective="gkd", method="lora", accumulation=2)),
         "gkd, qlora": (LLAMA, pairs(objective="gkd", method="qlora", checkpointing="reentrant")),
         "gkd as kl, bounded logits": (SOFTCAP, pairs(objective="gkd-kl", padding=True)),
+        "distill": (LLAMA, pairs(objective="distill", prompt_len=10)),
+        "distill, tied, padding, checkpointed": (
+            TIED | {"num_hidden_layers": 2},
+            pairs(1, objective="distill", prompt_len=5, padding=True, checkpointing="non-reentrant", accumulation=2),
+        ),
+        "distill, lora, fp32 teacher": (
+            LLAMA,
+            pairs(objective="distill", prompt_len=1, method="lora", teacher_dtype="fp32", adapter_dtype="base"),
+        ),
+        "distill, fp32, two tiles of tokens, three of columns": (
+            WIDE,
+            pairs(45, 100, objective="distill", prompt_len=5, precision="fp32", optimizer="none"),
+        ),
+        "distill, bounded logits": (SOFTCAP, pairs(objective="distill", prompt_len=10, optimizer="none")),
         "reward": (JUDGE, pairs(objective="reward")),
         "reward, padding, amp": (JUDGE, pairs(3, objective="reward", padding=True, accumulation=2, **AMP)),
         "kto": (LLAMA, pairs(objective="kto")),

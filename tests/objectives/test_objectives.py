@@ -45,6 +45,7 @@ def test_every_objective_is_a_file() -> None:
         pairs(objective="rloo", prompt_len=9),
         pairs(objective="kto"),
         pairs(objective="grpo", prompt_len=9, method="lora"),
+        pairs(objective="distill", prompt_len=9, checkpointing="reentrant"),
         ppo(accumulation=2, rollout_batch=3, precision="amp-bf16", fp32_outputs=True),
     ],
 )
@@ -72,6 +73,15 @@ def test_a_prompt_is_not_multiplied_with_the_head() -> None:
     jobs = [pairs(1, 128, prompt_len=length, optimizer="none") for length in (0, 1, 64)]
     all_of_it, first, half = (int(step(model, job).peak) for job in jobs)
     assert all_of_it == first > half
+
+
+def test_a_kl_term_keeps_a_reference_in_memory() -> None:
+    """A second model in full fine-tuning, nothing where adapters are switched off."""
+    model = model_from_config(LLAMA)
+    plain, term = (train_step(model, pairs(objective=name, prompt_len=9)) for name in ("grpo", "grpo-kl"))
+    assert term.kept("parameter", term.start) == 2 * plain.kept("parameter", plain.start)
+    lora = (train_step(model, pairs(objective=name, prompt_len=9, method="lora")) for name in ("grpo", "grpo-kl"))
+    assert len({each.kept("parameter", each.start) for each in lora}) == 1
 
 
 def test_generation_is_named_where_it_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,6 +131,9 @@ def test_simpo_takes_less_than_cpo() -> None:
         ({"objective": "ppo", "prompt_len": 9, "method": "qlora"}, "quantised base"),
         ({"objective": "ppo", "prompt_len": 9, "optimizer": "galore_adamw"}, "go with galore_adamw"),
         ({"objective": "ppo", "prompt_len": 9, "accumulation": 3, "mini_batches": 2}, "do not come out even"),
+        ({"objective": "distill"}, "completes a prompt"),
+        ({"objective": "distill", "prompt_len": 9, "precision": "amp-bf16"}, "does not go with autocast"),
+        ({"objective": "distill", "prompt_len": 9, "method": "qlora"}, "quantised base"),
         ({"mini_batches": 2}, "Only PPO has rollouts"),
     ],
 )
@@ -155,6 +168,9 @@ def test_config_files_name_their_objective() -> None:
     """TRL's loss_type, axolotl's rl; what else they can say is refused by name."""
     trl = read({"max_length": 512, "loss_type": "ipo", "precompute_ref_log_probs": True}, "dpo.json")
     assert trl.fields == {"seq_len": 512, "objective": "ipo", "reference": "precomputed"}
+    grpo = {"max_length": 512, "loss_type": "dapo"}
+    assert read(grpo, "grpo.json").fields["objective"] == "grpo"
+    assert read(grpo | {"beta": 0.04}, "grpo.json").fields["objective"] == "grpo-kl"
     simpo = {"max_length": 512, "loss_type": "simpo", "cpo_alpha": 0.0}
     assert read(simpo, "cpo.json").fields["objective"] == "simpo"
     axolotl = {"base_model": "x", "micro_batch_size": 1, "rl": "dpo"}
@@ -276,3 +292,42 @@ def test_a_reward_model_of_another_size_is_what_values_are_made_of_too() -> None
     assert int(step(replace(policy, judge=small), job).peak) == judged.peak
     with pytest.raises(UsageError, match="Only PPO has"):
         TrainJob(reward_model="qwen2.5-0.5b")
+
+
+def test_tiles_take_less_than_whole_logits() -> None:
+    """DistillationTrainer makes what GKDTrainer has whole in two tiles; a teacher of another size has its own head."""
+    model = model_from_config(LLAMA | {"vocab_size": 150_000})
+    options = {"prompt_len": 1, "optimizer": "none", "teacher_dtype": "student"}
+    tiles, whole = (train_step(model, pairs(4, 512, objective=name, **options)) for name in ("distill", "gkd"))
+    assert tiles.peak < whole.peak / 2
+    taught = replace(model, teacher=model_from_config(LLAMA | {"vocab_size": 150_000, "num_hidden_layers": 3}))
+    job = pairs(4, 512, objective="distill", **options)
+    assert int(step(taught, job).peak) == max(train_step(taught, job).live)
+
+
+def test_a_config_of_distillation_is_told_by_its_completions() -> None:
+    """DistillationConfig names its teacher as GKDConfig does."""
+    said = {"max_length": 512, "teacher_model_name_or_path": "a/b", "max_completion_length": 256}
+    assert read(said, "a").fields["objective"] == "distill"
+    with pytest.raises(UnsupportedError, match="beta"):
+        read(said | {"beta": 0.5}, "a")
+    job = runtime("trl").job(objective="distill", prompt_len=9)
+    assert (job.precision, job.fp32_outputs, job.checkpointing) == ("bf16", False, "non-reentrant")
+
+
+def test_a_trace_of_ppo_is_refused() -> None:
+    """It begins after the generation: what is recorded of it is no whole iteration."""
+    from oomph.referee.trace import run
+
+    with pytest.raises(UnsupportedError, match="begins after the generation"):
+        run(ASKED, ppo())
+
+
+def test_ppo_empties_the_allocators_cache() -> None:
+    """What the rollout cut up goes back to the device before the steps: less is reserved."""
+    from oomph.allocator.playback import replay
+
+    model = model_from_config(ASKED | {"vocab_size": 32_000})
+    stream = train_step(model, ppo(2, 64, accumulation=4, prompt_len=8)).recorder.stream()
+    emptied, kept = replay(stream), replay(stream, empty_cache_at=())
+    assert emptied.reserved_peak_bytes < kept.reserved_peak_bytes

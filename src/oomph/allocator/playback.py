@@ -17,7 +17,7 @@ from oomph.allocator.blocks import Block
 from oomph.allocator.caching import CachingAllocator, OutOfMemoryError
 from oomph.allocator.config import Config
 from oomph.errors import UsageError
-from oomph.stream import Event, Stream
+from oomph.stream import EMPTIED, Event, Stream
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def replay(
     config: Config | None = None,
     capacity: int | None = None,
     device_bytes: int | None = None,
-    empty_cache_at: Collection[str] = (),
+    empty_cache_at: Collection[str] = (EMPTIED,),
     lanes: Mapping[int, int] | None = None,
 ) -> Replay:
     """Play a stream from an empty allocator and tell what happened; it stops where memory runs out.

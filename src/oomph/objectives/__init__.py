@@ -47,10 +47,12 @@ KINDS: dict[str, Kind] = {
     "cpo": Kind("cpo", "logits"),
     "simpo": Kind("cpo", "logits"),
     "grpo": Kind("grpo", "fused-head"),
+    "grpo-kl": Kind("grpo", "fused-head", reference=True),
     "rloo": Kind("rloo", "fused-head", reference=True),
     "orpo": Kind("orpo", "logits"),
     "gkd": Kind("gkd", "logits", reference=True, teacher=True),
     "gkd-kl": Kind("gkd", "logits", reference=True, teacher=True),
+    "distill": Kind("distill", "logits", reference=True, teacher=True),
     "ppo": Kind("ppo", "logits", reference=True, judged=True),
     "reward": Kind("reward", "hf", task="sequence-classification", labels=1, pads=True),
 }

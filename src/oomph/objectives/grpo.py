@@ -1,8 +1,9 @@
 """GRPO's update: log-probabilities of completions that are there, weighted by their advantages.
 
 Prompt and completion come apart and are joined; the completion is scored. With TRL's defaults (dapo's loss, no KL term,
-one update per generation) there is no reference and no pass for old log-probabilities. How completions come about is
-not part of the step. Source: trl 1.16, trainer/grpo_trainer.py, _compute_loss, _get_per_token_logps_and_entropies.
+one update per generation) there is no reference and no pass for old log-probabilities. `grpo-kl` has a KL term (beta
+not 0), whose reference was asked beforehand. How completions come about is not part of the step. Source: trl 1.16,
+trainer/grpo_trainer.py, _compute_loss, _get_per_token_logps_and_entropies.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 from oomph import ops
 from oomph.objectives.passes import Passes, Shapes, autocast_dtype, item, written
-from oomph.ops.elementwise import result
+from oomph.ops.elementwise import add_scalar, result
 from oomph.ops.indexing import unsqueeze
 from oomph.ops.scores import compared, count, minimum, sum_rows
 from oomph.tape.autograd import like
@@ -26,11 +27,13 @@ def inputs(passes: Passes) -> Shapes:
     """Return a batch: prompts, completions, a mask of each, an advantage for every completion, a number of tokens."""
     job = passes.job
     prompt, completion = (((job.batch, each), "int64") for each in (job.prompt_len, job.seq_len - job.prompt_len))
+    reference = {"ref_per_token_logps": (completion[0], "fp32")} if job.objective == "grpo-kl" else {}
     return {
         **dict.fromkeys(("prompt_ids", "prompt_mask"), prompt),
         **dict.fromkeys(("completion_ids", "completion_mask"), completion),
         "advantages": ((job.batch,), "fp32"),
         "num_items_in_batch": ((), "int64"),
+        **reference,
     }
 
 
@@ -46,14 +49,21 @@ def compute_loss(passes: Passes, inputs: dict[str, Sym]) -> tuple[Sym, None]:
     log_ratio = per_token_logps - old_per_token_logps
     log_importance_weights = log_ratio
     coef_1 = ops.exp(log_importance_weights)
+    per_token_kl: Any = None
+    if "ref_per_token_logps" in inputs:
+        per_token_kl = _divergence(inputs["ref_per_token_logps"], per_token_logps)
     per_token_loss: Any = None
     coef_2 = ops.clamp_both(coef_1)
     per_token_loss1 = coef_1 * advantages
     per_token_loss2 = coef_2 * advantages
     per_token_loss = -minimum(per_token_loss1, per_token_loss2)
+    if per_token_kl is not None:
+        per_token_loss = per_token_loss + per_token_kl * 1.0
     normalizer = _normalizer(inputs["num_items_in_batch"])
     loss = ops.divided(ops.total(per_token_loss * mask), normalizer)
     policy_loss = loss.detach()  # noqa: F841
+    if per_token_kl is not None:
+        _global_mean(per_token_kl, mask)
     logged = _metrics(coef_1, advantages, entropies, mask)  # noqa: F841  dies last
     return loss, None
 
@@ -75,6 +85,15 @@ def per_token_logps_and_entropies(
     logps = ops.cat(all_logps, 0)
     entropies = ops.cat(all_entropies, 0)
     return logps, entropies
+
+
+def _divergence(ref_per_token_logps: Sym, per_token_logps: Sym) -> Sym:
+    """Mirror exp(reference - policy) - (reference - policy) - 1, of log-probabilities [B, S]."""
+    ratio = ops.exp(ref_per_token_logps - per_token_logps)
+    difference = ref_per_token_logps - per_token_logps
+    more = ratio - difference
+    del ratio, difference
+    return add_scalar(more)
 
 
 def _normalizer(num_items_in_batch: Sym) -> Sym:

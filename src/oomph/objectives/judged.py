@@ -20,6 +20,7 @@ from oomph.ops.elementwise import result
 from oomph.ops.kernel import run
 from oomph.ops.scores import compared, count
 from oomph.programs import HEADS, program_of
+from oomph.stream import EMPTIED
 from oomph.tape.autograd import like
 from oomph.tape.bound import Bound, bind
 from oomph.tape.checkpoint import Checkpointing
@@ -196,6 +197,11 @@ def first_true_indices(bools: Sym) -> Sym:
     values, indices = (tape.empty((batch,), "int64", op="min") for _ in range(2))
     del indices, bools, zero_or_index
     return values
+
+
+def empty_cache(tape: Tape) -> None:
+    """Mirror torch.cuda.empty_cache: what the allocator keeps goes back to the device."""
+    tape.recorder.mark(EMPTIED)
 
 
 def masked_mean(values: Sym, mask: Sym) -> Sym:

@@ -2,7 +2,7 @@
 
 Played are the rollout and the first of those steps; later ones do the same. Variables are those of PPOTrainer.train,
 one long function: what they hold lives until they get another value or are deleted, which several things are not, the
-logits of all that was generated among them. Its empty_cache calls are not played. Source: trl 1.12,
+logits of all that was generated among them. Source: trl 1.12,
 experimental/ppo/ppo_trainer.py (up to 0.28 in trainer/; alike since 0.16).
 """
 
@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from oomph import ops
 from oomph.job import REPEATED
 from oomph.objectives import rollout
-from oomph.objectives.judged import masked_mean, policy_and_value
+from oomph.objectives.judged import empty_cache, masked_mean, policy_and_value
 from oomph.objectives.passes import Passes, Shapes, mean_item
 from oomph.ops.bounds import clamp_between
 from oomph.ops.divergence import logsumexp_last
@@ -50,6 +50,8 @@ def iterate(passes: Passes, run_backward: Callable[[Sym], None], update: Callabl
     `run_backward` is called with the loss of each micro-batch, `update` when all gradients are there.
     """
     v, job = passes.variables, passes.job
+    if vars(v):  # as the iteration before ended
+        empty_cache(passes.tape)
     with passes.tape.no_grad():
         rollout.roll_out(passes, inputs(passes))
     mini_batches = min(job.mini_batches, REPEATED)
@@ -60,6 +62,7 @@ def iterate(passes: Passes, run_backward: Callable[[Sym], None], update: Callabl
             _micro_batch(passes, v, run_backward, update if last else None)
         for name in DELETED:
             delattr(v, name)
+        empty_cache(passes.tape)
 
 
 def _micro_batch(

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from oomph import ops
-from oomph.objectives.judged import first_true_indices, masked_mean, reference, rewards
+from oomph.objectives.judged import empty_cache, first_true_indices, masked_mean, reference, rewards
 from oomph.objectives.passes import Passes, Shapes, made
 from oomph.ops.elementwise import add_scalar, result
 from oomph.ops.scores import compared, count
@@ -53,7 +53,10 @@ def roll_out(passes: Passes, shapes: Shapes) -> None:
         setattr(v, name, ops.cat(getattr(v, name), 0))
     for name in ("logprob", "ref_logprob", "full_value", "value", "score"):
         delattr(v, name)
+    empty_cache(tape)
+    tape.recorder.mark("advantages")
     _advantages(v)
+    empty_cache(tape)
 
 
 def _chunks(rows: Size, most: int) -> list[tuple[Size, Size]]:
@@ -80,11 +83,13 @@ def _score(passes: Passes, v: SimpleNamespace, begin: Size, end: Size) -> None:
     v.logits = _rows(v.logitss, begin, end)
     v.logprob = log_softmax_by_rows(v.logits, v.response)
     del v.logits
+    empty_cache(passes.tape)
     v.ref_output = reference(passes, v.query_response)
     v.ref_logits = divide_slice(v.ref_output.logits, 1, v.context_length - 1, length - 1)
     v.ref_logprob = log_softmax_by_rows(v.ref_logits, v.response)
     del v.ref_output
     del v.ref_logits
+    empty_cache(passes.tape)
     v.postprocessed_response = v.response
     v.postprocessed_query_response = ops.cat((v.query, v.postprocessed_response), 1)
     v.sequence_length = _before(first_true_indices(compared("eq", v.postprocessed_response)))

@@ -121,11 +121,17 @@ def headless(body: Body, base: str) -> Callable[..., Any]:
     """Return the forward of a FooModel, at `base` of a class with a head, as a caller of the model itself runs it."""
 
     def backbone(
-        m: Bound, input_ids: Sym, model_type: str, attention_mask: Sym, position_ids: Sym, use_cache: bool
+        m: Bound,
+        input_ids: Sym,
+        model_type: str,
+        attention_mask: Sym,
+        position_ids: Sym | None,
+        use_cache: bool,
+        checkpointing: Checkpointing | None = None,
     ) -> tuple[Sym, Cache | None]:
         found = body(
-            m[base], input_ids, Checkpointing(), attention_mask=attention_mask, position_ids=position_ids,
-            use_cache=use_cache,
+            m[base], input_ids, checkpointing or Checkpointing(), attention_mask=attention_mask,
+            position_ids=position_ids, use_cache=use_cache,
         )  # fmt: skip
         m.tape.hand_out_last(found[0])
         return found

@@ -270,14 +270,17 @@ def backbone(
     input_ids: Sym,
     model_type: str,
     attention_mask: Sym,
-    position_ids: Sym,
+    position_ids: Sym | None,
     use_cache: bool,
+    checkpointing: Checkpointing | None = None,
 ) -> tuple[Sym, Cache | None]:
     """Mirror the forward of what is below a head: the last hidden state and the cache."""
     frame = FRAMES[model_type]
     if not frame.sdpa:
         m.tape.kernel = "eager"
-    found = model(m.model, input_ids, Checkpointing(), frame, attention_mask, position_ids, use_cache=use_cache)
+    found = model(
+        m.model, input_ids, checkpointing or Checkpointing(), frame, attention_mask, position_ids, use_cache=use_cache
+    )
     m.tape.hand_out_last(found[0])
     return found
 

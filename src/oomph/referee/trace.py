@@ -84,6 +84,9 @@ def run(
     Raises UnsupportedError: transformers is missing, does not know the model, or fails to run it.
     """
     refuse_other_code(job)
+    if isinstance(job, TrainJob) and job.objective == "ppo":
+        fix = "The estimate was held against PPOTrainer's own code, see docs/objectives.md: oomph train."
+        raise UnsupportedError("A trace of PPO begins after the generation, so it is no whole iteration.", fix)
     if not all(map(find_spec, TESTED)):
         raise UnsupportedError("A trace needs torch and transformers.", f"Do: {INSTALL}")
     kind = "train" if isinstance(job, TrainJob) else "infer"
@@ -168,7 +171,11 @@ def trace(
             from oomph.referee import trl
 
             stack.enter_context(trl.as_on_cuda())
-        if isinstance(job, TrainJob) and job.loss == "logits" and job.objective != "ppo":
+        if isinstance(job, TrainJob) and job.objective == "distill":
+            from oomph.referee import trl
+
+            stack.enter_context(trl.divergences_as_on_cuda())
+        if isinstance(job, TrainJob) and job.loss == "logits" and job.objective not in ("distill", "ppo"):
             from oomph.referee import trl
 
             stack.enter_context(trl.with_kernel_for_logits())

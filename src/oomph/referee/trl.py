@@ -99,18 +99,22 @@ def trainer(job: TrainJob, model: Any, reference: Any) -> Any:
 
     Both models get their fused heads, as its constructor gives them.
     """
+    if job.objective == "ppo":
+        raise UnsupportedError("Measurements run no loop of PPO yet.", "Estimate it: oomph train.")
     if job.objective in ("cpo", "simpo"):
         return _cpo_trainer(job, model)
     if job.objective == "orpo":
         return _orpo_trainer(model)
     if job.objective == "rloo":
         return _rloo_trainer(job, model)
-    if job.objective == "grpo":
+    if job.objective.startswith("grpo"):
         return _grpo_trainer(job, model)
     if job.objective == "reward":
         return _reward_trainer(model)
     if job.objective.startswith("gkd"):
         return _gkd_trainer(job, model, reference)
+    if job.objective == "distill":
+        return _distillation_trainer(model, reference)
     name = "kto" if job.objective == "kto" else "dpo"
     kind = getattr(import_module(f"trl.trainer.{name}_trainer"), f"{name.upper()}Trainer")
     utils().add_fused_lm_head(unwrapped(model), outputs=OF_DPO)
@@ -190,7 +194,7 @@ def _grpo_trainer(job: TrainJob, model: Any) -> Any:
         top_entropy_quantile=1.0,
         off_policy_mask_threshold=None,
         importance_sampling_level="token",
-        beta=0.0,
+        beta=0.04 if job.objective == "grpo-kl" else 0.0,
         loss_type="dapo",
         epsilon_low=0.2,
         epsilon_high=0.2,
@@ -244,6 +248,40 @@ def _gkd_trainer(job: TrainJob, model: Any, teacher: Any) -> Any:
         model, inputs, num_items_in_batch=inputs["num_items_in_batch"]
     )
     return made
+
+
+def _distillation_trainer(model: Any, teacher: Any) -> Any:
+    """Return TRL's DistillationTrainer with what its compute_loss reads: the defaults of DistillationConfig."""
+    made = object.__new__(import_module("trl.trainer.distillation_trainer").DistillationTrainer)
+    vars(made).update(
+        model=model,
+        teacher_model=teacher,
+        accelerator=_Accelerator(model.device),
+        beta=1.0,
+        temperature=1.0,
+        model_kwarg_keys=("logits_to_keep",),
+        _is_vlm=False,
+        _forward_redirection=import_module("trl.models.utils")._ForwardRedirection(),
+        _metrics={"train": defaultdict(list)},
+    )
+    return made
+
+
+@contextmanager
+def divergences_as_on_cuda() -> Iterator[None]:
+    """Run TRL's divergence of tiles as with Triton on a GPU, whose products write into the tiles."""
+    where = import_module("trl.kernels.chunked_divergence")
+    stands: dict[str, Any] = {name: Kernel() for name in ("_stats_kernel", "_jsd_kernel", "_backward_kernel")}
+    stands |= {"_addmm_fp32": _added, "_use_triton": _yes, "_project": _projected}
+    stands["triton"] = SimpleNamespace(cdiv=lambda a, b: -(-a // b))
+    trainer = import_module("trl.trainer.distillation_trainer")
+    with patch.dict(vars(where), stands), patch.object(trainer, "_use_triton", _yes):
+        yield
+
+
+def _projected(tile: Any, hidden: Any, weight: Any, bias: Any, start: int, end: int, dtype: Any) -> None:
+    """Stand for a product of 16-bit numbers that CUDA writes into an fp32 tile."""
+    weight[start:end].to(dtype)
 
 
 class _Accelerator:
@@ -320,9 +358,15 @@ def _completed(job: TrainJob, model: Any) -> dict[str, Any]:
         made["prompt_mask"][:, :1].zero_()
     if job.objective == "rloo":
         made["old_logps"] = torch.zeros(job.batch, device=device)
-    made["advantages"] = torch.zeros(job.batch, device=device)
-    if job.objective == "grpo":
+    if job.objective != "distill":
+        made["advantages"] = torch.zeros(job.batch, device=device)
+    if job.objective.startswith("grpo"):
         made["num_items_in_batch"] = torch.ones((), dtype=torch.long, device=device)
+    if job.objective == "distill":
+        made["num_items_in_batch"] = torch.ones((), dtype=torch.long, device=device)
+        return made
+    if job.objective == "grpo-kl":
+        made["ref_per_token_logps"] = torch.zeros(job.batch, job.seq_len - job.prompt_len, device=device)
     return made
 
 

@@ -203,14 +203,24 @@ def loss_type(said: Said, key: str) -> dict[str, Any]:
     value = said.values[key]
     one = value[0] if isinstance(value, list) and len(value) == 1 else value
     found: dict[str, Any] = Said(said.where, {key: one}).one_of(key, LOSS_TYPES)
-    return found
+    has_kl = found.get("objective") == "grpo" and said.values.get("beta") not in (None, 0, 0.0)
+    return {"objective": "grpo-kl"} if has_kl else found
 
 
 def teacher(said: Said, key: str) -> dict[str, Any]:
-    """Read the name of GKDConfig's teacher; its beta says which divergence it is, 1 is played by no objective."""
+    """Read the name of a teacher; beta says which divergence it is: GKDConfig's 1 is played by no objective.
+
+    A limit of completions is DistillationConfig's, of whose betas 1 is played, its default.
+    """
     name, beta = said.values[key], said.values.get("beta", 0.5)
     if not isinstance(name, str) or not name:
         raise ConfigError(f"{said.where}: {key} is {shown(name)}.", "Give the name of a model.")
+    if "max_completion_length" in said.values:
+        if said.values.get("beta", 1) != 1:
+            raise UnsupportedError(
+                f"{said.where}: beta {shown(beta)} of DistillationConfig is not modelled.", "Take 1."
+            )
+        return {"objective": "distill", "teacher": name}
     if beta == 1:
         raise UnsupportedError(f"{said.where}: beta 1 of GKD is not modelled.", "Take 0, or what lies between.")
     return {"objective": "gkd-kl" if beta == 0 else "gkd", "teacher": name}

@@ -49,6 +49,13 @@ def of_objective(objective: str, versions: Versions) -> Defaults:
         found["teacher_dtype"] = Default(
             "bf16", "from_pretrained takes the checkpoint's dtype, which most have in bf16"
         )
+    if objective == "distill":
+        found |= {
+            "precision": Default("bf16", "from_pretrained takes the checkpoint's dtype, which most have in bf16"),
+            "fp32_outputs": Default(False, "TRL's loss runs in the place of the forward that accelerate wraps"),
+            "use_cache": Default(False, "its forward passes say so"),
+            "teacher_dtype": Default("student", "both are loaded alike"),
+        }
     if objective not in COMPLETING:
         found["dropout"] = Default(False, "disable_dropout is on")
     return found
