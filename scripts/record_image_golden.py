@@ -33,11 +33,25 @@ def qwen(fewest: int, most: int, patch: int) -> Any:
     return lambda image: processor(images=[image], return_tensors="np")["image_grid_thw"][0].tolist()[1:]
 
 
+def pixtral(longest: int, patch: int) -> Any:
+    """Return PixtralImageProcessor as a published file sets it up: rows and columns of patches."""
+    from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
+
+    processor = PixtralImageProcessorPil(
+        size={"longest_edge": longest}, patch_size={"height": patch, "width": patch}, resample=0
+    )
+    return lambda image: [
+        int(side) // patch for side in processor(images=[image], return_tensors="np")["image_sizes"][0]
+    ]
+
+
 def recorded() -> dict[str, list[list[int]]]:
     """Return, by the kind of a processor, heights, widths and what is made of them."""
     kinds = {
         "qwen2_vl": qwen(3136, 12845056, 14),
         "qwen3_vl": qwen(65536, 16777216, 16),
+        "pixtral": pixtral(1024, 16),
+        "mistral3": pixtral(1540, 28),
     }
     rng = numpy.random.default_rng(SEED)
     found: dict[str, list[list[int]]] = {}

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from oomph.images import QWEN2_PIXELS, QWEN3_PIXELS, patches
+from oomph.errors import UsageError
+from oomph.images import QWEN2_PIXELS, QWEN3_PIXELS, fitted, patches
 
 GOLDEN = json.loads((Path(__file__).parent / "image_sizes.json").read_text())
 
@@ -17,3 +18,16 @@ def test_patches_are_those_of_qwens_processor(kind: str, patch: int, bounds: tup
     """An image of any size becomes as many patches a side as the real class makes of it."""
     for height, width, rows, columns in GOLDEN[kind]:
         assert patches(f"{height}x{width}", patch, 2, bounds) == (rows, columns), (height, width)
+
+
+@pytest.mark.parametrize(("kind", "longest", "step"), [("pixtral", 1024, 16), ("mistral3", 1540, 28)])
+def test_squares_are_those_of_pixtrals_processor(kind: str, longest: int, step: int) -> None:
+    """Of Mistral 3 squares of merged patches."""
+    for height, width, rows, columns in GOLDEN[kind]:
+        assert fitted(f"{height}x{width}", longest, step) == (rows, columns), (height, width)
+
+
+def test_an_image_of_which_nothing_is_left_is_refused() -> None:
+    """A side that is fitted to less than a pixel."""
+    with pytest.raises(UsageError, match="too long"):
+        fitted("1x4000", 1024, 16)

@@ -127,6 +127,23 @@ def mllama(rng: random.Random) -> Config:
     return {"vision_config": vision, "text_config": text, "image_token_index": 3}
 
 
+def pixtral(rng: random.Random) -> Config:
+    """LLaVA on Pixtral's tower, over Mistral or Qwen."""
+    vision = vit(rng, model_type="pixtral", image_size=60, patch_size=rng.choice([12, 15]), hidden_act="silu")
+    text = base(rng) | {"model_type": rng.choice(["mistral", "qwen2"])}
+    return {
+        "model_type": "llava", "vision_config": vision, "text_config": text, "image_token_index": 3,
+        "vision_feature_layer": rng.choice([-1, -2]), "vision_feature_select_strategy": "full",
+    }  # fmt: skip
+
+
+def mistral3(rng: random.Random) -> Config:
+    """Mistral 3: Pixtral's tower, whose patches are merged."""
+    vision = vit(rng, model_type="pixtral", image_size=64, patch_size=rng.choice([6, 8]))
+    text = base(rng) | {"model_type": "mistral"}
+    return {"vision_config": vision, "text_config": text, "image_token_index": 3}
+
+
 KINDS = {
     "qwen2_vl": qwen2_vl,
     "qwen2_5_vl": qwen2_5_vl,
@@ -136,6 +153,8 @@ KINDS = {
     "gemma3": gemma3,
     "paligemma": paligemma,
     "mllama": mllama,
+    "pixtral": pixtral,
+    "mistral3": mistral3,
 }
 
 
@@ -144,7 +163,16 @@ def config(rng: random.Random, kind: str) -> Config:
     return {"model_type": kind, **KINDS[kind](rng), "tie_word_embeddings": rng.random() < 0.4}
 
 
-READING = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava", "gemma3", "mllama")  # kinds read with images in inference
+READING = (
+    "qwen2_vl",
+    "qwen2_5_vl",
+    "qwen3_vl",
+    "llava",
+    "gemma3",
+    "mllama",
+    "pixtral",
+    "mistral3",
+)  # kinds read with images in inference
 SEEING = (*READING, "paligemma")  # and in training
 NEVER_TEXT = ("paligemma",)  # whose processors take no text alone
 

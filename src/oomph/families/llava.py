@@ -49,7 +49,7 @@ VISION_INIT: dict[str, dict[str, Any]] = {
         "hidden_size": 1152, "intermediate_size": 4304, "patch_size": 14, "image_size": 384,
         "num_hidden_layers": 26, "num_attention_heads": 16, "vision_use_head": False,
     },
-    "mistral3": {key: value for key, value in _CLIP_L.items() if key != "image_size"},
+    "mistral3": {**_CLIP_L, "image_size": 1540},
 }  # fmt: skip
 
 # A tied text model ties the whole (its file may say so only there).
@@ -98,6 +98,7 @@ def taken(config: Config) -> dict[str, Any]:
         "layer": -layer if isinstance(layer, int) and layer < 0 else 0,
         "class_token": config.str("vision_feature_select_strategy", "default") == "full",
         "activation": config.str("projector_hidden_act", "gelu"),
+        "merge": config.int("spatial_merge_size") if config.model_type == "mistral3" else 1,
     }
 
 

@@ -90,13 +90,15 @@ def projector(**maps: Part) -> Module:
 @dataclass(frozen=True, eq=False)
 class FeatureProjector(Module):
     """LLaVA's projector, and which of the tower's features it takes: those of one layer, counted from the last (1), the
-    class token's among them or not. `layer` 0 are several layers side by side.
+    class token's among them or not. `layer` 0 are several layers side by side. `merge` squared of them become one
+    (Mistral 3).
     """
 
     kind: str = "projector"
     layer: int = 2
     class_token: bool = False
     activation: str = "gelu"
+    merge: int = 1
 
 
 @dataclass(frozen=True, eq=False)

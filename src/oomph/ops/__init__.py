@@ -59,6 +59,7 @@ from oomph.ops.images import (
     put_where,
     rotary_vision,
     sorted_order,
+    squares,
 )
 from oomph.ops.indexing import (
     add_to_view,
@@ -322,6 +323,7 @@ __all__ = [
     "split_axis",
     "split_heads",
     "split_sizes",
+    "squares",
     "stack_last",
     "strict_triangle",
     "sub",

@@ -31,7 +31,7 @@ PROGRAMS: dict[str, str] = {
     "gemma3": "gemma3",
     "granitemoehybrid": "bamba",
     "lfm2_moe": "lfm2",
-    **dict.fromkeys(("llava", "llava_next"), "llava"),
+    **dict.fromkeys(("llava", "llava_next", "mistral3"), "llava"),
     **dict.fromkeys(("marian", "mbart", "pegasus"), "bart"),
     "mllama": "mllama",
     "mamba2": "mamba",
@@ -41,7 +41,7 @@ PROGRAMS: dict[str, str] = {
     "xlm-roberta": "roberta",
 }
 SEEING = frozenset(
-    {"gemma3", "llava", "mllama", "paligemma", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"}
+    {"gemma3", "llava", "mistral3", "mllama", "paligemma", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"}
 )  # types that are played with images
 OWN_ATTENTION = ("deberta-v2",)  # types whose class knows no kernel
 OWN_DECODERS = ("mllama",)  # types whose program has the layers of the language model inside too

@@ -9,9 +9,10 @@ import operator
 from typing import Any
 
 from oomph import ops
+from oomph.blocks.vision_native import PixtralVision
 from oomph.errors import UnsupportedError
 from oomph.families.multimodal import FeatureProjector
-from oomph.programs import clip, llama, towers
+from oomph.programs import clip, llama, pixtral, towers
 from oomph.programs.cache import Cache
 from oomph.programs.frames import FRAMES
 from oomph.programs.towers import Images, check_room, count, merged, tower_buffers
@@ -54,8 +55,14 @@ def causal_lm(
     inputs_embeds = language_model.embed_tokens(input_ids)
     image_hidden_states = []
     if images:
-        mm_encoder_outputs = image_features(m.model, images["pixel_values"], checkpointing)
-        check_room(m, input_ids.shape[1], mm_encoder_outputs[1][0].shape[0])
+        check_projector(m.model.multi_modal_projector.block)
+        if isinstance(m.model.vision_tower.block, PixtralVision):
+            grid = pixtral.grid_of(m.model, count(images["pixel_values"]))
+            check_room(m, input_ids.shape[1], grid.places)
+            mm_encoder_outputs = pixtral.image_features(m.model, images["pixel_values"], checkpointing, grid)
+        else:
+            mm_encoder_outputs = image_features(m.model, images["pixel_values"], checkpointing)
+            check_room(m, input_ids.shape[1], mm_encoder_outputs[1][0].shape[0])
         inputs_embeds, features, special_image_mask = merged(mm_encoder_outputs[1], input_ids, inputs_embeds)
         image_hidden_states.append(features)
         del features
@@ -71,12 +78,16 @@ def causal_lm(
     return loss, logits, past_key_values, *image_hidden_states
 
 
+def check_projector(block: Any) -> None:
+    """Refuse a projector that takes several layers' features, or those of a layer counted from the first."""
+    if not isinstance(block, FeatureProjector) or not operator.index(block.layer):
+        raise UnsupportedError("oomph cannot play images with this projector yet.", "Leave --images out: text alone.")
+
+
 def image_features(m: Bound, pixel_values: Sym, checkpointing: Checkpointing) -> list[Any]:
     """Mirror LlavaModel.get_image_features: the tower's outputs, with each image's features [T, H] as pooled."""
     projector = m.multi_modal_projector
     block = projector.block
-    if not isinstance(block, FeatureProjector) or not operator.index(block.layer):
-        raise UnsupportedError("oomph cannot play images with this projector yet.", "Leave --images out: text alone.")
     image_outputs, selected_image_feature = clip.tower(
         m.vision_tower, pixel_values, checkpointing, operator.index(block.layer)
     )
@@ -95,5 +106,7 @@ def updated(m: Bound, parameters: list[Sym]) -> list[Sym]:
     tower, layer = m.model.vision_tower, m.model.multi_modal_projector.block.layer
     unused = [f"{tower.path}.post_layernorm.", f"{tower.path}.head."]
     if m.tape.images:
-        unused += [f"{each.path}." for each in list(tower.encoder.layers)[1 - operator.index(layer) or None :]]
+        encoder = tower.transformer if isinstance(tower.block, PixtralVision) else tower.encoder
+        layers = list(encoder.layers)
+        unused += [f"{each.path}." for each in layers[len(layers) + 1 - operator.index(layer) :]]
     return [one for one in towers.updated(m, parameters) if not one.made_for.startswith(tuple(unused))]

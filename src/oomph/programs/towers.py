@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from oomph import ops
 from oomph.blocks.vision import ClipVision, MllamaVision
-from oomph.blocks.vision_native import Qwen3Vision, QwenVision
+from oomph.blocks.vision_native import PixtralVision, Qwen3Vision, QwenVision
 from oomph.errors import UsageError
 from oomph.families.multimodal import PoolingProjector, PromptProjector
 from oomph.programs.mllama_vision import inputs_of_tiles
+from oomph.programs.pixtral import inputs_of_sizes
 from oomph.programs.qwen_vision import grid_of
 from oomph.tape.bound import Bound
 from oomph.tape.sizes import Size, number, product, yes
@@ -24,7 +25,7 @@ TOWERS = ("vision_tower", "visual", "vision_model")  # what the part is called t
 # Inputs of a batch beside input_ids and labels, in the order in which they are made.
 OF_IMAGES = (
     "pixel_values", "image_grid_thw", "mm_token_type_ids", "token_type_ids", "aspect_ratio_ids", "aspect_ratio_mask",
-    "cross_attention_mask",
+    "cross_attention_mask", "image_sizes",
 )  # fmt: skip
 
 
@@ -44,6 +45,8 @@ def tower_buffers(m: Bound) -> list[Sym]:
         return [made]
     if isinstance(block, (QwenVision, Qwen3Vision)):  # frequencies for half of the channels, of rows and of columns
         return [tape.empty((block.hidden_size // block.num_heads // 4,), "fp32", op="inv_freq") for _ in range(2)]
+    if isinstance(block, PixtralVision):
+        return [tape.empty((block.hidden_size // block.num_heads // 2,), "fp32", op="inv_freq") for _ in range(2)]
     return []
 
 
@@ -61,6 +64,8 @@ def inputs_of_images(m: Bound, job: TrainJob | InferJob) -> dict[str, tuple[tupl
         return made
     if isinstance(block, MllamaVision):
         return inputs_of_tiles(block, job)
+    if isinstance(block, PixtralVision):
+        return inputs_of_sizes(m.model, job)
     weight, count = tower.patch_embed.proj.weight, operator.index(images)
     patches = sum(grid_of(block, m.tape, count).lengths)
     return {

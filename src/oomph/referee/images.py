@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from oomph.errors import UnsupportedError
-from oomph.images import QWEN2_PIXELS, QWEN3_PIXELS, patches
+from oomph.images import QWEN2_PIXELS, QWEN3_PIXELS, fitted, patches
 from oomph.job import InferJob, TrainJob
 
 
@@ -47,8 +47,22 @@ def _fixed(config: Any, job: TrainJob | InferJob, device: Any) -> dict[str, Any]
 def llava(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dict[str, Any]]:
     """LlavaProcessor: a token for each patch, and for the class token where it is taken."""
     vision = config.vision_config
+    if vision.model_type == "pixtral":
+        return pixtral(config, job, device)
     patches = (vision.image_size // vision.patch_size) ** 2
     return patches + (config.vision_feature_select_strategy == "full"), _fixed(config, job, device)
+
+
+def pixtral(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dict[str, Any]]:
+    """PixtralProcessor: images of whole patches [B, C, H, W] fp32, and how large they are [B, 2] int64."""
+    vision, count = config.vision_config, job.batch * job.images
+    step = vision.patch_size * getattr(config, "spatial_merge_size", 1)
+    rows, columns = fitted(job.image_size, vision.image_size, step)
+    sides = (rows * step, columns * step)
+    return rows * columns, {
+        "pixel_values": torch.zeros(count, vision.num_channels, *sides, device=device),
+        "image_sizes": torch.tensor([sides] * count, device=device),
+    }
 
 
 def gemma(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dict[str, Any]]:
@@ -112,6 +126,7 @@ def seen_by(config: Any, job: TrainJob | InferJob, tokens: int, device: Any) -> 
 MADE = {
     "gemma3": gemma,
     "llava": llava,
+    "mistral3": pixtral,
     "mllama": mllama,
     "paligemma": paligemma,
     **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), qwen),
