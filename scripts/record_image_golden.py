@@ -92,6 +92,18 @@ def llama4() -> Any:
     return process
 
 
+def pixtral(longest: int, patch: int) -> Any:
+    """Return PixtralImageProcessor as a published file sets it up: rows and columns of patches."""
+    from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
+
+    processor = PixtralImageProcessorPil(
+        size={"longest_edge": longest}, patch_size={"height": patch, "width": patch}, resample=0
+    )
+    return lambda image: [
+        int(side) // patch for side in processor(images=[image], return_tensors="np")["image_sizes"][0]
+    ]
+
+
 def recorded() -> dict[str, list[list[int]]]:
     """Return, by the kind of a processor, heights, widths and what is made of them."""
     kinds = {
@@ -101,6 +113,8 @@ def recorded() -> dict[str, list[list[int]]]:
         "llava_onevision": llava_onevision(),
         "internvl": internvl(),
         "llama4": llama4(),
+        "pixtral": pixtral(1024, 16),
+        "mistral3": pixtral(1540, 28),
     }
     rng = numpy.random.default_rng(SEED)
     found: dict[str, list[list[int]]] = {}

@@ -27,7 +27,7 @@ from oomph.programs.llama import attention, rotary_size
 from oomph.programs.lookup import write
 from oomph.programs.offloaded_cache import offloaded_cache
 from oomph.programs.quantised_cache import fp8_cache
-from oomph.programs.towers import images, inputs_of_images
+from oomph.programs.towers import images, inputs_after_images, inputs_of_images
 from oomph.tape import Tape
 from oomph.tape.bound import Bound, bind
 from oomph.tape.checkpoint import Checkpointing
@@ -273,11 +273,10 @@ def _pass(
     tape.scope = ""
     before = _tensors(cache) if job.release == OLD else []  # noqa: F841  a tuple of its own, held by generate()
     inputs = {"input_ids": tape.note(tape.empty((job.batch, new), "int64", op="input_ids"), "input")}
-    if job.images and yes(new == seen):
-        inputs |= {
-            name: tape.note(tape.empty(shape, dtype, op=name), "input")
-            for name, (shape, dtype) in inputs_of_images(bound, job).items()
-        }
+    if job.images:
+        more = inputs_of_images(bound, job) if yes(new == seen) else inputs_after_images(bound, job, new)
+        for name, (shape, dtype) in more.items():
+            inputs[name] = tape.note(tape.empty(shape, dtype, op=name), "input")
     inputs |= _mask(bound, job, job.batch, seen)
     outputs = _outputs(bound, program, model, job, inputs, cache)
     _, _logits, kept, *_features = outputs  # which die in this order, those of images last

@@ -260,7 +260,7 @@ class MllamaVision(Block):
     """Llama 3.2's ViT: an image is up to `max_tiles` tiles in one of `aspect_ratios` arrangements.
 
     Tables of tile positions are learned per arrangement (and one for "no image"); `num_global_layers` layers
-    with gated branches follow the ordinary ones.
+    with gated branches follow the ordinary ones, of which the states of those `taken` are handed on too.
     """
 
     hidden_size: int
@@ -273,19 +273,26 @@ class MllamaVision(Block):
     max_tiles: int
     aspect_ratios: int
     num_channels: int = 3
+    activation: str = "gelu"
+    taken: tuple[int, ...] = ()
     kind: str = "vision"
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of a tile, and the class token."""
+        return (self.image_size // self.patch_size) ** 2 + 1
 
     def _layer(self, gated: bool) -> Module:
         hidden = self.hidden_size
         gate = Tensor((1,), "param") if gated else None
         return Module(
             {
-                "self_attn": full_attention(hidden, self.num_heads, bias=False, out_bias=False, out="o_proj"),
-                "mlp": MLP(hidden, self.ffn_size, bias=True, names=FC),
-                "input_layernorm": layer_norm(hidden),
-                "post_attention_layernorm": layer_norm(hidden),
                 "gate_attn": gate,
                 "gate_ffn": gate,
+                "self_attn": full_attention(hidden, self.num_heads, bias=False, out_bias=False, out="o_proj"),
+                "mlp": MLP(hidden, self.ffn_size, bias=True, names=FC, activation=self.activation),
+                "input_layernorm": layer_norm(hidden),
+                "post_attention_layernorm": layer_norm(hidden),
             }
         )
 
@@ -293,9 +300,9 @@ class MllamaVision(Block):
     def parts(self) -> Parts:
         """Patch map, position tables, the two stacks of layers."""
         hidden, patch, tiles, rows = self.hidden_size, self.patch_size, self.max_tiles, self.aspect_ratios + 1
-        positions = (self.image_size // patch) ** 2 + 1
+        positions = self.num_patches
         gate = Tensor((1,), "param")
-        tile = Module({"embedding": Embedding(rows, tiles * hidden), "gate": gate})
+        tile = Module({"gate": gate, "embedding": Embedding(rows, tiles * hidden)})
         gated_positions: dict[str, Part] = {
             "gate": gate,
             "embedding": Tensor((positions, hidden), "param"),

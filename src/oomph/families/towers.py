@@ -96,7 +96,8 @@ def _images(config: Config) -> tuple[int, int]:
 
 def pixtral(config: Config) -> Block:
     """Pixtral; head_dim is hidden / heads whatever the file says, as in the class."""
-    return PixtralVision(*_vit(config), config.int("patch_size"), config.int("num_channels"))
+    sizes = config.int("patch_size"), config.int("num_channels"), max(pair(config, "image_size"))
+    return PixtralVision(*_vit(config), *sizes, **_acts(config, "gelu"))
 
 
 def intern(config: Config) -> Block:
@@ -135,11 +136,19 @@ def mllama(config: Config) -> Block:
     return MllamaVision(
         hidden, ffn, layers, config.int("num_global_layers", 0, MAX_DEPTH), heads, *_images(config),
         config.int("max_num_tiles"), len(MLLAMA_RATIOS if ratios is None else ratios), config.int("num_channels"),
+        activation=config.str("hidden_act", "gelu"), taken=_taken(config, layers),
     )  # fmt: skip
+
+
+def _taken(config: Config, layers: int) -> tuple[int, ...]:
+    """Return the layers whose states are handed on beside the last one, counted from 0."""
+    listed = config.ints("intermediate_layers_indices", high=layers - 1)
+    return MLLAMA_TAKEN if listed is None else tuple(listed)
 
 
 # What MllamaVisionConfig takes when supported_aspect_ratios is null: tiles across and down, up to four.
 MLLAMA_RATIOS = ((1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2), (3, 1), (4, 1))
+MLLAMA_TAKEN = (3, 7, 15, 23, 30)  # and where intermediate_layers_indices is null
 
 
 def _patches(config: Config) -> tuple[int, int, int]:

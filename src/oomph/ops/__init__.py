@@ -42,6 +42,7 @@ from oomph.ops.elementwise import (
     neg,
     power,
     rsqrt,
+    rsub,
     sub,
     unary,
     zeros_like,
@@ -59,6 +60,7 @@ from oomph.ops.images import (
     put_where,
     rotary_vision,
     sorted_order,
+    squares,
     unfolded,
 )
 from oomph.ops.indexing import (
@@ -302,6 +304,7 @@ __all__ = [
     "row_norms",
     "rows",
     "rsqrt",
+    "rsub",
     "scatter",
     "sdpa_attention",
     "section_tables",
@@ -323,6 +326,7 @@ __all__ = [
     "split_axis",
     "split_heads",
     "split_sizes",
+    "squares",
     "stack_last",
     "strict_triangle",
     "sub",

@@ -50,9 +50,10 @@ def full_attention(query: Sym, key: Sym, value: Sym, rate: float) -> tuple[Sym, 
     >>> cost(transposed(full_attention, 0.0), *[(1, 64, 2, 128)] * 3)
     Cost(allocated=33304, saved=131608, backward=230400)
     """
-    if query.tape.kernel == "eager":
-        return eager_attention(query, key, value, None, rate)
-    return sdpa_attention(query, key, value, None, rate, causal=False), None
+    with query.tape.in_tower():
+        if query.tape.kernel == "eager":
+            return eager_attention(query, key, value, None, rate)
+        return sdpa_attention(query, key, value, None, rate, causal=False), None
 
 
 def _needed(mask: Sym | None) -> Sym:

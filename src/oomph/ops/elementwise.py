@@ -340,6 +340,19 @@ def _sub_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradien
     return [gradient if node.needs(0) else None, other]
 
 
+def rsub(x: Sym) -> Sym:
+    """Return number - x, shaped like x.
+
+    Saves nothing: backward is -g, one tensor. Source: torch tools/autograd/derivatives.yaml (rsub.Scalar).
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(rsub, (4, 256))
+    Cost(allocated=2048, saved=0, backward=2048)
+    """
+    node = record("Rsub", (x,), _neg_backward)
+    return made_by(result("rsub", x.shape, x.dtype, x), node)
+
+
 def neg(x: Sym) -> Sym:
     """Return -x, shaped like x.
 

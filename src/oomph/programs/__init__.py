@@ -33,9 +33,10 @@ PROGRAMS: dict[str, str] = {
     "internvl": "internvl",
     "llama4": "llama4",
     "lfm2_moe": "lfm2",
-    "llava": "llava",
+    **dict.fromkeys(("llava", "mistral3"), "llava"),
     **dict.fromkeys(("llava_next", "llava_onevision"), "llava_next"),
     **dict.fromkeys(("marian", "mbart", "pegasus"), "bart"),
+    "mllama": "mllama",
     "mamba2": "mamba",
     "mt5": "t5",
     **dict.fromkeys(("qwen3_5", "qwen3_5_moe"), "qwen3_5"),
@@ -45,12 +46,13 @@ PROGRAMS: dict[str, str] = {
 }
 SEEING = frozenset(
     {
-        "gemma3", "internvl", "llama4", "llava", "llava_next", "llava_onevision", "paligemma", "qwen2_vl",
-        "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe",
+        "gemma3", "internvl", "llama4", "llava", "llava_next", "llava_onevision", "mistral3", "mllama", "paligemma",
+        "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe",
     }
 )  # fmt: skip  # types that are played with images
 OWN_ATTENTION = ("deberta-v2",)  # types whose class knows no kernel
-OWN_DECODERS = ("qwen3_5", "qwen3_5_moe")  # types whose program has the layers of the language model inside too
+# Types whose program has the layers of the language model inside too.
+OWN_DECODERS = ("mllama", "qwen3_5", "qwen3_5_moe")
 HEADS = (  # paths of language heads
     "lm_head", "embed_out", "output", "output_projection", "transformer.output_layer", "language_model.lm_head",
 )  # fmt: skip

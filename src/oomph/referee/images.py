@@ -8,7 +8,7 @@ import torch
 
 from oomph.errors import UnsupportedError
 from oomph.families.llava import ANYRES
-from oomph.images import QWEN2_PIXELS, QWEN3_PIXELS, patches
+from oomph.images import QWEN2_PIXELS, QWEN3_PIXELS, fitted, patches
 from oomph.job import InferJob, TrainJob
 from oomph.job_checks import pixels
 from oomph.tiles import Tiles, best_fit, canvas
@@ -33,6 +33,13 @@ def add_images(inputs: dict[str, Any], model: Any, job: TrainJob | InferJob) -> 
     inputs |= made
 
 
+def add_sight(inputs: dict[str, Any], model: Any, job: TrainJob | InferJob) -> None:
+    """Say which tiles tokens after the images see, to a class whose `prepare_inputs_for_generation` hands that on."""
+    if model.config.model_type == "mllama":
+        tokens = inputs["input_ids"].shape[1]
+        inputs["cross_attention_mask"] = seen_by(model.config, job, tokens, model.device)
+
+
 def _fixed(config: Any, job: TrainJob | InferJob, device: Any) -> dict[str, Any]:
     """Return pixels [B, C, P, P] fp32 of towers for one size."""
     vision = config.vision_config
@@ -43,6 +50,8 @@ def _fixed(config: Any, job: TrainJob | InferJob, device: Any) -> dict[str, Any]
 def llava(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dict[str, Any]]:
     """LlavaProcessor: a token for each patch, and for the class token where it is taken."""
     vision = config.vision_config
+    if vision.model_type == "pixtral":
+        return pixtral(config, job, device)
     patches = (vision.image_size // vision.patch_size) ** 2
     return patches + (config.vision_feature_select_strategy == "full"), _fixed(config, job, device)
 
@@ -85,6 +94,18 @@ def llama4(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dic
     return tiles * tokens, {"pixel_values": torch.zeros(shape, dtype=config.dtype, device=device)}
 
 
+def pixtral(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dict[str, Any]]:
+    """PixtralProcessor: images of whole patches [B, C, H, W] fp32, and how large they are [B, 2] int64."""
+    vision, count = config.vision_config, job.batch * job.images
+    step = vision.patch_size * getattr(config, "spatial_merge_size", 1)
+    rows, columns = fitted(job.image_size, vision.image_size, step)
+    sides = (rows * step, columns * step)
+    return rows * columns, {
+        "pixel_values": torch.zeros(count, vision.num_channels, *sides, device=device),
+        "image_sizes": torch.tensor([sides] * count, device=device),
+    }
+
+
 def gemma(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dict[str, Any]]:
     """Gemma3Processor: as many tokens of each image, and which tokens are an image's [B, S] int64."""
     tokens = config.mm_tokens_per_image
@@ -123,12 +144,34 @@ def qwen(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dict[
     }
 
 
+def mllama(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dict[str, Any]]:
+    """MllamaProcessor: one token, as many tiles as an image can have at most [B, I, T, C, P, P] fp32, how they are laid
+    out [B, I] int64, which there are [B, I, T] int64, and which tokens see which [B, S, I, T] int64.
+    """
+    vision, shape = config.vision_config, (job.batch, job.images, config.vision_config.max_num_tiles)
+    side = vision.image_size
+    return 1, {
+        "pixel_values": torch.zeros(*shape, vision.num_channels, side, side, device=device),
+        "aspect_ratio_ids": torch.ones(shape[:2], dtype=torch.long, device=device),
+        "aspect_ratio_mask": torch.ones(shape, dtype=torch.long, device=device),
+        "cross_attention_mask": seen_by(config, job, job.seq_len, device),
+    }
+
+
+def seen_by(config: Any, job: TrainJob | InferJob, tokens: int, device: Any) -> Any:
+    """Return which of so many tokens see which tiles: int64 [B, S, I, T]."""
+    shape = (job.batch, tokens, job.images, config.vision_config.max_num_tiles)
+    return torch.ones(shape, dtype=torch.long, device=device)
+
+
 MADE = {
     "gemma3": gemma,
     "internvl": intern,
     "llama4": llama4,
     "llava": llava,
     **dict.fromkeys(("llava_next", "llava_onevision"), tiled),
+    "mistral3": pixtral,
+    "mllama": mllama,
     "paligemma": paligemma,
     **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"), qwen),
 }

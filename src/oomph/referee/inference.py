@@ -117,10 +117,10 @@ def _search(model: Any, job: InferJob, watcher: Watcher, assistant: Any) -> None
 def _pass(model: Any, job: InferJob, new: int, seen: int, cache: Any) -> Any:
     """Run `new` tokens of `seen`, return the cache. The mask, when there is one, covers all tokens seen."""
     inputs = text_inputs(model, job.batch, new, seen if job.padding else 0)
-    if job.images and not seen - new:
-        from oomph.referee.images import add_images
+    if job.images:
+        from oomph.referee.images import add_images, add_sight
 
-        add_images(inputs, model, job)
+        (add_sight if seen - new else add_images)(inputs, model, job)
     outputs = _outputs(model, job, inputs, cache)
     return outputs.get(_cache_word(model)) if job.cache != "none" else None
 
