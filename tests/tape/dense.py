@@ -138,7 +138,10 @@ FAMILIES: dict[str, tuple[Callable[[random.Random], Config], ...]] = {
     "glm4": (biased, act, partial(0.5, 0.25), tied),
     "granite": (biased, act, tied, lambda rng: {"logits_scaling": 4.0, "residual_multiplier": 0.2}),
     "helium": (biased, act, helium, tied),
-    "hunyuan_v1_dense": (biased, own_heads, act, tied),
+    "hunyuan_v1_dense": (
+        biased, own_heads, act, tied,
+        lambda rng: {"rope_scaling": rng.choice([None, {"type": "dynamic", "alpha": 1000.0, "factor": 1.0}])},
+    ),
     "hyperclovax": (biased, act, tied, lambda rng: {"use_post_norm": rng.random() < 0.6}),
     "jais2": (own_heads, tied, lambda rng: {"mlp_bias": rng.random() < 0.5}),
     "ministral": (own_heads, act, sliding, tied),

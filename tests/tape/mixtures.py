@@ -106,10 +106,13 @@ def glm4_moe_lite(rng: random.Random) -> dict[str, Any]:
     return raw | {"mlp_layer_types": ["dense" if index < dense else "sparse" for index in range(depth)]}
 
 
+FIXED_ALPHA = {"type": "dynamic", "alpha": 1000.0, "factor": 1.0}  # as Hunyuan-A13B is published
+
+
 def hunyuan_v1_moe(rng: random.Random) -> dict[str, Any]:
     """Hunyuan-A13B: norms behind the rotation, a router in fp32, an MLP that every token passes through."""
     raw = _common(rng, "hunyuan_v1_moe") | {"head_dim": rng.choice([8, 18, 40]), "attention_bias": rng.random() < 0.3}
-    return raw | {"moe_topk": raw.pop("num_experts_per_tok")}
+    return raw | {"moe_topk": raw.pop("num_experts_per_tok"), "rope_scaling": dict(FIXED_ALPHA)}
 
 
 def dots1(rng: random.Random) -> dict[str, Any]:

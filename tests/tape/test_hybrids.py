@@ -15,6 +15,7 @@ from oomph.errors import UnsupportedError
 from oomph.families import model_from_config
 from oomph.job import InferJob, TrainJob
 from oomph.play import play, train_step
+from oomph.programs import kernel_note
 from oomph.steps import step
 from tests.tape.grid import compare, infer_job, job
 from tests.tape.hybrids import CONFIGS, deep
@@ -63,3 +64,14 @@ def test_a_decoder_without_attention_is_refused() -> None:
     raw = deep("lfm2", 4) | {"layer_types": ["conv"] * 4}
     with pytest.raises(UnsupportedError, match="without attention"):
         play(model_from_config(raw), TrainJob())
+
+
+def test_a_model_with_a_tower_says_which_class_is_played() -> None:
+    """Qwen3.5's name loads two classes, one without the tower."""
+    raw = {
+        "model_type": "qwen3_5",
+        "text_config": deep("qwen3_5_text", 4),
+        "vision_config": {"deepstack_visual_indexes": []},
+    }
+    assert any("decoder alone" in note for note in kernel_note(model_from_config(raw), "flash"))
+    assert not any("decoder alone" in note for note in kernel_note(model_from_config(deep("qwen3_5_text", 4)), "flash"))

@@ -126,7 +126,8 @@ class UniversalSpeech(Block):
     """Gemma 3n's audio tower: two strided convolutions, then conformer blocks.
 
     A block is half an MLP, attention over chunks with relative positions, a light convolution, half an MLP.
-    `channels`, `kernels` (time, frequency) and `strides` (frequency) are those of the two convolutions in front.
+    `channels`, `kernels` (time, frequency) and `strides` (frequency) are those of the two convolutions in front;
+    `window` is how many frames a chunk has, and how many it sees.
     """
 
     hidden_size: int
@@ -137,6 +138,7 @@ class UniversalSpeech(Block):
     channels: tuple[int, int]
     kernels: tuple[tuple[int, int], tuple[int, int]]
     strides: tuple[int, int]
+    window: tuple[int, int] = (12, 24)
     kind: str = "audio"
 
     @property

@@ -110,6 +110,20 @@ class HalvedMLP(GatedMLP):
 
 
 @dataclass(frozen=True)
+class SparseMLP(GatedMLP):
+    """The same as Gemma 3n writes it, each step a variable; if `sparse`, all but the gate's largest values are zero."""
+
+    sparse: bool = False
+
+    @staticmethod
+    def program(m: Bound, x: Sym) -> Sym:
+        """Mirror Gemma3nTextMLP.forward."""
+        from oomph.programs.gemma3n import sparse_mlp
+
+        return sparse_mlp(m, x)
+
+
+@dataclass(frozen=True)
 class MLP(Block):
     """down(act(up(x))): 2·H·F and, with `bias`, F + H."""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from oomph.blocks.base import Block, Module, Part, Parts, Stack
-from oomph.blocks.basic import Fp32Linear, Linear
+from oomph.blocks.basic import BareNorm, Fp32Linear, Linear
 from oomph.blocks.mlp import MLP, GatedMLP
 from oomph.errors import ConfigError
 from oomph.tensor import Tensor
@@ -211,6 +211,45 @@ class ExpertModules(MoE):
         from oomph.programs.expert_modules import mixture
 
         return mixture(m, hidden_states)
+
+
+@dataclass(frozen=True)
+class ScaledRouter(Block):
+    """Gemma 4's: a norm, a scale for each channel and one for each expert; a token goes to `top_k`."""
+
+    hidden_size: int
+    num_experts: int
+    top_k: int
+    kind: str = "moe_router"
+
+    @property
+    def parts(self) -> Parts:
+        """The scales, the norm, which has no parameters, and the map."""
+        return {
+            "scale": Tensor((self.hidden_size,), "param"),
+            "per_expert_scale": Tensor((self.num_experts,), "param"),
+            "norm": BareNorm("rms by power bare"),
+            "proj": Linear(self.hidden_size, self.num_experts, role="router"),
+        }
+
+    @staticmethod
+    def program(m: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
+        """Mirror Gemma4TextRouter.forward."""
+        from oomph.programs.mixtures import gemma4_router
+
+        return gemma4_router(m, hidden_states)
+
+
+@dataclass(frozen=True, eq=False)
+class MixtureLayer(Module):
+    """A decoder layer with a router and experts beside a dense MLP (Gemma 4); `stacked` are the experts as built."""
+
+    stacked: StackedExperts | None = None
+
+    @property
+    def built_parts(self) -> Parts:
+        """The same with the experts as the class keeps them."""
+        return self.parts if self.stacked is None else {**self.parts, "experts": self.stacked}
 
 
 def shared_expert(expert: Shared) -> Shared:

@@ -97,6 +97,30 @@ def _normed(x: Sym) -> Sym:
     return x * ops.rsqrt(ops.mean(ops.power(x)) + EPSILON)
 
 
+def rms_by_power(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror Gemma4RMSNorm.forward: a power instead of a root, the scale in fp32."""
+    from oomph import ops
+
+    normed_output = _normed_by_power(ops.cast(hidden_states, "fp32"))
+    normed_output = normed_output * ops.cast(m.weight, "fp32")
+    return ops.cast(normed_output, hidden_states.dtype)
+
+
+def rms_by_power_bare(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror Gemma4RMSNorm.forward without a scale."""
+    from oomph import ops
+
+    return ops.cast(_normed_by_power(ops.cast(hidden_states, "fp32")), hidden_states.dtype)
+
+
+def _normed_by_power(hidden_states: Sym) -> Sym:
+    """Mirror Gemma4RMSNorm._norm."""
+    from oomph import ops
+
+    mean_squared = ops.mean(ops.power(hidden_states)) + EPSILON
+    return hidden_states * ops.power(mean_squared)
+
+
 def rms_in_a_line(m: Bound, x: Sym) -> Sym:
     """Mirror the RMSNorm of the first Qwen."""
     from oomph import ops
@@ -194,6 +218,8 @@ STYLES: dict[str, Callable[[Bound, Sym], Sym]] = {
     "rms in a line": rms_in_a_line,
     "rms all fp32": rms_all_fp32,
     "rms plus one": rms_plus_one,
+    "rms by power": rms_by_power,
+    "rms by power bare": rms_by_power_bare,
     "l2": l2,
     "layer": layer,
     "layer in fp32": layer_in_fp32,

@@ -23,7 +23,7 @@ class ClippedLinear(Block):
     @property
     def parts(self) -> Parts:
         """The map and the bounds, which are buffers."""
-        bounds: dict[str, Part] = {name: Tensor((), "buffer") for name in CLIP_BOUNDS} if self.clipped else {}
+        bounds: dict[str, Part] = {name: Tensor((), "bias buffer") for name in CLIP_BOUNDS} if self.clipped else {}
         return {"linear": Linear(self.in_features, self.out_features), **bounds}
 
 
@@ -82,7 +82,7 @@ class Gemma4Vision(Block):
             "input_proj": Linear(RGB * self.patch_size**2, hidden),
             "position_embedding_table": Tensor((2, self.num_positions, hidden), "param"),
         }
-        statistics = Tensor((hidden,), "buffer") if self.standardize else None
+        statistics = Tensor((hidden,), "bias buffer") if self.standardize else None
         return {
             "patch_embedder": Module(embedder),
             "encoder": Module({"layers": Stack.of(layer, self.num_layers)}),

@@ -22,6 +22,7 @@ OTHER_HEADS = (
 )
 # Rotary embeddings whose frequencies are made anew as sequences grow.
 RESCALED = ("dynamic", "longrope")
+FIXED_ALPHA = ("hunyuan_v1_dense", "hunyuan_v1_moe")  # types whose class makes them once where the config has an alpha
 # Routers that also return their logits for a loss of their own, or whose inputs are shaken while training.
 ROUTER_OPTIONS = ("output_router_logits", "router_jitter_noise")
 
@@ -81,6 +82,8 @@ def _unplayed(config: Config) -> tuple[str, ...]:
     kinds = {_kind(each) for each in sections} & set(RESCALED)
     if config.model_type == "phi3":
         kinds -= {"longrope"}
+    if config.model_type in FIXED_ALPHA and rope.get("alpha"):
+        kinds -= {"dynamic"}
     rescaled = tuple(f"rope_type={kind}" for kind in sorted(kinds))
     return (*rescaled, *(f"{key}={config.raw[key]}"[:60] for key in ROUTER_OPTIONS if config.raw.get(key)))
 

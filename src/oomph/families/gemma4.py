@@ -5,16 +5,17 @@ Class defaults and structure: transformers 5.23, models/gemma4.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from oomph.blocks.attention import Attention
-from oomph.blocks.base import Block, Module, Part, Stack
+from oomph.blocks.base import Block, Module, Part, Parts, Stack
 from oomph.blocks.basic import Embedding, Linear, Norm
 from oomph.blocks.mlp import GatedMLP
-from oomph.blocks.shared_kv import KeyAsValueAttention, SharedKVAttention
+from oomph.blocks.moe import MixtureLayer, ScaledRouter, StackedExperts
+from oomph.blocks.shared_kv import KeyAsValueAttention, SharedKVAttention, StoringAttention
 from oomph.config import MAX_EXPERTS, Config
 from oomph.errors import ConfigError, UnsupportedError
-from oomph.families.common import causal_lm
+from oomph.families.common import causal_lm, with_head
 from oomph.families.gemma import both_ways
 from oomph.families.multimodal import compose, projector, text_model, tied_head
 from oomph.families.towers import tower, typed_tower
@@ -33,6 +34,7 @@ TYPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 GLOBAL_HEAD_DIM = 512  # what Gemma4TextConfig takes for an absent global_head_dim
+EMBED = "model.embed_tokens"
 FULL, SLIDING, EVERY = "full_attention", "sliding_attention", 6  # without layer_types every sixth layer is full
 
 
@@ -63,18 +65,55 @@ def decoder(config: Config) -> Model:
             "No earlier layer has the keys and values that the last layers share.", "Check num_kv_shared_layers."
         )
     shapes = head_shapes(config, types)
-    kinds = [(kind == FULL, i >= first_shared, *shapes[i]) for i, kind in enumerate(types)]
+    stores = storing(types, first_shared)
+    kinds = [(kind == FULL, i >= first_shared, stores[i], *shapes[i]) for i, kind in enumerate(types)]
     layers = {kind: layer(config, hidden, per_layer, *kind) for kind in dict.fromkeys(kinds)}
-    extra: dict[str, Part] = {}
-    if per_layer:
-        extra = {
-            "model.embed_tokens_per_layer": Embedding(
-                config.int("vocab_size_per_layer_input"), depth * per_layer, kind="embedding_per_layer"
-            ),
-            "model.per_layer_model_projection": Linear(hidden, depth * per_layer),
-            "model.per_layer_projection_norm": Norm(per_layer),
-        }
-    return causal_lm(config, [layers[kind] for kind in kinds], Norm(hidden), extra=extra)
+    extra = per_layer_parts(config, hidden, depth, per_layer) if per_layer else {}
+    unplayed = (
+        *(("bidirectional attention",) if config.get("use_bidirectional_attention") == "all" else ()),
+        *(() if SLIDING in types and sliding_window(config) is not None else ("layers without a window",)),
+        *(("shared keys and values without embeddings per layer",) if first_shared < depth and not per_layer else ()),
+    )
+    model = with_extra(config, [layers[kind] for kind in kinds], norm(hidden), extra, unplayed)
+    return with_head(model, softcap=config.raw.get("final_logit_softcapping") is not None)
+
+
+def with_extra(config: Config, layers: list[Block], last: Norm, extra: Parts, unplayed: tuple[str, ...]) -> Model:
+    """Return a decoder with a scaled embedding, and more parts between the last norm and the head."""
+    model = causal_lm(config, layers, last, unplayed=unplayed)
+    table = model.parts[EMBED]
+    if not isinstance(table, Embedding):
+        raise TypeError("a decoder begins with an embedding")
+    body = {name: part for name, part in model.parts.items() if name.startswith("model.")}
+    top = {name: part for name, part in model.parts.items() if name not in body}
+    return replace(model, parts={**body, EMBED: replace(table, scaled=True), **extra, **top})
+
+
+def per_layer_parts(config: Config, hidden: int, depth: int, size: int) -> dict[str, Part]:
+    """Return what makes an input of `size` for each layer: a table, a map of the embeddings, and a norm."""
+    rows = config.int("vocab_size_per_layer_input")
+    return {
+        "model.embed_tokens_per_layer": Embedding(rows, depth * size, kind="embedding_per_layer", scaled=True),
+        "model.per_layer_model_projection": Linear(hidden, depth * size),
+        "model.per_layer_projection_norm": norm(size),
+    }
+
+
+def norm(size: int) -> Norm:
+    """Return a norm that takes a power instead of a root."""
+    return Norm(size, style="rms by power")
+
+
+def storing(types: list[str], first_shared: int) -> list[bool]:
+    """Return which layers store keys and values: the last of each kind before those that reuse them, if any do.
+
+    >>> storing(["sliding", "full", "sliding", "full", "full"], 4)
+    [False, False, True, True, False]
+    """
+    if first_shared == len(types):
+        return [False] * len(types)
+    last = {kind: at for at, kind in enumerate(types[:first_shared])}
+    return [last.get(kind) == at for at, kind in enumerate(types)]
 
 
 def head_shapes(config: Config, types: list[str]) -> list[tuple[int, int]]:
@@ -111,39 +150,49 @@ def layer_types(config: Config, depth: int) -> list[str]:
     return [*types[:-1], FULL]
 
 
-def layer(config: Config, hidden: int, per_layer: int, full: bool, shared: bool, kv_heads: int, size: int) -> Module:
+def layer(
+    config: Config, hidden: int, per_layer: int, full: bool, shared: bool, stores: bool, kv_heads: int, size: int
+) -> Module:
     """Return one layer; a layer sharing keys and values may have an MLP twice as wide."""
     wide = 2 if shared and config.bool("use_double_wide_mlp") else 1
     parts: dict[str, Part] = {
-        "self_attn": attention(config, hidden, full, shared, kv_heads, size),
-        "mlp": GatedMLP(hidden, config.int("intermediate_size") * wide),
-        "input_layernorm": Norm(hidden),
-        "post_attention_layernorm": Norm(hidden),
-        "pre_feedforward_layernorm": Norm(hidden),
-        "post_feedforward_layernorm": Norm(hidden),
-        "layer_scalar": Tensor((1,), "buffer"),
+        "self_attn": attention(config, hidden, full, shared, stores, kv_heads, size),
+        "mlp": GatedMLP(hidden, config.int("intermediate_size") * wide, activation=activation(config)),
+        "input_layernorm": norm(hidden),
+        "post_attention_layernorm": norm(hidden),
+        "pre_feedforward_layernorm": norm(hidden),
+        "post_feedforward_layernorm": norm(hidden),
+        "layer_scalar": Tensor((1,), "bias buffer"),
     }
     if per_layer:
         parts |= {
             "per_layer_input_gate": Linear(hidden, per_layer),
             "per_layer_projection": Linear(per_layer, hidden),
-            "post_per_layer_input_norm": Norm(hidden),
+            "post_per_layer_input_norm": norm(hidden),
         }
     if config.bool("enable_moe_block"):
-        parts |= mixture(config, hidden)
+        return mixture(config, hidden, parts)
     return Module(parts)
 
 
-def attention(config: Config, hidden: int, full: bool, shared: bool, kv_heads: int, size: int) -> Block:
+def activation(config: Config) -> str:
+    """Return the activation of MLPs and of the input per layer."""
+    return config.str("hidden_activation", "gelu_pytorch_tanh")
+
+
+def attention(
+    config: Config, hidden: int, full: bool, shared: bool, stores: bool, kv_heads: int, size: int
+) -> Block:  # fmt: skip
     """Return the attention: in full layers keys may serve as values."""
-    heads, bias, norm = config.int("num_attention_heads"), config.bool("attention_bias"), Norm(size)
+    heads, bias, each = config.int("num_attention_heads"), config.bool("attention_bias"), norm(size)
+    window, rate = None if full else sliding_window(config), config.rate("attention_dropout", 0.0)
     if shared:
-        return SharedKVAttention(hidden, heads, size, bias, norm)
+        return SharedKVAttention(hidden, heads, size, bias, each, window, rate)
     if full and config.bool("attention_k_eq_v"):
-        return KeyAsValueAttention(hidden, heads, kv_heads, size, bias, norm, norm)
-    return Attention(
-        hidden, heads, kv_heads, size, qkv_bias=bias, out_bias=bias, q_norm=norm, k_norm=norm,
-        sliding_window=None if full else sliding_window(config),
+        return KeyAsValueAttention(hidden, heads, kv_heads, size, bias, each, each, stores, rate)
+    return StoringAttention(
+        hidden, heads, kv_heads, size, qkv_bias=bias, out_bias=bias, q_norm=each, k_norm=each, dropout=rate,
+        sliding_window=window, stores=stores,
     )  # fmt: skip
 
 
@@ -153,20 +202,16 @@ def sliding_window(config: Config) -> int | None:
     return both_ways(window) if config.get("use_bidirectional_attention") == "all" else window
 
 
-def mixture(config: Config, hidden: int) -> dict[str, Part]:
-    """Return router, experts and their norms, which stand beside the dense MLP in the layer itself."""
-    count = config.int("num_experts", high=MAX_EXPERTS)
+def mixture(config: Config, hidden: int, parts: dict[str, Part]) -> MixtureLayer:
+    """Return a layer with router, experts and their norms, which stand beside the dense MLP in the layer itself."""
+    count, ffn = config.int("num_experts", high=MAX_EXPERTS), config.int("moe_intermediate_size")
     top_k = config.int("top_k_experts", high=count)
-    expert = Module(GatedMLP(hidden, config.int("moe_intermediate_size"), role="expert").parts)
-    router: dict[str, Part] = {
-        "proj": Linear(hidden, count, role="router"),
-        "scale": Tensor((hidden,), "param"),
-        "per_expert_scale": Tensor((count,), "param"),
-    }
-    return {
-        "router": Module(router, kind="moe_router"),
+    expert = Module(GatedMLP(hidden, ffn, role="expert").parts)
+    beside: dict[str, Part] = {
+        "router": ScaledRouter(hidden, count, top_k),
         "experts": Stack((expert,) * count, top_k, kind="moe_experts"),
-        "post_feedforward_layernorm_1": Norm(hidden),
-        "post_feedforward_layernorm_2": Norm(hidden),
-        "pre_feedforward_layernorm_2": Norm(hidden),
+        "post_feedforward_layernorm_1": norm(hidden),
+        "post_feedforward_layernorm_2": norm(hidden),
+        "pre_feedforward_layernorm_2": norm(hidden),
     }
+    return MixtureLayer({**parts, **beside}, stacked=StackedExperts(hidden, ffn, count, activation(config)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from oomph.blocks.base import Module, Part, Parts
@@ -57,7 +57,11 @@ def compose(
     for name, part in text.parts.items():
         if not isinstance(part, Head):
             parts[f"{prefix}.{name.removeprefix('model.')}" if name.startswith("model.") else name] = part
-    parts.update(output_head(config, text.hidden_size, text.vocab_size, tied, head, bias=False))
+    top = output_head(config, text.hidden_size, text.vocab_size, tied, head, bias=False)
+    own = text.parts.get(LM_HEAD)
+    if isinstance(own, Head) and isinstance(top.get(head), Head):
+        top[head] = replace(own, tied=tied)
+    parts.update(top)
     return Model(
         parts=parts,
         hidden_size=text.hidden_size,

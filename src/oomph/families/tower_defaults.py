@@ -108,6 +108,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "vocab_size": 128, "input_feat_size": 128, "hidden_size": 1536, "conf_num_attention_heads": 8,
         "conf_num_hidden_layers": 12, "conf_conv_kernel_size": 5, "sscp_conv_channel_size": (128, 32),
         "sscp_conv_kernel_size": ((3, 3), (3, 3)), "sscp_conv_stride_size": ((2, 2), (2, 2)),
+        "conf_attention_chunk_size": 12, "conf_attention_context_left": 13, "conf_attention_context_right": 0,
     },
     "qwen2_audio_encoder": _WHISPER,
     "qwen2_5_omni_audio_encoder": {**_WHISPER, "output_dim": 3584},

@@ -247,11 +247,13 @@ def gemma4_audio(config: Config) -> Block:
 def gemma3n_audio(config: Config) -> Block:
     """Gemma 3n's conformer."""
     kernels, strides = (_pairs(config, f"sscp_conv_{what}_size") for what in ("kernel", "stride"))
+    chunk = config.int("conf_attention_chunk_size")
+    left, right = (config.int(f"conf_attention_context_{side}", 0) for side in ("left", "right"))
     block = UniversalSpeech(
         config.int("hidden_size"), config.depth("conf_num_hidden_layers"),
         even_heads(config, "conf_num_attention_heads"), config.int("input_feat_size"),
         config.int("conf_conv_kernel_size"), two(config, "sscp_conv_channel_size"), kernels,
-        (strides[0][1], strides[1][1]),
+        (strides[0][1], strides[1][1]), (chunk, chunk + max(0, left - 1) + right),
     )  # fmt: skip
     if block.bins_left < 1:
         raise config.error("sscp_conv_kernel_size", "is wider than what it runs over")

@@ -103,7 +103,8 @@ def wrapped(model: Model, targets: Targets, rank: int, dtype: str | None) -> Mod
 
     def change(path: str, part: Part) -> Part:
         block = inner(part)
-        if isinstance(block, Router) and targets.router and path.endswith(f".{ROUTER}"):
+        flat = isinstance(block, Router) and "weight" in block.parts  # else its map is a module, as any other
+        if isinstance(block, Router) and flat and targets.router and path.endswith(f".{ROUTER}"):
             return LoraParameter(part, "weight", block.hidden_size, block.num_experts, 1, rank, dtype)
         if not isinstance(block, StackedExperts) or isinstance(block, QuantisedExperts):
             return part

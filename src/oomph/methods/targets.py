@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from oomph.blocks.base import Block, Part, Rewritten, descend, rewritten
 from oomph.blocks.basic import Head, Linear
-from oomph.blocks.moe import MoE
+from oomph.blocks.moe import MixtureLayer, MoE
 from oomph.errors import UnsupportedError, UsageError, close_matches
 from oomph.model import Model
 from oomph.tensor import Tensor
@@ -22,6 +22,8 @@ LORA_TARGETS: dict[str, tuple[str, ...]] = {
     "bart": ("q_proj", "v_proj"),
     **dict.fromkeys(("bloom", "falcon", "gpt_neox"), ("query_key_value",)),
     **dict.fromkeys(("gpt2", "gpt_bigcode"), ("c_attn",)),
+    "gemma4": ("language_model.layers.*.self_attn.q_proj", "language_model.layers.*.self_attn.v_proj"),
+    "llama4": ("q_proj", "v_proj"),
     "nemotron_h": ("q_proj", "k_proj", "v_proj", "o_proj"),
     **dict.fromkeys(("t5", "mt5"), ("q", "v")),
     "deberta-v2": ("query_proj", "value_proj"),
@@ -82,7 +84,7 @@ def attention_maps(model: Model) -> str:
 
 def has_stacks(model: Model) -> bool:
     """Tell whether experts are stacked in one parameter, which quantisers of linear maps pass by."""
-    return any(isinstance(block, MoE) and block.stacked is not None for block in descend(model.parts))
+    return any(isinstance(block, (MoE, MixtureLayer)) and block.stacked is not None for block in descend(model.parts))
 
 
 def split(names: str) -> tuple[str, ...]:

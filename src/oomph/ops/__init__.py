@@ -15,6 +15,7 @@ from oomph.ops.alibi import (
     mpt_alibi,
     repeated,
 )
+from oomph.ops.altup import add_to_inputs, add_to_permuted, deviation, mean_first, repeat_inputs, root
 from oomph.ops.attention import (
     attention,
     attention_as_is,
@@ -43,6 +44,7 @@ from oomph.ops.elementwise import (
     power,
     rsqrt,
     rsub,
+    scale_,
     sub,
     unary,
     zeros_like,
@@ -78,7 +80,7 @@ from oomph.ops.indexing import (
     unsqueeze,
     view,
 )
-from oomph.ops.joining import cat, pad_axis, pad_last, stack_last
+from oomph.ops.joining import cat, pad_axis, pad_last, stack_first, stack_last
 from oomph.ops.loss import cross_entropy, cross_entropy_of_rows, fused_cross_entropy, mse_loss
 from oomph.ops.masks import (
     as_numbers,
@@ -172,6 +174,8 @@ __all__ = [
     "add",
     "add_",
     "add_scaled_",
+    "add_to_inputs",
+    "add_to_permuted",
     "add_to_view",
     "addmm",
     "alibi_mask",
@@ -218,6 +222,7 @@ __all__ = [
     "cross_entropy",
     "cross_entropy_of_rows",
     "cumsum",
+    "deviation",
     "divide",
     "divide_in_place",
     "divided",
@@ -266,6 +271,7 @@ __all__ = [
     "matmul",
     "matrix_times",
     "mean",
+    "mean_first",
     "mean_of_all",
     "mpt_alibi",
     "mse_loss",
@@ -292,8 +298,10 @@ __all__ = [
     "repeat_each",
     "repeat_first",
     "repeat_heads",
+    "repeat_inputs",
     "repeat_rows",
     "repeated",
+    "root",
     "rotary_buffers",
     "rotary_tables",
     "rotary_tables_3d",
@@ -305,6 +313,7 @@ __all__ = [
     "rows",
     "rsqrt",
     "rsub",
+    "scale_",
     "scatter",
     "sdpa_attention",
     "section_tables",
@@ -327,6 +336,7 @@ __all__ = [
     "split_heads",
     "split_sizes",
     "squares",
+    "stack_first",
     "stack_last",
     "strict_triangle",
     "sub",

@@ -320,6 +320,26 @@ def mul_(x: Sym) -> Sym:
     return made_by(x, record("MulScalar", (x,), _scaled_backward))
 
 
+def scale_(x: Sym, factor: Sym) -> Sym:
+    """Return x *= factor, a tensor that wants no gradient, written into x, which is handed back with its new history.
+
+    Saves the factor: backward is g · factor, one tensor of x's size. Source: torch tools/autograd/derivatives.yaml
+    (mul.Tensor).
+
+    >>> from oomph.tape.testing import cost, frozen
+    >>> cost(scale_, (4, 256), frozen(1))
+    Cost(allocated=0, saved=2, backward=2048)
+    """
+    node = record("Mul", (x,), _scale_backward)
+    save(node, factor)
+    return made_by(x, node)
+
+
+def _scale_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient = grad(gradients)
+    return [result("mul", gradient.shape, gradient.dtype, gradient, saved[0])]
+
+
 def sub(a: Sym, b: Sym) -> Sym:
     """Return a - b in their common shape and dtype.
 

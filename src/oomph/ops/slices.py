@@ -32,8 +32,8 @@ def _whole_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradi
     return [new(gradient.tape, node.inputs[0][0], gradient.dtype, op=f"{node.name}_backward")]
 
 
-def select(x: Sym, axis: int) -> Sym:
-    """Return x[..., i, ...], one place of an axis, which is gone: a view, which keeps the whole of x alive.
+def select(x: Sym, axis: int, at: Size = 0) -> Sym:
+    """Return x[..., at, ...], one place of an axis, which is gone: a view, which keeps the whole of x alive.
 
     Saves nothing; backward allocates the whole input again, zeros with the gradient copied in. Source:
     ATen/native/TensorShape.cpp, select_backward.
@@ -45,7 +45,7 @@ def select(x: Sym, axis: int) -> Sym:
     node = record("Select", (x,), _whole_backward)
     shape, strides = list(x.shape), list(x.strides)
     del shape[axis], strides[axis]
-    return made_by(Sym(shape, x.dtype, strides, x.storage), node)
+    return made_by(Sym(shape, x.dtype, strides, x.storage, _place(x, axis, at)), node)
 
 
 def picked(x: Sym, axis: int) -> Sym:

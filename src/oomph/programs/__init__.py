@@ -29,6 +29,8 @@ PROGRAMS: dict[str, str] = {
     "deberta-v2": "deberta",
     "falcon_mamba": "mamba",
     "gemma3": "gemma3",
+    **dict.fromkeys(("gemma3n", "gemma3n_text"), "gemma3n"),
+    **dict.fromkeys(("gemma4", "gemma4_text"), "gemma4"),
     "granitemoehybrid": "bamba",
     "internvl": "internvl",
     "llama4": "llama4",
@@ -50,9 +52,11 @@ SEEING = frozenset(
         "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe",
     }
 )  # fmt: skip  # types that are played with images
+# Types of which AutoModelForCausalLM loads the decoder alone (transformers 5.23, models/auto/modeling_auto.py).
+WITH_A_TOWER = ("llama4", "mllama", "qwen3_5", "qwen3_5_moe")
 OWN_ATTENTION = ("deberta-v2",)  # types whose class knows no kernel
 # Types whose program has the layers of the language model inside too.
-OWN_DECODERS = ("mllama", "qwen3_5", "qwen3_5_moe")
+OWN_DECODERS = ("gemma3n", "gemma4", "mllama", "qwen3_5", "qwen3_5_moe")
 HEADS = (  # paths of language heads
     "lm_head", "embed_out", "output", "output_projection", "transformer.output_layer", "language_model.lm_head",
 )  # fmt: skip
@@ -82,13 +86,17 @@ PACKAGES = {
 
 
 def kernel_note(model: Model, kernel: str) -> tuple[str, ...]:
-    """Say so where a model's class does not use the attention kernel that a job asks for, or could use a package's."""
+    """Say so where a model's class does not use the attention kernel that a job asks for, or could use a package's, and
+    which class it is where there are two.
+    """
     frame = FRAMES.get(model.decoder_type)
     packages = dict.fromkeys(PACKAGES[block.kind] for block in descend(model.parts) if block.kind in PACKAGES)
     found = [
         f"transformers without the packages {names} is played: its mixers in plain torch, which takes more."
         for names in packages
     ]
+    if model.model_type in WITH_A_TOWER:
+        found.append("The whole model is played, with its tower; AutoModelForCausalLM loads the decoder alone.")
     if kernel != "eager" and model.model_type in OWN_ATTENTION:
         found.append(f"transformers runs {model.model_type} with an attention of its own, not {kernel}.")
     if kernel != "eager" and frame is not None and not frame.sdpa:

@@ -36,9 +36,9 @@ def full_attention(layers: str) -> Callable[[Bound], list[Size | None]]:
     return lambda m: [None] * len(at(m, layers).stacked)
 
 
-def counted_positions(input_ids: Sym) -> Sym:
+def counted_positions(inputs: Sym) -> Sym:
     """Mirror position_ids = torch.arange(length) + past_seen_tokens, then unsqueeze(0): int64 [1, S]."""
-    position_ids = ops.unary(input_ids.tape.empty((input_ids.shape[1],), "int64", op="arange"), "add")
+    position_ids = ops.unary(inputs.tape.empty((inputs.shape[1],), "int64", op="arange"), "add")
     return ops.unsqueeze(position_ids, 0)
 
 

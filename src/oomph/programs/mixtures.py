@@ -364,6 +364,18 @@ def jamba_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym, Sym,
     return router_logits, ops.cast(top_k_weights, hidden_states.dtype), top_k_index
 
 
+def gemma4_router(router: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
+    """Mirror Gemma4TextRouter.forward: a norm, a scale for each channel, and one for each expert of the weights."""
+    hidden_states = router.norm(hidden_states)
+    hidden_states = hidden_states * router.value("scale") * 1.0
+    expert_scores = router.proj(hidden_states)
+    router_probabilities = ops.softmax_in_fp32(expert_scores)
+    top_k_weights, top_k_index = ops.topk(router_probabilities, router.top_k)
+    top_k_weights = ops.divide_in_place(top_k_weights, ops.sum_over(top_k_weights, -1, keepdim=True))
+    top_k_weights = top_k_weights * ops.take(router.value("per_expert_scale"), top_k_index)
+    return router_probabilities, top_k_weights, top_k_index
+
+
 STYLES: dict[str, Callable[[Bound, Sym], Any]] = {
     "deepseek_v2": deepseek,
     "deepseek_v3": deepseek,

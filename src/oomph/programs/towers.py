@@ -6,7 +6,9 @@ import operator
 from typing import TYPE_CHECKING, Any
 
 from oomph import ops
+from oomph.blocks.audio import Gemma4Audio, UniversalSpeech
 from oomph.blocks.vision import ClipVision, InternVision, MllamaVision
+from oomph.blocks.vision_gemma import Gemma4Vision
 from oomph.blocks.vision_native import PixtralVision, Qwen3Vision, QwenVision
 from oomph.errors import UnsupportedError, UsageError
 from oomph.families.multimodal import PoolingProjector, PromptProjector, TiledProjector
@@ -16,6 +18,7 @@ from oomph.programs.qwen_vision import grid_of
 from oomph.tape.bound import Bound
 from oomph.tape.sizes import Size, number, product, yes
 from oomph.tape.sym import Sym
+from oomph.tape.tape import Tape
 from oomph.tiles import best_fit, canvas
 
 if TYPE_CHECKING:
@@ -44,11 +47,32 @@ def tower_buffers(m: Bound) -> list[Sym]:
         made = tape.empty((1, block.num_positions), "int64", op="position_ids")
         m.embeddings.parts["position_ids"] = made
         return [made]
+    if isinstance(block, UniversalSpeech):
+        return [each for _ in range(operator.index(block.num_layers)) for each in _of_a_conformer(tape, block)]
+    if isinstance(block, Gemma4Audio):  # frequencies once, in each layer the bound of its scores
+        bounds = [tape.empty((), tape.loaded, op="softcap") for _ in range(operator.index(block.num_layers))]
+        return [tape.empty((1, 1, block.hidden_size // 2), "fp32", op="inv_timescales"), *bounds]
+    if isinstance(block, Gemma4Vision):  # frequencies for a quarter of the channels, kept twice
+        return ops.rotary_buffers(tape, block.head_dim // 2)
     if isinstance(block, (QwenVision, Qwen3Vision)):  # frequencies for half of the channels, of rows and of columns
         return [tape.empty((block.hidden_size // block.num_heads // 4,), "fp32", op="inv_freq") for _ in range(2)]
     if isinstance(block, PixtralVision):
         return [tape.empty((block.hidden_size // block.num_heads // 2,), "fp32", op="inv_freq") for _ in range(2)]
     return []
+
+
+BOUNDS = 5  # parts of a layer of Gemma 3n's conformer that bound what they are given: gradient_clipping
+
+
+def _of_a_conformer(tape: Tape, block: UniversalSpeech) -> list[Sym]:
+    """Return the buffers of a layer of Gemma 3n's audio tower."""
+    return [
+        tape.empty((1, 1, block.hidden_size // 2), "fp32", op="inv_timescales"),
+        tape.empty((), tape.loaded, op="q_scale"),
+        tape.empty(block.window, "bool", op="local_causal_valid_mask"),
+        tape.empty((), "fp32", op="softcap"),
+        *(tape.empty((), tape.loaded, op="gradient_clipping") for _ in range(BOUNDS)),
+    ]
 
 
 def inputs_of_images(m: Bound, job: TrainJob | InferJob) -> dict[str, tuple[tuple[Size, ...], str]]:

@@ -142,7 +142,8 @@ def auto_class(raw: Mapping[str, Any]) -> str:
 def _without_dropout(config: Any) -> None:
     """Set every dropout rate of a config to 0, and of those inside it."""
     for name in config.sub_configs:
-        _without_dropout(getattr(config, name))
+        if getattr(config, name) is not None:
+            _without_dropout(getattr(config, name))
     for name, value in config.to_dict().items():
         if ("dropout" in name or "pdrop" in name) and isinstance(value, float):
             setattr(config, name, 0.0)

@@ -332,7 +332,8 @@ def _accumulate_grad(node: AccumulateGrad, buffer: Gradients) -> None:
         if sys.getrefcount(gradient) <= STOLEN and _lies_like(gradient, leaf):
             leaf.grad, gradient = gradient.detach(), None
         else:
-            leaf.grad = new(leaf.tape, leaf.shape, leaf.dtype, leaf.strides, "clone")
+            strides = leaf.strides if leaf.is_dense() else None
+            leaf.grad = new(leaf.tape, leaf.shape, leaf.dtype, strides, "clone")
         recorder = leaf.tape.recorder
         if recorder.why.get(leaf.storage.ordinal) == "parameter":
             recorder.name(leaf.grad.storage.ordinal, leaf.made_for, "gradient")
@@ -341,7 +342,9 @@ def _accumulate_grad(node: AccumulateGrad, buffer: Gradients) -> None:
 
 
 def _lies_like(gradient: Sym, leaf: Sym) -> bool:
-    """Tell whether a gradient has the layout of its leaf."""
+    """Tell whether a gradient has the layout of its leaf or, of a leaf with gaps, none (obeys_layout_contract)."""
+    if not leaf.is_dense():
+        return gradient.is_contiguous()
     return len(gradient.shape) == len(leaf.shape) and all(
         yes((size == 1) | (a == b)) for size, a, b in zip(leaf.shape, gradient.strides, leaf.strides, strict=True)
     )
