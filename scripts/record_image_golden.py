@@ -1,7 +1,8 @@
 """Record what transformers' image processors make of images of many sizes: tests/image_sizes.json.
 
-python scripts/record_image_golden.py, where Pillow is installed beside transformers. Images are random; kept is, for
-each size, what decides the tokens: the shape of the pixels that the real processor returns.
+python scripts/record_image_golden.py, where Pillow and torchvision are installed beside transformers. Images are
+random; kept is, for each size, what decides the tokens: the shape of the pixels that the real processor returns, and
+what it says of tiles and tokens.
 """
 
 from __future__ import annotations
@@ -74,6 +75,35 @@ def internvl() -> Any:
     return lambda image: [processor(images=[image], return_tensors="np")["pixel_values"].shape[0]]
 
 
+def llama4() -> Any:
+    """Return Llama4ImageProcessor's rule as the class sets it up, for tiles of 336 pixels: how many there are."""
+    import torch
+    from transformers.image_utils import SizeDict
+    from transformers.models.llama4 import image_processing_llama4 as images
+
+    side = 336
+    resolutions = torch.tensor(images.find_supported_resolutions(16, SizeDict(height=side, width=side)))
+
+    def process(image: Any) -> list[int]:
+        height, width = images.get_best_fit(image.shape[:2], resolutions).tolist()
+        count = (height // side) * (width // side)
+        return [count + (count > 1)]
+
+    return process
+
+
+def pixtral(longest: int, patch: int) -> Any:
+    """Return PixtralImageProcessor as a published file sets it up: rows and columns of patches."""
+    from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
+
+    processor = PixtralImageProcessorPil(
+        size={"longest_edge": longest}, patch_size={"height": patch, "width": patch}, resample=0
+    )
+    return lambda image: [
+        int(side) // patch for side in processor(images=[image], return_tensors="np")["image_sizes"][0]
+    ]
+
+
 def recorded() -> dict[str, list[list[int]]]:
     """Return, by the kind of a processor, heights, widths and what is made of them."""
     kinds = {
@@ -82,6 +112,9 @@ def recorded() -> dict[str, list[list[int]]]:
         "llava_next": llava_next(),
         "llava_onevision": llava_onevision(),
         "internvl": internvl(),
+        "llama4": llama4(),
+        "pixtral": pixtral(1024, 16),
+        "mistral3": pixtral(1540, 28),
     }
     rng = numpy.random.default_rng(SEED)
     found: dict[str, list[list[int]]] = {}

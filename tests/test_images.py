@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from oomph.errors import UsageError
 from oomph.families.llava import PINPOINTS
-from oomph.images import QWEN2_PIXELS, QWEN3_PIXELS, patches
-from oomph.tiles import Tiles, canvas
+from oomph.images import QWEN2_PIXELS, QWEN3_PIXELS, fitted, patches
+from oomph.tiles import Tiles, best_fit, canvas
 
 GOLDEN = json.loads((Path(__file__).parent / "image_sizes.json").read_text())
 
@@ -33,7 +35,21 @@ def test_tiles_are_those_of_llavas_processors(kind: str, side: int, patches: int
         assert (math.prod(tiles.grid(size)) + 1, tiles.tokens(size)) == (count, tokens), size
 
 
-def test_tiles_are_those_of_internvls_processor() -> None:
+@pytest.mark.parametrize(("kind", "tiles", "side"), [("internvl", canvas, 448), ("llama4", best_fit, 336)])
+def test_tiles_are_those_of_the_processors(kind: str, tiles: Callable[[str, int], int], side: int) -> None:
     """An image of any size becomes as many tiles, a small one of the whole among them."""
-    for height, width, count in GOLDEN["internvl"]:
-        assert canvas(f"{height}x{width}", 448) == count, (height, width)
+    for height, width, count in GOLDEN[kind]:
+        assert tiles(f"{height}x{width}", side) == count, (height, width)
+
+
+@pytest.mark.parametrize(("kind", "longest", "step"), [("pixtral", 1024, 16), ("mistral3", 1540, 28)])
+def test_squares_are_those_of_pixtrals_processor(kind: str, longest: int, step: int) -> None:
+    """Of Mistral 3 squares of merged patches."""
+    for height, width, rows, columns in GOLDEN[kind]:
+        assert fitted(f"{height}x{width}", longest, step) == (rows, columns), (height, width)
+
+
+def test_an_image_of_which_nothing_is_left_is_refused() -> None:
+    """A side that is fitted to less than a pixel."""
+    with pytest.raises(UsageError, match="too long"):
+        fitted("1x4000", 1024, 16)

@@ -13,6 +13,32 @@ QWEN2_PIXELS, QWEN3_PIXELS = (3136, 12845056), (65536, 16777216)
 LONGEST_TO_SHORTEST = 200  # beyond which its processor raises an error
 
 
+def fitted(image_size: str, longest: int, step: int) -> tuple[int, int]:
+    """Return rows and columns of squares of `step` pixels a side, as PixtralImageProcessor fits an image: at about the
+    same shape no side longer than `longest`, and each made up to whole squares.
+
+    Raises UsageError without a size, or for one of which nothing is left. Source: transformers 5.23,
+    models/pixtral/image_processing_pixtral.py, get_resize_output_image_size.
+
+    >>> fitted("768x1000", 1024, 16), fitted("4000x3000", 1540, 28)
+    ((48, 63), (55, 42))
+    """
+    height, width = _said(image_size)
+    ratio = max(height / longest, width / longest)
+    if ratio > 1:
+        height, width = math.floor(height / ratio), math.floor(width / ratio)
+    if not height or not width:
+        raise UsageError(f"Images of {image_size} are too long for this model's processor.", "Say another size.")
+    return math.ceil(height / step), math.ceil(width / step)
+
+
+def _said(image_size: str) -> tuple[int, int]:
+    """Return height and width in pixels of a size that must be there."""
+    if not image_size:
+        raise UsageError("The tokens of this model's images depend on their size.", "Say it: --image-size 768x768.")
+    return pixels(image_size)
+
+
 def patches(image_size: str, patch: int, merge: int, bounds: tuple[int, int] = QWEN2_PIXELS) -> tuple[int, int]:
     """Return rows and columns of patches of an image, as Qwen2VLImageProcessor cuts it: sides are multiples of what is
     merged into a token, and pixels of the whole are between `bounds`, at about the same shape.
@@ -24,9 +50,7 @@ def patches(image_size: str, patch: int, merge: int, bounds: tuple[int, int] = Q
     ((54, 74), (286, 214), (4, 6))
     """
     fewest, most = bounds
-    if not image_size:
-        raise UsageError("The tokens of this model's images depend on their size.", "Say it: --image-size 768x768.")
-    height, width = pixels(image_size)
+    height, width = _said(image_size)
     factor = patch * merge
     if max(height, width) > LONGEST_TO_SHORTEST * min(height, width):
         raise UsageError(f"Images of {image_size} are too long for this model's processor.", "Say another size.")

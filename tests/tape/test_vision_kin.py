@@ -69,3 +69,12 @@ def test_sizes_that_make_no_tiles_are_refused(size: str, says: str) -> None:
     for kind in ("llava_next", "llava_onevision"):
         with pytest.raises(OomphError, match=says):
             train_step(model_from_config(deep(kind)), TrainJob(seq_len=230, images=1, image_size=size))
+
+
+def test_all_linear_maps_of_llama_4_are_refused() -> None:
+    """Its routers are among them to PEFT, whose adapters expect one tensor where these return two."""
+    model = model_from_config(config(random.Random(5), "llama4"))
+    job = TrainJob(seq_len=64, method="lora", targets="all-linear")
+    with pytest.raises(OomphError, match="routers of llama4") as refused:
+        train_step(model, job)
+    assert "--targets" in refused.value.fix

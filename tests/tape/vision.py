@@ -57,6 +57,14 @@ def paligemma(rng: random.Random) -> Config:
     }  # fmt: skip
 
 
+def paligemma2(rng: random.Random) -> Config:
+    """PaliGemma on Gemma 2: windows, scores and logits that are bounded."""
+    raw = paligemma(rng)
+    text = raw["text_config"] | {"model_type": "gemma2", "query_pre_attn_scalar": 16} | sliding(rng)
+    text["layer_types"] = text["layer_types"][: text["num_hidden_layers"]]
+    return raw | {"model_type": "paligemma", "text_config": text}
+
+
 def qwen_text(rng: random.Random) -> Config:
     """A Qwen text model whose heads' channels are shared out between time, height and width."""
     size = rng.choice([12, 24])
@@ -127,6 +135,23 @@ def mllama(rng: random.Random) -> Config:
     return {"vision_config": vision, "text_config": text, "image_token_index": 3}
 
 
+def pixtral(rng: random.Random) -> Config:
+    """LLaVA on Pixtral's tower, over Mistral or Qwen."""
+    vision = vit(rng, model_type="pixtral", image_size=60, patch_size=rng.choice([12, 15]), hidden_act="silu")
+    text = base(rng) | {"model_type": rng.choice(["mistral", "qwen2"])}
+    return {
+        "model_type": "llava", "vision_config": vision, "text_config": text, "image_token_index": 3,
+        "vision_feature_layer": rng.choice([-1, -2]), "vision_feature_select_strategy": "full",
+    }  # fmt: skip
+
+
+def mistral3(rng: random.Random) -> Config:
+    """Mistral 3: Pixtral's tower, whose patches are merged."""
+    vision = vit(rng, model_type="pixtral", image_size=64, patch_size=rng.choice([6, 8]))
+    text = base(rng) | {"model_type": "mistral"}
+    return {"vision_config": vision, "text_config": text, "image_token_index": 3}
+
+
 KINDS = {
     "qwen2_vl": qwen2_vl,
     "qwen2_5_vl": qwen2_5_vl,
@@ -136,6 +161,9 @@ KINDS = {
     "gemma3": gemma3,
     "paligemma": paligemma,
     "mllama": mllama,
+    "pixtral": pixtral,
+    "mistral3": mistral3,
+    "paligemma2": paligemma2,
 }
 
 
@@ -144,9 +172,11 @@ def config(rng: random.Random, kind: str) -> Config:
     return {"model_type": kind, **KINDS[kind](rng), "tie_word_embeddings": rng.random() < 0.4}
 
 
-READING = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava", "gemma3", "mllama")  # kinds read with images in inference
-SEEING = (*READING, "paligemma")  # and in training
-NEVER_TEXT = ("paligemma",)  # whose processors take no text alone
+# Kinds that are played with images, those first that were played first: what is drawn for a kind stays what it was.
+SEEING = (
+    "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava", "gemma3", "paligemma", "mllama", "pixtral", "mistral3", "paligemma2",
+)  # fmt: skip
+NEVER_TEXT = ("paligemma", "paligemma2")  # whose processors take no text alone
 
 
 def seeing(rng: random.Random, drawn: TrainJob, images: int) -> TrainJob:
@@ -196,5 +226,5 @@ def grid(seed: int = 20261126) -> Iterator[tuple[Config, TrainJob | InferJob]]:
             yield config(rng, kind), infer_job(rng, kind)
         if kind in SEEING and not drawn.images:
             yield config(rng, kind), seeing(rng, drawn, 1 + index % 2)
-    for kind in READING:
+    for kind in SEEING:
         yield config(rng, kind), seeing_infer_job(rng, "static" if kind == "qwen2_vl" else "dynamic")

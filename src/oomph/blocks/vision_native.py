@@ -6,12 +6,12 @@ number of video frames in one patch, M how many patches a side are merged into o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from oomph.blocks.base import Block, Module, Parts, Stack
 from oomph.blocks.basic import Conv, Embedding, Linear, Norm
 from oomph.blocks.mlp import MLP, GatedMLP
-from oomph.blocks.vision import FC, full_attention, layer_norm
+from oomph.blocks.vision import CLIP_QKV, FC, full_attention, layer_norm
 from oomph.tensor import Tensor
 
 FC_LINEAR = ("linear_fc1", "linear_fc2")
@@ -184,7 +184,9 @@ class GlmVision(Block):
 
 @dataclass(frozen=True)
 class PixtralVision(Block):
-    """Pixtral's ViT: a Llama without biases on patches, rotary in two dimensions."""
+    """Pixtral's ViT: a Llama without biases on patches, rotary in two dimensions; `image_size` is the most pixels that
+    its processor leaves a side. `dropout` is the rate on the attention weights.
+    """
 
     hidden_size: int
     ffn_size: int
@@ -192,17 +194,21 @@ class PixtralVision(Block):
     num_heads: int
     patch_size: int
     num_channels: int = 3
+    image_size: int = 1024
+    activation: str = "gelu"
+    dropout: float = 0.0
     kind: str = "vision"
 
     @property
     def parts(self) -> Parts:
         """Patch map, norm, layers."""
         hidden, patch = self.hidden_size, self.patch_size
+        attention = full_attention(hidden, self.num_heads, bias=False, out_bias=False, qkv=CLIP_QKV, out="o_proj")
         layer = Module(
             {
                 "attention_norm": Norm(hidden),
-                "feed_forward": GatedMLP(hidden, self.ffn_size),
-                "attention": full_attention(hidden, self.num_heads, bias=False, out_bias=False, out="o_proj"),
+                "feed_forward": GatedMLP(hidden, self.ffn_size, activation=self.activation),
+                "attention": replace(attention, dropout=self.dropout),
                 "ffn_norm": Norm(hidden),
             }
         )

@@ -67,7 +67,7 @@ VISION_INIT: dict[str, dict[str, Any]] = {
         "hidden_size": 1152, "intermediate_size": 4304, "patch_size": 14, "image_size": 384,
         "num_hidden_layers": 26, "num_attention_heads": 16, "vision_use_head": False,
     },
-    "mistral3": {key: value for key, value in _CLIP_L.items() if key != "image_size"},
+    "mistral3": {**_CLIP_L, "image_size": 1540},
 }  # fmt: skip
 
 # A tied text model ties the whole (its file may say so only there).

@@ -95,13 +95,15 @@ def projector(**maps: Part) -> Module:
 @dataclass(frozen=True, eq=False)
 class FeatureProjector(Module):
     """LLaVA's projector, and which of the tower's features it takes: those of one layer, counted from the last (1), the
-    class token's among them or not. `layer` 0 are several layers side by side.
+    class token's among them or not. `layer` 0 are several layers side by side. `merge` squared of them become one
+    (Mistral 3).
     """
 
     kind: str = "projector"
     layer: int = 2
     class_token: bool = False
     activation: str = "gelu"
+    merge: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,4 +148,5 @@ def taken(config: Config) -> dict[str, Any]:
         "layer": -layer if isinstance(layer, int) and layer < 0 else 0,
         "class_token": config.str("vision_feature_select_strategy", "default") == "full",
         "activation": config.str("projector_hidden_act", "gelu"),
+        "merge": config.int("spatial_merge_size") if config.model_type == "mistral3" else 1,
     }

@@ -50,7 +50,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "smolvlm_vision": _IDEFICS,
     "pixtral": {
         "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
-        "num_channels": 3, "patch_size": 16,
+        "num_channels": 3, "patch_size": 16, "image_size": 1024,
     },
     "internvl_vision": {
         "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "attention_bias": False,

@@ -96,7 +96,8 @@ def _images(config: Config) -> tuple[int, int]:
 
 def pixtral(config: Config) -> Block:
     """Pixtral; head_dim is hidden / heads whatever the file says, as in the class."""
-    return PixtralVision(*_vit(config), config.int("patch_size"), config.int("num_channels"))
+    sizes = config.int("patch_size"), config.int("num_channels"), max(pair(config, "image_size"))
+    return PixtralVision(*_vit(config), *sizes, **_acts(config, "gelu"))
 
 
 def intern(config: Config) -> Block:

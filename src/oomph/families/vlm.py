@@ -10,9 +10,10 @@ from math import isqrt
 from typing import Any
 
 from oomph.blocks.base import Module, Part
-from oomph.blocks.basic import Linear, Norm
+from oomph.blocks.basic import Head, Linear, Norm
 from oomph.blocks.vision import layer_norm
 from oomph.config import Config
+from oomph.families.common import with_head
 from oomph.families.gemma import STYLE as PLUS_ONE
 from oomph.families.multimodal import (
     PoolingProjector,
@@ -99,7 +100,11 @@ def build(config: Config) -> Model:
         head, prefix = "language_model.lm_head", "language_model.model"
         return compose(config, text, towers, prefix=prefix, head=head, tied=text.tied)
     prefix = "model.text_model" if kind in ("idefics3", "smolvlm") else "model.language_model"
-    return compose(config, text, towers, prefix=prefix, tied=tied_head(config, text, forwarded=kind == "minimax_m3_vl"))
+    model = compose(
+        config, text, towers, prefix=prefix, tied=tied_head(config, text, forwarded=kind == "minimax_m3_vl")
+    )
+    inner = text.parts.get("lm_head")
+    return with_head(model, softcap=inner.softcap) if kind == "paligemma" and isinstance(inner, Head) else model
 
 
 NAMES = {

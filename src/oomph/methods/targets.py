@@ -32,6 +32,9 @@ LORA_TARGETS: dict[str, tuple[str, ...]] = {
 # Types on whose out_proj PEFT 0.21 puts no adapter (tuners/tuners_utils.py, _check_lora_target_modules_mamba).
 WITHOUT_OUT_PROJ = frozenset({"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"})
 OUT_PROJ = "out_proj"
+# Mixtures whose router is a linear map to PEFT 0.21 and returns two tensors, of which its adapter expects one
+# (transformers 5.23, Llama4Router; tuners/lora/layer.py, Linear.forward).
+MAPS_OF_TWO = frozenset({"llama4"})
 ALL_LINEAR = "all-linear"
 DEFAULT = "default"
 ATTENTION = "attention"  # the kind of blocks that attend
@@ -43,6 +46,11 @@ Names = tuple[str, ...] | None  # of targets; None are all linear maps
 def names_of(model: Model, targets: str, defaults: dict[str, tuple[str, ...]]) -> tuple[str, ...] | None:
     """Return the names a job targets, None for all linear maps; raises UsageError where PEFT would."""
     if targets == ALL_LINEAR:
+        if any(isinstance(block, MoE) and block.style in MAPS_OF_TWO for block in descend(model.parts)):
+            raise UsageError(
+                f"PEFT's all-linear takes the routers of {model.model_type} too, and their adapters cannot run.",
+                "Name the maps: --targets q_proj,v_proj, for one.",
+            )
         return None
     if targets == DEFAULT:
         if model.model_type not in defaults:

@@ -64,6 +64,7 @@ from oomph.ops.images import (
     put_where,
     rotary_vision,
     sorted_order,
+    squares,
     unfolded,
 )
 from oomph.ops.indexing import (
@@ -356,6 +357,7 @@ __all__ = [
     "split_axis",
     "split_heads",
     "split_sizes",
+    "squares",
     "stack_first",
     "stack_last",
     "strict_triangle",

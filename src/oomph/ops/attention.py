@@ -67,12 +67,13 @@ def full_attention(query: Sym, key: Sym, value: Sym, rate: float) -> tuple[Sym, 
     >>> cost(transposed(full_attention, 0.0), *[(1, 64, 2, 128)] * 3)
     Cost(allocated=33304, saved=131608, backward=230400)
     """
-    if query.tape.kernel == "eager":
-        return eager_attention(query, key, value, None, rate)
-    if query.tape.kernel in PACKAGES:
-        call = FlashCall(rate if query.tape.dropout else 0.0, causal=False, positions=False)
-        return flash_attention_forward(query, key, value, None, call), None
-    return sdpa_attention(query, key, value, None, rate, causal=False), None
+    with query.tape.in_tower():
+        if query.tape.kernel == "eager":
+            return eager_attention(query, key, value, None, rate)
+        if query.tape.kernel in PACKAGES:
+            call = FlashCall(rate if query.tape.dropout else 0.0, causal=False, positions=False)
+            return flash_attention_forward(query, key, value, None, call), None
+        return sdpa_attention(query, key, value, None, rate, causal=False), None
 
 
 def _needed(mask: Sym | None) -> Sym:

@@ -13,7 +13,7 @@ from oomph.ops.rotary import rotate_half
 from oomph.tape.autograd import Gradients, Node, made_by, record, save
 from oomph.tape.sizes import Size, product
 from oomph.tape.sym import Sym, new
-from oomph.workspaces import OUTPUTS, Buffer
+from oomph.workspaces import OUTPUTS, Buffer, Step
 
 
 def conv_patches(x: Sym, weight: Sym, bias: Sym | None, patches: Sequence[Size]) -> Sym:
@@ -94,6 +94,33 @@ def interpolated(x: Sym, shape: tuple[Size, Size]) -> Sym:
 
 def _of_all_places(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
     return [new(grad(gradients).tape, *node.inputs[0], op="upsample_bilinear2d_backward")]
+
+
+def squares(x: Sym, side: int) -> Sym:
+    """Return F.unfold(x, side, stride=side) of x [1, C, P, Q]: each square of side · side places as a column, [1, C ·
+    side², P · Q / side²], a new tensor.
+
+    Saves nothing; backward folds the gradient back to x's shape. Both kernels first copy what they read if it is not
+    contiguous. Source: ATen/native/cuda/Im2Col.cu, im2col_out_cuda_template, Col2Im.cu, col2im_out_cuda_template.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(lambda x: squares(x, 2), (1, 64, 4, 6))
+    Cost(allocated=3072, saved=0, backward=3072)
+    """
+    batch, channels, height, width = x.shape
+    node = record("Im2Col", (x,), _folded)
+    shape = (batch, channels * side**2, height * width // side**2)
+    return made_by(run(x.tape, _read(x), lambda: new(x.tape, shape, x.dtype, op="im2col")), node)
+
+
+def _folded(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient, (shape, dtype) = grad(gradients), node.inputs[0]
+    return [run(gradient.tape, _read(gradient), lambda: new(gradient.tape, shape, dtype, op="col2im"))]
+
+
+def _read(x: Sym) -> tuple[Step, ...]:
+    """Return the steps of a kernel that reads a contiguous tensor."""
+    return (OUTPUTS,) if x.is_contiguous() else (Buffer("contiguous", x.shape, x.dtype), OUTPUTS)
 
 
 def for_each(x: Sym, batch: Size) -> Sym:

@@ -38,7 +38,7 @@ PROGRAMS: dict[str, str] = {
     "internvl": "internvl",
     "llama4": "llama4",
     "lfm2_moe": "lfm2",
-    "llava": "llava",
+    **dict.fromkeys(("llava", "mistral3"), "llava"),
     **dict.fromkeys(("llava_next", "llava_onevision"), "llava_next"),
     **dict.fromkeys(("m2m_100", "marian", "mbart", "pegasus"), "bart"),
     "mllama": "mllama",
@@ -51,8 +51,8 @@ PROGRAMS: dict[str, str] = {
 }
 SEEING = frozenset(
     {
-        "gemma3", "internvl", "llama4", "llava", "llava_next", "llava_onevision", "mllama", "paligemma", "qwen2_vl",
-        "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe",
+        "gemma3", "internvl", "llama4", "llava", "llava_next", "llava_onevision", "mistral3", "mllama", "paligemma",
+        "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe",
     }
 )  # fmt: skip  # types that are played with images
 # Types whose class hands on to the packages flash-attn 2 and 3, as programs play it; and types whose class knows none.
@@ -75,7 +75,7 @@ WITHOUT_FLASH_ATTN = frozenset(
     {"bloom", "deberta", "deberta-v2", "falcon_mamba", "llama4_text", "mamba", "mamba2", "mpnet", "mpt", "mt5", "t5"}
 )
 # Types of which AutoModelForCausalLM loads the decoder alone (transformers 5.23, models/auto/modeling_auto.py).
-WITH_A_TOWER = ("llama4", "qwen3_5", "qwen3_5_moe")
+WITH_A_TOWER = ("llama4", "mllama", "qwen3_5", "qwen3_5_moe")
 OWN_ATTENTION = ("deberta-v2", "mpnet")  # types whose class knows no kernel
 # Types whose program has the layers of the language model inside too.
 OWN_DECODERS = ("gemma3n", "gemma4", "mllama", "qwen3_5", "qwen3_5_moe")

@@ -84,7 +84,10 @@ def _attention(m: Bound, hidden_states: Sym, rate: float) -> tuple[Sym, Sym | No
     query_states = ops.transpose(ops.view(query_states, shape), 1, 2)
     key_states = ops.transpose(ops.view(key_states, shape), 1, 2)
     value_states = ops.transpose(ops.view(value_states, shape), 1, 2)
-    attn_output, attn_weights = ops.attention_as_is(query_states, key_states, value_states, None, rate, causal=False)
+    with m.tape.in_tower():
+        attn_output, attn_weights = ops.attention_as_is(
+            query_states, key_states, value_states, None, rate, causal=False
+        )
     attn_output = ops.view(attn_output, (batch_size, seq_len, hidden))
     output = m.projection_layer(attn_output)
     return output, attn_weights

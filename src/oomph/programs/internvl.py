@@ -40,7 +40,7 @@ def causal_lm(
     """Mirror InternVLForConditionalGeneration.forward: loss, logits, cache and the images' features."""
     frame = FRAMES[model_type]
     if not frame.sdpa:
-        m.tape.kernel = "eager"
+        m.tape.keep_tower_kernel()
     language_model = m.model.language_model
     inputs_embeds = language_model.embed_tokens(input_ids)
     image_hidden_states = []

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 from oomph import ops
+from oomph.blocks.vision_native import PixtralVision
 from oomph.errors import UnsupportedError
 from oomph.families.multimodal import FeatureProjector
-from oomph.programs import clip, llama, towers
+from oomph.programs import clip, llama, pixtral, towers
 from oomph.programs.cache import Cache
 from oomph.programs.frames import FRAMES
 from oomph.programs.towers import Images, check_room, count, merged, tower_buffers
@@ -60,8 +61,15 @@ def causal_lm(
     inputs_embeds = language_model.embed_tokens(input_ids)
     image_hidden_states = []
     if images:
-        mm_encoder_outputs, pooled = (see or image_features)(m.model, images, checkpointing)
-        check_room(m, input_ids.shape[1], pooled[0].shape[0])
+        check_projector(m.model.multi_modal_projector.block)
+        if isinstance(m.model.vision_tower.block, PixtralVision) and see is None:
+            grid = pixtral.grid_of(m.model, count(images["pixel_values"]))
+            mm_encoder_outputs = pixtral.image_features(m.model, images["pixel_values"], checkpointing, grid)
+            pooled, places = mm_encoder_outputs[1], grid.places
+        else:
+            mm_encoder_outputs, pooled = (see or image_features)(m.model, images, checkpointing)
+            places = pooled[0].shape[0]
+        check_room(m, input_ids.shape[1], places)
         inputs_embeds, features, special_image_mask = merge(pooled, input_ids, inputs_embeds)
         image_hidden_states.append(features)
         del features, pooled
@@ -75,6 +83,12 @@ def causal_lm(
     table = language_model.embed_tokens.weight
     loss, logits = llama.scored(m.lm_head, hidden_states, table, labels, logits_to_keep)
     return loss, logits, past_key_values, *image_hidden_states
+
+
+def check_projector(block: Any) -> None:
+    """Refuse a projector that takes several layers' features, or those of a layer counted from the first."""
+    if not isinstance(block, FeatureProjector) or not operator.index(block.layer):
+        raise UnsupportedError("oomph cannot play images with this projector yet.", "Leave --images out: text alone.")
 
 
 def image_features(m: Bound, images: Images, checkpointing: Checkpointing) -> tuple[list[Any], list[Sym]]:
@@ -97,8 +111,6 @@ def set_pooled(tower: Bound, outputs: list[Any], features: list[Sym]) -> None:
 def selected(m: Bound, pixel_values: Sym, checkpointing: Checkpointing) -> tuple[list[Any], Sym]:
     """Mirror how get_image_features comes by features: the tower's outputs, the hidden state that is projected."""
     block = m.multi_modal_projector.block
-    if not isinstance(block, FeatureProjector) or not operator.index(block.layer):
-        raise UnsupportedError("oomph cannot play images with this projector yet.", "Leave --images out: text alone.")
     image_outputs, selected_image_feature = clip.tower(
         m.vision_tower, pixel_values, checkpointing, operator.index(block.layer)
     )
@@ -121,6 +133,7 @@ def updated(m: Bound, parameters: list[Sym]) -> list[Sym]:
     tower, layer = m.model.vision_tower, m.model.multi_modal_projector.block.layer
     unused = [f"{tower.path}.post_layernorm.", f"{tower.path}.head."]
     if m.tape.images:
-        layers = list(tower.encoder.layers)
+        encoder = tower.transformer if isinstance(tower.block, PixtralVision) else tower.encoder
+        layers = list(encoder.layers)
         unused += [f"{each.path}." for each in layers[len(layers) + 1 - operator.index(layer) :]]
     return [one for one in towers.updated(m, parameters) if not one.made_for.startswith(tuple(unused))]

@@ -1,4 +1,4 @@
-"""PaliGemmaForConditionalGeneration.forward: SigLIP, one map, and a Gemma whose prompts see themselves.
+"""PaliGemmaForConditionalGeneration.forward: SigLIP, one map, and a Gemma, or a Gemma 2, whose prompts see themselves.
 
 Source: transformers 5.23, models/paligemma/modeling_paligemma.py.
 """
@@ -12,7 +12,7 @@ from oomph.errors import UnsupportedError
 from oomph.programs import clip, llama
 from oomph.programs.cache import Cache
 from oomph.programs.frame import counted_positions
-from oomph.programs.frames import FRAMES
+from oomph.programs.frames import FRAMES, Frame
 from oomph.programs.llava import buffers, sliding_windows
 from oomph.programs.towers import Images, check_room, updated
 from oomph.tape.bound import Bound
@@ -37,33 +37,71 @@ def causal_lm(
     images: Images | None = None,
 ) -> tuple[Any, ...]:
     """Mirror PaliGemmaForConditionalGeneration.forward: loss, logits, cache and the images' features."""
-    if model_type != "gemma":
-        raise UnsupportedError("oomph cannot play PaliGemma 2 yet.", "Trace the real code instead: oomph trace.")
-    if not images:  # its processor refuses that too
-        fix = "Trace the real code instead: oomph trace --infer." if labels is None else "Say --images 1."
-        raise UnsupportedError("oomph cannot play PaliGemma on text alone.", fix)
+    frame, tape = FRAMES[model_type], m.tape
+    if not frame.sdpa:
+        tape.keep_tower_kernel()
+    _check(images, past_key_values)
     language_model = m.model.language_model
     inputs_embeds = language_model.embed_tokens(input_ids)
     if position_ids is None:
         position_ids = ops.unary(counted_positions(input_ids), "add")  # counted from 1
-    image_outputs, selected_image_feature = clip.tower(m.model.vision_tower, images["pixel_values"], checkpointing)
-    image_outputs[1] = image_features = m.model.multi_modal_projector.linear(selected_image_feature)
-    del selected_image_feature
-    check_room(m, input_ids.shape[1], image_features.shape[1])
-    image_features = ops.cast(image_features, inputs_embeds.dtype)
-    (special_image_mask,) = ops.placeholders(input_ids)
-    inputs_embeds = ops.masked_scatter(inputs_embeds, special_image_mask, image_features)
-    block_sequence_ids = prompts(images["token_type_ids"])
-    causal_mask = ops.causal_mask(inputs_embeds, attention_mask, past_key_values, blocks=block_sequence_ids)
+    image_hidden_states: list[Sym] = []
+    block_sequence_ids = None
+    if images:
+        image_outputs = image_features(m.model, images["pixel_values"], checkpointing)
+        features = image_outputs[1]
+        check_room(m, input_ids.shape[1], features.shape[1])
+        features = ops.cast(features, inputs_embeds.dtype)
+        (special_image_mask,) = ops.placeholders(input_ids)
+        inputs_embeds = ops.masked_scatter(inputs_embeds, special_image_mask, features)
+        image_hidden_states.append(features)
+        del features
+        block_sequence_ids = prompts(images["token_type_ids"])
+    masks = _masks(language_model, frame, inputs_embeds, attention_mask, past_key_values, block_sequence_ids)
     hidden_states, past_key_values = llama.model(
-        language_model, None, checkpointing, FRAMES[model_type], {None: causal_mask}, position_ids, past_key_values,
-        inputs_embeds, use_cache=use_cache,
+        language_model, None, checkpointing, frame, masks, position_ids, past_key_values, inputs_embeds,
+        use_cache=use_cache,
     )  # fmt: skip
-    del image_outputs, special_image_mask
-    del inputs_embeds, position_ids, block_sequence_ids, causal_mask
+    if images:
+        del image_outputs, special_image_mask
+    if len(masks) > 1:  # arguments of the second mask are copied and outlive the masks
+        del masks
+        del inputs_embeds, position_ids, block_sequence_ids
+    else:
+        del inputs_embeds, position_ids, block_sequence_ids, masks
     table = language_model.embed_tokens.weight
     loss, logits = llama.scored(m.lm_head, hidden_states, table, labels, logits_to_keep)
-    return loss, logits, past_key_values, image_features
+    return loss, logits, past_key_values, *image_hidden_states
+
+
+def _check(images: Images | None, past_key_values: Cache | None) -> None:
+    """Refuse text alone, as the processor does, and images over a static cache."""
+    if past_key_values is not None and images and past_key_values.is_static:
+        raise UnsupportedError("Masks of images over a static cache are not modelled.", "Say --cache dynamic.")
+    if not images and past_key_values is None:
+        raise UnsupportedError("oomph cannot play PaliGemma on text alone.", "Say --images 1.")
+
+
+def image_features(m: Bound, pixel_values: Sym, checkpointing: Checkpointing) -> list[Any]:
+    """Mirror PaliGemmaModel.get_image_features: the tower's outputs, with features [B, T, H] as pooled."""
+    image_outputs, selected_image_feature = clip.tower(m.vision_tower, pixel_values, checkpointing)
+    image_outputs[1] = m.multi_modal_projector.linear(selected_image_feature)
+    return image_outputs
+
+
+def _masks(
+    m: Bound,
+    frame: Frame,
+    inputs_embeds: Sym,
+    attention_mask: Sym | None,
+    past_key_values: Cache | None,
+    blocks: Sym | None,
+) -> llama.Masks:
+    """Return the mask of all layers, and with Gemma 2 inside that of a window, whatever its layers are."""
+    return {
+        window: ops.causal_mask(inputs_embeds, attention_mask, past_key_values, window, blocks=blocks)
+        for window in llama.mask_order(llama.windows_of(m), frame)
+    }
 
 
 def prompts(token_type_ids: Sym) -> Sym:

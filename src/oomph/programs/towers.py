@@ -9,10 +9,11 @@ from oomph import ops
 from oomph.blocks.audio import Gemma4Audio, UniversalSpeech
 from oomph.blocks.vision import ClipVision, InternVision, MllamaVision
 from oomph.blocks.vision_gemma import Gemma4Vision
-from oomph.blocks.vision_native import Qwen3Vision, QwenVision
+from oomph.blocks.vision_native import PixtralVision, Qwen3Vision, QwenVision
 from oomph.errors import UnsupportedError, UsageError
 from oomph.families.multimodal import PoolingProjector, PromptProjector, TiledProjector
-from oomph.programs.mllama_vision import inputs_of_tiles as inputs_of_all_tiles
+from oomph.programs.mllama_vision import inputs_of_tiles
+from oomph.programs.pixtral import inputs_of_sizes
 from oomph.programs.qwen_vision import grid_of
 from oomph.tape.bound import Bound
 from oomph.tape.sizes import Size, number, product, yes
@@ -27,8 +28,8 @@ LANGUAGE_MODEL, HEAD = "model.language_model.", "lm_head."  # how the paths of w
 TOWERS = ("vision_tower", "visual", "vision_model")  # what the part is called that sees
 # Inputs of a batch beside input_ids and labels, in the order in which they are made.
 OF_IMAGES = (
-    "pixel_values", "image_grid_thw", "mm_token_type_ids", "token_type_ids", "image_sizes", "batch_num_images",
-    "aspect_ratio_ids", "aspect_ratio_mask", "cross_attention_mask",
+    "pixel_values", "image_grid_thw", "mm_token_type_ids", "token_type_ids", "aspect_ratio_ids", "aspect_ratio_mask",
+    "cross_attention_mask", "image_sizes", "batch_num_images",
 )  # fmt: skip
 
 
@@ -55,6 +56,8 @@ def tower_buffers(m: Bound) -> list[Sym]:
         return ops.rotary_buffers(tape, block.head_dim // 2)
     if isinstance(block, (QwenVision, Qwen3Vision)):  # frequencies for half of the channels, of rows and of columns
         return [tape.empty((block.hidden_size // block.num_heads // 4,), "fp32", op="inv_freq") for _ in range(2)]
+    if isinstance(block, PixtralVision):
+        return [tape.empty((block.hidden_size // block.num_heads // 2,), "fp32", op="inv_freq") for _ in range(2)]
     return []
 
 
@@ -75,17 +78,14 @@ def _of_a_conformer(tape: Tape, block: UniversalSpeech) -> list[Sym]:
 def inputs_of_images(m: Bound, job: TrainJob | InferJob) -> dict[str, tuple[tuple[Size, ...], str]]:
     """Return shapes and dtypes of what a batch has beside its tokens: pixels in fp32, as processors make them."""
     if "vision_model" in m.parts:  # Llama 4, whose linear map takes pixels in the dtype of its weights
-        tower, block = m.vision_model, m.vision_model.block
-        count, side = (
-            job.batch * job.images * best_fit(job.image_size, operator.index(block.image_size)),
-            block.image_size,
-        )
-        return {"pixel_values": ((count, block.num_channels, side, side), tower.class_embedding.dtype)}
+        tower, side = m.vision_model, m.vision_model.image_size
+        count = job.batch * job.images * best_fit(job.image_size, operator.index(side))
+        return {"pixel_values": ((count, tower.num_channels, side, side), tower.class_embedding.dtype)}
     tower = _tower(m)
     block, images = tower.block, job.batch * job.images
     projector = m.model.parts.get("multi_modal_projector")
     if projector is not None and isinstance(projector.block, TiledProjector):
-        return inputs_of_tiles(block, projector.block, job)
+        return inputs_of_resolutions(block, projector.block, job)
     if isinstance(block, ClipVision):
         side = block.image_size
         made: dict[str, tuple[tuple[Size, ...], str]] = {
@@ -98,7 +98,9 @@ def inputs_of_images(m: Bound, job: TrainJob | InferJob) -> dict[str, tuple[tupl
         (side, _), count = block.image_size, images * canvas(job.image_size, operator.index(block.image_size[0]))
         return {"pixel_values": ((count, block.num_channels, side, block.image_size[1]), "fp32")}
     if isinstance(block, MllamaVision):
-        return inputs_of_all_tiles(block, job)
+        return inputs_of_tiles(block, job)
+    if isinstance(block, PixtralVision):
+        return inputs_of_sizes(m.model, job)
     weight, count = tower.patch_embed.proj.weight, operator.index(images)
     patches = sum(grid_of(block, m.tape, count).lengths)
     return {
@@ -108,7 +110,7 @@ def inputs_of_images(m: Bound, job: TrainJob | InferJob) -> dict[str, tuple[tupl
     }
 
 
-def inputs_of_tiles(
+def inputs_of_resolutions(
     block: ClipVision, projector: TiledProjector, job: TrainJob | InferJob
 ) -> dict[str, tuple[tuple[Size, ...], str]]:
     """Return what a batch has of images that are cut into tiles: these, how large the images are, and in

@@ -8,7 +8,7 @@ import torch
 
 from oomph.errors import UnsupportedError
 from oomph.families.llava import ANYRES
-from oomph.images import QWEN2_PIXELS, QWEN3_PIXELS, patches
+from oomph.images import QWEN2_PIXELS, QWEN3_PIXELS, fitted, patches
 from oomph.job import InferJob, TrainJob
 from oomph.job_checks import pixels
 from oomph.tiles import Tiles, best_fit, canvas
@@ -50,6 +50,8 @@ def _fixed(config: Any, job: TrainJob | InferJob, device: Any) -> dict[str, Any]
 def llava(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dict[str, Any]]:
     """LlavaProcessor: a token for each patch, and for the class token where it is taken."""
     vision = config.vision_config
+    if vision.model_type == "pixtral":
+        return pixtral(config, job, device)
     patches = (vision.image_size // vision.patch_size) ** 2
     return patches + (config.vision_feature_select_strategy == "full"), _fixed(config, job, device)
 
@@ -90,6 +92,18 @@ def llama4(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dic
     shape = (job.batch * job.images * tiles, vision.num_channels, side, side)
     tokens = int(side // vision.patch_size * vision.pixel_shuffle_ratio) ** 2
     return tiles * tokens, {"pixel_values": torch.zeros(shape, dtype=config.dtype, device=device)}
+
+
+def pixtral(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dict[str, Any]]:
+    """PixtralProcessor: images of whole patches [B, C, H, W] fp32, and how large they are [B, 2] int64."""
+    vision, count = config.vision_config, job.batch * job.images
+    step = vision.patch_size * getattr(config, "spatial_merge_size", 1)
+    rows, columns = fitted(job.image_size, vision.image_size, step)
+    sides = (rows * step, columns * step)
+    return rows * columns, {
+        "pixel_values": torch.zeros(count, vision.num_channels, *sides, device=device),
+        "image_sizes": torch.tensor([sides] * count, device=device),
+    }
 
 
 def gemma(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dict[str, Any]]:
@@ -157,6 +171,8 @@ MADE = {
     "llava": llava,
     "mllama": mllama,
     **dict.fromkeys(("llava_next", "llava_onevision"), tiled),
+    "mistral3": pixtral,
+    "mllama": mllama,
     "paligemma": paligemma,
     **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"), qwen),
 }

@@ -41,6 +41,7 @@ class Tape:
         self.pack_hooks: list[Pack | None] = []  # None: what is saved is left alone
         self.autocast: Autocast | None = None
         self.autocast_paused = False  # inside an operation that autocast has prepared
+        self.tower_kernel = ""  # what towers attend with where it is not that of all
         self.kernel = "flash"
         self.experts = "grouped_mm"  # the form in which experts are computed
         self.routing = "balanced"  # how tokens are assumed to be spread, where that changes a byte
@@ -103,6 +104,22 @@ class Tape:
         """Say why a tensor is alive, where it is more than a temporary; return it."""
         self.recorder.why[tensor.storage.ordinal] = why
         return tensor
+
+    def keep_tower_kernel(self) -> None:
+        """Run attention with the eager kernel from now on, but that of a tower with the kernel that was asked for: its
+        class can use it.
+        """
+        if self.kernel != "eager":
+            self.kernel, self.tower_kernel = "eager", self.kernel
+
+    @contextmanager
+    def in_tower(self) -> Iterator[None]:
+        """Run attention as a tower does."""
+        outer, self.kernel = self.kernel, self.tower_kernel or self.kernel
+        try:
+            yield
+        finally:
+            self.kernel = outer
 
     def begin_layer(self, index: int, path: str) -> None:
         """Begin the forward pass of a decoder layer."""
