@@ -172,7 +172,6 @@ MADE = {
     "mllama": mllama,
     **dict.fromkeys(("llava_next", "llava_onevision"), tiled),
     "mistral3": pixtral,
-    "mllama": mllama,
     "paligemma": paligemma,
     **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"), qwen),
 }
