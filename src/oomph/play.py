@@ -6,33 +6,31 @@ What is alive when, and what the peak is, are then in the recorder; nothing here
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from functools import partial
 from typing import Any, Literal
 
-from oomph.errors import UnsupportedError, UsageError
+from oomph.errors import UsageError
 from oomph.job import InferJob, TrainJob
 from oomph.methods import adapted, as_coded, forward_of
 from oomph.methods.bitsandbytes import Linear8bit
 from oomph.methods.lisa import switched_off
 from oomph.model import Model
 from oomph.objectives import KINDS as OBJECTIVES
-from oomph.objectives import check_model, objective_file
+from oomph.objectives import check_model
 from oomph.objectives.judged import judge
-from oomph.objectives.passes import Passes, autocast_dtype, made
+from oomph.objectives.passes import Passes, autocast_dtype
 from oomph.optimizers import Optimizer, hidden_size
-from oomph.optimizers.clip import clip_grad_norm
-from oomph.optimizers.zero import Total, Zero
+from oomph.optimizers.zero import Zero
 from oomph.pattern import Depth
 from oomph.play_infer import infer
+from oomph.play_step import at_depth, play_step
 from oomph.played import Played
 from oomph.programs import kernel_of, program_of
 from oomph.structure import decoder_stack
-from oomph.tape import Recorder, Tape
-from oomph.tape.activation_offload import offloading
-from oomph.tape.autograd import backward, like
+from oomph.tape import Tape
+from oomph.tape.autograd import like
 from oomph.tape.bound import Bound, bind
-from oomph.tape.sizes import Size, number
+from oomph.tape.sizes import number
 from oomph.tape.sym import Sym
 from oomph.tape.tape import Place
 
@@ -66,54 +64,98 @@ def train_step(
     original = as_coded(model, job)
     program_of(original)  # what cannot be played is said before what its method lacks
     model = adapted(model, job)
-    program = program_of(model)
     tape = _tape(model, job, on)
     recorder = tape.recorder
     with tape.playing():
         recorder.mark("parameters")
-        forward = forward_of(program.causal_lm, model, job)
-        passes = Passes(tape, job, forward, model, bind(model, tape, job.weight_dtype))
-        tape.scope = ""
-        parameters = [one for one in passes.policy.parameters() if one.requires_grad]
-        if not parameters:
-            raise UsageError("Nothing trains in this job.", "Choose a method, or parts to train, that the model has.")
-        updated = program.updated(passes.policy, parameters) if hasattr(program, "updated") else parameters
-        buffers = _buffers(program, passes.policy)
-        if OBJECTIVES[job.objective].judged:
-            judging = judge(passes, original)
-            of_value = list(passes.judges["value"].parameters())
-            parameters, updated = [*parameters, *of_value], [*updated, *of_value]
-            buffers += [one for each in passes.judges.values() for one in _buffers(judging, each)]
-            del of_value
-        total = partial(_at_depth, updated, model, layers)
-        shallow = layers is not None and number(layers.layers) != len(decoder_stack(model)[1].layers)
-        optimizer = _optimizer(job, passes.policy, updated, total, shallow)
-        if isinstance(optimizer, Optimizer) and job.method == "lisa" and (job.steady or optimizer.makes_at_once):
-            optimizer.remember(switched_off(passes.policy, model))
-        if job.compares_with == "loaded":
-            other = model.teacher or original
-            dtype = job.weight_dtype if job.teacher_dtype == "student" else job.teacher_dtype
-            passes.reference = bind(other, tape, dtype, "reference")
-            if OBJECTIVES[job.objective].teacher:
-                passes.of_teacher = program_of(other).causal_lm, other.decoder_type
-            buffers += _buffers(program_of(other), passes.reference)
+        memory = _Memory(tape, original, model, job)
+        memory.make_optimizer(layers)
+        memory.load_reference()
         played = Played(recorder)
         tape.at_loss = at_loss
-        step = partial(_step, passes, model, optimizer, parameters, played, layers)
-        if job.steady and (warm_up or _settles(passes.policy, job)):
+        step = partial(play_step, memory.passes, model, memory.optimizer, memory.parameters, played, layers)
+        if job.steady and (warm_up or _settles(memory.passes.policy, job)):
             step()
         else:
-            _leave_behind(optimizer, updated, job)
-            if job.steady and hasattr(program, "leave_behind"):
-                for each in passes.models:
-                    program.leave_behind(each, job)
-                    del each
+            memory.leave_behind()
         played.start = recorder.position
         step()
         tape.variables.clear()
         tape.shared.clear()
-        del step, passes, buffers, optimizer, parameters, updated
+        del step, memory
     return played
+
+
+class _Memory:
+    """What lies on the device from step to step: models and their buffers, the optimizer.
+
+    `parameters` are those that want a gradient, `updated` those of them that get one.
+    """
+
+    def __init__(self, tape: Tape, original: Model, model: Model, job: TrainJob) -> None:
+        self.tape, self.original, self.model, self.job = tape, original, model, job
+        self.program = program_of(model)
+        forward = forward_of(self.program.causal_lm, model, job)
+        self.passes = Passes(tape, job, forward, model, bind(model, tape, job.weight_dtype))
+        self.optimizer: Optimizer | Zero | None = None
+        tape.scope = ""
+        self.parameters = [one for one in self.passes.policy.parameters() if one.requires_grad]
+        if not self.parameters:
+            raise UsageError("Nothing trains in this job.", "Choose a method, or parts to train, that the model has.")
+        updated = getattr(self.program, "updated", lambda policy, parameters: parameters)
+        self.updated: list[Sym] = updated(self.passes.policy, self.parameters)
+        self.buffers = _buffers(self.program, self.passes.policy)
+        if OBJECTIVES[job.objective].judged:
+            self._load_judges()
+
+    def _load_judges(self) -> None:
+        """Load models of reward and value, of which the latter trains too."""
+        judging = judge(self.passes, self.original)
+        of_value = list(self.passes.judges["value"].parameters())
+        self.parameters, self.updated = [*self.parameters, *of_value], [*self.updated, *of_value]
+        self.buffers += [one for each in self.passes.judges.values() for one in _buffers(judging, each)]
+
+    def make_optimizer(self, layers: Depth | None) -> None:
+        """Make what updates the parameters of a model that stands for one of so many layers."""
+        job, policy = self.job, self.passes.policy
+        if job.optimizer == "none":
+            return
+        if job.zero_stage:
+            total = partial(at_depth, self.updated, self.model, layers)
+            shallow = layers is not None and number(layers.layers) != len(decoder_stack(self.model)[1].layers)
+            bucket = job.zero_bucket or hidden_size(policy) * hidden_size(policy)
+            self.optimizer = Zero(job, bucket, self.updated, total, shallow)
+            return
+        self.optimizer = Optimizer(job, policy, self.updated)
+        if job.method == "lisa" and (job.steady or self.optimizer.makes_at_once):
+            self.optimizer.remember(switched_off(policy, self.model))
+
+    def load_reference(self) -> None:
+        """Load the second model that an objective compares with, if that is not the first without its adapters."""
+        job = self.job
+        if job.compares_with != "loaded":
+            return
+        other = self.model.teacher or self.original
+        dtype = job.weight_dtype if job.teacher_dtype == "student" else job.teacher_dtype
+        self.passes.reference = bind(other, self.tape, dtype, "reference")
+        if OBJECTIVES[job.objective].teacher:
+            self.passes.of_teacher = program_of(other).causal_lm, other.decoder_type
+        self.buffers += _buffers(program_of(other), self.passes.reference)
+
+    def leave_behind(self) -> None:
+        """Allocate what an earlier step left: optimizer states, gradients that are not freed, what a program keeps."""
+        job = self.job
+        if not job.steady:
+            return
+        if self.optimizer is not None:
+            self.optimizer.make_states()
+        if job.leaves_gradients and not job.zero_stage:
+            for one in self.updated:
+                one.grad = like(one, one.dtype, "zeros_like")
+                one.tape.recorder.name(one.grad.storage.ordinal, one.made_for, "gradient")
+        if hasattr(self.program, "leave_behind"):
+            for each in self.passes.models:
+                self.program.leave_behind(each, job)
 
 
 def _tape(model: Model, job: TrainJob, on: Place) -> Tape:
@@ -159,207 +201,3 @@ def _has_bias(bound: Bound) -> bool:
 def _buffers(program: Any, bound: Bound) -> list[Sym]:
     """Return what lies on the device beside a model's parameters."""
     return [bound.tape.note(each, "buffer") for each in program.buffers(bound)]
-
-
-def _optimizer(
-    job: TrainJob, policy: Bound, parameters: list[Sym], total: Total, shallow: bool
-) -> Optimizer | Zero | None:
-    """Return what updates the parameters."""
-    if job.optimizer == "none":
-        return None
-    if job.zero_stage:
-        bucket = job.zero_bucket or hidden_size(policy) * hidden_size(policy)
-        return Zero(job, bucket, parameters, total, shallow)
-    return Optimizer(job, policy, parameters)
-
-
-def _leave_behind(optimizer: Optimizer | Zero | None, parameters: list[Sym], job: TrainJob) -> None:
-    """Allocate what an earlier step left: optimizer states, and gradients that are not freed yet or never."""
-    if not job.steady:
-        return
-    if optimizer is not None:
-        optimizer.make_states()
-    if job.leaves_gradients and not job.zero_stage:
-        for one in parameters:
-            one.grad = like(one, one.dtype, "zeros_like")
-            one.tape.recorder.name(one.grad.storage.ordinal, one.made_for, "gradient")
-
-
-def _step(
-    passes: Passes,
-    model: Model,
-    optimizer: Optimizer | Zero | None,
-    parameters: list[Sym],
-    played: Played,
-    layers: Depth | None,
-) -> None:
-    """Play a whole step and note where what stands."""
-    tape, job = passes.tape, passes.job
-    recorder = tape.recorder
-    zero_grad = partial(_zero_grad, recorder, parameters if optimizer is None else optimizer.parameters, job)
-    if isinstance(optimizer, Zero):
-        tape.on_gradient = optimizer.to_bucket
-    elif optimizer is not None and optimizer.fuses_backward:
-        tape.before_gradient = partial(_step_before, optimizer)
-    elif optimizer is not None and job.optimizer_in_backward:
-        tape.on_gradient = partial(_step_in_backward, optimizer)
-    run_backward = backward if optimizer is None else optimizer.backward
-    objective = objective_file(job.objective)
-    if OBJECTIVES[job.objective].judged:
-        _iterate(passes, objective, optimizer, played, zero_grad)
-        return
-    if job.zero_grad == "before-forward":
-        zero_grad()
-    for index in range(job.accumulation):
-        first = index == 0 and job.zero_grad == "before-backward"
-        _micro_batch(passes, objective, played, zero_grad if first else None, run_backward)
-    played.backward_end = recorder.position
-    if job.clip_gradients and not job.zero_stage:  # DeepSpeed scales its fp32 copies in place
-        recorder.mark("clip gradients")
-        clip_grad_norm(parameters, partial(_at_depth, model=model, deep=layers, of=_one))
-    if optimizer is not None and not job.optimizer_in_backward:
-        tape.scope = "optimizer"
-        optimizer.step()
-    if job.zero_grad == "after-step":
-        zero_grad()
-    recorder.mark("end")
-    played.end = recorder.position
-
-
-def _iterate(
-    passes: Passes, objective: Any, optimizer: Optimizer | Zero | None, played: Played, zero_grad: Callable[[], None]
-) -> None:
-    """Play an iteration of an objective whose trainer has a loop of its own, and note where what stands."""
-    tape, recorder = passes.tape, passes.tape.recorder
-
-    def run_backward(loss: Sym) -> None:
-        recorder.mark("loss backward")
-        played.forward_end = recorder.position
-        tape.on_node = _crossing(tape)
-        backward(loss)
-        tape.on_node = None
-        recorder.mark("after backward")
-        tape.borders.clear()
-
-    def update() -> None:
-        played.backward_end = recorder.position
-        if optimizer is not None:
-            tape.scope = "optimizer"
-            optimizer.step()
-        zero_grad()
-
-    objective.iterate(passes, run_backward, update)
-    recorder.mark("end")
-    played.end = recorder.position
-    objective.forget(passes)
-
-
-def _step_in_backward(optimizer: Optimizer, parameter: Sym) -> None:
-    """Update a parameter and free its gradient; other leaves (inputs of a layer that runs again) are left alone."""
-    if not optimizer.updates(parameter):
-        return
-    tape = parameter.tape
-    outer, tape.scope = tape.scope, "optimizer"
-    optimizer.step_one(parameter)
-    parameter.grad = None
-    tape.scope = outer
-
-
-def _step_before(optimizer: Optimizer, parameter: Sym) -> None:
-    """Update what has a gradient before another parameter's is accumulated."""
-    if not optimizer.updates(parameter):
-        return
-    tape = parameter.tape
-    outer, tape.scope = tape.scope, "optimizer"
-    optimizer.step_complete()
-    tape.scope = outer
-
-
-def _zero_grad(recorder: Recorder, parameters: list[Sym], job: TrainJob) -> None:
-    """Free the gradients, or leave them, filled with zeros."""
-    recorder.mark("zero_grad")
-    if job.set_to_none:
-        for one in parameters:
-            one.grad = None
-
-
-def _one(parameter: Sym) -> Size:
-    return 1
-
-
-def _at_depth(parameters: list[Sym], model: Model, deep: Depth | None, of: Callable[[Sym], Size]) -> Size:
-    """Return a sum over the parameters of a model that is as deep as it is meant to be."""
-    if deep is None:
-        return sum(map(of, parameters))
-    path, stack = decoder_stack(model)
-    before, period, fixed = len(deep.pattern.before), len(deep.pattern.period), deep.pattern.fixed
-    periods = (len(stack.layers) - fixed) // period
-    others = len(stack.layers) - periods * period
-    once: list[Sym] = []
-    repeated: list[Sym] = []
-    for one in parameters:  # in the same words for every depth at hand, so that these give the same expression
-        inside = one.made_for.startswith(path)
-        at = int(one.made_for[len(path) + 1 :].partition(".")[0]) - before if inside else -1
-        if 0 <= at < period:
-            repeated.append(one)
-        elif not 0 <= at < periods * period:
-            once.append(one)
-    return (deep.layers - others) // period * sum(map(of, repeated)) + sum(map(of, once))
-
-
-def _micro_batch(
-    passes: Passes,
-    objective: Any,
-    played: Played,
-    zero_grad: Callable[[], None] | None,
-    run_backward: Callable[[Sym], None],
-) -> None:
-    """Play forward and backward of one micro-batch; its inputs and outputs die at the end, outputs first.
-
-    Outputs that are kept die when the next ones take their place.
-    """
-    tape, job = passes.tape, passes.job
-    recorder = tape.recorder
-    tape.borders.clear()
-    tape.scope = ""
-    recorder.mark("embedding forward")
-    inputs = made(tape, objective.inputs(passes))
-    inside = ExitStack()
-    inside.enter_context(offloading(tape, job.activation_offload))
-    loss, outputs = objective.compute_loss(passes, inputs)
-    if job.activation_offload != "trl":
-        inside.close()
-    if loss is None:
-        raise UnsupportedError("Training needs labels.")
-    if job.accumulation > 1:
-        loss = loss * (1 / job.accumulation)
-    if not job.hold_logits:
-        del outputs
-    if zero_grad is not None:
-        zero_grad()
-    if tape.at_loss is not None:
-        tape.at_loss(loss)
-    recorder.mark("loss backward")
-    played.forward_end = recorder.position
-    tape.on_node = _crossing(tape)
-    run_backward(loss)
-    inside.close()
-    tape.on_node = None
-    recorder.mark("after backward")
-    if job.hold_logits:
-        del outputs
-    del loss
-    if not job.keep_outputs:
-        tape.variables.clear()
-    inputs.clear()
-
-
-def _crossing(tape: Tape) -> Callable[[int], None]:
-    """Return what marks the segments of a backward pass: it crosses the layers from the last to the first."""
-    borders = list(tape.borders)
-
-    def cross(sequence: int) -> None:
-        while borders and sequence < borders[-1][0]:
-            tape.recorder.mark(borders.pop()[1])
-
-    return cross
