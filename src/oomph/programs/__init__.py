@@ -34,6 +34,7 @@ PROGRAMS: dict[str, str] = {
     **dict.fromkeys(("llava", "llava_next", "mistral3"), "llava"),
     **dict.fromkeys(("marian", "mbart", "pegasus"), "bart"),
     "mllama": "mllama",
+    **dict.fromkeys(("idefics3", "smolvlm"), "idefics3"),
     "mamba2": "mamba",
     "mt5": "t5",
     **dict.fromkeys(("qwen3_5_moe_text", "qwen3_5_text"), "qwen3_next"),
@@ -41,7 +42,18 @@ PROGRAMS: dict[str, str] = {
     "xlm-roberta": "roberta",
 }
 SEEING = frozenset(
-    {"gemma3", "llava", "mistral3", "mllama", "paligemma", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"}
+    {
+        "gemma3",
+        "idefics3",
+        "llava",
+        "mistral3",
+        "mllama",
+        "paligemma",
+        "qwen2_vl",
+        "qwen2_5_vl",
+        "qwen3_vl",
+        "smolvlm",
+    }
 )  # types that are played with images
 OWN_ATTENTION = ("deberta-v2",)  # types whose class knows no kernel
 OWN_DECODERS = ("mllama",)  # types whose program has the layers of the language model inside too

@@ -6,10 +6,11 @@ import operator
 from typing import TYPE_CHECKING, Any
 
 from oomph import ops
-from oomph.blocks.vision import ClipVision, MllamaVision
+from oomph.blocks.vision import ClipVision, IdeficsVision, MllamaVision
 from oomph.blocks.vision_native import PixtralVision, Qwen3Vision, QwenVision
 from oomph.errors import UsageError
 from oomph.families.multimodal import PoolingProjector, PromptProjector
+from oomph.images import tiles
 from oomph.programs.mllama_vision import inputs_of_tiles
 from oomph.programs.pixtral import inputs_of_sizes
 from oomph.programs.qwen_vision import grid_of
@@ -25,7 +26,7 @@ TOWERS = ("vision_tower", "visual", "vision_model")  # what the part is called t
 # Inputs of a batch beside input_ids and labels, in the order in which they are made.
 OF_IMAGES = (
     "pixel_values", "image_grid_thw", "mm_token_type_ids", "token_type_ids", "aspect_ratio_ids", "aspect_ratio_mask",
-    "cross_attention_mask", "image_sizes",
+    "cross_attention_mask", "image_sizes", "pixel_attention_mask",
 )  # fmt: skip
 
 
@@ -39,7 +40,7 @@ def updated(m: Bound, parameters: list[Sym]) -> list[Sym]:
 def tower_buffers(m: Bound) -> list[Sym]:
     """Return what is no parameter of a tower and not stored but on the device: ids of positions, inv_freq."""
     tape, block = m.tape, m.block
-    if isinstance(block, ClipVision):
+    if isinstance(block, ClipVision) and not isinstance(block, IdeficsVision):
         made = tape.empty((1, block.num_positions), "int64", op="position_ids")
         m.embeddings.parts["position_ids"] = made
         return [made]
@@ -54,6 +55,15 @@ def inputs_of_images(m: Bound, job: TrainJob | InferJob) -> dict[str, tuple[tupl
     """Return shapes and dtypes of what a batch has beside its tokens: pixels in fp32, as processors make them."""
     tower = _tower(m)
     block, images = tower.block, job.batch * job.images
+    if isinstance(block, IdeficsVision):
+        side, per_row = (
+            operator.index(block.image_size),
+            job.images * tiles(m.tape.image_size, operator.index(block.image_size)),
+        )
+        return {
+            "pixel_values": ((job.batch, per_row, block.num_channels, side, side), "fp32"),
+            "pixel_attention_mask": ((job.batch, per_row, side, side), "int64"),
+        }
     if isinstance(block, ClipVision):
         side = block.image_size
         made: dict[str, tuple[tuple[Size, ...], str]] = {
