@@ -104,6 +104,14 @@ def pixtral(longest: int, patch: int) -> Any:
     ]
 
 
+def idefics3(side: int, splits: int = 4) -> Any:
+    """Return Idefics3ImageProcessor as a published file sets it up: how many tiles."""
+    from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+
+    processor = Idefics3ImageProcessorPil(size={"longest_edge": splits * side}, max_image_size={"longest_edge": side})
+    return lambda image: [processor(images=[[image]], return_tensors="np")["pixel_values"].shape[1]]
+
+
 def recorded() -> dict[str, list[list[int]]]:
     """Return, by the kind of a processor, heights, widths and what is made of them."""
     kinds = {
@@ -115,6 +123,8 @@ def recorded() -> dict[str, list[list[int]]]:
         "llama4": llama4(),
         "pixtral": pixtral(1024, 16),
         "mistral3": pixtral(1540, 28),
+        "idefics3": idefics3(364),
+        "smolvlm": idefics3(512),
     }
     rng = numpy.random.default_rng(SEED)
     found: dict[str, list[list[int]]] = {}

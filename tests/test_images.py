@@ -11,7 +11,7 @@ import pytest
 
 from oomph.errors import UsageError
 from oomph.families.llava import PINPOINTS
-from oomph.images import QWEN2_PIXELS, QWEN3_PIXELS, fitted, patches
+from oomph.images import QWEN2_PIXELS, QWEN3_PIXELS, fitted, patches, tiles
 from oomph.tiles import Tiles, best_fit, canvas
 
 GOLDEN = json.loads((Path(__file__).parent / "image_sizes.json").read_text())
@@ -53,3 +53,10 @@ def test_an_image_of_which_nothing_is_left_is_refused() -> None:
     """A side that is fitted to less than a pixel."""
     with pytest.raises(UsageError, match="too long"):
         fitted("1x4000", 1024, 16)
+
+
+@pytest.mark.parametrize(("kind", "side"), [("idefics3", 364), ("smolvlm", 512)])
+def test_tiles_are_those_of_idefics3s_processor(kind: str, side: int) -> None:
+    """The longer side four of them, a small copy of the whole image beside them."""
+    for height, width, count in GOLDEN[kind]:
+        assert tiles(f"{height}x{width}", side) == count, (height, width)

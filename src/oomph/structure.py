@@ -30,6 +30,7 @@ STACKS = (
     "decoder.block",
     "backbone.layers",
     "model.language_model.layers",
+    "model.text_model.layers",
     "transformer.encoder.layers",
     "language_model.model.layers",
 )  # fmt: skip

@@ -21,6 +21,7 @@ LORA = TrainJob(
     batch=2, seq_len=40, precision="bf16", attention="flash", padding=True, method="lora", targets="all-linear", rank=4,
     checkpointing="reentrant", optimizer="adamw", clip_gradients=True,
 )  # fmt: skip
+QLORA = replace(LORA, quantization="nf4", kbit_preparation=True)
 
 
 def grid() -> list[tuple[dict[str, Any], TrainJob | InferJob]]:
@@ -28,8 +29,8 @@ def grid() -> list[tuple[dict[str, Any], TrainJob | InferJob]]:
     found: list[tuple[dict[str, Any], TrainJob | InferJob]] = []
     for name, config in CONFIGS.items():
         rng = random.Random(f"{name}{SEED}")
-        whole = "_text" not in name
-        found.append((config(rng), LORA if whole else replace(job(rng, name), checkpoint_every=1)))
+        drawn = {"gemma3n": LORA, "gemma4": QLORA}.get(name) or replace(job(rng, name), checkpoint_every=1)
+        found.append((config(rng), drawn))
     rng = random.Random(SEED)
     found.append((CONFIGS["gemma4_text"](rng), replace(infer_job(rng), seq_len=29, decode=1, cache="dynamic")))
     return found
@@ -79,3 +80,9 @@ def test_checkpoints_that_torch_fails_on_are_refused() -> None:
     with pytest.raises(UsageError, match="twice"):
         play(model_from_config(raw), asked)
     assert play(model_from_config(raw), replace(asked, checkpointing="non-reentrant")).end
+
+
+def test_packed_coefficients_are_refused() -> None:
+    """The class of Gemma 3n bounds them in place, which torch cannot do."""
+    with pytest.raises(UsageError, match="packed"):
+        play(model_from_config(deep("gemma3n_text", 4)), QLORA)

@@ -145,6 +145,17 @@ def pixtral(rng: random.Random) -> Config:
     }  # fmt: skip
 
 
+def idefics3(rng: random.Random) -> Config:
+    """Idefics 3 or SmolVLM, whose tiles are four tokens."""
+    heads, patch, scale = rng.choice([2, 3]), rng.choice([4, 6]), rng.choice([2, 3])
+    vision = {
+        "hidden_size": heads * 16, "intermediate_size": rng.choice([24, 40]), "num_hidden_layers": 2,
+        "num_attention_heads": heads, "image_size": patch * 2 * scale, "patch_size": patch,
+    }  # fmt: skip
+    text = base(rng) | {"model_type": "llama"}
+    return {"vision_config": vision, "text_config": text, "image_token_id": 3, "scale_factor": scale}
+
+
 def mistral3(rng: random.Random) -> Config:
     """Mistral 3: Pixtral's tower, whose patches are merged."""
     vision = vit(rng, model_type="pixtral", image_size=64, patch_size=rng.choice([6, 8]))
@@ -164,6 +175,8 @@ KINDS = {
     "pixtral": pixtral,
     "mistral3": mistral3,
     "paligemma2": paligemma2,
+    "idefics3": idefics3,
+    "smolvlm": idefics3,
 }
 
 
@@ -175,7 +188,9 @@ def config(rng: random.Random, kind: str) -> Config:
 # Kinds that are played with images, those first that were played first: what is drawn for a kind stays what it was.
 SEEING = (
     "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava", "gemma3", "paligemma", "mllama", "pixtral", "mistral3", "paligemma2",
+    "idefics3", "smolvlm",
 )  # fmt: skip
+TILED = ("idefics3", "smolvlm")  # of whose images there are many tokens
 NEVER_TEXT = ("paligemma", "paligemma2")  # whose processors take no text alone
 
 
@@ -200,6 +215,7 @@ def job(rng: random.Random, kind: str) -> TrainJob:
     drawn = plain.job(rng, kind)
     if kind in NEVER_TEXT or (kind in SEEING and rng.random() < 0.7):
         drawn = seeing(rng, drawn, rng.choice([1, 2]))
+        drawn = replace(drawn, seq_len=200) if kind in TILED else drawn
     if rng.random() < 0.6:
         return drawn
     return replace(drawn, method="lora", targets=rng.choice(["all-linear", "q_proj,v_proj"]), rank=4)

@@ -133,6 +133,11 @@ class ClipVision(Block):
 
 
 @dataclass(frozen=True)
+class IdeficsVision(ClipVision):
+    """SigLIP as Idefics 3 and SmolVLM have it: for tiles of images, its positions looked up anew each time."""
+
+
+@dataclass(frozen=True)
 class InternVision(Block):
     """InternViT: class token, optional learned positions, a learned scale on each residual branch."""
 

@@ -6,7 +6,7 @@ library, is not built by transformers itself and not counted here; its bridge to
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from oomph.blocks.base import Block, Module, Part, Stack
@@ -15,7 +15,7 @@ from oomph.blocks.mlp import SparseMLP
 from oomph.blocks.shared_kv import SharedKVAttention, StoringAttention
 from oomph.config import MAX_DEPTH, Config
 from oomph.families.common import with_head
-from oomph.families.gemma4 import activation, norm, per_layer_parts, storing, with_extra
+from oomph.families.gemma4 import activation, norm, per_layer_parts, storing, with_behind, with_extra
 from oomph.families.layer_types import FULL, SLIDING, full_after_sliding, listed, windows
 from oomph.families.moe_layers import by_kind
 from oomph.families.multimodal import compose, projector, section, text_model, tied_head
@@ -59,9 +59,7 @@ def build(config: Config) -> Model:
     }
     towers: dict[str, Part] = {"model.audio_tower": tower(audio)}
     model = compose(config, text, towers, tied=tied_head(config, text, forwarded=False), notes=(NOT_COUNTED,))
-    top = {name: part for name, part in model.parts.items() if not name.startswith("model.")}
-    body = {name: part for name, part in model.parts.items() if name not in top}
-    return replace(model, parts={**body, **bridges, **top})
+    return with_behind(model, bridges)
 
 
 def bridge(tower_config: Config, hidden: int) -> Module:

@@ -35,6 +35,7 @@ TYPES: dict[str, dict[str, Any]] = {
 
 GLOBAL_HEAD_DIM = 512  # what Gemma4TextConfig takes for an absent global_head_dim
 EMBED = "model.embed_tokens"
+BEHIND = ("model.audio_tower", "model.embed_vision", "model.embed_audio")  # the language model, in the class's order
 FULL, SLIDING, EVERY = "full_attention", "sliding_attention", 6  # without layer_types every sixth layer is full
 
 
@@ -43,15 +44,23 @@ def build(config: Config) -> Model:
     if config.model_type == "gemma4_text":
         return decoder(config)
     text = text_model(config, "gemma4_text", fixed=True)
-    towers: dict[str, Part] = {}
-    bridges: dict[str, Part] = {}
+    seeing: dict[str, Part] = {}
+    behind: dict[str, Part] = {}
     for sense, width in (("vision", "hidden_size"), ("audio", "output_proj_dims")):
         if config.get(f"{sense}_config") is not None:
             nested = typed_tower(config.sub(f"{sense}_config"), f"gemma4_{sense}", fixed=True)
-            towers[f"model.{sense}_tower"] = tower(nested)
+            (seeing if sense == "vision" else behind)[f"model.{sense}_tower"] = tower(nested)
             bridge = projector(embedding_projection=Linear(nested.int(width), text.hidden_size))
-            bridges[f"model.embed_{sense}"] = bridge
-    return compose(config, text, {**towers, **bridges}, tied=tied_head(config, text, forwarded=False))
+            behind[f"model.embed_{sense}"] = bridge
+    model = compose(config, text, seeing, tied=tied_head(config, text, forwarded=False))
+    return with_behind(model, {name: behind[name] for name in BEHIND if name in behind})
+
+
+def with_behind(model: Model, parts: Parts) -> Model:
+    """Return the model with more parts between the language model and the head."""
+    body = {name: part for name, part in model.parts.items() if name.startswith("model.")}
+    top = {name: part for name, part in model.parts.items() if name not in body}
+    return replace(model, parts={**body, **parts, **top})
 
 
 def decoder(config: Config) -> Model:
@@ -84,9 +93,8 @@ def with_extra(config: Config, layers: list[Block], last: Norm, extra: Parts, un
     table = model.parts[EMBED]
     if not isinstance(table, Embedding):
         raise TypeError("a decoder begins with an embedding")
-    body = {name: part for name, part in model.parts.items() if name.startswith("model.")}
-    top = {name: part for name, part in model.parts.items() if name not in body}
-    return replace(model, parts={**body, EMBED: replace(table, scaled=True), **extra, **top})
+    scaled = replace(model, parts={**model.parts, EMBED: replace(table, scaled=True)})
+    return with_behind(scaled, extra)
 
 
 def per_layer_parts(config: Config, hidden: int, depth: int, size: int) -> dict[str, Part]:

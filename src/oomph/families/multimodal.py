@@ -130,6 +130,17 @@ class PoolingProjector(Module):
 
 
 @dataclass(frozen=True, eq=False)
+class JoiningProjector(Module):
+    """Idefics 3's projector, which joins `scale` times `scale` patches to a token. SmolVLM's model `leaves_one` image
+    where all are padding.
+    """
+
+    kind: str = "projector"
+    scale: int = 2
+    leaves_one: bool = False
+
+
+@dataclass(frozen=True, eq=False)
 class PromptProjector(Module):
     """PaliGemma's projector: one map; its model is told which tokens are a prompt's, images among them."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from oomph.blocks.audio import Gemma4Audio, Qwen3OmniAudio, UniversalSpeech, WhisperEncoder
 from oomph.blocks.base import Block
-from oomph.blocks.vision import ClipVision, InternVision, Llama4Vision, MllamaVision
+from oomph.blocks.vision import ClipVision, IdeficsVision, InternVision, Llama4Vision, MllamaVision
 from oomph.blocks.vision_gemma import Gemma4Vision
 from oomph.blocks.vision_native import (
     GlmVision,
@@ -78,7 +78,9 @@ def siglip2(config: Config) -> Block:
 
 def idefics3(config: Config) -> Block:
     """SigLIP without a head."""
-    return ClipVision(*_vit(config), *_images(config), config.int("num_channels"), class_token=False)
+    return IdeficsVision(
+        *_vit(config), *_images(config), config.int("num_channels"), class_token=False, **_acts(config)
+    )
 
 
 def _vit(config: Config) -> tuple[int, int, int, int]:

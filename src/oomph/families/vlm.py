@@ -16,6 +16,7 @@ from oomph.config import Config
 from oomph.families.common import with_head
 from oomph.families.gemma import STYLE as PLUS_ONE
 from oomph.families.multimodal import (
+    JoiningProjector,
     PoolingProjector,
     PromptProjector,
     ShufflingProjector,
@@ -156,8 +157,9 @@ def lfm2(config: Config, vision: Config, hidden: int) -> Module:
 
 def idefics3(config: Config, vision: Config, hidden: int) -> Module:
     """Joined patches and one map."""
-    joined = vision.int("hidden_size") * config.int("scale_factor") ** 2
-    return projector(modality_projection=Module({"proj": Linear(joined, hidden)}))
+    scale = config.int("scale_factor")
+    maps = Module({"proj": Linear(vision.int("hidden_size") * scale**2, hidden)})
+    return JoiningProjector({"modality_projection": maps}, scale=scale, leaves_one=config.model_type == "smolvlm")
 
 
 def internvl(config: Config, vision: Config, hidden: int) -> Module:

@@ -65,6 +65,11 @@ class Base:
     autocast: bool = False
 
 
+# Whose maps are found by transformers, which leaves the module of the last parameter alone (5.23, quantizers/base.py,
+# get_keys_to_not_convert).
+LAST = "bitsandbytes"
+
+
 def base_of(job: InferJob) -> Base:
     """Return how the model of a job without gradients is quantised."""
     computes = "fp32" if job.compute_fp32 else job.precision
@@ -81,10 +86,12 @@ def quantised(model: Model, job: TrainJob | Base) -> Model:
     if hasattr(library, "rest"):
         fmt = replace(fmt, rest=library.rest(job))
     before = isinstance(job, Base) and job.quantization.startswith(STORED_BEFORE)
-    stored = {
-        weight.name.removesuffix(".weight"): fmt.store(weight, model)
+    last = [weight.name for weight in model.weights if weight.kind != "mtp"][-1]  # left as it is, see LAST
+    left = last if not isinstance(job, Base) and library.__name__.endswith(LAST) else ""
+    stored = {  # by shape too, which may differ from layer to layer
+        (weight.name.removesuffix(".weight"), weight.shape): fmt.store(weight, model)
         for weight in model.weights
-        if fmt.quantises(weight) and not (before and weight.kind == ROUTER)
+        if fmt.quantises(weight) and weight.name != left and not (before and weight.kind == ROUTER)
     }
 
     def change(path: str, part: Part) -> Part:
@@ -95,9 +102,11 @@ def quantised(model: Model, job: TrainJob | Base) -> Model:
         if isinstance(block, StackedExperts) and before:
             fix = "Say --experts modules, as transformers 4 built them, or choose another --quantization."
             raise UnsupportedError("oomph cannot play stacked experts that were quantised beforehand yet.", fix)
-        if not isinstance(block, Linear) or len(stored.get(path, ())) < 2:  # one tensor: the weight as it is
+        weight = block.parts["weight"] if isinstance(block, Linear) else None
+        kept = stored.get((path, weight.shape), ()) if isinstance(weight, Tensor) else ()
+        if not isinstance(block, Linear) or len(kept) < 2:  # one tensor: the weight as it is
             return part
-        made: Linear = library.quantised_linear(block, dict(stored_tensor(one, path) for one in stored[path]), job)
+        made: Linear = library.quantised_linear(block, dict(stored_tensor(one, path) for one in kept), job)
         return made
 
     return replace(model, parts={path: rewritten(part, change, path) for path, part in model.parts.items()})

@@ -42,6 +42,7 @@ PROGRAMS: dict[str, str] = {
     **dict.fromkeys(("llava_next", "llava_onevision"), "llava_next"),
     **dict.fromkeys(("m2m_100", "marian", "mbart", "pegasus"), "bart"),
     "mllama": "mllama",
+    **dict.fromkeys(("idefics3", "smolvlm"), "idefics3"),
     "mamba2": "mamba",
     "mt5": "t5",
     **dict.fromkeys(("qwen3_5", "qwen3_5_moe"), "qwen3_5"),
@@ -51,8 +52,8 @@ PROGRAMS: dict[str, str] = {
 }
 SEEING = frozenset(
     {
-        "gemma3", "internvl", "llama4", "llava", "llava_next", "llava_onevision", "mistral3", "mllama", "paligemma",
-        "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe",
+        "gemma3", "idefics3", "internvl", "llama4", "llava", "llava_next", "llava_onevision", "mistral3", "mllama",
+        "paligemma", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "smolvlm",
     }
 )  # fmt: skip  # types that are played with images
 # Types whose class hands on to the packages flash-attn 2 and 3, as programs play it; and types whose class knows none.

@@ -9,6 +9,7 @@ models/gemma3n/modeling_gemma3n.py.
 from __future__ import annotations
 
 from oomph import ops
+from oomph.errors import UsageError
 from oomph.programs import gemma4, llama
 from oomph.programs.cache import Cache, dynamic_cache
 from oomph.programs.frame import call, counted_positions
@@ -43,6 +44,21 @@ def model_buffers(m: Bound) -> list[Sym]:
         owner.parts[name] = tape.empty((), tape.loaded, op=name)
         found.append(owner.parts[name])
     return found
+
+
+def check_coefficients(m: Bound) -> None:
+    """Refuse what torch fails on: the class bounds weights of AltUp in place while training, which packed ones are
+    not made for.
+    """
+    for layer in m.layers:
+        for name in ("prediction_coefs", "correction_coefs"):
+            coefs = layer.altup[name]
+            weight = (coefs.base_layer if "base_layer" in coefs.parts else coefs).parts["weight"]
+            if m.tape.training and (not isinstance(weight, Sym) or weight.dtype not in ("bf16", "fp16", "fp32")):
+                raise UsageError(
+                    "Gemma 3n bounds weights of its AltUp in place while training; torch refuses that for packed ones.",
+                    "Train without quantization: --method lora.",
+                )
 
 
 def updated(m: Bound, parameters: list[Sym]) -> list[Sym]:
@@ -150,6 +166,7 @@ def model(
     """
     packed = position_ids
     check_checkpoints(m, checkpointing)
+    check_coefficients(m)
     if input_ids is not None:
         inputs_embeds = m.embed_tokens(input_ids)
         per_layer_inputs = inputs_per_layer(m, input_ids)

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from oomph import ops
 from oomph.blocks.audio import Gemma4Audio, UniversalSpeech
-from oomph.blocks.vision import ClipVision, InternVision, MllamaVision
+from oomph.blocks.vision import ClipVision, IdeficsVision, InternVision, MllamaVision
 from oomph.blocks.vision_gemma import Gemma4Vision
 from oomph.blocks.vision_native import PixtralVision, Qwen3Vision, QwenVision
 from oomph.errors import UnsupportedError, UsageError
 from oomph.families.multimodal import PoolingProjector, PromptProjector, TiledProjector
+from oomph.images import tiles as tiles_of
 from oomph.programs.mllama_vision import inputs_of_tiles
 from oomph.programs.pixtral import inputs_of_sizes
 from oomph.programs.qwen_vision import grid_of
@@ -29,7 +30,7 @@ TOWERS = ("vision_tower", "visual", "vision_model")  # what the part is called t
 # Inputs of a batch beside input_ids and labels, in the order in which they are made.
 OF_IMAGES = (
     "pixel_values", "image_grid_thw", "mm_token_type_ids", "token_type_ids", "aspect_ratio_ids", "aspect_ratio_mask",
-    "cross_attention_mask", "image_sizes", "batch_num_images",
+    "cross_attention_mask", "image_sizes", "batch_num_images", "pixel_attention_mask",
 )  # fmt: skip
 
 
@@ -43,7 +44,7 @@ def updated(m: Bound, parameters: list[Sym]) -> list[Sym]:
 def tower_buffers(m: Bound) -> list[Sym]:
     """Return what is no parameter of a tower and not stored but on the device: ids of positions, inv_freq."""
     tape, block = m.tape, m.block
-    if isinstance(block, ClipVision):
+    if isinstance(block, ClipVision) and not isinstance(block, IdeficsVision):
         made = tape.empty((1, block.num_positions), "int64", op="position_ids")
         m.embeddings.parts["position_ids"] = made
         return [made]
@@ -83,6 +84,13 @@ def inputs_of_images(m: Bound, job: TrainJob | InferJob) -> dict[str, tuple[tupl
         return {"pixel_values": ((count, tower.num_channels, side, side), tower.class_embedding.dtype)}
     tower = _tower(m)
     block, images = tower.block, job.batch * job.images
+    if isinstance(block, IdeficsVision):
+        side = operator.index(block.image_size)
+        per_row = job.images * tiles_of(m.tape.image_size, side)
+        return {
+            "pixel_values": ((job.batch, per_row, block.num_channels, side, side), "fp32"),
+            "pixel_attention_mask": ((job.batch, per_row, side, side), "int64"),
+        }
     projector = m.model.parts.get("multi_modal_projector")
     if projector is not None and isinstance(projector.block, TiledProjector):
         return inputs_of_resolutions(block, projector.block, job)

@@ -8,7 +8,7 @@ import torch
 
 from oomph.errors import UnsupportedError
 from oomph.families.llava import ANYRES
-from oomph.images import QWEN2_PIXELS, QWEN3_PIXELS, fitted, patches
+from oomph.images import QWEN2_PIXELS, QWEN3_PIXELS, fitted, patches, tiles
 from oomph.job import InferJob, TrainJob
 from oomph.job_checks import pixels
 from oomph.tiles import Tiles, best_fit, canvas
@@ -158,6 +158,21 @@ def mllama(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dic
     }
 
 
+def idefics3(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dict[str, Any]]:
+    """Idefics3Processor: tiles of all images of a sequence [B, T, C, P, P] fp32, and which of their pixels are an
+    image's [B, T, P, P] int64.
+    """
+    vision = config.vision_config
+    side, each = vision.image_size, tiles(job.image_size, vision.image_size)
+    shape = (job.batch, job.images * each)
+    pixels = torch.zeros(*shape, vision.num_channels, side, side, device=device)
+    mask = torch.ones(*shape, side, side, dtype=torch.long, device=device)
+    if hasattr(mask, "fake_mode"):
+        mask.fake_mode.number = shape[1]  # what a count of real tiles is read as
+    tokens = (side // vision.patch_size // config.scale_factor) ** 2
+    return each * tokens, {"pixel_values": pixels, "pixel_attention_mask": mask}
+
+
 def seen_by(config: Any, job: TrainJob | InferJob, tokens: int, device: Any) -> Any:
     """Return which of so many tokens see which tiles: int64 [B, S, I, T]."""
     shape = (job.batch, tokens, job.images, config.vision_config.max_num_tiles)
@@ -169,6 +184,7 @@ MADE = {
     "internvl": intern,
     "llama4": llama4,
     "llava": llava,
+    **dict.fromkeys(("idefics3", "smolvlm"), idefics3),
     "mllama": mllama,
     **dict.fromkeys(("llava_next", "llava_onevision"), tiled),
     "mistral3": pixtral,

@@ -153,7 +153,7 @@ def _without_dropout(config: Any) -> None:
             setattr(config, name, 0.0)
 
 
-LANGUAGE_MODEL = "language_model"  # what the decoder inside a multimodal model is called
+LANGUAGE_MODEL = ("language_model", "text_model")  # what the decoder inside a multimodal model is called
 
 
 def decoder_layers(model: Any) -> list[Any]:
