@@ -351,4 +351,4 @@ def test_topics_and_operations(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_model_without_decoder_layers_is_refused() -> None:
     """An encoder that has no program has no table."""
     with pytest.raises(UnsupportedError):
-        saved_tensors(model_from_config(class_defaults("mpnet")), TrainJob())
+        saved_tensors(model_from_config(class_defaults("eurobert")), TrainJob())

@@ -33,8 +33,8 @@ LORA_TARGETS: dict[str, tuple[str, ...]] = {
 WITHOUT_OUT_PROJ = frozenset({"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"})
 OUT_PROJ = "out_proj"
 # Mixtures whose router is a linear map to PEFT 0.21 and returns two tensors, of which its adapter expects one
-# (transformers 5.23, Llama4Router; tuners/lora/layer.py, Linear.forward).
-MAPS_OF_TWO = frozenset({"llama4"})
+# (transformers 5.23, Llama4Router and PhimoeTopKRouter; tuners/lora/layer.py, Linear.forward).
+MAPS_OF_TWO = frozenset({"llama4", "llama4_text", "phimoe"})
 ALL_LINEAR = "all-linear"
 DEFAULT = "default"
 ATTENTION = "attention"  # the kind of blocks that attend
@@ -46,7 +46,7 @@ Names = tuple[str, ...] | None  # of targets; None are all linear maps
 def names_of(model: Model, targets: str, defaults: dict[str, tuple[str, ...]]) -> tuple[str, ...] | None:
     """Return the names a job targets, None for all linear maps; raises UsageError where PEFT would."""
     if targets == ALL_LINEAR:
-        if any(isinstance(block, MoE) and block.style in MAPS_OF_TWO for block in descend(model.parts)):
+        if model.decoder_type in MAPS_OF_TWO:
             raise UsageError(
                 f"PEFT's all-linear takes the routers of {model.model_type} too, and their adapters cannot run.",
                 "Name the maps: --targets q_proj,v_proj, for one.",
@@ -64,9 +64,6 @@ def names_of(model: Model, targets: str, defaults: dict[str, tuple[str, ...]]) -
 
 def check_mixers(model: Model, names: Names) -> None:
     """Refuse LoRA on the last map of a state-space mixer, as PEFT does, and where it fails; raises UsageError."""
-    if names is None and model.model_type == "phimoe":
-        fix = "Name the targets: --targets q_proj,k_proj,v_proj,o_proj."
-        raise UsageError("all-linear takes in Phi-MoE's router, whose adapter fails on what it returns.", fix)
     if model.model_type in WITHOUT_OUT_PROJ and (names is None or any(matches(name, (OUT_PROJ,)) for name in names)):
         raise UsageError(
             f"PEFT puts no LoRA on {OUT_PROJ} of {model.model_type}.", "Name other maps: --targets in_proj, for one."

@@ -17,6 +17,7 @@ from oomph.blocks.basic import Linear
 from oomph.blocks.latent_attention import LatentAttention
 from oomph.blocks.mlp import MLP, GatedMLP
 from oomph.blocks.moe import MoE
+from oomph.blocks.vision_native import PixtralVision
 from oomph.errors import UnsupportedError
 from oomph.structure import decoder_stack
 
@@ -216,13 +217,13 @@ def _tower(model: Model) -> Tower | None:
 
 def _image(model_type: str, block: Any, patch: int) -> tuple[int, int]:
     """Return how many patches are one token, and how many tokens the largest image has."""
-    if model_type in ("mistral3", "llava") and not hasattr(block, "image_size"):
+    if isinstance(block, PixtralVision):
         merge = PIXTRAL_MERGE if model_type == "mistral3" else 1
         return merge**2, (PIXTRAL_SIDE // (patch * merge)) ** 2
+    if model_type == "llama4":
+        return LLAMA4_MERGED, LLAMA4_TILES * (block.image_size // patch) ** 2 // LLAMA4_MERGED
     if hasattr(block, "merge") or not hasattr(block, "image_size"):
         return getattr(block, "merge", PIXTRAL_MERGE) ** 2, NATIVE_TOKENS
     patches = (block.image_size // patch) ** 2
-    if model_type == "llama4":
-        return LLAMA4_MERGED, LLAMA4_TILES * patches // LLAMA4_MERGED
     tokens = GEMMA3_TOKENS if model_type == "gemma3" else patches
     return patches // tokens, tokens
