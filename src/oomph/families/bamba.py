@@ -64,8 +64,10 @@ def attention(config: Config, hidden: int) -> Attention:
     found = Attention(
         hidden, heads, kv_heads, size, qkv_bias=bias, out_bias=bias, dropout=config.rate("attention_dropout", 0.0)
     )  # fmt: skip
-    if config.model_type != "bamba":
+    if config.model_type == "falcon_h1":
         return replace(found, norm_place="scaled keys")
+    if config.model_type != "bamba":
+        return found
     return replace(found, rotary="partial", rotary_dim=rotary_dim(config, size, TURNED))
 
 
