@@ -23,7 +23,7 @@ from oomph.engines import ENGINES, engine
 from oomph.errors import UnsupportedError
 from oomph.families.registry import FAMILIES
 from oomph.formats.registry import FORMATS
-from oomph.programs import PROGRAMS, SEEING
+from oomph.programs import PROGRAMS, sees
 from oomph.sources import catalogue
 from oomph.units import gib
 
@@ -90,7 +90,7 @@ def family_page() -> str:
         [
             f"`{name}`",
             f"[{file}](../src/oomph/families/{file}.py)",
-            "with images" if name in SEEING else "yes" if name in PROGRAMS else "",
+            "with images" if sees(name) else "yes" if name in PROGRAMS else "",
             ", ".join(models.get(name, [])[:3]),
         ]
         for name, file in sorted(FAMILIES.items())

@@ -11,8 +11,8 @@ import pytest
 
 from oomph.errors import UsageError
 from oomph.families.llava import PINPOINTS
-from oomph.images import QWEN2_PIXELS, QWEN3_PIXELS, fitted, patches, tiles
-from oomph.tiles import Tiles, best_fit, canvas
+from oomph.images import QWEN2_PIXELS, QWEN3_PIXELS, fitted, patches
+from oomph.tiles import Tiles, best_fit, canvas, splits
 
 GOLDEN = json.loads((Path(__file__).parent / "image_sizes.json").read_text())
 
@@ -35,7 +35,10 @@ def test_tiles_are_those_of_llavas_processors(kind: str, side: int, patches: int
         assert (math.prod(tiles.grid(size)) + 1, tiles.tokens(size)) == (count, tokens), size
 
 
-@pytest.mark.parametrize(("kind", "tiles", "side"), [("internvl", canvas, 448), ("llama4", best_fit, 336)])
+@pytest.mark.parametrize(
+    ("kind", "tiles", "side"),
+    [("internvl", canvas, 448), ("llama4", best_fit, 336), ("idefics3", splits, 364), ("smolvlm", splits, 512)],
+)
 def test_tiles_are_those_of_the_processors(kind: str, tiles: Callable[[str, int], int], side: int) -> None:
     """An image of any size becomes as many tiles, a small one of the whole among them."""
     for height, width, count in GOLDEN[kind]:
@@ -53,10 +56,3 @@ def test_an_image_of_which_nothing_is_left_is_refused() -> None:
     """A side that is fitted to less than a pixel."""
     with pytest.raises(UsageError, match="too long"):
         fitted("1x4000", 1024, 16)
-
-
-@pytest.mark.parametrize(("kind", "side"), [("idefics3", 364), ("smolvlm", 512)])
-def test_tiles_are_those_of_idefics3s_processor(kind: str, side: int) -> None:
-    """The longer side four of them, a small copy of the whole image beside them."""
-    for height, width, count in GOLDEN[kind]:
-        assert tiles(f"{height}x{width}", side) == count, (height, width)

@@ -10,8 +10,6 @@ from oomph.job_checks import pixels
 # The least and the most pixels of an image, as the preprocessor_config.json files of Qwen2-VL and Qwen2.5-VL, and of
 # Qwen3-VL and Qwen3.5, say (min_pixels and max_pixels, or shortest_edge and longest_edge of their size).
 QWEN2_PIXELS, QWEN3_PIXELS = (3136, 12845056), (65536, 16777216)
-SPLITS = 4  # size["longest_edge"] to max_image_size["longest_edge"] of Idefics 3's and SmolVLM's files
-MOST_LONG = 4096  # MAX_IMAGE_SIZE of image_processing_idefics3.py
 LONGEST_TO_SHORTEST = 200  # beyond which its processor raises an error
 
 
@@ -25,37 +23,25 @@ def fitted(image_size: str, longest: int, step: int) -> tuple[int, int]:
     >>> fitted("768x1000", 1024, 16), fitted("4000x3000", 1540, 28)
     ((48, 63), (55, 42))
     """
-    height, width = _said(image_size)
+    height, width = sides(image_size)
     ratio = max(height / longest, width / longest)
     if ratio > 1:
         height, width = math.floor(height / ratio), math.floor(width / ratio)
     if not height or not width:
-        raise UsageError(f"Images of {image_size} are too long for this model's processor.", "Say another size.")
+        raise too_long(image_size)
     return math.ceil(height / step), math.ceil(width / step)
 
 
-def tiles(image_size: str, side: int) -> int:
-    """Return how many tiles of `side` pixels Idefics3ImageProcessor makes of an image, a small copy of all of it among
-    them: its longer side is made SPLITS tiles long, as the published preprocessor_config.json files say.
-
-    Raises UsageError without a size. Source: transformers 5.23, models/idefics3/image_processing_idefics3.py.
-
-    >>> tiles("768x1024", 364), tiles("512x512", 384), tiles("100x1000", 512)
-    (13, 17, 5)
-    """
-    height, width = _said(image_size)
-    longer, shape = SPLITS * side, width / height
-    shorter = int(longer / shape) if width >= height else int(longer * shape)
-    shorter = max(1, shorter + shorter % 2)
-    longer, shape = min(longer, MOST_LONG), longer / shorter
-    return SPLITS * math.ceil(int(longer / shape) / side) + 1
-
-
-def _said(image_size: str) -> tuple[int, int]:
+def sides(image_size: str) -> tuple[int, int]:
     """Return height and width in pixels of a size that must be there."""
     if not image_size:
         raise UsageError("The tokens of this model's images depend on their size.", "Say it: --image-size 768x768.")
     return pixels(image_size)
+
+
+def too_long(image_size: str) -> UsageError:
+    """Return what to raise for a size of which a processor leaves nothing, or that it refuses."""
+    return UsageError(f"Images of {image_size} are too long for this model's processor.", "Say another size.")
 
 
 def patches(image_size: str, patch: int, merge: int, bounds: tuple[int, int] = QWEN2_PIXELS) -> tuple[int, int]:
@@ -69,10 +55,10 @@ def patches(image_size: str, patch: int, merge: int, bounds: tuple[int, int] = Q
     ((54, 74), (286, 214), (4, 6))
     """
     fewest, most = bounds
-    height, width = _said(image_size)
+    height, width = sides(image_size)
     factor = patch * merge
     if max(height, width) > LONGEST_TO_SHORTEST * min(height, width):
-        raise UsageError(f"Images of {image_size} are too long for this model's processor.", "Say another size.")
+        raise too_long(image_size)
     rows, columns = round(height / factor), round(width / factor)
     if rows * columns * factor**2 > most:
         beta = math.sqrt(height * width / most)

@@ -12,7 +12,6 @@ from typing import Any, Literal
 from oomph.job_checks import (
     ROLLOUT_BATCH,
     check_in_backward,
-    check_objective,
     check_serving,
     check_training,
     check_values,
@@ -51,6 +50,7 @@ from oomph.job_words import (
     ZeroGrad,
     ZeroOffload,
 )
+from oomph.objective_checks import check_objective
 from oomph.objectives import KINDS as OBJECTIVES
 from oomph.optimizer_names import KINDS
 

@@ -13,7 +13,7 @@ from oomph.job_words import COMPLETING, OFFLOADED_CACHES, QUANTIZATIONS
 from oomph.methods.targets import has_stacks
 from oomph.objectives import KINDS as OBJECTIVES
 from oomph.optimizer_names import KINDS
-from oomph.programs import flash_note, kernel_note
+from oomph.programs.attention_kernels import flash_note, kernel_note
 from oomph.steps import Step
 from oomph.structure import Job
 from oomph.units import human

@@ -17,6 +17,12 @@ Kernel = Literal[
     "flash_attention_2", "flash_attention_3",  # of the packages flash-attn and flash-attn-3
 ]  # fmt: skip
 FLASH_ATTN = ("flash_attention_2", "flash_attention_3")
+# What others call these packages: transformers, config files, the hub.
+FLASH_ATTN_NAMES: dict[str, Kernel] = {
+    "flash_attn": "flash_attention_2", "fa2": "flash_attention_2", "fa3": "flash_attention_3",
+    "kernels-community/flash-attn": "flash_attention_2", "kernels-community/flash-attn2": "flash_attention_2",
+    "kernels-community/flash-attn3": "flash_attention_3", "kernels-community/vllm-flash-attn3": "flash_attention_3",
+}  # fmt: skip
 Kernels = Literal[
     "torch",  # none but torch's own
     "liger",  # Liger's norms, rotary embeddings and gated activations

@@ -25,7 +25,8 @@ from oomph.pattern import Depth
 from oomph.play_infer import infer
 from oomph.play_step import at_depth, play_step
 from oomph.played import Played
-from oomph.programs import kernel_of, program_of
+from oomph.programs import program_of
+from oomph.programs.attention_kernels import kernel_of
 from oomph.structure import decoder_stack
 from oomph.tape import Tape
 from oomph.tape.autograd import like

@@ -18,8 +18,9 @@ from oomph.methods import adapted
 from oomph.methods.gptq import exllama_rooms
 from oomph.model import Model
 from oomph.played import Played
-from oomph.programs import kernel_of, program_of
+from oomph.programs import program_of
 from oomph.programs.assistant import Assistant
+from oomph.programs.attention_kernels import kernel_of
 from oomph.programs.beams import repeated, search
 from oomph.programs.cache import OLD, Cache, EncoderDecoderCache, dynamic_cache, static_cache
 from oomph.programs.integer_cache import integer_cache
@@ -27,11 +28,11 @@ from oomph.programs.llama import attention, rotary_size
 from oomph.programs.lookup import write
 from oomph.programs.offloaded_cache import offloaded_cache
 from oomph.programs.quantised_cache import fp8_cache
-from oomph.programs.towers import images, inputs_after_images, inputs_of_images
+from oomph.programs.towers import images
 from oomph.tape import Tape
 from oomph.tape.bound import Bound, bind
 from oomph.tape.checkpoint import Checkpointing
-from oomph.tape.sizes import Size, yes
+from oomph.tape.sizes import Shapes, Size, yes
 from oomph.tape.sym import Sym
 from oomph.tape.tape import Place
 
@@ -274,8 +275,7 @@ def _pass(
     before = _tensors(cache) if job.release == OLD else []  # noqa: F841  a tuple of its own, held by generate()
     inputs = {"input_ids": tape.note(tape.empty((job.batch, new), "int64", op="input_ids"), "input")}
     if job.images:
-        more = inputs_of_images(bound, job) if yes(new == seen) else inputs_after_images(bound, job, new)
-        for name, (shape, dtype) in more.items():
+        for name, (shape, dtype) in _sights(program, bound, job, new, seen).items():
             inputs[name] = tape.note(tape.empty(shape, dtype, op=name), "input")
     inputs |= _mask(bound, job, job.batch, seen)
     outputs = _outputs(bound, program, model, job, inputs, cache)
@@ -283,6 +283,14 @@ def _pass(
     del outputs
     made: Cache | None = kept
     return made
+
+
+def _sights(program: Any, bound: Bound, job: InferJob, new: Size, seen: Size) -> Shapes:
+    """Return what comes with tokens of images: with the first ones these, later what a class looks at anew, if any."""
+    if yes(new == seen):
+        found: Shapes = program.inputs_of_images(bound, job)
+        return found
+    return program.inputs_after_images(bound, job, new) if hasattr(program, "inputs_after_images") else {}
 
 
 def _mask(bound: Bound, job: InferJob, batch: Size, seen: Size) -> dict[str, Sym]:

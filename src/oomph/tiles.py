@@ -9,11 +9,12 @@ import math
 import struct
 from dataclasses import dataclass
 
-from oomph.errors import UsageError
-from oomph.job_checks import pixels
+from oomph.images import sides, too_long
 
 DECIMALS = 7  # to which unpad_image rounds a side
 SHRUNK_FROM = 1.1  # how many times too long a side of features may be
+SPLITS = 4  # size["longest_edge"] to max_image_size["longest_edge"] of Idefics 3's and SmolVLM's files
+MOST_LONG = 4096  # MAX_IMAGE_SIZE of image_processing_idefics3.py
 
 
 @dataclass(frozen=True)
@@ -38,14 +39,14 @@ class Tiles:
         >>> tiles.grid("300x900"), tiles.grid("768x1024")
         ((1, 2), (2, 2))
         """
-        height, width = _sides(image_size)
+        height, width = sides(image_size)
         ranks: dict[tuple[int, int], tuple[int, int]] = {}
         for down, across in self.pinpoints:
             scale = min(across / width, down / height)
             kept = min(int(width * scale) * int(height * scale), width * height)
             ranks.setdefault((kept, kept - down * across), (down, across))
         if not max(ranks)[0]:
-            raise _too_long(image_size)
+            raise too_long(image_size)
         down, across = ranks[max(ranks)]
         return down // self.side, across // self.side
 
@@ -57,7 +58,7 @@ class Tiles:
         >>> tiles.kept("300x900"), tiles.kept("768x1024")
         ((16, 48), (36, 48))
         """
-        height, width = _sides(image_size)
+        height, width = sides(image_size)
         down, across = (count * self.patches for count in self.grid(image_size))
         if width / height > across / down:
             return down - (down - int(round(height * (across / width), DECIMALS))) // 2 * 2, across
@@ -100,16 +101,33 @@ def canvas(image_size: str, side: int, most: int = 12) -> int:
     >>> canvas("448x448", 448), canvas("900x900", 448), canvas("600x1200", 448)
     (1, 5, 3)
     """
-    height, width = _sides(image_size)
+    height, width = sides(image_size)
     grids = [(a, b) for a in range(1, most + 1) for b in range(1, most + 1) if a * b <= most]
     best, apart = (1, 1), math.inf
     for across, down in sorted(grids, key=math.prod):
         distance = abs(width / height - across / down)
-        larger = width * height > 0.5 * side * side * across * down
+        larger = 2 * width * height > side * side * across * down
         if distance < apart or (distance == apart and larger):
             best, apart = (across, down), distance
     count = math.prod(best)
     return count + (count > 1)
+
+
+def splits(image_size: str, side: int) -> int:
+    """Return how many tiles of `side` pixels Idefics3ImageProcessor makes of an image, a small copy of all of it among
+    them: its longer side is made SPLITS tiles long, as the published preprocessor_config.json files say.
+
+    Raises UsageError without a size. Source: transformers 5.23, models/idefics3/image_processing_idefics3.py.
+
+    >>> splits("768x1024", 364), splits("512x512", 384), splits("100x1000", 512)
+    (13, 17, 5)
+    """
+    height, width = sides(image_size)
+    longer, shape = SPLITS * side, width / height
+    shorter = int(longer / shape) if width >= height else int(longer * shape)
+    shorter = max(1, shorter + shorter % 2)
+    longer, shape = min(longer, MOST_LONG), longer / shorter
+    return SPLITS * math.ceil(int(longer / shape) / side) + 1
 
 
 def best_fit(image_size: str, side: int, most: int = 16) -> int:
@@ -122,7 +140,7 @@ def best_fit(image_size: str, side: int, most: int = 16) -> int:
     >>> best_fit("336x336", 336), best_fit("336x700", 336), best_fit("2000x2000", 336)
     (1, 4, 17)
     """
-    height, width = _sides(image_size)
+    height, width = sides(image_size)
     grids = [(down, across) for down in range(1, most + 1) for across in range(1, most // down + 1)]
     scales = {grid: min(_fp32(grid[0] * side / height), _fp32(grid[1] * side / width)) for grid in grids}
     larger = [scale for scale in scales.values() if scale >= 1]
@@ -135,13 +153,3 @@ def _fp32(number: float) -> float:
     """Return a number as fp32 has it: scales that differ less are equal."""
     found: float = struct.unpack("f", struct.pack("f", number))[0]
     return found
-
-
-def _sides(image_size: str) -> tuple[int, int]:
-    if not image_size:
-        raise UsageError("The tokens of this model's images depend on their size.", "Say it: --image-size 768x768.")
-    return pixels(image_size)
-
-
-def _too_long(image_size: str) -> UsageError:
-    return UsageError(f"Images of {image_size} are too long for this model's processor.", "Say another size.")

@@ -11,7 +11,7 @@ from oomph.errors import OomphError
 from oomph.families import model_from_config
 from oomph.job import TrainJob
 from oomph.play import train_step
-from oomph.programs import kernel_note
+from oomph.programs.attention_kernels import kernel_note
 from oomph.steps import step
 from tests.tape.encoders import FAMILIES, playable
 from tests.tape.grid import compare

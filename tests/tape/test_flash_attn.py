@@ -17,7 +17,7 @@ from oomph.families import model_from_config
 from oomph.job import InferJob, TrainJob
 from oomph.job_words import Kernel
 from oomph.play import play, train_step
-from oomph.programs import flash_note, kernel_note, kernel_of
+from oomph.programs.attention_kernels import flash_note, kernel_note, kernel_of
 from oomph.steps import step
 from tests.tape.grid import compare
 

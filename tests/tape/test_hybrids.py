@@ -15,7 +15,7 @@ from oomph.errors import OomphError, UnsupportedError
 from oomph.families import model_from_config
 from oomph.job import InferJob, TrainJob
 from oomph.play import play, train_step
-from oomph.programs import kernel_note
+from oomph.programs.attention_kernels import kernel_note
 from oomph.steps import step
 from tests.tape.grid import compare, infer_job, job
 from tests.tape.hybrids import CONFIGS, deep

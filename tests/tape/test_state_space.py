@@ -14,7 +14,7 @@ from oomph.errors import UnsupportedError, UsageError
 from oomph.families import model_from_config
 from oomph.job import InferJob, TrainJob
 from oomph.play import play, train_step
-from oomph.programs import kernel_note
+from oomph.programs.attention_kernels import kernel_note
 from oomph.steps import step
 from tests.referee.test_trace_profile import PLAIN, SCALARS
 from tests.tape.grid import compare

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from oomph.job_words import FLASH_ATTN_NAMES
+
 # Of transformers' TrainingArguments, TRL, PEFT, axolotl, LLaMA-Factory and model cards; hyphens stand for underscores.
 FLAGS = {
     "attn-implementation": "--attention",
@@ -41,19 +43,14 @@ FLAGS = {
     "torch-dtype": "--precision",
     "use-peft": "--method lora",
 }
-VALUES = {
+VALUES: dict[str, str] = {
+    **FLASH_ATTN_NAMES,
     "bf16-mixed": "amp-bf16",
     "bf16-true": "bf16",
     "bfloat16": "bf16",
-    "fa2": "flash_attention_2",
-    "fa3": "flash_attention_3",
     "float16": "fp16",
     "float32": "fp32",
-    "flash_attn": "flash_attention_2",
     "half": "fp16",
-    "kernels-community/flash-attn2": "flash_attention_2",
-    "kernels-community/flash-attn3": "flash_attention_3",
-    "kernels-community/vllm-flash-attn3": "flash_attention_3",
     "sdpa": "flash",
     "unsloth_checkpoint": "unsloth",
     "xformers": "efficient",

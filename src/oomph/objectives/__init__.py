@@ -66,9 +66,9 @@ def objective_file(name: str) -> Any:
 def check_model(model: Model, job: TrainJob) -> None:
     """Refuse a model that an objective, or another input of a job, says nothing about."""
     from oomph.families.heads import task_of
-    from oomph.programs import SEEING
+    from oomph.programs import sees
 
-    if job.images and model.model_type not in SEEING:
+    if job.images and not sees(model.model_type):
         fix = "Leave --images out: what is played is text alone, the tower in memory."
         raise UnsupportedError(f"oomph cannot play images with {model.model_type or 'this model'} yet.", fix)
     if job.keeps_cache and model.model_type != "gpt_bigcode":

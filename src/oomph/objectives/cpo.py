@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 from oomph import ops
-from oomph.objectives.passes import Passes, Shapes, item, mean_item, written
+from oomph.objectives.passes import Passes, item, mean_item, written
 from oomph.ops.scores import compared, logsigmoid, sum_rows
 from oomph.ops.selected import selective_log_softmax
 from oomph.tape.autograd import like
-from oomph.tape.sizes import yes
+from oomph.tape.sizes import Shapes, yes
 from oomph.tape.sym import Sym
 
 TENSORS = ("input_ids", "attention_mask", "labels")

@@ -11,7 +11,7 @@ from typing import Any
 
 from oomph import ops
 from oomph.errors import UnsupportedError
-from oomph.objectives.passes import Passes, Shapes, item
+from oomph.objectives.passes import Passes, item
 from oomph.ops.chunked_divergence import chunked_divergence
 from oomph.ops.elementwise import result
 from oomph.ops.fused_head import take_where
@@ -20,7 +20,7 @@ from oomph.programs import program_of
 from oomph.tape.autograd import like
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
-from oomph.tape.sizes import Size
+from oomph.tape.sizes import Shapes, Size
 from oomph.tape.sym import Sym
 
 

@@ -10,11 +10,12 @@ from typing import Any
 
 from oomph import ops
 from oomph.losses.fused_head import counted
-from oomph.objectives.passes import Passes, Shapes, item, mean_item
+from oomph.objectives.passes import Passes, item, mean_item
 from oomph.ops.elementwise import result
 from oomph.ops.fused_head import take_where
 from oomph.ops.scores import compared, count, halves, logsigmoid, sum_rows
 from oomph.tape.autograd import like
+from oomph.tape.sizes import Shapes
 from oomph.tape.sym import Sym
 
 OUTPUTS = ("entropy", "mean_logits", "is_top1")  # beside the log-probabilities, of the model that trains

@@ -13,13 +13,14 @@ from typing import Any
 
 from oomph import ops
 from oomph.losses.fused_head import counted
-from oomph.objectives.passes import Passes, Shapes
+from oomph.objectives.passes import Passes
 from oomph.ops.divergence import kl_div, logsumexp
 from oomph.ops.elementwise import add_scalar
 from oomph.ops.fused_head import take_where
 from oomph.ops.joining import stack_first
 from oomph.ops.loss import log_softmax
 from oomph.ops.scores import compared, log, log1p
+from oomph.tape.sizes import Shapes
 from oomph.tape.sym import Sym
 
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 from typing import Any
 
 from oomph import ops
-from oomph.objectives.passes import Passes, Shapes, autocast_dtype, item, written
+from oomph.objectives.passes import Passes, autocast_dtype, item, written
 from oomph.ops.elementwise import add_scalar, result
 from oomph.ops.indexing import unsqueeze
 from oomph.ops.scores import compared, count, minimum, sum_rows
 from oomph.tape.autograd import like
-from oomph.tape.sizes import Size
+from oomph.tape.sizes import Shapes, Size
 from oomph.tape.sym import Sym
 from oomph.tape.tape import autocast
 

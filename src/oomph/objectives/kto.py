@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from oomph import ops
 from oomph.losses.fused_head import counted
-from oomph.objectives.passes import Passes, Shapes, item
+from oomph.objectives.passes import Passes, item
 from oomph.ops.elementwise import result
 from oomph.ops.fused_head import take_where
 from oomph.ops.scores import compared, count, nanmean, nansum, pick_rows, sum_rows
 from oomph.tape.autograd import like
-from oomph.tape.sizes import Size
+from oomph.tape.sizes import Shapes, Size
 from oomph.tape.sym import Sym
 
 OUTPUTS = ("entropy", "mean_logits", "is_top1")  # beside the log-probabilities, of the model that trains

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from oomph import ops
 from oomph.job import TrainJob
 from oomph.tape.checkpoint import Checkpointing
-from oomph.tape.sizes import Size
+from oomph.tape.sizes import Shapes
 from oomph.tape.sym import Sym
 from oomph.tape.tape import autocast
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from oomph.tape.tape import Tape
 
 Forward = Callable[..., "tuple[Sym | None, Any, Any]"]
-Shapes = dict[str, tuple[tuple[Size, ...], str]]
 
 
 def autocast_dtype(job: TrainJob) -> str | None:

@@ -15,7 +15,7 @@ from oomph import ops
 from oomph.job import REPEATED
 from oomph.objectives import rollout
 from oomph.objectives.judged import empty_cache, masked_mean, policy_and_value
-from oomph.objectives.passes import Passes, Shapes, mean_item
+from oomph.objectives.passes import Passes, mean_item
 from oomph.ops.bounds import clamp_between
 from oomph.ops.divergence import logsumexp_last
 from oomph.ops.elementwise import result
@@ -24,7 +24,7 @@ from oomph.ops.scores import compared, maximum
 from oomph.ops.selected import log_softmax_by_rows
 from oomph.ops.slices import divide_slice, squeeze_last
 from oomph.tape.autograd import like
-from oomph.tape.sizes import Size
+from oomph.tape.sizes import Shapes, Size
 from oomph.tape.sym import Sym, new
 from oomph.workspaces import OUTPUTS, Buffer
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from oomph import ops
-from oomph.objectives.passes import Passes, Shapes, item, mean_item
+from oomph.objectives.passes import Passes, item, mean_item
 from oomph.ops.scores import compared, count, halves, logsigmoid
+from oomph.tape.sizes import Shapes
 from oomph.tape.sym import Sym
 
 

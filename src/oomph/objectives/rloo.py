@@ -9,10 +9,11 @@ from typing import Any
 
 from oomph import ops
 from oomph.objectives.grpo import clipped, extreme, per_token_logps_and_entropies
-from oomph.objectives.passes import Passes, Shapes, item
+from oomph.objectives.passes import Passes, item
 from oomph.ops.elementwise import result
 from oomph.ops.scores import compared, count, minimum, sum_rows
 from oomph.tape.autograd import like
+from oomph.tape.sizes import Shapes
 from oomph.tape.sym import Sym
 
 

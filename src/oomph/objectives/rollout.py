@@ -13,14 +13,14 @@ from typing import Any
 
 from oomph import ops
 from oomph.objectives.judged import empty_cache, first_true_indices, masked_mean, reference, rewards
-from oomph.objectives.passes import Passes, Shapes, made
+from oomph.objectives.passes import Passes, made
 from oomph.ops.elementwise import add_scalar, result
 from oomph.ops.scores import compared, count
 from oomph.ops.selected import log_softmax_by_rows
 from oomph.ops.slices import divide_slice, squeeze_last
 from oomph.tape.autograd import like
 from oomph.tape.checkpoint import Checkpointing
-from oomph.tape.sizes import Size, settled, yes
+from oomph.tape.sizes import Shapes, Size, settled, yes
 from oomph.tape.sym import Sym, new
 
 LISTS = ("responses", "postprocessed_responses", "logprobs", "ref_logprobs", "sequence_lengths", "scores", "values")

@@ -9,10 +9,11 @@ from typing import Any
 
 from oomph import ops
 from oomph.families.heads import task_of
-from oomph.objectives.passes import Passes, Shapes, autocast_dtype
+from oomph.objectives.passes import Passes, autocast_dtype
 from oomph.programs import program_of
-from oomph.programs.towers import images, inputs_of_images
+from oomph.programs.towers import images
 from oomph.tape.checkpoint import Checkpointing
+from oomph.tape.sizes import Shapes
 from oomph.tape.sym import Sym
 from oomph.tape.tape import autocast
 
@@ -31,7 +32,7 @@ def inputs(passes: Passes) -> Shapes:
     program = program_of(model)
     read = program.reads(passes.policy, job.batch, job.weight_dtype) if hasattr(program, "reads") else ids
     made = {**read, **dict.fromkeys(between, ((job.batch, job.seq_len), "int64")), "labels": labels}
-    return made | inputs_of_images(passes.policy, job) if job.images else made
+    return made | program.inputs_of_images(passes.policy, job) if job.images else made
 
 
 def compute_loss(passes: Passes, inputs: dict[str, Sym]) -> tuple[Sym | None, list[Any]]:

@@ -30,13 +30,47 @@ def rotary_tables(x: Sym, position_ids: Sym, head_dim: Size, dtype: str | None =
         freqs = tape.empty((rows, length, head_dim // 2), "fp32", op="mul")
         del positions
         emb = cat((freqs, freqs), -1)
-        turned = unary(emb, "cos")
-        cos = unary(turned, "mul")
-        del turned
-        turned = unary(emb, "sin")
-        sin = unary(turned, "mul")
-        del turned
+        cos, sin = _of_angles(emb)
         return cast(cos, dtype or x.dtype), cast(sin, dtype or x.dtype)
+
+
+def rotary_tables_2d(position_ids: Sym, head_dim: Size, per_axis: Size, dtype: str = "fp32") -> tuple[Sym, Sym]:
+    """Mirror PixtralVisionRotaryEmbedding.forward, and Qwen2_5_VLVisionRotaryEmbedding's: cos and sin [T, D] of rows
+    and columns [T, 2] with angles [T, 2, per_axis], in fp32 without gradient.
+
+    Saves nothing itself. Source: transformers 5.23, models/pixtral/modeling_pixtral.py,
+    models/qwen2_5_vl/modeling_qwen2_5_vl.py.
+
+    Positions are 6·2·4 B, angles and four of their cosines and sines 6·2·16·4 B each, half a table 6·32·4 B.
+    >>> from oomph.tape.testing import cost, ids
+    >>> cost(lambda positions: rotary_tables_2d(positions, 64, 16), ids(6, 2))
+    Cost(allocated=8496, saved=0, backward=0)
+    """
+    tape, total = position_ids.tape, position_ids.shape[0]
+
+    def both(freq: Sym) -> Sym:
+        freq_hw = tape.empty((total, head_dim // 2), "fp32", op="cat")
+        return cat((freq_hw, freq_hw), -1)
+
+    with tape.no_grad():
+        positions = tape.empty((*position_ids.shape, 1), "fp32", op="_to_copy")
+        freqs = tape.empty((*position_ids.shape, per_axis), "fp32", op="mul")
+        del positions
+        cos, sin = _of_angles(freqs)
+        cos = both(cos)
+        sin = both(sin)
+        return cast(cos, dtype), cast(sin, dtype)
+
+
+def _of_angles(angles: Sym) -> tuple[Sym, Sym]:
+    """Return the cosine and the sine of angles, each scaled out of place."""
+    turned = unary(angles, "cos")
+    cos = unary(turned, "mul")
+    del turned
+    turned = unary(angles, "sin")
+    sin = unary(turned, "mul")
+    del turned
+    return cos, sin
 
 
 def rotary_tables_anew(x: Sym, position_ids: Sym, head_dim: Size, longrope: bool = False) -> tuple[Sym, Sym]:
@@ -67,12 +101,7 @@ def rotary_tables_anew(x: Sym, position_ids: Sym, head_dim: Size, longrope: bool
         freqs = tape.empty((rows, length, *half), "fp32", op="mul")
         del positions, copied
         emb = cat((freqs, freqs), -1)
-        turned = unary(emb, "cos")
-        cos = unary(turned, "mul")
-        del turned
-        turned = unary(emb, "sin")
-        sin = unary(turned, "mul")
-        del turned
+        cos, sin = _of_angles(emb)
         tables = cast(cos, x.dtype), cast(sin, x.dtype)
         del seq_len, inv_freq
         return tables
@@ -138,12 +167,7 @@ def rotary_tables_3d(x: Sym, position_ids: Sym, head_dim: Size, interleaved: boo
         positions = tape.empty((*position_ids.shape, 1), "fp32", op="_to_copy")
         freqs = tape.empty((*position_ids.shape, head_dim // 2), "fp32", op="mul")
         del positions
-        turned = unary(freqs, "cos")
-        cos = unary(turned, "mul")
-        del turned
-        turned = unary(freqs, "sin")
-        sin = unary(turned, "mul")
-        del turned
+        cos, sin = _of_angles(freqs)
         sin = one_of_three(sin)
         cos = one_of_three(cos)
         return cast(cos, x.dtype), cast(sin, x.dtype)
@@ -274,12 +298,7 @@ def half_tables(x: Sym, position_ids: Sym, head_dim: Size) -> tuple[Sym, Sym]:
         positions = tape.empty((rows, length, 1), "fp32", op="_to_copy")
         emb = tape.empty((rows, length, head_dim // 2), "fp32", op="mul")
         del positions
-        turned = unary(emb, "cos")
-        cos = unary(turned, "mul")
-        del turned
-        turned = unary(emb, "sin")
-        sin = unary(turned, "mul")
-        del turned
+        cos, sin = _of_angles(emb)
         return cast(cos, x.dtype), cast(sin, x.dtype)
 
 

@@ -100,7 +100,7 @@ def _forward(
         _tiled(x, w, counted)
         left: list[Any] = []
     else:
-        buf = new(tape, (chunk_rows(counted, hidden, vocab), (vocab + 7) // 8 * 8), "fp32", op="empty")
+        buf = new(tape, (chunk_rows(counted, hidden, vocab), (vocab + 8 - 1) // 8 * 8), "fp32", op="empty")
         ratio = None
         if acc_w is None:  # one of 16 bits is added to with rounded coefficients
             coef, ratio = _power_of_two(coef)

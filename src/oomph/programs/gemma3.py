@@ -5,7 +5,7 @@ Source: transformers 5.23, models/gemma3/modeling_gemma3.py.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from oomph import ops
 from oomph.errors import UnsupportedError
@@ -14,13 +14,21 @@ from oomph.programs import clip, llama
 from oomph.programs.cache import Cache
 from oomph.programs.frames import FRAMES
 from oomph.programs.llava import buffers, sliding_windows
-from oomph.programs.towers import Images, check_room, updated
+from oomph.programs.towers import Images, check_room, square_images, updated
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
-from oomph.tape.sizes import Size
+from oomph.tape.sizes import Shapes, Size
 from oomph.tape.sym import Sym
 
-__all__ = ["buffers", "causal_lm", "sliding_windows", "updated"]
+if TYPE_CHECKING:
+    from oomph.job import InferJob, TrainJob
+
+__all__ = ["buffers", "causal_lm", "inputs_of_images", "sliding_windows", "updated"]
+
+
+def inputs_of_images(m: Bound, job: TrainJob | InferJob) -> Shapes:
+    """Return what a batch has beside its tokens: images, and which tokens are theirs."""
+    return {**square_images(m.model.vision_tower.block, job), "token_type_ids": ((job.batch, job.seq_len), "int64")}
 
 
 def causal_lm(

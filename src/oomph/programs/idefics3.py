@@ -9,7 +9,7 @@ import math
 import operator
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from oomph import ops
 from oomph.errors import UnsupportedError
@@ -20,9 +20,13 @@ from oomph.programs.frames import FRAMES
 from oomph.programs.towers import HEAD, Images, check_room
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
-from oomph.tape.sizes import Size
+from oomph.tape.sizes import Shapes, Size
 from oomph.tape.sym import Sym
 from oomph.tape.tape import Tape
+from oomph.tiles import splits
+
+if TYPE_CHECKING:
+    from oomph.job import InferJob, TrainJob
 
 TEXT_MODEL = "model.text_model."  # how the paths of the language model's parts begin
 
@@ -42,6 +46,17 @@ def updated(m: Bound, parameters: list[Sym]) -> list[Sym]:
     if m.tape.images:
         return parameters
     return [one for one in parameters if one.made_for.startswith((TEXT_MODEL, HEAD))]
+
+
+def inputs_of_images(m: Bound, job: TrainJob | InferJob) -> Shapes:
+    """Return what a batch has of images: the tiles of a sequence, and which of their pixels are an image's."""
+    block = m.model.vision_model.block
+    side = operator.index(block.image_size)
+    per_row = job.images * splits(job.image_size, side)
+    return {
+        "pixel_values": ((job.batch, per_row, block.num_channels, side, side), "fp32"),
+        "pixel_attention_mask": ((job.batch, per_row, side, side), "int64"),
+    }
 
 
 def causal_lm(

@@ -6,7 +6,7 @@ Source: transformers 5.23, models/internvl/modeling_internvl.py.
 from __future__ import annotations
 
 import operator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from oomph import ops
 from oomph.errors import UnsupportedError
@@ -18,10 +18,22 @@ from oomph.programs.llava import buffers, sliding_windows
 from oomph.programs.towers import Images, check_room
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
-from oomph.tape.sizes import Size, yes
+from oomph.tape.sizes import Shapes, Size, yes
 from oomph.tape.sym import Sym
+from oomph.tiles import canvas
 
-__all__ = ["buffers", "causal_lm", "sliding_windows", "updated"]
+if TYPE_CHECKING:
+    from oomph.job import InferJob, TrainJob
+
+__all__ = ["buffers", "causal_lm", "inputs_of_images", "sliding_windows", "updated"]
+
+
+def inputs_of_images(m: Bound, job: TrainJob | InferJob) -> Shapes:
+    """Return what a batch has of images: their tiles."""
+    block: Any = m.model.vision_tower.block
+    height, width = block.image_size
+    tiles = job.batch * job.images * canvas(job.image_size, operator.index(height))
+    return {"pixel_values": ((tiles, block.num_channels, height, width), "fp32")}
 
 
 def causal_lm(

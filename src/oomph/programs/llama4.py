@@ -6,7 +6,8 @@ Source: transformers 5.23, models/llama4/modeling_llama4.py.
 
 from __future__ import annotations
 
-from typing import Any
+import operator
+from typing import TYPE_CHECKING, Any
 
 from oomph import ops
 from oomph.programs import llama, llama4_vision
@@ -17,8 +18,12 @@ from oomph.programs.loss import causal_lm_loss, kept
 from oomph.programs.towers import Images, check_room
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
-from oomph.tape.sizes import Size
+from oomph.tape.sizes import Shapes, Size
 from oomph.tape.sym import Sym
+from oomph.tiles import best_fit
+
+if TYPE_CHECKING:
+    from oomph.job import InferJob, TrainJob
 
 LANGUAGE_MODEL = "language_model."  # how the paths of what text passes through begin
 
@@ -44,6 +49,13 @@ def updated(m: Bound, parameters: list[Sym]) -> list[Sym]:
     path = m.vision_model.path
     after = (f"{path}.layernorm_post.", f"{path}.vision_adapter.")
     return [one for one in parameters if not one.made_for.startswith(f"{path}.") or one.made_for.startswith(after)]
+
+
+def inputs_of_images(m: Bound, job: TrainJob | InferJob) -> Shapes:
+    """Return what a batch has of images: tiles in the dtype of the weights, which the tower's first map wants."""
+    tower, side = m.vision_model, m.vision_model.image_size
+    tiles = job.batch * job.images * best_fit(job.image_size, operator.index(side))
+    return {"pixel_values": ((tiles, tower.num_channels, side, side), tower.class_embedding.dtype)}
 
 
 def causal_lm(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from oomph import ops
 from oomph.blocks.vision_native import PixtralVision
@@ -16,11 +16,14 @@ from oomph.families.multimodal import FeatureProjector
 from oomph.programs import clip, llama, pixtral, towers
 from oomph.programs.cache import Cache
 from oomph.programs.frames import FRAMES
-from oomph.programs.towers import Images, check_room, count, merged, tower_buffers
+from oomph.programs.towers import Images, check_room, count, merged, square_images, tower_buffers
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
-from oomph.tape.sizes import Size
+from oomph.tape.sizes import Shapes, Size
 from oomph.tape.sym import Sym
+
+if TYPE_CHECKING:
+    from oomph.job import InferJob, TrainJob
 
 See = Callable[[Bound, Images, Checkpointing], "tuple[list[Any], list[Sym]]"]
 Merge = Callable[["list[Sym]", Sym, Sym], "tuple[Sym, Sym, Any]"]
@@ -34,6 +37,12 @@ def buffers(m: Bound) -> list[Sym]:
 def sliding_windows(m: Bound) -> list[Size | None]:
     """Return the window of every layer, None where attention is full."""
     return llama.windows_of(m.model.language_model)
+
+
+def inputs_of_images(m: Bound, job: TrainJob | InferJob) -> Shapes:
+    """Return what a batch has of images; those of Pixtral's tower are of any size."""
+    block = m.model.vision_tower.block
+    return pixtral.inputs_of_sizes(m.model, job) if isinstance(block, PixtralVision) else square_images(block, job)
 
 
 def causal_lm(

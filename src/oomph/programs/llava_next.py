@@ -7,9 +7,10 @@ Source: transformers 5.23, models/llava_next/modeling_llava_next.py, models/llav
 from __future__ import annotations
 
 import operator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from oomph import ops
+from oomph.blocks.base import Block
 from oomph.errors import UnsupportedError
 from oomph.families.multimodal import TiledProjector
 from oomph.programs import llava
@@ -17,10 +18,38 @@ from oomph.programs.llava import buffers, sliding_windows, updated
 from oomph.programs.towers import Images, merged
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
+from oomph.tape.sizes import Shapes
 from oomph.tape.sym import Sym
 from oomph.tiles import Tiles
 
-__all__ = ["buffers", "causal_lm", "image_features", "sliding_windows", "updated"]
+if TYPE_CHECKING:
+    from oomph.job import InferJob, TrainJob
+
+__all__ = ["buffers", "causal_lm", "image_features", "inputs_of_images", "sliding_windows", "updated"]
+
+
+def inputs_of_images(m: Bound, job: TrainJob | InferJob) -> Shapes:
+    """Return what a batch has of images that are cut into tiles: these, how large the images are, and in
+    LLaVA-OneVision how many a sequence has; of several none is cut.
+    """
+    block, projector = m.model.vision_tower.block, m.model.multi_modal_projector.block
+    tiles, images = tiles_of(projector), job.batch * job.images
+    alone = not tiles.most or job.images == 1
+    rows, columns = tiles.grid(job.image_size) if alone else (0, 0)
+    made: Shapes = {
+        "pixel_values": ((images, rows * columns + 1, block.num_channels, tiles.side, tiles.side), "fp32"),
+        "image_sizes": ((images, 2), "int64"),
+    }
+    if tiles.most:
+        made["batch_num_images"] = ((job.batch,), "int64")
+    return made
+
+
+def tiles_of(projector: Block) -> Tiles:
+    """Return how images are cut up; refused where that is not known."""
+    if not isinstance(projector, TiledProjector) or projector.tiles is None:
+        raise UnsupportedError("oomph cannot play images with this projector yet.", "Leave --images out: text alone.")
+    return projector.tiles
 
 
 def causal_lm(
@@ -42,9 +71,7 @@ def causal_lm(
 def image_features(m: Bound, images: Images, checkpointing: Checkpointing) -> tuple[list[Any], list[Sym]]:
     """Mirror LlavaNextModel.get_image_features: the tower's outputs, and among them each image's features [T, H]."""
     projector, tape = m.multi_modal_projector.block, m.tape
-    if not isinstance(projector, TiledProjector) or projector.tiles is None:
-        raise UnsupportedError("oomph cannot play images with this projector yet.", "Leave --images out: text alone.")
-    tiles, pixel_values = projector.tiles, images["pixel_values"]
+    tiles, pixel_values = tiles_of(projector), images["pixel_values"]
     count = operator.index(pixel_values.shape[0])
     cut, need_patching = True, []
     if "batch_num_images" in images:

@@ -6,7 +6,7 @@ Source: transformers 5.23, models/mllama/modeling_mllama.py.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from oomph import ops
 from oomph.errors import UnsupportedError
@@ -16,8 +16,11 @@ from oomph.programs.frames import LLAMA
 from oomph.programs.towers import Images, check_room
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
-from oomph.tape.sizes import Size, product
+from oomph.tape.sizes import Shapes, Size, product
 from oomph.tape.sym import Sym
+
+if TYPE_CHECKING:
+    from oomph.job import InferJob, TrainJob
 
 CROSS = "cross_attn"  # what the layers have that attend to images
 IMAGE_TOKENS = 1  # of an image in the text, whatever its size
@@ -52,6 +55,16 @@ class Seen:
     states: Sym | None = None
     mask: Sym | None = None
     rows: Sym | None = None
+
+
+def inputs_of_images(m: Bound, job: TrainJob | InferJob) -> Shapes:
+    """Return what a batch has of images, and which tokens see which tiles."""
+    return mllama_vision.inputs_of_tiles(m.model.vision_model.block, job)
+
+
+def inputs_after_images(m: Bound, job: InferJob, new: Size) -> Shapes:
+    """Return what tokens after images come with: which of them see which tiles, as `generate` hands it on."""
+    return {"cross_attention_mask": ((job.batch, new, job.images, m.model.vision_model.block.max_tiles), "int64")}
 
 
 def causal_lm(

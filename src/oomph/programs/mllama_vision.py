@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 from oomph import ops
 from oomph.blocks.vision import MllamaVision
 from oomph.tape.bound import Bound
-from oomph.tape.sizes import Size, product
+from oomph.tape.sizes import Shapes, Size, product
 from oomph.tape.sym import Sym
 
 if TYPE_CHECKING:
     from oomph.job import InferJob, TrainJob
 
 PATCHES_STEP = 8  # patches of a tile are padded to a multiple of it
-Shapes = dict[str, tuple[tuple[Size, ...], str]]
 
 
 def inputs_of_tiles(block: MllamaVision, job: TrainJob | InferJob) -> Shapes:

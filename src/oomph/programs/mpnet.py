@@ -14,6 +14,7 @@ from oomph.programs.cache import Cache
 from oomph.programs.classify import loss_of
 from oomph.programs.frame import call, check_positions
 from oomph.programs.roberta import classify, lm_head
+from oomph.programs.t5 import near_and_far
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sym import Sym
@@ -83,19 +84,7 @@ def relative_position_bucket(relative_position: Sym) -> Sym:
     ret = made("int64", "add")
     del scaled
     n = made("int64", "abs")  # noqa: F841
-    is_small = made("bool", "lt")  # noqa: F841
-    number = made("fp32", "to")
-    for op in ("div", "log", "div", "mul"):
-        number = made("fp32", op)
-    cast = made("int64", "to")
-    del number
-    val_if_large = made("int64", "add")
-    del cast
-    most = made("int64", "full_like")
-    bounded = made("int64", "minimum")
-    del most
-    val_if_large = bounded  # noqa: F841
-    del bounded
+    is_small, if_large = near_and_far(made)  # noqa: RUF059  live to the end
     chosen = made("int64", "where")
     del chosen
     return ret

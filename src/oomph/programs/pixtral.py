@@ -17,7 +17,7 @@ from oomph.families.multimodal import FeatureProjector
 from oomph.images import fitted
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
-from oomph.tape.sizes import Size
+from oomph.tape.sizes import Shapes
 from oomph.tape.sym import Sym
 from oomph.tape.tape import Tape
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 AXES = 2  # rows and columns
 Tables = tuple[Sym, Sym]
-Shapes = dict[str, tuple[tuple[Size, ...], str]]
 
 
 @dataclass(frozen=True)
@@ -153,7 +152,8 @@ def tower(m: Bound, pixel_values: Sym, checkpointing: Checkpointing, grid: Grid,
     patch_embeds = m.ln_pre(patch_embeds)
     position_ids, counted = _positions(tape, grid)
     patch = patch_embeds_list[-1]  # the variable of a loop over them
-    position_embeddings = rotary_tables(patch_embeds, position_ids, block.hidden_size // block.num_heads)
+    size = block.hidden_size // block.num_heads
+    position_embeddings = ops.rotary_tables_2d(position_ids, size, size // AXES, patch_embeds.dtype)
     attention_mask = _block_mask(patch_embeds, grid)
     outputs = transformer(m.transformer, patch_embeds, attention_mask, position_embeddings, checkpointing, captured)
     del patch_embeds, patch_embeds_list, position_ids, patch, counted, position_embeddings, attention_mask
@@ -185,29 +185,6 @@ def _positions(tape: Tape, grid: Grid) -> tuple[Sym, list[Sym]]:
     position_ids = tape.empty((grid.count * grid.patches, AXES), "int64", op="cat")
     del made
     return position_ids, [wpos_ids, hpos_ids]
-
-
-def rotary_tables(x: Sym, position_ids: Sym, size: Size) -> Tables:
-    """Mirror PixtralVisionRotaryEmbedding.forward: cos and sin [T, D] in x's dtype."""
-    tape, total = x.tape, position_ids.shape[0]
-
-    def both(freq: Sym) -> Sym:
-        freq_hw = tape.empty((total, size // 2), "fp32", op="cat")
-        return ops.cat((freq_hw, freq_hw), -1)
-
-    with tape.no_grad():
-        positions = tape.empty((total, AXES, 1), "fp32", op="_to_copy")
-        freqs = tape.empty((total, AXES, size // 2), "fp32", op="mul")
-        del positions
-        turned = ops.unary(freqs, "cos")
-        cos = ops.unary(turned, "mul")
-        del turned
-        turned = ops.unary(freqs, "sin")
-        sin = ops.unary(turned, "mul")
-        del turned
-        cos = both(cos)
-        sin = both(sin)
-        return ops.cast(cos, x.dtype), ops.cast(sin, x.dtype)
 
 
 def _block_mask(x: Sym, grid: Grid) -> Sym:

@@ -11,14 +11,14 @@ from oomph.programs import llama
 from oomph.programs.cache import Cache
 from oomph.programs.qwen3_next import QWEN3_5
 from oomph.programs.qwen_vision import grid_of
-from oomph.programs.qwen_vl import image_features, leave_behind, moved_on, rope_index, updated
+from oomph.programs.qwen_vl import image_features, inputs_of_images, leave_behind, moved_on, rope_index, updated
 from oomph.programs.towers import Images, check_room, tower_buffers
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym
 
-__all__ = ["buffers", "causal_lm", "image_features", "leave_behind", "sliding_windows", "updated"]
+__all__ = ["buffers", "causal_lm", "image_features", "inputs_of_images", "leave_behind", "sliding_windows", "updated"]
 
 
 def buffers(m: Bound) -> list[Sym]:

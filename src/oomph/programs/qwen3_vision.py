@@ -13,10 +13,10 @@ from typing import Any
 from oomph import ops
 from oomph.blocks.vision_native import Qwen3Vision
 from oomph.programs.qwen_vision import (
+    HALVES,
     Grid,
     cumulative_lengths,
     patch_embed,
-    rotary_tables,
     vision_block,
     vision_position_ids,
 )
@@ -136,7 +136,8 @@ def tower(m: Bound, pixel_values: Sym, checkpointing: Checkpointing, grid: Grid)
     hidden_states = patch_embed(m.patch_embed.proj, pixel_values)
     pos_embeds = ops.sum_over(ops.embedding(m.pos_embed.weight, interp_indices) * ops.unsqueeze(interp_weights, 2), 1)
     hidden_states = hidden_states + ops.cast(pos_embeds, hidden_states.dtype)
-    tables = rotary_tables(tape, position_ids, block.hidden_size // block.num_heads)
+    size = block.hidden_size // block.num_heads
+    tables = ops.rotary_tables_2d(position_ids, size, size // 2 // HALVES)
     deep = {operator.index(layer): at for at, layer in enumerate(block.deep_layers)}
     mergers = list(m[block.deep_name])
     features: list[Sym] = []

@@ -133,29 +133,6 @@ def _scaled_sums(tape: Tape, shape: tuple[int, ...]) -> Sym:
     return sums
 
 
-def rotary_tables(tape: Tape, position_ids: Sym, size: int) -> tuple[Sym, Sym]:
-    """Mirror Qwen2_5_VLVisionRotaryEmbedding.forward: cos and sin fp32 [T, D], without history."""
-    total = position_ids.shape[0]
-
-    def both(freq: Sym) -> Sym:
-        freq_hw = tape.empty((total, size // 2), "fp32", op="cat")
-        return ops.cat((freq_hw, freq_hw), -1)
-
-    with tape.no_grad():
-        positions = tape.empty((total, HALVES, 1), "fp32", op="_to_copy")
-        freqs = tape.empty((total, HALVES, size // 4), "fp32", op="mul")
-        del positions
-        turned = ops.unary(freqs, "cos")
-        cos = ops.unary(turned, "mul")
-        del turned
-        turned = ops.unary(freqs, "sin")
-        sin = ops.unary(turned, "mul")
-        del turned
-        cos = both(cos)
-        sin = both(sin)
-        return cos, sin
-
-
 def attention(m: Bound, hidden_states: Sym, tables: tuple[Sym, Sym], lengths: Sequence[int]) -> Sym:
     """Mirror VisionAttention.__call__, which holds what it is given."""
     attn_output: Sym = _attention(m, hidden_states, tables, lengths)
@@ -229,7 +206,7 @@ def tower(m: Bound, pixel_values: Sym, checkpointing: Checkpointing, grid: Grid)
     if order is not None:
         hidden_states = ops.in_order(hidden_states, order, grid.merge**2)
     size = block.hidden_size // block.num_heads
-    tables = rotary_tables(tape, position_ids, size)
+    tables = ops.rotary_tables_2d(position_ids, size, size // 2 // HALVES)
     if order is not None:
         cos, sin = (ops.in_order(each, order, grid.merge**2) for each in tables)
         tables = (cos, sin)

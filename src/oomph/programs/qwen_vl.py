@@ -12,7 +12,7 @@ from typing import Any
 
 from oomph import ops
 from oomph.blocks.vision_native import Qwen3Vision, QwenVision
-from oomph.job import TrainJob
+from oomph.job import InferJob, TrainJob
 from oomph.ops.fused_head import take_where
 from oomph.programs import llama, qwen3_vision, qwen_vision, towers
 from oomph.programs.cache import Cache, dynamic_cache
@@ -22,11 +22,11 @@ from oomph.programs.qwen_vision import Grid, grid_of
 from oomph.programs.towers import Images, check_room, tower_buffers
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
-from oomph.tape.sizes import Size
+from oomph.tape.sizes import Shapes, Size, product
 from oomph.tape.sym import Sym
 from oomph.tape.tape import Tape
 
-__all__ = ["buffers", "causal_lm", "leave_behind", "sliding_windows", "updated"]
+__all__ = ["buffers", "causal_lm", "inputs_of_images", "leave_behind", "sliding_windows", "updated"]
 
 
 def buffers(m: Bound) -> list[Sym]:
@@ -104,6 +104,17 @@ def text_model(
     tape.end_layers()
     hidden_states = m.norm(hidden_states)
     return hidden_states, past_key_values
+
+
+def inputs_of_images(m: Bound, job: TrainJob | InferJob) -> Shapes:
+    """Return what a batch has of images: all their patches, how many rows and columns, and which tokens are theirs."""
+    tower, count = m.model.visual, operator.index(job.batch * job.images)
+    patches = sum(grid_of(tower.block, m.tape, count).lengths)
+    return {
+        "pixel_values": ((patches, product(tower.patch_embed.proj.weight.shape[1:])), "fp32"),
+        "image_grid_thw": ((count, 3), "int64"),
+        "mm_token_type_ids": ((job.batch, job.seq_len), "int64"),
+    }
 
 
 def causal_lm(

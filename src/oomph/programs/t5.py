@@ -6,6 +6,7 @@ logits in their own dtype. Source: transformers 5.23, models/t5/modeling_t5.py, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from oomph import ops
@@ -36,6 +37,25 @@ def refuse(m: Bound, checkpointing: Checkpointing) -> None:
         raise UnsupportedError("oomph cannot play T5 with reentrant checkpointing yet.", fix)
 
 
+def near_and_far(made: Callable[[str, str], Sym]) -> tuple[Sym, Sym]:
+    """Return which steps are small and the buckets of those that are not, by their logarithm; both live to the end of
+    what asks.
+    """
+    is_small = made("bool", "lt")
+    number = made("fp32", "to")
+    for op in ("div", "log", "div", "mul"):
+        number = made("fp32", op)
+    cast = made("int64", "to")
+    del number
+    if_large = made("int64", "add")
+    del cast
+    most = made("int64", "full_like")
+    bounded = made("int64", "minimum")
+    del most
+    if_large = bounded
+    return is_small, if_large
+
+
 def relative_position_bucket(relative_position: Sym, bidirectional: bool) -> Sym:
     """Mirror T5Attention._relative_position_bucket: int64 [Q, K] of each step."""
     tape, shape = relative_position.tape, relative_position.shape
@@ -59,19 +79,7 @@ def relative_position_bucket(relative_position: Sym, bidirectional: bool) -> Sym
         del zeros
         relative_position = made("int64", "neg")
         del least
-    is_small = made("bool", "lt")  # noqa: F841
-    number = made("fp32", "to")
-    for op in ("div", "log", "div", "mul"):
-        number = made("fp32", op)
-    cast = made("int64", "to")
-    del number
-    relative_position_if_large = made("int64", "add")
-    del cast
-    most = made("int64", "full_like")
-    bounded = made("int64", "minimum")
-    del most
-    relative_position_if_large = bounded  # noqa: F841
-    del bounded
+    is_small, if_large = near_and_far(made)  # noqa: RUF059  live to the end
     chosen = made("int64", "where")
     if relative_buckets is None:
         relative_buckets = made("int64", "add")

@@ -8,10 +8,10 @@ import torch
 
 from oomph.errors import UnsupportedError
 from oomph.families.llava import ANYRES
-from oomph.images import QWEN2_PIXELS, QWEN3_PIXELS, fitted, patches, tiles
+from oomph.images import QWEN2_PIXELS, QWEN3_PIXELS, fitted, patches
 from oomph.job import InferJob, TrainJob
 from oomph.job_checks import pixels
-from oomph.tiles import Tiles, best_fit, canvas
+from oomph.tiles import Tiles, best_fit, canvas, splits
 
 
 def add_images(inputs: dict[str, Any], model: Any, job: TrainJob | InferJob) -> None:
@@ -163,7 +163,7 @@ def idefics3(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, d
     image's [B, T, P, P] int64.
     """
     vision = config.vision_config
-    side, each = vision.image_size, tiles(job.image_size, vision.image_size)
+    side, each = vision.image_size, splits(job.image_size, vision.image_size)
     shape = (job.batch, job.images * each)
     pixels = torch.zeros(*shape, vision.num_channels, side, side, device=device)
     mask = torch.ones(*shape, side, side, dtype=torch.long, device=device)

@@ -93,7 +93,7 @@ def _added(acc: Any, a: Any, b: Any) -> None:
 
 
 def _operator(linear: Any) -> Any:
-    """Return its operator as the autograd function that torch.library makes of it, its body in sight."""
+    """Return its operator as the autograd function that PyTorch makes of it, its body in sight."""
 
     class FusedLinearCE(torch.autograd.Function):  # type: ignore[misc]
         """What `fused_linear_ce` calls, its context and its backward."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from oomph.errors import ConfigError, UnsupportedError
-from oomph.job_words import PRESETS
+from oomph.job_words import FLASH_ATTN, FLASH_ATTN_NAMES, PRESETS
 from oomph.methods.qat import GROUP
 from oomph.runtimes import ppo_keys
 from oomph.runtimes.optimizer_keys import factory_projection, optimizer, optimizer_arguments, projected_modules
@@ -90,11 +90,8 @@ def targets(said: Said, key: str) -> dict[str, Any]:
     return {"targets": "all-linear" if words in (["all"], ["all-linear"]) else ",".join(words)}
 
 
-ATTENTION = {
-    "flash_attention_2": "flash_attention_2", "fa2": "flash_attention_2",
-    "kernels-community/flash-attn2": "flash_attention_2", "kernels-community/flash-attn": "flash_attention_2",
-    "flash_attention_3": "flash_attention_3", "kernels-community/flash-attn3": "flash_attention_3",
-    "kernels-community/vllm-flash-attn3": "flash_attention_3",
+ATTENTION: dict[str, str] = {
+    **FLASH_ATTN_NAMES, **{name: name for name in FLASH_ATTN},
     "sdpa": "flash", "auto": "flash", "eager": "eager", "disabled": "eager",
 }  # fmt: skip
 

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, Union
 SizeLike: TypeAlias = Union[int, "Expression"]
 # In signatures: an int or an Expression. Any, because arithmetic on the union would need a cast at every step.
 Size: TypeAlias = Any
+Shapes: TypeAlias = dict[str, tuple[tuple[Size, ...], str]]  # of inputs: shape and dtype by name
 
 COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "==": operator.eq, "<": operator.lt, "<=": operator.le,

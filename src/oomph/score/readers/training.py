@@ -12,7 +12,7 @@ from oomph.job import TrainJob
 from oomph.job_words import FLASH_ATTN
 from oomph.model import Model
 from oomph.objectives import KINDS as OBJECTIVES
-from oomph.programs import calls_flash_attn
+from oomph.programs.attention_kernels import calls_flash_attn
 from oomph.runtimes import runtime
 from oomph.runtimes.base import Runtime, Versions
 from oomph.runtimes.trainer import mixed, use_cache

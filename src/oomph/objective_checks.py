@@ -1,0 +1,80 @@
+"""What no job of an objective can be: inputs that TRL's trainers do not go with, or that are not played with them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from oomph.errors import UsageError
+from oomph.job_words import COMPLETING, RANKED
+from oomph.objectives import KINDS as OBJECTIVES
+from oomph.optimizer_names import KINDS
+
+if TYPE_CHECKING:
+    from oomph.job import TrainJob
+
+
+def check_objective(job: TrainJob) -> None:
+    """Refuse what an objective beyond sft does not go with, or what is not played with one yet."""
+    if job.objective == "kto" and job.batch == 1:
+        raise UsageError("KTO mismatches the answers of a batch.", "Say --batch 2 or more.")
+    if job.objective in COMPLETING and not job.prompt_len:
+        raise UsageError(f"{job.objective} completes a prompt.", "Say how long it is: --prompt-len.")
+    name, loss = job.objective, OBJECTIVES[job.objective].loss
+    if job.loss != loss:
+        fix = f"Take {loss}, or leave --loss out."
+        raise UsageError(f"The loss {job.loss} says nothing about {name}.", fix)
+    for wrong, what, fix in (
+        (job.packing, "packed sequences", "Leave out --packing: TRL pads here."),
+        (job.method in ("bitfit", "ln-tuning", "badam", "lisa"), job.method, "Take method full or lora."),
+        (bool(job.modules_to_save), "copies of modules", "Leave out --modules-to-save."),
+        (job.keep_outputs, "outputs that are kept", "Leave out --keep-outputs: TRL's trainers drop them."),
+        (job.kernels == "unsloth", "Unsloth's kernels", "Take other --kernels: its trainers are patched too."),
+        (job.checkpointing == "unsloth", "Unsloth's checkpointing", "Take another way of --checkpointing."),
+        (job.use_cache, "a cache", "Leave out --use-cache: TRL's trainers switch it off."),
+        (job.checkpoint_every > 1, "every n-th layer checkpointed", "TRL's trainers switch all layers on and off."),
+    ):
+        if wrong:
+            raise UsageError(f"The objective {name} does not go with {what}.", fix)
+    if job.compares_with == "adapters-off" and job.method == "full":
+        raise UsageError("Full fine-tuning has no adapters to switch off.", "Say --reference loaded or precomputed.")
+    if job.compares_with == "loaded" and job.method != "full" and not OBJECTIVES[job.objective].teacher:
+        fix = "Say --reference adapters-off or precomputed."
+        raise UsageError("A reference beside adapters is not played: TRL switches the adapters off.", fix)
+    if OBJECTIVES[job.objective].judged:
+        _check_judged(job)
+    if job.objective == "distill":
+        _check_distill(job)
+
+
+def _check_distill(job: TrainJob) -> None:
+    """Refuse what TRL's DistillationTrainer does not do on one GPU, or what is not played with it yet."""
+    if job.autocast or job.fp32_outputs or job.precision.startswith("amp-"):
+        fix = "Say --precision bf16 or fp32, as the weights are: TRL's loss runs in the place of what accelerate wraps."
+        raise UsageError("The objective distill does not go with autocast on one GPU.", fix)
+    if job.quantization != "none":
+        raise UsageError("The objective distill does not go with a quantised base.", "Take method full or lora.")
+
+
+def _check_judged(job: TrainJob) -> None:
+    """Refuse what TRL's PPOTrainer does not do, or what is not played with it yet."""
+    kind = KINDS.get(job.optimizer)
+    for wrong, what, fix in (
+        (job.checkpointing != "none", "checkpointing", "Leave it out: PPOTrainer never switches it on."),
+        (job.activation_offload != "none", "activation offloading", "Leave it out: PPOTrainer has none."),
+        (job.clip_gradients, "clipped gradients", "Leave out --clip-gradients: PPOTrainer does not clip."),
+        (job.kernels != "torch", "other kernels", "Leave out --kernels: PPOTrainer puts none into its models."),
+        (job.quantization != "none", "a quantised base", "Take method full or lora: TRL casts adapters there."),
+        (job.method != "full" and job.method not in RANKED, job.method, "Take method full or lora."),
+        (job.zero_grad != "after-step" or not job.set_to_none, "gradients that stay", "accelerate frees them."),
+        (job.optimizer_in_backward, "an optimizer in backward", "Leave it out: PPOTrainer steps after it."),
+        (job.zero_stage > 0, "DeepSpeed", "Leave out --zero-stage."),
+        (kind is not None and (bool(kind.targets) or kind.in_backward), job.optimizer, "Take adamw, or a kin of it."),
+        (job.reference == "precomputed", "a reference that is not there", "PPOTrainer asks it in every rollout."),
+        (job.mixed, "lengths that differ", "Leave out --lengths: what is generated is as long as it may be."),
+        (job.images > 0, "images", "Leave out --images."),
+    ):
+        if wrong:
+            raise UsageError(f"The objective {job.objective} does not go with {what}.", fix)
+    if job.accumulation % job.mini_batches:
+        fix = f"Take a divisor of --accumulation {job.accumulation}."
+        raise UsageError(f"{job.mini_batches} mini-batches do not come out even.", fix)
