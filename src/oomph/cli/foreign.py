@@ -1,10 +1,8 @@
-"""What flags and values of other programs are called here: an unknown one is answered with the word to type."""
+"""What flags of other programs are called here: an unknown one is answered with the word to type."""
 
 from __future__ import annotations
 
 import click
-
-from oomph.job_words import FLASH_ATTN_NAMES
 
 # Of transformers' TrainingArguments, TRL, PEFT, axolotl, LLaMA-Factory and model cards; hyphens stand for underscores.
 FLAGS = {
@@ -42,18 +40,6 @@ FLAGS = {
     "sequence-length": "--seq",
     "torch-dtype": "--precision",
     "use-peft": "--method lora",
-}
-VALUES: dict[str, str] = {
-    **FLASH_ATTN_NAMES,
-    "bf16-mixed": "amp-bf16",
-    "bf16-true": "bf16",
-    "bfloat16": "bf16",
-    "float16": "fp16",
-    "float32": "fp32",
-    "half": "fp16",
-    "sdpa": "flash",
-    "unsloth_checkpoint": "unsloth",
-    "xformers": "efficient",
 }
 JOBS = ("train", "serve")
 

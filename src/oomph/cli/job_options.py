@@ -14,10 +14,10 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import click
 from click.core import ParameterSource
 
-from oomph.cli.foreign import VALUES
 from oomph.errors import UsageError, close_matches
 from oomph.job import DEFAULTS, InferJob, TrainJob
 from oomph.job_tells import idle_inputs
+from oomph.job_words import FLASH_ATTN_NAMES
 from oomph.optimizer_names import REFUSED
 from oomph.runtimes.base import Defaults, Versions
 from oomph.runtimes.peft import given_way, prepared
@@ -25,6 +25,19 @@ from oomph.runtimes.peft import given_way, prepared
 Command = TypeVar("Command", bound=Callable[..., Any])
 Job = type[TrainJob] | type[InferJob]
 
+# What other programs call values of options.
+VALUES: dict[str, str] = {
+    **FLASH_ATTN_NAMES,
+    "bf16-mixed": "amp-bf16",
+    "bf16-true": "bf16",
+    "bfloat16": "bf16",
+    "float16": "fp16",
+    "float32": "fp32",
+    "half": "fp16",
+    "sdpa": "flash",
+    "unsloth_checkpoint": "unsloth",
+    "xformers": "efficient",
+}
 MANY, LONG = 10, 60  # choices that are too many, or characters of them all, to be told in the option's name
 # How options are spelled where the field's name with hyphens is not it. A pair with a slash turns a thing on or off.
 SPELLINGS: dict[Job, dict[str, tuple[str, ...]]] = {

@@ -119,6 +119,14 @@ def words(row: Mapping[str, Any], key: str) -> str:
     return value.strip()
 
 
+def one_of(row: Mapping[str, Any], key: str, known: Mapping[str, Any]) -> Any:
+    """Return what a row's words mean; refused for others than are known."""
+    value = words(row, key)
+    if value not in known:
+        raise refuse(f"{key} {shown(value)}", "not modelled yet")
+    return known[value]
+
+
 def whole(row: Mapping[str, Any], key: str, most: int = 2**31) -> int:
     """Return a value that must be a whole number of at least 1; refused where it is missing or something else."""
     value = row.get(key)

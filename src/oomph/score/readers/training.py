@@ -49,7 +49,7 @@ from oomph.score.readers.training_words import (
     there,
     versions_of,
 )
-from oomph.score.reading import MUST_NOT_FIT, Answer, Ask, Question, Schema, notes, refuse, shown, whole, words
+from oomph.score.reading import MUST_NOT_FIT, Answer, Ask, Question, Schema, notes, one_of, refuse, shown, whole, words
 from oomph.units import GIB, MIB
 
 SIXTEEN = {"bf16": "bf16", "bfloat16": "bf16", "fp16": "fp16", "float16": "fp16"}
@@ -212,7 +212,7 @@ def _shape(row: Mapping[str, Any]) -> dict[str, Any]:
     batch, packed, attention = whole(row, "micro_batch"), row.get("packing"), words(row, "attention_impl")
     if not isinstance(packed, (bool, str)):
         raise refuse("packing", "not said, so whether there is a mask")
-    kernel = _one_of(row, "attention_impl", ATTENTION)
+    kernel = one_of(row, "attention_impl", ATTENTION)
     return {
         "batch": batch,
         "seq_len": whole(row, "seq_len"),
@@ -226,7 +226,7 @@ def _shape(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _checkpointing(row: Mapping[str, Any], program: Runtime, versions: Versions) -> str:
     """Return how layers are checkpointed: as a row says or, if it says no more than that, as its program does it."""
-    said: str | bool = _one_of(row, "checkpointing", CHECKPOINTING)
+    said: str | bool = one_of(row, "checkpointing", CHECKPOINTING)
     if isinstance(said, str):
         return said
     way = program.defaults(versions).get("checkpointing")
@@ -324,13 +324,6 @@ def _optimizer(row: Mapping[str, Any]) -> dict[str, Any]:
     if said not in IMPLEMENTATIONS:
         raise refuse(f"optimizer {shown(said)}", "not modelled yet")
     return {"optimizer": "adamw", "implementation": IMPLEMENTATIONS[said]}
-
-
-def _one_of(row: Mapping[str, Any], key: str, known: Mapping[str, Any]) -> Any:
-    value = words(row, key)
-    if value not in known:
-        raise refuse(f"{key} {shown(value)}", "not modelled yet")
-    return known[value]
 
 
 SCHEMA = Schema("training", ("framework", "method", "measured"), _group, _question)

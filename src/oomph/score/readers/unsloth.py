@@ -15,7 +15,7 @@ from oomph.kernels.unsloth import PATCHES
 from oomph.runtimes import runtime
 from oomph.score.asking import Case, catalogued, device
 from oomph.score.readers.training_words import versions_of
-from oomph.score.reading import Answer, Ask, Question, notes, refuse, shown, whole, words
+from oomph.score.reading import Answer, Ask, Question, notes, one_of, refuse, shown, whole, words
 
 NAMES = ("Unsloth", "Unsloth notebook (TRL SFTTrainer)")
 METHODS = ("lora", "qlora")
@@ -95,18 +95,11 @@ def _job(row: Mapping[str, Any], subject: Subject, length: int) -> TrainJob:
         "seq_len": length,
         "accumulation": row.get("grad_accum") and whole(row, "grad_accum"),
         "precision": "fp16" if WITHOUT_BF16 in str(row.get("gpu")) else "bf16",
-        "attention": _one_of(row, "attention_impl", ATTENTION) if own else "flash",
-        "checkpointing": _one_of(row, "checkpointing", CHECKPOINTING) if row.get("checkpointing") else None,
-        "loss": _one_of(row, "loss_impl", LOSSES),
-        "optimizer": _one_of(row, "optimizer", dict(zip(OPTIMIZERS, OPTIMIZERS, strict=True))),
+        "attention": one_of(row, "attention_impl", ATTENTION) if own else "flash",
+        "checkpointing": one_of(row, "checkpointing", CHECKPOINTING) if row.get("checkpointing") else None,
+        "loss": one_of(row, "loss_impl", LOSSES),
+        "optimizer": one_of(row, "optimizer", dict(zip(OPTIMIZERS, OPTIMIZERS, strict=True))),
         "kernels": "unsloth" if own else "torch",
     }
     versions = versions_of(words(row, "framework_version"), "")
     return runtime("unsloth").job(versions, **{name: value for name, value in given.items() if value is not None})
-
-
-def _one_of(row: Mapping[str, Any], key: str, known: Mapping[str, Any]) -> Any:
-    value = words(row, key)
-    if value not in known:
-        raise refuse(f"{key} {shown(value)}", "not modelled yet")
-    return known[value]
