@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from oomph.cli.foreign import FLAGS, VALUES
+from oomph.cli.foreign import FLAGS
+from oomph.cli.job_options import VALUES
 from tests.test_cli import run
 
 
