@@ -14,7 +14,7 @@ from oomph.families import model_from_config
 from oomph.job import TrainJob
 from oomph.job_words import Kernels
 from oomph.kernels import KERNELS, with_kernels
-from oomph.methods import trainable_params
+from oomph.methods import adapted, trainable_params
 from oomph.steps import step
 from tests.tape.golden import estimated, read, traced
 
@@ -30,6 +30,9 @@ SIZES: dict[str, Any] = {
 SLIDING = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 16}
 QLORA = {"method": "qlora", "kbit_preparation": True}
 LIGER, FOAK = {"kernels": "liger"}, {"kernels": "foak"}
+FOAK_QLORA = FOAK | {
+    "method": "lora", "quantization": "nf4-dq", "autocast": True, "targets": "q_proj,k_proj,v_proj,o_proj",
+}  # fmt: skip
 UNSLOTH = {"kernels": "unsloth", "targets": "all-linear"}
 WIDE = {"vocab_size": 40001, "hidden_size": 512, "max_position_embeddings": 131072, "num_hidden_layers": 3}
 NOTEBOOK = UNSLOTH | {
@@ -59,7 +62,10 @@ CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [
         ("llama", {}, FOAK),
         ("mistral", {}, FOAK | {"checkpointing": "reentrant", "method": "lora", "targets": "q_proj,o_proj"}),
         ("granite", {}, FOAK | {"precision": "amp-bf16", "checkpointing": "non-reentrant"}),
-        ("llama", {}, FOAK | QLORA | {"attention": "math"}),
+        ("llama", {}, FOAK_QLORA),
+        ("llama", {}, FOAK_QLORA | {"adapter_dropout": 0.1, "checkpointing": "reentrant", "loss": "fused-4.45"}),
+        ("mistral", {}, FOAK_QLORA | {"adapter_dropout": 0.1, "targets": "q_proj,v_proj,o_proj", "attention": "math"}),
+        ("granite", {}, FOAK_QLORA | {"adapter_dropout": 0.1, "checkpointing": "non-reentrant"}),
         ("llama", {}, UNSLOTH | {"method": "lora"}),
         ("llama", {}, UNSLOTH | {"method": "qlora", "checkpointing": "non-reentrant"}),
         ("mistral", {}, UNSLOTH | {"method": "qlora", "autocast": True, "fp32_outputs": True}),
@@ -138,5 +144,9 @@ def test_what_is_not_patched_is_refused_by_name() -> None:
         TrainJob(kernels="unsloth")
     with pytest.raises(UsageError, match="one row of positions"):
         TrainJob(batch=2, packing=True, kernels="foak")
+    with pytest.raises(UsageError, match="quantised scales"):
+        adapted(model_from_config(SIZES | {"model_type": "llama"}), TrainJob(kernels="foak", method="qlora"))
+    with pytest.raises(UnsupportedError, match="fused MLP"):
+        adapted(model_from_config(SIZES | {"model_type": "llama"}), TrainJob(**FOAK_QLORA | {"targets": "all-linear"}))
     with pytest.raises(UsageError, match="copies of norms"):
         TrainJob(method="ln-tuning", kernels="liger")

@@ -37,7 +37,7 @@ class Attention(Block):
     `rotary` names how positions are put in, "" not at all (see ops/rotary_kinds.py),
     `rotary_dim` in how many channels of a head, None all; `own_tables`: sliding and full layers have rotary tables of
     their own; `longrope`: frequencies are chosen anew in each forward pass. `softcap`: scores are bounded by a tanh.
-    `kernel` names what computes all input maps at once, "" nothing does (see blocks/unsloth_attention.py).
+    `kernel` names what computes all input maps at once, "" nothing does ("foak", or blocks/unsloth_attention.py).
     `position_scaled`: queries grow with their position, which the tables bring along (Ministral 3). `told_positions`:
     position ids are handed on to the kernel, of which flash-attn alone looks at them (not so in Granite 4).
     `layout` is how a fused map lays out heads, where the class has several ways; `linear` what its maps are.
@@ -184,6 +184,8 @@ def _projection(m: Bound) -> str:
     """Return which of the ways to q, k and v an attention takes."""
     if len(m.qkv) == 1:
         return "fused"
+    if m.kernel:
+        return str(m.kernel)
     return "plain" if m.norm_place == "heads" and m[m.norms[0]] is None else m.norm_place
 
 
@@ -196,6 +198,19 @@ def _plain(m: Bound, hidden_states: Sym) -> Projected:
     query_states = ops.transpose(ops.view(q_proj(hidden_states), query_shape), 1, 2)
     key_states = ops.transpose(ops.view(k_proj(hidden_states), key_shape), 1, 2)
     value_states = ops.transpose(ops.view(v_proj(hidden_states), key_shape), 1, 2)
+    return None, query_states, key_states, value_states
+
+
+def _adapters_at_once(m: Bound, hidden_states: Sym) -> Projected:
+    """Mirror LlamaAttention.forward with maps whose first call computes all three, as fms-acceleration builds them."""
+    from oomph import ops
+
+    maps = [m[name] for name in m.qkv]
+    query_shape, key_shape = _shapes(m, hidden_states)
+    made = list(ops.dropped_lora_qkv(hidden_states, [one.block.adapted(one) for one in maps], maps[0].rate))
+    query_states = ops.transpose(ops.view(made.pop(0), query_shape), 1, 2)
+    key_states = ops.transpose(ops.view(made.pop(0), key_shape), 1, 2)
+    value_states = ops.transpose(ops.view(made.pop(0), key_shape), 1, 2)
     return None, query_states, key_states, value_states
 
 
@@ -319,4 +334,5 @@ PROJECTIONS: dict[str, Callable[[Bound, Sym], Projected]] = {
     "per head": _norm_per_head,
     "before turning": _norm_before_turning,
     "fused": _fused,
+    "foak": _adapters_at_once,
 }

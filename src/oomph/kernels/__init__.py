@@ -1,7 +1,8 @@
 """Fused kernels that others put into a transformers model: functions from a Model to a Model that exchange blocks.
 
 A file holds `with_kernels(model)`, which gives blocks another way to be computed where the library patches the modules
-of that type, and refuses types that it does not patch. What the kernels allocate is in ops/fused.py. Losses are apart.
+of that type, and refuses types that it does not patch; a library that also computes adapters together with the maps
+beneath them has `with_fused_adapters(model, job)`. What the kernels allocate is in ops/fused.py. Losses are apart.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from oomph.blocks.mlp import GatedMLP
 from oomph.errors import UnsupportedError
 
 if TYPE_CHECKING:
+    from oomph.job import TrainJob
     from oomph.model import Model
 
 KERNELS: dict[str, str] = {"liger": "liger", "foak": "foak", "unsloth": "unsloth"}
@@ -40,6 +42,12 @@ def with_kernels(model: Model, name: str) -> Model:
         return model
     found: Model = import_module(f"oomph.kernels.{KERNELS[name]}").with_kernels(model)
     return found
+
+
+def with_fused_adapters(model: Model, job: TrainJob) -> Model:
+    """Return a model that has adapters with those computed as a library does it, if the library does."""
+    fused = getattr(import_module(f"oomph.kernels.{KERNELS[job.kernels]}"), "with_fused_adapters", None)
+    return fused(model, job) if fused else model
 
 
 def patched(model: Model, library: str, patches: dict[str, Patch]) -> Model:

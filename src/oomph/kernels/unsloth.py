@@ -23,6 +23,7 @@ from oomph.methods.lora import LoraLinear, UnslothLoraLinear
 from oomph.methods.targets import inner
 
 if TYPE_CHECKING:
+    from oomph.job import TrainJob
     from oomph.model import Model
 
 PROGRAM = "unsloth"  # the type of a model that it has patched: its forward pass is another
@@ -49,7 +50,7 @@ def with_kernels(model: Model) -> Model:
     return replace(model, parts={path: rewritten(part, change, path) for path, part in model.parts.items()})
 
 
-def with_fused_adapters(model: Model) -> Model:
+def with_fused_adapters(model: Model, job: TrainJob) -> Model:
     """Return a model that has adapters with those maps taken together that all have one: no dropout, no bias."""
 
     def change(path: str, part: Part) -> Part:

@@ -75,10 +75,10 @@ def adapted(model: Model, job: TrainJob | InferJob) -> Model:
 
         model = quantised(model, job)
     changed = _with_adapters(model, job)
-    if job.kernels == "unsloth":
-        from oomph.kernels.unsloth import with_fused_adapters
+    if job.kernels != "torch":
+        from oomph.kernels import with_fused_adapters
 
-        changed = with_fused_adapters(changed)
+        changed = with_fused_adapters(changed, job)
     if job.modules_to_save:
         from oomph.methods.saved import with_copies
         from oomph.methods.targets import split

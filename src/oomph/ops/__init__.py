@@ -51,6 +51,7 @@ from oomph.ops.elementwise import (
 )
 from oomph.ops.flash_attn import flash_attn_2, flash_attn_3
 from oomph.ops.flash_interface import flash_attention_forward, flash_attention_of_rows, in_16_bits, rows_at, rows_to
+from oomph.ops.foak import dropped_lora_map, dropped_lora_qkv
 from oomph.ops.fused import liger_glu, liger_rms_norm, unsloth_rms_norm
 from oomph.ops.grouped import grouped_mm
 from oomph.ops.images import (
@@ -234,6 +235,8 @@ __all__ = [
     "divide_in_place",
     "divided",
     "dropout",
+    "dropped_lora_map",
+    "dropped_lora_qkv",
     "each_twice",
     "eager_attention",
     "einsum",

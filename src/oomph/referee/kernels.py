@@ -63,6 +63,36 @@ def _foak(model: Any, module: Any) -> None:
         if type(each).__name__.endswith("RMSNorm"):
             each.forward = MethodType(norms.fast_rms_layernorm, each)
     module.apply_rotary_pos_emb = rotary.fast_rope_embedding
+    if any(type(each).__name__ == "Linear4bit" for each in model.modules()):
+        _foak_adapters(model)
+
+
+def _foak_adapters(model: Any) -> None:
+    """Fuse adapters of attention as build_lora_fused_ops does where the maps are bitsandbytes'."""
+    from oomph.referee.foak import adapters
+
+    lora = adapters()
+    for each in model.modules():
+        if not type(each).__name__.endswith("Attention"):
+            continue
+        maps = {name: getattr(each, name) for name in ("q_proj", "k_proj", "v_proj")}
+        if all(hasattr(one, "lora_A") for one in maps.values()):
+            for name, forward in _at_once(each, lora.apply_lora_qkv, tuple(maps)).items():
+                maps[name].forward = forward
+        if hasattr(each.o_proj, "lora_A"):
+            each.o_proj.forward = MethodType(lora.apply_lora_o_v2, each.o_proj)
+
+
+def _at_once(attention: Any, fused: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    """Return forwards of which the first computes for all, as _build_fused_forwards does."""
+    outs: dict[str, Any] = {}
+
+    def forward(x: Any, name: str) -> Any:
+        if not outs:
+            outs.update(zip(names, fused(attention, x), strict=True))
+        return outs.pop(name)
+
+    return {name: partial(forward, name=name) for name in names}
 
 
 def _unsloth(model: Any, module: Any) -> None:

@@ -9,12 +9,12 @@ The details that decide bytes (torch/csrc/autograd/engine.cpp, input_buffer.cpp,
 
 from __future__ import annotations
 
-import heapq
 import sys
 import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from oomph.tape.ready import ReadyQueue
 from oomph.tape.sizes import Size, product, yes
 from oomph.tape.sym import Sym, elementwise_strides, new, row_major
 from oomph.workspaces import Buffer, column_sum
@@ -174,12 +174,12 @@ def run_engine(tape: Tape, start: Node, incoming: Gradients) -> None:
     """
     waiting = _dependencies(start)
     buffers: dict[Target, Gradients] = {start: list(incoming)}
-    ready: list[tuple[int, int, Target]] = [(-start.sequence, 0, start)]
-    pushed = 0
+    ready: ReadyQueue[Target] = ReadyQueue()
+    ready.push(start.sequence, start)
     task = Task()
     tape.tasks.append(task)
     while ready:
-        node = heapq.heappop(ready)[2]
+        node = ready.pop()
         gradients = buffers.pop(node)
         if isinstance(node, AccumulateGrad):
             _accumulate_grad(node, gradients)
@@ -204,9 +204,7 @@ def run_engine(tape: Tape, start: Node, incoming: Gradients) -> None:
             _take(tape, buffer, output, results, index)
             buffer = None
             if not waiting[target]:
-                pushed += 1
-                rank = -target.sequence if isinstance(target, Node) else -sys.maxsize
-                heapq.heappush(ready, (rank, pushed, target))
+                ready.push(target.sequence if isinstance(target, Node) else sys.maxsize, target)
         results.reverse()  # it dies front to back
         del results
     tape.tasks.pop()
