@@ -3,45 +3,42 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from oomph.referee import measure as referee
-from oomph.referee import suites
+from oomph.referee import isolated, suites
 from tests.referee import models
 from tests.test_cli import run
 
 ROOT = Path(__file__).parents[1]
-# A process in which the stand-in measures and the small suite is three tiny rows.
+# A process in which rows are told by a stand-in and the small suite is three of them.
 STAND_IN = """
 from oomph.cli import main
 from oomph.job import TrainJob
 from oomph.referee import measure, suites
 from oomph.referee.measure import Entry
 from tests.referee.models import LLAMA
-measure.ROW = "tests.referee.cpu_row"
+measure.ROW = "tests.referee.told_row"
 suites.SUITES["small"] = lambda: [Entry(f"tiny {n}", "tiny", LLAMA, TrainJob(batch=n, seq_len=5)) for n in range(1, 4)]
 main()
 """
 
 
-device = cache(referee.device)  # it answers the same each time, from a process of its own
-
-
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows are measured on the CPU."""
-    monkeypatch.setattr(referee, "ROW", "tests.referee.cpu_row")
-    monkeypatch.setattr(referee, "device", device)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "src")]))
+    """Rows are measured on the CPU, in this process: tests/referee/test_measure.py has those of others."""
+    from tests.referee.cpu_row import Here
+
+    monkeypatch.setattr(isolated, "Worker", Here)
+    monkeypatch.setattr(logging, "raiseExceptions", False)  # libraries keep the stderr of the test that loaded them
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -90,6 +91,25 @@ class CpuMeter:
             trace.append({"action": action, "addr": (ordinal + 1) << 32, "size": abs(n_bytes), "stream": 0})
         with open(path, "wb") as file:
             pickle.dump({"segments": [], "device_traces": [trace]}, file)
+
+
+class Here:
+    """What isolated.Worker is, without a process: for tests of what is asked of a row and made of its answer."""
+
+    def __init__(self, module: str, arguments: Any = (), *, gpu: bool = False) -> None:
+        pass
+
+    def __enter__(self) -> Here:
+        return self
+
+    def __exit__(self, *stopped: object) -> None:
+        self.close()
+
+    def ask(self, question: dict[str, Any], seconds: float) -> Iterator[dict[str, Any]]:
+        yield row.answer(question, CpuMeter())
+
+    def close(self) -> None:
+        pass
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import pytest
 
 from oomph.errors import SourceError, UsageError
 from oomph.job import InferJob, TrainJob
+from oomph.referee import isolated
 from oomph.referee import measure as referee
 from oomph.referee.measure import Entry, Progress, identity
 from oomph.referee.row_file import RowFile
@@ -30,6 +31,14 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows are measured on the CPU, by tests/referee/cpu_row.py."""
     monkeypatch.setattr(referee, "ROW", "tests.referee.cpu_row")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "src")]))
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same in this process."""
+    from tests.referee.cpu_row import Here
+
+    monkeypatch.setattr(isolated, "Worker", Here)
 
 
 def entry(name: str = "llama", raw: dict[str, Any] = models.LLAMA, job: Any = None) -> Entry:
@@ -158,14 +167,12 @@ def test_rows_from_processes(stand_in: None, tmp_path: Path, monkeypatch: pytest
     entries = [
         entry(),
         entry("too large", job=TrainJob(batch=9, seq_len=100)),
-        entry("unknown", {"model_type": "nonsense-9"}),
         entry("done before", job=TrainJob(batch=4)),
-        entry("decode", job=InferJob(**SMALL, decode=1)),
     ]
-    done = frozenset({identity(entries[3], ON)})
+    done = frozenset({identity(entries[2], ON)})
     rows, progress = zip(*referee.measure(entries, ON, done, snapshots=tmp_path), strict=True)
-    assert [row["status"] for row in rows] == ["ok", "oom", "error", "ok"]
-    assert [(each.done, each.left) for each in progress] == [(1, 3), (2, 2), (3, 1), (4, 0)]
+    assert [row["status"] for row in rows] == ["ok", "oom"]
+    assert [(each.done, each.left) for each in progress] == [(1, 1), (2, 0)]
     first = rows[0]
     assert all(first[key] == whole[key] for key in ("kernels", "params"))
     for name, value in whole["measured"].items():
@@ -176,12 +183,21 @@ def test_rows_from_processes(stand_in: None, tmp_path: Path, monkeypatch: pytest
     assert (first["seq_len"], first["micro_batch"], first["gpu"], first["grad_accum"]) == (37, 2, "stand-in", 1)
     assert TrainJob(**first["job"]) == job
     assert first["config"] == models.LLAMA
-    assert InferJob(**rows[3]["job"]) == entries[4].job
     assert read_recording(tmp_path / first["snapshot"]).stream.peak_bytes == peak
     assert json.loads(json.dumps(rows)) == list(rows)
     text = (ROOT / "docs" / "measure.md").read_text()
     for key in (*first, *first["measured"], *first["phases"][0], *first["device"]):
         assert f"`{key}`" in text, key
+
+
+@pytest.mark.slow
+def test_rows_that_fail_and_rows_of_inference(here: None) -> None:
+    """A model that nobody knows is a row with its reason; a row of inference says its job."""
+    decoding = InferJob(**SMALL, decode=1)
+    failed, served = referee.measure([entry(raw={"model_type": "nonsense-9"}), entry(job=decoding)], ON)
+    assert (failed[0]["status"], served[0]["status"]) == ("error", "ok")
+    assert "nonsense-9" in failed[0]["reason"]
+    assert InferJob(**served[0]["job"]) == decoding
 
 
 @pytest.mark.slow
@@ -196,9 +212,9 @@ def test_a_row_that_takes_too_long_and_one_that_dies(stand_in: None, monkeypatch
 
 
 @pytest.mark.slow
-def test_a_budget_ends_between_rows(stand_in: None) -> None:
+def test_a_budget_ends_between_rows(here: None) -> None:
     """A row that would probably end too late is not begun; the first one always is."""
     entries = [entry(job=TrainJob(batch=batch, seq_len=5)) for batch in range(1, 3)]
-    rows = list(referee.measure(entries, ON, seconds=0.5))
+    rows = list(referee.measure(entries, ON, seconds=0.001))
     assert len(rows) == 1  # how long one takes is not known before
     assert rows[0][1].left == 1
