@@ -175,6 +175,8 @@ def matrices(bound: Bound, where: Targets) -> list[Sym]:
             continue
         if not isinstance(part.block, Linear):
             found += matrices(part, where)
+        elif "weight" not in part.parts:  # packed by a library whose map is no nn.Linear
+            continue
         elif where == "hidden":
             found += [part.weight] if part.path.startswith(LAYERS) else []
         elif part.block.role == "linear" and ("attn" in part.path or "mlp" in part.path):
