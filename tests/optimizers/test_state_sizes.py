@@ -130,6 +130,12 @@ def test_packed_maps_are_no_matrices_for_an_optimizer(optimizer: str) -> None:
     assert kept(played(MISTRAL_7B, optimizer=optimizer, **base), "optimizer") > 0
 
 
+def test_apollo_projects_matrices_of_one_row() -> None:
+    """Adapters of rank one: the limiter of an update's norm is a number, whatever the matrix is."""
+    job: dict[str, Any] = {"method": "lora", "rank": 1, "targets": "q_proj,v_proj"}
+    assert kept(played(MISTRAL_7B, optimizer="apollo_adamw", **job), "optimizer") > 0
+
+
 def test_galore_needs_linear_maps() -> None:
     """GPT-2 has none: its class is Conv1D, for which the Trainer finds no target either."""
     with pytest.raises(UnsupportedError, match="finds no matrices"):
