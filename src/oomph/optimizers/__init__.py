@@ -88,13 +88,15 @@ class Optimizer:
 
     def step_one(self, parameter: Sym) -> None:
         """Play one update of one parameter, as a hook does that runs when its gradient is complete."""
-        states = self.states[self._places[parameter.storage.ordinal]]
+        place = self._places[parameter.storage.ordinal]
+        states = self.states[place]
         first = not states
         if first and self.rule.STATES == "before":
             self._make_states(parameter, states)
         self.rule.step(self._own(), [parameter], [states])
         if first and self.rule.STATES == "after":
             self._make_states(parameter, states)
+        self._places[parameter.storage.ordinal] = place  # GaLore's 8-bit AdamW gives it another storage
         _name(parameter, states)
 
     @property
