@@ -16,7 +16,7 @@ from oomph.errors import UnsupportedError, UsageError
 from oomph.families import model_from_config
 from oomph.header import Source
 from oomph.job import InferJob, TrainJob
-from oomph.job_ledger import job_ledger, timeline
+from oomph.job_ledger import BEFORE, job_ledger, timeline
 from oomph.play import train_step
 from oomph.steps import step
 from oomph.units import GIB
@@ -134,6 +134,23 @@ def test_items_add_up_to_what_the_gpu_shows(gpu: str | None) -> None:
         assert ledger.safe_bytes == device.safe_bytes
         assert allocated.n_bytes <= reserved.n_bytes < device.n_bytes
         assert (ledger.verdict is None) == (gpu is None)
+
+
+def test_what_is_higher_before_a_step_is_an_item_and_said() -> None:
+    """DeepSpeed's flat copies are made before the first step, above its peak: the device figure has them in it."""
+    job = TrainJob(1, 64, checkpointing="non-reentrant", zero_stage=2, zero_offload="optimizer")
+    ledger = oomph.estimate("qwen2.5-7b", job=job, gpu="h100")
+    device = ledger.figure("device")
+    assert device is not None
+    assert (ledger.total_bytes, ledger.safe_bytes) == (device.n_bytes, device.safe_bytes)
+    assert ledger.peak is not None
+    (before,) = (item for item in ledger.items if item.name == BEFORE)
+    at_the_peak = sum(item.n_bytes for item in ledger.tensors)
+    assert at_the_peak + before.n_bytes == pytest.approx(ledger.peak.peak_bytes, rel=1e-4)
+    assert "More is there before it, in parameters: " in ledger.why
+    usual = oomph.estimate("qwen2.5-0.5b", job=TrainJob(1, 64))
+    assert not [item for item in usual.items if item.name == BEFORE]
+    assert "before it" not in usual.why
 
 
 def test_a_job_that_does_not_fit_exits_1(capsys: pytest.CaptureFixture[str]) -> None:

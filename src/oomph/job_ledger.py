@@ -39,6 +39,7 @@ WORDS = {
     "LogSoftmax_backward": "the gradient of the fp32 logits",
     "softmax": "attention probabilities",
 }
+BEFORE = "what is there before this step, above its peak"
 NAMED = 3  # of what comes on top at the peak
 
 
@@ -66,7 +67,9 @@ def job_ledger(found: Subject, job: Job, fleet: Fleet | None = None, config: Con
     on_device = figures(events, device, config, capacity_bytes=device.capacity_bytes if device else None, runs=mixed)
     forms = Forms(played.sums, found.model, job)
     kinds = {weight.name: weight.kind for weight in adapted(found.model, job).weights}
-    items = (*(_item(one, kinds, forms, instant) for one in alive), *on_device.items)
+    tensors = [_item(one, kinds, forms, instant) for one in alive]
+    before = events.peak_bytes - sum(one.n_bytes for one in tensors)
+    items = (*tensors, *_before(before), *on_device.items)
     said = f"{'training' if kind == 'train' else 'serving'} {found.model.name}"
     return Ledger(
         job={
@@ -86,7 +89,7 @@ def job_ledger(found: Subject, job: Job, fleet: Fleet | None = None, config: Con
         figures=(on_device.allocated, on_device.reserved, on_device.device),
         resident_bytes=on_device.played.allocated_end_bytes,
         instants=tuple(map(_instant, names, played.stretches))[played.begin - 1 :],
-        why=_why(played, instant, alive),
+        why=_why(played, instant, alive) + (_when(events) if before > 0 else ""),
     )
 
 
@@ -130,6 +133,19 @@ def _assumed(job: Job, model: Model) -> tuple[str, ...]:
     if not any(weight.of > 1 for weight in model.weights):
         idle |= {"experts", "routing"}
     return tuple(f"{name}={value}" for name, value in describe(job).items() if name not in idle)
+
+
+def _before(n_bytes: int) -> tuple[Item, ...]:
+    """Return what a device needs for an earlier moment: a model that is prepared, a first step that makes states."""
+    return (Item(BEFORE, "runtime", n_bytes, evidence="the stream's peak lies before the step"),) if n_bytes > 0 else ()
+
+
+def _when(events: Stream) -> str:
+    """Return a sentence on the moment of a stream's peak."""
+    heights = list(events.live())
+    at = heights.index(max(heights))
+    name = next((name for position, name in reversed(events.marks) if position <= at), "the beginning")
+    return f" More is there before it, in {name}: {human(heights[at])}."
 
 
 def _why(played: Step, instant: str, alive: list[Alive]) -> str:

@@ -119,6 +119,9 @@ def test_names_are_checked_as_peft_checks_them() -> None:
     with pytest.raises(UsageError, match="no module 'q_prj'") as found:
         adapted(MODEL, lora(targets="q_prj"))
     assert "q_proj" in found.value.fix
+    with pytest.raises(UsageError, match="no module 'Wqkv'") as found:
+        adapted(MODEL, lora(targets="Wqkv"))
+    assert found.value.fix == "Its linear maps are q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj."
     with pytest.raises(UnsupportedError, match="embed_tokens"):
         adapted(MODEL, lora(targets="embed_tokens"))
     with pytest.raises(UsageError, match="adapter_dropout cannot be 1"):

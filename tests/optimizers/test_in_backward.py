@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 
 from oomph.errors import UsageError
+from oomph.families import model_from_config
 from oomph.job import TrainJob
+from oomph.steps import step
+from oomph.streams import job_stream
 from tests.optimizers.test_state_sizes import MISTRAL_7B, PARAMS, kept, played
 
 
@@ -30,6 +33,15 @@ def test_lomo_has_two_gradients_at_most() -> None:
     one = played(MISTRAL_7B, optimizer="lomo", checkpointing="non-reentrant")
     assert kept(one, "gradients") < 2 * 0.02 * 2 * PARAMS
     assert one.peak - 2 * PARAMS == pytest.approx(8 * 32000 * 4096, rel=0.1)
+
+
+@pytest.mark.parametrize("optimizer", ["galore_adamw_8bit_layerwise", "galore_adamw_layerwise", "lomo"])
+def test_a_later_step_of_a_stream_updates_what_the_first_did(optimizer: str) -> None:
+    """Also a parameter that the first step gave another storage: gradients of the second do not stay."""
+    first, later = (TrainJob(1, 64, optimizer=optimizer, steady=steady) for steady in (False, True))
+    model = model_from_config({**MISTRAL_7B, "num_hidden_layers": 3})
+    highest = max(int(step(model, job).peak) for job in (first, later))
+    assert job_stream(model, later).peak_bytes == pytest.approx(highest, rel=1e-3)
 
 
 @pytest.mark.parametrize(

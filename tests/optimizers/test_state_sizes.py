@@ -123,6 +123,19 @@ def test_galore_in_fp32_keeps_whole_matrices_of_singular_vectors() -> None:
     assert full - 2 * half == 32 * 4 * (2 * (4096 - 128) * 4096 + 2 * (1024 - 128) * 1024 + 3 * (4096 - 128) * 4096)
 
 
+@pytest.mark.parametrize("optimizer", ["galore_adamw", "muon"])
+def test_packed_maps_are_no_matrices_for_an_optimizer(optimizer: str) -> None:
+    """GPTQ's map has codes in the place of a weight: what is projected, or made orthogonal, are adapters alone."""
+    base: dict[str, Any] = {"method": "lora", "quantization": "gptq-4bit-g128", "targets": "q_proj,v_proj"}
+    assert kept(played(MISTRAL_7B, optimizer=optimizer, **base), "optimizer") > 0
+
+
+def test_apollo_projects_matrices_of_one_row() -> None:
+    """Adapters of rank one: the limiter of an update's norm is a number, whatever the matrix is."""
+    job: dict[str, Any] = {"method": "lora", "rank": 1, "targets": "q_proj,v_proj"}
+    assert kept(played(MISTRAL_7B, optimizer="apollo_adamw", **job), "optimizer") > 0
+
+
 def test_galore_needs_linear_maps() -> None:
     """GPT-2 has none: its class is Conv1D, for which the Trainer finds no target either."""
     with pytest.raises(UnsupportedError, match="finds no matrices"):

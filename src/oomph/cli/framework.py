@@ -35,6 +35,9 @@ def framework_job(name: str | None, config: str | None, values: Mapping[str, Any
     program = runtime(name or file.runtime)
     names = {field.name for field in fields(TrainJob)}
     typed = {option.name: values[option.name] for option in given() if option.name in names}
+    if file.untold and "objective" not in typed:
+        fix = "Say which: --objective dpo, kto, orpo, cpo ... (sft: none of them)."
+        raise UsageError(f"{config}: {file.untold}", fix)
     said = {**file.fields, **typed}
     found = program.with_defaults(Versions(), said)
     if "use_cache" not in said:
@@ -42,6 +45,6 @@ def framework_job(name: str | None, config: str | None, values: Mapping[str, Any
     if config and name and name != file.runtime:
         raise UsageError(f"{config} is a config of {file.runtime}, not of {name}.", "Leave out --framework.")
     unread = ", ".join(file.unknown[:SHOWN]) + (" ..." if len(file.unknown) > SHOWN else "")
-    warnings = (f"Not read in {config}: {unread}.",) if unread else ()
+    warnings = (*((f"Not read in {config}: {unread}.",) if unread else ()), *file.notes)
     taken = tuple(f"{program.name}: {text}" for text in program.taken(Versions(), said))
     return TrainJob(**given_way(found, typed, DEFAULTS)), Framework(taken, warnings, file.model)

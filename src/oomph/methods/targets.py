@@ -128,10 +128,19 @@ def wrap_targets(model: Model, names: tuple[str, ...] | None, wrap: Wrap, left: 
     for name in names or ():
         if name not in found:
             known = {path.rpartition(".")[2] for path in seen} - {"*", ""}
-            raise UsageError(f"The model has no module {name[:80]!r} to adapt.", close_matches(name, known))
+            fix = close_matches(name, known) or f"Its linear maps are {', '.join(_maps(model))}."
+            raise UsageError(f"The model has no module {name[:80]!r} to adapt.", fix)
     if not found:
         raise UsageError("The model has no linear map to adapt.", "Name the targets.")
     return replace(model, parts=parts)
+
+
+def _maps(model: Model) -> list[str]:
+    """Return the names of all linear maps, in order."""
+    names = [
+        name for block in descend(model.parts) for name, part in block.parts.items() if isinstance(inner(part), Linear)
+    ]
+    return [name for name in dict.fromkeys(names) if name != "*"]
 
 
 def _hit(path: str, block: Block, names: tuple[str, ...] | None) -> str | None:

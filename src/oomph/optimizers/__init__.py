@@ -88,13 +88,15 @@ class Optimizer:
 
     def step_one(self, parameter: Sym) -> None:
         """Play one update of one parameter, as a hook does that runs when its gradient is complete."""
-        states = self.states[self._places[parameter.storage.ordinal]]
+        place = self._places[parameter.storage.ordinal]
+        states = self.states[place]
         first = not states
         if first and self.rule.STATES == "before":
             self._make_states(parameter, states)
         self.rule.step(self._own(), [parameter], [states])
         if first and self.rule.STATES == "after":
             self._make_states(parameter, states)
+        self._places[parameter.storage.ordinal] = place  # GaLore's 8-bit AdamW gives it another storage
         _name(parameter, states)
 
     @property
@@ -175,6 +177,8 @@ def matrices(bound: Bound, where: Targets) -> list[Sym]:
             continue
         if not isinstance(part.block, Linear):
             found += matrices(part, where)
+        elif "weight" not in part.parts:  # packed by a library whose map is no nn.Linear
+            continue
         elif where == "hidden":
             found += [part.weight] if part.path.startswith(LAYERS) else []
         elif part.block.role == "linear" and ("attn" in part.path or "mlp" in part.path):

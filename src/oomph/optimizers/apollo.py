@@ -102,7 +102,7 @@ def _scaling_factor(settings: Settings, p: Sym) -> Sym:
 
 def _limiter(p: Sym) -> Sym:
     """Return what the scaled gradient is divided by, where its norm has grown."""
-    growth = result("div", (), p.dtype, result("add", (), p.dtype, p))
+    growth = result("div", (), p.dtype, new(p.tape, (), p.dtype, op="add"))
     new(p.tape, (), "bool", op="gt")
     return result("div", (), p.dtype, growth)
 

@@ -72,6 +72,7 @@ class Runtime:
     source: str
     defaults: Callable[[Versions], Defaults]
     quantised: Callable[[Versions], Defaults] = lambda versions: {}  # more of them on a quantised base
+    whole: Callable[[Versions], Defaults] = lambda versions: {}  # where all weights train
     # What is different for an objective beyond sft; None where such a job is not modelled as this program runs it.
     of_objective: Callable[[str, Versions], Defaults] | None = None
 
@@ -100,6 +101,8 @@ class Runtime:
         narrow = given.get("method") == "qlora" or given.get("quantization", "none") != "none"
         known = self._defaults(versions, given.get("objective", "sft"))
         known = {**known, **(self.quantised(versions) if narrow else {})}
+        method = given.get("method") or (known["method"].value if "method" in known else "full")
+        known = {**known, **(self.whole(versions) if method == "full" else {})}
         kind = KINDS.get(given.get("optimizer") or (known["optimizer"].value if "optimizer" in known else ""))
         return {
             name: default

@@ -7,20 +7,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from oomph.errors import ConfigError
-from oomph.runtimes import deepspeed, keys
+from oomph.errors import ConfigError, UnsupportedError
+from oomph.runtimes import deepspeed, harmless_keys, keys, torchtune_keys
 from oomph.runtimes.said import Said
 from oomph.runtimes.yaml_text import read_mapping
 
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """What a config file says: its framework, fields of a job, the model, and keys that nothing here reads."""
+    """What a config file says: its framework, fields of a job, the model, and keys that nothing here reads.
+
+    `notes` are of keys whose effect is not counted; `untold` is what a file leaves open that nobody may guess.
+    """
 
     runtime: str
     fields: Mapping[str, Any]
     model: str | None
     unknown: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    untold: str = ""
 
 
 # The first whose keys are all there; the last is what TrainingArguments are told by.
@@ -33,10 +38,24 @@ KNOWN_BY: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("ppo", ("reward_model_path", "per_device_train_batch_size")),
     ("trl", ("max_length",)),
     ("trl", ("max_seq_length",)),
+    ("trl", ("max_completion_length",)),
+    ("trl", ("max_prompt_length",)),
+    ("trl", ("reward_funcs",)),
+    ("trl", ("dataset_mixture",)),
     ("trl", ("dataset_name", "per_device_train_batch_size")),
     ("trainer", ("per_device_train_batch_size",)),
     ("trainer", ("output_dir",)),
 )
+
+# Of configs with other keys than those that train: what they are, and the keys they are told by.
+OTHERS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("of LLaMA-Factory's v1 trainer", ("model", "train_dataset")),
+    ("of LLaMA-Factory's v1 trainer", ("model", "model_class")),
+    ("a recipe of torchtune's that fine-tunes no model on labels", ("checkpointer",)),
+    ("a recipe of torchtune's that fine-tunes no model on labels", ("orchestration", "training")),
+)
+# Keys of more than one of TRL's trainers, of which none is named.
+PREFERENCES = ("beta", "max_prompt_length")
 
 
 PROGRAMS = {
@@ -76,21 +95,47 @@ def read(config: Mapping[str, Any], where: str) -> ConfigFile:
     ('trainer', 4, 'amp-bf16', ('shiny',))
     """
     name = next((name for name, wanted in KNOWN_BY if all(key in config for key in wanted)), None)
+    other = next((what for what, wanted in OTHERS if all(key in config for key in wanted)), None)
+    if other and name != "torchtune":
+        raise UnsupportedError(f"{where} is {other}, which oomph does not read.", "Type the job: oomph train --help.")
     if name is None:
         known = "; ".join(f"{name}: {', '.join(wanted)}" for name, wanted in KNOWN_BY)
         raise ConfigError(f"{where} has the keys of no framework that oomph reads.", f"Told by {known}.")
     flat = flattened(config) if name == "torchtune" else dict(config)
-    readers, harmless = keys.READERS[name], keys.HARMLESS | keys.HARMLESS_OF.get(name, frozenset())
     said = Said(where, flat)
     fields: dict[str, Any] = {}
-    for key, reader in readers.items():
+    for key, reader in keys.READERS[name].items():
         if key in flat and flat[key] is not None:
             fields |= reader(said, key)
     fields |= _of_deepspeed(name, flat, where)
-    unknown = [key for key in flat if key not in readers and key not in harmless and flat[key] is not None]
-    model = flat.get(keys.MODEL_KEYS.get(name, ""))
-    runtime = PROGRAMS.get(name, name)
-    return ConfigFile(runtime, fields, model if isinstance(model, str) else None, tuple(sorted(unknown)))
+    model = torchtune_keys.model_of(flat) if name == "torchtune" else flat.get(keys.MODEL_KEYS.get(name, ""))
+    return ConfigFile(
+        PROGRAMS.get(name, name),
+        fields,
+        model if isinstance(model, str) else None,
+        _unread(name, flat),
+        tuple(f"{key}: {why}." for key, why in harmless_keys.NOTES.get(name, {}).items() if flat.get(key)),
+        _untold(name, flat, fields),
+    )
+
+
+def _unread(name: str, config: Mapping[str, Any]) -> tuple[str, ...]:
+    known = harmless_keys.HARMLESS.union(
+        keys.READERS[name], harmless_keys.HARMLESS_OF.get(name, ()), harmless_keys.NOTES.get(name, ())
+    )
+    sections = harmless_keys.HARMLESS_SECTIONS.get(name, ())
+    return tuple(
+        sorted(
+            key
+            for key, value in config.items()
+            if value is not None and key not in known and not key.startswith(sections)
+        )
+    )
+
+
+def _untold(name: str, config: Mapping[str, Any], fields: Mapping[str, Any]) -> str:
+    found = [key for key in PREFERENCES if config.get(key) is not None] if name == "trl" else []
+    return f"{' and '.join(found)} may be of several of TRL's trainers." if found and "objective" not in fields else ""
 
 
 def _of_deepspeed(name: str, config: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from oomph.errors import ConfigError, UnsupportedError
 from oomph.job_words import FLASH_ATTN, FLASH_ATTN_NAMES, PRESETS
 from oomph.methods.qat import GROUP
-from oomph.runtimes import ppo_keys
+from oomph.runtimes import llama_factory_keys, ppo_keys, torchtune_keys
 from oomph.runtimes.optimizer_keys import factory_projection, optimizer, optimizer_arguments, projected_modules
 from oomph.runtimes.said import Reader, Said, shown
 from oomph.runtimes.trainer import mixed
@@ -66,8 +66,14 @@ def of_loaded(said: Said, key: str) -> dict[str, Any]:
     return {} if said.values[key] == "auto" else {"precision": said.one_of(key, WORDS_FOR_DTYPE), "fp32_outputs": False}
 
 
+IN_HOST_MEMORY = ("offload", "offload_disk", "unsloth")  # axolotl's ways with gradient_checkpointing
+
+
 def checkpointing(said: Said, key: str) -> dict[str, Any]:
     """Read `gradient_checkpointing`, and the way it is asked for."""
+    if isinstance(said.values[key], str) and said.values[key] in IN_HOST_MEMORY:
+        why = f"{said.where}: {key} {said.values[key]} is not modelled: it keeps what layers begin with in host memory."
+        raise UnsupportedError(why, "Say true: the estimate is then higher by those tensors.")
     if not said.switch(key):
         return {"checkpointing": "none"}
     options = said.values.get("gradient_checkpointing_kwargs") or {}
@@ -103,7 +109,11 @@ def attention(said: Said, key: str) -> dict[str, Any]:
 
 def packed(said: Said, key: str) -> dict[str, Any]:
     """Read packing: flash_attn tells sequences apart itself, any other way takes a mask."""
-    flash = said.values.get("flash_attention") or "flash" in str(said.values.get("attn_implementation"))
+    flash = (
+        said.values.get("flash_attention")
+        or "flash" in str(said.values.get("attn_implementation"))
+        or said.values.get("flash_attn") in FLASH_ATTN_NAMES
+    )
     return {"packing": said.switch(key) and not flash}
 
 
@@ -189,7 +199,8 @@ LOSS_TYPES: dict[str, dict[str, Any]] = {  # of TRL's SFTConfig and DPOConfig
     "sigmoid": {"objective": "dpo"},
     "ipo": {"objective": "ipo"},
     "kto": {"objective": "kto"},
-    "dapo": {"objective": "grpo"},
+    # of GRPOConfig: what the sum over tokens is divided by
+    **{name: {"objective": "grpo"} for name in ("dapo", "grpo", "bnpo", "dr_grpo")},
 }
 
 
@@ -200,8 +211,20 @@ def loss_type(said: Said, key: str) -> dict[str, Any]:
     value = said.values[key]
     one = value[0] if isinstance(value, list) and len(value) == 1 else value
     found: dict[str, Any] = Said(said.where, {key: one}).one_of(key, LOSS_TYPES)
-    has_kl = found.get("objective") == "grpo" and said.values.get("beta") not in (None, 0, 0.0)
-    return {"objective": "grpo-kl"} if has_kl else found
+    return _grpo(said) if found.get("objective") == "grpo" else found
+
+
+def _grpo(said: Said) -> dict[str, Any]:
+    return {"objective": "grpo" if said.values.get("beta") in (None, 0, 0.0) else "grpo-kl"}
+
+
+def completions(said: Said, key: str) -> dict[str, Any]:
+    """Read that answers are generated and rewarded: GRPO, whose sequences are a prompt and an answer."""
+    found = _grpo(said)
+    if said.values.get("max_completion_length") and said.values.get("max_prompt_length"):
+        prompt_len = said.whole("max_prompt_length")
+        found |= {"prompt_len": prompt_len, "seq_len": prompt_len + said.whole("max_completion_length")}
+    return found
 
 
 def teacher(said: Said, key: str) -> dict[str, Any]:
@@ -224,7 +247,7 @@ def teacher(said: Said, key: str) -> dict[str, Any]:
 
 
 RL: dict[str, dict[str, Any]] = {
-    name: {"objective": name} for name in ("dpo", "ipo", "kto", "grpo")
+    name: {"objective": name} for name in ("dpo", "ipo", "kto", "orpo", "simpo", "grpo")
 }  # axolotl's word for objectives
 
 
@@ -242,6 +265,41 @@ def elsewhere(said: Said, key: str) -> dict[str, Any]:
     return {}
 
 
+def modules(field: str) -> Reader:
+    """Return the reader of a list of modules' names."""
+
+    def read(said: Said, key: str) -> dict[str, Any]:
+        value = said.values[key]
+        names = value.split(",") if isinstance(value, str) else value
+        if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
+            raise ConfigError(f"{said.where}: {key} is no list of names.", "Give names of modules.")
+        return {field: ",".join(one.strip() for one in names)}
+
+    return read
+
+
+def four_bit_of_qlora(said: Said, key: str) -> dict[str, Any]:
+    """Read axolotl's 4-bit loading, which its adapter qlora asks for and no other adapter may."""
+    if said.switch(key) and said.values.get("adapter") != "qlora":
+        raise UnsupportedError(f"{said.where}: {key} without adapter: qlora is not modelled.", "Say adapter: qlora.")
+    return {}
+
+
+def compiled(said: Said, key: str) -> dict[str, Any]:
+    """Read `torch_compile`, which axolotl's "auto" leaves off."""
+    return {} if said.values[key] == "auto" else when("compile", True)(said, key)
+
+
+KERNELS = "oomph does not know that kernel"
+EXPERTS = {name: name for name in ("grouped_mm", "eager", "batched_mm")}
+AXOLOTL_SHARDED = (
+    "context_parallel_size", "dp_shard_size", "expert_parallel_size", "sequence_parallel_degree",
+    "tensor_parallel_size",
+)  # fmt: skip
+FACTORY_SHARDED = (
+    "context_parallel_size", "expert_model_parallel_size", "pipeline_model_parallel_size", "sequence_parallel",
+    "tensor_model_parallel_size",
+)  # fmt: skip
 SHARDED = "oomph plays one GPU"
 _BATCH: dict[str, Reader] = {
     "gradient_accumulation_steps": number("accumulation"),
@@ -281,6 +339,7 @@ READERS: dict[str, dict[str, Reader]] = {
         "max_length": number("seq_len"),
         "max_seq_length": number("seq_len"),
         "packing": packed,
+        **dict.fromkeys(("num_generations", "reward_funcs"), completions),
         "activation_offloading": when("activation_offload", "trl"),
         "loss_type": loss_type,
         "teacher_model_name_or_path": teacher,
@@ -318,9 +377,22 @@ READERS: dict[str, dict[str, Reader]] = {
         "load_in_8bit": eight_bit,
         "peft_use_dora": dora,
         "quantize_moe_experts": when("quantised_experts", True),
+        "lora_modules_to_save": modules("modules_to_save"),
+        "lora_target_parameters": refused("adapters on stacked experts"),
+        "load_in_4bit": four_bit_of_qlora,
+        "gptq": refused("its way with GPTQ's bases"),
         "sample_packing": packed,
         "flash_attention": when("attention", "flash_attention_2"),
         "eager_attention": when("attention", "eager"),
+        "attn_implementation": attention,
+        **dict.fromkeys(("xformers_attention", "flex_attention", "sage_attention", "s2_attention"), refused(KERNELS)),
+        "experts_implementation": lambda said, key: {"experts": said.one_of(key, EXPERTS)},
+        "reward_model": when("objective", "reward"),
+        "torch_compile": compiled,
+        **dict.fromkeys(AXOLOTL_SHARDED, refused(SHARDED)),
+        "relora": refused("adapters that are merged and begun anew"),
+        "tiled_mlp": refused("an MLP in tiles"),
+        "layer_offloading": refused("layers that wait in host memory"),
         "liger_fused_linear_cross_entropy": when("loss", "liger"),
         **dict.fromkeys(LIGER_PARTS, liger_part),
         "cut_cross_entropy": when("loss", "cut"),
@@ -329,20 +401,26 @@ READERS: dict[str, dict[str, Reader]] = {
         "lisa_n_layers": lambda said, key: {"method": "lisa", "active_layers": said.whole(key)},
     },
     "llama-factory": {
-        "bf16": low("bf16", "bf16"),
-        "fp16": low("fp16", "fp16"),
+        "finetuning_type": llama_factory_keys.method,
+        "bf16": llama_factory_keys.under_autocast("bf16"),
+        "fp16": llama_factory_keys.under_autocast("fp16"),
+        "pure_bf16": llama_factory_keys.pure,
         "per_device_train_batch_size": number("batch"),
         "cutoff_len": number("seq_len"),
-        **_BATCH,
+        **{key: reader for key, reader in _BATCH.items() if key != "gradient_checkpointing"},
+        "use_reentrant_gc": llama_factory_keys.reentrant,
+        "use_unsloth_gc": when("checkpointing", "unsloth"),
+        "disable_gradient_checkpointing": when("checkpointing", "none"),
         "optim": optimizer,
-        "stage": lambda said, key: said.one_of(key, {"sft": {}}),
-        "finetuning_type": lambda said, key: {"method": said.one_of(key, {"lora": "lora", "full": "full"})},
-        "quantization_bit": four_bit,
-        "use_dora": dora,
+        "stage": llama_factory_keys.stage,
+        "quantization_bit": llama_factory_keys.base,
+        "use_dora": when("method", "dora"),
         "lora_rank": number("rank"),
         "lora_dropout": rate("adapter_dropout"),
         "lora_target": targets,
+        "additional_target": modules("modules_to_save"),
         "flash_attn": attention,
+        "neat_packing": packed,
         "enable_liger_kernel": liger,
         "use_unsloth": unsloth,
         "use_galore": factory_projection("galore"),
@@ -352,6 +430,14 @@ READERS: dict[str, dict[str, Reader]] = {
         "use_muon": refused("a Muon of its own"),
         "freeze_trainable_layers": refused("parts that train"),
         "freeze_vision_tower": lambda said, key: {"freeze_vision": said.switch(key)},
+        "freeze_language_model": refused("towers that train alone"),
+        "mixture_of_depths": refused("layers that pass tokens by"),
+        "shift_attn": refused("attention in shifted groups"),
+        "upcast_layernorm": refused("norms in fp32"),
+        "upcast_lmhead_output": refused("logits cast by a hook"),
+        **dict.fromkeys(("use_dft_loss", "use_asft_loss", "use_eaft_loss"), refused("a loss of its own")),
+        "use_kt": refused("KTransformers' experts in host memory"),
+        **dict.fromkeys(FACTORY_SHARDED, refused(SHARDED)),
     },
     "torchtune": {
         "batch_size": number("batch"),
@@ -369,7 +455,24 @@ READERS: dict[str, dict[str, Reader]] = {
         "compile": when("compile", True),
         "model.lora_rank": lambda said, key: {"method": "lora", "rank": said.whole(key)},
         "model.lora_dropout": rate("adapter_dropout"),
-        "model.lora_attn_modules": targets,
+        "model.lora_attn_modules": torchtune_keys.adapters,
+        "model.use_dora": when("method", "dora"),
+        torchtune_keys.COMPONENT: torchtune_keys.base,
+        "model.quantize_base": torchtune_keys.quantised,
+        "clip_grad_norm": clipping,
+        "quantizer._component_": refused("torchtune's fake quantisers"),
+        "teacher_model._component_": refused("torchtune's distillation"),
+        **dict.fromkeys(
+            (
+                "custom_sharded_layers",
+                "data_parallel_replicate_dim",
+                "data_parallel_shard_dim",
+                "fsdp_cpu_offload",
+                "tensor_parallel_dim",
+                "context_parallel_dim",
+            ),
+            refused(SHARDED),
+        ),
         "loss._component_": lambda said, key: {
             "loss": said.one_of(
                 key,
@@ -400,48 +503,3 @@ MODEL_KEYS = {
     "trl": "model_name_or_path",
     "ppo": "sft_model_path",
 }
-# What moves no memory of the job.
-HARMLESS = frozenset({
-    "adam_beta1", "adam_beta2", "adam_epsilon", "chat_template", "data_seed", "dataloader_num_workers",
-    "dataset_config", "dataset_name", "dataset_prepared_path", "datasets", "ddp_timeout", "do_eval", "do_train",
-    "epochs", "eval_steps", "eval_strategy", "evaluation_strategy", "gradient_checkpointing_kwargs",
-    "group_by_length", "hub_model_id", "learning_rate", "log_every_n_steps", "logging_dir", "logging_steps",
-    "logging_strategy", "lora_alpha", "lora_task_type", "lr_scheduler", "lr_scheduler_type", "max_steps",
-    "model_name_or_path", "model_type", "num_epochs", "num_train_epochs", "output_dir", "overwrite_output_dir",
-    "per_device_eval_batch_size", "push_to_hub", "remove_unused_columns", "report_to", "resume_from_checkpoint",
-    "run_name", "save_steps", "save_strategy", "save_total_limit", "seed", "special_tokens", "strict", "tf32",
-    "tokenizer_type", "train_on_inputs", "trust_remote_code", "use_rslora", "val_set_size", "wandb_entity",
-    "wandb_log_model", "wandb_name", "wandb_project", "wandb_watch", "warmup_ratio", "warmup_steps", "weight_decay",
-})  # fmt: skip
-HARMLESS_OF: dict[str, frozenset[str]] = {
-    "axolotl": frozenset({
-        "base_model", "evals_per_epoch", "lisa_layers_attribute", "lisa_step_interval", "load_in_4bit",
-        "lora_model_dir", "peft_use_rslora", "saves_per_epoch",
-    }),
-    "llama-factory": frozenset({
-        "dataset", "dataset_dir", "max_samples", "overwrite_cache", "plot_loss", "preprocessing_num_workers",
-        "quantization_method", "save_only_model", "template", "val_size", "apollo_layerwise", "apollo_proj",
-        "apollo_proj_type", "apollo_rank", "apollo_scale", "apollo_scale_type", "apollo_target",
-        "apollo_update_interval", "galore_layerwise", "galore_proj_type", "galore_rank", "galore_scale",
-        "galore_target", "galore_update_interval",
-    }),
-    "deepspeed": frozenset({
-        "activation_checkpointing", "amp", "bf16", "communication_data_type", "comms_logger", "csv_monitor",
-        "data_types", "dump_state", "flops_profiler", "fp16", "gradient_accumulation_steps", "gradient_clipping",
-        "gradient_predivide_factor", "memory_breakdown", "optimizer", "prescale_gradients", "scheduler",
-        "steps_per_print", "tensorboard", "torch_autocast", "train_batch_size", "train_micro_batch_size_per_gpu",
-        "wall_clock_breakdown", "wandb", "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer",
-        "zero_optimization",
-    }),
-    "trl": frozenset({"beta", "cpo_alpha", "lmbda", "max_new_tokens", "seq_kd", "simpo_gamma", "temperature"}),
-    "ppo": ppo_keys.LEFT_ALONE - {"bf16"},
-    "torchtune": frozenset({
-        "device", "log_peak_memory_stats", "model._component_", "model.apply_lora_to_output", "model.lora_alpha",
-        "shuffle", "tokenizer._component_", "tokenizer.path",
-    }),
-    "accelerate": frozenset({
-        "compute_environment", "debug", "downcast_bf16", "enable_cpu_affinity", "gpu_ids", "machine_rank",
-        "main_training_function", "rdzv_backend", "same_network", "tpu_env", "tpu_use_cluster", "tpu_use_sudo",
-        "use_cpu",
-    }),
-}  # fmt: skip

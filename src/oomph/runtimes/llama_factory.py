@@ -21,4 +21,14 @@ def defaults(versions: Versions) -> Defaults:
     }
 
 
-RUNTIME = Runtime("llama-factory", "LLaMA-Factory", "LLaMA-Factory, src/llamafactory/hparams", defaults)
+def whole(versions: Versions) -> Defaults:
+    """Return what full fine-tuning does otherwise: weights are cast to fp32 once they are loaded."""
+    return {
+        "precision": Default(
+            "amp-bf16", "what trains is cast to fp32 unless pure_bf16, and bf16 is on in its examples"
+        ),
+        "fp32_outputs": Default(True, "accelerate returns fp32 logits under mixed precision"),
+    }
+
+
+RUNTIME = Runtime("llama-factory", "LLaMA-Factory", "LLaMA-Factory, src/llamafactory/hparams", defaults, whole=whole)

@@ -44,6 +44,14 @@ class Said:
             raise ConfigError(f"{self.where}: {key} is {shown(value)}.", "Give a number from 0 to below 1.")
         return float(value)
 
+    def one_of_numbers(self, key: str, known: tuple[int, ...]) -> int:
+        """Return one of the numbers that are read."""
+        value = self.whole(key)
+        if value not in known:
+            fix = f"oomph reads {' or '.join(map(str, known))}."
+            raise UnsupportedError(f"{self.where}: {key} {value} is not modelled.", fix)
+        return value
+
     def one_of(self, key: str, known: Mapping[str, Any]) -> Any:
         """Return what a word means."""
         value = self.values[key]

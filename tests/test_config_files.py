@@ -1,0 +1,236 @@
+"""Config files as people have them: what each program's own words mean, what is told of them, what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oomph.errors import ConfigError, UnsupportedError
+from oomph.runtimes import runtime
+from oomph.runtimes.config_file import read
+from tests.test_cli import run
+
+AXOLOTL = {"base_model": "x", "micro_batch_size": 1}
+TORCHTUNE: dict[str, Any] = {
+    "tokenizer": {"path": "x"}, "optimizer": {"_component_": "torch.optim.AdamW", "fused": True},
+    "loss": {"_component_": "torchtune.modules.loss.LinearCrossEntropyLoss"},
+    "checkpointer": {"_component_": "torchtune.training.FullModelHFCheckpointer"},
+    "dataset": {"packed": False}, "clip_grad_norm": None,
+}  # fmt: skip
+
+
+def recipe(builder: str, **model: Any) -> dict[str, Any]:
+    return {**TORCHTUNE, "model": {"_component_": f"torchtune.models.{builder}", **model}}
+
+
+@pytest.mark.parametrize(
+    ("builder", "model"),
+    [
+        ("llama3_1.llama3_1_8b", "llama-3.1-8b"),
+        ("llama3_2.qlora_llama3_2_1b", "llama-3.2-1b"),
+        ("qwen2_5.lora_qwen2_5_14b_instruct", "qwen2.5-14b"),
+        ("qwen3.qwen3_0_6b_base", "qwen3-0.6b"),
+        ("phi4.lora_phi4_14b", "phi-4"),
+        ("mine.my_7b", None),
+    ],
+)
+def test_a_recipe_of_torchtune_names_its_model_by_its_builder(builder: str, model: str | None) -> None:
+    """With adapters or without; a builder that is not known leaves the model to the command line."""
+    found = read(recipe(builder), "8B.yaml")
+    assert (found.model, found.unknown) == (model, ())
+
+
+def test_every_builder_of_torchtune_is_a_model_of_the_catalogue() -> None:
+    """So that a recipe answers without a server."""
+    from oomph.runtimes.torchtune_keys import MODELS
+    from oomph.sources.catalogue import find
+
+    assert not [name for name in MODELS.values() if find(name) is None]
+
+
+def test_qlora_of_torchtune_is_a_base_in_four_bits() -> None:
+    """Told by the builder or by quantize_base; torchtune prepares nothing as PEFT does."""
+    lora = {"lora_rank": 8, "lora_attn_modules": ["q_proj", "output_proj"]}
+    for config in (
+        recipe("llama3.qlora_llama3_8b", **lora),
+        recipe("llama3.lora_llama3_8b", **lora, quantize_base=True),
+    ):
+        fields = read(config, "a").fields
+        job = runtime("torchtune").job(**fields)
+        assert (job.method, job.quantization, job.kbit_preparation) == ("lora", "nf4-dq", False)
+    assert runtime("torchtune").job(**read(recipe("llama3.lora_llama3_8b", **lora), "a").fields).quantization == "none"
+
+
+def test_adapters_of_torchtune_are_where_its_switches_say() -> None:
+    """output_proj is attention's last map; MLP and head have switches of their own."""
+    lora = {"lora_rank": 8, "lora_attn_modules": ["q_proj", "output_proj"]}
+    config = recipe("llama3.lora_llama3_8b", **lora, apply_lora_to_mlp=True, apply_lora_to_output=True)
+    assert read(config, "a").fields["targets"] == "q_proj,o_proj,gate_proj,up_proj,down_proj,lm_head"
+    assert read(recipe("llama3.lora_llama3_8b", **lora), "a").fields["targets"] == "q_proj,o_proj"
+    with pytest.raises(UnsupportedError, match="lora_attn_modules 'wq'"):
+        read(recipe("llama3.lora_llama3_8b", lora_rank=8, lora_attn_modules=["wq"]), "a")
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"quantizer": {"_component_": "x"}}, "fake quantisers"),
+        ({"teacher_model": {"_component_": "x"}}, "distillation"),
+        ({"custom_sharded_layers": ["output"]}, "one GPU"),
+    ],
+)
+def test_other_recipes_of_torchtune_are_refused(more: dict[str, Any], words: str) -> None:
+    """What fine-tunes otherwise, or on several GPUs."""
+    with pytest.raises(UnsupportedError, match=words):
+        read({**recipe("llama3.llama3_8b"), **more}, "a")
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"model": "Qwen/Qwen3-0.6B", "train_dataset": "x", "output_dir": "o", "cutoff_len": 9}, "v1 trainer"),
+        ({"model": {"_component_": "x"}, "tokenizer": {"max_seq_len": 1}, "checkpointer": {}, "output_dir": "o"},
+         "torchtune's that fine-tunes no model"),
+        ({"policy_model": {}, "checkpointer": {}, "output_dir": "o", "optimizer": {}, "loss": {}, "tokenizer": {}},
+         "torchtune's that fine-tunes no model"),
+    ],
+)  # fmt: skip
+def test_configs_of_other_programs_are_not_taken_for_the_trainers(config: dict[str, Any], words: str) -> None:
+    """They share output_dir with TrainingArguments, and little else: what they ask for would go unread."""
+    with pytest.raises(UnsupportedError, match=words):
+        read(config, "a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("said", "fields"),
+    [
+        ({"attn_implementation": "flash_attention_2", "sample_packing": True},
+         {"attention": "flash_attention_2", "packing": False}),
+        ({"attn_implementation": "sdpa", "sample_packing": True}, {"attention": "flash", "packing": True}),
+        ({"rl": "orpo"}, {"objective": "orpo"}),
+        ({"rl": "simpo"}, {"objective": "simpo"}),
+        ({"reward_model": True}, {"objective": "reward"}),
+        ({"adapter": "lora", "lora_modules_to_save": ["embed_tokens", "lm_head"]},
+         {"method": "lora", "modules_to_save": "embed_tokens,lm_head"}),
+        ({"experts_implementation": "eager"}, {"experts": "eager"}),
+        ({"torch_compile": "auto"}, {}),
+        ({"adapter": "qlora", "load_in_4bit": True, "plugins": ["x"], "pad_to_sequence_len": True},
+         {"method": "qlora"}),
+    ],
+)  # fmt: skip
+def test_words_of_axolotl(said: dict[str, Any], fields: dict[str, Any]) -> None:
+    """Those of today's examples; what moves no memory is passed over without a word."""
+    found = read({**AXOLOTL, **said}, "a")
+    assert {name: found.fields[name] for name in fields} == fields
+    assert found.unknown == ()
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"attn_implementation": "flex_attention"}, "attn_implementation 'flex_attention' is not modelled"),
+        ({"xformers_attention": True}, "xformers_attention is not modelled"),
+        ({"gradient_checkpointing": "offload"}, "in host memory"),
+        ({"adapter": "lora", "load_in_4bit": True}, "load_in_4bit without adapter: qlora"),
+        ({"lora_target_parameters": ["mlp.experts.down_proj"]}, "lora_target_parameters is not modelled"),
+        ({"gptq": True}, "gptq is not modelled"),
+        ({"context_parallel_size": 2}, "context_parallel_size is not modelled: oomph plays one GPU"),
+        ({"experts_implementation": "scattermoe"}, "experts_implementation 'scattermoe'"),
+    ],
+)
+def test_what_axolotl_does_otherwise_is_refused(said: dict[str, Any], words: str) -> None:
+    """By the name of its key: kernels, offloading and parallelism that move memory."""
+    with pytest.raises(UnsupportedError, match=words):
+        read({**AXOLOTL, **said}, "a")
+
+
+def test_llama_factory_makes_what_trains_fp32() -> None:
+    """Its table says 18 bytes a parameter of full fine-tuning in bf16, 8 and states in bf16 with pure_bf16."""
+    full = {"finetuning_type": "full", "bf16": True}
+    job = runtime("llama-factory").job(**read(full, "a").fields)
+    assert (job.precision, job.autocast) == ("amp-bf16", False)
+    pure = runtime("llama-factory").job(**read({"finetuning_type": "full", "pure_bf16": True}, "a").fields)
+    assert (pure.precision, pure.autocast) == ("bf16", False)
+    lora = runtime("llama-factory").job(**read({"finetuning_type": "lora", "bf16": True}, "a").fields)
+    assert (lora.precision, lora.autocast, lora.adapter_dtype) == ("bf16", True, "fp32")
+    assert runtime("llama-factory").job(method="full").precision == "amp-bf16"
+    assert read({"finetuning_type": "full"}, "a").fields["precision"] == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("said", "fields"),
+    [
+        ({"quantization_bit": 4}, {"method": "lora", "quantization": "nf4-dq", "kbit_preparation": False}),
+        ({"quantization_bit": 4, "double_quantization": False}, {"quantization": "nf4"}),
+        ({"quantization_bit": 4, "quantization_type": "fp4"}, {"quantization": "fp4-dq"}),
+        ({"quantization_bit": 8}, {"quantization": "int8", "kbit_preparation": False}),
+        ({"use_dora": True, "quantization_bit": 4}, {"method": "dora", "quantization": "nf4-dq"}),
+        ({"disable_gradient_checkpointing": True, "use_reentrant_gc": False}, {"checkpointing": "none"}),
+        ({"use_reentrant_gc": False}, {"checkpointing": "non-reentrant"}),
+        ({"use_unsloth_gc": True}, {"checkpointing": "unsloth"}),
+        ({"additional_target": "embed_tokens,lm_head"}, {"modules_to_save": "embed_tokens,lm_head"}),
+        ({"stage": "pt"}, {"method": "lora"}),
+        ({"neat_packing": True}, {"packing": True}),
+        ({"neat_packing": True, "flash_attn": "fa2"}, {"packing": False, "attention": "flash_attention_2"}),
+    ],
+)
+def test_words_of_llama_factory(said: dict[str, Any], fields: dict[str, Any]) -> None:
+    """Its own ways with a quantised base, checkpoints and rows."""
+    found = read({"finetuning_type": "lora", **said}, "a")
+    assert {name: found.fields[name] for name in fields} == fields
+    assert found.unknown == ()
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"stage": "dpo"}, "--framework trl --objective dpo"),
+        ({"stage": "rm"}, "--framework trl --objective reward"),
+        ({"quantization_bit": 3}, "quantization_bit 3 is not modelled. oomph reads 4 or 8"),
+        ({"quantization_bit": 4, "quantization_method": "hqq"}, "quantization_method 'hqq'"),
+        ({"upcast_layernorm": True}, "upcast_layernorm is not modelled"),
+        ({"tensor_model_parallel_size": 2}, "one GPU"),
+    ],
+)
+def test_what_llama_factory_does_otherwise_is_refused(said: dict[str, Any], words: str) -> None:
+    """Stages with loops of their own, other quantisers, several GPUs; the error says what is near."""
+    with pytest.raises(UnsupportedError, match=words):
+        read({"finetuning_type": "lora", **said}, "a")
+
+
+def test_a_config_of_grpo_is_told_by_its_rewards() -> None:
+    """Its sequences are a prompt and an answer; any loss_type of its own sums the same tokens; beta asks for KL."""
+    said = {"num_generations": 8, "max_prompt_length": 512, "max_completion_length": 1024}
+    found = read({**said, "reward_funcs": ["format"], "use_vllm": True}, "a")
+    assert (found.runtime, found.unknown) == ("trl", ())
+    assert {**found.fields} == {"objective": "grpo", "prompt_len": 512, "seq_len": 1536}
+    assert read({**said, "beta": 0.04}, "a").fields["objective"] == "grpo-kl"
+    assert read({**said, "loss_type": "dr_grpo"}, "a").fields["objective"] == "grpo"
+    assert any("vLLM is not counted" in note for note in found.notes)
+    with pytest.raises(ConfigError, match="max_completion_length is 'x'"):
+        read({**said, "max_completion_length": "x"}, "a")
+
+
+def test_a_beta_without_a_trainer_is_asked_about(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """DPO, KTO, ORPO and CPO share their keys, and none of them is fine-tuning on labels."""
+    path = tmp_path / "dpo.yaml"
+    path.write_text(json.dumps({"model_name_or_path": "pythia-70m", "max_length": 64, "beta": 0.1}))
+    code, out, err = run(capsys, "train", "--config", str(path))
+    assert (code, out) == (2, "")
+    assert "beta may be of several of TRL's trainers. Say which: --objective dpo" in " ".join(err.split())
+    assert run(capsys, "train", "--config", str(path), "--objective", "dpo", "--batch", "2")[0] == 0
+    assert read({"max_length": 64, "beta": 0.1, "loss_type": "sigmoid"}, "a").untold == ""
+
+
+def test_what_is_not_counted_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A key that moves memory in a way that is not played has its effect told, not just its name."""
+    path = tmp_path / "a.yaml"
+    path.write_text(json.dumps({**AXOLOTL, "base_model": "pythia-70m", "adapter": "lora", "lora_mlp_kernel": True}))
+    code, out, _ = run(capsys, "train", "--config", str(path), "--seq", "64", "--json")
+    assert code == 0
+    warnings = json.loads(out)["warnings"]
+    assert [text for text in warnings if "lora_mlp_kernel: axolotl's own LoRA kernels keep less" in text]
+    assert not [text for text in warnings if text.startswith("Not read")]
