@@ -39,7 +39,7 @@ MOST = 2**31  # tokens, sequences or micro-batches beyond which a number is a sl
 def check_values(job: TrainJob | InferJob) -> None:
     """Refuse values that no job could have, with close matches for misspelt ones."""
     kind: Any = type(job)
-    hints = _hints(kind)
+    hints = field_types(kind)
     for field in fields(job):
         value, choices = getattr(job, field.name), get_args(hints[field.name])
         if field.name == "optimizer" and value in REFUSED:
@@ -343,7 +343,8 @@ def implementation(optimizer: str, asked: str, default: str) -> str:
 
 
 @cache
-def _hints(kind: Any) -> dict[str, Any]:
+def field_types(kind: Any) -> dict[str, Any]:
+    """Return the types of a job's fields; Python evaluates every one of them anew each time it is asked."""
     return get_type_hints(kind)
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from oomph.job import TrainJob
+from oomph.job_words import COMPLETING
+from oomph.objectives import KINDS as OBJECTIVES
 from oomph.planning.change import settings, together
 from oomph.planning.lever import Lever, Price
 from oomph.planning.levers import levers
 from oomph.planning.upgrades import UPGRADES
-from tests.planning.models import GPT2, LLAMA, MIXTRAL, bench, random_job, random_model
+from tests.planning.models import GPT2, LLAMA, MIXTRAL, bench, random_job, random_model, subject
 
 DOCS = Path(__file__).parents[2] / "docs"
 SMALL = {"vocab_size": 128}  # so that the peak is in the layers, not in the loss
@@ -105,3 +108,14 @@ def test_no_lever_is_shown_that_takes_more(seed: int) -> None:
     for lever in levers():
         for step in settings(on, lever, job):
             assert on.peak(together(job, [step])) < on.peak(job), (lever.name, step)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_no_lever_asks_for_what_an_objective_refuses(objective: str) -> None:
+    """PPO knows neither checkpoints nor a quantised base, distillation no quantised one: such changes are left out."""
+    prompt_len = 16 if objective in COMPLETING else 0
+    job = TrainJob(2, 64, objective=objective, prompt_len=prompt_len, targets="q_proj")
+    for model in (subject(raw).model for raw in (LLAMA, MIXTRAL)):
+        for lever in (*levers(), *UPGRADES):
+            for each in (job, replace(job, method="lora")):
+                assert each not in list(lever.changes(each, model))

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields, replace
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args
 
 import click
 from click.core import ParameterSource
 
 from oomph.errors import UsageError, close_matches
 from oomph.job import DEFAULTS, InferJob, TrainJob
+from oomph.job_checks import field_types
 from oomph.job_tells import idle_inputs
 from oomph.job_words import FLASH_ATTN_NAMES
 from oomph.optimizer_names import REFUSED
@@ -315,7 +316,7 @@ def spelled(kind: Job, name: str, value: Any) -> str:
     ('--seq 512', '--drop-logits', '--packing')
     """
     first = _spellings(kind, name)[0]
-    if get_type_hints(kind)[name] is not bool:
+    if _type(kind, name) is not bool:
         return f"{first} {value}"
     on, off = first.split("/")
     return on if value else off
@@ -331,12 +332,16 @@ def _spellings(kind: Job, name: str) -> tuple[str, ...]:
     if name in SPELLINGS[kind]:
         return SPELLINGS[kind][name]
     words = name.replace("_", "-")
-    return (f"--{words}/--no-{words}" if get_type_hints(kind)[name] is bool else f"--{words}",)
+    return (f"--{words}/--no-{words}" if _type(kind, name) is bool else f"--{words}",)
+
+
+def _type(kind: Any, name: str) -> Any:
+    return field_types(kind)[name]
 
 
 def _option(field: Field[Any], spellings: tuple[str, ...], kind: Job, before: str = "") -> Callable[[Any], Any]:
     """Return the option of a field: a choice for a Literal, a switch for a bool, else a number."""
-    hint = get_type_hints(kind)[field.name]
+    hint = _type(kind, field.name)
     choices = get_args(hint)
     assert field.default is not MISSING  # every input of a job has a default that is printed
     words = before + HELP[kind][field.name]

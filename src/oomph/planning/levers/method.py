@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 from oomph.job import TrainJob
 from oomph.job_words import RANKED
 from oomph.methods.targets import ALL_LINEAR, DEFAULT, LORA_TARGETS, attention_maps, has_stacks
 from oomph.model import Model
-from oomph.planning.lever import Lever, Price, halving, setting
+from oomph.planning.lever import Lever, Price, halving, replaced, setting
 from oomph.runtimes.base import Versions
 from oomph.runtimes.peft import prepared
 
@@ -22,7 +21,7 @@ QUERY_AND_VALUE = "q_proj,v_proj"  # what the LoRA paper adapts, and PEFT by def
 def _lora(job: TrainJob, model: Model) -> Iterable[TrainJob]:
     if job.method == "full":
         known = job.targets != DEFAULT or model.model_type in LORA_TARGETS
-        yield replace(job, method="lora", targets=job.targets if known else QUERY_AND_VALUE)
+        yield from _where_allowed(job, method="lora", targets=job.targets if known else QUERY_AND_VALUE)
 
 
 def _packed_experts(job: TrainJob, model: Model) -> Iterable[TrainJob]:
@@ -31,12 +30,19 @@ def _packed_experts(job: TrainJob, model: Model) -> Iterable[TrainJob]:
     if job.method in ("full", *RANKED) and not job.quantised_experts and stacked:
         named = job.targets not in (DEFAULT, ALL_LINEAR, QUERY_AND_VALUE)  # the last is what plain LoRA would choose
         targets = job.targets if named else attention_maps(model)
-        yield replace(job, method="qlora", targets=targets, quantised_experts=True, **_beside(job))
+        yield from _where_allowed(job, method="qlora", targets=targets, quantised_experts=True, **_beside(job))
 
 
 def _qlora(job: TrainJob, model: Model) -> Iterable[TrainJob]:
     if job.method in ("full", "lora", "lora-fa"):
-        yield replace(job, method="qlora", **_beside(job))
+        yield from _where_allowed(job, method="qlora", **_beside(job))
+
+
+def _where_allowed(job: TrainJob, **values: Any) -> Iterable[TrainJob]:
+    """Yield the changed job unless what it asks for does not go together: PPO knows no quantised base."""
+    changed = replaced(job, values)
+    if changed is not None:
+        yield changed
 
 
 def _beside(job: TrainJob) -> dict[str, Any]:
