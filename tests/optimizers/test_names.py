@@ -25,7 +25,7 @@ OWN = {
     "adamw_bnb_32bit", "muon", "adafactor-torch", "adafactor-torch-foreach", "torchao-adamw-4bit", "torchao-adamw-fp8",
     "apollo-mini", "lion", "came", "torchao-cpu-offload", "adam-mini", "prodigy", "optimi-adamw", "soap",
     "adamw-master", "lamb", "lars", "dadapt-adam", "shampoo", "sophia-g", "adopt", "adan", "adagrad_bnb_8bit",
-    "adagrad_bnb_32bit", "sgd_bnb_8bit", "sgd_bnb_32bit",
+    "adagrad_bnb_32bit", "sgd_bnb_8bit", "sgd_bnb_32bit", "q_galore_adamw8bit",
 }  # fmt: skip
 
 

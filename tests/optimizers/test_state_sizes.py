@@ -123,6 +123,12 @@ def test_galore_in_fp32_keeps_whole_matrices_of_singular_vectors() -> None:
     assert full - 2 * half == 32 * 4 * (2 * (4096 - 128) * 4096 + 2 * (1024 - 128) * 1024 + 3 * (4096 - 128) * 4096)
 
 
+def test_q_galore_quantises_whole_groups() -> None:
+    """Its own assertion: 256 numbers share a scale, and a projection must be made of whole groups."""
+    with pytest.raises(UnsupportedError, match="256 numbers at a time, which 3 x 192"):
+        played(models.LLAMA, optimizer="q_galore_adamw8bit", optim_rank=3)
+
+
 def test_galore_needs_linear_maps() -> None:
     """GPT-2 has none: its class is Conv1D, for which the Trainer finds no target either."""
     with pytest.raises(UnsupportedError, match="finds no matrices"):

@@ -51,6 +51,7 @@ PACKAGES = {
     "prodigy": ("prodigyopt", "prodigyopt"), "dadapt": ("dadaptation", "dadaptation"),
     "optimi_adamw": ("optimi", "torch-optimi"),
     **dict.fromkeys(("soap", "adopt", "shampoo"), ("pytorch_optimizer", "pytorch_optimizer")),
+    "q_galore": ("q_galore_torch", "q-galore-torch"),
     "sophia": ("sophia", "sophia.py of github.com/Liuhong99/Sophia"), "master": ("badam", "badam"),
     "grokadamw": ("grokadamw", "grokadamw"), "apollo": ("apollo_torch", "apollo-torch"),
 }  # fmt: skip
@@ -75,7 +76,7 @@ def make_optimizer(job: TrainJob, model: Any) -> Any:
     if find_spec(module) is None:
         raise UnsupportedError(f"{job.optimizer} needs {package}.", f"Do: pip install {package}")
     parameters = [each for each in model.parameters() if each.requires_grad]
-    if kind.rule in ("bnb", "galore_8bit"):
+    if kind.rule in ("bnb", "galore_8bit", "q_galore"):
         _override_embeddings(kind, job, model)
     if not job.optimizer_in_backward or kind.rule == "lomo":
         return MAKERS[kind.rule](kind, job, model, parameters)
@@ -171,6 +172,12 @@ def _galore(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any
     return galore.GaLoreAdamW(groups, lr=LEARNING_RATE)
 
 
+def _q_galore(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
+    from oomph.referee import q_galore
+
+    return q_galore.optimizer(kind, job, parameters, _matrices(model, kind))
+
+
 def _muon(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
     targets = {id(one) for one in _matrices(model, kind)}
     hidden = [one for one in parameters if id(one) in targets]
@@ -249,7 +256,7 @@ MAKERS: dict[str, Callable[[Kind, TrainJob, Any, list[Any]], Any]] = {
     "adamw": _adamw, "sgd": _sgd, "rmsprop": _others_of_torch, "adagrad": _others_of_torch, "adafactor": _adafactor,
     "radam": _others_of_torch, "adamax": _others_of_torch, "adadelta": _others_of_torch,
     "torch_adafactor": _others_of_torch, "bnb": _bnb, "torchao": _torchao, "muon": _muon, "galore": _galore,
-    "galore_8bit": _galore, "lomo": _lomo, "schedule_free": _schedule_free, "apollo": _galore,
+    "galore_8bit": _galore, "lomo": _lomo, "schedule_free": _schedule_free, "apollo": _galore, "q_galore": _q_galore,
     "cpu_offload": _cpu_offload, "adam_mini": _adam_mini, "soap": _soap, "adopt": _adopt, "master": _master,
     **dict.fromkeys(CLASSES, _plain),
 }  # fmt: skip

@@ -9,7 +9,13 @@ from oomph.errors import ConfigError, UnsupportedError
 from oomph.job_words import FLASH_ATTN, FLASH_ATTN_NAMES, PRESETS
 from oomph.methods.qat import GROUP
 from oomph.runtimes import ppo_keys
-from oomph.runtimes.optimizer_keys import factory_projection, optimizer, optimizer_arguments, projected_modules
+from oomph.runtimes.optimizer_keys import (
+    axolotl_optimizer,
+    factory_projection,
+    optimizer,
+    optimizer_arguments,
+    projected_modules,
+)
 from oomph.runtimes.said import Reader, Said, shown
 from oomph.runtimes.trainer import mixed
 
@@ -306,7 +312,8 @@ READERS: dict[str, dict[str, Reader]] = {
         "micro_batch_size": number("batch"),
         "sequence_len": number("seq_len"),
         **_BATCH,
-        "optimizer": optimizer,
+        "optimizer": axolotl_optimizer,
+        "optim_target_modules": projected_modules,
         "rl": lambda said, key: said.one_of(key, RL),
         "precompute_ref_log_probs": when("reference", "precomputed"),
         "activation_offloading": refused("axolotl's way with activations in host memory"),
@@ -416,7 +423,9 @@ HARMLESS = frozenset({
 HARMLESS_OF: dict[str, frozenset[str]] = {
     "axolotl": frozenset({
         "base_model", "evals_per_epoch", "lisa_layers_attribute", "lisa_step_interval", "load_in_4bit",
-        "lora_model_dir", "peft_use_rslora", "saves_per_epoch",
+        "lora_model_dir", "peft_use_rslora", "qgalore_cos_threshold", "qgalore_gamma_proj", "qgalore_proj_bits",
+        "qgalore_proj_group_size", "qgalore_proj_quant", "qgalore_proj_type", "qgalore_queue_size", "qgalore_rank",
+        "qgalore_scale", "qgalore_update_proj_gap", "saves_per_epoch",
     }),
     "llama-factory": frozenset({
         "dataset", "dataset_dir", "max_samples", "overwrite_cache", "plot_loss", "preprocessing_num_workers",
