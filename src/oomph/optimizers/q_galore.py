@@ -14,11 +14,12 @@ from dataclasses import replace
 from oomph.ops.elementwise import result
 from oomph.optimizers import bnb
 from oomph.optimizers.projection import full_rank, in_turn, low_rank, of_projection, rank_of
-from oomph.optimizers.quantised_projection import groups, project, project_back
+from oomph.optimizers.quantised_projection import coded, groups, project, project_back
 from oomph.optimizers.settings import Settings
+from oomph.tape.autograd import like
 from oomph.tape.sym import Sym, new, row_major
 
-STATES, TARGETS = "within", "last"
+STATES, TARGETS, LEAVES_SMALL = "within", "last", True
 PROJECTION = 4  # tensors of a projection: codes, scales, zeros, a vector
 
 
@@ -38,7 +39,9 @@ def state(settings: Settings, parameter: Sym) -> list[Sym]:
     """
     if not settings.is_target(parameter):
         return _moments(settings, parameter)
-    tape, dtype, rank = parameter.tape, parameter.dtype, rank_of(settings, parameter)
+    tape, rank = parameter.tape, rank_of(settings, parameter)
+    codes = settings.scales.get(id(parameter))
+    dtype = codes[0].dtype if codes else parameter.dtype
     rows, group = groups(of_projection(parameter, rank))
     m, n = low_rank(parameter, rank)
     small = Sym((m, n), dtype, row_major((m, n)), parameter.storage)
@@ -58,7 +61,8 @@ def _moments(settings: Settings, parameter: Sym) -> list[Sym]:
 def step(settings: Settings, parameters: Sequence[Sym], states: Sequence[list[Sym]]) -> None:
     """Play one update of one parameter after another, in place but for projected ones: of those the projection in the
     gradient's dtype three times over, there and back, the small gradient, a copy of the parameter, one of the small
-    gradient, and the update in full size twice.
+    gradient, and the update in full size twice. An int8 weight is made numbers first, three times over; of the updated
+    ones a copy is quantised, in whose dtype five tensors as large stand beside each other, a sixth and a mask on top.
 
     Source: q_galore_torch/q_galore_adamw8bit.py, step.
 
@@ -72,22 +76,47 @@ def step(settings: Settings, parameters: Sequence[Sym], states: Sequence[list[Sy
     >>> cost(update, frozen(512, 64)).allocated - 11016  # six times 8 x 64, twice 512 x 8, three times 512 x 64
     219136
     """
-    grad = None
+    float_weight = grad = copied = None
     for p, full_rank_grad, kept in in_turn(settings, parameters, states):
         if not settings.is_target(p):
             if not kept:
                 kept += _moments(settings, p)
             continue
+        codes = settings.scales.get(id(p))
+        if codes:
+            float_weight = like(p, full_rank_grad.dtype)
+            _unpack(p, float_weight)
         grad = project(settings, p, full_rank_grad, kept)
         saved_data = result("clone", p.shape, p.dtype, p)
         data = result("clone", grad.shape, grad.dtype, grad)
-        p.storage = saved_data.storage  # nothing else holds the old one
+        _become(p, saved_data)
         p.grad = grad
         del full_rank_grad
-        settings.targets.add(p.storage.ordinal)
-        p.tape.recorder.name(p.storage.ordinal, p.tape.scope, "parameter")
         if len(kept) == PROJECTION:
             kept += _moments(settings, data)
         update = project_back(p, kept)
         del update, data, saved_data
-    del grad
+        if codes:
+            copied = result("clone", p.shape, p.dtype, p)
+            _pack(p, copied, codes)
+        settings.targets.add(p.storage.ordinal)
+    del float_weight, grad, copied
+
+
+def _become(p: Sym, made: Sym) -> None:
+    """Play `p.data = made`: nothing else holds what it was."""
+    where = p.made_for
+    p.storage, p.dtype = made.storage, made.dtype
+    p.tape.recorder.name(p.storage.ordinal, where, "parameter")
+
+
+def _unpack(p: Sym, float_weight: Sym) -> None:
+    """Put a copy of an int8 weight's numbers in the place of its codes, after a cast of these."""
+    _become(p, like(p, float_weight.dtype))
+    _become(p, result("clone", p.shape, p.dtype, float_weight))
+
+
+def _pack(p: Sym, copied: Sym, kept: tuple[Sym, Sym]) -> None:
+    """Put codes, a scale and a zero for each group in the place of a weight's numbers and of those that were."""
+    for old, made in zip((p, *kept), coded(copied, p.shape, stochastic=True), strict=True):
+        _become(old, made)

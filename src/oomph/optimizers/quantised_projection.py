@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from oomph.errors import UnsupportedError
+from oomph.methods.q_galore import GROUP
 from oomph.ops.elementwise import cast, result
 from oomph.optimizers.projection import low_rank, of_projection, rank_of, singular_vectors
 from oomph.optimizers.settings import Settings
 from oomph.tape.sizes import Size, product, settled, yes
 from oomph.tape.sym import Sym, new, row_major
 
-GROUP = 256  # numbers that share a scale and a zero: proj_group_size, weight_group_size of run_pretrain.py
 Coded: TypeAlias = "list[Sym]"  # codes, scales, zeros
 
 

@@ -76,7 +76,12 @@ def make_optimizer(job: TrainJob, model: Any) -> Any:
     if find_spec(module) is None:
         raise UnsupportedError(f"{job.optimizer} needs {package}.", f"Do: pip install {package}")
     parameters = [each for each in model.parameters() if each.requires_grad]
-    if kind.rule in ("bnb", "galore_8bit", "q_galore"):
+    if kind.rule == "q_galore":
+        from oomph.referee import q_galore
+
+        _override_embeddings(kind, job, model)
+        return q_galore.optimizer(job, model)
+    if kind.rule in ("bnb", "galore_8bit"):
         _override_embeddings(kind, job, model)
     if not job.optimizer_in_backward or kind.rule == "lomo":
         return MAKERS[kind.rule](kind, job, model, parameters)
@@ -172,12 +177,6 @@ def _galore(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any
     return galore.GaLoreAdamW(groups, lr=LEARNING_RATE)
 
 
-def _q_galore(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
-    from oomph.referee import q_galore
-
-    return q_galore.optimizer(kind, job, parameters, _matrices(model, kind))
-
-
 def _muon(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
     targets = {id(one) for one in _matrices(model, kind)}
     hidden = [one for one in parameters if id(one) in targets]
@@ -256,7 +255,7 @@ MAKERS: dict[str, Callable[[Kind, TrainJob, Any, list[Any]], Any]] = {
     "adamw": _adamw, "sgd": _sgd, "rmsprop": _others_of_torch, "adagrad": _others_of_torch, "adafactor": _adafactor,
     "radam": _others_of_torch, "adamax": _others_of_torch, "adadelta": _others_of_torch,
     "torch_adafactor": _others_of_torch, "bnb": _bnb, "torchao": _torchao, "muon": _muon, "galore": _galore,
-    "galore_8bit": _galore, "lomo": _lomo, "schedule_free": _schedule_free, "apollo": _galore, "q_galore": _q_galore,
+    "galore_8bit": _galore, "lomo": _lomo, "schedule_free": _schedule_free, "apollo": _galore,
     "cpu_offload": _cpu_offload, "adam_mini": _adam_mini, "soap": _soap, "adopt": _adopt, "master": _master,
     **dict.fromkeys(CLASSES, _plain),
 }  # fmt: skip
