@@ -131,6 +131,10 @@ def test_an_axolotl_config_is_a_job() -> None:
          {"optimizer_in_backward": True, "activation_offload": "torchtune"}),
         ({"base_model": "x", "micro_batch_size": 1, "optimizer": "ao_adamw_4bit"}, "axolotl",
          {"optimizer": "torchao-adamw-4bit"}),
+        ({"base_model": "x", "micro_batch_size": 1, "optimizer": "q_galore_adamw8bit", "qgalore_proj_bits": 4,
+          "optim_target_modules": ["attn", "mlp"]}, "axolotl", {"optimizer": "q_galore_adamw8bit", "optim_rank": 256}),
+        ({"base_model": "x", "micro_batch_size": 1, "optimizer": "q_galore_adamw8bit", "qgalore_rank": 64},
+         "axolotl", {"optimizer": "q_galore_adamw8bit", "optim_rank": 64}),
         ({"base_model": "x", "micro_batch_size": 1, "optimizer": "adopt_adamw"}, "axolotl", {"optimizer": "adopt"}),
         ({"base_model": "x", "micro_batch_size": 1, "lisa_n_layers": 4, "lisa_step_interval": 20}, "axolotl",
          {"method": "lisa", "active_layers": 4}),
@@ -241,6 +245,11 @@ def test_a_config_of_deepspeed_is_found_where_another_names_it(tmp_path: Path) -
             {"finetuning_type": "full", "use_galore": True, "optim": "adafactor", "galore_layerwise": True},
             UnsupportedError,
             "galore_adafactor layer by layer is not modelled: galore-torch refuses",
+        ),
+        (
+            {"base_model": "x", "micro_batch_size": 1, "optimizer": "q_galore_adamw8bit", "qgalore_proj_quant": False},
+            UnsupportedError,
+            "qgalore_proj_quant other than True",
         ),
     ],
 )

@@ -119,6 +119,7 @@ class TrainJob:
     `virtual_tokens` are those that prompt tuning and its like put before each sequence; `block_size` is how wide
     OFT's blocks are, 0 as PEFT has it. `active_layers` are those that train at a time with LISA.
     `qat`: maps compute with weights and inputs as they are when they are quantised, as torchao has it.
+    `weight_quant`: Q-GaLore's int8 weights, which train.
 
     The base. `quantization` is how a frozen one is stored, by bitsandbytes, GPTQ or HQQ, and `gptq_kernel` what
     computes with GPTQ's. bitsandbytes passes by experts that are stacked in one parameter unless `quantised_experts`
@@ -214,6 +215,7 @@ class TrainJob:
     freeze_vision: bool = False
     active_layers: int = 2
     qat: Qat = "none"
+    weight_quant: bool = False
 
     def __post_init__(self) -> None:
         check_values(self)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from oomph.job import InferJob, TrainJob
 
 TWO_OPTIMIZERS = ("muon", "torchao-cpu-offload")
-ALL_AT_ONCE = (*TWO_OPTIMIZERS, "adamw-master")  # that do not step in a backward pass
+ALL_AT_ONCE = (*TWO_OPTIMIZERS, "adamw-master", "q_galore_adamw8bit")  # that do not step in a backward pass
 SIXTEEN_BIT_LOSSES = frozenset(
     {"cut", "liger-fms", "unsloth"}
 )  # whose products fail with, or whose kernels refuse, fp32 weights
@@ -25,6 +25,7 @@ FOUR_BIT = ("nf4", "fp4")  # what bitsandbytes quantises stacked experts to
 CODE_BITS = {"quanto": (2, 4), "hqq": (1, 2, 3, 4, 8)}  # of caches that are quantised to integers
 THREE_BITS = 3
 PLAYED_STAGES = 2  # of DeepSpeed's ZeRO
+SMALL_GRADIENTS = ("galore_adamw_8bit", "q_galore_adamw8bit")
 MAY_BE_ZERO = frozenset(
     {
         "decode", "max_cache_len", "logits_to_keep", "freeze_layers", "labels", "target_len", "zero_stage",
@@ -123,6 +124,11 @@ def _check_method(job: TrainJob) -> None:
         raise UsageError("Copies of modules train beside adapters only.", "Add --method lora.")
     if job.zero_stage:
         _check_deepspeed(job)
+    if job.weight_quant:
+        _check_int8_weights(job)
+    elif job.optimizer == "q_galore_adamw8bit_per_layer":
+        fix = "Add --weight-quant, or take q_galore_adamw8bit."
+        raise UsageError("Q-GaLore's hooks of single layers are called by its int8 maps alone.", fix)
     if job.qat != "none" and (
         job.method not in ("full", "lisa") or job.kernels != "torch" or job.model_code != "transformers"
     ):
@@ -131,6 +137,9 @@ def _check_method(job: TrainJob) -> None:
         raise UsageError("Fake quantisers are played with transformers' own loss.", "Take --loss hf and sft.")
     if job.method == "lisa" and (job.zero_stage or job.optimizer == "adamw-master"):
         raise UsageError("LISA is played with optimizers that have states for each parameter.", "Take another one.")
+    if job.optimizer in SMALL_GRADIENTS and not job.set_to_none:
+        what = f"{job.optimizer} puts small gradients in the place of a matrix's own, to which none can be added."
+        raise UsageError(what, "Leave out what keeps gradients.")
     if job.optimizer == "torchao-cpu-offload" and not job.set_to_none:
         raise UsageError("torchao's offloaded optimizer frees gradients.", "Leave out what keeps them.")
     if job.kernels != "torch" and job.method == "ln-tuning":
@@ -147,6 +156,26 @@ def _check_deepspeed(job: TrainJob) -> None:
         raise UsageError("DeepSpeed casts the whole model to 16 bits.", f"Take precision {job.precision[4:]}.")
     if job.precision != "fp32" and job.method in PROMPTED:
         raise UsageError("Virtual tokens that DeepSpeed casts to 16 bits are not played.", "Take another method.")
+
+
+def _check_int8_weights(job: TrainJob) -> None:
+    """Refuse what Q-GaLore's int8 maps do not go with: they keep scales as attributes, which other code drops."""
+    for wrong, what in (
+        (job.method != "full" or job.qat != "none", "adapters or other quantisers"),
+        (job.freeze_embeddings or job.freeze_layers > 0 or job.freeze_vision, "frozen parts"),
+        (job.precision.startswith("amp-") or job.autocast, "autocast"),
+        (job.checkpointing not in ("none", "reentrant"), f"checkpointing {job.checkpointing}, which detaches weights"),
+        (job.activation_offload != "none", "activation offloading, which moves weights"),
+        (job.kernels != "torch" or job.model_code != "transformers", "other code than transformers'"),
+        (job.objective != "sft", f"the objective {job.objective}"),
+        (job.compile, "torch.compile"),
+        (job.zero_grad != "after-step", "gradients that are kept into the next step"),
+    ):
+        if wrong:
+            raise UsageError(f"Q-GaLore's int8 weights are not played with {what}.", "Leave one of the two out.")
+    if not job.optimizer.startswith("q_galore"):
+        fix = "Add --optim q_galore_adamw8bit."
+        raise UsageError("weight_quant means int8 weights that Q-GaLore's optimizer alone updates.", fix)
 
 
 def check_serving(job: InferJob) -> None:
@@ -357,6 +386,7 @@ def check_in_backward(job: TrainJob) -> None:
         (job.optimizer == "adalomo" and frozen, "weights that are frozen: AdaLomo keeps states of those too"),
         (job.optimizer == "none", "no optimizer"),
         (job.optimizer == "adamw-master", "copies of all weights, which are made before"),
+        (job.optimizer == "q_galore_adamw8bit", "this name: q_galore_adamw8bit_per_layer is how Q-GaLore does it"),
         (job.optimizer in TWO_OPTIMIZERS, f"{job.optimizer}, which leaves other parameters to a second optimizer"),
         (job.accumulation > 1, "gradient accumulation"),
         (job.clip_gradients, "clipping"),

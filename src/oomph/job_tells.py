@@ -80,6 +80,7 @@ TELLS: dict[str, Callable[[TrainJob], bool]] = {
     "virtual_tokens": lambda job: job.method in PROMPTED,
     "block_size": lambda job: job.method in BLOCKED,
     "qat": lambda job: job.qat != "none",
+    "weight_quant": lambda job: _kind(job).rule == "q_galore",
     "active_layers": lambda job: job.method == "lisa",
 }
 

@@ -81,6 +81,8 @@ def _unseen(job: Job) -> tuple[str, ...]:
             f"{job.optimizer} keeps its states in unified memory: they are not counted here, and the driver moves them"
             " to the GPU as far as there is room."
         )
+    if kind is not None and kind.rule == "q_galore":
+        found += _of_q_galore(job)
     if kind is not None and kind.on_host:
         found.append(f"{job.optimizer} keeps its states in host memory: they are not counted here.")
     if kind is not None and kind.rule == "torchao":
@@ -89,6 +91,20 @@ def _unseen(job: Job) -> tuple[str, ...]:
             " most a few fp32 copies of the largest parameter at a time."
         )
     return tuple(found)
+
+
+def _of_q_galore(job: TrainJob) -> list[str]:
+    """Return sentences on what Q-GaLore's own program does otherwise than its name promises."""
+    if job.optimizer_in_backward:
+        return [
+            "Q-GaLore's loop layer by layer calls no hook of embeddings, norms and head: their gradients stay and are"
+            " added to, they have no states, and are never updated."
+        ]
+    if not job.weight_quant:
+        return [
+            "Weights stay in their own dtype, as in axolotl: --weight-quant makes them int8, as Q-GaLore's runs do."
+        ]
+    return []
 
 
 def _unfused(played: Step, job: Job) -> tuple[str, ...]:

@@ -54,12 +54,12 @@ OptimizerName = Literal[
     "adamw_torch_8bit", "adamw_torch_4bit", "torchao-adamw-4bit", "torchao-adamw-fp8", "adamw_8bit", "adamw_bnb_8bit",
     "adamw_bnb_32bit", "paged_adamw_8bit", "paged_adamw_32bit", "lion_8bit", "lion_32bit", "paged_lion_8bit",
     "paged_lion_32bit", "rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit", "galore_adamw", "galore_adafactor",
-    "galore_adamw_8bit", "galore_adamw_8bit_layerwise", "galore_adamw_layerwise", "apollo_adamw",
-    "apollo_adamw_layerwise", "apollo-mini", "torchao-cpu-offload", "adam-mini", "lion", "came", "lomo", "adalomo",
-    "schedule_free_adamw", "schedule_free_radam", "schedule_free_sgd", "stable_adamw", "grokadamw", "muon", "prodigy",
-    "dadapt-adam", "adamw-master", "optimi-adamw", "soap", "shampoo", "sophia-g", "adopt", "adan", "lamb", "lars",
-    "adagrad_bnb_8bit", "adagrad_bnb_32bit", "sgd_bnb_8bit", "sgd_bnb_32bit", "ademamix", "ademamix_8bit",
-    "paged_ademamix_32bit", "paged_ademamix_8bit", "none",
+    "galore_adamw_8bit", "galore_adamw_8bit_layerwise", "galore_adamw_layerwise", "q_galore_adamw8bit",
+    "q_galore_adamw8bit_per_layer", "apollo_adamw", "apollo_adamw_layerwise", "apollo-mini", "torchao-cpu-offload",
+    "adam-mini", "lion", "came", "lomo", "adalomo", "schedule_free_adamw", "schedule_free_radam", "schedule_free_sgd",
+    "stable_adamw", "grokadamw", "muon", "prodigy", "dadapt-adam", "adamw-master", "optimi-adamw", "soap", "shampoo",
+    "sophia-g", "adopt", "adan", "lamb", "lars", "adagrad_bnb_8bit", "adagrad_bnb_32bit", "sgd_bnb_8bit",
+    "sgd_bnb_32bit", "ademamix", "ademamix_8bit", "paged_ademamix_32bit", "paged_ademamix_8bit", "none",
 ]  # fmt: skip
 Implementation = Literal["foreach", "fused", "loop"]
 Loss = Literal[

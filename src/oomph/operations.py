@@ -20,6 +20,7 @@ HELPERS = frozenset(
         "oomph.ops.mask_rules",
         "oomph.optimizers.settings",
         "oomph.optimizers.projection",
+        "oomph.optimizers.quantised_projection",
         "oomph.optimizers.zero",
     }
 )  # what rules are made with, itself no rule

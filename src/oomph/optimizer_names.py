@@ -79,6 +79,8 @@ KINDS: Final[dict[str, Kind]] = {
     "galore_adamw_8bit": Kind("galore_8bit", "galore_8bit", 8, targets="linear"),
     "galore_adamw_8bit_layerwise": Kind("galore_8bit", "galore_8bit", 8, targets="linear", in_backward=True),
     "galore_adamw_layerwise": Kind("galore", "adamw", targets="linear", in_backward=True),
+    "q_galore_adamw8bit": Kind("q_galore", "q_galore", 8, targets="linear"),
+    "q_galore_adamw8bit_per_layer": Kind("q_galore", "q_galore", 8, targets="linear", in_backward=True),
     "apollo_adamw": Kind("apollo", "apollo", targets="linear"),
     "apollo_adamw_layerwise": Kind("apollo", "apollo", targets="linear", in_backward=True),
     "apollo-mini": Kind("apollo", "mini", targets="linear", rank=1),

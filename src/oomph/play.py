@@ -14,6 +14,7 @@ from oomph.job import InferJob, TrainJob
 from oomph.methods import adapted, as_coded, forward_of
 from oomph.methods.bitsandbytes import Linear8bit
 from oomph.methods.lisa import switched_off
+from oomph.methods.q_galore import int8_maps
 from oomph.model import Model
 from oomph.objectives import KINDS as OBJECTIVES
 from oomph.objectives import check_model
@@ -32,7 +33,7 @@ from oomph.tape import Tape
 from oomph.tape.autograd import like
 from oomph.tape.bound import Bound, bind
 from oomph.tape.sizes import number
-from oomph.tape.sym import Sym
+from oomph.tape.sym import Sym, new
 from oomph.tape.tape import Place
 
 FOUND_HEADS = ("lm_head", "embed_out", "output")  # paths of heads that TRL leaves alone; GPT-NeoX calls its lm_head now
@@ -105,6 +106,10 @@ class _Memory:
             raise UsageError("Nothing trains in this job.", "Choose a method, or parts to train, that the model has.")
         updated = getattr(self.program, "updated", lambda policy, parameters: parameters)
         self.updated: list[Sym] = updated(self.passes.policy, self.parameters)
+        if job.weight_quant:
+            codes = [one.weight for one in int8_maps(self.passes.policy)]
+            # Layer by layer nothing but these has a hook that is called; what else has gradients is never updated.
+            self.updated = codes if job.optimizer_in_backward else [*self.updated, *codes]
         self.buffers = _buffers(self.program, self.passes.policy)
         if OBJECTIVES[job.objective].judged:
             self._load_judges()
@@ -115,6 +120,11 @@ class _Memory:
         of_value = list(self.passes.judges["value"].parameters())
         self.parameters, self.updated = [*self.parameters, *of_value], [*self.updated, *of_value]
         self.buffers += [one for each in self.passes.judges.values() for one in _buffers(judging, each)]
+
+    @property
+    def never_updated(self) -> list[Sym]:
+        """Parameters whose gradients are added to for ever: Q-GaLore's loop by layers forgets them."""
+        return self.parameters if self.job.weight_quant and self.job.optimizer_in_backward else []
 
     def make_optimizer(self, layers: Depth | None) -> None:
         """Make what updates the parameters of a model that stands for one of so many layers."""
@@ -150,13 +160,19 @@ class _Memory:
             return
         if self.optimizer is not None:
             self.optimizer.make_states()
-        if job.leaves_gradients and not job.zero_stage:
-            for one in self.updated:
-                one.grad = like(one, one.dtype, "zeros_like")
+        if (job.leaves_gradients and not job.zero_stage) or self.never_updated:
+            for one in self.never_updated or self.updated:
+                one.grad = _left(self.optimizer, one)
                 one.tape.recorder.name(one.grad.storage.ordinal, one.made_for, "gradient")
         if hasattr(self.program, "leave_behind"):
             for each in self.passes.models:
                 self.program.leave_behind(each, job)
+
+
+def _left(optimizer: Optimizer | Zero | None, one: Sym) -> Sym:
+    """Return the gradient that is left of a parameter: a small one where an optimizer put it in its place."""
+    shape = optimizer.small_gradient(one) if isinstance(optimizer, Optimizer) else None
+    return like(one, one.dtype, "zeros_like") if shape is None else new(one.tape, shape, one.dtype, op="mm")
 
 
 def _tape(model: Model, job: TrainJob, on: Place) -> Tape:

@@ -22,6 +22,7 @@ GOLDEN = Path(__file__).with_name("golden.json")
 LLAMA = {**models.LLAMA, "num_hidden_layers": 1}
 TIED = {**LLAMA, "tie_word_embeddings": True}
 GPT2 = {**models.GPT2, "n_layer": 1}
+INT8 = {**LLAMA, "intermediate_size": 512}  # weights of whole groups of 256
 WIDE = {**LLAMA, "intermediate_size": 10001}  # a side that SOAP leaves as it is
 JOBS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (LLAMA, {"optimizer": "lomo", "checkpointing": "reentrant"}),
@@ -33,6 +34,20 @@ JOBS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (TIED, {"optimizer": "apollo_adamw", "optim_rank": 300, "precision": "fp32", "update_projection": True}),
     (LLAMA, {"optimizer": "apollo_adamw_layerwise", "optim_rank": 8}),
     (LLAMA, {"optimizer": "apollo-mini"}),
+    (LLAMA, {"optimizer": "q_galore_adamw8bit", "optim_rank": 8, "steady": False}),
+    (TIED, {"optimizer": "q_galore_adamw8bit", "optim_rank": 64, "update_projection": True}),
+    (LLAMA, {"optimizer": "q_galore_adamw8bit", "optim_rank": 300, "precision": "fp32"}),
+    (INT8, {"optimizer": "q_galore_adamw8bit", "optim_rank": 8, "weight_quant": True, "steady": False}),
+    (INT8, {"optimizer": "q_galore_adamw8bit", "optim_rank": 64, "weight_quant": True, "accumulation": 2}),
+    (
+        INT8,
+        {
+            "optimizer": "q_galore_adamw8bit_per_layer",
+            "optim_rank": 64,
+            "weight_quant": True,
+            "checkpointing": "reentrant",
+        },
+    ),
     (LLAMA, {"optimizer": "adam-mini"}),
     (GPT2, {"optimizer": "adam-mini", "steady": False}),
     (LLAMA, {"optimizer": "lion", "steady": False}),

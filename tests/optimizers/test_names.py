@@ -25,7 +25,8 @@ OWN = {
     "adamw_bnb_32bit", "muon", "adafactor-torch", "adafactor-torch-foreach", "torchao-adamw-4bit", "torchao-adamw-fp8",
     "apollo-mini", "lion", "came", "torchao-cpu-offload", "adam-mini", "prodigy", "optimi-adamw", "soap",
     "adamw-master", "lamb", "lars", "dadapt-adam", "shampoo", "sophia-g", "adopt", "adan", "adagrad_bnb_8bit",
-    "adagrad_bnb_32bit", "sgd_bnb_8bit", "sgd_bnb_32bit",
+    "adagrad_bnb_32bit", "sgd_bnb_8bit", "sgd_bnb_32bit", "q_galore_adamw8bit",
+    "q_galore_adamw8bit_per_layer",
 }  # fmt: skip
 
 
@@ -87,5 +88,7 @@ def test_a_ledger_says_what_it_does_not_count() -> None:
     assert not any("unified" in one for one in usual.warnings)
     offloaded = job_ledger(found, TrainJob(1, 8, optimizer="torchao-cpu-offload"))
     assert any("keeps its states in host memory" in one for one in offloaded.warnings)
+    forgetful = TrainJob(1, 8, optimizer="q_galore_adamw8bit_per_layer", weight_quant=True)
+    assert any("are never updated" in one for one in job_ledger(found, forgetful).warnings)
     compiled = job_ledger(found, TrainJob(1, 8, optimizer="adamw_torch_8bit"))
     assert any("makes its step by torch.compile" in one for one in compiled.warnings)

@@ -73,6 +73,8 @@ JOBS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (LLAMA, {"optimizer": "galore_adamw_8bit", "optim_rank": 30, "steady": False}),
     (TIED, {"optimizer": "galore_adamw_8bit", "optim_rank": 300, "precision": "amp-bf16", "update_projection": True}),
     (LLAMA, {"optimizer": "galore_adamw_8bit_layerwise", "optim_rank": 30, "steady": False}),
+    (LLAMA, {"optimizer": "galore_adamw_8bit_layerwise", "optim_rank": 30, "keep_outputs": True}),
+    (LLAMA, {"optimizer": "galore_adamw_8bit", "optim_rank": 30, "zero_grad": "before-forward"}),
     (LLAMA, {"optimizer": "torchao-cpu-offload", "steady": False}),
     (LLAMA, {"optimizer": "muon", "precision": "fp32", "steady": False}),
     (GPT2, {"optimizer": "muon"}),

@@ -136,6 +136,7 @@ HELP: dict[Job, dict[str, str]] = {
         "freeze_vision": "Freeze towers and projectors; adapters go on the language model alone.",
         "active_layers": "Layers that train at a time with LISA.",
         "qat": "Quantisation-aware training by torchao: int8 inputs and int4 weights in groups of 32.",
+        "weight_quant": "Q-GaLore's int8 weights, which train, beside --optim q_galore_adamw8bit.",
     },
     InferJob: {
         "batch": "Sequences at a time.",

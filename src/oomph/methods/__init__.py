@@ -64,6 +64,10 @@ def adapted(model: Model, job: TrainJob | InferJob) -> Model:
         from oomph.methods.qat import with_fake_quantisers
 
         model = with_fake_quantisers(model)
+    if job.weight_quant:
+        from oomph.methods.q_galore import with_int8_weights
+
+        model = with_int8_weights(model, job)
     if job.method == "full":
         return _with_frozen_parts(model, job)
     if job.kbit_preparation:

@@ -3,6 +3,7 @@
 A file holds `state(settings, parameter)`, the tensors that a step leaves for a parameter, `step(settings, parameters,
 states)`, which allocates and frees what the real step does, and STATES, which says when states are made: "before" the
 first step, "after" it, "within" it (by the rule, where a parameter's list is empty), or with the optimizer ("made").
+LEAVES_SMALL: a step puts the projected gradient in the place of a matrix's own.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from oomph.blocks.basic import Embedding, Linear
 from oomph.errors import UnsupportedError
+from oomph.methods.q_galore import int8_maps
 from oomph.optimizer_names import KINDS, Targets
+from oomph.optimizers.projection import low_rank, rank_of
 from oomph.optimizers.settings import Settings, named
 from oomph.structure import STACKS
 from oomph.tape.autograd import backward
@@ -44,6 +47,7 @@ class Optimizer:
             steady=job.steady,
             head_numel=head_numel(bound),
             denominators_apart=job.denominators_apart,
+            scales={id(one.weight): (one.scales, one.zeros) for one in int8_maps(bound)},
         )
         if KINDS[job.optimizer].targets and not self.settings.targets:
             raise UnsupportedError(f"{job.optimizer} finds no matrices in this model.", "Choose another optimizer.")
@@ -69,6 +73,12 @@ class Optimizer:
             _name(one, states)
         self.stepped = True
 
+    def small_gradient(self, parameter: Sym) -> tuple[Size, ...] | None:
+        """Return the shape of the gradient that a step puts in the place of a parameter's own; None if it does not."""
+        if not getattr(self.rule, "LEAVES_SMALL", False) or not self.settings.is_target(parameter):
+            return None
+        return low_rank(parameter, rank_of(self.settings, parameter))
+
     def remember(self, parameters: Sequence[Sym]) -> None:
         """Allocate what earlier steps left for parameters that trained then and do not now."""
         for one in parameters:
@@ -88,15 +98,15 @@ class Optimizer:
 
     def step_one(self, parameter: Sym) -> None:
         """Play one update of one parameter, as a hook does that runs when its gradient is complete."""
-        place = self._places[parameter.storage.ordinal]
-        states = self.states[place]
+        at = self._places[parameter.storage.ordinal]
+        states = self.states[at]
         first = not states
         if first and self.rule.STATES == "before":
             self._make_states(parameter, states)
         self.rule.step(self._own(), [parameter], [states])
         if first and self.rule.STATES == "after":
             self._make_states(parameter, states)
-        self._places[parameter.storage.ordinal] = place  # GaLore's 8-bit AdamW gives it another storage
+        self._places[parameter.storage.ordinal] = at  # which is another one where a step copies the parameter
         _name(parameter, states)
 
     @property

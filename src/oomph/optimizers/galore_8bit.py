@@ -26,7 +26,7 @@ from oomph.optimizers.settings import Settings
 from oomph.tape.sizes import product, yes
 from oomph.tape.sym import Sym, new, row_major
 
-STATES, TARGETS = "within", "last"
+STATES, TARGETS, LEAVES_SMALL = "within", "last", True
 
 
 def state(settings: Settings, parameter: Sym) -> list[Sym]:

@@ -18,7 +18,7 @@ class Settings:
     `targets` are the matrices that low-rank optimizers project to `rank` and Muon makes orthogonal;
     `update_projection` says that this step computes projections anew. `steady` says that this is not one of the first
     steps. `head_numel` is how many elements of queries' weights belong to a head. `denominators_apart` says that
-    AdamW is torch 2.0's.
+    AdamW is torch 2.0's. `scales` are those and the zeros of int8 weights that train, by the ids of these.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Settings:
     steady: bool = True
     head_numel: Size = 1
     denominators_apart: bool = False
+    scales: dict[int, tuple[Sym, Sym]] = field(default_factory=dict)
     shared: dict[str, Sym] = field(default_factory=dict)
 
     def is_embedding(self, parameter: Sym) -> bool:

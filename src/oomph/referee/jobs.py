@@ -30,6 +30,7 @@ from oomph.referee.watcher import Watcher
 from oomph.tape.selective import words_of
 
 LARGEST_NORM = 1.0  # no byte depends on it
+PROJECTOR = ("ortho_matrix", "ortho_matrix_scales", "ortho_matrix_zeros", "past_ortho_vector")
 OF_BITSANDBYTES = ("Linear4bit", "Linear8bitLt")
 
 
@@ -303,7 +304,10 @@ def parts(key: str, value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, list):
         for at, each in enumerate(value):
             yield from parts(f"{key}.{at}", each)
-    value = getattr(value, "ortho_matrix", value)  # GaLore's projector
+    if hasattr(value, "ortho_matrix"):  # GaLore's projector, and what Q-GaLore's has beside its codes
+        for name in PROJECTOR:
+            yield from parts(f"{key}.{name}", getattr(value, name, None))
+        return
     if not isinstance(value, torch.Tensor):
         return
     if not hasattr(value, "__tensor_flatten__"):

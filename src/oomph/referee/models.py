@@ -45,6 +45,7 @@ def build(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu")
     if isinstance(job, TrainJob) and not job.dropout:
         _without_dropout(config)
     dtype = DTYPES["fp32" if job.precision.startswith(AUTOCAST) else job.precision]
+    int8 = isinstance(job, TrainJob) and job.weight_quant
     # None lets a class without SDPA fall back to eager, as from_pretrained does.
     attention = job.attention if job.attention in ("eager", *FLASH_ATTN) else None
     # Left out, grouped_mm is taken by classes that have it.
@@ -52,7 +53,13 @@ def build(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu")
         raise UnsupportedError("transformers 5 keeps a layer's experts in one tensor.", "Say --experts eager.")
     experts = {} if job.experts == "grouped_mm" else {"experts_implementation": job.experts}
     with torch.device(device), _sparing(job, device):
-        model = auto.from_config(config, dtype=dtype, attn_implementation=attention, trust_remote_code=False, **experts)
+        model = auto.from_config(
+            config,
+            dtype=torch.float32 if int8 else dtype,
+            attn_implementation=attention,
+            trust_remote_code=False,
+            **experts,
+        )
     if job.quantization != "none" and job.attention in FLASH_ATTN:
         model.config._is_quantized = True  # as transformers' quantizers say before the way to flash-attn asks
     if not isinstance(job, TrainJob):
@@ -64,6 +71,10 @@ def build(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu")
 
             dispatch(model, raw, job)
         return model
+    if int8:
+        from oomph.referee import q_galore
+
+        model = q_galore.with_int8_weights(model, dtype)
     if job.qat != "none":
         from oomph.referee import qat
 

@@ -51,6 +51,7 @@ PACKAGES = {
     "prodigy": ("prodigyopt", "prodigyopt"), "dadapt": ("dadaptation", "dadaptation"),
     "optimi_adamw": ("optimi", "torch-optimi"),
     **dict.fromkeys(("soap", "adopt", "shampoo"), ("pytorch_optimizer", "pytorch_optimizer")),
+    "q_galore": ("q_galore_torch", "q-galore-torch"),
     "sophia": ("sophia", "sophia.py of github.com/Liuhong99/Sophia"), "master": ("badam", "badam"),
     "grokadamw": ("grokadamw", "grokadamw"), "apollo": ("apollo_torch", "apollo-torch"),
 }  # fmt: skip
@@ -75,6 +76,11 @@ def make_optimizer(job: TrainJob, model: Any) -> Any:
     if find_spec(module) is None:
         raise UnsupportedError(f"{job.optimizer} needs {package}.", f"Do: pip install {package}")
     parameters = [each for each in model.parameters() if each.requires_grad]
+    if kind.rule == "q_galore":
+        from oomph.referee import q_galore
+
+        _override_embeddings(kind, job, model)
+        return q_galore.optimizer(job, model)
     if kind.rule in ("bnb", "galore_8bit"):
         _override_embeddings(kind, job, model)
     if not job.optimizer_in_backward or kind.rule == "lomo":

@@ -62,6 +62,13 @@ def _bitsandbytes(kind: Kind, job: Any) -> Patches:
         yield patch.object(functional, name, _nothing)
 
 
+def _q_galore(kind: Kind, job: Any) -> Patches:
+    from oomph.referee import q_galore
+
+    yield from _bitsandbytes(kind, job)
+    yield from q_galore.as_on_cuda()
+
+
 def _with_norm(name: str, g: Any, p: Any, *args: Any, max_unorm: float = 0.0, **kwargs: Any) -> None:
     """Take the norm of the weights as LAMB and LARS do before their kernel runs."""
     if max_unorm:
@@ -143,6 +150,7 @@ PATCHES: dict[str, Callable[[Kind, Any], Patches]] = {
     "adamw": _counting, "radam": _counting, "bnb": _bitsandbytes, "galore_8bit": _bitsandbytes, "torchao": _torchao,
     "cpu_offload": _cpu_offload, "apollo": _apollo, "stable_adamw": _stable_adamw, "grokadamw": _grokadamw,
     "lomo": _lomo, "optimi_adamw": _optimi_adamw, "soap": _soap, "prodigy": _prodigy,
+    "q_galore": _q_galore,
 }  # fmt: skip
 
 

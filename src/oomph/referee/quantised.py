@@ -221,6 +221,8 @@ def scales(model: Any) -> Iterator[tuple[str, Any]]:
             yield f"{name}.{inner}", getattr(parameter, inner)
         if isinstance(zeros := getattr(parameter, "zero_point", None), torch.Tensor):
             yield f"{name}.zero_point", zeros
+        if isinstance(getattr(parameter, "scales", None), torch.Tensor):  # Q-GaLore's
+            yield from ((f"{name.rpartition('.')[0]}.{key}", getattr(parameter, key)) for key in ("scales", "zeros"))
         state = getattr(parameter, "quant_state", None)
         for inner in (state, getattr(state, "state2", None)):
             for each in STATE:

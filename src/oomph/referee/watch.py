@@ -75,6 +75,7 @@ class TrackerWatcher:
     def backward_done(self, model: Any) -> None:
         """Count the gradients."""
         gradients = [each.grad for each in model.parameters() if each.grad is not None]
+        gradients += [each for one in model.parameters() if (each := getattr(one, "float_grad", None)) is not None]
         self.facts["gradient_bytes"] = self.tracker.rounded_bytes(gradients)
 
     def updated(self, optimizer: Any) -> None:

@@ -9,7 +9,13 @@ from oomph.errors import ConfigError, UnsupportedError
 from oomph.job_words import FLASH_ATTN, FLASH_ATTN_NAMES, PRESETS
 from oomph.methods.qat import GROUP
 from oomph.runtimes import llama_factory_keys, ppo_keys, torchtune_keys
-from oomph.runtimes.optimizer_keys import factory_projection, optimizer, optimizer_arguments, projected_modules
+from oomph.runtimes.optimizer_keys import (
+    axolotl_optimizer,
+    factory_projection,
+    optimizer,
+    optimizer_arguments,
+    projected_modules,
+)
 from oomph.runtimes.said import Reader, Said, shown
 from oomph.runtimes.trainer import mixed
 
@@ -365,7 +371,8 @@ READERS: dict[str, dict[str, Reader]] = {
         "micro_batch_size": number("batch"),
         "sequence_len": number("seq_len"),
         **_BATCH,
-        "optimizer": optimizer,
+        "optimizer": axolotl_optimizer,
+        "optim_target_modules": projected_modules,
         "rl": lambda said, key: said.one_of(key, RL),
         "precompute_ref_log_probs": when("reference", "precomputed"),
         "activation_offloading": refused("axolotl's way with activations in host memory"),

@@ -111,6 +111,26 @@ def optimizer_arguments(said: Said, key: str) -> dict[str, Any]:
     return {"optim_rank": int(rank)} if rank else {}
 
 
+# What axolotl says of Q-GaLore's projections unless told otherwise, and alone is modelled (utils/schemas/training.py).
+AXOLOTL_PROJECTION = {"qgalore_proj_quant": True, "qgalore_proj_group_size": 256, "qgalore_proj_type": "std"}
+AXOLOTL_RANK = 256  # qgalore_rank
+
+
+def axolotl_optimizer(said: Said, key: str) -> dict[str, Any]:
+    """Read axolotl's `optimizer`; Q-GaLore's rank is a key of its own.
+
+    Source: axolotl, utils/schemas/training.py; utils/optimizers/qgalore.py.
+    """
+    found = optimizer(said, key)
+    if found != {"optimizer": "q_galore_adamw8bit"}:
+        return found
+    for other, usual in AXOLOTL_PROJECTION.items():
+        if said.values.get(other, usual) != usual:
+            raise UnsupportedError(f"{said.where}: {other} other than {usual} is not modelled.")
+    rank = said.whole("qgalore_rank") if "qgalore_rank" in said.values else AXOLOTL_RANK
+    return {**found, "optim_rank": rank}
+
+
 ATTENTION_AND_MLP = ({"attn", "mlp"}, {".*.attn.*", ".*.mlp.*"})
 
 

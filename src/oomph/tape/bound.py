@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from oomph.tape.tape import Tape
 
 WRAPPED = "base_layer"  # PEFT's name for what an adapter stands beside
+CODES = "uint8"  # of weights, which autograd gives no gradients even where they train
 BUFFER_DTYPE = "fp32"  # of stored buffers, whatever the dtype of the weights
 
 
@@ -113,7 +114,7 @@ def _bind(part: Part, tape: Tape, dtype: str, path: str) -> Any:
             return tape.note(tape.empty(part.shape, kept, op="buffer"), "buffer")
         if tape.waits(path):
             return on_host(tape, part.shape, part.dtype or dtype)
-        return tape.parameter(part.shape, part.dtype or dtype, part.trains)
+        return tape.parameter(part.shape, part.dtype or dtype, part.trains and part.dtype != CODES)
     if isinstance(part, Shared):
         tape.scope = path
         made = tape.shared[path] = tape.note(tape.empty(part.shape, part.dtype, op="buffer"), "buffer")
