@@ -1,11 +1,13 @@
-"""Record what TRL's own code allocates and frees in the jobs of tests/objectives/cases.py: `record_objectives.py 1.16`.
+"""Record what a library's own code allocates and frees in the jobs of tests/objectives/cases.py.
 
-Needs the trace extra and that version of TRL with its requirements:
+Needs the trace extra and that version of the library with its requirements:
 
-    pip install "oomph[trace]" "trl==1.16.0" && python scripts/record_objectives.py 1.16
+    pip install "oomph[trace]" "trl==1.16.0" && python scripts/record_objectives.py trl 1.16
+    pip install "oomph[trace]" "sentence-transformers==6.2.0" && \
+        python scripts/record_objectives.py sentence-transformers 6.2
 
-Each job runs under the referee (fake tensors, TRL's loss without its Trainer); the test then compares the estimate with
-the events, one by one. Frees of what was there before the step are 0, others tell which allocation ends.
+Each job runs under the referee (fake tensors, a trainer's loss without a Trainer); the test then compares the estimate
+with the events, one by one. Frees of what was there before the step are 0, others tell which allocation ends.
 """
 
 from __future__ import annotations
@@ -23,20 +25,20 @@ from oomph.trace_groups import trace_start
 from tests.objectives.cases import CASES, golden_file, packed
 
 
-def main(wanted: str) -> None:
+def main(library: str, wanted: str) -> None:
     """Write the file of one version."""
-    installed = version("trl")
+    installed, key = version(library), f"{library} {wanted}"
     if not installed.startswith(f"{wanted}."):
-        raise SystemExit(f"TRL {installed} is installed, not {wanted}.")
+        raise SystemExit(f"{library} {installed} is installed, not {wanted}.")
     found = {}
-    for name, (raw, job) in CASES[wanted].items():
+    for name, (raw, job) in CASES[key].items():
         stream = trace(raw, job, layer_marks=False).stream
         found[name] = packed(steps(stream, trace_start(stream), job.precision.startswith("amp-")))
         print(f"{name}: {len(stream.events)} events")
-    versions = {each: version(each) for each in ("trl", "torch", "transformers", "peft", "accelerate")}
+    versions = {each: version(each) for each in (library, "torch", "transformers", "peft", "accelerate")}
     golden = {"recipe": "scripts/record_objectives.py", "versions": versions, "events": found}
-    golden_file(wanted).write_text(json.dumps(golden, indent=1) + "\n")
+    golden_file(key).write_text(json.dumps(golden, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

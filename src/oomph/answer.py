@@ -99,7 +99,8 @@ def for_job(found: Subject, job: Job | None, offline: bool = False) -> Subject:
     config = headed(found.source.config, *job.head)
     model = model_from_config(config, found.model.name)
     if task_of(model.objective) != job.task:
-        raise UnsupportedError(f"oomph knows no {model.model_type} for {job.task}.", "Leave --task out.")
+        fix = "Leave --task out." if job.objective == "sft" else "Take another model, or another --objective."
+        raise UnsupportedError(f"oomph knows no {model.model_type} for {job.task}.", fix)
     return replace(found, source=replace(found.source, config=config), model=model)
 
 

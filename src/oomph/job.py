@@ -37,6 +37,7 @@ from oomph.job_words import (
     ModelCode,
     Objective,
     OptimizerName,
+    Pooling,
     Precision,
     Qat,
     Quantization,
@@ -50,7 +51,7 @@ from oomph.job_words import (
     ZeroGrad,
     ZeroOffload,
 )
-from oomph.objective_checks import check_objective
+from oomph.objective_checks import MINI_BATCH_SIZE, check_columns, check_objective
 from oomph.objectives import KINDS as OBJECTIVES
 from oomph.optimizer_names import KINDS
 
@@ -81,14 +82,16 @@ class TrainJob:
     LitGPT, which has maps, adapters and names of targets of its own (docs/frameworks.md). `autocast`: 16-bit
     weights under autocast too, as accelerate's mixed precision over them: adapters in fp32 are cast, losses upcast.
 
-    The objective is what is minimised, as TRL's trainers do it; one beyond sft asks for what is missing: its loss,
-    and a `reference` that goes with the method. `batch` then counts samples: a pair of answers is one, of two
-    sequences. Distillation's reference is a `teacher`: the name of another model, none for one like the student, its
-    weights in `teacher_dtype`. `loss`: what follows the last hidden state. `prompt_len` are the tokens at the start of
-    every sequence that are not scored, 0 or 1 if all are but the first; only some losses leave them out. PPO's
-    `reward_model`, none for one like the policy, is what its models of value and reward are made of. It generates and
-    scores answers of all its micro-batches `rollout_batch` at a time, and keeps the variables of one micro-batch
-    until the next one's, or until one of `mini_batches` is over.
+    The objective is what is minimised, as trainers of TRL or sentence-transformers do it; one beyond sft asks for what
+    is missing: its loss, and a `reference` that goes with the method. `batch` then counts samples: a pair of answers is
+    one, of two sequences. Distillation's reference is a `teacher`: the name of another model, none for one like the
+    student, its weights in `teacher_dtype`. `loss`: what follows the last hidden state. `prompt_len` are the tokens at
+    the start of every sequence that are not scored, 0 or 1 if all are but the first; only some losses leave them out.
+    PPO's `reward_model`, none for one like the policy, is what its models of value and reward are made of. It generates
+    and scores answers of all its micro-batches `rollout_batch` at a time, and keeps the variables of one micro-batch
+    until the next one's, or until one of `mini_batches` is over. An embedding model gets an anchor, a positive and
+    `negatives` of each sample, the anchors `anchor_len` tokens long, 0 as long as the others; `pooling` makes one
+    vector of a text's tokens, brought to length one by `normalize`; GradCache takes `mini_batch_size` texts at a time.
 
     The loop. `steady` asks for a later step, when optimizer states exist; otherwise the first. `hold_logits`: the
     caller keeps the model's output through the backward pass, as `outputs = model(...); outputs.loss.backward()`
@@ -208,6 +211,11 @@ class TrainJob:
     reward_model: str = ""
     rollout_batch: int = ROLLOUT_BATCH
     mini_batches: int = 1
+    negatives: int = 0
+    anchor_len: int = 0
+    pooling: Pooling = "default"
+    normalize: bool = True
+    mini_batch_size: int = MINI_BATCH_SIZE
     virtual_tokens: int = 20
     block_size: int = 0
     images: int = 0
@@ -228,6 +236,7 @@ class TrainJob:
         if self.zero_stage and self.precision != "fp32":  # DeepSpeed casts adapters, and undoes PEFT's preparation
             object.__setattr__(self, "adapter_dtype", "base")
             object.__setattr__(self, "kbit_preparation", False)
+        check_columns(self)
         if self.objective != "sft":
             self._of_objective()
         if self.optimizer in KINDS and KINDS[self.optimizer].in_backward:
@@ -260,7 +269,7 @@ class TrainJob:
     @property
     def axes(self) -> tuple[str, ...]:
         """Names of the fields that are sizes."""
-        second = ("target_len",) if self.target_len else ()
+        second = ("target_len",) if self.target_len else ("anchor_len",) if self.anchor_len else ()
         rank = ("rank",) if self.method in RANKED else ()
         virtual = ("virtual_tokens",) if self.method in PROMPTED else ()
         return ("batch", "seq_len", *second, *rank, *(("prompt_len",) if self.loss in OF_PROMPTS else ()), *virtual)

@@ -29,7 +29,7 @@ SMALL_GRADIENTS = ("galore_adamw_8bit", "q_galore_adamw8bit")
 MAY_BE_ZERO = frozenset(
     {
         "decode", "max_cache_len", "logits_to_keep", "freeze_layers", "labels", "target_len", "zero_stage",
-        "zero_bucket", "prompt_len", "block_size", "images", "cache_axis", "candidates",
+        "zero_bucket", "prompt_len", "block_size", "images", "cache_axis", "candidates", "negatives", "anchor_len",
     }
 )  # fmt: skip
 MOST_PIXELS, DIGITS = 2**14, 5  # of a side of an image, and how many digits such a number has

@@ -98,6 +98,14 @@ Objective = Literal[
     "distill",  # a teacher's distribution on what the student wrote, in tiles of logits: TRL's DistillationTrainer
     "reward",  # pairs of answers through a classifier of one label
     "ppo",  # what was just generated, by a policy and a model of its value, beside a reference and a reward model
+    "contrastive",  # anchors, positives and negatives, all of a batch against all: MultipleNegativesRankingLoss
+    "contrastive-cached",  # the same with GradCache: a mini-batch through the model at a time
+]
+Pooling = Literal[
+    "default",  # a decoder's last token, an encoder's mean
+    "mean",  # of all tokens that are no padding
+    "cls",  # the first token
+    "lasttoken",  # the last one that is no padding
 ]
 Reference = Literal[
     "default",  # adapters switched off where there are any, else a second model
@@ -118,6 +126,7 @@ Task = Literal[
     "causal-lm",
     "masked-lm",
     "sequence-classification",
+    "embedding",  # the model without a head
 ]
 ZeroGrad = Literal["after-step", "before-forward", "before-backward"]
 Method = Literal[

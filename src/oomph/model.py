@@ -17,8 +17,9 @@ class Model:
     `text_type` is the type of the language model inside a multimodal one. Multi-token-prediction layers are parts of
     kind "mtp": weighed apart, never in `params`. `assumed` are the config keys that were absent and the class defaults
     taken for them, `unplayed` what the config asks for that the tape has no rule for, `objective` what its head is
-    trained for: causal-lm, masked-lm, sequence-classification, regression (a classifier of one label), `teacher` the
-    model beside it that it is to learn from, `judge` the one whose decoder its models of value and reward have.
+    trained for: causal-lm, masked-lm, sequence-classification, regression (a classifier of one label), embedding
+    (without a head), `teacher` the model beside it that it is to learn from, `judge` the one whose decoder its models
+    of value and reward have.
     """
 
     parts: Mapping[str, Part]

@@ -1,16 +1,18 @@
-"""What no job of an objective can be: inputs that TRL's trainers do not go with, or that are not played with them."""
+"""What no job of an objective can be: inputs that its trainer does not go with, or that are not played with it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from oomph.errors import UsageError
-from oomph.job_words import COMPLETING, RANKED
+from oomph.job_words import AROUND, COMPLETING, FLASH_ATTN, RANKED
 from oomph.objectives import KINDS as OBJECTIVES
 from oomph.optimizer_names import KINDS
 
 if TYPE_CHECKING:
     from oomph.job import TrainJob
+
+MINI_BATCH_SIZE = 32  # of sentence-transformers' CachedMultipleNegativesRankingLoss
 
 
 def check_objective(job: TrainJob) -> None:
@@ -24,14 +26,14 @@ def check_objective(job: TrainJob) -> None:
         fix = f"Take {loss}, or leave --loss out."
         raise UsageError(f"The loss {job.loss} says nothing about {name}.", fix)
     for wrong, what, fix in (
-        (job.packing, "packed sequences", "Leave out --packing: TRL pads here."),
+        (job.packing, "packed sequences", "Leave out --packing: its trainer pads."),
         (job.method in ("bitfit", "ln-tuning", "badam", "lisa"), job.method, "Take method full or lora."),
         (bool(job.modules_to_save), "copies of modules", "Leave out --modules-to-save."),
-        (job.keep_outputs, "outputs that are kept", "Leave out --keep-outputs: TRL's trainers drop them."),
+        (job.keep_outputs, "outputs that are kept", "Leave out --keep-outputs: its trainer drops them."),
         (job.kernels == "unsloth", "Unsloth's kernels", "Take other --kernels: its trainers are patched too."),
         (job.checkpointing == "unsloth", "Unsloth's checkpointing", "Take another way of --checkpointing."),
-        (job.use_cache, "a cache", "Leave out --use-cache: TRL's trainers switch it off."),
-        (job.checkpoint_every > 1, "every n-th layer checkpointed", "TRL's trainers switch all layers on and off."),
+        (job.use_cache, "a cache", "Leave out --use-cache: its trainer switches it off."),
+        (job.checkpoint_every > 1, "every n-th layer checkpointed", "Its trainer switches all layers on and off."),
     ):
         if wrong:
             raise UsageError(f"The objective {name} does not go with {what}.", fix)
@@ -42,8 +44,39 @@ def check_objective(job: TrainJob) -> None:
         raise UsageError("A reference beside adapters is not played: TRL switches the adapters off.", fix)
     if OBJECTIVES[job.objective].judged:
         _check_judged(job)
+    if OBJECTIVES[job.objective].task == "embedding":
+        _check_embedding(job)
     if job.objective == "distill":
         _check_distill(job)
+
+
+def _check_embedding(job: TrainJob) -> None:
+    """Refuse what is not played with an embedding model, and with GradCache what wants one backward pass."""
+    kind = KINDS.get(job.optimizer)
+    for wrong, what, fix in (
+        (job.method in AROUND, job.method, "Take method full or lora."),
+        (job.kernels != "torch", "other kernels", "Leave out --kernels."),
+        (job.attention in FLASH_ATTN, job.attention, "Say --attention flash: with the package inputs are flattened."),
+        (job.activation_offload != "none", "activation offloading", "Leave it out."),
+        (job.model_code != "transformers", f"the code of {job.model_code}", "Leave --model-code out."),
+        (job.prompt_len > 0, "a prompt", "Leave out --prompt-len: all tokens are embedded."),
+    ):
+        if wrong:
+            raise UsageError(f"oomph cannot play {job.objective} with {what}.", fix)
+    in_backward = job.optimizer_in_backward or (kind is not None and kind.in_backward)
+    if job.objective == "contrastive-cached" and (in_backward or job.zero_stage):
+        fix = "Take another optimizer, without --zero-stage, or --objective contrastive."
+        raise UsageError("GradCache runs backward many times before a step, which this optimizer reads as one.", fix)
+
+
+def check_columns(job: TrainJob) -> None:
+    """Refuse what is said of columns, vectors and mini-batches where there are none."""
+    said = job.negatives or job.anchor_len or job.pooling != "default" or not job.normalize
+    if said and OBJECTIVES[job.objective].task != "embedding":
+        fix = "Add --objective contrastive, or leave them out."
+        raise UsageError("Only embedding models have anchors, negatives, a pooling and lengths made one.", fix)
+    if job.mini_batch_size != MINI_BATCH_SIZE and job.objective != "contrastive-cached":
+        raise UsageError("mini_batch_size is of GradCache.", "Add --objective contrastive-cached, or leave it out.")
 
 
 def _check_distill(job: TrainJob) -> None:

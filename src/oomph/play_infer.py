@@ -18,7 +18,7 @@ from oomph.methods import adapted
 from oomph.methods.gptq import exllama_rooms
 from oomph.model import Model
 from oomph.played import Played
-from oomph.programs import program_of
+from oomph.programs import program_of, refuse_headless
 from oomph.programs.assistant import Assistant
 from oomph.programs.attention_kernels import kernel_of
 from oomph.programs.beams import repeated, search
@@ -47,6 +47,7 @@ def infer(model: Model, job: InferJob, *, on: Place = "gpu") -> Played:
     `on` says whose events are played (see tape.Place).
     """
     job = placed(model, job)
+    refuse_headless(model)
     model = adapted(model, job)
     program = program_of(model)
     writes = model.objective == "seq2seq-lm"

@@ -12,14 +12,14 @@ from oomph.job import TrainJob
 from oomph.model import Model
 from oomph.objectives import KINDS as OBJECTIVES
 from oomph.objectives import objective_file
-from oomph.objectives.passes import Passes, made
+from oomph.objectives.passes import Passes, crossing, made
 from oomph.optimizers import Optimizer
 from oomph.optimizers.clip import clip_grad_norm
 from oomph.optimizers.zero import Zero
 from oomph.pattern import Depth
 from oomph.played import Played
 from oomph.structure import decoder_stack
-from oomph.tape import Recorder, Tape
+from oomph.tape import Recorder
 from oomph.tape.activation_offload import offloading
 from oomph.tape.autograd import backward
 from oomph.tape.sizes import Size
@@ -76,11 +76,9 @@ def _iterate(
     def run_backward(loss: Sym) -> None:
         recorder.mark("loss backward")
         played.forward_end = recorder.position
-        tape.on_node = _crossing(tape)
-        backward(loss)
-        tape.on_node = None
+        with crossing(tape):
+            backward(loss)
         recorder.mark("after backward")
-        tape.borders.clear()
 
     def update() -> None:
         played.backward_end = recorder.position
@@ -182,10 +180,9 @@ def _micro_batch(
         tape.at_loss(loss)
     recorder.mark("loss backward")
     played.forward_end = recorder.position
-    tape.on_node = _crossing(tape)
-    run_backward(loss)
-    inside.close()
-    tape.on_node = None
+    with crossing(tape):
+        run_backward(loss)
+        inside.close()
     recorder.mark("after backward")
     if job.hold_logits:
         del outputs
@@ -193,14 +190,3 @@ def _micro_batch(
     if not job.keep_outputs:
         tape.variables.clear()
     inputs.clear()
-
-
-def _crossing(tape: Tape) -> Callable[[int], None]:
-    """Return what marks the segments of a backward pass: it crosses the layers from the last to the first."""
-    borders = list(tape.borders)
-
-    def cross(sequence: int) -> None:
-        while borders and sequence < borders[-1][0]:
-            tape.recorder.mark(borders.pop()[1])
-
-    return cross

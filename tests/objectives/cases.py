@@ -1,4 +1,4 @@
-"""Jobs beyond plain cross entropy whose events were recorded from TRL's own code, by the version of TRL."""
+"""Jobs beyond plain cross entropy whose events were recorded from a library's own code, by its name and version."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from oomph.compare import Step
 from oomph.job import TrainJob
+from tests.objectives.embedding_cases import EMBEDDINGS
 
 HERE = Path(__file__).parent
 LLAMA: dict[str, Any] = {
@@ -62,7 +63,7 @@ def ppo(batch: int = 2, seq_len: int = 37, **options: Any) -> TrainJob:
 
 ASKED = LLAMA | {"pad_token_id": 0}  # a model whose tokenizer pads, as PPOTrainer wants it
 CASES: dict[str, Cases] = {
-    "1.12": {
+    "trl 1.12": {
         "ppo": (ASKED, ppo()),
         "ppo, two layers, amp": (ASKED | {"num_hidden_layers": 2}, ppo(implementation="fused", **AMP)),
         "ppo, tied, fp32, two rollouts": (
@@ -77,14 +78,14 @@ CASES: dict[str, Cases] = {
         "ppo, pythia, padding": (PYTHIA, ppo(padding=True, precision="fp32", accumulation=2)),
         "ppo, bounded logits, padding, amp": (SOFTCAP | ASKED | {"model_type": "gemma2"}, ppo(padding=True, **AMP)),
     },
-    "1.14": {
+    "trl 1.14": {
         "one chunk": (LLAMA, chunked()),
         "just one chunk": (LLAMA, chunked(1, 257)),
         "four chunks, tied, amp": (TIED, chunked(9, 100, checkpointing="non-reentrant", **AMP)),
         "two chunks of one row, fp32": (LLAMA, chunked(1, 255 + 20, precision="fp32", accumulation=2, prompt_len=9)),
         "lora, amp": (LLAMA, chunked(5, 100, method="lora", checkpointing="non-reentrant", prompt_len=60, **AMP)),
     },
-    "1.16": {
+    "trl 1.16": {
         "fused head": (LLAMA, fused()),
         "fused head, tied, fp32": (TIED, fused(precision="fp32", accumulation=2)),
         "fused head, three tiles of columns, amp": (WIDE | {"tie_word_embeddings": True}, fused(3, **AMP)),
@@ -154,12 +155,13 @@ CASES: dict[str, Cases] = {
         "kto, precomputed, amp": (LLAMA, pairs(objective="kto", reference="precomputed", accumulation=2, **AMP)),
         "ipo, bounded logits, first step": (SOFTCAP, pairs(1, objective="ipo", steady=False, prompt_len=3)),
     },
+    "sentence-transformers 6.2": EMBEDDINGS,
 }
 
 
 def golden_file(version: str) -> Path:
-    """Return where the events of a version of TRL are kept."""
-    return HERE / f"trl-{version}.json"
+    """Return where the events of a version of a library are kept."""
+    return HERE / f"{version.replace(' ', '-')}.json"
 
 
 def packed(events: list[Step]) -> str:

@@ -1,4 +1,4 @@
-"""Every event of jobs with TRL's losses equals what TRL's own code does."""
+"""Every event of jobs with TRL's or sentence-transformers' losses equals what their own code does."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ ALL = [(version, name) for version, cases in CASES.items() for name in cases]
 
 @cache
 def golden(version: str) -> dict[str, Any]:
-    """Return what was recorded from a version of TRL."""
+    """Return what was recorded from a version of a library."""
     found: dict[str, Any] = json.loads(golden_file(version).read_text())
     return found
 
 
 @pytest.mark.parametrize(("version", "name"), ALL, ids=[" ".join(each) for each in ALL])
 def test_every_event_equals_the_recorded_one(version: str, name: str) -> None:
-    """The estimate allocates and frees what TRL's code did, in its order."""
+    """The estimate allocates and frees what the library's code did, in its order."""
     raw, job = CASES[version][name]
     events = _recorded_part(raw, job)
     ours, theirs = unpacked(packed(events)), unpacked(golden(version)["events"][name])

@@ -76,9 +76,10 @@ def test_every_value_of_every_input_occurs(kind: type) -> None:
     missing["weight_quant"] = {True}  # Q-GaLore's optimizer wants another bitsandbytes
     missing["compile"] = {True}  # an estimate, not a job
     missing["activation_offload"] = {"trl", "torchtune", "save-on-cpu"}  # packages apart; a second stream
-    # Those of packages that a suite does not ask for: fms-acceleration, Unsloth, TRL.
+    # Those of packages that a suite does not ask for: fms-acceleration, Unsloth, TRL, sentence-transformers.
     missing["kernels"] = {"foak", "unsloth"}
     missing["objective"] = set(get_args(Objective)) - {"sft"}
+    missing |= {"task": {"embedding"}, "pooling": {"mean", "cls", "lasttoken"}, "normalize": {False}}
     missing["teacher_dtype"] = {"bf16", "fp16", "fp32"}
     missing["reference"] = set(get_args(Reference)) - {"default"}
     # LitGPT's own, and those of PEFT that few people use.
@@ -101,6 +102,7 @@ def test_every_value_of_every_input_occurs(kind: type) -> None:
     elsewhere = (  # of other optimizers, of runs, of objectives, of vision-language models
         "optim_rank", "zero_stage", "zero_bucket", "lengths", "prompt_len", "virtual_tokens", "block_size", "images",
         "image_size", "checkpoint_saves", "teacher", "reward_model", "rollout_batch", "mini_batches",
+        "negatives", "anchor_len", "mini_batch_size",
         "max_memory",  # of a device map
         "active_layers", "sequences",
     )  # fmt: skip

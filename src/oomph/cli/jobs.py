@@ -102,7 +102,8 @@ def answered(
 
         fleet = parse_gpus(values["gpu"])
     found = subject(model, offline=values["offline"], job=job)
-    if said is None:
+    # A framework's length is its own, but sentence-transformers', which cuts texts to what the model has positions for.
+    if said is None or found.model.objective == "embedding":
         job = within_context(job, found.model.context_length)
     with _patience(job):
         ledger = job_ledger(found, job, fleet)

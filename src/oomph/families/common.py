@@ -71,9 +71,11 @@ def causal_lm(
 
 
 def objective(top: Parts) -> str:
-    """Return what a decoder's head is trained for."""
+    """Return what a decoder's head is trained for; without one its states are embeddings."""
     score = top.get("score")
-    return classifying(score.vocab_size) if isinstance(score, Classifier) else "causal-lm"
+    if isinstance(score, Classifier):
+        return classifying(score.vocab_size)
+    return "causal-lm" if top else "embedding"
 
 
 def _unplayed(config: Config) -> tuple[str, ...]:

@@ -17,8 +17,10 @@ HEADS = {
     "causal-lm": "ForCausalLM",
     "masked-lm": "ForMaskedLM",
     "sequence-classification": "ForSequenceClassification",
+    "embedding": "Model",
 }
 MASKER, CLASSIFIER = "ForMaskedLM", "ForSequenceClassification"  # heads of encoders that the tape plays
+HEADLESS = "Model"  # what a class without a head is called after its prefix
 BINARY_LABELS = 2  # PretrainedConfig's num_labels when the file says nothing
 
 
@@ -33,7 +35,7 @@ def task(config: Config, prefix: str, known: Collection[str], default: str) -> s
         return default
     name = str(architectures[0])[:80]
     found = name.removeprefix(prefix)
-    if not name.startswith((prefix, BARE)) or found not in known:
+    if not (name.startswith((prefix, BARE)) or name == HEADLESS) or found not in known:
         raise UnsupportedError(
             f"oomph does not know {name!r}, a class for model_type {config.model_type!r}.",
             f"It knows {', '.join(prefix + one for one in known)}; a model with code of its own is weighed from "
@@ -81,12 +83,14 @@ def other_problem(config: Config) -> tuple[str, ...]:
 
 def objective_of(config: Config, head: str) -> str:
     """Return what an encoder with a head is trained for, "" where the tape plays no such head."""
-    return classifying(num_labels(config)) if head == CLASSIFIER else "masked-lm" if head == MASKER else ""
+    if head == CLASSIFIER:
+        return classifying(num_labels(config))
+    return {MASKER: "masked-lm", HEADLESS: "embedding"}.get(head, "")
 
 
 def unplayed_head(config: Config, head: str) -> Iterator[str]:
     """Yield what the tape has no rule for: other heads, other losses, an MLP that goes piece by piece."""
-    if head not in (MASKER, CLASSIFIER):
+    if head not in (MASKER, CLASSIFIER, HEADLESS):
         yield f"the head of {head}"
     if head == CLASSIFIER:
         yield from other_problem(config)

@@ -55,6 +55,8 @@ KINDS: dict[str, Kind] = {
     "distill": Kind("distill", "logits", reference=True, teacher=True),
     "ppo": Kind("ppo", "logits", reference=True, judged=True),
     "reward": Kind("reward", "hf", task="sequence-classification", labels=1, pads=True),
+    "contrastive": Kind("contrastive", "hf", task="embedding"),
+    "contrastive-cached": Kind("gradcache", "hf", task="embedding"),
 }
 
 
@@ -66,7 +68,7 @@ def objective_file(name: str) -> Any:
 def check_model(model: Model, job: TrainJob) -> None:
     """Refuse a model that an objective, or another input of a job, says nothing about."""
     from oomph.families.heads import task_of
-    from oomph.programs import sees
+    from oomph.programs import refuse_headless, sees
 
     if job.images and not sees(model.model_type):
         fix = "Leave --images out: what is played is text alone, the tower in memory."
@@ -83,6 +85,8 @@ def check_model(model: Model, job: TrainJob) -> None:
         raise UsageError(
             f"The teacher has {model.teacher.vocab_size} tokens, {model.name} has {model.vocab_size}.", fix
         )
+    if job.objective == "sft":
+        refuse_headless(model)
     if job.objective != "sft" and task_of(model.objective) != KINDS[job.objective].task:
         fix = "Take the objective sft, or the model with its language head."
         raise UnsupportedError(f"The objective {job.objective} is of language models; {model.name} is none.", fix)

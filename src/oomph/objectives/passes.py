@@ -136,6 +136,23 @@ class Passes:
             tape.adapters, tape.training = before
 
 
+@contextmanager
+def crossing(tape: Tape) -> Iterator[None]:
+    """Mark the segments of a backward pass that is played inside: it crosses the layers from the last to the first."""
+    borders = list(tape.borders)
+    tape.borders.clear()
+
+    def cross(sequence: int) -> None:
+        while borders and sequence < borders[-1][0]:
+            tape.recorder.mark(borders.pop()[1])
+
+    before, tape.on_node = tape.on_node, cross
+    try:
+        yield
+    finally:
+        tape.on_node = before
+
+
 def made(tape: Tape, shapes: Shapes) -> dict[str, Sym]:
     """Return the tensors of a batch, in order."""
     return {name: tape.note(tape.empty(shape, dtype, op=name), "input") for name, (shape, dtype) in shapes.items()}

@@ -108,7 +108,7 @@ from oomph.ops.matmul import (
     times_rows,
 )
 from oomph.ops.norm import layer_norm, unit_rows
-from oomph.ops.reduce import divided, frobenius_norm, mean_of_all, row_norms, total
+from oomph.ops.reduce import divided, dot, frobenius_norm, mean_of_all, row_norms, total
 from oomph.ops.rotary import (
     apply_partial_rotary,
     apply_rotary,
@@ -234,6 +234,7 @@ __all__ = [
     "divide",
     "divide_in_place",
     "divided",
+    "dot",
     "dropout",
     "dropped_lora_map",
     "dropped_lora_qkv",

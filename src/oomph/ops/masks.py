@@ -161,7 +161,7 @@ def window_with_images(inputs_embeds: Sym, blocks: Sym) -> Sym:
 
 def bidirectional_mask(inputs_embeds: Sym, attention_mask: Sym | None, window: Size | None = None) -> Sym | None:
     """Mirror create_bidirectional_mask or, with a window to either side, create_bidirectional_sliding_window_mask: None
-    without padding and with a window longer than the sequence, else booleans [B, 1, S, T], for eager numbers.
+    where nothing is padding and the window is longer than the sequence, else booleans [B, 1, S, T], for eager numbers.
 
     inputs_embeds [B, S, H]; attention_mask [B, T] int64 of what is looked at, 0 where there is padding: of the same
     tokens, or of an encoder's. Saved by the attention that takes
@@ -185,6 +185,8 @@ def bidirectional_mask(inputs_embeds: Sym, attention_mask: Sym | None, window: S
             return _flash_mask(attention_mask, attention_mask.shape[1])
         answer = tape.empty((), "bool", op="all")
         del answer
+        if not tape.holes and (window is None or yes(length < window)):
+            return None
     rule = everywhere if window is None else all_of(around, everywhere)
     lengths = (length, length if attention_mask is None else attention_mask.shape[1], 0, 0)
     if tape.kernel == "eager":

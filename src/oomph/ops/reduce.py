@@ -46,6 +46,30 @@ def _spread(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
     return [new(grad(gradients).tape, shape, dtype, op="div")]
 
 
+def dot(a: Sym, b: Sym) -> Sym:
+    """Return torch.dot(a, b) of two vectors: a scalar.
+
+    Saves each only if the other wants a gradient: that is the other one times the incoming number. Source: torch
+    tools/autograd/derivatives.yaml (dot).
+
+    >>> from oomph.tape.testing import cost, fp32, frozen
+    >>> cost(dot, fp32(1000), fp32(1000)), cost(dot, (1000,), frozen(1000))
+    (Cost(allocated=4, saved=8000, backward=8000), Cost(allocated=2, saved=2000, backward=2000))
+    """
+    node = record("Dot", (a, b), _dot_backward)
+    if node is not None:
+        save(node, a if b.requires_grad else None, b if a.requires_grad else None)  # self, tensor
+    return made_by(new(a.tape, (), a.dtype, op="dot"), node)
+
+
+def _dot_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient = grad(gradients)
+    return [
+        result("mul", shape, gradient.dtype, saved[1 - at]) if node.needs(at) else None
+        for at, (shape, _) in enumerate(node.inputs)
+    ]
+
+
 def row_norms(x: Sym) -> Sym:
     """Return torch.linalg.norm(x, dim=1) of a matrix [M, N] that wants no gradient: [M], in fp32 under autocast,
     which asks the kernel for it and casts nothing beforehand.

@@ -260,8 +260,9 @@ def histogram(x: Sym, bins: Size) -> Sym:
     return new(x.tape, (bins,), "int32", op="histc")
 
 
-def sum_over(x: Sym, axis: int, keepdim: bool = False) -> Sym:
-    """Return x.sum(axis): x without that axis, or with length 1 there, in fp32 under autocast.
+def sum_over(x: Sym, axis: int, keepdim: bool = False, dtype: str | None = None) -> Sym:
+    """Return x.sum(axis): x without that axis, or with length 1 there, in fp32 under autocast, or in a dtype that is
+    asked for.
 
     Saves nothing, sizes do: backward is the gradient expanded, a view. Source: torch
     tools/autograd/derivatives.yaml (sum.dim_IntList); torch/csrc/autograd/FunctionsManual.cpp, sum_backward.
@@ -270,7 +271,8 @@ def sum_over(x: Sym, axis: int, keepdim: bool = False) -> Sym:
     >>> cost(lambda x: sum_over(x, 1), fp32(100, 2, 64))
     Cost(allocated=25600, saved=0, backward=0)
     """
-    dtype = "fp32" if x.tape.autocast is not None and not x.tape.autocast_paused else x.dtype
+    if dtype is None:
+        dtype = "fp32" if x.tape.autocast is not None and not x.tape.autocast_paused else x.dtype
     node = record("Sum", (x,), _expanded)
     if node is not None:
         node.context = (axis % len(x.shape), keepdim)

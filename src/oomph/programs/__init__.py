@@ -64,6 +64,13 @@ def _file(model_type: str) -> Any:
     return import_module(f"oomph.programs.{PROGRAMS[model_type]}")
 
 
+def refuse_headless(model: Model) -> None:
+    """Refuse a model without a head where something is made of its last hidden state."""
+    if model.objective == "embedding":
+        fix = "Say what its head is for: --task; or take --objective contrastive of `oomph train`."
+        raise UnsupportedError("oomph cannot play a model without a language head here.", fix)
+
+
 def program_of(model: Model) -> Any:
     """Return the program file of a model's type; refused with a way to go on where there is none."""
     headed = any(head in model.parts for head in HEADS) or model.objective != "causal-lm"

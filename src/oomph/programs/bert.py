@@ -6,6 +6,7 @@ Source: transformers 5.23, models/bert/modeling_bert.py, models/ernie/modeling_e
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from oomph import ops
@@ -25,7 +26,9 @@ def buffers(m: Bound) -> list[Sym]:
 
 
 def base(m: Bound) -> Bound:
-    """Return the model below the head."""
+    """Return the model below the head, or the one without a head."""
+    if "embeddings" in m.parts:
+        return m
     found: Bound = m["ernie" if "ernie" in m.parts else "bert"]
     return found
 
@@ -50,14 +53,15 @@ def embeddings(
 ) -> Sym:
     """Mirror BertEmbeddings.forward, or ErnieEmbeddings.forward, which knows tasks.
 
-    Plain token types are gathered from a buffer, positions are a slice of one.
+    Token types that do not come with the batch are gathered from a buffer, positions are a slice of one.
     """
     tape, (batch, length) = m.tape, input_ids.shape
     ids = position_ids
     rows = 1 if ids is None else batch
     check_positions(m.position_embeddings, input_ids.shape[1])
-    buffered_token_type_ids = tape.empty((rows, length), "int64", op="gather")
-    token_type_ids = ops.expand(buffered_token_type_ids, (batch, length))
+    if token_type_ids is None:
+        buffered_token_type_ids = tape.empty((rows, length), "int64", op="gather")
+        token_type_ids = ops.expand(buffered_token_type_ids, (batch, length))
     inputs_embeds = m.word_embeddings(input_ids)
     token_type_embeddings = m.token_type_embeddings(token_type_ids)
     states: Sym = inputs_embeds + token_type_embeddings
@@ -165,6 +169,26 @@ def model(
     sequence_output = encoder(m.encoder, embedding_output, checkpointing, attention_mask, position_ids)
     pooled_output = pooled(m.pooler, sequence_output) if m.parts.get("pooler") is not None else None
     return sequence_output, pooled_output
+
+
+def backbone(
+    m: Bound,
+    input_ids: Sym,
+    model_type: str,
+    attention_mask: Sym | None,
+    position_ids: Sym | None,
+    use_cache: bool,
+    checkpointing: Checkpointing,
+    token_type_ids: Sym | None = None,
+) -> tuple[Sym, Sym | None]:
+    """Mirror the forward of the class without a head: all states and the pooled first one; there is no cache."""
+    embed = partial(embeddings, token_type_ids=token_type_ids)
+    return model(base(m), input_ids, checkpointing, attention_mask, position_ids, embed)
+
+
+def updated(m: Bound, parameters: list[Sym]) -> list[Sym]:
+    """Return the parameters that get a gradient: without a head nobody uses what a pooler makes."""
+    return [one for one in parameters if "embeddings" not in m.parts or not one.made_for.startswith("pooler.")]
 
 
 def pooled(m: Bound, hidden_states: Sym) -> Sym:

@@ -16,12 +16,18 @@ from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sym import Sym
 
-__all__ = ["buffers", "causal_lm", "sliding_windows"]
+__all__ = ["backbone", "buffers", "causal_lm", "sliding_windows"]
+
+
+def base(m: Bound) -> Bound:
+    """Return the model below the head, or the one without a head."""
+    found: Bound = m if "embeddings" in m.parts else m.distilbert
+    return found
 
 
 def buffers(m: Bound) -> list[Sym]:
     """Return position_ids, int64 for each position."""
-    return [m.tape.empty((m.distilbert.embeddings.position_embeddings.rows,), "int64", op="position_ids")]
+    return [m.tape.empty((base(m).embeddings.position_embeddings.rows,), "int64", op="position_ids")]
 
 
 def embeddings(m: Bound, input_ids: Sym, position_ids: Sym | None) -> Sym:
@@ -84,6 +90,19 @@ def transformer(m: Bound, hidden_states: Sym, checkpointing: Checkpointing, atte
         hidden_states = call(each, index, layer, checkpointing, None, hidden_states, attention_mask)
     m.tape.end_layers()
     return hidden_states
+
+
+def backbone(
+    m: Bound,
+    input_ids: Sym,
+    model_type: str,
+    attention_mask: Sym | None,
+    position_ids: Sym | None,
+    use_cache: bool,
+    checkpointing: Checkpointing,
+) -> tuple[Sym, None]:
+    """Mirror the forward of the class without a head; there is no cache."""
+    return model(m, input_ids, checkpointing, attention_mask, position_ids), None
 
 
 def causal_lm(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from oomph import ops
-from oomph.programs.bert import layer_norm, model, sliding_windows
+from oomph.programs.bert import backbone, layer_norm, model, sliding_windows
 from oomph.programs.cache import Cache
 from oomph.programs.classify import loss_of
 from oomph.programs.roberta import classify
@@ -16,12 +16,18 @@ from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sym import Sym
 
-__all__ = ["buffers", "causal_lm", "sliding_windows"]
+__all__ = ["backbone", "buffers", "causal_lm", "sliding_windows"]
+
+
+def base(m: Bound) -> Bound:
+    """Return the model below the head, or the one without a head."""
+    found: Bound = m if "embeddings" in m.parts else m.electra
+    return found
 
 
 def buffers(m: Bound) -> list[Sym]:
     """Return position_ids and token_type_ids, int64 for each position."""
-    positions = m.electra.embeddings.position_embeddings.rows
+    positions = base(m).embeddings.position_embeddings.rows
     return [m.tape.empty((positions,), "int64", op=name) for name in ("position_ids", "token_type_ids")]
 
 

@@ -21,14 +21,21 @@ from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sizes import yes
 from oomph.tape.sym import Sym
 
-__all__ = ["buffers", "causal_lm", "sliding_windows"]
+__all__ = ["backbone", "buffers", "causal_lm", "sliding_windows"]
 Tables = tuple[Sym, Sym]
+
+
+def base(m: Bound) -> Bound:
+    """Return the model below the head, or the one without a head."""
+    found: Bound = m if "embeddings" in m.parts else m.model
+    return found
 
 
 def buffers(m: Bound) -> list[Sym]:
     """Return inv_freq and original_inv_freq of each kind of layer."""
-    size = next(iter(m.model.layers)).attn.head_dim
-    kinds = {_kind(layer) for layer in m.model.layers}
+    layers = base(m)["layers"]
+    size = next(iter(layers)).attn.head_dim
+    kinds = {_kind(layer) for layer in layers}
     return [each for _ in kinds for each in ops.rotary_buffers(m.tape, size)]
 
 
@@ -126,6 +133,19 @@ def model(
     tape.end_layers()
     hidden_states = m.final_norm(hidden_states)
     return hidden_states
+
+
+def backbone(
+    m: Bound,
+    input_ids: Sym,
+    model_type: str,
+    attention_mask: Sym | None,
+    position_ids: Sym | None,
+    use_cache: bool,
+    checkpointing: Checkpointing,
+) -> tuple[Sym, None]:
+    """Mirror the forward of the class without a head; there is no cache."""
+    return model(m, input_ids, checkpointing, attention_mask, position_ids), None
 
 
 def causal_lm(

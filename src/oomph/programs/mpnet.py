@@ -9,7 +9,7 @@ from typing import Any
 
 from oomph import ops
 from oomph.errors import UsageError
-from oomph.programs.bert import added, intermediate, sliding_windows
+from oomph.programs.bert import added, intermediate, pooled, sliding_windows, updated
 from oomph.programs.cache import Cache
 from oomph.programs.classify import loss_of
 from oomph.programs.frame import call, check_positions
@@ -19,12 +19,18 @@ from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sym import Sym
 
-__all__ = ["buffers", "causal_lm", "sliding_windows"]
+__all__ = ["backbone", "buffers", "causal_lm", "sliding_windows", "updated"]
+
+
+def base(m: Bound) -> Bound:
+    """Return the model below the head, or the one without a head."""
+    found: Bound = m if "embeddings" in m.parts else m.mpnet
+    return found
 
 
 def buffers(m: Bound) -> list[Sym]:
     """Return position_ids, int64 for each position."""
-    return [m.tape.empty((m.mpnet.embeddings.position_embeddings.rows,), "int64", op="position_ids")]
+    return [m.tape.empty((base(m).embeddings.position_embeddings.rows,), "int64", op="position_ids")]
 
 
 def embeddings(m: Bound, input_ids: Sym, position_ids: Sym | None) -> Sym:
@@ -147,12 +153,34 @@ def encoder(m: Bound, hidden_states: Sym, checkpointing: Checkpointing, attentio
 
 def model(
     m: Bound, input_ids: Sym, checkpointing: Checkpointing, attention_mask: Sym | None, position_ids: Sym | None
-) -> Sym:
-    """Mirror MPNetModel.forward."""
+) -> tuple[Sym, Sym | None]:
+    """Mirror MPNetModel.forward: all states and the pooled first one."""
     embedding_output = embeddings(m.embeddings, input_ids, position_ids)
     attention_mask = ops.bidirectional_mask(embedding_output, attention_mask)
     sequence_output = encoder(m.encoder, embedding_output, checkpointing, attention_mask)
-    return sequence_output
+    pooled_output = pooled(m.pooler, sequence_output) if m.parts.get("pooler") is not None else None
+    return sequence_output, pooled_output
+
+
+def _prepare(m: Bound, checkpointing: Checkpointing) -> None:
+    """Refuse what the class does not do, and attend as it does."""
+    if checkpointing.kind != "none":
+        raise UsageError("MPNet's class supports no gradient checkpointing.", "Say --checkpointing none.")
+    m.tape.kernel = "eager"
+
+
+def backbone(
+    m: Bound,
+    input_ids: Sym,
+    model_type: str,
+    attention_mask: Sym | None,
+    position_ids: Sym | None,
+    use_cache: bool,
+    checkpointing: Checkpointing,
+) -> tuple[Sym, Sym | None]:
+    """Mirror the forward of the class without a head: all states and the pooled first one; there is no cache."""
+    _prepare(m, checkpointing)
+    return model(m, input_ids, checkpointing, attention_mask, position_ids)
 
 
 def causal_lm(
@@ -166,10 +194,9 @@ def causal_lm(
     **options: Any,
 ) -> tuple[Sym | None, Sym, Cache | None]:
     """Mirror the forward of the class whose head the model has: loss and logits; there is no cache."""
-    if checkpointing.kind != "none":
-        raise UsageError("MPNet's class supports no gradient checkpointing.", "Say --checkpointing none.")
-    m.tape.kernel = "eager"
-    sequence_output = model(m.mpnet, input_ids, checkpointing, attention_mask, position_ids)
+    _prepare(m, checkpointing)
+    outputs = model(m.mpnet, input_ids, checkpointing, attention_mask, position_ids)
+    sequence_output = outputs[0]
     if "classifier" in m.parts:
         m.tape.scope = "classifier"
         logits = classify(m.classifier, sequence_output)

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from oomph import ops
-from oomph.programs.bert import layer_norm, model
+from oomph.programs.bert import layer_norm, model, updated
 from oomph.programs.cache import Cache
 from oomph.programs.classify import loss_of
 from oomph.programs.frame import check_positions
@@ -19,10 +19,18 @@ from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sizes import Size
 from oomph.tape.sym import Sym
 
+__all__ = ["backbone", "buffers", "causal_lm", "sliding_windows", "updated"]
+
+
+def base(m: Bound) -> Bound:
+    """Return the model below the head, or the one without a head."""
+    found: Bound = m if "embeddings" in m.parts else m.roberta
+    return found
+
 
 def buffers(m: Bound) -> list[Sym]:
     """Return position_ids and token_type_ids, int64 for each position."""
-    positions = m.roberta.embeddings.position_embeddings.rows
+    positions = base(m).embeddings.position_embeddings.rows
     return [m.tape.empty((positions,), "int64", op=name) for name in ("position_ids", "token_type_ids")]
 
 
@@ -72,6 +80,19 @@ def position_ids_from_input_ids(input_ids: Sym) -> Sym:
     shifted = ops.unary(counted, "add")
     del counted
     return shifted
+
+
+def backbone(
+    m: Bound,
+    input_ids: Sym,
+    model_type: str,
+    attention_mask: Sym | None,
+    position_ids: Sym | None,
+    use_cache: bool,
+    checkpointing: Checkpointing,
+) -> tuple[Sym, Sym | None]:
+    """Mirror the forward of the class without a head: all states and the pooled first one; there is no cache."""
+    return model(m, input_ids, checkpointing, attention_mask, position_ids, embeddings)
 
 
 def causal_lm(

@@ -17,6 +17,7 @@ import torch
 from oomph.errors import UnsupportedError
 from oomph.job import InferJob, TrainJob
 from oomph.job_words import OF_PROMPTS
+from oomph.objectives import KINDS as OBJECTIVES
 from oomph.optimizer_names import KINDS
 from oomph.referee import activation_offload
 from oomph.referee.adapters import switch_layers
@@ -81,6 +82,10 @@ def _prepared(model: Any, reference: Any, job: TrainJob, watcher: Watcher) -> An
         if job.fp32_outputs:
             model.forward = returning_fp32(model.forward)
         return None
+    if OBJECTIVES[job.objective].task == "embedding":
+        from oomph.referee import embeddings
+
+        return embeddings.trainer(job, model, partial(_wrapped, job=job, model=model, watcher=watcher))
     from oomph.referee import trl
 
     made = trl.trainer(job, model, reference)
@@ -89,6 +94,12 @@ def _prepared(model: Any, reference: Any, job: TrainJob, watcher: Watcher) -> An
             forward = _under_autocast(each.forward, job, model.device.type)
             each.forward = _announced(forward, watcher, partial(_work, each, reference))
     return made
+
+
+def _wrapped(forward: Callable[..., Any], *, job: TrainJob, model: Any, watcher: Watcher) -> Callable[..., Any]:
+    """Return the forward of an embedding model as accelerate wraps it; a pass without gradients fills a cache."""
+    of_all = _under_autocast(forward, job, model.device.type)
+    return _announced(of_all, watcher, lambda: "forward" if torch.is_grad_enabled() else "caching")
 
 
 def _announced(forward: Callable[..., Any], watcher: Watcher, work: Callable[[], str]) -> Callable[..., Any]:
@@ -216,9 +227,7 @@ def _micro_batch(
         inside.enter_context(offloading())
         loss, outputs = _loss(model, job, inputs, kept)
     else:
-        from oomph.referee import trl
-
-        inputs = trl.inputs(job, model)
+        inputs = _batch(job, model)
         inside.enter_context(offloading())
         loss, outputs = trainer.compute_loss(model, inputs), None
     if job.activation_offload != "trl":  # whose context goes around the backward pass too
@@ -237,6 +246,17 @@ def _micro_batch(
         del outputs
     del loss
     inputs.clear()
+
+
+def _batch(job: TrainJob, model: Any) -> dict[str, Any]:
+    """Return a batch as the collator of an objective's trainer makes it."""
+    if OBJECTIVES[job.objective].task == "embedding":
+        from oomph.referee import embeddings
+
+        return embeddings.inputs(job, model)
+    from oomph.referee import trl
+
+    return trl.inputs(job, model)
 
 
 def _labelled(model: Any, job: TrainJob) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 
 from oomph.assistant import assistant_config
 from oomph.errors import UnsupportedError
-from oomph.families.heads import headed
+from oomph.families.heads import HEADLESS, headed
 from oomph.job import InferJob, TrainJob
 from oomph.job_words import FLASH_ATTN
 from oomph.objectives import KINDS as OBJECTIVES
@@ -144,6 +144,8 @@ def auto_class(raw: Mapping[str, Any]) -> str:
     ('AutoModelForSequenceClassification', 'AutoModelForCausalLM')
     """
     named = str(next(iter(raw.get("architectures") or []), ""))
+    if named == HEADLESS:
+        return "AutoModel"
     found = next((auto for head, auto in HEADS.items() if named.endswith(head)), "ForCausalLM")
     if not named and raw.get("model_type") in ENCODERS:
         found = "ForMaskedLM"

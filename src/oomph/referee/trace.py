@@ -18,6 +18,7 @@ from typing import Any, Literal
 from oomph.errors import UnsupportedError
 from oomph.job import InferJob, TrainJob, describe
 from oomph.job_words import FLASH_ATTN
+from oomph.objectives import KINDS as OBJECTIVES
 from oomph.referee import isolated
 from oomph.referee.meta import INSTALL
 from oomph.stream import Event, Label, Stream
@@ -179,6 +180,10 @@ def trace(
             from oomph.referee import trl
 
             stack.enter_context(trl.with_kernel_for_logits())
+        if isinstance(job, TrainJob) and job.objective == "contrastive-cached":
+            from oomph.referee import embeddings
+
+            stack.enter_context(embeddings.of_full_length())
         stack.enter_context(tracker)
         model = models.build(raw_config, job)
         reference = models.build_reference(raw_config, job)
@@ -202,6 +207,10 @@ def trace(
 
 def _import_what_makes_constants(job: TrainJob | InferJob) -> None:
     """Import a method's libraries before anybody looks: the tensors of their modules are no job's."""
+    if isinstance(job, TrainJob) and OBJECTIVES[job.objective].task == "embedding":
+        from oomph.referee import embeddings
+
+        embeddings.library("sentence_transformer.trainer")
     if isinstance(job, TrainJob) and job.method not in ("full", "bitfit"):
         for name in ("peft", "bitsandbytes") if job.quantization != "none" else ("peft",):
             if find_spec(name):

@@ -18,6 +18,7 @@ RUNTIMES: dict[str, str] = {
     "pytorch": "pytorch",
     "trainer": "trainer",
     "trl": "trl",
+    "sentence-transformers": "sentence_transformers",
     "peft": "peft",
     "fms": "fms",
     "swift": "swift",

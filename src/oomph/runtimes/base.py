@@ -9,6 +9,7 @@ from typing import Any
 
 from oomph.errors import UnsupportedError
 from oomph.job import TrainJob
+from oomph.objectives import KINDS as OBJECTIVES
 from oomph.optimizer_names import KINDS
 
 Version = tuple[int, ...]
@@ -93,7 +94,8 @@ class Runtime:
         if objective == "sft":
             return self.defaults(versions)
         if self.of_objective is None:
-            fix = "Say --framework trl."
+            own = "sentence-transformers" if OBJECTIVES[objective].task == "embedding" else "trl"
+            fix = f"Say --framework {own}."
             raise UnsupportedError(f"oomph does not know {objective} as {self.name} runs it yet.", fix)
         return {**self.defaults(versions), **self.of_objective(objective, versions)}
 

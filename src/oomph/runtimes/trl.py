@@ -35,6 +35,8 @@ def defaults(versions: Versions) -> Defaults:
 
 def of_objective(objective: str, versions: Versions) -> Defaults:
     """Return what the configs of other trainers say otherwise than SFTConfig."""
+    if KINDS[objective].task == "embedding":
+        raise UnsupportedError(f"TRL has no objective {objective}.", "Say --framework sentence-transformers.")
     if KINDS[objective].judged:
         return _of_ppo(versions)
     if not versions.at_least("trl", *FUSED_HEAD):

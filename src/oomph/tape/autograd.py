@@ -161,12 +161,24 @@ def backward(loss: Sym) -> None:
     tape = loss.tape
     with tape.no_grad():
         root = new(tape, (), loss.dtype, op="ones_like")  # lives until the pass is over
-        run_engine(tape, loss.node, [root])
+        run_engine(tape, _start(loss), [root])
         del root
         tape.scope = ""
 
 
-def run_engine(tape: Tape, start: Node, incoming: Gradients) -> None:
+def _start(loss: Sym) -> Target:
+    """Return where a backward pass begins: a leaf's gradient ends there at once, and is told to its hook."""
+    edge = _edge(loss)
+    if edge is None:
+        raise AssertionError("a loss wants a gradient")
+    return edge[0]
+
+
+def _rank(target: Target) -> int:
+    return target.sequence if isinstance(target, Node) else sys.maxsize
+
+
+def run_engine(tape: Tape, start: Target, incoming: Gradients) -> None:
     """Run backward from a node with the gradients of its outputs, which the caller holds throughout.
 
     A node's own backward may run the engine again (reentrant checkpointing). torch puts both runs into one queue where
@@ -175,7 +187,7 @@ def run_engine(tape: Tape, start: Node, incoming: Gradients) -> None:
     waiting = _dependencies(start)
     buffers: dict[Target, Gradients] = {start: list(incoming)}
     ready: ReadyQueue[Target] = ReadyQueue()
-    ready.push(start.sequence, start)
+    ready.push(_rank(start), start)
     task = Task()
     tape.tasks.append(task)
     while ready:
@@ -204,7 +216,7 @@ def run_engine(tape: Tape, start: Node, incoming: Gradients) -> None:
             _take(tape, buffer, output, results, index)
             buffer = None
             if not waiting[target]:
-                ready.push(target.sequence if isinstance(target, Node) else sys.maxsize, target)
+                ready.push(_rank(target), target)
         results.reverse()  # it dies front to back
         del results
     tape.tasks.pop()
@@ -217,7 +229,7 @@ def root_of(outputs: Sequence[Sym]) -> Node:
     return Node("GraphRoot", sys.maxsize, outputs, lambda node, gradients, saved: list(gradients), len(outputs))
 
 
-def _dependencies(root: Node) -> dict[Target, int]:
+def _dependencies(root: Target) -> dict[Target, int]:
     """Return how many gradients each node below the root waits for."""
     found: dict[Target, int] = {}
     seen: set[Target] = {root}
@@ -331,6 +343,8 @@ def _accumulate_grad(node: AccumulateGrad, buffer: Gradients) -> None:
     leaf, gradient = node.leaf, buffer.pop()
     if gradient is None:
         return
+    if (hook := getattr(leaf, "backward_hook", None)) is not None:
+        hook(gradient)
     if leaf.tape.before_gradient is not None:
         leaf.tape.before_gradient(leaf)
     if leaf.grad is None:

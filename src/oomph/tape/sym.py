@@ -5,7 +5,7 @@ Strides are modelled because layouts decide where torch copies: a "contiguous" f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -56,12 +56,15 @@ class Sym:
 
     `is_view` means that a base tensor shares the storage, so gradients are never added into it in place. `place` tells
     parts of a tensor apart that begin elsewhere: by the axis and index of each cut, () for what begins where it does.
+    `backward_hook`, where a leaf has been given one, is called with its gradient before that is accumulated; slots die
+    in order of their names, so that it does before `grad`.
     """
 
     __slots__ = (
-        "__weakref__", "accumulator", "dtype", "grad", "is_view", "node", "output", "place", "requires_grad", "shape",
-        "storage", "strides",
+        "__weakref__", "accumulator", "backward_hook", "dtype", "grad", "is_view", "node", "output", "place",
+        "requires_grad", "shape", "storage", "strides",
     )  # fmt: skip
+    backward_hook: Callable[[Sym], None]  # unset but for few
 
     def __init__(
         self, shape: Sequence[Size], dtype: str, strides: Sequence[Size], storage: Storage, place: Place = ()
