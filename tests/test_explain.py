@@ -323,7 +323,7 @@ def test_command_for_people_and_pages(capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.parametrize(
     ("args", "code"),
     [
-        (["saved-tensors", "recurrent_gemma"], 3),
+        (["saved-tensors", "rwkv"], 3),
         (["saved-tensors", "llama", "--seq", "0"], 2),
         (["saved-tensors", "llama", "--seq", str(10**30)], 2),
         (["saved-tensors", "no-such-model", "--offline"], 2),

@@ -76,7 +76,8 @@ def train_step(
         played = Played(recorder)
         tape.at_loss = at_loss
         step = partial(play_step, memory.passes, model, memory.optimizer, memory.parameters, played, layers)
-        if job.steady and (warm_up or _settles(memory.passes.policy, job)):
+        settles = getattr(memory.program, "settles", False) or _settles(memory.passes.policy, job)
+        if job.steady and (warm_up or settles):
             step()
         else:
             memory.leave_behind()

@@ -90,6 +90,8 @@ def _check(program: Any, model: Model, job: InferJob) -> None:
             f"oomph plays up to {MOST_DECODED} tokens one by one, not {job.decode}.",
             "The last one takes the most: read more with --context and --decode a few.",
         )
+    if getattr(program, "cache_made_before", False) and (job.beams > 1 or job.candidates):
+        raise UsageError("States of this model stay with its modules: no search goes back.", "Decode token by token.")
     drafted = job.candidates * (job.decode + 1)
     if job.assistant and drafted > MOST_DRAFTED:
         raise UnsupportedError(
@@ -141,7 +143,8 @@ def _passes(bound: Bound, program: Any, model: Model, job: InferJob, played: Pla
 
 def _empty_cache(bound: Bound, program: Any, job: InferJob) -> Cache | None:
     """Return a cache that is made before the first pass; None where forward makes it, or there is none."""
-    if job.cache not in MADE_BEFORE and not job.candidates:
+    before = job.cache == "dynamic" and getattr(program, "cache_made_before", False)
+    if job.cache not in MADE_BEFORE and not job.candidates and not before:
         return None
     windows = program.sliding_windows(bound)
     if job.cache == "dynamic":
@@ -282,7 +285,7 @@ def _pass(
     outputs = _outputs(bound, program, model, job, inputs, cache)
     _, _logits, kept, *_features = outputs  # which die in this order, those of images last
     del outputs
-    made: Cache | None = kept
+    made: Cache | None = cache if kept is None else kept
     return made
 
 

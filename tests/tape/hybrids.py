@@ -153,6 +153,20 @@ def minimax(rng: random.Random) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def recurrent_gemma(rng: random.Random) -> dict[str, Any]:
+    """RecurrentGemma: linear recurrences, attention with a window in some layers."""
+    raw = _common(rng, "recurrent_gemma")
+    heads = raw["num_attention_heads"]
+    blocks = rng.choice(
+        [["recurrent", "attention"], ["attention", "recurrent"], ["recurrent", "recurrent", "attention"]]
+    )
+    return raw | {
+        "num_hidden_layers": rng.choice([2, 3]) if len(blocks) == 2 else 3, "block_types": blocks,
+        "hidden_size": heads * 16, "lru_width": rng.choice([None, heads * 16]), "conv1d_width": rng.choice([2, 4]),
+        "attention_window_size": rng.choice([8, 30, 200]), "attention_dropout": rng.choice([0.0, 0.1]),
+    }  # fmt: skip
+
+
 CONFIGS = {
     "lfm2": lfm2,
     "lfm2_moe": lfm2_moe,
@@ -165,6 +179,7 @@ CONFIGS = {
     "zamba2": zamba2,
     "falcon_h1": falcon_h1,
     "minimax": minimax,
+    "recurrent_gemma": recurrent_gemma,
 }
 
 

@@ -25,7 +25,13 @@ LORA = TrainJob(
     batch=2, seq_len=40, precision="bf16", attention="efficient", padding=True, method="lora", targets="all-linear",
     checkpointing="non-reentrant", optimizer="adamw", clip_gradients=True,
 )  # fmt: skip
-ADAPTED = {"falcon_h1": "q_proj,in_proj,gate_proj", "lfm2_moe": "all-linear", "qwen3_next": "all-linear"}
+ADAPTED = {
+    "falcon_h1": "q_proj,in_proj,gate_proj",
+    "lfm2_moe": "all-linear",
+    "qwen3_next": "all-linear",
+    "recurrent_gemma": "all-linear",
+}
+BY_TOKEN, SHORT = ("recurrent_gemma", "zamba"), 7  # a trace of their recurrence takes a second for few tokens
 
 
 def grid() -> list[tuple[dict[str, Any], TrainJob | InferJob]]:
@@ -34,8 +40,10 @@ def grid() -> list[tuple[dict[str, Any], TrainJob | InferJob]]:
     for name, config in CONFIGS.items():
         rng = random.Random(f"{name}{SEED}")
         adapted = replace(LORA, targets=ADAPTED.get(name, "all-linear"))
-        found.append((config(rng), adapted if name in ADAPTED else job(rng, name)))
-        found.append((config(rng), replace(infer_job(rng), seq_len=29, decode=1, cache="dynamic")))
+        training = (config(rng), adapted if name in ADAPTED else job(rng, name))
+        inference = (config(rng), replace(infer_job(rng), seq_len=29, decode=1, cache="dynamic"))
+        short = name in BY_TOKEN
+        found += [(raw, replace(each, seq_len=SHORT) if short else each) for raw, each in (training, inference)]
     return found
 
 
@@ -54,7 +62,7 @@ def test_every_event_of_a_hybrid_equals_the_trace(raw: dict[str, Any], job: Trai
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_folded_step_is_the_step_played_in_full(name: str) -> None:
     """Of a model with periods of layers, and with other numbers than those it was played with."""
-    for layers, seq_len in ((8, 100), (12, 70)):
+    for layers, seq_len in ((8, SHORT), (12, 2 * SHORT)) if name in BY_TOKEN else ((8, 100), (12, 70)):
         model = model_from_config(deep(name, layers))
         asked = TrainJob(batch=2, seq_len=seq_len, precision="bf16", optimizer="sgd", checkpointing="reentrant")
         assert step(model, asked).peak == train_step(model, asked).peak
@@ -80,6 +88,30 @@ def test_a_decoder_without_attention_is_refused() -> None:
     raw = deep("lfm2", 4) | {"layer_types": ["conv"] * 4}
     with pytest.raises(UnsupportedError, match="without attention"):
         play(model_from_config(raw), TrainJob())
+
+
+def test_recurrent_gemma_is_played_token_by_token() -> None:
+    """So many tokens and no more; states in modules go with no search; a decoder without attention is refused."""
+    raw = deep("recurrent_gemma", 3)
+    model = model_from_config(raw)
+    with pytest.raises(UnsupportedError, match="recurrence of at most 2048 tokens"):
+        play(model, TrainJob(1, 2049))
+    with pytest.raises(OomphError, match="no search goes back"):
+        play(model, InferJob(1, 9, decode=2, beams=2))
+    with pytest.raises(UnsupportedError, match="without attention"):
+        play(model_from_config({**raw, "block_types": ["recurrent"]}), TrainJob(1, 9))
+
+
+def test_checkpoints_of_recurrent_gemma_keep_what_they_recomputed() -> None:
+    """The state that a module keeps holds the graph it came from, until the next forward pass: a steady step starts
+    with it.
+    """
+    model = model_from_config(deep("recurrent_gemma", 6))
+    job = TrainJob(2, 9, optimizer="none")
+    plain, inputs, all_of_it = (
+        train_step(model, replace(job, checkpointing=kind)).resident for kind in ("none", "reentrant", "non-reentrant")
+    )
+    assert plain < inputs < all_of_it
 
 
 def test_a_model_with_a_tower_says_which_class_is_played() -> None:

@@ -47,6 +47,7 @@ class RecurrentBlock(Block):
     width: int
     num_blocks: int
     conv_kernel: int
+    activation: str = "gelu_pytorch_tanh"
     kind: str = "rg_lru"
 
     @property

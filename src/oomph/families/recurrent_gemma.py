@@ -14,7 +14,8 @@ from oomph.blocks.basic import Norm
 from oomph.blocks.mlp import GatedMLP
 from oomph.blocks.rg_lru import RecurrentBlock
 from oomph.config import MAX_DEPTH, Config
-from oomph.families.common import causal_lm, head_dim
+from oomph.families.common import causal_lm, head_dim, rotary_dim
+from oomph.families.gemma import STYLE
 from oomph.families.moe_layers import by_kind, one_of
 from oomph.model import Model
 
@@ -27,6 +28,8 @@ TYPES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
+TURNED = 0.5  # of a head's channels
+
 
 def build(config: Config) -> Model:
     """Return the decoder; `block_types` is a pattern repeated over the layers."""
@@ -38,23 +41,32 @@ def build(config: Config) -> Model:
     def layer(kind: str) -> Block:
         return Module(
             {
-                "temporal_pre_norm": Norm(hidden),
+                "temporal_pre_norm": Norm(hidden, style=STYLE),
                 "temporal_block": recurrence(config, hidden) if kind == "recurrent" else attention(config, hidden),
-                "channel_pre_norm": Norm(hidden),
+                "channel_pre_norm": Norm(hidden, style=STYLE),
                 # intermediate_size counts gate and up together
-                "mlp_block": GatedMLP(hidden, config.int("intermediate_size", low=2) // 2, bias=True),
+                "mlp_block": GatedMLP(
+                    hidden, config.int("intermediate_size", low=2) // 2, bias=True, activation=activation(config)
+                ),
             }
         )
 
-    layers = by_kind(list(islice(cycle(pattern), depth)), layer)
-    return causal_lm(config, layers, Norm(hidden), norm="model.final_norm")
+    kinds = list(islice(cycle(pattern), depth))
+    unplayed = () if "attention" in kinds else ("a decoder without attention",)
+    norm = Norm(hidden, style=STYLE)
+    return causal_lm(config, by_kind(kinds, layer), norm, norm="model.final_norm", unplayed=unplayed)
 
 
 def recurrence(config: Config, hidden: int) -> Block:
     """Return the recurrent block; its gates have one diagonal block per attention head."""
     width, blocks = config.optional_int("lru_width") or hidden, config.int("num_attention_heads")
     config.divide(width, blocks, "blocks of the recurrence gates")
-    return RecurrentBlock(hidden, width, blocks, config.int("conv1d_width"))
+    return RecurrentBlock(hidden, width, blocks, config.int("conv1d_width"), activation(config))
+
+
+def activation(config: Config) -> str:
+    """Return what stands between the maps of the MLP, and on the second branch of a recurrent block."""
+    return config.str("hidden_activation", "gelu_pytorch_tanh")
 
 
 def attention(config: Config, hidden: int) -> Block:
@@ -63,4 +75,7 @@ def attention(config: Config, hidden: int) -> Block:
     kv_heads = config.optional_int("num_key_value_heads") or heads
     size = head_dim(config, hidden, heads)
     bias, window = config.bool("attention_bias"), config.int("attention_window_size")
-    return Attention(hidden, heads, kv_heads, size, qkv_bias=bias, out_bias=True, sliding_window=window)
+    return Attention(
+        hidden, heads, kv_heads, size, qkv_bias=bias, out_bias=True, sliding_window=window, rotary="partial",
+        rotary_dim=rotary_dim(config, size, TURNED), dropout=config.rate("attention_dropout", 0.0),
+    )  # fmt: skip

@@ -12,6 +12,8 @@ def projected(hidden_states: Sym, weight: Sym, bias: Sym | None = None) -> Sym:
     with staying(hidden_states.tape, "head"):
         logits = _product(hidden_states, weight, bias)
     head = hidden_states.tape.head
+    if head == "softcap at once":
+        return ops.tanh(logits / 1.0) * 1.0
     if head == "softcap":
         logits = logits / 1.0
         logits = ops.tanh(logits)

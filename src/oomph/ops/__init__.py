@@ -109,6 +109,7 @@ from oomph.ops.matmul import (
 )
 from oomph.ops.norm import layer_norm, unit_rows
 from oomph.ops.reduce import divided, dot, frobenius_norm, mean_of_all, row_norms, total
+from oomph.ops.rg_lru import biased_products, bounded_sqrt
 from oomph.ops.rotary import (
     apply_partial_rotary,
     apply_rotary,
@@ -206,11 +207,13 @@ __all__ = [
     "attention_under_triangle",
     "autocast_argument",
     "baddbmm",
+    "biased_products",
     "bidirectional_mask",
     "block_diagonal",
     "bloom_gelu",
     "bmm",
     "bmm_cast",
+    "bounded_sqrt",
     "cast",
     "cast_in_order",
     "cat",

@@ -2,8 +2,9 @@
 
 `PROGRAMS` names the file for each model_type; a type without one is refused. Each file holds `causal_lm`, the forward
 pass, and `buffers`, what lies on the device beside the parameters; where a forward pass leaves more there,
-`leave_behind` makes it. One that is played with images has `inputs_of_images`, what a batch then has beside its tokens
-and, where its layers look at them anew, `inputs_after_images` for tokens that follow.
+`leave_behind` makes it, or `settles` is true and an earlier step is played. `cache_made_before` is true of a class
+whose forward takes a cache but does not return it. One that is played with images has `inputs_of_images`, what a batch
+then has beside its tokens and, where its layers look at them anew, `inputs_after_images` for tokens that follow.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ OWN_FILES = (
     "albert", "baichuan", "bamba", "bart", "bert", "bloom", "chatglm", "deberta", "distilbert", "electra", "falcon",
     "falcon_h1", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "internlm2", "jamba", "lfm2", "lfm3", "litgpt",
     "mamba", "minimax", "modernbert", "mpnet", "mpt", "nemotron_h", "olmo_hybrid", "opt", "paligemma", "phi", "qwen",
-    "qwen3_next", "roberta", "t5", "unsloth", "whisper", "zamba2",
+    "qwen3_next", "recurrent_gemma", "roberta", "t5", "unsloth", "whisper", "zamba2",
 )  # fmt: skip
 PROGRAMS: dict[str, str] = {
     **dict.fromkeys(FRAMES, "llama"),

@@ -20,7 +20,7 @@ BYTE = 8  # bits
 
 def empty_cache(model: Any, job: InferJob) -> Any:
     """Return a static or quantised cache (whose tensors are made at its first use) or None: forward makes a dynamic one
-    itself.
+    itself, but of RecurrentGemma, whose forward does not return it.
     """
     from transformers import DynamicCache, QuantizedCache, StaticCache
 
@@ -39,7 +39,8 @@ def empty_cache(model: Any, job: InferJob) -> Any:
     if job.cache in STATIC_CACHES:
         length = job.max_cache_len or job.seq_len + job.decode
         return StaticCache(config=model.config, max_cache_len=length, offloading=away)
-    if not away and not job.candidates:
+    forgotten = job.cache == "dynamic" and model.config.model_type == "recurrent_gemma"
+    if not away and not job.candidates and not forgotten:
         return None
     made = DynamicCache(config=model.config, offloading=away)
     if job.candidates:

@@ -122,7 +122,7 @@ def _pass(model: Any, job: InferJob, new: int, seen: int, cache: Any) -> Any:
 
         (add_sight if seen - new else add_images)(inputs, model, job)
     outputs = _outputs(model, job, inputs, cache)
-    return outputs.get(_cache_word(model)) if job.cache != "none" else None
+    return outputs.get(_cache_word(model), cache) if job.cache != "none" else None
 
 
 def _outputs(model: Any, job: InferJob, inputs: dict[str, Any], cache: Any) -> Any:

@@ -142,11 +142,12 @@ def has_warm_up(job: TrainJob) -> bool:
 
 def _remembers(model: Any, job: TrainJob) -> bool:
     """Say whether a forward pass leaves something behind: LongRoPE's frequencies for long sequences, how far positions
-    are ahead of tokens where there are images, the dtype that bitsandbytes gives a bias.
+    are ahead of tokens where there are images, the dtype that bitsandbytes gives a bias, states that a module keeps.
     """
     return any(
         getattr(module, "rope_type", "") == "longrope"
         or (job.images and hasattr(module, "rope_deltas"))
+        or hasattr(module, "recurrent_states")
         or (type(module).__name__ in OF_BITSANDBYTES and module.bias is not None)
         for module in model.modules()
     )

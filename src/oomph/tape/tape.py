@@ -56,7 +56,7 @@ class Tape:
         self.selection: Selection | None = None  # what the checkpointed call at work keeps
         self.tasks: list[Task] = []  # runs of the backward engine, the inner one last
         self.stays: Literal["", "head", "loss"] = ""  # what saves nothing that is moved: the head, or all from it on
-        self.head = ""  # what happens to logits: "scaled", "softcap" (bounded by a tanh and scaled)
+        self.head = ""  # what happens to logits: "scaled", "softcap" (bounded by a tanh and scaled), or that "at once"
         self.loaded = ""  # the dtype that the model was loaded in, which its buffers keep
         self.loss = "hf"  # which of oomph.losses the end of the model is
         self.scored: tuple[str, ...] = ("entropy", "is_top1")  # what TRL's fused head is asked for; these by SFTTrainer
