@@ -90,6 +90,11 @@ def deepseek_v3(rng: random.Random) -> dict[str, Any]:
     }
 
 
+def kimi_k2(rng: random.Random) -> dict[str, Any]:
+    """Kimi-K2: DeepSeek-V3's class by another name."""
+    return deepseek_v3(rng) | {"model_type": "kimi_k2"}
+
+
 def deepseek_v2(rng: random.Random) -> dict[str, Any]:
     """DeepSeek-V2: the same with a softmax, positions as complex numbers."""
     method = rng.choice(["greedy", "group_limited_greedy"])
@@ -202,7 +207,12 @@ def phimoe(rng: random.Random) -> dict[str, Any]:
     return raw
 
 
-KIN = ("glm4_moe_lite", "granitemoeshared", "hunyuan_v1_moe")  # almost another's code: one job of each is enough
+KIN = (
+    "glm4_moe_lite",
+    "granitemoeshared",
+    "hunyuan_v1_moe",
+    "kimi_k2",
+)  # almost another's code: one job of each is enough
 CONFIGS = {
     "flex_olmo": flex_olmo,
     "ernie4_5_moe": ernie4_5_moe,
@@ -215,6 +225,7 @@ CONFIGS = {
     "dots1": dots1,
     "glm4_moe_lite": glm4_moe_lite,
     "hunyuan_v1_moe": hunyuan_v1_moe,
+    "kimi_k2": kimi_k2,
     "deepseek_v2": deepseek_v2,
     "deepseek_v3": deepseek_v3,
     "llama4_text": llama4_text,

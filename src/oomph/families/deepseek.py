@@ -89,7 +89,10 @@ _VOCAB_COPIES = {
 }
 _UNKNOWN_MTP = "The config announces multi-token-prediction layers whose contents are not known; they are not counted."
 _CORRECTED = frozenset({"deepseek_v3", "kimi_k2", "deepseek_v32", "glm_moe_dsa", "glm4_moe_lite", "axk1"})
-STYLES = {"deepseek_v2": "deepseek_v2", "deepseek_v3": "deepseek_v3", "glm4_moe_lite": "deepseek_v3"}
+STYLES = {
+    "deepseek_v2": "deepseek_v2",
+    **dict.fromkeys(("deepseek_v3", "kimi_k2", "glm4_moe_lite"), "deepseek_v3"),
+}
 _BY_LIST = frozenset({"deepseek_v32", "glm_moe_dsa", "glm4_moe_lite", "axk1"})  # read mlp_layer_types
 _INDEXER_MODES = ("full", "shared")
 

@@ -50,6 +50,9 @@ PROGRAMS: dict[str, str] = {
 }
 # Types whose program has the layers of the language model inside too.
 OWN_DECODERS = ("gemma3n", "gemma4", "mllama", "qwen3_5", "qwen3_5_moe")
+# Types that transformers has no class for, and the one whose class their configs are read with. Kimi-K2's names
+# DeepseekV3ForCausalLM, and transformers reads it so inside Kimi-K2.5 (models/kimi_k25/configuration_kimi_k25.py).
+SAME_CLASS = {"kimi_k2": "deepseek_v3"}
 HEADS = (  # paths of language heads
     "lm_head", "embed_out", "output", "output_projection", "transformer.output_layer", "language_model.lm_head",
 )  # fmt: skip
