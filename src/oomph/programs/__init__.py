@@ -27,6 +27,7 @@ PROGRAMS: dict[str, str] = {
     **dict.fromkeys(FRAMES, "llama"),
     **{name: name for name in OWN_FILES},
     "deberta-v2": "deberta",
+    **dict.fromkeys(("deepseek_v32", "glm_moe_dsa"), "sparse_attention"),
     "ernie": "bert",
     "falcon_mamba": "mamba",
     "gemma3": "gemma3",
