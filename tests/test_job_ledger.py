@@ -111,7 +111,7 @@ def test_what_cannot_be_played_is_refused(capsys: pytest.CaptureFixture[str]) ->
     with pytest.raises(UsageError):
         oomph.estimate("llama-3-8b", job=TrainJob(), format="nf4")
     with pytest.raises(UnsupportedError):
-        job_ledger(resolve(Source("deepseek", "config", {**DEEPSEEK_V3, "model_type": "kimi_k2"})), TrainJob())
+        job_ledger(resolve(Source("deepseek", "config", {**DEEPSEEK_V3, "model_type": "deepseek"})), TrainJob())
     code, _, err = run(capsys, "train", "llama-3-8b", "--attention", "flsh")
     assert code == 2
     assert "flash" in err
@@ -208,3 +208,16 @@ def test_a_model_that_was_published_quantised_is_not_played_in_silence(
     assert not any(
         "published" in warning for warning in job_ledger(found, InferJob(1, 64, quantization="fp8")).warnings
     )
+
+
+def test_whose_class_is_played_is_said() -> None:
+    """transformers has none for Kimi-K2, whose config names DeepSeek-V3's."""
+    raw = {**DEEPSEEK_V3, "num_hidden_layers": 4}
+    kimi, deepseek = (
+        job_ledger(resolve(Source("k2", "config", {**raw, "model_type": kind})), TrainJob(1, 64))
+        for kind in ("kimi_k2", "deepseek_v3")
+    )
+    assert kimi.total_bytes == deepseek.total_bytes
+    assert {*kimi.assumptions} - {*deepseek.assumptions} == {
+        "transformers has no class for kimi_k2: its config is read as deepseek_v3"
+    }

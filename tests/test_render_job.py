@@ -66,9 +66,9 @@ def test_an_id_is_whole(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
 def test_what_cannot_be_played_is_said_first(capsys: pytest.CaptureFixture[str]) -> None:
     """Not that targets are missing, and after they were named that it cannot be played."""
     for method in ("lora", "full"):
-        code, _, err = run(capsys, "train", "glm-5", "--method", method)
+        code, _, err = run(capsys, "train", "grok-1", "--method", method)
         assert code == 3
-        assert "oomph cannot play glm_moe_dsa yet" in err
+        assert "oomph cannot play grok-1 yet" in err
 
 
 def test_an_option_that_changes_nothing_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -90,6 +90,27 @@ def deepseek_v3(rng: random.Random) -> dict[str, Any]:
     }
 
 
+def kimi_k2(rng: random.Random) -> dict[str, Any]:
+    """Kimi-K2: DeepSeek-V3's class by another name."""
+    return deepseek_v3(rng) | {"model_type": "kimi_k2"}
+
+
+def deepseek_v32(rng: random.Random) -> dict[str, Any]:
+    """DeepSeek-V3.2: an indexer picks the tokens that are attended to."""
+    raw = deepseek_v3(rng) | {"model_type": "deepseek_v32", "q_lora_rank": rng.choice([16, 24])}
+    rope = raw["qk_rope_head_dim"]
+    raw |= {"index_n_heads": rng.choice([1, 2, 4]), "index_head_dim": rope + rng.choice([4, 16])}
+    del raw["rope_interleave"]
+    return raw | {"index_topk": rng.choice([4, 16, 200])}
+
+
+def glm_moe_dsa(rng: random.Random) -> dict[str, Any]:
+    """GLM-5: the same, where layers may use what an earlier one picked."""
+    raw = deepseek_v32(rng) | {"model_type": "glm_moe_dsa"}
+    others = raw["num_hidden_layers"] - 1
+    return raw | {"indexer_types": ["full", *(rng.choice(["full", "shared"]) for _ in range(others))]}
+
+
 def deepseek_v2(rng: random.Random) -> dict[str, Any]:
     """DeepSeek-V2: the same with a softmax, positions as complex numbers."""
     method = rng.choice(["greedy", "group_limited_greedy"])
@@ -202,7 +223,9 @@ def phimoe(rng: random.Random) -> dict[str, Any]:
     return raw
 
 
-KIN = ("glm4_moe_lite", "granitemoeshared", "hunyuan_v1_moe")  # almost another's code: one job of each is enough
+# Almost another's code: one job of each is enough.
+KIN = ("glm4_moe_lite", "granitemoeshared", "hunyuan_v1_moe", "kimi_k2")
+LONG = ("deepseek_v32", "glm_moe_dsa")  # layers of many operations: one job of each kind
 CONFIGS = {
     "flex_olmo": flex_olmo,
     "ernie4_5_moe": ernie4_5_moe,
@@ -215,6 +238,9 @@ CONFIGS = {
     "dots1": dots1,
     "glm4_moe_lite": glm4_moe_lite,
     "hunyuan_v1_moe": hunyuan_v1_moe,
+    "deepseek_v32": deepseek_v32,
+    "glm_moe_dsa": glm_moe_dsa,
+    "kimi_k2": kimi_k2,
     "deepseek_v2": deepseek_v2,
     "deepseek_v3": deepseek_v3,
     "llama4_text": llama4_text,

@@ -12,7 +12,7 @@ from oomph.families import model_from_config
 from oomph.job import InferJob, TrainJob
 from oomph.play import play
 from tests.tape.grid import compare, infer_job, job
-from tests.tape.mixtures import CONFIGS, KIN
+from tests.tape.mixtures import CONFIGS, KIN, LONG
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +25,7 @@ def grid() -> list[tuple[dict[str, Any], TrainJob | InferJob]]:
     found: list[tuple[dict[str, Any], TrainJob | InferJob]] = []
     for name, config in CONFIGS.items():
         rng = random.Random(f"{name}{SEED}")
-        found += [(config(rng), job(rng, name)) for _ in range(1 if name in KIN else TRAINING)]
+        found += [(config(rng), job(rng, name)) for _ in range(1 if name in KIN + LONG else TRAINING)]
         found += [(config(rng), infer_job(rng)) for _ in range(0 if name in KIN else INFERENCE)]
     return found
 

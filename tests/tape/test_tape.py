@@ -142,8 +142,8 @@ def test_every_allocation_has_a_name() -> None:
 
 def test_a_family_without_a_program_is_refused() -> None:
     """With the way to go on."""
-    with pytest.raises(UnsupportedError, match="kimi"):
-        train_step(model_from_config({**DEEPSEEK_V3, "model_type": "kimi_k2", "num_hidden_layers": 4}), TrainJob())
+    with pytest.raises(UnsupportedError, match="play deepseek yet"):
+        train_step(model_from_config({**DEEPSEEK_V3, "model_type": "deepseek", "num_hidden_layers": 4}), TrainJob())
 
 
 @pytest.mark.parametrize(

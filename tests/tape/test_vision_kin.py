@@ -45,6 +45,13 @@ def test_a_folded_step_is_the_step_in_full(kind: str) -> None:
     assert folded.folded
 
 
+def test_images_of_kimi_are_refused() -> None:
+    """Its tower is weighed, but its program is of text alone."""
+    model = model_from_config(config(random.Random(5), "kimi_k25"))
+    with pytest.raises(OomphError, match="images"):
+        train_step(model, TrainJob(seq_len=230, images=1, image_size="40x90"))
+
+
 @pytest.mark.parametrize(
     "change",
     [

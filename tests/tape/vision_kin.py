@@ -9,7 +9,7 @@ from dataclasses import replace
 from oomph.job import InferJob, TrainJob
 from tests.tape.dense import base
 from tests.tape.hybrids import qwen3_5_moe_text, qwen3_5_text
-from tests.tape.mixtures import llama4_text
+from tests.tape.mixtures import deepseek_v3, llama4_text
 from tests.tape.vision import Config, llava, qwen3_vl, siglip, vit
 from tests.tape.vision import job as draw
 from tests.tape.vision import seeing as with_images
@@ -83,6 +83,11 @@ def llama4(rng: random.Random) -> Config:
     return {"vision_config": vision, "text_config": llama4_text(rng), "image_token_index": 3}
 
 
+def kimi_k25(rng: random.Random) -> Config:
+    """Kimi-K2.5: MoonViT over DeepSeek-V3."""
+    return {"vision_config": vit(rng, patch_size=6), "text_config": deepseek_v3(rng)}
+
+
 KINDS = {
     "llama4": llama4,
     "qwen3_5": qwen3_5, "qwen3_5_moe": qwen3_5_moe,
@@ -90,9 +95,12 @@ KINDS = {
 }  # fmt: skip
 
 
+TEXT_ALONE = {"kimi_k25": kimi_k25}  # whose images are not played
+
+
 def config(rng: random.Random, kind: str) -> Config:
     """A tiny model."""
-    return {"model_type": kind, **KINDS[kind](rng), "tie_word_embeddings": rng.random() < 0.4}
+    return {"model_type": kind, **{**KINDS, **TEXT_ALONE}[kind](rng), "tie_word_embeddings": rng.random() < 0.4}
 
 
 def job(rng: random.Random, kind: str, images: int) -> TrainJob:
@@ -115,3 +123,5 @@ def grid(seed: int = 20261127) -> Iterator[tuple[Config, TrainJob | InferJob]]:
     for index, kind in enumerate(kind for kind in KINDS if kind != "qwen3_5_moe"):
         drawn = infer_job(rng, 1) if index % 3 == 2 else replace(job(rng, kind, 1 + index % 2), accumulation=1)
         yield config(rng, kind), drawn
+    for kind in TEXT_ALONE:
+        yield config(rng, kind), TrainJob(2, 37, padding=True, checkpointing="non-reentrant", steady=False)

@@ -229,6 +229,7 @@ class MoonVision(Block):
     num_heads: int
     patch_size: tuple[int, int]
     grid: tuple[int, int]
+    num_frames: int = 4
     num_channels: int = 3
     kind: str = "vision"
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from oomph.blocks.base import Block, Module
 from oomph.blocks.basic import Norm
-from oomph.blocks.latent_attention import Indexer, LatentAttention
+from oomph.blocks.latent_attention import LatentAttention
 from oomph.blocks.mlp import GatedMLP
+from oomph.blocks.sparse_attention import SparseIndexer, SparseLatentAttention
 from oomph.config import Config
 from oomph.errors import ConfigError
 from oomph.families.common import causal_lm
@@ -39,12 +40,13 @@ TYPES: dict[str, dict[str, Any]] = {
     "kimi_k2": _V3_MTP,
     "deepseek_v32": {
         **_V3, "first_k_dense_replace": 3, "max_position_embeddings": 163840, "index_head_dim": 128,
-        "index_n_heads": 64,
+        "index_n_heads": 64, "index_topk": 2048,
     },
     "glm_moe_dsa": {
         **_V3, "vocab_size": 154880, "hidden_size": 6144, "intermediate_size": 12288, "num_hidden_layers": 78,
         "num_attention_heads": 64, "q_lora_rank": 2048, "v_head_dim": 256, "qk_nope_head_dim": 192,
         "first_k_dense_replace": 3, "max_position_embeddings": 202752, "index_head_dim": 128, "index_n_heads": 32,
+        "index_topk": 2048,
     },
     "glm4_moe_lite": {
         "vocab_size": 154880, "hidden_size": 2048, "intermediate_size": 10240, "moe_intermediate_size": 1536,
@@ -89,7 +91,11 @@ _VOCAB_COPIES = {
 }
 _UNKNOWN_MTP = "The config announces multi-token-prediction layers whose contents are not known; they are not counted."
 _CORRECTED = frozenset({"deepseek_v3", "kimi_k2", "deepseek_v32", "glm_moe_dsa", "glm4_moe_lite", "axk1"})
-STYLES = {"deepseek_v2": "deepseek_v2", "deepseek_v3": "deepseek_v3", "glm4_moe_lite": "deepseek_v3"}
+STYLES = {
+    "deepseek_v2": "deepseek_v2",
+    **dict.fromkeys(("deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa", "kimi_k2"), "deepseek_v3"),
+}
+INDEXED = ("deepseek_v32", "glm_moe_dsa")
 _BY_LIST = frozenset({"deepseek_v32", "glm_moe_dsa", "glm4_moe_lite", "axk1"})  # read mlp_layer_types
 _INDEXER_MODES = ("full", "shared")
 
@@ -158,23 +164,35 @@ def indexed_layers(config: Config, layers: int) -> list[bool]:
 def latent_attention(config: Config, hidden: int, indexed: bool) -> LatentAttention:
     """Return the attention; an explicit null q_lora_rank means one query map, an absent one the class default."""
     rank = config.optional_int("q_lora_rank")
-    indexer = None
-    if indexed:
-        if rank is None:
-            raise ConfigError("An indexer reads the query latent, but q_lora_rank is null.", "Set q_lora_rank.")
-        indexer = Indexer(hidden, rank, config.int("index_n_heads"), config.int("index_head_dim"))
-    return LatentAttention(
+    sizes: dict[str, Any] = {
+        "hidden_size": hidden,
+        "num_heads": config.int("num_attention_heads"),
+        "q_lora_rank": rank,
+        "kv_lora_rank": config.int("kv_lora_rank"),
+        "qk_nope_head_dim": config.int("qk_nope_head_dim"),
+        "qk_rope_head_dim": config.int("qk_rope_head_dim"),
+        "v_head_dim": config.int("v_head_dim"),
+        "bias": config.bool("attention_bias"),
+        "dropout": config.rate("attention_dropout", 0.0),
+    }
+    if config.model_type not in INDEXED:
+        return LatentAttention(**sizes, rotary=rotary(config))
+    if rank is None:
+        raise ConfigError("An indexer reads the query latent, but q_lora_rank is null.", "Set q_lora_rank.")
+    shares = config.model_type == "glm_moe_dsa"
+    return SparseLatentAttention(**sizes, indexer=indexer(config, hidden, rank) if indexed else None, shares=shares)
+
+
+def indexer(config: Config, hidden: int, rank: int) -> SparseIndexer:
+    """Return what picks tokens; DeepSeek-V3.2's turns halves of its heads, GLM-5's neighbours."""
+    return SparseIndexer(
         hidden,
-        config.int("num_attention_heads"),
         rank,
-        config.int("kv_lora_rank"),
-        config.int("qk_nope_head_dim"),
-        config.int("qk_rope_head_dim"),
-        config.int("v_head_dim"),
-        bias=config.bool("attention_bias"),
-        indexer=indexer,
-        dropout=config.rate("attention_dropout", 0.0),
-        rotary=rotary(config),
+        config.int("index_n_heads"),
+        config.int("index_head_dim"),
+        top_k=config.int("index_topk"),
+        rope_dim=config.int("qk_rope_head_dim"),
+        rotary="interleaved" if config.model_type == "glm_moe_dsa" else "halves",
     )
 
 

@@ -82,7 +82,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "glm4v_vision": _GLM,
     "glm4v_moe_vision": _GLM,
     "kimi_k25_vision": {
-        "patch_size": 14, "pos_emb_height": 64, "pos_emb_width": 64, "num_attention_heads": 16,
+        "patch_size": 14, "pos_emb_height": 64, "pos_emb_width": 64, "pos_emb_time": 4, "num_attention_heads": 16,
         "num_hidden_layers": 27, "hidden_size": 1152, "intermediate_size": 4304, "merge_kernel_size": (2, 2),
     },
     "minimax_m3_vl_vision": {
@@ -139,6 +139,7 @@ ALIASES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "kimi_k25_vision": {
         "pos_emb_height": ("init_pos_emb_height",), "pos_emb_width": ("init_pos_emb_width",),
+        "pos_emb_time": ("init_pos_emb_time",),
         "num_attention_heads": ("vt_num_attention_heads",), "num_hidden_layers": ("vt_num_hidden_layers",),
         "hidden_size": ("vt_hidden_size",), "intermediate_size": ("vt_intermediate_size",),
     },

@@ -209,7 +209,7 @@ def kimi(config: Config) -> Block:
     """MoonViT."""
     grid = config.int("pos_emb_height"), config.int("pos_emb_width")
     patch = config.int("patch_size")
-    return MoonVision(*_vit(config), (patch, patch), grid)
+    return MoonVision(*_vit(config), (patch, patch), grid, config.int("pos_emb_time"))
 
 
 def minimax(config: Config) -> Block:

@@ -270,8 +270,8 @@ def rotate_half(x: Sym) -> Sym:
     return cat((-x2, x1), -1)
 
 
-def unsqueeze_heads(table: Sym) -> Sym:
-    """Return a table [P, S, D] as [P, 1, S, D]: a view; tables have no history.
+def unsqueeze_heads(table: Sym, axis: int = 1) -> Sym:
+    """Return a table [P, S, D] as [P, 1, S, D], or with the `axis` of heads elsewhere: a view; tables have no history.
 
     Source: transformers, models/llama/modeling_llama.py, apply_rotary_pos_emb.
 
@@ -280,7 +280,8 @@ def unsqueeze_heads(table: Sym) -> Sym:
     0
     """
     shape, strides = table.shape, table.strides
-    return Sym((shape[0], 1, *shape[1:]), table.dtype, (strides[0], strides[0], *strides[1:]), table.storage)
+    wide = (*strides[:axis], strides[axis - 1], *strides[axis:])
+    return Sym((*shape[:axis], 1, *shape[axis:]), table.dtype, wide, table.storage)
 
 
 def half_tables(x: Sym, position_ids: Sym, head_dim: Size) -> tuple[Sym, Sym]:
@@ -327,9 +328,9 @@ def _turned_halves(x: Sym, cos: Sym, sin: Sym) -> Sym:
     return cat((first_, second_), -1)
 
 
-def apply_rotary_interleaved(q: Sym, k: Sym, cos: Sym, sin: Sym) -> tuple[Sym, Sym]:
-    """Mirror apply_rotary_pos_emb_interleave: pairs of neighbours of q [B, N, S, D] and k [B, 1, S, D] turned by the
-    first half of cos and sin [P, S, D], unfused.
+def apply_rotary_interleaved(q: Sym, k: Sym, cos: Sym, sin: Sym, heads: int = 1) -> tuple[Sym, Sym]:
+    """Mirror apply_rotary_pos_emb_interleave: pairs of neighbours of q [B, N, S, D] and k [B, 1, S, D], or with the
+    axis of `heads` elsewhere, turned by the first half of cos and sin [P, S, D], unfused.
 
     Each of q and k takes four products, a difference and a sum of half its size, and the result. Saves only the tables.
     Source: transformers 5.23, models/deepseek_v3/modeling_deepseek_v3.py.
@@ -338,8 +339,8 @@ def apply_rotary_interleaved(q: Sym, k: Sym, cos: Sym, sin: Sym) -> tuple[Sym, S
     >>> cost(apply_rotary_interleaved, (2, 8, 4, 64), (2, 1, 4, 64), frozen(1, 4, 64), frozen(1, 4, 64))
     Cost(allocated=36864, saved=1024, backward=41472)
     """
-    cos = unsqueeze_heads(slice_axis(cos, -1, 0, cos.shape[-1] // 2))
-    sin = unsqueeze_heads(slice_axis(sin, -1, 0, sin.shape[-1] // 2))
+    cos = unsqueeze_heads(slice_axis(cos, -1, 0, cos.shape[-1] // 2), heads)
+    sin = unsqueeze_heads(slice_axis(sin, -1, 0, sin.shape[-1] // 2), heads)
     q1, q2 = every_other(q, 0), every_other(q, 1)
     k1, k2 = every_other(k, 0), every_other(k, 1)
     q_embed = cat([q1 * cos - q2 * sin, q2 * cos + q1 * sin], -1)
@@ -347,8 +348,9 @@ def apply_rotary_interleaved(q: Sym, k: Sym, cos: Sym, sin: Sym) -> tuple[Sym, S
     return q_embed, k_embed
 
 
-def apply_rotary(q: Sym, k: Sym, cos: Sym, sin: Sym) -> tuple[Sym, Sym]:
-    """Mirror apply_rotary_pos_emb: q [B, N, S, D] and k [B, K, S, D] turned by cos and sin [P, S, D], unfused.
+def apply_rotary(q: Sym, k: Sym, cos: Sym, sin: Sym, heads: int = 1) -> tuple[Sym, Sym]:
+    """Mirror apply_rotary_pos_emb: q [B, N, S, D] and k [B, K, S, D], or with the axis of `heads` elsewhere, turned by
+    cos and sin [P, S, D], unfused.
 
     Each of q and k takes five tensors of its size: a negated half and the halves joined, two products, their sum. Saves
     only the tables, for the products' backward: q and k themselves are not kept, since the tables want no gradient.
@@ -358,8 +360,8 @@ def apply_rotary(q: Sym, k: Sym, cos: Sym, sin: Sym) -> tuple[Sym, Sym]:
     >>> cost(apply_rotary, (2, 8, 4, 64), (2, 2, 4, 64), frozen(1, 4, 64), frozen(1, 4, 64))
     Cost(allocated=46080, saved=1024, backward=46080)
     """
-    cos = unsqueeze_heads(cos)
-    sin = unsqueeze_heads(sin)
+    cos = unsqueeze_heads(cos, heads)
+    sin = unsqueeze_heads(sin, heads)
     q_embed = (q * cos) + (rotate_half(q) * sin)
     k_embed = (k * cos) + (rotate_half(k) * sin)
     return q_embed, k_embed

@@ -20,14 +20,15 @@ if TYPE_CHECKING:
 
 OWN_FILES = (
     "albert", "baichuan", "bamba", "bart", "bert", "bloom", "chatglm", "deberta", "distilbert", "electra", "falcon",
-    "falcon_h1", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "internlm2", "jamba", "lfm2", "lfm3", "litgpt",
-    "mamba", "minimax", "modernbert", "mpnet", "mpt", "nemotron_h", "olmo_hybrid", "opt", "paligemma", "phi", "qwen",
-    "qwen3_next", "recurrent_gemma", "roberta", "t5", "unsloth", "whisper", "zamba2",
+    "falcon_h1", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "internlm2", "jamba", "kimi_k25", "lfm2",
+    "lfm3", "litgpt", "mamba", "minimax", "modernbert", "mpnet", "mpt", "nemotron_h", "olmo_hybrid", "opt", "paligemma",
+    "phi", "qwen", "qwen3_next", "recurrent_gemma", "roberta", "t5", "unsloth", "whisper", "zamba2",
 )  # fmt: skip
 PROGRAMS: dict[str, str] = {
     **dict.fromkeys(FRAMES, "llama"),
     **{name: name for name in OWN_FILES},
     "deberta-v2": "deberta",
+    **dict.fromkeys(("deepseek_v32", "glm_moe_dsa"), "sparse_attention"),
     "ernie": "bert",
     "falcon_mamba": "mamba",
     "gemma3": "gemma3",
@@ -51,6 +52,9 @@ PROGRAMS: dict[str, str] = {
 }
 # Types whose program has the layers of the language model inside too.
 OWN_DECODERS = ("gemma3n", "gemma4", "mllama", "qwen3_5", "qwen3_5_moe")
+# Types that transformers has no class for, and the one whose class their configs are read with. Kimi-K2's names
+# DeepseekV3ForCausalLM, and transformers reads it so inside Kimi-K2.5 (models/kimi_k25/configuration_kimi_k25.py).
+SAME_CLASS = {"kimi_k2": "deepseek_v3"}
 HEADS = (  # paths of language heads
     "lm_head", "embed_out", "output", "output_projection", "transformer.output_layer", "language_model.lm_head",
 )  # fmt: skip

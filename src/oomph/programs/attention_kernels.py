@@ -24,7 +24,21 @@ FLASH_ATTN_TYPES = (frozenset(FRAMES) - {*NO_FLASH_ATTN}) | {
 # Types whose layers are told no positions.
 WITHOUT_POSITIONS = ("distilbert", "gpt_bigcode", "gpt_neo", "gptj", "granitemoehybrid", "modernbert")
 WITHOUT_FLASH_ATTN = frozenset(
-    {"bloom", "deberta", "deberta-v2", "falcon_mamba", "llama4_text", "mamba", "mamba2", "mpnet", "mpt", "mt5", "t5"}
+    {
+        "bloom",
+        "deepseek_v32",
+        "glm_moe_dsa",
+        "deberta",
+        "deberta-v2",
+        "falcon_mamba",
+        "llama4_text",
+        "mamba",
+        "mamba2",
+        "mpnet",
+        "mpt",
+        "mt5",
+        "t5",
+    }
 )
 # Types of which AutoModelForCausalLM loads the decoder alone (transformers 5.23, models/auto/modeling_auto.py).
 WITH_A_TOWER = ("llama4", "mllama", "qwen3_5", "qwen3_5_moe")

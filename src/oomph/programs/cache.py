@@ -17,6 +17,7 @@ from oomph.tape.tape import Tape
 OLD: Final = "4.38"  # a release of transformers
 LINEAR: Final = "linear"  # in place of a window: a layer of this kind keeps states instead of keys and values
 HYBRID: Final = "hybrid"  # keeps both
+INDEXED: Final = "indexed"  # keeps an indexer's keys beside keys and values
 
 
 class DynamicLayer:
@@ -374,6 +375,10 @@ def _dynamic_layer(tape: Tape, window: Size | None) -> AnyLayer:
         return LinearAttentionLayer()
     if window is HYBRID:
         return HybridLayer()
+    if window is INDEXED:
+        from oomph.programs.indexed_cache import DynamicIndexedLayer
+
+        return DynamicIndexedLayer()
     return DynamicLayer() if window is None else DynamicSlidingWindowLayer(tape, window)
 
 
@@ -387,6 +392,10 @@ def _static_layer(tape: Tape, window: Size | None, length: Size) -> AnyLayer:
         return LinearAttentionLayer()
     if window is HYBRID:
         raise UnsupportedError("oomph cannot play layers of two kinds in a static cache.", "Say --cache dynamic.")
+    if window is INDEXED:
+        from oomph.programs.indexed_cache import StaticIndexedLayer
+
+        return StaticIndexedLayer(tape, length)
     return StaticLayer(tape, length) if window is None else StaticSlidingWindowLayer(tape, length, window)
 
 

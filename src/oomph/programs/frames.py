@@ -95,6 +95,7 @@ FRAMES: dict[str, Frame] = {
         norms=("input_layernorm", "post_norm1", "post_attention_layernorm", "post_norm2"), ids_first=True, scaled=True
     ),
     "jais2": LLAMA,
+    "kimi_k2": DEEPSEEK,
     "llama": LLAMA,
     "llama4_text": Frame(layer=layers.llama4, masks="both", ids_first=True, tables="complex", chunked=True),
     "minimax_m2": Frame(cache_first=True, ids_first=True),

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from oomph.errors import UnsupportedError
 from oomph.programs.cache import (
+    INDEXED,
     AnyLayer,
     Cache,
     LinearAttentionLayer,
@@ -80,6 +81,8 @@ def _back(states: Sym | None) -> Sym | None:
 
 def offloaded_cache(tape: Tape, windows: Sequence[Size | None], length: Size | None = None) -> Cache:
     """Return DynamicCache(config, offloading=True), or StaticCache of `length` tokens that does the same."""
+    if INDEXED in windows:
+        raise UnsupportedError("oomph plays no offloaded cache of an indexer's keys.", "Say --cache dynamic.")
     if length is None:
         return OffloadedCache(dynamic_cache(tape, windows).layers, only_without_window=False)
     return OffloadedStaticCache(static_cache(tape, windows, length).layers, only_without_window=True)

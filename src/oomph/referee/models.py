@@ -15,6 +15,7 @@ from oomph.families.heads import HEADLESS, headed
 from oomph.job import InferJob, TrainJob
 from oomph.job_words import FLASH_ATTN
 from oomph.objectives import KINDS as OBJECTIVES
+from oomph.programs import SAME_CLASS
 from oomph.referee.meta import clean
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -33,6 +34,9 @@ def build(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu")
     model_type = str(raw.get("model_type", ""))
     if model_type in SEQ2SEQ:  # configs name the token to begin with, their classes have none; no byte depends on it
         raw = {"decoder_start_token_id": 0, **raw}
+    if model_type in SAME_CLASS:
+        model_type = SAME_CLASS[model_type]
+        raw = {**raw, "model_type": model_type}
     if model_type not in transformers.CONFIG_MAPPING:
         raise UnsupportedError(f"transformers {transformers.__version__} has no architecture {model_type[:80]!r}.")
     config = transformers.CONFIG_MAPPING[model_type](**clean(dict(raw)))

@@ -179,7 +179,7 @@ def _checkpoint_reentrant(
     save(node, *tensors)
     outputs = output if isinstance(output, tuple) else (output,)
     for at, each in enumerate(outputs):
-        if each is not None:
+        if _can_train(each):
             made_by(each, node, at)
     if node is not None:
         node.context = _Call(tape, function, inputs)
@@ -190,11 +190,16 @@ def _checkpoint_reentrant(
     return output
 
 
+def _can_train(output: Sym | None) -> bool:
+    """Tell whether an output may have a gradient: integers have none."""
+    return output is not None and not output.dtype.startswith("int")
+
+
 def _rerun_with_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
     """Mirror CheckpointFunction.backward: run again on detached inputs, then a backward pass within this one.
 
     The function's outputs live through that pass, and so do their incoming gradients. An output that nobody used (the
-    weights of eager attention) has zeros for a gradient, which go through its own backward.
+    weights of eager attention) has zeros for a gradient, which go through its own backward, if it is no integers.
     """
     call: _Call = node.context
     tape = call.tape
@@ -212,7 +217,7 @@ def _rerun_with_backward(node: Node, gradients: Gradients, saved: list[Any]) -> 
     with tape.enable_grad(), autocast(tape, call.autocast):
         output = call.function(*inputs)
     outputs = output if isinstance(output, tuple) else (output,)
-    ends = [at for at, each in enumerate(outputs) if each is not None]
+    ends = [at for at, each in enumerate(outputs) if _can_train(each)]
     if len(ends) == 1:
         run_engine(tape, outputs[ends[0]].node, gradients)
     else:
