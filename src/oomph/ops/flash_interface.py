@@ -111,11 +111,16 @@ def flash_attention_of_rows(
         del query_states, key_states, value_states  # in the order of the frame's locals
         del cu_seqlens, q, k, v, out, indices
         return padded
+    if tape.cu_seq_lens is not None:
+        q, k, v = (view(one, (batch * length, *one.shape[2:])) for one in (query_states, key_states, value_states))
+        call = _of_sequences(tape, batch * length, call)
+        out = flash(q, k, v, call, (tape.cu_seq_lens, None))
+        del query_states, key_states, value_states, q, k, v
+        return view(out, (batch, length, *out.shape[1:]))
     if call.positions and _is_packed(tape, batch, length):
         q, k, v = (_flat(one) for one in (query_states, key_states, value_states))
         cu_seqlens, longest = _lengths_of_positions(tape, length)
-        sequences = tape.sequences if yes(length >= tape.sequences) else length
-        call = replace(call, sequences=sequences, longest=(length + sequences - 1) // sequences)
+        call = _of_sequences(tape, length, call)
         out = flash(q, k, v, call, (cu_seqlens, longest))
         del query_states, key_states, value_states, cu_seqlens, longest, q, k, v
         return view(out, (batch, length, *out.shape[1:]))
@@ -221,7 +226,13 @@ def _is_packed(tape: Tape, batch: Size, length: Size) -> bool:
     del absolute
     answer = tape.empty((), "bool", op="_to_copy")
     del total, increasing_position_sequences, answer
-    return tape.sequences > 0
+    return yes(tape.sequences > 1)
+
+
+def _of_sequences(tape: Tape, length: Size, call: FlashCall) -> FlashCall:
+    """Return a call that knows of how many sequences its tokens are, and how long the longest is."""
+    sequences = tape.sequences if yes(length >= tape.sequences) else length
+    return replace(call, sequences=sequences, longest=(length + sequences - 1) // sequences)
 
 
 def _flat(x: Sym) -> Sym:

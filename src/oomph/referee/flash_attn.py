@@ -351,14 +351,14 @@ def _told_of_length(real: Any, job: TrainJob | InferJob, mode: Any) -> Any:
 
 def _told_of_packing(real: Any, job: TrainJob | InferJob, mode: Any) -> Any:
     def is_packed_sequence(position_ids: Any, batch_size: int) -> Any:
-        return real(position_ids, batch_size) is not False and getattr(job, "packing", False)
+        return real(position_ids, batch_size) is not False and isinstance(job, TrainJob) and job.sequences_in_row > 1
 
     return is_packed_sequence
 
 
 def _told_of_sequences(real: Any, job: TrainJob | InferJob, mode: Any) -> Any:
     def prepare_from_posids(query: Tensor, key: Tensor, value: Tensor, position_ids: Tensor) -> Any:
-        sequences = min(job.sequences, query.shape[1]) if isinstance(job, TrainJob) else 1
+        sequences = min(job.sequences_in_row, query.shape[1]) if isinstance(job, TrainJob) else 1
         with patch.object(mode, "found", sequences):
             found = real(query, key, value, position_ids)
         found[-1][0].oomph_number = -(-query.shape[1] // sequences)

@@ -9,6 +9,7 @@ from typing import Any
 
 from oomph.errors import ConfigError
 from oomph.runtimes import deepspeed, keys
+from oomph.runtimes.harmless_keys import HARMLESS, HARMLESS_OF
 from oomph.runtimes.said import Said
 from oomph.runtimes.yaml_text import read_mapping
 
@@ -80,7 +81,7 @@ def read(config: Mapping[str, Any], where: str) -> ConfigFile:
         known = "; ".join(f"{name}: {', '.join(wanted)}" for name, wanted in KNOWN_BY)
         raise ConfigError(f"{where} has the keys of no framework that oomph reads.", f"Told by {known}.")
     flat = flattened(config) if name == "torchtune" else dict(config)
-    readers, harmless = keys.READERS[name], keys.HARMLESS | keys.HARMLESS_OF.get(name, frozenset())
+    readers, harmless = keys.READERS[name], HARMLESS | HARMLESS_OF.get(name, frozenset())
     said = Said(where, flat)
     fields: dict[str, Any] = {}
     for key, reader in readers.items():

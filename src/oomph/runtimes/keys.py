@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from oomph.errors import ConfigError, UnsupportedError
-from oomph.job_words import FLASH_ATTN, FLASH_ATTN_NAMES, PRESETS
+from oomph.job_words import PRESETS
 from oomph.methods.qat import GROUP
-from oomph.runtimes import ppo_keys
+from oomph.runtimes import packing_keys, ppo_keys
 from oomph.runtimes.optimizer_keys import factory_projection, optimizer, optimizer_arguments, projected_modules
+from oomph.runtimes.packing_keys import attention
 from oomph.runtimes.said import Reader, Said, shown
 from oomph.runtimes.trainer import mixed
 
@@ -88,23 +89,6 @@ def targets(said: Said, key: str) -> dict[str, Any]:
         raise ConfigError(f"{said.where}: {key} is no list of names.", "Give names of modules, or all-linear.")
     words = [one.strip() for one in names]
     return {"targets": "all-linear" if words in (["all"], ["all-linear"]) else ",".join(words)}
-
-
-ATTENTION: dict[str, str] = {
-    **FLASH_ATTN_NAMES, **{name: name for name in FLASH_ATTN},
-    "sdpa": "flash", "auto": "flash", "eager": "eager", "disabled": "eager",
-}  # fmt: skip
-
-
-def attention(said: Said, key: str) -> dict[str, Any]:
-    """Read the attention's implementation; sdpa takes flash where there is no mask."""
-    return {"attention": said.one_of(key, ATTENTION)}
-
-
-def packed(said: Said, key: str) -> dict[str, Any]:
-    """Read packing: flash_attn tells sequences apart itself, any other way takes a mask."""
-    flash = said.values.get("flash_attention") or "flash" in str(said.values.get("attn_implementation"))
-    return {"packing": said.switch(key) and not flash}
 
 
 def when(field: str, value: Any) -> Reader:
@@ -280,13 +264,12 @@ READERS: dict[str, dict[str, Reader]] = {
         **_TRAINER,
         "max_length": number("seq_len"),
         "max_seq_length": number("seq_len"),
-        "packing": packed,
+        **dict.fromkeys(("packing", "packing_strategy", "padding_free"), packing_keys.of_trl),
         "activation_offloading": when("activation_offload", "trl"),
         "loss_type": loss_type,
         "teacher_model_name_or_path": teacher,
         "precompute_ref_log_probs": when("reference", "precomputed"),
         "disable_dropout": lambda said, key: {"dropout": not said.switch(key)},
-        "padding_free": refused("flattened batches"),
         "sync_ref_model": refused("a reference that follows the policy"),
         "use_weighting": refused("weighted pairs"),
     },
@@ -318,9 +301,7 @@ READERS: dict[str, dict[str, Reader]] = {
         "load_in_8bit": eight_bit,
         "peft_use_dora": dora,
         "quantize_moe_experts": when("quantised_experts", True),
-        "sample_packing": packed,
-        "flash_attention": when("attention", "flash_attention_2"),
-        "eager_attention": when("attention", "eager"),
+        **dict.fromkeys(packing_keys.AXOLOTL, packing_keys.of_axolotl),
         "liger_fused_linear_cross_entropy": when("loss", "liger"),
         **dict.fromkeys(LIGER_PARTS, liger_part),
         "cut_cross_entropy": when("loss", "cut"),
@@ -335,7 +316,7 @@ READERS: dict[str, dict[str, Reader]] = {
         "cutoff_len": number("seq_len"),
         **_BATCH,
         "optim": optimizer,
-        "stage": lambda said, key: said.one_of(key, {"sft": {}}),
+        "stage": lambda said, key: said.one_of(key, {"sft": {}, "pt": {}}),
         "finetuning_type": lambda said, key: {"method": said.one_of(key, {"lora": "lora", "full": "full"})},
         "quantization_bit": four_bit,
         "use_dora": dora,
@@ -343,6 +324,7 @@ READERS: dict[str, dict[str, Reader]] = {
         "lora_dropout": rate("adapter_dropout"),
         "lora_target": targets,
         "flash_attn": attention,
+        **dict.fromkeys(("packing", "neat_packing"), packing_keys.of_factory),
         "enable_liger_kernel": liger,
         "use_unsloth": unsloth,
         "use_galore": factory_projection("galore"),
@@ -357,6 +339,7 @@ READERS: dict[str, dict[str, Reader]] = {
         "batch_size": number("batch"),
         "gradient_accumulation_steps": number("accumulation"),
         "tokenizer.max_seq_len": number("seq_len"),
+        "dataset.packed": packing_keys.of_torchtune,
         "dtype": plain_dtype,
         "enable_activation_checkpointing": lambda said, key: {
             "checkpointing": "non-reentrant" if said.switch(key) else "none"
@@ -400,48 +383,3 @@ MODEL_KEYS = {
     "trl": "model_name_or_path",
     "ppo": "sft_model_path",
 }
-# What moves no memory of the job.
-HARMLESS = frozenset({
-    "adam_beta1", "adam_beta2", "adam_epsilon", "chat_template", "data_seed", "dataloader_num_workers",
-    "dataset_config", "dataset_name", "dataset_prepared_path", "datasets", "ddp_timeout", "do_eval", "do_train",
-    "epochs", "eval_steps", "eval_strategy", "evaluation_strategy", "gradient_checkpointing_kwargs",
-    "group_by_length", "hub_model_id", "learning_rate", "log_every_n_steps", "logging_dir", "logging_steps",
-    "logging_strategy", "lora_alpha", "lora_task_type", "lr_scheduler", "lr_scheduler_type", "max_steps",
-    "model_name_or_path", "model_type", "num_epochs", "num_train_epochs", "output_dir", "overwrite_output_dir",
-    "per_device_eval_batch_size", "push_to_hub", "remove_unused_columns", "report_to", "resume_from_checkpoint",
-    "run_name", "save_steps", "save_strategy", "save_total_limit", "seed", "special_tokens", "strict", "tf32",
-    "tokenizer_type", "train_on_inputs", "trust_remote_code", "use_rslora", "val_set_size", "wandb_entity",
-    "wandb_log_model", "wandb_name", "wandb_project", "wandb_watch", "warmup_ratio", "warmup_steps", "weight_decay",
-})  # fmt: skip
-HARMLESS_OF: dict[str, frozenset[str]] = {
-    "axolotl": frozenset({
-        "base_model", "evals_per_epoch", "lisa_layers_attribute", "lisa_step_interval", "load_in_4bit",
-        "lora_model_dir", "peft_use_rslora", "saves_per_epoch",
-    }),
-    "llama-factory": frozenset({
-        "dataset", "dataset_dir", "max_samples", "overwrite_cache", "plot_loss", "preprocessing_num_workers",
-        "quantization_method", "save_only_model", "template", "val_size", "apollo_layerwise", "apollo_proj",
-        "apollo_proj_type", "apollo_rank", "apollo_scale", "apollo_scale_type", "apollo_target",
-        "apollo_update_interval", "galore_layerwise", "galore_proj_type", "galore_rank", "galore_scale",
-        "galore_target", "galore_update_interval",
-    }),
-    "deepspeed": frozenset({
-        "activation_checkpointing", "amp", "bf16", "communication_data_type", "comms_logger", "csv_monitor",
-        "data_types", "dump_state", "flops_profiler", "fp16", "gradient_accumulation_steps", "gradient_clipping",
-        "gradient_predivide_factor", "memory_breakdown", "optimizer", "prescale_gradients", "scheduler",
-        "steps_per_print", "tensorboard", "torch_autocast", "train_batch_size", "train_micro_batch_size_per_gpu",
-        "wall_clock_breakdown", "wandb", "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer",
-        "zero_optimization",
-    }),
-    "trl": frozenset({"beta", "cpo_alpha", "lmbda", "max_new_tokens", "seq_kd", "simpo_gamma", "temperature"}),
-    "ppo": ppo_keys.LEFT_ALONE - {"bf16"},
-    "torchtune": frozenset({
-        "device", "log_peak_memory_stats", "model._component_", "model.apply_lora_to_output", "model.lora_alpha",
-        "shuffle", "tokenizer._component_", "tokenizer.path",
-    }),
-    "accelerate": frozenset({
-        "compute_environment", "debug", "downcast_bf16", "enable_cpu_affinity", "gpu_ids", "machine_rank",
-        "main_training_function", "rdzv_backend", "same_network", "tpu_env", "tpu_use_cluster", "tpu_use_sudo",
-        "use_cpu",
-    }),
-}  # fmt: skip
