@@ -20,6 +20,7 @@ FLASH_ATTN_TYPES = (frozenset(FRAMES) - {*NO_FLASH_ATTN}) | {
     "bert", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta",
     "bamba", "granitemoehybrid", "jamba", "lfm2", "lfm2_moe", "lfm3", "nemotron_h", "olmo_hybrid", "qwen3_5_moe_text",
     "qwen3_5_text", "qwen3_next",
+    "bart", "m2m_100", "marian", "mbart", "pegasus", "whisper",
 }  # fmt: skip
 # Types whose layers are told no positions.
 WITHOUT_POSITIONS = ("distilbert", "gpt_bigcode", "gpt_neo", "gptj", "granitemoehybrid", "modernbert")
