@@ -96,7 +96,8 @@ def test_an_axolotl_config_is_a_job() -> None:
     assert (found.runtime, found.model, found.unknown) == ("axolotl", "meta-llama/Meta-Llama-3-8B", ("shiny",))
     job = runtime("axolotl").job(**found.fields)
     assert (job.batch, job.seq_len, job.accumulation, job.rank, job.targets) == (2, 512, 4, 16, "all-linear")
-    assert (job.method, job.precision, job.autocast, job.packing) == ("lora", "bf16", True, False)
+    assert (job.method, job.precision, job.autocast, job.attention) == ("lora", "bf16", True, "flash_attention_2")
+    assert (job.packing, job.padding_free, job.shape) == (True, True, (1, 1024))
     assert (job.checkpointing, job.implementation) == ("non-reentrant", "fused")
 
 

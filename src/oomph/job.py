@@ -37,6 +37,7 @@ from oomph.job_words import (
     ModelCode,
     Objective,
     OptimizerName,
+    PackedBy,
     Pooling,
     Precision,
     Qat,
@@ -65,9 +66,11 @@ class TrainJob:
     each row holds several sequences one behind the other, told apart by position ids that the caller passes instead
     of a mask; transformers then builds a mask itself, unless there is a cache. `attention` is torch's kernel,
     transformers' own, or a package's: flash_attention_2 and 3 take padding out of a batch, and attend to each of the
-    `sequences` of a packed row on its own where the batch is that row. `lengths` says how long the samples
-    of the data are where they are not packed: fixed, all as long as `seq_len`, or their mean and deviation, as
-    500±300; a batch is as long as its longest sample, so a run reserves more than its longest step (oomph.runs).
+    `sequences` of a packed row on its own where the batch is that row. `padding_free`: all rows of a batch, packed or
+    one sequence each, lie behind each other in one, as collators that flatten batches have it. `packed_by` is how a
+    batch tells its sequences apart. `lengths` says how long the samples of the data are where they are not packed:
+    fixed, all as long as `seq_len`, or their mean and deviation, as 500±300; a batch is as long as its longest sample,
+    so a run reserves more than its longest step (oomph.runs).
     `long_samples`: those above `seq_len` are cut, as in most programs, or dropped.
 
     Images. `images` of each sequence lie among its `seq_len` tokens, as many tokens each as the model's processor makes
@@ -149,6 +152,8 @@ class TrainJob:
     padding: bool = False
     packing: bool = False
     sequences: int = 2
+    padding_free: bool = False
+    packed_by: PackedBy = "positions"
     target_len: int = 0
     lengths: str = "fixed"
     long_samples: Literal["cut", "drop"] = "cut"
@@ -273,6 +278,29 @@ class TrainJob:
         rank = ("rank",) if self.method in RANKED else ()
         virtual = ("virtual_tokens",) if self.method in PROMPTED else ()
         return ("batch", "seq_len", *second, *rank, *(("prompt_len",) if self.loss in OF_PROMPTS else ()), *virtual)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and tokens in each: one row of all tokens where a batch is padding-free.
+
+        >>> TrainJob(batch=4, seq_len=512).shape, TrainJob(batch=4, seq_len=512, padding_free=True).shape
+        ((4, 512), (1, 2048))
+        """
+        return (1, self.batch * self.seq_len) if self.padding_free else (self.batch, self.seq_len)
+
+    @property
+    def packs(self) -> bool:
+        """Say whether position ids come with the batch and may begin anew within a row."""
+        return self.packing or self.padding_free
+
+    @property
+    def sequences_in_row(self) -> int:
+        """How many sequences lie behind each other in a row.
+
+        >>> TrainJob(batch=4, padding_free=True).sequences_in_row, TrainJob(batch=4, packing=True).sequences_in_row
+        (4, 2)
+        """
+        return (self.sequences if self.packing else 1) * (self.batch if self.padding_free else 1)
 
     @property
     def mixed(self) -> bool:

@@ -7,7 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from oomph.errors import UsageError, close_matches
-from oomph.job_words import FLASH_ATTN, INTEGER_CACHES, PROMPTED, RANKED
+from oomph.job_words import FLASH_ATTN, INTEGER_CACHES, OF_PROMPTS, PROMPTED, RANKED
 from oomph.lengths import Lengths
 from oomph.objectives import KINDS as OBJECTIVES
 from oomph.optimizer_names import KINDS, REFUSED
@@ -59,8 +59,9 @@ def check_training(job: TrainJob) -> None:
     """Refuse what does not go together."""
     if job.mixed:
         Lengths.parse(job.lengths)
-        if job.packing:
-            raise UsageError("Packed batches are all of one length.", "Leave --packing or --lengths out.")
+        if job.packs:
+            fix = "Leave --packing and --padding-free out, or --lengths."
+            raise UsageError("Packed batches are all of one length.", fix)
     if job.labels and job.task != "sequence-classification":
         raise UsageError("labels are of a classifier.", "Add --task sequence-classification, or leave --labels out.")
     if job.objective == "sft" and job.loss == "logits":
@@ -68,7 +69,9 @@ def check_training(job: TrainJob) -> None:
     _check_method(job)
     if job.prompt_len >= job.seq_len:
         raise UsageError(f"A prompt of {job.prompt_len} tokens leaves none to score.", "Give a longer --seq.")
-    if job.padding and job.packing:
+    if job.packs:
+        _check_packed(job)
+    if job.padding and job.packs:
         fix = "Leave one out: transformers looks for packed sequences only where there is no mask."
         raise UsageError("A batch has a padding mask or packed sequences, not both.", fix)
     if (job.teacher or job.teacher_dtype != "student") and not OBJECTIVES[job.objective].teacher:
@@ -93,8 +96,8 @@ def check_training(job: TrainJob) -> None:
         _check_flash_attn(job)
     elif job.repeats_keys:
         raise UsageError("repeats_keys is of flash-attn.", "Add --attention flash_attention_2.")
-    if job.kernels == "foak" and job.packing and job.batch > 1:
-        fix = "Take batch 1, as padding-free collators do, or other kernels."
+    if job.kernels == "foak" and job.packing and job.shape[0] > 1:
+        fix = "Add --padding-free, as its collators do, or take other kernels."
         raise UsageError("fms-acceleration's rotary embedding takes one row of positions for all.", fix)
     if job.loss in SIXTEEN_BIT_LOSSES and job.precision not in ("bf16", "fp16"):
         raise UsageError(
@@ -255,7 +258,7 @@ def _check_images(job: TrainJob) -> None:
     for wrong, what, fix in (
         (job.objective != "sft", f"the objective {job.objective}", "Take the objective sft."),
         (job.padding, "a padding mask", "Leave --padding out: batches of equal lengths need none."),
-        (job.packing, "packed sequences", "Leave --packing out."),
+        (job.packs, "packed sequences", "Leave --packing and --padding-free out."),
         (job.use_cache, "a cache", "Leave --use-cache out."),
         (job.method in PROMPTED, job.method, "Take --method lora."),
     ):
@@ -273,6 +276,36 @@ def pixels(size: str) -> tuple[int, int]:
     if not all(len(side) <= DIGITS and side.isdecimal() and 0 < int(side) <= MOST_PIXELS for side in (height, width)):
         raise UsageError(f"image_size cannot be {size[:80]!r}.", "Say height and width in pixels: 768x1024.")
     return int(height), int(width)
+
+
+def _check_packed(job: TrainJob) -> None:
+    """Refuse what a batch does not go with whose rows hold several sequences, or one row all of them."""
+    rows, tokens = job.shape
+    for wrong, what, fix in (
+        (job.padding_free and job.target_len, "what an encoder-decoder writes", "Leave --target-len out."),
+        (
+            job.padding_free and job.task == "sequence-classification",
+            "a classifier, which has a label for each row",
+            "Leave --padding-free out.",
+        ),
+        (
+            job.packed_by == "lengths" and rows > 1,
+            "cu_seq_lens in batches of several rows",
+            "Add --padding-free, as collators that tell them do.",
+        ),
+        (
+            job.packed_by == "mask" and job.attention in FLASH_ATTN,
+            f"a mask of the collator's own for {job.attention}",
+            "Leave --packed-by out.",
+        ),
+    ):
+        if wrong:
+            raise UsageError(f"Packed sequences do not go with {what}.", fix)
+    if job.loss in OF_PROMPTS and job.sequences_in_row * max(1, job.prompt_len) >= tokens:
+        raise UsageError(
+            f"A row of {tokens} tokens holds no {job.sequences_in_row} sequences that are scored.",
+            "Give a longer --seq.",
+        )
 
 
 def _check_selection(job: TrainJob) -> None:

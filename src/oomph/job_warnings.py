@@ -62,11 +62,11 @@ def _unseen(job: Job) -> tuple[str, ...]:
             f"{job.activation_offload} brings activations back on a stream of its own, whose cached blocks torch keeps"
             " apart: more may be reserved than is said here. What goes to host memory is not counted."
         )
-    if job.kernels == "unsloth" and not job.packing:
+    if job.kernels == "unsloth" and not job.packs:
         found.append(
             "Unsloth runs layers on padded batches under torch.compile where torch is 2.11 or newer: what is played is"
-            " its eager code. Padding-free batches, which its trainer makes where it can, run that: --packing, with all"
-            " tokens of a batch in one row."
+            " its eager code. Padding-free batches, which its trainer makes where it can, run that:"
+            " --padding-free."
         )
     elif job.loss == "unsloth":
         found.append("Unsloth compiles transformers' classes: what is played is the same code, uncompiled.")

@@ -23,6 +23,11 @@ FLASH_ATTN_NAMES: dict[str, Kernel] = {
     "kernels-community/flash-attn": "flash_attention_2", "kernels-community/flash-attn2": "flash_attention_2",
     "kernels-community/flash-attn3": "flash_attention_3", "kernels-community/vllm-flash-attn3": "flash_attention_3",
 }  # fmt: skip
+PackedBy = Literal[
+    "positions",  # position ids alone, which begin anew with every sequence
+    "lengths",  # and where each begins: cu_seq_lens, as TRL's collator since 1.16
+    "mask",  # position ids and a mask [batch, 1, seq_len, seq_len] of the collator's own: LLaMA-Factory's neat_packing
+]
 Kernels = Literal[
     "torch",  # none but torch's own
     "liger",  # Liger's norms, rotary embeddings and gated activations

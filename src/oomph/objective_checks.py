@@ -26,7 +26,7 @@ def check_objective(job: TrainJob) -> None:
         fix = f"Take {loss}, or leave --loss out."
         raise UsageError(f"The loss {job.loss} says nothing about {name}.", fix)
     for wrong, what, fix in (
-        (job.packing, "packed sequences", "Leave out --packing: its trainer pads."),
+        (job.packs, "packed sequences", "Leave out --packing and --padding-free: TRL pads here."),
         (job.method in ("bitfit", "ln-tuning", "badam", "lisa"), job.method, "Take method full or lora."),
         (bool(job.modules_to_save), "copies of modules", "Leave out --modules-to-save."),
         (job.keep_outputs, "outputs that are kept", "Leave out --keep-outputs: its trainer drops them."),

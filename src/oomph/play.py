@@ -27,7 +27,7 @@ from oomph.play_infer import infer
 from oomph.play_step import at_depth, play_step
 from oomph.played import Played
 from oomph.programs import program_of
-from oomph.programs.attention_kernels import kernel_of
+from oomph.programs.attention_kernels import check_packed, kernel_of
 from oomph.structure import decoder_stack
 from oomph.tape import Tape
 from oomph.tape.autograd import like
@@ -63,6 +63,7 @@ def train_step(
     called with each loss before its backward pass.
     """
     check_model(model, job)
+    check_packed(model, job)
     original = as_coded(model, job)
     program_of(original)  # what cannot be played is said before what its method lacks
     model = adapted(model, job)
@@ -188,7 +189,7 @@ def _tape(model: Model, job: TrainJob, on: Place) -> Tape:
     tape.experts, tape.routing = job.experts, job.routing
     tape.images, tape.image_size = job.images, job.image_size
     tape.prompt_len, tape.holes = job.prompt_len, job.padding
-    tape.sequences = job.sequences if job.packing else 0
+    tape.sequences = job.sequences_in_row if job.packs else 0
     tape.stays = _stays(model, job)
     return tape
 

@@ -189,4 +189,5 @@ def _micro_batch(
     del loss
     if not job.keep_outputs:
         tape.variables.clear()
+    tape.cu_seq_lens = None
     inputs.clear()

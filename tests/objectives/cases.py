@@ -88,6 +88,18 @@ CASES: dict[str, Cases] = {
     "trl 1.16": {
         "fused head": (LLAMA, fused()),
         "fused head, tied, fp32": (TIED, fused(precision="fp32", accumulation=2)),
+        "packed for flash-attn, amp": (
+            LLAMA,
+            fused(
+                packing=True,
+                padding_free=True,
+                packed_by="lengths",
+                attention="flash_attention_2",
+                checkpointing="non-reentrant",
+                **AMP,
+            ),
+        ),
+        "padding-free, tied, prompts": (TIED, fused(3, 20, padding_free=True, packed_by="lengths", prompt_len=5)),
         "fused head, three tiles of columns, amp": (WIDE | {"tie_word_embeddings": True}, fused(3, **AMP)),
         "fused head, two tiles of tokens": (WIDE, fused(45, 100, prompt_len=5, **AMP)),
         "fused head, lora, prompt": (LLAMA, fused(method="lora", checkpointing="non-reentrant", prompt_len=9, **AMP)),

@@ -43,6 +43,13 @@ CASES = {
     "heads padded to 8, a window, dropout": (MISTRAL, replace(PLAIN, checkpointing="non-reentrant")),
     "padding": (MISTRAL, replace(PLAIN, padding=True, checkpointing="reentrant")),
     "three packed in a row": (LLAMA, replace(PLAIN, batch=1, packing=True, sequences=3)),
+    "padding-free, cu_seq_lens": (
+        MISTRAL,
+        replace(PLAIN, batch=3, padding_free=True, packed_by="lengths", checkpointing="non-reentrant"),
+    ),
+    "padding-free, a class that is told none": (FALCON, replace(PLAIN, padding_free=True, packed_by="lengths")),
+    "padding-free for torch": (LLAMA, replace(PLAIN, padding_free=True, attention="flash")),
+    "a collator's own mask": (MISTRAL, replace(PLAIN, packing=True, packed_by="mask", attention="flash")),
     "fp32 states, positions that are looked at": (LLAMA, replace(PLAIN, batch=1, precision="amp-bf16")),
     "few blocks, keys split": (GPT2, replace(PLAIN, batch=1, seq_len=600)),
     "values narrower than queries, packed": (LATENT, replace(PLAIN, batch=1, packing=True, attention=THREE)),
@@ -105,14 +112,14 @@ def test_more_sequences_in_a_row_take_more_rows() -> None:
 
 
 @pytest.mark.parametrize("attention", [TWO, THREE])
-@pytest.mark.parametrize("batch", ["padding", "packing", "plain"])
+@pytest.mark.parametrize("batch", ["padding", "packing", "plain", "padding-free"])
 def test_a_recipe_holds_for_other_sizes(attention: Kernel, batch: str) -> None:
     """A deep model's step from few layers, and another length from the same recipe, are those played in full."""
     model = model_from_config({**LLAMA, "num_hidden_layers": 9})
     for length in (37, 64, 700):
         job = TrainJob(
             batch=1 if batch == "packing" else 2, seq_len=length, attention=attention, padding=batch == "padding",
-            packing=batch == "packing", checkpointing="non-reentrant",
+            packing=batch == "packing", padding_free=batch == "padding-free", checkpointing="non-reentrant",
         )  # fmt: skip
         folded, full = step(model, job), train_step(model, job)
         assert (folded.peak, folded.forward_end) == (full.peak, full.live[full.forward_end])
@@ -151,7 +158,8 @@ def test_packed_rows_of_a_batch_are_warned_of() -> None:
     """_is_packed_sequence looks at batches of one row alone; in others sequences see each other."""
     model = model_from_config(LLAMA)
     assert flash_note(model, replace(PLAIN, batch=1, packing=True)) == ()
-    assert "--batch 1 --seq 74" in flash_note(model, replace(PLAIN, packing=True))[0]
+    assert "--padding-free" in flash_note(model, replace(PLAIN, packing=True))[0]
+    assert flash_note(model, replace(PLAIN, packing=True, padding_free=True)) == ()
 
 
 def test_what_the_packages_refuse_is_refused() -> None:

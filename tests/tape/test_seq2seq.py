@@ -60,6 +60,19 @@ ROWS: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
     (MARIAN, {**FLASH, "precision": "bf16", "padding": True, "method": "lora", "targets": "all-linear"}),
     (WHISPER, {**FLASH, "precision": "bf16", "checkpointing": "non-reentrant", "target_len": 20}),
     (WHISPER, {"precision": "amp-fp16", "method": "lora", "targets": "all-linear", "steady": False}),
+    # The packages flash-attn: what is written is shorter or longer than what is read.
+    (BART, {**FLASH, "attention": "flash_attention_2", "padding": True, "target_len": 11}),
+    (
+        {**M2M_100, "d_model": 64},
+        {
+            **FLASH,
+            "attention": "flash_attention_3",
+            "padding": True,
+            "target_len": 50,
+            "checkpointing": "non-reentrant",
+        },
+    ),
+    ({**WHISPER, "d_model": 64}, {**FLASH, "attention": "flash_attention_3", "precision": "amp-bf16"}),
 )
 
 
@@ -123,7 +136,7 @@ WRITING: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
     (MBART, {"decode": 2, "attention": "math", "padding": True}),
     (PEGASUS, {"decode": 1, "cache": "none"}),
     (MARIAN, {"decode": 2, "attention": "efficient"}),
-    (WHISPER, {"decode": 3}),
+    (WHISPER, {"decode": 3, "attention": "flash_attention_2"}),
     (WHISPER, {"decode": 2, "attention": "eager", "precision": "fp32"}),
 )
 

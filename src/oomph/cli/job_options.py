@@ -67,6 +67,8 @@ HELP: dict[Job, dict[str, str]] = {
         "packing": "Rows hold several sequences, told apart by position ids: a mask is built, which shuts flash out;"
         " flash-attn's packages tell them apart themselves, in batches of one row.",
         "sequences": "Sequences in a packed row, which the backward of flash-attn's packages pads one by one.",
+        "padding_free": "All rows of a batch lie behind each other in one, told apart as packed sequences are.",
+        "packed_by": "How they are told apart: position ids, cu_seq_lens beside them (TRL since 1.16), or a mask.",
         "target_len": "Tokens in what an encoder-decoder writes; 0: as many as it reads.",
         "lengths": "How long samples are where they are not packed: fixed, or mean and deviation, as 500±300.",
         "long_samples": "Samples longer than that are cut, or dropped from the data.",

@@ -39,9 +39,11 @@ def scored(hidden_states: Sym, weight: Sym, labels: Sym, outputs: tuple[str, ...
 
 
 def counted(labels: Sym) -> Size:
-    """Return how many of labels [B, S - 1] count: those that are not of the prompt, whose first is gone already."""
-    (batch, length), prompt = labels.shape, labels.tape.prompt_len
-    return batch * length if yes(prompt <= 1) else batch * (length + 1 - prompt)
+    """Return how many of labels [B, S - 1] count: those that are not of a prompt, nor the first of a sequence."""
+    (batch, length), tape = labels.shape, labels.tape
+    prompt = 1 if yes(tape.prompt_len <= 1) else tape.prompt_len
+    begun = tape.sequences if yes(tape.sequences > 1) else 1
+    return batch * length if begun == 1 and prompt == 1 else batch * (length + 1 - begun * prompt)
 
 
 def mean_loss(log_probs: Sym, mask: Sym) -> Sym:

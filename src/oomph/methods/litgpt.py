@@ -144,7 +144,7 @@ def _check(model: Model, job: TrainJob) -> None:
     for wrong, what in (
         (job.loss != "litgpt", f"loss {job.loss}"),
         (job.checkpointing != "none", "checkpointing on one device"),
-        (job.padding or job.packing, "masks of padding or packing"),
+        (job.padding or job.packs, "masks of padding or packing"),
         (bool(job.modules_to_save), "modules_to_save"),
         (job.freeze_embeddings or job.freeze_layers > 0, "parts that freeze"),
         (job.method not in ("full", "lora", "qlora", *ADAPTED), f"method {job.method}"),

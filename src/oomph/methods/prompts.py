@@ -46,8 +46,10 @@ def check_prompts(model: Model, job: TrainJob) -> None:
             f"oomph plays no {job.method} of {model.model_type or 'this model'} yet.",
             f"It does for language models of {', '.join(PLAYED)}; or take --method lora.",
         )
-    if job.packing:
-        raise UsageError("PEFT ignores position ids where prompts stand before tokens.", "Leave out --packing.")
+    if job.packs:
+        raise UsageError(
+            "PEFT ignores position ids where prompts stand before tokens.", "Leave out --packing, --padding-free."
+        )
     for wrong, what, fix in (
         (job.adapter_dtype != "fp32", "in the base's dtype", "PEFT keeps prompts in fp32: leave --adapter-dtype out."),
         (job.quantization != "none", "on a quantised base", "Leave --quantization out, or take --method qlora."),

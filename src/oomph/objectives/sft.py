@@ -9,8 +9,10 @@ from typing import Any
 
 from oomph import ops
 from oomph.families.heads import task_of
+from oomph.job import TrainJob
 from oomph.objectives.passes import Passes, autocast_dtype
 from oomph.programs import program_of
+from oomph.programs.attention_kernels import WITHOUT_LENGTHS
 from oomph.programs.towers import images
 from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sizes import Shapes
@@ -23,16 +25,35 @@ KEEPS_CACHE = ("nemotron_h",)  # types whose class has no `gradient_checkpointin
 def inputs(passes: Passes) -> Shapes:
     """Return a batch: ids, a mask or positions where there is padding or packing, and labels."""
     job, model = passes.job, passes.model
-    between = ["attention_mask"] * job.padding + ["position_ids"] * job.packing
+    rows, tokens = job.shape
+    between: Shapes = {"attention_mask": ((rows, tokens), "int64")} if job.padding else {}
+    if job.packs:
+        between |= told_apart(job)
     of_sequences = task_of(model.objective) == "sequence-classification"
     dtype = job.weight_dtype if model.objective == "regression" else "int64"
-    length = job.target_len if "target_len" in job.axes else job.seq_len
-    labels = ((job.batch,) if of_sequences else (job.batch, length), dtype)
-    ids: Shapes = {"input_ids": ((job.batch, job.seq_len), "int64")}
+    length = job.target_len if "target_len" in job.axes else tokens
+    labels = ((rows,) if of_sequences else (rows, length), dtype)
+    ids: Shapes = {"input_ids": ((rows, tokens), "int64")}
     program = program_of(model)
     read = program.reads(passes.policy, job.batch, job.weight_dtype) if hasattr(program, "reads") else ids
-    made = {**read, **dict.fromkeys(between, ((job.batch, job.seq_len), "int64")), "labels": labels}
+    made = {**read, **between, "labels": labels}
     return made | program.inputs_of_images(passes.policy, job) if job.images else made
+
+
+def told_apart(job: TrainJob) -> Shapes:
+    """Return what tells the sequences of a row apart: positions, and with these where each begins, or a mask.
+
+    Source: trl 1.16, trainer/sft_trainer.py, DataCollatorForLanguageModeling; LLaMA-Factory 0.9.5, data/collator.py,
+    SFTDataCollatorWith4DAttentionMask.
+    """
+    rows, tokens = job.shape
+    made: Shapes = {"position_ids": ((rows, tokens), "int64")}
+    if job.packed_by == "lengths":
+        begins = ((job.sequences_in_row + 1,), "int32")
+        made |= {"cu_seq_lens_q": begins, "cu_seq_lens_k": begins, "seq_idx": ((rows, tokens), "int32")}
+    if job.packed_by == "mask":
+        made["attention_mask"] = ((rows, 1, tokens, tokens), job.precision.removeprefix("amp-"))
+    return made
 
 
 def compute_loss(passes: Passes, inputs: dict[str, Sym]) -> tuple[Sym | None, list[Any]]:
@@ -50,6 +71,8 @@ def compute_loss(passes: Passes, inputs: dict[str, Sym]) -> tuple[Sym | None, li
         **({"images": images(inputs)} if job.images else {}),
         "use_cache": job.use_cache and not switched_off,
     }
+    if passes.model.model_type not in WITHOUT_LENGTHS:
+        tape.cu_seq_lens = inputs.get("cu_seq_lens_q")
     with autocast(tape, autocast_dtype(job)):
         loss, logits, *others = passes.forward(*arguments, **options)  # the cache, the projected images
         if job.fp32_outputs:

@@ -294,7 +294,7 @@ def encoder_attention(
     Cost(allocated=114688, saved=114688, backward=147456)
     """
     if query.tape.kernel in PACKAGES:
-        given = positions and query.tape.sequences > 0  # position ids are handed on, not made
+        given = positions and yes(query.tape.sequences > 0)  # position ids are handed on, not made
         call = FlashCall(rate if query.tape.dropout else 0.0, causal=causal, positions=given)
         return flash_attention_forward(query, key, value, mask, call), None
     if query.tape.kernel != "eager":

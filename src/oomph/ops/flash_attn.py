@@ -31,6 +31,8 @@ KEY_TILES = {64: 128, 96: 128, 128: 128, 192: 96, 256: 80}
 QUERY_TILE = 64
 SCHEDULED = 4
 
+Lengths = tuple[Sym, Sym, Any]  # where queries and where keys begin, and what else the node holds of them
+
 
 @dataclass(frozen=True)
 class FlashCall:
@@ -48,8 +50,8 @@ class FlashCall:
     longest: Size = 0
 
 
-def flash_attn_2(query: Sym, key: Sym, value: Sym, call: FlashCall, lengths: tuple[Sym, Any] | None = None) -> Sym:
-    """Return FlashAttnFunc of q, k and v, or FlashAttnVarlenFunc with `lengths` (and what else the node holds of them).
+def flash_attn_2(query: Sym, key: Sym, value: Sym, call: FlashCall, lengths: Lengths | None = None) -> Sym:
+    """Return FlashAttnFunc of q, k and v, or FlashAttnVarlenFunc with `lengths`.
 
     Heads whose size is no multiple of 8 are padded in copies, which are saved in their place, and the result is a part
     of a wider one. Saves q, k, v and the output, the fp32 log-sum-exp [B, N, S] or [N, T], the lengths and the random
@@ -74,8 +76,8 @@ def flash_attn_2(query: Sym, key: Sym, value: Sym, call: FlashCall, lengths: tup
             value = pad_last(value, missing)
         out_padded, softmax_lse, rng_state = _forward_2(query, key, call)
     if node is not None:
-        node.context, node.in_python = (call, None if lengths is None else lengths[1]), True
-    cu_seqlens = () if lengths is None else (lengths[0], lengths[0])
+        node.context, node.in_python = (call, None if lengths is None else lengths[2]), True
+    cu_seqlens = () if lengths is None else lengths[:2]
     save(node, query, key, value, out_padded, softmax_lse, *cu_seqlens, rng_state)
     del query, key, value  # the arguments of a frame die before its other locals
     out = _part(out_padded, size)
@@ -149,7 +151,7 @@ def _added_up_2(query: Sym, key: Sym, call: FlashCall) -> None:
     del softmax_d
 
 
-def flash_attn_3(query: Sym, key: Sym, value: Sym, call: FlashCall, lengths: tuple[Sym, Any] | None = None) -> Sym:
+def flash_attn_3(query: Sym, key: Sym, value: Sym, call: FlashCall, lengths: Lengths | None = None) -> Sym:
     """Return FlashAttnFunc or FlashAttnVarlenFunc of flash-attn 3, as flash_attn_2; it knows no dropout.
 
     Saves q, k, v, the output, which is contiguous, the fp32 log-sum-exp and the lengths; no random state. Keys are not
@@ -173,8 +175,8 @@ def flash_attn_3(query: Sym, key: Sym, value: Sym, call: FlashCall, lengths: tup
         vectors = (0 if first else 2) + (0 if call.window else 1) + (1 if call.causal or call.window else 0)
         new(tape, (1 + vectors * ceil_to(sequences, SCHEDULED),), "int32", op="tile_count_semaphore")
     if node is not None:
-        node.context, node.in_python = (call, None if lengths is None else lengths[1]), True
-    save(node, query, key, value, out, softmax_lse, *(() if lengths is None else (lengths[0], lengths[0])))
+        node.context, node.in_python = (call, None if lengths is None else lengths[2]), True
+    save(node, query, key, value, out, softmax_lse, *(() if lengths is None else lengths[:2]))
     del softmax_lse
     return made_by(out, node)
 

@@ -101,22 +101,26 @@ def flash_attention_of_rows(
         key_states = in_16_bits(key_states)
         value_states = in_16_bits(value_states)
     if mask is not None:
-        indices, cu_seqlens = _unpad_data(mask)
-        k = rows_at(key_states, indices)
-        v = rows_at(value_states, indices)
-        q = rows_at(query_states, indices)
-        call = replace(call, sequences=batch, longest=length)
-        out = flash(q, k, v, call, (cu_seqlens, None))
+        q, k, v, indices, (cu_seqlens_q, cu_seqlens_k), longest = _upad_input(
+            query_states, key_states, value_states, mask, length
+        )
+        call = replace(call, sequences=batch, longest=longest)
+        out = flash(q, k, v, call, (cu_seqlens_q, cu_seqlens_k, None))
         padded = view(rows_to(out, indices, batch * length), (batch, length, *out.shape[1:]))
         del query_states, key_states, value_states  # in the order of the frame's locals
-        del cu_seqlens, q, k, v, out, indices
+        del cu_seqlens_q, cu_seqlens_k, q, k, v, out, indices
         return padded
+    if tape.cu_seq_lens is not None:
+        q, k, v = (view(one, (batch * length, *one.shape[2:])) for one in (query_states, key_states, value_states))
+        call = _of_sequences(tape, batch * length, call)
+        out = flash(q, k, v, call, (tape.cu_seq_lens, tape.cu_seq_lens, None))
+        del query_states, key_states, value_states, q, k, v
+        return view(out, (batch, length, *out.shape[1:]))
     if call.positions and _is_packed(tape, batch, length):
         q, k, v = (_flat(one) for one in (query_states, key_states, value_states))
         cu_seqlens, longest = _lengths_of_positions(tape, length)
-        sequences = tape.sequences if yes(length >= tape.sequences) else length
-        call = replace(call, sequences=sequences, longest=(length + sequences - 1) // sequences)
-        out = flash(q, k, v, call, (cu_seqlens, longest))
+        call = _of_sequences(tape, length, call)
+        out = flash(q, k, v, call, (cu_seqlens, cu_seqlens, longest))
         del query_states, key_states, value_states, cu_seqlens, longest, q, k, v
         return view(out, (batch, length, *out.shape[1:]))
     return flash(query_states, key_states, value_states, call)
@@ -156,6 +160,38 @@ def _unpad_data(mask: Sym) -> tuple[Sym, Sym]:
     cu_seqlens = tape.empty((batch + 1,), "int32", op="constant_pad_nd")
     del summed, seqlens_in_batch
     return indices, cu_seqlens
+
+
+def _upad_input(
+    query_states: Sym, key_states: Sym, value_states: Sym, mask: Sym, length: Size
+) -> tuple[Sym, Sym, Sym, Sym, tuple[Sym, Sym], Size]:
+    """Mirror _upad_input: what is no padding of all three, where queries are, where sequences begin, the longest.
+
+    Queries that are more or fewer than keys, which attend to another's states, are picked by the last of the keys'
+    mask, as if that were theirs.
+    """
+    indices_k, cu_seqlens_k = _unpad_data(mask)
+    k = rows_at(key_states, indices_k)
+    v = rows_at(value_states, indices_k)
+    if yes(length == key_states.shape[1]):
+        return rows_at(query_states, indices_k), k, v, indices_k, (cu_seqlens_k, cu_seqlens_k), length
+    tape, batch = mask.tape, mask.shape[0]
+    seen = length if yes(length < mask.shape[1]) else mask.shape[1]
+    seqlens_in_batch = tape.empty((batch,), "int32", op="sum")
+    used_seqlens_in_batch = tape.empty((batch,), "int32", op="sum")
+    flat = tape.empty((batch * seen,), "bool", op="clone") if yes(seen < mask.shape[1]) else None
+    indices_q = tape.empty((batch * seen, 1), "int64", op="nonzero")
+    indices_q = Sym((batch * seen,), "int64", (1,), indices_q.storage)
+    del flat
+    longest = tape.empty((), "int32", op="max")
+    del longest
+    summed = tape.empty((batch,), "int32", op="cumsum")
+    cu_seqlens_q = tape.empty((batch + 1,), "int32", op="constant_pad_nd")
+    del summed
+    q = rows_at(query_states, indices_q)
+    del seqlens_in_batch
+    del indices_k, used_seqlens_in_batch  # locals of the frame around it
+    return q, k, v, indices_q, (cu_seqlens_q, cu_seqlens_k), seen
 
 
 def rows_at(x: Sym, indices: Sym) -> Sym:
@@ -221,7 +257,13 @@ def _is_packed(tape: Tape, batch: Size, length: Size) -> bool:
     del absolute
     answer = tape.empty((), "bool", op="_to_copy")
     del total, increasing_position_sequences, answer
-    return tape.sequences > 0
+    return yes(tape.sequences > 1)
+
+
+def _of_sequences(tape: Tape, length: Size, call: FlashCall) -> FlashCall:
+    """Return a call that knows of how many sequences its tokens are, and how long the longest is."""
+    sequences = tape.sequences if yes(length >= tape.sequences) else length
+    return replace(call, sequences=sequences, longest=(length + sequences - 1) // sequences)
 
 
 def _flat(x: Sym) -> Sym:

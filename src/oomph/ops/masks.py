@@ -39,6 +39,8 @@ from oomph.tape.tape import Tape
 if TYPE_CHECKING:
     from oomph.programs.cache import Cache
 
+OF_QUERIES_AND_KEYS = 4  # axes of a mask [B, 1, S, T]
+
 
 def causal_mask(
     inputs_embeds: Sym,
@@ -57,7 +59,7 @@ def causal_mask(
     where their `blocks` [B, S] int64 are numbered.
 
     inputs_embeds [B, S, H]; attention_mask [B, T] int64, 0 where there is padding; packed [B, S] int64, position ids of
-    a caller that packs several sequences into a row.
+    a caller that packs several sequences into a row. A mask [B, 1, S, T] that the caller made is taken as it is.
     Returns None where sdpa can do without, else [B, 1, S, T]:
     booleans (in one sequence's bytes if nothing is padded or packed), for eager in the dtype of the embeddings. With a
     cache, and for a class that does not hand on its position ids (`looks` False), transformers does not look for packed
@@ -81,6 +83,8 @@ def causal_mask(
     Cost(allocated=42172, saved=0, backward=0)
     """
     tape, (batch, q_length) = inputs_embeds.tape, inputs_embeds.shape[:2]
+    if attention_mask is not None and len(attention_mask.shape) == OF_QUERIES_AND_KEYS:
+        return attention_mask
     if attention_mask is not None:
         attention_mask = cast(attention_mask, "bool")
     q_offset: Size | Sym = 0
@@ -90,7 +94,8 @@ def causal_mask(
         q_offset, kv_length, kv_offset = past_key_values.mask_sizes(q_length, window)
         may_skip = may_skip and not (past_key_values.is_static and yes(q_length == 1))
     elif attention_mask is None and looks:
-        packed_sequence_mask = packed_sequences(tape, batch, q_length, packed is not None)
+        told_apart = packed is not None and not yes(tape.sequences == 1)
+        packed_sequence_mask = packed_sequences(tape, batch, q_length, told_apart)
     rule = causal if window is None else all_of(within, causal)
     if chunked and window is not None:
         left_padding_tokens = left_padding(tape, batch, attention_mask)

@@ -20,9 +20,13 @@ FLASH_ATTN_TYPES = (frozenset(FRAMES) - {*NO_FLASH_ATTN}) | {
     "bert", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta",
     "bamba", "granitemoehybrid", "jamba", "lfm2", "lfm2_moe", "lfm3", "nemotron_h", "olmo_hybrid", "qwen3_5_moe_text",
     "qwen3_5_text", "qwen3_next",
+    "bart", "m2m_100", "marian", "mbart", "pegasus", "whisper",
 }  # fmt: skip
 # Types whose layers are told no positions.
 WITHOUT_POSITIONS = ("distilbert", "gpt_bigcode", "gpt_neo", "gptj", "granitemoehybrid", "modernbert")
+# Types whose layers are told no cu_seq_lens.
+WITHOUT_LENGTHS = ("falcon", "gpt_neo", "gptj", "nemotron", "stablelm")
+KEEP_TO_THEMSELVES = ("jamba", "lfm3")  # types whose mixers are told neither cu_seq_lens nor seq_idx
 WITHOUT_FLASH_ATTN = frozenset(
     {
         "bloom",
@@ -62,12 +66,29 @@ def kernel_of(model: Model, job: TrainJob | InferJob) -> Kernel:
         raise UnsupportedError(
             f"transformers' class of {model.model_type} knows no flash-attn.", "Say --attention flash or eager."
         )
-    packed = isinstance(job, TrainJob) and job.packing
+    packed = isinstance(job, TrainJob) and job.packs
     if job.padding or packed or model.model_type == "gpt_oss":
         raise UnsupportedError(
             f"oomph cannot play {job.attention} in {model.model_type} yet.", "Say --attention flash or eager."
         )
     return "flash"
+
+
+def check_packed(model: Model, job: TrainJob) -> None:
+    """Refuse ways to tell packed sequences apart that a class refuses too, or that were not held against it."""
+    if not job.packs:
+        return
+    if job.packed_by == "mask" and model.model_type not in FRAMES:
+        raise UnsupportedError(
+            f"oomph does not play a collator's own mask in {model.model_type} yet.", "Leave --packed-by out."
+        )
+    mixers = [PACKAGES[each.kind] for each in descend(model.parts) if each.kind in PACKAGES]
+    if job.packed_by == "lengths" and mixers and model.model_type not in KEEP_TO_THEMSELVES:
+        raise UnsupportedError(
+            f"transformers takes cu_seq_lens in {model.model_type} with {mixers[0]} alone: it refuses them in plain"
+            " torch, which is what oomph plays.",
+            "Say --packed-by positions, with which its mixers do not tell sequences apart.",
+        )
 
 
 def calls_flash_attn(model: Model, job: TrainJob | InferJob) -> bool:
@@ -86,15 +107,14 @@ def flash_note(model: Model, job: TrainJob | InferJob) -> tuple[str, ...]:
             f"oomph does not know how this job's {model.model_type} calls {job.attention}: torch's own flash attention"
             " is played, which saves the same but for some bytes.",
         )
-    if not isinstance(job, TrainJob) or not job.packing:
+    if not isinstance(job, TrainJob) or not job.packs:
         return ()
     if model.model_type in WITHOUT_POSITIONS:
         return (f"{model.model_type} tells {job.attention} no positions: packed sequences see those before them.",)
-    if job.batch > 1:
+    if job.shape[0] > 1:
         return (
             f"transformers tells packed sequences apart for {job.attention} in batches of one row alone: here they see"
-            " those before them. Trainers that pack lay all rows behind each other: --batch 1 --seq"
-            f" {job.batch * job.seq_len}.",
+            " those before them. Trainers that pack lay all rows behind each other: --padding-free.",
         )
     return ()
 

@@ -107,10 +107,10 @@ class FlashAttention2(torch.autograd.Function):  # type: ignore[misc]
             q = F.pad(q, [0, missing])
             k = F.pad(k, [0, missing])
             v = F.pad(v, [0, missing])
-        batch = q.size(0) if cu_seqlens is None else cu_seqlens.numel() - 1
+        batch = q.size(0) if cu_seqlens is None else cu_seqlens[0].numel() - 1
         out_padded, softmax_lse, rng_state = _forward_2(q, k, dropout_p, window, batch)
         if is_grad:
-            lengths = [] if cu_seqlens is None else [cu_seqlens, cu_seqlens]
+            lengths = () if cu_seqlens is None else cu_seqlens
             ctx.save_for_backward(q, k, v, out_padded, softmax_lse, *lengths, rng_state)
             ctx.max_seqlen, ctx.batch = max_seqlen, batch
         return out_padded[..., :head_size_og]
@@ -187,12 +187,12 @@ class FlashAttention3(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def forward(ctx, q, k, v, cu_seqlens, max_seqlen, causal, window, softcap):  # type: ignore[no-untyped-def]
         """Allocate the result and what is saved."""
-        batch = q.size(0) if cu_seqlens is None else cu_seqlens.numel() - 1
+        batch = q.size(0) if cu_seqlens is None else cu_seqlens[0].numel() - 1
         longest = q.size(1) if cu_seqlens is None else int(max_seqlen)
         ctx.kinds = _kinds(causal, window, longest, k.size(1) if cu_seqlens is None else longest)
         is_causal, is_local = ctx.kinds
         out, softmax_lse = _forward_3(q, is_causal, is_local, batch)
-        lengths = [] if cu_seqlens is None else [cu_seqlens, cu_seqlens]
+        lengths = () if cu_seqlens is None else cu_seqlens
         ctx.save_for_backward(q, k, v, out, softmax_lse, *lengths)
         ctx.max_seqlen, ctx.batch, ctx.longest, ctx.softcap = max_seqlen, batch, longest, softcap
         return out
@@ -227,7 +227,7 @@ def flash_attn_varlen_func_2(
 ) -> Any:  # fmt: skip
     """flash_attn.flash_attn_varlen_func."""
     grad = torch.is_grad_enabled()
-    return FlashAttention2.apply(q, k, v, cu_seqlens_q, max_seqlen_q, dropout_p, window_size, grad)
+    return FlashAttention2.apply(q, k, v, (cu_seqlens_q, cu_seqlens_k), max_seqlen_q, dropout_p, window_size, grad)
 
 
 def flash_attn_func_3(
@@ -244,7 +244,7 @@ def flash_attn_varlen_func_3(
     deterministic: bool = False,
 ) -> Any:  # fmt: skip
     """flash_attn_interface.flash_attn_varlen_func."""
-    return FlashAttention3.apply(q, k, v, cu_seqlens_q, max_seqlen_q, causal, window_size, softcap > 0)
+    return FlashAttention3.apply(q, k, v, (cu_seqlens_q, cu_seqlens_k), max_seqlen_q, causal, window_size, softcap > 0)
 
 
 class IndexPutFirstAxis(torch.autograd.Function):  # type: ignore[misc]
@@ -285,10 +285,11 @@ def installed(job: TrainJob | InferJob, mode: Any, taken: Callable[[str], None])
     utils = import_module("transformers.modeling_flash_attention_utils")
     masking = import_module("transformers.masking_utils")
     functions: tuple[Any, ...]
+    unpad_input = utils._unpad_input if mode is None else _told_of_queries(utils._unpad_input, mode)
     if job.attention == "flash_attention_2":
-        functions = flash_attn_func_2, flash_attn_varlen_func_2, None, pad_input_2, utils._unpad_input
+        functions = flash_attn_func_2, flash_attn_varlen_func_2, None, pad_input_2, unpad_input
     else:
-        functions = flash_attn_func_3, flash_attn_varlen_func_3, None, utils._pad_input, utils._unpad_input
+        functions = flash_attn_func_3, flash_attn_varlen_func_3, None, utils._pad_input, unpad_input
     heard = _heard(utils.lazy_import_flash_attention, job.attention, taken)
     with ExitStack() as stack:
         stack.enter_context(patch.object(utils, "_lazy_imports", lambda *args, **kwargs: functions))
@@ -335,7 +336,8 @@ def _heard(real: Any, name: str, taken: Callable[[str], None]) -> Any:
 # What code asks of the values of tensors, answered as a job's batch would.
 def _told_of_holes(real: Any, job: TrainJob | InferJob, mode: Any) -> Any:
     def mask(*args: Any, **kwargs: Any) -> Any:
-        with patch.object(mode, "plain", mode.plain and not job.padding):
+        made = getattr(kwargs.get("attention_mask"), "oomph_full", False)  # by a class itself, without holes
+        with patch.object(mode, "plain", mode.plain and (made or not job.padding)):
             return real(*args, **kwargs)
 
     return mask
@@ -349,16 +351,24 @@ def _told_of_length(real: Any, job: TrainJob | InferJob, mode: Any) -> Any:
     return get_unpad_data
 
 
+def _told_of_queries(real: Any, mode: Any) -> Any:
+    def unpad_input(hidden_states: Tensor, attention_mask: Tensor) -> Any:
+        with patch.object(mode, "number", attention_mask.shape[1]):
+            return real(hidden_states, attention_mask)
+
+    return unpad_input
+
+
 def _told_of_packing(real: Any, job: TrainJob | InferJob, mode: Any) -> Any:
     def is_packed_sequence(position_ids: Any, batch_size: int) -> Any:
-        return real(position_ids, batch_size) is not False and getattr(job, "packing", False)
+        return real(position_ids, batch_size) is not False and isinstance(job, TrainJob) and job.sequences_in_row > 1
 
     return is_packed_sequence
 
 
 def _told_of_sequences(real: Any, job: TrainJob | InferJob, mode: Any) -> Any:
     def prepare_from_posids(query: Tensor, key: Tensor, value: Tensor, position_ids: Tensor) -> Any:
-        sequences = min(job.sequences, query.shape[1]) if isinstance(job, TrainJob) else 1
+        sequences = min(job.sequences_in_row, query.shape[1]) if isinstance(job, TrainJob) else 1
         with patch.object(mode, "found", sequences):
             found = real(query, key, value, position_ids)
         found[-1][0].oomph_number = -(-query.shape[1] // sequences)

@@ -8,6 +8,7 @@ import torch
 
 from oomph.job import TrainJob
 from oomph.referee.losses import unwrapped
+from oomph.referee.models import DTYPES
 
 
 def text_inputs(model: Any, batch: int, length: int, masked: int) -> dict[str, Any]:
@@ -42,16 +43,29 @@ def labels_of(model: Any, job: TrainJob) -> torch.Tensor:
     the weights' dtype: backward refuses another one.
     """
     classifies = type(unwrapped(model)).__name__.endswith("ForSequenceClassification")
-    shape = (job.batch,) if classifies else (job.batch, job.target_len or job.seq_len)
+    rows, tokens = job.shape
+    shape = (rows,) if classifies else (rows, job.target_len or tokens)
     numbers = classifies and model.config.num_labels == 1
     return torch.zeros(shape, dtype=model.dtype if numbers else torch.long, device=model.device)
 
 
-def two_in_a_row(job: TrainJob, device: Any) -> torch.Tensor:
-    """Return position ids [batch, seq_len] int64 of two sequences in each row, the second as long or one shorter.
+def told_apart(job: TrainJob, device: Any) -> dict[str, Any]:
+    """Return what tells the sequences of each row apart, all as long but the last: position ids int64 and, as TRL's
+    collator, where each begins int32, or LLaMA-Factory's mask in the weights' dtype.
 
-    Made in place, so that nothing else is allocated.
+    Position ids are made in place, so that nothing else is allocated.
     """
-    first = (job.seq_len + 1) // 2
-    counted = torch.ones(job.batch, job.seq_len, dtype=torch.long, device=device).cumsum_(1)
-    return counted.sub_(1).remainder_(first)
+    rows, tokens = job.shape
+    longest = -(-tokens // job.sequences_in_row)
+    counted = torch.ones(rows, tokens, dtype=torch.long, device=device).cumsum_(1)
+    made: dict[str, Any] = {"position_ids": counted.sub_(1).remainder_(longest)}
+    if job.packed_by == "lengths":
+        begins = [min(at * longest, tokens) for at in range(job.sequences_in_row + 1)]
+        for name in ("cu_seq_lens_q", "cu_seq_lens_k"):
+            made[name] = torch.tensor(begins, dtype=torch.int32, device=device)
+        made |= {"max_length_q": longest, "max_length_k": longest}
+        made["seq_idx"] = torch.zeros(rows, tokens, dtype=torch.int32, device=device)
+    if job.packed_by == "mask":
+        dtype = DTYPES[job.precision.removeprefix("amp-")]
+        made["attention_mask"] = torch.zeros(rows, 1, tokens, tokens, dtype=dtype, device=device)
+    return made

@@ -21,7 +21,7 @@ from oomph.objectives import KINDS as OBJECTIVES
 from oomph.optimizer_names import KINDS
 from oomph.referee import activation_offload
 from oomph.referee.adapters import switch_layers
-from oomph.referee.inputs import labels_of, text_inputs, two_in_a_row
+from oomph.referee.inputs import labels_of, text_inputs, told_apart
 from oomph.referee.kernels import installed
 from oomph.referee.losses import IGNORED, install, unwrapped
 from oomph.referee.models import AUTOCAST, DTYPES, layer_lists
@@ -39,7 +39,7 @@ def scored(job: TrainJob | InferJob) -> int | None:
     """Return how many tokens of a sequence are scored, for code that asks where they are; None: all that it sees."""
     if not isinstance(job, TrainJob) or job.loss not in OF_PROMPTS:
         return None
-    return job.seq_len - max(1, job.prompt_len)
+    return job.shape[1] - job.sequences_in_row * max(1, job.prompt_len)
 
 
 def read_number(job: TrainJob | InferJob) -> int:
@@ -48,7 +48,7 @@ def read_number(job: TrainJob | InferJob) -> int:
         return 1
     from oomph.referee.trl import CHUNK
 
-    return -(-job.batch * (scored(job) or 0) // CHUNK) * CHUNK
+    return -(-job.shape[0] * (scored(job) or 0) // CHUNK) * CHUNK
 
 
 def train(model: Any, job: TrainJob, watcher: Watcher, warm_up: bool | None = None, reference: Any = None) -> None:
@@ -56,7 +56,7 @@ def train(model: Any, job: TrainJob, watcher: Watcher, warm_up: bool | None = No
 
     Inputs are made where the model is, as the reference is where the objective needs one.
     """
-    if job.packing and "position_ids" not in inspect.signature(unwrapped(model).forward).parameters:
+    if job.packs and "position_ids" not in inspect.signature(unwrapped(model).forward).parameters:
         raise UnsupportedError(f"{type(model).__name__} takes no position ids.", "Leave out packing.")
     with _checkpointed(model, job):
         _train(model, job, watcher, warm_up, reference)
@@ -262,9 +262,9 @@ def _batch(job: TrainJob, model: Any) -> dict[str, Any]:
 
 def _labelled(model: Any, job: TrainJob) -> dict[str, Any]:
     """Return a batch with labels, of which the prompt's are ignored."""
-    inputs = text_inputs(model, job.batch, job.seq_len, job.seq_len if job.padding else 0)
-    if job.packing:
-        inputs["position_ids"] = two_in_a_row(job, model.device)
+    inputs = text_inputs(model, *job.shape, job.shape[1] if job.padding else 0)
+    if job.packs:
+        inputs |= told_apart(job, model.device)
     inputs["labels"] = labels_of(model, job)
     if job.prompt_len and inputs["labels"].dim() > 1:
         inputs["labels"][:, : job.prompt_len].fill_(IGNORED)

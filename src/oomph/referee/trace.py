@@ -153,7 +153,7 @@ def trace(
         if not real:
             from oomph.referee.fake import fake_tensors
 
-            packed = isinstance(job, TrainJob) and job.packing
+            packed = isinstance(job, TrainJob) and job.packs and job.sequences_in_row > 1
             halves = isinstance(job, TrainJob) and job.objective == "kto"
             counting = job.images > 0
             searching = isinstance(job, InferJob) and job.beams > 1

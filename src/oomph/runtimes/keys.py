@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from oomph.errors import ConfigError, UnsupportedError
-from oomph.job_words import FLASH_ATTN, FLASH_ATTN_NAMES, PRESETS
+from oomph.job_words import PRESETS
 from oomph.methods.qat import GROUP
-from oomph.runtimes import llama_factory_keys, ppo_keys, torchtune_keys
+from oomph.runtimes import llama_factory_keys, packing_keys, ppo_keys, torchtune_keys
 from oomph.runtimes.optimizer_keys import (
     axolotl_optimizer,
     factory_projection,
@@ -16,6 +16,7 @@ from oomph.runtimes.optimizer_keys import (
     optimizer_arguments,
     projected_modules,
 )
+from oomph.runtimes.packing_keys import attention
 from oomph.runtimes.said import Reader, Said, shown
 from oomph.runtimes.trainer import mixed
 
@@ -100,27 +101,6 @@ def targets(said: Said, key: str) -> dict[str, Any]:
         raise ConfigError(f"{said.where}: {key} is no list of names.", "Give names of modules, or all-linear.")
     words = [one.strip() for one in names]
     return {"targets": "all-linear" if words in (["all"], ["all-linear"]) else ",".join(words)}
-
-
-ATTENTION: dict[str, str] = {
-    **FLASH_ATTN_NAMES, **{name: name for name in FLASH_ATTN},
-    "sdpa": "flash", "auto": "flash", "eager": "eager", "disabled": "eager",
-}  # fmt: skip
-
-
-def attention(said: Said, key: str) -> dict[str, Any]:
-    """Read the attention's implementation; sdpa takes flash where there is no mask."""
-    return {"attention": said.one_of(key, ATTENTION)}
-
-
-def packed(said: Said, key: str) -> dict[str, Any]:
-    """Read packing: flash_attn tells sequences apart itself, any other way takes a mask."""
-    flash = (
-        said.values.get("flash_attention")
-        or "flash" in str(said.values.get("attn_implementation"))
-        or said.values.get("flash_attn") in FLASH_ATTN_NAMES
-    )
-    return {"packing": said.switch(key) and not flash}
 
 
 def when(field: str, value: Any) -> Reader:
@@ -344,14 +324,12 @@ READERS: dict[str, dict[str, Reader]] = {
         **_TRAINER,
         "max_length": number("seq_len"),
         "max_seq_length": number("seq_len"),
-        "packing": packed,
-        **dict.fromkeys(("num_generations", "reward_funcs"), completions),
+        **dict.fromkeys(("packing", "packing_strategy", "padding_free"), packing_keys.of_trl),
         "activation_offloading": when("activation_offload", "trl"),
         "loss_type": loss_type,
         "teacher_model_name_or_path": teacher,
         "precompute_ref_log_probs": when("reference", "precomputed"),
         "disable_dropout": lambda said, key: {"dropout": not said.switch(key)},
-        "padding_free": refused("flattened batches"),
         "sync_ref_model": refused("a reference that follows the policy"),
         "use_weighting": refused("weighted pairs"),
     },
@@ -388,11 +366,8 @@ READERS: dict[str, dict[str, Reader]] = {
         "lora_target_parameters": refused("adapters on stacked experts"),
         "load_in_4bit": four_bit_of_qlora,
         "gptq": refused("its way with GPTQ's bases"),
-        "sample_packing": packed,
-        "flash_attention": when("attention", "flash_attention_2"),
-        "eager_attention": when("attention", "eager"),
-        "attn_implementation": attention,
-        **dict.fromkeys(("xformers_attention", "flex_attention", "sage_attention", "s2_attention"), refused(KERNELS)),
+        **dict.fromkeys(packing_keys.AXOLOTL, packing_keys.of_axolotl),
+        "s2_attention": refused(KERNELS),
         "experts_implementation": lambda said, key: {"experts": said.one_of(key, EXPERTS)},
         "reward_model": when("objective", "reward"),
         "torch_compile": compiled,
@@ -427,7 +402,7 @@ READERS: dict[str, dict[str, Reader]] = {
         "lora_target": targets,
         "additional_target": modules("modules_to_save"),
         "flash_attn": attention,
-        "neat_packing": packed,
+        **dict.fromkeys(("packing", "neat_packing"), packing_keys.of_factory),
         "enable_liger_kernel": liger,
         "use_unsloth": unsloth,
         "use_galore": factory_projection("galore"),
@@ -450,6 +425,7 @@ READERS: dict[str, dict[str, Reader]] = {
         "batch_size": number("batch"),
         "gradient_accumulation_steps": number("accumulation"),
         "tokenizer.max_seq_len": number("seq_len"),
+        "dataset.packed": packing_keys.of_torchtune,
         "dtype": plain_dtype,
         "enable_activation_checkpointing": lambda said, key: {
             "checkpointing": "non-reentrant" if said.switch(key) else "none"

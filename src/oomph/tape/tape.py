@@ -63,7 +63,8 @@ class Tape:
         self.prompt_len: Size = 0  # tokens at the start of each sequence that are not scored
         self.images, self.image_size = 0, ""  # of each sequence, and how large they are
         self.holes = True  # whether a padding mask has any
-        self.sequences = 0  # that are packed into each row; 0: nothing is packed
+        self.sequences: Size = 0  # that lie behind each other in each row; 0: no position ids come along
+        self.cu_seq_lens: Sym | None = None  # where each begins, if the batch says so
         # Tells by its path whether a weight waits in the machine's memory, and comes when its module is called.
         self.waits: Callable[[str], bool] = lambda path: False
         self.adapters = True  # whether they are switched on

@@ -13,7 +13,7 @@ LEVERS = (
         "https://arxiv.org/abs/2205.14135",
         setting(
             lambda job: (
-                not job.padding and not job.packing and job.precision != "fp32" and job.attention not in FLASH_ATTN
+                not job.padding and not job.packs and job.precision != "fp32" and job.attention not in FLASH_ATTN
             ),
             attention="flash",
         ),
@@ -26,7 +26,7 @@ LEVERS = (
         "https://arxiv.org/abs/2307.08691",
         setting(
             lambda job: (
-                (job.padding or (job.packing and job.batch == 1))
+                (job.padding or (job.packs and job.shape[0] == 1))
                 and job.precision != "fp32"
                 and job.attention not in FLASH_ATTN
             ),

@@ -26,7 +26,7 @@ LEVERS = (
         Price.DATA,
         "Faster with flash attention; the sequences of a row then see each other, as in most pretraining.",
         "https://arxiv.org/abs/2407.09105",
-        setting(lambda job: job.packing, packing=False, attention="flash"),
+        setting(lambda job: job.packing, packing=False, padding_free=False, packed_by="positions", attention="flash"),
     ),
     Lever(
         "shorter sequences",
