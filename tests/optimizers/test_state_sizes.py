@@ -134,6 +134,8 @@ def test_apollo_projects_matrices_of_one_row() -> None:
     """Adapters of rank one: the limiter of an update's norm is a number, whatever the matrix is."""
     job: dict[str, Any] = {"method": "lora", "rank": 1, "targets": "q_proj,v_proj"}
     assert kept(played(MISTRAL_7B, optimizer="apollo_adamw", **job), "optimizer") > 0
+
+
 def test_q_galore_quantises_whole_groups() -> None:
     """Its own assertion: 256 numbers share a scale, and a projection must be made of whole groups."""
     with pytest.raises(UnsupportedError, match="256 numbers at a time, which 3 x 192"):
