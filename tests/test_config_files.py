@@ -108,8 +108,9 @@ def test_configs_of_other_programs_are_not_taken_for_the_trainers(config: dict[s
     ("said", "fields"),
     [
         ({"attn_implementation": "flash_attention_2", "sample_packing": True},
-         {"attention": "flash_attention_2", "packing": False}),
-        ({"attn_implementation": "sdpa", "sample_packing": True}, {"attention": "flash", "packing": True}),
+         {"attention": "flash_attention_2", "packing": True, "padding_free": True}),
+        ({"attn_implementation": "sdpa", "sample_packing": True, "sdpa_varlen": False},
+         {"attention": "flash", "packing": True, "padding_free": False}),
         ({"rl": "orpo"}, {"objective": "orpo"}),
         ({"rl": "simpo"}, {"objective": "simpo"}),
         ({"reward_model": True}, {"objective": "reward"}),
@@ -132,7 +133,7 @@ def test_words_of_axolotl(said: dict[str, Any], fields: dict[str, Any]) -> None:
     ("said", "words"),
     [
         ({"attn_implementation": "flex_attention"}, "attn_implementation 'flex_attention' is not modelled"),
-        ({"xformers_attention": True}, "xformers_attention is not modelled"),
+        ({"xformers_attention": True}, "xformers_attention 'xformers' is not modelled"),
         ({"gradient_checkpointing": "offload"}, "in host memory"),
         ({"adapter": "lora", "load_in_4bit": True}, "load_in_4bit without adapter: qlora"),
         ({"lora_target_parameters": ["mlp.experts.down_proj"]}, "lora_target_parameters is not modelled"),
@@ -174,7 +175,7 @@ def test_llama_factory_makes_what_trains_fp32() -> None:
         ({"additional_target": "embed_tokens,lm_head"}, {"modules_to_save": "embed_tokens,lm_head"}),
         ({"stage": "pt"}, {"method": "lora"}),
         ({"neat_packing": True}, {"packing": True}),
-        ({"neat_packing": True, "flash_attn": "fa2"}, {"packing": False, "attention": "flash_attention_2"}),
+        ({"neat_packing": True, "flash_attn": "fa2"}, {"packing": True, "packed_by": "positions", "attention": "flash_attention_2"}),
     ],
 )
 def test_words_of_llama_factory(said: dict[str, Any], fields: dict[str, Any]) -> None:

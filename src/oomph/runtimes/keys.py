@@ -325,6 +325,7 @@ READERS: dict[str, dict[str, Reader]] = {
         "max_length": number("seq_len"),
         "max_seq_length": number("seq_len"),
         **dict.fromkeys(("packing", "packing_strategy", "padding_free"), packing_keys.of_trl),
+        **dict.fromkeys(("num_generations", "reward_funcs"), completions),
         "activation_offloading": when("activation_offload", "trl"),
         "loss_type": loss_type,
         "teacher_model_name_or_path": teacher,
