@@ -20,6 +20,7 @@ LAYERS = 12
 TINY = {"hidden_size": 64, "intermediate_size": 96, "vocab_size": 999, "num_attention_heads": 4}
 LLAMA = {**LLAMA_3_8B, **TINY, "num_key_value_heads": 2, "num_hidden_layers": LAYERS}
 GPT2 = {"model_type": "gpt2", **TINY, "num_hidden_layers": LAYERS}
+BERT = {"model_type": "bert", "architectures": ["BertModel"], **TINY, "num_hidden_layers": 20}
 GEMMA_2 = {"model_type": "gemma2", **TINY, "num_key_value_heads": 2, "num_hidden_layers": 20, "head_dim": 16}
 JOBS: list[tuple[dict[str, Any], Job]] = [
     (LLAMA, TrainJob(1, 16, clip_gradients=True, accumulation=2)),
@@ -33,6 +34,8 @@ JOBS: list[tuple[dict[str, Any], Job]] = [
     (LLAMA, TrainJob(1, 16, method="qlora", checkpointing="reentrant", adapter_dropout=0.1)),
     (LLAMA, TrainJob(1, 16, method="dora", targets="all-linear", keep_outputs=True)),
     (LLAMA, TrainJob(1, 16, objective="dpo", method="lora", checkpointing="non-reentrant")),
+    (BERT, TrainJob(3, 16, objective="contrastive", negatives=1, anchor_len=8, precision="amp-bf16")),
+    (BERT, TrainJob(3, 16, objective="contrastive-cached", mini_batch_size=2, checkpointing="reentrant")),
     (GPT2, TrainJob(1, 16, attention="eager", precision="amp-fp16")),
     (GEMMA_2, TrainJob(1, 16, attention="eager")),
     (GEMMA_2, InferJob(1, 16, decode=2)),

@@ -19,20 +19,23 @@ from oomph.objectives.passes import Passes, crossing
 from oomph.ops.divergence import logsumexp_last
 from oomph.ops.elementwise import add_scalar
 from oomph.ops.slices import slice_axis
-from oomph.tape.autograd import backward, like
-from oomph.tape.sizes import Size, settled
+from oomph.stream import ROUND
+from oomph.tape.autograd import backward
+from oomph.tape.sizes import Size, settled, yes
 from oomph.tape.sym import Sym
 
 inputs = columns
-FIRST = 3  # mini-batches that tell what all but the last one do, of which the embeddings of all others are there
+FIRST = 3  # mini-batches that tell what all others but the last one do
+FP32 = 4  # bytes of a number
 
 
-class MiniBatch(NamedTuple):
-    """From which text of a column to which it goes; one that is not `played` does as those before it."""
+class MiniBatches(NamedTuple):
+    """From which text of a column to which it goes: one that is played, or many in a row that do as those before."""
 
     begin: Size
     end: Size
-    played: bool
+    count: Size = 1
+    played: bool = True
 
 
 def compute_loss(passes: Passes, inputs: Features) -> tuple[Sym, None]:
@@ -54,7 +57,7 @@ def _forward_cached(passes: Passes, sentence_features: list[Features]) -> Sym:
                     reps_mb = _embedded(passes, features, each)
                     reps_mbs.append(_leaf(reps_mb))
                 else:
-                    reps_mbs.append(_leaf(like(reps_mbs[0], reps_mbs[0].dtype)))
+                    reps_mbs.append(_leaf(_left_behind(each, reps_mbs[0])))
             reps.append(reps_mbs)
     loss = _calculate_loss(passes, reps)
     loss = _leaf(loss)
@@ -72,15 +75,25 @@ def _leaf(x: Sym) -> Sym:
     return made
 
 
-def _ranges(passes: Passes) -> list[MiniBatch]:
-    """Mirror _minibatch_ranges: how a column is cut up."""
+def _ranges(passes: Passes) -> list[MiniBatches]:
+    """Mirror _minibatch_ranges: how a column is cut up. Of many mini-batches the first and the last are played."""
     batch, size = passes.job.batch, passes.job.mini_batch_size
-    last = settled((batch + size - 1) // size) - 1
-    whole = [MiniBatch(at * size, (at + 1) * size, at < FIRST) for at in range(last)]
-    return [*whole, MiniBatch(last * size, batch, played=True)]
+    last = (batch + size - 1) // size - 1
+    many = yes(last > FIRST)
+    first = FIRST if many else settled(last)
+    return [
+        *(MiniBatches(at * size, (at + 1) * size) for at in range(first)),
+        *([MiniBatches(first * size, last * size, last - first, played=False)] * many),
+        MiniBatches(last * size, batch),
+    ]
 
 
-def _embedded(passes: Passes, features: Features, at: MiniBatch) -> Sym:
+def _left_behind(at: MiniBatches, like: Sym) -> Sym:
+    """Return the embeddings of mini-batches that are not played, as those of others are."""
+    return like.tape.empty((at.end - at.begin, *like.shape[1:]), like.dtype, op="cat")
+
+
+def _embedded(passes: Passes, features: Features, at: MiniBatches) -> Sym:
     """Mirror embed_minibatch: the embeddings of a mini-batch [M, H]."""
     minibatch = {name: slice_axis(each, 0, at.begin, at.end) for name, each in features.items()}
     return embed(passes, minibatch)["sentence_embedding"]
@@ -96,7 +109,7 @@ def _calculate_loss(passes: Passes, reps: list[list[Sym]]) -> Sym:
     losses: list[Sym] = []
     for each in _ranges(passes):
         if not each.played:
-            losses.append(tape.empty((), "fp32", op="mean"))
+            others = tape.empty((each.count, ROUND // FP32), "fp32", op="mean")  # noqa: F841  a block for each number
             continue
         local_batch = slice_axis(local_indices, 0, each.begin, each.end)
         row_indices = counted(tape, each.end - each.begin)
@@ -131,7 +144,7 @@ def _backward_hook(
     passes: Passes,
     sentence_features: list[Features],
     cache: list[list[Any]],
-    ranges: list[MiniBatch],
+    ranges: list[MiniBatches],
 ) -> None:
     """Mirror _backward_hook: each mini-batch once more, with a graph, and backward from what its embeddings get."""
     tape = passes.tape
