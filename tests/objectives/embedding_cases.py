@@ -32,6 +32,7 @@ MODERNBERT: dict[str, Any] = BERT | {
     "architectures": ["ModernBertModel"],
     "num_hidden_layers": 2,
     "local_attention": 8,
+    "layer_types": ["sliding_attention"] * 2,  # of one kind: the class makes tables in the order of a set of names
     **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 0),
 }
 DISTILBERT: dict[str, Any] = {
