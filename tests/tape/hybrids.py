@@ -167,6 +167,18 @@ def recurrent_gemma(rng: random.Random) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def zamba(rng: random.Random) -> dict[str, Any]:
+    """Zamba: one transformer block that stands at several places (at one the class fails), Mamba-1 in heads."""
+    kinds = rng.choice([[HYBRID, LINEAR, HYBRID], [LINEAR, HYBRID, HYBRID]])
+    raw = _common(rng, "zamba")
+    return raw | {
+        "num_hidden_layers": len(kinds), "layers_block_type": kinds, "tie_word_embeddings": True,
+        "n_mamba_heads": rng.choice([1, 2]), "mamba_d_state": rng.choice([5, 8]), "mamba_d_conv": rng.choice([2, 4]),
+        "mamba_proj_bias": rng.random() < 0.3, "mamba_conv_bias": rng.random() < 0.7,
+        "attention_dropout": rng.choice([0.0, 0.1]),
+    }  # fmt: skip
+
+
 CONFIGS = {
     "lfm2": lfm2,
     "lfm2_moe": lfm2_moe,
@@ -176,6 +188,7 @@ CONFIGS = {
     "qwen3_5_moe_text": qwen3_5_moe_text,
     "olmo_hybrid": olmo_hybrid,
     "nemotron_h": nemotron_h,
+    "zamba": zamba,
     "zamba2": zamba2,
     "falcon_h1": falcon_h1,
     "minimax": minimax,

@@ -104,21 +104,22 @@ class MultiHeadMamba(Block):
     num_heads: int
     bias: bool = False
     conv_bias: bool = True
+    activation: str = "silu"
     kind: str = "mamba"
 
     @property
     def parts(self) -> Parts:
-        """As Mamba-1, with a leading axis of heads on everything between the two big maps."""
+        """As Mamba-1, with a leading axis of heads on everything between the two big maps; A_log is loaded as fp32."""
         heads, width = self.num_heads, self.inner_size // self.num_heads
         state, rank = self.state_size, self.time_step_rank
         return {
-            "conv1d": depthwise(self.inner_size, self.conv_kernel, self.conv_bias),
-            "in_proj": Linear(self.hidden_size, 2 * self.inner_size, self.bias),
             "x_proj_weight": Tensor((heads, rank + 2 * state, width), "param"),
             "dt_proj_weight": Tensor((heads, width, rank), "param"),
             "dt_proj_bias": Tensor((heads, width), "bias"),
-            "A_log": Tensor((heads, width, state), "param"),
+            "A_log": Tensor((heads, width, state), "param", dtype="fp32"),
             "D": Tensor((heads, width), "param"),
+            "conv1d": depthwise(self.inner_size, self.conv_kernel, self.conv_bias),
+            "in_proj": Linear(self.hidden_size, 2 * self.inner_size, self.bias),
             "out_proj": Linear(self.inner_size, self.hidden_size, self.bias),
         }
 
@@ -127,6 +128,19 @@ class MultiHeadMamba(Block):
         """As Mamba-1's, cut into heads."""
         state = (self.num_heads, self.inner_size // self.num_heads, self.state_size)
         return (StateCache("mamba", self.inner_size, self.conv_kernel, state),)
+
+    @staticmethod
+    def program(
+        m: Bound,
+        hidden_states: Sym,
+        cache_params: Cache | None = None,
+        attention_mask: Sym | None = None,
+        index: int = 0,
+    ) -> Sym:
+        """Mirror ZambaMambaMixer.forward: hidden_states [B, S, H] in and out, `index` of the layer in the cache."""
+        from oomph.programs.zamba import mixer
+
+        return mixer(m, hidden_states, cache_params, attention_mask, index)
 
 
 @dataclass(frozen=True)

@@ -70,8 +70,18 @@ def shared_block(config: Config, hidden: int) -> Block:
     kv_heads = config.optional_int("num_key_value_heads") or heads
     return Module(
         {
-            "self_attn": Attention(width, heads, kv_heads, head_dim, out_features=hidden),
-            "feed_forward": GatedMLP(hidden, config.int("intermediate_size")),
+            "self_attn": Attention(
+                width,
+                heads,
+                kv_heads,
+                head_dim,
+                out_features=hidden,
+                rotary="",
+                dropout=config.rate("attention_dropout", 0.0),
+            ),
+            "feed_forward": GatedMLP(
+                hidden, config.int("intermediate_size"), activation=config.str("hidden_act", "gelu")
+            ),
             "input_layernorm": Norm(width),
             "pre_ff_layernorm": Norm(hidden),
         }
@@ -91,4 +101,5 @@ def mixer(config: Config, hidden: int) -> Block:
         heads,
         bias=config.bool("mamba_proj_bias"),
         conv_bias=config.bool("mamba_conv_bias"),
+        activation=config.str("hidden_mamba_act", "silu"),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 from oomph.ops.elementwise import add_, cast, grad
@@ -168,8 +169,8 @@ def _baddbmm_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gra
 
 def matmul(x: Sym, y: Sym) -> Sym:
     """Return x [.., M, K] @ y [.., K, N]: both are folded to as many matrices as the axes before have places, a copy
-    where strides forbid a view, and where y [A, 1, K, N] or [1, B, K, N] is the same for several. Autocast casts y
-    first.
+    where strides forbid a view, and where x or y, as [A, 1, K, N] or [1, B, K, N], is the same for several. Autocast
+    casts y first.
 
     Saves what bmm saves, copies included. Source: ATen/native/LinearAlgebra.cpp, _matmul_impl.
 
@@ -179,15 +180,20 @@ def matmul(x: Sym, y: Sym) -> Sym:
     """
     y = autocast_argument(y)
     x = autocast_argument(x)
-    batch = x.shape[:-2]
+    sides = list(zip(x.shape[:-2], y.shape[:-2], strict=True))
+    batch = tuple(own if yes(own == other) or yes(other == 1) else other for own, other in sides)
     matrices = product(batch)
-    left = view(x, (matrices, *x.shape[-2:]))
-    if not all(yes(own == wanted) for own, wanted in zip(y.shape[:-2], batch, strict=True)):
-        y = expand(y, (*batch, *y.shape[-2:]))
-    right = view(y, (matrices, *y.shape[-2:]))
+    left = view(_for_each(x, batch), (matrices, *x.shape[-2:]))
+    right = view(_for_each(y, batch), (matrices, *y.shape[-2:]))
     out = bmm(left, right)
     del right, left  # C++ locals die in reverse order
     return view(out, (*batch, x.shape[-2], y.shape[-1]))
+
+
+def _for_each(x: Sym, batch: Sequence[Size]) -> Sym:
+    """Return x [.., M, K] with these axes before: a view of it where they are not its own."""
+    alike = all(yes(own == wanted) for own, wanted in zip(x.shape[:-2], batch, strict=True))
+    return x if alike else expand(x, (*batch, *x.shape[-2:]))
 
 
 def matrix_times(weight: Sym, x: Sym) -> Sym:
