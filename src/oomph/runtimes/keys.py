@@ -96,6 +96,14 @@ def targets(said: Said, key: str) -> dict[str, Any]:
     return {"targets": "all-linear" if words in (["all"], ["all-linear"]) else ",".join(words)}
 
 
+def copied_modules(said: Said, key: str) -> dict[str, Any]:
+    """Read of which modules PEFT trains a copy."""
+    value = said.values[key]
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise ConfigError(f"{said.where}: {key} is no list of names.", "Give names of modules.")
+    return {"modules_to_save": ",".join(one.strip() for one in value)}
+
+
 ATTENTION: dict[str, str] = {
     **FLASH_ATTN_NAMES, **{name: name for name in FLASH_ATTN},
     "sdpa": "flash", "auto": "flash", "eager": "eager", "disabled": "eager",
@@ -276,6 +284,7 @@ _TRAINER: dict[str, Reader] = {
     "lora_r": number("rank"),
     "lora_dropout": rate("adapter_dropout"),
     "lora_target_modules": targets,
+    "lora_modules_to_save": copied_modules,
     "load_in_8bit": eight_bit,
     "load_in_4bit": four_bit,
     "use_dora": dora,
@@ -432,7 +441,7 @@ HARMLESS_OF: dict[str, frozenset[str]] = {
         "quantization_method", "save_only_model", "template", "val_size", "apollo_layerwise", "apollo_proj",
         "apollo_proj_type", "apollo_rank", "apollo_scale", "apollo_scale_type", "apollo_target",
         "apollo_update_interval", "galore_layerwise", "galore_proj_type", "galore_rank", "galore_scale",
-        "galore_target", "galore_update_interval",
+        "galore_target", "galore_update_interval", "pissa_convert", "pissa_init", "pissa_iter",
     }),
     "deepspeed": frozenset({
         "activation_checkpointing", "amp", "bf16", "communication_data_type", "comms_logger", "csv_monitor",
