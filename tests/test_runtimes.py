@@ -90,6 +90,15 @@ def test_an_unknown_framework_is_refused_with_close_matches() -> None:
         runtime("axolotle")
 
 
+@pytest.mark.parametrize("name", ["trainer", "trl", "axolotl", "llama-factory", "peft"])
+@pytest.mark.parametrize("optimizer", ["galore_adamw_layerwise", "apollo_adamw_layerwise", "lomo"])
+def test_clipping_by_default_gives_way_to_updates_within_backward(name: str, optimizer: str) -> None:
+    """clip_grad_norm_ is called then, and finds no gradient; only who asks for it is told that it does not go."""
+    assert not runtime(name).job(optimizer=optimizer, method="full").clip_gradients
+    with pytest.raises(UsageError, match="clipping"):
+        runtime(name).job(optimizer=optimizer, method="full", clip_gradients=True)
+
+
 def test_an_axolotl_config_is_a_job() -> None:
     """Its keys are fields; what moves no byte is left alone, what nobody reads is listed."""
     found = read(parse_mapping(AXOLOTL.encode(), "a.yaml"), "a.yaml")
