@@ -84,6 +84,16 @@ def test_an_implementation_goes_with_its_optimizer() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [("LLaMA-Factory", "llama-factory"), ("llamafactory", "llama-factory"), ("ms-swift", "swift"), ("HF", "trainer"),
+     ("accelerate", "trainer"), ("TRL", "trl"), ("LitGPT", "litgpt"), ("lit-gpt", "litgpt"), ("torch", "pytorch")],
+)  # fmt: skip
+def test_a_framework_is_known_by_its_letters_and_other_names(typed: str, name: str) -> None:
+    """As its own page writes it, or by the library beneath."""
+    assert runtime(typed).name == name
+
+
 def test_an_unknown_framework_is_refused_with_close_matches() -> None:
     """A slip of the keyboard is answered with the name that was meant."""
     with pytest.raises(UsageError, match="axolotl"):

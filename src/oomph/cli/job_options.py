@@ -14,7 +14,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import click
 from click.core import ParameterSource
 
-from oomph.errors import UsageError, close_matches
+from oomph.errors import UsageError, close_matches, letters
 from oomph.job import DEFAULTS, InferJob, TrainJob
 from oomph.job_tells import idle_inputs
 from oomph.job_words import FLASH_ATTN_NAMES
@@ -304,23 +304,19 @@ def _known(value: str, choices: Sequence[str]) -> str:
     for name in (value, SAME.get(value, ""), str(OPTIMIZERS.get(value, {}).get("optimizer", ""))):
         if name in choices:
             return name
-    alike = [one for one in choices if _letters(one) == _letters(value)]
+    alike = [one for one in choices if letters(one) == letters(value)]
     return alike[0] if len(alike) == 1 else value
 
 
 def _hint(value: str, choices: Sequence[str]) -> str:
     """Return what was probably meant, in a sentence; "" if nobody can tell."""
-    said = _letters(value)
-    meant = next((ours for theirs, ours in VALUES.items() if _letters(theirs) == said and ours in choices), None)
+    said = letters(value)
+    meant = next((ours for theirs, ours in VALUES.items() if letters(theirs) == said and ours in choices), None)
     if meant is not None:
         return f"Did you mean {meant}?"
     if said in NO_METHODS and "lora" in choices:
         return f"Say {NO_METHODS[said]}."
     return close_matches(value[:100], choices)
-
-
-def _letters(word: str) -> str:
-    return "".join(filter(str.isalnum, word.lower()))
 
 
 def within_context(job: Any, context: int | None) -> Any:
