@@ -13,7 +13,7 @@ from oomph.planning.change import settings, together
 from oomph.planning.lever import Lever, Price
 from oomph.planning.levers import levers
 from oomph.planning.upgrades import UPGRADES
-from tests.planning.models import GPT2, LLAMA, MIXTRAL, bench, random_job, random_model
+from tests.planning.models import GPT2, LLAMA, MIXTRAL, bench, random_job, random_model, subject
 
 DOCS = Path(__file__).parents[2] / "docs"
 SMALL = {"vocab_size": 128}  # so that the peak is in the layers, not in the loss
@@ -105,3 +105,15 @@ def test_no_lever_is_shown_that_takes_more(seed: int) -> None:
     for lever in levers():
         for step in settings(on, lever, job):
             assert on.peak(together(job, [step])) < on.peak(job), (lever.name, step)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [{"qat": "8da4w"}, {"optimizer": "q_galore_adamw8bit", "weight_quant": True}],
+)
+def test_levers_that_do_not_go_with_a_job_are_left_out(inputs: dict[str, Any]) -> None:
+    """Adapters go with neither, checkpointing with both: jobs that cannot be are no error of a plan's."""
+    job, model = TrainJob(6, 1024, **inputs), subject(LLAMA).model
+    names = {lever.name for lever in levers() if list(lever.applied(job, model))}
+    assert "gradient checkpointing" in names
+    assert not {"LoRA", "QLoRA"} & names

@@ -102,22 +102,6 @@ def test_what_cannot_be_estimated_is_named_not_advised(monkeypatch: pytest.Monke
     assert "SGD" not in [part.lever for change in made.changes for part in change.parts]
 
 
-@pytest.mark.parametrize(
-    "inputs",
-    [
-        {"qat": "8da4w", "attention": "flash"},
-        {"optimizer": "q_galore_adamw8bit", "optim_rank": 64, "weight_quant": True},
-    ],
-)
-def test_levers_that_do_not_go_with_a_job_are_left_out(inputs: dict[str, Any]) -> None:
-    """Adapters are for neither: a plan of what is left, of which checkpointing is one."""
-    job = TrainJob(6, 1024, **inputs)
-    made = plan(subject(LLAMA), job, too_small(LLAMA, job, 0.6))
-    names = [part.lever for change in made.changes for part in change.parts]
-    assert "gradient checkpointing" in names
-    assert not {"LoRA", "QLoRA"} & set(names)
-
-
 def test_nothing_makes_it_fit() -> None:
     """Weights alone are too much: the plan says so and lists what would save most all the same."""
     job = TrainJob(1, 512, optimizer="sgd", implementation="fused")
