@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 
 from oomph.cli.foreign import FLAGS
-from oomph.cli.job_options import VALUES
+from oomph.cli.job_options import NO_METHODS, VALUES, Names
+from oomph.job_words import Method, OptimizerName
 from tests.test_cli import run
 
 
@@ -25,6 +28,11 @@ from tests.test_cli import run
         ("train llama-3.1-8b --attention sdpa", "Did you mean flash?"),
         ("train llama-3.1-8b --precision bfloat16", "Did you mean bf16?"),
         ("train llama-3.1-8b --sequence 8", "--seq"),
+        ("train llama-3.1-8b --method pissa", "Did you mean lora?"),
+        ("train llama-3.1-8b --method galore", "Say --optim galore_adamw."),
+        ("train llama-3.1-8b --optim q_galore", "Did you mean q_galore_adamw8bit?"),
+        ("train llama-3.1-8b --method lora --quantization bnb_4bit", "Did you mean nf4?"),
+        ("train llama-3.1-8b --method lora --use_rslora", "Here that is --method lora"),
     ],
 )
 def test_an_unknown_flag_is_answered_with_ours(capsys: pytest.CaptureFixture[str], words: str, fix: str) -> None:
@@ -34,12 +42,32 @@ def test_an_unknown_flag_is_answered_with_ours(capsys: pytest.CaptureFixture[str
     assert fix in " ".join(err.split())
 
 
+@pytest.mark.parametrize(
+    ("typed", "ours"),
+    [
+        ("AdamW", "adamw"), ("adamw8bit", "adamw_8bit"), ("adam_mini", "adam-mini"), ("apollo_mini", "apollo-mini"),
+        ("q_galore_adamw_8bit", "q_galore_adamw8bit"), ("SGD", "sgd"), ("ao_adamw_4bit", "torchao-adamw-4bit"),
+        ("torch.optim.AdamW", "adamw"), ("adopt_adamw", "adopt"), ("adamw-torch-fused", "adamw_torch_fused"),
+        ("adamw_torch_fused", "adamw_torch_fused"), ("bitsandbytes.optim.PagedAdamW8bit", "paged_adamw_8bit"),
+    ],
+)  # fmt: skip
+def test_an_optimizer_is_known_by_its_letters_and_by_names_of_config_files(typed: str, ours: str) -> None:
+    """Case, hyphens and underscores do not count; axolotl's and torchtune's names are what their files mean."""
+    assert Names(get_args(OptimizerName)).convert(typed, None, None) == ours
+
+
+@pytest.mark.parametrize("typed", ["LoRA", "QLoRA", "lora_fa", "(IA)3", "BitFit", "prefix_tuning", "P-Tuning"])
+def test_a_method_is_known_by_its_letters(typed: str) -> None:
+    """As papers write it, or as PEFT calls it."""
+    assert Names(get_args(Method)).convert(typed, None, None) in get_args(Method)
+
+
 def test_what_is_proposed_exists() -> None:
     """Each flag that stands in for another is one of `oomph train`, each value one of an input's."""
     from oomph.cli.jobs import train
 
     ours = {flag for param in train.params for flag in param.opts}
-    assert {text.split()[0] for text in FLAGS.values()} <= ours
+    assert {text.split()[0] for text in (*FLAGS.values(), *NO_METHODS.values())} <= ours
     choices = {str(choice) for param in train.params for choice in getattr(param.type, "choices", ())}
     assert {*VALUES.values()} <= choices
     assert not {f"--{flag}" for flag in FLAGS} & ours

@@ -84,10 +84,29 @@ def test_an_implementation_goes_with_its_optimizer() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [("LLaMA-Factory", "llama-factory"), ("llamafactory", "llama-factory"), ("ms-swift", "swift"), ("HF", "trainer"),
+     ("accelerate", "trainer"), ("TRL", "trl"), ("LitGPT", "litgpt"), ("lit-gpt", "litgpt"), ("torch", "pytorch")],
+)  # fmt: skip
+def test_a_framework_is_known_by_its_letters_and_other_names(typed: str, name: str) -> None:
+    """As its own page writes it, or by the library beneath."""
+    assert runtime(typed).name == name
+
+
 def test_an_unknown_framework_is_refused_with_close_matches() -> None:
     """A slip of the keyboard is answered with the name that was meant."""
     with pytest.raises(UsageError, match="axolotl"):
         runtime("axolotle")
+
+
+@pytest.mark.parametrize("name", ["trainer", "trl", "axolotl", "llama-factory", "peft"])
+@pytest.mark.parametrize("optimizer", ["galore_adamw_layerwise", "apollo_adamw_layerwise", "lomo"])
+def test_clipping_by_default_gives_way_to_updates_within_backward(name: str, optimizer: str) -> None:
+    """clip_grad_norm_ is called then, and finds no gradient; only who asks for it is told that it does not go."""
+    assert not runtime(name).job(optimizer=optimizer, method="full").clip_gradients
+    with pytest.raises(UsageError, match="clipping"):
+        runtime(name).job(optimizer=optimizer, method="full", clip_gradients=True)
 
 
 def test_an_axolotl_config_is_a_job() -> None:
@@ -136,6 +155,9 @@ def test_an_axolotl_config_is_a_job() -> None:
           "optim_target_modules": ["attn", "mlp"]}, "axolotl", {"optimizer": "q_galore_adamw8bit", "optim_rank": 256}),
         ({"base_model": "x", "micro_batch_size": 1, "optimizer": "q_galore_adamw8bit", "qgalore_rank": 64},
          "axolotl", {"optimizer": "q_galore_adamw8bit", "optim_rank": 64}),
+        ({"output_dir": "x", "use_peft": True, "lora_modules_to_save": ["lm_head"]}, "trainer",
+         {"method": "lora", "modules_to_save": "lm_head"}),
+        ({"finetuning_type": "lora", "pissa_init": True}, "llama-factory", {"method": "lora"}),
         ({"base_model": "x", "micro_batch_size": 1, "optimizer": "adopt_adamw"}, "axolotl", {"optimizer": "adopt"}),
         ({"base_model": "x", "micro_batch_size": 1, "lisa_n_layers": 4, "lisa_step_interval": 20}, "axolotl",
          {"method": "lisa", "active_layers": 4}),

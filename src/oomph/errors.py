@@ -48,3 +48,12 @@ def close_matches(word: str, known: Iterable[str], most: int = 3) -> str:
 
     found = difflib.get_close_matches(word.lower(), list(known), n=most, cutoff=0.55)
     return f"Did you mean {', '.join(found)}?" if found else ""
+
+
+def letters(word: str) -> str:
+    """Return what words are compared by where case and signs between them do not count.
+
+    >>> letters("LLaMA-Factory") == letters("llama_factory")
+    True
+    """
+    return "".join(filter(str.isalnum, word.lower()))

@@ -119,3 +119,13 @@ def test_no_lever_asks_for_what_an_objective_refuses(objective: str) -> None:
         for lever in (*levers(), *UPGRADES):
             for each in (job, replace(job, method="lora")):
                 assert each not in list(lever.changes(each, model))
+@pytest.mark.parametrize(
+    "inputs",
+    [{"qat": "8da4w"}, {"optimizer": "q_galore_adamw8bit", "weight_quant": True}],
+)
+def test_levers_that_do_not_go_with_a_job_are_left_out(inputs: dict[str, Any]) -> None:
+    """Adapters go with neither, checkpointing with both: jobs that cannot be are no error of a plan's."""
+    job, model = TrainJob(6, 1024, **inputs), subject(LLAMA).model
+    names = {lever.name for lever in levers() if list(lever.applied(job, model))}
+    assert "gradient checkpointing" in names
+    assert not {"LoRA", "QLoRA"} & names

@@ -6,6 +6,7 @@ import click
 
 # Of transformers' TrainingArguments, TRL, PEFT, axolotl, LLaMA-Factory and model cards; hyphens stand for underscores.
 FLAGS = {
+    "apollo-rank": "--optim-rank",
     "attn-implementation": "--attention",
     "batch-size": "--batch",
     "bf16": "--precision bf16",
@@ -16,11 +17,15 @@ FLAGS = {
     "finetuning-type": "--method",
     "flash-attention": "--attention flash_attention_2",
     "flash-attn": "--attention flash_attention_2",
+    "foreach": "--implementation foreach",
     "fp16": "--precision fp16",
+    "fused": "--implementation fused",
+    "galore-rank": "--optim-rank",
     "gradient-accumulation-steps": "--accumulation",
     "gradient-checkpointing": "--checkpointing non-reentrant (or reentrant)",
     "load-in-4bit": "--quantization nf4 (with LoRA: --method qlora)",
     "load-in-8bit": "--quantization int8",
+    "gradient-checkpointing-kwargs": "--checkpointing reentrant or non-reentrant",
     "lora": "--method lora",
     "lora-dropout": "--adapter-dropout",
     "lora-r": "--rank",
@@ -31,8 +36,12 @@ FLAGS = {
     "max-seq-len": "--seq",
     "max-seq-length": "--seq",
     "micro-batch-size": "--batch",
+    "num-virtual-tokens": "--virtual-tokens",
+    "optim-args": "--optim-rank (the rank of projections)",
+    "optimizer-in-bwd": "--optimizer-in-backward",
     "per-device-train-batch-size": "--batch",
     "qlora": "--method qlora",
+    "qgalore-rank": "--optim-rank",
     "quantization-bit": "--quantization nf4 or int8",
     "sample-packing": "--packing --padding-free",
     "multipack": "--packing --padding-free",
@@ -40,8 +49,16 @@ FLAGS = {
     "seqlen": "--seq",
     "sequence-len": "--seq",
     "sequence-length": "--seq",
+    "target-modules": "--targets",
     "torch-dtype": "--precision",
+    "use-adam-mini": "--optim adam-mini",
+    "use-apollo": "--optim apollo_adamw",
+    "use-badam": "--method badam",
+    "use-dora": "--method dora",
+    "use-galore": "--optim galore_adamw",
+    "use-liger-kernel": "--kernels liger --loss liger",
     "use-peft": "--method lora",
+    "use-rslora": "--method lora (another factor, the same bytes)",
 }
 JOBS = ("train", "serve")
 

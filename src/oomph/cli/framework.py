@@ -42,8 +42,8 @@ def framework_job(name: str | None, config: str | None, values: Mapping[str, Any
     found = program.with_defaults(Versions(), said)
     if "use_cache" not in said:
         found["use_cache"] = bool(found.get("use_cache")) and use_cache(found.get("checkpointing", "none"))
-    if config and name and name != file.runtime:
-        raise UsageError(f"{config} is a config of {file.runtime}, not of {name}.", "Leave out --framework.")
+    if config and name and program.name != file.runtime:
+        raise UsageError(f"{config} is a config of {file.runtime}, not of {program.name}.", "Leave out --framework.")
     unread = ", ".join(file.unknown[:SHOWN]) + (" ..." if len(file.unknown) > SHOWN else "")
     warnings = (*((f"Not read in {config}: {unread}.",) if unread else ()), *file.notes)
     taken = tuple(f"{program.name}: {text}" for text in program.taken(Versions(), said))

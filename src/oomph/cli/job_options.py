@@ -7,14 +7,14 @@ take both (`--infer` switches). The parsed values come to the command under the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, replace
 from typing import Any, TypeVar, get_args
 
 import click
 from click.core import ParameterSource
 
-from oomph.errors import UsageError, close_matches
+from oomph.errors import UsageError, close_matches, letters
 from oomph.job import DEFAULTS, InferJob, TrainJob
 from oomph.job_checks import field_types
 from oomph.job_tells import idle_inputs
@@ -29,16 +29,36 @@ Job = type[TrainJob] | type[InferJob]
 # What other programs call values of options.
 VALUES: dict[str, str] = {
     **FLASH_ATTN_NAMES,
+    "4bit": "nf4",
+    "8bit": "int8",
+    "apollo": "apollo_adamw",
+    "awq-4bit": "awq",
     "bf16-mixed": "amp-bf16",
     "bf16-true": "bf16",
     "bfloat16": "bf16",
+    "bitsandbytes": "nf4",
+    "bnb-4bit": "nf4",
+    "bnb-8bit": "int8",
     "float16": "fp16",
     "float32": "fp32",
+    "gptq": "gptq-4bit-g128",
+    "gptq-4bit": "gptq-4bit-g128",
     "half": "fp16",
+    "hqq": "hqq-4bit",
+    "layernorm-tuning": "ln-tuning",
+    "olora": "lora",
+    "pissa": "lora",
+    "q-galore": "q_galore_adamw8bit",
+    "rslora": "lora",
     "sdpa": "flash",
     "unsloth_checkpoint": "unsloth",
     "xformers": "efficient",
 }
+# What people take for methods and other options say.
+NO_METHODS = {
+    "freeze": "--freeze-layers and a number", "galore": "--optim galore_adamw", "qat": "--qat 8da4w",
+    "qdora": "--method dora --quantization nf4-dq",
+}  # fmt: skip
 MANY, LONG = 10, 60  # choices that are too many, or characters of them all, to be told in the option's name
 # How options are spelled where the field's name with hyphens is not it. A pair with a slash turns a thing on or off.
 SPELLINGS: dict[Job, dict[str, tuple[str, ...]]] = {
@@ -268,24 +288,43 @@ class Amount(click.types.IntParamType):
             self.fail(str(error), param, ctx)
 
 
-# What transformers calls the cache that its default backend quantises, and a hyphen where it has another sign.
-SAME = {"quantized": "quanto", "offloaded-static": "offloaded_static"}
+SAME = {"quantized": "quanto"}  # what transformers calls the cache that its default backend quantises
 
 
 class Names(click.Choice[str]):
     """A choice that answers a slip of the keyboard with what was probably meant."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return one of the choices."""
-        if SAME.get(value) in self.choices:
-            value = SAME[value]
+        """Return one of the choices; case and signs between words do not count."""
+        value = _known(str(value), self.choices)
         if value not in self.choices:
             if value in REFUSED and "adamw" in self.choices:
                 self.fail(f"{value} is not modelled: {REFUSED[value]}.", param, ctx)
-            meant = VALUES.get(str(value).lower())
-            hint = f"Did you mean {meant}?" if meant in self.choices else close_matches(str(value)[:100], self.choices)
-            self.fail(f"{str(value)[:100]!r} is none. {hint or 'Choose one of ' + ', '.join(self.choices)}", param, ctx)
+            hint = _hint(value, self.choices) or "Choose one of " + ", ".join(self.choices)
+            self.fail(f"{value[:100]!r} is none. {hint}", param, ctx)
         return super().convert(value, param, ctx)
+
+
+def _known(value: str, choices: Sequence[str]) -> str:
+    """Return the choice of the same letters and digits, or what config files of other programs mean by a value."""
+    from oomph.runtimes.optimizer_keys import OPTIMIZERS
+
+    for name in (value, SAME.get(value, ""), str(OPTIMIZERS.get(value, {}).get("optimizer", ""))):
+        if name in choices:
+            return name
+    alike = [one for one in choices if letters(one) == letters(value)]
+    return alike[0] if len(alike) == 1 else value
+
+
+def _hint(value: str, choices: Sequence[str]) -> str:
+    """Return what was probably meant, in a sentence; "" if nobody can tell."""
+    said = letters(value)
+    meant = next((ours for theirs, ours in VALUES.items() if letters(theirs) == said and ours in choices), None)
+    if meant is not None:
+        return f"Did you mean {meant}?"
+    if said in NO_METHODS and "lora" in choices:
+        return f"Say {NO_METHODS[said]}."
+    return close_matches(value[:100], choices)
 
 
 def within_context(job: Any, context: int | None) -> Any:

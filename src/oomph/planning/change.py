@@ -72,7 +72,7 @@ def together(base: TrainJob, steps: Iterable[Step]) -> TrainJob:
 
 def settings(bench: Bench, lever: Lever, job: TrainJob) -> list[Step]:
     """Return what a lever can set in a job, the mildest first: only what can be estimated, and takes less."""
-    after = [each for each in lever.changes(job, bench.found.model) if not bench.refusal(each)]
+    after = [each for each in lever.applied(job, bench.found.model) if not bench.refusal(each)]
     return [(lever, delta(job, each)) for each in after if bench.peak(each) < bench.peak(job)]
 
 
@@ -94,7 +94,7 @@ def refusals(bench: Bench, job: TrainJob, levers: Sequence[Lever]) -> list[Refus
     """Return the levers of which nothing they could set can be estimated, and why."""
     found = []
     for lever in levers:
-        reasons = [bench.refusal(each) for each in lever.changes(job, bench.found.model)]
+        reasons = [bench.refusal(each) for each in lever.applied(job, bench.found.model)]
         if reasons and all(reasons):
             found.append(Refusal(lever.name, reasons[0]))
     return found

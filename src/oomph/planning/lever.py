@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from enum import IntEnum
 from typing import Any
@@ -52,6 +52,13 @@ class Lever:
     cost: str
     source: str
     changes: Changes
+
+    def applied(self, job: TrainJob, model: Model) -> Iterator[TrainJob]:
+        """Yield the changed jobs as far as what they set goes together with the rest of the job."""
+        try:
+            yield from self.changes(job, model)
+        except UsageError:
+            return
 
 
 def setting(when: Callable[[TrainJob], bool] | None = None, **values: Any) -> Changes:

@@ -82,5 +82,5 @@ def _limit(bench: Bench, job: TrainJob, over: str) -> list[Limit]:
 
 def _upgrade(bench: Bench, job: TrainJob, lever: Lever) -> list[Change]:
     """Return what a lever of luxury costs in memory, where it can be estimated."""
-    after = [each for each in lever.changes(job, bench.found.model) if not bench.refusal(each)]
+    after = [each for each in lever.applied(job, bench.found.model) if not bench.refusal(each)]
     return [change_of(bench, job, [(lever, delta(job, each))]) for each in after]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from oomph.errors import UsageError, close_matches
+from oomph.errors import UsageError, close_matches, letters
 
 if TYPE_CHECKING:
     from oomph.runtimes.base import Runtime
@@ -29,14 +29,19 @@ RUNTIMES: dict[str, str] = {
     "litgpt": "litgpt",
     "unsloth": "unsloth",
 }
-
-
+# What else people call them.
+ALIASES = {
+    "hf": "trainer", "huggingface": "trainer", "transformers": "trainer", "accelerate": "trainer", "torch": "pytorch",
+    "msswift": "swift",
+}  # fmt: skip
 CHOOSE = f"Choose one of {', '.join(RUNTIMES)}; docs/frameworks.md says what each takes."
 
 
 def runtime(name: str) -> Runtime:
-    """Return a runtime by its name."""
-    if name not in RUNTIMES:
+    """Return a runtime by its name, in which case and signs do not count, or by what else people call it."""
+    said = letters(name)
+    known = ALIASES.get(said) or next((one for one in RUNTIMES if letters(one) == said), None)
+    if known is None:
         raise UsageError(f"There is no framework {name[:80]!r}.", close_matches(name, RUNTIMES) or CHOOSE)
-    found: Runtime = import_module(f"oomph.runtimes.{RUNTIMES[name]}").RUNTIME
+    found: Runtime = import_module(f"oomph.runtimes.{RUNTIMES[known]}").RUNTIME
     return found

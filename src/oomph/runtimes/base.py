@@ -106,11 +106,14 @@ class Runtime:
         method = given.get("method") or (known["method"].value if "method" in known else "full")
         known = {**known, **(self.whole(versions) if method == "full" else {})}
         kind = KINDS.get(given.get("optimizer") or (known["optimizer"].value if "optimizer" in known else ""))
-        return {
-            name: default
-            for name, default in known.items()
-            if name not in given and (name != "implementation" or kind is None or default.value in kind.implementations)
-        }
+        in_backward = bool(given.get("optimizer_in_backward")) or (kind is not None and kind.in_backward)
+
+        def goes(name: str, default: Default) -> bool:
+            if name == "clip_gradients":  # which finds no gradients where each is gone after its update
+                return not in_backward
+            return name != "implementation" or kind is None or default.value in kind.implementations
+
+        return {name: default for name, default in known.items() if name not in given and goes(name, default)}
 
     def taken(self, versions: Versions, given: Mapping[str, Any]) -> tuple[str, ...]:
         """Return in words which defaults a job takes, given what the user said."""

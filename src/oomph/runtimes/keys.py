@@ -314,6 +314,7 @@ _TRAINER: dict[str, Reader] = {
     "lora_r": number("rank"),
     "lora_dropout": rate("adapter_dropout"),
     "lora_target_modules": targets,
+    "lora_modules_to_save": modules("modules_to_save"),
     "load_in_8bit": eight_bit,
     "load_in_4bit": four_bit,
     "use_dora": dora,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from oomph.job import TrainJob
+from oomph.job_words import Checkpointing
 from oomph.model import Model
 from oomph.planning.lever import Lever, Price, halving, replaced, setting
 
@@ -24,6 +26,13 @@ def _sequence_by_sequence(job: TrainJob, model: Model) -> Iterable[TrainJob]:
             yield changed
 
 
+def _checkpointed(job: TrainJob, model: Model) -> Iterable[TrainJob]:
+    """As torch recommends it; reentrant beside int8 weights that train, which the other way detaches."""
+    if job.checkpointing == "none":
+        way: Checkpointing = "reentrant" if job.weight_quant else "non-reentrant"
+        yield replace(job, checkpointing=way, checkpoint_every=1)
+
+
 LEVERS = (
     Lever(
         "smaller micro-batches, more of them",
@@ -37,7 +46,7 @@ LEVERS = (
         Price.SPEED,
         "The same gradient, some 20 % slower: each layer's forward pass is computed a second time for its backward.",
         CHECKPOINTING,
-        setting(lambda job: job.checkpointing == "none", checkpointing="non-reentrant", checkpoint_every=1),
+        _checkpointed,
     ),
     Lever(
         "layers' inputs in host memory",
