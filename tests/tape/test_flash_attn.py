@@ -37,6 +37,10 @@ FALCON = {
     "model_type": "falcon", "vocab_size": 64, "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 1,
     "multi_query": True, "alibi": False, "parallel_attn": True, "new_decoder_architecture": False,
 }  # fmt: skip
+GPT_OSS = {
+    **LLAMA, "model_type": "gpt_oss", "head_dim": 64, "sliding_window": 8, "num_local_experts": 4,
+    "num_experts_per_tok": 2, "layer_types": ["sliding_attention", "full_attention"],
+}  # fmt: skip
 TWO, THREE = "flash_attention_2", "flash_attention_3"
 PLAIN = TrainJob(batch=2, seq_len=37, optimizer="none", attention=TWO)
 CASES = {
@@ -58,6 +62,10 @@ CASES = {
     "4 bits under fp32 norms, gradients that nobody wants": (
         LLAMA,
         replace(PLAIN, method="qlora", checkpointing="reentrant"),
+    ),
+    "sinks": (
+        GPT_OSS,
+        replace(PLAIN, padding=True, precision="amp-bf16", checkpointing="reentrant", optimizer="adamw"),
     ),
     "Falcon's own class": (FALCON, replace(PLAIN, padding=True, checkpointing="reentrant")),
     "tokens one by one": (LLAMA, InferJob(seq_len=29, decode=2, attention=TWO)),
@@ -152,6 +160,19 @@ def test_what_is_not_known_takes_torchs_flash_attention_and_says_so() -> None:
         kernel_of(llama, replace(compiled, padding=True))
     with pytest.raises(UnsupportedError, match="knows no flash-attn"):
         kernel_of(bloom, PLAIN)
+
+
+def test_sinks_get_no_gradient_of_vllms_flash_attn() -> None:
+    """Its backward returns None for them (vllm_flash_attn3, flash_attn_interface.py), which a warning says; no fp16."""
+    model, job = model_from_config(GPT_OSS), replace(PLAIN, optimizer="adamw")
+    assert kernel_of(model, job) == THREE
+    assert "no gradients" in flash_note(model, job)[0]
+    for attention, count in ((THREE, 0), ("eager", 2 * 3)):  # of two layers: gradient and moments
+        recorder = play(model, replace(job, attention=attention)).recorder
+        kept = [one for one, why in recorder.why.items() if why in ("gradient", "optimizer state")]
+        assert sum("sinks" in recorder.allocations[one].scope for one in kept) == count
+    with pytest.raises(UnsupportedError, match="bf16 alone"):
+        kernel_of(model, replace(job, precision="fp16"))
 
 
 def test_packed_rows_of_a_batch_are_warned_of() -> None:

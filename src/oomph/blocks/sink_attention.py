@@ -1,4 +1,4 @@
-"""Attention with a learned sink for each head (gpt-oss): eager only, its own rotary embedding."""
+"""Attention with a learned sink for each head (gpt-oss): eager or vLLM's flash-attn 3, its own rotary embedding."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class SinkAttention(Attention):
         if past_key_values is not None:
             key_states, value_states = past_key_values.update(key_states, value_states, index)
         attn_output, attn_weights = ops.sink_attention(
-            query_states, key_states, value_states, m.parts["sinks"], attention_mask, m.dropout
+            query_states, key_states, value_states, m.parts["sinks"], attention_mask, m.dropout, m.sliding_window
         )
         attn_output = ops.contiguous(ops.view(attn_output, (batch, length, m.num_heads * m.head_dim)))
         attn_output = m.o_proj(attn_output)

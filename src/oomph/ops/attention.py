@@ -209,12 +209,15 @@ def attention_as_is(
     return attn_output, attn_weights
 
 
-def sink_attention(query: Sym, key: Sym, value: Sym, sinks: Sym, mask: Sym | None, rate: float) -> tuple[Sym, Sym]:
+def sink_attention(
+    query: Sym, key: Sym, value: Sym, sinks: Sym, mask: Sym | None, rate: float, window: Size | None = None
+) -> tuple[Sym, Sym | None]:
     """Mirror gpt-oss' eager attention on q [B, N, S, D], k, v [B, K, T, D], sinks [N]: the output [B, S, N, D] and the
-    weights [B, N, S, T], a view of the softmax with one place more.
+    weights [B, N, S, T], a view of the softmax with one place more; or run vLLM's flash-attn 3, see flash_attn_3.
 
-    Saves q and the repeated keys, the indices of the largest scores, the softmax [B, N, S, T + 1] in the scores' dtype,
-    and the repeated values. Scores are made five times: product, scaled, masked, with the sink, less the largest.
+    Saves, eager, q and the repeated keys, the indices of the largest scores, the softmax [B, N, S, T + 1] in the
+    scores' dtype, and the repeated values. Scores are made five times: product, scaled, masked, with the sink, less the
+    largest.
     Source: transformers 5.23, models/gpt_oss/modeling_gpt_oss.py, eager_attention_forward.
 
     >>> from oomph.tape.testing import cost, frozen, transposed
@@ -223,6 +226,12 @@ def sink_attention(query: Sym, key: Sym, value: Sym, sinks: Sym, mask: Sym | Non
     >>> cost(eager, *[(1, 64, 2, 128)] * 3, (2,), frozen(1, 1, 64, 64))
     Cost(allocated=165888, saved=115968, backward=197892)
     """
+    if query.tape.kernel in PACKAGES:
+        s_aux = cast(sinks, query.dtype)
+        call = FlashCall(window=window is not None and yes(key.shape[2] > window), sinks=True)
+        attn_output = flash_attention_forward(query, key, value, mask, call)
+        del s_aux
+        return attn_output, None
     times = query.shape[1] // key.shape[1]
     key_states = repeat_kv(key, times)
     value_states = repeat_kv(value, times)

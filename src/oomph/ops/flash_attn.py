@@ -37,8 +37,8 @@ Lengths = tuple[Sym, Sym, Any]  # where queries and where keys begin, and what e
 @dataclass(frozen=True)
 class FlashCall:
     """The other arguments of a call: dropout's rate, whether queries see earlier keys alone, through a `window`, scores
-    bounded by a tanh, whether position ids come along, and of how many sequences [T, N, D] is, the longest of how many
-    tokens.
+    bounded by a tanh, whether position ids come along, whether heads have `sinks`, and of how many sequences [T, N, D]
+    is, the longest of how many tokens.
     """
 
     rate: float = 0.0
@@ -46,6 +46,7 @@ class FlashCall:
     window: bool = False
     softcap: bool = False
     positions: bool = True
+    sinks: bool = False
     sequences: Size = 0
     longest: Size = 0
 
@@ -160,6 +161,10 @@ def flash_attn_3(query: Sym, key: Sym, value: Sym, call: FlashCall, lengths: Len
     96, 128, 192 or 256; of fewer key heads it adds up those of keys and values in fp32 too, for the key heads. All are
     held by a Python frame to its end. Source: flash-attn 2.8.4, hopper/flash_api.cpp, mha_fwd, mha_bwd.
 
+    With sinks it is vLLM's, which has fewer numbers for its scheduler and returns the log-sum-exp too, for which torch
+    makes a gradient of zeros; the sinks get none. Source: kernels-community, commits 5b37f38 and 0774fcc,
+    vllm-flash-attn3, torch-ext/vllm_flash_attn3/flash_attn_interface.py and flash-attn/flash_api.cpp.
+
     q, k, v and output 64·2·128·2 B each, log-sum-exp 2·64·4 B; for a moment 9 numbers of a scheduler of 4 B; in
     backward three gradients, 2·64·4 B twice, 2·64·128·4 B, and a semaphore of 4 B for each head.
     >>> from oomph.tape.testing import cost
@@ -173,7 +178,10 @@ def flash_attn_3(query: Sym, key: Sym, value: Sym, call: FlashCall, lengths: Len
     if not first or call.causal or call.window:
         sequences = first[0] if first else call.sequences
         vectors = (0 if first else 2) + (0 if call.window else 1) + (1 if call.causal or call.window else 0)
-        new(tape, (1 + vectors * ceil_to(sequences, SCHEDULED),), "int32", op="tile_count_semaphore")
+        numbers = vectors * ceil_to(sequences, SCHEDULED)
+        if call.sinks:
+            numbers = 0 if first else sequences
+        new(tape, (1 + numbers,), "int32", op="tile_count_semaphore")
     if node is not None:
         node.context, node.in_python = (call, None if lengths is None else lengths[2]), True
     save(node, query, key, value, out, softmax_lse, *(() if lengths is None else lengths[:2]))
@@ -183,10 +191,12 @@ def flash_attn_3(query: Sym, key: Sym, value: Sym, call: FlashCall, lengths: Len
 
 def _backward_3(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
     query, key, value = saved[:3]
+    zeros = like(saved[4], "fp32", "zeros") if node.context[0].sinks else None  # for the second output
     dq, dk, dv = (like(one, one.dtype, "empty_like") for one in (query, key, value))
     _added_up_3(query, key, node.context[0])
     del query, key, value
     let_go(saved)
+    del zeros  # the last of the arguments
     gradients.clear()
     return [_part(one, one.shape[-1]) for one in (dq, dk, dv)]
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from oomph.model import Model
 
 # Types whose class hands on to the packages flash-attn 2 and 3, as programs play it; and types whose class knows none.
-NO_FLASH_ATTN = ("gpt_oss", "llama4_text", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text")  # of the frames
+NO_FLASH_ATTN = ("llama4_text", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text")  # of the frames
 FLASH_ATTN_TYPES = (frozenset(FRAMES) - {*NO_FLASH_ATTN}) | {
     "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "opt", "phi",
     "bert", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta",
@@ -44,6 +44,8 @@ WITHOUT_FLASH_ATTN = frozenset(
         "t5",
     }
 )
+# Types with sinks, in which transformers takes vLLM's flash-attn 3 for either package.
+WITH_SINKS = ("gpt_oss",)
 # Types of which AutoModelForCausalLM loads the decoder alone (transformers 5.23, models/auto/modeling_auto.py).
 WITH_A_TOWER = ("llama4", "mllama", "qwen3_5", "qwen3_5_moe")
 OWN_ATTENTION = ("deberta-v2", "mpnet")  # types whose class knows no kernel
@@ -60,6 +62,10 @@ def kernel_of(model: Model, job: TrainJob | InferJob) -> Kernel:
     """Return the attention kernel that is played: the job's, or torch's flash attention for a package's where oomph
     does not know how the class calls it and the batch is plain, so that both save the same but for some bytes.
     """
+    if model.model_type in WITH_SINKS and job.attention in FLASH_ATTN and calls_flash_attn(model, job):
+        if job.precision in ("fp16", "amp-fp16"):
+            raise UnsupportedError("vLLM's flash-attn 3 takes sinks in bf16 alone.", "Take precision bf16 or amp-bf16.")
+        return "flash_attention_3"
     if job.attention not in FLASH_ATTN or calls_flash_attn(model, job):
         return job.attention
     if model.model_type in WITHOUT_FLASH_ATTN:
@@ -67,7 +73,7 @@ def kernel_of(model: Model, job: TrainJob | InferJob) -> Kernel:
             f"transformers' class of {model.model_type} knows no flash-attn.", "Say --attention flash or eager."
         )
     packed = isinstance(job, TrainJob) and job.packs
-    if job.padding or packed or model.model_type == "gpt_oss":
+    if job.padding or packed or model.model_type in WITH_SINKS:
         raise UnsupportedError(
             f"oomph cannot play {job.attention} in {model.model_type} yet.", "Say --attention flash or eager."
         )
@@ -107,7 +113,11 @@ def flash_note(model: Model, job: TrainJob | InferJob) -> tuple[str, ...]:
             f"oomph does not know how this job's {model.model_type} calls {job.attention}: torch's own flash attention"
             " is played, which saves the same but for some bytes.",
         )
-    if not isinstance(job, TrainJob) or not job.packs:
+    if not isinstance(job, TrainJob):
+        return ()
+    if model.model_type in WITH_SINKS and job.method == "full":
+        return ("vLLM's flash-attn 3, which transformers takes for this model's sinks, gives these no gradients.",)
+    if not job.packs:
         return ()
     if model.model_type in WITHOUT_POSITIONS:
         return (f"{model.model_type} tells {job.attention} no positions: packed sequences see those before them.",)

@@ -125,6 +125,13 @@ def model(
     return hidden_states, past_key_values
 
 
+def updated(m: Bound, parameters: list[Sym]) -> list[Sym]:
+    """Return those of the parameters that get a gradient: no sinks, where flash-attn takes them."""
+    if m.tape.kernel not in FLASH_ATTN:
+        return parameters
+    return [one for one in parameters if not one.made_for.endswith(".self_attn.sinks")]
+
+
 def sliding_windows(m: Bound) -> list[Size | None]:
     """Return the window of every layer, None where attention is full."""
     return windows_of(m.model)

@@ -27,6 +27,7 @@ from oomph.job_words import FLASH_ATTN
 MULTIPROCESSORS = 132
 ALL = -1  # a side of the window that is open
 ROWS = 128  # to which 2 pads queries in its accumulators
+OF_VLLM = "kernels-community/vllm-flash-attn3"  # what transformers takes for models with sinks
 GROUP = 4  # sequences, to whose multiple 3 rounds up in its scheduler's numbers
 
 
@@ -212,6 +213,31 @@ class FlashAttention3(torch.autograd.Function):  # type: ignore[misc]
         return dq, dk, dv, None, None, None, None, None
 
 
+class FlashAttentionWithSinks(FlashAttention3):
+    """FlashAttnFunc and FlashAttnVarlenFunc of vLLM's flash-attn 3, which return the log-sum-exp too."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, cu_seqlens, max_seqlen, causal, window, s_aux):  # type: ignore[no-untyped-def]
+        """Allocate the result and what is saved."""
+        batch = q.size(0) if cu_seqlens is None else cu_seqlens[0].numel() - 1
+        longest = q.size(1) if cu_seqlens is None else int(max_seqlen)
+        ctx.kinds = _kinds(causal, window, longest, k.size(1) if cu_seqlens is None else longest)
+        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        shape = (batch, q.shape[2], q.shape[1]) if cu_seqlens is None else (q.shape[1], q.shape[0])
+        softmax_lse = torch.empty(shape, dtype=torch.float32, device=q.device)
+        if cu_seqlens is not None or any(ctx.kinds):
+            semaphore = torch.empty(1 if cu_seqlens is None else 1 + batch, dtype=torch.int32, device=q.device)
+            del semaphore
+        ctx.save_for_backward(q, k, v, out, softmax_lse, *(() if cu_seqlens is None else cu_seqlens))
+        ctx.max_seqlen, ctx.batch, ctx.longest, ctx.softcap = max_seqlen, batch, longest, False
+        return out, softmax_lse
+
+    @staticmethod
+    def backward(ctx, dout, *others):  # type: ignore[no-untyped-def]
+        """Allocate gradients, of sinks none."""
+        return FlashAttention3.backward(ctx, dout)  # type: ignore[no-untyped-call]
+
+
 def flash_attn_func_2(
     q: Tensor, k: Tensor, v: Tensor, dropout_p: float = 0.0, softmax_scale: float | None = None, causal: bool = False,
     window_size: Any = (ALL, ALL), softcap: float = 0.0, deterministic: bool = False,
@@ -245,6 +271,24 @@ def flash_attn_varlen_func_3(
 ) -> Any:  # fmt: skip
     """flash_attn_interface.flash_attn_varlen_func."""
     return FlashAttention3.apply(q, k, v, (cu_seqlens_q, cu_seqlens_k), max_seqlen_q, causal, window_size, softcap > 0)
+
+
+def flash_attn_func_of_vllm(
+    q: Tensor, k: Tensor, v: Tensor, softmax_scale: float | None = None, causal: bool = False,
+    window_size: Any = (ALL, ALL), softcap: float = 0.0, deterministic: bool = False, s_aux: Tensor | None = None,
+) -> Any:  # fmt: skip
+    """vllm_flash_attn3.flash_attn_func."""
+    return FlashAttentionWithSinks.apply(q, k, v, None, None, causal, window_size, s_aux)
+
+
+def flash_attn_varlen_func_of_vllm(
+    q: Tensor, k: Tensor, v: Tensor, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, max_seqlen_q: Any, max_seqlen_k: Any,
+    softmax_scale: float | None = None, causal: bool = False, window_size: Any = (ALL, ALL), softcap: float = 0.0,
+    deterministic: bool = False, s_aux: Tensor | None = None,
+) -> Any:  # fmt: skip
+    """vllm_flash_attn3.flash_attn_varlen_func."""
+    cu_seqlens = (cu_seqlens_q, cu_seqlens_k)
+    return FlashAttentionWithSinks.apply(q, k, v, cu_seqlens, max_seqlen_q, causal, window_size, s_aux)
 
 
 class IndexPutFirstAxis(torch.autograd.Function):  # type: ignore[misc]
@@ -290,16 +334,23 @@ def installed(job: TrainJob | InferJob, mode: Any, taken: Callable[[str], None])
         functions = flash_attn_func_2, flash_attn_varlen_func_2, None, pad_input_2, unpad_input
     else:
         functions = flash_attn_func_3, flash_attn_varlen_func_3, None, utils._pad_input, unpad_input
+    of_vllm = flash_attn_func_of_vllm, flash_attn_varlen_func_of_vllm, None, utils._pad_input, unpad_input
     heard = _heard(utils.lazy_import_flash_attention, job.attention, taken)
+    attends = import_module("transformers.modeling_utils").ALL_ATTENTION_FUNCTIONS._global_mapping
+    mapping = masking.ALL_MASK_ATTENTION_FUNCTIONS._global_mapping
     with ExitStack() as stack:
-        stack.enter_context(patch.object(utils, "_lazy_imports", lambda *args, **kwargs: functions))
+
+        def imported(implementation: str, *args: Any, **kwargs: Any) -> Any:
+            return of_vllm if implementation == OF_VLLM else functions
+
+        stack.enter_context(patch.object(utils, "_lazy_imports", imported))
+        stack.enter_context(patch.dict(attends, {OF_VLLM: attends[job.attention]}))
         stack.enter_context(patch.object(utils, "_loaded_implementation", None))
         stack.enter_context(patch.object(utils, "lazy_import_flash_attention", heard))
         stack.enter_context(patch.object(PreTrainedModel, "_flash_attn_can_dispatch", _can_dispatch))
         if mode is not None:
-            mapping = masking.ALL_MASK_ATTENTION_FUNCTIONS._global_mapping
-            mask = {job.attention: _told_of_holes(mapping[job.attention], job, mode)}
-            stack.enter_context(patch.dict(mapping, mask))
+            mask = _told_of_holes(mapping[job.attention], job, mode)
+            stack.enter_context(patch.dict(mapping, {job.attention: mask, OF_VLLM: mask}))
             # Fake tensors would be taken for a sign of compilation.
             stack.enter_context(patch.object(utils, "is_tracing", lambda tensor=None: False))
             for name, told in (
