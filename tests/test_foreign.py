@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from oomph.cli.foreign import FLAGS
+from oomph.cli.foreign import FLAGS, IDLE, MANY
 from oomph.cli.job_options import VALUES
 from tests.test_cli import run
 
@@ -25,6 +25,9 @@ from tests.test_cli import run
         ("train llama-3.1-8b --attention sdpa", "Did you mean flash?"),
         ("train llama-3.1-8b --precision bfloat16", "Did you mean bf16?"),
         ("train llama-3.1-8b --sequence 8", "--seq"),
+        ("train llama-3.1-8b --learning_rate 1e-4", "It moves no memory: leave it out."),
+        ("train llama-3.1-8b --nproc_per_node 8", "oomph plays one GPU: leave it out."),
+        ("train llama-3.1-8b --use_liger_kernel", "Here that is --loss liger --kernels liger."),
     ],
 )
 def test_an_unknown_flag_is_answered_with_ours(capsys: pytest.CaptureFixture[str], words: str, fix: str) -> None:
@@ -42,4 +45,4 @@ def test_what_is_proposed_exists() -> None:
     assert {text.split()[0] for text in FLAGS.values()} <= ours
     choices = {str(choice) for param in train.params for choice in getattr(param.type, "choices", ())}
     assert {*VALUES.values()} <= choices
-    assert not {f"--{flag}" for flag in FLAGS} & ours
+    assert not {f"--{flag}" for flag in (*FLAGS, *IDLE, *MANY)} & ours
