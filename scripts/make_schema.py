@@ -178,6 +178,9 @@ def head(**more: Any) -> dict[str, Any]:
     return {"schema_version": {"const": SCHEMA_VERSION}, "oomph_version": TEXT, "job": job(), "model": model(), **more}
 
 
+TOLD = {"assumptions": array(TEXT), "warnings": array(TEXT)}  # of a job as it was asked for
+
+
 def limit() -> dict[str, Any]:
     """The largest value of one input: at it the job fits, beyond it does not."""
     brief = obj(
@@ -233,6 +236,7 @@ def plan() -> dict[str, Any]:
     """The JSON schema of `oomph plan`."""
     return obj(
         head(
+            **TOLD,
             device={"type": "object"},
             verdict=verdict(),
             figures=array(figure()),
@@ -252,12 +256,12 @@ def plan() -> dict[str, Any]:
 def on_devices() -> dict[str, Any]:
     """The JSON schema of `oomph plan` with several GPUs."""
     brief = limit()["properties"]["at"]["anyOf"][0]["properties"]
-    return obj(head(devices=array(obj({"device": {"type": "object"}, **brief}))))
+    return obj(head(**TOLD, devices=array(obj({"device": {"type": "object"}, **brief}))))
 
 
 def limits() -> dict[str, Any]:
     """The JSON schema of `oomph max`."""
-    return obj(head(device={"type": "object"}, limits=array(limit())))
+    return obj(head(**TOLD, device={"type": "object"}, limits=array(limit())))
 
 
 def serve_map() -> dict[str, Any]:

@@ -235,3 +235,30 @@ def test_what_is_not_counted_is_said(capsys: pytest.CaptureFixture[str], tmp_pat
     warnings = json.loads(out)["warnings"]
     assert [text for text in warnings if "lora_mlp_kernel: axolotl's own LoRA kernels keep less" in text]
     assert not [text for text in warnings if text.startswith("Not read")]
+
+
+def test_plans_and_maxima_start_from_a_config_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """What it leaves unread is in their answers; a program's defaults are; inference has neither."""
+    path = tmp_path / "a.yaml"
+    path.write_text(json.dumps({**AXOLOTL, "base_model": "pythia-70m", "sequence_len": 64, "shiny": 1}))
+    code, out, _ = run(capsys, "plan", "--config", str(path), "--gpu", "24GiB,h100", "--json")
+    assert code == 0
+    assert [text for text in json.loads(out)["warnings"] if "shiny" in text]
+    assert "shiny" in run(capsys, "max", "--config", str(path), "--gpu", "2GiB", "--over", "batch")[1]
+    code, out, _ = run(
+        capsys, "max", "pythia-70m", "--framework", "axolotl", "--gpu", "2GiB", "--over", "batch", "--json"
+    )
+    assert (code, json.loads(out)["job"]["autocast"]) == (0, True)
+    code, _, err = run(capsys, "max", "pythia-70m", "serve", "--framework", "axolotl", "--gpu", "h100")
+    assert code == 2
+    assert "Leave --framework and --config out" in err
+    assert run(capsys, "plan", "--gpu", "h100")[0] == 2
+
+
+def test_a_program_that_says_nothing_of_lengths_takes_no_more_than_a_model_has(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As without a program: GPT-2 is made for 1024 tokens; those that are typed are kept, and refused."""
+    code, out, _ = run(capsys, "train", "gpt2", "--framework", "trainer", "--json")
+    assert (code, json.loads(out)["job"]["seq_len"]) == (0, 1024)
+    assert run(capsys, "train", "gpt2", "--framework", "trainer", "--seq", "2048")[0] == 2

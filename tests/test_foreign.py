@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 
-from oomph.cli.foreign import FLAGS
+from oomph.cli.foreign import FLAGS, IDLE, MANY
 from oomph.cli.job_options import NO_METHODS, VALUES, Names
 from oomph.job_words import Method, OptimizerName
 from tests.test_cli import run
@@ -33,6 +33,9 @@ from tests.test_cli import run
         ("train llama-3.1-8b --optim q_galore", "Did you mean q_galore_adamw8bit?"),
         ("train llama-3.1-8b --method lora --quantization bnb_4bit", "Did you mean nf4?"),
         ("train llama-3.1-8b --method lora --use_rslora", "Here that is --method lora"),
+        ("train llama-3.1-8b --learning_rate 1e-4", "It moves no memory: leave it out."),
+        ("train llama-3.1-8b --nproc_per_node 8", "oomph plays one GPU: leave it out."),
+        ("train llama-3.1-8b --use_liger_kernel", "Here that is --loss liger --kernels liger."),
     ],
 )
 def test_an_unknown_flag_is_answered_with_ours(capsys: pytest.CaptureFixture[str], words: str, fix: str) -> None:
@@ -70,4 +73,4 @@ def test_what_is_proposed_exists() -> None:
     assert {text.split()[0] for text in (*FLAGS.values(), *NO_METHODS.values())} <= ours
     choices = {str(choice) for param in train.params for choice in getattr(param.type, "choices", ())}
     assert {*VALUES.values()} <= choices
-    assert not {f"--{flag}" for flag in FLAGS} & ours
+    assert not {f"--{flag}" for flag in (*FLAGS, *IDLE, *MANY)} & ours

@@ -136,6 +136,27 @@ def test_items_add_up_to_what_the_gpu_shows(gpu: str | None) -> None:
         assert (ledger.verdict is None) == (gpu is None)
 
 
+@pytest.mark.parametrize(
+    ("model", "job", "gpu", "words"),
+    [
+        (
+            "falcon-7b",
+            TrainJob(1, 8, method="qlora"),
+            None,
+            "does not let bitsandbytes quantise the linear maps of falcon",
+        ),
+        ("whisper-base", TrainJob(1, 8), None, "30 seconds, whatever is said: --seq is how many"),
+        ("whisper-base", TrainJob(1, 8, target_len=4), None, "--target-len is how many"),
+        ("pythia-70m", TrainJob(1, 8), "tpu-v5e", "on TPU v5e chip tensors are the same"),
+    ],
+)
+def test_what_runs_otherwise_is_warned_of(model: str, job: TrainJob, gpu: str | None, words: str) -> None:
+    """Maps that are not quantised, a length that is none, another backend; and nothing of them where it is not so."""
+    assert [text for text in oomph.estimate(model, job=job, gpu=gpu).warnings if words in text]
+    usual = oomph.estimate("pythia-70m", job=TrainJob(1, 8, method="qlora"), gpu="h100").warnings
+    assert not [text for text in usual if words in text]
+
+
 def test_what_is_higher_before_a_step_is_an_item_and_said() -> None:
     """DeepSpeed's flat copies are made before the first step, above its peak: the device figure has them in it."""
     job = TrainJob(1, 64, checkpointing="non-reentrant", zero_stage=2, zero_offload="optimizer")

@@ -12,7 +12,7 @@ from oomph.device_memory import Figures, figures, fits
 from oomph.errors import UnsupportedError
 from oomph.job import TrainJob, describe
 from oomph.job_tells import idle_inputs
-from oomph.job_warnings import job_warnings
+from oomph.job_warnings import job_warnings, of_device
 from oomph.ledger import Instant, Item, Ledger, Verdict
 from oomph.methods import adapted, trainable_params
 from oomph.peak import STAYING, Alive, alive_at, highest_place
@@ -86,7 +86,7 @@ def job_ledger(found: Subject, job: Job, fleet: Fleet | None = None, config: Con
         device=fleet.to_dict() if fleet else None,
         verdict=_verdict(said, on_device, events, fleet, config) if fleet else None,
         assumptions=_assumed(job, found.model),
-        warnings=job_warnings(found, job, asked, played),
+        warnings=(*job_warnings(found, job, asked, played), *(of_device(device) if device else ())),
         figures=(on_device.allocated, on_device.reserved, on_device.device),
         resident_bytes=on_device.played.allocated_end_bytes,
         instants=tuple(map(_instant, names, played.stretches))[played.begin - 1 :],

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from oomph import formats
 from oomph.answer import Subject
+from oomph.blocks.base import descend
+from oomph.blocks.basic import UnfusedLinear
 from oomph.device_map import NONE, waiting_bytes
 from oomph.errors import OomphError
 from oomph.job import InferJob, TrainJob
@@ -19,9 +21,11 @@ from oomph.structure import Job
 from oomph.units import human
 
 if TYPE_CHECKING:
+    from oomph.devices import Device
     from oomph.model import Model
 
 SCORES = "_safe_softmax"  # of the math kernel alone: ATen/native/transformers/attention.cpp
+PLAYED_VENDORS = ("nvidia", "amd")  # whose GPUs torch calls cuda
 BITSANDBYTES = ("nf4", "fp4", "int8")  # what its formats begin with
 
 
@@ -38,6 +42,18 @@ def job_warnings(found: Subject, job: Job, asked: Job, played: Step) -> tuple[st
         *flash_note(found.model, job),
         *_unfused(played, job),
         *_wide_experts(found.model, job),
+        *_passed_by(found.model, job),
+        *_recordings(found.model, job),
+    )
+
+
+def of_device(device: Device) -> tuple[str, ...]:
+    """Return a sentence where a device runs another backend of torch than the one that is played."""
+    if not device.vendor or device.vendor in PLAYED_VENDORS:
+        return ()
+    return (
+        f"What is played is torch on a CUDA GPU: on {device.name} tensors are the same, but kernels, what the"
+        " allocator keeps and what its runtime takes are others.",
     )
 
 
@@ -137,6 +153,30 @@ def _wide_experts(model: Model, job: Job) -> tuple[str, ...]:
         " --quantised-experts quantises them too (its replace_parameter_4bit), --experts modules has them as in"
         " transformers 4.",
     )
+
+
+def _passed_by(model: Model, job: Job) -> tuple[str, ...]:
+    """Say so where transformers 5 leaves linear maps of a class of their own as they are: bitsandbytes.py asks for
+    nn.Linear itself, where transformers 4 took what inherits from it too.
+    """
+    if not isinstance(job, TrainJob) or not job.quantization.startswith(BITSANDBYTES):
+        return ()
+    if not any(isinstance(part, UnfusedLinear) for block in descend(model.parts) for part in block.parts.values()):
+        return ()
+    state = "fp32, as prepare_model_for_kbit_training leaves them" if job.kbit_preparation else "their own dtype"
+    return (
+        f"transformers 5 does not let bitsandbytes quantise the linear maps of {model.model_type}, which are a class"
+        f" of its own: they are in {state}. transformers 4 quantised them.",
+    )
+
+
+def _recordings(model: Model, job: Job) -> tuple[str, ...]:
+    """Say what the length of a model that reads recordings is."""
+    if model.model_type != "whisper" or not isinstance(job, TrainJob):
+        return ()
+    frames = "Whisper reads recordings of 30 seconds, whatever is said"
+    written = "--target-len" if job.target_len else "--seq"
+    return (f"{frames}: {written} is how many tokens it writes.",)
 
 
 def _map(model: Model, asked: Job, job: Job) -> tuple[str, ...]:

@@ -94,7 +94,7 @@ def _check_judged(job: TrainJob) -> None:
     for wrong, what, fix in (
         (job.checkpointing != "none", "checkpointing", "Leave it out: PPOTrainer never switches it on."),
         (job.activation_offload != "none", "activation offloading", "Leave it out: PPOTrainer has none."),
-        (job.clip_gradients, "clipped gradients", "Leave out --clip-gradients: PPOTrainer does not clip."),
+        (job.clip_gradients, "clipped gradients", "Leave out --clip: PPOTrainer does not clip."),
         (job.kernels != "torch", "other kernels", "Leave out --kernels: PPOTrainer puts none into its models."),
         (job.quantization != "none", "a quantised base", "Take method full or lora: TRL casts adapters there."),
         (job.method != "full" and job.method not in RANKED, job.method, "Take method full or lora."),

@@ -6,6 +6,7 @@ import click
 
 # Of transformers' TrainingArguments, TRL, PEFT, axolotl, LLaMA-Factory and model cards; hyphens stand for underscores.
 FLAGS = {
+    "activation-offloading": "--activation-offload trl",
     "apollo-rank": "--optim-rank",
     "attn-implementation": "--attention",
     "batch-size": "--batch",
@@ -13,12 +14,14 @@ FLAGS = {
     "bnb-4bit-quant-type": "--quantization nf4 or fp4",
     "context-length": "--seq (of serve --context)",
     "cutoff-len": "--seq",
+    "deepspeed": "--zero-stage",
     "dtype": "--precision",
     "finetuning-type": "--method",
     "flash-attention": "--attention flash_attention_2",
     "flash-attn": "--attention flash_attention_2",
     "foreach": "--implementation foreach",
     "fp16": "--precision fp16",
+    "freeze-vit": "--freeze-vision",
     "fused": "--implementation fused",
     "galore-rank": "--optim-rank",
     "gradient-accumulation-steps": "--accumulation",
@@ -32,7 +35,10 @@ FLAGS = {
     "lora-rank": "--rank",
     "lora-target": "--targets",
     "lora-target-modules": "--targets",
+    "max-completion-length": "--seq (prompt and answer together)",
+    "max-grad-norm": "--clip",
     "max-length": "--seq",
+    "max-prompt-length": "--prompt-len",
     "max-seq-len": "--seq",
     "max-seq-length": "--seq",
     "micro-batch-size": "--batch",
@@ -42,6 +48,7 @@ FLAGS = {
     "per-device-train-batch-size": "--batch",
     "qlora": "--method qlora",
     "qgalore-rank": "--optim-rank",
+    "quant-bits": "--quantization nf4 or int8",
     "quantization-bit": "--quantization nf4 or int8",
     "sample-packing": "--packing --padding-free",
     "multipack": "--packing --padding-free",
@@ -50,16 +57,28 @@ FLAGS = {
     "sequence-len": "--seq",
     "sequence-length": "--seq",
     "target-modules": "--targets",
+    "torch-compile": "--compile",
     "torch-dtype": "--precision",
+    "train-type": "--method",
+    "tuner-type": "--method",
     "use-adam-mini": "--optim adam-mini",
     "use-apollo": "--optim apollo_adamw",
     "use-badam": "--method badam",
     "use-dora": "--method dora",
     "use-galore": "--optim galore_adamw",
-    "use-liger-kernel": "--kernels liger --loss liger",
+    "use-gradient-checkpointing": "--checkpointing non-reentrant (or unsloth)",
+    "use-liger-kernel": "--loss liger --kernels liger",
     "use-peft": "--method lora",
     "use-rslora": "--method lora (another factor, the same bytes)",
 }
+IDLE = frozenset(
+    {
+        "adam-beta1", "adam-beta2", "dataset", "dataset-name", "epochs", "eval-steps", "learning-rate", "logging-steps",
+        "lora-alpha", "lr", "lr-scheduler-type", "max-steps", "num-epochs", "num-train-epochs", "output-dir",
+        "report-to", "save-steps", "seed", "warmup-ratio", "warmup-steps", "weight-decay",
+    }
+)  # fmt: skip
+MANY = frozenset({"fsdp", "nnodes", "nproc-per-node", "num-gpus", "num-processes", "pipeline-parallel-size"})
 JOBS = ("train", "serve")
 
 
@@ -82,11 +101,16 @@ def _fix(flag: str, command: str, engine: bool) -> str | None:
     """Return what to type in place of a flag, or None where nothing is known of it."""
     if engine and command != "weigh":
         return f"The engine's own flags stand behind --: oomph {command} MODEL --engine NAME -- FLAGS."
-    here = FLAGS.get(flag.lstrip("-").lower().replace("_", "-"))
+    name = flag.lstrip("-").lower().replace("_", "-")
+    here = FLAGS.get(name)
     if command == "weigh":
         takes = [name for name in JOBS if here or flag in _options(name)]
         return f"It belongs to a job: oomph {takes[0]} MODEL {here or flag}." if takes else None
-    return f"Here that is {here}." if here else None
+    if here:
+        return f"Here that is {here}."
+    if name in IDLE:
+        return "It moves no memory: leave it out."
+    return "oomph plays one GPU: leave it out." if name in MANY else None
 
 
 def _options(name: str) -> set[str]:

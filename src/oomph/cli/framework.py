@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from oomph.cli.job_options import given
+from oomph.cli.job_options import beside, given, train_job, within_context
 from oomph.errors import UsageError
 from oomph.job import DEFAULTS, TrainJob
 from oomph.runtimes import runtime
@@ -15,16 +15,55 @@ from oomph.runtimes.base import Versions
 from oomph.runtimes.peft import given_way
 from oomph.runtimes.trainer import use_cache
 
+if TYPE_CHECKING:
+    from oomph.ledger import Ledger
+
 SHOWN = 20  # unknown keys that are listed
 
 
 @dataclass(frozen=True)
 class Framework:
-    """What a framework adds to an answer: defaults taken, keys not read, and the model its config names."""
+    """What a framework adds to an answer: defaults taken, keys not read, the model its config names, and whether it or
+    somebody said how long sequences are.
+    """
 
     taken: tuple[str, ...]
     warnings: tuple[str, ...]
     model: str | None
+    has_length: bool = True
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A job as a command asks for it, the name of its model, and what is to be told of both."""
+
+    model: str
+    job: Any
+    taken: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    has_length: bool = True
+
+    def within(self, context: int | None) -> Any:
+        """Return the job with no more tokens than a model is made for, unless somebody said how many."""
+        return self.job if self.has_length else within_context(self.job, context)
+
+    def told(self, ledger: Ledger) -> Ledger:
+        """Return a ledger with what is to be told before its own."""
+        assumptions, warnings = (*self.taken, *ledger.assumptions), (*self.warnings, *ledger.warnings)
+        return replace(ledger, assumptions=assumptions, warnings=warnings)
+
+
+def asked(model: str | None, values: Mapping[str, Any]) -> Asked:
+    """Return what the options of a command say, `framework` and `config` among them; raises UsageError for no model."""
+    framework, config = values["framework"], values["config"]
+    if framework is None and config is None and model is not None:
+        return Asked(model, train_job(values), beside(values), has_length=False)
+    job, said = framework_job(framework, config, values)
+    model = model or said.model
+    if model is None:
+        why = ": the config names none" if config else ""
+        raise UsageError(f"Say which model{why}.", "Its name comes first: oomph train llama-3-8b.")
+    return Asked(model, job, said.taken, said.warnings, said.has_length)
 
 
 def framework_job(name: str | None, config: str | None, values: Mapping[str, Any]) -> tuple[TrainJob, Framework]:
@@ -47,4 +86,5 @@ def framework_job(name: str | None, config: str | None, values: Mapping[str, Any
     unread = ", ".join(file.unknown[:SHOWN]) + (" ..." if len(file.unknown) > SHOWN else "")
     warnings = (*((f"Not read in {config}: {unread}.",) if unread else ()), *file.notes)
     taken = tuple(f"{program.name}: {text}" for text in program.taken(Versions(), said))
-    return TrainJob(**given_way(found, typed, DEFAULTS)), Framework(taken, warnings, file.model)
+    job = TrainJob(**given_way(found, typed, DEFAULTS))
+    return job, Framework(taken, warnings, file.model, "seq_len" in found)

@@ -198,6 +198,17 @@ HELP: dict[Job, dict[str, str]] = {
 }
 
 
+def framework_options(command: Command) -> Command:
+    """Add the program whose defaults are taken, and its config file."""
+    framework = click.option(
+        "--framework", metavar="NAME", help="Take the defaults of a program: trainer, trl, axolotl, litgpt ..."
+    )
+    config = click.option(
+        "--config", metavar="FILE", help="A config file of such a program; typed options win over it."
+    )
+    return framework(config(command))
+
+
 def train_options(command: Command) -> Command:
     """Add an option for every field of TrainJob."""
     return _add(command, [_option(field, _spellings(TrainJob, field.name), TrainJob) for field in fields(TrainJob)])
@@ -255,10 +266,13 @@ def infer_job(values: Mapping[str, Any]) -> InferJob:
 
 
 def either_job(values: Mapping[str, Any]) -> TrainJob | InferJob:
-    """Return the job of a command with `either_options`; called while the command runs.
+    """Return the job of a command with `either_options`; called while the command runs."""
+    check_kind(values)
+    return infer_job(values) if values["infer"] else train_job(values)
 
-    Raises UsageError for an option that the other kind of job has.
-    """
+
+def check_kind(values: Mapping[str, Any]) -> None:
+    """Refuse an option that the other kind of job has; raises UsageError."""
     kind: Job = InferJob if values["infer"] else TrainJob
     mine, all_of_them = ({field.name for each in kinds for field in fields(each)} for kinds in ((kind,), SPELLINGS))
     for option in given():
@@ -266,7 +280,6 @@ def either_job(values: Mapping[str, Any]) -> TrainJob | InferJob:
             about = "inference" if values["infer"] else "training"
             fix = "Leave it out, or leave out --infer." if values["infer"] else "Add --infer, or leave it out."
             raise UsageError(f"{option.opts[0]} says nothing about {about}.", fix)
-    return infer_job(values) if values["infer"] else train_job(values)
 
 
 MOST_DIGITS = 100  # that are looked at; jobs say themselves what is too large

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from oomph.cli import foreign
-from oomph.cli.job_options import beside, in_vain, train_job, train_options, within_context
+from oomph.cli.job_options import framework_options, in_vain, train_options, within_context
 from oomph.job import TrainJob
 
 if TYPE_CHECKING:
     from oomph.answer import Subject
-    from oomph.cli.framework import Framework
+    from oomph.cli.framework import Asked
     from oomph.devices import Fleet
     from oomph.ledger import Ledger
     from oomph.structure import Job
@@ -52,26 +52,20 @@ def about(command: Command) -> Command:
 
 @click.command(cls=foreign.Command, context_settings=HELP)
 @click.argument("model", required=False)
-@click.option("--framework", metavar="NAME", help="Take the defaults of a program: trainer, trl, axolotl, litgpt ...")
-@click.option("--config", metavar="FILE", help="A config file of such a program; typed options win over it.")
+@framework_options
 @train_options
 @about
-def train(model: str | None, framework: str | None, config: str | None, **values: Any) -> int:
+def train(model: str | None, **values: Any) -> int:
     """Say what one training step of MODEL takes on one GPU: every byte at its peak, and why it is there."""
-    return run(trained(model, framework, config, values), values)
+    return run(trained(model, values), values)
 
 
-def trained(model: str | None, framework: str | None, config: str | None, values: dict[str, Any]) -> Answered:
+def trained(model: str | None, values: dict[str, Any]) -> Answered:
     """Return the answer to the question that the options of `oomph train` put."""
-    if framework is None and config is None and model is not None:
-        return answered(model, train_job(values), values, taken=beside(values))
-    from oomph.cli.framework import framework_job
+    from oomph.cli.framework import asked
 
-    job, said = framework_job(framework, config, values)
-    model = model or said.model
-    if model is None:
-        raise click.UsageError("Say which model: the config names none.")
-    return answered(model, job, values, said)
+    said = asked(model, values)
+    return answered(said.model, said.job, values, said)
 
 
 @dataclass(frozen=True)
@@ -84,10 +78,8 @@ class Answered:
     ledger: Ledger
 
 
-def answered(
-    model: str, job: Job, values: dict[str, Any], said: Framework | None = None, taken: tuple[str, ...] = ()
-) -> Answered:
-    """Return the answer for a job on the device that the options name; `taken` are defaults to be told."""
+def answered(model: str, job: Job, values: dict[str, Any], said: Asked | None = None) -> Answered:
+    """Return the answer for a job on the device that the options name; `said` is how a training job was asked for."""
     from oomph.answer import subject
     from oomph.device_map import placed
     from oomph.job_ledger import job_ledger
@@ -102,14 +94,16 @@ def answered(
 
         fleet = parse_gpus(values["gpu"])
     found = subject(model, offline=values["offline"], job=job)
+    context = found.model.context_length
     # A framework's length is its own, but sentence-transformers', which cuts texts to what the model has positions for.
     if said is None or found.model.objective == "embedding":
-        job = within_context(job, found.model.context_length)
+        job = within_context(job, context)
+    else:
+        job = said.within(context)
     with _patience(job):
         ledger = job_ledger(found, job, fleet)
-    taken, warnings = (said.taken, said.warnings) if said else (taken, ())
-    warnings = (*warnings, *in_vain(job), *ledger.warnings)
-    ledger = replace(ledger, assumptions=(*taken, *ledger.assumptions), warnings=warnings)
+    ledger = replace(ledger, warnings=(*in_vain(job), *ledger.warnings))
+    ledger = said.told(ledger) if said else ledger
     return Answered(found, placed(found.model, job, fleet.device if fleet else None), fleet, ledger)
 
 

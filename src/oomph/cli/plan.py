@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from oomph.cli import foreign
 from oomph.cli.engine_words import WithWords, asked, engine_options, with_engine
-from oomph.cli.job_options import either_job, either_options, train_job, train_options, within_context
+from oomph.cli.job_options import (
+    check_kind,
+    either_job,
+    either_options,
+    framework_options,
+    train_options,
+)
 from oomph.cli.output import dump, output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from oomph.cli.framework import Asked
     from oomph.devices import Fleet
 
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -22,32 +30,35 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="The versioned an
 
 
 @click.command(cls=foreign.Command, context_settings=HELP)
-@click.argument("model")
+@click.argument("model", required=False)
 @click.argument("kind", type=click.Choice(["train"]), default="train", metavar="[train]")
 @click.option(
     "--gpu", "-g", required=True, metavar="G", help="A device (rtx-4090), a size (24GiB), auto; or several with commas"
     " between them, to see which holds the job as it is.",
 )  # fmt: skip
+@framework_options
 @train_options
 @click.option("--explain", is_flag=True, help="Every change, also those that do not make it fit.")
 @AS_JSON
 @OFFLINE
-def plan(model: str, **values: Any) -> int:
+def plan(model: str | None, **values: Any) -> int:
     """Say what would make a training step of MODEL fit on a GPU, and what each change costs in speed and quality.
 
     The changes are one at a time, the cheapest that fits first, and where no single one is enough the cheapest
     combination. For a job that fits: what is left, and what it could have for that.
     """
     from oomph.answer import subject
+    from oomph.cli.framework import asked as training
     from oomph.planning.plan import on_devices
     from oomph.planning.plan import plan as make
 
     fleets = _fleets(values["gpu"])
-    job = train_job(values)
-    found = subject(model, offline=values["offline"], job=job)
-    job = within_context(job, found.model.context_length)
+    said = training(model, values)
+    found = subject(said.model, offline=values["offline"], job=said.job)
+    job = said.within(found.model.context_length)
     if len(fleets) > 1:
         several = on_devices(found, job, fleets)
+        several = replace(several, ledgers=tuple(map(said.told, several.ledgers)))
         if values["as_json"]:
             dump(several.to_dict())
         else:
@@ -57,6 +68,7 @@ def plan(model: str, **values: Any) -> int:
                 render_devices(several)
         return 0 if several.fits else 1
     made = make(found, job, fleets[0])
+    made = replace(made, ledger=said.told(made.ledger))
     if values["as_json"]:
         dump(made.to_dict())
     else:
@@ -77,6 +89,7 @@ def plan(model: str, **values: Any) -> int:
     " each with all else as it is.",
 )  # fmt: skip
 @engine_options
+@framework_options
 @either_options
 @AS_JSON
 @OFFLINE
@@ -91,13 +104,12 @@ def largest(model: str | None, over: Sequence[str], **values: Any) -> int:
 
     if with_engine(values):
         return _of_engine(model, over, values)
-    if model is None:
-        raise click.UsageError("Missing argument 'MODEL'.")
     values["infer"] = values["infer"] or values["kind"] == "serve"
     (fleet,) = _fleets(values["gpu"], most=1)
-    job = either_job(values)
-    question = subject(model, offline=values["offline"], job=job)
-    found = limits(question, within_context(job, question.model.context_length), fleet, over)
+    said = _asked(model, values)
+    question = subject(said.model, offline=values["offline"], job=said.job)
+    found = limits(question, said.within(question.model.context_length), fleet, over)
+    found = replace(found, ledger=said.told(found.ledger))
     if values["as_json"]:
         dump(found.to_dict())
     else:
@@ -106,6 +118,22 @@ def largest(model: str | None, over: Sequence[str], **values: Any) -> int:
         with output():
             render_limits(found)
     return 0 if all(limit.value for limit in found.limits) else 1
+
+
+def _asked(model: str | None, values: dict[str, Any]) -> Asked:
+    """Return a job of either kind as the options ask for it."""
+    from oomph.cli.framework import Asked
+    from oomph.cli.framework import asked as training
+    from oomph.errors import UsageError
+
+    if not values["infer"]:
+        check_kind(values)
+        return training(model, values)
+    if values["framework"] or values["config"]:
+        raise UsageError("Programs and their configs are of training.", "Leave --framework and --config out.")
+    if model is None:
+        raise click.UsageError("Missing argument 'MODEL'.")
+    return Asked(model, either_job(values), has_length=False)
 
 
 def _of_engine(model: str | None, over: Sequence[str], values: dict[str, Any]) -> int:

@@ -114,7 +114,7 @@ def _ledger(words: Sequence[str], reports: Sequence[Report], options: _Options) 
         values: dict[str, Any] = dict(context.params)
         model = values.pop("model")
         if name == "train":
-            return trained(model, values.pop("framework"), values.pop("config"), values).ledger
+            return trained(model, values).ledger
         values.pop("map_file")
         return served(model, values)
 

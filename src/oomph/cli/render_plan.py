@@ -18,6 +18,7 @@ from oomph.units import human
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from oomph.ledger import Ledger
     from oomph.planning.result import Change, Limits, OnDevices, Part, Plan
 
 WORDS = {"fits": "fits", "tight": "tight", "too_big": "too big"}
@@ -49,6 +50,10 @@ def render(plan: Plan, explain: bool) -> None:
     if explain:
         for one in plan.refused:
             out.print(Text(f"not estimated: {one.lever}: {printable(one.reason)}", style="dim"))
+    _warn(out, ledger)
+
+
+def _warn(out: Output, ledger: Ledger) -> None:
     for text in ledger.warnings:
         out.print(Text(f"! {text}", style="yellow"))
 
@@ -86,18 +91,21 @@ def _costs(out: Output, parts: Iterable[Part]) -> None:
 def render_limits(found: Limits) -> None:
     """Print the largest values, and the two jobs on either side of each."""
     out = Output()
-    out.print(headline(printable_ledger(found.ledger)))
+    ledger = printable_ledger(found.ledger)
+    out.print(headline(ledger))
     for limit in found.limits:
         out.print(Text(printable(limit.sentence), style="bold" if limit.value else STYLES["too_big"]))
         if limit.odd:
             odd = ", ".join(map(str, limit.odd))
             out.print(Text(f"! Some larger values fit all the same, as the allocator's luck has it: {odd}.", "yellow"))
+    _warn(out, ledger)
 
 
 def render_devices(found: OnDevices) -> None:
     """Print one job on several devices."""
     out = Output()
-    out.print(headline(printable_ledger(found.ledgers[0])))
+    first = printable_ledger(found.ledgers[0])
+    out.print(headline(first))
     table = plain_table("GPU", "programs see", "takes", "at most", "verdict", right=(1, 2, 3))
     for column in table.columns[1:]:
         column.no_wrap = True
@@ -110,3 +118,4 @@ def render_devices(found: OnDevices) -> None:
         sizes = map(human, (verdict.capacity_bytes, figure.n_bytes, figure.safe_bytes))
         table.add_row(printable(ledger.device["name"]), *sizes, status)
     out.print(table)
+    _warn(out, first)

@@ -128,7 +128,8 @@ def _said(ledger: Ledger) -> dict[str, Any]:
     from oomph import __version__
 
     names = {"schema_version": SCHEMA_VERSION, "oomph_version": __version__}
-    return {**names, "job": ledger.job, "model": ledger.model, "device": ledger.device}
+    told = {"assumptions": list(ledger.assumptions), "warnings": list(ledger.warnings)}
+    return {**names, "job": ledger.job, "model": ledger.model, "device": ledger.device, **told}
 
 
 def _brief(ledger: Ledger | None) -> dict[str, Any] | None:

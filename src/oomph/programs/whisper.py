@@ -97,7 +97,7 @@ def causal_lm(
     refuse_positions(position_ids)
     refuse_half(m.model.decoder.embed_tokens.weight)
     if attention_mask is not None or use_cache:
-        raise UnsupportedError("oomph plays Whisper without masks and caches.", "Leave out --padding and --use-cache.")
+        raise UnsupportedError("oomph plays Whisper without masks and caches.", "Say --no-padding --no-use-cache.")
     if labels is None:
         raise UnsupportedError("An encoder-decoder is trained on labels.", "Play its encode and decode without them.")
     check_own(m.tape.loss)
@@ -118,7 +118,7 @@ def encode(
     """Play the encoder alone, as `generate` calls it once."""
     refuse_half(m.model.decoder.embed_tokens.weight)
     if attention_mask is not None:
-        raise UnsupportedError("oomph plays Whisper without masks.", "Leave out --padding.")
+        raise UnsupportedError("oomph plays Whisper without masks.", "Say --no-padding.")
     m.tape.scope = "model.encoder"
     return encoder(m.model.encoder, input_features, checkpointing)
 
