@@ -25,6 +25,7 @@ LORA = TrainJob(
     batch=2, seq_len=40, precision="bf16", attention="efficient", padding=True, method="lora", targets="all-linear",
     checkpointing="non-reentrant", optimizer="adamw", clip_gradients=True,
 )  # fmt: skip
+LIGHT = TrainJob(batch=2, seq_len=70, padding=True, optimizer="sgd")  # where a layer is some thousand events
 ADAPTED = {"falcon_h1": "q_proj,in_proj,gate_proj", "lfm2_moe": "all-linear", "qwen3_next": "all-linear"}
 
 
@@ -34,7 +35,8 @@ def grid() -> list[tuple[dict[str, Any], TrainJob | InferJob]]:
     for name, config in CONFIGS.items():
         rng = random.Random(f"{name}{SEED}")
         adapted = replace(LORA, targets=ADAPTED.get(name, "all-linear"))
-        found.append((config(rng), adapted if name in ADAPTED else job(rng, name)))
+        drawn = adapted if name in ADAPTED else job(rng, name)
+        found.append((config(rng), LIGHT if name == "kimi_linear" else drawn))
         found.append((config(rng), replace(infer_job(rng), seq_len=29, decode=1, cache="dynamic")))
     return found
 
