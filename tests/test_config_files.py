@@ -175,7 +175,10 @@ def test_llama_factory_makes_what_trains_fp32() -> None:
         ({"additional_target": "embed_tokens,lm_head"}, {"modules_to_save": "embed_tokens,lm_head"}),
         ({"stage": "pt"}, {"method": "lora"}),
         ({"neat_packing": True}, {"packing": True}),
-        ({"neat_packing": True, "flash_attn": "fa2"}, {"packing": True, "packed_by": "positions", "attention": "flash_attention_2"}),
+        (
+            {"neat_packing": True, "flash_attn": "fa2"},
+            {"packing": True, "packed_by": "positions", "attention": "flash_attention_2"},
+        ),
     ],
 )
 def test_words_of_llama_factory(said: dict[str, Any], fields: dict[str, Any]) -> None:

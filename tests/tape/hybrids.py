@@ -179,6 +179,24 @@ def zamba(rng: random.Random) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def kimi_linear(rng: random.Random) -> dict[str, Any]:
+    """Kimi-Linear: a decay for each channel of a head, latent attention without positions, experts in groups."""
+    groups = rng.choice([1, 2])
+    kinds = rng.choice([[LINEAR, FULL], [FULL, LINEAR]])
+    raw = _common(rng, "kimi_linear") | {
+        "num_hidden_layers": len(kinds), "layer_types": kinds,
+        "n_group": groups, "topk_group": 1, "num_experts": groups * rng.choice([2, 3]), "num_shared_experts": 1,
+        "num_experts_per_token": rng.choice([1, 2]), "moe_intermediate_size": rng.choice([8, 24]),
+        "first_k_dense_replace": rng.choice([0, 1]), "norm_topk_prob": rng.random() < 0.6,
+        "kv_lora_rank": rng.choice([8, 18]), "q_lora_rank": rng.choice([None, 16]), "qk_rope_head_dim": 8,
+        "qk_nope_head_dim": rng.choice([8, 24]), "v_head_dim": rng.choice([8, 20]), "linear_num_heads": 2,
+        "linear_head_dim": rng.choice([8, 12]), "linear_conv_kernel_dim": rng.choice([2, 4]),
+        "attention_bias": rng.random() < 0.3, "attention_dropout": rng.choice([0.0, 0.1]), "pad_token_id": None,
+        "hidden_act": "silu",
+    }  # fmt: skip
+    return raw | {"num_key_value_heads": raw["num_attention_heads"], "tie_word_embeddings": False}
+
+
 CONFIGS = {
     "lfm2": lfm2,
     "lfm2_moe": lfm2_moe,
@@ -193,6 +211,7 @@ CONFIGS = {
     "falcon_h1": falcon_h1,
     "minimax": minimax,
     "recurrent_gemma": recurrent_gemma,
+    "kimi_linear": kimi_linear,
 }
 
 

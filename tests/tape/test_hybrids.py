@@ -25,6 +25,7 @@ LORA = TrainJob(
     batch=2, seq_len=40, precision="bf16", attention="efficient", padding=True, method="lora", targets="all-linear",
     checkpointing="non-reentrant", optimizer="adamw", clip_gradients=True,
 )  # fmt: skip
+LIGHT = TrainJob(batch=2, seq_len=70, padding=True, optimizer="sgd")  # where a layer is some thousand events
 ADAPTED = {
     "falcon_h1": "q_proj,in_proj,gate_proj",
     "lfm2_moe": "all-linear",
@@ -41,7 +42,8 @@ def grid() -> list[tuple[dict[str, Any], TrainJob | InferJob]]:
     for name, config in CONFIGS.items():
         rng = random.Random(f"{name}{SEED}")
         adapted = replace(LORA, targets=ADAPTED.get(name, "all-linear"))
-        training = (config(rng), adapted if name in ADAPTED else job(rng, name))
+        drawn = LIGHT if name == "kimi_linear" else adapted if name in ADAPTED else job(rng, name)
+        training = (config(rng), drawn)
         inference = (config(rng), replace(infer_job(rng), seq_len=29, decode=1, cache="dynamic"))
         short = name in BY_TOKEN
         found += [(raw, replace(each, seq_len=SHORT) if short else each) for raw, each in (training, inference)]

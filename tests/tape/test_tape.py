@@ -150,7 +150,7 @@ def test_a_family_without_a_program_is_refused() -> None:
     "changes",
     [
         {"hidden_act": "mish"},
-        {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
+        {"rope_scaling": {"rope_type": "longrope", "factor": 2.0}},
         {"architectures": ["LlamaForSequenceClassification"], "problem_type": "multi_label_classification"},
         {"architectures": ["LlamaModel"]},
     ],

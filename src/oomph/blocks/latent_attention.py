@@ -150,6 +150,42 @@ class LatentAttention(Block):
         return attn_output, attn_weights
 
 
+@dataclass(frozen=True)
+class UnturnedLatentAttention(LatentAttention):
+    """The same without positions: what would be turned is compared as it is (Kimi-Linear)."""
+
+    @staticmethod
+    def program(
+        m: Bound,
+        hidden_states: Sym,
+        position_embeddings: Any,
+        attention_mask: Sym | None,
+        past_key_values: Cache | None = None,
+        index: int = 0,
+    ) -> tuple[Sym, Sym | None]:
+        """Mirror KimiLinearAttention.forward."""
+        from oomph import ops
+
+        batch, length = hidden_states.shape[:2]
+        if m.q_lora_rank is None:
+            q_states = m.q_proj(hidden_states)
+        else:
+            q_states = m.q_b_proj(m.q_a_layernorm(m.q_a_proj(hidden_states)))
+        query_states = ops.transpose(ops.view(q_states, (batch, length, m.num_heads, m.qk_head_dim)), 1, 2)
+        compressed_kv = m.kv_a_proj_with_mqa(hidden_states)
+        kv_nope, k_rot = ops.split_sizes(compressed_kv, (m.kv_lora_rank, m.qk_rope_head_dim))
+        kv_nope = m.kv_a_layernorm(kv_nope)
+        kv_nope = ops.view(kv_nope, (batch, 1, length, m.kv_lora_rank))
+        k_rot = ops.view(k_rot, (batch, 1, length, m.qk_rope_head_dim))
+        if past_key_values is not None:
+            kv_nope, k_rot = past_key_values.update(kv_nope, k_rot, index)
+        key_states, value_states = expand_kv(m, kv_nope, k_rot)
+        attn_output, attn_weights = ops.attention(query_states, key_states, value_states, attention_mask, m.dropout)
+        attn_output = ops.contiguous(ops.view(attn_output, (batch, length, m.num_heads * m.v_head_dim)))
+        attn_output = m.o_proj(attn_output)
+        return attn_output, attn_weights
+
+
 def expand_kv(m: Bound, kv_nope: Sym, k_rot: Sym) -> tuple[Sym, Sym]:
     """Mirror DeepseekV3Attention.expand_kv: of latents [B, 1, T, ..] keys [B, N, T, P + O], values [B, N, T, V]."""
     from oomph import ops

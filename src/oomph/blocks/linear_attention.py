@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from oomph.blocks.base import Block, Part, Parts
+from oomph.blocks.base import Block, Module, Part, Parts
 from oomph.blocks.basic import Linear, Norm
 from oomph.blocks.cached import Cached, StateCache
 from oomph.blocks.mamba import depthwise
@@ -121,6 +121,18 @@ class NormBeforeGate(Norm):
 
 
 @dataclass(frozen=True)
+class SigmoidGatedNorm(Norm):
+    """An RMSNorm of a head whose result is gated by a sigmoid of something else."""
+
+    @staticmethod
+    def program(m: Bound, hidden_states: Sym, gate: Sym) -> Sym:  # type: ignore[override]
+        """Mirror KimiLinearRMSNormGated.forward: both [.., D]."""
+        from oomph.programs.kimi_linear import gated_norm
+
+        return gated_norm(m, hidden_states, gate)
+
+
+@dataclass(frozen=True)
 class KimiDeltaAttention(Block):
     """KDA: a delta net whose decay is a vector per head, made by a gate f; a second gate g on the output.
 
@@ -167,9 +179,36 @@ class KimiDeltaAttention(Block):
             "A_log": Tensor(a_log, "param"),
             "b_proj": Linear(hidden, self.num_heads),
             **self.gate("g"),
-            "o_norm": Norm(self.head_dim),
+            "o_norm": SigmoidGatedNorm(self.head_dim),
             "o_proj": Linear(width, hidden),
         }
+
+    @property
+    def built_parts(self) -> Parts:
+        """The same with what makes the decay in a module of its own, where the class has one (Kimi-Linear)."""
+        if not self.low_rank:
+            return self.parts
+        names = ("dt_bias", "A_log", *self.gate("f"))  # a module's own parameters come first
+        parts: dict[str, Part] = {}
+        for name, part in self.parts.items():
+            if name == names[-1]:
+                parts["forget_gate"] = Module({each: self.parts[each] for each in names})
+            if name not in names:
+                parts[name] = part
+        return parts
+
+    @staticmethod
+    def program(
+        m: Bound,
+        hidden_states: Sym,
+        cache_params: Cache | None = None,
+        attention_mask: Sym | None = None,
+        index: int = 0,
+    ) -> Sym:
+        """Mirror Kimi-Linear's class: hidden_states [B, S, H] in and out, `index` of the layer in the cache."""
+        from oomph.programs.kimi_linear import delta_attention
+
+        return delta_attention(m, hidden_states, cache_params, attention_mask, index)
 
     @property
     def cached(self) -> tuple[Cached, ...]:

@@ -14,7 +14,7 @@ from oomph.blocks.base import Block, Module, Part, Parts, Stack
 from oomph.blocks.basic import BareNorm, Fp32Linear, Linear
 from oomph.blocks.mlp import MLP, GatedMLP
 from oomph.errors import ConfigError
-from oomph.tensor import Tensor
+from oomph.tensor import Role, Tensor
 
 if TYPE_CHECKING:
     from oomph.tape.bound import Bound
@@ -28,6 +28,7 @@ class Router(Block):
     """Scores of E experts from H. `correction` is the load-balancing bias stored as a buffer (DeepSeek-V3).
 
     `linear` names the inner map where checkpoints nest it (Granite-MoE's router.layer); `flat`: the class does not.
+    `correction_like_weights`: the correction has the model's dtype, not fp32 (Kimi-Linear).
     """
 
     hidden_size: int
@@ -36,13 +37,15 @@ class Router(Block):
     correction: str = ""
     linear: str = ""
     flat: bool = False
+    correction_like_weights: bool = False
     kind: str = "moe_router"
 
     @property
     def parts(self) -> Parts:
         """The map (nested or not) and the correction buffer."""
         scores = Linear(self.hidden_size, self.num_experts, self.bias, "router")
-        buffer = {self.correction: Tensor((self.num_experts,), "buffer")} if self.correction else {}
+        role: Role = "bias buffer" if self.correction_like_weights else "buffer"
+        buffer = {self.correction: Tensor((self.num_experts,), role)} if self.correction else {}
         return {**({self.linear: scores} if self.linear else scores.parts), **buffer}
 
     @property

@@ -6,14 +6,15 @@ Class defaults and structure: transformers 5.23, models/kimi_linear; names as th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from oomph.blocks.base import Block, Module, Part
 from oomph.blocks.basic import Norm
-from oomph.blocks.latent_attention import LatentAttention
+from oomph.blocks.latent_attention import UnturnedLatentAttention
 from oomph.blocks.linear_attention import KimiDeltaAttention
 from oomph.blocks.mlp import GatedMLP
-from oomph.blocks.moe import MoE, Router, shared_expert
+from oomph.blocks.moe import MoE, Router, StackedExperts, shared_expert
 from oomph.config import MAX_DEPTH, MAX_EXPERTS, Config
 from oomph.families.common import causal_lm
 from oomph.families.layer_types import FULL, LINEAR, listed
@@ -32,7 +33,8 @@ TYPES: dict[str, dict[str, Any]] = {
 ALIASES: dict[str, dict[str, tuple[str, ...]]] = {
     "kimi_linear": {
         "max_position_embeddings": ("model_max_length",), "num_local_experts": ("num_experts",),
-        "num_experts_per_tok": ("num_experts_per_token",), "n_shared_experts": ("num_shared_experts",),
+        "num_experts_per_tok": ("num_experts_per_token",), "n_group": ("num_expert_group",),
+        "norm_topk_prob": ("moe_renormalize",), "n_shared_experts": ("num_shared_experts",),
     },
 }  # fmt: skip
 
@@ -56,7 +58,9 @@ def build(config: Config) -> Model:
 
     def layer(kind: tuple[str, str]) -> Block:
         attends, feeds = kind
-        mlp: dict[str, Part] = {"mlp": GatedMLP(hidden, config.int("intermediate_size"))}
+        mlp: dict[str, Part] = {
+            "mlp": GatedMLP(hidden, config.int("intermediate_size"), activation=config.str("hidden_act", "silu"))
+        }
         return Module(
             {
                 "self_attn": latent_attention(config, hidden) if attends == FULL else delta_attention(config, hidden),
@@ -98,7 +102,7 @@ def delta_attention(config: Config, hidden: int) -> Block:
 
 def latent_attention(config: Config, hidden: int) -> Block:
     """Return DeepSeek's latent attention, here without rotary positions."""
-    return LatentAttention(
+    return UnturnedLatentAttention(
         hidden,
         config.int("num_attention_heads"),
         config.optional_int("q_lora_rank"),
@@ -107,6 +111,7 @@ def latent_attention(config: Config, hidden: int) -> Block:
         config.int("qk_rope_head_dim"),
         config.int("v_head_dim"),
         bias=config.bool("attention_bias"),
+        dropout=config.rate("attention_dropout", 0.0),
     )
 
 
@@ -114,11 +119,18 @@ def mixture(config: Config, hidden: int) -> Block:
     """Return the experts, the router with its correction buffer, and the shared experts fused into one MLP."""
     ffn, number = config.int("moe_intermediate_size"), config.int("num_local_experts", high=MAX_EXPERTS)
     router = Router(hidden, number, correction="e_score_correction_bias")
-    shared = GatedMLP(hidden, ffn * config.int("n_shared_experts", high=MAX_EXPERTS))
+    act = config.str("hidden_act", "silu")
+    shared = GatedMLP(hidden, ffn * config.int("n_shared_experts", high=MAX_EXPERTS), activation=act)
     return MoE(
         router,
         GatedMLP(hidden, ffn, names=EXPERT_NAMES, role="expert"),
         number,
         config.int("num_experts_per_tok"),
         extra={"shared_experts": shared_expert(shared)},
+        stacked=StackedExperts(hidden, ffn, number, activation=act),
+        experts_first=True,
+        style="deepseek_v3",
+        normalised=config.bool("norm_topk_prob", default=True),
+        groups=(config.optional_int("n_group") or 1, config.optional_int("topk_group") or 1),
+        built_router=replace(router, correction_like_weights=True),
     )

@@ -51,10 +51,12 @@ def _where_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradi
     return [_where_taken(grad(gradients))]
 
 
-def _where_taken(gradient: Sym) -> Sym:
-    """Return a gradient with 0 where the other value was taken: the 0 is a scalar tensor for a moment."""
+def _where_taken(gradient: Sym, *mask: Sym) -> Sym:
+    """Return a gradient with 0 where the other value was taken, laid out like the mask if given: the 0 is a scalar
+    tensor for a moment.
+    """
     zero = new(gradient.tape, (), gradient.dtype, op="scalar_tensor")
-    own = result("where", gradient.shape, gradient.dtype, gradient)
+    own = result("where", gradient.shape, gradient.dtype, *mask, gradient)
     del zero
     return own
 
@@ -71,12 +73,12 @@ def where_either(mask: Sym, a: Sym, b: Sym) -> Sym:
     """
     node = record("Where", (a, b), _where_either_backward)
     save(node, mask)
-    return made_by(result("where", a.shape, a.dtype, a, b), node)
+    return made_by(result("where", a.shape, a.dtype, mask, a, b), node)
 
 
 def _where_either_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
-    other = _where_taken(grad(gradients)) if node.needs(1) else None
-    own = _where_taken(grad(gradients)) if node.needs(0) else None
+    other = _where_taken(grad(gradients), saved[0]) if node.needs(1) else None
+    own = _where_taken(grad(gradients), saved[0]) if node.needs(0) else None
     return [own, other]
 
 
