@@ -25,28 +25,28 @@ if TYPE_CHECKING:
 class Attention(Block):
     """Queries N·D, keys K·D, values K·V wide, an output map back to H.
 
-        `qkv` names the input maps as the class does: three names, or one for a fused map. `gated` doubles the
-        query map (Qwen3-Next's output gate). `q_norm`/`k_norm` are the norms on queries and keys, if any;
-        `sinks` is one learned logit per head (gpt-oss); `head_gate` names a map that gates the output of each head
-        (LFM3); `out_features` is the output map's width where it is not H (Zamba). `dropout` is the rate on the attention
-        weights, `resid_dropout` what follows the output map; `sliding_window` is how many tokens a query sees, None all.
-        `norm_place` is where the norms stand (see PROJECTIONS): "heads" before heads are moved to the front, "turned"
-        after, "whole" on all heads at once, "rotated" after the rotary embedding; "scaled keys": there are none, but keys
-        are multiplied by a number. `out_first`: the output map is the
-        class's first parameter, `out_apart`: what goes into it lives as long as what comes out.
-        `rotary` names how positions are put in, "" not at all (see ops/rotary_kinds.py),
-        `rotary_dim` in how many channels of a head, None all; `own_tables`: sliding and full layers have rotary tables of
-        their own; `longrope`: frequencies are chosen anew in each forward pass; `dynamic`: they are made for so
-    many positions, which each pass looks at. `softcap`: scores are bounded by a tanh.
+    `qkv` names the input maps as the class does: three names, or one for a fused map. `gated` doubles the
+    query map (Qwen3-Next's output gate). `q_norm`/`k_norm` are the norms on queries and keys, if any;
+    `sinks` is one learned logit per head (gpt-oss); `head_gate` names a map that gates the output of each head
+    (LFM3); `out_features` is the output map's width where it is not H (Zamba). `dropout` is the rate on the attention
+    weights, `resid_dropout` what follows the output map; `sliding_window` is how many tokens a query sees, None all.
+    `norm_place` is where the norms stand (see PROJECTIONS): "heads" before heads are moved to the front, "turned"
+    after, "whole" on all heads at once, "rotated" after the rotary embedding; "scaled keys": there are none, but keys
+    are multiplied by a number. `out_first`: the output map is the
+    class's first parameter, `out_apart`: what goes into it lives as long as what comes out.
+    `rotary` names how positions are put in, "" not at all (see ops/rotary_kinds.py),
+    `rotary_dim` in how many channels of a head, None all; `own_tables`: sliding and full layers have rotary tables of
+    their own; `longrope`: frequencies are chosen anew in each forward pass; `dynamic`: they are made for so many
+    positions, which each pass looks at. `softcap`: scores are bounded by a tanh.
     `kernel` names what computes all input maps at once, "" nothing does ("foak", or blocks/unsloth_attention.py).
-        `position_scaled`: queries grow with their position, which the tables bring along (Ministral 3). `told_positions`:
-        position ids are handed on to the kernel, of which flash-attn alone looks at them (not so in Granite 4).
-        `layout` is how a fused map lays out heads, where the class has several ways; `linear` what its maps are.
+    `position_scaled`: queries grow with their position, which the tables bring along (Ministral 3). `told_positions`:
+    position ids are handed on to the kernel, of which flash-attn alone looks at them (not so in Granite 4).
+    `layout` is how a fused map lays out heads, where the class has several ways; `linear` what its maps are.
 
-        Llama-3-8B: 4096·128·(32 + 2·8) + 32·128·4096 parameters.
-        >>> from oomph.blocks.base import walk
-        >>> sum(w.numel for w in walk(Attention(4096, 32, 8, 128)))
-        41943040
+    Llama-3-8B: 4096·128·(32 + 2·8) + 32·128·4096 parameters.
+    >>> from oomph.blocks.base import walk
+    >>> sum(w.numel for w in walk(Attention(4096, 32, 8, 128)))
+    41943040
     """
 
     hidden_size: int
