@@ -98,7 +98,7 @@ def test_the_largest(capsys: pytest.CaptureFixture[str]) -> None:
         (("plan", "gpt2", "--gpu", "t44"), 2, "t4"),
         (("plan", "gpt2", "--gpu", ","), 2, "Name one"),
         (("plan", "gpt2", "--gpu", "2xt4"), 3, "several GPUs"),
-        (("plan", "glm-5", "--gpu", "t4"), 3, "oomph trace"),
+        (("plan", "deepseek-moe-16b-base", "--gpu", "t4"), 3, "oomph trace"),
         (("max", "gpt2", "--gpu", "t4,h100"), 2, "2 devices"),
         (("max", "gpt2", "--gpu", "t4", "--over", "bach"), 2, "batch"),
         (("max", "gpt2", "serve", "--gpu", "t4", "--optim", "sgd"), 2, "inference"),
