@@ -116,7 +116,8 @@ class TrainJob:
     elements (0: the hidden size squared, the HF Trainer's "auto"), two of them with `zero_overlap` (overlap_comm), and
     `zero_offload` keeps the optimizer on the host. It casts all of a model to one dtype, adapters too.
 
-    The method is how PEFT wraps the model, and what trains. `rank` is the adapters'; `targets` the maps that get
+    The method is how PEFT wraps the model, and what trains. `rank` is the adapters', but of maps that
+    `rank_pattern` names, as q_proj=16; `targets` the maps that get
     one: names with commas between them, "all-linear", or "default", which is PEFT's choice for the model.
     `adapter_dropout` is the rate on an adapter's input; `adapter_dtype` fp32 is what PEFT's autocast_adapter_dtype
     does. `modules_to_save` are modules of which a copy trains. `freeze_embeddings` and `freeze_layers` freeze parts
@@ -194,6 +195,7 @@ class TrainJob:
     zero_offload: ZeroOffload = "none"
     method: Method = "full"
     rank: int = 8
+    rank_pattern: str = ""
     targets: str = "default"
     adapter_dropout: float = 0.0
     adapter_dtype: AdapterDtype = "fp32"

@@ -111,6 +111,8 @@ def _check_method(job: TrainJob) -> None:
     """Refuse what does not go with a method, or the other way round."""
     if not any(word.strip() for word in job.targets.split(",")):
         raise UsageError("targets names no module.", "Say q_proj,v_proj, all-linear or default.")
+    if job.rank_pattern:
+        _check_ranks(job)
     if job.quantised_experts and job.experts == "modules":
         raise UsageError("Experts that are modules are quantised as all linear maps are.", "Leave one of both out.")
     if job.quantised_experts and job.method != "qlora" and not job.quantization.startswith(FOUR_BIT):
@@ -159,6 +161,14 @@ def _check_deepspeed(job: TrainJob) -> None:
         raise UsageError("DeepSpeed casts the whole model to 16 bits.", f"Take precision {job.precision[4:]}.")
     if job.precision != "fp32" and job.method in PROMPTED:
         raise UsageError("Virtual tokens that DeepSpeed casts to 16 bits are not played.", "Take another method.")
+
+
+def _check_ranks(job: TrainJob) -> None:
+    """Refuse ranks of single maps where they mean nothing, or were not held against the real code."""
+    if job.method not in ("lora", "qlora", "dora", "lora-fa"):
+        raise UsageError("rank_pattern is of LoRA and its kin.", "Add --method lora, or leave it out.")
+    if job.kernels == "unsloth" or job.model_code != "transformers":
+        raise UsageError("rank_pattern is played as PEFT has it alone.", "Leave --rank-pattern out.")
 
 
 def _check_int8_weights(job: TrainJob) -> None:

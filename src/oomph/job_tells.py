@@ -33,6 +33,7 @@ def _kind(job: TrainJob) -> Kind:
 # When an input tells anything; those that are not here always do.
 TELLS: dict[str, Callable[[TrainJob], bool]] = {
     "rank": lambda job: job.method in RANKED,
+    "rank_pattern": lambda job: job.rank_pattern != "",
     "targets": lambda job: job.method in ADAPTERS,
     "adapter_dropout": lambda job: job.method in RANKED,
     "adapter_dtype": lambda job: job.method in ADAPTERS,

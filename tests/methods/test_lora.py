@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from oomph.errors import UnsupportedError, UsageError
+from oomph.errors import OomphError, UnsupportedError, UsageError
 from oomph.explain import saved_tensors
 from oomph.families import model_from_config
 from oomph.job import TrainJob
@@ -144,6 +144,51 @@ def test_an_adapter_on_the_head_equals_the_trace(options: dict[str, Any]) -> Non
     parting, ours, theirs = compare(raw, TrainJob(seq_len=37, method="lora", targets="lm_head,q_proj", **options))
     assert parting is None, str(parting)
     assert ours == theirs
+
+
+RANKS: dict[str, Any] = {"targets": "q_proj,v_proj,down_proj", "rank": 4, "rank_pattern": "v_proj=16, mlp.down_proj=2"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options", [{"method": "lora"}, {"method": "dora", "quantization": "nf4"}], ids=["lora", "dora"]
+)
+def test_ranks_of_single_maps_equal_the_trace(options: dict[str, Any]) -> None:
+    """PEFT's rank_pattern, and as many parameters as it counts."""
+    from oomph.referee.models import build
+
+    job = TrainJob(seq_len=37, **RANKS, **options)
+    parting, ours, theirs = compare(models.LLAMA, job)
+    assert parting is None, str(parting)
+    assert ours == theirs
+    if job.quantization == "none":
+        real = build(models.LLAMA, job).get_nb_trainable_parameters()[0]
+        assert trainable_params(model_from_config(models.LLAMA), job) == real
+
+
+def test_ranks_of_single_maps_fold() -> None:
+    """A step of few layers tells that of many; two of three maps have ranks of their own."""
+    model = model_from_config({**models.LLAMA, "num_hidden_layers": 9})
+    job = TrainJob(1, 8, method="lora", **RANKS)
+    short, whole = step(model, job), train_step(model, job)
+    assert short.folded
+    assert short.peak == max(list(whole.live)[whole.start : whole.end + 1])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"rank_pattern": "q_proj"}, "cannot be 'q_proj'"),
+        ({"rank_pattern": "q_proj=0"}, "cannot be"),
+        ({"rank_pattern": "q_prj=4"}, "no map 'q_prj'"),
+        ({"rank_pattern": "layers.0.self_attn.q_proj=4"}, "single layers"),
+        ({"rank_pattern": "q_proj=4", "method": "loha"}, "LoRA and its kin"),
+    ],
+)
+def test_ranks_that_cannot_be_are_refused(options: dict[str, Any], words: str) -> None:
+    """No pairs, no rank, no such map, one layer of many, another method."""
+    with pytest.raises(OomphError, match=words):
+        train_step(model_from_config(models.LLAMA), TrainJob(1, 8, **{"method": "lora", **options}))
 
 
 def test_an_adapter_on_a_tied_head_is_refused() -> None:

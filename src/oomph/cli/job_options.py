@@ -129,6 +129,7 @@ HELP: dict[Job, dict[str, str]] = {
         "zero_offload": "DeepSpeed's offload_optimizer: master weights and moments in the machine's memory.",
         "method": "What trains, and what PEFT adds.",
         "rank": "Rank of adapters.",
+        "rank_pattern": "Ranks of single maps (PEFT's rank_pattern): q_proj=16,mlp.down_proj=4.",
         "targets": "Maps that get an adapter: names with commas, all-linear, or PEFT's choice for the model.",
         "adapter_dropout": "Rate of dropout on an adapter's input.",
         "adapter_dtype": "Dtype of adapters: fp32 as in PEFT, or the base's.",

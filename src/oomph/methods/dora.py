@@ -17,6 +17,7 @@ from oomph.errors import UnsupportedError
 from oomph.methods.bitsandbytes import Linear4bit, Linear8bit
 from oomph.methods.lora import SCALING, LoraLinear, adapter_dtype, features
 from oomph.methods.quantised import PackedLinear
+from oomph.methods.ranks import check_names, rank_at
 from oomph.methods.targets import LORA_TARGETS, check_mixers, inner, names_of, split, wrap_targets
 from oomph.tensor import Tensor
 
@@ -35,8 +36,9 @@ def adapt(model: Model, job: TrainJob) -> Model:
         if isinstance(inner(base), (PackedLinear, Linear8bit)):
             raise UnsupportedError("oomph plays no DoRA on this base.", "Take --method lora, or an nf4 base.")
         kind = DoraLinear4bit if isinstance(inner(base), Linear4bit) else DoraLinear
-        return kind(base, *features(base), job.rank, rate, adapter_dtype(job))
+        return kind(base, *features(base), rank_at(path, job), rate, adapter_dtype(job))
 
+    check_names(model, job)
     names = names_of(model, job.targets, LORA_TARGETS)
     check_mixers(model, names)
     return wrap_targets(model, names, wrap, split(job.modules_to_save))

@@ -21,6 +21,7 @@ from oomph.methods.bitsandbytes import Linear4bit, Linear8bit
 from oomph.methods.gptq import LinearGptq
 from oomph.methods.hqq import LinearHqq
 from oomph.methods.parameters import Targets, translated, wrapped
+from oomph.methods.ranks import check_names, rank_at
 from oomph.methods.saved import frozen
 from oomph.methods.targets import LORA_TARGETS, check_mixers, inner, names_of, split, typed, wrap_targets
 
@@ -39,8 +40,9 @@ def adapt(model: Model, job: TrainJob) -> Model:
     rate = job.adapter_dropout if job.dropout else 0.0
 
     def wrap(path: str, base: Part) -> Block:
-        return _kind(base)(base, *features(base), job.rank, rate, adapter_dtype(job), job.method != "lora-fa")
+        return _kind(base)(base, *features(base), rank_at(path, job), rate, adapter_dtype(job), job.method != "lora-fa")
 
+    check_names(model, job)
     names = names_of(model, job.targets, LORA_TARGETS)
     check_mixers(model, names)
     targets = Targets(names) if job.experts == "modules" else translated(model, names)
@@ -48,6 +50,8 @@ def adapt(model: Model, job: TrainJob) -> Model:
     changed = frozen(model) if targets.maps == () else wrap_targets(model, targets.maps, wrap, left)
     if not targets.parameters:
         return changed
+    if job.rank_pattern:
+        raise UsageError("Ranks of their own are not played on stacked experts.", "Leave --rank-pattern out.")
     if rate:
         raise UsageError("PEFT's adapters on stacked experts take no dropout.", "Say --adapter-dropout 0.")
     return wrapped(changed, targets, job.rank, adapter_dtype(job))

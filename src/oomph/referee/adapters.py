@@ -16,6 +16,7 @@ from oomph.job import TrainJob
 from oomph.job_words import PROMPTED
 from oomph.methods import boft
 from oomph.methods.oft import BLOCK_SIZE
+from oomph.methods.ranks import parsed
 from oomph.methods.targets import ALL_LINEAR, DEFAULT, split
 from oomph.referee.meta import INSTALL
 
@@ -218,6 +219,7 @@ def _config(peft: Any, job: TrainJob, task: str | None) -> Any:
     return peft.LoraConfig(
         task_type=task,
         r=job.rank,
+        rank_pattern=parsed(job.rank_pattern),
         lora_alpha=2 * job.rank,
         target_modules=targets,
         lora_dropout=rate,
