@@ -27,6 +27,7 @@ from oomph.job_words import (
     AdapterDtype,
     CacheKind,
     Checkpointing,
+    EmbeddingRelease,
     Experts,
     GptqKernel,
     Implementation,
@@ -95,6 +96,7 @@ class TrainJob:
     until the next one's, or until one of `mini_batches` is over. An embedding model gets an anchor, a positive and
     `negatives` of each sample, the anchors `anchor_len` tokens long, 0 as long as the others; `pooling` makes one
     vector of a text's tokens, brought to length one by `normalize`; GradCache takes `mini_batch_size` texts at a time.
+    `sentence_transformers` is the release whose code runs.
 
     The loop. `steady` asks for a later step, when optimizer states exist; otherwise the first. `hold_logits`: the
     caller keeps the model's output through the backward pass, as `outputs = model(...); outputs.loss.backward()`
@@ -223,6 +225,7 @@ class TrainJob:
     pooling: Pooling = "default"
     normalize: bool = True
     mini_batch_size: int = MINI_BATCH_SIZE
+    sentence_transformers: EmbeddingRelease = "6"
     virtual_tokens: int = 20
     block_size: int = 0
     images: int = 0

@@ -83,6 +83,7 @@ TELLS: dict[str, Callable[[TrainJob], bool]] = {
     "anchor_len": lambda job: OBJECTIVES[job.objective].task == "embedding",
     "pooling": lambda job: OBJECTIVES[job.objective].task == "embedding",
     "normalize": lambda job: OBJECTIVES[job.objective].task == "embedding",
+    "sentence_transformers": lambda job: OBJECTIVES[job.objective].task == "embedding",
     "mini_batch_size": lambda job: job.objective == "contrastive-cached",
     "loss": lambda job: OBJECTIVES[job.objective].task != "embedding",
     "prompt_len": lambda job: job.loss in OF_PROMPTS,

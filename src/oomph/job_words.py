@@ -112,6 +112,10 @@ Pooling = Literal[
     "cls",  # the first token
     "lasttoken",  # the last one that is no padding
 ]
+EmbeddingRelease = Literal[  # of sentence-transformers
+    "6",
+    "5",  # 5.4 to 5.7: a pass for each column, masks as wide as states, cosines in the vectors' dtype, decoders' caches
+]
 Reference = Literal[
     "default",  # adapters switched off where there are any, else a second model
     "loaded",

@@ -12,6 +12,7 @@ from oomph.optimizer_names import KINDS
 if TYPE_CHECKING:
     from oomph.job import TrainJob
 
+NEWEST = "6"  # release of sentence-transformers
 MINI_BATCH_SIZE = 32  # of sentence-transformers' CachedMultipleNegativesRankingLoss
 
 
@@ -72,9 +73,11 @@ def _check_embedding(job: TrainJob) -> None:
 def check_columns(job: TrainJob) -> None:
     """Refuse what is said of columns, vectors and mini-batches where there are none."""
     said = job.negatives or job.anchor_len or job.pooling != "default" or not job.normalize
+    said = said or job.sentence_transformers != NEWEST
     if said and OBJECTIVES[job.objective].task != "embedding":
         fix = "Add --objective contrastive, or leave them out."
-        raise UsageError("Only embedding models have anchors, negatives, a pooling and lengths made one.", fix)
+        what = "anchors, negatives, a pooling, lengths made one and a release of sentence-transformers"
+        raise UsageError(f"Only embedding models have {what}.", fix)
     if job.mini_batch_size != MINI_BATCH_SIZE and job.objective != "contrastive-cached":
         raise UsageError("mini_batch_size is of GradCache.", "Add --objective contrastive-cached, or leave it out.")
 

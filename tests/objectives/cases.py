@@ -10,7 +10,7 @@ from typing import Any
 
 from oomph.compare import Step
 from oomph.job import TrainJob
-from tests.objectives.embedding_cases import EMBEDDINGS
+from tests.objectives.embedding_cases import EMBEDDINGS, EMBEDDINGS_OF_5
 
 HERE = Path(__file__).parent
 LLAMA: dict[str, Any] = {
@@ -167,6 +167,7 @@ CASES: dict[str, Cases] = {
         "kto, precomputed, amp": (LLAMA, pairs(objective="kto", reference="precomputed", accumulation=2, **AMP)),
         "ipo, bounded logits, first step": (SOFTCAP, pairs(1, objective="ipo", steady=False, prompt_len=3)),
     },
+    "sentence-transformers 5.7": EMBEDDINGS_OF_5,
     "sentence-transformers 6.2": EMBEDDINGS,
 }
 

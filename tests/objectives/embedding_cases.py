@@ -29,10 +29,8 @@ MISTRAL: dict[str, Any] = BERT | {
 }
 MODERNBERT: dict[str, Any] = BERT | {
     "model_type": "modernbert",
-    "architectures": ["ModernBertModel"],
-    "num_hidden_layers": 2,
+    "architectures": ["ModernBertModel"],  # of one layer: tables of two kinds come in the order of a set
     "local_attention": 8,
-    "layer_types": ["sliding_attention"] * 2,  # of one kind: the class makes tables in the order of a set of names
     **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 0),
 }
 DISTILBERT: dict[str, Any] = {
@@ -96,4 +94,18 @@ EMBEDDINGS: dict[str, tuple[dict[str, Any], TrainJob]] = {
         cached(negatives=1, anchor_len=5, padding=True, checkpointing="non-reentrant", **AMP),
     ),
     "cached, one mini-batch, qwen3, lora": (QWEN3, cached(2, method="lora", **AMP)),
+}
+OF_5: dict[str, Any] = {"sentence_transformers": "5"}
+EMBEDDINGS_OF_5: dict[str, tuple[dict[str, Any], TrainJob]] = {
+    "fp32": (BERT, contrastive(precision="fp32", **OF_5)),
+    "two negatives, short anchors, amp": (
+        BERT,
+        contrastive(negatives=2, anchor_len=6, padding=True, accumulation=2, **AMP, **OF_5),
+    ),
+    "xlm-roberta, cls": (XLM_ROBERTA, contrastive(pooling="cls", padding=True, **OF_5)),
+    "modernbert, last token": (MODERNBERT, contrastive(pooling="lasttoken", **OF_5)),
+    "qwen3, a negative": (QWEN3, contrastive(negatives=1, **OF_5)),
+    "mistral, lora": (MISTRAL, contrastive(method="lora", checkpointing="non-reentrant", **AMP, **OF_5)),
+    "cached": (BERT, cached(negatives=1, **OF_5)),
+    "cached, qwen3": (QWEN3, cached(3, **AMP, **OF_5)),
 }

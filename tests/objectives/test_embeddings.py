@@ -14,6 +14,7 @@ from oomph.objectives import gradcache
 from oomph.objectives.embed import pooling_of
 from oomph.play import play, train_step
 from oomph.runtimes import runtime
+from oomph.runtimes.base import Versions
 from oomph.score.asking import catalogued
 from oomph.steps import step
 from tests.objectives.embedding_cases import AMP, BERT, DISTILBERT, QWEN3, cached, contrastive
@@ -68,6 +69,17 @@ def test_the_longer_texts_and_the_more_of_them_the_more_it_takes() -> None:
     assert sizes == sorted(set(sizes))
 
 
+def test_columns_that_are_passes_of_their_own_cast_weights_once_more_each() -> None:
+    """Up to release 5 each negative's pass keeps its own 16-bit copies of all weights under autocast."""
+    model, asked = model_from_config(BERT | {"num_hidden_layers": 4}), {"optimizer": "none", **AMP}
+    more = []
+    for release in ("6", "5"):
+        jobs = (contrastive(2, 4, negatives=n, sentence_transformers=release, **asked) for n in (1, 2))
+        one, two = (int(step(model, job).peak) for job in jobs)
+        more.append(two - one)
+    assert more[1] > 1.2 * more[0]
+
+
 def test_a_pooler_that_nobody_asks_gets_no_gradient() -> None:
     """BertModel computes with it, and the optimizer passes by what has no gradient."""
     played = train_step(model_from_config(BERT), contrastive(precision="fp32", implementation="loop"))
@@ -111,6 +123,7 @@ def test_vectors_are_made_as_models_of_a_kind_are_published() -> None:
         ({"objective": "sft", "anchor_len": 4}, "Only embedding models"),
         ({"objective": "dpo", "pooling": "cls"}, "Only embedding models"),
         ({"objective": "sft", "normalize": False}, "Only embedding models"),
+        ({"objective": "sft", "sentence_transformers": "5"}, "Only embedding models"),
         ({"pooling": "max"}, "pooling cannot be"),
         ({"negatives": -1}, "negatives cannot be"),
     ],
@@ -141,6 +154,10 @@ def test_sentence_transformers_takes_the_trainers_defaults() -> None:
     job = ours.job(batch=2)
     assert (job.objective, job.precision, job.padding, job.checkpointing) == ("contrastive", "fp32", True, "none")
     assert ours.job(objective="contrastive-cached").mini_batch_size == 32
+    versions = [Versions.found_in(f"sentence_transformers {number}") for number in ("5.7.0", "6.0", "5.3.0")]
+    assert [ours.job(each).sentence_transformers for each in versions[:2]] == ["5", "6"]
+    with pytest.raises(UnsupportedError, match=r"5\.3\.0"):
+        ours.job(versions[2])
     for name, objective in (("sentence-transformers", "dpo"), ("trl", "contrastive"), ("trainer", "contrastive")):
         with pytest.raises(UnsupportedError, match=r"framework (trl|sentence-transformers)"):
             runtime(name).job(objective=objective)

@@ -16,6 +16,7 @@ from oomph.planning.change import settings, together
 from oomph.planning.lever import Lever, Price
 from oomph.planning.levers import levers
 from oomph.planning.upgrades import UPGRADES
+from tests.objectives.embedding_cases import BERT, contrastive
 from tests.planning.models import GPT2, LLAMA, MIXTRAL, bench, random_job, random_model, subject
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -55,6 +56,8 @@ EXAMPLES: dict[str, tuple[dict[str, Any], TrainJob]] = {
     "flash attention": (LLAMA, TrainJob(2, 1024, attention="eager")),
     "memory-efficient attention": (LLAMA, TrainJob(2, 1024, attention="eager", padding=True)),
     "smaller micro-batches, more of them": (LLAMA, TrainJob(12, 256)),
+    "GradCache": (BERT, contrastive(64, 64)),
+    "fewer texts in a batch": (BERT, contrastive(64, 64)),
     "gradient checkpointing": (LLAMA, TrainJob(4, 1024)),
     "checkpoint every layer": (LLAMA | SMALL, TrainJob(8, 1024, checkpointing="non-reentrant", checkpoint_every=3)),
     "layers' inputs in host memory": (LLAMA | SMALL | DEEP, TrainJob(8, 1024, checkpointing="non-reentrant")),
@@ -88,6 +91,16 @@ def test_a_lever_has_its_words(lever: Lever) -> None:
     assert lever.source.startswith("https://")
     assert lever.price.words
     assert f"| {lever.name} | {lever.price.words} | {lever.cost} | <{lever.source}> |" in (DOCS / "plan.md").read_text()
+
+
+def test_a_batch_of_an_embedding_model_is_not_cut_into_micro_batches() -> None:
+    """Its texts are each other's negatives: accumulated gradients of parts are those of another loss."""
+    on, job = bench(BERT), contrastive(64, 64)
+    found = {lever.name: settings(on, lever, job) for lever in levers()}
+    assert not found["smaller micro-batches, more of them"]
+    cached = [together(job, [step]) for step in found["GradCache"]]
+    assert {each.objective for each in cached} == {"contrastive-cached"}
+    assert [each.mini_batch_size for each in cached] == [32, 16, 8, 4, 2, 1][: len(cached)]
 
 
 def test_names_are_distinct_and_prices_ascend() -> None:

@@ -157,6 +157,7 @@ HELP: dict[Job, dict[str, str]] = {
         "pooling": "How a text's vector is made of its tokens'; default: a decoder's last one, an encoder's mean.",
         "normalize": "Vectors are brought to length one.",
         "mini_batch_size": "Texts that go through the model at a time, with --objective contrastive-cached.",
+        "sentence_transformers": "Its release: up to 5.7 each column is a pass of its own, and masks are wider.",
         "virtual_tokens": "Vectors that prompt tuning and its like put before each sequence.",
         "block_size": "How wide OFT's blocks are; 0: as PEFT has it.",
         "images": "Images of each sequence, for a vision-language model; their tokens are among --seq.",

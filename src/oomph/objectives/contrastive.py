@@ -30,14 +30,14 @@ def compute_loss(passes: Passes, inputs: Features) -> tuple[Sym, None]:
 def _forward(passes: Passes, sentence_features: list[Features]) -> Sym:
     """Mirror MultipleNegativesRankingLoss.forward."""
     embeddings = [embed(passes, sentence_features[0])["sentence_embedding"], *_candidates(passes, sentence_features)]
-    return _loss(embeddings)
+    return _loss(passes, embeddings)
 
 
 def _candidates(passes: Passes, features_list: list[Features]) -> list[Sym]:
-    """Mirror embed_columns of all columns but the first: several are one batch."""
+    """Mirror embed_columns of all columns but the first: several are one batch, since release 6."""
     _, *features_list = features_list
-    if len(features_list) == 1:
-        return [embed(passes, features_list[0])["sentence_embedding"]]
+    if len(features_list) == 1 or passes.job.sentence_transformers == "5":
+        return [embed(passes, features)["sentence_embedding"] for features in features_list]
     merged = {name: ops.cat([each[name] for each in features_list], 0) for name in features_list[0]}
     embeddings = embed(passes, merged)["sentence_embedding"]
     places = len(features_list)
@@ -45,7 +45,7 @@ def _candidates(passes: Passes, features_list: list[Features]) -> list[Sym]:
     return list(ops.unbind(ops.view(embeddings, shape), 0, places))
 
 
-def _loss(embeddings: list[Sym]) -> Sym:
+def _loss(passes: Passes, embeddings: list[Sym]) -> Sym:
     """Mirror MultipleNegativesRankingLoss.compute_loss_from_embeddings."""
     queries = embeddings[0]
     docs = embeddings[1:]
@@ -56,7 +56,7 @@ def _loss(embeddings: list[Sym]) -> Sym:
     row_indices = counted(tape, batch_size)
     local_queries = ops.take(queries, local_indices)
     local_docs = ops.take(docs_pos, local_indices)  # noqa: F841  lives to the end
-    sim_matrices = {"query_to_doc": cos_sim(local_queries, docs_all)}
+    sim_matrices = {"query_to_doc": cos_sim(passes, local_queries, docs_all)}
     for key in sim_matrices:
         sim_matrices[key] = sim_matrices[key] * 1.0
     positive_scores = ops.index(sim_matrices["query_to_doc"], (row_indices, local_indices))
@@ -71,10 +71,11 @@ def counted(tape: Tape, size: Size) -> Sym:
     return tape.empty((size,), "int64", op="arange")
 
 
-def cos_sim(a: Sym, b: Sym) -> Sym:
-    """Mirror cos_sim: rows a [M, H] and b [N, H] are brought to length one in fp32, then multiplied: [M, N]."""
-    a = ops.cast(a, "fp32")
-    b = ops.cast(b, "fp32")
+def cos_sim(passes: Passes, a: Sym, b: Sym) -> Sym:
+    """Mirror cos_sim: rows a [M, H] and b [N, H] are brought to length one, since release 6 in fp32; their product."""
+    if passes.job.sentence_transformers != "5":
+        a = ops.cast(a, "fp32")
+        b = ops.cast(b, "fp32")
     a_norm = ops.unit_rows(a)
     b_norm = ops.unit_rows(b)
     return mm(a_norm, ops.transpose(b_norm, 0, 1))

@@ -70,7 +70,7 @@ def embed(passes: Passes, features: Features) -> Features:
     with autocast(tape, autocast_dtype(job)):
         _transformer(passes, features)
         tape.scope = "pooling"
-        _pool(features, pooling_of(passes.model.model_type, job))
+        _pool(features, pooling_of(passes.model.model_type, job), job.sentence_transformers)
         if job.normalize:
             _normalize(features)
     if job.fp32_outputs:
@@ -94,20 +94,23 @@ def _transformer(passes: Passes, features: Features) -> None:
         )
     checkpointing = Checkpointing.of(passes.job) if passes.tape.grad_enabled else Checkpointing()
     typed = {"token_type_ids": features["token_type_ids"]} if "token_type_ids" in features else {}
+    # Since release 6 nobody asks for a cache; encoders have none.
+    use_cache = passes.job.sentence_transformers == "5" and passes.job.checkpointing == "none"
     kernel = passes.tape.kernel  # which the forward pass of some types changes
     model_output: Any = program.backbone(
         passes.policy, features["input_ids"], passes.model.decoder_type, features["attention_mask"], None,
-        use_cache=False, checkpointing=checkpointing, **typed,
+        use_cache=use_cache, checkpointing=checkpointing, **typed,
     )  # fmt: skip
     passes.tape.kernel = kernel
     features["token_embeddings"] = model_output[0]
 
 
-def _pool(features: Features, mode: str) -> None:
+def _pool(features: Features, mode: str, release: str) -> None:
     """Mirror Pooling.forward: vectors of all modes, of which there is one, are joined."""
     token_embeddings = features["token_embeddings"]
     attention_mask = features["attention_mask"]
-    output_vectors = [POOLED[mode](token_embeddings, attention_mask)]
+    pooled = _mean_of_5 if (mode, release) == ("mean", "5") else POOLED[mode]
+    output_vectors = [pooled(token_embeddings, attention_mask)]
     features["sentence_embedding"] = ops.cat(output_vectors, -1)
 
 
@@ -141,6 +144,17 @@ def _mean(token_embeddings: Sym, attention_mask: Sym) -> Sym:
     mean_embedding = ops.divide(mean_sum, denominator)
     mean_embedding = ops.cast(mean_embedding, dtype)
     return mean_embedding
+
+
+def _mean_of_5(token_embeddings: Sym, attention_mask: Sym) -> Sym:
+    """Mirror the mode mean of release 5: the mask is spread over all numbers of the states, and kept for backward."""
+    mean_sum: Any = None
+    mean_mask: Any = None
+    mask = token_embeddings.tape.empty(token_embeddings.shape, token_embeddings.dtype, op="_to_copy")
+    mean_sum = ops.sum_over(token_embeddings * mask, 1)
+    mean_mask = ops.sum_over(mask, 1)
+    mean_mask = ops.clamp(mean_mask)
+    return ops.divide(mean_sum, mean_mask)
 
 
 def _last(token_embeddings: Sym, attention_mask: Sym) -> Sym:

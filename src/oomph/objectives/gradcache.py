@@ -116,7 +116,7 @@ def _calculate_loss(passes: Passes, reps: list[list[Sym]]) -> Sym:
         local_queries = ops.take(queries, local_batch)
         local_docs = ops.take(docs_pos, local_batch)  # noqa: F841  lives to the next turn
         sim_matrices: dict[str, Sym] = {}
-        sim_matrices["query_to_doc"] = cos_sim(local_queries, docs_all)
+        sim_matrices["query_to_doc"] = cos_sim(passes, local_queries, docs_all)
         for key in sim_matrices:
             sim_matrices[key] = sim_matrices[key] * 1.0
         positive_scores = ops.index(sim_matrices["query_to_doc"], (row_indices, local_batch))

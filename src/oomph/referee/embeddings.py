@@ -55,7 +55,7 @@ def _embedding_model(job: TrainJob, model: Any) -> Any:
     """Return a SentenceTransformer of a model, without a tokenizer."""
     modules = {"0": _transformer(model), "1": _pooling(job, model)}
     if job.normalize:
-        modules["2"] = library("base.modules.normalize").Normalize()
+        modules["2"] = library("sentence_transformer.modules").Normalize()
     made = object.__new__(library("sentence_transformer.model").SentenceTransformer)
     torch.nn.Sequential.__init__(made, OrderedDict(modules))
     made.module_kwargs = None
@@ -69,14 +69,17 @@ def _transformer(model: Any) -> Any:
     torch.nn.Module.__init__(made)
     inner = unwrapped(model)
     known = inspect.signature(inner.forward).parameters
+    named = set(known) | {"input_ids", "attention_mask", "token_type_ids"}
     takes_all = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in known.values())
     made.model = inner
     made.modality_config = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
     made.module_output_name = WRITTEN
     made.transformer_task = "feature-extraction"
     made._declared_forward_params = set(known)
-    made.model_forward_params = None if takes_all else set(known) | where._FORWARD_SAFETY_NET_KEYS
-    made._configure_use_cache(inner.config, {})
+    made.model_forward_params = named
+    if hasattr(made, "_configure_use_cache"):  # since release 6
+        made.model_forward_params = None if takes_all else named
+        made._configure_use_cache(inner.config, {})
     return made
 
 

@@ -19,6 +19,7 @@ NEWEST: dict[str, Version] = {
     "transformers": (5, 23),
     "peft": (0, 21),
     "trl": (1, 16),
+    "sentence_transformers": (6, 2),
     "bnb": (0, 50),
     "unsloth": (2026, 10, 9),
 }
