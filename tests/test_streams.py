@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import pytest
 
-from oomph import streams
+from oomph import steps, streams
 from oomph.device_memory import first_products
 from oomph.families import model_from_config
 from oomph.job import InferJob, TrainJob, shortened
 from oomph.model import Model
 from oomph.play import play, train_step
+from oomph.sources.kept import Shelf
+from oomph.steps import step
 from oomph.stream import Stream
 from oomph.streams import job_stream
 from oomph.structure import Job
@@ -52,6 +56,23 @@ def test_inference_too(at: int) -> None:
     raw, job = list(infer_grid(12))[at]
     same(model_from_config(raw), job)
     same(model_from_config(raw), replace(job, batch=job.batch + 1, max_cache_len=0))
+
+
+PPO: dict[str, Any] = {"objective": "ppo", "method": "lora", "accumulation": 2, "mini_batches": 2, "rollout_batch": 3}
+
+
+@pytest.mark.parametrize("layers", [3, 12])
+def test_loops_over_tokens_are_as_long_as_answers(layers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What PPO does with each token is told from few; one script, and one recipe, hold for answers of any length."""
+    monkeypatch.setattr(streams, "_scripts", {})
+    monkeypatch.setattr(steps, "_shelf", partial(Shelf, None))
+    small = {"hidden_size": 64, "intermediate_size": 96, "vocab_size": 999, "num_attention_heads": 4}
+    model = model_from_config({**LLAMA_3_8B, **small, "num_key_value_heads": 2, "num_hidden_layers": layers})
+    for seq_len in (24, 14):
+        job = TrainJob(2, seq_len, prompt_len=8, **PPO)
+        same(model, job)
+        assert step(model, job).peak == train_step(model, job).peak
+    assert sum(map(len, streams._scripts.values())) == 1
 
 
 def test_another_depth_or_width_is_another_model(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,12 +147,14 @@ def fits(
 
     versions = 0 if recorded else other_versions(stream.peak_bytes).high
     least, most = sum(one.n_bytes for one in beside), sum(one.high for one in beside) + versions
-    same = _at_most(workspaces) == _at_point(workspaces)
-    safe, missing_at_most = play(_at_most(workspaces), most)
-    # What ran through without giving anything back does just the same where there is more room.
-    point, missing = (safe, 0) if same and safe.fits and not safe.device_frees else play(_at_point(workspaces), least)
+    point, missing = play(_at_point(workspaces), least)
     if missing:
         return Fit("too_big", capacity_bytes, point, missing)
+    # What never needed more, and gave nothing back, does just the same where there is less room.
+    enough = not point.device_frees and point.reserved_peak_bytes <= capacity_bytes - most
+    if enough and _at_most(workspaces) == _at_point(workspaces):
+        return Fit("fits", capacity_bytes, point)
+    _, missing_at_most = play(_at_most(workspaces), most)
     return Fit("tight" if missing_at_most else "fits", capacity_bytes, point, missing_at_most)
 
 

@@ -59,9 +59,11 @@ class Classes:
 
     def of(self, recorder: Recorder) -> list[int]:
         """Return the class of each allocation."""
-        numbers, why = self.numbers, recorder.why
+        numbers, why, times = self.numbers, recorder.why, recorder.times
         return [
-            numbers.setdefault((*made[:4], self.scope(made.scope), why.get(ordinal, "")), len(numbers))
+            numbers.setdefault(
+                (*made[:4], self.scope(made.scope), why.get(ordinal, ""), times.get(ordinal, 1)), len(numbers)
+            )
             for ordinal, made in enumerate(recorder.allocations)
         ]
 
@@ -210,8 +212,8 @@ def written(
     atoms = tuple((how, term(left), term(right)) for how, left, right in sheet.atoms)
     guards = tuple((how, term(left), term(right), answer) for (how, left, right), answer in sheet.guards.items())
     rows = tuple(
-        Class(term(n_bytes), op, tuple(map(term, shape)), dtype, scope, why)
-        for n_bytes, op, shape, dtype, scope, why in classes.numbers
+        Class(term(n_bytes), op, tuple(map(term, shape)), dtype, scope, why, term(times))
+        for n_bytes, op, shape, dtype, scope, why, times in classes.numbers
     )
     total = term(layers)
     return Recipe(atoms, tuple(products), guards, rows, parts, total, depth, period)

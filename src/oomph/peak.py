@@ -79,12 +79,14 @@ def alive_at(step: Step, place: Place) -> list[Alive]:
     """Return what is alive at a height, largest first."""
     recipe = step.recipe
     counts = alive(recipe, step.extra, place.at, place.top, place.repetition)
-    found = [
-        Alive(kind, tuple(map(step.sums.number, kind.shape)), count, count * n_bytes)
-        for kind, count, n_bytes in zip(recipe.classes, counts, step.sizes, strict=True)
-        if count
-    ]
-    return sorted(found, key=lambda one: one.n_bytes, reverse=True)
+    found: dict[Class, list[int]] = {}  # how many tensors, and their bytes
+    for kind, count, n_bytes in zip(recipe.classes, counts, step.sizes, strict=True):
+        if count:
+            total = found.setdefault(kind._replace(times=1), [0, 0])
+            total[0] += count * step.sums.number(kind.times)
+            total[1] += count * n_bytes
+    every = [Alive(kind, tuple(map(step.sums.number, kind.shape)), *total) for kind, total in found.items()]
+    return sorted(every, key=lambda one: one.n_bytes, reverse=True)
 
 
 def by_group(step: Step, group: str) -> list[list[int]]:

@@ -35,15 +35,23 @@ from oomph.tape.bound import Bound, bind
 from oomph.tape.sizes import number
 from oomph.tape.sym import Sym, new
 from oomph.tape.tape import Place
+from oomph.tape.turns import Turns
 
 FOUND_HEADS = ("lm_head", "embed_out", "output")  # paths of heads that TRL leaves alone; GPT-NeoX calls its lm_head now
 
 
-def play(model: Model, job: TrainJob | InferJob, *, layers: Depth | None = None, on: Place = "gpu") -> Played:
+def play(
+    model: Model,
+    job: TrainJob | InferJob,
+    *,
+    layers: Depth | None = None,
+    on: Place = "gpu",
+    turns: Turns = "all",
+) -> Played:
     """Play a job, whichever it is."""
     if isinstance(job, InferJob):
         return infer(model, job, on=on)
-    return train_step(model, job, layers=layers, on=on)
+    return train_step(model, job, layers=layers, on=on, turns=turns)
 
 
 def train_step(
@@ -53,14 +61,16 @@ def train_step(
     layers: Depth | None = None,
     on: Place = "gpu",
     warm_up: bool = False,
+    turns: Turns = "all",
     at_loss: Callable[[Sym], None] | None = None,
 ) -> Played:
     """Play one training step: micro-batches, clipping, optimizer, zero_grad.
 
     `layers` is how deep the model is meant to be where it stands for a deeper one (see fold.py).
     `on` says whose events are played (see tape.Place). A steady step works on what an earlier one left, which is put
-    there; with `warm_up`, or where outputs are kept and so a whole graph, the earlier one is played too. `at_loss` is
-    called with each loss before its backward pass.
+    there; with `warm_up`, or where outputs are kept and so a whole graph, the earlier one is played too.
+    `turns` of loops over tokens are played (see tape/turns.py). `at_loss` is called with each loss before its backward
+    pass.
     """
     check_model(model, job)
     check_packed(model, job)
@@ -68,6 +78,7 @@ def train_step(
     program_of(original)  # what cannot be played is said before what its method lacks
     model = adapted(model, job)
     tape = _tape(model, job, on)
+    tape.turns = turns
     recorder = tape.recorder
     with tape.playing():
         recorder.mark("parameters")

@@ -22,7 +22,10 @@ Term: TypeAlias = "int | tuple[int]"
 
 
 class Class(NamedTuple):
-    """Tensors that are equal but for their layer: `scope` has a * for it. `why` is "" for a temporary."""
+    """Tensors that are equal but for their layer: `scope` has a * for it. `why` is "" for a temporary.
+
+    What was played of them are `times` as many.
+    """
 
     n_bytes: Term
     op: str
@@ -30,6 +33,7 @@ class Class(NamedTuple):
     dtype: str
     scope: str
     why: str
+    times: Term = 1
 
 
 class Change(NamedTuple):
@@ -124,8 +128,8 @@ class Sums:
         return answer
 
     def class_bytes(self) -> list[Numbers]:
-        """Return the bytes of one tensor of each class, rounded as torch's allocator does."""
-        return [-(-self.number(one.n_bytes) // ROUND) * ROUND for one in self.recipe.classes]
+        """Return the bytes of what was played of each class, tensors rounded as torch's allocator does."""
+        return [-(-self.number(one.n_bytes) // ROUND) * ROUND * self.number(one.times) for one in self.recipe.classes]
 
 
 @dataclass(frozen=True)

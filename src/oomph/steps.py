@@ -28,7 +28,7 @@ class Step:
     """A step with numbers: ints for one job, arrays for many."""
 
     sums: Sums
-    sizes: tuple[Numbers, ...]  # bytes of one tensor of each class, rounded to 512
+    sizes: tuple[Numbers, ...]  # bytes of what was played of each class, tensors rounded to 512
     extra: Numbers  # how often the repeated layers repeat beyond those played
 
     @property
@@ -126,7 +126,7 @@ def compiled(sheet: Sheet, model: Model, job: Any, layers: Size, on: Place = "gp
 
     def played(depth: int) -> Any:
         whole = with_layers(model, depth) if repeating else model
-        return segments(play(whole, job, layers=deep, on=on).recorder, classes)
+        return segments(play(whole, job, layers=deep, on=on, turns="heights").recorder, classes)
 
     few = shallow(model, job, layers)
     if few is not None:

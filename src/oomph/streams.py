@@ -16,19 +16,22 @@ from oomph.device_map import placed
 from oomph.job import TrainJob, shortened
 from oomph.methods import layers_path
 from oomph.model import Model
+from oomph.objectives import KINDS as OBJECTIVES
 from oomph.optimizers.deepspeed import REDUCED
 from oomph.pattern import Depth, pattern
 from oomph.recipe import Recipe, Sums
 from oomph.stream import Event, Label, Stream
 from oomph.structure import Job, decoder_stack, shallow, structure, symbolic, with_layers
-from oomph.tape.sizes import Sheet, number
+from oomph.tape.sizes import Sheet, number, yes
 
 if TYPE_CHECKING:
     from oomph.fold import Classes
     from oomph.played import Played
-    from oomph.unfold import Events
+    from oomph.tape.turns import Turns
+    from oomph.unfold import Events, Spelled
 
 ON_OTHER_STREAMS = {REDUCED: 1}  # operations whose results are not allocated on the first CUDA stream
+TURNS = 3  # of loops over tokens: those that are not like all others, and one to compare with
 KEPT = 32  # scripts in memory; one of a deep model takes some megabytes
 
 
@@ -45,6 +48,10 @@ class Script:
     kinds: list[int]
     marks: list[tuple[int, str]]
     labels: dict[int, Label]
+
+    def of(self, job: Job) -> Script:
+        """Return the script of a job of this structure."""
+        return self
 
     def stream(self, sums: Sums) -> Stream:
         """Return the stream for the numbers put in."""
@@ -64,7 +71,27 @@ class Script:
         return [sums.number(one.n_bytes) for one in self.recipe.classes]
 
 
-_scripts: dict[str, list[Script]] = {}
+@dataclass(frozen=True, eq=False)
+class Looped:
+    """A script with the length of its loops over tokens left open too: it is played with few turns, and with more.
+
+    `classes` are those of the recipe on the expressions that were played.
+    """
+
+    recipe: Recipe
+    classes: Sequence[tuple[Any, ...]]
+    few: Spelled
+    more: Spelled
+
+    def of(self, job: Job) -> Script:
+        """Return the script of a job of this structure, with as many turns as it has."""
+        from oomph.unfold import deeper
+
+        assert isinstance(job, TrainJob)  # whose answers are generated
+        return _script(self.recipe, self.classes, deeper(self.few, self.more, job.seq_len - job.prompt_len - TURNS))
+
+
+_scripts: dict[str, list[Script | Looped]] = {}
 
 
 def job_stream(model: Model, job: Job) -> Stream:
@@ -84,30 +111,58 @@ def job_script(model: Model, job: Job) -> tuple[Script, Sums]:
     for script in _scripts.get(key, ()):
         sums = Sums(script.recipe, found.numbers)
         if sums.hold():
-            return script, sums
+            return script.of(job), sums
     script = _written(model, job)
     if sum(map(len, _scripts.values())) >= KEPT:
         _scripts.clear()
     _scripts.setdefault(key, []).insert(0, script)
-    return script, Sums(script.recipe, found.numbers)
+    return script.of(job), Sums(script.recipe, found.numbers)
 
 
-def _written(model: Model, job: Job) -> Script:
+def _written(model: Model, job: Job) -> Script | Looped:
     """Play a job on expressions and return its script; few layers are played where they tell what all of them do."""
     from oomph.fold import Classes, written
 
     sheet = Sheet()
     lifted, open_job = symbolic(model, job, sheet)
     classes = Classes(layers_path(model, job))
-    found = _unfolded(lifted, open_job, classes) or _in_full(lifted, open_job, classes)
-    recipe = written(sheet, classes, (), 0, 0, 0)
-    return Script(recipe, found.events, found.kinds, found.marks, _first_products(found, list(classes.numbers)))
+    turns = _turns(lifted, open_job, classes)
+    if turns is not None:
+        return Looped(written(sheet, classes, (), 0, 0, 0), list(classes.numbers), *turns)
+    found = _events(lifted, open_job, classes)
+    return _script(written(sheet, classes, (), 0, 0, 0), list(classes.numbers), found)
 
 
-def _unfolded(model: Model, job: Job, classes: Classes) -> Events | None:
-    """Return the events of a job from those with few layers; None where these do not tell them."""
+def _script(recipe: Recipe, classes: Sequence[tuple[Any, ...]], found: Events) -> Script:
+    return Script(recipe, *found, _first_products(found, classes))
+
+
+def _turns(model: Model, job: Job, classes: Classes) -> tuple[Spelled, Spelled] | None:
+    """Return a job with few turns of its loops over tokens, and with more; None where they do not tell all turns."""
     from oomph.fold import Unfoldable
     from oomph.unfold import PERIODS, deeper, spelled
+
+    if not (isinstance(job, TrainJob) and OBJECTIVES[job.objective].judged):
+        return None
+    if not yes(job.seq_len - job.prompt_len > TURNS + PERIODS):
+        return None
+    few, more = (spelled(_events(model, job, classes, turns)) for turns in (TURNS, TURNS + PERIODS))
+    try:
+        deeper(few, more, PERIODS)
+    except Unfoldable:
+        return None
+    return few, more
+
+
+def _events(model: Model, job: Job, classes: Classes, turns: Turns = "all") -> Events:
+    """Return the events of a job; few layers are played where they tell what all of them do."""
+    return _unfolded(model, job, classes, turns) or _in_full(model, job, classes, turns)
+
+
+def _unfolded(model: Model, job: Job, classes: Classes, turns: Turns = "all") -> Events | None:
+    """Return the events of a job from those with few layers; None where these do not tell them."""
+    from oomph.fold import Unfoldable
+    from oomph.unfold import PERIODS, deeper, events_of, spelled
 
     layers = decoder_stack(model)[1].layers
     few, repeating = shallow(model, job, len(layers), PERIODS), pattern(layers)
@@ -118,25 +173,26 @@ def _unfolded(model: Model, job: Job, classes: Classes) -> Events | None:
         return None  # it would take longer
     deep = Depth(len(layers), repeating)
     try:
-        two = [_played(with_layers(model, each), job, deep) for each in (depth, depth + PERIODS * period)]
-        few_layers, more_layers = (spelled(each, classes) for each in two)
+        two = [_played(with_layers(model, each), job, deep, turns) for each in (depth, depth + PERIODS * period)]
+        few_layers, more_layers = (spelled(events_of(each, classes)) for each in two)
         return deeper(few_layers, more_layers, (len(layers) - depth) // period)
     except Unfoldable:
         return None
 
 
-def _in_full(model: Model, job: Job, classes: Classes) -> Events:
+def _in_full(model: Model, job: Job, classes: Classes, turns: Turns = "all") -> Events:
     """Return the events of a job with all its layers."""
-    from oomph.unfold import Events
+    from oomph.unfold import events_of
 
-    played = _played(model, job)
-    return Events(played.recorder.events[: played.end], classes.of(played.recorder), played.recorder.marks)
+    return events_of(_played(model, job, None, turns), classes)
 
 
-def _played(model: Model, job: Job, deep: Depth | None = None) -> Played:
+def _played(model: Model, job: Job, deep: Depth | None, turns: Turns) -> Played:
     from oomph.play import play, train_step
 
-    return train_step(model, job, layers=deep, warm_up=True) if isinstance(job, TrainJob) else play(model, job)
+    if isinstance(job, TrainJob):
+        return train_step(model, job, layers=deep, warm_up=True, turns=turns)
+    return play(model, job)
 
 
 def _first_products(found: Events, classes: Sequence[tuple[Any, ...]]) -> dict[int, Label]:

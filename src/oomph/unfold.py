@@ -1,4 +1,5 @@
 """From the events of few layers to those of many: what fold.py does for heights, for every event in its place.
+Turns of a loop over tokens are told from few in the same way.
 
 A job is played with few layers and with two periods more. Where the deeper play does what the other one does not, that
 must be twice the same and follow the same once more: it is what a deeper model repeats. Ordinals are others in every
@@ -50,25 +51,30 @@ class Events(NamedTuple):
     marks: list[tuple[int, str]]
 
 
-def spelled(played: Played, classes: Classes) -> Spelled:
-    """Return a played job's events and marks up to its end."""
-    kinds, marks = classes.of(played.recorder), played.recorder.marks
+def events_of(played: Played, classes: Classes) -> Events:
+    """Return a played job's events up to its end."""
+    return Events(played.recorder.events[: played.end], classes.of(played.recorder), played.recorder.marks)
+
+
+def spelled(played: Events) -> Spelled:
+    """Return events and marks without what differs between repetitions."""
+    events, kinds, marks = played
     alive: defaultdict[int, list[int]] = defaultdict(list)
     found, next_mark = Spelled([], []), 0
-    for position in range(played.end + 1):
+    for position in range(len(events) + 1):
         while next_mark < len(marks) and marks[next_mark][0] == position:
             _spell_mark(marks[next_mark][1], found)
             next_mark += 1
-        if position == played.end:
+        if position == len(events):
             break
-        event = played.recorder.events[position]
+        event = events[position]
         if event >= 0:
             alive[kinds[event]].append(event)
             found.names.append(kinds[event])
             found.places.append((0, 0))
         else:
             same = alive[kinds[~event]]
-            place = same.index(~event)
+            place = len(same) - 1 if same[-1] == ~event else same.index(~event)  # the newest of many is found at once
             found.names.append(~kinds[~event])
             found.places.append((place, place - len(same)))
             del same[place]
@@ -84,7 +90,7 @@ def _spell_mark(name: str, found: Spelled) -> None:
 def deeper(few: Spelled, more: Spelled, times: int) -> Events:
     """Return the events of a job that is `times` periods deeper than `few`; raises Unfoldable."""
     found, alive = Events([], [], []), defaultdict[int, list[int]](list)
-    for piece in _pieces(few.names, more.names):
+    for piece in _pieces(few, more):
         names, places = more.names[piece.more : piece.end], more.places[piece.more : piece.end]
         if piece.repeated:
             length = len(names) // PERIODS
@@ -144,7 +150,7 @@ def _place(*seen: Place) -> int:
     raise Unfoldable
 
 
-def _pieces(few: list[Name], more: list[Name]) -> list[Piece]:
+def _pieces(few: Spelled, more: Spelled) -> list[Piece]:
     """Return what two plays have in common, and between that what the deeper one repeats twice more."""
     pieces: list[Piece] = []
     at, here = 0, 0  # in few, in more
@@ -152,20 +158,21 @@ def _pieces(few: list[Name], more: list[Name]) -> list[Piece]:
         same = _alike(few, at, more, here)
         pieces.append(Piece(at, here, here + same, False))
         at, here = at + same, here + same
-        if here == len(more):
-            if at < len(few):
+        if here == len(more.names):
+            if at < len(few.names):
                 raise Unfoldable
             return pieces
-        length = _period(few, at, more, here)
+        length = _period(few.names, at, more.names, here)
         pieces.append(Piece(at, here, here + PERIODS * length, True))
         here += PERIODS * length
 
 
-def _alike(few: list[Name], at: int, more: list[Name], here: int) -> int:
-    """Return for how long two plays go on alike."""
-    most = min(len(few) - at, len(more) - here)
+def _alike(few: Spelled, at: int, more: Spelled, here: int) -> int:
+    """Return for how long two plays go on alike, and free what stands in one place in both."""
     same = 0
-    while same < most and few[at + same] == more[here + same]:
+    for a, b, place, other in zip(few.names[at:], more.names[here:], few.places[at:], more.places[here:], strict=False):
+        if a != b or (place[0] != other[0] and place[1] != other[1] and not isinstance(a, str)):
+            break
         same += 1
     return same
 

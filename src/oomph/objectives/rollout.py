@@ -20,8 +20,9 @@ from oomph.ops.selected import log_softmax_by_rows
 from oomph.ops.slices import divide_slice, squeeze_last
 from oomph.tape.autograd import like
 from oomph.tape.checkpoint import Checkpointing
-from oomph.tape.sizes import Shapes, Size, settled, yes
+from oomph.tape.sizes import Shapes, Size, yes
 from oomph.tape.sym import Sym, new
+from oomph.tape.turns import turns
 
 LISTS = ("responses", "postprocessed_responses", "logprobs", "ref_logprobs", "sequence_lengths", "scores", "values")
 # What an iteration deletes at its end, in this order; scores and the like with the numbers that are logged.
@@ -131,9 +132,9 @@ def _advantages(v: SimpleNamespace) -> None:
     _add_at(v.rewards, rows)
     v.advantages_reversed = []
     v.lastgaelam = None
-    for t in reversed(range(settled(length))):
-        _step_back(v, t, settled(length))
-    v.advantages = ops.stack_last(v.advantages_reversed[::-1])
+    for turn in turns(tape, length, v.advantages_reversed):
+        _step_back(v, turn)
+    v.advantages = tape.empty((rows, length), v.lastgaelam.dtype, op="stack")
     v.returns = v.advantages + v.values
     v.advantages = _whitened(v.advantages, compared("bitwise_not", v.padding_mask))
     v.advantages = ops.masked_fill(v.advantages, v.padding_mask)
@@ -161,18 +162,18 @@ def _add_at(rewards: Sym, rows: Size) -> None:
     del there
 
 
-def _step_back(v: SimpleNamespace, t: int, length: int) -> None:
+def _step_back(v: SimpleNamespace, turn: int) -> None:
     """Mirror a token's advantage: what its reward and the next value are above its value, and later ones' share."""
-    last = t == length - 1
-    v.nextvalues = None if last else _column(v.values, t + 1)
-    v.delta = _sum(_column(v.rewards, t), None if last else v.nextvalues * 1.0) - _column(v.values, t)
+    last = turn == 0  # of the answer
+    v.nextvalues = None if last else _column(v.values, turn - 1)
+    v.delta = _sum(_column(v.rewards, turn), None if last else v.nextvalues * 1.0) - _column(v.values, turn)
     v.lastgaelam = _sum(v.delta, None if last else v.lastgaelam * 1.0)
     v.advantages_reversed.append(v.lastgaelam)
 
 
-def _column(x: Sym, t: int) -> Sym:
-    """Mirror x[:, t]."""
-    return squeeze_last(ops.slice_axis(x, 1, t, t + 1))
+def _column(x: Sym, turn: int) -> Sym:
+    """Mirror x[:, t], t counted from the last token."""
+    return squeeze_last(ops.slice_axis(x, 1, turn, turn + 1))
 
 
 def _sum(a: Sym, b: Sym | None) -> Sym:
@@ -239,7 +240,9 @@ def _generated(passes: Passes, queries: Sym) -> tuple[Sym, Sym]:
     cache = _pass(passes, "generation", input_ids, attention_mask, None)
     if yes(new_tokens > 1):
         cache = _of_length(cache, job.seq_len - 2)  # the last token is not in it
-    scores = [_scores(passes, rows) for _ in range(settled(new_tokens))]
+    scores: list[Sym] = []
+    for _ in turns(tape, new_tokens, scores):
+        scores += [_scores(passes, rows)]
     if yes(new_tokens > 1):
         token = tape.empty((rows, 1), "int64", op="multinomial")
         mask = tape.empty((rows, job.seq_len - 1), "bool", op="cat")

@@ -183,8 +183,8 @@ def _check(recipe: Recipe) -> None:
     _check_numbers(recipe)
     for how, left, right, answer in recipe.guards:
         _require(how in COMPARE and _is_term(left, terms) and _is_term(right, terms) and type(answer) is bool)
-    for n_bytes, op, shape, dtype, scope, why in recipe.classes:
-        _require(_is_term(n_bytes, terms) and all(_is_term(size, terms) for size in shape))
+    for n_bytes, op, shape, dtype, scope, why, times in recipe.classes:
+        _require(all(_is_term(size, terms) for size in (n_bytes, times, *shape)))
         _require(all(type(text) is str for text in (op, dtype, scope, why)))
     _require(bool(recipe.parts))
     for work, layer, shifted, repeated, deltas in recipe.parts:

@@ -26,7 +26,8 @@ class Recorder:
     """The events of a playing job: the ordinal of an allocation, or its complement ~ordinal for the free.
 
     `marks` are (position in events, name of the instant that begins there); `why` says of allocations that are more
-    than a temporary what they are ("parameter", "gradient", "saved for Silu").
+    than a temporary what they are ("parameter", "gradient", "saved for Silu"). `times` says of how many equal tensors
+    an allocation stands for, where that is more than itself (see turns.py).
     """
 
     def __init__(self) -> None:
@@ -34,6 +35,7 @@ class Recorder:
         self.allocations: list[Allocation] = []
         self.marks: list[tuple[int, str]] = []
         self.why: dict[int, str] = {}
+        self.times: dict[int, Size] = {}
 
     @property
     def position(self) -> int:
@@ -59,6 +61,8 @@ class Recorder:
     def live(self) -> Iterator[int]:
         """Yield the bytes alive before the first and after each event, every allocation rounded to 512 B."""
         rounded = [ceil_to(number(one.n_bytes), ROUND) for one in self.allocations]
+        for ordinal, times in self.times.items():
+            rounded[ordinal] *= number(times)
         total = 0
         yield total
         for event in self.events:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from oomph.tape.activation_offload import Streamed
     from oomph.tape.autograd import Task
     from oomph.tape.selective import Selection
+    from oomph.tape.turns import Turns
 
 Pack = Callable[[Sym], Any]
 
@@ -68,6 +69,7 @@ class Tape:
         # Tells by its path whether a weight waits in the machine's memory, and comes when its module is called.
         self.waits: Callable[[str], bool] = lambda path: False
         self.adapters = True  # whether they are switched on
+        self.turns: Turns = "all"  # of loops over tokens, that are played
         self.work = "forward"  # what the pass through the layers is for
         self.at_layer = 0  # the one at work
         self.dropout = False  # whether anything is dropped out
