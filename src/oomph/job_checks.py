@@ -47,11 +47,30 @@ def check_values(job: TrainJob | InferJob) -> None:
         if choices and value not in choices:
             hint = close_matches(str(value), choices) or f"Choose one of {', '.join(map(str, choices))}."
             raise UsageError(f"{field.name} cannot be {value!r}.", hint)
+        _check_kind(field.name, value, hints[field.name])
         low = 0 if field.name in MAY_BE_ZERO else 1
         if hints[field.name] is int and not low <= value <= MOST:
             raise UsageError(f"{field.name} cannot be {value}.", f"Give a whole number from {low} to {MOST}.")
         if hints[field.name] is float and not 0 <= value < 1:
             raise UsageError(f"{field.name} cannot be {value}.", "A rate is at least 0 and less than 1.")
+
+
+# What a Python program may pass where a number, a switch or a word belongs. Sizes of jobs that are played with their
+# numbers left open are none of these.
+NO_NUMBERS = (str, bool, list, tuple, dict, type(None))
+NEEDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
+
+
+def _check_kind(name: str, value: Any, kind: Any) -> None:
+    """Refuse a value of another kind than its field's; raises UsageError."""
+    wrong = {
+        int: isinstance(value, (*NO_NUMBERS, float)),
+        float: isinstance(value, NO_NUMBERS),
+        bool: not isinstance(value, bool),
+        str: not isinstance(value, str),
+    }
+    if wrong.get(kind, False):
+        raise UsageError(f"{name} cannot be {value!r:.60}.", f"Give {NEEDS[kind]}.")
 
 
 def check_training(job: TrainJob) -> None:
