@@ -195,6 +195,9 @@ def test_items_add_up_to_what_the_gpu_shows(gpu: str | None) -> None:
         ("whisper-base", TrainJob(1, 8), None, "30 seconds, whatever is said: --seq is how many"),
         ("whisper-base", TrainJob(1, 8, target_len=4), None, "--target-len is how many"),
         ("pythia-70m", TrainJob(1, 8), "tpu-v5e", "on TPU v5e chip tensors are the same"),
+        ("pythia-70m", TrainJob(1, 8), "t4", "flash attention needs Ampere or newer, which Tesla T4 is not"),
+        ("pythia-70m", TrainJob(1, 8, precision="amp-fp16"), "v100", "what runs there is --attention efficient."),
+        ("pythia-70m", TrainJob(1, 8, attention="flash_attention_3"), "a100-80gb", "needs Hopper"),
     ],
 )
 def test_what_runs_otherwise_is_warned_of(model: str, job: TrainJob, gpu: str | None, words: str) -> None:

@@ -25,6 +25,7 @@ FOUR_BIT = ("nf4", "fp4")  # what bitsandbytes quantises stacked experts to
 CODE_BITS = {"quanto": (2, 4), "hqq": (1, 2, 3, 4, 8)}  # of caches that are quantised to integers
 THREE_BITS = 3
 PLAYED_STAGES = 2  # of DeepSpeed's ZeRO
+PLAIN_ADAMW = ("adamw", "adamw_torch", "adamw_torch_fused")  # names of the AdamW that it is played around
 MAY_BE_ZERO = frozenset(
     {
         "decode", "max_cache_len", "logits_to_keep", "freeze_layers", "labels", "target_len", "zero_stage",
@@ -160,7 +161,7 @@ def _check_deepspeed(job: TrainJob) -> None:
     """Refuse what DeepSpeed does not do, or does in a way that is not played."""
     if job.zero_stage > PLAYED_STAGES:
         raise UsageError("ZeRO's stage 3, which gathers parameters for each module, is not played.", "Take 1 or 2.")
-    if not job.optimizer.startswith("adamw") or job.optimizer_in_backward:
+    if job.optimizer not in PLAIN_ADAMW or job.optimizer_in_backward:
         raise UsageError("DeepSpeed is played around AdamW alone.", "Take optimizer adamw, or leave --zero-stage out.")
     if job.precision.startswith("amp"):
         raise UsageError("DeepSpeed casts the whole model to 16 bits.", f"Take precision {job.precision[4:]}.")
