@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -123,6 +124,52 @@ def test_names_of_the_package_stay_what_they_are() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_a_job_in_python_has_the_head_and_the_models_that_it_names() -> None:
+    """A classifier's head and a teacher, as on the command line."""
+    plain, classifier, taught = (
+        oomph.estimate("pythia-70m", job=TrainJob(1, 64, **more)).model["params"]
+        for more in (
+            {},
+            {"task": "sequence-classification", "labels": 3},
+            {"objective": "gkd", "teacher": "pythia-410m"},
+        )
+    )
+    assert (classifier, taught) == (plain - 512 * (50304 - 3), plain)
+    with pytest.raises(UsageError, match="no model 'nowhere'"):
+        oomph.estimate("pythia-70m", job=TrainJob(1, 64, objective="gkd", teacher="nowhere"))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"batch": "4"},
+        {"batch": 1.5},
+        {"batch": True},
+        {"seq_len": None},
+        {"targets": ["q_proj"]},
+        {"adapter_dropout": "x"},
+        {"lengths": 500},
+        {"padding": "yes"},
+        {"teacher": 3},
+    ],
+)
+def test_values_of_another_kind_are_refused(given: dict[str, Any]) -> None:
+    """A program in Python hands over anything: the error names the field and what belongs there."""
+    (name,) = given
+    with pytest.raises(UsageError, match=f"{name} cannot be .* Give "):
+        TrainJob(**given)
+
+
+@pytest.mark.parametrize("ref", [None, {"model_type": "llama"}, 5])
+def test_a_model_is_named_by_text(ref: Any) -> None:
+    """Anything else is no model."""
+    with pytest.raises(UsageError, match="not a model"):
+        oomph.load(ref)
+    for wrong in ({"gpu": 5}, {"job": "train"}):
+        with pytest.raises(UsageError, match="cannot be"):
+            oomph.estimate("pythia-70m", **wrong)
+
+
 @pytest.mark.parametrize("gpu", [None, "h100", "24GiB"])
 def test_items_add_up_to_what_the_gpu_shows(gpu: str | None) -> None:
     """Tensors at the peak, workspaces, the allocator's share and the context are the device figure, point and bound."""
@@ -148,6 +195,9 @@ def test_items_add_up_to_what_the_gpu_shows(gpu: str | None) -> None:
         ("whisper-base", TrainJob(1, 8), None, "30 seconds, whatever is said: --seq is how many"),
         ("whisper-base", TrainJob(1, 8, target_len=4), None, "--target-len is how many"),
         ("pythia-70m", TrainJob(1, 8), "tpu-v5e", "on TPU v5e chip tensors are the same"),
+        ("pythia-70m", TrainJob(1, 8), "t4", "flash attention needs Ampere or newer, which Tesla T4 is not"),
+        ("pythia-70m", TrainJob(1, 8, precision="amp-fp16"), "v100", "what runs there is --attention efficient."),
+        ("pythia-70m", TrainJob(1, 8, attention="flash_attention_3"), "a100-80gb", "needs Hopper"),
     ],
 )
 def test_what_runs_otherwise_is_warned_of(model: str, job: TrainJob, gpu: str | None, words: str) -> None:

@@ -170,13 +170,18 @@ def estimate(
     if gpu is not None:
         from oomph.devices import parse_gpus
 
+        if not isinstance(gpu, str):
+            raise UsageError(f"gpu cannot be {gpu!r:.60}.", "Give a device, rtx-4090, or a size, 24GiB.")
         fleet = parse_gpus(gpu)
     if job is not None:
+        from oomph.job import InferJob, TrainJob
         from oomph.job_ledger import job_ledger
 
+        if not isinstance(job, (TrainJob, InferJob)):
+            raise UsageError(f"job cannot be {job!r:.60}.", "Give a TrainJob or an InferJob.")
         if format is not None:
             raise UsageError("A job takes no format: its precision says how weights are kept.", "Leave it out.")
-        return job_ledger(subject(ref, offline=offline), job, fleet)
+        return job_ledger(subject(ref, offline=offline, job=job), job, fleet)
     return ledger(subject(ref, offline=offline), format, fleet, side_by_side)
 
 

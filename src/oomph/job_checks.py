@@ -26,6 +26,7 @@ CODE_BITS = {"quanto": (2, 4), "hqq": (1, 2, 3, 4, 8)}  # of caches that are qua
 THREE_BITS = 3
 PLAYED_STAGES = 2  # of DeepSpeed's ZeRO
 SMALL_GRADIENTS = ("galore_adamw_8bit", "q_galore_adamw8bit")
+PLAIN_ADAMW = ("adamw", "adamw_torch", "adamw_torch_fused")  # names of the AdamW that it is played around
 MAY_BE_ZERO = frozenset(
     {
         "decode", "max_cache_len", "logits_to_keep", "freeze_layers", "labels", "target_len", "zero_stage",
@@ -48,11 +49,30 @@ def check_values(job: TrainJob | InferJob) -> None:
         if choices and value not in choices:
             hint = close_matches(str(value), choices) or f"Choose one of {', '.join(map(str, choices))}."
             raise UsageError(f"{field.name} cannot be {value!r}.", hint)
+        _check_kind(field.name, value, hints[field.name])
         low = 0 if field.name in MAY_BE_ZERO else 1
         if hints[field.name] is int and not low <= value <= MOST:
             raise UsageError(f"{field.name} cannot be {value}.", f"Give a whole number from {low} to {MOST}.")
         if hints[field.name] is float and not 0 <= value < 1:
             raise UsageError(f"{field.name} cannot be {value}.", "A rate is at least 0 and less than 1.")
+
+
+# What a Python program may pass where a number, a switch or a word belongs. Sizes of jobs that are played with their
+# numbers left open are none of these.
+NO_NUMBERS = (str, bool, list, tuple, dict, type(None))
+NEEDS = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
+
+
+def _check_kind(name: str, value: Any, kind: Any) -> None:
+    """Refuse a value of another kind than its field's; raises UsageError."""
+    wrong = {
+        int: isinstance(value, (*NO_NUMBERS, float)),
+        float: isinstance(value, NO_NUMBERS),
+        bool: not isinstance(value, bool),
+        str: not isinstance(value, str),
+    }
+    if wrong.get(kind, False):
+        raise UsageError(f"{name} cannot be {value!r:.60}.", f"Give {NEEDS[kind]}.")
 
 
 def check_training(job: TrainJob) -> None:
@@ -155,7 +175,7 @@ def _check_deepspeed(job: TrainJob) -> None:
     """Refuse what DeepSpeed does not do, or does in a way that is not played."""
     if job.zero_stage > PLAYED_STAGES:
         raise UsageError("ZeRO's stage 3, which gathers parameters for each module, is not played.", "Take 1 or 2.")
-    if not job.optimizer.startswith("adamw") or job.optimizer_in_backward:
+    if job.optimizer not in PLAIN_ADAMW or job.optimizer_in_backward:
         raise UsageError("DeepSpeed is played around AdamW alone.", "Take optimizer adamw, or leave --zero-stage out.")
     if job.precision.startswith("amp"):
         raise UsageError("DeepSpeed casts the whole model to 16 bits.", f"Take precision {job.precision[4:]}.")

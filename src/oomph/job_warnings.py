@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 SCORES = "_safe_softmax"  # of the math kernel alone: ATen/native/transformers/attention.cpp
 PLAYED_VENDORS = ("nvidia", "amd")  # whose GPUs torch calls cuda
+# Compute capability from which a kernel is there: ATen/native/transformers/cuda/sdp_utils.cpp, check_flash_attention_
+# hardware_support, and check_tensor_dtype of the memory-efficient one; flash-attn's README, for both packages.
+NEEDS = {"flash": (8.0, "Ampere"), "flash_attention_2": (8.0, "Ampere"), "flash_attention_3": (9.0, "Hopper")}
 BITSANDBYTES = ("nf4", "fp4", "int8")  # what its formats begin with
 
 
@@ -47,13 +50,24 @@ def job_warnings(found: Subject, job: Job, asked: Job, played: Step) -> tuple[st
     )
 
 
-def of_device(device: Device) -> tuple[str, ...]:
-    """Return a sentence where a device runs another backend of torch than the one that is played."""
-    if not device.vendor or device.vendor in PLAYED_VENDORS:
+def of_device(device: Device, job: Job) -> tuple[str, ...]:
+    """Return sentences where a device runs another backend of torch than the one that is played, or other kernels."""
+    if device.vendor and device.vendor not in PLAYED_VENDORS:
+        return (
+            f"What is played is torch on a CUDA GPU: on {device.name} tensors are the same, but kernels, what the"
+            " allocator keeps and what its runtime takes are others.",
+        )
+    least = NEEDS.get(job.attention)
+    if least is None or device.vendor != "nvidia" or not device.compute_capability:
         return ()
+    own = isinstance(job, TrainJob) and job.kernels == "unsloth"  # which takes xformers there
+    if float(device.compute_capability) >= least[0] or own or job.precision == "fp32":
+        return ()
+    instead = "efficient" if "fp16" in job.precision else "math"
+    why = " bf16 goes to torch's math kernel there, fp16 to its memory-efficient one." if instead == "math" else ""
     return (
-        f"What is played is torch on a CUDA GPU: on {device.name} tensors are the same, but kernels, what the"
-        " allocator keeps and what its runtime takes are others.",
+        f"{job.attention} attention needs {least[1]} or newer, which {device.name} is not: what runs there is"
+        f" --attention {instead}.{why}",
     )
 
 

@@ -100,6 +100,8 @@ def test_what_deepspeed_is_not_played_with_is_refused() -> None:
     """Other optimizers, stage 3, and virtual tokens in fp32, which it would cast."""
     with pytest.raises(UsageError, match="AdamW alone"):
         TrainJob(zero_stage=2, optimizer="sgd")
+    with pytest.raises(UsageError, match="around AdamW alone"):
+        TrainJob(zero_stage=2, optimizer="adamw_8bit")  # whose states would be taken for AdamW's
     with pytest.raises(UsageError, match="stage 3"):
         TrainJob(zero_stage=3)
     with pytest.raises(UsageError, match="Virtual tokens"):

@@ -62,7 +62,7 @@ def asked(model: str | None, values: Mapping[str, Any]) -> Asked:
     model = model or said.model
     if model is None:
         why = ": the config names none" if config else ""
-        raise UsageError(f"Say which model{why}.", "Its name comes first: oomph train llama-3-8b.")
+        raise UsageError(f"Say which MODEL{why}.", "Its name comes first: oomph train llama-3-8b.")
     return Asked(model, job, said.taken, said.warnings, said.has_length)
 
 

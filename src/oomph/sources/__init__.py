@@ -21,7 +21,7 @@ def load(ref: str, *, offline: bool = False, timeout: float | None = None) -> So
 
     An existing path wins over a catalogue name, a catalogue name over the hub. `org/name@main` always means the hub.
     """
-    ref = ref.strip()
+    ref = ref.strip() if isinstance(ref, str) else ""
     if not ref or len(ref) > MAX_REF or "\0" in ref:
         raise UsageError("That is not a model.", "Give a catalogue name, a path, or a repository such as org/name.")
     if ref == STDIN:
