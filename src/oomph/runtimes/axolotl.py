@@ -14,6 +14,7 @@ def defaults(versions: Versions) -> Defaults:
         "autocast": Default(True, "bf16: auto is on, so all runs under autocast"),
         "fp32_outputs": Default(True, "accelerate returns fp32 logits under mixed precision"),
         "seq_len": Default(512, "sequence_len is 512"),
+        "kernels": Default("torch", "its fused kernels of adapters, on by default in 0.19, are not modelled"),
     }
 
 

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from oomph.errors import ConfigError, UnsupportedError
-from oomph.job_words import PRESETS
 from oomph.methods.qat import GROUP
-from oomph.runtimes import packing_keys, ppo_keys
+from oomph.runtimes import base_keys, factory_keys, packing_keys, ppo_keys
 from oomph.runtimes.optimizer_keys import factory_projection, optimizer, optimizer_arguments, projected_modules
 from oomph.runtimes.packing_keys import attention
 from oomph.runtimes.said import Reader, Said, shown
@@ -71,7 +70,7 @@ def checkpointing(said: Said, key: str) -> dict[str, Any]:
     """Read `gradient_checkpointing`, and the way it is asked for."""
     if not said.switch(key):
         return {"checkpointing": "none"}
-    options = said.values.get("gradient_checkpointing_kwargs") or {}
+    options = said.values.get(f"{key}_kwargs") or {}
     reentrant = options.get("use_reentrant", False) if isinstance(options, Mapping) else False
     return {"checkpointing": "reentrant" if reentrant else "non-reentrant", "use_cache": False}
 
@@ -91,12 +90,18 @@ def targets(said: Said, key: str) -> dict[str, Any]:
     return {"targets": "all-linear" if words in (["all"], ["all-linear"]) else ",".join(words)}
 
 
+def modules(said: Said, key: str) -> dict[str, Any]:
+    """Read of which modules a copy trains beside adapters."""
+    value = said.values[key]
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
+        raise ConfigError(f"{said.where}: {key} is no list of names.", "Give names of modules: lm_head, embed_tokens.")
+    return {"modules_to_save": ",".join(one.strip() for one in names)}
+
+
 def when(field: str, value: Any) -> Reader:
     """Return the reader of a switch that sets a field if it is on."""
     return lambda said, key: {field: value} if said.switch(key) else {}
-
-
-EIGHT_BITS = {"method": "lora", "quantization": "int8", "kbit_preparation": True}
 
 
 def liger(said: Said, key: str) -> dict[str, Any]:
@@ -121,26 +126,6 @@ def liger_part(said: Said, key: str) -> dict[str, Any]:
     return {"kernels": "liger"} if on else {}
 
 
-def four_bit(said: Said, key: str) -> dict[str, Any]:
-    """Read 4-bit loading of the base, or a number of bits."""
-    if said.values[key] == 8:
-        return dict(EIGHT_BITS)
-    return {"method": "qlora"} if said.values[key] in (True, 4) else {}
-
-
-def eight_bit(said: Said, key: str) -> dict[str, Any]:
-    """Read 8-bit loading of the base, which PEFT prepares."""
-    return dict(EIGHT_BITS) if said.switch(key) else {}
-
-
-def dora(said: Said, key: str) -> dict[str, Any]:
-    """Read DoRA, which a 4-bit base goes with."""
-    if not said.switch(key):
-        return {}
-    narrow = any(said.values.get(name) in (True, 4) for name in FOUR_BIT_KEYS) or said.values.get("adapter") == "qlora"
-    return {"method": "dora", **(PRESETS["qlora"] if narrow else {})}
-
-
 ROUNDED = {"activation_dtype": "int8", "weight_dtype": "int4", "group_size": GROUP, "quantize_embedding": False}
 USUALLY = {"group_size": GROUP, "quantize_embedding": False}
 
@@ -157,9 +142,6 @@ def fake_quantisers(said: Said, key: str) -> dict[str, Any]:
                 f"{said.where}: {key} with {name} {shown(found)} is not modelled.", f"oomph plays {played}."
             )
     return {"qat": "8da4w"}
-
-
-FOUR_BIT_KEYS = ("load_in_4bit", "quantization_bit")
 
 
 def rate(field: str) -> Reader:
@@ -207,6 +189,50 @@ def teacher(said: Said, key: str) -> dict[str, Any]:
     return {"objective": "gkd-kl" if beta == 0 else "gkd", "teacher": name}
 
 
+def dtype_of_trl(said: Said, key: str) -> dict[str, Any]:
+    """Read the dtype that weights are loaded in, "auto" the checkpoint's, which most have in bf16; autocast to bf16 is
+    on unless fp16 is, or it is switched off.
+    """
+    if said.values.get("fp16"):
+        return {}
+    weights: str = said.one_of(key, {**WORDS_FOR_DTYPE, "auto": "bf16"})
+    return {"precision": weights} if said.values.get("bf16") is False else mixed("bf16", weights)
+
+
+def completed(said: Said, key: str) -> dict[str, Any]:
+    """Read how long completions are, behind prompts whose length older configs say."""
+    if said.values.get("max_prompt_length") is None:
+        return {}
+    prompt = said.whole("max_prompt_length")
+    return {"prompt_len": prompt, "seq_len": prompt + said.whole(key)}
+
+
+def beside_vllm(said: Said, key: str) -> dict[str, Any]:
+    """Read whether vLLM generates: on another GPU that takes no memory here, on the same one it does."""
+    if said.switch(key) and said.values.get("vllm_mode") != "server":
+        why = "vLLM takes its share of the same GPU (vllm_mode: colocate)"
+        raise UnsupportedError(f"{said.where}: {key} is not modelled: {why}.", "Leave it out, or ask `oomph serve`.")
+    return {}
+
+
+PLUGINS: dict[str, dict[str, Any]] = {
+    "axolotl.integrations.liger.LigerPlugin": {},  # its switches are keys of their own
+    "axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin": {"loss": "cut"},
+    "axolotl.integrations.spectrum.SpectrumPlugin": {},
+}
+
+
+def plugins(said: Said, key: str) -> dict[str, Any]:
+    """Read axolotl's plugins: that of Apple's loss is on unless `cut_cross_entropy` is false."""
+    value = said.values[key]
+    if not isinstance(value, list):
+        raise ConfigError(f"{said.where}: {key} is {shown(value)}.", "Give a list of classes.")
+    found: dict[str, Any] = {}
+    for name in value:
+        found |= Said(said.where, {key: name}).one_of(key, PLUGINS)
+    return {} if said.values.get("cut_cross_entropy") is False else found
+
+
 RL: dict[str, dict[str, Any]] = {
     name: {"objective": name} for name in ("dpo", "ipo", "kto", "grpo")
 }  # axolotl's word for objectives
@@ -231,6 +257,7 @@ _BATCH: dict[str, Reader] = {
     "gradient_accumulation_steps": number("accumulation"),
     "max_grad_norm": clipping,
     "gradient_checkpointing": checkpointing,
+    "activation_checkpointing": checkpointing,
     "deepspeed": elsewhere,
     "fsdp": refused(SHARDED),
     "fsdp_config": refused(SHARDED),
@@ -254,9 +281,12 @@ _TRAINER: dict[str, Reader] = {
     "lora_r": number("rank"),
     "lora_dropout": rate("adapter_dropout"),
     "lora_target_modules": targets,
-    "load_in_8bit": eight_bit,
-    "load_in_4bit": four_bit,
-    "use_dora": dora,
+    "lora_modules_to_save": modules,
+    "load_in_8bit": base_keys.eight_bit,
+    "load_in_4bit": base_keys.four_bit,
+    "use_dora": base_keys.prepared_dora,
+    "use_cache": lambda said, key: {"use_cache": said.switch(key)},
+    "label_smoothing_factor": refused("its loss takes log-probabilities of all logits once more"),
 }
 READERS: dict[str, dict[str, Reader]] = {
     "trainer": _TRAINER,
@@ -270,6 +300,16 @@ READERS: dict[str, dict[str, Reader]] = {
         "teacher_model_name_or_path": teacher,
         "precompute_ref_log_probs": when("reference", "precomputed"),
         "disable_dropout": lambda said, key: {"dropout": not said.switch(key)},
+        **dict.fromkeys(("dtype", "torch_dtype"), dtype_of_trl),
+        "load_in_8bit": base_keys.eight_bit_of_trl,
+        "load_in_4bit": base_keys.four_bit_of_trl,
+        "use_dora": base_keys.dora,
+        "use_cache": lambda said, key: {},  # its trainers switch it off whatever is said
+        "max_completion_length": completed,
+        "use_vllm": beside_vllm,
+        "cast_lm_head_to_fp32": refused("a head in fp32"),
+        "ld_alpha": refused("answers cut to one length"),
+        "quantization_config": refused("a config of bitsandbytes: load_in_4bit and load_in_8bit are read"),
         "sync_ref_model": refused("a reference that follows the policy"),
         "use_weighting": refused("weighted pairs"),
     },
@@ -293,33 +333,57 @@ READERS: dict[str, dict[str, Reader]] = {
         "rl": lambda said, key: said.one_of(key, RL),
         "precompute_ref_log_probs": when("reference", "precomputed"),
         "activation_offloading": refused("axolotl's way with activations in host memory"),
-        "adapter": lambda said, key: {"method": said.one_of(key, {"lora": "lora", "qlora": "qlora"})},
+        "adapter": base_keys.adapter_of_axolotl,
+        "lora_modules_to_save": modules,
+        "torch_compile": lambda said, key: {"compile": said.values[key] == "auto" or said.switch(key)},
+        "plugins": plugins,
         "lora_r": number("rank"),
         "lora_dropout": rate("adapter_dropout"),
         "lora_target_modules": targets,
         "lora_target_linear": when("targets", "all-linear"),
-        "load_in_8bit": eight_bit,
-        "peft_use_dora": dora,
+        "load_in_8bit": base_keys.eight_bit,
+        "peft_use_dora": base_keys.prepared_dora,
         "quantize_moe_experts": when("quantised_experts", True),
         **dict.fromkeys(packing_keys.AXOLOTL, packing_keys.of_axolotl),
         "liger_fused_linear_cross_entropy": when("loss", "liger"),
         **dict.fromkeys(LIGER_PARTS, liger_part),
         "cut_cross_entropy": when("loss", "cut"),
         "unfrozen_parameters": refused("parts that train"),
+        **dict.fromkeys(
+            ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel"),
+            refused("kernels that compute adapters with their maps"),
+        ),
+        "chunked_cross_entropy": refused("a loss of its own"),
+        "layer_offloading": refused("layers in the machine's memory"),
+        "tiled_mlp": refused("an MLP piece by piece"),
+        "fp32_norms": refused("norms in fp32"),
+        "relora": refused("adapters that are merged on the way"),
+        "fp8": refused("products in fp8"),
+        "peft_trainable_token_indices": refused("rows of a table that train"),
+        **dict.fromkeys(
+            ("sequence_parallel_degree", "context_parallel_size", "tensor_parallel_size", "dp_shard_size"),
+            refused(SHARDED),
+        ),
         "qat": fake_quantisers,
         "lisa_n_layers": lambda said, key: {"method": "lisa", "active_layers": said.whole(key)},
     },
     "llama-factory": {
-        "bf16": low("bf16", "bf16"),
-        "fp16": low("fp16", "fp16"),
+        "bf16": factory_keys.low("bf16"),
+        "fp16": factory_keys.low("fp16"),
+        "pure_bf16": factory_keys.pure,
         "per_device_train_batch_size": number("batch"),
         "cutoff_len": number("seq_len"),
         **_BATCH,
+        **dict.fromkeys(factory_keys.CHECKPOINTING, factory_keys.checkpointing),
+        "torch_compile": when("compile", True),
+        "label_smoothing_factor": refused("its loss takes log-probabilities of all logits once more"),
         "optim": optimizer,
         "stage": lambda said, key: said.one_of(key, {"sft": {}, "pt": {}}),
         "finetuning_type": lambda said, key: {"method": said.one_of(key, {"lora": "lora", "full": "full"})},
-        "quantization_bit": four_bit,
-        "use_dora": dora,
+        "quantization_bit": base_keys.bits_of_factory,
+        "quantization_method": lambda said, key: said.one_of(key, base_keys.FACTORY_METHODS),
+        "use_dora": base_keys.dora,
+        "additional_target": modules,
         "lora_rank": number("rank"),
         "lora_dropout": rate("adapter_dropout"),
         "lora_target": targets,
@@ -333,6 +397,14 @@ READERS: dict[str, dict[str, Reader]] = {
         "use_adam_mini": when("optimizer", "adam-mini"),
         "use_muon": refused("a Muon of its own"),
         "freeze_trainable_layers": refused("parts that train"),
+        "freeze_language_model": refused("a tower that trains alone"),
+        "upcast_layernorm": refused("norms in fp32"),
+        "upcast_lmhead_output": refused("logits in fp32"),
+        "shift_attn": refused("attention in groups"),
+        "use_llama_pro": refused("blocks that are added"),
+        "mixture_of_depths": refused("tokens that pass layers by"),
+        "fp8": refused("products in fp8"),
+        **dict.fromkeys(("use_dft_loss", "use_asft_loss", "use_eaft_loss"), refused("a loss of its own")),
         "freeze_vision_tower": lambda said, key: {"freeze_vision": said.switch(key)},
     },
     "torchtune": {
