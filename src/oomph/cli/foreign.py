@@ -6,6 +6,7 @@ import click
 
 # Of transformers' TrainingArguments, TRL, PEFT, axolotl, LLaMA-Factory and model cards; hyphens stand for underscores.
 FLAGS = {
+    "attn-impl": "--attention",
     "attn-implementation": "--attention",
     "batch-size": "--batch",
     "bf16": "--precision bf16",

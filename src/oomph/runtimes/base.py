@@ -72,6 +72,8 @@ class Runtime:
     source: str
     defaults: Callable[[Versions], Defaults]
     quantised: Callable[[Versions], Defaults] = lambda versions: {}  # more of them on a quantised base
+    # More of them where rows are packed, which the attention that is asked for may decide.
+    packed: Callable[[Versions, str], Defaults] = lambda versions, attention: {}
     # What is different for an objective beyond sft; None where such a job is not modelled as this program runs it.
     of_objective: Callable[[str, Versions], Defaults] | None = None
 
@@ -100,6 +102,8 @@ class Runtime:
         narrow = given.get("method") == "qlora" or given.get("quantization", "none") != "none"
         known = self._defaults(versions, given.get("objective", "sft"))
         known = {**known, **(self.quantised(versions) if narrow else {})}
+        if given.get("packing") or given.get("padding_free"):
+            known = {**known, **self.packed(versions, given.get("attention", "flash"))}
         kind = KINDS.get(given.get("optimizer") or (known["optimizer"].value if "optimizer" in known else ""))
         return {
             name: default
