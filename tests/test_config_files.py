@@ -117,9 +117,13 @@ def test_configs_of_other_programs_are_not_taken_for_the_trainers(config: dict[s
         ({"adapter": "lora", "lora_modules_to_save": ["embed_tokens", "lm_head"]},
          {"method": "lora", "modules_to_save": "embed_tokens,lm_head"}),
         ({"experts_implementation": "eager"}, {"experts": "eager"}),
-        ({"torch_compile": "auto"}, {}),
-        ({"adapter": "qlora", "load_in_4bit": True, "plugins": ["x"], "pad_to_sequence_len": True},
-         {"method": "qlora"}),
+        ({"torch_compile": "auto"}, {"compile": True}),
+        ({"adapter": "qlora", "load_in_4bit": True, "pad_to_sequence_len": True},
+         {"method": "lora", "quantization": "nf4-dq"}),
+        ({"adapter": "qlora", "peft_use_dora": True, "lora_target_modules": ["q_proj"],
+          "bnb_config_kwargs": {"bnb_4bit_use_double_quant": False}},
+         {"method": "dora", "quantization": "nf4", "targets": "q_proj"}),
+        ({"adapter": "lora", "load_in_8bit": True}, {"method": "lora", "quantization": "int8"}),
     ],
 )  # fmt: skip
 def test_words_of_axolotl(said: dict[str, Any], fields: dict[str, Any]) -> None:
@@ -137,6 +141,7 @@ def test_words_of_axolotl(said: dict[str, Any], fields: dict[str, Any]) -> None:
         ({"gradient_checkpointing": "offload"}, "in host memory"),
         ({"adapter": "lora", "load_in_4bit": True}, "load_in_4bit without adapter: qlora"),
         ({"lora_target_parameters": ["mlp.experts.down_proj"]}, "lora_target_parameters is not modelled"),
+        ({"plugins": ["axolotl.integrations.spectrum.SpectrumPlugin"]}, "plugins 'axolotl.integrations.spectrum"),
         ({"gptq": True}, "gptq is not modelled"),
         ({"context_parallel_size": 2}, "context_parallel_size is not modelled: oomph plays one GPU"),
         ({"experts_implementation": "scattermoe"}, "experts_implementation 'scattermoe'"),
@@ -164,10 +169,10 @@ def test_llama_factory_makes_what_trains_fp32() -> None:
 @pytest.mark.parametrize(
     ("said", "fields"),
     [
-        ({"quantization_bit": 4}, {"method": "lora", "quantization": "nf4-dq", "kbit_preparation": False}),
+        ({"quantization_bit": 4}, {"method": "lora", "quantization": "nf4-dq"}),
         ({"quantization_bit": 4, "double_quantization": False}, {"quantization": "nf4"}),
         ({"quantization_bit": 4, "quantization_type": "fp4"}, {"quantization": "fp4-dq"}),
-        ({"quantization_bit": 8}, {"quantization": "int8", "kbit_preparation": False}),
+        ({"quantization_bit": 8}, {"method": "lora", "quantization": "int8"}),
         ({"use_dora": True, "quantization_bit": 4}, {"method": "dora", "quantization": "nf4-dq"}),
         ({"disable_gradient_checkpointing": True, "use_reentrant_gc": False}, {"checkpointing": "none"}),
         ({"use_reentrant_gc": False}, {"checkpointing": "non-reentrant"}),
@@ -208,12 +213,11 @@ def test_what_llama_factory_does_otherwise_is_refused(said: dict[str, Any], word
 def test_a_config_of_grpo_is_told_by_its_rewards() -> None:
     """Its sequences are a prompt and an answer; any loss_type of its own sums the same tokens; beta asks for KL."""
     said = {"num_generations": 8, "max_prompt_length": 512, "max_completion_length": 1024}
-    found = read({**said, "reward_funcs": ["format"], "use_vllm": True}, "a")
+    found = read({**said, "reward_funcs": ["format"], "use_vllm": True, "vllm_mode": "server"}, "a")
     assert (found.runtime, found.unknown) == ("trl", ())
     assert {**found.fields} == {"objective": "grpo", "prompt_len": 512, "seq_len": 1536}
     assert read({**said, "beta": 0.04}, "a").fields["objective"] == "grpo-kl"
     assert read({**said, "loss_type": "dr_grpo"}, "a").fields["objective"] == "grpo"
-    assert any("vLLM is not counted" in note for note in found.notes)
     with pytest.raises(ConfigError, match="max_completion_length is 'x'"):
         read({**said, "max_completion_length": "x"}, "a")
 
@@ -249,7 +253,7 @@ def test_plans_and_maxima_start_from_a_config_too(capsys: pytest.CaptureFixture[
     assert [text for text in json.loads(out)["warnings"] if "shiny" in text]
     assert "shiny" in run(capsys, "max", "--config", str(path), "--gpu", "2GiB", "--over", "batch")[1]
     code, out, _ = run(
-        capsys, "max", "pythia-70m", "--framework", "axolotl", "--gpu", "2GiB", "--over", "batch", "--json"
+        capsys, "max", "pythia-70m", "--framework", "axolotl", "--gpu", "4GiB", "--over", "batch", "--json"
     )
     assert (code, json.loads(out)["job"]["autocast"]) == (0, True)
     code, _, err = run(capsys, "max", "pythia-70m", "serve", "--framework", "axolotl", "--gpu", "h100")

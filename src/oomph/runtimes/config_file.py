@@ -102,6 +102,8 @@ def read(config: Mapping[str, Any], where: str) -> ConfigFile:
         known = "; ".join(f"{name}: {', '.join(wanted)}" for name, wanted in KNOWN_BY)
         raise ConfigError(f"{where} has the keys of no framework that oomph reads.", f"Told by {known}.")
     flat = flattened(config) if name == "torchtune" else dict(config)
+    if name == "trl" and isinstance(flat.get("model_init_kwargs"), Mapping):
+        flat = {**flat.pop("model_init_kwargs"), **flat}
     said = Said(where, flat)
     fields: dict[str, Any] = {}
     for key, reader in keys.READERS[name].items():
