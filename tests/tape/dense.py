@@ -11,7 +11,7 @@ from tests.tape.grid import infer_job, job
 
 Config = dict[str, Any]
 JOBS, INFER_JOBS = 2, 1  # of each family
-KIN = ("ministral3", "youtu")  # almost another's code: one job of each is enough
+KIN = ("internlm3", "ministral3", "youtu")  # almost another's code: one job of each is enough
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 
@@ -151,6 +151,7 @@ FAMILIES: dict[str, tuple[Callable[[random.Random], Config], ...]] = {
     "olmo2": (biased, act, tied),
     "olmo3": (biased, act, sliding, tied),
     "phi3": (act, tied, phi3),
+    "internlm3": (own_heads, act, lambda rng: {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}),
     "seed_oss": (biased, own_heads, act, tied, lambda rng: {"residual_dropout": rng.choice([0.0, 0.1])}),
     "smollm3": (biased, act, tied, no_rope),
     "stablelm": (act, tied, stablelm),

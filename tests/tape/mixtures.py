@@ -111,6 +111,11 @@ def glm_moe_dsa(rng: random.Random) -> dict[str, Any]:
     return raw | {"indexer_types": ["full", *(rng.choice(["full", "shared"]) for _ in range(others))]}
 
 
+def axk1(rng: random.Random) -> dict[str, Any]:
+    """A.X-K1: DeepSeek-V3 with a norm behind its mixtures."""
+    return deepseek_v3(rng) | {"model_type": "axk1", "q_lora_rank": rng.choice([16, 24])}
+
+
 def deepseek_v2(rng: random.Random) -> dict[str, Any]:
     """DeepSeek-V2: the same with a softmax, positions as complex numbers."""
     method = rng.choice(["greedy", "group_limited_greedy"])
@@ -224,7 +229,7 @@ def phimoe(rng: random.Random) -> dict[str, Any]:
 
 
 # Almost another's code: one job of each is enough.
-KIN = ("glm4_moe_lite", "granitemoeshared", "hunyuan_v1_moe", "kimi_k2")
+KIN = ("axk1", "glm4_moe_lite", "granitemoeshared", "hunyuan_v1_moe", "kimi_k2")
 LONG = ("deepseek_v32", "glm_moe_dsa")  # layers of many operations: one job of each kind
 CONFIGS = {
     "flex_olmo": flex_olmo,
@@ -241,6 +246,7 @@ CONFIGS = {
     "deepseek_v32": deepseek_v32,
     "glm_moe_dsa": glm_moe_dsa,
     "kimi_k2": kimi_k2,
+    "axk1": axk1,
     "deepseek_v2": deepseek_v2,
     "deepseek_v3": deepseek_v3,
     "llama4_text": llama4_text,

@@ -150,7 +150,7 @@ def test_a_family_without_a_program_is_refused() -> None:
     "changes",
     [
         {"hidden_act": "mish"},
-        {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}},
+        {"rope_scaling": {"rope_type": "longrope", "factor": 2.0}},
         {"architectures": ["LlamaForSequenceClassification"], "problem_type": "multi_label_classification"},
         {"architectures": ["LlamaModel"]},
     ],
@@ -166,8 +166,8 @@ def test_a_kept_step_of_another_model_refuses_as_well() -> None:
     """A model that is refused is not answered from the kept step of one that is alike in every size."""
     raw = {**LLAMA_3_8B, "num_hidden_layers": 1}
     assert step(model_from_config(raw), TrainJob(1, 8)).peak
-    with pytest.raises(UnsupportedError, match="dynamic"):
-        step(model_from_config({**raw, "rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}), TrainJob(1, 8))
+    with pytest.raises(UnsupportedError, match="longrope"):
+        step(model_from_config({**raw, "rope_scaling": {"rope_type": "longrope", "factor": 2.0}}), TrainJob(1, 8))
 
 
 def test_jobs_refuse_what_no_job_could_have() -> None:

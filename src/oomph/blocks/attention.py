@@ -36,7 +36,8 @@ class Attention(Block):
     class's first parameter, `out_apart`: what goes into it lives as long as what comes out.
     `rotary` names how positions are put in, "" not at all (see ops/rotary_kinds.py),
     `rotary_dim` in how many channels of a head, None all; `own_tables`: sliding and full layers have rotary tables of
-    their own; `longrope`: frequencies are chosen anew in each forward pass. `softcap`: scores are bounded by a tanh.
+    their own; `longrope`: frequencies are chosen anew in each forward pass; `dynamic`: they are made for so
+    many positions, which each pass looks at. `softcap`: scores are bounded by a tanh.
     `kernel` names what computes all input maps at once, "" nothing does (see blocks/unsloth_attention.py).
     `position_scaled`: queries grow with their position, which the tables bring along (Ministral 3). `told_positions`:
     position ids are handed on to the kernel, of which flash-attn alone looks at them (not so in Granite 4).
@@ -74,6 +75,7 @@ class Attention(Block):
     rotary_dim: int | None = None
     own_tables: bool = False
     longrope: bool = False
+    dynamic: int | None = None
     softcap: bool = False
     layout: str = ""
     position_scaled: bool = False

@@ -22,7 +22,9 @@ OTHER_HEADS = (
 )
 # Rotary embeddings whose frequencies are made anew as sequences grow.
 LONGROPE = "longrope"
-RESCALED = ("dynamic", LONGROPE)
+DYNAMIC = "dynamic"
+RESCALED = (DYNAMIC, LONGROPE)
+LOOKING = ("internlm3", "llama")  # types whose class is played as it looks at how long sequences are
 FIXED_ALPHA = ("hunyuan_v1_dense", "hunyuan_v1_moe")  # types whose class makes them once where the config has an alpha
 # Routers that also return their logits for a loss of their own, or whose inputs are shaken while training.
 ROUTER_OPTIONS = ("output_router_logits", "router_jitter_noise")
@@ -84,7 +86,9 @@ def _unplayed(config: Config) -> tuple[str, ...]:
     if config.model_type in ("phi3", "phimoe"):
         kinds -= {LONGROPE}
     if config.model_type in FIXED_ALPHA and rope.get("alpha"):
-        kinds -= {"dynamic"}
+        kinds -= {DYNAMIC}
+    if config.model_type in LOOKING:
+        kinds -= {DYNAMIC}
     rescaled = tuple(f"rope_type={kind}" for kind in sorted(kinds))
     # Phi-MoE's router_jitter_noise is a bound on its scores, which moves no byte.
     options = ROUTER_OPTIONS[:1] if config.model_type == "phimoe" else ROUTER_OPTIONS

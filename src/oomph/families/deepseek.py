@@ -93,7 +93,7 @@ _UNKNOWN_MTP = "The config announces multi-token-prediction layers whose content
 _CORRECTED = frozenset({"deepseek_v3", "kimi_k2", "deepseek_v32", "glm_moe_dsa", "glm4_moe_lite", "axk1"})
 STYLES = {
     "deepseek_v2": "deepseek_v2",
-    **dict.fromkeys(("deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa", "kimi_k2"), "deepseek_v3"),
+    **dict.fromkeys(("deepseek_v3", "axk1", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa", "kimi_k2"), "deepseek_v3"),
 }
 INDEXED = ("deepseek_v32", "glm_moe_dsa")
 _BY_LIST = frozenset({"deepseek_v32", "glm_moe_dsa", "glm4_moe_lite", "axk1"})  # read mlp_layer_types

@@ -15,7 +15,7 @@ from oomph.blocks.base import Module, Part
 from oomph.blocks.basic import Dropout, Norm
 from oomph.blocks.mlp import GatedMLP
 from oomph.config import Config
-from oomph.families.common import causal_lm, head_dim, with_head
+from oomph.families.common import DYNAMIC, LOOKING, causal_lm, head_dim, rope_type, with_head
 from oomph.families.layer_types import FULL, SLIDING, listed, sliding_after_full, windows
 from oomph.model import Model
 
@@ -154,6 +154,8 @@ def build(config: Config) -> Model:
     }
     attention = replace(attention, rotary=ROTARY.get(kind, "llama"), resid_dropout=dropout)
     attention = replace(attention, position_scaled=kind == "ministral3")
+    if kind in LOOKING and rope_type(config) == DYNAMIC:
+        attention = replace(attention, dynamic=config.int("max_position_embeddings"))
     depth = config.depth("num_hidden_layers")
     attentions, unplayed = _attentions(config, attention, depth)
     made = {one: Module({"self_attn": one, **rest}) for one in dict.fromkeys(attentions)}

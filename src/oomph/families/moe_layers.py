@@ -97,9 +97,10 @@ def routed_moe(
     if config.str("topk_method") == "greedy" or (config.model_type == "deepseek_v2" and not config.str("topk_method")):
         groups = 0  # no groups are looked at
     always = config.optional_int(shared, low=0) or 0
-    beside: dict[str, Part] = dict(extra or {})
+    beside: dict[str, Part] = {}
     if always:
         beside[shared_name] = shared_expert(GatedMLP(hidden, ffn * always, shared_bias, activation=act))
+    beside |= extra or {}
     return MoE(
         Router(hidden, count, correction=correction),
         GatedMLP(hidden, ffn, role="expert"),

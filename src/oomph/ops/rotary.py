@@ -238,6 +238,27 @@ def choose_frequencies(position_ids: Sym, size: Size, make: Callable[[], None]) 
     del seq_len, inv_freq
 
 
+def look_at_length(position_ids: Sym) -> None:
+    """Play what a dynamic rotary embedding does in each forward pass: the longest sequence, compared with what its
+    frequencies are made for, twice; no longer one is played.
+
+    Two int64 numbers and two booleans; all die. Source: transformers 5.23, modeling_rope_utils.py,
+    dynamic_frequency_update.
+
+    >>> from oomph.tape.testing import cost, ids
+    >>> cost(look_at_length, ids(1, 16))
+    Cost(allocated=18, saved=0, backward=0)
+    """
+    tape = position_ids.tape
+    longest = tape.empty((), "int64", op="max")
+    seq_len = tape.empty((), "int64", op="add")
+    del longest
+    for op in ("gt", "lt"):
+        answer = tape.empty((), "bool", op=op)
+        del answer
+    del seq_len
+
+
 def position_scales(position_ids: Sym, dtype: str) -> Sym:
     """Mirror get_llama_4_attn_scale, cast: 1 + beta * log(1 + floor(positions / most)) of int64 [P, S], [P, 1, S, 1].
 

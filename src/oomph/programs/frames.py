@@ -63,6 +63,7 @@ GRANITE_MOE = replace(DEEPSEEK, cache_first=True, scaled=True, scaled_late=True)
 GEMMA2 = Frame(norms=SANDWICH, masks="both", sdpa=False)
 
 FRAMES: dict[str, Frame] = {
+    "axk1": DEEPSEEK,
     "apertus": Frame(norms=("attention_layernorm", "", "feedforward_layernorm", "")),
     "arcee": LLAMA,
     "cohere": Frame(layer=layers.parallel),
@@ -94,6 +95,7 @@ FRAMES: dict[str, Frame] = {
     "hyperclovax": Frame(
         norms=("input_layernorm", "post_norm1", "post_attention_layernorm", "post_norm2"), ids_first=True, scaled=True
     ),
+    "internlm3": LLAMA,
     "jais2": LLAMA,
     "kimi_k2": DEEPSEEK,
     "llama": LLAMA,

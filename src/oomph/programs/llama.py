@@ -28,7 +28,7 @@ from oomph.programs.layers import Tables
 from oomph.programs.loss import kept
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
-from oomph.tape.sizes import Size, yes
+from oomph.tape.sizes import Size, number, yes
 from oomph.tape.sym import Sym
 
 Masks = dict["Size | None", "Sym | None"]  # by the window of the layers that take them
@@ -156,6 +156,13 @@ def _tables(
     size = rotary_size(first)
     if isinstance(first, Attention) and first.longrope:
         ops.choose_frequencies(position_ids, size, partial(leave_frequencies, m))
+    if isinstance(first, Attention) and first.dynamic is not None:
+        if not yes(position_ids.shape[1] <= first.dynamic):
+            raise UnsupportedError(
+                f"Frequencies of a dynamic rotary embedding change beyond {number(first.dynamic)} tokens.",
+                "Ask for no more of them, or trace the real code: oomph trace.",
+            )
+        ops.look_at_length(position_ids)
     if frame.tables == "anew":
         longrope = isinstance(first, Attention) and first.longrope
         return dict.fromkeys(windows, ops.rotary_tables_anew(hidden_states, position_ids, size, longrope))

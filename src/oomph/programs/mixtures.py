@@ -138,6 +138,8 @@ def deepseek(m: Bound, hidden_states: Sym) -> Sym:
     hidden_states = _flat(hidden_states)
     hidden_states = ops.view(m[m.experts_name](hidden_states, topk_indices, topk_weights), orig_shape)
     hidden_states = hidden_states + m.shared_experts(residuals)
+    if "post_mlp_layernorm" in m.parts:  # A.X-K1
+        return m.post_mlp_layernorm(hidden_states)  # type: ignore[no-any-return]
     return hidden_states
 
 
