@@ -33,6 +33,7 @@ PROGRAMS: dict[str, str] = {
     "ernie": "bert",
     "falcon_mamba": "mamba",
     "gemma3": "gemma3",
+    **dict.fromkeys(("glm4v", "glm4v_moe", "glm46v"), "glm4v"),
     **dict.fromkeys(("gemma3n", "gemma3n_text"), "gemma3n"),
     **dict.fromkeys(("gemma4", "gemma4_text"), "gemma4"),
     "granitemoehybrid": "bamba",
