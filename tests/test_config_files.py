@@ -92,6 +92,7 @@ def test_other_recipes_of_torchtune_are_refused(more: dict[str, Any], words: str
     ("config", "words"),
     [
         ({"model": "Qwen/Qwen3-0.6B", "train_dataset": "x", "output_dir": "o", "cutoff_len": 9}, "v1 trainer"),
+        ({"per_device_train_batch_size": 1, "max_length": 9, "train_type": "lora"}, "knows no train_type"),
         ({"model": {"_component_": "x"}, "tokenizer": {"max_seq_len": 1}, "checkpointer": {}, "output_dir": "o"},
          "torchtune's that fine-tunes no model"),
         ({"policy_model": {}, "checkpointer": {}, "output_dir": "o", "optimizer": {}, "loss": {}, "tokenizer": {}},

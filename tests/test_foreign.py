@@ -25,6 +25,7 @@ from tests.test_cli import run
         ("train llama-3.1-8b --attention sdpa", "Did you mean flash?"),
         ("train llama-3.1-8b --precision bfloat16", "Did you mean bf16?"),
         ("train llama-3.1-8b --sequence 8", "--seq"),
+        ("train -- llamafactory-cli train --stage sft", "into a file, one `name: value` a line: --config FILE"),
         ("train llama-3.1-8b --learning_rate 1e-4", "It moves no memory: leave it out."),
         ("train llama-3.1-8b --nproc_per_node 8", "oomph plays one GPU: leave it out."),
         ("train llama-3.1-8b --use_liger_kernel", "Here that is --loss liger --kernels liger."),
