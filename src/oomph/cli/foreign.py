@@ -75,8 +75,8 @@ class Command(click.Command):
         """Read the words; an unknown flag is answered with what it is called here."""
         first = next((word for word in args if word != "--"), "")
         if first in LAUNCHERS and ctx.info_name in ("train", "plan"):
-            fix = "Write its arguments into a file, one `name: value` a line: --config FILE reads them."
-            raise click.UsageError(f"oomph does not read commands of {first}. {fix}", ctx)
+            instead = "Write its arguments into a file, one `name: value` a line: --config FILE reads them."
+            raise click.UsageError(f"oomph does not read commands of {first}. {instead}", ctx)
         engine = any(word == "-e" or word.startswith("--engine") for word in args)
         try:
             return super().parse_args(ctx, args)

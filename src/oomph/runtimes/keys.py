@@ -112,7 +112,7 @@ def packed(said: Said, key: str) -> dict[str, Any]:
     flash = (
         said.values.get("flash_attention")
         or "flash" in str(said.values.get("attn_implementation"))
-        or said.values.get("flash_attn") in FLASH_ATTN_NAMES
+        or str(said.values.get("flash_attn")) in FLASH_ATTN_NAMES
     )
     return {"packing": said.switch(key) and not flash}
 
