@@ -54,6 +54,11 @@ OTHERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("a recipe of torchtune's that fine-tunes no model on labels", ("checkpointer",)),
     ("a recipe of torchtune's that fine-tunes no model on labels", ("orchestration", "training")),
 )
+# What decides of a method, in the words of any program: a file in which such a key is not read is of another one.
+DECIDING = frozenset({
+    "adapter", "finetuning_type", "load_in_4bit", "load_in_8bit", "lora_r", "lora_rank", "quant_bits",
+    "quantization_bit", "train_type", "tuner_type", "use_peft",
+})  # fmt: skip
 # Keys of more than one of TRL's trainers, of which none is named.
 PREFERENCES = ("beta", "max_prompt_length")
 
@@ -109,11 +114,16 @@ def read(config: Mapping[str, Any], where: str) -> ConfigFile:
             fields |= reader(said, key)
     fields |= _of_deepspeed(name, flat, where)
     model = torchtune_keys.model_of(flat) if name == "torchtune" else flat.get(keys.MODEL_KEYS.get(name, ""))
+    unread = _unread(name, flat)
+    decides = next((key for key in unread if key in DECIDING and flat[key] is not False), None)
+    if decides is not None:
+        fix = "Type what it says, --method lora for one, and leave it out of the file."
+        raise UnsupportedError(f"{where} is read as {name}'s, which knows no {decides}.", fix)
     return ConfigFile(
         PROGRAMS.get(name, name),
         fields,
         model if isinstance(model, str) else None,
-        _unread(name, flat),
+        unread,
         tuple(f"{key}: {why}." for key, why in harmless_keys.NOTES.get(name, {}).items() if flat.get(key)),
         _untold(name, flat, fields),
     )
