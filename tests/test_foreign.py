@@ -33,6 +33,7 @@ from tests.test_cli import run
         ("train llama-3.1-8b --optim q_galore", "Did you mean q_galore_adamw8bit?"),
         ("train llama-3.1-8b --method lora --quantization bnb_4bit", "Did you mean nf4?"),
         ("train llama-3.1-8b --method lora --use_rslora", "Here that is --method lora"),
+        ("train -- llamafactory-cli train --stage sft", "into a file, one `name: value` a line: --config FILE"),
         ("train llama-3.1-8b --learning_rate 1e-4", "It moves no memory: leave it out."),
         ("train llama-3.1-8b --nproc_per_node 8", "oomph plays one GPU: leave it out."),
         ("train llama-3.1-8b --use_liger_kernel", "Here that is --loss liger --kernels liger."),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from oomph.errors import OomphError
+from oomph.errors import OomphError, UnsupportedError
 from oomph.families import model_from_config
 from oomph.job import TrainJob
+from oomph.play import train_step
 from oomph.steps import step
 
 GPT2 = {"model_type": "gpt2", "vocab_size": 64, "hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 5}
@@ -34,3 +37,33 @@ def test_a_classifier_without_padding_takes_one_sequence() -> None:
     assert step(model_from_config({**raw, "pad_token_id": 0}), TrainJob(2, 8)).peak > 0
     with pytest.raises(OomphError, match="pad_token_id"):
         step(model_from_config(raw), TrainJob(2, 8))
+
+
+DBRX = {
+    **{"model_type": "dbrx", "vocab_size": 64, "d_model": 32, "n_layers": 8, "n_heads": 4, "resid_pdrop": 0.0},
+    "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0},
+    "ffn_config": {"ffn_hidden_size": 16, "moe_num_experts": 4, "moe_top_k": 2},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"attn_config": {"kv_n_heads": 2}}, "without clip_qkv"),
+        ({"resid_pdrop": 0.1}, "resid_pdrop"),
+        ({"ffn_config": {"moe_normalize_expert_weights": 2.0}}, "a norm of weights"),
+    ],
+)
+def test_dbrx_is_played_as_it_was_released(changes: dict[str, Any], reason: str) -> None:
+    """A folded step is the one played in full; what no program plays is refused by name."""
+    model = model_from_config(DBRX)
+    assert step(model, TrainJob(2, 9)).peak == train_step(model, TrainJob(2, 9)).peak
+    with pytest.raises(UnsupportedError, match=reason):
+        step(model_from_config({**DBRX, **changes}), TrainJob(2, 9))
+
+
+@pytest.mark.parametrize("words", [{"method": "qlora", "quantised_experts": True}, {"experts": "modules"}])
+def test_other_forms_of_dbrx_experts_are_refused(words: dict[str, Any]) -> None:
+    """Its class keeps three tall matrices and goes through them in a loop."""
+    with pytest.raises(OomphError, match="experts"):
+        step(model_from_config(DBRX), TrainJob(2, 9, **words))

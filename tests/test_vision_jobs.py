@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from oomph.answer import load
 from oomph.errors import OomphError
 from oomph.families import model_from_config
 from oomph.job import InferJob, TrainJob
@@ -115,3 +116,10 @@ def test_images_are_refused_where_they_are_not_played() -> None:
     text = deep("llava")["text_config"] | {"model_type": "llama"}
     with pytest.raises(OomphError, match="images with llama"):
         train_step(model_from_config(text), TrainJob(images=1))
+
+
+def test_a_text_that_reaches_nothing_that_trains_is_refused() -> None:
+    """Biases of a tower and a projector alone, and no image: torch has nothing to go back through."""
+    model = load("pixtral-12b", offline=True)
+    with pytest.raises(OomphError, match=r"depends on nothing that trains.*--images"):
+        step(model, TrainJob(seq_len=60, method="bitfit"))

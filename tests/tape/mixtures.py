@@ -90,11 +90,6 @@ def deepseek_v3(rng: random.Random) -> dict[str, Any]:
     }
 
 
-def kimi_k2(rng: random.Random) -> dict[str, Any]:
-    """Kimi-K2: DeepSeek-V3's class by another name."""
-    return deepseek_v3(rng) | {"model_type": "kimi_k2"}
-
-
 def deepseek_v32(rng: random.Random) -> dict[str, Any]:
     """DeepSeek-V3.2: an indexer picks the tokens that are attended to."""
     raw = deepseek_v3(rng) | {"model_type": "deepseek_v32", "q_lora_rank": rng.choice([16, 24])}
@@ -106,9 +101,10 @@ def deepseek_v32(rng: random.Random) -> dict[str, Any]:
 
 def glm_moe_dsa(rng: random.Random) -> dict[str, Any]:
     """GLM-5: the same, where layers may use what an earlier one picked."""
-    raw = deepseek_v32(rng) | {"model_type": "glm_moe_dsa"}
-    others = raw["num_hidden_layers"] - 1
-    return raw | {"indexer_types": ["full", *(rng.choice(["full", "shared"]) for _ in range(others))]}
+    kinds = rng.choice([["full", "shared"], ["full", "shared", "shared"], ["full", "full", "shared"]])
+    return deepseek_v32(rng) | {
+        "model_type": "glm_moe_dsa", "num_hidden_layers": len(kinds), "indexer_types": kinds,
+    }  # fmt: skip
 
 
 def axk1(rng: random.Random) -> dict[str, Any]:
@@ -229,7 +225,7 @@ def phimoe(rng: random.Random) -> dict[str, Any]:
 
 
 # Almost another's code: one job of each is enough.
-KIN = ("axk1", "glm4_moe_lite", "granitemoeshared", "hunyuan_v1_moe", "kimi_k2")
+KIN = ("axk1", "glm4_moe_lite", "granitemoeshared", "hunyuan_v1_moe")
 LONG = ("deepseek_v32", "glm_moe_dsa")  # layers of many operations: one job of each kind
 CONFIGS = {
     "flex_olmo": flex_olmo,
@@ -245,7 +241,6 @@ CONFIGS = {
     "hunyuan_v1_moe": hunyuan_v1_moe,
     "deepseek_v32": deepseek_v32,
     "glm_moe_dsa": glm_moe_dsa,
-    "kimi_k2": kimi_k2,
     "axk1": axk1,
     "deepseek_v2": deepseek_v2,
     "deepseek_v3": deepseek_v3,

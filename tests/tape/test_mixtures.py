@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -25,7 +26,10 @@ def grid() -> list[tuple[dict[str, Any], TrainJob | InferJob]]:
     found: list[tuple[dict[str, Any], TrainJob | InferJob]] = []
     for name, config in CONFIGS.items():
         rng = random.Random(f"{name}{SEED}")
-        found += [(config(rng), job(rng, name)) for _ in range(1 if name in KIN + LONG else TRAINING)]
+        drawn = [(config(rng), job(rng, name)) for _ in range(1 if name in KIN + LONG else TRAINING)]
+        if name in LONG:
+            drawn = [(raw, replace(each, seq_len=37, accumulation=1)) for raw, each in drawn]
+        found += drawn
         found += [(config(rng), infer_job(rng)) for _ in range(0 if name in KIN else INFERENCE)]
     return found
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from oomph.job import InferJob, TrainJob
 from tests.tape.dense import base
 from tests.tape.hybrids import qwen3_5_moe_text, qwen3_5_text
-from tests.tape.mixtures import deepseek_v3, llama4_text
+from tests.tape.mixtures import deepseek_v3, glm4_moe, llama4_text
 from tests.tape.vision import Config, llava, qwen3_vl, siglip, vit
 from tests.tape.vision import job as draw
 from tests.tape.vision import seeing as with_images
@@ -95,7 +95,35 @@ KINDS = {
 }  # fmt: skip
 
 
-TEXT_ALONE = {"kimi_k25": kimi_k25}  # whose images are not played
+def glm4v(rng: random.Random) -> Config:
+    """GLM-4V: norms before and after, half of a head turned."""
+    text = base(rng)
+    text |= {"hidden_size": 16 * text["num_attention_heads"], "rope_parameters": _sections(rng)}
+    return {"vision_config": _glm_vision(rng, text), "text_config": text}
+
+
+def glm4v_moe(rng: random.Random) -> Config:
+    """GLM-4.5V: GLM-4.5's decoder."""
+    text = glm4_moe(rng) | {"model_type": "glm4v_moe_text", "head_dim": 16, "rope_parameters": _sections(rng)}
+    return {"vision_config": _glm_vision(rng, text), "text_config": text}
+
+
+def _sections(rng: random.Random) -> Config:
+    """All or half of a head of 16 turned, by three positions."""
+    factor, sections = rng.choice([(1.0, [2, 3, 3]), (0.5, [2, 1, 1])])
+    kind = {"rope_type": "default", "rope_theta": 10000.0}
+    return kind | {"partial_rotary_factor": factor, "mrope_section": sections}
+
+
+def _glm_vision(rng: random.Random, text: Config) -> Config:
+    heads = rng.choice([2, 3])
+    return {
+        "hidden_size": heads * 16, "num_heads": heads, "depth": 2, "patch_size": 14, "image_size": 56,
+        "intermediate_size": rng.choice([24, 40]), "out_hidden_size": text["hidden_size"],
+    }  # fmt: skip
+
+
+TEXT_ALONE = {"kimi_k25": kimi_k25, "glm4v": glm4v, "glm4v_moe": glm4v_moe}  # whose images are not played
 
 
 def config(rng: random.Random, kind: str) -> Config:

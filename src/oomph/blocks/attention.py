@@ -38,6 +38,7 @@ class Attention(Block):
     `rotary_dim` in how many channels of a head, None all; `own_tables`: sliding and full layers have rotary tables of
     their own; `longrope`: frequencies are chosen anew in each forward pass; `dynamic`: they are made for so many
     positions, which each pass looks at. `softcap`: scores are bounded by a tanh.
+    `clipped`: what a fused map makes is bounded.
     `kernel` names what computes all input maps at once, "" nothing does ("foak", or blocks/unsloth_attention.py).
     `position_scaled`: queries grow with their position, which the tables bring along (Ministral 3). `told_positions`:
     position ids are handed on to the kernel, of which flash-attn alone looks at them (not so in Granite 4).
@@ -74,6 +75,7 @@ class Attention(Block):
     rotary: str = "llama"
     rotary_dim: int | None = None
     own_tables: bool = False
+    clipped: bool = False
     longrope: bool = False
     dynamic: int | None = None
     softcap: bool = False
@@ -185,7 +187,7 @@ Projected = tuple["Sym | None", "Sym", "Sym", "Sym"]  # a fused map's result, if
 def _projection(m: Bound) -> str:
     """Return which of the ways to q, k and v an attention takes."""
     if len(m.qkv) == 1:
-        return "fused"
+        return "clipped" if m.clipped else "fused"
     if m.kernel:
         return str(m.kernel)
     return "plain" if m.norm_place == "heads" and m[m.norms[0]] is None else m.norm_place
@@ -320,6 +322,21 @@ def _fused(m: Bound, hidden_states: Sym) -> Projected:
     return qkv, query_states, key_states, value_states
 
 
+def _clipped(m: Bound, hidden_states: Sym) -> Projected:
+    """Mirror DbrxAttention.forward: what one map makes is bounded, then split."""
+    from oomph import ops
+
+    query_shape, key_shape = _shapes(m, hidden_states)
+    qkv_states = m[m.qkv[0]](hidden_states)
+    qkv_states = ops.clamp_both(qkv_states)
+    keys = m.num_kv_heads * m.head_dim
+    query_states, key_states, value_states = ops.split_sizes(qkv_states, (m.num_heads * m.head_dim, keys, keys))
+    query_states = ops.transpose(ops.view(query_states, query_shape), 1, 2)
+    key_states = ops.transpose(ops.view(key_states, key_shape), 1, 2)
+    value_states = ops.transpose(ops.view(value_states, key_shape), 1, 2)
+    return qkv_states, query_states, key_states, value_states
+
+
 def _shapes(m: Bound, hidden_states: Sym) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the shapes of queries and of keys, heads apart."""
     batch, length = hidden_states.shape[:2]
@@ -337,4 +354,5 @@ PROJECTIONS: dict[str, Callable[[Bound, Sym], Projected]] = {
     "before turning": _norm_before_turning,
     "fused": _fused,
     "foak": _adapters_at_once,
+    "clipped": _clipped,
 }

@@ -80,6 +80,8 @@ IDLE = frozenset(
     }
 )  # fmt: skip
 MANY = frozenset({"fsdp", "nnodes", "nproc-per-node", "num-gpus", "num-processes", "pipeline-parallel-size"})
+# What starts a training elsewhere: a pasted command begins with it.
+LAUNCHERS = frozenset({"accelerate", "axolotl", "deepspeed", "llamafactory-cli", "swift", "torchrun", "trl", "tune"})
 JOBS = ("train", "serve")
 
 
@@ -88,6 +90,10 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the words; an unknown flag is answered with what it is called here."""
+        first = next((word for word in args if word != "--"), "")
+        if first in LAUNCHERS and ctx.info_name in ("train", "plan"):
+            instead = "Write its arguments into a file, one `name: value` a line: --config FILE reads them."
+            raise click.UsageError(f"oomph does not read commands of {first}. {instead}", ctx)
         engine = any(word == "-e" or word.startswith("--engine") for word in args)
         try:
             return super().parse_args(ctx, args)

@@ -14,7 +14,7 @@ from oomph.blocks.basic import Norm
 from oomph.blocks.mlp import GatedMLP
 from oomph.blocks.moe import MoE, Router, shared_expert
 from oomph.config import MAX_DEPTH, MAX_EXPERTS, Config
-from oomph.families.common import causal_lm, head_dim
+from oomph.families.common import causal_lm, head_dim, rotary_dim
 from oomph.families.moe_layers import stacked
 from oomph.families.qwen import sliding_windows
 from oomph.model import Model
@@ -67,7 +67,13 @@ ALIASES: dict[str, dict[str, tuple[str, ...]]] = {
 
 # Classes whose queries, keys and values have a bias whatever the file says.
 BIASED = {"qwen2_vl_text", "qwen2_5_vl_text", "qwen2_5_omni_text", "glm4v_text"}
-MAPS_FIRST = {"qwen2_vl_text", "qwen2_5_vl_text"}  # queries, keys and values are made before any is reshaped
+MAPS_FIRST = {
+    "qwen2_vl_text",
+    "qwen2_5_vl_text",
+    "glm4v_text",
+}  # queries, keys and values are made before any is reshaped
+FACTORS = {"glm4v_text": 1.0, "glm4v_moe_text": 0.5}  # how much of a head is turned where the file does not say
+ROTARY = {"glm4v_text": "glm4v", "glm4v_moe_text": "partial"}
 NO_HEAD_DIM = {"qwen2_vl_text", "qwen2_5_vl_text", "glm4v_text"}  # always hidden / heads
 
 
@@ -102,10 +108,14 @@ def self_attention(config: Config, hidden: int) -> Attention:
     plain = kind in NO_HEAD_DIM
     size = config.divide(hidden, heads, "attention heads") if plain else head_dim(config, hidden, heads)
     norm = Norm(size) if kind.startswith("qwen3") else None
+    turned: dict[str, Any] = {}
+    if kind in FACTORS:
+        turned = {"rotary": ROTARY[kind], "rotary_dim": rotary_dim(config, size, FACTORS[kind])}
     return Attention(
         hidden, heads, config.optional_int("num_key_value_heads") or heads, size, qkv_bias=bias,
         out_bias=bias and kind.startswith("qwen3"), q_norm=norm, k_norm=norm,
         dropout=config.rate("attention_dropout", 0.0), norm_place="whole" if kind in MAPS_FIRST else "heads",
+        **turned,
     )  # fmt: skip
 
 
@@ -119,8 +129,19 @@ def experts(config: Config, hidden: int) -> MoE:
     extra: Parts | None = None
     played: dict[str, Any] = {}
     if glm:
-        shared = GatedMLP(hidden, ffn * config.int("n_shared_experts", high=MAX_EXPERTS))
+        shared = GatedMLP(
+            hidden,
+            ffn * config.int("n_shared_experts", high=MAX_EXPERTS),
+            activation=config.str("hidden_act", "silu"),
+        )
         extra = {"shared_experts": shared_expert(shared)}
+        played = {
+            "stacked": stacked(config, hidden, ffn, count),
+            "experts_first": True,
+            "style": "deepseek_v3",
+            "normalised": config.bool("norm_topk_prob", default=True),
+            "groups": (config.optional_int("n_group") or 1, config.optional_int("topk_group") or 1),
+        }
     if config.model_type == "qwen3_vl_moe_text":
         played = {
             "stacked": stacked(config, hidden, ffn, count),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from oomph.blocks.base import Part, as_built, rewritten
 from oomph.blocks.basic import Linear
+from oomph.blocks.dbrx import TallExperts
 from oomph.blocks.moe import StackedExperts
 from oomph.errors import UnsupportedError
 from oomph.formats.base import Stored
@@ -96,6 +97,11 @@ def quantised(model: Model, job: TrainJob | Base) -> Model:
 
     def change(path: str, part: Part) -> Part:
         block = inner(part)
+        if isinstance(block, TallExperts) and (job.quantised_experts or before):
+            raise UnsupportedError(
+                "oomph cannot play DBRX's experts quantised yet.",
+                "Leave --quantised-experts out, or choose another --quantization.",
+            )
         if isinstance(block, StackedExperts) and job.quantised_experts:
             stacks: Part = library.quantised_stacks(block, job)
             return stacks

@@ -108,7 +108,7 @@ from oomph.ops.matmul import (
     times_rows,
 )
 from oomph.ops.norm import layer_norm, unit_rows
-from oomph.ops.reduce import divided, dot, frobenius_norm, mean_of_all, row_norms, total
+from oomph.ops.reduce import divided, dot, frobenius_norm, mean_of_all, row_norms, sums_of_sizes, total
 from oomph.ops.rg_lru import biased_products, bounded_sqrt
 from oomph.ops.rotary import (
     apply_partial_rotary,
@@ -374,6 +374,7 @@ __all__ = [
     "strict_triangle",
     "sub",
     "sum_over",
+    "sums_of_sizes",
     "take",
     "take_pairs",
     "tanh",

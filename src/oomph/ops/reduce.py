@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from oomph.ops.elementwise import grad, result
+from oomph.ops.elementwise import grad, result, wider
 from oomph.tape.autograd import Gradients, Node, made_by, record, save
 from oomph.tape.sym import Sym, new
 
@@ -127,4 +127,30 @@ def _frobenius_norm_backward(node: Node, gradients: Gradients, saved: list[Any])
     is_zero = new(x.tape, (), "bool", op="eq")
     product = result("mul", x.shape, x.dtype, direction)
     del is_zero, direction  # C++ temporaries die in reverse order
+    return [product]
+
+
+def sums_of_sizes(x: Sym) -> Sym:
+    """Return torch.norm(x, p=1, dim=-1, keepdim=True): x [.., K] to [.., 1], in fp32 under autocast, which asks the
+    kernel for it.
+
+    Saves x and the norm. Backward: the signs of x, then their product with the incoming gradient. Source:
+    torch/csrc/autograd/FunctionsManual.cpp, norm_backward; tools/autograd/derivatives.yaml (linalg_vector_norm).
+
+    >>> from oomph.tape.testing import cost, fp32
+    >>> cost(sums_of_sizes, fp32(8, 8))
+    Cost(allocated=32, saved=288, backward=512)
+    """
+    node = record("LinalgVectorNorm", (x,), _signed)
+    cast_to_fp32 = x.tape.autocast is not None and not x.tape.autocast_paused
+    out = new(x.tape, (*x.shape[:-1], 1), "fp32" if cast_to_fp32 else x.dtype, op="linalg_vector_norm")
+    save(node, x, out)
+    return made_by(out, node)
+
+
+def _signed(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient, x = grad(gradients), saved[0]
+    signs = result("sgn", x.shape, x.dtype, x)
+    product = result("mul", x.shape, wider(x.dtype, gradient.dtype), signs)
+    del signs
     return [product]

@@ -134,6 +134,25 @@ def rotary_glm(q: Sym, k: Sym, cos: Sym, sin: Sym) -> tuple[Sym, Sym]:
     sin = unsqueeze_heads(sin)
     cos = _doubled(cos)
     sin = _doubled(sin)
+    return _turned_in_part(q, k, cos, sin)
+
+
+def rotary_glm4v(q: Sym, k: Sym, cos: Sym, sin: Sym) -> tuple[Sym, Sym]:
+    """Mirror GLM-4V's apply_rotary_pos_emb: GLM's, with tables that are as wide as what they turn.
+
+    Saves only the tables. Source: transformers 5.23, models/glm4v/modeling_glm4v.py.
+
+    >>> from oomph.tape.testing import cost, frozen
+    >>> cost(rotary_glm4v, (2, 8, 4, 64), (2, 2, 4, 64), frozen(1, 4, 32), frozen(1, 4, 32))
+    Cost(allocated=33280, saved=512, backward=43520)
+    """
+    cos = unsqueeze_heads(cos)
+    sin = unsqueeze_heads(sin)
+    return _turned_in_part(q, k, cos, sin)
+
+
+def _turned_in_part(q: Sym, k: Sym, cos: Sym, sin: Sym) -> tuple[Sym, Sym]:
+    """Return q and k with pairs of their first channels turned, as many as the tables have."""
     rotary_dim = cos.shape[-1]
     q_rot, q_pass = part(q, 0, rotary_dim), part(q, rotary_dim, q.shape[-1])
     k_rot, k_pass = part(k, 0, rotary_dim), part(k, rotary_dim, k.shape[-1])
@@ -208,6 +227,7 @@ ROTARY: dict[str, Callable[[Sym, Sym, Sym, Sym], tuple[Sym, Sym]]] = {
     "nemotron": rotary_nemotron,
     "helium": rotary_helium,
     "glm": rotary_glm,
+    "glm4v": rotary_glm4v,
     "cohere": rotary_cohere,
     "ernie4_5": rotary_ernie,
     "modernbert": rotary_modernbert,

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from oomph.model import Model
 
 OWN_FILES = (
-    "albert", "baichuan", "bamba", "bart", "bert", "bloom", "chatglm", "deberta", "distilbert", "electra", "falcon",
-    "falcon_h1", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "internlm2", "jamba", "kimi_k25",
-    "kimi_linear", "lfm2",
-    "lfm3", "litgpt", "mamba", "minimax", "modernbert", "mpnet", "mpt", "nemotron_h", "olmo_hybrid", "opt", "paligemma",
-    "phi", "qwen", "qwen3_next", "recurrent_gemma", "roberta", "t5", "unsloth", "whisper", "zamba", "zamba2",
+    "albert", "baichuan", "bamba", "bart", "bert", "bloom", "chatglm", "dbrx", "deberta", "distilbert", "electra",
+    "falcon", "falcon_h1", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "internlm2", "jamba", "kimi_k25",
+    "kimi_linear", "lfm2", "lfm3", "litgpt", "mamba", "minimax", "modernbert", "mpnet", "mpt", "nemotron_h",
+    "olmo_hybrid", "opt", "paligemma", "phi", "qwen", "qwen3_next", "recurrent_gemma", "roberta", "t5", "unsloth",
+    "whisper", "zamba", "zamba2",
 )  # fmt: skip
 PROGRAMS: dict[str, str] = {
     **dict.fromkeys(FRAMES, "llama"),
@@ -33,6 +33,7 @@ PROGRAMS: dict[str, str] = {
     "ernie": "bert",
     "falcon_mamba": "mamba",
     "gemma3": "gemma3",
+    **dict.fromkeys(("glm4v", "glm4v_moe", "glm46v"), "glm4v"),
     **dict.fromkeys(("gemma3n", "gemma3n_text"), "gemma3n"),
     **dict.fromkeys(("gemma4", "gemma4_text"), "gemma4"),
     "granitemoehybrid": "bamba",

@@ -35,7 +35,8 @@ class Frame:
     residual are multiplied by numbers, with `scaled_late` embeddings after the masks are made. `tables` of the
     rotary embedding: "complex" numbers, "halves" as wide, or of three positions, "sections" joined or "interleaved";
     "anew", of frequencies made in each forward pass.
-    `sdpa`: whether the class can use it. `packs`: masks are told the positions, `chunked`: their windows are chunks.
+    `sdpa`: whether the class can use it. `packs`: masks are told the positions, `chunked`: their
+    windows are chunks. `hands_positions`: layers are told them though masks are not.
     """
 
     layer: Callable[..., Sym] = layers.residual
@@ -50,6 +51,7 @@ class Frame:
     tables: Literal["", "complex", "halves", "sections", "interleaved", "anew"] = ""
     sdpa: bool = True
     packs: bool = True
+    hands_positions: bool = False
     chunked: bool = False
 
 
@@ -59,6 +61,7 @@ QWEN = Frame(masks="full first")
 QWEN_VL = Frame(masks="full first", cache_first=True, tables="sections", packs=False)
 QWEN3_VL = Frame(cache_first=True, ids_first=True, tables="interleaved")
 DEEPSEEK = Frame(rotary_first=True)
+GLM4 = ("input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm", "post_mlp_layernorm")
 GRANITE_MOE = replace(DEEPSEEK, cache_first=True, scaled=True, scaled_late=True)
 GEMMA2 = Frame(norms=SANDWICH, masks="both", sdpa=False)
 
@@ -80,10 +83,20 @@ FRAMES: dict[str, Frame] = {
     "gemma2": GEMMA2,
     "gemma3_text": replace(GEMMA2, sdpa=True),
     "glm": LLAMA,
-    "glm4": Frame(
-        norms=("input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm", "post_mlp_layernorm")
-    ),
+    "glm4": Frame(norms=GLM4),
     "glm4_moe": replace(DEEPSEEK, cache_first=True),
+    "glm4v_text": Frame(
+        norms=GLM4, masks="full first", cache_first=True, ids_first=True, tables="sections", packs=False
+    ),
+    "glm4v_moe_text": Frame(
+        masks="full first",
+        cache_first=True,
+        ids_first=True,
+        rotary_first=True,
+        tables="sections",
+        packs=False,
+        hands_positions=True,
+    ),
     "glm4_moe_lite": replace(DEEPSEEK, cache_first=True),
     "gpt_oss": Frame(masks="full first", cache_first=True, tables="halves", sdpa=False, packs=False),
     "granite": Frame(ids_first=True, scaled=True),

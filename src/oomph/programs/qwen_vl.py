@@ -90,7 +90,7 @@ def text_model(
         tape.begin_layer(index, layer.path)
         mask = causal_masks.get(windows[index], attention_mask)
         if checkpointing.takes(index):
-            call = llama.Call(layer, frame, tables, mask, text_position_ids)
+            call = llama.Call(layer, frame, tables, mask, position_ids if frame.hands_positions else text_position_ids)
             layer_outputs = checkpointing(tape, call, hidden_states)
             del call
         else:

@@ -9,7 +9,7 @@ from oomph import ops
 from oomph.blocks.audio import Gemma4Audio, UniversalSpeech
 from oomph.blocks.vision import ClipVision, IdeficsVision
 from oomph.blocks.vision_gemma import Gemma4Vision
-from oomph.blocks.vision_native import MoonVision, PixtralVision, Qwen3Vision, QwenVision
+from oomph.blocks.vision_native import GlmVision, MoonVision, PixtralVision, Qwen3Vision, QwenVision
 from oomph.errors import UsageError
 from oomph.tape.bound import Bound
 from oomph.tape.sizes import Shapes, Size, number, yes
@@ -45,7 +45,9 @@ def tower_buffers(m: Bound) -> list[Sym]:
         return [tape.empty((1, 1, block.hidden_size // 2), "fp32", op="inv_timescales"), *bounds]
     if isinstance(block, Gemma4Vision):  # frequencies for a quarter of the channels, kept twice
         return ops.rotary_buffers(tape, block.head_dim // 2)
-    if isinstance(block, (QwenVision, Qwen3Vision)):  # frequencies for half of the channels, of rows and of columns
+    if isinstance(
+        block, (GlmVision, QwenVision, Qwen3Vision)
+    ):  # frequencies for half of the channels, of rows and of columns
         return [tape.empty((block.hidden_size // block.num_heads // 4,), "fp32", op="inv_freq") for _ in range(2)]
     if isinstance(block, MoonVision):  # sines of frames and of none, and frequencies for a quarter of the channels
         times = tape.empty((block.num_frames + 1, block.hidden_size), "fp32", op="time_position_embeddings")

@@ -54,6 +54,11 @@ OTHERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("a recipe of torchtune's that fine-tunes no model on labels", ("checkpointer",)),
     ("a recipe of torchtune's that fine-tunes no model on labels", ("orchestration", "training")),
 )
+# What decides of a method, in the words of any program: a file in which such a key is not read is of another one.
+DECIDING = frozenset({
+    "adapter", "finetuning_type", "load_in_4bit", "load_in_8bit", "lora_r", "lora_rank", "quant_bits",
+    "quantization_bit", "train_type", "tuner_type", "use_peft",
+})  # fmt: skip
 # Keys of more than one of TRL's trainers, of which none is named.
 PREFERENCES = ("beta", "max_prompt_length")
 
@@ -101,9 +106,7 @@ def read(config: Mapping[str, Any], where: str) -> ConfigFile:
     if name is None:
         known = "; ".join(f"{name}: {', '.join(wanted)}" for name, wanted in KNOWN_BY)
         raise ConfigError(f"{where} has the keys of no framework that oomph reads.", f"Told by {known}.")
-    flat = flattened(config) if name == "torchtune" else dict(config)
-    if name == "trl" and isinstance(flat.get("model_init_kwargs"), Mapping):
-        flat = {**flat.pop("model_init_kwargs"), **flat}
+    flat = _flat(name, config)
     said = Said(where, flat)
     fields: dict[str, Any] = {}
     for key, reader in keys.READERS[name].items():
@@ -111,14 +114,30 @@ def read(config: Mapping[str, Any], where: str) -> ConfigFile:
             fields |= reader(said, key)
     fields |= _of_deepspeed(name, flat, where)
     model = torchtune_keys.model_of(flat) if name == "torchtune" else flat.get(keys.MODEL_KEYS.get(name, ""))
+    unread = _unread(name, flat)
+    decides = next((key for key in unread if key in DECIDING and flat[key] is not False), None)
+    if decides is not None:
+        fix = "Type what it says, --method lora for one, and leave it out of the file."
+        raise UnsupportedError(f"{where} is read as {name}'s, which knows no {decides}.", fix)
     return ConfigFile(
         PROGRAMS.get(name, name),
         fields,
         model if isinstance(model, str) else None,
-        _unread(name, flat),
+        unread,
         tuple(f"{key}: {why}." for key, why in harmless_keys.NOTES.get(name, {}).items() if flat.get(key)),
         _untold(name, flat, fields),
     )
+
+
+def _flat(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config's keys on one level: torchtune's are nested, TRL's hold what from_pretrained is given."""
+    if name == "torchtune":
+        return flattened(config)
+    loading = config.get("model_init_kwargs") if name == "trl" else None
+    if not isinstance(loading, Mapping):
+        return dict(config)
+    rest = {key: value for key, value in config.items() if key != "model_init_kwargs"}
+    return {**{str(key): value for key, value in loading.items()}, **rest}
 
 
 def _unread(name: str, config: Mapping[str, Any]) -> tuple[str, ...]:

@@ -47,7 +47,7 @@ def pure(said: Said, key: str) -> dict[str, Any]:
 def stage(said: Said, key: str) -> dict[str, Any]:
     """Read the stage: pre-training is fine-tuning on full rows; others have loops of LLaMA-Factory's own."""
     value = said.values[key]
-    if value in OBJECTIVES:
+    if isinstance(value, str) and value in OBJECTIVES:
         objective = OBJECTIVES[value]
         fix = f"Near it: oomph train MODEL --framework trl --objective {objective}, with the options typed."
         raise UnsupportedError(f"{said.where}: {key} {value} as LLaMA-Factory runs it is not modelled.", fix)

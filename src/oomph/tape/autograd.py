@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from oomph.errors import UsageError
 from oomph.tape.ready import ReadyQueue
 from oomph.tape.sizes import Size, product, yes
 from oomph.tape.sym import Sym, elementwise_strides, new, row_major
@@ -157,8 +158,14 @@ def made_by(result: Sym, node: Node | None, output: int = 0) -> Sym:
 
 
 def backward(loss: Sym) -> None:
-    """Play the backward pass of a scalar: gradients end in the leaves' `grad`."""
+    """Play the backward pass of a scalar: gradients end in the leaves' `grad`.
+
+    Raises UsageError for a scalar that does not depend on anything that trains, as torch refuses it.
+    """
     tape = loss.tape
+    if loss.node is None:
+        fix = "Train other parts, or give it what they read: --images 1, for a tower's or a projector's."
+        raise UsageError("The loss depends on nothing that trains.", fix)
     with tape.no_grad():
         root = new(tape, (), loss.dtype, op="ones_like")  # lives until the pass is over
         run_engine(tape, _start(loss), [root])
