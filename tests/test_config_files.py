@@ -120,9 +120,13 @@ def test_configs_of_other_programs_are_not_taken_for_the_trainers(config: dict[s
         ({"adapter": "lora", "lora_modules_to_save": ["embed_tokens", "lm_head"]},
          {"method": "lora", "modules_to_save": "embed_tokens,lm_head"}),
         ({"experts_implementation": "eager"}, {"experts": "eager"}),
-        ({"torch_compile": "auto"}, {}),
-        ({"adapter": "qlora", "load_in_4bit": True, "plugins": ["x"], "pad_to_sequence_len": True},
-         {"method": "qlora"}),
+        ({"torch_compile": "auto"}, {"compile": True}),
+        ({"adapter": "qlora", "load_in_4bit": True, "pad_to_sequence_len": True},
+         {"method": "lora", "quantization": "nf4-dq"}),
+        ({"adapter": "qlora", "peft_use_dora": True, "lora_target_modules": ["q_proj"],
+          "bnb_config_kwargs": {"bnb_4bit_use_double_quant": False}},
+         {"method": "dora", "quantization": "nf4", "targets": "q_proj"}),
+        ({"adapter": "lora", "load_in_8bit": True}, {"method": "lora", "quantization": "int8"}),
     ],
 )  # fmt: skip
 def test_words_of_axolotl(said: dict[str, Any], fields: dict[str, Any]) -> None:
@@ -140,6 +144,7 @@ def test_words_of_axolotl(said: dict[str, Any], fields: dict[str, Any]) -> None:
         ({"gradient_checkpointing": "offload"}, "in host memory"),
         ({"adapter": "lora", "load_in_4bit": True}, "load_in_4bit without adapter: qlora"),
         ({"lora_target_parameters": ["mlp.experts.down_proj"]}, "lora_target_parameters is not modelled"),
+        ({"plugins": ["axolotl.integrations.spectrum.SpectrumPlugin"]}, "plugins 'axolotl.integrations.spectrum"),
         ({"gptq": True}, "gptq is not modelled"),
         ({"context_parallel_size": 2}, "context_parallel_size is not modelled: oomph plays one GPU"),
         ({"experts_implementation": "scattermoe"}, "experts_implementation 'scattermoe'"),
@@ -167,10 +172,10 @@ def test_llama_factory_makes_what_trains_fp32() -> None:
 @pytest.mark.parametrize(
     ("said", "fields"),
     [
-        ({"quantization_bit": 4}, {"method": "lora", "quantization": "nf4-dq", "kbit_preparation": False}),
+        ({"quantization_bit": 4}, {"method": "lora", "quantization": "nf4-dq"}),
         ({"quantization_bit": 4, "double_quantization": False}, {"quantization": "nf4"}),
         ({"quantization_bit": 4, "quantization_type": "fp4"}, {"quantization": "fp4-dq"}),
-        ({"quantization_bit": 8}, {"quantization": "int8", "kbit_preparation": False}),
+        ({"quantization_bit": 8}, {"method": "lora", "quantization": "int8"}),
         ({"use_dora": True, "quantization_bit": 4}, {"method": "dora", "quantization": "nf4-dq"}),
         ({"disable_gradient_checkpointing": True, "use_reentrant_gc": False}, {"checkpointing": "none"}),
         ({"use_reentrant_gc": False}, {"checkpointing": "non-reentrant"}),
@@ -230,15 +235,20 @@ def test_any_value_of_any_key_is_read_or_refused(name: str) -> None:
                 read(config, "a")
 
 
+def test_what_from_pretrained_is_given_is_read_beside_the_rest() -> None:
+    """TRL's model_init_kwargs; names that are none are listed as not read."""
+    found = read({"max_length": 64, "model_init_kwargs": {"dtype": "bfloat16", 1: 2}}, "a")
+    assert (found.fields["precision"], found.unknown) == ("bf16", ("1",))
+
+
 def test_a_config_of_grpo_is_told_by_its_rewards() -> None:
     """Its sequences are a prompt and an answer; any loss_type of its own sums the same tokens; beta asks for KL."""
     said = {"num_generations": 8, "max_prompt_length": 512, "max_completion_length": 1024}
-    found = read({**said, "reward_funcs": ["format"], "use_vllm": True}, "a")
+    found = read({**said, "reward_funcs": ["format"], "use_vllm": True, "vllm_mode": "server"}, "a")
     assert (found.runtime, found.unknown) == ("trl", ())
     assert {**found.fields} == {"objective": "grpo", "prompt_len": 512, "seq_len": 1536}
     assert read({**said, "beta": 0.04}, "a").fields["objective"] == "grpo-kl"
     assert read({**said, "loss_type": "dr_grpo"}, "a").fields["objective"] == "grpo"
-    assert any("vLLM is not counted" in note for note in found.notes)
     with pytest.raises(ConfigError, match="max_completion_length is 'x'"):
         read({**said, "max_completion_length": "x"}, "a")
 

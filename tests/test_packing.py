@@ -14,6 +14,7 @@ from oomph.job import TrainJob
 from oomph.objectives.sft import told_apart
 from oomph.play import play
 from oomph.runtimes import runtime
+from oomph.runtimes.base import Versions
 from oomph.runtimes.config_file import read
 
 COLLATORS = json.loads((Path(__file__).parent / "collators.json").read_text())["batches"]
@@ -73,6 +74,29 @@ def test_batches_are_those_of_the_frameworks_collators(name: str) -> None:
         assert {key: (list(shape), dtype) for key, (shape, dtype) in ours.items()} == {
             key: (shape, DTYPES.get(dtype, dtype)) for key, (shape, dtype) in batch.items()
         }
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "versions", "expected"),
+    [
+        ("trl", {"packing": True}, "", (True, "lengths")),
+        ("trl", {"packing": True}, "trl 1.4.0", (True, "positions")),
+        ("trl", {"packing": True}, "trl 0.18.2", (False, "positions")),
+        ("trl", {"packing": True, "padding_free": False, "packed_by": "positions"}, "", (False, "positions")),
+        ("axolotl", {"packing": True, "attention": "flash_attention_2"}, "", (True, "positions")),
+        ("axolotl", {"packing": True}, "", (False, "positions")),
+        ("llama-factory", {"packing": True}, "", (False, "mask")),
+        ("llama-factory", {"packing": True, "attention": "flash_attention_2"}, "", (False, "positions")),
+        ("swift", {"packing": True, "attention": "flash_attention_2"}, "", (True, "positions")),
+        ("trl", {}, "", (False, "positions")),
+    ],
+)
+def test_a_frameworks_collator_goes_with_packing(
+    name: str, options: dict[str, Any], versions: str, expected: tuple[bool, str]
+) -> None:
+    """What is typed beside --framework wins; older releases of TRL hand on less."""
+    job = runtime(name).job(Versions.found_in(versions), **options)
+    assert (job.padding_free, job.packed_by) == expected
 
 
 def test_packing_of_llama_factory_is_found_by_flash_attn_in_one_row() -> None:

@@ -133,7 +133,7 @@ def test_an_axolotl_config_is_a_job() -> None:
          {"seq_len": 99, "rank": 4, "batch": 2, "implementation": "fused", "loss": "torchtune"}),
         ({"base_model": "mistralai/Mixtral-8x7B-v0.1", "micro_batch_size": 1, "adapter": "qlora", "load_in_4bit": True,
           "quantize_moe_experts": True, "lora_target_modules": ["q_proj", "o_proj"]}, "axolotl",
-         {"method": "qlora", "quantised_experts": True, "targets": "q_proj,o_proj"}),
+         {"method": "lora", "quantization": "nf4-dq", "quantised_experts": True, "targets": "q_proj,o_proj"}),
         ({"compute_environment": "LOCAL_MACHINE", "mixed_precision": "bf16", "num_processes": 1}, "trainer",
          {"precision": "amp-bf16"}),
         ({"finetuning_type": "full", "use_galore": True, "optim": "adamw_8bit", "galore_layerwise": True,
@@ -164,7 +164,8 @@ def test_an_axolotl_config_is_a_job() -> None:
         ({"finetuning_type": "full", "use_adam_mini": True, "optim": "adamw_torch"}, "llama-factory",
          {"optimizer": "adam-mini", "implementation": "foreach"}),
         ({"finetuning_type": "lora", "quantization_bit": 4, "use_unsloth": True, "bf16": True}, "llama-factory",
-         {"method": "qlora", "kernels": "unsloth", "checkpointing": "unsloth", "loss": "unsloth"}),
+         {"method": "lora", "quantization": "nf4-dq", "kernels": "unsloth", "checkpointing": "unsloth",
+          "loss": "unsloth"}),
         ({"per_device_train_batch_size": 2, "max_grad_norm": 0.0, "use_liger_kernel": True}, "trainer",
          {"clip_gradients": False, "loss": "liger", "kernels": "liger"}),
         ({"base_model": "x", "micro_batch_size": 1, "liger_rope": True, "liger_rms_norm": True,
@@ -344,12 +345,98 @@ def test_litgpt_trains_a_quantised_base_with_a_paged_optimizer() -> None:
 
 
 def test_dora_is_read_with_the_base_it_goes_with() -> None:
-    """On 4 bits it is prepared as QLoRA is; rsLoRA, a number that LoRA is scaled by, moves no byte."""
+    """On 4 bits where they are said; rsLoRA, a number that LoRA is scaled by, moves no byte."""
     trl = {"max_length": 512, "use_peft": True, "use_rslora": True}
     assert read({**trl, "use_dora": True}, "a").fields["method"] == "dora"
-    narrow = read({**trl, "use_dora": True, "load_in_4bit": True}, "a")
+    narrow = read({**trl, "use_dora": True, "load_in_4bit": True, "use_bnb_nested_quant": True}, "a")
     assert (narrow.fields["method"], narrow.fields["quantization"], narrow.unknown) == ("dora", "nf4-dq", ())
     assert read({**trl, "use_dora": False}, "a").fields["method"] == "lora"
+
+
+TRL = {"max_length": 512, "use_peft": True}
+AXO = {"base_model": "x", "micro_batch_size": 1}
+FULL, LORA = {"finetuning_type": "full"}, {"finetuning_type": "lora"}
+
+
+@pytest.mark.parametrize(
+    ("config", "job"),
+    [
+        # TRL prepares no base, and its scales stay fp32; axolotl casts what PEFT's preparation made fp32 back.
+        ({**TRL, "load_in_4bit": True}, {"quantization": "nf4", "kbit_preparation": False, "targets": "default"}),
+        ({**TRL, "load_in_4bit": True, "bnb_4bit_quant_type": "fp4", "use_bnb_nested_quant": True},
+         {"quantization": "fp4-dq"}),
+        ({**TRL, "load_in_4bit": True, "dtype": "bfloat16", "bf16": True},
+         {"precision": "bf16", "autocast": True, "adapter_dtype": "base"}),
+        ({**TRL, "load_in_8bit": True}, {"quantization": "int8", "kbit_preparation": False}),
+        ({**AXO, "adapter": "qlora", "load_in_4bit": True},
+         {"quantization": "nf4-dq", "kbit_preparation": False}),
+        ({**AXO, "adapter": "qlora", "bnb_config_kwargs": {"bnb_4bit_use_double_quant": False}},
+         {"quantization": "nf4"}),
+        ({**LORA, "quantization_bit": 4, "bf16": True, "quantization_method": "bnb"},
+         {"quantization": "nf4-dq", "kbit_preparation": False, "adapter_dtype": "fp32", "targets": "all-linear"}),
+        ({**LORA, "quantization_bit": 8, "double_quantization": False}, {"quantization": "int8"}),
+        # LLaMA-Factory makes fp32 what trains, which is all in full fine-tuning, unless pure_bf16.
+        ({**FULL, "bf16": True}, {"precision": "amp-bf16", "fp32_outputs": True}),
+        ({**LORA, "bf16": True}, {"precision": "bf16", "autocast": True, "adapter_dtype": "fp32"}),
+        ({**FULL, "pure_bf16": True}, {"precision": "bf16", "autocast": False, "fp32_outputs": False}),
+        ({**FULL, "disable_gradient_checkpointing": True}, {"checkpointing": "none"}),
+        ({**FULL, "use_reentrant_gc": False, "disable_gradient_checkpointing": False},
+         {"checkpointing": "non-reentrant"}),
+        ({**FULL, "use_unsloth_gc": True, "torch_compile": False}, {"checkpointing": "unsloth", "compile": False}),
+        ({**LORA, "additional_target": "embed_tokens, lm_head"}, {"modules_to_save": "embed_tokens,lm_head"}),
+        ({**AXO, "lora_modules_to_save": ["lm_head"], "adapter": "lora"}, {"modules_to_save": "lm_head"}),
+        ({**TRL, "lora_modules_to_save": ["lm_head"]}, {"modules_to_save": "lm_head"}),
+        ({"output_dir": "x", "activation_checkpointing": True,
+          "activation_checkpointing_kwargs": {"use_reentrant": True}}, {"checkpointing": "reentrant"}),
+        # What from_pretrained is given; bf16 is on in TRL whatever the weights are.
+        ({**TRL, "model_init_kwargs": {"dtype": "bfloat16", "attn_implementation": "flash_attention_2"}},
+         {"precision": "bf16", "autocast": True, "attention": "flash_attention_2"}),
+        ({**TRL, "dtype": "auto", "bf16": False}, {"precision": "bf16", "autocast": False, "fp32_outputs": False}),
+        ({**TRL, "dtype": "auto", "bf16": True}, {"precision": "bf16", "autocast": True}),
+        ({**TRL, "bf16": False}, {"precision": "fp32"}),
+        ({**TRL, "fp16": True, "dtype": "float32"}, {"precision": "amp-fp16"}),
+        ({**TRL, "loss_type": "dapo", "max_prompt_length": 200, "max_completion_length": 300, "use_vllm": True,
+          "vllm_mode": "server", "num_generations": 8}, {"prompt_len": 200, "seq_len": 500, "objective": "grpo"}),
+        ({**AXO, "plugins": ["axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin"], "bf16": True},
+         {"loss": "cut"}),
+        # transformers 5 gives a model the Trainer's use_cache, which is off; TRL passes it by.
+        ({"output_dir": "x"}, {"use_cache": False}),
+        ({"output_dir": "x", "use_cache": True}, {"use_cache": True}),
+        ({**TRL, "use_cache": True}, {"use_cache": False}),
+    ],
+)  # fmt: skip
+def test_keys_mean_what_their_framework_makes_of_them(config: dict[str, Any], job: dict[str, Any]) -> None:
+    """Fields of the job with the program's defaults, read in its sources; no key is left over."""
+    found = read(config, "config")
+    assert found.unknown == ()
+    made = runtime(found.runtime).job(**found.fields)
+    assert {name: getattr(made, name) for name in job} == job
+
+
+def test_the_trainer_left_caches_to_models_before_transformers_5() -> None:
+    """Trainer.__init__ sets config.use_cache since 5.0."""
+    old = Versions.found_in("transformers 4.57.6")
+    assert (runtime("trainer").job(old).use_cache, runtime("trainer").job().use_cache) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({**TRL, "use_vllm": True}, "use_vllm is not modelled: vLLM takes its share of the same GPU"),
+        ({**TRL, "label_smoothing_factor": 0.1}, "label_smoothing_factor is not modelled"),
+        ({**TRL, "model_init_kwargs": {"quantization_config": {"bits": 4}}}, "quantization_config is not modelled"),
+        ({**TRL, "load_in_4bit": True, "bnb_4bit_quant_type": "int3"}, "bnb_4bit_quant_type 'int3'"),
+        ({**AXO, "plugins": ["axolotl.integrations.kd.KDPlugin"]}, "KDPlugin"),
+        ({**LORA, "use_llama_pro": True}, "blocks that are added"),
+        ({**LORA, "additional_target": 3}, "additional_target is no list"),
+        ({**AXO, "adapter": "qlora", "bnb_config_kwargs": 3}, "bnb_config_kwargs is 3"),
+        ({**AXO, "plugins": "x"}, "plugins is 'x'"),
+    ],
+)
+def test_keys_that_move_memory_are_refused_by_name(config: dict[str, Any], words: str) -> None:
+    """What is not modelled, and what no framework takes."""
+    with pytest.raises((UnsupportedError, ConfigError), match=words):
+        read(config, "config")
 
 
 @pytest.mark.parametrize("name", RUNTIMES)

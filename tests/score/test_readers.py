@@ -36,7 +36,8 @@ def reasons(row: dict[str, Any]) -> set[str | None]:
         ("mistral-7b", "transformers 4.45.2", "flash_attention_2", True),
         ("mistral-7b", "transformers 4.48.1", "flash_attention_2", False),
         ("llama-2-7b", "transformers 4.45.2", "flash_attention_2", False),
-        ("gpt-oss-20b", "transformers 4.56.0", "flash", False),
+        ("gpt-oss-20b", "transformers 4.56.0", "flash_attention_2", False),
+        ("chatglm3-6b", "transformers 4.56.0", "flash", False),
     ],
 )
 def test_flash_attn_is_called_as_the_class_of_a_version_does(

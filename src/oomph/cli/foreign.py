@@ -8,6 +8,7 @@ import click
 FLAGS = {
     "activation-offloading": "--activation-offload trl",
     "apollo-rank": "--optim-rank",
+    "attn-impl": "--attention",
     "attn-implementation": "--attention",
     "batch-size": "--batch",
     "bf16": "--precision bf16",

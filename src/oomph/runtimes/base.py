@@ -75,6 +75,8 @@ class Runtime:
     defaults: Callable[[Versions], Defaults]
     quantised: Callable[[Versions], Defaults] = lambda versions: {}  # more of them on a quantised base
     whole: Callable[[Versions], Defaults] = lambda versions: {}  # where all weights train
+    # More of them where rows are packed, which the attention that is asked for may decide.
+    packed: Callable[[Versions, str], Defaults] = lambda versions, attention: {}
     # What is different for an objective beyond sft; None where such a job is not modelled as this program runs it.
     of_objective: Callable[[str, Versions], Defaults] | None = None
 
@@ -106,6 +108,8 @@ class Runtime:
         known = {**known, **(self.quantised(versions) if narrow else {})}
         method = given.get("method") or (known["method"].value if "method" in known else "full")
         known = {**known, **(self.whole(versions) if method == "full" else {})}
+        if given.get("packing") or given.get("padding_free"):
+            known = {**known, **self.packed(versions, given.get("attention", "flash"))}
         kind = KINDS.get(given.get("optimizer") or (known["optimizer"].value if "optimizer" in known else ""))
         in_backward = bool(given.get("optimizer_in_backward")) or (kind is not None and kind.in_backward)
 

@@ -106,7 +106,7 @@ def read(config: Mapping[str, Any], where: str) -> ConfigFile:
     if name is None:
         known = "; ".join(f"{name}: {', '.join(wanted)}" for name, wanted in KNOWN_BY)
         raise ConfigError(f"{where} has the keys of no framework that oomph reads.", f"Told by {known}.")
-    flat = flattened(config) if name == "torchtune" else dict(config)
+    flat = _flat(name, config)
     said = Said(where, flat)
     fields: dict[str, Any] = {}
     for key, reader in keys.READERS[name].items():
@@ -127,6 +127,17 @@ def read(config: Mapping[str, Any], where: str) -> ConfigFile:
         tuple(f"{key}: {why}." for key, why in harmless_keys.NOTES.get(name, {}).items() if flat.get(key)),
         _untold(name, flat, fields),
     )
+
+
+def _flat(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config's keys on one level: torchtune's are nested, TRL's hold what from_pretrained is given."""
+    if name == "torchtune":
+        return flattened(config)
+    loading = config.get("model_init_kwargs") if name == "trl" else None
+    if not isinstance(loading, Mapping):
+        return dict(config)
+    rest = {key: value for key, value in config.items() if key != "model_init_kwargs"}
+    return {**{str(key): value for key, value in loading.items()}, **rest}
 
 
 def _unread(name: str, config: Mapping[str, Any]) -> tuple[str, ...]:

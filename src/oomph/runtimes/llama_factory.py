@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from oomph.job_words import FLASH_ATTN
 from oomph.runtimes import trainer
 from oomph.runtimes.base import Default, Defaults, Runtime, Versions
 
@@ -31,4 +32,13 @@ def whole(versions: Versions) -> Defaults:
     }
 
 
-RUNTIME = Runtime("llama-factory", "LLaMA-Factory", "LLaMA-Factory, src/llamafactory/hparams", defaults, whole=whole)
+def packed(versions: Versions, attention: str) -> Defaults:
+    """Return how neat_packing tells sequences apart."""
+    if attention in FLASH_ATTN:
+        return {}
+    return {"packed_by": Default("mask", "neat_packing makes a mask of its own where flash-attn is not asked for")}
+
+
+RUNTIME = Runtime(
+    "llama-factory", "LLaMA-Factory", "LLaMA-Factory, src/llamafactory/hparams", defaults, whole=whole, packed=packed
+)

@@ -32,4 +32,9 @@ def defaults(versions: Versions) -> Defaults:
     }
 
 
-RUNTIME = Runtime("swift", "ms-swift", "ms-swift, llm/utils/argument.py", defaults)
+def packed(versions: Versions, attention: str) -> Defaults:
+    """Return how packed rows come: `packing` switches padding_free on (ms-swift 4.6, arguments/sft_args.py)."""
+    return {"padding_free": Default(True, "packing switches padding_free on")}
+
+
+RUNTIME = Runtime("swift", "ms-swift", "ms-swift, llm/utils/argument.py", defaults, packed=packed)

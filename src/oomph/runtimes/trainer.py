@@ -8,6 +8,7 @@ from oomph.runtimes.base import Default, Defaults, Runtime, Versions
 
 KEPT_SOFTMAX_INPUTS_BEFORE = (1, 11)  # torch: pytorch pull request 65242
 DENOMINATORS_IN_PLACE_SINCE = (2, 1)  # torch: torch/optim/adamw.py, _multi_tensor_adamw
+NO_CACHE_SINCE = (5, 0)  # transformers whose Trainer gives a model its own use_cache
 FUSED_SINCE = (2, 8)  # torch from which on the default optimizer is adamw_torch_fused
 
 
@@ -58,7 +59,9 @@ def defaults(versions: Versions) -> Defaults:
         "loss": Default(model_loss(versions), "what transformers of this version computes"),
         "clip_gradients": Default(True, "max_grad_norm is 1.0"),
         "hold_logits": Default(False, "compute_loss returns the loss alone, outputs die before backward"),
-        "use_cache": Default(True, "a config's use_cache is True; checkpointing switches it off"),
+        "use_cache": Default(False, "the Trainer's use_cache is off")
+        if versions.at_least("transformers", *NO_CACHE_SINCE)
+        else Default(True, "a config's use_cache is True; checkpointing switches it off"),
         "implementation": Default(way, f"optim is adamw_torch{'_fused' * (way == 'fused')}: {way} with this torch"),
     }
 

@@ -11,6 +11,7 @@ from oomph.runtimes.base import Default, Defaults, Runtime, Versions
 FUSED_HEAD = (1, 15)  # TRL from which on all trainers have it
 CHUNKED_NLL = (1, 7)  # from which on to there SFTTrainer's default was chunked_nll; up to 1.12 in fp32
 
+BEST_FIT_SINCE, LENGTHS_SINCE = (0, 19), (1, 16)  # TRL whose packing is best-fit, whose collator makes cu_seq_lens
 FIRST_PPO, LAST_PPO = (0, 16), (1, 12)  # TRL whose PPOTrainer is played
 AUTOCAST_SINCE = (0, 20)  # from which on its bf16 is on
 
@@ -30,6 +31,16 @@ def defaults(versions: Versions) -> Defaults:
         found["loss"] = Default("fused-head", "loss_type is nll, which TRL computes with its fused head")
     elif versions.at_least("trl", *CHUNKED_NLL):
         found["loss"] = Default("chunked-nll", "loss_type is chunked_nll")
+    return found
+
+
+def packed(versions: Versions, attention: str) -> Defaults:
+    """Return how SFTTrainer hands on packed rows: best-fit packing, the default since 0.19, makes one of a batch."""
+    found = {}
+    if versions.at_least("trl", *BEST_FIT_SINCE):
+        found["padding_free"] = Default(True, "packing_strategy is bfd, which lays all rows of a batch out as one")
+    if versions.at_least("trl", *LENGTHS_SINCE):
+        found["packed_by"] = Default("lengths", "its collator says where sequences begin")
     return found
 
 
@@ -91,4 +102,6 @@ def _of_ppo(versions: Versions) -> Defaults:
     }
 
 
-RUNTIME = Runtime("trl", "TRL's trainers", "trl, trainer/*_config.py", defaults, of_objective=of_objective)
+RUNTIME = Runtime(
+    "trl", "TRL's trainers", "trl, trainer/*_config.py", defaults, packed=packed, of_objective=of_objective
+)
