@@ -44,22 +44,22 @@ TRAINED = (
     "llama-3.1-8b --method lora --lengths 500±300",
 )
 PLANNED = (
-    "llama-3.1-8b",
-    "llama-3.1-8b --method lora --objective dpo --seq 8192",
-    "llama-3.2-1b --objective ppo --prompt-len 1024 --batch 8",
-    "qwen2.5-72b --method qlora",
+    "llama-3.1-8b train --gpu rtx-4090",
+    "llama-3.1-8b train --method lora --objective dpo --seq 8192 --gpu rtx-4090",
+    "llama-3.2-1b train --objective ppo --prompt-len 1024 --gpu h100",
+    "qwen2.5-72b train --method qlora --gpu rtx-4090",
 )
 LARGEST = (
-    "llama-3.1-8b --method lora --checkpointing non-reentrant",
-    "llama-3.2-1b --objective grpo --prompt-len 512",
-    "mixtral-8x7b-v0.1 --method qlora --checkpointing non-reentrant",
+    "llama-3.1-8b train --method lora --checkpointing non-reentrant",
+    "llama-3.2-1b train --objective grpo --prompt-len 512",
+    "mixtral-8x7b-v0.1 train --method qlora --checkpointing non-reentrant",
 )
 COMMANDS = (
     "--help",
     "train --help",
     *(f"train {one} --gpu h100" for one in TRAINED),
-    *(f"plan {one.replace(' ', ' train ', 1) if ' ' in one else one + ' train'} --gpu rtx-4090" for one in PLANNED),
-    *(f"max {one.replace(' ', ' train ', 1)} --gpu h100" for one in LARGEST),
+    *(f"plan {one}" for one in PLANNED),
+    *(f"max {one} --gpu h100" for one in LARGEST),
 )
 
 

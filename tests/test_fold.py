@@ -23,6 +23,7 @@ from oomph.play import play, train_step
 from oomph.steps import grid, step
 from oomph.structure import decoder_stack
 from oomph.tape.tape import Place
+from tests.configs import LLAMA_3_8B
 from tests.tape.grid import config, infer_job
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2")
@@ -316,3 +317,17 @@ def test_folding_one_job_loads_neither_numpy_nor_torch() -> None:
     """A single estimate needs nothing but Python."""
     code = "import sys, oomph.fold; assert not {'numpy', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("job", [
+    TrainJob(1, 2560, checkpointing="unsloth"),
+    TrainJob(1, 2560, checkpointing="unsloth", method="qlora"),
+    TrainJob(1, 2560, checkpointing="unsloth", method="lora", kernels="unsloth", loss="unsloth"),
+])  # fmt: skip
+def test_layers_before_the_last_of_unsloths_checkpoints(job: TrainJob) -> None:
+    """The last layer's input stays on the device, so that two layers at the end are not like the others."""
+    small = {"hidden_size": 512, "intermediate_size": 96, "vocab_size": 999, "num_attention_heads": 4}
+    model = model_from_config({**LLAMA_3_8B, **small, "num_key_value_heads": 2, "num_hidden_layers": 9})
+    folded, full = step(model, job), train_step(model, job)
+    assert folded.folded
+    assert (folded.peak, folded.resident) == (full.peak, full.resident)

@@ -105,6 +105,8 @@ def shallow(model: Model, job: Job, layers: Size, more: int = 1) -> tuple[int, i
     ends = len(repeating.period) + every
     if isinstance(job, TrainJob) and job.activation_offload in ("trl", "torchtune"):
         ends += OFFLOADED_BEHIND
+    if isinstance(job, TrainJob) and job.checkpointing == "unsloth":
+        ends += 1  # what the last one begins with stays on the device, so the one before it ends otherwise
     if isinstance(job, TrainJob) and job.method == "lisa":
         ends += job.active_layers  # the first ones train, those that repeat do not
     depth = repeating.fixed + period + ends + (rest - ends) % period
