@@ -81,6 +81,7 @@ def test_every_value_of_every_input_occurs(kind: type) -> None:
     missing["objective"] = set(get_args(Objective)) - {"sft"}
     missing |= {"task": {"embedding"}, "pooling": {"mean", "cls", "lasttoken"}, "normalize": {False}}
     missing["sentence_transformers"] = {"5"}
+    missing |= {"padding_free": {True}, "packed_by": {"lengths", "mask"}}  # of collators, for flash-attn
     missing["teacher_dtype"] = {"bf16", "fp16", "fp32"}
     missing["reference"] = set(get_args(Reference)) - {"default"}
     # LitGPT's own, and those of PEFT that few people use.

@@ -44,7 +44,7 @@ def recipe(sheet: Sheet, *sizes: Any) -> Recipe:
 
     classes = Classes("model.layers")
     for at, size in enumerate(sizes):
-        classes.numbers[size, str(at), (), "bf16", "", ""] = at
+        classes.numbers[size, str(at), (), "bf16", "", "", 1] = at
     return written(sheet, classes, (), 0, 0, 0)
 
 

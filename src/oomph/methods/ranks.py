@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from oomph.blocks.base import Block, Part, rewritten
 from oomph.errors import UsageError, close_matches
 from oomph.methods.targets import matches
 
@@ -42,8 +43,17 @@ def rank_at(path: str, job: TrainJob) -> Size:
 
 def check_names(model: Model, job: TrainJob) -> None:
     """Refuse a name that no map of the model has, which PEFT passes by in silence."""
-    paths = [weight.name.removesuffix(".weight") for weight in model.weights]
-    for name in parsed(job.rank_pattern):
+    paths: list[str] = []
+
+    def note(path: str, part: Part) -> Part:
+        if isinstance(part, Block):
+            paths.append(path)
+        return part
+
+    pattern = parsed(job.rank_pattern)
+    for path, part in model.parts.items() if pattern else ():
+        rewritten(part, note, path)
+    for name in pattern:
         if not any(matches(path, (name,)) for path in paths):
-            known = {path.rpartition(".")[2] for path in paths}
+            known = {path.rpartition(".")[2] for path in paths} - {"*", ""}
             raise UsageError(f"The model has no map {name[:80]!r} to give a rank.", close_matches(name, known))
