@@ -162,13 +162,10 @@ def backward(loss: Sym) -> None:
 
     Raises UsageError for a scalar that does not depend on anything that trains, as torch refuses it.
     """
-    tape = loss.tape
-    if loss.node is None:
-        fix = "Train other parts, or give it what they read: --images 1, for a tower's or a projector's."
-        raise UsageError("The loss depends on nothing that trains.", fix)
+    tape, start = loss.tape, _start(loss)
     with tape.no_grad():
         root = new(tape, (), loss.dtype, op="ones_like")  # lives until the pass is over
-        run_engine(tape, _start(loss), [root])
+        run_engine(tape, start, [root])
         del root
         tape.scope = ""
 
@@ -177,7 +174,8 @@ def _start(loss: Sym) -> Target:
     """Return where a backward pass begins: a leaf's gradient ends there at once, and is told to its hook."""
     edge = _edge(loss)
     if edge is None:
-        raise AssertionError("a loss wants a gradient")
+        fix = "Train other parts, or give it what they read: --images 1, for a tower's or a projector's."
+        raise UsageError("The loss depends on nothing that trains.", fix)
     return edge[0]
 
 
