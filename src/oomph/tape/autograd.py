@@ -1,7 +1,8 @@
 """torch's autograd engine, mirrored: what is saved, which node runs next, when each gradient is born and dies.
 
 The details that decide bytes (torch/csrc/autograd/engine.cpp, input_buffer.cpp, functions/accumulate_grad.h):
-- The next node is the ready one with the highest sequence number, that is, recorded last; AccumulateGrad runs at once.
+- The next node is the ready one with the highest sequence number, that is, recorded last; AccumulateGrad runs at once,
+  several of them in the order that a heap gives (ready.py).
 - A node's saved tensors are released after it ran, its inputs before its outputs are passed on.
 - A tensor used twice has its gradients summed; in place if the first sum is uniquely owned and no view.
 - AccumulateGrad steals the first gradient if nobody else holds it and its layout is the parameter's, else copies it.
