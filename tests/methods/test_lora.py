@@ -19,6 +19,7 @@ from oomph.units import GIB
 from tests.configs import LLAMA_3_8B
 from tests.referee import models
 from tests.tape.grid import compare
+from tests.tape.hybrids import deep
 
 MODEL = model_from_config(LLAMA_3_8B)
 FULL = 411_321_344  # bytes a layer saves in full fine-tuning
@@ -144,6 +145,37 @@ def test_an_adapter_on_the_head_equals_the_trace(options: dict[str, Any]) -> Non
     parting, ours, theirs = compare(raw, TrainJob(seq_len=37, method="lora", targets="lm_head,q_proj", **options))
     assert parting is None, str(parting)
     assert ours == theirs
+
+
+GEMMA2: dict[str, Any] = {**models.GEMMA2, "tie_word_embeddings": False}
+BOUNDED: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    (GEMMA2, {"method": "lora", "adapter_dropout": 0.1, "precision": "amp-bf16"}),
+    (GEMMA2, {"method": "oft", "accumulation": 2}),
+    ({**GEMMA2, "model_type": "granite"}, {"method": "lora-fa"}),
+    ({**deep("recurrent_gemma", 3), "tie_word_embeddings": False}, {"method": "lora"}),
+    ({**deep("falcon_h1", 2), "tie_word_embeddings": False}, {"method": "dora"}),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("raw", "options"), BOUNDED, ids=[f"{raw['model_type']}-{o['method']}" for raw, o in BOUNDED])
+def test_logits_of_an_adapted_head_are_bounded_or_scaled_as_the_trace_has_it(
+    raw: dict[str, Any], options: dict[str, Any]
+) -> None:
+    """What follows a head follows its adapter too: a tanh, a factor, whichever method it is."""
+    parting, ours, theirs = compare(raw, TrainJob(seq_len=5, targets="lm_head", **options))
+    assert parting is None, str(parting)
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("method", ["lora", "ia3", "oft"])
+def test_a_tanh_behind_an_adapted_head_keeps_its_result(method: Any) -> None:
+    """Gemma 2's, one more tensor of logits in 16 bits until the backward pass."""
+    job, raw = TrainJob(1, 8, method=method, targets="lm_head"), {**GEMMA2, "vocab_size": 1024}
+    bounded, plain = (
+        train_step(model_from_config({**raw, "final_logit_softcapping": cap}), job) for cap in (30.0, None)
+    )
+    assert bounded.live[bounded.forward_end] - plain.live[plain.forward_end] == 2 * 8 * 1024
 
 
 RANKS: dict[str, Any] = {"targets": "q_proj,v_proj,down_proj", "rank": 4, "rank_pattern": "v_proj=16, mlp.down_proj=2"}

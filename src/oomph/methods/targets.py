@@ -157,8 +157,8 @@ def _hit(path: str, block: Block, names: tuple[str, ...] | None) -> str | None:
 
 
 def _is_plain_head(block: Part) -> bool:
-    """Tell whether a block is a language head with a table of its own, whose logits are left as they are."""
-    return type(block) is Head and not (block.tied or block.scaled or block.softcap)
+    """Tell whether a block is a language head with a table of its own."""
+    return type(block) is Head and not block.tied
 
 
 def inner(part: Part) -> Part:

@@ -174,7 +174,7 @@ def causal_lm(
     m: Bound, input_ids: Sym, labels: Sym | None, checkpointing: Checkpointing, model_type: str, **given: Any
 ) -> Any:
     """Mirror BambaForCausalLM.forward, or GraniteMoeHybridForCausalLM.forward, whose logits are scaled."""
-    if model_type == GRANITE and "lora_A" not in m.lm_head.parts:
+    if model_type == GRANITE:
         m.tape.head = "scaled"
     body = granite if model_type == GRANITE else bamba
     return language_model(body, "model", "embed_tokens")(m, input_ids, labels, checkpointing, model_type, **given)

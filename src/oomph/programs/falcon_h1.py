@@ -184,6 +184,5 @@ def causal_lm(
     m: Bound, input_ids: Sym, labels: Sym | None, checkpointing: Checkpointing, model_type: str, **given: Any
 ) -> Any:
     """Mirror FalconH1ForCausalLM.forward, whose logits are scaled."""
-    if "lora_A" not in m.lm_head.parts:
-        m.tape.head = "scaled"
+    m.tape.head = "scaled"
     return language_model(model, "model", "embed_tokens")(m, input_ids, labels, checkpointing, model_type, **given)

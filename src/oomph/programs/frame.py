@@ -141,7 +141,7 @@ def headless(body: Body, base: str) -> Callable[..., Any]:
 
 def project(head: Bound, hidden_states: Sym, table: Sym, labels: Sym | None) -> tuple[Sym | None, Sym | None]:
     """Return loss and logits, with the embedding's `table` as the head's weight where it is tied to it."""
-    if "lora_A" in head.parts:
+    if "base_layer" in head.parts:
         return adapted_head_and_loss(head, hidden_states, labels)
     weight, bias = head.parts["weight"], head.parts["bias"]
     weight = table if weight is None else weight

@@ -304,6 +304,6 @@ def scored(
 ) -> tuple[Sym | None, Sym | None]:
     """Mirror what FooForCausalLM.forward does with the last hidden state: loss and logits."""
     hidden_states = kept(hidden_states, logits_to_keep)
-    if "lora_A" not in lm_head.parts:
-        lm_head.tape.head = "softcap" if lm_head.softcap else "scaled" if lm_head.scaled else ""
+    head = lm_head.parts.get("base_layer", lm_head)  # beside which an adapter may stand
+    lm_head.tape.head = "softcap" if head.softcap else "scaled" if head.scaled else ""
     return project(lm_head, hidden_states, table, labels)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from oomph import ops
 from oomph.losses import check_loss, end_of_model, hf
-from oomph.losses.logits import projected
+from oomph.losses.logits import logits_of, projected
 from oomph.losses.shifted import shifted_loss
 from oomph.methods.qat import rounded_linear
 from oomph.tape.activation_offload import staying
@@ -30,8 +32,7 @@ def causal_lm_loss(logits: Sym, labels: Sym) -> Sym:
 
 def adapted_head_and_loss(head: Bound, hidden_states: Sym, labels: Sym | None) -> tuple[Sym | None, Sym]:
     """Return the class's own loss, None without labels, of the logits that a head with an adapter makes."""
-    with staying(head.tape, "head"):
-        logits: Sym = head(hidden_states)
+    logits = logits_of(head.tape, partial(head, hidden_states))
     return None if labels is None else causal_lm_loss(logits, labels), logits
 
 

@@ -254,6 +254,5 @@ def causal_lm(
     m: Bound, input_ids: Sym, labels: Sym | None, checkpointing: Checkpointing, model_type: str, **given: Any
 ) -> Any:
     """Mirror RecurrentGemmaForCausalLM.forward, whose logits a tanh bounds."""
-    if "lora_A" not in m.lm_head.parts:
-        m.tape.head = "softcap at once"
+    m.tape.head = "softcap at once"
     return language_model(model, "model", "embed_tokens")(m, input_ids, labels, checkpointing, model_type, **given)
