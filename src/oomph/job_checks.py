@@ -21,7 +21,7 @@ ALL_AT_ONCE = (*TWO_OPTIMIZERS, "adamw-master", "q_galore_adamw8bit")  # that do
 SIXTEEN_BIT_LOSSES = frozenset(
     {"cut", "liger-fms", "unsloth"}
 )  # whose products fail with, or whose kernels refuse, fp32 weights
-FOUR_BIT = ("nf4", "fp4")  # what bitsandbytes quantises stacked experts to
+FOUR_BIT = ("nf4", "fp4")  # what bitsandbytes quantises to 4 bits, stacked experts too
 CODE_BITS = {"quanto": (2, 4), "hqq": (1, 2, 3, 4, 8)}  # of caches that are quantised to integers
 THREE_BITS = 3
 PLAYED_STAGES = 2  # of DeepSpeed's ZeRO
@@ -386,6 +386,11 @@ def _check_unsloth(job: TrainJob) -> None:
     if job.precision not in ("bf16", "fp16") or job.kbit_preparation:
         raise UsageError(
             "Unsloth keeps all but adapters in 16 bit.", "Take precision bf16, without --kbit-preparation."
+        )
+    if job.quantization != "none" and not job.quantization.startswith(FOUR_BIT):
+        raise UsageError(
+            f"oomph plays Unsloth's kernels on weights in 16 bit or bitsandbytes' 4 bit, not on {job.quantization}.",
+            "Take quantization nf4 or none, or other --kernels.",
         )
     if job.adapter_dropout or job.modules_to_save:
         what = "dropout on adapters or copies of modules"

@@ -144,10 +144,13 @@ def test_what_does_not_go_together_is_refused(options: dict[str, Any], message: 
 
 
 def test_models_whose_part_is_not_played_are_refused() -> None:
-    """TRL adds the loss of a mixture's router."""
+    """TRL adds the loss of a mixture's router; distillation reads the head's weight alone."""
     mixture = LLAMA | {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}
     with pytest.raises(UnsupportedError, match="router"):
         step(model_from_config(mixture), pairs())
+    job = pairs(objective="distill", prompt_len=9, method="lora", targets="lm_head")
+    with pytest.raises(UnsupportedError, match="adapter on the head"):
+        step(model_from_config(LLAMA | {"tie_word_embeddings": False}), job)
 
 
 def test_trl_says_what_a_job_of_pairs_takes() -> None:

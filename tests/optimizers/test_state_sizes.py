@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,9 +10,11 @@ import pytest
 from oomph.errors import UnsupportedError
 from oomph.families import model_from_config
 from oomph.job import TrainJob
+from oomph.optimizers import muon
 from oomph.optimizers.settings import named
 from oomph.peak import by_group
 from oomph.steps import step
+from oomph.tape.sym import Sym
 from oomph.tape.testing import cost, frozen
 from tests.referee import models
 
@@ -128,6 +131,15 @@ def test_packed_maps_are_no_matrices_for_an_optimizer(optimizer: str) -> None:
     """GPTQ's map has codes in the place of a weight: what is projected, or made orthogonal, are adapters alone."""
     base: dict[str, Any] = {"method": "lora", "quantization": "gptq-4bit-g128", "targets": "q_proj,v_proj"}
     assert kept(played(MISTRAL_7B, optimizer=optimizer, **base), "optimizer") > 0
+
+
+def test_muon_passes_by_matrices_without_gradients() -> None:
+    """Where none of them has one nothing is allocated."""
+
+    def update(one: Sym) -> None:
+        muon.step(replace(named("muon"), targets={one.storage.ordinal}), [one], [[one]])
+
+    assert cost(update, frozen(4, 256)).allocated == 0
 
 
 def test_apollo_projects_matrices_of_one_row() -> None:

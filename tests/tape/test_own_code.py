@@ -59,6 +59,12 @@ def test_the_first_baichuan_is_refused() -> None:
         step(model_from_config(raw), TrainJob(1, 8))
 
 
+def test_baichuan_s_head_has_no_adapter() -> None:
+    """NormHead is no nn.Linear, for which PEFT has one."""
+    with pytest.raises(UnsupportedError, match="no adapter"):
+        step(model_from_config(ROWS[0]["config"]), TrainJob(1, 8, method="lora", targets="lm_head"))
+
+
 def test_what_internlm2_cannot_be_asked() -> None:
     """Flash attention of padded batches, and caches of keys."""
     model = model_from_config(LAST["internlm2"]["config"])

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from oomph.blocks.base import Block, Module, Part, Rewritten, Stack, rewritten
 from oomph.blocks.basic import Embedding, Head, Linear, Norm
 from oomph.errors import UnsupportedError, UsageError, close_matches
+from oomph.methods.bitsandbytes import Linear4bit, Linear8bit
+from oomph.methods.quantised import PackedLinear
 from oomph.methods.targets import freeze, inner, matches, names_of, typed
 
 if TYPE_CHECKING:
@@ -82,6 +84,11 @@ def _copied(path: str, part: Part, original_elsewhere: bool) -> Part:
     block = inner(part)
     if not isinstance(block, COPIED) or not isinstance(part, Block):
         raise UnsupportedError(f"oomph cannot play a trained copy of {path} yet.", "Trace it instead: oomph trace.")
+    if isinstance(block, (Linear4bit, Linear8bit, PackedLinear)):
+        raise UnsupportedError(
+            f"oomph plays no trained copy of {path}, which is quantised: codes take no gradient.",
+            "Leave it out of the modules to save, or put an adapter on it: --targets.",
+        )
     if isinstance(block, Head) and block.tied:
         return _with_table(part, trains=True)
     copies = typed(part, trains=True)

@@ -90,8 +90,10 @@ def _last_hidden_state(
 
 
 def _head(bound: Bound) -> Sym:
-    """Return the weight of a model's language head."""
+    """Return the weight of a model's language head. Raises UnsupportedError for one with a bias or an adapter."""
     found: Sym
+    if any("base_layer" in bound[name].parts for name in ("lm_head", "embed_out") if name in bound.parts):
+        raise UnsupportedError("oomph cannot play distill with an adapter on the head yet.", "Take --objective gkd.")
     if "lm_head" in bound.parts:
         weight, table, bias = bound.lm_head.parts["weight"], bound.model.embed_tokens, bound.lm_head.parts["bias"]
         found = table.weight if weight is None else weight

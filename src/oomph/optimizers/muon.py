@@ -75,6 +75,7 @@ def _make(settings: Settings, pairs: Sequence[tuple[Sym, list[Sym]]]) -> None:
 
 
 def _muon(pairs: Sequence[tuple[Sym, list[Sym]]]) -> None:
+    update: Sym | None = None
     for p, (buf,) in pairs:
         if p.grad is None:
             continue

@@ -9,6 +9,7 @@ its layers in training. Both would take xformers if it were there. Source: the c
 from __future__ import annotations
 
 from oomph import ops
+from oomph.errors import UnsupportedError
 from oomph.job import TrainJob
 from oomph.losses.labels import shifted
 from oomph.losses.own import check_own
@@ -234,6 +235,10 @@ def causal_lm(
 
 
 def head(m: Bound, hidden_states: Sym) -> Sym:
-    """Mirror NormHead.forward in training."""
+    """Mirror NormHead.forward in training. Raises UnsupportedError for one with an adapter."""
+    if "base_layer" in m.parts:
+        raise UnsupportedError(
+            "PEFT has no adapter for Baichuan 2's head, which is no nn.Linear.", "Leave lm_head out."
+        )
     norm_weight = ops.unit_rows(m.weight)
     return ops.linear(hidden_states, norm_weight)
