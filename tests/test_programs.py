@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
+from oomph.answer import resolve
 from oomph.errors import OomphError, UnsupportedError
 from oomph.families import model_from_config
+from oomph.header import Source
 from oomph.job import TrainJob
+from oomph.job_ledger import job_ledger
 from oomph.play import train_step
 from oomph.steps import step
 
@@ -60,6 +63,17 @@ def test_dbrx_is_played_as_it_was_released(changes: dict[str, Any], reason: str)
     assert step(model, TrainJob(2, 9)).peak == train_step(model, TrainJob(2, 9)).peak
     with pytest.raises(UnsupportedError, match=reason):
         step(model_from_config({**DBRX, **changes}), TrainJob(2, 9))
+
+
+@pytest.mark.parametrize(("preparation", "state"), [(False, "their own dtype"), (True, "fp32")])
+def test_an_answer_on_dbrx_says_what_its_experts_are(preparation: bool, state: str) -> None:
+    """A loop over the experts that were hit, of three tall matrices that bitsandbytes leaves as they are."""
+    job = TrainJob(2, 9, method="lora", targets="Wqkv", quantization="nf4", kbit_preparation=preparation)
+    answer = job_ledger(resolve(Source("dbrx", "config", DBRX)), job)
+    assert "experts=eager" in answer.assumptions
+    warning = next(words for words in answer.warnings if "does not quantise experts" in words)
+    assert f"they are in {state}" in warning
+    assert "--quantised-experts" not in warning
 
 
 @pytest.mark.parametrize("words", [{"method": "qlora", "quantised_experts": True}, {"experts": "modules"}])

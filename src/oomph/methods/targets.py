@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from oomph.blocks.base import Block, Part, Rewritten, descend, rewritten
 from oomph.blocks.basic import Head, Linear
+from oomph.blocks.dbrx import TallMoE
 from oomph.blocks.moe import MixtureLayer, MoE
 from oomph.errors import UnsupportedError, UsageError, close_matches
 from oomph.model import Model
@@ -85,6 +86,11 @@ def attention_maps(model: Model) -> str:
 def has_stacks(model: Model) -> bool:
     """Tell whether experts are stacked in one parameter, which quantisers of linear maps pass by."""
     return any(isinstance(block, (MoE, MixtureLayer)) and block.stacked is not None for block in descend(model.parts))
+
+
+def has_tall_experts(model: Model) -> bool:
+    """Tell whether experts are kept in tall matrices, as DBRX's class has them, which knows no form but a loop."""
+    return any(isinstance(block, TallMoE) for block in descend(model.parts))
 
 
 def split(names: str) -> tuple[str, ...]:
