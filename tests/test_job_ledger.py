@@ -207,6 +207,23 @@ def test_what_runs_otherwise_is_warned_of(model: str, job: TrainJob, gpu: str | 
     assert not [text for text in usual if words in text]
 
 
+@pytest.mark.parametrize(
+    ("given", "left"),
+    [
+        ({}, "have checkpointing=non-reentrant and autocast=True"),
+        ({"checkpointing": "non-reentrant"}, "have autocast=True beside"),
+        ({"precision": "amp-bf16"}, "have checkpointing=non-reentrant beside"),
+        ({"checkpointing": "reentrant", "autocast": True}, ""),
+    ],
+)
+def test_qlora_in_python_says_what_the_command_line_would_take(given: dict[str, Any], left: str) -> None:
+    """A job is what its fields say; what PEFT's guides have beside it is named, where it is not there."""
+    answer = oomph.estimate("pythia-70m", job=TrainJob(1, 8, method="qlora", **given))
+    found = [text for text in answer.warnings if "bare --method qlora" in text]
+    assert len(found) == bool(left)
+    assert all(left in text for text in found)
+
+
 def test_what_is_higher_before_a_step_is_an_item_and_said() -> None:
     """DeepSpeed's flat copies are made before the first step, above its peak: the device figure has them in it."""
     job = TrainJob(1, 64, checkpointing="non-reentrant", zero_stage=2, zero_offload="optimizer")

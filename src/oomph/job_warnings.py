@@ -10,12 +10,14 @@ from oomph.blocks.base import descend
 from oomph.blocks.basic import UnfusedLinear
 from oomph.device_map import NONE, waiting_bytes
 from oomph.errors import OomphError
-from oomph.job import InferJob, TrainJob
+from oomph.job import DEFAULTS, InferJob, TrainJob
 from oomph.job_words import COMPLETING, OFFLOADED_CACHES, QUANTIZATIONS
 from oomph.methods.targets import has_stacks, has_tall_experts
 from oomph.objectives import KINDS as OBJECTIVES
 from oomph.optimizer_names import KINDS
 from oomph.programs.attention_kernels import flash_note, kernel_note
+from oomph.runtimes.base import Versions
+from oomph.runtimes.peft import prepared
 from oomph.steps import Step
 from oomph.structure import Job
 from oomph.units import human
@@ -46,6 +48,7 @@ def job_warnings(found: Subject, job: Job, asked: Job, played: Step) -> tuple[st
         *_unfused(played, job),
         *_wide_experts(found.model, job),
         *_passed_by(found.model, job),
+        *_without_peft_s(job),
         *_recordings(found.model, job),
     )
 
@@ -183,6 +186,20 @@ def _passed_by(model: Model, job: Job) -> tuple[str, ...]:
     return (
         f"transformers 5 does not let bitsandbytes quantise the linear maps of {model.model_type}, which are a class"
         f" of its own: they are in {state}. transformers 4 quantised them.",
+    )
+
+
+def _without_peft_s(job: Job) -> tuple[str, ...]:
+    """Say so where QLoRA goes without what PEFT's guides, and so a bare --method qlora, have beside it."""
+    if not isinstance(job, TrainJob) or job.method != "qlora" or not job.kbit_preparation:
+        return ()
+    beside = prepared(Versions(), job.precision)
+    left = [f"{name}={each.value}" for name, each in beside.items() if getattr(job, name) == DEFAULTS[name]]
+    if not left:
+        return ()
+    return (
+        f"PEFT's guides, and a bare --method qlora on the command line, have {' and '.join(left)} beside QLoRA: what is"
+        " played goes without.",
     )
 
 
