@@ -181,6 +181,8 @@ def _check_deepspeed(job: TrainJob) -> None:
         raise UsageError("DeepSpeed casts the whole model to 16 bits.", f"Take precision {job.precision[4:]}.")
     if job.precision != "fp32" and job.method in PROMPTED:
         raise UsageError("Virtual tokens that DeepSpeed casts to 16 bits are not played.", "Take another method.")
+    if job.method == "adalora":
+        raise UsageError("AdaLoRA's own loss of its maps is not played with DeepSpeed.", "Take --method lora.")
 
 
 def _check_ranks(job: TrainJob) -> None:

@@ -106,6 +106,8 @@ def test_what_deepspeed_is_not_played_with_is_refused() -> None:
         TrainJob(zero_stage=3)
     with pytest.raises(UsageError, match="Virtual tokens"):
         TrainJob(zero_stage=2, method="prompt-tuning")
+    with pytest.raises(UsageError, match="AdaLoRA"):
+        TrainJob(zero_stage=2, method="adalora")
 
 
 def test_all_is_cast_to_one_dtype() -> None:
