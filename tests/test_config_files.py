@@ -127,6 +127,10 @@ def test_configs_of_other_programs_are_not_taken_for_the_trainers(config: dict[s
           "bnb_config_kwargs": {"bnb_4bit_use_double_quant": False}},
          {"method": "dora", "quantization": "nf4", "targets": "q_proj"}),
         ({"adapter": "lora", "load_in_8bit": True}, {"method": "lora", "quantization": "int8"}),
+        ({"adapter": "lora", "lora_mlp_kernel": True, "lora_qkv_kernel": True, "lora_o_kernel": True,
+          "lora_embedding_kernel": False}, {"kernels": "axolotl"}),
+        ({"adapter": "lora", "lora_mlp_kernel": False}, {"kernels": "torch"}),
+        ({"adapter": "lora", "trust_remote_code": True}, {"kernels": "torch"}),
     ],
 )  # fmt: skip
 def test_words_of_axolotl(said: dict[str, Any], fields: dict[str, Any]) -> None:
@@ -147,6 +151,18 @@ def test_words_of_axolotl(said: dict[str, Any], fields: dict[str, Any]) -> None:
         ({"plugins": ["axolotl.integrations.spectrum.SpectrumPlugin"]}, "plugins 'axolotl.integrations.spectrum"),
         ({"gptq": True}, "gptq is not modelled"),
         ({"context_parallel_size": 2}, "context_parallel_size is not modelled: oomph plays one GPU"),
+        ({"lora_mlp_kernel": True, "lora_o_kernel": True}, "lora_o_kernel without the other kernels"),
+        (
+            {
+                "lora_mlp_kernel": True,
+                "lora_o_kernel": True,
+                "lora_qkv_kernel": True,
+                "liger_rope": True,
+                "liger_rms_norm": True,
+                "liger_glu_activation": True,
+            },
+            "lora_mlp_kernel beside Liger's kernels",
+        ),
         ({"experts_implementation": "scattermoe"}, "experts_implementation 'scattermoe'"),
     ],
 )
@@ -267,11 +283,12 @@ def test_a_beta_without_a_trainer_is_asked_about(capsys: pytest.CaptureFixture[s
 def test_what_is_not_counted_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """A key that moves memory in a way that is not played has its effect told, not just its name."""
     path = tmp_path / "a.yaml"
-    path.write_text(json.dumps({**AXOLOTL, "base_model": "pythia-70m", "adapter": "lora", "lora_mlp_kernel": True}))
+    said = {"base_model": "pythia-70m", "adapter": "lora", "use_kernels": True, "lora_o_kernel": False}
+    path.write_text(json.dumps({**AXOLOTL, **said}))
     code, out, _ = run(capsys, "train", "--config", str(path), "--seq", "64", "--json")
     assert code == 0
     warnings = json.loads(out)["warnings"]
-    assert [text for text in warnings if "lora_mlp_kernel: axolotl's own LoRA kernels keep less" in text]
+    assert [text for text in warnings if "use_kernels: kernels from the hub are not played" in text]
     assert not [text for text in warnings if text.startswith("Not read")]
 
 

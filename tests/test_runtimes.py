@@ -109,6 +109,21 @@ def test_clipping_by_default_gives_way_to_updates_within_backward(name: str, opt
         runtime(name).job(optimizer=optimizer, method="full", clip_gradients=True)
 
 
+def test_axolotl_has_kernels_for_what_it_adapts() -> None:
+    """They switch themselves on for LoRA and QLoRA, and not beside 8 bits, DoRA, preferences or PEFT's preparation."""
+    axolotl = runtime("axolotl")
+    assert axolotl.job(method="lora").kernels == axolotl.job(method="lora", quantization="nf4-dq").kernels == "axolotl"
+    for job in (
+        {"method": "full"}, {"method": "lora", "quantization": "int8"}, {"method": "dora"},
+        {"method": "lora", "kbit_preparation": True},
+        {"method": "lora", "objective": "dpo"},
+    ):  # fmt: skip
+        assert axolotl.job(**job).kernels == "torch"
+    assert axolotl.job(method="lora", kernels="liger").kernels == "liger"
+    qlora = axolotl.job(method="qlora")
+    assert (qlora.kernels, qlora.quantization, qlora.kbit_preparation) == ("axolotl", "nf4-dq", False)
+
+
 def test_an_axolotl_config_is_a_job() -> None:
     """Its keys are fields; what moves no byte is left alone, what nobody reads is listed."""
     found = read(parse_mapping(AXOLOTL.encode(), "a.yaml"), "a.yaml")

@@ -239,8 +239,8 @@ class TrainJob:
         check_values(self)
         check_training(self)
         for name, value in PRESETS.get(self.method, {}).items():
-            if name == "kbit_preparation" and "unsloth" in (self.kernels, self.loss):
-                continue  # it prepares a base itself and keeps norms as they are
+            if name == "kbit_preparation" and ("unsloth" in (self.kernels, self.loss) or self.kernels == "axolotl"):
+                continue  # they prepare a base themselves and keep norms as they are
             if getattr(self, name) == DEFAULTS[name] and (self.model_code == "transformers" or name in OWN_PRESETS):
                 object.__setattr__(self, name, value)
         if self.zero_stage and self.precision != "fp32":  # DeepSpeed casts adapters, and undoes PEFT's preparation

@@ -112,6 +112,8 @@ def check_training(job: TrainJob) -> None:
         _check_offload(job)
     if job.kernels == "unsloth":
         _check_unsloth(job)
+    if job.kernels == "axolotl":
+        _check_axolotl(job)
     if job.attention in FLASH_ATTN:
         _check_flash_attn(job)
     elif job.repeats_keys:
@@ -372,6 +374,7 @@ def _check_offload(job: TrainJob) -> None:
             "Leave one of both out.",
         ),
         (job.kernels == "unsloth", "Unsloth's kernels", "Take other --kernels."),
+        (job.kernels == "axolotl", "axolotl's kernels", "Take other --kernels."),
         (job.model_code != "transformers", f"the code of {job.model_code}", "Leave --activation-offload out."),
     ):
         if wrong:
@@ -397,6 +400,18 @@ def _check_unsloth(job: TrainJob) -> None:
     if job.adapter_dropout or job.modules_to_save:
         what = "dropout on adapters or copies of modules"
         raise UsageError(f"oomph cannot play {what} with Unsloth's kernels yet.", "Leave them out.")
+
+
+def _check_axolotl(job: TrainJob) -> None:
+    """Refuse what axolotl's operations do not take, or take in a way that is not played."""
+    if job.method not in ("lora", "qlora") or job.kbit_preparation:
+        fix = "Take --method lora or qlora, without --kbit-preparation, or --kernels torch."
+        raise UsageError("axolotl's kernels are played for LoRA and QLoRA, on a base that PEFT did not prepare.", fix)
+    if not job.quantization.startswith(("none", *FOUR_BIT)):
+        raise UsageError("axolotl's kernels take bases in 16 bits or bitsandbytes' 4 bits.", "Say --kernels torch.")
+    if job.precision.startswith("amp"):
+        fix = f"Say --precision {job.precision.removeprefix('amp-')} --autocast, as axolotl loads weights."
+        raise UsageError("axolotl's kernels add products in the dtype of their inputs, which autocast changes.", fix)
 
 
 def _check_flash_attn(job: TrainJob) -> None:

@@ -32,6 +32,7 @@ def check_objective(job: TrainJob) -> None:
         (bool(job.modules_to_save), "copies of modules", "Leave out --modules-to-save."),
         (job.keep_outputs, "outputs that are kept", "Leave out --keep-outputs: its trainer drops them."),
         (job.kernels == "unsloth", "Unsloth's kernels", "Take other --kernels: its trainers are patched too."),
+        (job.kernels == "axolotl", "axolotl's kernels", "Say --kernels torch: there they stay off by themselves."),
         (job.checkpointing == "unsloth", "Unsloth's checkpointing", "Take another way of --checkpointing."),
         (job.use_cache, "a cache", "Leave out --use-cache: its trainer switches it off."),
         (job.checkpoint_every > 1, "every n-th layer checkpointed", "Its trainer switches all layers on and off."),

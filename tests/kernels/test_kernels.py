@@ -1,4 +1,4 @@
-"""Fused kernels: the tape's events equal those of Liger's and fms-acceleration's own code, launches left out."""
+"""Fused kernels: the tape's events equal those of the libraries' own code, launches left out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from tests.tape.golden import estimated, read, traced
 GOLDEN = Path(__file__).parent / "golden.json"
 RECIPE = (
     "pip install --no-deps liger-kernel==0.8.5 fms-acceleration-foak==0.7.4 unsloth==2026.10.9 "
-    "unsloth_zoo==2026.10.9 beside oomph[test], then python -m tests.tape.golden tests.kernels.test_kernels"
+    "unsloth_zoo==2026.10.9 axolotl==0.19.0 "
+    "beside oomph[test], then python -m tests.tape.golden tests.kernels.test_kernels"
 )
 SIZES: dict[str, Any] = {
     "vocab_size": 515, "num_hidden_layers": 2, "hidden_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -34,6 +35,9 @@ FOAK_QLORA = FOAK | {
     "method": "lora", "quantization": "nf4-dq", "autocast": True, "targets": "q_proj,k_proj,v_proj,o_proj",
 }  # fmt: skip
 UNSLOTH = {"kernels": "unsloth", "targets": "all-linear"}
+AXOLOTL = {"kernels": "axolotl", "method": "lora", "targets": "all-linear"}
+AXOLOTL_QLORA = AXOLOTL | {"quantization": "nf4-dq", "autocast": True, "fp32_outputs": True}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
 WIDE = {"vocab_size": 40001, "hidden_size": 512, "max_position_embeddings": 131072, "num_hidden_layers": 3}
 NOTEBOOK = UNSLOTH | {
     "method": "qlora", "checkpointing": "unsloth", "loss": "unsloth", "autocast": True, "hold_logits": False,
@@ -79,9 +83,27 @@ CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [
         ("llama", WIDE, NOTEBOOK | {"seq_len": 2048}),  # logits in chunks
         ("qwen3", WIDE, NOTEBOOK | {"seq_len": 2500, "accumulation": 2}),  # in tiles
         ("llama", {}, UNSLOTH | {"method": "lora", "targets": "q_proj,v_proj,o_proj,up_proj"}),
+        ("llama", {}, AXOLOTL),
+        ("llama", {}, AXOLOTL_QLORA),
+        ("llama", {}, AXOLOTL | {"adapter_dropout": 0.1, "checkpointing": "non-reentrant"}),
+        ("llama", {}, AXOLOTL | {"targets": "gate_proj,up_proj,down_proj"}),
+        ("mistral", {}, AXOLOTL_QLORA | {"quantization": "nf4", "adapter_dropout": 0.1, "checkpointing": "reentrant"}),
+        ("qwen2", {}, AXOLOTL_QLORA | {"checkpointing": "non-reentrant", "accumulation": 2}),
+        ("qwen2", {}, AXOLOTL | {"precision": "fp32", "targets": "q_proj,k_proj,v_proj", "padding": True}),
+        ("qwen3", {}, AXOLOTL | {"adapter_dtype": "base", "adapter_dropout": 0.1, "attention": "efficient"}),
+        ("qwen3", {}, AXOLOTL | {"targets": "q_proj,v_proj,o_proj,up_proj", "checkpointing": "reentrant"}),
+        (
+            "llama",
+            {},
+            AXOLOTL_QLORA | {"packing": True, "padding_free": True, "attention": "flash_attention_2"},
+        ),
+        ("gemma", {}, AXOLOTL),
+        ("gemma2", SLIDING, AXOLOTL | {"adapter_dropout": 0.1}),
+        ("gemma3_text", {"layer_types": ["sliding_attention"] * 2, "sliding_window": 16}, AXOLOTL),
+        ("qwen3_moe", EXPERTS, AXOLOTL),
     )
 ]
-PACKAGES = {"liger": "liger_kernel", "foak": "fms_acceleration_foak", "unsloth": "unsloth"}
+PACKAGES = {"liger": "liger_kernel", "foak": "fms_acceleration_foak", "unsloth": "unsloth", "axolotl": "axolotl"}
 
 
 @pytest.mark.parametrize(("raw", "job", "said"), read(GOLDEN), ids=[f"{i}" for i in range(len(CASES))])
@@ -148,5 +170,15 @@ def test_what_is_not_patched_is_refused_by_name() -> None:
         adapted(model_from_config(SIZES | {"model_type": "llama"}), TrainJob(kernels="foak", method="qlora"))
     with pytest.raises(UnsupportedError, match="fused MLP"):
         adapted(model_from_config(SIZES | {"model_type": "llama"}), TrainJob(**FOAK_QLORA | {"targets": "all-linear"}))
+    with pytest.raises(UnsupportedError, match="not in gpt2"):
+        with_kernels(model_from_config(SIZES | {"model_type": "gpt2"}), "axolotl")
+    for job, words in (
+        ({"method": "full"}, "for LoRA"),
+        ({"kbit_preparation": True}, "did not prepare"),
+        ({"quantization": "int8"}, "bitsandbytes' 4 bits"),
+        ({"precision": "amp-bf16"}, "which autocast changes"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            TrainJob(**{"kernels": "axolotl", "method": "lora", **job})
     with pytest.raises(UsageError, match="copies of norms"):
         TrainJob(method="ln-tuning", kernels="liger")

@@ -76,8 +76,8 @@ def test_every_value_of_every_input_occurs(kind: type) -> None:
     missing["weight_quant"] = {True}  # Q-GaLore's optimizer wants another bitsandbytes
     missing["compile"] = {True}  # an estimate, not a job
     missing["activation_offload"] = {"trl", "torchtune", "save-on-cpu"}  # packages apart; a second stream
-    # Those of packages that a suite does not ask for: fms-acceleration, Unsloth, TRL, sentence-transformers.
-    missing["kernels"] = {"foak", "unsloth"}
+    # Those of packages that a suite does not ask for: fms-acceleration, Unsloth, axolotl, TRL ...
+    missing["kernels"] = {"foak", "unsloth", "axolotl"}
     missing["objective"] = set(get_args(Objective)) - {"sft"}
     missing |= {"task": {"embedding"}, "pooling": {"mean", "cls", "lasttoken"}, "normalize": {False}}
     missing["sentence_transformers"] = {"5"}

@@ -39,7 +39,8 @@ class Attention(Block):
     their own; `longrope`: frequencies are chosen anew in each forward pass; `dynamic`: they are made for so many
     positions, which each pass looks at. `softcap`: scores are bounded by a tanh.
     `clipped`: what a fused map makes is bounded.
-    `kernel` names what computes all input maps at once, "" nothing does ("foak", or blocks/unsloth_attention.py).
+    `kernel` names what computes all input maps at once, "" nothing does ("foak", "axolotl", or
+    blocks/unsloth_attention.py).
     `position_scaled`: queries grow with their position, which the tables bring along (Ministral 3). `told_positions`:
     position ids are handed on to the kernel, of which flash-attn alone looks at them (not so in Granite 4).
     `layout` is how a fused map lays out heads, where the class has several ways; `linear` what its maps are.
@@ -218,6 +219,32 @@ def _adapters_at_once(m: Bound, hidden_states: Sym) -> Projected:
     return None, query_states, key_states, value_states
 
 
+def _all_first(m: Bound, hidden_states: Sym) -> Projected:
+    """Mirror forwards of Llama, Qwen 3 or Gemma 3 as axolotl rewrites them: apply_qkv, then views and norms."""
+    from oomph import ops
+
+    maps = [m[name] for name in m.qkv]
+    query_shape, key_shape = _shapes(m, hidden_states)
+    if all(hasattr(one.block, "adapted") for one in maps):
+        dropped = maps[0].block.dropped(maps[0], hidden_states)
+        adapters = [one.block.adapted(one) for one in maps]
+        query_states, key_states, value_states = ops.adapted_qkv(hidden_states, dropped, adapters)
+        del dropped
+    else:
+        query_states, key_states, value_states = (one(hidden_states) for one in maps)
+    q_norm, k_norm = (m[name] for name in m.norms)
+    of_heads = m.norm_place == "heads" and q_norm is not None
+    query_states = ops.view(query_states, query_shape)
+    query_states = ops.transpose(q_norm(query_states) if of_heads else query_states, 1, 2)
+    key_states = ops.view(key_states, key_shape)
+    key_states = ops.transpose(k_norm(key_states) if of_heads else key_states, 1, 2)
+    value_states = ops.transpose(ops.view(value_states, key_shape), 1, 2)
+    if m.norm_place == "turned":
+        query_states = q_norm(query_states)
+        key_states = k_norm(key_states)
+    return None, query_states, key_states, value_states
+
+
 def _scaled_keys(m: Bound, hidden_states: Sym) -> Projected:
     """Mirror FalconH1Attention.forward: keys are multiplied by a number."""
     from oomph import ops
@@ -354,5 +381,6 @@ PROJECTIONS: dict[str, Callable[[Bound, Sym], Projected]] = {
     "before turning": _norm_before_turning,
     "fused": _fused,
     "foak": _adapters_at_once,
+    "axolotl": _all_first,
     "clipped": _clipped,
 }

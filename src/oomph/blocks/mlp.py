@@ -56,6 +56,10 @@ class GatedMLP(Block):
         if m.kernel == "unsloth":
             adapted: Sym = ops.lora_mlp(x, *(one.block.adapted(one) for one in (gate, up, down)))
             return adapted
+        if m.kernel == "axolotl":  # one dropout for gate and up, none for down
+            adapters = [one.block.adapted(one) for one in (gate, up, down)]
+            made: Sym = ops.adapted_mlp(x, gate.block.dropped(gate, x), *adapters)
+            return made
         if m.kernel:
             fused: Sym = down(ops.liger_glu(m.kernel, gate(x), up(x)))
             return fused

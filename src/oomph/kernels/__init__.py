@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from oomph.job import TrainJob
     from oomph.model import Model
 
-KERNELS: dict[str, str] = {"liger": "liger", "foak": "foak", "unsloth": "unsloth"}
+KERNELS: dict[str, str] = {"liger": "liger", "foak": "foak", "unsloth": "unsloth", "axolotl": "axolotl"}
 
 
 @dataclass(frozen=True)

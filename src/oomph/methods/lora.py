@@ -129,6 +129,11 @@ class LoraLinear(Block):
             return Adapted(base.weight, a, b)
         return Adapted(FourBitWeight((m.out_features, m.in_features), base["weight.absmax"], base.loaded), a, b)
 
+    def dropped(self, m: Bound, x: Sym) -> Sym | None:
+        """Return what the adapter's dropout leaves of an input, None where there is none."""
+        left: Sym = m.lora_dropout(x)
+        return None if left is x else left
+
 
 @dataclass(frozen=True, eq=False)
 class UnslothLoraLinear(LoraLinear):

@@ -28,6 +28,7 @@ from oomph.ops.attention import (
     sdpa_attention,
     sink_attention,
 )
+from oomph.ops.axolotl import adapted_map, adapted_mlp, adapted_qkv
 from oomph.ops.bounds import at_least, clamp, clamp_both, masked_fill, where, where_buffer, where_either
 from oomph.ops.channels import conv1d, index_copy
 from oomph.ops.einsum import einsum
@@ -181,6 +182,9 @@ from oomph.ops.unsloth_normed import normed_rotary, rotary_of_packed
 
 __all__ = [
     "activate",
+    "adapted_map",
+    "adapted_mlp",
+    "adapted_qkv",
     "add",
     "add_",
     "add_scaled_",

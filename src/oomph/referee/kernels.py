@@ -22,6 +22,10 @@ from oomph.referee.losses import LIGER, foak, without_triton
 @contextmanager
 def installed(model: Any, kernels: str, attention: str = "flash") -> Iterator[None]:
     """Give a model the kernels of a job inside; Unsloth's hand one of attention keys and values as it wants them."""
+    if kernels == "axolotl":
+        with import_module("oomph.referee.axolotl").patched(model):
+            yield
+        return
     if hasattr(model, "get_base_model"):
         model = model.get_base_model()
     if kernels == "torch":

@@ -71,9 +71,10 @@ def root() -> Path:
 
 
 def cut(path: Path, functions: Collection[str], names: dict[str, Any]) -> None:
-    """Put functions of a file among `names`, which are all that they know; annotations are left unread."""
+    """Put functions and constants of a file among `names`, which are all that they know; annotations stay unread."""
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.FunctionDef) and node.name in functions:
+        name = node.targets[0] if isinstance(node, ast.Assign) else node
+        if getattr(name, "name", getattr(name, "id", None)) in functions:
             code = compile(ast.Module([node], []), str(path), "exec", __future__.annotations.compiler_flag)
             exec(code, names)
 

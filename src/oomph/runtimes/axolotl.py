@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from oomph.job_words import FLASH_ATTN
 from oomph.runtimes import trainer, trl
 from oomph.runtimes.base import Default, Defaults, Runtime, Versions
+from oomph.runtimes.base_keys import TYPES
 
 
 def defaults(versions: Versions) -> Defaults:
@@ -15,8 +19,21 @@ def defaults(versions: Versions) -> Defaults:
         "autocast": Default(True, "bf16: auto is on, so all runs under autocast"),
         "fp32_outputs": Default(True, "accelerate returns fp32 logits under mixed precision"),
         "seq_len": Default(512, "sequence_len is 512"),
-        "kernels": Default("torch", "its fused kernels of adapters, on by default in 0.19, are not modelled"),
     }
+
+
+def of_job(given: Mapping[str, Any]) -> Defaults:
+    """Return its LoRA kernels where they switch themselves on: check_auto_enable_lora_kernels."""
+    if (
+        given.get("method") in ("lora", "qlora")
+        and given.get("objective", "sft") == "sft"
+        and given.get("quantization", "none").startswith(("none", *TYPES))
+        and not given.get("kbit_preparation")
+    ):
+        return {"kernels": Default("axolotl", "lora_mlp_kernel, lora_qkv_kernel, lora_o_kernel are on by default")}
+    if given.get("method") == "dora":
+        return {"kernels": Default("torch", "its LoRA kernels, which are on by default, are not modelled with DoRA")}
+    return {}
 
 
 def packed(versions: Versions, attention: str) -> Defaults:
@@ -29,8 +46,9 @@ def packed(versions: Versions, attention: str) -> Defaults:
 RUNTIME = Runtime(
     "axolotl",
     "axolotl",
-    "axolotl, utils/schemas/config.py, core/trainers/base.py",
+    "axolotl 0.19, utils/schemas/config.py, core/trainers/base.py",
     defaults,
     packed=packed,
+    of_job=of_job,
     of_objective=trl.of_objective,
 )

@@ -27,6 +27,29 @@ def liger_part(said: Said, key: str) -> dict[str, Any]:
     return {"kernels": "liger"} if on else {}
 
 
+LORA_KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel")
+
+
+def lora_kernels(said: Said, key: str) -> dict[str, Any]:
+    """Read the switches of axolotl's LoRA kernels, which none of them switches on by itself as soon as one is said.
+
+    Source: axolotl 0.19, utils/schemas/config.py, check_auto_enable_lora_kernels.
+    """
+    on = [name for name in LORA_KERNELS if said.values.get(name) is not None and said.switch(name)]
+    if on and len(on) < len(LORA_KERNELS):
+        fix = f"Set {', '.join(LORA_KERNELS)} alike."
+        raise UnsupportedError(f"{said.where}: {', '.join(on)} without the other kernels is not modelled.", fix)
+    if on and liger_part(said, key):
+        raise UnsupportedError(f"{said.where}: {on[0]} beside Liger's kernels is not modelled.", "Leave one out.")
+    adapter = said.values.get("adapter") in ("lora", "qlora")
+    return {} if liger_part(said, key) else {"kernels": "axolotl" if on and adapter else "torch"}
+
+
+def remote_code(said: Said, key: str) -> dict[str, Any]:
+    """Read `trust_remote_code`, beside which axolotl's LoRA kernels do not switch themselves on."""
+    return {"kernels": "torch"} if said.switch(key) else {}
+
+
 PLUGINS: dict[str, dict[str, Any]] = {
     "axolotl.integrations.liger.LigerPlugin": {},  # its switches are keys of their own
     "axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin": {"loss": "cut"},

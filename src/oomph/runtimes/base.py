@@ -77,6 +77,8 @@ class Runtime:
     whole: Callable[[Versions], Defaults] = lambda versions: {}  # where all weights train
     # More of them where rows are packed, which the attention that is asked for may decide.
     packed: Callable[[Versions, str], Defaults] = lambda versions, attention: {}
+    # More of them as a whole job has it that is given: kernels that a program puts in where it can.
+    of_job: Callable[[Mapping[str, Any]], Defaults] = lambda given: {}
     # What is different for an objective beyond sft; None where such a job is not modelled as this program runs it.
     of_objective: Callable[[str, Versions], Defaults] | None = None
 
@@ -110,6 +112,7 @@ class Runtime:
         known = {**known, **(self.whole(versions) if method == "full" else {})}
         if given.get("packing") or given.get("padding_free"):
             known = {**known, **self.packed(versions, given.get("attention", "flash"))}
+        known = {**known, **self.of_job(given)}
         kind = KINDS.get(given.get("optimizer") or (known["optimizer"].value if "optimizer" in known else ""))
         in_backward = bool(given.get("optimizer_in_backward")) or (kind is not None and kind.in_backward)
 

@@ -95,10 +95,8 @@ HARMLESS_SECTIONS: dict[str, tuple[str, ...]] = {
     )
 }
 # Keys that move memory in a way that is not counted, with what they do: an answer is given, and says so.
-_OF_LORA = "axolotl's own LoRA kernels keep less for the backward pass than what is played"
 NOTES: dict[str, dict[str, str]] = {
     "axolotl": {
-        **dict.fromkeys(("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel"), _OF_LORA),
         "flash_attn_cross_entropy": "flash-attn's cross entropy is not played; transformers' own is",
         "trl": "its section is not read: a reference that beta asks for and vLLM on the same GPU are not counted",
         "use_kernels": "kernels from the hub are not played; torch's own are",

@@ -219,6 +219,8 @@ READERS: dict[str, dict[str, Reader]] = {
         "reward_model": when("objective", "reward"),
         "precompute_ref_log_probs": when("reference", "precomputed"),
         "activation_offloading": refused("axolotl's way with activations in host memory"),
+        "trust_remote_code": axolotl_keys.remote_code,
+        **dict.fromkeys((*axolotl_keys.LORA_KERNELS, "lora_embedding_kernel"), axolotl_keys.lora_kernels),
         "adapter": base_keys.adapter_of_axolotl,
         "lora_r": number("rank"),
         "lora_dropout": rate("adapter_dropout"),
