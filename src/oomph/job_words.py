@@ -33,7 +33,6 @@ Kernels = Literal[
     "liger",  # Liger's norms, rotary embeddings and gated activations
     "foak",  # fms-acceleration's: Unsloth's norms and rotary embeddings
     "unsloth",  # Unsloth's own: adapters are computed with the maps beneath them
-    "axolotl",  # axolotl's: the same beside transformers' code
     "axolotl",  # axolotl's: adapters are computed with the maps beneath them, all else is transformers'
 ]
 Experts = Literal[

@@ -8,9 +8,10 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
+import re
 import sys
 import types
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from importlib import import_module
@@ -49,11 +50,12 @@ def patched(model: Any) -> Iterator[None]:
     cfg = SimpleNamespace(**dict.fromkeys(SWITCHES, True), use_scattermoe=False, use_sonicmoe=False)
     found["get_attention_cls_from_config"] = lambda cfg: attention
     try:
-        found["patch_self_attn_lora"](cfg)
+        try:
+            found["patch_self_attn_lora"](cfg)
+        except AssertionError as error:
+            raise UnsupportedError(f"axolotl's LoRA kernels: {error}.", "Leave --kernels out.") from error
         found["apply_lora_kernel_patches"](model, cfg)
         yield
-    except AssertionError as error:
-        raise UnsupportedError(f"axolotl's LoRA kernels: {error}.", "Leave --kernels out.") from error
     finally:
         attention.forward = before
         del attention._original_forward
@@ -66,8 +68,7 @@ def _patcher() -> dict[str, Any]:
     lora = _functions(root / "kernels")
     names: dict[str, Any] = {
         "importlib": importlib, "inspect": inspect, "types": types, "logging": logging, "torch": torch,
-        "nn": torch.nn, "LOG": MagicMock(), "PeftModelForCausalLM": object, "Generator": Generator, "Tuple": tuple,
-        "Type": type, "re": import_module("re"),
+        "nn": torch.nn, "LOG": MagicMock(), "PeftModelForCausalLM": object, "re": re,
     }  # fmt: skip
     names.update({name: each for name, each in vars(lora).items() if name.startswith("apply_lora")})
     cut(root / "monkeypatch" / "utils.py", ("detab_code",), names)
