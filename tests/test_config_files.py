@@ -13,7 +13,7 @@ from oomph.errors import ConfigError, OomphError, UnsupportedError
 from oomph.runtimes import runtime
 from oomph.runtimes.config_file import read
 from oomph.runtimes.keys import READERS
-from tests.test_cli import run
+from tests.test_cli import as_json, run
 
 AXOLOTL = {"base_model": "x", "micro_batch_size": 1}
 TORCHTUNE: dict[str, Any] = {
@@ -290,6 +290,33 @@ def test_what_is_not_counted_is_said(capsys: pytest.CaptureFixture[str], tmp_pat
     warnings = json.loads(out)["warnings"]
     assert [text for text in warnings if "use_kernels: kernels from the hub are not played" in text]
     assert not [text for text in warnings if text.startswith("Not read")]
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("trl", {"max_length": 64, "load_in_4bit": True, "use_bnb_nested_quant": True,
+                 "lora_target_modules": "all-linear"}),
+        ("axolotl", {**AXOLOTL, "sequence_len": 64, "adapter": "qlora", "lora_target_linear": True}),
+        ("llama-factory", {"finetuning_type": "lora", "cutoff_len": 64, "quantization_bit": 4}),
+        ("torchtune", {**recipe("llama3.qlora_llama3_8b", lora_rank=8, lora_attn_modules=["q_proj", "v_proj"]),
+                       "tokenizer": {"max_seq_len": 64}}),
+    ],
+)  # fmt: skip
+def test_qlora_that_is_typed_is_what_a_frameworks_own_config_says(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str, config: dict[str, Any]
+) -> None:
+    """The same job and bytes: none keeps norms and tables in fp32; PEFT's preparation is there for the asking."""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+    typed = ("train", "pythia-70m", "--framework", name, "--method", "qlora", "--seq", "64")
+    if name == "torchtune":  # which knows no GPT-NeoX, so its adapters are on maps of other names
+        typed = (typed[0], "qwen3-0.6b", *typed[2:])
+    answers = [as_json(capsys, *words) for words in (typed, ("train", typed[1], "--config", str(path)))]
+    assert answers[0]["job"] == answers[1]["job"]
+    assert answers[0]["total_bytes"] == answers[1]["total_bytes"]
+    assert any(text.startswith(f"{name}: kbit_preparation=False") for text in answers[0]["assumptions"])
+    assert as_json(capsys, *typed, "--kbit-preparation")["job"]["kbit_preparation"]
 
 
 def test_plans_and_maxima_start_from_a_config_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

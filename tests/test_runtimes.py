@@ -65,6 +65,14 @@ def test_unsloth_is_nf4_with_its_own_forward_pass_and_loss() -> None:
     assert losses == ["unsloth-2024", "cut", "unsloth"]
 
 
+def test_trl_prepared_quantised_bases_once() -> None:
+    """No program's default, where it prepares as qlora stands for: an older TRL, and a bare Trainer with PEFT."""
+    trl = runtime("trl")
+    old = trl.job(Versions.found_in("trl 0.12.0"), method="qlora")
+    made = (old, trl.job(method="qlora"), runtime("trainer").job(method="qlora"))
+    assert [(job.method, job.kbit_preparation) for job in made] == [("qlora", True), ("lora", False), ("qlora", True)]
+
+
 def test_adamw_of_torch_2_0_makes_denominators_apart() -> None:
     """The one release between that for which foreach became the default and that in which it works in place."""
     trainer = runtime("trainer")

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from oomph.cli.job_options import beside, given, train_job, within_context
 from oomph.errors import UsageError
-from oomph.job import DEFAULTS, TrainJob
+from oomph.job import TrainJob
 from oomph.runtimes import runtime
 from oomph.runtimes.base import Versions
-from oomph.runtimes.peft import given_way
 from oomph.runtimes.trainer import use_cache
 
 if TYPE_CHECKING:
@@ -86,5 +85,4 @@ def framework_job(name: str | None, config: str | None, values: Mapping[str, Any
     unread = ", ".join(file.unknown[:SHOWN]) + (" ..." if len(file.unknown) > SHOWN else "")
     warnings = (*((f"Not read in {config}: {unread}.",) if unread else ()), *file.notes)
     taken = tuple(f"{program.name}: {text}" for text in program.taken(Versions(), said))
-    job = TrainJob(**given_way(found, typed, DEFAULTS))
-    return job, Framework(taken, warnings, file.model, "seq_len" in found)
+    return TrainJob(**found), Framework(taken, warnings, file.model, "seq_len" in found)

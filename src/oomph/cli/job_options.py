@@ -15,13 +15,13 @@ import click
 from click.core import ParameterSource
 
 from oomph.errors import UsageError, close_matches, letters
-from oomph.job import DEFAULTS, InferJob, TrainJob
+from oomph.job import InferJob, TrainJob
 from oomph.job_checks import field_types
 from oomph.job_tells import idle_inputs
 from oomph.job_words import FLASH_ATTN_NAMES
 from oomph.optimizer_names import REFUSED
-from oomph.runtimes.base import Defaults, Versions
-from oomph.runtimes.peft import given_way, prepared
+from oomph.runtimes.base import Defaults, Versions, given_way
+from oomph.runtimes.peft import prepared
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Job = type[TrainJob] | type[InferJob]
@@ -246,7 +246,7 @@ def train_job(values: Mapping[str, Any]) -> TrainJob:
     """
     found = {field.name: values[field.name] for field in fields(TrainJob)}
     taken = {name: default.value for name, default in _beside_method(values).items()}
-    return TrainJob(**given_way({**found, **taken}, {str(option.name) for option in given()} & set(found), DEFAULTS))
+    return TrainJob(**given_way({**found, **taken}, {str(option.name) for option in given()} & set(found)))
 
 
 def beside(values: Mapping[str, Any]) -> tuple[str, ...]:

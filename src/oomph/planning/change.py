@@ -33,7 +33,7 @@ def to_type(before: TrainJob, after: TrainJob) -> tuple[tuple[str, Any], ...]:
     """Return the fields to say, with their values, after those that made one job, to make another.
 
     What a method stands for, and what is taken beside it, goes with the method: what is to stay is said. qlora itself
-    gives way to what is said (oomph.runtimes.peft), so it stays.
+    gives way to what is said (oomph.runtimes.base), so it stays.
 
     >>> to_type(TrainJob(method="qlora"), TrainJob(method="lora", quantization="nf4-dq", targets="all-linear"))
     (('kbit_preparation', False),)

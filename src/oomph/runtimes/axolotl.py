@@ -36,6 +36,11 @@ def of_job(given: Mapping[str, Any]) -> Defaults:
     return {}
 
 
+def quantised(versions: Versions) -> Defaults:
+    """Return what it makes of PEFT's preparation: loaders/model.py, _configure_embedding_dtypes."""
+    return {"kbit_preparation": Default(False, "what the preparation makes fp32 is cast back before the first step")}
+
+
 def packed(versions: Versions, attention: str) -> Defaults:
     """Return how a packed batch comes: as one row for flash-attn, else as so many rows."""
     if attention not in FLASH_ATTN:
@@ -48,6 +53,7 @@ RUNTIME = Runtime(
     "axolotl",
     "axolotl 0.19, utils/schemas/config.py, core/trainers/base.py",
     defaults,
+    quantised=quantised,
     packed=packed,
     of_job=of_job,
     of_objective=trl.of_objective,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from oomph.errors import UnsupportedError
-from oomph.job import TrainJob
+from oomph.job import DEFAULTS, TrainJob
+from oomph.job_words import BASES, PRESETS
 from oomph.objectives import KINDS as OBJECTIVES
 from oomph.optimizer_names import KINDS
 
@@ -65,6 +66,23 @@ class Default:
 Defaults = Mapping[str, Default]
 
 
+def given_way(values: Mapping[str, Any], said: Collection[str]) -> dict[str, Any]:
+    """Return a job's fields, where what a method stands for gives way to what was said.
+
+    `said` are the names of fields that were, by a user or a program. qlora with something else said is lora with the
+    rest of what qlora stands for.
+
+    >>> given_way({"method": "qlora", "kbit_preparation": False}, {"kbit_preparation"})
+    {'method': 'lora', 'kbit_preparation': False, 'quantization': 'nf4-dq', 'targets': 'all-linear'}
+    """
+    presets = PRESETS.get(values.get("method", ""), {})
+    other = {name for name in presets if name in said and values[name] == DEFAULTS[name]}
+    if not other or values["method"] not in BASES:
+        return dict(values)
+    rest = {name: value for name, value in presets.items() if name not in said}
+    return {**values, "method": BASES[values["method"]], **rest}
+
+
 @dataclass(frozen=True)
 class Runtime:
     """A program: its name, what it is in a line, where its defaults are written down, and what they are."""
@@ -92,8 +110,12 @@ class Runtime:
         return TrainJob(**self.with_defaults(versions, given))
 
     def with_defaults(self, versions: Versions, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what is given and, for the rest, the program's defaults, as far as they go with it."""
-        return {**{name: each.value for name, each in self._taken(versions, given).items()}, **given}
+        """Return what is given and, for the rest, the program's defaults, as far as they go with it.
+
+        Both win over what a method stands for.
+        """
+        found = {**{name: each.value for name, each in self._taken(versions, given).items()}, **given}
+        return given_way(found, found)
 
     def _defaults(self, versions: Versions, objective: str) -> Defaults:
         if objective == "sft":

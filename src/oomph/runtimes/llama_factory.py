@@ -32,6 +32,11 @@ def whole(versions: Versions) -> Defaults:
     }
 
 
+def quantised(versions: Versions) -> Defaults:
+    """Return what is done with a quantised base."""
+    return {"kbit_preparation": Default(False, "nothing calls prepare_model_for_kbit_training")}
+
+
 def packed(versions: Versions, attention: str) -> Defaults:
     """Return how neat_packing tells sequences apart."""
     if attention in FLASH_ATTN:
@@ -40,5 +45,11 @@ def packed(versions: Versions, attention: str) -> Defaults:
 
 
 RUNTIME = Runtime(
-    "llama-factory", "LLaMA-Factory", "LLaMA-Factory, src/llamafactory/hparams", defaults, whole=whole, packed=packed
+    "llama-factory",
+    "LLaMA-Factory",
+    "LLaMA-Factory, src/llamafactory/hparams",
+    defaults,
+    quantised=quantised,
+    whole=whole,
+    packed=packed,
 )

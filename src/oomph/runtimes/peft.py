@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Any
-
-from oomph.job_words import BASES, PRESETS
 from oomph.runtimes import trainer
 from oomph.runtimes.base import Default, Defaults, Runtime, Versions
 
@@ -28,23 +24,6 @@ def quantised(versions: Versions) -> Defaults:
         "fp32_outputs": Default(True, "accelerate returns fp32 logits under mixed precision"),
         "use_cache": Default(False, "checkpointing switches it off"),
     }
-
-
-def given_way(values: Mapping[str, Any], said: Collection[str], plain: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a job's fields, where what a method stands for gives way to what was said.
-
-    `said` are the names of fields that were, `plain` the defaults of all. qlora with something else said is lora with
-    the rest of what qlora stands for.
-
-    >>> given_way({"method": "qlora", "kbit_preparation": False}, {"kbit_preparation"}, {"kbit_preparation": False})
-    {'method': 'lora', 'kbit_preparation': False, 'quantization': 'nf4-dq', 'targets': 'all-linear'}
-    """
-    presets = PRESETS.get(values.get("method", ""), {})
-    other = {name for name in presets if name in said and values[name] == plain[name]}
-    if not other or values["method"] not in BASES:
-        return dict(values)
-    rest = {name: value for name, value in presets.items() if name not in said}
-    return {**values, "method": BASES[values["method"]], **rest}
 
 
 SOURCE = "peft, utils/other.py; its docs, developer_guides/quantization"

@@ -19,4 +19,9 @@ def defaults(versions: Versions) -> Defaults:
     }
 
 
-RUNTIME = Runtime("torchtune", "torchtune", "torchtune 0.6.1, recipes/configs", defaults)
+def quantised(versions: Versions) -> Defaults:
+    """Return what is done with a quantised base."""
+    return {"kbit_preparation": Default(False, "recipes make a base of NF4Tensors, and prepare nothing")}
+
+
+RUNTIME = Runtime("torchtune", "torchtune", "torchtune 0.6.1, recipes/configs", defaults, quantised=quantised)

@@ -14,6 +14,7 @@ CHUNKED_NLL = (1, 7)  # from which on to there SFTTrainer's default was chunked_
 BEST_FIT_SINCE, LENGTHS_SINCE = (0, 19), (1, 16)  # TRL whose packing is best-fit, whose collator makes cu_seq_lens
 FIRST_PPO, LAST_PPO = (0, 16), (1, 12)  # TRL whose PPOTrainer is played
 AUTOCAST_SINCE = (0, 20)  # from which on its bf16 is on
+UNPREPARED_SINCE = (0, 27)  # by which, at the latest, nothing calls prepare_model_for_kbit_training
 
 
 def defaults(versions: Versions) -> Defaults:
@@ -32,6 +33,13 @@ def defaults(versions: Versions) -> Defaults:
     elif versions.at_least("trl", *CHUNKED_NLL):
         found["loss"] = Default("chunked-nll", "loss_type is chunked_nll")
     return found
+
+
+def quantised(versions: Versions) -> Defaults:
+    """Return what is done with a quantised base: nothing any more."""
+    if not versions.at_least("trl", *UNPREPARED_SINCE):
+        return {}
+    return {"kbit_preparation": Default(False, "its trainers prepare no quantised base: tables and norms keep theirs")}
 
 
 def packed(versions: Versions, attention: str) -> Defaults:
@@ -103,5 +111,11 @@ def _of_ppo(versions: Versions) -> Defaults:
 
 
 RUNTIME = Runtime(
-    "trl", "TRL's trainers", "trl, trainer/*_config.py", defaults, packed=packed, of_objective=of_objective
+    "trl",
+    "TRL's trainers",
+    "trl, trainer/*_config.py",
+    defaults,
+    quantised=quantised,
+    packed=packed,
+    of_objective=of_objective,
 )
