@@ -114,3 +114,30 @@ def test_an_option_of_the_other_kind_is_refused(capsys: pytest.CaptureFixture[st
     code, _, err = run(capsys, "trace", "gpt2", "--decode", "3")
     assert code == 2
     assert "--infer" in err
+
+
+def test_programs_are_of_training(capsys: pytest.CaptureFixture[str]) -> None:
+    """Inference has no framework, a config may name no model: both are said before anything is traced."""
+    code, _, err = run(capsys, "trace", "gpt2", "--infer", "--framework", "trl")
+    assert code == 2
+    assert "Leave --framework and --config out" in err
+    assert run(capsys, "trace", "--framework", "trl")[0] == run(capsys, "trace", "--infer")[0] == 2
+
+
+@pytest.mark.slow
+def test_a_framework_s_config_is_traced_too(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The model and the job are the file's, what it leaves unread is told, and the estimate equals the trace."""
+    model = write(tmp_path / "config.json", models.QWEN3)
+    config = {
+        "base_model": model,
+        "micro_batch_size": 2,
+        "sequence_len": 37,
+        "gradient_checkpointing": True,
+        "shiny": 1,
+    }
+    found = as_json(capsys, "trace", "--config", write(tmp_path / "axolotl.yaml", config))
+    assert found["equal"] is True
+    job = found["trace"]["job"]
+    assert (job["batch"], job["seq_len"], job["autocast"], job["fp32_outputs"]) == (2, 37, True, True)
+    assert any("shiny" in text for text in found["trace"]["warnings"])
+    assert any(text.startswith("axolotl: autocast=True") for text in found["trace"]["assumptions"])

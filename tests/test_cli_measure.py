@@ -62,6 +62,9 @@ def rows(path: Path) -> list[dict[str, Any]]:
         (("--suite", "small", "-o", "x", "--seq", "7"), "--seq and --suite"),
         (("--suite", "small", "-o", "x", "--infer"), "--infer and --suite"),
         (("--suite", "small", "-o", "x", "--json"), "--json and --suite"),
+        (("--suite", "small", "-o", "x", "--framework", "trl"), "--framework and --suite"),
+        (("gpt2", "--infer", "--framework", "trl"), "Leave --framework and --config out"),
+        (("gpt2", "--framework", "axolotle"), "axolotl"),
         (("--suite", "huge", "-o", "x"), "huge"),
         (("lama-3-8b",), "llama-3-8b"),
         (("gpt2", "--batch", "0"), "batch cannot be 0"),
@@ -129,6 +132,20 @@ def test_one_job(stand_in: None, capsys: pytest.CaptureFixture[str], config: str
     assert "0 of 1 rows" in err
     code, out, _ = run(capsys, *args[:-2], "--json")
     assert json.loads(out)["measured"] == row["measured"]
+
+
+@pytest.mark.slow
+def test_one_job_of_a_framework(
+    stand_in: None, capsys: pytest.CaptureFixture[str], config: str, tmp_path: Path
+) -> None:
+    """The row has the program's defaults and the model of its config; what was taken and not read is told."""
+    path = tmp_path / "axolotl.json"
+    path.write_text(json.dumps({"base_model": config, "micro_batch_size": 3, "sequence_len": 16, "shiny": 1}))
+    code, out, err = run(capsys, "measure", "--config", str(path), "--optim", "sgd", "--json")
+    job = json.loads(out)["job"]
+    assert (code, job["batch"], job["seq_len"], job["autocast"], job["optimizer"]) == (0, 3, 16, True, "sgd")
+    assert "axolotl: precision=bf16" in err
+    assert "shiny" in err
 
 
 @pytest.mark.slow

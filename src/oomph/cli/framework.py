@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oomph.cli.job_options import beside, given, train_job, within_context
+from oomph.cli.job_options import beside, check_kind, given, infer_job, train_job, within_context
 from oomph.errors import UsageError
 from oomph.job import TrainJob
 from oomph.runtimes import runtime
@@ -61,8 +61,20 @@ def asked(model: str | None, values: Mapping[str, Any]) -> Asked:
     model = model or said.model
     if model is None:
         why = ": the config names none" if config else ""
-        raise UsageError(f"Say which MODEL{why}.", "Its name comes first: oomph train llama-3-8b.")
+        raise UsageError(f"Say which MODEL{why}.", "Its name comes first: llama-3-8b.")
     return Asked(model, job, said.taken, said.warnings, said.has_length)
+
+
+def either_asked(model: str | None, values: Mapping[str, Any]) -> Asked:
+    """Return what the options of a command that takes both kinds of job say; raises UsageError as `asked`."""
+    check_kind(values)
+    if not values["infer"]:
+        return asked(model, values)
+    if values["framework"] or values["config"]:
+        raise UsageError("Programs and their configs are of training.", "Leave --framework and --config out.")
+    if model is None:
+        raise UsageError("Say which MODEL.", "Its name comes first: llama-3-8b.")
+    return Asked(model, infer_job(values), has_length=False)
 
 
 def framework_job(name: str | None, config: str | None, values: Mapping[str, Any]) -> tuple[TrainJob, Framework]:

@@ -1,8 +1,8 @@
 """Options that describe a job, one per field of TrainJob and InferJob, with the fields' own types and defaults.
 
 `train_options` and `infer_options` are decorators for commands about one kind of job, `either_options` for those that
-take both (`--infer` switches). The parsed values come to the command under the names of the fields; `train_job`,
-`infer_job` and `either_job` make the job of them.
+take both (`--infer` switches). The parsed values come to the command under the names of the fields; `train_job` and
+`infer_job` make the job of them.
 """
 
 from __future__ import annotations
@@ -265,12 +265,6 @@ def _beside_method(values: Mapping[str, Any]) -> Defaults:
 def infer_job(values: Mapping[str, Any]) -> InferJob:
     """Return the job that parsed options describe; other values are left alone."""
     return InferJob(**{field.name: values[field.name] for field in fields(InferJob)})
-
-
-def either_job(values: Mapping[str, Any]) -> TrainJob | InferJob:
-    """Return the job of a command with `either_options`; called while the command runs."""
-    check_kind(values)
-    return infer_job(values) if values["infer"] else train_job(values)
 
 
 def check_kind(values: Mapping[str, Any]) -> None:

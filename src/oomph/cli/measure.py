@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from oomph.cli import foreign
-from oomph.cli.job_options import either_job, either_options, given
+from oomph.cli.job_options import either_options, framework_options, given
 from oomph.cli.text import printable
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ EXIT_OOM, EXIT_ERROR = 1, 3
 @click.option("--seconds", type=click.FloatRange(min=0), help="Begin no row that would probably end later.")
 @click.option("--json", "as_json", is_flag=True, help="Print the row as JSON.")
 @click.option("--offline", is_flag=True, help="Never ask a server, whatever MODEL is.")
+@framework_options
 @either_options
 def measure(**values: Any) -> int:
     """Run a job on this machine's GPU with random weights, and write down the memory it took.
@@ -65,11 +66,11 @@ def _entries(values: Mapping[str, Any]) -> Sequence[Entry]:
     """Return what is to be measured; raises UsageError unless exactly a model or a suite is named."""
     from oomph.errors import UsageError
 
-    model, suite = values["model"], values["suite"]
-    if (model is None) == (suite is None):
+    suite = values["suite"]
+    if bool(values["model"] or values["config"]) == (suite is not None):
         raise UsageError("Name either a model or a suite.", "oomph measure qwen3-0.6b, or --suite small -o rows.jsonl.")
     if suite is None:
-        return [_entry(model, values)]
+        return [_entry(values)]
     if values["output"] is None:
         raise UsageError("A suite needs a file for its rows.", f"oomph measure --suite {suite} -o rows.jsonl")
     odd = [option.opts[0] for option in given() if option.name not in NOT_OF_A_JOB]
@@ -80,16 +81,19 @@ def _entries(values: Mapping[str, Any]) -> Sequence[Entry]:
     return suites.get(suite)
 
 
-def _entry(model: str, values: Mapping[str, Any]) -> Entry:
+def _entry(values: Mapping[str, Any]) -> Entry:
     from oomph import sources
+    from oomph.cli.framework import either_asked
     from oomph.errors import UnsupportedError
     from oomph.referee.measure import Entry, name_of
 
-    job = either_job(values)
-    source = sources.load(model, offline=values["offline"])
+    asked = either_asked(values["model"], values)
+    for text in (*asked.taken, *asked.warnings):
+        _say(text)
+    source = sources.load(asked.model, offline=values["offline"])
     if source.config is None:
         raise UnsupportedError(f"{source.name} has no config to build its class from.", "Point oomph at a config.json.")
-    return Entry(name_of(source.name, job), source.name, source.config, job)
+    return Entry(name_of(source.name, asked.job), source.name, source.config, asked.job)
 
 
 def _folder(path: str | None) -> Path | None:

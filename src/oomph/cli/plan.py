@@ -9,19 +9,12 @@ import click
 
 from oomph.cli import foreign
 from oomph.cli.engine_words import WithWords, asked, engine_options, with_engine
-from oomph.cli.job_options import (
-    check_kind,
-    either_job,
-    either_options,
-    framework_options,
-    train_options,
-)
+from oomph.cli.job_options import either_options, framework_options, train_options
 from oomph.cli.output import dump, output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from oomph.cli.framework import Asked
     from oomph.devices import Fleet
 
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -100,13 +93,14 @@ def largest(model: str | None, over: Sequence[str], **values: Any) -> int:
     does.
     """
     from oomph.answer import subject
+    from oomph.cli.framework import either_asked
     from oomph.planning.solve import limits
 
     if with_engine(values):
         return _of_engine(model, over, values)
     values["infer"] = values["infer"] or values["kind"] == "serve"
     (fleet,) = _fleets(values["gpu"], most=1)
-    said = _asked(model, values)
+    said = either_asked(model, values)
     question = subject(said.model, offline=values["offline"], job=said.job)
     found = limits(question, said.within(question.model.context_length), fleet, over)
     found = replace(found, ledger=said.told(found.ledger))
@@ -118,22 +112,6 @@ def largest(model: str | None, over: Sequence[str], **values: Any) -> int:
         with output():
             render_limits(found)
     return 0 if all(limit.value for limit in found.limits) else 1
-
-
-def _asked(model: str | None, values: dict[str, Any]) -> Asked:
-    """Return a job of either kind as the options ask for it."""
-    from oomph.cli.framework import Asked
-    from oomph.cli.framework import asked as training
-    from oomph.errors import UsageError
-
-    if not values["infer"]:
-        check_kind(values)
-        return training(model, values)
-    if values["framework"] or values["config"]:
-        raise UsageError("Programs and their configs are of training.", "Leave --framework and --config out.")
-    if model is None:
-        raise click.UsageError("Missing argument 'MODEL'.")
-    return Asked(model, either_job(values), has_length=False)
 
 
 def _of_engine(model: str | None, over: Sequence[str], values: dict[str, Any]) -> int:

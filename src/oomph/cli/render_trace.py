@@ -41,8 +41,10 @@ def render(both: Beside, ledger: Ledger, explain: bool) -> None:
             *[item.evidence.removeprefix("traced: ")] * (out.width >= ROOMY),
         )
     out.print(tensors)
-    for text in both.trace.warnings:
-        out.print(Text(f"! {printable(text)}", style="yellow"))
+    for text in ledger.warnings:
+        out.print(Text(f"! {text}", style="yellow"))
+    for text in ledger.assumptions if explain else ():
+        out.print(Text(text, style="dim"))
     kernels = ", ".join(both.trace.kernels) or "none of SDPA's"
     out.print(Text(f"{ledger.why} Attention kernels taken: {kernels}.", style="dim"))
 

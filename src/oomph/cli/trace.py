@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from oomph.cli import foreign
-from oomph.cli.job_options import either_job, either_options, within_context
+from oomph.cli.job_options import either_options, framework_options
 
 if TYPE_CHECKING:
     from oomph.answer import Subject
@@ -21,14 +21,15 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=foreign.Command, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("model")
+@click.argument("model", required=False)
+@framework_options
 @either_options
 @click.option("--timeline", metavar="FILE", help="Draw estimate and trace over each other: .svg, .png or .html.")
 @click.option("--seconds", default=600, show_default=True, type=click.IntRange(1, 86400), help="Stop after so long.")
 @click.option("--explain", is_flag=True, help="Every instant, equal or not.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON, the trace's ledger included.")
 @click.option("--offline", is_flag=True, help="Never ask a server, whatever MODEL is.")
-def trace(model: str, **values: Any) -> int:
+def trace(model: str | None, **values: Any) -> int:
     """Run a job of MODEL through the real code on tensors without memory, and hold the estimate against it.
 
     Works for every causal language model that transformers knows, also where oomph has no estimate. Needs
@@ -36,23 +37,24 @@ def trace(model: str, **values: Any) -> int:
     """
     from oomph.answer import facts, subject
     from oomph.beside import beside, to_dict, trace_ledger
+    from oomph.cli.framework import either_asked
     from oomph.cli.output import dump, output
     from oomph.errors import ConfigError
     from oomph.job import describe
     from oomph.referee import trace as referee
 
-    job = either_job(values)
-    found = subject(model, offline=values["offline"], job=job)
+    asked = either_asked(model, values)
+    found = subject(asked.model, offline=values["offline"], job=asked.job)
     if found.source.config is None:
         raise ConfigError(f"{found.model.name} has no config to build its class from.", "Point oomph at one.")
-    job = within_context(job, found.model.context_length)
+    job = asked.within(found.model.context_length)
     played, refused = _played(found, job)
     with _progress() as progress:
         traced = referee.run(found.source.config, job, progress, values["seconds"])
     both = beside(job, played, traced, refused)
     said = {"kind": "train" if not values["infer"] else "serve", "model": found.source.name}
     said |= {"origin": found.source.origin, "format": job.precision, **describe(job)}
-    ledger = trace_ledger(facts(found), said, traced)
+    ledger = asked.told(trace_ledger(facts(found), said, traced))
     if values["timeline"]:
         _draw(values["timeline"], found, job, traced, refused)
     if values["as_json"]:
