@@ -43,6 +43,24 @@ def test_names_aliases_and_repositories_lead_to_the_same_model() -> None:
         assert load(ref).params == 8030261248
 
 
+@pytest.mark.parametrize(
+    ("said", "repo"),
+    [
+        ("zamba-7b", "Zyphra/Zamba-7B-v1"),
+        ("kimi-k2", "moonshotai/Kimi-K2-Instruct"),
+        ("phi-3.5-vision", "microsoft/Phi-3.5-vision-instruct"),
+        ("llama-3.3-nemotron-super-49b", "nvidia/Llama-3_3-Nemotron-Super-49B-v1"),
+        ("MiniMax-M3", "MiniMaxAI/MiniMax-M3"),
+        ("nvidia/Qwen3.6-27B-NVFP4", "nvidia/Qwen3.6-27B-NVFP4"),
+    ],
+)
+def test_short_names_that_people_type(said: str, repo: str) -> None:
+    """Without a version or what a model is tuned for, where only one is meant."""
+    found = catalogue.find(said)
+    assert found is not None
+    assert found.repo == repo
+
+
 def test_every_name_finds_its_own_entry() -> None:
     """No alias hides another model's name."""
     for entry in ENTRIES:
