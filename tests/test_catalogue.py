@@ -49,6 +49,7 @@ def test_names_aliases_and_repositories_lead_to_the_same_model() -> None:
         ("zamba-7b", "Zyphra/Zamba-7B-v1"),
         ("kimi-k2", "moonshotai/Kimi-K2-Instruct"),
         ("phi-3.5-vision", "microsoft/Phi-3.5-vision-instruct"),
+        ("Llama-3_3-Nemotron-Super-49B-v1", "nvidia/Llama-3_3-Nemotron-Super-49B-v1"),
         ("llama-3.3-nemotron-super-49b", "nvidia/Llama-3_3-Nemotron-Super-49B-v1"),
         ("MiniMax-M3", "MiniMaxAI/MiniMax-M3"),
         ("nvidia/Qwen3.6-27B-NVFP4", "nvidia/Qwen3.6-27B-NVFP4"),
