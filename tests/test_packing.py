@@ -12,10 +12,11 @@ from oomph.errors import ConfigError, UnsupportedError, UsageError
 from oomph.families import model_from_config
 from oomph.job import TrainJob
 from oomph.objectives.sft import told_apart
-from oomph.play import play
+from oomph.play import play, train_step
 from oomph.runtimes import runtime
 from oomph.runtimes.base import Versions
 from oomph.runtimes.config_file import read
+from oomph.steps import step
 
 COLLATORS = json.loads((Path(__file__).parent / "collators.json").read_text())["batches"]
 TRL = {"max_length": 64, "per_device_train_batch_size": 2}
@@ -175,3 +176,13 @@ def test_cu_seq_lens_spare_every_layer_a_look_at_positions() -> None:
         for each in (job, TrainJob(**{**vars(job), "packed_by": "lengths"}))
     ]
     assert made == [3, 0]
+
+
+@pytest.mark.parametrize("packed_by", ["positions", "lengths"])
+def test_a_deep_mixture_packs_as_one_played_in_full(packed_by: Any) -> None:
+    """Its experts are counted although their number is left open."""
+    raw = {"model_type": "mixtral", "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48,
+           "num_attention_heads": 8, "num_hidden_layers": 9, "num_local_experts": 4}  # fmt: skip
+    model, job = model_from_config(raw), TrainJob(batch=3, seq_len=16, padding_free=True, packed_by=packed_by)
+    found = step(model, job)
+    assert (found.folded, found.peak) == (True, train_step(model, job).peak)

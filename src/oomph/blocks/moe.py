@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from operator import index
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from oomph.blocks.base import Block, Module, Part, Parts, Stack
@@ -177,7 +178,7 @@ class MoE(Block):
     def parts(self) -> Parts:
         """Router, experts, and whatever is shared."""
         expert = Module(self.expert.parts)  # under "moe_experts", not the expert's own "mlp"
-        experts = Stack((expert,) * self.num_experts, self.top_k, kind="moe_experts")
+        experts = Stack((expert,) * index(self.num_experts), self.top_k, kind="moe_experts")
         return {self.router_name: self.router, self.experts_name: experts, **(self.extra or {})}
 
     @property

@@ -90,8 +90,10 @@ def check_packed(model: Model, job: TrainJob) -> None:
         raise UnsupportedError(
             f"oomph does not play a collator's own mask in {model.model_type} yet.", "Leave --packed-by out."
         )
+    if job.packed_by != "lengths" or model.model_type in KEEP_TO_THEMSELVES:
+        return
     mixers = [PACKAGES[each.kind] for each in descend(model.parts) if each.kind in PACKAGES]
-    if job.packed_by == "lengths" and mixers and model.model_type not in KEEP_TO_THEMSELVES:
+    if mixers:
         raise UnsupportedError(
             f"transformers takes cu_seq_lens in {model.model_type} with {mixers[0]} alone: it refuses them in plain"
             " torch, which is what oomph plays.",
