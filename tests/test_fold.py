@@ -159,6 +159,13 @@ def test_a_folded_inference_equals_the_one_played_in_full(seed: int) -> None:
     assert (folded.peak, folded.resident, folded.end) == (full.peak, full.resident, full.live[-1]), f"{raw} {job}"
 
 
+def test_first_layers_that_are_frozen_stand_for_no_others() -> None:
+    """What DeepSpeed flattens is all that trains, in the layers behind them too."""
+    model, job = llama_8b(9, vocab_size=64, hidden_size=64), TrainJob(1, 16, freeze_layers=3, zero_stage=2)
+    found, full = step(model, job), train_step(model, job)
+    assert (found.resident, found.peak, found.end) == (full.resident, full.peak, full.live[-1])
+
+
 def llama_8b(layers: int, **options: Any) -> Model:
     return model_from_config(
         {

@@ -124,7 +124,7 @@ def compiled(sheet: Sheet, model: Model, job: Any, layers: Size, on: Place = "gp
     repeating = pattern(stack.layers)
     deep = Depth(layers, repeating) if repeating else None
 
-    def played(depth: int) -> Any:
+    def played(depth: int, deep: Depth | None = None) -> Any:
         whole = with_layers(model, depth) if repeating else model
         return segments(play(whole, job, layers=deep, on=on, turns="heights").recorder, classes)
 
@@ -133,7 +133,7 @@ def compiled(sheet: Sheet, model: Model, job: Any, layers: Size, on: Place = "gp
         depth, period = few
         classes = Classes(path)
         try:
-            parts = folded(played(depth), played(depth + period))
+            parts = folded(played(depth, deep), played(depth + period, deep))
             return written(sheet, classes, parts, layers, depth, period)
         except Unfoldable:
             pass
