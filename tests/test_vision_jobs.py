@@ -118,8 +118,9 @@ def test_images_are_refused_where_they_are_not_played() -> None:
         train_step(model_from_config(text), TrainJob(images=1))
 
 
-def test_a_text_that_reaches_nothing_that_trains_is_refused() -> None:
-    """Biases of a tower and a projector alone, and no image: torch has nothing to go back through."""
+@pytest.mark.parametrize("checkpointing", ["none", "non-reentrant"])
+def test_a_text_that_reaches_nothing_that_trains_is_refused(checkpointing: Any) -> None:
+    """Biases of a tower and a projector alone, and no image: torch has nothing to go back to, or inputs alone."""
     model = load("pixtral-12b", offline=True)
     with pytest.raises(OomphError, match=r"depends on nothing that trains.*--images"):
-        step(model, TrainJob(seq_len=60, method="bitfit"))
+        step(model, TrainJob(seq_len=60, method="bitfit", checkpointing=checkpointing, clip_gradients=True))

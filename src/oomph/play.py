@@ -30,7 +30,7 @@ from oomph.programs import program_of
 from oomph.programs.attention_kernels import check_packed, kernel_of
 from oomph.structure import decoder_stack
 from oomph.tape import Tape
-from oomph.tape.autograd import like
+from oomph.tape.autograd import like, reaches_nothing
 from oomph.tape.bound import Bound, bind
 from oomph.tape.sizes import number
 from oomph.tape.sym import Sym, new
@@ -123,6 +123,8 @@ class _Memory:
             codes = [one.weight for one in int8_maps(self.passes.policy)]
             # Layer by layer nothing but these has a hook that is called; what else has gradients is never updated.
             self.updated = codes if job.optimizer_in_backward else [*self.updated, *codes]
+        if not self.updated:
+            raise reaches_nothing()  # torch finds inputs of checkpoints to go back to, and nothing to update
         self.buffers = _buffers(self.program, self.passes.policy)
         if OBJECTIVES[job.objective].judged:
             self._load_judges()

@@ -175,9 +175,14 @@ def _start(loss: Sym) -> Target:
     """Return where a backward pass begins: a leaf's gradient ends there at once, and is told to its hook."""
     edge = _edge(loss)
     if edge is None:
-        fix = "Train other parts, or give it what they read: --images 1, for a tower's or a projector's."
-        raise UsageError("The loss depends on nothing that trains.", fix)
+        raise reaches_nothing()
     return edge[0]
+
+
+def reaches_nothing() -> UsageError:
+    """Return the refusal of a loss from which no gradient comes to what trains."""
+    fix = "Train other parts, or give it what they read: --images 1, for a tower's or a projector's."
+    return UsageError("The loss depends on nothing that trains.", fix)
 
 
 def _rank(target: Target) -> int:
