@@ -48,6 +48,7 @@ ROWS: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
     ),
     (GATED, {"precision": "fp32", "padding": True, "use_cache": True, "accumulation": 2, "hold_logits": False}),
     (MT5, {"precision": "bf16", "method": "lora", "target_len": 9}),
+    (T5, {"precision": "amp-bf16", "method": "lora", "targets": "all-linear", "steady": False}),
     (
         {**GATED, "num_layers": 1},
         {"precision": "amp-bf16", "padding": True, "checkpointing": "non-reentrant", "checkpoint_every": 2},

@@ -199,8 +199,9 @@ def dense(m: Bound, rate: float, hidden_states: Sym) -> Sym:
         hidden_states = m[gates[0]](hidden_states)
         hidden_states = ops.activate(m.activation, hidden_states)
     hidden_states = ops.dropout(hidden_states, rate)
-    if "weight" in wo.parts and hidden_states.dtype != wo.weight.dtype:
-        hidden_states = ops.cast(hidden_states, wo.weight.dtype)
+    weight = getattr(wo, "weight", None)
+    if weight is not None and hidden_states.dtype != weight.dtype:
+        hidden_states = ops.cast(hidden_states, weight.dtype)
     hidden_states = wo(hidden_states)
     return hidden_states
 

@@ -52,9 +52,11 @@ class Bound:
         self.away = [name for name, part in self.parts.items() if is_on_host(part)]
 
     def __getattr__(self, name: str) -> Any:
-        """Return a part, or a field of the block."""
+        """Return a part, or a field of the block; of an adapter the weight of what it wraps, as PEFT's layers do."""
         if name in self.parts:
             return self.parts[name]
+        if name == "weight" and WRAPPED in self.parts:
+            return self.parts[WRAPPED].weight
         return getattr(self.block, name)
 
     def __getitem__(self, name: str) -> Any:
