@@ -50,7 +50,7 @@ def quantise(model: Any, job: TrainJob | Base, loaded: torch.dtype, compute: tor
     from transformers.quantizers.base import get_keys_to_not_convert
     from transformers.quantizers.quantizers_utils import should_convert_module
 
-    left = get_keys_to_not_convert(model)
+    left = [*get_keys_to_not_convert(model), *(model._keep_in_fp32_modules or ())]
     if job.quantised_experts:
         _stacks(model, job.quantization, loaded, device)
     for name, module in list(model.named_modules()):

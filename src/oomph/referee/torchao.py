@@ -22,7 +22,7 @@ def pack(model: Any, job: TrainJob | Base) -> None:
     from transformers.quantizers.quantizers_utils import should_convert_module
 
     made_of = torchao.Int8Tensor if job.quantization == "torchao-int8" else torchao.Float8Tensor
-    left = get_keys_to_not_convert(model)
+    left = [*get_keys_to_not_convert(model), *(model._keep_in_fp32_modules or ())]
     for name, module in list(model.named_modules()):
         if type(module) is torch.nn.Linear and should_convert_module(name, left):
             weight = made_of.from_hp(module.weight.data, granularity=torchao.PerRow())
