@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from oomph.errors import UsageError
+from oomph.errors import UnsupportedError, UsageError
 from oomph.families import model_from_config
 from oomph.job import InferJob, TrainJob
 from oomph.play import play
@@ -42,6 +42,23 @@ def test_adapters_on_all_linear_maps_of_phi_moe_are_refused() -> None:
     model = model_from_config(CONFIGS["phimoe"](random.Random(SEED)))
     with pytest.raises(UsageError, match="router"):
         play(model, TrainJob(2, 9, method="lora", targets="all-linear"))
+
+
+def test_adapters_beside_an_indexer_equal_the_trace() -> None:
+    """It asks for the dtype of a weight that an adapter stands beside, and that bitsandbytes leaves alone."""
+    raw = CONFIGS["deepseek_v32"](random.Random(SEED)) | {"num_hidden_layers": 1, "first_k_dense_replace": 0}
+    parting, ours, theirs = compare(raw, TrainJob(2, 9, method="qlora", padding_free=True))
+    assert parting is None, str(parting)
+    assert ours == theirs
+
+
+def test_an_indexer_whose_map_is_packed_is_refused() -> None:
+    """GPTQ's maps have no weight whose dtype could be asked for."""
+    model = model_from_config(CONFIGS["deepseek_v32"](random.Random(SEED)))
+    with pytest.raises(UnsupportedError, match="weights_proj"):
+        play(
+            model, TrainJob(2, 9, method="lora", targets="q_b_proj", precision="fp16", quantization="gptq-4bit-column")
+        )
 
 
 @pytest.mark.parametrize(("raw", "job"), GRID, ids=[f"{i}-{raw['model_type']}" for i, (raw, _) in enumerate(GRID)])

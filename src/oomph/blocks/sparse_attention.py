@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from oomph.blocks.latent_attention import Indexer, LatentAttention, expand_kv
+from oomph.errors import UnsupportedError
 from oomph.tape.sizes import Size, yes
 
 if TYPE_CHECKING:
@@ -68,7 +69,13 @@ def _picked(
         k = past_key_values.layers[index].update_indexer(k)
     scores = ops.matmul(ops.cast(q, "fp32"), ops.unsqueeze(ops.cast(ops.transpose(k, 1, 2), "fp32"), 1)) * 1.0
     scores = ops.unary(scores, "relu")
-    weights = ops.cast(m.weights_proj(ops.cast(hidden_states, m.weights_proj.weight.dtype)), "fp32") * 1.0
+    weight = getattr(m.weights_proj, "weight", None)
+    if weight is None:
+        raise UnsupportedError(
+            "oomph does not know what an indexer makes of a packed weights_proj, whose dtype it asks for.",
+            "Choose another --quantization: nf4, int8, an hqq- or a torchao- one.",
+        )
+    weights = ops.cast(m.weights_proj(ops.cast(hidden_states, weight.dtype)), "fp32") * 1.0
     index_scores = _without_row(ops.matmul(ops.unsqueeze(weights, 2), scores))
     if attention_mask.dtype == "bool":
         index_scores = ops.masked_fill(index_scores, ops.unary(attention_mask, "bitwise_not"))

@@ -32,8 +32,9 @@ NAMES: dict[str, tuple[str, str, str]] = {
     **dict.fromkeys(("minimax", "minimax_m2", "mixtral"), ("w1", "w3", "w2")),
     **dict.fromkeys(
         (
-            "afmoe", "deepseek_v2", "deepseek_v3", "dots1", "ernie4_5_moe", "exaone_moe", "flex_olmo", "glm4_moe",
-            "glm4_moe_lite", "hunyuan_v1_moe", "mellum", "olmoe", "qwen3_moe", "qwen3_next", "solar_open",
+            "afmoe", "deepseek_v2", "deepseek_v3", "deepseek_v32", "dots1", "ernie4_5_moe", "exaone_moe", "flex_olmo",
+            "glm4_moe", "glm4_moe_lite", "glm4v_moe", "glm_moe_dsa", "hunyuan_v1_moe", "mellum", "olmoe", "qwen3_moe",
+            "qwen3_next", "solar_open",
         ),
         (GATE, UP, DOWN),
     ),
