@@ -78,6 +78,14 @@ def test_trainable_parameters_are_those_of_peft(raw: dict[str, Any]) -> None:
     assert trainable_params(model_from_config(raw), job) == build(raw, job).get_nb_trainable_parameters()[0]
 
 
+def test_dora_on_stacked_experts_is_refused() -> None:
+    """PEFT: ParamWrapper does not work with use_dora=True; maps of attention take it."""
+    model = model_from_config(models.MIXTRAL)
+    with pytest.raises(UsageError, match="do not work with DoRA"):
+        step(model, TrainJob(1, 8, method="dora", targets="all-linear"))
+    assert step(model, TrainJob(1, 8, method="dora", targets="q_proj,v_proj")).peak
+
+
 @pytest.mark.slow
 def test_translated_names_are_peft_s() -> None:
     """The mappings of the installed PEFT and transformers, for the models that oomph plays."""

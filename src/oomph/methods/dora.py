@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from oomph.blocks.base import Block, Part, Parts
 from oomph.blocks.basic import Linear
-from oomph.errors import UnsupportedError
+from oomph.errors import UnsupportedError, UsageError
 from oomph.methods.bitsandbytes import Linear4bit, Linear8bit
 from oomph.methods.lora import SCALING, LoraLinear, adapter_dtype, features
+from oomph.methods.parameters import Targets, translated
 from oomph.methods.quantised import PackedLinear
 from oomph.methods.ranks import check_names, rank_at
 from oomph.methods.targets import LORA_TARGETS, check_mixers, inner, names_of, split, wrap_targets
@@ -41,7 +42,13 @@ def adapt(model: Model, job: TrainJob) -> Model:
     check_names(model, job)
     names = names_of(model, job.targets, LORA_TARGETS)
     check_mixers(model, names)
-    return wrap_targets(model, names, wrap, split(job.modules_to_save))
+    targets = Targets(names) if job.experts == "modules" else translated(model, names)
+    if targets.parameters:
+        raise UsageError(
+            "PEFT's adapters on stacked experts do not work with DoRA.",
+            "Name other maps, as --targets q_proj,v_proj; or take --method lora.",
+        )
+    return wrap_targets(model, targets.maps, wrap, split(job.modules_to_save))
 
 
 @dataclass(frozen=True, eq=False)
