@@ -42,8 +42,8 @@ def grid() -> list[tuple[dict[str, Any], TrainJob | InferJob]]:
     for name, config in CONFIGS.items():
         rng = random.Random(f"{name}{SEED}")
         adapted = replace(LORA, targets=ADAPTED.get(name, "all-linear"))
-        drawn = LIGHT if name == "kimi_linear" else adapted if name in ADAPTED else job(rng, name)
-        training = (config(rng), drawn)
+        raw = config(rng)
+        training = (raw, LIGHT if name == "kimi_linear" else adapted if name in ADAPTED else job(rng, name))
         inference = (config(rng), replace(infer_job(rng), seq_len=29, decode=1, cache="dynamic"))
         short = name in BY_TOKEN
         found += [(raw, replace(each, seq_len=SHORT) if short else each) for raw, each in (training, inference)]
