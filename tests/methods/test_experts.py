@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from oomph.errors import UsageError
+from oomph.errors import UnsupportedError, UsageError
 from oomph.families import model_from_config
 from oomph.job import TrainJob
 from oomph.methods import trainable_params
@@ -84,6 +84,13 @@ def test_dora_on_stacked_experts_is_refused() -> None:
     with pytest.raises(UsageError, match="do not work with DoRA"):
         step(model, TrainJob(1, 8, method="dora", targets="all-linear"))
     assert step(model, TrainJob(1, 8, method="dora", targets="q_proj,v_proj")).peak
+
+
+def test_oft_on_what_reads_tokens_without_their_batch_is_refused() -> None:
+    """Shared experts of DeepSeek read them so; maps of attention take it."""
+    model = model_from_config(DEEPSEEK)
+    with pytest.raises(UnsupportedError, match="without their batch"):
+        step(model, TrainJob(1, 8, method="oft", block_size=4, targets="all-linear"))
 
 
 @pytest.mark.slow

@@ -64,6 +64,9 @@ def fitting(wide: Size, wanted: int) -> int:
     return lower if wanted - lower <= higher - wanted else higher
 
 
+BATCHED = 3  # axes of [B, S, H]
+
+
 @dataclass(frozen=True, eq=False)
 class OftLinear(Block):
     """A linear map whose input is rotated, the rotation's numbers in `dtype` (None: the job's)."""
@@ -84,6 +87,11 @@ class OftLinear(Block):
         """Mirror oft.Linear.forward."""
         from oomph import ops
 
+        if len(x.shape) != BATCHED:
+            raise UnsupportedError(
+                "oomph cannot play OFT on maps of a mixture that read tokens without their batch yet.",
+                "Name other maps, as --targets q_proj,v_proj.",
+            )
         previous_dtype = x.dtype
         x = ops.cast(x, m.oft_R.weight.dtype)
         x = m.oft_R(x)
