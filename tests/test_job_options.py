@@ -34,7 +34,8 @@ def infer(**values: Any) -> None:
 @job_options.either_options
 def either(**values: Any) -> None:
     """Print a job of either kind."""
-    click.echo(repr(job_options.either_job(values)))
+    job_options.check_kind(values)
+    click.echo(repr(job_options.infer_job(values) if values["infer"] else job_options.train_job(values)))
 
 
 def call(command: click.Command, line: str) -> Result:

@@ -135,7 +135,7 @@ def test_a_table_of_all_scores_is_warned_of(capsys: pytest.CaptureFixture[str], 
     found = typed(capsys, tmp_path / "config.json", "--no-autocast")
     assert any("square of the length" in text and "--autocast" in text for text in found["warnings"])
     found = typed(capsys, tmp_path / "config.json", "--no-autocast", "--attention", "math")
-    assert not found["warnings"]
+    assert not any("square of the length" in text for text in found["warnings"])
 
 
 def test_experts_that_are_not_quantised_are_warned_of() -> None:
@@ -144,4 +144,5 @@ def test_experts_that_are_not_quantised_are_warned_of() -> None:
     job = TrainJob(seq_len=64, method="qlora", targets="q_proj", autocast=True)
     (said,) = (text for text in job_ledger(found, job).warnings if "stacked" in text)
     assert "fp32" in said
-    assert not job_ledger(found, replace(job, quantised_experts=True)).warnings
+    packed = job_ledger(found, replace(job, quantised_experts=True))
+    assert not any("stacked" in text for text in packed.warnings)
