@@ -6,8 +6,9 @@ from dataclasses import fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
+from oomph import kernel_checks
 from oomph.errors import UsageError, close_matches
-from oomph.job_words import FLASH_ATTN, INTEGER_CACHES, OF_PROMPTS, PROMPTED, RANKED
+from oomph.job_words import FLASH_ATTN, FOUR_BIT, INTEGER_CACHES, OF_PROMPTS, PROMPTED
 from oomph.lengths import Lengths
 from oomph.objectives import KINDS as OBJECTIVES
 from oomph.optimizer_names import KINDS, REFUSED
@@ -21,7 +22,6 @@ ALL_AT_ONCE = (*TWO_OPTIMIZERS, "adamw-master", "q_galore_adamw8bit")  # that do
 SIXTEEN_BIT_LOSSES = frozenset(
     {"cut", "liger-fms", "unsloth"}
 )  # whose products fail with, or whose kernels refuse, fp32 weights
-FOUR_BIT = ("nf4", "fp4")  # what bitsandbytes quantises to 4 bits, stacked experts too
 CODE_BITS = {"quanto": (2, 4), "hqq": (1, 2, 3, 4, 8)}  # of caches that are quantised to integers
 THREE_BITS = 3
 PLAYED_STAGES = 2  # of DeepSpeed's ZeRO
@@ -111,11 +111,11 @@ def check_training(job: TrainJob) -> None:
     if job.activation_offload != "none":
         _check_offload(job)
     if job.kernels == "unsloth":
-        _check_unsloth(job)
+        kernel_checks.check_unsloth(job)
     if job.kernels == "axolotl":
-        _check_axolotl(job)
+        kernel_checks.check_axolotl(job)
     if job.attention in FLASH_ATTN:
-        _check_flash_attn(job)
+        kernel_checks.check_flash_attn(job)
     elif job.repeats_keys:
         raise UsageError("repeats_keys is of flash-attn.", "Add --attention flash_attention_2.")
     if job.kernels == "foak" and job.packing and job.shape[0] > 1:
@@ -224,7 +224,7 @@ def check_serving(job: InferJob) -> None:
     if job.cache in INTEGER_CACHES:
         _check_codes(job)
     if job.attention in FLASH_ATTN:
-        _check_flash_attn_served(job)
+        kernel_checks.check_flash_attn_served(job)
     if job.max_memory and job.device_map == "none":
         raise UsageError("max_memory is of a device map.", "Add --device-map auto, or leave it out.")
     if job.device_map != "none" and job.offload != "none":
@@ -379,69 +379,6 @@ def _check_offload(job: TrainJob) -> None:
     ):
         if wrong:
             raise UsageError(f"Activation offloading does not go with {what}.", fix)
-
-
-def _check_unsloth(job: TrainJob) -> None:
-    """Refuse what Unsloth's operations leave to others or do otherwise."""
-    if job.method not in RANKED:
-        raise UsageError(
-            "Unsloth's kernels are for adapters; whole models it trains with transformers' classes, compiled.",
-            "Add --method lora, or --kernels torch: those classes, uncompiled.",
-        )
-    if job.precision not in ("bf16", "fp16") or job.kbit_preparation:
-        raise UsageError(
-            "Unsloth keeps all but adapters in 16 bit.", "Take precision bf16, without --kbit-preparation."
-        )
-    if job.quantization != "none" and not job.quantization.startswith(FOUR_BIT):
-        raise UsageError(
-            f"oomph plays Unsloth's kernels on weights in 16 bit or bitsandbytes' 4 bit, not on {job.quantization}.",
-            "Take quantization nf4 or none, or other --kernels.",
-        )
-    if job.adapter_dropout or job.modules_to_save:
-        what = "dropout on adapters or copies of modules"
-        raise UsageError(f"oomph cannot play {what} with Unsloth's kernels yet.", "Leave them out.")
-
-
-def _check_axolotl(job: TrainJob) -> None:
-    """Refuse what axolotl's operations do not take, or take in a way that is not played."""
-    if job.method not in ("lora", "qlora") or job.kbit_preparation:
-        fix = "Take --method lora or qlora, without --kbit-preparation, or --kernels torch."
-        raise UsageError("axolotl's kernels are played for LoRA and QLoRA, on a base that PEFT did not prepare.", fix)
-    if not job.quantization.startswith(("none", *FOUR_BIT)):
-        raise UsageError("axolotl's kernels take bases in 16 bits or bitsandbytes' 4 bits.", "Say --kernels torch.")
-    if job.precision.startswith("amp"):
-        fix = f"Say --precision {job.precision.removeprefix('amp-')} --autocast, as axolotl loads weights."
-        raise UsageError("axolotl's kernels add products in the dtype of their inputs, which autocast changes.", fix)
-
-
-def _check_flash_attn(job: TrainJob) -> None:
-    """Refuse what the packages flash-attn refuse, and what is not played with them."""
-    if job.precision == "fp32":
-        fix = "Take precision bf16 or amp-bf16, or --attention efficient."
-        raise UsageError("flash-attn computes in 16 bits alone: it refuses fp32.", fix)
-    for wrong, what, fix in (
-        (
-            job.kbit_preparation and job.quantization == "none" and not job.autocast,
-            "a base that kbit_preparation keeps in fp32",
-            "Add --autocast, or leave --kbit-preparation out.",
-        ),
-        (job.method in PROMPTED and job.padding, f"{job.method} and a padding mask", "Say --attention flash."),
-    ):
-        if wrong:
-            raise UsageError(f"oomph cannot play {job.attention} with {what} yet.", fix)
-
-
-def _check_flash_attn_served(job: InferJob) -> None:
-    """Refuse what the packages flash-attn refuse, and what is not played with them."""
-    if job.precision == "fp32":
-        raise UsageError("flash-attn computes in 16 bits alone: it refuses fp32.", "Take precision bf16.")
-    for wrong, what in (
-        (job.padding, "a padding mask"),
-        (job.cache not in ("none", "dynamic"), f"the cache {job.cache}"),
-        (job.beams > 1 or job.candidates > 0, "beams or candidates"),
-    ):
-        if wrong:
-            raise UsageError(f"oomph cannot play {job.attention} with {what} yet.", "Say --attention flash.")
 
 
 def implementation(optimizer: str, asked: str, default: str) -> str:

@@ -16,6 +16,7 @@ Kernel = Literal[
     "eager",  # transformers'
     "flash_attention_2", "flash_attention_3",  # of the packages flash-attn and flash-attn-3
 ]  # fmt: skip
+FOUR_BIT = ("nf4", "fp4")  # how names begin of what bitsandbytes quantises to 4 bits, stacked experts too
 FLASH_ATTN = ("flash_attention_2", "flash_attention_3")
 # What others call these packages: transformers, config files, the hub.
 FLASH_ATTN_NAMES: dict[str, Kernel] = {

@@ -17,6 +17,7 @@ from oomph.blocks.base import Block, Part, Rewritten, rewritten
 from oomph.blocks.basic import Norm
 from oomph.blocks.mlp import GatedMLP
 from oomph.errors import UnsupportedError, UsageError
+from oomph.job_words import FOUR_BIT
 from oomph.kernels import Patch, patched
 from oomph.methods.bitsandbytes import Linear4bit
 from oomph.methods.lora import LoraLinear
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from oomph.tape.sym import Sym
 
 BOTH = Patch("foak", "foak")
-FOUR_BIT = ("nf4", "nf4-dq", "fp4", "fp4-dq")
 PATCHES: dict[str, Patch] = {"llama": BOTH, "mistral": BOTH, "granite": BOTH, "gpt_bigcode": Patch()}
 
 
@@ -49,7 +49,7 @@ def with_fused_adapters(model: Model, job: TrainJob) -> Model:
     Raises UsageError for what its code cannot take (scales that are not quantised, a base that PEFT prepared, no
     autocast) and UnsupportedError for adapters on all of an MLP, which it fuses too.
     """
-    if job.quantization not in FOUR_BIT or model.model_type == "gpt_bigcode":
+    if not job.quantization.startswith(FOUR_BIT) or model.model_type == "gpt_bigcode":
         return model
     if not job.quantization.endswith("-dq") or job.kbit_preparation or not job.autocast:
         raise UsageError(

@@ -28,7 +28,7 @@ LOSSES = {
 Wrapped = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-def library(name: str) -> Any:
+def imported(name: str) -> Any:
     """Return a module of sentence-transformers; refused where there is none."""
     if not find_spec("sentence_transformers"):
         raise UnsupportedError("A trace of this objective needs sentence-transformers.", f"Do: {INSTALL}")
@@ -42,9 +42,9 @@ def trainer(job: TrainJob, model: Any, wrapped: Wrapped) -> Any:
     """
     embedding_model = _embedding_model(job, model)
     embedding_model.forward = wrapped(embedding_model.forward)
-    kind = getattr(library("sentence_transformer.losses"), LOSSES[job.objective])
+    kind = getattr(imported("sentence_transformer.losses"), LOSSES[job.objective])
     options = {"mini_batch_size": job.mini_batch_size} if job.objective == "contrastive-cached" else {}
-    made = object.__new__(library("sentence_transformer.trainer").SentenceTransformerTrainer)
+    made = object.__new__(imported("sentence_transformer.trainer").SentenceTransformerTrainer)
     vars(made).update(loss=kind(embedding_model, **options), model=embedding_model, model_wrapped=embedding_model)
     compute_loss = made.compute_loss
     made.compute_loss = lambda model, inputs: compute_loss(embedding_model, inputs)
@@ -55,8 +55,8 @@ def _embedding_model(job: TrainJob, model: Any) -> Any:
     """Return a SentenceTransformer of a model, without a tokenizer."""
     modules = {"0": _transformer(model), "1": _pooling(job, model)}
     if job.normalize:
-        modules["2"] = library("sentence_transformer.modules").Normalize()
-    made = object.__new__(library("sentence_transformer.model").SentenceTransformer)
+        modules["2"] = imported("sentence_transformer.modules").Normalize()
+    made = object.__new__(imported("sentence_transformer.model").SentenceTransformer)
     torch.nn.Sequential.__init__(made, OrderedDict(modules))
     made.module_kwargs = None
     return made
@@ -64,7 +64,7 @@ def _embedding_model(job: TrainJob, model: Any) -> Any:
 
 def _transformer(model: Any) -> Any:
     """Return the module Transformer around a model, with what its forward reads."""
-    where = library("base.modules.transformer")
+    where = imported("base.modules.transformer")
     made = object.__new__(where.Transformer)
     torch.nn.Module.__init__(made)
     inner = unwrapped(model)
@@ -86,7 +86,7 @@ def _transformer(model: Any) -> Any:
 def _pooling(job: TrainJob, model: Any) -> Any:
     config = unwrapped(model).config
     mode = pooling_of(config.model_type, job)
-    return library("sentence_transformer.modules.pooling").Pooling(config.hidden_size, mode)
+    return imported("sentence_transformer.modules.pooling").Pooling(config.hidden_size, mode)
 
 
 def inputs(job: TrainJob, model: Any) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def inputs(job: TrainJob, model: Any) -> dict[str, Any]:
 @contextmanager
 def of_full_length() -> Iterator[None]:
     """Let mini-batches be as long as their batch: no column of them is all padding."""
-    where = library("base.losses.gradcache")
+    where = imported("base.losses.gradcache")
 
     def sliced(feature: dict[str, Any], begin: int, end: int) -> dict[str, Any]:
         return {name: each[begin:end] if isinstance(each, torch.Tensor) else each for name, each in feature.items()}

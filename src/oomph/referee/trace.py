@@ -210,7 +210,7 @@ def _import_what_makes_constants(job: TrainJob | InferJob) -> None:
     if isinstance(job, TrainJob) and OBJECTIVES[job.objective].task == "embedding":
         from oomph.referee import embeddings
 
-        embeddings.library("sentence_transformer.trainer")
+        embeddings.imported("sentence_transformer.trainer")
     if isinstance(job, TrainJob) and job.method not in ("full", "bitfit"):
         for name in ("peft", "bitsandbytes") if job.quantization != "none" else ("peft",):
             if find_spec(name):
