@@ -35,6 +35,7 @@ from oomph.job_words import (
     Kernels,
     Loss,
     Method,
+    Mixers,
     ModelCode,
     Objective,
     OptimizerName,
@@ -82,9 +83,11 @@ class TrainJob:
     says, or 2; one label is a regression, as a reward model's, whose labels are numbers. `experts`: in which form a
     mixture computes its experts; `routing`: how tokens are spread over them, evenly or all to the same ones, which
     changes bytes in the eager form only. `kernels`: whose fused kernels are put into it, of norms, rotary
-    embeddings and activations. `model_code`: whose classes and loop run, transformers' or those of a release of
-    LitGPT, which has maps, adapters and names of targets of its own (docs/frameworks.md). `autocast`: 16-bit
-    weights under autocast too, as accelerate's mixed precision over them: adapters in fp32 are cast, losses upcast.
+    embeddings and activations. `mixers`: which packages its classes find for layers that keep a state, none unless
+    said: flash-linear-attention for delta rules, causal-conv1d for convolutions over time. `model_code`: whose
+    classes and loop run, transformers' or those of a release of LitGPT, which has maps, adapters and names of
+    targets of its own (docs/frameworks.md). `autocast`: 16-bit weights under autocast too, as accelerate's mixed
+    precision over them: adapters in fp32 are cast, losses upcast.
 
     The objective is what is minimised, as trainers of TRL or sentence-transformers do it; one beyond sft asks for what
     is missing: its loss, and a `reference` that goes with the method. `batch` then counts samples: a pair of answers is
@@ -152,6 +155,7 @@ class TrainJob:
     precision: Precision = "bf16"
     attention: Kernel = "flash"
     kernels: Kernels = "torch"
+    mixers: Mixers = "torch"
     padding: bool = False
     packing: bool = False
     sequences: int = 2
@@ -352,7 +356,8 @@ class InferJob:
     `candidates` (prompt lookup) so many tokens of the prompt are read with it, and with every token after it; with an
     `assistant`, a model that oomph knows by name, it writes them (20 unless said otherwise).
 
-    `quantization` is how the weights are stored, `gptq_kernel` what computes with GPTQ's, as in TrainJob.
+    `mixers` as in TrainJob. `quantization` is how the weights are stored, `gptq_kernel` what computes with GPTQ's, as
+    in TrainJob.
     `compute_fp32`: bitsandbytes brings 4-bit maps' inputs and weights to fp32 first, which it does unless a
     BitsAndBytesConfig says otherwise.
 
@@ -375,6 +380,7 @@ class InferJob:
     decode: int = 0
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     attention: Kernel = "flash"
+    mixers: Mixers = "torch"
     padding: bool = False
     cache: CacheKind = "dynamic"
     max_cache_len: int = 0

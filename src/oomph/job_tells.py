@@ -66,6 +66,7 @@ TELLS: dict[str, Callable[[TrainJob], bool]] = {
     "repeats_keys": lambda job: job.repeats_keys,
     "long_samples": lambda job: job.mixed,
     "kernels": lambda job: job.kernels != "torch",
+    "mixers": lambda job: job.mixers != "torch",
     "task": lambda job: job.task != "config",
     "labels": lambda job: job.task != "config",
     "target_len": lambda job: job.target_len > 0,
@@ -100,6 +101,7 @@ def _integers(job: InferJob) -> bool:
 
 
 SERVED: dict[str, Callable[[InferJob], bool]] = {
+    "mixers": lambda job: job.mixers != "torch",
     "max_cache_len": lambda job: job.cache in STATIC_CACHES,
     "cache_bits": _integers,
     "cache_group": _integers,

@@ -36,6 +36,12 @@ Kernels = Literal[
     "unsloth",  # Unsloth's own: adapters are computed with the maps beneath them
     "axolotl",  # axolotl's: adapters are computed with the maps beneath them, all else is transformers'
 ]
+Mixers = Literal[
+    "torch",  # transformers' own code
+    "fla",  # the package flash-linear-attention, for delta rules
+    "causal-conv1d",  # the package of that name, for convolutions over time
+    "fla+causal-conv1d",  # both
+]
 Experts = Literal[
     "grouped_mm",  # one product for all experts; what transformers takes unless told otherwise
     "eager",  # a loop over the experts that were hit

@@ -15,6 +15,7 @@ from oomph.errors import UsageError, close_matches
 PACKAGES = ("oomph.ops", "oomph.optimizers")
 HELPERS = frozenset(
     {
+        "oomph.ops.delta_chunks",
         "oomph.ops.kernel",
         "oomph.ops.kernel_choice",
         "oomph.ops.mask_rules",

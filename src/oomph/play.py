@@ -28,6 +28,7 @@ from oomph.play_step import at_depth, play_step
 from oomph.played import Played
 from oomph.programs import program_of
 from oomph.programs.attention_kernels import check_packed, kernel_of
+from oomph.programs.mixer_packages import check_mixers
 from oomph.structure import decoder_stack
 from oomph.tape import Tape
 from oomph.tape.autograd import like, reaches_nothing
@@ -74,6 +75,7 @@ def train_step(
     """
     check_model(model, job)
     check_packed(model, job)
+    check_mixers(model, job)
     original = as_coded(model, job)
     program_of(original)  # what cannot be played is said before what its method lacks
     model = adapted(model, job)
@@ -194,6 +196,7 @@ def _tape(model: Model, job: TrainJob, on: Place) -> Tape:
     """Return a tape that knows what of a job its programs ask for."""
     tape = Tape(on)
     tape.kernel, tape.dropout, tape.loss = kernel_of(model, job), job.dropout, job.loss
+    tape.mixers = frozenset(job.mixers.split("+"))
     tape.keeps_inputs = job.keeps_4bit_inputs
     tape.repeats_keys = job.repeats_keys
     tape.keeps_softmax_inputs, tape.heads_of_4_51 = job.keeps_softmax_inputs, job.heads_of_4_51

@@ -26,6 +26,7 @@ from oomph.programs.cache import OLD, Cache, EncoderDecoderCache, dynamic_cache,
 from oomph.programs.integer_cache import integer_cache
 from oomph.programs.llama import attention, rotary_size
 from oomph.programs.lookup import write
+from oomph.programs.mixer_packages import check_mixers
 from oomph.programs.offloaded_cache import offloaded_cache
 from oomph.programs.quantised_cache import fp8_cache
 from oomph.programs.towers import images
@@ -48,12 +49,14 @@ def infer(model: Model, job: InferJob, *, on: Place = "gpu") -> Played:
     """
     job = placed(model, job)
     refuse_headless(model)
+    check_mixers(model, job)
     model = adapted(model, job)
     program = program_of(model)
     writes = model.objective == "seq2seq-lm"
     _check(program, model, job)
     tape = Tape(on)
     recorder, tape.kernel = tape.recorder, kernel_of(model, job)
+    tape.mixers = frozenset(job.mixers.split("+"))
     tape.experts, tape.routing, tape.training, tape.release = job.experts, job.routing, False, job.release
     tape.heads_of_4_51 = job.release == "4.51"
     tape.images, tape.image_size = job.images, job.image_size

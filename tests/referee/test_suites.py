@@ -11,7 +11,17 @@ import pytest
 from oomph.errors import UnsupportedError, UsageError
 from oomph.families import model_from_config
 from oomph.job import InferJob, TrainJob, describe
-from oomph.job_words import FLASH_ATTN, PROMPTED, Loss, Objective, Quantization, Reference, Release, ServedGptqKernel
+from oomph.job_words import (
+    FLASH_ATTN,
+    PROMPTED,
+    Loss,
+    Mixers,
+    Objective,
+    Quantization,
+    Reference,
+    Release,
+    ServedGptqKernel,
+)
 from oomph.optimizer_names import KINDS
 from oomph.play import train_step
 from oomph.referee import suites
@@ -77,6 +87,7 @@ def test_every_value_of_every_input_occurs(kind: type) -> None:
     missing["compile"] = {True}  # an estimate, not a job
     missing["activation_offload"] = {"trl", "torchtune", "save-on-cpu"}  # packages apart; a second stream
     # Those of packages that a suite does not ask for: fms-acceleration, Unsloth, axolotl, TRL ...
+    missing["mixers"] = set(get_args(Mixers)) - {"torch"}
     missing["kernels"] = {"foak", "unsloth", "axolotl"}
     missing["objective"] = set(get_args(Objective)) - {"sft"}
     missing |= {"task": {"embedding"}, "pooling": {"mean", "cls", "lasttoken"}, "normalize": {False}}

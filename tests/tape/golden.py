@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from oomph.compare import Step, peak_bytes, steps
-from oomph.job import TrainJob
+from oomph.job import InferJob, TrainJob
 from tests.tape.grid import casts, played
 
 Row = dict[str, Any]
@@ -30,12 +30,17 @@ def said(events: list[Step]) -> Row:
     return {"peak_bytes": peak_bytes(events), "events": len(events), "digest": digest(events)}
 
 
-def estimated(raw: dict[str, Any], job: TrainJob) -> Row:
+def job_of(inputs: dict[str, Any]) -> TrainJob | InferJob:
+    """The job of these inputs: one that decodes is of inference."""
+    return InferJob(**inputs) if "decode" in inputs else TrainJob(**inputs)
+
+
+def estimated(raw: dict[str, Any], job: TrainJob | InferJob) -> Row:
     """What the tape says."""
     return said(played(raw, job)[1])
 
 
-def traced(raw: dict[str, Any], job: TrainJob) -> Row:
+def traced(raw: dict[str, Any], job: TrainJob | InferJob) -> Row:
     """What the real code does, on tensors without memory."""
     from oomph.referee.trace import trace
     from oomph.trace_groups import trace_start
@@ -44,15 +49,15 @@ def traced(raw: dict[str, Any], job: TrainJob) -> Row:
     return said(steps(found.stream, trace_start(found.stream), casts(job)))
 
 
-def read(path: Path) -> list[tuple[dict[str, Any], TrainJob, Row]]:
+def read(path: Path) -> list[tuple[dict[str, Any], Any, Row]]:
     """The rows of a file."""
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    return [(row["config"], TrainJob(**row["job"]), row["said"]) for row in rows]
+    return [(row["config"], job_of(row["job"]), row["said"]) for row in rows]
 
 
 def record(path: Path, recipe: str, cases: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
     """Write a file of what the real code does in these cases."""
-    rows = [{"config": raw, "job": job, "said": traced(raw, TrainJob(**job))} for raw, job in cases]
+    rows = [{"config": raw, "job": job, "said": traced(raw, job_of(job))} for raw, job in cases]
     text = ",\n".join(json.dumps(row) for row in rows)
     path.write_text(f'{{"recipe": {json.dumps(recipe)}, "rows": [\n{text}\n]}}\n', encoding="utf-8")
 

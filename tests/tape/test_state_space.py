@@ -14,7 +14,7 @@ from oomph.errors import UnsupportedError, UsageError
 from oomph.families import model_from_config
 from oomph.job import InferJob, TrainJob
 from oomph.play import play, train_step
-from oomph.programs.attention_kernels import kernel_note
+from oomph.programs.mixer_packages import mixer_note
 from oomph.steps import step
 from tests.referee.test_trace_profile import PLAIN, SCALARS
 from tests.tape.grid import compare
@@ -95,10 +95,10 @@ def test_adapters_that_cannot_be_or_do_nothing_are_refused(name: str, targets: s
 
 def test_it_is_said_that_no_kernels_are_played() -> None:
     """What a user with the packages gets is another number."""
-    notes = kernel_note(model_from_config(deep("bamba", 4)), "flash")
+    notes = mixer_note(model_from_config(deep("bamba", 4)), "torch")
     assert len(notes) == 1
     assert "without the packages mamba-ssm and causal-conv1d" in notes[0]
-    assert kernel_note(model_from_config(LLAMA), "flash") == ()
+    assert mixer_note(model_from_config(LLAMA), "torch") == ()
 
 
 def test_a_quantised_time_step_is_refused() -> None:

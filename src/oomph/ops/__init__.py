@@ -30,6 +30,7 @@ from oomph.ops.attention import (
 )
 from oomph.ops.axolotl import adapted_map, adapted_mlp, adapted_qkv
 from oomph.ops.bounds import at_least, clamp, clamp_both, masked_fill, where, where_buffer, where_either
+from oomph.ops.causal_conv1d import causal_conv1d, causal_conv1d_update
 from oomph.ops.channels import conv1d, index_copy
 from oomph.ops.einsum import einsum
 from oomph.ops.elementwise import (
@@ -50,6 +51,7 @@ from oomph.ops.elementwise import (
     unary,
     zeros_like,
 )
+from oomph.ops.fla import fla_gated_delta_rule, fla_gated_delta_step
 from oomph.ops.flash_attn import flash_attn_2, flash_attn_3
 from oomph.ops.flash_interface import flash_attention_forward, flash_attention_of_rows, in_16_bits, rows_at, rows_to
 from oomph.ops.foak import dropped_lora_map, dropped_lora_qkv
@@ -85,6 +87,7 @@ from oomph.ops.indexing import (
     view,
 )
 from oomph.ops.joining import cat, pad_axis, pad_last, stack_first, stack_last
+from oomph.ops.kda import fla_kimi_delta_rule, fla_kimi_delta_step
 from oomph.ops.loss import cross_entropy, cross_entropy_of_rows, fused_cross_entropy, mse_loss
 from oomph.ops.masks import (
     as_numbers,
@@ -222,6 +225,8 @@ __all__ = [
     "cast",
     "cast_in_order",
     "cat",
+    "causal_conv1d",
+    "causal_conv1d_update",
     "causal_mask",
     "choose_frequencies",
     "clamp",
@@ -256,6 +261,10 @@ __all__ = [
     "exp",
     "expand",
     "falcon_alibi",
+    "fla_gated_delta_rule",
+    "fla_gated_delta_step",
+    "fla_kimi_delta_rule",
+    "fla_kimi_delta_step",
     "flash_attention_forward",
     "flash_attention_of_rows",
     "flash_attn_2",

@@ -10,7 +10,7 @@ from typing import Any
 
 from oomph.ops.elementwise import cast, grad, zeros_like
 from oomph.ops.indexing import reshaped
-from oomph.ops.kernel import let_go, seen
+from oomph.ops.kernel import end_kept, let_go, seen
 from oomph.ops.quantised import FourBitWeight
 from oomph.ops.unsloth import Adapted
 from oomph.tape.autograd import Gradients, Node, made_by, record, save
@@ -41,7 +41,7 @@ def adapted_qkv(x: Sym, dropped: Sym | None, maps: Sequence[Adapted]) -> tuple[S
     save(node, x, x if dropped is None else dropped, *low)
     if node is not None:
         node.context, node.in_python = (tuple(maps), dropped is not None), True
-    _end(low, node)
+    end_kept(low, node)
     return tuple(made_by(out, node, at) for at, out in enumerate(outs))
 
 
@@ -64,7 +64,7 @@ def adapted_map(x: Sym, dropped: Sym | None, one: Adapted) -> Sym:
     save(node, *low, x, x if dropped is None else dropped)
     if node is not None:
         node.context, node.in_python = (one, dropped is not None), True
-    _end(low, node)
+    end_kept(low, node)
     return made_by(out, node)
 
 
@@ -97,14 +97,8 @@ def adapted_mlp(x: Sym, dropped: Sym | None, gate: Adapted, up: Adapted, down: A
     del hidden
     kept = made + low
     del made, low
-    _end(kept, node)
+    end_kept(kept, node)
     return made_by(out, node)
-
-
-def _end(kept: list[Sym], node: Node | None) -> None:
-    """Let go what was made to be saved: in turn as it is packed, or the last first if nothing takes the tuple over."""
-    while kept:
-        kept.pop(-1 if node is None else 0)
 
 
 def _adapters(maps: Sequence[Adapted]) -> list[Sym]:

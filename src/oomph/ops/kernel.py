@@ -12,6 +12,7 @@ from oomph.tape.sym import Sym, new
 from oomph.workspaces import Buffer, Freed, Step
 
 if TYPE_CHECKING:
+    from oomph.tape.autograd import Node
     from oomph.tape.tape import Tape
 
 T = TypeVar("T")
@@ -56,3 +57,9 @@ def let_go(saved: list[Any]) -> None:
     """End saved tensors as the locals of a Python function end: the first one first."""
     while saved:
         saved.pop(0)
+
+
+def end_kept(kept: list[Any], node: Node | None) -> None:
+    """Let go what was made to be saved: in turn as it is packed, or the last first if nothing takes the tuple over."""
+    while kept:
+        kept.pop(-1 if node is None else 0)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from oomph.blocks.base import descend
 from oomph.errors import UnsupportedError
 from oomph.job import InferJob, TrainJob
 from oomph.job_words import FLASH_ATTN, Kernel
 from oomph.programs.frames import FRAMES
+from oomph.programs.mixer_packages import named, packages_of
 
 if TYPE_CHECKING:
     from oomph.model import Model
@@ -51,13 +51,6 @@ WITH_SINKS = ("gpt_oss",)
 # Types of which AutoModelForCausalLM loads the decoder alone (transformers 5.23, models/auto/modeling_auto.py).
 WITH_A_TOWER = ("llama4", "mllama", "qwen3_5", "qwen3_5_moe")
 OWN_ATTENTION = ("deberta-v2", "mpnet")  # types whose class knows no kernel
-# By the kind of a block: what computes it in one kernel where it is installed. What is played is torch's own code.
-PACKAGES = {
-    "linear_attention": "flash-linear-attention and causal-conv1d",
-    "mamba": "mamba-ssm and causal-conv1d",
-    "short_conv": "causal-conv1d",
-}
-PLAIN = ("minimax",)  # types whose mixers are plain torch whether or not there is a package
 
 
 def kernel_of(model: Model, job: TrainJob | InferJob) -> Kernel:
@@ -92,11 +85,11 @@ def check_packed(model: Model, job: TrainJob) -> None:
         )
     if job.packed_by != "lengths" or model.model_type in KEEP_TO_THEMSELVES:
         return
-    mixers = [PACKAGES[each.kind] for each in descend(model.parts) if each.kind in PACKAGES]
+    mixers = packages_of(model)
     if mixers:
         raise UnsupportedError(
-            f"transformers takes cu_seq_lens in {model.model_type} with {mixers[0]} alone: it refuses them in plain"
-            " torch, which is what oomph plays.",
+            f"transformers takes cu_seq_lens in {model.model_type} with {named(mixers[0])} alone: it refuses them in"
+            " plain torch, and oomph cannot play them with the packages yet.",
             "Say --packed-by positions, with which its mixers do not tell sequences apart.",
         )
 
@@ -134,16 +127,11 @@ def flash_note(model: Model, job: TrainJob | InferJob) -> tuple[str, ...]:
 
 
 def kernel_note(model: Model, kernel: str) -> tuple[str, ...]:
-    """Say so where a model's class does not use the attention kernel that a job asks for, or could use a package's, and
-    which class it is where there are two.
+    """Say so where a model's class does not use the attention kernel that a job asks for, and which class it is where
+    there are two.
     """
     frame = FRAMES.get(model.decoder_type)
-    blocks = [] if model.model_type in PLAIN else descend(model.parts)
-    packages = dict.fromkeys(PACKAGES[block.kind] for block in blocks if block.kind in PACKAGES)
-    found = [
-        f"transformers without the packages {names} is played: its mixers in plain torch, which takes more."
-        for names in packages
-    ]
+    found = []
     if model.model_type in WITH_A_TOWER:
         found.append("The whole model is played, with its tower; AutoModelForCausalLM loads the decoder alone.")
     if kernel != "eager" and model.model_type in OWN_ATTENTION:

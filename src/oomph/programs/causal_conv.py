@@ -1,4 +1,5 @@
-"""The depthwise convolution over time of hybrid models, as transformers runs it without the package causal_conv1d.
+"""The depthwise convolution over time of hybrid models, as transformers runs it without the package causal-conv1d, or
+with it.
 
 Shape letters: B batch, C channels, S sequence, K kernel. Source: transformers 5.23, models/lfm2/modeling_lfm2.py and
 models/qwen3_next/modeling_qwen3_next.py, the functions named.
@@ -7,10 +8,13 @@ models/qwen3_next/modeling_qwen3_next.py, the functions named.
 from __future__ import annotations
 
 from oomph import ops
+from oomph.errors import UnsupportedError
 from oomph.programs.cache import Cache
 from oomph.tape.bound import Bound
 from oomph.tape.sizes import Size, yes
 from oomph.tape.sym import Sym
+
+WIDEST = 4  # kernel of the package causal-conv1d
 
 
 def masked(hidden_states: Sym, attention_mask: Sym | None) -> Sym:
@@ -27,8 +31,22 @@ def squeezed(conv: Bound) -> Sym:
     return ops.view(weight, (weight.shape[0], weight.shape[2]))
 
 
+def _has_package(weight: Sym, activation: str) -> bool:
+    """Tell whether the package causal-conv1d is played; raises UnsupportedError for what it refuses."""
+    if "causal-conv1d" not in weight.tape.mixers:
+        return False
+    if activation not in ("", "silu", "swish") or not yes(weight.shape[1] <= WIDEST):
+        raise UnsupportedError(
+            f"causal-conv1d computes kernels of 2 to {WIDEST} places, with SiLU or nothing behind them.",
+            "Leave it out of --mixers.",
+        )
+    return True
+
+
 def causal_conv1d_fn(hidden_states: Sym, weight: Sym, bias: Sym | None, activation: str = "") -> Sym:
     """Mirror the function of this name: hidden_states [B, C, S] in and out, weight [C, K], bias [C]."""
+    if _has_package(weight, activation):
+        return ops.causal_conv1d(hidden_states, weight, bias)
     out = ops.conv1d(
         ops.cast(hidden_states, weight.dtype), ops.unsqueeze(weight, 1), bias, padding=weight.shape[1] - 1
     )  # fmt: skip
@@ -42,6 +60,8 @@ def causal_conv1d_update(
     hidden_states: Sym, conv_state: Sym, weight: Sym, bias: Sym | None, activation: str = ""
 ) -> Sym:  # fmt: skip
     """Mirror the function of this name: a token behind those of conv_state [B, C, K], which is written in place."""
+    if _has_package(weight, activation):
+        return ops.causal_conv1d_update(hidden_states, conv_state, weight, bias)
     hidden_states_new = ops.cast(ops.cat([conv_state, hidden_states], 2), weight.dtype)
     out = ops.conv1d(hidden_states_new, ops.unsqueeze(weight, 1), bias)
     out = last_tokens(out, hidden_states.shape[2])

@@ -1,4 +1,5 @@
-"""The gated delta rule in chunks and token by token, as transformers runs it without flash-linear-attention.
+"""The gated delta rule in chunks and token by token, as transformers runs it without flash-linear-attention,
+or with it.
 
 Shape letters: B batch, S sequence, K key heads, V value heads, N chunks of C positions, D key head dim, E value head
 dim. All is computed in fp32: for each layer some thirty tensors as large as all queries, and scores [B, V, N, C, C].
@@ -38,6 +39,8 @@ def chunk_gated_delta_rule(
     query, key [B, S, K, D], value [B, S, V, E], g and beta [B, S, V]; returns [B, S, V, E] and, if asked for, the last
     state [B, V, D, E] in fp32.
     """
+    if "fla" in query.tape.mixers:
+        return ops.fla_gated_delta_rule(query, key, value, g, beta, initial_state, output_final_state)
     initial_dtype = query.dtype
     batch_size, sequence_length, num_k_heads, k_head_dim = key.shape
     num_v_heads, v_head_dim = value.shape[-2:]
@@ -117,6 +120,8 @@ def recurrent_gated_delta_rule(
     query: Sym, key: Sym, value: Sym, g: Sym, beta: Sym, initial_state: Sym, output_final_state: bool
 ) -> tuple[Sym, Sym | None]:
     """Mirror torch_recurrent_gated_delta_rule with use_qk_l2norm_in_kernel for one token and a state to go on from."""
+    if "fla" in query.tape.mixers:
+        return ops.fla_gated_delta_step(query, key, value, g, beta, initial_state, output_final_state)
     initial_dtype = query.dtype
     num_k_heads, num_v_heads = key.shape[2], value.shape[2]
     decay = g

@@ -1,4 +1,5 @@
-"""Kimi's delta rule in chunks and token by token, as transformers runs it without flash-linear-attention.
+"""Kimi's delta rule in chunks and token by token, as transformers runs it without flash-linear-attention, or
+with it.
 
 Its decay is a vector for each head, so that chunks are compared channel by channel: several fp32 tensors of
 [B, N, S / 64, 64, 64, D] in each layer. Shape letters: B batch, S sequence, N heads of D. Source: transformers 5.23,
@@ -26,6 +27,8 @@ def chunk_kimi_delta_attention(
     query, key, value and g [B, S, N, D], beta [B, S, N]; returns [B, S, N, D] and, if asked for, the last state
     [B, N, D, D] in fp32.
     """
+    if "fla" in query.tape.mixers:
+        return ops.fla_kimi_delta_rule(query, key, value, g, beta, initial_state, output_final_state)
     initial_dtype = query.dtype
     query, key, value, beta, g = [
         ops.cast(ops.contiguous(ops.transpose(x, 1, 2)), "fp32") for x in (query, key, value, beta, g)
@@ -96,6 +99,8 @@ def recurrent_kimi_delta_attention(
     query: Sym, key: Sym, value: Sym, g: Sym, beta: Sym, initial_state: Sym, output_final_state: bool
 ) -> tuple[Sym, Sym | None]:
     """Mirror recurrent_kimi_delta_attention with use_qk_l2norm_in_kernel for one token and a state to go on from."""
+    if "fla" in query.tape.mixers:
+        return ops.fla_kimi_delta_step(query, key, value, g, beta, initial_state, output_final_state)
     initial_dtype = query.dtype
     query, key, value, g, beta = [ops.cast(x, "fp32") for x in (query, key, value, g, beta)]
     query = l2norm(query)

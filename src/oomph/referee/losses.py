@@ -221,7 +221,14 @@ class _OnOneDevice:
 
 
 class Kernel:
-    """Stands for a Triton kernel: launching it does nothing."""
+    """Stands for a Triton kernel, or for what tunes one: launching it does nothing."""
+
+    arg_names: tuple[str, ...] = ()
+    user_defined_pre_hook = user_defined_post_hook = True
+    __name__ = "kernel"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
 
     def __getitem__(self, grid: Any) -> Any:
         return lambda *args, **kwargs: None
@@ -262,12 +269,19 @@ class _Constant:
         self.value = value
 
 
+def _jit(*args: Any, **kwargs: Any) -> Any:
+    return Kernel() if args else lambda function: Kernel()
+
+
 TRITON: dict[str, Any] = {
     "triton.Config": _Config,
     "triton.language.constexpr": _Constant,
-    "triton.jit": lambda *args, **kwargs: Kernel() if args else (lambda function: Kernel()),
+    "triton.jit": _jit,
+    "triton.experimental.gluon.jit": _jit,
     "triton.heuristics": lambda *args, **kwargs: lambda function: function,
     "triton.autotune": lambda *args, **kwargs: lambda function: function,
+    "triton.runtime.autotuner.Autotuner": Kernel,
+    "triton.runtime.driver.active": object(),  # which knows no device
     "triton.cdiv": lambda a, b: -(-a // b),
     "triton.next_power_of_2": lambda n: 1 << (int(n) - 1).bit_length(),
 }

@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from oomph.errors import OomphError
 from oomph.job import InferJob, TrainJob
 from oomph.job_words import FLASH_ATTN
-from oomph.referee import inference, isolated, jobs, models, sdpa
+from oomph.referee import fla, inference, isolated, jobs, models, sdpa
 from oomph.referee.meter import CudaMeter, Meter, Reading
 from oomph.referee.trace import collected
 
@@ -140,7 +140,7 @@ def _run(raw: Mapping[str, Any], job: TrainJob | InferJob, watcher: MeterWatcher
         reference = models.build_reference(raw, job, meter.device)
         watcher.params = sum(parameter.numel() for parameter in model.parameters())
         meter.settle()
-        with kernels(job, watcher):
+        with kernels(job, watcher), fla.installed(model, job.mixers, real=True):
             if isinstance(job, TrainJob):
                 jobs.train(model, job, watcher, warm_up=job.steady, reference=reference)
             else:

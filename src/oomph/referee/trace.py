@@ -136,7 +136,7 @@ def trace(
 
     The last two are for checking the trace itself: a fake run on "cpu" must equal a real one, event by event.
     """
-    from oomph.referee import inference, jobs, models
+    from oomph.referee import fla, inference, jobs, models
     from oomph.referee.optimizers_on_cuda import as_on_cuda
     from oomph.referee.tracker import Tracker
     from oomph.referee.watch import TrackerWatcher, passes
@@ -187,6 +187,7 @@ def trace(
         stack.enter_context(tracker)
         model = models.build(raw_config, job)
         reference = models.build_reference(raw_config, job)
+        stack.enter_context(fla.installed(model, job.mixers))
         if layer_marks:
             watcher.follow(model)
             if reference is not None:

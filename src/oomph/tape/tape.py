@@ -44,6 +44,7 @@ class Tape:
         self.autocast_paused = False  # inside an operation that autocast has prepared
         self.tower_kernel = ""  # what towers attend with where it is not that of all
         self.kernel = "flash"
+        self.mixers: frozenset[str] = frozenset()  # packages for layers that keep a state: words of job.mixers
         self.experts = "grouped_mm"  # the form in which experts are computed
         self.routing = "balanced"  # how tokens are assumed to be spread, where that changes a byte
         self.keeps_softmax_inputs = False  # as torch up to 1.10
