@@ -215,8 +215,8 @@ def test_torch_in_a_container_lists_itself(processes: str, process: float | None
     """Its number outside is not the one it knows; what holds more than its cache is itself, no other process."""
     values = _values(
         "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.96 GiB. GPU 0 has a total capacity of 23.64 "
-        f"GiB of which 1.02 GiB is free. {processes} Of the allocated memory 21.50 GiB is allocated by PyTorch, and 600.00 "
-        "MiB is reserved by PyTorch but unallocated."
+        f"GiB of which 1.02 GiB is free. {processes} Of the allocated memory 21.50 GiB is allocated by PyTorch, and "
+        "600.00 MiB is reserved by PyTorch but unallocated."
     )
     assert (values.get("process_gib"), values.get("others_gib")) == (pytest.approx(process), pytest.approx(others))
 
