@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import get_args
 
 import pytest
 
-from oomph.cli.foreign import FLAGS, IDLE, MANY
+from oomph.cli.foreign import FLAGS, IDLE, MANY, OF_SERVING
 from oomph.cli.job_options import NO_METHODS, VALUES, Names
+from oomph.formats import LOOSE
+from oomph.formats.registry import FORMATS
 from oomph.job_words import Method, OptimizerName
 from tests.test_cli import run
 
@@ -36,6 +39,17 @@ from tests.test_cli import run
         ("train -- llamafactory-cli train --stage sft", "into a file, one `name: value` a line: --config FILE"),
         ("train llama-3.1-8b --learning_rate 1e-4", "It moves no memory: leave it out."),
         ("train llama-3.1-8b --nproc_per_node 8", "oomph plays one GPU: leave it out."),
+        ("train llama-3.1-8b --bs 4", "Here that is --batch."),
+        ("train llama-3.1-8b --checkpointing on", "Did you mean non-reentrant?"),
+        ("serve llama-3.1-8b --batch-size 4", "Here that is --concurrency."),
+        ("serve llama-3.1-8b --max-model-len 4096", "Here that is --context."),
+        ("llama-3.1-8b train --gpu t4", "The command comes first: oomph train llama-3.1-8b."),
+        ("trian llama-3.1-8b", "There is no command 'trian'. Did you mean train?"),
+        ("llama-3.1-8b --nope", "Usage: oomph MODEL [OPTIONS]"),
+        ("llama-3.1-8b --format 4bit", "Say which: nf4 and nf4-dq (bitsandbytes)"),
+        ("llama-3.1-8b --gpu 24G", "A size needs a unit: 24GiB or 80GB."),
+        ("llama-3.1-8b --gpu -5GB", "A size is above 0"),
+        ("mistral", "Did you mean mistral-7b-v0.1,"),
         ("train llama-3.1-8b --use_liger_kernel", "Here that is --loss liger --kernels liger."),
     ],
 )
@@ -69,9 +83,14 @@ def test_a_method_is_known_by_its_letters(typed: str) -> None:
 def test_what_is_proposed_exists() -> None:
     """Each flag that stands in for another is one of `oomph train`, each value one of an input's."""
     from oomph.cli.jobs import train
+    from oomph.cli.serve import serve
 
     ours = {flag for param in train.params for flag in param.opts}
     assert {text.split()[0] for text in (*FLAGS.values(), *NO_METHODS.values())} <= ours
     choices = {str(choice) for param in train.params for choice in getattr(param.type, "choices", ())}
     assert {*VALUES.values()} <= choices
+    serving = {flag for param in serve.params for flag in (*param.opts, *param.secondary_opts)}
+    assert {text.split()[0] for text in OF_SERVING.values()} <= serving
+    assert not {f"--{flag}" for flag in OF_SERVING} & serving
+    assert {name for text in LOOSE.values() for name in re.findall(r"[a-z]\w*[-_\d][-\w]*", text)} <= FORMATS.keys()
     assert not {f"--{flag}" for flag in (*FLAGS, *IDLE, *MANY)} & ours

@@ -121,3 +121,12 @@ def test_tensor_names_are_text(tmp_path: Path, form: tuple[str, ...]) -> None:
     text = done.stdout.decode()
     assert not {"\x1b", "\x9b"} & set(text)
     assert "\n# x" not in text
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 97, 200])
+def test_a_bar_is_one_line(columns: int) -> None:
+    """However its parts are rounded; where nothing stays free it is full."""
+    for args in (("train", "phi-4", "--method", "qlora", "--gpu", "rtx-4070"), ("llama-3-8b", "--format", "q4_k_m")):
+        lines = run(*args, COLUMNS=str(columns), PYTHONIOENCODING="utf-8").stdout.decode().splitlines()
+        (bar,) = [line for line in lines if line and not line.strip("█")]
+        assert len(bar) == min(columns, 100)

@@ -252,7 +252,9 @@ def _count(text: str) -> int:
 def _one(text: str) -> Device:
     """Return a named device, or one made up of a memory size, which is taken as what programs see."""
     if not looks_like_size(text):
-        if re.fullmatch(r"[+-].*|\d{1,3}(\.\d+)?", text):
+        if re.match(r"-\s*\d", text):
+            raise UsageError(f"{text[:20]!r} is not a device.", "A size is above 0: 24GiB or 80GB.")
+        if re.fullmatch(r"[+-].*|\d{1,3}(\.\d+)?\s*[gG]?", text):
             raise UsageError(f"{text[:20]!r} is not a device.", "A size needs a unit: 24GiB or 80GB.")
         return find(text)
     size = parse_size(text)

@@ -44,10 +44,15 @@ def close_matches(word: str, known: Iterable[str], most: int = 3) -> str:
     >>> close_matches("lama-3-8b", ["llama-3-8b", "gpt2"])
     'Did you mean llama-3-8b?'
     """
+    found = closest(word.lower(), known, most)
+    return f"Did you mean {', '.join(found)}?" if found else ""
+
+
+def closest(word: str, known: Iterable[str], most: int) -> list[str]:
+    """Return the known words that are spelled most like a word, the closest first; none that is not like it at all."""
     import difflib  # only on the way to an error
 
-    found = difflib.get_close_matches(word.lower(), list(known), n=most, cutoff=0.55)
-    return f"Did you mean {', '.join(found)}?" if found else ""
+    return difflib.get_close_matches(word, list(known), n=most, cutoff=0.55)
 
 
 def letters(word: str) -> str:

@@ -12,7 +12,7 @@ from oomph.device_map import NONE, waiting_bytes
 from oomph.errors import OomphError
 from oomph.job import DEFAULTS, InferJob, TrainJob
 from oomph.job_words import COMPLETING, OFFLOADED_CACHES, QUANTIZATIONS
-from oomph.methods.targets import has_stacks, has_tall_experts
+from oomph.methods.targets import has_stacks, has_tall_experts, target_note
 from oomph.objectives import KINDS as OBJECTIVES
 from oomph.optimizer_names import KINDS
 from oomph.programs.attention_kernels import flash_note, kernel_note
@@ -47,6 +47,7 @@ def job_warnings(found: Subject, job: Job, asked: Job, played: Step) -> tuple[st
         *kernel_note(found.model, job.attention),
         *mixer_note(found.model, job.mixers),
         *flash_note(found.model, job),
+        *target_note(found.model, job),
         *_unfused(played, job),
         *_wide_experts(found.model, job),
         *_passed_by(found.model, job),

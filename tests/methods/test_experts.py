@@ -135,11 +135,10 @@ def test_only_attention_trains() -> None:
 
 
 def test_what_cannot_be_is_refused() -> None:
-    """Experts packed beside a base that is not; dropout on a parameter; half of what is one tensor; PEFT's default."""
+    """Experts packed beside a base that is not; dropout on a parameter; half of what is one tensor."""
     with pytest.raises(UsageError, match="quantised_experts"):
         TrainJob(method="lora", quantised_experts=True)
     for options, says in (
-        ({"targets": "default"}, "no default targets"),
         ({"targets": "w1,w2"}, "w1 without w3"),
         ({"targets": "w2", "adapter_dropout": 0.1}, "no dropout"),
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,9 +11,10 @@ import pytest
 from oomph.errors import OomphError, UnsupportedError, UsageError
 from oomph.explain import saved_tensors
 from oomph.families import model_from_config
+from oomph.families.registry import FAMILIES
 from oomph.job import TrainJob
 from oomph.methods import adapted, trainable_params
-from oomph.methods.targets import LORA_TARGETS
+from oomph.methods.targets import ADALORA_TARGETS, LORA_TARGETS, VERA_TARGETS, target_note
 from oomph.play import train_step
 from oomph.steps import step
 from oomph.units import GIB
@@ -230,6 +232,31 @@ def test_an_adapter_on_a_tied_head_is_refused() -> None:
         step(model_from_config(raw), TrainJob(1, 8, method="lora", targets="lm_head"))
 
 
+def test_a_model_without_default_targets_gets_all_linear_maps() -> None:
+    """Where PEFT itself would raise, as for Qwen3's mixture; said with the answer. Not where it knows the model."""
+    raw = {**models.QWEN3_MOE}
+    job = TrainJob(1, 8, method="lora")
+    assert (
+        step(model_from_config(raw), job).peak == step(model_from_config(raw), replace(job, targets="all-linear")).peak
+    )
+    (note,) = target_note(model_from_config(raw), job)
+    assert note.startswith("PEFT finds no default targets for qwen3_moe and would raise")
+    for known, asked in ((models.LLAMA, job), (raw, replace(job, targets="all-linear")), (raw, TrainJob(1, 8))):
+        assert target_note(model_from_config(known), asked) == ()
+    with pytest.raises(UsageError, match="no default targets of ia3"):
+        step(model_from_config(raw), TrainJob(1, 8, method="ia3"))
+
+
+@pytest.mark.slow
+def test_where_peft_chooses_targets_oomph_does_not_take_all_linear_maps() -> None:
+    """Every model type that both know is in the tables of the methods that fall back, but Mixtral, where PEFT fails."""
+    from peft.utils import constants
+
+    for name, ours in (("LORA", LORA_TARGETS), ("VERA", VERA_TARGETS), ("ADALORA", ADALORA_TARGETS)):
+        theirs = getattr(constants, f"TRANSFORMERS_MODELS_TO_{name}_TARGET_MODULES_MAPPING")
+        assert (theirs.keys() & FAMILIES.keys()) - ours.keys() <= {"mixtral"}
+
+
 @pytest.mark.slow
 def test_default_targets_are_peft_s() -> None:
     """The mapping of the installed PEFT, for the models that oomph plays."""
@@ -250,3 +277,12 @@ def test_trainable_parameters_are_those_of_peft(raw: dict[str, Any]) -> None:
 
     job = TrainJob(method="lora", rank=3, targets="all-linear")
     assert trainable_params(model_from_config(raw), job) == build(raw, job).get_nb_trainable_parameters()[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("raw", [models.MIXTRAL, models.QWEN3_MOE], ids=["mixtral", "qwen3_moe"])
+def test_default_targets_of_mixtures_equal_the_trace(raw: dict[str, Any]) -> None:
+    """PEFT finds none of them: both take all linear maps."""
+    parting, ours, theirs = compare(raw, TrainJob(1, 8, method="lora"))
+    assert parting is None
+    assert ours == theirs

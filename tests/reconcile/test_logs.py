@@ -203,6 +203,24 @@ def test_torch_and_trainers(name: str, values: dict[str, float]) -> None:
     assert _values(_log(name)) == pytest.approx(values, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("processes", "process", "others"),
+    [
+        ("Process 12345 has 22.60 GiB memory in use.", 22.6, None),
+        ("Process 12345 has 22.10 GiB memory in use. Process 7 has 0.50 GiB memory in use.", 22.1, 0.5),
+        ("Process 7 has 0.50 GiB memory in use.", None, 0.5),
+    ],
+)
+def test_torch_in_a_container_lists_itself(processes: str, process: float | None, others: float | None) -> None:
+    """Its number outside is not the one it knows; what holds more than its cache is itself, no other process."""
+    values = _values(
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.96 GiB. GPU 0 has a total capacity of 23.64 "
+        f"GiB of which 1.02 GiB is free. {processes} Of the allocated memory 21.50 GiB is allocated by PyTorch, and "
+        "600.00 MiB is reserved by PyTorch but unallocated."
+    )
+    assert (values.get("process_gib"), values.get("others_gib")) == (pytest.approx(process), pytest.approx(others))
+
+
 def test_nvidia_smi_tells_gpus_apart() -> None:
     """Used and total of each GPU, and a process with its name."""
     (report,) = _read(_log("nvidia_smi"))

@@ -62,6 +62,8 @@ class DefaultCommand(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Put `weigh` in front unless a command or only help or the version is asked for."""
+        if args and args[0] == "help":
+            args = [*args[1:], "--help"]
         words = [arg for arg in args if arg == "-" or not arg.startswith("-")]
         own = {"--help", "-h", "--version"}
         if not (words and args[0] == words[0] and words[0] in self.list_commands(ctx)) and not (
@@ -94,7 +96,7 @@ def cli() -> None:
     """Know before you OOM: how much accelerator memory a language model needs, byte by byte, without a GPU."""
 
 
-@cli.command(hidden=True, cls=foreign.Command, context_settings={"help_option_names": ["-h", "--help"]})
+@cli.command(hidden=True, cls=foreign.Weighing, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model")
 @click.option("--gpu", "-g", metavar="G", help="A device (rtx-4090), several (2xh100), a size (24GiB) or auto.")
 @click.option(

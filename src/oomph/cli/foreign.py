@@ -10,7 +10,10 @@ FLAGS = {
     "apollo-rank": "--optim-rank",
     "attn-impl": "--attention",
     "attn-implementation": "--attention",
+    "accumulation-steps": "--accumulation",
     "batch-size": "--batch",
+    "bs": "--batch",
+    "ctx": "--seq (of serve --context)",
     "bf16": "--precision bf16",
     "bnb-4bit-quant-type": "--quantization nf4 or fp4",
     "context-length": "--seq (of serve --context)",
@@ -42,7 +45,9 @@ FLAGS = {
     "max-prompt-length": "--prompt-len",
     "max-seq-len": "--seq",
     "max-seq-length": "--seq",
+    "mbs": "--batch",
     "micro-batch-size": "--batch",
+    "num-generations": "--batch (completions, --accumulation of them times)",
     "num-virtual-tokens": "--virtual-tokens",
     "optim-args": "--optim-rank (the rank of projections)",
     "optimizer-in-bwd": "--optimizer-in-backward",
@@ -60,6 +65,7 @@ FLAGS = {
     "target-modules": "--targets",
     "torch-compile": "--compile",
     "torch-dtype": "--precision",
+    "train-batch-size": "--batch",
     "train-type": "--method",
     "tuner-type": "--method",
     "use-adam-mini": "--optim adam-mini",
@@ -71,6 +77,29 @@ FLAGS = {
     "use-liger-kernel": "--loss liger --kernels liger",
     "use-peft": "--method lora",
     "use-rslora": "--method lora (another factor, the same bytes)",
+}
+# The same of `oomph serve` without an engine, of engines, benchmarks and transformers' generate().
+OF_SERVING = {
+    "batch": "--concurrency",
+    "batch-size": "--concurrency",
+    "bs": "--concurrency",
+    "cache-type-k": "--cache fp8 or quanto (of an engine: --engine NAME -- its own flags)",
+    "context-length": "--context",
+    "ctx": "--context",
+    "ctx-size": "--context",
+    "kv-cache-dtype": "--cache fp8 or quanto (of an engine: --engine NAME -- its own flags)",
+    "max-length": "--context",
+    "max-model-len": "--context",
+    "max-new-tokens": "--decode",
+    "max-num-seqs": "--concurrency",
+    "max-seq-len": "--context",
+    "num-beams": "--beams",
+    "num-ctx": "--context",
+    "num-users": "--concurrency",
+    "parallel": "--concurrency",
+    "seq": "--context",
+    "seq-len": "--context",
+    "users": "--concurrency",
 }
 IDLE = frozenset(
     {
@@ -104,12 +133,46 @@ class Command(click.Command):
             raise click.UsageError(f"No such option '{error.option_name}'. {fix}", ctx) from None
 
 
+class Shown(click.Context):
+    """A context that is called as people type it: `oomph MODEL` has no word for what it does."""
+
+    @property
+    def command_path(self) -> str:
+        """What help and errors call the command."""
+        return "oomph"
+
+
+class Weighing(Command):
+    """`oomph MODEL`, which is everything that begins with no command: also what begins with one that is misspelled."""
+
+    context_class = Shown
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """Return what follows `oomph`, in the order people type it."""
+        return ["MODEL", "[OPTIONS]"]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the words; a second one is a command that stands behind its model, or the first one is no model."""
+        words = args[: next((at for at, word in enumerate(args) if word.startswith("-") and word != "-"), len(args))]
+        if len(words) > 1:
+            from oomph.errors import close_matches
+
+            group = ctx.parent and ctx.parent.command
+            known = group.list_commands(ctx) if isinstance(group, click.Group) else []
+            if words[1] in known:
+                raise click.UsageError(f"The command comes first: oomph {words[1]} {words[0]}.", ctx)
+            meant = close_matches(words[0], known, most=1)
+            if meant:
+                raise click.UsageError(f"There is no command {words[0][:60]!r}. {meant}", ctx)
+        return super().parse_args(ctx, args)
+
+
 def _fix(flag: str, command: str, engine: bool) -> str | None:
     """Return what to type in place of a flag, or None where nothing is known of it."""
     if engine and command != "weigh":
         return f"The engine's own flags stand behind --: oomph {command} MODEL --engine NAME -- FLAGS."
     name = flag.lstrip("-").lower().replace("_", "-")
-    here = FLAGS.get(name)
+    here = (OF_SERVING.get(name) if command == "serve" else None) or FLAGS.get(name)
     if command == "weigh":
         takes = [name for name in JOBS if here or flag in _options(name)]
         return f"It belongs to a job: oomph {takes[0]} MODEL {here or flag}." if takes else None

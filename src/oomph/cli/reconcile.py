@@ -80,7 +80,11 @@ def _estimate(
         return _ledger(words, reports, options), ()
     report = next((one for one in reports if one.command), None)
     if report is None:
-        return None, ("Say behind -- which job it was, to see what was to be expected: -- train MODEL ...",)
+        from oomph.engines import ENGINES
+
+        engine = next((one.program for one in reports if one.program in ENGINES), None)
+        job = "train MODEL ..." if engine is None else f"serve MODEL --engine {engine} --gpu ..."
+        return None, (f"Say behind -- which job it was, to see what was to be expected: -- {job}",)
     try:
         return _ledger((*report.command, *report.beside), reports, options), ()
     except OomphError as error:

@@ -114,18 +114,22 @@ def headline(ledger: Ledger) -> Text:
 
 def bar(ledger: Ledger, out: Output) -> Text:
     """Return one line of blocks: the weights by kind, then what stays free on the device."""
-    width = min(out.width, MAX_BAR)
     capacity = ledger.verdict.capacity_bytes * ledger.device["count"] if ledger.verdict and ledger.device else 0
-    total = max(capacity, ledger.total_bytes, 1)
-    text = Text()
-    cells = 0
-    for index, (_, n_bytes) in enumerate(_kinds(ledger)):
-        size = max(0, round(n_bytes / total * width))
-        text.append(out.blocks(FULL) * size, style=BAR[index % len(BAR)])
-        cells += size
-    free = width - cells if capacity > ledger.total_bytes else 0
-    text.append(out.blocks(FREE) * max(0, free), style="dim")
-    return text
+    return stacked([n_bytes for _, n_bytes in _kinds(ledger)], capacity, out)
+
+
+def stacked(parts: Sequence[float], capacity: float, out: Output) -> Text:
+    """Return one line of blocks: parts in the bar's colours, then what stays free of a capacity in the same unit.
+
+    Where a part ends is rounded, not how long it is, so that no line is longer than its width.
+    """
+    width = min(out.width, MAX_BAR)
+    total = max(capacity, sum(parts)) or 1
+    text, before = Text(), 0.0
+    for index, part in enumerate(parts):
+        before += part
+        text.append(out.blocks(FULL) * (round(before / total * width) - len(text)), style=BAR[index % len(BAR)])
+    return text.append(out.blocks(FREE) * (width - len(text)), style="dim")
 
 
 def _kinds(ledger: Ledger) -> list[tuple[str, int]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from oomph.cli.render import BAR, FREE, FULL, MAX_BAR, ROOMY, STYLES, Output, plain_table, shape_text
+from oomph.cli.render import BAR, FULL, ROOMY, STYLES, Output, plain_table, shape_text, stacked
 from oomph.cli.text import printable_ledger
 from oomph.ledger import TOP, largest
 from oomph.units import count, human
@@ -74,13 +74,7 @@ def by_size(ledger: Ledger) -> list[tuple[str, int]]:
 
 def bar(ledger: Ledger, out: Output, capacity: int) -> Text:
     """Return one line of blocks: what is there by group, then what stays free of so many bytes."""
-    width = min(out.width, MAX_BAR)
-    total = max(capacity, ledger.total_bytes, 1)
-    text = Text()
-    for index, (_, n_bytes) in enumerate(by_size(ledger)):
-        text.append(out.blocks(FULL) * round(n_bytes / total * width), style=BAR[index % len(BAR)])
-    text.append(out.blocks(FREE) * max(0, width - len(text)) if total > ledger.total_bytes else "", style="dim")
-    return text
+    return stacked([n_bytes for _, n_bytes in by_size(ledger)], capacity, out)
 
 
 def groups(ledger: Ledger, out: Output, when: str, titles: Mapping[str, str] = TITLES) -> Table:

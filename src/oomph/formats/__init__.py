@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from oomph.errors import ConfigError, UnsupportedError, UsageError, close_matches
+from oomph.errors import ConfigError, UnsupportedError, UsageError, close_matches, letters
 from oomph.formats.base import Format
 from oomph.formats.registry import FORMATS, QUANT_METHODS
 
@@ -21,6 +21,19 @@ _MLX = frozenset({"group_size", "bits"})  # what MLX writes, under "quantization
 
 NAMED = 16  # formats named in a message
 USUAL = "bf16, fp8, int8, nf4, gptq-4bit-g128, awq, q8_0, q4_k_m"
+# What people call formats of several libraries, or of one that has some.
+FOUR_BITS = "nf4 and nf4-dq (bitsandbytes), awq, gptq-4bit-g128, q4_k_m (llama.cpp), mlx-4bit"
+EIGHT_BITS = "int8 (bitsandbytes), fp8, gptq-8bit-g128, w8a8, q8_0 (llama.cpp), mlx-8bit"
+LOOSE = {
+    **dict.fromkeys(("4bit", "4bits", "int4", "q4", "w4"), FOUR_BITS),
+    **dict.fromkeys(("8bit", "8bits", "q8", "w8"), EIGHT_BITS),
+    **dict.fromkeys(("bnb", "bitsandbytes"), "nf4, nf4-dq, fp4, int8"),
+    **dict.fromkeys(("bnb4bit", "bitsandbytes4bit", "loadin4bit", "qlora"), "nf4, nf4-dq, fp4"),
+    "gguf": "q4_k_m, q5_k_m, q6_k, q8_0, iq4_xs, gguf-f16",
+    **dict.fromkeys(("float16", "half"), "fp16"),
+    "bfloat16": "bf16",
+    "float32": "fp32",
+}
 
 
 def get(name: str) -> Format:
@@ -39,6 +52,8 @@ def get(name: str) -> Format:
 def _instead(key: str) -> str:
     """Return the formats that may have been meant: those that begin like it, else close ones, else the usual ones."""
     begin = [name for name in FORMATS if key and name.startswith(f"{key}-")]
+    if letters(key) in LOOSE:
+        return f"Say which: {LOOSE[letters(key)]}; docs/formats.md has all."
     if begin:
         return f"Say which: {', '.join(begin[:NAMED])}{' ...' * (len(begin) > NAMED)}"
     return close_matches(key, FORMATS) or f"Some that there are: {USUAL}; docs/formats.md has all."

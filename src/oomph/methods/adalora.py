@@ -28,18 +28,6 @@ if TYPE_CHECKING:
     from oomph.tape.sizes import Size
     from oomph.tape.sym import Sym
 
-# TRANSFORMERS_MODELS_TO_ADALORA_TARGET_MODULES_MAPPING of PEFT 0.21, for the models that are played.
-QUERY_AND_VALUE = ("gemma", "gemma2", "gemma3_text", "gpt_neo", "gptj", "llama", "qwen2", "qwen3")
-ADALORA_TARGETS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(QUERY_AND_VALUE, ("q_proj", "v_proj")),
-    **dict.fromkeys(("bloom", "gpt_neox"), ("query_key_value",)),
-    **dict.fromkeys(("gpt2", "gpt_bigcode"), ("c_attn",)),
-    "bert": ("query", "value"),
-    "roberta": ("query", "key", "value", "dense"),
-    "opt": ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"),
-    "t5": ("q", "k", "v", "o", "wi", "wo"),
-    "mt5": ("q", "k", "v", "o", "wi_0", "wi_1", "wo"),
-}
 SCALING = 2.0  # no byte depends on it
 
 
@@ -63,7 +51,7 @@ def adapt(model: Model, job: TrainJob) -> Model:
             raise UnsupportedError(f"oomph plays no AdaLoRA on {path}.", "Take --method lora.")
         return kind(base, *features(base), job.rank, rate, adapter_dtype(job), trains_rank)
 
-    return wrap_targets(model, names_of(model, job.targets, ADALORA_TARGETS), wrap, split(job.modules_to_save))
+    return wrap_targets(model, names_of(model, job), wrap, split(job.modules_to_save))
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from oomph.blocks.base import Block, Part, Parts
 from oomph.blocks.basic import Linear, Shared
 from oomph.errors import UnsupportedError, UsageError
 from oomph.methods.lora import adapter_dtype, features
-from oomph.methods.targets import LORA_TARGETS, inner, names_of, split, wrap_targets
+from oomph.methods.targets import inner, names_of, split, wrap_targets
 from oomph.tape.sizes import Size, number, yes
 from oomph.tensor import Tensor
 
@@ -46,7 +46,7 @@ def adapt(model: Model, job: TrainJob) -> Model:
             raise UsageError(f"PEFT makes no blocks of {size} of {number(wide)}, which {path} takes.", fix)
         return BoftLinear(base, wide, out, size, adapter_dtype(job))
 
-    return wrap_targets(model, names_of(model, job.targets, LORA_TARGETS), wrap, split(job.modules_to_save))
+    return wrap_targets(model, names_of(model, job), wrap, split(job.modules_to_save))
 
 
 @dataclass(frozen=True, eq=False)

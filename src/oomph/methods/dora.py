@@ -19,7 +19,7 @@ from oomph.methods.lora import SCALING, LoraLinear, adapter_dtype, features
 from oomph.methods.parameters import Targets, translated
 from oomph.methods.quantised import PackedLinear
 from oomph.methods.ranks import check_names, rank_at
-from oomph.methods.targets import LORA_TARGETS, check_mixers, inner, names_of, split, wrap_targets
+from oomph.methods.targets import check_mixers, inner, names_of, split, wrap_targets
 from oomph.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def adapt(model: Model, job: TrainJob) -> Model:
         return kind(base, *features(base), rank_at(path, job), rate, adapter_dtype(job))
 
     check_names(model, job)
-    names = names_of(model, job.targets, LORA_TARGETS)
+    names = names_of(model, job)
     check_mixers(model, names)
     targets = Targets(names) if job.experts == "modules" else translated(model, names)
     if targets.parameters:

@@ -43,7 +43,7 @@ FEEDFORWARD: dict[str, tuple[str, ...]] = {kind: names[-1:] for kind, names in I
 
 def adapt(model: Model, job: TrainJob) -> Model:
     """Return the model with a vector beside each targeted map, all else frozen."""
-    names = names_of(model, job.targets, IA3_TARGETS)
+    names = names_of(model, job, IA3_TARGETS)
     feedforward = FEEDFORWARD.get(model.model_type)
     if feedforward is None:
         raise UnsupportedError(f"PEFT knows no feed-forward modules of {model.model_type}.", "Take --method lora.")

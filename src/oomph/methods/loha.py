@@ -16,7 +16,7 @@ from oomph.blocks.base import Block, Part, Parts
 from oomph.blocks.basic import Linear
 from oomph.errors import UnsupportedError, UsageError
 from oomph.methods.lora import adapter_dtype, features
-from oomph.methods.targets import LORA_TARGETS, inner, names_of, split, wrap_targets
+from oomph.methods.targets import inner, names_of, split, wrap_targets
 from oomph.tensor import Tensor
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def adapted(model: Model, job: TrainJob, kind: Callable[..., Block]) -> Model:
             raise UnsupportedError(f"oomph plays {job.method} on plain linear maps only, which {path} is not.", fix)
         return kind(base, *features(base), job.rank, adapter_dtype(job))
 
-    return wrap_targets(model, names_of(model, job.targets, LORA_TARGETS), wrap, split(job.modules_to_save))
+    return wrap_targets(model, names_of(model, job), wrap, split(job.modules_to_save))
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,7 @@ from oomph.methods.hqq import LinearHqq
 from oomph.methods.parameters import Targets, translated, wrapped
 from oomph.methods.ranks import check_names, rank_at
 from oomph.methods.saved import frozen
-from oomph.methods.targets import LORA_TARGETS, check_mixers, inner, names_of, split, typed, wrap_targets
+from oomph.methods.targets import check_mixers, inner, names_of, split, typed, wrap_targets
 
 if TYPE_CHECKING:
     from oomph.job import TrainJob
@@ -43,7 +43,7 @@ def adapt(model: Model, job: TrainJob) -> Model:
         return _kind(base)(base, *features(base), rank_at(path, job), rate, adapter_dtype(job), job.method != "lora-fa")
 
     check_names(model, job)
-    names = names_of(model, job.targets, LORA_TARGETS)
+    names = names_of(model, job)
     check_mixers(model, names)
     targets = Targets(names) if job.experts == "modules" else translated(model, names)
     left = split(job.modules_to_save)

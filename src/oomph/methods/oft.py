@@ -16,7 +16,7 @@ from oomph.blocks.basic import Shared
 from oomph.errors import UnsupportedError, UsageError
 from oomph.methods.lora import adapter_dtype, features
 from oomph.methods.quantised import PackedLinear
-from oomph.methods.targets import LORA_TARGETS, inner, names_of, split, wrap_targets
+from oomph.methods.targets import inner, names_of, split, wrap_targets
 from oomph.tape.sizes import Size, number, yes
 from oomph.tensor import Tensor
 
@@ -45,7 +45,7 @@ def adapt(model: Model, job: TrainJob) -> Model:
             raise UsageError(f"Of {number(wide)}, which {path} takes, PEFT would make blocks {size} wide.", fix)
         return OftLinear(base, wide, out, size, adapter_dtype(job))
 
-    return wrap_targets(model, names_of(model, job.targets, LORA_TARGETS), wrap, split(job.modules_to_save))
+    return wrap_targets(model, names_of(model, job), wrap, split(job.modules_to_save))
 
 
 def fitting(wide: Size, wanted: int) -> int:

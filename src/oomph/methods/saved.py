@@ -35,7 +35,7 @@ def adapt(model: Model, job: TrainJob) -> Model:
     """Return the model for ln-tuning or bitfit: copies of norms train, or nothing but biases."""
     if job.method == "bitfit":
         return replace(model, parts={path: rewritten(part, _only_bias, path) for path, part in model.parts.items()})
-    return with_copies(frozen(model), names_of(model, job.targets, NORM_TARGETS) or (), model)
+    return with_copies(frozen(model), names_of(model, job, NORM_TARGETS) or (), model)
 
 
 def _only_bias(path: str, part: Part) -> Part:

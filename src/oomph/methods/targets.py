@@ -4,32 +4,62 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from oomph.blocks.base import Block, Part, Rewritten, descend, rewritten
 from oomph.blocks.basic import Head, Linear
 from oomph.blocks.dbrx import TallMoE
 from oomph.blocks.moe import MixtureLayer, MoE
 from oomph.errors import UnsupportedError, UsageError, close_matches
+from oomph.job import TrainJob
+from oomph.job_words import BLOCKED, RANKED
 from oomph.model import Model
 from oomph.tensor import Tensor
 
-# TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING of PEFT 0.21, utils/constants.py, for the models that are played.
+if TYPE_CHECKING:
+    from oomph.structure import Job
+
+# TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING of PEFT 0.21, utils/constants.py, for the models that are known
+# here but Mixtral, whose entry PEFT loses on the way to transformers 5 (NoMatchingPeftModuleError).
 QUERY_AND_VALUE = (
-    "gemma", "gemma2", "gemma3_text", "gpt_neo", "gptj", "llama", "mistral", "opt", "qwen2", "qwen3", "stablelm",
+    "gemma", "gemma2", "gemma3_text", "gpt_neo", "gptj", "llama", "mistral", "opt", "qwen2", "qwen3",
+    "stablelm",
 )  # fmt: skip
 LORA_TARGETS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(QUERY_AND_VALUE, ("q_proj", "v_proj")),
     **dict.fromkeys(("bert", "electra", "roberta", "xlm-roberta"), ("query", "value")),
     "bart": ("q_proj", "v_proj"),
-    **dict.fromkeys(("bloom", "falcon", "gpt_neox"), ("query_key_value",)),
+    **dict.fromkeys(("bloom", "chatglm", "falcon", "gpt_neox"), ("query_key_value",)),
+    "codegen": ("qkv_proj",),
     **dict.fromkeys(("gpt2", "gpt_bigcode"), ("c_attn",)),
     "gemma4": ("language_model.layers.*.self_attn.q_proj", "language_model.layers.*.self_attn.v_proj"),
     "llama4": ("q_proj", "v_proj"),
+    "mpt": ("Wqkv",),
     "nemotron_h": ("q_proj", "k_proj", "v_proj", "o_proj"),
     **dict.fromkeys(("t5", "mt5"), ("q", "v")),
     "deberta-v2": ("query_proj", "value_proj"),
     "phi": ("q_proj", "v_proj", "fc1", "fc2"),
+    "rwkv": ("key", "value", "receptance", "output"),
 }
+# The mappings of methods that have one of their own there; those of the other methods that take all-linear are LoRA's.
+VERA_TARGETS = LORA_TARGETS | {"phi": ("q_proj", "v_proj")}
+ADALORA_TARGETS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(
+        ("gemma", "gemma2", "gemma3_text", "gpt_neo", "gptj", "llama", "llama4", "qwen2", "qwen3"), ("q_proj", "v_proj")
+    ),
+    **dict.fromkeys(("bloom", "gpt_neox"), ("query_key_value",)),
+    **dict.fromkeys(("gpt2", "gpt_bigcode"), ("c_attn",)),
+    "bart": ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"),
+    "bert": ("query", "value"),
+    "deberta-v2": ("query_proj", "key_proj", "value_proj", "dense"),
+    "gemma4": LORA_TARGETS["gemma4"],
+    "nemotron_h": LORA_TARGETS["nemotron_h"],
+    "opt": ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"),
+    "roberta": ("query", "key", "value", "dense"),
+    "t5": ("q", "k", "v", "o", "wi", "wo"),
+    "mt5": ("q", "k", "v", "o", "wi_0", "wi_1", "wo"),
+}
+TARGETS_OF = {"adalora": ADALORA_TARGETS, "vera": VERA_TARGETS}
 # Types on whose out_proj PEFT 0.21 puts no adapter (tuners/tuners_utils.py, _check_lora_target_modules_mamba).
 WITHOUT_OUT_PROJ = frozenset({"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"})
 OUT_PROJ = "out_proj"
@@ -44,23 +74,54 @@ Wrap = Callable[[str, Part], Block]
 Names = tuple[str, ...] | None  # of targets; None are all linear maps
 
 
-def names_of(model: Model, targets: str, defaults: dict[str, tuple[str, ...]]) -> tuple[str, ...] | None:
-    """Return the names a job targets, None for all linear maps; raises UsageError where PEFT would."""
-    if targets == ALL_LINEAR:
+def names_of(model: Model, job: TrainJob, known: dict[str, tuple[str, ...]] | None = None) -> Names:
+    """Return the names a job targets, None for all linear maps; raises UsageError where PEFT would.
+
+    Where PEFT has no default for a model it is all linear maps, which `target_note` says; not for a method whose
+    defaults are `known`: it is not made for all linear maps.
+    """
+    if job.targets == DEFAULT:
+        found = (_defaults(job.method) if known is None else known).get(model.model_type)
+        if found is not None:
+            return found
+        if known is not None:
+            raise UsageError(
+                f"PEFT has no default targets of {job.method} for {model.model_type or 'this model'}.",
+                "Name them: --targets q_proj,v_proj, for one.",
+            )
+    if job.targets in (ALL_LINEAR, DEFAULT):
         if model.decoder_type in MAPS_OF_TWO:
             raise UsageError(
                 f"PEFT's all-linear takes the routers of {model.model_type} too, and their adapters cannot run.",
                 "Name the maps: --targets q_proj,v_proj, for one.",
             )
         return None
-    if targets == DEFAULT:
-        if model.model_type not in defaults:
-            raise UsageError(
-                f"PEFT has no default targets for {model.model_type or 'this model'}.",
-                "Name them (--targets q_proj,v_proj), or say --targets all-linear.",
-            )
-        return defaults[model.model_type]
-    return split(targets)
+    return split(job.targets)
+
+
+def has_default(model_type: str, method: str) -> bool:
+    """Tell whether PEFT chooses the targets of a method for a model type.
+
+    >>> has_default("llama", "lora"), has_default("qwen3_moe", "lora")
+    (True, False)
+    """
+    return model_type in _defaults(method)
+
+
+def _defaults(method: str) -> dict[str, tuple[str, ...]]:
+    return TARGETS_OF.get(method, LORA_TARGETS)
+
+
+def target_note(model: Model, job: Job) -> tuple[str, ...]:
+    """Return a sentence where adapters stand on all linear maps because PEFT has no choice of its own."""
+    if not isinstance(job, TrainJob) or job.method not in RANKED | BLOCKED or job.model_code != "transformers":
+        return ()
+    if job.targets != DEFAULT or has_default(model.model_type, job.method):
+        return ()
+    return (
+        f"PEFT finds no default targets for {model.model_type} and would raise an error: what is played are adapters on"
+        " all linear maps. Say --targets all-linear, or name them: --targets q_proj,v_proj.",
+    )
 
 
 def check_mixers(model: Model, names: Names) -> None:

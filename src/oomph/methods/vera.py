@@ -16,7 +16,7 @@ from oomph.errors import UnsupportedError
 from oomph.methods.bitsandbytes import Linear4bit
 from oomph.methods.lora import adapter_dtype, features
 from oomph.methods.quantised import PackedLinear
-from oomph.methods.targets import LORA_TARGETS, inner, names_of, split, wrap_targets
+from oomph.methods.targets import inner, names_of, split, wrap_targets
 from oomph.tape.sizes import yes
 from oomph.tensor import Tensor
 
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from oomph.tape.bound import Bound
     from oomph.tape.sym import Sym
 
-# TRANSFORMERS_MODELS_TO_VERA_TARGET_MODULES_MAPPING of PEFT 0.21, for the models that are played.
-VERA_TARGETS = {kind: names for kind, names in LORA_TARGETS.items() if kind != "nemotron_h"}
-VERA_TARGETS |= {"phi": ("q_proj", "v_proj")}
 A, B = "vera_A", "vera_B"
 
 
@@ -46,7 +43,7 @@ def adapt(model: Model, job: TrainJob) -> Model:
         widest[:] = [one if yes(one > most) else most for one, most in zip(sizes, widest, strict=True)]
         return VeraLinear(base, *sizes, job.rank, rate, adapter_dtype(job), isinstance(inner(base), Linear4bit))
 
-    changed = wrap_targets(model, names_of(model, job.targets, VERA_TARGETS), wrap, split(job.modules_to_save))
+    changed = wrap_targets(model, names_of(model, job), wrap, split(job.modules_to_save))
     dtype = adapter_dtype(job) or job.weight_dtype
     shared = {A: Shared((job.rank, widest[0]), dtype), B: Shared((widest[1], job.rank), dtype)}
     return replace(changed, parts={**changed.parts, **shared})

@@ -42,7 +42,10 @@ def cleaned(text: str) -> str:
     >>> cleaned("\\x1b[32mINFO\\x1b[0m a\\tb\\x00")
     'INFO a b '
     """
-    return "".join(char if char.isprintable() else " " for char in _ESCAPE.sub("", text).rstrip("\n"))
+    text = text.rstrip("\n")
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else " " for char in _ESCAPE.sub("", text))
 
 
 def number(text: str) -> float:

@@ -13,11 +13,11 @@ import torch
 
 from oomph.errors import UnsupportedError
 from oomph.job import TrainJob
-from oomph.job_words import PROMPTED
+from oomph.job_words import BLOCKED, PROMPTED, RANKED
 from oomph.methods import boft
 from oomph.methods.oft import BLOCK_SIZE
 from oomph.methods.ranks import parsed
-from oomph.methods.targets import ALL_LINEAR, DEFAULT, split
+from oomph.methods.targets import ALL_LINEAR, DEFAULT, has_default, split
 from oomph.referee.meta import INSTALL
 
 TOTAL_STEP = 1000  # of AdaLoRA's schedule; no byte depends on it
@@ -58,7 +58,7 @@ def adapt(model: Any, job: TrainJob, device: str) -> Any:
         # Checkpointing is turned on where it is for all jobs, with the kind that the job asks for.
         prepare: Any = peft.prepare_model_for_kbit_training
         model = prepare(model, use_gradient_checkpointing=False)
-    config = _config(peft, job, _task(model))
+    config = _config(peft, job, _task(model), _targets(model, job))
     if packed and config.target_modules == ALL_LINEAR:
         config.target_modules = packed  # PEFT knows no all-linear of packed maps
     if job.freeze_vision:
@@ -178,10 +178,17 @@ def _task(model: Any) -> str | None:
     return "CAUSAL_LM" if generates else None
 
 
-def _config(peft: Any, job: TrainJob, task: str | None) -> Any:
+def _targets(model: Any, job: TrainJob) -> str | list[str] | None:
+    """Return PEFT's target_modules: None is its own choice; all linear maps stand in for one where it has none."""
+    if job.targets == DEFAULT:
+        chooses = job.method not in RANKED | BLOCKED or has_default(model.config.model_type, job.method)
+        return None if chooses else ALL_LINEAR
+    return ALL_LINEAR if job.targets == ALL_LINEAR else list(split(job.targets))
+
+
+def _config(peft: Any, job: TrainJob, task: str | None, targets: str | list[str] | None) -> Any:
     """Return PEFT's config of a method."""
     saved = list(split(job.modules_to_save)) or None
-    targets = {DEFAULT: None, ALL_LINEAR: ALL_LINEAR}.get(job.targets, list(split(job.targets)))
     if job.method == "ln-tuning":
         return peft.LNTuningConfig(task_type=task, target_modules=targets, modules_to_save=saved)
     if job.method == "ia3":

@@ -44,8 +44,7 @@ def parse_mapping(data: bytes, where: str) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise ConfigError(f"{where} is not UTF-8.", "Save it as UTF-8.") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        problem = " ".join(str(error).split())[:120]
-        raise ConfigError(f"{where} is no YAML: {problem}.", "Correct the file.") from None
+        raise ConfigError(f"{where} is no YAML: {_problem(error)}.", "Correct the file.") from None
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
         raise ConfigError(f"{where} is no mapping of names to values.", "Give the config of a training run.")
     return found
@@ -72,3 +71,10 @@ def _check(node: Any, where: str, yaml: Any) -> None:
             waiting += [(each, depth + 1) for pair in one.value for each in pair]
         elif isinstance(one, yaml.SequenceNode):
             waiting += [(each, depth + 1) for each in one.value]
+
+
+def _problem(error: Exception) -> str:
+    """Return what is wrong, and where if the parser says it."""
+    mark = getattr(error, "problem_mark", None)
+    said = " ".join(str(getattr(error, "problem", None) or error).split())[:120]
+    return f"{said}, line {mark.line + 1}, column {mark.column + 1}" if mark else said

@@ -12,10 +12,14 @@ from functools import cache
 from typing import Any
 
 from oomph import data
-from oomph.errors import close_matches
+from oomph.errors import closest
 from oomph.header import Source
 
 _SPACES = re.compile(r"[\s_]+")
+_ENDINGS = re.compile(
+    r"(-(hf|gguf|gptq|awq|bnb|mlx|unsloth|dynamic|int[48]|fp8|fp16|bf16|[2-8]bit|[1-8](\.\d\d?)?bpw|exl[23]|[whg]\d+(a\d+)?))+$"
+)
+SHOWN = 3  # names in a message
 
 
 @cache
@@ -56,8 +60,39 @@ def find(ref: str) -> Source | None:
 
 
 def suggest(ref: str) -> str:
-    """Return 'Did you mean ...?' for a name that is not in the catalogue, or ''."""
-    return close_matches(_key(ref), [name for entry in entries() for name in _names(entry)])
+    """Return 'Did you mean ...?' for a name that is not in the catalogue, or ''.
+
+    Models whose name begins like it are meant before those that are only spelled alike, each told once.
+
+    >>> suggest("phi4-mini-instruct"), suggest("yi-1.5")
+    ('Did you mean phi-4-mini-instruct?', 'Did you mean yi-1.5-9b-chat?')
+    """
+    key = _key(ref)
+    model_of = {name: entry["name"] for entry in entries() for name in _names(entry)}
+    begin = (
+        sorted({model for name, model in model_of.items() if name.rpartition("/")[2].startswith(key)}, key=len)
+        if key
+        else []
+    )
+    if len(begin) > SHOWN:
+        return f"Did you mean {', '.join(begin[:SHOWN])}? `oomph models {key}` lists them all."
+    found = begin or dict.fromkeys(map(model_of.__getitem__, closest(key, model_of, 2 * SHOWN)))
+    return f"Did you mean {', '.join(list(found)[:SHOWN])}?" if found else ""
+
+
+def copied(repo: str) -> str | None:
+    """Return the model of the catalogue that a repository, by its name, is a quantised or renamed copy of.
+
+    >>> copied("unsloth/llama-3-8b-bnb-4bit"), copied("TheBloke/Llama-2-7B-Chat-GPTQ"), copied("me/mine")
+    ('llama-3-8b', 'llama-2-7b-chat', None)
+    """
+    plain = _plain(repo)
+    return next((entry["name"] for entry in entries() if plain in map(_plain, _names(entry))), None)
+
+
+def _plain(name: str) -> str:
+    """Return a name without its owner and without endings that say how weights are stored."""
+    return _ENDINGS.sub("", name.rpartition("/")[2].lower())
 
 
 def search(text: str) -> list[dict[str, Any]]:

@@ -64,10 +64,14 @@ def load(ref: HubRef, *, offline: bool = False, timeout: float | None = None) ->
         return _Repo(ref, Web(ref.repo, timeout)).source()
     except SourceError as error:
         known = None if ref.file else catalogue.find(ref.repo.rpartition("/")[2])
-        if known is None:
+        copied = None if known or ref.file else catalogue.copied(ref.repo)
+        if known is not None:
+            what = f"The catalogue has {known.name}, by its name the same model."
+        elif copied is not None:
+            what = f"The catalogue has {copied}, of which it is a copy by its name: --format says how that is stored."
+        else:
             raise
-        fix = f"{error.fix} The catalogue has {known.name}, by its name the same model."
-        raise SourceError(error.problem, fix.strip()) from error
+        raise SourceError(error.problem, f"{error.fix} {what}".strip()) from error
 
 
 class _Repo:

@@ -46,12 +46,13 @@ def read(lines: Iterable[Line], name: str = "the log") -> tuple[Report, ...]:
     """Return a report of each program that speaks of memory in these lines; raises SourceError where none does."""
     found: dict[str, list[Line]] = {}
     known = kinds()
+    signs = [(sign, log.program) for log in known for sign in log.signs]
     for line in lines:
-        for log in known:
-            if any(sign in line.text for sign in log.signs):
-                kept = found.setdefault(log.program, [])
-                if len(kept) < MOST_LINES:
-                    kept.append(line)
+        text = line.text
+        for program in dict.fromkeys([program for sign, program in signs if sign in text]):
+            kept = found.setdefault(program, [])
+            if len(kept) < MOST_LINES:
+                kept.append(line)
     reports = [log.read(found[log.program]) for log in known if log.program in found]
     told = tuple(report for report in reports if report.figures)
     if not told:

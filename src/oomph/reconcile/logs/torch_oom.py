@@ -27,6 +27,7 @@ PATTERNS: Patterns = (
     ("limit_gib", re.compile(rf"{_SIZE} allowed")),
 )
 _OTHER = re.compile(rf"Process ([0-9]{{1,10}}) has {_SIZE} memory in use")
+_ROUNDING = 0.01  # GiB: the message has two digits
 
 
 def read(lines: Sequence[Line]) -> Report:
@@ -38,11 +39,29 @@ def read(lines: Sequence[Line]) -> Report:
         seen = {name: _gib(match[1]) for name, pattern in PATTERNS if (match := pattern.search(line.text))}
         if "reserved_gib" not in seen and {"allocated_gib", "cached_gib"} <= seen.keys():
             seen["reserved_gib"] = seen["allocated_gib"] + seen["cached_gib"]
+        seen.update(_processes(seen, [_gib(match[2]) for match in _OTHER.finditer(line.text)]))
         found += [Figure(name, value, line, device) for name, value in seen.items()]
-        others = [_gib(match[2]) for match in _OTHER.finditer(line.text)]
-        if others:
-            found.append(Figure("others_gib", sum(others), line, device))
     return Report("torch", tuple(found))
+
+
+def _processes(seen: dict[str, float], listed: list[float]) -> dict[str, float]:
+    """Return what this process and the others hold, as far as the processes that were listed tell.
+
+    In a container torch does not know its own number outside of it and lists itself as one of the others: then those
+    hold together with its cache more than is in use, and it is the one that holds at least its cache.
+    """
+    if not listed:
+        return {}
+    total, free, reserved = (seen.get(name) for name in ("total_gib", "free_gib", "reserved_gib"))
+    if "process_gib" in seen or total is None or free is None or reserved is None:
+        return {"others_gib": sum(listed)}
+    if sum(listed) + reserved <= total - free + _ROUNDING * (len(listed) + 1):
+        return {"others_gib": sum(listed)}
+    own = [size for size in listed if size >= reserved - _ROUNDING]
+    if len(own) != 1:
+        return {}
+    others = sum(listed) - own[0]
+    return {"process_gib": own[0], **({"others_gib": others} if others else {})}
 
 
 def _gib(text: str) -> float:
