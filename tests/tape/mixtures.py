@@ -224,6 +224,20 @@ def phimoe(rng: random.Random) -> dict[str, Any]:
     return raw
 
 
+def laguna(rng: random.Random) -> dict[str, Any]:
+    """Laguna: a number of heads and a window of each layer's own, tables for each kind, gates after attention."""
+    raw = _common(rng, "laguna") | {"head_dim": rng.choice([8, 16, 40]), "attention_bias": rng.random() < 0.3}
+    depth, few = raw["num_hidden_layers"], raw["num_key_value_heads"]
+    raw |= {"layer_types": rng.choices(["full_attention", "sliding_attention"], k=depth)}
+    raw |= {
+        "mlp_layer_types": rng.choices(["dense", "sparse", "sparse"], k=depth),
+        "sliding_window": rng.choice(WINDOWS[1:]),
+    }
+    raw |= {"moe_intermediate_size": rng.choice([8, 24, 64]), "shared_expert_intermediate_size": rng.choice([17, 64])}
+    raw |= {"moe_router_logit_softcapping": rng.choice([0.0, 5.0]), "gating": rng.choice([True, "per-element"])}
+    return raw | {"num_attention_heads_per_layer": [few * rng.choice([1, 2, 3]) for _ in range(depth)]}
+
+
 # Almost another's code: one job of each is enough.
 KIN = ("axk1", "glm4_moe_lite", "granitemoeshared", "hunyuan_v1_moe")
 LONG = ("deepseek_v32", "glm_moe_dsa")  # layers of many operations: one job of each kind
@@ -239,6 +253,7 @@ CONFIGS = {
     "dots1": dots1,
     "glm4_moe_lite": glm4_moe_lite,
     "hunyuan_v1_moe": hunyuan_v1_moe,
+    "laguna": laguna,
     "deepseek_v32": deepseek_v32,
     "glm_moe_dsa": glm_moe_dsa,
     "axk1": axk1,

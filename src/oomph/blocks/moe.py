@@ -78,6 +78,25 @@ class CorrectedRouter(Router):
 
 
 @dataclass(frozen=True)
+class CappedRouter(Router):
+    """Laguna's as its class builds it: the correction beside the map, a parameter that never trains.
+
+    `capped`: logits are bounded by a tanh.
+    """
+
+    capped: bool = False
+
+    @property
+    def parts(self) -> Parts:
+        """The map and the correction."""
+        correction = Tensor((self.num_experts,), "param", trains=False)
+        return {
+            "weight": Tensor((self.num_experts, self.hidden_size), "router"),
+            "e_score_correction_bias": correction,
+        }
+
+
+@dataclass(frozen=True)
 class Fp32Router(Router):
     """Hunyuan's as its class builds it: a linear map in fp32 whatever the model is."""
 

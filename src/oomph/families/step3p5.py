@@ -7,6 +7,7 @@ names and prediction layers as the published checkpoints store them.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from oomph.blocks.base import Module, Part
@@ -101,10 +102,11 @@ def gated(config: Config, hidden: int, kind: str) -> GatedAttention:
     if kind == SLIDING:
         other = config.optional_int("num_sliding_attention_heads")
         heads = other or config.sub("attention_other_setting").optional_int("num_attention_heads") or heads
-    return gated_heads(config, hidden, heads, dim, kind == SLIDING)
+    window = config.optional_int("sliding_window") if kind == SLIDING else None
+    return replace(gated_heads(config, hidden, heads, dim), sliding_window=window)
 
 
-def gated_heads(config: Config, hidden: int, heads: int, dim: int, windowed: bool) -> GatedAttention:
+def gated_heads(config: Config, hidden: int, heads: int, dim: int) -> GatedAttention:
     """Return attention of so many heads: normed queries and keys, a gate for each head or each of its channels."""
     bias, per_head = config.bool("attention_bias"), config.get("gating") in (None, True, "per-head")
     return GatedAttention(
@@ -116,7 +118,6 @@ def gated_heads(config: Config, hidden: int, heads: int, dim: int, windowed: boo
         out_bias=bias,
         q_norm=Norm(dim),
         k_norm=Norm(dim),
-        sliding_window=config.optional_int("sliding_window") if windowed else None,
         gate="g_proj",
         gate_size=heads if per_head else heads * dim,
     )

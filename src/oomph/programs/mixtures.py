@@ -278,6 +278,34 @@ def granitemoe_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym,
     return router_logits, top_k_weights, top_k_index
 
 
+def laguna(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror LagunaSparseMoeBlock.forward: the shared expert first, added last to experts that a number scales."""
+    batch_size, sequence_length, hidden_dim = hidden_states.shape
+    hidden_states = _flat(hidden_states)
+    shared_output = m.shared_experts(hidden_states)
+    _, routing_weights, selected_experts = _routed(m, laguna_router, hidden_states)
+    hidden_states = m[m.experts_name](hidden_states, selected_experts, routing_weights)
+    hidden_states = hidden_states * SCALE
+    hidden_states = hidden_states + shared_output
+    hidden_states = ops.view(hidden_states, (batch_size, sequence_length, hidden_dim))
+    return hidden_states
+
+
+def laguna_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
+    """Mirror LagunaTopKRouter.forward: sigmoid scores in fp32, of logits that a tanh may bound, chosen corrected."""
+    hidden_states = _flat(hidden_states)
+    router_logits = ops.cast(ops.linear(hidden_states, router.value("weight")), "fp32")
+    if router.capped:
+        router_logits = ops.tanh(router_logits / 1.0) * 1.0
+    routing_scores = ops.sigmoid(router_logits)
+    scores_for_selection = routing_scores + ops.cast(router.value("e_score_correction_bias"), routing_scores.dtype)
+    _, selected_experts = ops.topk(scores_for_selection, m.top_k)
+    routing_weights = ops.gather(routing_scores, selected_experts)
+    routing_weights = ops.divide(routing_weights, ops.sum_over(routing_weights, -1, keepdim=True))
+    routing_weights = ops.cast(routing_weights, hidden_states.dtype)
+    return router_logits, routing_weights, selected_experts
+
+
 def lfm2_moe(m: Bound, hidden_states: Sym) -> Sym:
     """Mirror Lfm2MoeSparseMoeBlock.forward."""
     hidden_states_reshaped = _flat(hidden_states)
@@ -386,6 +414,7 @@ STYLES: dict[str, Callable[[Bound, Sym], Any]] = {
     "gpt_oss": gpt_oss,
     "granitemoe": granitemoe,
     "jamba": jamba,
+    "laguna": laguna,
     "lfm2_moe": lfm2_moe,
     "hunyuan_v1_moe": hunyuan_v1_moe,
     "llama4": llama4,
