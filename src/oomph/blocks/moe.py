@@ -97,6 +97,18 @@ class CappedRouter(Router):
 
 
 @dataclass(frozen=True)
+class HashRouter(Router):
+    """DeepSeek-V4's as its class builds it: experts are looked up by token, in a table of int64 its program makes."""
+
+    vocab_size: int = 0
+
+    @property
+    def parts(self) -> Parts:
+        """The map, and a place for the table."""
+        return {"weight": Tensor((self.num_experts, self.hidden_size), "router"), "tid2eid": None}
+
+
+@dataclass(frozen=True)
 class Fp32Router(Router):
     """Hunyuan's as its class builds it: a linear map in fp32 whatever the model is."""
 
@@ -112,6 +124,7 @@ class StackedExperts(Block):
 
     `gated` False: there is no gate, only up (E, F, H). `transposed`: the last two axes the other way round. `bias`: one
     vector for each expert and tensor. `names` are those of the two tensors; `activation` is what the gate goes through.
+    `bounds`: gate and up are bounded, "first" before the activation, "last" the gate after it; "" they are not.
 
     Mixtral-8x7B: 8·(2·14336)·4096 + 8·4096·14336 parameters, as many as in a matrix for each map and expert.
     >>> [part.numel for part in StackedExperts(4096, 14336, 8).parts.values() if part]
@@ -126,6 +139,7 @@ class StackedExperts(Block):
     bias: bool = False
     names: tuple[str, str] = ("gate_up_proj", "down_proj")
     gated: bool = True
+    bounds: str = ""
 
     @property
     def shapes(self) -> dict[str, tuple[int, int, int]]:
@@ -216,6 +230,20 @@ class MoE(Block):
         from oomph.programs.mixtures import mixture
 
         return mixture(m, hidden_states)
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredMoE(MoE):
+    """DeepSeek-V4's: with the function that makes scores of logits; tokens' ids may decide where they go."""
+
+    scoring: str = "sigmoid"
+
+    @staticmethod
+    def program(m: Bound, hidden_states: Sym, input_ids: Sym | None = None) -> Any:
+        """Mirror DeepseekV4SparseMoeBlock.forward."""
+        from oomph.programs.hashed import deepseek_v4
+
+        return deepseek_v4(m, hidden_states, input_ids)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from oomph.blocks.base import Block, Part, Rewritten, descend, rewritten
 from oomph.blocks.basic import Head, Linear
+from oomph.blocks.compressed_attention import GroupedLinear
 from oomph.blocks.dbrx import TallMoE
 from oomph.blocks.moe import MixtureLayer, MoE
 from oomph.errors import UnsupportedError, UsageError, close_matches
@@ -127,6 +128,11 @@ def wrap_targets(model: Model, names: tuple[str, ...] | None, wrap: Wrap, left: 
             if name is None:
                 return part
             found.add(name)
+            if isinstance(inner(part), GroupedLinear):
+                raise UsageError(
+                    f"PEFT's adapters cannot run beside {path.rpartition('.')[2]}, which maps groups of heads.",
+                    "Name other maps: --targets q_a_proj,q_b_proj,kv_proj, for one.",
+                )
             return wrap(path, freeze(part))
         return freeze(part)
 

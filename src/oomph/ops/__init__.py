@@ -130,7 +130,7 @@ from oomph.ops.rotary import (
     section_tables,
 )
 from oomph.ops.rotary_complex import apply_rotary_complex, apply_rotary_complex_heads, complex_tables
-from oomph.ops.rotary_kinds import joined, rotate
+from oomph.ops.rotary_kinds import apply_rotary_trailing, joined, rotate
 from oomph.ops.rotation import add_scaled_, block_diagonal, identity, put, rotate_blocks, solve
 from oomph.ops.routing import (
     divide,
@@ -202,6 +202,7 @@ __all__ = [
     "apply_rotary_complex_heads",
     "apply_rotary_halves",
     "apply_rotary_interleaved",
+    "apply_rotary_trailing",
     "as_int32",
     "as_int64",
     "as_numbers",

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from oomph.model import Model
 
 OWN_FILES = (
-    "albert", "baichuan", "bamba", "bart", "bert", "bloom", "chatglm", "dbrx", "deberta", "distilbert", "electra",
-    "falcon", "falcon_h1", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "internlm2", "jamba", "kimi_k25",
-    "kimi_linear", "lfm2", "lfm3", "litgpt", "mamba", "minimax", "modernbert", "mpnet", "mpt", "nemotron_h",
-    "olmo_hybrid", "opt", "paligemma", "phi", "qwen", "qwen3_next", "recurrent_gemma", "roberta", "t5", "unsloth",
-    "whisper", "zamba", "zamba2",
+    "albert", "baichuan", "bamba", "bart", "bert", "bloom", "chatglm", "dbrx", "deberta", "deepseek_v4",
+    "distilbert", "electra", "falcon", "falcon_h1", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj",
+    "internlm2", "jamba", "kimi_k25", "kimi_linear", "lfm2", "lfm3", "litgpt", "mamba", "minimax", "modernbert",
+    "mpnet", "mpt", "nemotron_h", "olmo_hybrid", "opt", "paligemma", "phi", "qwen", "qwen3_next", "recurrent_gemma",
+    "roberta", "t5", "unsloth", "whisper", "zamba", "zamba2",
 )  # fmt: skip
 PROGRAMS: dict[str, str] = {
     **dict.fromkeys(FRAMES, "llama"),

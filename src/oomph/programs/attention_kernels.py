@@ -33,6 +33,7 @@ WITHOUT_FLASH_ATTN = frozenset(
     {
         "bloom",
         "deepseek_v32",
+        "deepseek_v4",
         "glm_moe_dsa",
         "deberta",
         "deberta-v2",
@@ -48,6 +49,7 @@ WITHOUT_FLASH_ATTN = frozenset(
 )
 # Types with sinks, in which transformers takes vLLM's flash-attn 3 for either package.
 WITH_SINKS = ("gpt_oss",)
+EAGER = ("deepseek_v4",)  # types with sinks whose class takes no other kernel than its own
 # Types of which AutoModelForCausalLM loads the decoder alone (transformers 5.23, models/auto/modeling_auto.py).
 WITH_A_TOWER = ("llama4", "mllama", "qwen3_5", "qwen3_5_moe")
 OWN_ATTENTION = ("deberta-v2", "mpnet")  # types whose class knows no kernel
@@ -148,7 +150,8 @@ def kernel_note(model: Model, kernel: str) -> tuple[str, ...]:
         found.append("The whole model is played, with its tower; AutoModelForCausalLM loads the decoder alone.")
     if kernel != "eager" and model.model_type in OWN_ATTENTION:
         found.append(f"transformers runs {model.model_type} with an attention of its own, not {kernel}.")
-    if kernel not in ("eager", *FLASH_ATTN) and frame is not None and not frame.sdpa:
-        why = "sdpa cannot bound scores by a tanh"
+    if kernel not in ("eager", *FLASH_ATTN) and (model.model_type in EAGER or (frame is not None and not frame.sdpa)):
+        sinks = model.model_type in (*EAGER, *WITH_SINKS)
+        why = "sdpa knows no sinks" if sinks else "sdpa cannot bound scores by a tanh"
         found.append(f"transformers runs {model.model_type} with its eager attention kernel, not {kernel}: {why}.")
     return tuple(found)

@@ -54,4 +54,4 @@ def _attended(m: Bound, query: Sym, key: Sym, value: Sym, mask: Sym | None) -> t
     return ops.attention(query, key, value, mask, m.dropout, window=m.sliding_window)
 
 
-STYLES: dict[str, Callable[..., "tuple[Sym, Sym | None]"]] = {"laguna": laguna}
+STYLES: dict[str, Callable[..., tuple[Sym, Sym | None]]] = {"laguna": laguna}
