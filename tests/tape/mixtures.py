@@ -262,6 +262,22 @@ def deepseek_v4(rng: random.Random) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def mimo_v2_flash(rng: random.Random) -> dict[str, Any]:
+    """MiMo-V2-Flash: sinks and twice the key heads in windows, values narrower than keys, no shared experts."""
+    raw = deepseek_v3(rng) | {"model_type": "mimo_v2_flash", "num_key_value_heads": rng.choice([1, 2])}
+    for key in ("first_k_dense_replace", "n_shared_experts", "kv_lora_rank", "q_lora_rank", "qk_rope_head_dim"):
+        del raw[key]
+    for key in ("qk_nope_head_dim", "rope_interleave"):
+        del raw[key]
+    depth = raw["num_hidden_layers"]
+    return raw | {
+        "num_attention_heads": 4, "head_dim": rng.choice([12, 24]), "v_head_dim": rng.choice([8, 12, 20]),
+        "layer_types": rng.choices(["full_attention", "sliding_attention"], k=depth),
+        "mlp_layer_types": rng.choices(["dense", "sparse", "sparse"], k=depth),
+        "sliding_window": rng.choice(WINDOWS[1:]),
+    }  # fmt: skip
+
+
 # Almost another's code: one job of each is enough.
 KIN = ("axk1", "glm4_moe_lite", "granitemoeshared", "hunyuan_v1_moe")
 LONG = ("deepseek_v32", "deepseek_v4", "glm_moe_dsa")  # layers of many operations: one job of each kind
@@ -278,6 +294,7 @@ CONFIGS = {
     "glm4_moe_lite": glm4_moe_lite,
     "hunyuan_v1_moe": hunyuan_v1_moe,
     "laguna": laguna,
+    "mimo_v2_flash": mimo_v2_flash,
     "deepseek_v4": deepseek_v4,
     "deepseek_v32": deepseek_v32,
     "glm_moe_dsa": glm_moe_dsa,

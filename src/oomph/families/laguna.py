@@ -5,7 +5,6 @@ Class defaults and structure: transformers 5.23, models/laguna.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +13,7 @@ from oomph.blocks.basic import Norm
 from oomph.blocks.mlp import GatedMLP
 from oomph.blocks.moe import CappedRouter, MoE, Router, shared_expert
 from oomph.config import MAX_EXPERTS, Config
-from oomph.families.common import causal_lm, head_dim, rope_parameters
+from oomph.families.common import causal_lm, head_dim, turned_of_kind
 from oomph.families.layer_types import FULL, SLIDING, listed, windows
 from oomph.families.moe_layers import by_kind, mlp_kinds, pre_norm_layer, stacked
 from oomph.families.step3p5 import gated_heads
@@ -62,28 +61,17 @@ def layer(config: Config, hidden: int, kind: Kind) -> Module:
     window, mlp, count = kind
     dim = head_dim(config, hidden, config.int("num_attention_heads"))
     dense = GatedMLP(hidden, config.int("intermediate_size"), activation=config.str("hidden_act", "silu"))
+    kind_of = FULL if window is None else SLIDING
     attends = replace(
         gated_heads(config, hidden, count, dim),
         sliding_window=window,
         dropout=config.rate("attention_dropout", 0.0),
         rotary="partial",
-        rotary_dim=turned(config, dim, FULL if window is None else SLIDING),
+        rotary_dim=turned_of_kind(config, dim, kind_of, _TURNED[kind_of]),
         own_tables=True,
         gate_style="laguna",
     )
     return pre_norm_layer(hidden, attends, dense if mlp == "dense" else experts(config, hidden))
-
-
-def turned(config: Config, dim: int, kind: str) -> int:
-    """Return how many channels of a head are turned in layers of a kind; a section without a factor turns all."""
-    rope = rope_parameters(config)
-    section = rope.get(kind)
-    if not isinstance(section, Mapping):
-        return int(dim * _TURNED[kind]) if not rope else dim
-    factor = section.get("partial_rotary_factor", 1.0)
-    if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 0 <= factor <= 1:
-        raise config.error("partial_rotary_factor", f"is {str(factor)[:40]!r}, not a number from 0 to 1")
-    return int(dim * factor)
 
 
 def experts(config: Config, hidden: int) -> MoE:

@@ -151,6 +151,7 @@ from oomph.ops.routing import (
     topk,
 )
 from oomph.ops.scan import cumsum, exp, softplus
+from oomph.ops.shifted_attention import shifted_attention
 from oomph.ops.slices import (
     as_int32,
     as_int64,
@@ -356,6 +357,7 @@ __all__ = [
     "select",
     "shake",
     "shake_view",
+    "shifted_attention",
     "sigmoid",
     "silu",
     "sink_attention",

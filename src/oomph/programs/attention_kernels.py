@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # Types whose class hands on to the packages flash-attn 2 and 3, as programs play it; and types whose class knows none.
 NO_FLASH_ATTN = (  # of the frames
-    "llama4_text", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text", "glm4v_text", "glm4v_moe_text",
+    "llama4_text", "mimo_v2_flash", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text", "glm4v_text", "glm4v_moe_text",
 )  # fmt: skip
 FLASH_ATTN_TYPES = (frozenset(FRAMES) - {*NO_FLASH_ATTN}) | {
     "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "opt", "phi",
@@ -39,6 +39,7 @@ WITHOUT_FLASH_ATTN = frozenset(
         "deberta-v2",
         "falcon_mamba",
         "llama4_text",
+        "mimo_v2_flash",
         "mamba",
         "mamba2",
         "mpnet",
@@ -49,7 +50,7 @@ WITHOUT_FLASH_ATTN = frozenset(
 )
 # Types with sinks, in which transformers takes vLLM's flash-attn 3 for either package.
 WITH_SINKS = ("gpt_oss",)
-EAGER = ("deepseek_v4",)  # types with sinks whose class takes no other kernel than its own
+EAGER = ("deepseek_v4", "mimo_v2_flash")  # types with sinks whose class takes no other kernel than its own
 # Types of which AutoModelForCausalLM loads the decoder alone (transformers 5.23, models/auto/modeling_auto.py).
 WITH_A_TOWER = ("llama4", "mllama", "qwen3_5", "qwen3_5_moe")
 OWN_ATTENTION = ("deberta-v2", "mpnet")  # types whose class knows no kernel

@@ -64,6 +64,7 @@ QWEN3_VL = Frame(cache_first=True, ids_first=True, tables="interleaved")
 DEEPSEEK = Frame(rotary_first=True)
 GLM4 = ("input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm", "post_mlp_layernorm")
 GRANITE_MOE = replace(DEEPSEEK, cache_first=True, scaled=True, scaled_late=True)
+LAGUNA = Frame(masks="as a set", captured=True)
 GEMMA2 = Frame(norms=SANDWICH, masks="both", sdpa=False)
 
 FRAMES: dict[str, Frame] = {
@@ -112,9 +113,10 @@ FRAMES: dict[str, Frame] = {
     "internlm3": LLAMA,
     "jais2": LLAMA,
     "kimi_k2": DEEPSEEK,
-    "laguna": Frame(masks="as a set", captured=True),
+    "laguna": LAGUNA,
     "llama": LLAMA,
     "llama4_text": Frame(layer=layers.llama4, masks="both", ids_first=True, tables="complex", chunked=True),
+    "mimo_v2_flash": replace(LAGUNA, sdpa=False),
     "minimax_m2": Frame(cache_first=True, ids_first=True),
     "ministral": Frame(masks="both", ids_first=True),
     "ministral3": MISTRAL,

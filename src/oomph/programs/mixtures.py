@@ -200,6 +200,14 @@ def _spread(m: Bound, group_mask: Sym) -> Sym:
     return ops.view(mask, (tokens, m.num_experts))
 
 
+def mimo_v2_flash(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror MiMoV2FlashMoE.forward: DeepSeek-V3's without shared experts."""
+    orig_shape = hidden_states.shape
+    _, topk_weights, topk_indices = _routed(m, deepseek_v3_router, hidden_states)
+    hidden_states = _flat(hidden_states)
+    return ops.view(m[m.experts_name](hidden_states, topk_indices, topk_weights), orig_shape)
+
+
 def nemotron_h(m: Bound, hidden_states: Sym) -> Sym:
     """Mirror NemotronHMoE.forward: DeepSeek-V3's, with experts in a smaller space between two maps, if there is one."""
     residuals = hidden_states
@@ -418,6 +426,7 @@ STYLES: dict[str, Callable[[Bound, Sym], Any]] = {
     "lfm2_moe": lfm2_moe,
     "hunyuan_v1_moe": hunyuan_v1_moe,
     "llama4": llama4,
+    "mimo_v2_flash": mimo_v2_flash,
     "minimax_m2": minimax_m2,
     "mixtral": mixtral,
     "nemotron_h": nemotron_h,
