@@ -125,6 +125,7 @@ class StackedExperts(Block):
     `gated` False: there is no gate, only up (E, F, H). `transposed`: the last two axes the other way round. `bias`: one
     vector for each expert and tensor. `names` are those of the two tensors; `activation` is what the gate goes through.
     `bounds`: gate and up are bounded, "first" before the activation, "last" the gate after it; "" they are not.
+    `loops`: the class knows no form but a loop over experts.
 
     Mixtral-8x7B: 8·(2·14336)·4096 + 8·4096·14336 parameters, as many as in a matrix for each map and expert.
     >>> [part.numel for part in StackedExperts(4096, 14336, 8).parts.values() if part]
@@ -140,6 +141,7 @@ class StackedExperts(Block):
     names: tuple[str, str] = ("gate_up_proj", "down_proj")
     gated: bool = True
     bounds: str = ""
+    loops: bool = False
 
     @property
     def shapes(self) -> dict[str, tuple[int, int, int]]:
@@ -302,6 +304,18 @@ class MixtureLayer(Module):
     def built_parts(self) -> Parts:
         """The same with the experts as the class keeps them."""
         return self.parts if self.stacked is None else {**self.parts, "experts": self.stacked}
+
+
+@dataclass(frozen=True, eq=False)
+class RegroupedLayer(Module):
+    """A decoder layer whose checkpoints name its parts otherwise than its class does, which is `built`."""
+
+    built: Module | None = None
+
+    @property
+    def built_parts(self) -> Parts:
+        """The parts under the names of the class."""
+        return self.parts if self.built is None else self.built.built_parts
 
 
 def shared_expert(expert: Shared) -> Shared:

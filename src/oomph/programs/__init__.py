@@ -50,6 +50,7 @@ PROGRAMS: dict[str, str] = {
     **dict.fromkeys(("qwen3_5", "qwen3_5_moe"), "qwen3_5"),
     **dict.fromkeys(("qwen3_5_moe_text", "qwen3_5_text"), "qwen3_next"),
     **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"), "qwen_vl"),
+    "step3p7": "step3p7",
     **dict.fromkeys(("camembert", "xlm-roberta"), "roberta"),
 }
 # Types whose program has the layers of the language model inside too.

@@ -142,6 +142,7 @@ FRAMES: dict[str, Frame] = {
     "solar_open": replace(DEEPSEEK, cache_first=True),
     "stablelm": Frame(layer=layers.stablelm, ids_first=True),
     "starcoder2": MISTRAL,
+    "step3p5": Frame(masks="both"),
     "youtu": DEEPSEEK,
     "vaultgemma": replace(GEMMA2, norms=("input_layernorm", "", "pre_feedforward_layernorm", "")),
 }

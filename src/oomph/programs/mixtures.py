@@ -73,12 +73,15 @@ def minimax_m2(m: Bound, hidden_states: Sym) -> Sym:
 
 
 def minimax_m2_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
-    """Mirror MiniMaxM2TopKRouter.forward: fp32 sigmoid scores, chosen with a correction, made to add up to 1."""
+    """Mirror MiniMaxM2TopKRouter.forward: fp32 sigmoid scores, chosen with a correction, made to add up to 1. The
+    correction lies in the mixture, or in the router (Step-3.7).
+    """
     hidden_states = _flat(hidden_states)
     weight = router.value("weight")
     router_logits = ops.linear(ops.cast(hidden_states, weight.dtype), weight)
     routing_weights = ops.sigmoid(ops.cast(router_logits, "fp32"))
-    scores_for_choice = routing_weights + m.e_score_correction_bias
+    correction = router[router.correction] if router.correction else m.e_score_correction_bias
+    scores_for_choice = routing_weights + correction
     _, top_k_index = ops.topk(scores_for_choice, m.top_k)
     top_k_weights = ops.gather(routing_weights, top_k_index)
     top_k_weights = ops.divide_in_place(top_k_weights, ops.sum_over(top_k_weights, -1, keepdim=True))
@@ -287,11 +290,14 @@ def granitemoe_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym,
 
 
 def laguna(m: Bound, hidden_states: Sym) -> Sym:
-    """Mirror LagunaSparseMoeBlock.forward: the shared expert first, added last to experts that a number scales."""
+    """Mirror LagunaSparseMoeBlock.forward and Step3p7SparseMoeBlock's: the shared expert first, added last to experts
+    that a number scales.
+    """
     batch_size, sequence_length, hidden_dim = hidden_states.shape
     hidden_states = _flat(hidden_states)
     shared_output = m.shared_experts(hidden_states)
-    _, routing_weights, selected_experts = _routed(m, laguna_router, hidden_states)
+    router = laguna_router if m.style == "laguna" else minimax_m2_router
+    _, routing_weights, selected_experts = _routed(m, router, hidden_states)
     hidden_states = m[m.experts_name](hidden_states, selected_experts, routing_weights)
     hidden_states = hidden_states * SCALE
     hidden_states = hidden_states + shared_output
@@ -434,4 +440,5 @@ STYLES: dict[str, Callable[[Bound, Sym], Any]] = {
     "phimoe": phimoe,
     "qwen2_moe": qwen2_moe,
     "qwen3_moe": qwen3_moe,
+    "step3p5": laguna,
 }
