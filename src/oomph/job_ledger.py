@@ -15,7 +15,7 @@ from oomph.job_tells import idle_inputs
 from oomph.job_warnings import job_warnings, of_device
 from oomph.ledger import Instant, Item, Ledger, Verdict
 from oomph.methods import adapted, trainable_params
-from oomph.methods.targets import has_tall_experts
+from oomph.methods.targets import has_own_loop
 from oomph.peak import STAYING, Alive, alive_at, highest_place
 from oomph.programs import SAME_CLASS
 from oomph.recipe import Stretch
@@ -134,7 +134,7 @@ def _assumed(job: Job, model: Model) -> tuple[str, ...]:
     idle = set(idle_inputs(job))
     if not any(weight.of > 1 for weight in model.weights):
         idle |= {"experts", "routing"}
-    inputs = describe(job) | ({"experts": "eager"} if has_tall_experts(model) else {})  # whose class has a loop alone
+    inputs = describe(job) | ({"experts": "eager"} if has_own_loop(model) else {})  # whose class has a loop alone
     same = SAME_CLASS.get(model.decoder_type)
     read_as = (f"transformers has no class for {model.decoder_type}: its config is read as {same}",) if same else ()
     return (*read_as, *(f"{name}={value}" for name, value in inputs.items() if name not in idle))

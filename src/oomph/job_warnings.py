@@ -12,7 +12,7 @@ from oomph.device_map import NONE, waiting_bytes
 from oomph.errors import OomphError
 from oomph.job import DEFAULTS, InferJob, TrainJob
 from oomph.job_words import COMPLETING, OFFLOADED_CACHES, QUANTIZATIONS
-from oomph.methods.targets import has_stacks, has_tall_experts, target_note
+from oomph.methods.targets import has_own_loop, has_stacks, target_note
 from oomph.objectives import KINDS as OBJECTIVES
 from oomph.optimizer_names import KINDS
 from oomph.programs.attention_kernels import flash_note, kernel_note
@@ -165,11 +165,11 @@ def _wide_experts(model: Model, job: Job) -> tuple[str, ...]:
     """Say so where a base is quantised by bitsandbytes, which passes by experts that a class keeps in one tensor."""
     if not isinstance(job, TrainJob) or job.quantised_experts or job.experts == "modules":
         return ()
-    if not job.quantization.startswith(BITSANDBYTES) or not (has_stacks(model) or has_tall_experts(model)):
+    if not job.quantization.startswith(BITSANDBYTES) or not (has_stacks(model) or has_own_loop(model)):
         return ()
     state = "fp32, as prepare_model_for_kbit_training leaves them" if job.kbit_preparation else "their own dtype"
     words = f"bitsandbytes does not quantise experts that are stacked in one tensor: they are in {state}."
-    if has_tall_experts(model):
+    if has_own_loop(model):
         return (words,)
     return (
         f"{words} --quantised-experts quantises them too (its replace_parameter_4bit), --experts modules has them as"

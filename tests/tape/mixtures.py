@@ -224,9 +224,63 @@ def phimoe(rng: random.Random) -> dict[str, Any]:
     return raw
 
 
+def laguna(rng: random.Random) -> dict[str, Any]:
+    """Laguna: a number of heads and a window of each layer's own, tables for each kind, gates after attention."""
+    raw = _common(rng, "laguna") | {"head_dim": rng.choice([8, 16, 40]), "attention_bias": rng.random() < 0.3}
+    depth, few = raw["num_hidden_layers"], raw["num_key_value_heads"]
+    raw |= {"layer_types": rng.choices(["full_attention", "sliding_attention"], k=depth)}
+    raw |= {
+        "mlp_layer_types": rng.choices(["dense", "sparse", "sparse"], k=depth),
+        "sliding_window": rng.choice(WINDOWS[1:]),
+    }
+    raw |= {"moe_intermediate_size": rng.choice([8, 24, 64]), "shared_expert_intermediate_size": rng.choice([17, 64])}
+    raw |= {"moe_router_logit_softcapping": rng.choice([0.0, 5.0]), "gating": rng.choice([True, "per-element"])}
+    return raw | {"num_attention_heads_per_layer": [few * rng.choice([1, 2, 3]) for _ in range(depth)]}
+
+
+KINDS = ("sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention")
+
+
+def deepseek_v4(rng: random.Random) -> dict[str, Any]:
+    """DeepSeek-V4: windows, entries that tokens are folded into, several streams, experts by hash or score."""
+    depth = rng.choice([1, 2, 2])
+    raw = {
+        "model_type": "deepseek_v4", "vocab_size": rng.choice([64, 515]), "hidden_size": rng.choice([24, 40, 64]),
+        "moe_intermediate_size": rng.choice([8, 24, 64]), "num_hidden_layers": depth, "head_dim": rng.choice([16, 40]),
+        "num_attention_heads": rng.choice([2, 4]), "n_routed_experts": rng.choice([4, 5]), "o_groups": 2,
+        "num_experts_per_tok": rng.choice([1, 3]), "hc_mult": rng.choice([2, 3, 4]),
+        "hc_sinkhorn_iters": rng.choice([1, 3]), "q_lora_rank": rng.choice([11, 32]), "o_lora_rank": 7,
+        "index_n_heads": rng.choice([1, 3]), "index_head_dim": rng.choice([8, 24]), "index_topk": rng.choice([2, 512]),
+        "qk_rope_head_dim": rng.choice([4, 8]), "mlp_bias": rng.random() < 0.3,
+        "sliding_window": rng.choice([2, 8, 128]),
+    }  # fmt: skip
+    return raw | {
+        "layer_types": rng.choices(KINDS, k=depth), "mlp_layer_types": rng.choices(["hash_moe", "moe"], k=depth),
+        "compress_rates": {KINDS[1]: rng.choice([2, 4]), KINDS[2]: rng.choice([5, 8])},
+        "attention_dropout": rng.choice([0.0, 0.1]), "tie_word_embeddings": rng.random() < 0.3,
+        "scoring_func": rng.choice(["sqrtsoftplus", "sqrtsoftplus", "sigmoid"]),
+    }  # fmt: skip
+
+
+def mimo_v2_flash(rng: random.Random) -> dict[str, Any]:
+    """MiMo-V2-Flash: sinks and twice the key heads in windows, values narrower than keys, no shared experts."""
+    raw = deepseek_v3(rng) | {"model_type": "mimo_v2_flash", "num_key_value_heads": rng.choice([1, 2])}
+    for key in ("first_k_dense_replace", "n_shared_experts", "kv_lora_rank", "q_lora_rank", "qk_rope_head_dim"):
+        del raw[key]
+    for key in ("qk_nope_head_dim", "rope_interleave"):
+        del raw[key]
+    depth = raw["num_hidden_layers"]
+    return raw | {
+        "num_attention_heads": 4, "head_dim": rng.choice([12, 24]), "v_head_dim": rng.choice([8, 12, 20]),
+        "layer_types": rng.choices(["full_attention", "sliding_attention"], k=depth),
+        "mlp_layer_types": rng.choices(["dense", "sparse", "sparse"], k=depth),
+        "sliding_window": rng.choice(WINDOWS[1:]),
+    }  # fmt: skip
+
+
 # Almost another's code: one job of each is enough.
 KIN = ("axk1", "glm4_moe_lite", "granitemoeshared", "hunyuan_v1_moe")
-LONG = ("deepseek_v32", "glm_moe_dsa")  # layers of many operations: one job of each kind
+LONG = ("deepseek_v32", "deepseek_v4", "glm_moe_dsa")  # layers of many operations: one job of each kind
 CONFIGS = {
     "flex_olmo": flex_olmo,
     "ernie4_5_moe": ernie4_5_moe,
@@ -239,6 +293,9 @@ CONFIGS = {
     "dots1": dots1,
     "glm4_moe_lite": glm4_moe_lite,
     "hunyuan_v1_moe": hunyuan_v1_moe,
+    "laguna": laguna,
+    "mimo_v2_flash": mimo_v2_flash,
+    "deepseek_v4": deepseek_v4,
     "deepseek_v32": deepseek_v32,
     "glm_moe_dsa": glm_moe_dsa,
     "axk1": axk1,

@@ -7,6 +7,7 @@ Under the tracker gradients are summed out of place, as on the tape's "trace".
 from __future__ import annotations
 
 from itertools import product
+from random import Random
 from typing import Any, get_args
 from unittest.mock import patch
 
@@ -17,6 +18,7 @@ from oomph.job import TrainJob
 from oomph.job_words import Routing
 from oomph.trace_groups import trace_start
 from tests.referee import models
+from tests.tape import vision_kin
 from tests.tape.grid import CHECKPOINTING, played
 
 pytestmark = pytest.mark.slow
@@ -33,11 +35,18 @@ MODELS = {
         },
     },
 }  # fmt: skip
-EXPERTS = {"mixtral": 4, "qwen3_moe": 8, "dbrx": 4}
+STEP = vision_kin.config(Random(1), "step3p7")
+STEP["text_config"] |= {
+    "attention_dropout": 0.0,
+    "mlp_layer_types": ["sparse"] * STEP["text_config"]["num_hidden_layers"],
+}
+MODELS["step3p7"] = {**STEP, "num_experts_per_tok": 2}
+EXPERTS = {"mixtral": 4, "qwen3_moe": 8, "dbrx": 4, "step3p7": 4}
+OWN_LOOPS = ("dbrx", "step3p7")  # of classes that know no other form
 CASES = [
     (name, routing, checkpointing)
     for name, routing, checkpointing in product(MODELS, get_args(Routing), CHECKPOINTING)
-    if name != "dbrx" or (routing == "worst") == (checkpointing == "non-reentrant")
+    if name not in OWN_LOOPS or (routing == "worst") == (checkpointing == "non-reentrant")
 ]
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from oomph.errors import UnsupportedError, UsageError
+from oomph.errors import OomphError, UnsupportedError, UsageError
 from oomph.families import model_from_config
 from oomph.job import InferJob, TrainJob
 from oomph.play import play
 from tests.tape.grid import compare, infer_job, job
-from tests.tape.mixtures import CONFIGS, KIN, LONG
+from tests.tape.mixtures import CONFIGS, KIN, KINDS, LONG
 
 pytestmark = pytest.mark.slow
 
@@ -59,6 +59,43 @@ def test_an_indexer_whose_map_is_packed_is_refused() -> None:
         play(
             model, TrainJob(2, 9, method="lora", targets="q_b_proj", precision="fp16", quantization="gptq-4bit-column")
         )
+
+
+FOLDING = CONFIGS["deepseek_v4"](random.Random(SEED)) | {
+    "num_hidden_layers": 2, "layer_types": list(KINDS[1:]), "mlp_layer_types": ["hash_moe", "moe"],
+}  # fmt: skip
+
+
+def test_adapters_beside_entries_of_many_tokens_equal_the_trace() -> None:
+    """DeepSeek-V4's norms, sinks and streams stay in fp32, its grouped map is left in 16 bits."""
+    targets = "q_b_proj,kv_proj,o_b_proj,gate_proj"
+    parting, ours, theirs = compare(FOLDING, TrainJob(2, 9, method="qlora", targets=targets))
+    assert parting is None, str(parting)
+    assert ours == theirs
+
+
+def test_tokens_that_wait_to_be_folded_are_kept_by_the_cache() -> None:
+    """Eight tokens more close windows of both kinds, the first of which end before the prompt does."""
+    raw = FOLDING | {"compress_rates": {KINDS[1]: 4, KINDS[2]: 5}, "sliding_window": 8}
+    parting, ours, theirs = compare(raw, InferJob(batch=2, seq_len=9, decode=8, cache="dynamic"))
+    assert parting is None, str(parting)
+    assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    ("job", "reason"),
+    [
+        (TrainJob(2, 9, method="lora", targets="all-linear"), "groups of heads"),
+        (TrainJob(2, 3), "fold 5 tokens into one"),
+        (TrainJob(2, 9, precision="bf16", attention="flash_attention_2"), "flash-attn"),
+        (InferJob(batch=1, seq_len=9, cache="static"), "growing cache"),
+    ],
+)
+def test_what_deepseek_v4_cannot_do_is_refused(job: TrainJob | InferJob, reason: str) -> None:
+    """PEFT's adapters fail beside its grouped map; compressors without a window get no gradient."""
+    raw = FOLDING | {"compress_rates": {KINDS[1]: 2, KINDS[2]: 5}}
+    with pytest.raises(OomphError, match=reason):
+        play(model_from_config(raw), job)
 
 
 @pytest.mark.parametrize(("raw", "job"), GRID, ids=[f"{i}-{raw['model_type']}" for i, (raw, _) in enumerate(GRID)])

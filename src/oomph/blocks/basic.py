@@ -96,6 +96,18 @@ class Norm(Block):
 
 
 @dataclass(frozen=True)
+class Fp32Norm(Norm):
+    """The same whose scale a class keeps in fp32 whatever the model is, and applies there."""
+
+    style: str = "rms in fp32"
+
+    @property
+    def built_parts(self) -> Parts:
+        """The scale as the class keeps it."""
+        return {"weight": Tensor((self.size,), "norm", "fp32"), "bias": None}
+
+
+@dataclass(frozen=True)
 class BareNorm(Block):
     """A norm without parameters, as OLMo 1 has them."""
 

@@ -19,17 +19,33 @@ if TYPE_CHECKING:
 class GatedAttention(Attention):
     """Grouped-query attention and a gate of `gate_size`: one value per head, or one per head and dimension.
 
-    Unlike `gated` (Qwen3-Next), the gate is not part of the query map. Source: transformers 5.23, models/afmoe
-    (gate_proj, per dimension) and models/step3p7 (g_proj, per head).
+    Unlike `gated` (Qwen3-Next), the gate is not part of the query map. `gate_style` names its program, the type whose
+    class it mirrors. Source: transformers 5.23, models/afmoe (gate_proj, per dimension), models/laguna and
+    models/step3p7 (g_proj, per head).
     """
 
     gate: str = "gate_proj"
     gate_size: int = 0
+    gate_style: str = ""
 
     @property
     def parts(self) -> Parts:
         """The attention's parts and the gate's map."""
         return {**super().parts, self.gate: Linear(self.hidden_size, self.gate_size, role=self.role)}
+
+    @staticmethod
+    def program(
+        m: Bound,
+        hidden_states: Sym,
+        position_embeddings: tuple[Sym, Sym],
+        attention_mask: Sym | None,
+        past_key_values: Cache | None = None,
+        index: int = 0,
+    ) -> tuple[Sym, Sym | None]:
+        """Mirror the attention of its style's class; arguments and results as Attention's."""
+        from oomph.programs.gated_attention import STYLES
+
+        return STYLES[m.gate_style](m, hidden_states, position_embeddings, attention_mask, past_key_values, index)
 
 
 @dataclass(frozen=True)

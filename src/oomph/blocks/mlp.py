@@ -114,6 +114,32 @@ class HalvedMLP(GatedMLP):
 
 
 @dataclass(frozen=True)
+class BoundedMLP(GatedMLP):
+    """The same with bounds: of gate and up before the activation, or, `bounds_last`, of the activated gate and of up.
+
+    `bounds_last` is Step-3.7's form, the other DeepSeek-V4's.
+    """
+
+    bounds_last: bool = False
+
+    @staticmethod
+    def program(m: Bound, x: Sym) -> Sym:
+        """Mirror DeepseekV4MLP.forward or Step3p7MLP.forward."""
+        from oomph import ops
+
+        gate_proj, up_proj, down_proj = (m[name] for name in m.names)
+        if m.bounds_last:
+            gate = ops.clamp(ops.activate(m.activation, gate_proj(x)))
+            up = ops.clamp_both(up_proj(x))
+            last: Sym = down_proj(gate * up)
+            return last
+        gate = ops.clamp(gate_proj(x))
+        up = ops.clamp_both(up_proj(x))
+        projected: Sym = down_proj(ops.activate(m.activation, gate) * up)
+        return projected
+
+
+@dataclass(frozen=True)
 class SparseMLP(GatedMLP):
     """The same as Gemma 3n writes it, each step a variable; if `sparse`, all but the gate's largest values are zero."""
 

@@ -78,6 +78,37 @@ class CorrectedRouter(Router):
 
 
 @dataclass(frozen=True)
+class CappedRouter(Router):
+    """Laguna's as its class builds it: the correction beside the map, a parameter that never trains.
+
+    `capped`: logits are bounded by a tanh.
+    """
+
+    capped: bool = False
+
+    @property
+    def parts(self) -> Parts:
+        """The map and the correction."""
+        correction = Tensor((self.num_experts,), "param", trains=False)
+        return {
+            "weight": Tensor((self.num_experts, self.hidden_size), "router"),
+            "e_score_correction_bias": correction,
+        }
+
+
+@dataclass(frozen=True)
+class HashRouter(Router):
+    """DeepSeek-V4's as its class builds it: experts are looked up by token, in a table of int64 its program makes."""
+
+    vocab_size: int = 0
+
+    @property
+    def parts(self) -> Parts:
+        """The map, and a place for the table."""
+        return {"weight": Tensor((self.num_experts, self.hidden_size), "router"), "tid2eid": None}
+
+
+@dataclass(frozen=True)
 class Fp32Router(Router):
     """Hunyuan's as its class builds it: a linear map in fp32 whatever the model is."""
 
@@ -93,6 +124,8 @@ class StackedExperts(Block):
 
     `gated` False: there is no gate, only up (E, F, H). `transposed`: the last two axes the other way round. `bias`: one
     vector for each expert and tensor. `names` are those of the two tensors; `activation` is what the gate goes through.
+    `bounds`: gate and up are bounded, "first" before the activation, "last" the gate after it; "" they are not.
+    `loops`: the class knows no form but a loop over experts.
 
     Mixtral-8x7B: 8·(2·14336)·4096 + 8·4096·14336 parameters, as many as in a matrix for each map and expert.
     >>> [part.numel for part in StackedExperts(4096, 14336, 8).parts.values() if part]
@@ -107,6 +140,8 @@ class StackedExperts(Block):
     bias: bool = False
     names: tuple[str, str] = ("gate_up_proj", "down_proj")
     gated: bool = True
+    bounds: str = ""
+    loops: bool = False
 
     @property
     def shapes(self) -> dict[str, tuple[int, int, int]]:
@@ -200,6 +235,20 @@ class MoE(Block):
 
 
 @dataclass(frozen=True, eq=False)
+class ScoredMoE(MoE):
+    """DeepSeek-V4's: with the function that makes scores of logits; tokens' ids may decide where they go."""
+
+    scoring: str = "sigmoid"
+
+    @staticmethod
+    def program(m: Bound, hidden_states: Sym, input_ids: Sym | None = None) -> Any:
+        """Mirror DeepseekV4SparseMoeBlock.forward."""
+        from oomph.programs.hashed import deepseek_v4
+
+        return deepseek_v4(m, hidden_states, input_ids)
+
+
+@dataclass(frozen=True, eq=False)
 class ExpertModules(MoE):
     """The same as transformers 4 kept it: a router that is a linear map, and `modules`, an MLP for each expert."""
 
@@ -255,6 +304,18 @@ class MixtureLayer(Module):
     def built_parts(self) -> Parts:
         """The same with the experts as the class keeps them."""
         return self.parts if self.stacked is None else {**self.parts, "experts": self.stacked}
+
+
+@dataclass(frozen=True, eq=False)
+class RegroupedLayer(Module):
+    """A decoder layer whose checkpoints name its parts otherwise than its class does, which is `built`."""
+
+    built: Module | None = None
+
+    @property
+    def built_parts(self) -> Parts:
+        """The parts under the names of the class."""
+        return self.parts if self.built is None else self.built.built_parts
 
 
 def shared_expert(expert: Shared) -> Shared:

@@ -121,6 +121,20 @@ def rotary_dim(config: Config, head_dim: int, default: float) -> int:
     return int(head_dim * factor)
 
 
+def turned_of_kind(config: Config, head_dim: int, kind: str, default: float, unsaid: float = 1.0) -> int:
+    """Return how many channels of a head are turned in layers of a kind, whose section of rope_parameters says it.
+
+    `default` is the class's factor where there are no sections, `unsaid` that of a section without one.
+    """
+    section = rope_parameters(config).get(kind)
+    if not isinstance(section, Mapping):
+        return int(head_dim * default)
+    factor = section.get("partial_rotary_factor", unsaid)
+    if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 0 <= factor <= 1:
+        raise config.error("partial_rotary_factor", f"is {str(factor)[:40]!r}, not a number from 0 to 1")
+    return int(head_dim * factor)
+
+
 def by_window(windows: Sequence[int | None], layer: Callable[[int | None], Block]) -> list[Block]:
     """Return a layer for each window; layers with the same one are the same object."""
     made = {window: layer(window) for window in dict.fromkeys(windows)}

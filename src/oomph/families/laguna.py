@@ -5,16 +5,17 @@ Class defaults and structure: transformers 5.23, models/laguna.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from oomph.blocks.base import Module
 from oomph.blocks.basic import Norm
 from oomph.blocks.mlp import GatedMLP
-from oomph.blocks.moe import MoE, Router, shared_expert
+from oomph.blocks.moe import CappedRouter, MoE, Router, shared_expert
 from oomph.config import MAX_EXPERTS, Config
-from oomph.families.common import causal_lm, head_dim
-from oomph.families.layer_types import FULL, SLIDING, listed
-from oomph.families.moe_layers import by_kind, mlp_kinds, pre_norm_layer
+from oomph.families.common import causal_lm, head_dim, turned_of_kind
+from oomph.families.layer_types import FULL, SLIDING, listed, windows
+from oomph.families.moe_layers import by_kind, mlp_kinds, pre_norm_layer, stacked
 from oomph.families.step3p5 import gated_heads
 from oomph.model import Model
 from oomph.tensor import Tensor
@@ -29,15 +30,17 @@ TYPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 ALIASES: dict[str, dict[str, tuple[str, ...]]] = {}
 
-Kind = tuple[str, str, int]  # attention, MLP, heads
+Kind = tuple[int | None, str, int]  # the window of attention, MLP, heads
+_TURNED = {FULL: 0.5, SLIDING: 1.0}  # which part of a head's channels, by default
 
 
 def build(config: Config) -> Model:
     """Return the decoder: of each layer the kind of attention, of MLP, and the number of heads."""
     hidden, layers = config.size("hidden_size"), config.depth("num_hidden_layers")
-    attention = listed(config, layers, allowed=(SLIDING, FULL)) or [FULL] * layers
-    kinds = list(zip(attention, mlp_kinds(config, layers, 1), heads(config, layers), strict=True))
-    return causal_lm(config, by_kind(kinds, lambda kind: layer(config, hidden, kind)), Norm(hidden))
+    places, unplayed = windows(config, listed(config, layers, allowed=(SLIDING, FULL)) or [FULL] * layers)
+    kinds = list(zip(places, mlp_kinds(config, layers, 1), heads(config, layers), strict=True))
+    layers_ = by_kind(kinds, lambda kind: layer(config, hidden, kind))
+    return causal_lm(config, layers_, Norm(hidden), unplayed=unplayed)
 
 
 def heads(config: Config, layers: int) -> list[int]:
@@ -55,17 +58,28 @@ def _count(config: Config, value: object) -> int:
 
 def layer(config: Config, hidden: int, kind: Kind) -> Module:
     """Return one layer."""
-    attention, mlp, count = kind
+    window, mlp, count = kind
     dim = head_dim(config, hidden, config.int("num_attention_heads"))
     dense = GatedMLP(hidden, config.int("intermediate_size"), activation=config.str("hidden_act", "silu"))
-    attends = gated_heads(config, hidden, count, dim, attention == SLIDING)
+    kind_of = FULL if window is None else SLIDING
+    attends = replace(
+        gated_heads(config, hidden, count, dim),
+        sliding_window=window,
+        dropout=config.rate("attention_dropout", 0.0),
+        rotary="partial",
+        rotary_dim=turned_of_kind(config, dim, kind_of, _TURNED[kind_of]),
+        own_tables=True,
+        gate_style="laguna",
+    )
     return pre_norm_layer(hidden, attends, dense if mlp == "dense" else experts(config, hidden))
 
 
 def experts(config: Config, hidden: int) -> MoE:
     """Return the mixture; what corrects its router is a parameter that does not train, stored with the experts."""
+    act = config.str("hidden_act", "silu")
     count, ffn = config.int("num_experts", high=MAX_EXPERTS), config.int("moe_intermediate_size")
-    shared = GatedMLP(hidden, config.int("shared_expert_intermediate_size"))
+    shared = GatedMLP(hidden, config.int("shared_expert_intermediate_size"), activation=act)
+    capped = config.get("moe_router_logit_softcapping") is not None and config.float("moe_router_logit_softcapping") > 0
     return MoE(
         Router(hidden, count),
         GatedMLP(hidden, ffn, role="expert"),
@@ -75,4 +89,9 @@ def experts(config: Config, hidden: int) -> MoE:
             "shared_experts": shared_expert(shared),
             "e_score_correction_bias": Tensor((count,), "param", "fp32", trains=False),
         },
+        stacked=stacked(config, hidden, ffn, count),
+        experts_first=True,
+        style="laguna",
+        built_router=CappedRouter(hidden, count, capped=capped),
+        beside_router=("e_score_correction_bias",),
     )

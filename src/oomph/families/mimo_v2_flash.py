@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from oomph.blocks.attention import Attention
 from oomph.blocks.base import Module, Part, Stack
 from oomph.blocks.basic import Linear, Norm
 from oomph.blocks.mlp import GatedMLP
+from oomph.blocks.sink_attention import ShiftedAttention
 from oomph.config import Config
-from oomph.families.common import causal_lm
+from oomph.families.common import causal_lm, turned_of_kind
 from oomph.families.moe_layers import by_kind, mlp_kinds, one_of, pre_norm_layer, routed_moe
 from oomph.families.mtp import predictors, with_mtp
 from oomph.model import Model
@@ -30,6 +30,7 @@ TYPES: dict[str, dict[str, Any]] = {
 ALIASES: dict[str, dict[str, tuple[str, ...]]] = {"mimo_v2_flash": {"n_routed_experts": ("num_local_experts",)}}
 
 FULL, SLIDING = "full_attention", "sliding_attention"
+_TURNED = 0.334  # which part of a head's channels, by default
 _PERIOD = 6  # by default the first layer and every sixth see everything
 _UNANNOUNCED = "The published checkpoint also holds multi-token-prediction layers that its config does not mention."
 
@@ -38,10 +39,10 @@ def build(config: Config) -> Model:
     """Return the decoder: a dense first layer, then experts without a shared one."""
     hidden, layers = config.size("hidden_size"), config.depth("num_hidden_layers")
     kinds = list(zip(attention_kinds(config, layers), sparse_layers(config, layers), strict=True))
-    dense = GatedMLP(hidden, config.int("intermediate_size"))
+    dense = GatedMLP(hidden, config.int("intermediate_size"), activation=config.str("hidden_act", "silu"))
 
     def layer(kind: tuple[str, str]) -> Module:
-        mlp = routed_moe(config, hidden, shared="") if kind[1] == "sparse" else dense
+        mlp = routed_moe(config, hidden, shared="", style="mimo_v2_flash") if kind[1] == "sparse" else dense
         return pre_norm_layer(hidden, attention(config, hidden, kind[0]), mlp)
 
     model = causal_lm(config, by_kind(kinds, layer), Norm(hidden))
@@ -71,12 +72,12 @@ def sparse_layers(config: Config, layers: int) -> list[str]:
     return mlp_kinds(config, layers, 1)
 
 
-def attention(config: Config, hidden: int, kind: str) -> Attention:
+def attention(config: Config, hidden: int, kind: str) -> ShiftedAttention:
     """Return one layer's attention; sliding layers have twice the key/value heads, and sinks."""
     kv_heads, sliding = config.int("num_key_value_heads"), kind == SLIDING
     if sliding:
         kv_heads = config.optional_int("swa_num_key_value_heads") or 2 * kv_heads
-    return Attention(
+    return ShiftedAttention(
         hidden,
         config.int("num_attention_heads"),
         kv_heads,
@@ -85,6 +86,10 @@ def attention(config: Config, hidden: int, kind: str) -> Attention:
         qkv_bias=config.bool("attention_bias"),
         sinks=sliding,
         sliding_window=sliding_window(config) if sliding else None,
+        dropout=config.rate("attention_dropout", 0.0),
+        rotary="partial",
+        rotary_dim=turned_of_kind(config, config.int("head_dim"), kind, _TURNED, _TURNED),
+        own_tables=True,
     )
 
 
@@ -94,7 +99,7 @@ def sliding_window(config: Config) -> int:
     return config.int("sliding_window") if before is None else before + 1
 
 
-def next_token_layer(hidden: int, self_attn: Attention, dense: GatedMLP) -> Module:
+def next_token_layer(hidden: int, self_attn: ShiftedAttention, dense: GatedMLP) -> Module:
     """Return a prediction layer: sliding attention and a dense MLP behind a map from 2·H to H."""
     norms: dict[str, Part] = {
         name: Norm(hidden) for name in ("enorm", "hnorm", "input_layernorm", "pre_mlp_layernorm", "final_layernorm")

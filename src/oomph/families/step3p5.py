@@ -7,16 +7,19 @@ names and prediction layers as the published checkpoints store them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from oomph.blocks.base import Module, Part
 from oomph.blocks.basic import Norm
 from oomph.blocks.gated_attention import GatedAttention
-from oomph.blocks.mlp import GatedMLP
-from oomph.blocks.moe import MoE, Router, shared_expert
+from oomph.blocks.mlp import BoundedMLP, GatedMLP
+from oomph.blocks.moe import MoE, RegroupedLayer, Router, shared_expert
 from oomph.config import MAX_EXPERTS, Config
-from oomph.families.common import causal_lm, head_dim
-from oomph.families.moe_layers import by_kind, one_of
+from oomph.families.common import causal_lm, head_dim, rope_parameters, turned_of_kind
+from oomph.families.gemma import STYLE as PLUS_ONE
+from oomph.families.moe_layers import by_kind, one_of, stacked
 from oomph.families.mtp import next_token_layer, predictors, with_mtp
 from oomph.model import Model
 from oomph.tensor import Tensor
@@ -49,11 +52,18 @@ def build(config: Config) -> Model:
     kinds = list(zip(attention, sparse_layers(config, layers, times), strict=True))
 
     def layer(kind: tuple[str, str]) -> Module:
-        norms = {"input_layernorm": Norm(hidden), "post_attention_layernorm": Norm(hidden)}
-        return Module({"self_attn": gated(config, hidden, kind[0]), **feed_forward(config, hidden, kind[1]), **norms})
+        norms = {name: Norm(hidden, style=PLUS_ONE) for name in ("input_layernorm", "post_attention_layernorm")}
+        turned = rotary_dim(config, attention, kind[0])
+        attends = {"self_attn": gated(config, hidden, kind[0], turned)}
+        if kind[1] == "dense":
+            return Module({**attends, "mlp": dense(config, hidden, config.int("intermediate_size")), **norms})
+        mlp, named = mixture(config, hidden)
+        return RegroupedLayer({**attends, **named, **norms}, built=Module({**attends, "mlp": mlp, **norms}))
 
     every = by_kind(kinds, layer)
-    model = causal_lm(config, every[:layers], Norm(hidden))
+    model = causal_lm(
+        config, every[:layers], Norm(hidden, style=PLUS_ONE), unplayed=unplayed(config, attention[:layers])
+    )
     parts: dict[str, Part] = {}
     for i, block in enumerate(every[layers:], layers):
         parts[f"model.layers.{i}"] = next_token_layer(block, hidden, head=model.vocab_size)
@@ -94,17 +104,48 @@ def sparse_layers(config: Config, layers: int, times: int) -> list[str]:
     return ["sparse" if i in sparse else "dense" for i in range(layers + times)]
 
 
-def gated(config: Config, hidden: int, kind: str) -> GatedAttention:
+def unplayed(config: Config, attention: Sequence[str]) -> tuple[str, ...]:
+    """Return what the class fails on, or does otherwise than is played: it makes a mask of a window in any case."""
+    windowed = config.optional_int("sliding_window") is not None and SLIDING in attention
+    found = () if windowed else ("layers that all see everything",)
+    return (*found, *("use_bidirectional_attention",) * config.bool("use_bidirectional_attention"))
+
+
+def rotary_dim(config: Config, attention: Sequence[str], kind: str) -> int:
+    """Return how many channels of a head are turned in layers of a kind: all, or what sections or a list say."""
+    dim = head_dim(config, config.size("hidden_size"), config.int("num_attention_heads"))
+    if isinstance(rope_parameters(config).get(kind), Mapping):
+        return turned_of_kind(config, dim, kind, 1.0)
+    factors = config.list("partial_rotary_factors") or []
+    factor = factors[attention.index(kind)] if len(factors) > attention.index(kind) else 1.0
+    if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 0 <= factor <= 1:
+        raise config.error("partial_rotary_factors", f"holds {str(factor)[:40]!r}, not a number from 0 to 1")
+    return int(dim * factor)
+
+
+def gated(config: Config, hidden: int, kind: str, turned: int) -> GatedAttention:
     """Return one layer's attention; sliding layers may have their own number of heads."""
     heads = config.int("num_attention_heads")
     dim = head_dim(config, hidden, heads)
     if kind == SLIDING:
         other = config.optional_int("num_sliding_attention_heads")
         heads = other or config.sub("attention_other_setting").optional_int("num_attention_heads") or heads
-    return gated_heads(config, hidden, heads, dim, kind == SLIDING)
+    window = config.optional_int("sliding_window") if kind == SLIDING else None
+    norm = Norm(dim, style=PLUS_ONE)
+    return replace(
+        gated_heads(config, hidden, heads, dim),
+        q_norm=norm,
+        k_norm=norm,
+        sliding_window=window,
+        dropout=config.rate("attention_dropout", 0.0),
+        rotary="partial",
+        rotary_dim=turned,
+        own_tables=True,
+        gate_style="step3p5",
+    )
 
 
-def gated_heads(config: Config, hidden: int, heads: int, dim: int, windowed: bool) -> GatedAttention:
+def gated_heads(config: Config, hidden: int, heads: int, dim: int) -> GatedAttention:
     """Return attention of so many heads: normed queries and keys, a gate for each head or each of its channels."""
     bias, per_head = config.bool("attention_bias"), config.get("gating") in (None, True, "per-head")
     return GatedAttention(
@@ -116,23 +157,32 @@ def gated_heads(config: Config, hidden: int, heads: int, dim: int, windowed: boo
         out_bias=bias,
         q_norm=Norm(dim),
         k_norm=Norm(dim),
-        sliding_window=config.optional_int("sliding_window") if windowed else None,
         gate="g_proj",
         gate_size=heads if per_head else heads * dim,
     )
 
 
-def feed_forward(config: Config, hidden: int, kind: str) -> dict[str, Any]:
-    """Return the MLP, or the mixture and the shared expert beside it."""
-    bias = config.bool("mlp_bias")
-    if kind == "dense":
-        return {"mlp": GatedMLP(hidden, config.int("intermediate_size"), bias)}
-    experts = config.int("n_routed_experts", high=MAX_EXPERTS)
-    mixture = MoE(
-        Router(hidden, experts),
-        GatedMLP(hidden, config.int("moe_intermediate_size"), role="expert"),
-        experts,
-        config.int("num_experts_per_tok"),
-        extra={"router_bias": Tensor((experts,), "buffer")},
+def dense(config: Config, hidden: int, ffn: int) -> BoundedMLP:
+    """Return an MLP, in which gate and up are bounded, by infinity where no list says otherwise."""
+    return BoundedMLP(hidden, ffn, config.bool("mlp_bias"), bounds_last=True)
+
+
+def mixture(config: Config, hidden: int) -> tuple[MoE, dict[str, Any]]:
+    """Return the mixture as its class keeps it, and the same as checkpoints name it, the shared expert beside it."""
+    count, ffn = config.int("n_routed_experts", high=MAX_EXPERTS), config.int("moe_intermediate_size")
+    expert, shared = (
+        GatedMLP(hidden, ffn, role="expert"),
+        shared_expert(dense(config, hidden, config.int("share_expert_dim"))),
     )
-    return {"moe": mixture, "share_expert": shared_expert(GatedMLP(hidden, config.int("share_expert_dim"), bias))}
+    top_k = config.int("num_experts_per_tok")
+    built = MoE(
+        Router(hidden, count, correction="e_score_correction_bias", correction_like_weights=True),
+        expert,
+        count,
+        top_k,
+        extra={"shared_experts": shared},
+        stacked=replace(stacked(config, hidden, ffn, count), activation="silu", bounds="last", loops=True),
+        style="step3p5",
+    )
+    named = MoE(Router(hidden, count), expert, count, top_k, extra={"router_bias": Tensor((count,), "buffer")})
+    return built, {"moe": named, "share_expert": shared}

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from math import isqrt
 from typing import Any
 
-from oomph.blocks.base import Module, Part
+from oomph.blocks.base import Block, Module, Part
 from oomph.blocks.basic import Head, Linear, Norm
 from oomph.blocks.vision import layer_norm
 from oomph.config import Config
@@ -199,12 +199,12 @@ def minimax(config: Config, vision: Config, hidden: int) -> Module:
     )
 
 
-def step3(config: Config, vision: Config, hidden: int) -> Module:
+def step3(config: Config, vision: Config, hidden: int) -> Linear:
     """One map on the tower's downsampled features."""
-    return projector(**Linear(step3_tower(vision).out_size, hidden, config.bool("projector_bias")).parts)
+    return Linear(step3_tower(vision).out_size, hidden, config.bool("projector_bias"), kind="projector")
 
 
-PROJECTORS: dict[str, Callable[[Config, Config, int], Module]] = {
+PROJECTORS: dict[str, Callable[[Config, Config, int], Block]] = {
     "gemma3": gemma3, "paligemma": paligemma, "aya_vision": aya, "cohere2_vision": aya, "lfm2_vl": lfm2,
     "idefics3": idefics3, "smolvlm": idefics3, "internvl": internvl, "llama4": llama4, "kimi_k25": kimi,
     "minimax_m3_vl": minimax, "step3p7": step3,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from oomph.blocks.base import Block, Part, Rewritten, descend, rewritten
 from oomph.blocks.basic import Head, Linear
+from oomph.blocks.compressed_attention import GroupedLinear
 from oomph.blocks.dbrx import TallMoE
-from oomph.blocks.moe import MixtureLayer, MoE
+from oomph.blocks.moe import MixtureLayer, MoE, RegroupedLayer
 from oomph.errors import UnsupportedError, UsageError, close_matches
 from oomph.job import TrainJob
 from oomph.job_words import BLOCKED, RANKED
@@ -146,12 +147,23 @@ def attention_maps(model: Model) -> str:
 
 def has_stacks(model: Model) -> bool:
     """Tell whether experts are stacked in one parameter, which quantisers of linear maps pass by."""
-    return any(isinstance(block, (MoE, MixtureLayer)) and block.stacked is not None for block in descend(model.parts))
+    return any(isinstance(block, (MoE, MixtureLayer)) and block.stacked is not None for block in _blocks(model))
 
 
-def has_tall_experts(model: Model) -> bool:
-    """Tell whether experts are kept in tall matrices, as DBRX's class has them, which knows no form but a loop."""
-    return any(isinstance(block, TallMoE) for block in descend(model.parts))
+def has_own_loop(model: Model) -> bool:
+    """Tell whether the class knows no form of experts but its own loop: DBRX's tall matrices, Step-3.7's stacks."""
+    return any(
+        isinstance(each, TallMoE) or (isinstance(each, MoE) and each.stacked is not None and each.stacked.loops)
+        for each in _blocks(model)
+    )
+
+
+def _blocks(model: Model) -> Iterator[Block]:
+    """Yield every block, those that a class keeps otherwise than checkpoints name them included."""
+    for block in descend(model.parts):
+        yield block
+        if isinstance(block, RegroupedLayer) and block.built is not None:
+            yield from descend(block.built.parts)
 
 
 def split(names: str) -> tuple[str, ...]:
@@ -188,6 +200,11 @@ def wrap_targets(model: Model, names: tuple[str, ...] | None, wrap: Wrap, left: 
             if name is None:
                 return part
             found.add(name)
+            if isinstance(inner(part), GroupedLinear):
+                raise UsageError(
+                    f"PEFT's adapters cannot run beside {path.rpartition('.')[2]}, which maps groups of heads.",
+                    "Name other maps: --targets q_a_proj,q_b_proj,kv_proj, for one.",
+                )
             return wrap(path, freeze(part))
         return freeze(part)
 

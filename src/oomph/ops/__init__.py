@@ -133,7 +133,7 @@ from oomph.ops.rotary import (
     section_tables,
 )
 from oomph.ops.rotary_complex import apply_rotary_complex, apply_rotary_complex_heads, complex_tables
-from oomph.ops.rotary_kinds import joined, rotate
+from oomph.ops.rotary_kinds import apply_rotary_trailing, joined, rotate
 from oomph.ops.rotation import add_scaled_, block_diagonal, identity, put, rotate_blocks, solve
 from oomph.ops.routing import (
     divide,
@@ -154,6 +154,7 @@ from oomph.ops.routing import (
     topk,
 )
 from oomph.ops.scan import cumsum, exp, softplus
+from oomph.ops.shifted_attention import shifted_attention
 from oomph.ops.slices import (
     as_int32,
     as_int64,
@@ -205,6 +206,7 @@ __all__ = [
     "apply_rotary_complex_heads",
     "apply_rotary_halves",
     "apply_rotary_interleaved",
+    "apply_rotary_trailing",
     "as_int32",
     "as_int64",
     "as_numbers",
@@ -364,6 +366,7 @@ __all__ = [
     "select",
     "shake",
     "shake_view",
+    "shifted_attention",
     "sigmoid",
     "silu",
     "sink_attention",

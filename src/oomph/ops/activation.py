@@ -162,6 +162,22 @@ def _with_saved(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients
     return [result(f"{node.name}_backward", gradient.shape, gradient.dtype, gradient, saved[0])]
 
 
+def sqrt_softplus(x: Sym) -> Sym:
+    """Return sqrt(softplus(x)), shaped like x, in fp32 under autocast: DeepSeek-V4's scores of experts.
+
+    Saves x, and the result: backward of the root takes two tensors. Source: transformers 5.23, activations.py,
+    SqrtSoftplusActivation.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(sqrt_softplus, (4, 256))
+    Cost(allocated=4096, saved=4096, backward=6144)
+    """
+    from oomph.ops.altup import root
+    from oomph.ops.scan import softplus
+
+    return root(softplus(x))
+
+
 ACTIVATIONS: dict[str, Callable[[Sym], Sym]] = {
     "gelu": gelu,
     "gelu_new": gelu_new,
@@ -170,7 +186,9 @@ ACTIVATIONS: dict[str, Callable[[Sym], Sym]] = {
     "quick_gelu": quick_gelu,
     "relu": relu,
     "relu2": relu2,
+    "sigmoid": sigmoid,
     "silu": silu,
+    "sqrtsoftplus": sqrt_softplus,
     "swish": silu,
     "tanh": tanh,
 }

@@ -47,7 +47,7 @@ def attention(
     Cost(allocated=33304, saved=131608, backward=230400)
     """
     if query.tape.kernel == "eager":
-        return eager_attention(query, key, value, _needed(mask), rate, softcap)
+        return eager_attention(query, key, value, needed(mask), rate, softcap)
     if query.tape.kernel in PACKAGES:
         if query.tape.repeats_keys:
             key = repeat_kv(key, query.shape[1] // key.shape[1])
@@ -76,7 +76,13 @@ def full_attention(query: Sym, key: Sym, value: Sym, rate: float) -> tuple[Sym, 
         return sdpa_attention(query, key, value, None, rate, causal=False), None
 
 
-def _needed(mask: Sym | None) -> Sym:
+def needed(mask: Sym | None) -> Sym:
+    """Return a mask, without which an eager kernel is refused. Source: the classes' eager_attention_forward.
+
+    >>> from oomph.tape.testing import cost, frozen
+    >>> cost(needed, frozen(1, 1, 4, 4)).allocated
+    0
+    """
     if mask is None:
         raise UnsupportedError("The eager kernel needs a mask.", "Say --attention flash, or trace the model.")
     return mask
@@ -201,7 +207,7 @@ def attention_as_is(
     value_states = repeat_kv(value, times)
     attn_weights = matmul(query, transpose(key_states, 2, 3)) * 1.0
     if causal:
-        attn_weights = attn_weights + _needed(mask)
+        attn_weights = attn_weights + needed(mask)
     attn_weights = softmax(attn_weights)
     attn_weights = dropout(attn_weights, rate)
     attn_output = matmul(attn_weights, value_states)
@@ -236,7 +242,7 @@ def sink_attention(
     key_states = repeat_kv(key, times)
     value_states = repeat_kv(value, times)
     attn_weights = matmul(query, transpose(key_states, 2, 3)) * 1.0
-    attn_weights = attn_weights + _needed(mask)
+    attn_weights = attn_weights + needed(mask)
     batch, heads, length, _ = query.shape
     sinks = expand(view(sinks, (1, heads, 1, 1)), (batch, heads, length, 1))
     combined_logits = cat([attn_weights, sinks], -1)
@@ -268,7 +274,7 @@ def gpt2_attention(query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: flo
     if query.tape.kernel != "eager":
         return attention(query, key, value, mask, rate)
     attn_weights = matmul(query, transpose(key, 2, 3)) * 1.0
-    attn_weights = attn_weights + _needed(mask)
+    attn_weights = attn_weights + needed(mask)
     attn_weights = softmax(attn_weights)
     attn_weights = cast(attn_weights, value.dtype)
     attn_weights = dropout(attn_weights, rate)

@@ -220,6 +220,30 @@ def rotary_modernbert(q: Sym, k: Sym, cos: Sym, sin: Sym) -> tuple[Sym, Sym]:
     return cast(q_embed, original_dtype), cast(k_embed, original_dtype)
 
 
+def apply_rotary_trailing(x: Sym, cos: Sym, sin: Sym) -> Sym:
+    """Mirror DeepSeek-V4's apply_rotary_pos_emb: the last R channels of x [B, N, S, D] turned as pairs in fp32 by cos
+    and sin [P, S, R / 2], which are widened for it, and put behind the others.
+
+    Saves the widened tables: x itself is not kept. Source: transformers 5.23,
+    models/deepseek_v4/modeling_deepseek_v4.py.
+
+    >>> from oomph.tape.testing import cost, frozen
+    >>> cost(apply_rotary_trailing, (2, 8, 4, 64), frozen(1, 4, 8), frozen(1, 4, 8)).saved
+    256
+    """
+    cos = unsqueeze_heads(_each_twice(cos))
+    sin = unsqueeze_heads(_each_twice(sin))
+    rope_dim, size = cos.shape[-1], x.shape[-1]
+    nope, rope = part(x, 0, size - rope_dim), part(x, size - rope_dim, size)
+    rotated = cast((cast(rope, "fp32") * cos) + (cast(_rotate_pairs(rope), "fp32") * sin), x.dtype)
+    return cat([nope, rotated], -1)
+
+
+def _each_twice(table: Sym) -> Sym:
+    """Mirror table.repeat_interleave(2, dim=-1): a copy, of a table that has no history."""
+    return new(table.tape, (*table.shape[:-1], table.shape[-1] * 2), table.dtype, op="repeat_interleave")
+
+
 ROTARY: dict[str, Callable[[Sym, Sym, Sym, Sym], tuple[Sym, Sym]]] = {
     "llama": apply_rotary,
     "olmo": rotary_olmo,

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from oomph.model import Model
 
 OWN_FILES = (
-    "albert", "baichuan", "bamba", "bart", "bert", "bloom", "chatglm", "dbrx", "deberta", "distilbert", "electra",
-    "falcon", "falcon_h1", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "internlm2", "jamba", "kimi_k25",
-    "kimi_linear", "lfm2", "lfm3", "litgpt", "mamba", "minimax", "modernbert", "mpnet", "mpt", "nemotron_h",
-    "olmo_hybrid", "opt", "paligemma", "phi", "qwen", "qwen3_next", "recurrent_gemma", "roberta", "t5", "unsloth",
-    "whisper", "zamba", "zamba2",
+    "albert", "baichuan", "bamba", "bart", "bert", "bloom", "chatglm", "dbrx", "deberta", "deepseek_v4",
+    "distilbert", "electra", "falcon", "falcon_h1", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj",
+    "internlm2", "jamba", "kimi_k25", "kimi_linear", "lfm2", "lfm3", "litgpt", "mamba", "minimax", "modernbert",
+    "mpnet", "mpt", "nemotron_h", "olmo_hybrid", "opt", "paligemma", "phi", "qwen", "qwen3_next", "recurrent_gemma",
+    "roberta", "t5", "unsloth", "whisper", "zamba", "zamba2",
 )  # fmt: skip
 PROGRAMS: dict[str, str] = {
     **dict.fromkeys(FRAMES, "llama"),
@@ -50,6 +50,7 @@ PROGRAMS: dict[str, str] = {
     **dict.fromkeys(("qwen3_5", "qwen3_5_moe"), "qwen3_5"),
     **dict.fromkeys(("qwen3_5_moe_text", "qwen3_5_text"), "qwen3_next"),
     **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"), "qwen_vl"),
+    "step3p7": "step3p7",
     **dict.fromkeys(("camembert", "xlm-roberta"), "roberta"),
 }
 # Types whose program has the layers of the language model inside too.

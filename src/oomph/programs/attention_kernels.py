@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 # Types whose class hands on to the packages flash-attn 2 and 3, as programs play it; and types whose class knows none.
 NO_FLASH_ATTN = (  # of the frames
-    "llama4_text", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text", "glm4v_text", "glm4v_moe_text",
+    "llama4_text", "mimo_v2_flash", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text", "step3p5", "glm4v_text",
+    "glm4v_moe_text",
 )  # fmt: skip
 FLASH_ATTN_TYPES = (frozenset(FRAMES) - {*NO_FLASH_ATTN}) | {
     "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "opt", "phi",
@@ -33,21 +34,25 @@ WITHOUT_FLASH_ATTN = frozenset(
     {
         "bloom",
         "deepseek_v32",
+        "deepseek_v4",
         "glm_moe_dsa",
         "deberta",
         "deberta-v2",
         "falcon_mamba",
         "llama4_text",
+        "mimo_v2_flash",
         "mamba",
         "mamba2",
         "mpnet",
         "mpt",
+        "step3p7",
         "mt5",
         "t5",
     }
 )
 # Types with sinks, in which transformers takes vLLM's flash-attn 3 for either package.
 WITH_SINKS = ("gpt_oss",)
+EAGER = ("deepseek_v4", "mimo_v2_flash")  # types with sinks whose class takes no other kernel than its own
 # Types of which AutoModelForCausalLM loads the decoder alone (transformers 5.23, models/auto/modeling_auto.py).
 WITH_A_TOWER = ("llama4", "mllama", "qwen3_5", "qwen3_5_moe")
 OWN_ATTENTION = ("deberta-v2", "mpnet")  # types whose class knows no kernel
@@ -136,7 +141,8 @@ def kernel_note(model: Model, kernel: str) -> tuple[str, ...]:
         found.append("The whole model is played, with its tower; AutoModelForCausalLM loads the decoder alone.")
     if kernel != "eager" and model.model_type in OWN_ATTENTION:
         found.append(f"transformers runs {model.model_type} with an attention of its own, not {kernel}.")
-    if kernel not in ("eager", *FLASH_ATTN) and frame is not None and not frame.sdpa:
-        why = "sdpa cannot bound scores by a tanh"
+    if kernel not in ("eager", *FLASH_ATTN) and (model.model_type in EAGER or (frame is not None and not frame.sdpa)):
+        sinks = model.model_type in (*EAGER, *WITH_SINKS)
+        why = "sdpa knows no sinks" if sinks else "sdpa cannot bound scores by a tanh"
         found.append(f"transformers runs {model.model_type} with its eager attention kernel, not {kernel}: {why}.")
     return tuple(found)

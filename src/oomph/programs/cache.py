@@ -370,11 +370,14 @@ def dynamic_cache(tape: Tape, windows: Sequence[Size | None]) -> Cache:
     return Cache([_dynamic_layer(tape, window) for window in windows])
 
 
-def _dynamic_layer(tape: Tape, window: Size | None) -> AnyLayer:
+def _dynamic_layer(tape: Tape, window: Any) -> AnyLayer:
     if window is LINEAR:
         return LinearAttentionLayer()
     if window is HYBRID:
         return HybridLayer()
+    if hasattr(window, "layer"):  # programs/compressed_cache.py
+        made: DynamicLayer = window.layer(tape)
+        return made
     if window is INDEXED:
         from oomph.programs.indexed_cache import DynamicIndexedLayer
 
@@ -387,11 +390,13 @@ def static_cache(tape: Tape, windows: Sequence[Size | None], length: Size) -> Ca
     return StaticCache([_static_layer(tape, window, length) for window in windows])
 
 
-def _static_layer(tape: Tape, window: Size | None, length: Size) -> AnyLayer:
+def _static_layer(tape: Tape, window: Any, length: Size) -> AnyLayer:
     if window is LINEAR:
         return LinearAttentionLayer()
     if window is HYBRID:
         raise UnsupportedError("oomph cannot play layers of two kinds in a static cache.", "Say --cache dynamic.")
+    if hasattr(window, "layer"):
+        raise UnsupportedError("This class folds tokens, which needs a growing cache.", "Say --cache dynamic.")
     if window is INDEXED:
         from oomph.programs.indexed_cache import StaticIndexedLayer
 

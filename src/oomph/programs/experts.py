@@ -18,6 +18,8 @@ from oomph.tape.tape import Tape
 def experts(m: Bound, hidden_states: Sym, top_k_index: Sym, top_k_weights: Sym) -> Sym:
     """Mirror use_experts_implementation: hidden_states [T, H] through k experts each, index and weights [T, k]."""
     check_mixture(m.tape)
+    if m.loops:
+        return bounded_experts(m, hidden_states, top_k_index, top_k_weights)
     form = m.tape.experts
     if form not in FORMS:
         raise UnsupportedError(f"oomph cannot play experts={form} yet.", "Trace the real code instead: oomph trace.")
@@ -102,8 +104,8 @@ def eager_experts(m: Bound, hidden_states: Sym, top_k_index: Sym, top_k_weights:
 
     The gradient of a stacked weight is made whole for every expert, and added up.
     """
-    if m.bias or not m.gated:
-        what = "with biases" if m.bias else "without gates"
+    if m.bias or not m.gated or m.bounds:
+        what = "with biases" if m.bias else "with bounds" if m.bounds else "without gates"
         raise UnsupportedError(f"oomph cannot play experts=eager {what} yet.", "Say --experts grouped_mm.")
     tape, (into, out) = m.tape, m.names
     final_hidden_states = tape.empty(hidden_states.shape, hidden_states.dtype, op="zeros_like")
@@ -125,6 +127,25 @@ def eager_experts(m: Bound, hidden_states: Sym, top_k_index: Sym, top_k_weights:
         )
     del expert_mask, expert_hit
     return final_hidden_states
+
+
+def bounded_experts(m: Bound, hidden_states: Sym, top_k_index: Sym, top_k_weights: Sym) -> Sym:
+    """Mirror Step3p7Experts.forward: the same loop with bounded gates and other variables."""
+    tape, (into, out) = m.tape, m.names
+    final = tape.empty(hidden_states.shape, hidden_states.dtype, op="zeros_like")
+    mask = ops.one_hot(top_k_index, m.num_experts + 1)
+    loads = assumed_loads(m, *top_k_index.shape)
+    expert_hit = hit(tape, m.num_experts + 1, len(loads))
+    for load in loads:
+        tape.empty((), "bool", op="eq")
+        found = ops.nonzero(top_k_index, load)
+        top_k_pos, token_idx = column(found, 0), column(found, 1)
+        del found
+        current = gated(m, ops.linear(ops.take(hidden_states, token_idx), ops.pick(m.value(into))))
+        current = ops.linear(current, ops.pick(m.value(out))) * ops.take_pairs(top_k_weights, token_idx, top_k_pos)
+        final = ops.index_add_in_place(final, token_idx, ops.cast(current, final.dtype))
+    del mask, expert_hit
+    return final
 
 
 def hit(tape: Tape, classes: Size, count: int) -> Sym:
@@ -176,6 +197,13 @@ def gated(m: Bound, gate_up: Sym) -> Sym:
         glu = gate * ops.sigmoid(gate * 1.702)
         return (up + 1.0) * glu
     gate, up = ops.split(gate_up, m.ffn_size, 2)
+    if m.bounds == "first":
+        gate = ops.clamp(gate)
+        up = ops.clamp_both(up)
+    elif m.bounds:
+        gate = ops.clamp(ops.activate(m.activation, gate))
+        up = ops.clamp_both(up)
+        return gate * up
     return ops.activate(m.activation, gate) * up
 
 

@@ -29,7 +29,8 @@ class Frame:
 
     `norms` are the names of those before and after attention, before and after the MLP, "" where there is none.
     `masks`: "one" for all layers; "both", full and sliding whatever the layers are; "full first", sliding only if a
-    layer is. `captured`: the arguments of masks are in a closure, which dies after the frame's locals.
+    layer is; "as a set", one for each kind of layer, in the order of a set of their names. `captured`: the arguments of
+    masks are in a closure, which dies after the frame's locals.
     `cache_first`: the cache is made before tokens are embedded. `ids_first`: layers are handed position_ids before
     position_embeddings, `rotary_first` these before the mask. `scaled`: embeddings and what is added to the
     residual are multiplied by numbers, with `scaled_late` embeddings after the masks are made. `tables` of the
@@ -41,7 +42,7 @@ class Frame:
 
     layer: Callable[..., Sym] = layers.residual
     norms: Norms = PRE
-    masks: Literal["one", "both", "full first"] = "one"
+    masks: Literal["one", "both", "full first", "as a set"] = "one"
     captured: bool = False
     cache_first: bool = False
     ids_first: bool = False
@@ -63,6 +64,7 @@ QWEN3_VL = Frame(cache_first=True, ids_first=True, tables="interleaved")
 DEEPSEEK = Frame(rotary_first=True)
 GLM4 = ("input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm", "post_mlp_layernorm")
 GRANITE_MOE = replace(DEEPSEEK, cache_first=True, scaled=True, scaled_late=True)
+LAGUNA = Frame(masks="as a set", captured=True)
 GEMMA2 = Frame(norms=SANDWICH, masks="both", sdpa=False)
 
 FRAMES: dict[str, Frame] = {
@@ -111,8 +113,10 @@ FRAMES: dict[str, Frame] = {
     "internlm3": LLAMA,
     "jais2": LLAMA,
     "kimi_k2": DEEPSEEK,
+    "laguna": LAGUNA,
     "llama": LLAMA,
     "llama4_text": Frame(layer=layers.llama4, masks="both", ids_first=True, tables="complex", chunked=True),
+    "mimo_v2_flash": replace(LAGUNA, sdpa=False),
     "minimax_m2": Frame(cache_first=True, ids_first=True),
     "ministral": Frame(masks="both", ids_first=True),
     "ministral3": MISTRAL,
@@ -138,6 +142,7 @@ FRAMES: dict[str, Frame] = {
     "solar_open": replace(DEEPSEEK, cache_first=True),
     "stablelm": Frame(layer=layers.stablelm, ids_first=True),
     "starcoder2": MISTRAL,
+    "step3p5": Frame(masks="both"),
     "youtu": DEEPSEEK,
     "vaultgemma": replace(GEMMA2, norms=("input_layernorm", "", "pre_feedforward_layernorm", "")),
 }

@@ -41,9 +41,9 @@ def buffers(m: Bound) -> list[Sym]:
 
 def model_buffers(m: Bound) -> list[Sym]:
     """Return the buffers of a LlamaModel and its likes."""
-    first = attention(m)
-    tables = len(set(windows_of(m))) if has_own_tables(first) else 1
-    found = [m.tape.empty((rotary_size(first) // 2,), "fp32", op="inv_freq") for _ in range(2 * tables)]
+    tables = first_of_kinds(m) if has_own_tables(attention(m)) else {None: attention(m)}
+    sizes = [rotary_size(block) // 2 for block in tables.values() for _ in range(2)]
+    found = [m.tape.empty((size,), "fp32", op="inv_freq") for size in sizes]
     table = m.embed_tokens
     if table.scaled:
         table.parts["embed_scale"] = m.tape.empty((), m.tape.loaded, op="embed_scale")
@@ -90,7 +90,7 @@ def model(
             )
             for window in mask_order(windows, frame)
         }
-    if frame.masks != "one" and causal_masks is not attention_mask:
+    if frame.masks in ("both", "full first") and causal_masks is not attention_mask:
         mask_kwargs = {"inputs_embeds": inputs_embeds}
         if frame.packs:
             mask_kwargs["position_ids"] = position_ids
@@ -147,18 +147,27 @@ def mask_order(windows: Sequence[Size | None], frame: Frame) -> list[Size | None
     distinct = list(dict.fromkeys(windows))
     if frame.masks == "one":
         return distinct
+    if frame.masks == "as a set":
+        return as_a_set(distinct)
     if frame.masks == "both" and distinct == [None]:
         return [None, 0]  # the mask of a window is made even where no layer has one
     return [None, *(window for window in distinct if window is not None)]
 
 
+def as_a_set(windows: Sequence[Size | None]) -> list[Size | None]:
+    """Return the distinct windows as a set of the names of layers with them is gone through.
+
+    That order differs from process to process.
+    """
+    names = {window: FULL if window is None else SLIDING for window in windows}
+    order = list({names[window] for window in windows})
+    return sorted(names, key=lambda window: order.index(names[window]))
+
+
 def _tables(
     m: Bound, frame: Frame, hidden_states: Sym, position_ids: Sym, windows: Sequence[Size | None]
 ) -> dict[Size, Any]:
-    """Return cos and sin for the layers of each window, made once for all or for each kind.
-
-    Kinds come in the order of a set of their names, which differs from process to process.
-    """
+    """Return cos and sin for the layers of each window, made once for all or for each kind."""
     first = attention(m)
     size = rotary_size(first)
     if isinstance(first, Attention) and first.longrope:
@@ -181,11 +190,9 @@ def _tables(
         tables = ops.rotary_tables(hidden_states, position_ids, size, dtype)
         scaled = isinstance(first, Attention) and first.position_scaled
         return dict.fromkeys(windows, (*tables, position_ids) if scaled else tables)
-    names = {window: FULL if window is None else SLIDING for window in windows}
-    order = list({names[window] for window in windows})
+    sizes = {window: rotary_size(block) for window, block in first_of_kinds(m).items()}
     return {
-        window: ops.rotary_tables(hidden_states, position_ids, size, dtype)
-        for window in sorted(names, key=lambda window: order.index(names[window]))
+        window: ops.rotary_tables(hidden_states, position_ids, sizes[window], dtype) for window in as_a_set(windows)
     }
 
 
@@ -232,6 +239,14 @@ def attention(m: Bound) -> Attention | LatentAttention:
     if not isinstance(block, (Attention, LatentAttention)):
         raise TypeError("the layers of this frame hold plain or latent attention")
     return block
+
+
+def first_of_kinds(m: Bound) -> dict[Size | None, Attention]:
+    """Return the first attention with each window."""
+    found: dict[Size | None, Attention] = {}
+    for layer in m.layers:
+        found.setdefault(layer.self_attn.sliding_window, layer.self_attn.block)
+    return found
 
 
 def has_own_tables(block: Attention | LatentAttention) -> bool:

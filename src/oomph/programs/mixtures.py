@@ -73,12 +73,15 @@ def minimax_m2(m: Bound, hidden_states: Sym) -> Sym:
 
 
 def minimax_m2_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
-    """Mirror MiniMaxM2TopKRouter.forward: fp32 sigmoid scores, chosen with a correction, made to add up to 1."""
+    """Mirror MiniMaxM2TopKRouter.forward: fp32 sigmoid scores, chosen with a correction, made to add up to 1. The
+    correction lies in the mixture, or in the router (Step-3.7).
+    """
     hidden_states = _flat(hidden_states)
     weight = router.value("weight")
     router_logits = ops.linear(ops.cast(hidden_states, weight.dtype), weight)
     routing_weights = ops.sigmoid(ops.cast(router_logits, "fp32"))
-    scores_for_choice = routing_weights + m.e_score_correction_bias
+    correction = router[router.correction] if router.correction else m.e_score_correction_bias
+    scores_for_choice = routing_weights + correction
     _, top_k_index = ops.topk(scores_for_choice, m.top_k)
     top_k_weights = ops.gather(routing_weights, top_k_index)
     top_k_weights = ops.divide_in_place(top_k_weights, ops.sum_over(top_k_weights, -1, keepdim=True))
@@ -200,6 +203,14 @@ def _spread(m: Bound, group_mask: Sym) -> Sym:
     return ops.view(mask, (tokens, m.num_experts))
 
 
+def mimo_v2_flash(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror MiMoV2FlashMoE.forward: DeepSeek-V3's without shared experts."""
+    orig_shape = hidden_states.shape
+    _, topk_weights, topk_indices = _routed(m, deepseek_v3_router, hidden_states)
+    hidden_states = _flat(hidden_states)
+    return ops.view(m[m.experts_name](hidden_states, topk_indices, topk_weights), orig_shape)
+
+
 def nemotron_h(m: Bound, hidden_states: Sym) -> Sym:
     """Mirror NemotronHMoE.forward: DeepSeek-V3's, with experts in a smaller space between two maps, if there is one."""
     residuals = hidden_states
@@ -276,6 +287,37 @@ def granitemoe_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym,
     top_k_logits, top_k_index = ops.topk(router_logits, m.top_k)
     top_k_weights = ops.cast(ops.softmax(top_k_logits), hidden_states.dtype)
     return router_logits, top_k_weights, top_k_index
+
+
+def laguna(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror LagunaSparseMoeBlock.forward and Step3p7SparseMoeBlock's: the shared expert first, added last to experts
+    that a number scales.
+    """
+    batch_size, sequence_length, hidden_dim = hidden_states.shape
+    hidden_states = _flat(hidden_states)
+    shared_output = m.shared_experts(hidden_states)
+    router = laguna_router if m.style == "laguna" else minimax_m2_router
+    _, routing_weights, selected_experts = _routed(m, router, hidden_states)
+    hidden_states = m[m.experts_name](hidden_states, selected_experts, routing_weights)
+    hidden_states = hidden_states * SCALE
+    hidden_states = hidden_states + shared_output
+    hidden_states = ops.view(hidden_states, (batch_size, sequence_length, hidden_dim))
+    return hidden_states
+
+
+def laguna_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
+    """Mirror LagunaTopKRouter.forward: sigmoid scores in fp32, of logits that a tanh may bound, chosen corrected."""
+    hidden_states = _flat(hidden_states)
+    router_logits = ops.cast(ops.linear(hidden_states, router.value("weight")), "fp32")
+    if router.capped:
+        router_logits = ops.tanh(router_logits / 1.0) * 1.0
+    routing_scores = ops.sigmoid(router_logits)
+    scores_for_selection = routing_scores + ops.cast(router.value("e_score_correction_bias"), routing_scores.dtype)
+    _, selected_experts = ops.topk(scores_for_selection, m.top_k)
+    routing_weights = ops.gather(routing_scores, selected_experts)
+    routing_weights = ops.divide(routing_weights, ops.sum_over(routing_weights, -1, keepdim=True))
+    routing_weights = ops.cast(routing_weights, hidden_states.dtype)
+    return router_logits, routing_weights, selected_experts
 
 
 def lfm2_moe(m: Bound, hidden_states: Sym) -> Sym:
@@ -386,9 +428,11 @@ STYLES: dict[str, Callable[[Bound, Sym], Any]] = {
     "gpt_oss": gpt_oss,
     "granitemoe": granitemoe,
     "jamba": jamba,
+    "laguna": laguna,
     "lfm2_moe": lfm2_moe,
     "hunyuan_v1_moe": hunyuan_v1_moe,
     "llama4": llama4,
+    "mimo_v2_flash": mimo_v2_flash,
     "minimax_m2": minimax_m2,
     "mixtral": mixtral,
     "nemotron_h": nemotron_h,
@@ -396,4 +440,5 @@ STYLES: dict[str, Callable[[Bound, Sym], Any]] = {
     "phimoe": phimoe,
     "qwen2_moe": qwen2_moe,
     "qwen3_moe": qwen3_moe,
+    "step3p5": laguna,
 }

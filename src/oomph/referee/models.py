@@ -64,6 +64,7 @@ def build(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu")
             trust_remote_code=False,
             **experts,
         )
+        _keep_in_fp32(model, dtype)
     if job.quantization != "none" and job.attention in FLASH_ATTN:
         model.config._is_quantized = True  # as transformers' quantizers say before the way to flash-attn asks
     if not isinstance(job, TrainJob):
@@ -111,6 +112,19 @@ def _untaught(job: TrainJob) -> dict[str, Any]:
     method = {"method": "full", "quantization": "none", "kbit_preparation": False}
     dtype = job.precision if job.teacher_dtype == "student" else job.teacher_dtype
     return {"objective": "sft", "loss": "hf", "teacher_dtype": "student", "precision": dtype, **method}
+
+
+def _keep_in_fp32(model: Any, dtype: torch.dtype) -> None:
+    """Bring into fp32 what from_pretrained loads so whatever a job's 16 bits are, which from_config does not."""
+    from transformers.core_model_loading import build_glob_alternation
+
+    names = list(model._keep_in_fp32_modules_strict or ())
+    if not names or dtype == torch.float32:
+        return
+    pattern = build_glob_alternation(names)[0]
+    for name, each in (*model.named_parameters(), *model.named_buffers()):
+        if pattern.search(name) and each.is_floating_point():
+            each.data = each.data.to(torch.float32)
 
 
 PLAIN: dict[str, Any] = {
