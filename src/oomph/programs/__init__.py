@@ -43,6 +43,7 @@ PROGRAMS: dict[str, str] = {
     **dict.fromkeys(("llava", "mistral3"), "llava"),
     **dict.fromkeys(("llava_next", "llava_onevision"), "llava_next"),
     **dict.fromkeys(("m2m_100", "marian", "mbart", "pegasus"), "bart"),
+    **dict.fromkeys(("internlm", "minicpm"), "remote_llama"),
     "mllama": "mllama",
     **dict.fromkeys(("idefics3", "smolvlm"), "idefics3"),
     "mamba2": "mamba",

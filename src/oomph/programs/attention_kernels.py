@@ -34,6 +34,7 @@ WITHOUT_FLASH_ATTN = frozenset(
         "bloom",
         "deepseek_v32",
         "glm_moe_dsa",
+        "internlm",
         "deberta",
         "deberta-v2",
         "falcon_mamba",

@@ -113,6 +113,7 @@ FRAMES: dict[str, Frame] = {
     "kimi_k2": DEEPSEEK,
     "llama": LLAMA,
     "llama4_text": Frame(layer=layers.llama4, masks="both", ids_first=True, tables="complex", chunked=True),
+    "mimo": QWEN,
     "minimax_m2": Frame(cache_first=True, ids_first=True),
     "ministral": Frame(masks="both", ids_first=True),
     "ministral3": MISTRAL,
