@@ -18,7 +18,7 @@ NO_FLASH_ATTN = (  # of the frames
     "llama4_text", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text", "glm4v_text", "glm4v_moe_text",
 )  # fmt: skip
 FLASH_ATTN_TYPES = (frozenset(FRAMES) - {*NO_FLASH_ATTN}) | {
-    "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "opt", "phi",
+    "biogpt", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "opt", "phi",
     "bert", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta",
     "bamba", "granitemoehybrid", "jamba", "lfm2", "lfm2_moe", "lfm3", "nemotron_h", "olmo_hybrid", "qwen3_5_moe_text",
     "qwen3_5_text", "qwen3_next",
@@ -32,6 +32,7 @@ KEEP_TO_THEMSELVES = ("jamba", "lfm3")  # types whose mixers are told neither cu
 WITHOUT_FLASH_ATTN = frozenset(
     {
         "bloom",
+        "codegen",
         "deepseek_v32",
         "glm_moe_dsa",
         "internlm",
@@ -43,8 +44,10 @@ WITHOUT_FLASH_ATTN = frozenset(
         "mamba2",
         "mpnet",
         "mpt",
+        "openai-gpt",
         "mt5",
         "t5",
+        "xglm",
     }
 )
 # Types with sinks, in which transformers takes vLLM's flash-attn 3 for either package.

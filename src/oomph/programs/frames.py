@@ -29,7 +29,8 @@ class Frame:
 
     `norms` are the names of those before and after attention, before and after the MLP, "" where there is none.
     `masks`: "one" for all layers; "both", full and sliding whatever the layers are; "full first", sliding only if a
-    layer is. `captured`: the arguments of masks are in a closure, which dies after the frame's locals.
+    layer is; "a set", those of the set of the layers' kinds. `captured`: the arguments of masks are in a closure, which
+    dies after the frame's locals.
     `cache_first`: the cache is made before tokens are embedded. `ids_first`: layers are handed position_ids before
     position_embeddings, `rotary_first` these before the mask. `scaled`: embeddings and what is added to the
     residual are multiplied by numbers, with `scaled_late` embeddings after the masks are made. `tables` of the
@@ -41,7 +42,7 @@ class Frame:
 
     layer: Callable[..., Sym] = layers.residual
     norms: Norms = PRE
-    masks: Literal["one", "both", "full first"] = "one"
+    masks: Literal["one", "both", "full first", "a set"] = "one"
     captured: bool = False
     cache_first: bool = False
     ids_first: bool = False
@@ -113,6 +114,7 @@ FRAMES: dict[str, Frame] = {
     "kimi_k2": DEEPSEEK,
     "llama": LLAMA,
     "llama4_text": Frame(layer=layers.llama4, masks="both", ids_first=True, tables="complex", chunked=True),
+    "mellum": Frame(masks="a set", captured=True),
     "mimo": QWEN,
     "minimax_m2": Frame(cache_first=True, ids_first=True),
     "ministral": Frame(masks="both", ids_first=True),

@@ -8,7 +8,7 @@ embeddings and position ids alive.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -151,6 +151,8 @@ def mask_order(windows: Sequence[Size | None], frame: Frame) -> list[Size | None
     distinct = list(dict.fromkeys(windows))
     if frame.masks == "one":
         return distinct
+    if frame.masks == "a set":
+        return in_order_of_a_set(distinct)
     if frame.masks == "both" and distinct == [None]:
         return [None, 0]  # the mask of a window is made even where no layer has one
     return [None, *(window for window in distinct if window is not None)]
@@ -159,10 +161,7 @@ def mask_order(windows: Sequence[Size | None], frame: Frame) -> list[Size | None
 def _tables(
     m: Bound, frame: Frame, hidden_states: Sym, position_ids: Sym, windows: Sequence[Size | None]
 ) -> dict[Size, Any]:
-    """Return cos and sin for the layers of each window, made once for all or for each kind.
-
-    Kinds come in the order of a set of their names, which differs from process to process.
-    """
+    """Return cos and sin for the layers of each window, made once for all or for each kind."""
     first = attention(m)
     size = rotary_size(first)
     if isinstance(first, Attention) and first.longrope:
@@ -185,12 +184,17 @@ def _tables(
         tables = ops.rotary_tables(hidden_states, position_ids, size, dtype)
         scaled = isinstance(first, Attention) and first.position_scaled
         return dict.fromkeys(windows, (*tables, position_ids) if scaled else tables)
-    names = {window: FULL if window is None else SLIDING for window in windows}
-    order = list({names[window] for window in windows})
     return {
         window: ops.rotary_tables(hidden_states, position_ids, size, dtype)
-        for window in sorted(names, key=lambda window: order.index(names[window]))
+        for window in in_order_of_a_set(dict.fromkeys(windows))
     }
+
+
+def in_order_of_a_set(windows: Iterable[Size | None]) -> list[Size | None]:
+    """Return windows in the order of a set of their layers' kinds, which differs from process to process."""
+    names = {window: FULL if window is None else SLIDING for window in windows}
+    order = list(set(names.values()))
+    return sorted(names, key=lambda window: order.index(names[window]))
 
 
 def leave_behind(m: Bound, job: TrainJob) -> None:
