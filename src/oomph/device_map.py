@@ -260,7 +260,7 @@ def is_away(paths: frozenset[str], path: str) -> bool:
 
 
 # Of which something else is there at another moment, by a few bytes; and code that comes with a model.
-UNPLAYED = frozenset({"baichuan", "chatglm", "ernie4_5_moe", "internlm2", "llama4_text", "qwen"})
+UNPLAYED = frozenset({"baichuan", "chatglm", "ernie4_5_moe", "internlm2", "llama4_text", "mimo", "qwen"})
 
 
 def refuse(model: Model, job: InferJob) -> None:

@@ -149,6 +149,49 @@ def gptj(rng: random.Random) -> dict[str, Any]:
     }
 
 
+def codegen(rng: random.Random) -> dict[str, Any]:
+    """GPT-J's, heads in four parts."""
+    raw = gptj(rng)
+    heads = rng.choice([4, 8])
+    return raw | {"num_attention_heads": heads, "hidden_size": heads * rng.choice([8, 16, 20])}
+
+
+def biogpt(rng: random.Random) -> dict[str, Any]:
+    """OPT's kin with norms before."""
+    return sizes(rng) | {
+        "intermediate_size": rng.choice([17, 64, 331]),
+        "hidden_act": rng.choice(ACTIVATIONS),
+        "hidden_dropout_prob": rng.choice(RATES),
+        "attention_probs_dropout_prob": rng.choice(RATES),
+        "activation_dropout": rng.choice(RATES),
+    }
+
+
+def xglm(rng: random.Random) -> dict[str, Any]:
+    """OPT's kin with computed positions."""
+    raw = sizes(rng)
+    return raw | {
+        "d_model": raw["hidden_size"],
+        "num_layers": raw["num_hidden_layers"],
+        "attention_heads": raw["num_attention_heads"],
+        "ffn_dim": rng.choice([17, 64, 331]),
+        "activation_function": rng.choice(ACTIVATIONS),
+        "dropout": rng.choice(RATES),
+        "attention_dropout": rng.choice(RATES),
+        "activation_dropout": rng.choice(RATES),
+    }
+
+
+def openai_gpt(rng: random.Random) -> dict[str, Any]:
+    """The first GPT: norms after the sums."""
+    return sizes(rng) | {
+        "afn": rng.choice(["gelu", "relu", "silu"]),
+        "attn_pdrop": rng.choice(RATES),
+        "resid_pdrop": rng.choice(RATES),
+        "embd_pdrop": rng.choice(RATES),
+    }
+
+
 def gpt_neo(rng: random.Random) -> dict[str, Any]:
     """Global and local layers, scores in fp32 under a triangle of their own."""
     raw = sizes(rng)
@@ -191,6 +234,10 @@ FAMILIES: dict[str, Sampler] = {
     "mpt": mpt,
     "gpt_neo": gpt_neo,
     "gptj": gptj,
+    "codegen": codegen,
+    "biogpt": biogpt,
+    "xglm": xglm,
+    "openai-gpt": openai_gpt,
     "classifier": classifier,
 }
 

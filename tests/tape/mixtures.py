@@ -65,6 +65,19 @@ def qwen3_moe(rng: random.Random) -> dict[str, Any]:
     return _qwen(rng, "qwen3_moe") | {"head_dim": rng.choice([8, 18, 40]), "attention_bias": rng.random() < 0.3}
 
 
+def mellum(rng: random.Random) -> dict[str, Any]:
+    """Mellum 2: Qwen3-MoE's layers, some with a window, tables for each kind, dense layers by a list."""
+    raw = _common(rng, "mellum") | {"head_dim": rng.choice([8, 18, 40]), "attention_bias": rng.random() < 0.3}
+    layers, kinds = raw["num_hidden_layers"], ["full_attention", "sliding_attention"]
+    return raw | {
+        "moe_intermediate_size": rng.choice([8, 24, 64, 136]),
+        "norm_topk_prob": rng.random() < 0.5,
+        "sliding_window": rng.choice(WINDOWS[1:]),
+        "layer_types": [rng.choice(kinds) for _ in range(layers)],
+        "mlp_layer_types": [rng.choice(["dense", "sparse", "sparse"]) for _ in range(layers)],
+    }
+
+
 def deepseek_v3(rng: random.Random) -> dict[str, Any]:
     """DeepSeek-V3: latent attention, dense layers first, experts in groups."""
     raw = _common(rng, "deepseek_v3")
@@ -302,6 +315,7 @@ CONFIGS = {
     "deepseek_v2": deepseek_v2,
     "deepseek_v3": deepseek_v3,
     "llama4_text": llama4_text,
+    "mellum": mellum,
     "mixtral": mixtral,
     "olmoe": olmoe,
     "phimoe": phimoe,

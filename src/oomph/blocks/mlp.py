@@ -19,7 +19,8 @@ class GatedMLP(Block):
     """down(act(gate(x)) · up(x)): 3·H·F. `names` has three entries, or two when gate and up are fused.
 
     `dropout` is what follows the down map; `kernel` names the one that makes act(gate) · up at once, "" none;
-    `granite` says that a fused map's result is cut as Granite cuts it.
+    `granite` says that a fused map's result is cut as Granite cuts it; `down_second` that the class makes the down map
+    before up.
     """
 
     hidden_size: int
@@ -30,6 +31,7 @@ class GatedMLP(Block):
     dropout: Block | None = None
     kernel: str = ""
     granite: bool = False
+    down_second: bool = False
     role: Role = "linear"
     kind: str = "mlp"
 
@@ -39,9 +41,12 @@ class GatedMLP(Block):
         hidden, ffn = self.hidden_size, self.ffn_size
         *inner, down = self.names
         width = ffn * 2 // len(inner)
+        maps = {name: Linear(hidden, width, self.bias, self.role) for name in inner}
+        maps[down] = Linear(ffn, hidden, self.bias, self.role)
+        if self.down_second:
+            maps = {name: maps[name] for name in (inner[0], down, *inner[1:])}
         return {
-            **{name: Linear(hidden, width, self.bias, self.role) for name in inner},
-            down: Linear(ffn, hidden, self.bias, self.role),
+            **maps,
             **({} if self.dropout is None else {"dropout": self.dropout}),
         }
 

@@ -59,6 +59,17 @@ def rms_mixed(m: Bound, hidden_states: Sym) -> Sym:
     return weight * hidden_states
 
 
+def rms_cast_first(m: Bound, hidden: Sym) -> Sym:
+    """Mirror MiniCPM's rms_layernorm: the mean of squares is taken in fp32, the product is cast back, then scaled."""
+    from oomph import ops
+
+    old_dtype = hidden.dtype
+    variance = ops.mean(ops.power(ops.cast(hidden, "fp32")))
+    hidden = ops.cast(hidden * ops.rsqrt(variance + EPSILON), old_dtype)
+    weight: Sym = m.weight
+    return hidden * weight
+
+
 def rms_glm(m: Bound, hidden_states: Sym) -> Sym:
     """Mirror the RMSNorm of ChatGLM: only the mean of squares is taken of an fp32 copy, all else in fp32 after that."""
     from oomph import ops
@@ -214,6 +225,7 @@ STYLES: dict[str, Callable[[Bound, Sym], Sym]] = {
     "rms bare": rms_bare,
     "rms in fp32": rms_in_fp32,
     "rms mixed": rms_mixed,
+    "rms cast first": rms_cast_first,
     "rms glm": rms_glm,
     "rms in a line": rms_in_a_line,
     "rms all fp32": rms_all_fp32,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from oomph.blocks.attention import Attention
-from oomph.blocks.base import Module
+from oomph.blocks.base import Module, Part
 from oomph.blocks.basic import Dropout, Embedding, Norm
 from oomph.blocks.encoder import UncachedAttention
 from oomph.blocks.mlp import MLP
@@ -34,6 +34,8 @@ TYPES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 ACTIVATION = {"gpt_bigcode": "gelu_pytorch_tanh"}
+# What GPT (1) calls its activations, afn.
+FIRST_NAMES = {"gelu": "gelu_new", "swish": "silu"}
 DROPOUT = 0.1  # resid_pdrop, embd_pdrop and attn_pdrop of every class here
 _SPELLINGS: dict[str, tuple[str, ...]] = {
     "hidden_size": ("n_embd",), "max_position_embeddings": ("n_positions", "n_ctx"),
@@ -52,7 +54,7 @@ def build(config: Config) -> Model:
     ffn = (None if first else config.optional_int("n_inner")) or 4 * hidden
     norm = Norm(hidden, bias=True)
     resid_dropout = Dropout(config.rate("resid_pdrop", DROPOUT))
-    layer = Module(
+    parts: dict[str, Part] = (
         {
             "ln_1": norm,
             "attn": (UncachedAttention if first else Attention)(
@@ -64,10 +66,11 @@ def build(config: Config) -> Model:
             "ln_2": norm,
             "mlp": MLP(
                 hidden, ffn, bias=True, names=("c_fc", "c_proj"), dropout=resid_dropout, role=role,
-                activation=config.str("activation_function", ACTIVATION.get(config.model_type, "gelu_new")),
+                activation=activation(config),
             ),
         }
     )  # fmt: skip
+    layer = Module({name: parts[name] for name in ("attn", "ln_1", "mlp", "ln_2")} if first else parts)
     tokens, places = ("tokens_embed", "positions_embed") if first else ("wte", "wpe")
     positions = Embedding(config.int("max_position_embeddings"), hidden, kind="position_embedding")
     return causal_lm(
@@ -79,3 +82,11 @@ def build(config: Config) -> Model:
         stack="transformer.h",
         norm="transformer.ln_f",
     )
+
+
+def activation(config: Config) -> str:
+    """Return what the MLP goes through."""
+    if config.model_type != "openai-gpt":
+        return config.str("activation_function", ACTIVATION.get(config.model_type, "gelu_new"))
+    named = config.str("afn", "gelu")
+    return FIRST_NAMES.get(named, named)

@@ -5,38 +5,27 @@ Structure: the code of its repositories, modeling_internlm2.py; defaults of conf
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from typing import Any
 
-from oomph.blocks.attention import Attention
 from oomph.blocks.base import Module
 from oomph.blocks.basic import Norm
 from oomph.blocks.mlp import GatedMLP
+from oomph.blocks.tabled_attention import POSITIONS, with_tables
 from oomph.config import Config
 from oomph.families.common import causal_lm
 from oomph.families.llama import grouped_attention
 from oomph.model import Model
 
 TYPES: dict[str, dict[str, Any]] = {"internlm2": {"bias": True, "tie_word_embeddings": False}}
-POSITIONS = 2048  # the class default of max_position_embeddings
 GROWING = "rope_type=dynamic"  # its tables are others only beyond these positions, which the program refuses
-
-
-@dataclass(frozen=True)
-class InternAttention(Attention):
-    """InternLM2's, whose tables of cos and sin are made for `positions`."""
-
-    positions: int = POSITIONS
 
 
 def build(config: Config) -> Model:
     """Return the decoder; `bias` is for attention only."""
     hidden, bias = config.size("hidden_size"), config.bool("bias")
     plain = grouped_attention(config, hidden, qkv_bias=bias, out_bias=bias, qkv=("wqkv",), out="wo")
-    attention = InternAttention(
-        **{field.name: getattr(plain, field.name) for field in fields(Attention)},
-        positions=config.optional_int("max_position_embeddings") or POSITIONS,
-    )
+    attention = with_tables(plain, config.optional_int("max_position_embeddings") or POSITIONS)
     ffn, activation = config.int("intermediate_size"), config.str("hidden_act", "silu")
     layer = Module(
         {

@@ -14,6 +14,7 @@ from oomph.blocks.attention import Attention
 from oomph.blocks.base import Module, Part
 from oomph.blocks.basic import Dropout, Norm
 from oomph.blocks.mlp import GatedMLP
+from oomph.blocks.tabled_attention import with_tables
 from oomph.config import Config
 from oomph.families.common import DYNAMIC, LOOKING, causal_lm, head_dim, rope_type, with_head
 from oomph.families.layer_types import FULL, SLIDING, listed, sliding_after_full, windows
@@ -110,7 +111,7 @@ BIASES: dict[str, tuple[str, str, str]] = {
     "internlm3": ("attention_bias", "mlp_bias", "mlp_bias"),  # transformers refuses the two to differ
     "internlm": ("bias", "bias", ""),
 }
-STYLES = {"helium": "rms all fp32"}
+STYLES = {"helium": "rms all fp32", "internlm": "rms mixed"}
 ROTARY = {"helium": "helium", "ernie4_5": "ernie4_5"}
 SEED_DROPOUT = 0.1
 NO_ROPE_INTERVAL = FULL_INTERVAL = 4
@@ -139,6 +140,7 @@ def build(config: Config) -> Model:
         attention = replace(attention, sliding_window=config.optional_int("sliding_window"))
     if kind in MULTI_HEAD:
         attention = replace(attention, num_kv_heads=attention.num_heads)
+        attention = with_tables(attention, config.int("max_position_embeddings"))
     if kind == "helium" and attention.num_heads * attention.head_dim != hidden:  # its output map is H to H
         raise config.error("head_dim", f"times {attention.num_heads} heads is not hidden_size ({hidden})")
     post_norm = Norm(hidden) if kind == "hyperclovax" and config.bool("use_post_norm") else None
@@ -146,7 +148,7 @@ def build(config: Config) -> Model:
     dropout = Dropout(config.rate("residual_dropout", SEED_DROPOUT)) if kind == "seed_oss" else None
     ffn, activation = config.int("intermediate_size"), config.str("hidden_act", "silu")
     rest: dict[str, Part] = {
-        "mlp": GatedMLP(hidden, ffn, mlp_bias, activation=activation, dropout=dropout),
+        "mlp": GatedMLP(hidden, ffn, mlp_bias, activation=activation, dropout=dropout, down_second=kind == "internlm"),
         "input_layernorm": Norm(hidden, style=style),
         "post_attention_layernorm": Norm(hidden, style=style),
         "post_norm1": post_norm,

@@ -13,7 +13,7 @@ from typing import Any
 
 from oomph.blocks.attention import Attention
 from oomph.blocks.base import Module, Part, Stack
-from oomph.blocks.basic import Dropout, Embedding, Linear, Norm
+from oomph.blocks.basic import Dropout, Embedding, Linear, Norm, Sinusoids
 from oomph.config import Config
 from oomph.families.common import causal_lm, objective, output_head
 from oomph.families.heads import other_problem
@@ -41,7 +41,25 @@ ALIASES: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }  # fmt: skip
 PADDING_ROWS = 2
-DROPOUT = 0.1  # OPTConfig's
+DROPOUT = 0.1  # dropout of every class here
+
+
+@dataclass(frozen=True)
+class Keys:
+    """How a config spells what drops and activates, and the class's defaults where they differ."""
+
+    dropout: str = "dropout"
+    attention_dropout: str = "attention_dropout"
+    attention_rate: float = 0.0
+    activation: str = "activation_function"
+    default_activation: str = "relu"
+
+
+OPT = Keys()
+KEYS = {
+    "xglm": Keys(attention_rate=0.1, default_activation="gelu"),
+    "biogpt": Keys("hidden_dropout_prob", "attention_probs_dropout_prob", 0.1, "hidden_act", "gelu"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,9 +76,19 @@ def build(config: Config) -> Model:
         return opt(config)
     hidden = config.size("hidden_size")
     ffn = config.int("ffn_dim" if config.model_type == "xglm" else "intermediate_size")
-    layers = (layer(config, hidden, ffn, Norm(hidden, bias=True), bias=True),) * config.depth("num_hidden_layers")
+    one = layer(config, hidden, ffn, Norm(hidden, bias=True), bias=True, keys=KEYS[config.model_type])
+    layers = (one,) * config.depth("num_hidden_layers")
+    left_out = tuple(unplayed(config))
     if config.model_type == "xglm":
-        return causal_lm(config, layers, Norm(hidden, bias=True), norm="model.layer_norm")
+        table = Sinusoids(config.int("max_position_embeddings") + PADDING_ROWS, hidden)
+        return causal_lm(
+            config,
+            layers,
+            Norm(hidden, bias=True),
+            extra={"model.embed_positions": table},
+            norm="model.layer_norm",
+            unplayed=left_out,
+        )
     return causal_lm(
         config,
         layers,
@@ -70,6 +98,7 @@ def build(config: Config) -> Model:
         stack="biogpt.layers",
         norm="biogpt.layer_norm",
         head="output_projection",
+        unplayed=left_out,
     )
 
 
@@ -105,7 +134,7 @@ def opt(config: Config) -> Model:
 
 def unplayed(config: Config) -> Iterator[str]:
     """Yield what the tape has no rule for: norms without weights, layers left out at random."""
-    if not config.bool("layer_norm_elementwise_affine"):
+    if config.model_type == "opt" and not config.bool("layer_norm_elementwise_affine"):
         yield "layer_norm_elementwise_affine=false"
     if config.rate("layerdrop", 0.0):
         yield "layerdrop"
@@ -116,7 +145,7 @@ def positions(config: Config, hidden: int) -> Embedding:
     return Embedding(config.int("max_position_embeddings") + PADDING_ROWS, hidden, kind="position_embedding")
 
 
-def layer(config: Config, hidden: int, ffn: int, norm: Norm | None, bias: bool) -> FairseqLayer:
+def layer(config: Config, hidden: int, ffn: int, norm: Norm | None, bias: bool, keys: Keys = OPT) -> FairseqLayer:
     """Return one layer; the MLP's maps are the layer's own members."""
     heads = config.int("num_attention_heads")
     width = config.divide(hidden, heads, "attention heads")
@@ -125,13 +154,14 @@ def layer(config: Config, hidden: int, ffn: int, norm: Norm | None, bias: bool) 
             "self_attn": Attention(
                 hidden, heads, heads, width, qkv_bias=bias, out_bias=bias, out="out_proj",
                 qkv=("k_proj", "v_proj", "q_proj"),
-                dropout=config.rate("attention_dropout", 0.0),
+                dropout=config.rate(keys.attention_dropout, keys.attention_rate),
             ),
             "self_attn_layer_norm": norm,
             "fc1": Linear(hidden, ffn, bias, kind="mlp"),
             "fc2": Linear(ffn, hidden, bias, kind="mlp"),
             "final_layer_norm": norm,
-            "dropout": Dropout(config.rate("dropout", DROPOUT)),
+            "dropout": Dropout(config.rate(keys.dropout, DROPOUT)),
+            "activation_dropout": Dropout(config.rate("activation_dropout", 0.0)),
         },
-        activation=config.str("activation_function", "relu"),
+        activation=config.str(keys.activation, keys.default_activation),
     )  # fmt: skip

@@ -35,7 +35,7 @@ TYPES: dict[str, dict[str, Any]] = {
         "vocab_size": 98304, "hidden_size": 2304, "intermediate_size": 7168, "num_hidden_layers": 28,
         "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128, "max_position_embeddings": 131072,
         "tie_word_embeddings": False, "moe_intermediate_size": 896, "num_experts_per_tok": 8, "num_experts": 64,
-        "sliding_window": 1024,
+        "sliding_window": 1024, "norm_topk_prob": True,
     },
 }  # fmt: skip
 ALIASES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -51,6 +51,7 @@ def build(config: Config) -> Model:
     else:
         bias = config.bool("attention_bias")
         attention = gqa(config, hidden, bias=bias, out_bias=bias, qk_norm=True)
+        attention = replace(attention, own_tables=config.model_type == "mellum")
 
     places = sliding_windows(config, layers)
 
@@ -113,7 +114,7 @@ def mixture(config: Config, hidden: int) -> Block:
         config.int("num_experts_per_tok"),
         extra=beside,
         stacked=stacked(config, hidden, config.int("moe_intermediate_size"), experts),
-        experts_first=config.model_type == "qwen3_moe",
-        style=config.model_type,
+        experts_first=config.model_type != "qwen2_moe",
+        style="qwen3_moe" if config.model_type == "mellum" else config.model_type,
         normalised=config.bool("norm_topk_prob"),
     )

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from oomph.model import Model
 
 OWN_FILES = (
-    "albert", "baichuan", "bamba", "bart", "bert", "bloom", "chatglm", "dbrx", "deberta", "deepseek_v4",
-    "distilbert", "electra", "falcon", "falcon_h1", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj",
-    "internlm2", "jamba", "kimi_k25", "kimi_linear", "lfm2", "lfm3", "litgpt", "mamba", "minimax", "modernbert",
-    "mpnet", "mpt", "nemotron_h", "olmo_hybrid", "opt", "paligemma", "phi", "qwen", "qwen3_next", "recurrent_gemma",
-    "roberta", "t5", "unsloth", "whisper", "zamba", "zamba2",
+    "albert", "baichuan", "bamba", "bart", "bert", "biogpt", "bloom", "chatglm", "codegen", "dbrx", "deberta",
+    "deepseek_v4", "distilbert", "electra", "falcon", "falcon_h1", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox",
+    "gptj", "internlm2", "jamba", "kimi_k25", "kimi_linear", "lfm2", "lfm3", "litgpt", "mamba", "minimax",
+    "modernbert", "mpnet", "mpt", "nemotron_h", "olmo_hybrid", "opt", "paligemma", "phi", "qwen", "qwen3_next",
+    "recurrent_gemma", "roberta", "t5", "unsloth", "whisper", "xglm", "zamba", "zamba2",
 )  # fmt: skip
 PROGRAMS: dict[str, str] = {
     **dict.fromkeys(FRAMES, "llama"),
@@ -43,10 +43,12 @@ PROGRAMS: dict[str, str] = {
     **dict.fromkeys(("llava", "mistral3"), "llava"),
     **dict.fromkeys(("llava_next", "llava_onevision"), "llava_next"),
     **dict.fromkeys(("m2m_100", "marian", "mbart", "pegasus"), "bart"),
+    **dict.fromkeys(("internlm", "minicpm"), "remote_llama"),
     "mllama": "mllama",
     **dict.fromkeys(("idefics3", "smolvlm"), "idefics3"),
     "mamba2": "mamba",
     "mt5": "t5",
+    "openai-gpt": "openai_gpt",
     **dict.fromkeys(("qwen3_5", "qwen3_5_moe"), "qwen3_5"),
     **dict.fromkeys(("qwen3_5_moe_text", "qwen3_5_text"), "qwen3_next"),
     **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"), "qwen_vl"),

@@ -19,7 +19,7 @@ NO_FLASH_ATTN = (  # of the frames
     "glm4v_moe_text",
 )  # fmt: skip
 FLASH_ATTN_TYPES = (frozenset(FRAMES) - {*NO_FLASH_ATTN}) | {
-    "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "opt", "phi",
+    "biogpt", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "opt", "phi",
     "bert", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta",
     "bamba", "granitemoehybrid", "jamba", "lfm2", "lfm2_moe", "lfm3", "nemotron_h", "olmo_hybrid", "qwen3_5_moe_text",
     "qwen3_5_text", "qwen3_next",
@@ -33,9 +33,11 @@ KEEP_TO_THEMSELVES = ("jamba", "lfm3")  # types whose mixers are told neither cu
 WITHOUT_FLASH_ATTN = frozenset(
     {
         "bloom",
+        "codegen",
         "deepseek_v32",
         "deepseek_v4",
         "glm_moe_dsa",
+        "internlm",
         "deberta",
         "deberta-v2",
         "falcon_mamba",
@@ -46,8 +48,10 @@ WITHOUT_FLASH_ATTN = frozenset(
         "mpnet",
         "mpt",
         "step3p7",
+        "openai-gpt",
         "mt5",
         "t5",
+        "xglm",
     }
 )
 # Types with sinks, in which transformers takes vLLM's flash-attn 3 for either package.

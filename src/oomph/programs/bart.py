@@ -158,9 +158,16 @@ def layer(
 
 def embedded(m: Bound, table: Bound, input_ids: Sym, model_type: str) -> Sym:
     """Mirror BartScaledWordEmbedding.forward, or what Pegasus and Marian do in their forward."""
-    looked_up: Sym = table(input_ids) if model_type not in SCALES else ops.embedding(table.weight, input_ids)
-    scaled = looked_up * 1.0
-    if m.tape.inputs_train and model_type in SCALES:  # the hook is on the module, which scales
+    if model_type in SCALES:
+        return scaled_embedding(table, input_ids)
+    looked_up: Sym = table(input_ids)
+    return looked_up * 1.0
+
+
+def scaled_embedding(table: Bound, input_ids: Sym) -> Sym:
+    """Mirror FooScaledWordEmbedding.forward: the hook that lets checkpointed layers train is on what it scales."""
+    scaled: Sym = ops.embedding(table.weight, input_ids) * 1.0
+    if table.tape.inputs_train:
         scaled.requires_grad = True
     return scaled
 

@@ -117,6 +117,8 @@ FRAMES: dict[str, Frame] = {
     "llama": LLAMA,
     "llama4_text": Frame(layer=layers.llama4, masks="both", ids_first=True, tables="complex", chunked=True),
     "mimo_v2_flash": replace(LAGUNA, sdpa=False),
+    "mellum": Frame(masks="as a set", captured=True),
+    "mimo": QWEN,
     "minimax_m2": Frame(cache_first=True, ids_first=True),
     "ministral": Frame(masks="both", ids_first=True),
     "ministral3": MISTRAL,

@@ -1,9 +1,11 @@
-"""GPTJForCausalLM.forward and CodeGen's, with their local variables: scores in fp32, pairs of numbers turned.
+"""GPTJForCausalLM.forward with its local variables: scores in fp32, pairs of numbers turned.
 
-Source: transformers 5.23, models/gptj/modeling_gptj.py, models/codegen/modeling_codegen.py.
+Source: transformers 5.23, models/gptj/modeling_gptj.py.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from oomph import ops
 from oomph.job_words import FLASH_ATTN
@@ -95,6 +97,9 @@ def attention(
     return attn_output, attn_weights
 
 
+Attend = Callable[[Bound, Sym, "Cache | None", Sym, Sym, Bound, int], "tuple[Sym, Sym]"]
+
+
 def block(
     m: Bound,
     hidden_states: Sym,
@@ -103,11 +108,12 @@ def block(
     table: Bound,
     past_key_values: Cache | None = None,
     index: int = 0,
+    attend: Attend = attention,
 ) -> tuple[Sym, Sym]:
     """Mirror GPTJBlock.forward."""
     residual = hidden_states
     hidden_states = m.ln_1(hidden_states)
-    attn_outputs, attn_weights = attention(
+    attn_outputs, attn_weights = attend(
         m.attn, hidden_states, past_key_values, attention_mask, position_ids, table, index
     )
     feed_forward_hidden_states = m.mlp(hidden_states)
@@ -124,6 +130,7 @@ def model(
     position_ids: Sym | None = None,
     inputs_embeds: Sym | None = None,
     use_cache: bool = False,
+    block: Callable[..., tuple[Sym, Sym]] = block,
 ) -> tuple[Sym, Cache | None]:
     """Mirror GPTJModel.forward."""
     tape = m.tape

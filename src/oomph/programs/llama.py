@@ -31,6 +31,7 @@ from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sizes import Size, number, yes
 from oomph.tape.sym import Sym
 
+MTP_LAYERS = "model.mtp_layers."
 Masks = dict["Size | None", "Sym | None"]  # by the window of the layers that take them
 
 
@@ -126,7 +127,10 @@ def model(
 
 
 def updated(m: Bound, parameters: list[Sym]) -> list[Sym]:
-    """Return those of the parameters that get a gradient: no sinks, where flash-attn takes them."""
+    """Return those of the parameters that get a gradient: no sinks, where flash-attn takes them, no layers that predict
+    further tokens, which MiMo's class makes and never calls."""
+    if "mtp_layers" in m.model.parts:
+        parameters = [one for one in parameters if not one.made_for.startswith(MTP_LAYERS)]
     if m.tape.kernel not in FLASH_ATTN:
         return parameters
     return [one for one in parameters if not one.made_for.endswith(".self_attn.sinks")]

@@ -133,11 +133,16 @@ def bind(model: Model, tape: Tape, dtype: str, path: str = "") -> Bound:
     return Bound(nested(model), tape, dtype, path)
 
 
+BUILT = (
+    "model.mtp_layers",
+)  # layers that predict further tokens which a class makes, though it never calls them (MiMo)
+
+
 def nested(model: Model) -> Module:
     """Return the model's parts as a tree: "model.layers" becomes layers inside model."""
     tree: dict[str, Any] = {}
     for path, part in model.parts.items():
-        if isinstance(part, Block) and part.kind == "mtp":
+        if isinstance(part, Block) and part.kind == "mtp" and path not in BUILT:
             continue  # transformers loads none of it
         node = tree
         *outer, last = path.split(".")
