@@ -37,6 +37,7 @@ from oomph.job_words import (
     Method,
     ModelCode,
     Objective,
+    ObjectiveCode,
     OptimizerName,
     PackedBy,
     Pooling,
@@ -55,6 +56,7 @@ from oomph.job_words import (
 )
 from oomph.objective_checks import MINI_BATCH_SIZE, check_columns, check_objective
 from oomph.objectives import KINDS as OBJECTIVES
+from oomph.objectives import kind_of
 from oomph.optimizer_names import KINDS
 
 
@@ -96,7 +98,9 @@ class TrainJob:
     until the next one's, or until one of `mini_batches` is over. An embedding model gets an anchor, a positive and
     `negatives` of each sample, the anchors `anchor_len` tokens long, 0 as long as the others; `pooling` makes one
     vector of a text's tokens, brought to length one by `normalize`; GradCache takes `mini_batch_size` texts at a time.
-    `sentence_transformers` is the release whose code runs.
+    `sentence_transformers` is the release whose code runs. `objective_code` says whose trainer it is beside that:
+    LLaMA-Factory has its own of most that TRL has, and losses of its own for answers; a reference that it loads is in
+    `teacher_dtype`.
 
     The loop. `steady` asks for a later step, when optimizer states exist; otherwise the first. `hold_logits`: the
     caller keeps the model's output through the backward pass, as `outputs = model(...); outputs.loss.backward()`
@@ -213,6 +217,7 @@ class TrainJob:
     gptq_kernel: GptqKernel = "gptqmodel"
     keeps_softmax_inputs: bool = False
     objective: Objective = "sft"
+    objective_code: ObjectiveCode = "trl"
     reference: Reference = "default"
     teacher: str = ""
     teacher_dtype: TeacherDtype = "student"
@@ -257,7 +262,7 @@ class TrainJob:
 
     def _of_objective(self) -> None:
         """Take what goes with an objective where nothing else is said, and refuse what does not."""
-        kind = OBJECTIVES[self.objective]
+        kind = kind_of(self)
         if self.loss == DEFAULTS["loss"]:
             object.__setattr__(self, "loss", kind.loss)
         if self.task == DEFAULTS["task"] and kind.task != "causal-lm":
@@ -269,7 +274,7 @@ class TrainJob:
     @property
     def head(self) -> tuple[str, int, bool]:
         """What the model's head is for, of how many labels, and whether it gets a padding token where it has none."""
-        return self.task, self.labels, OBJECTIVES[self.objective].pads
+        return self.task, self.labels, kind_of(self).pads
 
     @property
     def weight_dtype(self) -> str:

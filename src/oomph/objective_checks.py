@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from oomph.errors import UsageError
 from oomph.job_words import AROUND, COMPLETING, FLASH_ATTN, RANKED
 from oomph.objectives import KINDS as OBJECTIVES
+from oomph.objectives import OF_FACTORY, OF_FACTORY_ALONE, kind_of
 from oomph.optimizer_names import KINDS
 
 if TYPE_CHECKING:
@@ -18,16 +19,22 @@ MINI_BATCH_SIZE = 32  # of sentence-transformers' CachedMultipleNegativesRanking
 
 def check_objective(job: TrainJob) -> None:
     """Refuse what an objective beyond sft does not go with, or what is not played with one yet."""
-    if job.objective == "kto" and job.batch == 1:
+    own = job.objective_code == "llama-factory"
+    if own and job.objective not in OF_FACTORY:
+        fix = "Leave --objective-code out."
+        raise UsageError(f"LLaMA-Factory has no {job.objective} that oomph plays.", fix)
+    if not own and job.objective in OF_FACTORY_ALONE:
+        raise UsageError(f"TRL has no {job.objective}.", "Say --objective-code llama-factory.")
+    if job.objective == "kto" and job.batch == 1 and not own:
         raise UsageError("KTO mismatches the answers of a batch.", "Say --batch 2 or more.")
     if job.objective in COMPLETING and not job.prompt_len:
         raise UsageError(f"{job.objective} completes a prompt.", "Say how long it is: --prompt-len.")
-    name, loss = job.objective, OBJECTIVES[job.objective].loss
+    name, loss = job.objective, kind_of(job).loss
     if job.loss != loss:
         fix = f"Take {loss}, or leave --loss out."
         raise UsageError(f"The loss {job.loss} says nothing about {name}.", fix)
     for wrong, what, fix in (
-        (job.packs, "packed sequences", "Leave out --packing and --padding-free: TRL pads here."),
+        (job.packs, "packed sequences", "Leave out --packing and --padding-free: its trainer pads here."),
         (job.method in ("bitfit", "ln-tuning", "badam", "lisa"), job.method, "Take method full or lora."),
         (bool(job.modules_to_save), "copies of modules", "Leave out --modules-to-save."),
         (job.keep_outputs, "outputs that are kept", "Leave out --keep-outputs: its trainer drops them."),

@@ -86,9 +86,12 @@ def _prepared(model: Any, reference: Any, job: TrainJob, watcher: Watcher) -> An
         from oomph.referee import embeddings
 
         return embeddings.trainer(job, model, partial(_wrapped, job=job, model=model, watcher=watcher))
-    from oomph.referee import trl
+    if job.objective_code == "llama-factory":
+        from oomph.referee import llama_factory as code
+    else:
+        from oomph.referee import trl as code  # type: ignore[no-redef]
 
-    made = trl.trainer(job, model, reference)
+    made = code.trainer(job, model, reference)
     for each in (model, reference):
         if each is not None:
             forward = _under_autocast(each.forward, job, model.device.type)
@@ -255,6 +258,10 @@ def _batch(job: TrainJob, model: Any) -> dict[str, Any]:
         from oomph.referee import embeddings
 
         return embeddings.inputs(job, model)
+    if job.objective_code == "llama-factory":
+        from oomph.referee import llama_factory
+
+        return llama_factory.inputs(job, model)
     from oomph.referee import trl
 
     return trl.inputs(job, model)
@@ -300,6 +307,8 @@ def returning_fp32(forward: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def convert(outputs: Any) -> Any:
+        if isinstance(outputs, tuple):
+            return tuple(each.float() if isinstance(each, torch.Tensor) else each for each in outputs)
         return type(outputs)({
             name: value.float() if getattr(value, "dtype", None) in (torch.float16, torch.bfloat16) else value
             for name, value in outputs.items()
