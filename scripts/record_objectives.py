@@ -35,7 +35,8 @@ def main(library: str, wanted: str) -> None:
     found = {}
     for name, (raw, job) in CASES[key].items():
         stream = trace(raw, job, layer_marks=False).stream
-        found[name] = packed(steps(stream, trace_start(stream), job.precision.startswith("amp-")))
+        casts = job.precision.startswith("amp-") or (job.autocast and job.objective != "ppo")
+        found[name] = packed(steps(stream, trace_start(stream), casts))
         print(f"{name}: {len(stream.events)} events")
     beside = ("trl",) if library == "llamafactory" else ()
     versions = {each: version(each) for each in (library, *beside, "torch", "transformers", "peft", "accelerate")}

@@ -20,6 +20,7 @@ from oomph.job_checks import (
 from oomph.job_words import (
     OF_PROMPTS,
     OWN_PRESETS,
+    PARTS,
     PRESETS,
     PROMPTED,
     RANKED,
@@ -130,7 +131,8 @@ class TrainJob:
     in full fine-tuning: the tables of tokens and positions, the first so many layers. `freeze_vision` freezes
     towers and projectors, which then get no adapters either: what LLaMA-Factory does unless told otherwise.
     `virtual_tokens` are those that prompt tuning and its like put before each sequence; `block_size` is how wide
-    OFT's blocks are, 0 as PEFT has it. `active_layers` are those that train at a time with LISA.
+    OFT's blocks are, 0 as PEFT has it. `active_layers` are those that train, at a time with LISA, the
+    last ones with freeze.
     `qat`: maps compute with weights and inputs as they are when they are quantised, as torchao has it.
     `weight_quant`: Q-GaLore's int8 weights, which train.
 
@@ -325,7 +327,7 @@ class TrainJob:
         if OBJECTIVES[self.objective].teacher:
             return "loaded"
         if self.reference == "default":
-            return "loaded" if self.method == "full" else "adapters-off"
+            return "loaded" if self.method in PARTS else "adapters-off"
         return self.reference
 
     @property

@@ -166,6 +166,7 @@ Method = Literal[
     "bitfit",  # biases alone
     "ln-tuning",  # copies of norms
     "badam",  # one layer at a time
+    "freeze",  # the last layers, what trains in fp32: LLaMA-Factory's
     "lisa",  # a few layers at a time, and all that is no layer
     "adapter",  # LitGPT's LLaMA-Adapter
     "adapter_v2",
@@ -216,6 +217,7 @@ COMPLETING = frozenset(
     {"grpo", "grpo-kl", "rloo", "ppo", "distill"}
 )  # objectives whose answers were made from a prompt by the model itself
 OF_PROMPTS = frozenset({"fused-head", "chunked-nll", "logits"})  # losses that leave out what is not scored
+PARTS = frozenset({"full", "freeze"})  # methods that train what the model has: no adapters to switch off
 RANKED = frozenset({"lora", "qlora", "dora", "lora-fa", "vera", "loha", "lokr", "adalora"})  # methods that have a rank
 BLOCKED = frozenset({"oft", "boft"})  # that have blocks of a size
 ADAPTERS = RANKED | BLOCKED | {"ia3"}  # of PEFT, beside or around maps

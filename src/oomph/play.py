@@ -206,7 +206,8 @@ def _tape(model: Model, job: TrainJob, on: Place) -> Tape:
     tape.keeps_inputs = job.keeps_4bit_inputs
     tape.repeats_keys = job.repeats_keys
     tape.keeps_softmax_inputs, tape.heads_of_4_51 = job.keeps_softmax_inputs, job.heads_of_4_51
-    tape.inputs_train = job.checkpointing != "none"  # transformers' enable_input_require_grads
+    # transformers' enable_input_require_grads, which LLaMA-Factory asks of layers instead
+    tape.inputs_train = job.checkpointing != "none" and job.method != "freeze"
     tape.reentrant = job.checkpointing in ("reentrant", "unsloth")
     tape.experts, tape.routing = job.experts, job.routing
     tape.images, tape.image_size = job.images, job.image_size

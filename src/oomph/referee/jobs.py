@@ -171,7 +171,12 @@ def _checkpointed(model: Any, job: TrainJob) -> Iterator[None]:
         options: dict[str, Any] = {"use_reentrant": reentrant}
         if job.checkpoint_saves:
             options["context_fn"] = selective_contexts(words_of(job.checkpoint_saves))
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+        if job.method == "freeze":
+            from oomph.referee.llama_factory import checkpoint_what_trains
+
+            checkpoint_what_trains(model, options)
+        else:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
         for layers in layer_lists(model):
             for layer in (layer for index, layer in enumerate(layers) if index % job.checkpoint_every):
                 layer.gradient_checkpointing = False

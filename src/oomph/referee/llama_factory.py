@@ -10,10 +10,11 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from contextlib import ExitStack
+from functools import partial
 from importlib import import_module
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
-from types import ModuleType, SimpleNamespace
+from types import MethodType, ModuleType, SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -54,7 +55,9 @@ def imported(name: str) -> Any:
             between.__path__ = [f"{root}/{dotted.replace('.', '/')}".rstrip("/")]
             sys.modules[between.__name__] = between
         for dotted in STOOD_FOR:
-            sys.modules[f"{PACKAGE}.{dotted}"] = _StandIn(f"{PACKAGE}.{dotted}")
+            stand_in = _StandIn(f"{PACKAGE}.{dotted}")
+            stand_in.__path__ = [f"{root}/{dotted.replace('.', '/')}"]
+            sys.modules[stand_in.__name__] = stand_in
     return import_module(f"{PACKAGE}.{name}")
 
 
@@ -78,6 +81,37 @@ def with_value_head(model: Any) -> Any:
     made = kind.from_pretrained(model)
     made.device = model.device
     return made
+
+
+def freeze_tuned(model: Any, job: TrainJob) -> Any:
+    """Return a model as LLaMA-Factory's freeze tuning leaves it: with adapter_dtype base as pure_bf16 has it."""
+    arguments = SimpleNamespace(
+        use_llama_pro=False,
+        freeze_trainable_layers=job.active_layers,
+        freeze_trainable_modules=["all"],
+        freeze_extra_modules=None,
+        freeze_multi_modal_projector=True,
+        freeze_vision_tower=True,
+        freeze_language_model=False,
+    )
+    imported("model.adapter")._setup_freeze_tuning(model, arguments, True, job.adapter_dtype == "fp32")
+    return model
+
+
+def checkpoint_what_trains(model: Any, options: dict[str, Any]) -> None:
+    """Switch checkpointing on as LLaMA-Factory does: of layers in which something trains.
+
+    It looks for the layer in a method, as transformers up to 5.8 handed one to checkpoint; 5.23 hands on a function.
+    """
+    imported("model.model_utils.checkpointing")._gradient_checkpointing_enable(model, options)
+    for module in model.modules():
+        if hasattr(module, "_gradient_checkpointing_func"):
+            module._gradient_checkpointing_func = partial(_as_method, module._gradient_checkpointing_func)
+
+
+def _as_method(checkpoint: Any, function: Any, *inputs: Any) -> Any:
+    method = MethodType(function.func, function.args[0])
+    return checkpoint(partial(method, **function.keywords), *inputs)
 
 
 def trainer(job: TrainJob, model: Any, reference: Any) -> Any:

@@ -113,7 +113,8 @@ def _untaught(job: TrainJob) -> dict[str, Any]:
     """Return what a second model is built without: a teacher has no adapters, nor what goes with them."""
     dtype = job.precision if job.teacher_dtype == "student" else job.teacher_dtype
     if not OBJECTIVES[job.objective].teacher:
-        return {} if job.teacher_dtype == "student" else {"precision": dtype, "teacher_dtype": "student"}
+        whole = {"method": "full"} if job.method == "freeze" else {}
+        return whole if job.teacher_dtype == "student" else {"precision": dtype, "teacher_dtype": "student", **whole}
     method = {"method": "full", "quantization": "none", "kbit_preparation": False}
     return {"objective": "sft", "loss": "hf", "teacher_dtype": "student", "precision": dtype, **method}
 
