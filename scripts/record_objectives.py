@@ -5,6 +5,8 @@ Needs the trace extra and that version of the library with its requirements:
     pip install "oomph[trace]" "trl==1.16.0" && python scripts/record_objectives.py trl 1.16
     pip install "oomph[trace]" "sentence-transformers==6.2.0" && \
         python scripts/record_objectives.py sentence-transformers 6.2
+    pip install "oomph[trace]" "trl==0.24.0" omegaconf && pip install --no-deps "llamafactory==0.9.5" && \
+        python scripts/record_objectives.py llamafactory 0.9
 
 Each job runs under the referee (fake tensors, a trainer's loss without a Trainer); the test then compares the estimate
 with the events, one by one. Frees of what was there before the step are 0, others tell which allocation ends.
@@ -33,9 +35,11 @@ def main(library: str, wanted: str) -> None:
     found = {}
     for name, (raw, job) in CASES[key].items():
         stream = trace(raw, job, layer_marks=False).stream
-        found[name] = packed(steps(stream, trace_start(stream), job.precision.startswith("amp-")))
+        casts = job.precision.startswith("amp-") or (job.autocast and job.objective != "ppo")
+        found[name] = packed(steps(stream, trace_start(stream), casts))
         print(f"{name}: {len(stream.events)} events")
-    versions = {each: version(each) for each in (library, "torch", "transformers", "peft", "accelerate")}
+    beside = ("trl",) if library == "llamafactory" else ()
+    versions = {each: version(each) for each in (library, *beside, "torch", "transformers", "peft", "accelerate")}
     golden = {"recipe": "scripts/record_objectives.py", "versions": versions, "events": found}
     golden_file(key).write_text(json.dumps(golden, indent=1) + "\n")
 

@@ -20,6 +20,7 @@ from oomph.job_checks import (
 from oomph.job_words import (
     OF_PROMPTS,
     OWN_PRESETS,
+    PARTS,
     PRESETS,
     PROMPTED,
     RANKED,
@@ -38,6 +39,7 @@ from oomph.job_words import (
     Mixers,
     ModelCode,
     Objective,
+    ObjectiveCode,
     OptimizerName,
     PackedBy,
     Pooling,
@@ -56,6 +58,7 @@ from oomph.job_words import (
 )
 from oomph.objective_checks import MINI_BATCH_SIZE, check_columns, check_objective
 from oomph.objectives import KINDS as OBJECTIVES
+from oomph.objectives import kind_of
 from oomph.optimizer_names import KINDS
 
 
@@ -99,7 +102,9 @@ class TrainJob:
     until the next one's, or until one of `mini_batches` is over. An embedding model gets an anchor, a positive and
     `negatives` of each sample, the anchors `anchor_len` tokens long, 0 as long as the others; `pooling` makes one
     vector of a text's tokens, brought to length one by `normalize`; GradCache takes `mini_batch_size` texts at a time.
-    `sentence_transformers` is the release whose code runs.
+    `sentence_transformers` is the release whose code runs. `objective_code` says whose trainer it is beside that:
+    LLaMA-Factory has its own of most that TRL has, and losses of its own for answers; a reference that it loads is in
+    `teacher_dtype`.
 
     The loop. `steady` asks for a later step, when optimizer states exist; otherwise the first. `hold_logits`: the
     caller keeps the model's output through the backward pass, as `outputs = model(...); outputs.loss.backward()`
@@ -129,7 +134,8 @@ class TrainJob:
     in full fine-tuning: the tables of tokens and positions, the first so many layers. `freeze_vision` freezes
     towers and projectors, which then get no adapters either: what LLaMA-Factory does unless told otherwise.
     `virtual_tokens` are those that prompt tuning and its like put before each sequence; `block_size` is how wide
-    OFT's blocks are, 0 as PEFT has it. `active_layers` are those that train at a time with LISA.
+    OFT's blocks are, 0 as PEFT has it. `active_layers` are those that train, at a time with LISA, the
+    last ones with freeze.
     `qat`: maps compute with weights and inputs as they are when they are quantised, as torchao has it.
     `weight_quant`: Q-GaLore's int8 weights, which train.
 
@@ -217,6 +223,7 @@ class TrainJob:
     gptq_kernel: GptqKernel = "gptqmodel"
     keeps_softmax_inputs: bool = False
     objective: Objective = "sft"
+    objective_code: ObjectiveCode = "trl"
     reference: Reference = "default"
     teacher: str = ""
     teacher_dtype: TeacherDtype = "student"
@@ -261,7 +268,7 @@ class TrainJob:
 
     def _of_objective(self) -> None:
         """Take what goes with an objective where nothing else is said, and refuse what does not."""
-        kind = OBJECTIVES[self.objective]
+        kind = kind_of(self)
         if self.loss == DEFAULTS["loss"]:
             object.__setattr__(self, "loss", kind.loss)
         if self.task == DEFAULTS["task"] and kind.task != "causal-lm":
@@ -273,7 +280,7 @@ class TrainJob:
     @property
     def head(self) -> tuple[str, int, bool]:
         """What the model's head is for, of how many labels, and whether it gets a padding token where it has none."""
-        return self.task, self.labels, OBJECTIVES[self.objective].pads
+        return self.task, self.labels, kind_of(self).pads
 
     @property
     def weight_dtype(self) -> str:
@@ -324,7 +331,7 @@ class TrainJob:
         if OBJECTIVES[self.objective].teacher:
             return "loaded"
         if self.reference == "default":
-            return "loaded" if self.method == "full" else "adapters-off"
+            return "loaded" if self.method in PARTS else "adapters-off"
         return self.reference
 
     @property

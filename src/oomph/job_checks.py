@@ -94,7 +94,8 @@ def check_training(job: TrainJob) -> None:
     if job.padding and job.packs:
         fix = "Leave one out: transformers looks for packed sequences only where there is no mask."
         raise UsageError("A batch has a padding mask or packed sequences, not both.", fix)
-    if (job.teacher or job.teacher_dtype != "student") and not OBJECTIVES[job.objective].teacher:
+    loads = job.objective_code == "llama-factory" and job.compares_with == "loaded" and not job.teacher
+    if (job.teacher or job.teacher_dtype != "student") and not OBJECTIVES[job.objective].teacher and not loads:
         raise UsageError("Only distillation has a teacher.", "Add --objective gkd, or leave it out.")
     if (job.mini_batches > 1 or job.rollout_batch != ROLLOUT_BATCH or job.reward_model) and not OBJECTIVES[
         job.objective

@@ -36,7 +36,7 @@ TELLS: dict[str, Callable[[TrainJob], bool]] = {
     "rank_pattern": lambda job: job.rank_pattern != "",
     "targets": lambda job: job.method in ADAPTERS,
     "adapter_dropout": lambda job: job.method in RANKED,
-    "adapter_dtype": lambda job: job.method in ADAPTERS,
+    "adapter_dtype": lambda job: job.method in ADAPTERS or job.method == "freeze",
     "quantization": _adapted,
     "kbit_preparation": lambda job: job.method in ADAPTERS,
     "modules_to_save": lambda job: job.method in ADAPTERS,
@@ -76,7 +76,8 @@ TELLS: dict[str, Callable[[TrainJob], bool]] = {
     "keeps_softmax_inputs": lambda job: job.keeps_softmax_inputs,
     "reference": lambda job: OBJECTIVES[job.objective].reference and not OBJECTIVES[job.objective].teacher,
     "teacher": lambda job: OBJECTIVES[job.objective].teacher,
-    "teacher_dtype": lambda job: OBJECTIVES[job.objective].teacher,
+    "teacher_dtype": lambda job: OBJECTIVES[job.objective].teacher or job.teacher_dtype != "student",
+    "objective_code": lambda job: job.objective_code != "trl",
     "reward_model": lambda job: OBJECTIVES[job.objective].judged,
     "rollout_batch": lambda job: OBJECTIVES[job.objective].judged,
     "mini_batches": lambda job: OBJECTIVES[job.objective].judged,
@@ -92,7 +93,7 @@ TELLS: dict[str, Callable[[TrainJob], bool]] = {
     "block_size": lambda job: job.method in BLOCKED,
     "qat": lambda job: job.qat != "none",
     "weight_quant": lambda job: _kind(job).rule == "q_galore",
-    "active_layers": lambda job: job.method == "lisa",
+    "active_layers": lambda job: job.method in ("lisa", "freeze"),
 }
 
 

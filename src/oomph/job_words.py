@@ -109,10 +109,17 @@ Objective = Literal[
     "gkd",  # a teacher's distribution over all tokens: the Jensen-Shannon divergence halfway between
     "gkd-kl",  # the same as a KL divergence
     "distill",  # a teacher's distribution on what the student wrote, in tiles of logits: TRL's DistillationTrainer
-    "reward",  # pairs of answers through a classifier of one label
+    "reward",  # pairs of answers through a classifier of one label; LLaMA-Factory's: through a head of values
+    "dft",  # LLaMA-Factory's: a cross entropy in which each token weighs as much as it was expected
+    "eaft",  # its own too: weighed by the entropy of the 20 likeliest tokens
+    "asft",  # its own too: dft, and a divergence from a reference
     "ppo",  # what was just generated, by a policy and a model of its value, beside a reference and a reward model
     "contrastive",  # anchors, positives and negatives, all of a batch against all: MultipleNegativesRankingLoss
     "contrastive-cached",  # the same with GradCache: a mini-batch through the model at a time
+]
+ObjectiveCode = Literal[
+    "trl",  # of embedding models sentence-transformers
+    "llama-factory",
 ]
 Pooling = Literal[
     "default",  # a decoder's last token, an encoder's mean
@@ -165,6 +172,7 @@ Method = Literal[
     "bitfit",  # biases alone
     "ln-tuning",  # copies of norms
     "badam",  # one layer at a time
+    "freeze",  # the last layers, what trains in fp32: LLaMA-Factory's
     "lisa",  # a few layers at a time, and all that is no layer
     "adapter",  # LitGPT's LLaMA-Adapter
     "adapter_v2",
@@ -215,6 +223,7 @@ COMPLETING = frozenset(
     {"grpo", "grpo-kl", "rloo", "ppo", "distill"}
 )  # objectives whose answers were made from a prompt by the model itself
 OF_PROMPTS = frozenset({"fused-head", "chunked-nll", "logits"})  # losses that leave out what is not scored
+PARTS = frozenset({"full", "freeze"})  # methods that train what the model has: no adapters to switch off
 RANKED = frozenset({"lora", "qlora", "dora", "lora-fa", "vera", "loha", "lokr", "adalora"})  # methods that have a rank
 BLOCKED = frozenset({"oft", "boft"})  # that have blocks of a size
 ADAPTERS = RANKED | BLOCKED | {"ia3"}  # of PEFT, beside or around maps

@@ -5,30 +5,38 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from oomph.errors import UsageError
-from oomph.job_words import AROUND, COMPLETING, FLASH_ATTN, RANKED
+from oomph.job_words import AROUND, COMPLETING, FLASH_ATTN, PARTS, RANKED
 from oomph.objectives import KINDS as OBJECTIVES
+from oomph.objectives import OF_FACTORY, OF_FACTORY_ALONE, kind_of
 from oomph.optimizer_names import KINDS
 
 if TYPE_CHECKING:
     from oomph.job import TrainJob
 
 NEWEST = "6"  # release of sentence-transformers
+UNPLAYED = ("bitfit", "ln-tuning", "badam", "lisa")  # methods
 MINI_BATCH_SIZE = 32  # of sentence-transformers' CachedMultipleNegativesRankingLoss
 
 
 def check_objective(job: TrainJob) -> None:
     """Refuse what an objective beyond sft does not go with, or what is not played with one yet."""
-    if job.objective == "kto" and job.batch == 1:
+    own = job.objective_code == "llama-factory"
+    if own and job.objective not in OF_FACTORY:
+        fix = "Leave --objective-code out."
+        raise UsageError(f"LLaMA-Factory has no {job.objective} that oomph plays.", fix)
+    if not own and job.objective in OF_FACTORY_ALONE:
+        raise UsageError(f"TRL has no {job.objective}.", "Say --objective-code llama-factory.")
+    if job.objective == "kto" and job.batch == 1 and not own:
         raise UsageError("KTO mismatches the answers of a batch.", "Say --batch 2 or more.")
     if job.objective in COMPLETING and not job.prompt_len:
         raise UsageError(f"{job.objective} completes a prompt.", "Say how long it is: --prompt-len.")
-    name, loss = job.objective, OBJECTIVES[job.objective].loss
+    name, loss = job.objective, kind_of(job).loss
     if job.loss != loss:
         fix = f"Take {loss}, or leave --loss out."
         raise UsageError(f"The loss {job.loss} says nothing about {name}.", fix)
     for wrong, what, fix in (
-        (job.packs, "packed sequences", "Leave out --packing and --padding-free: TRL pads here."),
-        (job.method in ("bitfit", "ln-tuning", "badam", "lisa"), job.method, "Take method full or lora."),
+        (job.packs, "packed sequences", "Leave out --packing and --padding-free: its trainer pads here."),
+        (job.method in UNPLAYED, job.method, "Take method full or lora."),
         (bool(job.modules_to_save), "copies of modules", "Leave out --modules-to-save."),
         (job.keep_outputs, "outputs that are kept", "Leave out --keep-outputs: its trainer drops them."),
         (job.kernels == "unsloth", "Unsloth's kernels", "Take other --kernels: its trainers are patched too."),
@@ -39,9 +47,9 @@ def check_objective(job: TrainJob) -> None:
     ):
         if wrong:
             raise UsageError(f"The objective {name} does not go with {what}.", fix)
-    if job.compares_with == "adapters-off" and job.method == "full":
-        raise UsageError("Full fine-tuning has no adapters to switch off.", "Say --reference loaded or precomputed.")
-    if job.compares_with == "loaded" and job.method != "full" and not OBJECTIVES[job.objective].teacher:
+    if job.compares_with == "adapters-off" and job.method in PARTS:
+        raise UsageError("Fine-tuning of the weights has no adapters to switch off.", "Say --reference loaded or precomputed.")
+    if job.compares_with == "loaded" and job.method not in PARTS and not OBJECTIVES[job.objective].teacher:
         fix = "Say --reference adapters-off or precomputed."
         raise UsageError("A reference beside adapters is not played: TRL switches the adapters off.", fix)
     if OBJECTIVES[job.objective].judged:
@@ -50,6 +58,8 @@ def check_objective(job: TrainJob) -> None:
         _check_embedding(job)
     if job.objective == "distill":
         _check_distill(job)
+    if job.objective == "asft" and job.compares_with != "loaded":
+        raise UsageError("LLaMA-Factory's ASFT has no reference beside adapters, and fails.", "Take method full.")
 
 
 def _check_embedding(job: TrainJob) -> None:

@@ -17,7 +17,7 @@ from oomph.methods.lisa import switched_off
 from oomph.methods.q_galore import int8_maps
 from oomph.model import Model
 from oomph.objectives import KINDS as OBJECTIVES
-from oomph.objectives import check_model
+from oomph.objectives import check_model, factory_reward, kind_of
 from oomph.objectives.judged import judge
 from oomph.objectives.passes import Passes, autocast_dtype
 from oomph.optimizers import Optimizer, hidden_size
@@ -26,7 +26,7 @@ from oomph.pattern import Depth
 from oomph.play_infer import infer
 from oomph.play_step import at_depth, play_step
 from oomph.played import Played
-from oomph.programs import program_of
+from oomph.programs import HEADS, program_of
 from oomph.programs.attention_kernels import check_packed, kernel_of
 from oomph.programs.mixer_packages import check_mixers
 from oomph.structure import decoder_stack
@@ -130,6 +130,15 @@ class _Memory:
         self.buffers = _buffers(self.program, self.passes.policy)
         if OBJECTIVES[job.objective].judged:
             self._load_judges()
+        elif kind_of(job).valued:
+            self._put_on_value_head()
+
+    def _put_on_value_head(self) -> None:
+        """Put a head of values on, which trains too; the language's, which nobody asks, gets no gradient."""
+        self.passes.value_head = factory_reward.head(self.passes, self.original)
+        of_head = list(self.passes.value_head.parameters())
+        below = [one for one in self.updated if not one.made_for.startswith(tuple(f"{path}." for path in HEADS))]
+        self.parameters, self.updated = [*self.parameters, *of_head], [*below, *of_head]
 
     def _load_judges(self) -> None:
         """Load models of reward and value, of which the latter trains too."""
@@ -200,7 +209,8 @@ def _tape(model: Model, job: TrainJob, on: Place) -> Tape:
     tape.keeps_inputs = job.keeps_4bit_inputs
     tape.repeats_keys = job.repeats_keys
     tape.keeps_softmax_inputs, tape.heads_of_4_51 = job.keeps_softmax_inputs, job.heads_of_4_51
-    tape.inputs_train = job.checkpointing != "none"  # transformers' enable_input_require_grads
+    # transformers' enable_input_require_grads, which LLaMA-Factory asks of layers instead
+    tape.inputs_train = job.checkpointing != "none" and job.method != "freeze"
     tape.reentrant = job.checkpointing in ("reentrant", "unsloth")
     tape.experts, tape.routing = job.experts, job.routing
     tape.images, tape.image_size = job.images, job.image_size

@@ -45,7 +45,7 @@ def play_step(
     elif optimizer is not None and job.optimizer_in_backward:
         tape.on_gradient = partial(_step_in_backward, optimizer)
     run_backward = backward if optimizer is None else optimizer.backward
-    objective = objective_file(job.objective)
+    objective = objective_file(job)
     if OBJECTIVES[job.objective].judged:
         _iterate(passes, objective, optimizer, played, zero_grad)
         return

@@ -107,8 +107,8 @@ def shallow(model: Model, job: Job, layers: Size, more: int = 1) -> tuple[int, i
         ends += OFFLOADED_BEHIND
     if isinstance(job, TrainJob) and job.checkpointing == "unsloth":
         ends += 1  # what the last one begins with stays on the device, so the one before it ends otherwise
-    if isinstance(job, TrainJob) and job.method == "lisa":
-        ends += job.active_layers  # the first ones train, those that repeat do not
+    if isinstance(job, TrainJob) and job.method in ("lisa", "freeze"):
+        ends += job.active_layers  # the first or last ones train, those that repeat do not
     depth = repeating.fixed + period + ends + (rest - ends) % period
     if yes(layers > depth + more * period) and yes((layers - repeating.fixed) % period == rest):
         return depth, period

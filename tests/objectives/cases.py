@@ -11,6 +11,7 @@ from typing import Any
 from oomph.compare import Step
 from oomph.job import TrainJob
 from tests.objectives.embedding_cases import EMBEDDINGS, EMBEDDINGS_OF_5
+from tests.objectives.factory_cases import FACTORY
 
 HERE = Path(__file__).parent
 LLAMA: dict[str, Any] = {
@@ -169,6 +170,7 @@ CASES: dict[str, Cases] = {
     },
     "sentence-transformers 5.7": EMBEDDINGS_OF_5,
     "sentence-transformers 6.2": EMBEDDINGS,
+    "llamafactory 0.9": FACTORY,
 }
 
 

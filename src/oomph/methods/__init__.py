@@ -35,6 +35,7 @@ METHODS: dict[str, str] = {
     "ia3": "ia3",
     "bitfit": "saved",
     "badam": "badam",
+    "freeze": "freeze",
     "lisa": "lisa",
     "prompt-tuning": "prompts",
     "p-tuning": "prompts",

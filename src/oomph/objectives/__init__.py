@@ -26,7 +26,7 @@ class Kind:
     `teacher` says that the other model is a second one in any case, and may be of another size. `loss` is how the end
     of the model is computed, `judged` that models of value and reward are beside it, in a loop of its own; `task` what
     its head is for, of how many `labels`; `pads` says that its trainer gives a model without a padding token the
-    tokenizer's.
+    tokenizer's, `valued` that a head of values stands on the decoder.
     """
 
     file: str
@@ -37,6 +37,7 @@ class Kind:
     pads: bool = False
     teacher: bool = False
     judged: bool = False
+    valued: bool = False
 
 
 KINDS: dict[str, Kind] = {
@@ -58,11 +59,28 @@ KINDS: dict[str, Kind] = {
     "contrastive": Kind("contrastive", "hf", task="embedding"),
     "contrastive-cached": Kind("gradcache", "hf", task="embedding"),
 }
+# As LLaMA-Factory's trainers have them, which TRL has none of for the last three.
+OF_FACTORY: dict[str, Kind] = {
+    **dict.fromkeys(("dpo", "ipo"), Kind("factory_pairs", "logits", reference=True)),
+    **dict.fromkeys(("simpo", "orpo"), Kind("factory_pairs", "logits")),
+    "kto": Kind("factory_kto", "logits", reference=True),
+    "reward": Kind("factory_reward", "logits", valued=True),
+    **dict.fromkeys(("dft", "eaft"), Kind("factory_sft", "logits")),
+    "asft": Kind("factory_asft", "hf", reference=True),
+}
+OF_FACTORY_ALONE = tuple(name for name in OF_FACTORY if name not in KINDS)
+KINDS |= {name: OF_FACTORY[name] for name in OF_FACTORY_ALONE}
 
 
-def objective_file(name: str) -> Any:
-    """Return the file of an objective."""
-    return import_module(f"oomph.objectives.{KINDS[name].file}")
+def kind_of(job: TrainJob) -> Kind:
+    """Return what is known of a job's objective as its trainer has it."""
+    own = job.objective_code == "llama-factory" and job.objective in OF_FACTORY
+    return (OF_FACTORY if own else KINDS)[job.objective]
+
+
+def objective_file(job: TrainJob) -> Any:
+    """Return the file of a job's objective."""
+    return import_module(f"oomph.objectives.{kind_of(job).file}")
 
 
 def check_model(model: Model, job: TrainJob) -> None:
@@ -87,6 +105,6 @@ def check_model(model: Model, job: TrainJob) -> None:
         )
     if job.objective == "sft":
         refuse_headless(model)
-    if job.objective != "sft" and task_of(model.objective) != KINDS[job.objective].task:
+    if job.objective != "sft" and task_of(model.objective) != kind_of(job).task:
         fix = "Take the objective sft, or the model with its language head."
         raise UnsupportedError(f"The objective {job.objective} is of language models; {model.name} is none.", fix)

@@ -104,7 +104,7 @@ def reference(passes: Passes, query_responses: Sym) -> Outputs:
 
 def _of_policy(passes: Passes, bound: Bound, input_ids: Sym, attention_mask: Sym, position_ids: Sym) -> Outputs:
     """Return the outputs of a language model that hands out its hidden states."""
-    with _capturing(passes.tape) as hidden_states:
+    with capturing(passes.tape) as hidden_states:
         _, logits, cache = passes.forward(
             bound, input_ids, None, Checkpointing.of(passes.job), passes.model.decoder_type,
             attention_mask=attention_mask, position_ids=position_ids, use_cache=True,
@@ -118,7 +118,7 @@ def of_backbone(
     """Return the outputs of what is below the head of a model of value or reward."""
     if passes.backbone is None:
         raise AssertionError("models of value and reward come with a backbone")
-    with _capturing(passes.tape) as hidden_states, passes.named(name):
+    with capturing(passes.tape) as hidden_states, passes.named(name):
         asked = {"attention_mask": attention_mask, "position_ids": position_ids, "use_cache": use_cache}
         cache = passes.backbone(passes.judges[name], input_ids, **asked)[1]
         del asked
@@ -126,7 +126,7 @@ def of_backbone(
 
 
 @contextmanager
-def _capturing(tape: Tape) -> Iterator[list[Sym]]:
+def capturing(tape: Tape) -> Iterator[list[Sym]]:
     """Keep the hidden states of a pass inside, under the kernel of attention that it chooses."""
     before, tape.captured, kernel = tape.captured, [], tape.kernel
     tape.scope = ""

@@ -43,6 +43,7 @@ class Passes:
     of_teacher: tuple[Forward, str] | None = None  # its own forward and decoder type where it is of another size
     judges: dict[str, Bound] = field(default_factory=dict)  # PPO's models of value and reward
     backbone: Callable[..., tuple[Sym, Any]] | None = None  # what is below their heads
+    value_head: Bound | None = None  # of LLaMA-Factory's reward model
     variables: SimpleNamespace = field(default_factory=SimpleNamespace)  # of PPO's loop, from step to step
 
     @property
@@ -54,7 +55,7 @@ class Passes:
         self,
         input_ids: Sym,
         labels: Sym | None,
-        attention_mask: Sym,
+        attention_mask: Sym | None,
         outputs: tuple[str, ...],
         use_cache: bool = False,
     ) -> list[Any]:
@@ -66,7 +67,7 @@ class Passes:
         self,
         input_ids: Sym,
         labels: Sym | None,
-        attention_mask: Sym,
+        attention_mask: Sym | None,
         outputs: tuple[str, ...],
         use_cache: bool = False,
     ) -> list[Any]:
@@ -79,7 +80,9 @@ class Passes:
             finally:
                 self.tape.kernel = kernel
 
-    def of_mismatched(self, input_ids: Sym, labels: Sym, attention_mask: Sym, outputs: tuple[str, ...]) -> list[Any]:
+    def of_mismatched(
+        self, input_ids: Sym, labels: Sym | None, attention_mask: Sym, outputs: tuple[str, ...]
+    ) -> list[Any]:
         """Return the outputs of the model that trains, checkpointed as it is, but without gradients."""
         checkpointing = Checkpointing.of(self.job)
         with self.tape.no_grad(), self.named("mismatched"):
@@ -91,7 +94,7 @@ class Passes:
         checkpointing: Checkpointing,
         input_ids: Sym,
         labels: Sym | None,
-        attention_mask: Sym,
+        attention_mask: Sym | None,
         outputs: tuple[str, ...],
         use_cache: bool = False,
     ) -> list[Any]:

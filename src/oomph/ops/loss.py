@@ -29,8 +29,9 @@ def log_softmax(x: Sym) -> Sym:
 def log_softmax_as_is(x: Sym) -> Sym:
     """Return log_softmax(x, dtype=x.dtype), contiguous, of x's shape and dtype, under autocast too.
 
-    Saves the result, as log_softmax does. Source: AT_FORALL_FP32_SET_OPT_DTYPE in ATen/autocast_mode.h: a dtype that is
-    asked for stays.
+    Saves the result, as log_softmax does. CUDA's kernel copies what does not lie in order, as logits without their last
+    token. Source: AT_FORALL_FP32_SET_OPT_DTYPE in ATen/autocast_mode.h: a dtype that is asked for stays;
+    ATen/native/cuda/SoftMax.cu, host_softmax.
 
     >>> from oomph.tape.testing import cost
     >>> cost(log_softmax_as_is, (4, 1000))
@@ -38,7 +39,8 @@ def log_softmax_as_is(x: Sym) -> Sym:
     """
     node = record("LogSoftmax", (x,), same_as_input)
     keep_input(node, x)
-    out = new(x.tape, x.shape, x.dtype, op="log_softmax")
+    steps = (OUTPUTS,) if x.is_contiguous() else (OUTPUTS, Buffer("input", x.shape, x.dtype))
+    out = run(x.tape, steps, lambda: new(x.tape, x.shape, x.dtype, op="log_softmax"))
     save(node, out)
     return made_by(out, node)
 

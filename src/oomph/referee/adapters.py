@@ -26,7 +26,7 @@ COMPUTE = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 def adapt(model: Any, job: TrainJob, device: str) -> Any:
     """Return a model as PEFT wraps it for a job: its base quantised, prepared, with adapters."""
-    if job.method in ("full", "bitfit", "badam", "lisa"):
+    if job.method in ("full", "bitfit", "badam", "freeze", "lisa"):
         return freeze(model, job)
     try:
         import peft
@@ -165,6 +165,10 @@ def freeze(model: Any, job: TrainJob) -> Any:
         model.requires_grad_(False)
         decoder_layers(model)[0].requires_grad_(True)
         return model
+    if job.method == "freeze":
+        from oomph.referee.llama_factory import freeze_tuned
+
+        return freeze_tuned(model, job)
     parts = [module for module in model.modules() if isinstance(module, torch.nn.Embedding) and job.freeze_embeddings]
     parts += [part for name, part in model.named_modules() if job.freeze_vision and name.endswith(VISION)]
     for part in [*parts, *decoder_layers(model)[: job.freeze_layers]]:

@@ -86,9 +86,12 @@ def _prepared(model: Any, reference: Any, job: TrainJob, watcher: Watcher) -> An
         from oomph.referee import embeddings
 
         return embeddings.trainer(job, model, partial(_wrapped, job=job, model=model, watcher=watcher))
-    from oomph.referee import trl
+    if job.objective_code == "llama-factory":
+        from oomph.referee import llama_factory as code
+    else:
+        from oomph.referee import trl as code  # type: ignore[no-redef]
 
-    made = trl.trainer(job, model, reference)
+    made = code.trainer(job, model, reference)
     for each in (model, reference):
         if each is not None:
             forward = _under_autocast(each.forward, job, model.device.type)
@@ -168,7 +171,12 @@ def _checkpointed(model: Any, job: TrainJob) -> Iterator[None]:
         options: dict[str, Any] = {"use_reentrant": reentrant}
         if job.checkpoint_saves:
             options["context_fn"] = selective_contexts(words_of(job.checkpoint_saves))
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+        if job.method == "freeze":
+            from oomph.referee.llama_factory import checkpoint_what_trains
+
+            checkpoint_what_trains(model, options)
+        else:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
         for layers in layer_lists(model):
             for layer in (layer for index, layer in enumerate(layers) if index % job.checkpoint_every):
                 layer.gradient_checkpointing = False
@@ -255,6 +263,10 @@ def _batch(job: TrainJob, model: Any) -> dict[str, Any]:
         from oomph.referee import embeddings
 
         return embeddings.inputs(job, model)
+    if job.objective_code == "llama-factory":
+        from oomph.referee import llama_factory
+
+        return llama_factory.inputs(job, model)
     from oomph.referee import trl
 
     return trl.inputs(job, model)
@@ -300,6 +312,8 @@ def returning_fp32(forward: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     def convert(outputs: Any) -> Any:
+        if isinstance(outputs, tuple):
+            return tuple(each.float() if isinstance(each, torch.Tensor) else each for each in outputs)
         return type(outputs)({
             name: value.float() if getattr(value, "dtype", None) in (torch.float16, torch.bfloat16) else value
             for name, value in outputs.items()

@@ -15,6 +15,7 @@ from oomph.families.heads import HEADLESS, headed
 from oomph.job import InferJob, TrainJob
 from oomph.job_words import FLASH_ATTN
 from oomph.objectives import KINDS as OBJECTIVES
+from oomph.objectives import kind_of
 from oomph.programs import SAME_CLASS
 from oomph.referee.meta import clean
 
@@ -88,6 +89,10 @@ def build(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu")
         from oomph.referee.adapters import adapt
 
         model = adapt(model, job, device)
+    if isinstance(job, TrainJob) and kind_of(job).valued:
+        from oomph.referee.llama_factory import with_value_head
+
+        model = with_value_head(model)
     return model.train()
 
 
@@ -106,11 +111,12 @@ def build_reference(raw: Mapping[str, Any], job: TrainJob | InferJob, device: st
 
 
 def _untaught(job: TrainJob) -> dict[str, Any]:
-    """Return what a teacher is built without: adapters, and what goes with them."""
-    if not OBJECTIVES[job.objective].teacher:
-        return {}
-    method = {"method": "full", "quantization": "none", "kbit_preparation": False}
+    """Return what a second model is built without: a teacher has no adapters, nor what goes with them."""
     dtype = job.precision if job.teacher_dtype == "student" else job.teacher_dtype
+    if not OBJECTIVES[job.objective].teacher:
+        whole = {"method": "full"} if job.method == "freeze" else {}
+        return whole if job.teacher_dtype == "student" else {"precision": dtype, "teacher_dtype": "student", **whole}
+    method = {"method": "full", "quantization": "none", "kbit_preparation": False}
     return {"objective": "sft", "loss": "hf", "teacher_dtype": "student", "precision": dtype, **method}
 
 

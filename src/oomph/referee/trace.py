@@ -176,7 +176,8 @@ def trace(
             from oomph.referee import trl
 
             stack.enter_context(trl.divergences_as_on_cuda())
-        if isinstance(job, TrainJob) and job.loss == "logits" and job.objective not in ("distill", "ppo"):
+        of_trl = isinstance(job, TrainJob) and job.objective_code == "trl"
+        if of_trl and job.loss == "logits" and job.objective not in ("distill", "ppo"):
             from oomph.referee import trl
 
             stack.enter_context(trl.with_kernel_for_logits())

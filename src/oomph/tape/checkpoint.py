@@ -231,26 +231,41 @@ def _rerun_with_backward(node: Node, gradients: Gradients, saved: list[Any]) -> 
 @dataclass(frozen=True)
 class Checkpointing:
     """Which layers are checkpointed (0, n, 2n ... with `every` n), how, and the words of operations whose results are
-    kept (selective.py). Called with a function and its inputs."""
+    kept (selective.py); `trained` are only those in which something trains. Called with a function and its inputs."""
 
     kind: Kind = "none"
     every: int = 1
     saves: frozenset[str] = frozenset()
+    trained: bool = False
 
     @staticmethod
     def of(job: TrainJob) -> Checkpointing:
         """Return that of a job."""
-        return Checkpointing(job.checkpointing, job.checkpoint_every, words_of(job.checkpoint_saves))
+        saves = words_of(job.checkpoint_saves)
+        return Checkpointing(job.checkpointing, job.checkpoint_every, saves, job.method == "freeze")
 
     def takes(self, layer: int) -> bool:
         """Tell whether a layer is checkpointed."""
         return self.kind != "none" and layer % self.every == 0
 
     def __call__(self, tape: Tape, function: Callable[..., Any], *inputs: Any) -> Any:
-        """Call a function so that its backward pass runs it again."""
+        """Call a function so that its backward pass runs it again.
+
+        Where that is done of layers that train alone, what they read is made to want a gradient, as LLaMA-Factory's
+        get_custom_gradient_checkpointing_func does.
+        """
+        if self.trained:
+            if not any(one.requires_grad for one in _layer_of(function).parameters()):
+                return function(*inputs)
+            inputs[0].requires_grad = True
         if self.kind == "unsloth":
             tape.offload = tape.offload or Offload()
             return _checkpoint_reentrant(tape, function, *inputs, offload=tape.offload)
         if self.kind == "reentrant":
             return _checkpoint_reentrant(tape, function, *inputs)
         return _checkpoint(tape, function, *inputs, saves=self.saves)
+
+
+def _layer_of(function: Any) -> Any:
+    """Return the layer that a function runs: it is in a Call, or the first argument of a partial."""
+    return function.layer if hasattr(function, "layer") else function.args[0]
