@@ -183,6 +183,8 @@ def _passed_by(model: Model, job: Job) -> tuple[str, ...]:
     """
     if not isinstance(job, TrainJob) or not job.quantization.startswith(BITSANDBYTES):
         return ()
+    if job.model_code != "transformers":  # whose maps are bitsandbytes' own, of every family
+        return ()
     if not any(isinstance(part, UnfusedLinear) for block in descend(model.parts) for part in block.parts.values()):
         return ()
     state = "fp32, as prepare_model_for_kbit_training leaves them" if job.kbit_preparation else "their own dtype"

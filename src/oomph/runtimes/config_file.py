@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from oomph.errors import ConfigError, UnsupportedError
-from oomph.runtimes import deepspeed, harmless_keys, keys, torchtune_keys
+from oomph.runtimes import deepspeed, harmless_keys, keys, litgpt_keys, torchtune_keys
 from oomph.runtimes.said import Said
 from oomph.runtimes.yaml_text import read_mapping
 
@@ -35,6 +35,7 @@ KNOWN_BY: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("axolotl", ("base_model", "micro_batch_size")),
     ("llama-factory", ("finetuning_type",)),
     ("torchtune", ("tokenizer", "model", "optimizer", "loss")),
+    ("litgpt", ("checkpoint_dir", "train")),
     ("ppo", ("reward_model_path", "per_device_train_batch_size")),
     ("trl", ("max_length",)),
     ("trl", ("max_seq_length",)),
@@ -53,6 +54,7 @@ OTHERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("of LLaMA-Factory's v1 trainer", ("model", "model_class")),
     ("a recipe of torchtune's that fine-tunes no model on labels", ("checkpointer",)),
     ("a recipe of torchtune's that fine-tunes no model on labels", ("orchestration", "training")),
+    ("of LitGPT's pretraining", ("model_name", "train", "eval")),
 )
 # What decides of a method, in the words of any program: a file in which such a key is not read is of another one.
 DECIDING = frozenset({
@@ -63,6 +65,7 @@ DECIDING = frozenset({
 PREFERENCES = ("beta", "max_prompt_length")
 
 
+MODELS = {"torchtune": torchtune_keys.model_of, "litgpt": litgpt_keys.model_of}  # told by more than a key's value
 PROGRAMS = {
     "accelerate": "trainer",
     "deepspeed": "trainer",
@@ -113,7 +116,7 @@ def read(config: Mapping[str, Any], where: str) -> ConfigFile:
         if key in flat and flat[key] is not None:
             fields |= reader(said, key)
     fields |= _of_deepspeed(name, flat, where)
-    model = torchtune_keys.model_of(flat) if name == "torchtune" else flat.get(keys.MODEL_KEYS.get(name, ""))
+    model = MODELS[name](flat) if name in MODELS else flat.get(keys.MODEL_KEYS.get(name, ""))
     unread = _unread(name, flat)
     decides = next((key for key in unread if key in DECIDING and flat[key] is not False), None)
     if decides is not None:
@@ -130,9 +133,12 @@ def read(config: Mapping[str, Any], where: str) -> ConfigFile:
 
 
 def _flat(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config's keys on one level: torchtune's are nested, TRL's hold what from_pretrained is given."""
+    """Return a config's keys on one level: some are nested, TRL's hold what from_pretrained is given."""
     if name == "torchtune":
         return flattened(config)
+    if name == "litgpt":
+        found = flattened(config)
+        return {**found, "precision": found.get("precision") or litgpt_keys.USUALLY}
     loading = config.get("model_init_kwargs") if name == "trl" else None
     if not isinstance(loading, Mapping):
         return dict(config)

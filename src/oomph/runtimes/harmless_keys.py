@@ -48,6 +48,10 @@ HARMLESS_OF: dict[str, frozenset[str]] = {
         "preprocessing_num_workers", "quantization_method", "quantization_type", "ray_num_workers", "streaming",
         "template", "tokenized_path", "train_on_prompt", "val_size",
     }),
+    "litgpt": frozenset({
+        "access_token", "checkpoint_dir", "logger_name", "out_dir", "resume", "train.epochs", "train.log_interval",
+        "train.lr_warmup_steps", "train.max_steps", "train.max_time", "train.min_lr", "train.save_interval",
+    }),
     "deepspeed": frozenset({
         "activation_checkpointing", "amp", "bf16", "comms_logger", "communication_data_type", "csv_monitor",
         "data_types", "dump_state", "flops_profiler", "fp16", "gradient_accumulation_steps", "gradient_clipping",
@@ -82,7 +86,7 @@ HARMLESS_OF: dict[str, frozenset[str]] = {
         "use_cpu",
     }),
 }  # fmt: skip
-# torchtune's sections of which no key moves memory of a step: packed rows take flex attention, whose masks are small.
+# Sections of which no key moves memory of a step: torchtune's packed rows take flex attention, whose masks are small.
 HARMLESS_SECTIONS: dict[str, tuple[str, ...]] = {
     "torchtune": (
         "checkpointer.",
@@ -92,7 +96,8 @@ HARMLESS_SECTIONS: dict[str, tuple[str, ...]] = {
         "metric_logger.",
         "profiler.",
         "tokenizer.",
-    )
+    ),
+    "litgpt": ("data.", "eval.", "log.", "optimizer.init_args."),
 }
 # Keys that move memory in a way that is not counted, with what they do: an answer is given, and says so.
 NOTES: dict[str, dict[str, str]] = {

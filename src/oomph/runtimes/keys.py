@@ -10,6 +10,7 @@ from oomph.runtimes import (
     axolotl_keys,
     base_keys,
     dtype_keys,
+    litgpt_keys,
     llama_factory_keys,
     packing_keys,
     ppo_keys,
@@ -339,6 +340,18 @@ READERS: dict[str, dict[str, Reader]] = {
                 },
             )
         },
+    },
+    "litgpt": {
+        "precision": lambda said, key: said.one_of(key, litgpt_keys.PRECISIONS),
+        "quantize": lambda said, key: said.one_of(key, litgpt_keys.QUANTISED),
+        **dict.fromkeys(litgpt_keys.ADAPTERS, litgpt_keys.adapters),
+        "lora_dropout": rate("adapter_dropout"),
+        "train.micro_batch_size": number("batch"),
+        "train.global_batch_size": litgpt_keys.accumulation,
+        "train.max_seq_length": number("seq_len"),
+        **dict.fromkeys(litgpt_keys.NOT_TAKEN, litgpt_keys.not_taken),
+        **dict.fromkeys(("optimizer", "optimizer.class_path"), litgpt_keys.optimizer_of),
+        **dict.fromkeys(("devices", "num_nodes"), refused(SHARDED)),
     },
     "deepspeed": {},
     "accelerate": {
