@@ -23,11 +23,12 @@ OWN_FILES = (
     "falcon", "falcon_h1", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "internlm2", "jamba", "kimi_k25",
     "kimi_linear", "lfm2", "lfm3", "litgpt", "mamba", "minimax", "modernbert", "mpnet", "mpt", "nemotron_h",
     "olmo_hybrid", "opt", "paligemma", "phi", "qwen", "qwen3_next", "recurrent_gemma", "roberta", "t5", "unsloth",
-    "whisper", "zamba", "zamba2",
+    "vipllava", "whisper", "zamba", "zamba2",
 )  # fmt: skip
 PROGRAMS: dict[str, str] = {
     **dict.fromkeys(FRAMES, "llama"),
     **{name: name for name in OWN_FILES},
+    **dict.fromkeys(("aya_vision", "cohere2_vision"), "cohere_vision"),
     "deberta-v2": "deberta",
     **dict.fromkeys(("deepseek_v32", "glm_moe_dsa"), "sparse_attention"),
     "ernie": "bert",
@@ -41,7 +42,7 @@ PROGRAMS: dict[str, str] = {
     "llama4": "llama4",
     "lfm2_moe": "lfm2",
     **dict.fromkeys(("llava", "mistral3"), "llava"),
-    **dict.fromkeys(("llava_next", "llava_onevision"), "llava_next"),
+    **dict.fromkeys(("llava_next", "llava_next_video", "llava_onevision"), "llava_next"),
     **dict.fromkeys(("m2m_100", "marian", "mbart", "pegasus"), "bart"),
     "mllama": "mllama",
     **dict.fromkeys(("idefics3", "smolvlm"), "idefics3"),

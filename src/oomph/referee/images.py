@@ -11,6 +11,7 @@ from oomph.families.llava import ANYRES
 from oomph.images import QWEN2_PIXELS, QWEN3_PIXELS, fitted, patches
 from oomph.job import InferJob, TrainJob
 from oomph.job_checks import pixels
+from oomph.programs.cohere_vision import MOST
 from oomph.tiles import Tiles, best_fit, canvas, splits
 
 
@@ -82,6 +83,16 @@ def intern(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dic
     tiles = canvas(job.image_size, height)
     shape = (job.batch * job.images * tiles, vision.num_channels, height, width)
     tokens = int(height // patch * config.downsample_ratio) ** 2
+    return tiles * tokens, {"pixel_values": torch.zeros(shape, device=device)}
+
+
+def cohere(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dict[str, Any]]:
+    """AyaVisionProcessor, Cohere2VisionProcessor: tiles of all images [tiles, C, P, P] fp32."""
+    vision, side = config.vision_config, config.vision_config.image_size
+    aya = config.model_type == "aya_vision"
+    tiles = canvas(job.image_size, side) if aya else best_fit(job.image_size, side, MOST)
+    shape = (job.batch * job.images * tiles, vision.num_channels, side, side)
+    tokens = (side // vision.patch_size // config.downsample_factor) ** 2
     return tiles * tokens, {"pixel_values": torch.zeros(shape, device=device)}
 
 
@@ -180,13 +191,14 @@ def seen_by(config: Any, job: TrainJob | InferJob, tokens: int, device: Any) -> 
 
 
 MADE = {
+    **dict.fromkeys(("aya_vision", "cohere2_vision"), cohere),
     "gemma3": gemma,
     "internvl": intern,
     "llama4": llama4,
     "llava": llava,
     **dict.fromkeys(("idefics3", "smolvlm"), idefics3),
     "mllama": mllama,
-    **dict.fromkeys(("llava_next", "llava_onevision"), tiled),
+    **dict.fromkeys(("llava_next", "llava_next_video", "llava_onevision"), tiled),
     "mistral3": pixtral,
     "paligemma": paligemma,
     **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"), qwen),
