@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from oomph.job import InferJob, TrainJob
 from tests.tape.dense import base
-from tests.tape.vision import Config, llava, siglip
+from tests.tape.vision import Config, llava, qwen2_5_vl, siglip
 from tests.tape.vision import job as draw
 from tests.tape.vision import seeing as with_images
-from tests.tape.vision_kin import llava_next
+from tests.tape.vision_kin import llava_next, qwen3_vl_moe
 
 
 def command(rng: random.Random) -> Config:
@@ -45,8 +45,42 @@ def vipllava(rng: random.Random) -> Config:
     return llava(rng) | {"vision_feature_layers": [-1, -2]}
 
 
+def audio(rng: random.Random, **extra: int) -> Config:
+    """Sizes of a Whisper of a few layers."""
+    heads = rng.choice([2, 3])
+    return {
+        "d_model": heads * 16, "encoder_attention_heads": heads, "encoder_layers": 2, "encoder_ffn_dim": 40,
+        "num_mel_bins": 16, "max_source_positions": 50, **extra,
+    }  # fmt: skip
+
+
+def qwen2_5_omni_thinker(rng: random.Random) -> Config:
+    """Qwen2.5-Omni's thinker."""
+    raw = qwen2_5_vl(rng)
+    return raw | {
+        "audio_config": audio(rng, output_dim=raw["text_config"]["hidden_size"]), "vision_start_token_id": 5,
+    }  # fmt: skip
+
+
+def qwen3_omni_moe_thinker(rng: random.Random) -> Config:
+    """Qwen3-Omni's, with experts."""
+    raw = qwen3_vl_moe(rng)
+    raw["vision_config"]["patch_size"] = 8
+    raw["text_config"]["norm_topk_prob"] = rng.random() < 0.7
+    return raw | {
+        "audio_config": audio(rng, output_dim=raw["text_config"]["hidden_size"], downsample_hidden_size=8),
+        "vision_start_token_id": 5,
+    }  # fmt: skip
+
+
 TEXT_ALONE = {"vipllava": vipllava}  # whose images are not played
-KINDS = {"llava_next_video": llava_next_video, "aya_vision": aya_vision, "cohere2_vision": cohere2_vision}
+KINDS = {
+    "qwen2_5_omni_thinker": qwen2_5_omni_thinker,
+    "qwen3_omni_moe_thinker": qwen3_omni_moe_thinker,
+    "llava_next_video": llava_next_video,
+    "aya_vision": aya_vision,
+    "cohere2_vision": cohere2_vision,
+}
 
 
 def config(rng: random.Random, kind: str) -> Config:
@@ -57,6 +91,8 @@ def config(rng: random.Random, kind: str) -> Config:
 def job(rng: random.Random, kind: str, images: int) -> TrainJob:
     """A job of so many images, of adapters now and then."""
     drawn = with_images(rng, draw(rng, kind), images)
+    if kind == "qwen3_omni_moe_thinker" and drawn.targets == "all-linear":
+        drawn = replace(drawn, targets="q_proj,v_proj")  # PEFT calls maps by numbers, which layers have too
     return replace(drawn, seq_len=230, image_size=rng.choice(["40x90", "60x60", "64x48", "90x30"]))
 
 

@@ -38,6 +38,8 @@ OUT_PROJ = "out_proj"
 MAPS_OF_TWO = frozenset({"llama4", "llama4_text", "phimoe"})
 ALL_LINEAR = "all-linear"
 DEFAULT = "default"
+# Types whose names of maps PEFT translates to those of experts, and so shortens to numbers.
+NUMBERED = ("qwen3_omni_moe_thinker",)
 ATTENTION = "attention"  # the kind of blocks that attend
 
 Wrap = Callable[[str, Part], Block]
@@ -47,6 +49,11 @@ Names = tuple[str, ...] | None  # of targets; None are all linear maps
 def names_of(model: Model, targets: str, defaults: dict[str, tuple[str, ...]]) -> tuple[str, ...] | None:
     """Return the names a job targets, None for all linear maps; raises UsageError where PEFT would."""
     if targets == ALL_LINEAR:
+        if model.model_type in NUMBERED:
+            raise UsageError(
+                f"PEFT's all-linear calls maps of {model.model_type} 0 and 2, as layers are, and fails on these.",
+                "Name the maps: --targets q_proj,v_proj, for one.",
+            )
         if model.decoder_type in MAPS_OF_TWO:
             raise UsageError(
                 f"PEFT's all-linear takes the routers of {model.model_type} too, and their adapters cannot run.",

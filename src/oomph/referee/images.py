@@ -139,20 +139,21 @@ def _kinds(job: TrainJob | InferJob, tokens: int, device: Any) -> Any:
 
 def qwen(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dict[str, Any]]:
     """Qwen2VLProcessor: patches of images in the order of their merging [T, C·2·P·P] fp32, how many a side
-    [images, 3] int64, and what kind each token is of [B, S] int64.
+    [images, 3] int64, and, but from Qwen2_5OmniProcessor, what kind each token is of [B, S] int64.
     """
     vision, count = config.vision_config, job.batch * job.images
     merge, patch = vision.spatial_merge_size, vision.patch_size
-    bounds = QWEN3_PIXELS if config.model_type.startswith("qwen3") else QWEN2_PIXELS
+    omni = config.model_type.endswith("_thinker")
+    bounds = QWEN3_PIXELS if config.model_type.startswith("qwen3") and not omni else QWEN2_PIXELS
     rows, columns = patches(job.image_size, patch, merge, bounds)
     tokens = rows * columns // merge**2
-    return tokens, {
+    made = {
         "pixel_values": torch.zeros(
             count * rows * columns, vision.in_channels * vision.temporal_patch_size * patch**2, device=device
         ),
         "image_grid_thw": torch.tensor([[1, rows, columns]] * count, device=device),
-        "mm_token_type_ids": _kinds(job, tokens, device),
     }
+    return tokens, made if omni else made | {"mm_token_type_ids": _kinds(job, tokens, device)}
 
 
 def mllama(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dict[str, Any]]:
@@ -201,5 +202,6 @@ MADE = {
     **dict.fromkeys(("llava_next", "llava_next_video", "llava_onevision"), tiled),
     "mistral3": pixtral,
     "paligemma": paligemma,
+    **dict.fromkeys(("qwen2_5_omni_thinker", "qwen3_omni_moe_thinker"), qwen),
     **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"), qwen),
 }
