@@ -92,6 +92,14 @@ def llama4() -> Any:
     return process
 
 
+def cohere2_vision() -> Any:
+    """Return Cohere2VisionImageProcessor as its class sets it up, for tiles of 512 pixels: how many there are."""
+    from transformers.models.cohere2_vision.image_processing_cohere2_vision import Cohere2VisionImageProcessor
+
+    processor = Cohere2VisionImageProcessor()
+    return lambda image: [processor(images=[image], return_tensors="pt")["pixel_values"].shape[0]]
+
+
 def pixtral(longest: int, patch: int) -> Any:
     """Return PixtralImageProcessor as a published file sets it up: rows and columns of patches."""
     from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
@@ -121,6 +129,7 @@ def recorded() -> dict[str, list[list[int]]]:
         "llava_onevision": llava_onevision(),
         "internvl": internvl(),
         "llama4": llama4(),
+        "cohere2_vision": cohere2_vision(),
         "pixtral": pixtral(1024, 16),
         "mistral3": pixtral(1540, 28),
         "idefics3": idefics3(364),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from oomph.errors import UsageError
 from oomph.families.llava import PINPOINTS
 from oomph.images import QWEN2_PIXELS, QWEN3_PIXELS, fitted, patches
+from oomph.programs.cohere_vision import MOST
 from oomph.tiles import Tiles, best_fit, canvas, splits
 
 GOLDEN = json.loads((Path(__file__).parent / "image_sizes.json").read_text())
@@ -37,7 +39,13 @@ def test_tiles_are_those_of_llavas_processors(kind: str, side: int, patches: int
 
 @pytest.mark.parametrize(
     ("kind", "tiles", "side"),
-    [("internvl", canvas, 448), ("llama4", best_fit, 336), ("idefics3", splits, 364), ("smolvlm", splits, 512)],
+    [
+        ("internvl", canvas, 448),
+        ("llama4", best_fit, 336),
+        ("cohere2_vision", partial(best_fit, most=MOST), 512),
+        ("idefics3", splits, 364),
+        ("smolvlm", splits, 512),
+    ],
 )
 def test_tiles_are_those_of_the_processors(kind: str, tiles: Callable[[str, int], int], side: int) -> None:
     """An image of any size becomes as many tiles, a small one of the whole among them."""

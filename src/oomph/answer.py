@@ -81,6 +81,7 @@ def for_job(found: Subject, job: Job | None, offline: bool = False) -> Subject:
         return found
     from oomph.job import TrainJob
 
+    found = _thinker(found)
     if not isinstance(job, TrainJob):
         return found
     if job.teacher:
@@ -102,6 +103,21 @@ def for_job(found: Subject, job: Job | None, offline: bool = False) -> Subject:
         fix = "Leave --task out." if job.objective == "sft" else "Take another model, or another --objective."
         raise UnsupportedError(f"oomph knows no {model.model_type} for {job.task}.", fix)
     return replace(found, source=replace(found.source, config=config), model=model)
+
+
+OMNI = ("qwen2_5_omni", "qwen3_omni_moe")  # types whose config has a thinker_config
+
+
+def _thinker(found: Subject) -> Subject:
+    """Return the thinker of an omni model, a class of its own: that is what is trained, and what answers with text."""
+    from oomph.families import model_from_config
+
+    config = found.source.config
+    if found.model.model_type not in OMNI or config is None:
+        return found
+    inner = {**config["thinker_config"], "model_type": f"{found.model.model_type}_thinker"}
+    model = model_from_config(inner, found.model.name)
+    return replace(found, source=replace(found.source, config=inner), model=model)
 
 
 def resolve(source: Source) -> Subject:

@@ -98,6 +98,7 @@ class Qwen3OmniAudio(Block):
     mel_bins: int
     conv_channels: int
     out_size: int
+    num_positions: int = 1500
     kind: str = "audio"
 
     @property

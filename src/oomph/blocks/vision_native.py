@@ -68,6 +68,9 @@ class QwenVision(Block):
         }
 
 
+OMNI_MERGERS = "merger_list"  # what Qwen3-Omni calls the mergers of inner layers
+
+
 @dataclass(frozen=True)
 class PatchMerger(Block):
     """Qwen3-VL's merger of M² patches: norm (before or after they are joined), two maps. `names` as the class has."""
@@ -108,6 +111,11 @@ class Qwen3Vision(Block):
     kind: str = "vision"
 
     @property
+    def of_omni(self) -> bool:
+        """Whether it is Qwen3-Omni's, whose processor is Qwen2-VL's."""
+        return self.deep_name == OMNI_MERGERS
+
+    @property
     def num_deep(self) -> int:
         """How many inner layers have a merger, whose features go to the decoder's first layers."""
         return len(self.deep_layers)
@@ -125,12 +133,14 @@ class Qwen3Vision(Block):
             }
         )
         deep = PatchMerger(hidden, self.out_size, self.merge, norm_after=True, names=names)
+        inner: Parts = {self.deep_name: Stack.of(deep, self.num_deep)}
         return {
+            **(inner if self.of_omni else {}),
             "patch_embed": Module({"proj": Conv(self.num_channels, hidden, (self.frames, patch, patch), bias=True)}),
             "pos_embed": Embedding(self.num_positions, hidden),
             "blocks": Stack.of(layer, self.num_layers),
             "merger": PatchMerger(hidden, self.out_size, self.merge, names=names),
-            self.deep_name: Stack.of(deep, self.num_deep),
+            **({} if self.of_omni else inner),
         }
 
 

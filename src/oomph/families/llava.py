@@ -36,8 +36,8 @@ TYPES: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False,
     },
     "llava_next_video": {
-        "multimodal_projector_bias": True, "vision_feature_layer": -2, "spatial_pool_mode": "average",
-        "spatial_pool_stride": 2, "tie_word_embeddings": False,
+        "multimodal_projector_bias": True, "vision_feature_layer": -2, "vision_feature_select_strategy": "default",
+        "spatial_pool_mode": "average", "spatial_pool_stride": 2, "tie_word_embeddings": False,
     },
     "llava_onevision": {
         "multimodal_projector_bias": True, "vision_feature_layer": -1, "vision_feature_select_strategy": "full",
@@ -49,6 +49,8 @@ TYPES: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
     },
 }  # fmt: skip
+
+ALIASES: dict[str, dict[str, tuple[str, ...]]] = {"vipllava": {"vision_feature_layers": ("vision_feature_layer",)}}
 
 TEXT = {"llava_onevision": "qwen2", "mistral3": "mistral"}  # the others: llama
 VISION = {"llava_onevision": "siglip_vision_model", "mistral3": "pixtral"}  # the others: clip_vision_model
@@ -73,8 +75,10 @@ VISION_INIT: dict[str, dict[str, Any]] = {
 # A tied text model ties the whole (its file may say so only there).
 FORWARDED = {"llava", "llava_next_video", "llava_onevision"}
 # Heights and widths that an image may be resized to, where the file names none.
+_NEXT = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
 PINPOINTS: dict[str, tuple[tuple[int, int], ...]] = {
-    "llava_next": ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)),
+    "llava_next": _NEXT,
+    "llava_next_video": _NEXT,
     "llava_onevision": tuple((384 * down, 384 * across) for down in range(1, 7) for across in range(1, 7)),
 }
 CLIP, SIGLIP = "clip_vision_model", "siglip_vision_model"
@@ -117,7 +121,9 @@ def pooler(config: Config, width: int) -> Block | None:
 def after_tower(config: Config, vision: Config, maps: Mapping[str, Part]) -> Block:
     """Return the projector, which knows of tiles where images are cut into them."""
     tiles = cut(config, vision) if config.model_type in PINPOINTS else None
-    return TiledProjector(maps, **taken(config), tiles=tiles) if tiles else FeatureProjector(maps, **taken(config))
+    if not tiles:
+        return FeatureProjector(maps, **taken(config))
+    return TiledProjector(maps, **taken(config), tiles=tiles, videos=config.model_type != "llava_next")
 
 
 def cut(config: Config, vision: Config) -> Tiles | None:

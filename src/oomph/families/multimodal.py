@@ -108,9 +108,22 @@ class FeatureProjector(Module):
 
 @dataclass(frozen=True, eq=False)
 class TiledProjector(FeatureProjector):
-    """The same of LLaVA-NeXT and LLaVA-OneVision, and how they cut up an image."""
+    """The same of LLaVA-NeXT and LLaVA-OneVision, and how they cut up an image. With `videos` the class looks for these
+    too.
+    """
 
     tiles: Tiles | None = None
+    videos: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class GatedProjector(FeatureProjector):
+    """Aya Vision's projector, which joins `factor` times `factor` patches to a token and maps them by a gated MLP, and
+    Command A Vision's, of features that are normed.
+    """
+
+    factor: int = 2
+    normed: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -43,7 +43,7 @@ TYPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-WINDOWED = ("qwen2", "qwen3", "qwen2_vl_text", "qwen2_5_vl_text")
+WINDOWED = ("qwen2", "qwen3", "qwen2_vl_text", "qwen2_5_vl_text", "qwen2_5_omni_text")
 
 
 def build(config: Config) -> Model:

@@ -14,6 +14,7 @@ from oomph.blocks.base import Block
 from oomph.blocks.vision import ClipVision, IdeficsVision, InternVision, Llama4Vision, MllamaVision
 from oomph.blocks.vision_gemma import Gemma4Vision
 from oomph.blocks.vision_native import (
+    OMNI_MERGERS,
     GlmVision,
     MinimaxVision,
     MoonVision,
@@ -190,7 +191,7 @@ def qwen3_vl(config: Config) -> Block:
     omni = config.model_type == "qwen3_omni_moe_vision_encoder"
     return Qwen3Vision(
         *_qwen(config), config.int("num_position_embeddings"), deep, config.int("in_channels"),
-        "merger_list" if omni else "deepstack_merger_list",
+        OMNI_MERGERS if omni else "deepstack_merger_list",
         ("ln_q", "mlp.0", "mlp.2") if omni else ("norm", "linear_fc1", "linear_fc2"),
         config.str("hidden_act", "gelu_pytorch_tanh"),
     )  # fmt: skip
@@ -290,9 +291,9 @@ def voxtral(config: Config) -> Block:
 
 def qwen3_omni_audio(config: Config) -> Block:
     """Qwen3-Omni's audio encoder."""
-    width, ffn, layers, heads, bins, _ = _whisper(config)
+    width, ffn, layers, heads, bins, positions = _whisper(config)
     channels, out = config.int("downsample_hidden_size"), config.int("output_dim")
-    return Qwen3OmniAudio(width, ffn, layers, heads, bins, channels, out)
+    return Qwen3OmniAudio(width, ffn, layers, heads, bins, channels, out, positions)
 
 
 BUILDERS: dict[str, Callable[[Config], Block]] = {

@@ -30,7 +30,7 @@ TYPES: dict[str, dict[str, Any]] = {
     "qwen2_5_omni_text": {
         "vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
         "num_attention_heads": 28, "num_key_value_heads": 4, "max_position_embeddings": 32768,
-        "tie_word_embeddings": True,
+        "sliding_window": 32768, "max_window_layers": 28, "tie_word_embeddings": True,
     },
     "qwen3_vl_text": {
         "vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 32,
@@ -46,7 +46,7 @@ TYPES: dict[str, dict[str, Any]] = {
     "qwen3_omni_moe_text": {
         "vocab_size": 3584, "hidden_size": 2048, "intermediate_size": 18944, "num_hidden_layers": 28,
         "num_attention_heads": 28, "num_key_value_heads": 4, "attention_bias": False, "decoder_sparse_step": 1,
-        "moe_intermediate_size": 768, "num_experts_per_tok": 8, "num_experts": 128,
+        "moe_intermediate_size": 768, "num_experts_per_tok": 8, "num_experts": 128, "norm_topk_prob": True,
         "max_position_embeddings": 32768,
     },
     "glm4v_text": {
@@ -70,6 +70,7 @@ BIASED = {"qwen2_vl_text", "qwen2_5_vl_text", "qwen2_5_omni_text", "glm4v_text"}
 MAPS_FIRST = {
     "qwen2_vl_text",
     "qwen2_5_vl_text",
+    "qwen2_5_omni_text",
     "glm4v_text",
 }  # queries, keys and values are made before any is reshaped
 FACTORS = {"glm4v_text": 1.0, "glm4v_moe_text": 0.5}  # how much of a head is turned where the file does not say
@@ -142,12 +143,12 @@ def experts(config: Config, hidden: int) -> MoE:
             "normalised": config.bool("norm_topk_prob", default=True),
             "groups": (config.optional_int("n_group") or 1, config.optional_int("topk_group") or 1),
         }
-    if config.model_type == "qwen3_vl_moe_text":
+    if config.model_type in ("qwen3_vl_moe_text", "qwen3_omni_moe_text"):
         played = {
             "stacked": stacked(config, hidden, ffn, count),
             "experts_first": True,
             "style": "qwen3_moe",
-            "normalised": True,
+            "normalised": config.model_type == "qwen3_vl_moe_text" or config.bool("norm_topk_prob"),
         }
     return MoE(router, expert, count, config.int("num_experts_per_tok"), extra=extra, **played)
 

@@ -16,6 +16,7 @@ from oomph.config import Config
 from oomph.families.common import with_head
 from oomph.families.gemma import STYLE as PLUS_ONE
 from oomph.families.multimodal import (
+    GatedProjector,
     JoiningProjector,
     PoolingProjector,
     PromptProjector,
@@ -36,7 +37,10 @@ from oomph.tensor import Tensor
 TYPES: dict[str, dict[str, Any]] = {
     "gemma3": {"mm_tokens_per_image": 256, "tie_word_embeddings": True},
     "paligemma": {"projection_dim": 2048, "tie_word_embeddings": True},
-    "aya_vision": {"downsample_factor": 2, "tie_word_embeddings": True},
+    "aya_vision": {
+        "downsample_factor": 2, "vision_feature_layer": -1, "vision_feature_select_strategy": "full",
+        "tie_word_embeddings": True,
+    },
     "cohere2_vision": {
         "downsample_factor": 2, "alignment_intermediate_size": 36864, "tie_word_embeddings": True,
     },
@@ -105,7 +109,10 @@ def build(config: Config) -> Model:
         config, text, towers, prefix=prefix, tied=tied_head(config, text, forwarded=kind == "minimax_m3_vl")
     )
     inner = text.parts.get("lm_head")
-    return with_head(model, softcap=inner.softcap) if kind == "paligemma" and isinstance(inner, Head) else model
+    if kind == "paligemma" and isinstance(inner, Head):
+        return with_head(model, softcap=inner.softcap)
+    # These classes leave out the factor of logits that Command R's own class has.
+    return with_head(model, scaled=False) if kind in ("aya_vision", "cohere2_vision") else model
 
 
 NAMES = {
@@ -137,8 +144,14 @@ def aya(config: Config, vision: Config, hidden: int) -> Module:
     """Joined patches, a norm, and a SwiGLU whose gate and up maps are one; Command-A has no norm."""
     joined = vision.int("hidden_size") * config.int("downsample_factor") ** 2
     inner = config.optional_int("alignment_intermediate_size") or hidden
-    maps = {"linear_1": Linear(joined, inner, bias=True), "linear_2": Linear(inner // 2, hidden, bias=True)}
-    return projector(**({"layernorm": layer_norm(joined)} if config.model_type == "aya_vision" else {}), **maps)
+    maps: dict[str, Part] = {
+        "linear_1": Linear(joined, inner, bias=True),
+        "linear_2": Linear(inner // 2, hidden, bias=True),
+    }
+    factor = config.int("downsample_factor")
+    if config.model_type == "aya_vision":
+        return GatedProjector({"layernorm": layer_norm(joined), **maps}, **taken(config), factor=factor)
+    return GatedProjector(maps, layer=1, class_token=True, factor=factor, normed=True)
 
 
 def lfm2(config: Config, vision: Config, hidden: int) -> Module:

@@ -115,7 +115,7 @@ def _with_adapters(model: Model, job: TrainJob) -> Model:
 
 def is_vision(part: Part) -> bool:
     """Tell whether a part is a tower or what stands between a tower and the language model."""
-    return isinstance(part, Block) and part.kind in ("vision", "projector")
+    return isinstance(part, Block) and part.kind in ("vision", "audio", "projector")
 
 
 def as_coded(model: Model, job: TrainJob | InferJob) -> Model:

@@ -69,6 +69,8 @@ OUT_PROJ = "out_proj"
 MAPS_OF_TWO = frozenset({"llama4", "llama4_text", "phimoe"})
 ALL_LINEAR = "all-linear"
 DEFAULT = "default"
+# Types whose names of maps PEFT translates to those of experts, and so shortens to numbers.
+NUMBERED = ("qwen3_omni_moe_thinker",)
 ATTENTION = "attention"  # the kind of blocks that attend
 
 Wrap = Callable[[str, Part], Block]
@@ -91,6 +93,11 @@ def names_of(model: Model, job: TrainJob, known: dict[str, tuple[str, ...]] | No
                 "Name them: --targets q_proj,v_proj, for one.",
             )
     if job.targets in (ALL_LINEAR, DEFAULT):
+        if model.model_type in NUMBERED:
+            raise UsageError(
+                f"PEFT's all-linear calls maps of {model.model_type} 0 and 2, as layers are, and fails on these.",
+                "Name the maps: --targets q_proj,v_proj, for one.",
+            )
         if model.decoder_type in MAPS_OF_TWO:
             raise UsageError(
                 f"PEFT's all-linear takes the routers of {model.model_type} too, and their adapters cannot run.",

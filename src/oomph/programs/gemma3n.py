@@ -13,7 +13,7 @@ from oomph.errors import UsageError
 from oomph.programs import gemma4, llama
 from oomph.programs.cache import Cache, dynamic_cache
 from oomph.programs.frame import call, counted_positions
-from oomph.programs.gemma4 import check_checkpoints, in_order_of_a_set, own_windows, sizes, sliding_windows
+from oomph.programs.gemma4 import check_checkpoints, own_windows, sizes, sliding_windows
 from oomph.programs.loss import kept
 from oomph.programs.shared_kv import SharedStates
 from oomph.programs.towers import tower_buffers
@@ -193,7 +193,7 @@ def model(
         temp_hidden_states.append(current_hidden_state)
     hidden_states = ops.stack_first(temp_hidden_states)
     position_embeddings: gemma4.Tables = {}
-    for window in in_order_of_a_set(list(sizes(m))):
+    for window in llama.as_a_set(list(sizes(m))):
         position_embeddings[window] = ops.rotary_tables(hidden_states, position_ids, sizes(m)[window])
     shared_kv_states: SharedStates = {}
     for index, layer in enumerate(m.layers):

@@ -12,7 +12,6 @@ from typing import Any
 from oomph import ops
 from oomph.blocks.shared_kv import SharedKVAttention
 from oomph.errors import UsageError
-from oomph.families.layer_types import FULL, SLIDING
 from oomph.programs import llama
 from oomph.programs.cache import Cache, dynamic_cache
 from oomph.programs.frame import call, counted_positions
@@ -145,15 +144,8 @@ def masks_by_kind(
     """Mirror create_masks_for_generate: a mask for each kind of layer, in the order of a set of their names."""
     return {
         window: ops.causal_mask(inputs_embeds, attention_mask, past_key_values, window, packed)
-        for window in in_order_of_a_set(list(sizes(m)))
+        for window in llama.as_a_set(list(sizes(m)))
     }
-
-
-def in_order_of_a_set(windows: list[Size | None]) -> list[Size | None]:
-    """Return windows in the order of a set of the names of their kinds, which differs from process to process."""
-    names = {window: FULL if window is None else SLIDING for window in windows}
-    order = list(set(names.values()))
-    return sorted(windows, key=lambda window: order.index(names[window]))
 
 
 def model(
@@ -196,7 +188,7 @@ def model(
             )  # fmt: skip
     hidden_states: Sym = inputs_embeds
     position_embeddings: Tables = {}
-    for window in in_order_of_a_set(list(sizes(m))):
+    for window in llama.as_a_set(list(sizes(m))):
         position_embeddings[window] = ops.rotary_tables(hidden_states, position_ids, sizes(m)[window])
     shared_kv_states: SharedStates = {}
     for index, layer in enumerate(m.layers):

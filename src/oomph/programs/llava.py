@@ -5,6 +5,7 @@ Source: transformers 5.23, models/llava/modeling_llava.py and those of the types
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -77,7 +78,7 @@ def causal_lm(
             pooled, places = mm_encoder_outputs[1], grid.places
         else:
             mm_encoder_outputs, pooled = (see or image_features)(m.model, images, checkpointing)
-            places = pooled[0].shape[0]
+            places = sum(math.prod(each.shape[:-1]) for each in pooled) // (input_ids.shape[0] * m.tape.images)
         check_room(m, input_ids.shape[1], places)
         inputs_embeds, features, special_image_mask = merge(pooled, input_ids, inputs_embeds)
         image_hidden_states.append(features)

@@ -62,7 +62,8 @@ def causal_lm(
     **options: Any,
 ) -> tuple[Any, ...]:
     """Mirror LlavaNextForConditionalGeneration.forward: loss, logits, cache and the images' features."""
-    merge = beside_videos if images and "batch_num_images" in images else merged
+    projector = m.model.multi_modal_projector.block
+    merge = beside_videos if isinstance(projector, TiledProjector) and projector.videos else merged
     return llava.causal_lm(
         m, input_ids, labels, checkpointing, model_type, images=images, see=image_features, merge=merge, **options
     )
@@ -149,7 +150,9 @@ def flattened(image_feature: Sym) -> Sym:
 
 
 def beside_videos(features: list[Sym], input_ids: Sym, inputs_embeds: Sym) -> tuple[Sym, Sym, list[Sym]]:
-    """Mirror what LlavaOnevisionModel does: `merged` with a mask of videos' tokens too, held as long."""
+    """Mirror what LlavaOnevisionModel and LlavaNextVideoModel do: `merged` with a mask of videos' tokens too, held
+    as long.
+    """
     image_features = ops.cast(ops.cat(features, 0), inputs_embeds.dtype)
     special_image_mask, special_video_mask = ops.placeholders(input_ids, 2)
     inputs_embeds = ops.masked_scatter(inputs_embeds, special_image_mask, image_features)

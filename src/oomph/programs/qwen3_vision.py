@@ -25,6 +25,7 @@ from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sym import Sym
 from oomph.tape.tape import Tape
 
+LINEAR_FC1 = "linear_fc1"  # what Qwen3-VL calls the first map of a merger
 TAPS = 2  # of a bilinear interpolation, in each direction
 
 
@@ -121,6 +122,8 @@ def merger(m: Bound, x: Sym, grid: Grid) -> Sym:
     x = ops.view(normed, (tokens, width))
     del normed
     hidden_states: Sym = first(x)
+    if m.names[1] != LINEAR_FC1:  # Qwen3-Omni's goes through a list of layers, and holds no input
+        del x
     hidden_states = ops.activate("gelu", hidden_states)
     hidden_states = second(hidden_states)
     return hidden_states

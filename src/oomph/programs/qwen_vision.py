@@ -58,7 +58,8 @@ def _pieces(length: int, size: int) -> list[int]:
 
 def grid_of(block: QwenVision | Qwen3Vision, tape: Tape, count: int) -> Grid:
     """Return how a batch's images are cut up."""
-    merge, bounds = operator.index(block.merge), QWEN2_PIXELS if isinstance(block, QwenVision) else QWEN3_PIXELS
+    merge, newer = operator.index(block.merge), isinstance(block, Qwen3Vision) and not block.of_omni
+    bounds = QWEN3_PIXELS if newer else QWEN2_PIXELS
     return Grid(count, *patches(tape.image_size, operator.index(block.patch_size), merge, bounds), merge)
 
 
@@ -145,9 +146,14 @@ def _attention(m: Bound, hidden_states: Sym, tables: tuple[Sym, Sym], lengths: S
     """
     tape, total = m.tape, hidden_states.shape[0]
     heads, size = m.num_heads, m.head_dim
-    fused = ops.transpose(ops.view(m.qkv(hidden_states), (total, 3, heads, size)), 0, 1)
-    query_states, key_states, value_states = ops.unbind(fused, 0, 3)
-    del fused
+    if "qkv" in m.parts:
+        fused = ops.transpose(ops.view(m.qkv(hidden_states), (total, 3, heads, size)), 0, 1)
+        query_states, key_states, value_states = ops.unbind(fused, 0, 3)
+        del fused
+    else:  # of Qwen2.5-Omni
+        query_states, key_states, value_states = (
+            ops.view(each(hidden_states), (total, heads, size)) for each in (m.q, m.k, m.v)
+        )
     cos, sin = tables
     query_states, key_states = ops.rotary_vision(query_states, key_states, cos, sin)
     query_states = ops.unsqueeze(ops.transpose(query_states, 0, 1), 0)
@@ -203,7 +209,10 @@ def tower(m: Bound, pixel_values: Sym, checkpointing: Checkpointing, grid: Grid)
     hidden_states = patch_embed(m.patch_embed.proj, pixel_values)
     if tape.inputs_train:
         hidden_states.requires_grad = True
+    early = len(block.qkv) > 1  # in Qwen2.5-Omni the order back is made first
     if order is not None:
+        if early:
+            reverse_indices = ops.sorted_order(order)
         hidden_states = ops.in_order(hidden_states, order, grid.merge**2)
     size = block.hidden_size // block.num_heads
     tables = ops.rotary_tables_2d(position_ids, size, size // 2 // HALVES)
@@ -222,14 +231,19 @@ def tower(m: Bound, pixel_values: Sym, checkpointing: Checkpointing, grid: Grid)
     tape.scope = ""
     if order is None:
         del now  # a local of Qwen2.5-VL's alone
-    else:
+    elif not early:
         reverse_indices = ops.sorted_order(order)
     merged_hidden_states = merger(m.merger, hidden_states, grid)
     if order is not None:
         merged_hidden_states = ops.in_order(merged_hidden_states, reverse_indices, 1)
-    del position_ids, cu_seqlens, ends, tables
+    del position_ids, cu_seqlens, ends
+    if early:
+        del reverse_indices
+    del tables
     if order is not None:
-        del now, reverse_indices
+        del now
+        if not early:
+            del reverse_indices
     del order  # what a generator reads outlives the others
     return [merged_hidden_states, hidden_states]
 

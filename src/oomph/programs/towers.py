@@ -6,7 +6,7 @@ import operator
 from typing import TYPE_CHECKING, Any
 
 from oomph import ops
-from oomph.blocks.audio import Gemma4Audio, UniversalSpeech
+from oomph.blocks.audio import Gemma4Audio, Qwen3OmniAudio, UniversalSpeech, WhisperEncoder
 from oomph.blocks.vision import ClipVision, IdeficsVision
 from oomph.blocks.vision_gemma import Gemma4Vision
 from oomph.blocks.vision_native import GlmVision, MoonVision, PixtralVision, Qwen3Vision, QwenVision
@@ -40,6 +40,10 @@ def tower_buffers(m: Bound) -> list[Sym]:
         return [made]
     if isinstance(block, UniversalSpeech):
         return [each for _ in range(operator.index(block.num_layers)) for each in _of_a_conformer(tape, block)]
+    if isinstance(block, WhisperEncoder) and block.out_size is None:
+        return []
+    if isinstance(block, (WhisperEncoder, Qwen3OmniAudio)):
+        return [tape.empty((block.num_positions, block.hidden_size), "fp32", op="positional_embedding")]
     if isinstance(block, Gemma4Audio):  # frequencies once, in each layer the bound of its scores
         bounds = [tape.empty((), tape.loaded, op="softcap") for _ in range(operator.index(block.num_layers))]
         return [tape.empty((1, 1, block.hidden_size // 2), "fp32", op="inv_timescales"), *bounds]

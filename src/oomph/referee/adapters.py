@@ -147,7 +147,8 @@ def switch_layers(model: Any, job: TrainJob) -> None:
         layer.requires_grad_(index < job.active_layers)
 
 
-VISION = ("vision_tower", "visual", "vision_model", "multi_modal_projector", "connector")  # towers and projectors
+# Towers and projectors.
+VISION = ("vision_tower", "visual", "vision_model", "audio_tower", "multi_modal_projector", "connector")
 
 
 def freeze(model: Any, job: TrainJob) -> Any:

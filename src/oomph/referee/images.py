@@ -11,6 +11,7 @@ from oomph.families.llava import ANYRES
 from oomph.images import QWEN2_PIXELS, QWEN3_PIXELS, fitted, patches
 from oomph.job import InferJob, TrainJob
 from oomph.job_checks import pixels
+from oomph.programs.cohere_vision import MOST
 from oomph.tiles import Tiles, best_fit, canvas, splits
 
 
@@ -85,6 +86,16 @@ def intern(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dic
     return tiles * tokens, {"pixel_values": torch.zeros(shape, device=device)}
 
 
+def cohere(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dict[str, Any]]:
+    """AyaVisionProcessor, Cohere2VisionProcessor: tiles of all images [tiles, C, P, P] fp32."""
+    vision, side = config.vision_config, config.vision_config.image_size
+    aya = config.model_type == "aya_vision"
+    tiles = canvas(job.image_size, side) if aya else best_fit(job.image_size, side, MOST)
+    shape = (job.batch * job.images * tiles, vision.num_channels, side, side)
+    tokens = (side // vision.patch_size // config.downsample_factor) ** 2
+    return tiles * tokens, {"pixel_values": torch.zeros(shape, device=device)}
+
+
 def llama4(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dict[str, Any]]:
     """Llama4Processor: tiles of all images [tiles, C, P, P], cast to what the tower's linear map takes."""
     vision, side = config.vision_config, config.vision_config.image_size
@@ -128,20 +139,21 @@ def _kinds(job: TrainJob | InferJob, tokens: int, device: Any) -> Any:
 
 def qwen(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dict[str, Any]]:
     """Qwen2VLProcessor: patches of images in the order of their merging [T, C·2·P·P] fp32, how many a side
-    [images, 3] int64, and what kind each token is of [B, S] int64.
+    [images, 3] int64, and, but from Qwen2_5OmniProcessor, what kind each token is of [B, S] int64.
     """
     vision, count = config.vision_config, job.batch * job.images
     merge, patch = vision.spatial_merge_size, vision.patch_size
-    bounds = QWEN3_PIXELS if config.model_type.startswith("qwen3") else QWEN2_PIXELS
+    omni = config.model_type.endswith("_thinker")
+    bounds = QWEN3_PIXELS if config.model_type.startswith("qwen3") and not omni else QWEN2_PIXELS
     rows, columns = patches(job.image_size, patch, merge, bounds)
     tokens = rows * columns // merge**2
-    return tokens, {
+    made = {
         "pixel_values": torch.zeros(
             count * rows * columns, vision.in_channels * vision.temporal_patch_size * patch**2, device=device
         ),
         "image_grid_thw": torch.tensor([[1, rows, columns]] * count, device=device),
-        "mm_token_type_ids": _kinds(job, tokens, device),
     }
+    return tokens, made if omni else made | {"mm_token_type_ids": _kinds(job, tokens, device)}
 
 
 def mllama(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dict[str, Any]]:
@@ -180,14 +192,16 @@ def seen_by(config: Any, job: TrainJob | InferJob, tokens: int, device: Any) -> 
 
 
 MADE = {
+    **dict.fromkeys(("aya_vision", "cohere2_vision"), cohere),
     "gemma3": gemma,
     "internvl": intern,
     "llama4": llama4,
     "llava": llava,
     **dict.fromkeys(("idefics3", "smolvlm"), idefics3),
     "mllama": mllama,
-    **dict.fromkeys(("llava_next", "llava_onevision"), tiled),
+    **dict.fromkeys(("llava_next", "llava_next_video", "llava_onevision"), tiled),
     "mistral3": pixtral,
     "paligemma": paligemma,
+    **dict.fromkeys(("qwen2_5_omni_thinker", "qwen3_omni_moe_thinker"), qwen),
     **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"), qwen),
 }

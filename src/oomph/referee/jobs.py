@@ -149,7 +149,7 @@ def _remembers(model: Any, job: TrainJob) -> bool:
     """
     return any(
         getattr(module, "rope_type", "") == "longrope"
-        or (job.images and hasattr(module, "rope_deltas"))
+        or ((job.images or job.padding) and hasattr(module, "rope_deltas"))
         or hasattr(module, "recurrent_states")
         or (type(module).__name__ in OF_BITSANDBYTES and module.bias is not None)
         for module in model.modules()
