@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
+from math import gamma, pi, sqrt
 
 import pytest
 
 from oomph.allocator import Config, replay
 from oomph.allocator.config import SMALL_BYTES
 from oomph.answer import subject
-from oomph.device_memory import figures
+from oomph.device_memory import STUDENT, figures, one_more_run
 from oomph.devices import Fleet, find
 from oomph.families import model_from_config
 from oomph.job import TrainJob
 from oomph.job_ledger import job_ledger
-from oomph.runs import _run, runs
+from oomph.runs import RUNS, Run, _run, runs
 from oomph.stream import Stream
 from oomph.streams import job_stream
 from oomph.units import GIB
@@ -33,33 +35,42 @@ JOBS = [
 ]
 
 
-def large(stream: Stream, begin: int = 0) -> list[int]:
-    """Bytes of what is asked of the large pool and given back, in order."""
-    return [n_bytes for _, n_bytes in stream.events[begin:] if abs(n_bytes) > SMALL_BYTES]
+def asked(stream: Stream) -> list[int]:
+    """Bytes of what the later step of a stream asks of the large pool, in order."""
+    begin = next(at for at, name in stream.marks if name == "end")
+    return [n_bytes for _, n_bytes in stream.events[begin:] if n_bytes > SMALL_BYTES]
+
+
+def stays(run: Run) -> list[int]:
+    """Bytes of each large tensor that is there when a run has ended."""
+    there = run.first.live_at(len(run.first.events))
+    for step in run.then:
+        there = {now: there[before] for before, now in step.moved if before in there}
+        for at, size in zip(step.events, step.sizes, strict=True):
+            if at >= 0:
+                there[at] = size
+            else:
+                there.pop(~at, None)
+    return [size for size in there.values() if size > SMALL_BYTES]
 
 
 @pytest.mark.parametrize("job", JOBS, ids=range(len(JOBS)))
 def test_steps_follow_each_other(job: TrainJob) -> None:
-    """Each step of a run asks and frees what the second step of a job of its length does, and nothing piles up."""
+    """Each step of a run asks what the second step of a job of its length does, and nothing piles up."""
     lengths = [job.seq_len, 333, job.seq_len, 640]
     run = _run(MODEL, job, lengths)
-    replay(run)  # refuses what is freed twice or never was
-    expected: list[int] = []
-    for length in lengths[1:]:
-        alone = job_stream(MODEL, replace(job, seq_len=length))
-        expected += large(alone, next(at for at, name in alone.marks if name == "end"))
-    first = job_stream(MODEL, replace(job, seq_len=lengths[0]))
-    found = large(run, len(first.events))
-    assert [n_bytes for n_bytes in found if n_bytes > 0] == [n_bytes for n_bytes in expected if n_bytes > 0]
-    last = job_stream(MODEL, replace(job, seq_len=lengths[-1]))
-    assert sum(large(run)) == sum(large(last))  # what stays
+    alone = [job_stream(MODEL, replace(job, seq_len=length)) for length in lengths]
+    assert run.first.events == alone[0].events
+    assert [[size for size in step.sizes if size] for step in run.then] == [asked(stream) for stream in alone[1:]]
+    last = alone[-1].live_at(len(alone[-1].events)).values()
+    assert sorted(stays(run)) == sorted(size for size in last if size > SMALL_BYTES)
 
 
 @pytest.mark.parametrize("job", JOBS, ids=range(len(JOBS)))
 def test_equal_lengths_reserve_no_more(job: TrainJob) -> None:
     """Where all batches are of one length a run reserves what two steps do."""
     alone, run = job_stream(MODEL, job), _run(MODEL, job, [job.seq_len] * 8)
-    assert replay(run).reserved_peak_bytes == replay(alone).reserved_peak_bytes
+    assert replay(run.first, then=run.then).reserved_peak_bytes == replay(alone).reserved_peak_bytes
 
 
 def test_mixed_lengths_reserve_more() -> None:
@@ -87,3 +98,17 @@ def test_the_answer_says_so() -> None:
     assert "lengths=300±250" in mixed.assumptions
     assert "long_samples=cut" in mixed.assumptions
     assert not any("long_samples" in one for one in fixed.assumptions)
+
+
+def test_the_limit_of_one_more_run() -> None:
+    """Student's t for as many runs as are played, and its limit against draws of a normal distribution."""
+    freedom = RUNS - 1
+    scale = gamma((freedom + 1) / 2) / (sqrt(freedom * pi) * gamma(freedom / 2))
+    width = STUDENT / 10_000
+    density = [scale * (1 + (width * (at + 0.5)) ** 2 / freedom) ** (-(freedom + 1) / 2) for at in range(10_000)]
+    assert 0.5 + width * sum(density) == pytest.approx(0.99, abs=1e-5)
+    draws = random.Random(0)
+    below = sum(
+        draws.gauss(5, 2) <= one_more_run([draws.gauss(5, 2) for _ in range(RUNS)]) for _ in range(20_000)
+    )  # fmt: skip
+    assert below / 20_000 == pytest.approx(0.99, abs=0.003)

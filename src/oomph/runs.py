@@ -15,20 +15,33 @@ import random
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from oomph.allocator import Again
 from oomph.allocator.config import SMALL_BYTES
 from oomph.job import TrainJob
 from oomph.job_words import RANKED
 from oomph.lengths import Lengths
 from oomph.model import Model
-from oomph.stream import Event, Stream
+from oomph.recipe import Sums
+from oomph.stream import Stream
 from oomph.streams import KEPT, Script, job_script
 
-RUNS = 3
+RUNS = 7
 STEPS = 100  # of a run; by then most of the growth is over, but not in every run
 
 
-def runs(model: Model, job: TrainJob) -> list[Stream]:
-    """Return the events of each run: a first step, then steps of all lengths.
+@dataclass(frozen=True)
+class Run:
+    """One run: the stream of its first step, and what the steps after it ask of the large pool.
+
+    Requests of the small pool have segments of their own, which hardly grow.
+    """
+
+    first: Stream
+    then: list[Again]
+
+
+def runs(model: Model, job: TrainJob) -> list[Run]:
+    """Return the runs: a first step each, then steps of all lengths.
 
     Of many micro-batches two are played, both of one length; adapters' gradients are small, so there one will do.
     """
@@ -39,34 +52,23 @@ def runs(model: Model, job: TrainJob) -> list[Stream]:
     return [_run(model, step, order) for order in orders]
 
 
-def _run(model: Model, job: TrainJob, lengths: list[int]) -> Stream:
-    """Return the events of one run; from the second step on those of the large pool alone.
-
-    Requests of the small pool have segments of their own, which hardly grow. What a step leaves in the place of what it
-    found is what the next one finds there.
-    """
+def _run(model: Model, job: TrainJob, lengths: list[int]) -> Run:
+    """Return one run; what a step leaves in the place of what it found is what the next one finds there."""
     script, sums = job_script(model, replace(job, seq_len=lengths[0]))
-    first = script.stream(sums)
-    events, alive, lanes = list(first.events), first.live_at(len(first.events)), dict(first.lanes)
-    found = _second_step(script).left
-    free = 1 + max(event.ordinal for event in events)
+    first, left, then = script.stream(sums), _second_step(script).left, list[Again]()
     for length in lengths[1:]:
         script, sums = job_script(model, replace(job, seq_len=length))
-        sizes, again = script.class_bytes(sums), _second_step(script)
-        now = dict(zip(again.there, found, strict=True))
-        for at in _large(script, tuple(size > SMALL_BYTES for size in sizes)):
-            if at >= 0:
-                n_bytes = sizes[script.kinds[at]]
-                now[at], alive[free] = free, n_bytes
-                events.append(Event(free, n_bytes))
-                if at in script.lanes:
-                    lanes[free] = script.lanes[at]
-                free += 1
-            elif now[~at] in alive:
-                ordinal = now[~at]
-                events.append(Event(ordinal, -alive.pop(ordinal)))
-        found = [now.get(at, -1) for at in again.left]
-    return Stream(events, first.marks, first.labels, lanes)
+        then.append(_again(script, sums, left))
+        left = _second_step(script).left
+    return Run(first, then)
+
+
+def _again(script: Script, sums: Sums, left: list[int]) -> Again:
+    """Return the second step of a script after a step that left these."""
+    of_class, kinds = script.class_bytes(sums), script.kinds
+    events = _large(script, tuple(size > SMALL_BYTES for size in of_class))
+    sizes = [of_class[kinds[at]] if at >= 0 else 0 for at in events]
+    return Again(events, sizes, list(zip(left, _second_step(script).there, strict=True)), script.lanes)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from oomph.allocator.caching import CachingAllocator, OutOfMemoryError
 from oomph.allocator.config import Config
-from oomph.allocator.playback import OutOfMemory, Replay, replay, reserved_series
+from oomph.allocator.playback import Again, OutOfMemory, Replay, replay, reserved_series
 
-__all__ = ["CachingAllocator", "Config", "OutOfMemory", "OutOfMemoryError", "Replay", "replay", "reserved_series"]
+__all__ = [
+    "Again", "CachingAllocator", "Config", "OutOfMemory", "OutOfMemoryError", "Replay", "replay", "reserved_series",
+]  # fmt: skip

@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from oomph.allocator.blocks import Block
@@ -74,6 +74,18 @@ class Replay:
         return self.oom is None
 
 
+@dataclass(frozen=True)
+class Again:
+    """One more step behind a stream, in numbers of its own: `events` are what it allocates and the complements of what
+    it frees, in order, `sizes` the bytes of each allocation (0 for a free). What `moved` names, as (number before,
+    number now), lies there when it begins; what is freed without lying there is passed over. `lanes` as in a stream."""
+
+    events: Sequence[int]
+    sizes: Sequence[int]
+    moved: Sequence[tuple[int, int]]
+    lanes: Mapping[int, int]
+
+
 def replay(
     stream: Stream,
     config: Config | None = None,
@@ -81,18 +93,20 @@ def replay(
     device_bytes: int | None = None,
     empty_cache_at: Collection[str] = (EMPTIED,),
     lanes: Mapping[int, int] | None = None,
+    then: Iterable[Again] = (),
 ) -> Replay:
     """Play a stream from an empty allocator and tell what happened; it stops where memory runs out.
 
     `capacity` is what the device can give (bytes; None: no end), `device_bytes` its total memory where a fraction of it
     is allowed. The cache is emptied at every mark of the stream named in `empty_cache_at`. `lanes` gives the CUDA
-    stream of an ordinal where that is not the default one, in place of what the events' stream says of them.
+    stream of an ordinal where that is not the default one, in place of what the events' stream says of them. `then`
+    are more steps behind the stream.
 
     >>> steps = Stream([Event(0, 8 * 2**20), Event(0, -8 * 2**20), Event(1, 512)], marks=[(2, "step ends")])
     >>> [r.reserved_end_bytes // 2**20 for r in (replay(steps), replay(steps, empty_cache_at=["step ends"]))]
     [22, 2]
     """
-    return _Player(CachingAllocator(config, capacity, device_bytes), lanes or stream.lanes).play(stream, empty_cache_at)
+    return _Player(CachingAllocator(config, capacity, device_bytes), lanes or stream.lanes).play(stream, empty_cache_at, then)
 
 
 def reserved_series(result: Replay) -> list[int]:
@@ -122,8 +136,8 @@ class _Player:
         self.allocated_peak = self.reserved_peak = 0
         self.allocated_at_peak = self.segments_at_peak = 0
 
-    def play(self, stream: Stream, empty_cache_at: Collection[str]) -> Replay:
-        """Play the stretches between the marks at which the cache is emptied."""
+    def play(self, stream: Stream, empty_cache_at: Collection[str], then: Iterable[Again]) -> Replay:
+        """Play the stretches between the marks at which the cache is emptied, and the steps behind them."""
         played, oom = 0, None
         flushes = {position for position, name in stream.marks if name in empty_cache_at}
         for stop in sorted(flushes | {len(stream.events)}):
@@ -133,6 +147,10 @@ class _Player:
             if stop in flushes:
                 self.allocator.empty_cache()
                 self._changed(played)
+        for step in then if oom is None else ():
+            played, oom = self._again(step, played)
+            if oom is not None:
+                break
         return self._result(played, oom)
 
     def _stretch(self, events: list[Event], start: int, stop: int) -> tuple[int, OutOfMemory | None]:
@@ -163,6 +181,27 @@ class _Player:
                 self._changed(position + 1)
         self.allocated_peak = peak
         return stop, None
+
+    def _again(self, step: Again, played: int) -> tuple[int, OutOfMemory | None]:
+        """Play one more step; return how many of all events were played, and the end of memory if it came."""
+        allocator, lanes = self.allocator, step.lanes
+        malloc, free = allocator.malloc, allocator.free
+        blocks = {now: self.blocks[before] for before, now in step.moved if before in self.blocks}
+        for position, (at, n_bytes) in enumerate(zip(step.events, step.sizes, strict=True), played):
+            if at >= 0:
+                try:
+                    blocks[at] = malloc(n_bytes, lanes[at]) if at in lanes else malloc(n_bytes)
+                except OutOfMemoryError:
+                    self._changed(position)
+                    return position, OutOfMemory(position, at, n_bytes, allocator.allocated, allocator.reserved)
+                if allocator.allocated > self.allocated_peak:
+                    self.allocated_peak = allocator.allocated
+            elif ~at in blocks:
+                free(blocks.pop(~at))
+        self.blocks = blocks
+        if allocator.reserved_peak > self.reserved_peak:
+            self._changed(played + len(step.events))
+        return played + len(step.events), None
 
     def _changed(self, played: int) -> None:
         """Note what is reserved now, and the state at a new peak."""

@@ -60,6 +60,7 @@ REPEATING = frozenset({"mistral", "mixtral", "phi3", "qwen2", "qwen2_moe", "star
 ATTENTION_IN_ONE_SINCE = (4, 48)
 CACHE_OFF_SINCE = (4, 50)  # transformers in whose GPTBigCode checkpointing switches the cache off
 SAME_DTYPE = (None, "same as trainable param dtype")
+NOTEBOOK = "HF transformers (notebook"  # AnswerDotAI/fsdp_qlora, nbs/00-profile_lora_qlora.ipynb: lora_dropout=0.1
 ADAPTERS_FP32_SINCE = (0, 11)  # PEFT that makes adapters fp32 on 16-bit weights: autocast_adapter_dtype
 
 
@@ -293,6 +294,8 @@ def _method(row: Mapping[str, Any], versions: Versions) -> dict[str, Any]:
         given["adapter_dtype"] = "base"
     elif "peft" in dict(versions.known):
         given["adapter_dtype"] = "fp32" if versions.at_least("peft", *ADAPTERS_FP32_SINCE) else "base"
+    if framework.startswith(NOTEBOOK):
+        given["adapter_dropout"] = 0.1
     if kept := lora.get("modules_to_save"):
         given["modules_to_save"] = ",".join(map(str, kept))
     if method in GPTQ:
@@ -309,7 +312,7 @@ def _quantised(row: Mapping[str, Any], versions: Versions) -> dict[str, Any]:
     if words(row, "method") not in QLORA and dtype not in NARROW:
         return {}
     given = quantisation(dtype, framework)
-    old = framework.startswith("HF transformers (notebook") or not versions.at_least("bnb", 0, 43)
+    old = framework.startswith(NOTEBOOK) or not versions.at_least("bnb", 0, 43)
     return given | {"keeps_4bit_inputs": old}
 
 
