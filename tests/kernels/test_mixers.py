@@ -60,6 +60,8 @@ NEMOTRON = {
 BOTH, CONV = {"mixers": "fla+causal-conv1d"}, {"mixers": "causal-conv1d"}
 LORA = BOTH | {"method": "lora", "targets": "all-linear"}
 READ = BOTH | {"decode": 2}
+TOLD = BOTH | {"batch": 1, "packing": True, "sequences": 3, "packed_by": "lengths"}  # where sequences begin
+DEEP = {"num_hidden_layers": 6, "layer_types": ["linear_attention"] * 5 + ["full_attention"]}
 CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (raw, {"batch": 2, "seq_len": 100} | job)
     for raw, job in (
@@ -85,6 +87,13 @@ CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [
         (LFM, CONV | {"padding": True}),
         (LFM | {"conv_bias": True}, CONV | {"precision": "amp-bf16", "checkpointing": "reentrant"}),
         (NEMOTRON, CONV),
+        (QWEN, TOLD),
+        (QWEN | DEEP, TOLD | {"checkpointing": "non-reentrant", "accumulation": 3}),
+        (NEXT, TOLD | {"packing": False, "padding_free": True, "batch": 4, "accumulation": 6}),
+        (QWEN, TOLD | {"use_cache": True, "attention": "flash_attention_2"}),
+        (OLMO, LORA | TOLD | {"precision": "amp-bf16", "checkpointing": "reentrant", "steady": False}),
+        (KIMI, TOLD | {"optimizer": "sgd"}),
+        (LFM, TOLD | CONV | {"checkpointing": "non-reentrant"}),
         (NEXT, READ),
         (QWEN, READ | {"padding": True, "batch": 3}),
         (QWEN, {"mixers": "fla", "decode": 1, "precision": "fp32"}),
@@ -122,9 +131,11 @@ def test_the_record_is_of_these_cases() -> None:
 @pytest.mark.parametrize("name", ["qwen3_next", "olmo_hybrid", "kimi_linear"])
 def test_a_folded_step_is_the_step_played_in_full(name: str) -> None:
     """Of a model with periods of layers, and with other numbers than those it was played with."""
-    for layers, seq_len in ((8, 100), (12, 300)):
+    for layers, seq_len, told in ((8, 100, {}), (12, 300, {}), (12, 700, TOLD)):
         model = model_from_config(deep(name, layers))
-        asked = TrainJob(2, seq_len, mixers="fla+causal-conv1d", optimizer="sgd", checkpointing="reentrant")
+        asked = TrainJob(
+            **{"batch": 2, "seq_len": seq_len, "optimizer": "sgd", "checkpointing": "reentrant"} | BOTH | told
+        )
         assert step(model, asked).peak == train_step(model, asked).peak
 
 

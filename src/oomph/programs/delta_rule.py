@@ -40,7 +40,8 @@ def chunk_gated_delta_rule(
     state [B, V, D, E] in fp32.
     """
     if "fla" in query.tape.mixers:
-        return ops.fla_gated_delta_rule(query, key, value, g, beta, initial_state, output_final_state)
+        lengths = query.tape.cu_seq_lens
+        return ops.fla_gated_delta_rule(query, key, value, g, beta, initial_state, output_final_state, lengths)
     initial_dtype = query.dtype
     batch_size, sequence_length, num_k_heads, k_head_dim = key.shape
     num_v_heads, v_head_dim = value.shape[-2:]
