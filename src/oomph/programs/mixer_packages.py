@@ -54,11 +54,20 @@ def check_mixers(model: Model, job: TrainJob | InferJob) -> None:
     """Refuse packages that no class of the model asks for."""
     if job.mixers == "torch":
         return
-    asked = {word for each in packages_of(model) for word in each}
+    asked = _asked(model)
     idle = [word for word in job.mixers.split("+") if word not in asked]
     if idle:
         why = f"transformers' class of {model.model_type or 'this model'} asks for no {named(idle)}."
         raise UnsupportedError(why, f"Say --mixers {word_of(asked)}.")
+
+
+def takes(model: Model, mixers: str) -> bool:
+    """Tell whether the classes of a model ask for all of these packages."""
+    return _asked(model) >= {*mixers.split("+")}
+
+
+def _asked(model: Model) -> set[str]:
+    return {word for packages in packages_of(model) for word in packages}
 
 
 def mixer_note(model: Model, mixers: str) -> tuple[str, ...]:
