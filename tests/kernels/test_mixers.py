@@ -14,7 +14,7 @@ from oomph.errors import UnsupportedError
 from oomph.families import model_from_config
 from oomph.job import InferJob, TrainJob
 from oomph.play import play, train_step
-from oomph.programs.mixer_packages import mixer_note
+from oomph.programs.mixer_packages import mixer_note, packed_note
 from oomph.steps import step
 from tests.tape.golden import estimated, read, traced
 from tests.tape.hybrids import deep
@@ -168,6 +168,7 @@ def test_what_the_packages_do_not_compute_is_refused_by_name() -> None:
         (llama, "fla", "no flash-linear-attention"),
         (LFM, "fla+causal-conv1d", "no flash-linear-attention"),
         (QWEN | {"linear_conv_kernel_dim": 5}, "causal-conv1d", "2 to 4 places"),
+        (QWEN | {"linear_key_head_dim": 264}, "fla", "up to 256 places"),
     ):
         model = model_from_config(raw)
         with pytest.raises(UnsupportedError, match=words):
@@ -187,3 +188,11 @@ def test_an_answer_names_the_option_where_packages_could_run() -> None:
     (mamba,) = mixer_note(model_from_config(NEMOTRON), "torch")
     assert "--mixers causal-conv1d" in mamba
     assert "does not play mamba-ssm" in mamba
+
+
+def test_a_class_that_does_not_tell_its_delta_rule_where_sequences_begin_is_named() -> None:
+    """Kimi's hands it no cu_seq_lens; delta nets are told."""
+    asked = TrainJob(**TOLD)
+    assert "not its delta rule" in packed_note(model_from_config(KIMI), asked)[0]
+    assert packed_note(model_from_config(QWEN), asked) == ()
+    assert packed_note(model_from_config(KIMI), replace(asked, packed_by="positions")) == ()

@@ -10,11 +10,11 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from oomph.blocks.base import descend
-from oomph.blocks.linear_attention import GatedDeltaNet
+from oomph.blocks.linear_attention import GatedDeltaNet, KimiDeltaAttention
 from oomph.errors import UnsupportedError
+from oomph.job import InferJob, TrainJob
 
 if TYPE_CHECKING:
-    from oomph.job import InferJob, TrainJob
     from oomph.model import Model
 
 # By the kind of a block, in words of --mixers but for mamba-ssm, which is not played.
@@ -84,6 +84,17 @@ def mixer_note(model: Model, mixers: str) -> tuple[str, ...]:
             fix = fix.replace("they are", "causal-conv1d is") + " oomph does not play mamba-ssm yet."
         found.append(f"{without}: its mixers in plain torch, which takes more.{fix}")
     return tuple(found)
+
+
+def packed_note(model: Model, job: TrainJob | InferJob) -> tuple[str, ...]:
+    """Say so where a class does not tell all of its mixers where packed sequences begin, though a batch does."""
+    told = isinstance(job, TrainJob) and job.packs and job.packed_by == "lengths"
+    if not told or not any(isinstance(block, KimiDeltaAttention) for block in descend(model.parts)):
+        return ()
+    return (
+        f"{model.model_type} tells its convolutions where packed sequences begin, but not its delta rule: there they"
+        " see those before them.",
+    )
 
 
 def word_of(packages: Iterable[str]) -> str:
