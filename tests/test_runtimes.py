@@ -470,6 +470,20 @@ def test_a_framework_is_named_on_the_command_line(name: str, capsys: pytest.Capt
     assert any(text.startswith(f"{name}: ") for text in found["assumptions"])
 
 
+@pytest.mark.parametrize(
+    ("model", "typed", "mixers"),
+    [("qwen3.5-0.8b", (), "fla"), ("qwen3.5-0.8b", ("--mixers", "torch"), "torch"), ("pythia-70m", (), "torch")],
+)
+def test_packages_that_come_with_a_framework_are_taken_by_hybrids(
+    model: str, typed: tuple[str, ...], mixers: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """axolotl requires flash-linear-attention; models without such layers do without, and what is typed wins."""
+    words = ("train", model, "--framework", "axolotl", "--seq", "64", "--kernels", "torch", *typed)
+    found = as_json(capsys, *words)
+    assert found["job"]["mixers"] == mixers
+    assert any(text.startswith("axolotl: mixers=fla") for text in found["assumptions"]) == (mixers == "fla")
+
+
 def test_a_trl_config_names_a_teacher_and_where_activations_go() -> None:
     """GKDConfig's teacher is distillation; beta says which divergence; activation offloading is each trainer's own."""
     taught = {"max_length": 512, "teacher_model_name_or_path": "a/b", "lmbda": 0.0}

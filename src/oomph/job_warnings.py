@@ -16,7 +16,7 @@ from oomph.methods.targets import has_own_loop, has_stacks, target_note
 from oomph.objectives import KINDS as OBJECTIVES
 from oomph.optimizer_names import KINDS
 from oomph.programs.attention_kernels import flash_note, kernel_note
-from oomph.programs.mixer_packages import mixer_note
+from oomph.programs.mixer_packages import mixer_note, packed_note
 from oomph.runtimes.base import Versions
 from oomph.runtimes.peft import prepared
 from oomph.steps import Step
@@ -46,6 +46,7 @@ def job_warnings(found: Subject, job: Job, asked: Job, played: Step) -> tuple[st
         *_stored_otherwise(found, job),
         *kernel_note(found.model, job.attention),
         *mixer_note(found.model, job.mixers),
+        *packed_note(found.model, job),
         *flash_note(found.model, job),
         *target_note(found.model, job),
         *_unfused(played, job),

@@ -20,6 +20,7 @@ from oomph.objectives import KINDS as OBJECTIVES
 from oomph.objectives import check_model, factory_reward, kind_of
 from oomph.objectives.judged import judge
 from oomph.objectives.passes import Passes, autocast_dtype
+from oomph.ops.delta_chunks import leave_memos
 from oomph.optimizers import Optimizer, hidden_size
 from oomph.optimizers.zero import Zero
 from oomph.pattern import Depth
@@ -28,7 +29,7 @@ from oomph.play_step import at_depth, play_step
 from oomph.played import Played
 from oomph.programs import HEADS, program_of
 from oomph.programs.attention_kernels import check_packed, kernel_of
-from oomph.programs.mixer_packages import check_mixers
+from oomph.programs.mixer_packages import check_mixers, has_gated_delta_nets
 from oomph.structure import decoder_stack
 from oomph.tape import Tape
 from oomph.tape.autograd import like, reaches_nothing
@@ -99,6 +100,7 @@ def train_step(
         step()
         tape.variables.clear()
         tape.shared.clear()
+        tape.memos.clear()
         del step, memory
     return played
 
@@ -190,6 +192,8 @@ class _Memory:
             for one in self.never_updated or self.updated:
                 one.grad = _left(self.optimizer, one)
                 one.tape.recorder.name(one.grad.storage.ordinal, one.made_for, "gradient")
+        if job.packs and job.packed_by == "lengths" and "fla" in self.tape.mixers and has_gated_delta_nets(self.model):
+            leave_memos(self.tape, job.accumulation, job.shape[1])
         if hasattr(self.program, "leave_behind"):
             for each in self.passes.models:
                 self.program.leave_behind(each, job)

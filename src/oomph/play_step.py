@@ -189,5 +189,5 @@ def _micro_batch(
     del loss
     if not job.keep_outputs:
         tape.variables.clear()
-    tape.cu_seq_lens = None
+    tape.cu_seq_lens = tape.seq_idx = None
     inputs.clear()

@@ -14,7 +14,7 @@ from oomph.errors import UnsupportedError
 from oomph.families import model_from_config
 from oomph.job import InferJob, TrainJob
 from oomph.play import play, train_step
-from oomph.programs.mixer_packages import mixer_note
+from oomph.programs.mixer_packages import mixer_note, packed_note
 from oomph.steps import step
 from tests.tape.golden import estimated, read, traced
 from tests.tape.hybrids import deep
@@ -60,6 +60,8 @@ NEMOTRON = {
 BOTH, CONV = {"mixers": "fla+causal-conv1d"}, {"mixers": "causal-conv1d"}
 LORA = BOTH | {"method": "lora", "targets": "all-linear"}
 READ = BOTH | {"decode": 2}
+TOLD = BOTH | {"batch": 1, "packing": True, "sequences": 3, "packed_by": "lengths"}  # where sequences begin
+DEEP = {"num_hidden_layers": 6, "layer_types": ["linear_attention"] * 5 + ["full_attention"]}
 CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (raw, {"batch": 2, "seq_len": 100} | job)
     for raw, job in (
@@ -85,6 +87,13 @@ CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [
         (LFM, CONV | {"padding": True}),
         (LFM | {"conv_bias": True}, CONV | {"precision": "amp-bf16", "checkpointing": "reentrant"}),
         (NEMOTRON, CONV),
+        (QWEN, TOLD),
+        (QWEN | DEEP, TOLD | {"checkpointing": "non-reentrant", "accumulation": 3}),
+        (NEXT, TOLD | {"packing": False, "padding_free": True, "batch": 4, "accumulation": 6}),
+        (QWEN, TOLD | {"use_cache": True, "attention": "flash_attention_2"}),
+        (OLMO, LORA | TOLD | {"precision": "amp-bf16", "checkpointing": "reentrant", "steady": False}),
+        (KIMI, TOLD | {"optimizer": "sgd"}),
+        (LFM, TOLD | CONV | {"checkpointing": "non-reentrant"}),
         (NEXT, READ),
         (QWEN, READ | {"padding": True, "batch": 3}),
         (QWEN, {"mixers": "fla", "decode": 1, "precision": "fp32"}),
@@ -122,9 +131,11 @@ def test_the_record_is_of_these_cases() -> None:
 @pytest.mark.parametrize("name", ["qwen3_next", "olmo_hybrid", "kimi_linear"])
 def test_a_folded_step_is_the_step_played_in_full(name: str) -> None:
     """Of a model with periods of layers, and with other numbers than those it was played with."""
-    for layers, seq_len in ((8, 100), (12, 300)):
+    for layers, seq_len, told in ((8, 100, {}), (12, 300, {}), (12, 700, TOLD)):
         model = model_from_config(deep(name, layers))
-        asked = TrainJob(2, seq_len, mixers="fla+causal-conv1d", optimizer="sgd", checkpointing="reentrant")
+        asked = TrainJob(
+            **{"batch": 2, "seq_len": seq_len, "optimizer": "sgd", "checkpointing": "reentrant"} | BOTH | told
+        )
         assert step(model, asked).peak == train_step(model, asked).peak
 
 
@@ -157,6 +168,7 @@ def test_what_the_packages_do_not_compute_is_refused_by_name() -> None:
         (llama, "fla", "no flash-linear-attention"),
         (LFM, "fla+causal-conv1d", "no flash-linear-attention"),
         (QWEN | {"linear_conv_kernel_dim": 5}, "causal-conv1d", "2 to 4 places"),
+        (QWEN | {"linear_key_head_dim": 264}, "fla", "up to 256 places"),
     ):
         model = model_from_config(raw)
         with pytest.raises(UnsupportedError, match=words):
@@ -176,3 +188,11 @@ def test_an_answer_names_the_option_where_packages_could_run() -> None:
     (mamba,) = mixer_note(model_from_config(NEMOTRON), "torch")
     assert "--mixers causal-conv1d" in mamba
     assert "does not play mamba-ssm" in mamba
+
+
+def test_a_class_that_does_not_tell_its_delta_rule_where_sequences_begin_is_named() -> None:
+    """Kimi's hands it no cu_seq_lens; delta nets are told."""
+    asked = TrainJob(**TOLD)
+    assert "not its delta rule" in packed_note(model_from_config(KIMI), asked)[0]
+    assert packed_note(model_from_config(QWEN), asked) == ()
+    assert packed_note(model_from_config(KIMI), replace(asked, packed_by="positions")) == ()

@@ -24,6 +24,11 @@ GPT2: dict[str, Any] = {
     "max_position_embeddings": 4096,
 }  # fmt: skip
 MIXTRAL = {**LLAMA, "model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}
+HYBRID = {
+    **LLAMA, "model_type": "qwen3_5_text", "layer_types": ["linear_attention", "linear_attention", "full_attention"],
+    "head_dim": 64, "linear_num_key_heads": 4, "linear_num_value_heads": 8, "linear_key_head_dim": 64,
+    "linear_value_head_dim": 64, "linear_conv_kernel_dim": 4, "partial_rotary_factor": 0.25,
+}  # fmt: skip
 CONTEXT = 560  # MiB that a process may hold beside its tensors there
 
 

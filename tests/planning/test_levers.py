@@ -17,7 +17,7 @@ from oomph.planning.lever import Lever, Price
 from oomph.planning.levers import levers
 from oomph.planning.upgrades import UPGRADES
 from tests.objectives.embedding_cases import BERT, contrastive
-from tests.planning.models import GPT2, LLAMA, MIXTRAL, bench, random_job, random_model, subject
+from tests.planning.models import GPT2, HYBRID, LLAMA, MIXTRAL, bench, random_job, random_model, subject
 
 DOCS = Path(__file__).parents[2] / "docs"
 SMALL = {"vocab_size": 128}  # so that the peak is in the layers, not in the loss
@@ -34,6 +34,7 @@ EXAMPLES: dict[str, tuple[dict[str, Any], TrainJob]] = {
     "Liger's cross entropy": (LLAMA | WORDS, TrainJob(2, 512)),
     "Liger's kernels": (LLAMA, TrainJob(2, 1024)),
     "Unsloth's forward pass": (LLAMA, TrainJob(2, 1024, method="lora")),
+    "packages for layers that keep a state": (HYBRID, TrainJob(2, 512)),
     "cut cross entropy": (LLAMA | WORDS, TrainJob(2, 512)),
     "adapters in the dtype of the weights": (LLAMA, TrainJob(2, 512, method="lora", rank=64)),
     "LoRA": (LLAMA, TrainJob(1, 64)),

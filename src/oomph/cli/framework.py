@@ -10,26 +10,29 @@ from typing import TYPE_CHECKING, Any
 from oomph.cli.job_options import beside, check_kind, given, infer_job, train_job, within_context
 from oomph.errors import UsageError
 from oomph.job import TrainJob
+from oomph.programs.mixer_packages import takes
 from oomph.runtimes import runtime
-from oomph.runtimes.base import Versions
+from oomph.runtimes.base import Default, Versions
 from oomph.runtimes.trainer import use_cache
 
 if TYPE_CHECKING:
     from oomph.ledger import Ledger
+    from oomph.model import Model
 
 SHOWN = 20  # unknown keys that are listed
 
 
 @dataclass(frozen=True)
 class Framework:
-    """What a framework adds to an answer: defaults taken, keys not read, the model its config names, and whether it or
-    somebody said how long sequences are.
+    """What a framework adds to an answer: defaults taken, keys not read, the model its config names, whether it or
+    somebody said how long sequences are, and the packages for mixers that come with it unless others were said.
     """
 
     taken: tuple[str, ...]
     warnings: tuple[str, ...]
     model: str | None
     has_length: bool = True
+    mixers: Default | None = None
 
 
 @dataclass(frozen=True)
@@ -41,10 +44,16 @@ class Asked:
     taken: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     has_length: bool = True
+    mixers: Default | None = None
 
-    def within(self, context: int | None) -> Any:
-        """Return the job with no more tokens than a model is made for, unless somebody said how many."""
-        return self.job if self.has_length else within_context(self.job, context)
+    def of(self, model: Model) -> Asked:
+        """Return what is asked of this model: no more tokens than it is made for, unless somebody said how many, and
+        packages that come with a framework where its layers can take them.
+        """
+        job = self.job if self.has_length else within_context(self.job, model.context_length)
+        if self.mixers is None or not takes(model, self.mixers.value):
+            return replace(self, job=job)
+        return replace(self, job=replace(job, mixers=self.mixers.value), taken=(*self.taken, self.mixers.why))
 
     def told(self, ledger: Ledger) -> Ledger:
         """Return a ledger with what is to be told before its own."""
@@ -62,7 +71,7 @@ def asked(model: str | None, values: Mapping[str, Any]) -> Asked:
     if model is None:
         why = ": the config names none" if config else ""
         raise UsageError(f"Say which MODEL{why}.", "Its name comes first: llama-3-8b.")
-    return Asked(model, job, said.taken, said.warnings, said.has_length)
+    return Asked(model, job, said.taken, said.warnings, said.has_length, said.mixers)
 
 
 def either_asked(model: str | None, values: Mapping[str, Any]) -> Asked:
@@ -97,4 +106,8 @@ def framework_job(name: str | None, config: str | None, values: Mapping[str, Any
     unread = ", ".join(file.unknown[:SHOWN]) + (" ..." if len(file.unknown) > SHOWN else "")
     warnings = (*((f"Not read in {config}: {unread}.",) if unread else ()), *file.notes)
     taken = tuple(f"{program.name}: {text}" for text in program.taken(Versions(), said))
-    return TrainJob(**found), Framework(taken, warnings, file.model, "seq_len" in found)
+    mixers = None
+    if program.mixers and "mixers" not in said:
+        value, why = program.mixers.value, program.mixers.why
+        mixers = Default(value, f"{program.name}: mixers={value}: {why}")
+    return TrainJob(**found), Framework(taken, warnings, file.model, "seq_len" in found, mixers)

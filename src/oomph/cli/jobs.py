@@ -96,8 +96,8 @@ def answered(model: str, job: Job, values: dict[str, Any], said: Asked | None = 
     found = subject(model, offline=values["offline"], job=job)
     context = found.model.context_length
     # A framework's length is its own, but sentence-transformers', which cuts texts to what the model has positions for.
-    own = said if found.model.objective != "embedding" else None
-    job = own.within(context) if own else within_context(job, context)
+    said = said.of(found.model) if said else None
+    job = said.job if said and found.model.objective != "embedding" else within_context(job, context)
     with _patience(job):
         ledger = job_ledger(found, job, fleet)
     ledger = replace(ledger, warnings=(*in_vain(job), *ledger.warnings))

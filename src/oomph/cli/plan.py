@@ -48,7 +48,8 @@ def plan(model: str | None, **values: Any) -> int:
     fleets = _fleets(values["gpu"])
     said = training(model, values)
     found = subject(said.model, offline=values["offline"], job=said.job)
-    job = said.within(found.model.context_length)
+    said = said.of(found.model)
+    job = said.job
     if len(fleets) > 1:
         several = on_devices(found, job, fleets)
         several = replace(several, ledgers=tuple(map(said.told, several.ledgers)))
@@ -102,7 +103,8 @@ def largest(model: str | None, over: Sequence[str], **values: Any) -> int:
     (fleet,) = _fleets(values["gpu"], most=1)
     said = either_asked(model, values)
     question = subject(said.model, offline=values["offline"], job=said.job)
-    found = limits(question, said.within(question.model.context_length), fleet, over)
+    said = said.of(question.model)
+    found = limits(question, said.job, fleet, over)
     found = replace(found, ledger=said.told(found.ledger))
     if values["as_json"]:
         dump(found.to_dict())

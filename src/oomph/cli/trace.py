@@ -47,7 +47,8 @@ def trace(model: str | None, **values: Any) -> int:
     found = subject(asked.model, offline=values["offline"], job=asked.job)
     if found.source.config is None:
         raise ConfigError(f"{found.model.name} has no config to build its class from.", "Point oomph at one.")
-    job = asked.within(found.model.context_length)
+    asked = asked.of(found.model)
+    job = asked.job
     played, refused = _played(found, job)
     with _progress() as progress:
         traced = referee.run(found.source.config, job, progress, values["seconds"])

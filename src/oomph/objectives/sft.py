@@ -72,7 +72,7 @@ def compute_loss(passes: Passes, inputs: dict[str, Sym]) -> tuple[Sym | None, li
         "use_cache": job.use_cache and not switched_off,
     }
     if passes.model.model_type not in WITHOUT_LENGTHS:
-        tape.cu_seq_lens = inputs.get("cu_seq_lens_q")
+        tape.cu_seq_lens, tape.seq_idx = inputs.get("cu_seq_lens_q"), inputs.get("seq_idx")
     with autocast(tape, autocast_dtype(job)):
         loss, logits, *others = passes.forward(*arguments, **options)  # the cache, the projected images
         if job.fp32_outputs:

@@ -15,11 +15,12 @@ from oomph.tape.sizes import yes
 from oomph.tape.sym import Sym, new
 
 
-def causal_conv1d(x: Sym, weight: Sym, bias: Sym | None = None) -> Sym:
+def causal_conv1d(x: Sym, weight: Sym, bias: Sym | None = None, seq_idx: Sym | None = None) -> Sym:
     """Return CausalConv1dFn of x [B, C, S] with weight [C, K] and bias [C], if any: a new tensor in x's layout and
     dtype, whatever the weight's dtype; autocast passes it by.
 
-    Saves x, copied first if neither its channels nor its tokens lie side by side, and the weight. Backward makes x's
+    Saves x, copied first if neither its channels nor its tokens lie side by side, and the weight, and
+    `seq_idx` [B, S] int32, to which sequence each token belongs, if it is told. Backward makes x's
     gradient and fp32 sums for weight and bias, cast where these are narrower; all of them also where nobody wants
     them. Source: causal-conv1d 1.7, causal_conv1d_interface.py, cpp_functions.py.
 
@@ -29,7 +30,7 @@ def causal_conv1d(x: Sym, weight: Sym, bias: Sym | None = None) -> Sym:
     """
     node = record("CausalConv1dFn", (x, weight) if bias is None else (x, weight, bias), _conv_backward)
     with x.tape.no_grad():
-        kept: list[Any] = [_lined_up(x), weight, bias]
+        kept: list[Any] = [_lined_up(x), weight, bias, seq_idx]
         out = like(kept[0], x.dtype, "empty_like")
     save(node, *kept)
     if node is not None:
@@ -45,14 +46,14 @@ def _lined_up(x: Sym) -> Sym:
 
 def _conv_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
     gradient = _lined_up(grad(gradients))
-    x, weight, bias = saved
+    x, weight, bias, seq_idx = saved
     own = like(x, x.dtype, "empty_like")
     sums = [new(x.tape, one.shape, "fp32", op="zeros_like") for one in (weight, bias) if one is not None]
     found: Gradients = [own]
     found += [cast(sums.pop(0), dtype) for _, dtype in node.inputs[1:]]
     del own
     let_go(saved)
-    del x, weight, bias
+    del x, weight, bias, seq_idx
     del gradient
     gradients.clear()
     return found

@@ -8,7 +8,7 @@ from oomph.errors import UnsupportedError
 from oomph.job import InferJob, TrainJob
 from oomph.job_words import FLASH_ATTN, Kernel
 from oomph.programs.frames import FRAMES
-from oomph.programs.mixer_packages import named, packages_of
+from oomph.programs.mixer_packages import named, packages_of, word_of
 
 if TYPE_CHECKING:
     from oomph.model import Model
@@ -94,12 +94,14 @@ def check_packed(model: Model, job: TrainJob) -> None:
         )
     if job.packed_by != "lengths" or model.model_type in KEEP_TO_THEMSELVES:
         return
-    mixers = packages_of(model)
-    if mixers:
+    missing = [word for packages in packages_of(model) for word in packages if word not in job.mixers.split("+")]
+    if missing:
+        found = word_of(packages_of(model)[0])
+        played = f"Where they are installed: --mixers {found}. Or say" if "mamba-ssm" not in missing else "Say"
         raise UnsupportedError(
-            f"transformers takes cu_seq_lens in {model.model_type} with {named(mixers[0])} alone: it refuses them in"
-            " plain torch, and oomph cannot play them with the packages yet.",
-            "Say --packed-by positions, with which its mixers do not tell sequences apart.",
+            f"transformers takes cu_seq_lens in {model.model_type} with {named(missing)} alone: it refuses them in"
+            " plain torch, which is what oomph plays.",
+            f"{played} --packed-by positions, with which its mixers do not tell sequences apart.",
         )
 
 

@@ -46,7 +46,7 @@ def _has_package(weight: Sym, activation: str) -> bool:
 def causal_conv1d_fn(hidden_states: Sym, weight: Sym, bias: Sym | None, activation: str = "") -> Sym:
     """Mirror the function of this name: hidden_states [B, C, S] in and out, weight [C, K], bias [C]."""
     if _has_package(weight, activation):
-        return ops.causal_conv1d(hidden_states, weight, bias)
+        return ops.causal_conv1d(hidden_states, weight, bias, hidden_states.tape.seq_idx)
     out = ops.conv1d(
         ops.cast(hidden_states, weight.dtype), ops.unsqueeze(weight, 1), bias, padding=weight.shape[1] - 1
     )  # fmt: skip

@@ -15,6 +15,7 @@ from oomph.tape.sizes import Size, number, yes
 from oomph.tape.sym import Sym
 
 CHUNK_SIZE = 64  # the functions' default
+WIDEST = 256  # head dim of keys that flash-linear-attention takes
 MOST_CHUNKS = 256  # each is played on its own: in all layers so many take some seconds
 EPSILON = 1e-6
 
@@ -23,6 +24,17 @@ def l2norm(x: Sym) -> Sym:
     """Mirror l2norm: vectors of the last axis made of length 1."""
     inv_norm = ops.rsqrt(ops.sum_over(x * x, -1, keepdim=True) + EPSILON)
     return x * inv_norm
+
+
+def has_package(key: Sym) -> bool:
+    """Tell whether flash-linear-attention is played; raises UnsupportedError for heads that it refuses."""
+    if "fla" not in key.tape.mixers:
+        return False
+    if not yes(key.shape[-1] <= WIDEST):
+        raise UnsupportedError(
+            f"flash-linear-attention takes keys of up to {WIDEST} places in chunks.", "Leave fla out of --mixers."
+        )
+    return True
 
 
 def chunk_gated_delta_rule(
@@ -39,8 +51,9 @@ def chunk_gated_delta_rule(
     query, key [B, S, K, D], value [B, S, V, E], g and beta [B, S, V]; returns [B, S, V, E] and, if asked for, the last
     state [B, V, D, E] in fp32.
     """
-    if "fla" in query.tape.mixers:
-        return ops.fla_gated_delta_rule(query, key, value, g, beta, initial_state, output_final_state)
+    if has_package(key):
+        lengths = query.tape.cu_seq_lens
+        return ops.fla_gated_delta_rule(query, key, value, g, beta, initial_state, output_final_state, lengths)
     initial_dtype = query.dtype
     batch_size, sequence_length, num_k_heads, k_head_dim = key.shape
     num_v_heads, v_head_dim = value.shape[-2:]

@@ -9,7 +9,7 @@ models/kimi_linear/modeling_kimi_linear.py, the functions named.
 from __future__ import annotations
 
 from oomph import ops
-from oomph.programs.delta_rule import CHUNK_SIZE, EPSILON, chunks
+from oomph.programs.delta_rule import CHUNK_SIZE, EPSILON, chunks, has_package
 from oomph.tape.sym import Sym
 
 
@@ -27,7 +27,7 @@ def chunk_kimi_delta_attention(
     query, key, value and g [B, S, N, D], beta [B, S, N]; returns [B, S, N, D] and, if asked for, the last state
     [B, N, D, D] in fp32.
     """
-    if "fla" in query.tape.mixers:
+    if has_package(key):
         return ops.fla_kimi_delta_rule(query, key, value, g, beta, initial_state, output_final_state)
     initial_dtype = query.dtype
     query, key, value, beta, g = [

@@ -10,10 +10,11 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from oomph.blocks.base import descend
+from oomph.blocks.linear_attention import GatedDeltaNet, KimiDeltaAttention
 from oomph.errors import UnsupportedError
+from oomph.job import InferJob, TrainJob
 
 if TYPE_CHECKING:
-    from oomph.job import InferJob, TrainJob
     from oomph.model import Model
 
 # By the kind of a block, in words of --mixers but for mamba-ssm, which is not played.
@@ -33,6 +34,13 @@ def packages_of(model: Model) -> list[tuple[str, ...]]:
     return list(dict.fromkeys(PACKAGES[block.kind] for block in blocks if block.kind in PACKAGES))
 
 
+def has_gated_delta_nets(model: Model) -> bool:
+    """Tell whether some of its layers are delta nets that flash-linear-attention tells where sequences begin; Kimi's
+    class does not tell them.
+    """
+    return any(isinstance(block, GatedDeltaNet) for block in descend(model.parts))
+
+
 def named(packages: Iterable[str]) -> str:
     """Return the names of packages in a sentence.
 
@@ -46,11 +54,20 @@ def check_mixers(model: Model, job: TrainJob | InferJob) -> None:
     """Refuse packages that no class of the model asks for."""
     if job.mixers == "torch":
         return
-    asked = {word for each in packages_of(model) for word in each}
+    asked = _asked(model)
     idle = [word for word in job.mixers.split("+") if word not in asked]
     if idle:
         why = f"transformers' class of {model.model_type or 'this model'} asks for no {named(idle)}."
-        raise UnsupportedError(why, f"Say --mixers {_word(asked)}.")
+        raise UnsupportedError(why, f"Say --mixers {word_of(asked)}.")
+
+
+def takes(model: Model, mixers: str) -> bool:
+    """Tell whether the classes of a model ask for all of these packages."""
+    return _asked(model) >= {*mixers.split("+")}
+
+
+def _asked(model: Model) -> set[str]:
+    return {word for packages in packages_of(model) for word in packages}
 
 
 def mixer_note(model: Model, mixers: str) -> tuple[str, ...]:
@@ -62,13 +79,24 @@ def mixer_note(model: Model, mixers: str) -> tuple[str, ...]:
             continue
         which = "packages" if len(missing) > 1 else "package"
         without = f"transformers without the {which} {named(missing)} is played"
-        fix = "" if mixers == _word(packages) else f" Where they are installed: --mixers {_word(packages)}."
+        fix = "" if mixers == word_of(packages) else f" Where they are installed: --mixers {word_of(packages)}."
         if "mamba-ssm" in packages:
             fix = fix.replace("they are", "causal-conv1d is") + " oomph does not play mamba-ssm yet."
         found.append(f"{without}: its mixers in plain torch, which takes more.{fix}")
     return tuple(found)
 
 
-def _word(packages: Iterable[str]) -> str:
+def packed_note(model: Model, job: TrainJob | InferJob) -> tuple[str, ...]:
+    """Say so where a class does not tell all of its mixers where packed sequences begin, though a batch does."""
+    told = isinstance(job, TrainJob) and job.packs and job.packed_by == "lengths"
+    if not told or not any(isinstance(block, KimiDeltaAttention) for block in descend(model.parts)):
+        return ()
+    return (
+        f"{model.model_type} tells its convolutions where packed sequences begin, but not its delta rule: there they"
+        " see those before them.",
+    )
+
+
+def word_of(packages: Iterable[str]) -> str:
     """Return how --mixers says that these packages are installed, as far as they are played."""
     return "+".join(word for word in PLAYED if word in packages) or "torch"

@@ -48,6 +48,7 @@ class _Answering(QuickFakeMode):
     counting = False  # whether small integers are really computed with
     searching = False  # whether what a static cache has seen is asked for by a search alone, after it saw some
     pictured: int | None = None  # tokens of a sequence that are images', once they are looked for
+    repeated: int | None = None  # how many items come of a repetition by counts, where it is known
     found: int | None = None  # how many places of a row are found now, where it is known
 
     def dispatch(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -64,6 +65,9 @@ class _Answering(QuickFakeMode):
             return True
         if func is aten.nonzero.default:
             return self._places(args[0])
+        if func is aten.repeat_interleave.Tensor and self.repeated is not None:
+            with self:
+                return torch.empty((self.repeated,), dtype=args[0].dtype, device=args[0].device)
         if func is aten._grouped_mm.default and args[0].dtype != torch.bfloat16:
             return self._grouped(*args, **(kwargs or {}))
         result = super().dispatch(func, types, args, kwargs)

@@ -7,6 +7,7 @@ The code that runs is that for an H100.
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
@@ -22,7 +23,8 @@ from unittest.mock import patch
 import torch
 
 from oomph.errors import UnsupportedError
-from oomph.job_words import Mixers
+from oomph.job import InferJob, TrainJob
+from oomph.ops.delta_chunks import CHUNK
 from oomph.programs.mixer_packages import named
 from oomph.referee.losses import without_triton
 
@@ -47,31 +49,56 @@ LAUNCHES = ("causal_conv1d_fwd", "causal_conv1d_bwd", "causal_conv1d_update")
 
 
 @contextmanager
-def installed(model: Any, mixers: Mixers, real: bool = False) -> Iterator[None]:
+def installed(model: Any, job: TrainJob | InferJob, mode: Any = None, real: bool = False) -> Iterator[None]:
     """Let the classes of a model find the packages of a job inside, and no others though they are there; `real` ones
-    launch what they launch.
+    launch what they launch. `mode` are fake tensors that answer how many chunks there are, None where they are real.
 
     Raises UnsupportedError: one is asked for and not there.
     """
-    words = mixers.split("+")
-    if mixers == "torch" and not any(map(find_spec, PACKAGES.values())):
+    words = job.mixers.split("+")
+    if job.mixers == "torch" and not any(map(find_spec, PACKAGES.values())):
         yield
         return
     found: dict[str, Any] = {}
     for word, package in PACKAGES.items():
         if word in words and not find_spec(package):
             fix = f"pip install {named((word,))}" if real else PIP[word]
-            raise UnsupportedError(f"The mixers {mixers} need {named((word,))}.", f"Do: {fix}")
+            raise UnsupportedError(f"The mixers {job.mixers} need {named((word,))}.", f"Do: {fix}")
         found |= {package: None} if word not in words else {} if real else _modules(word)
     choose = import_module("transformers.integrations.hub_kernels").use_kernel_func_from_hub_with_fallback
     with ExitStack() as stack:
         stack.enter_context(_found(found))
+        if "fla" in words and not real:
+            stack.enter_context(_remembering_nothing())
+        if mode is not None and isinstance(job, TrainJob) and job.packs:
+            stack.enter_context(patch.object(mode, "repeated", _chunks(job)))
         for module in {sys.modules[type(each).__module__] for each in model.modules()}:
             for name in FUNCTIONS.keys() & vars(module).keys():
                 own = getattr(getattr(module, name), "__wrapped__", None)
                 if own is not None:  # else its class asks for no package
                     stack.enter_context(patch.object(module, name, choose(*FUNCTIONS[name])(own)))
         yield
+
+
+def _chunks(job: TrainJob) -> int:
+    """Return how many chunks sequences have that are all as long as the longest."""
+    longest = -(-job.shape[1] // job.sequences_in_row)
+    return job.sequences_in_row * -(-longest // CHUNK)
+
+
+@contextmanager
+def _remembering_nothing() -> Iterator[None]:
+    """Let functions of fla that remember what they were called with do so from here on, and forget it in the end."""
+    index = import_module("fla.ops.utils.index")
+    cells = [cell.cell_contents for each in vars(index).values() for cell in getattr(each, "__closure__", None) or ()]
+    known = [each for each in cells if isinstance(each, deque)]
+    for each in known:
+        each.clear()
+    try:
+        yield
+    finally:
+        for each in known:
+            each.clear()
 
 
 @cache

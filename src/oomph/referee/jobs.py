@@ -145,8 +145,11 @@ def has_warm_up(job: TrainJob) -> bool:
 
 def _remembers(model: Any, job: TrainJob) -> bool:
     """Say whether a forward pass leaves something behind: LongRoPE's frequencies for long sequences, how far positions
-    are ahead of tokens where there are images, the dtype that bitsandbytes gives a bias, states that a module keeps.
+    are ahead of tokens where there are images, the dtype that bitsandbytes gives a bias, states that a module keeps,
+    what flash-linear-attention remembers of where sequences begin.
     """
+    if job.packs and job.packed_by == "lengths" and "fla" in job.mixers:
+        return True
     return any(
         getattr(module, "rope_type", "") == "longrope"
         or ((job.images or job.padding) and hasattr(module, "rope_deltas"))

@@ -282,7 +282,7 @@ TRITON: dict[str, Any] = {
     "triton.autotune": lambda *args, **kwargs: lambda function: function,
     "triton.runtime.autotuner.Autotuner": Kernel,
     "triton.runtime.driver.active": object(),  # which knows no device
-    "triton.cdiv": lambda a, b: -(-a // b),
+    "triton.cdiv": lambda a, b: (a + b - 1) // b,  # as it is written, of tensors too
     "triton.next_power_of_2": lambda n: 1 << (int(n) - 1).bit_length(),
 }
 

@@ -140,7 +140,7 @@ def _run(raw: Mapping[str, Any], job: TrainJob | InferJob, watcher: MeterWatcher
         reference = models.build_reference(raw, job, meter.device)
         watcher.params = sum(parameter.numel() for parameter in model.parameters())
         meter.settle()
-        with kernels(job, watcher), fla.installed(model, job.mixers, real=True):
+        with kernels(job, watcher), fla.installed(model, job, real=True):
             if isinstance(job, TrainJob):
                 jobs.train(model, job, watcher, warm_up=job.steady, reference=reference)
             else:

@@ -188,7 +188,7 @@ def trace(
         stack.enter_context(tracker)
         model = models.build(raw_config, job)
         reference = models.build_reference(raw_config, job)
-        stack.enter_context(fla.installed(model, job.mixers))
+        stack.enter_context(fla.installed(model, job, mode))
         if layer_marks:
             watcher.follow(model)
             if reference is not None:

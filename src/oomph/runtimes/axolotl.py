@@ -56,5 +56,6 @@ RUNTIME = Runtime(
     quantised=quantised,
     packed=packed,
     of_job=of_job,
+    mixers=Default("fla", "flash-linear-attention is among its requirements, causal-conv1d is not"),
     of_objective=trl.of_objective,
 )

@@ -97,6 +97,8 @@ class Runtime:
     packed: Callable[[Versions, str], Defaults] = lambda versions, attention: {}
     # More of them as a whole job has it that is given: kernels that a program puts in where it can.
     of_job: Callable[[Mapping[str, Any]], Defaults] = lambda given: {}
+    # Which packages for layers that keep a state come with it, where a model has such layers.
+    mixers: Default | None = None
     # What is different for an objective beyond sft; None where such a job is not modelled as this program runs it.
     of_objective: Callable[[str, Versions], Defaults] | None = None
 

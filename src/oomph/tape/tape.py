@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
@@ -67,6 +68,9 @@ class Tape:
         self.holes = True  # whether a padding mask has any
         self.sequences: Size = 0  # that lie behind each other in each row; 0: no position ids come along
         self.cu_seq_lens: Sym | None = None  # where each begins, if the batch says so
+        self.seq_idx: Sym | None = None  # and to which sequence each token belongs
+        # What flash-linear-attention's functions remember of arguments that they were called with last.
+        self.memos: dict[str, deque[tuple[Sym, Sym]]] = {}
         # Tells by its path whether a weight waits in the machine's memory, and comes when its module is called.
         self.waits: Callable[[str], bool] = lambda path: False
         self.adapters = True  # whether they are switched on

@@ -9,6 +9,7 @@ from oomph.job_words import BASES
 from oomph.kernels.unsloth import PATCHES
 from oomph.model import Model
 from oomph.planning.lever import Lever, Price, replaced, setting
+from oomph.programs.mixer_packages import packages_of, word_of
 
 
 def _unsloth(job: TrainJob, model: Model) -> Iterable[TrainJob]:
@@ -17,6 +18,14 @@ def _unsloth(job: TrainJob, model: Model) -> Iterable[TrainJob]:
         return
     base = {"method": BASES.get(job.method, job.method), "kbit_preparation": False}
     changed = replaced(job, {"kernels": "unsloth", "loss": "unsloth", **(base if job.kbit_preparation else {})})
+    if changed is not None:
+        yield changed
+
+
+def _packages(job: TrainJob, model: Model) -> Iterable[TrainJob]:
+    """All that the model's class asks for, where a job goes without one."""
+    word = word_of({word for packages in packages_of(model) for word in packages})
+    changed = replaced(job, {"mixers": word}) if word != "torch" else None
     if changed is not None:
         yield changed
 
@@ -37,5 +46,13 @@ LEVERS = (
         "head stay in 16 bit where PEFT makes them fp32 (unsloth).",
         "https://unsloth.ai/blog/mistral-benchmark",
         _unsloth,
+    ),
+    Lever(
+        "packages for layers that keep a state",
+        Price.NOTHING,
+        "No cost, faster: delta rules and convolutions over time are kernels that compute again in their backward what "
+        "plain torch keeps; flash-linear-attention and causal-conv1d have to be installed.",
+        "https://arxiv.org/abs/2412.06464",
+        _packages,
     ),
 )
