@@ -40,8 +40,10 @@ VALUES: dict[str, str] = {
     "bnb-4bit": "nf4",
     "bnb-8bit": "int8",
     "causal-conv1d+fla": "fla+causal-conv1d",
+    "causal-conv1d+mamba-ssm": "mamba-ssm+causal-conv1d",
     "causal_conv1d": "causal-conv1d",
     "flash-linear-attention": "fla",
+    "mamba_ssm": "mamba-ssm",
     "float16": "fp16",
     "float32": "fp32",
     "gptq": "gptq-4bit-g128",
@@ -86,7 +88,7 @@ HELP: dict[Job, dict[str, str]] = {
         "precision": "Dtype of weights, gradients and states; amp: fp32 weights under autocast.",
         "attention": "Attention kernel: torch's own, transformers' eager one, or the package flash-attn 2's or 3's.",
         "kernels": "Whose fused kernels for norms, rotary embeddings and activations are put into the model.",
-        "mixers": "Which packages compute layers that keep a state: delta rules, convolutions over time.",
+        "mixers": "Which packages compute layers that keep a state: Mamba's scans, delta rules, convolutions.",
         "padding": "The batch has a padding mask, which shuts flash out; flash-attn's packages take padding out.",
         "packing": "Rows hold several sequences, told apart by position ids: a mask is built, which shuts flash out;"
         " flash-attn's packages tell them apart themselves, in batches of one row.",
@@ -177,7 +179,7 @@ HELP: dict[Job, dict[str, str]] = {
         "decode": "Tokens written after them, one by one.",
         "precision": "Dtype of weights and cache.",
         "attention": "Attention kernel: torch's own, transformers' eager one, or the package flash-attn 2's or 3's.",
-        "mixers": "Which packages compute layers that keep a state: delta rules, convolutions over time.",
+        "mixers": "Which packages compute layers that keep a state: Mamba's scans, delta rules, convolutions.",
         "padding": "The batch has a padding mask, which shuts flash out.",
         "cache": "Key-value cache: growing, of full length from the start, quantised (to fp8, or by quanto or HQQ to"
         " integers), or offloaded to the machine's memory.",

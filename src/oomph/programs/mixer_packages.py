@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from oomph.job import InferJob, TrainJob
     from oomph.model import Model
 
-# By the kind of a block, in words of --mixers but for mamba-ssm, which is not played.
+# By the kind of a block, in words of --mixers.
 PACKAGES = {
     "linear_attention": ("fla", "causal-conv1d"),
     "mamba": ("mamba-ssm", "causal-conv1d"),
     "short_conv": ("causal-conv1d",),
 }
-PLAYED = ("fla", "causal-conv1d")
+ORDER = ("fla", "mamba-ssm", "causal-conv1d")
+MAMBA_SSM, CAUSAL_CONV1D = "mamba-ssm", "causal-conv1d"
 NAMES = {"fla": "flash-linear-attention"}  # of packages whose word is another
 PLAIN = ("lfm3", "minimax")  # types whose mixers are plain torch whether or not there is a package
 
@@ -53,6 +54,13 @@ def check_mixers(model: Model, job: TrainJob | InferJob) -> None:
         raise UnsupportedError(why, f"Say --mixers {_word(asked)}.")
 
 
+def refuse_alone(mixers: frozenset[str]) -> None:
+    """Refuse mamba-ssm without causal-conv1d where its function for a whole mixer runs, which calls the other."""
+    if CAUSAL_CONV1D not in mixers:
+        why = "mamba-ssm's function for a whole mixer calls causal-conv1d, and fails where that is not installed."
+        raise UnsupportedError(why, "Say --mixers mamba-ssm+causal-conv1d, or --mixers torch.")
+
+
 def mixer_note(model: Model, mixers: str) -> tuple[str, ...]:
     """Say so where packages could compute a model's mixers that a job does without."""
     found = []
@@ -62,13 +70,11 @@ def mixer_note(model: Model, mixers: str) -> tuple[str, ...]:
             continue
         which = "packages" if len(missing) > 1 else "package"
         without = f"transformers without the {which} {named(missing)} is played"
-        fix = "" if mixers == _word(packages) else f" Where they are installed: --mixers {_word(packages)}."
-        if "mamba-ssm" in packages:
-            fix = fix.replace("they are", "causal-conv1d is") + " oomph does not play mamba-ssm yet."
+        fix = f" Where they are installed: --mixers {_word(packages)}."
         found.append(f"{without}: its mixers in plain torch, which takes more.{fix}")
     return tuple(found)
 
 
 def _word(packages: Iterable[str]) -> str:
-    """Return how --mixers says that these packages are installed, as far as they are played."""
-    return "+".join(word for word in PLAYED if word in packages) or "torch"
+    """Return how --mixers says that these packages are installed."""
+    return "+".join(word for word in ORDER if word in packages) or "torch"
