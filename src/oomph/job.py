@@ -87,10 +87,10 @@ class TrainJob:
     mixture computes its experts; `routing`: how tokens are spread over them, evenly or all to the same ones, which
     changes bytes in the eager form only. `kernels`: whose fused kernels are put into it, of norms, rotary
     embeddings and activations. `mixers`: which packages its classes find for layers that keep a state, none unless
-    said: flash-linear-attention for delta rules, causal-conv1d for convolutions over time. `model_code`: whose
-    classes and loop run, transformers' or those of a release of LitGPT, which has maps, adapters and names of
-    targets of its own (docs/frameworks.md). `autocast`: 16-bit weights under autocast too, as accelerate's mixed
-    precision over them: adapters in fp32 are cast, losses upcast.
+    said: flash-linear-attention for delta rules, mamba-ssm for Mamba's scans, causal-conv1d for convolutions over
+    time. `model_code`: whose classes and loop run, transformers' or those of a release of LitGPT, which has maps,
+    adapters and names of targets of its own (docs/frameworks.md). `autocast`: 16-bit weights under autocast too, as
+    accelerate's mixed precision over them: adapters in fp32 are cast, losses upcast.
 
     The objective is what is minimised, as trainers of TRL or sentence-transformers do it; one beyond sft asks for what
     is missing: its loss, and a `reference` that goes with the method. `batch` then counts samples: a pair of answers is

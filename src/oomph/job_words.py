@@ -41,6 +41,8 @@ Mixers = Literal[
     "fla",  # the package flash-linear-attention, for delta rules
     "causal-conv1d",  # the package of that name, for convolutions over time
     "fla+causal-conv1d",  # both
+    "mamba-ssm",  # the package of that name, for the scans of Mamba 1 and 2
+    "mamba-ssm+causal-conv1d",  # both, which it asks for where it trains
 ]
 Experts = Literal[
     "grouped_mm",  # one product for all experts; what transformers takes unless told otherwise

@@ -154,6 +154,7 @@ from oomph.ops.routing import (
     topk,
 )
 from oomph.ops.scan import cumsum, exp, softplus
+from oomph.ops.selective_scan import mamba_inner, selective_scan, selective_state_update
 from oomph.ops.shifted_attention import shifted_attention
 from oomph.ops.slices import (
     as_int32,
@@ -179,6 +180,7 @@ from oomph.ops.slices import (
 )
 from oomph.ops.softmax import softmax, softmax_as, softmax_as_is, softmax_in_fp32
 from oomph.ops.sparsemixer import log, multiplier, scatter_number, shake, shake_view
+from oomph.ops.ssd import split_conv_scan, ssd_scan
 from oomph.ops.table import embedding, embedding_at
 from oomph.ops.triangular import solve_triangular, strict_triangle
 from oomph.ops.unsloth import lora_map, lora_mlp, lora_qkv, unsloth_norm
@@ -303,6 +305,7 @@ __all__ = [
     "lora_map",
     "lora_mlp",
     "lora_qkv",
+    "mamba_inner",
     "masked_fill",
     "masked_scatter",
     "matmul",
@@ -364,6 +367,8 @@ __all__ = [
     "sdpa_attention",
     "section_tables",
     "select",
+    "selective_scan",
+    "selective_state_update",
     "shake",
     "shake_view",
     "shifted_attention",
@@ -382,9 +387,11 @@ __all__ = [
     "sorted_order",
     "split",
     "split_axis",
+    "split_conv_scan",
     "split_heads",
     "split_sizes",
     "squares",
+    "ssd_scan",
     "stack_first",
     "stack_last",
     "strict_triangle",

@@ -13,6 +13,7 @@ from oomph.workspaces import Buffer, Freed, Step
 
 if TYPE_CHECKING:
     from oomph.tape.autograd import Node
+    from oomph.tape.sizes import Size
     from oomph.tape.tape import Tape
 
 T = TypeVar("T")
@@ -63,3 +64,10 @@ def end_kept(kept: list[Any], node: Node | None) -> None:
     """Let go what was made to be saved: in turn as it is packed, or the last first if nothing takes the tuple over."""
     while kept:
         kept.pop(-1 if node is None else 0)
+
+
+def zeros_of_second(node: Node, gradients: list[Sym | None], shape: tuple[Size, ...]) -> Sym | None:
+    """Return what torch makes for a second output in fp32, if there is one, whose gradient nobody gives: zeros."""
+    if node.outputs == 1 or gradients[1] is not None or gradients[0] is None:
+        return None
+    return new(gradients[0].tape, shape, "fp32", op="zeros")

@@ -18,13 +18,20 @@ def _is_column_major(matrix: Sym) -> bool:
     return yes(matrix.strides[0] == 1) and yes(matrix.strides[1] == matrix.shape[0])
 
 
-def _weight_gradient(node: Node, tape: Any, index: int) -> Sym:
-    """Return the gradient of a second factor: g.t().mm(x).t() for a column-major one, else x.t().mm(g).
+def _column_major(a: Sym, b: Sym) -> tuple[bool, bool]:
+    """Tell of both factors whether they lie column by column; of the first only where it wants a gradient."""
+    return a.requires_grad and _is_column_major(a), _is_column_major(b)
 
-    Source: torch/csrc/autograd/FunctionsManual.cpp, mm_mat2_backward: so that it has the weight's own layout.
+
+def _factor_gradient(node: Node, tape: Any, index: int, second: int) -> Sym:
+    """Return the gradient of a product's first (0) or second (1) factor: of a column-major one the product's transpose,
+    turned back.
+
+    Source: torch/csrc/autograd/FunctionsManual.cpp, mm_mat1_backward and mm_mat2_backward: so that it has the factor's
+    own layout.
     """
     (rows, columns), dtype = node.inputs[index]
-    if node.context:
+    if node.context[second]:
         return swapped(new(tape, (columns, rows), dtype, op="mm"), 0, 1)
     return new(tape, (rows, columns), dtype, op="mm")
 
@@ -42,7 +49,7 @@ def mm(a: Sym, b: Sym) -> Sym:
     """
     node = record("Mm", (a, b), _mm_backward)
     if node is not None:
-        node.context = _is_column_major(b)
+        node.context = _column_major(a, b)
         save(node, b if a.requires_grad else None, a if b.requires_grad else None)  # mat2, self
     (out,) = selected(a.tape, "mm", lambda: (new(a.tape, (a.shape[0], b.shape[1]), a.dtype, op="mm"),))
     return made_by(out, node)
@@ -50,8 +57,8 @@ def mm(a: Sym, b: Sym) -> Sym:
 
 def _mm_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
     tape = grad(gradients).tape
-    second = _weight_gradient(node, tape, 1) if node.needs(1) else None
-    own = new(tape, *node.inputs[0], op="mm") if node.needs(0) else None
+    second = _factor_gradient(node, tape, 1, 1) if node.needs(1) else None
+    own = _factor_gradient(node, tape, 0, 0) if node.needs(0) else None
     return [own, second]
 
 
@@ -84,7 +91,7 @@ def addmm(bias: Sym, x: Sym, weight: Sym) -> Sym:
     bias = autocast_argument(bias, cached=True)
     node = record("Addmm", (bias, x, weight), _addmm_backward)
     if node is not None:
-        node.context = _is_column_major(weight)
+        node.context = _column_major(x, weight)
         save(node, x if weight.requires_grad else None, weight if x.requires_grad else None)  # mat1, mat2
     shape = (x.shape[0], weight.shape[1])
     (out,) = selected(x.tape, "addmm", lambda: (new(x.tape, shape, x.dtype, op="addmm"),))
@@ -93,8 +100,8 @@ def addmm(bias: Sym, x: Sym, weight: Sym) -> Sym:
 
 def _addmm_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
     tape = grad(gradients).tape
-    own = new(tape, *node.inputs[1], op="mm") if node.needs(1) else None
-    weight = _weight_gradient(node, tape, 2) if node.needs(2) else None
+    own = _factor_gradient(node, tape, 1, 0) if node.needs(1) else None
+    weight = _factor_gradient(node, tape, 2, 1) if node.needs(2) else None
     return [gradients[0] if node.needs(0) else None, own, weight]
 
 

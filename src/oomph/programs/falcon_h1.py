@@ -13,7 +13,7 @@ from oomph import ops
 from oomph.programs.cache import HYBRID, LINEAR, Cache, dynamic_cache
 from oomph.programs.causal_conv import convolved, masked
 from oomph.programs.frame import call, counted_positions, language_model
-from oomph.programs.mamba2 import EPSILON, chunk_scan, one_step
+from oomph.programs.mamba2 import EPSILON, chunk_scan, fused, fuses, one_step
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sizes import Size, yes
@@ -72,6 +72,8 @@ def mixer(m: Bound, hidden_states: Sym, cache_params: Cache | None, attention_ma
     projected_states = m.in_proj(hidden_states)
     projected_states = projected_states * m.mup_vector
     A = -ops.exp(ops.cast(m.value("A_log"), "fp32"))
+    if fuses(m, cache_params):
+        return fused(m, projected_states, A)
     gate, hidden_states_B_C, dt = ops.split_sizes(projected_states, (m.inner_size, m.conv_size, m.num_heads))
 
     hidden_states_B_C = ops.transpose(hidden_states_B_C, 1, 2)

@@ -1,4 +1,5 @@
-"""The Mamba-1 mixer with its local variables, as transformers runs it without the package mamba_ssm: token by token.
+"""The Mamba-1 mixer with its local variables, as transformers runs it with the package mamba-ssm, or without: token
+by token.
 
 Shape letters: B batch, S sequence, I inner width, N state size, R rank of the time step. Every token leaves a state
 [B, I, N] in fp32 and a cast of it behind, and its backward makes a tensor [B, I, S, N] for each of its two slices.
@@ -12,6 +13,7 @@ from oomph import ops
 from oomph.errors import UnsupportedError, UsageError
 from oomph.programs.cache import Cache
 from oomph.programs.causal_conv import convolved, masked
+from oomph.programs.mixer_packages import MAMBA_SSM, refuse_alone
 from oomph.tape.bound import WRAPPED, Bound
 from oomph.tape.sizes import Size, number, yes
 from oomph.tape.sym import Sym
@@ -31,6 +33,8 @@ def mixer(
     projected_states = ops.transpose(m.in_proj(hidden_states), 1, 2)
     A = -ops.exp(ops.cast(m.value("A_log"), "fp32"))
     if m.tape.training and cache_params is None and m.inner_norms != "weighted":
+        if MAMBA_SSM in m.tape.mixers:
+            return _fused(m, projected_states, A)
         _for_the_kernel(m)
     hidden_states_B_C, gate = ops.split_axis(projected_states, 1, (m.inner_size, m.inner_size))
 
@@ -75,6 +79,38 @@ def mixer(
     return contextualized_states
 
 
+def _fused(m: Bound, projected_states: Sym, A: Sym) -> Sym:
+    """Return what mamba_inner_fn makes of projected_states [B, 2·I, S]; its arguments in fp32 are nobody else's."""
+    refuse_alone(m.tape.mixers)
+    if m.bias:
+        raise UnsupportedError(
+            "mamba-ssm's mamba_inner_fn fails with a bias on its last map, which transformers hands to it in fp32.",
+            "Say --mixers torch.",
+        )
+    x_proj, dt_proj, out_proj = (weight_alone(m[name], name) for name in ("x_proj", "dt_proj", "out_proj"))
+    conv, D, bias = m.conv1d, ops.cast(m.value("D"), "fp32"), ops.cast(_time_map(m.dt_proj)[1], "fp32")
+    return ops.mamba_inner(
+        projected_states, conv.value("weight"), conv.parts["bias"], x_proj, dt_proj, out_proj, A, D, bias,
+        normed=m.inner_norms == "bare",
+    )  # fmt: skip
+
+
+def weight_alone(part: Bound, name: str) -> Sym:
+    """Return the weight of a map that mamba-ssm's functions for a whole mixer are handed."""
+    if WRAPPED in part.parts:
+        raise UsageError(
+            f"An adapter on {name} would never train: transformers hands mamba-ssm the weight past it.",
+            f"Leave {name} out (--targets in_proj, for one), or say --mixers torch.",
+        )
+    weight = part.parts.get("weight")
+    if not isinstance(weight, Sym) or weight.dtype not in ("bf16", "fp16", "fp32"):
+        raise UnsupportedError(
+            f"mamba-ssm fails with a quantised {name}, whose weight transformers hands to it as it is stored.",
+            "Take --quantization none, or say --mixers torch.",
+        )
+    return weight
+
+
 def _for_the_kernel(m: Bound) -> None:
     """Make what the class hands to a kernel that is not there, but Jamba: fp32 copies, for a moment."""
     out_proj = m.out_proj
@@ -116,6 +152,9 @@ def selective_scan(
 
     Returns the output [B, I, S] and, if asked for, the last state [B, I, N].
     """
+    if MAMBA_SSM in hidden_states.tape.mixers:
+        turned = ops.transpose(B, 1, 2), ops.transpose(C, 1, 2)
+        return ops.selective_scan(hidden_states, dt, A, *turned, D, z, delta_bias, return_last_state)
     batch_size, intermediate_size, seq_len = hidden_states.shape
     input_dtype = hidden_states.dtype
     dt = dt + ops.unsqueeze(ops.cast(delta_bias, dt.dtype), 1)
@@ -145,7 +184,8 @@ def _played(seq_len: Size) -> int:
         raise UnsupportedError(
             f"oomph plays a Mamba-1 scan of at most {MOST_TOKENS} tokens, one by one as transformers runs it, not of "
             f"{number(seq_len)}.",
-            f"Ask for at most {MOST_TOKENS} tokens (--seq, --context), or trace the real code: oomph trace.",
+            "Say --mixers mamba-ssm+causal-conv1d if those packages are installed, whose scan is one kernel; else ask "
+            f"for at most {MOST_TOKENS} tokens (--seq, --context), or trace the real code: oomph trace.",
         )
     count = number(seq_len)
     if not yes(seq_len == count):
@@ -160,6 +200,8 @@ def selective_state_update(
 
     Returns [B, I].
     """
+    if MAMBA_SSM in hidden_states.tape.mixers:
+        return ops.selective_state_update(hidden_states)
     input_dtype = hidden_states.dtype
     dt = dt + ops.cast(dt_bias, dt.dtype)
     dt = ops.softplus(dt)

@@ -1,4 +1,5 @@
-"""The Mamba-2 mixer with its local variables, as transformers runs it without the package mamba_ssm: in chunks.
+"""The Mamba-2 mixer with its local variables, as transformers runs it with or without the package mamba-ssm: in
+chunks.
 
 Shape letters: B batch, S sequence, I inner width, P heads of D channels each, G groups, N state size; C chunks of L
 positions. Per layer the scores of a chunk, [B, P, C, L, L] in fp32, are there several times over. Source: transformers
@@ -9,8 +10,11 @@ positions. Per layer the scores of a chunk, [B, P, C, L, L] in fp32, are there s
 from __future__ import annotations
 
 from oomph import ops
+from oomph.ops.ssd import MixerSizes
 from oomph.programs.cache import Cache
-from oomph.programs.causal_conv import convolved, masked
+from oomph.programs.causal_conv import convolved, masked, squeezed
+from oomph.programs.mamba1 import weight_alone
+from oomph.programs.mixer_packages import MAMBA_SSM, refuse_alone
 from oomph.tape.bound import Bound
 from oomph.tape.sizes import Size, yes
 from oomph.tape.sym import Sym
@@ -29,6 +33,8 @@ def mixer(
     hidden_states = masked(hidden_states, attention_mask)
     projected_states = m.in_proj(hidden_states)
     A = -ops.exp(ops.cast(m.value("A_log"), "fp32"))
+    if fuses(m, cache_params):
+        return fused(m, projected_states, A)
     gate, hidden_states_B_C, dt = ops.split_sizes(projected_states, (m.inner_size, m.conv_size, m.num_heads))
 
     hidden_states_B_C = ops.transpose(hidden_states_B_C, 1, 2)
@@ -60,6 +66,23 @@ def mixer(
     return contextualized_states
 
 
+def fuses(m: Bound, cache_params: Cache | None) -> bool:
+    """Tell whether a mixer goes through mamba_split_conv1d_scan_combined: in training, without a cache."""
+    return MAMBA_SSM in m.tape.mixers and m.tape.training and cache_params is None
+
+
+def fused(m: Bound, projected_states: Sym, A: Sym) -> Sym:
+    """Return what that function makes of projected_states [B, S, 2·I + 2·G·N + P]: [B, S, H]."""
+    refuse_alone(m.tape.mixers)
+    out_proj, conv = m.out_proj, m.conv1d
+    weight_alone(out_proj, "out_proj")
+    return ops.split_conv_scan(
+        projected_states, squeezed(conv), conv.parts["bias"], m.value("dt_bias"), A, m.value("D"),
+        m["norm"].value("weight") if m.gated_norm else None, out_proj.value("weight"), out_proj.parts["bias"],
+        MixerSizes(m.chunk_size, m.head_dim, m.num_groups),
+    )  # fmt: skip
+
+
 def chunk_scan(
     hidden_states: Sym,
     dt: Sym,
@@ -74,8 +97,13 @@ def chunk_scan(
 ) -> tuple[Sym, Sym | None]:
     """Mirror mamba2_chunk_scan: x [B, S, P, D], dt [B, S, P], A [P], B and C [B, S, G, N], D and dt_bias [P].
 
-    Returns the output [B, S, P, D] and, if asked for, the last state [B, P, D, N], both fp32.
+    Returns the output [B, S, P, D] and, if asked for, the last state [B, P, D, N], both fp32; of the package mamba-ssm
+    the output in x's dtype.
     """
+    if MAMBA_SSM in hidden_states.tape.mixers:
+        return ops.ssd_scan(
+            hidden_states, dt, A, B, C, chunk_size, D, dt_bias, initial_states, return_final_states
+        )  # fmt: skip
     batch_size, sequence_length, num_heads, head_dim = hidden_states.shape
     num_groups = B.shape[2]
     dt = dt + ops.cast(dt_bias, dt.dtype)
@@ -184,6 +212,8 @@ def selective_state_update(
 
     `z` [B, P, D] is a gate on what comes out.
     """
+    if MAMBA_SSM in hidden_states.tape.mixers:
+        return ops.selective_state_update(hidden_states)
     batch_size, num_heads, head_dim = hidden_states.shape
     num_groups, state_size = B.shape[1:]
     dt = dt + ops.cast(dt_bias, dt.dtype)

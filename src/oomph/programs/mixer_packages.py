@@ -17,13 +17,14 @@ from oomph.job import InferJob, TrainJob
 if TYPE_CHECKING:
     from oomph.model import Model
 
-# By the kind of a block, in words of --mixers but for mamba-ssm, which is not played.
+# By the kind of a block, in words of --mixers.
 PACKAGES = {
     "linear_attention": ("fla", "causal-conv1d"),
     "mamba": ("mamba-ssm", "causal-conv1d"),
     "short_conv": ("causal-conv1d",),
 }
-PLAYED = ("fla", "causal-conv1d")
+ORDER = ("fla", "mamba-ssm", "causal-conv1d")
+MAMBA_SSM, CAUSAL_CONV1D = "mamba-ssm", "causal-conv1d"
 NAMES = {"fla": "flash-linear-attention"}  # of packages whose word is another
 PLAIN = ("lfm3", "minimax")  # types whose mixers are plain torch whether or not there is a package
 
@@ -70,6 +71,13 @@ def _asked(model: Model) -> set[str]:
     return {word for packages in packages_of(model) for word in packages}
 
 
+def refuse_alone(mixers: frozenset[str]) -> None:
+    """Refuse mamba-ssm without causal-conv1d where its function for a whole mixer runs, which calls the other."""
+    if CAUSAL_CONV1D not in mixers:
+        why = "mamba-ssm's function for a whole mixer calls causal-conv1d, and fails where that is not installed."
+        raise UnsupportedError(why, "Say --mixers mamba-ssm+causal-conv1d, or --mixers torch.")
+
+
 def mixer_note(model: Model, mixers: str) -> tuple[str, ...]:
     """Say so where packages could compute a model's mixers that a job does without."""
     found = []
@@ -79,9 +87,7 @@ def mixer_note(model: Model, mixers: str) -> tuple[str, ...]:
             continue
         which = "packages" if len(missing) > 1 else "package"
         without = f"transformers without the {which} {named(missing)} is played"
-        fix = "" if mixers == word_of(packages) else f" Where they are installed: --mixers {word_of(packages)}."
-        if "mamba-ssm" in packages:
-            fix = fix.replace("they are", "causal-conv1d is") + " oomph does not play mamba-ssm yet."
+        fix = f" Where they are installed: --mixers {word_of(packages)}."
         found.append(f"{without}: its mixers in plain torch, which takes more.{fix}")
     return tuple(found)
 
@@ -98,5 +104,5 @@ def packed_note(model: Model, job: TrainJob | InferJob) -> tuple[str, ...]:
 
 
 def word_of(packages: Iterable[str]) -> str:
-    """Return how --mixers says that these packages are installed, as far as they are played."""
-    return "+".join(word for word in PLAYED if word in packages) or "torch"
+    """Return how --mixers says that these packages are installed."""
+    return "+".join(word for word in ORDER if word in packages) or "torch"

@@ -1,4 +1,4 @@
-"""The packages flash-linear-attention and causal-conv1d in a trace: their Python code as it is, launches left out.
+"""The packages flash-linear-attention, mamba-ssm and causal-conv1d in a trace: their Python code, launches left out.
 
 transformers' own way to them runs too: the decorator by which a class takes a function of a package where it finds one.
 The code that runs is that for an H100.
@@ -21,6 +21,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from torch import Tensor
 
 from oomph.errors import UnsupportedError
 from oomph.job import InferJob, TrainJob
@@ -29,9 +30,11 @@ from oomph.programs.mixer_packages import named
 from oomph.referee.losses import without_triton
 
 # Packages by the words of --mixers, and how they are had without a GPU.
-PACKAGES = {"fla": "fla", "causal-conv1d": "causal_conv1d"}
+PACKAGES = {"fla": "fla", "mamba-ssm": "mamba_ssm", "causal-conv1d": "causal_conv1d"}
 PIP = {
     "fla": "pip install --no-deps fla-core",
+    "mamba-ssm": "MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE"
+    " pip install --no-deps --no-build-isolation mamba-ssm einops",
     "causal-conv1d": "CAUSAL_CONV1D_SKIP_CUDA_BUILD=TRUE CAUSAL_CONV1D_FORCE_BUILD=TRUE"
     " pip install --no-deps --no-build-isolation causal-conv1d",
 }
@@ -41,6 +44,12 @@ FUNCTIONS = {
     "torch_recurrent_gated_delta_rule": ("fused_recurrent_gated_delta_rule", "fla"),
     "chunk_kimi_delta_attention": ("chunk_kda", "fla"),
     "recurrent_kimi_delta_attention": ("fused_recurrent_kda", "fla"),
+    "mamba_inner_fn": ("mamba_inner_fn", "mamba_ssm"),
+    "mamba_selective_scan": ("selective_scan_fn", "mamba_ssm"),
+    "mamba_selective_state_update": ("selective_state_update", "mamba_ssm"),
+    "mamba2_split_conv1d_scan_combined": ("mamba_split_conv1d_scan_combined", "mamba_ssm"),
+    "mamba2_chunk_scan": ("mamba_chunk_scan_combined", "mamba_ssm"),
+    "mamba2_selective_state_update": ("selective_state_update", "mamba_ssm"),
     "causal_conv1d_fn": ("causal_conv1d_fn", "causal_conv1d"),
     "causal_conv1d_update": ("causal_conv1d_update", "causal_conv1d"),
 }
@@ -104,16 +113,35 @@ def _remembering_nothing() -> Iterator[None]:
 @cache
 def _modules(word: str) -> dict[str, ModuleType]:
     """Return a package's modules, which are then taken away: nobody else is to find them by chance."""
-    (_import_fla if word == "fla" else _import_causal_conv1d)()
+    IMPORTS[word]()
     names = [name for name in sys.modules if name.partition(".")[0] == PACKAGES[word]]
     return {name: sys.modules.pop(name) for name in names}
 
 
 def _import_causal_conv1d() -> None:
+    """Import the package without its operators' registration, which would not call what stands for the kernels."""
     launches = ModuleType(COMPILED)
     vars(launches).update(dict.fromkeys(LAUNCHES, lambda *args: None))  # results are handed to them
-    with _found({COMPILED: launches}):
+    vars(launches)["causal_conv1d_bwd"] = _causal_conv1d_bwd
+    as_it_is = lambda *args, **kwargs: lambda function: function  # noqa: E731
+    with _found({COMPILED: launches}), patch.object(torch.library, "custom_op", as_it_is):
         import_module("causal_conv1d")
+
+
+def _causal_conv1d_bwd(x: Tensor, weight: Any, bias: Any, dout: Tensor, *rest: Any) -> None:
+    """Allocate what the host code does (csrc/causal_conv1d.cpp): a gradient that lies as x does."""
+    if x.stride(1) == 1 and x.stride(2) > 1:
+        if dout.stride(1) != 1:
+            dout = dout.transpose(-1, -2).contiguous().transpose(-1, -2)
+    elif dout.stride(2) != 1:
+        dout = dout.contiguous()
+
+
+def _import_mamba_ssm() -> None:
+    from oomph.referee import mamba_ssm
+
+    with _found(_modules("causal-conv1d") if find_spec("causal_conv1d") else {}):
+        mamba_ssm.imported()
 
 
 def _import_fla() -> None:
@@ -128,6 +156,9 @@ def _import_fla() -> None:
         )
         for name in ("gated_delta_rule", "kda"):
             import_module(f"fla.ops.{name}")
+
+
+IMPORTS = {"fla": _import_fla, "mamba-ssm": _import_mamba_ssm, "causal-conv1d": _import_causal_conv1d}
 
 
 def _folder(name: str) -> ModuleType:
