@@ -309,3 +309,10 @@ def test_whose_class_is_played_is_said() -> None:
     assert {*kimi.assumptions} - {*deepseek.assumptions} == {
         "transformers has no class for kimi_k2: its config is read as deepseek_v3"
     }
+
+
+def test_more_tokens_than_a_model_is_made_for_are_told() -> None:
+    """Rotary positions go on, what the model makes of them is another question."""
+    for tokens, told in ((8192, False), (8193, True)):
+        found = oomph.estimate("llama-3-8b", job=TrainJob(seq_len=tokens)).warnings
+        assert any("made for 8,192 tokens" in text for text in found) == told

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -130,3 +131,22 @@ def test_a_bar_is_one_line(columns: int) -> None:
         lines = run(*args, COLUMNS=str(columns), PYTHONIOENCODING="utf-8").stdout.decode().splitlines()
         (bar,) = [line for line in lines if line and not line.strip("█")]
         assert len(bar) == min(columns, 100)
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_names_and_options_are_not_cut_within_words(columns: int) -> None:
+    """A tensor's name breaks behind a dot, an option at a blank: both can be read and copied."""
+    shown = run("train", "phi-4", "--method", "qlora", "--gpu", "rtx-4070", COLUMNS=str(columns)).stdout.decode()
+    assert re.search(r"\bbase_layer\b", shown)
+    assert "gate_up_proj." in shown
+    shown = run("plan", "llama-3-8b", "train", "--gpu", "rtx-4090", COLUMNS=str(columns)).stdout.decode()
+    assert re.search(r"^  --checkpointing\s", shown, re.MULTILINE)
+    assert "  --optimizer-in-backward" in shown
+    assert max(map(len, shown.splitlines())) <= columns
+
+
+def test_where_nothing_fits_the_plan_is_named() -> None:
+    """The largest value is 0: what would help is another command."""
+    done = run("max", "llama-3-8b", "train", "--gpu", "rtx-4090")
+    assert done.returncode == 1
+    assert b"oomph plan, with the same words" in done.stdout

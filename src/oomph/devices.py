@@ -212,6 +212,11 @@ def parse_gpus(text: str) -> Fleet:
         raise UsageError("No device was named.", "Write one, such as rtx-4090, 2xh100 or 24GiB.")
     if text.lower() == "auto":
         return local_fleet()
+    if "," in text:
+        raise UsageError(
+            f"{text[:60]!r} are several devices.",
+            "Name one here. oomph plan says which of a list hold a job, oomph serve --engine llama.cpp uses them all.",
+        )
     if looks_like_size(text) or _spelled_out(text) or normalise(text[:200]) in _index():
         return Fleet(_one(text))
     counted = _PREFIX.fullmatch(text)

@@ -51,7 +51,8 @@ def job_ledger(found: Subject, job: Job, fleet: Fleet | None = None, config: Con
     Raises UnsupportedError where the tape has no program for the model or no rule for an input of the job.
     """
     if fleet is not None and fleet.count > 1:
-        raise UnsupportedError("oomph does not spread a job over several GPUs yet.", "Name one of them.")
+        fix = f"Name one of them: --gpu {fleet.device.id}. What engines serve is spread: oomph serve --engine vllm."
+        raise UnsupportedError("oomph does not spread a job over several GPUs yet.", fix)
     if found.counted_by != "config":
         raise UnsupportedError(
             f"What {found.model.name} does is not told by names and shapes.", "Point oomph at its config.json."

@@ -40,6 +40,7 @@ def job_warnings(found: Subject, job: Job, asked: Job, played: Step) -> tuple[st
     return (
         *found.warnings,
         *found.model.notes,
+        *_beyond(found.model, job),
         *_unseen(job),
         *_map(found.model, asked, job),
         *_compiled(found.model, job),
@@ -76,6 +77,14 @@ def of_device(device: Device, job: Job) -> tuple[str, ...]:
         f"{job.attention} attention needs {least[1]} or newer, which {device.name} is not: what runs there is"
         f" --attention {instead}.{why}",
     )
+
+
+def _beyond(model: Model, job: Job) -> tuple[str, ...]:
+    """Say so where sequences are longer than a model is made for, which positions that are computed do not prevent."""
+    tokens = job.seq_len + (job.decode if isinstance(job, InferJob) else 0)
+    if not model.context_length or tokens <= model.context_length:
+        return ()
+    return (f"The model is made for {model.context_length:,} tokens, fewer than the {tokens:,} asked for.",)
 
 
 def _unseen(job: Job) -> tuple[str, ...]:

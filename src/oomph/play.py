@@ -52,7 +52,7 @@ def play(
 ) -> Played:
     """Play a job, whichever it is."""
     if isinstance(job, InferJob):
-        return infer(model, job, on=on)
+        return infer(model, job, on=on, turns=turns)
     return train_step(model, job, layers=layers, on=on, turns=turns)
 
 

@@ -36,13 +36,14 @@ from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sizes import Shapes, Size, yes
 from oomph.tape.sym import Sym
 from oomph.tape.tape import Place
+from oomph.tape.turns import Turns
 
 MADE_BEFORE = ("fp8", *INTEGER_CACHES, *STATIC_CACHES, *OFFLOADED_CACHES)  # caches that forward does not make itself
 MOST_DECODED = 256  # each token is a pass through all layers; so many take some seconds
 MOST_DRAFTED = 512  # the same of an assistant, whose passes are many to a token
 
 
-def infer(model: Model, job: InferJob, *, on: Place = "gpu") -> Played:
+def infer(model: Model, job: InferJob, *, on: Place = "gpu", turns: Turns = "all") -> Played:
     """Play a prefill of `seq_len` tokens and `decode` single tokens after it.
 
     `on` says whose events are played (see tape.Place).
@@ -55,6 +56,7 @@ def infer(model: Model, job: InferJob, *, on: Place = "gpu") -> Played:
     writes = model.objective == "seq2seq-lm"
     _check(program, model, job)
     tape = Tape(on)
+    tape.turns = turns
     recorder, tape.kernel = tape.recorder, kernel_of(model, job)
     tape.mixers = frozenset(job.mixers.split("+"))
     tape.experts, tape.routing, tape.training, tape.release = job.experts, job.routing, False, job.release

@@ -16,13 +16,12 @@ from oomph.device_map import placed
 from oomph.job import TrainJob, shortened
 from oomph.methods import layers_path
 from oomph.model import Model
-from oomph.objectives import KINDS as OBJECTIVES
 from oomph.optimizers.deepspeed import REDUCED
 from oomph.pattern import Depth, pattern
 from oomph.recipe import Recipe, Sums
 from oomph.stream import Event, Label, Stream
 from oomph.structure import Job, decoder_stack, shallow, structure, symbolic, with_layers
-from oomph.tape.sizes import Sheet, number, yes
+from oomph.tape.sizes import Sheet, Size, number, yes
 
 if TYPE_CHECKING:
     from oomph.fold import Classes
@@ -49,8 +48,8 @@ class Script:
     marks: list[tuple[int, str]]
     labels: dict[int, Label]
 
-    def of(self, job: Job) -> Script:
-        """Return the script of a job of this structure."""
+    def of(self, sums: Sums) -> Script:
+        """Return the script for the numbers put in: the same for all."""
         return self
 
     def stream(self, sums: Sums) -> Stream:
@@ -75,7 +74,7 @@ class Script:
 class Looped:
     """A script with the length of its loops over tokens left open too: it is played with few turns, and with more.
 
-    `classes` are those of the recipe on the expressions that were played.
+    `classes` are those of the recipe on the expressions that were played; its number of layers is that length.
     """
 
     recipe: Recipe
@@ -83,12 +82,11 @@ class Looped:
     few: Spelled
     more: Spelled
 
-    def of(self, job: Job) -> Script:
-        """Return the script of a job of this structure, with as many turns as it has."""
+    def of(self, sums: Sums) -> Script:
+        """Return the script for the numbers put in, with as many turns as they say."""
         from oomph.unfold import deeper
 
-        assert isinstance(job, TrainJob)  # whose answers are generated
-        return _script(self.recipe, self.classes, deeper(self.few, self.more, job.seq_len - job.prompt_len - TURNS))
+        return _script(self.recipe, self.classes, deeper(self.few, self.more, sums.number(self.recipe.layers) - TURNS))
 
 
 _scripts: dict[str, list[Script | Looped]] = {}
@@ -111,12 +109,13 @@ def job_script(model: Model, job: Job) -> tuple[Script, Sums]:
     for script in _scripts.get(key, ()):
         sums = Sums(script.recipe, found.numbers)
         if sums.hold():
-            return script.of(job), sums
+            return script.of(sums), sums
     script = _written(model, job)
     if sum(map(len, _scripts.values())) >= KEPT:
         _scripts.clear()
     _scripts.setdefault(key, []).insert(0, script)
-    return script.of(job), Sums(script.recipe, found.numbers)
+    sums = Sums(script.recipe, found.numbers)
+    return script.of(sums), sums
 
 
 def _written(model: Model, job: Job) -> Script | Looped:
@@ -126,10 +125,13 @@ def _written(model: Model, job: Job) -> Script | Looped:
     sheet = Sheet()
     lifted, open_job = symbolic(model, job, sheet)
     classes = Classes(layers_path(model, job))
-    turns = _turns(lifted, open_job, classes)
-    if turns is not None:
-        return Looped(written(sheet, classes, (), 0, 0, 0), list(classes.numbers), *turns)
-    found = _events(lifted, open_job, classes)
+    loops: set[Size] = set()
+    found = _events(lifted, open_job, classes, TURNS, loops)
+    if loops:
+        turns = _turns(lifted, open_job, classes, found, loops)
+        if turns is not None:
+            return Looped(written(sheet, classes, (), next(iter(loops)), 0, 0), list(classes.numbers), *turns)
+        found = _events(lifted, open_job, classes)
     return _script(written(sheet, classes, (), 0, 0, 0), list(classes.numbers), found)
 
 
@@ -137,16 +139,16 @@ def _script(recipe: Recipe, classes: Sequence[tuple[Any, ...]], found: Events) -
     return Script(recipe, *found, _first_products(found, classes))
 
 
-def _turns(model: Model, job: Job, classes: Classes) -> tuple[Spelled, Spelled] | None:
-    """Return a job with few turns of its loops over tokens, and with more; None where they do not tell all turns."""
+def _turns(model: Model, job: Job, classes: Classes, found: Events, loops: set[Size]) -> tuple[Spelled, Spelled] | None:
+    """Return a job with few turns of its loops over tokens, which were `found`, and with more; None where they do not
+    tell all turns, as where loops differ in length."""
     from oomph.fold import Unfoldable
     from oomph.unfold import PERIODS, deeper, spelled
 
-    if not (isinstance(job, TrainJob) and OBJECTIVES[job.objective].judged):
+    (length, *others) = loops
+    if others or not yes(length > TURNS + PERIODS):
         return None
-    if not yes(job.seq_len - job.prompt_len > TURNS + PERIODS):
-        return None
-    few, more = (spelled(_events(model, job, classes, turns)) for turns in (TURNS, TURNS + PERIODS))
+    few, more = (spelled(each) for each in (found, _events(model, job, classes, TURNS + PERIODS)))
     try:
         deeper(few, more, PERIODS)
     except Unfoldable:
@@ -154,12 +156,19 @@ def _turns(model: Model, job: Job, classes: Classes) -> tuple[Spelled, Spelled] 
     return few, more
 
 
-def _events(model: Model, job: Job, classes: Classes, turns: Turns = "all") -> Events:
-    """Return the events of a job; few layers are played where they tell what all of them do."""
-    return _unfolded(model, job, classes, turns) or _in_full(model, job, classes, turns)
+def _events(
+    model: Model, job: Job, classes: Classes, turns: Turns = "all", loops: set[Size] | None = None
+) -> Events:  # fmt: skip
+    """Return the events of a job; few layers are played where they tell what all of them do.
+
+    Of loops over tokens `turns` are played; the lengths of those that have more are added to `loops`.
+    """
+    return _unfolded(model, job, classes, turns, loops) or _in_full(model, job, classes, turns, loops)
 
 
-def _unfolded(model: Model, job: Job, classes: Classes, turns: Turns = "all") -> Events | None:
+def _unfolded(
+    model: Model, job: Job, classes: Classes, turns: Turns = "all", loops: set[Size] | None = None
+) -> Events | None:
     """Return the events of a job from those with few layers; None where these do not tell them."""
     from oomph.fold import Unfoldable
     from oomph.unfold import PERIODS, deeper, events_of, spelled
@@ -173,26 +182,32 @@ def _unfolded(model: Model, job: Job, classes: Classes, turns: Turns = "all") ->
         return None  # it would take longer
     deep = Depth(len(layers), repeating)
     try:
-        two = [_played(with_layers(model, each), job, deep, turns) for each in (depth, depth + PERIODS * period)]
+        two = [_played(with_layers(model, each), job, deep, turns, loops) for each in (depth, depth + PERIODS * period)]
         few_layers, more_layers = (spelled(events_of(each, classes)) for each in two)
         return deeper(few_layers, more_layers, (len(layers) - depth) // period)
     except Unfoldable:
         return None
 
 
-def _in_full(model: Model, job: Job, classes: Classes, turns: Turns = "all") -> Events:
+def _in_full(
+    model: Model, job: Job, classes: Classes, turns: Turns = "all", loops: set[Size] | None = None
+) -> Events:  # fmt: skip
     """Return the events of a job with all its layers."""
     from oomph.unfold import events_of
 
-    return events_of(_played(model, job, None, turns), classes)
+    return events_of(_played(model, job, None, turns, loops), classes)
 
 
-def _played(model: Model, job: Job, deep: Depth | None, turns: Turns) -> Played:
+def _played(model: Model, job: Job, deep: Depth | None, turns: Turns, loops: set[Size] | None) -> Played:
     from oomph.play import play, train_step
 
     if isinstance(job, TrainJob):
-        return train_step(model, job, layers=deep, warm_up=True, turns=turns)
-    return play(model, job)
+        played = train_step(model, job, layers=deep, warm_up=True, turns=turns)
+    else:
+        played = play(model, job, turns=turns)
+    if loops is not None:
+        loops |= played.recorder.loops
+    return played
 
 
 def _first_products(found: Events, classes: Sequence[tuple[Any, ...]]) -> dict[int, Label]:

@@ -77,8 +77,8 @@ def test_a_folded_step_is_the_step_played_in_full(name: str) -> None:
 
 def test_a_scan_of_very_many_tokens_is_refused() -> None:
     """Each is played by itself; the message says up to how many."""
-    with pytest.raises(UnsupportedError, match="at most 512 tokens"):
-        play(model_from_config(deep("mamba", 2)), TrainJob(seq_len=513))
+    with pytest.raises(UnsupportedError, match="at most 2048 tokens"):
+        play(model_from_config(deep("mamba", 2)), TrainJob(seq_len=2049))
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,9 @@ TITLES = {
     "runtime": "CUDA context, allocator",
 }
 TOKEN = re.compile(r"decode (\d+)")
+TO_PLAN = "oomph plan, with the same words: what would make it fit, and what each change costs."
+NAME_SHARE = 36  # percent of the columns that a tensor's name has at most
+ROOMY_TENSORS = 72  # columns from which tensors have a place for their shapes
 
 
 def render(ledger: Ledger, explain: bool) -> None:
@@ -41,7 +44,7 @@ def render(ledger: Ledger, explain: bool) -> None:
     if ledger.verdict and ledger.verdict.fits and ledger.figures[-1].safe_bytes > ledger.verdict.capacity_bytes:
         out.print(Text("At most: on a larger card. On this one the allocator gives back what it only keeps.", "dim"))
     out.print(Text(ledger.why, style="bold"))
-    out.print(_tensors(ledger, len(ledger.items) if explain else TOP, out.width >= ROOMY))
+    out.print(_tensors(ledger, len(ledger.items) if explain else TOP, out.width))
     out.print(_instants(ledger, explain))
     for text in ledger.warnings:
         out.print(Text(f"! {text}", style="yellow"))
@@ -51,7 +54,7 @@ def render(ledger: Ledger, explain: bool) -> None:
         out.print(Text(f"Assumed: {'; '.join(reasons)}", style="dim"))
     out.print(Text(f"The job: {', '.join(inputs)}", style="dim"))
     if ledger.verdict and not ledger.verdict.fits and ledger.job["kind"] == "train":
-        out.print(Text("oomph plan, with the same words: what would make it fit, and what each change costs."))
+        out.print(Text(TO_PLAN))
     if not explain:
         out.print(Text("--explain: every tensor at the peak and every instant; --timeline FILE.svg draws it.", "dim"))
 
@@ -102,18 +105,35 @@ def _figures(ledger: Ledger, roomy: bool) -> Table:
     return table
 
 
-def _tensors(ledger: Ledger, most: int, roomy: bool) -> Table:
+def _tensors(ledger: Ledger, most: int, width: int) -> Table:
+    roomy = width >= ROOMY_TENSORS
     table = plain_table("alive at the peak", *["shape"] * roomy, "bytes", "why", right=(1 + roomy,))
-    table.columns[1 + roomy].no_wrap = True
+    for column in (table.columns[0], table.columns[1 + roomy]):
+        column.no_wrap = True
     shown = largest(ledger.tensors, most)
     for item in shown:
+        name = in_lines(_short(item.name), width * NAME_SHARE // 100)
         shape = [Text(f"{shape_text(item)} {item.dtype}")] * roomy
-        table.add_row(Text(_short(item.name)), *shape, human(item.n_bytes), Text(item.evidence))
+        table.add_row(Text(name), *shape, human(item.n_bytes), Text(item.evidence))
     rest = len(ledger.tensors) - most
     if rest > 0:
         left = sum(item.n_bytes for item in ledger.tensors) - sum(item.n_bytes for item in shown)
         table.add_row(Text(f"{rest} more", style="dim"), *[""] * roomy, human(left), "")
     return table
+
+
+def in_lines(name: str, width: int) -> str:
+    """Return a name in lines of at most so many letters, cut behind a dot or blank, else an underscore, if it has one.
+
+    >>> in_lines("layers.*.mlp.gate_proj.base_layer", 24)
+    'layers.*.mlp.gate_proj.\\nbase_layer'
+    """
+    lines = []
+    while len(name) > width:
+        cut = max(name.rfind(".", 0, width), name.rfind(" ", 0, width)) + 1 or name.rfind("_", 0, width) + 1 or width
+        lines.append(name[:cut].rstrip())
+        name = name[cut:]
+    return "\n".join([*lines, name])
 
 
 def _short(name: str) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from rich.console import Group
+from rich.padding import Padding
 from rich.text import Text
 
 from oomph.cli.job_options import spelled
 from oomph.cli.render import STYLES, Output, plain_table
-from oomph.cli.render_job import headline
+from oomph.cli.render_job import TO_PLAN, headline
 from oomph.cli.text import printable, printable_ledger
 from oomph.job import TrainJob
 from oomph.planning.result import FITS, TIGHT
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from oomph.planning.result import Change, Limits, OnDevices, Part, Plan
 
 WORDS = {"fits": "fits", "tight": "tight", "too_big": "too big"}
+ROOMY_PLAN = 76  # columns from which every column of a plan has its place
 SHOWN = 8  # changes that do not make it fit, unless all are asked for
 
 
@@ -35,16 +38,16 @@ def render(plan: Plan, explain: bool) -> None:
     out.print(Text(ledger.why))
     out.print(Text(printable(plan.advice), style="bold"))
     if plan.combination:
-        out.print(_table("together", [plan.combination]))
+        out.print(_table("together", [plan.combination], out))
     shown = plan.changes if explain else _shown(plan.changes)
     if shown:
-        out.print(_table("one change at a time", shown))
+        out.print(_table("one change at a time", shown, out))
     if len(shown) < len(plan.changes):
         out.print(Text(f"and {len(plan.changes) - len(shown)} that save less: --explain", style="dim"))
     for limit in plan.room:
         out.print(Text(printable(limit.sentence)))
     if plan.upgrades:
-        out.print(_table("what it could have", plan.upgrades, "takes more", -1))
+        out.print(_table("what it could have", plan.upgrades, out, "takes more", -1))
     together = plan.combination.parts if plan.combination else ()
     _costs(out, [*together, *(part for change in (*shown, *plan.upgrades) for part in change.parts)])
     if explain:
@@ -63,22 +66,25 @@ def _shown(changes: Sequence[Change]) -> Sequence[Change]:
     return changes[: enough + SHOWN]
 
 
-def _table(title: str, changes: Iterable[Change], saves: str = "saves", sign: int = 1) -> Table:
-    """Return changes with their options, what they save at the peak, and what the GPU then shows."""
-    table = plain_table(title, saves, "on the GPU", "at most", "verdict", right=(1, 2, 3))
+def _table(title: str, changes: Iterable[Change], out: Output, saves: str = "saves", sign: int = 1) -> Table:
+    """Return changes with their options, what they save at the peak, and what the GPU then shows; where it is narrow
+    without the upper bound, so that options are not cut."""
+    shape = 1 + (out.width >= ROOMY_PLAN)
+    table = plain_table(title, saves, *("on the GPU", "at most")[:shape], "verdict", right=(1, 2, 3)[: 1 + shape])
     for column in table.columns[1:]:
         column.no_wrap = True
     for change in changes:
-        name = Text("\n").join(_name(part) for part in change.parts)
-        shown = [human(change.device.n_bytes), human(change.device.safe_bytes)] if change.device else ["", ""]
+        name = Group(*(line for part in change.parts for line in _name(part)))
+        figure = change.device
+        shown = [human(figure.n_bytes), human(figure.safe_bytes)][:shape] if figure else [""] * shape
         status = Text(WORDS[change.status], style=STYLES[change.status])
         table.add_row(name, human(sign * change.saved_bytes), *shown, status)
     return table
 
 
-def _name(part: Part) -> Text:
+def _name(part: Part) -> tuple[Text, Padding]:
     options = " ".join(spelled(TrainJob, name, value) for name, value in part.typed)
-    return Text(f"{part.lever}\n").append(f"  {options}", style="dim")
+    return Text(part.lever), Padding(Text(options, style="dim"), (0, 0, 0, 2))
 
 
 def _costs(out: Output, parts: Iterable[Part]) -> None:
@@ -95,6 +101,9 @@ def render_limits(found: Limits) -> None:
     out.print(headline(ledger))
     for limit in found.limits:
         out.print(Text(printable(limit.sentence), style="bold" if limit.value else STYLES["too_big"]))
+    if not any(limit.value for limit in found.limits) and ledger.job["kind"] == "train":
+        out.print(Text(TO_PLAN))
+    for limit in found.limits:
         if limit.odd:
             odd = ", ".join(map(str, limit.odd))
             out.print(Text(f"! Some larger values fit all the same, as the allocator's luck has it: {odd}.", "yellow"))

@@ -107,9 +107,16 @@ def _with_table(part: Part, trains: bool) -> Part:
 
 
 def freeze_parts(model: Model, job: TrainJob) -> Model:
-    """Return the model with its embeddings, its towers and its first layers frozen, as many as the job says."""
+    """Return the model with its embeddings, its towers and its first layers frozen, as many as the job says.
+
+    Raises UsageError where it has fewer.
+    """
     from oomph.methods import is_vision
 
+    if job.freeze_layers > model.num_layers:
+        raise UsageError(
+            f"The model has {model.num_layers} layers, not {job.freeze_layers}.", "Freeze so many or fewer."
+        )
     parts = dict(model.parts)
     for path, part in parts.items():
         if (job.freeze_vision and is_vision(part)) or (job.freeze_embeddings and isinstance(inner(part), Embedding)):

@@ -11,8 +11,10 @@ from oomph.tape.sizes import Size, yes
 from oomph.tape.sym import WIDTH, Sym, channels_last, is_channels_last, new, view_of
 
 
-def stack_last(tensors: Sequence[Sym]) -> Sym:
+def stack_last(tensors: Sequence[Sym], many: Size | None = None) -> Sym:
     """Return torch.stack(tensors, -1): new and contiguous, with their number as a last axis, in the widest dtype.
+
+    `many` is their number where they stand for more than they are, as after loops that are cut short (tape/turns.py).
 
     Saves nothing; backward hands out views of the gradient. Source: ATen/native/TensorShape.cpp, stack;
     torch/csrc/autograd/FunctionsManual.cpp, stack_tensors_backward.
@@ -21,7 +23,7 @@ def stack_last(tensors: Sequence[Sym]) -> Sym:
     >>> cost(lambda a, b: stack_last([a, b]), (4, 128), (4, 128))
     Cost(allocated=2048, saved=0, backward=0)
     """
-    return _stacked(tensors, (*tensors[0].shape, len(tensors)), slice(0, -1))
+    return _stacked(tensors, (*tensors[0].shape, len(tensors) if many is None else many), slice(0, -1))
 
 
 def stack_first(tensors: Sequence[Sym]) -> Sym:

@@ -15,10 +15,12 @@ from oomph.programs.cache import LINEAR, Cache, dynamic_cache
 from oomph.programs.frame import call, counted_positions, language_model
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
-from oomph.tape.sizes import Size, number, settled, yes
+from oomph.tape.sizes import Size, number, yes
 from oomph.tape.sym import Sym
+from oomph.tape.tape import Tape
+from oomph.tape.turns import READ, scan
 
-MOST_TOKENS = 2048  # each is some twenty events in every layer; so many take half a minute
+MOST_TOKENS = 2048  # each is some twenty events in every layer; in training so many take ten seconds
 RECURRENT, CONVOLUTION = "recurrent_states", "conv1d_state"  # attributes of modules, none before a forward pass
 cache_made_before = True  # forward does not return the cache: who decodes makes it
 settles = True  # states of a step are there in the next one
@@ -114,7 +116,7 @@ def rnn_scan(
     if recurrent_states is None:
         recurrent_states = tape.empty((batch, width), "fp32", op="zeros")
     contextualized_states = ops.zeros_like(hidden_states)
-    for _ in range(_played(length)):
+    for _ in scan(tape, _accepted(tape, length)):
         recurrent_states = ops.cast(ops.select(recurrent_gate, 1), "fp32") * recurrent_states
         recurrent_states = recurrent_states + ops.cast(ops.select(hidden_states, 1), "fp32")
         contextualized_states = ops.copy_into_place(
@@ -123,15 +125,16 @@ def rnn_scan(
     return contextualized_states, recurrent_states
 
 
-def _played(length: Size) -> int:
+def _accepted(tape: Tape, length: Size) -> Size:
     """Return how many tokens are played one by one; refused where they are too many."""
-    if not yes(length <= MOST_TOKENS):
+    most = MOST_TOKENS if tape.training else READ * MOST_TOKENS
+    if not yes(length <= most):
         raise UnsupportedError(
-            f"oomph plays a recurrence of at most {MOST_TOKENS} tokens, one by one as transformers runs it, not of "
+            f"oomph plays a recurrence of at most {most} tokens, one by one as transformers runs it, not of "
             f"{number(length)}.",
-            f"Ask for at most {MOST_TOKENS} tokens (--seq, --context), or trace the real code: oomph trace.",
+            f"Ask for at most {most} tokens (--seq, --context), or trace the real code: oomph trace.",
         )
-    return settled(length)
+    return length
 
 
 def recurrent_block(m: Bound, input_states: Sym, position_ids: Sym, use_cache: bool) -> tuple[Sym, None]:

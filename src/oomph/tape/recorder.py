@@ -27,7 +27,8 @@ class Recorder:
 
     `marks` are (position in events, name of the instant that begins there); `why` says of allocations that are more
     than a temporary what they are ("parameter", "gradient", "saved for Silu"). `times` says of how many equal tensors
-    an allocation stands for, where that is more than itself (see turns.py).
+    an allocation stands for, where that is more than itself, and `loops` are the lengths of loops over tokens of which
+    not every turn was played (see turns.py).
     """
 
     def __init__(self) -> None:
@@ -36,6 +37,7 @@ class Recorder:
         self.marks: list[tuple[int, str]] = []
         self.why: dict[int, str] = {}
         self.times: dict[int, Size] = {}
+        self.loops: set[Size] = set()
 
     @property
     def position(self) -> int:

@@ -1,4 +1,4 @@
-"""Loops over tokens whose turns are alike, each of which leaves a tensor: played turn by turn, or cut short.
+"""Loops over tokens whose turns are alike, each of which leaves tensors: played turn by turn, or cut short.
 
 Heights need no more than a few turns: what the others leave is one allocation that stands for so many, and the last
 turn comes with all of it alive. So the length of the loop stays open, and a step is played once for all lengths. The
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Turns: TypeAlias = int | Literal["all", "heights"]  # that are played: so many, all, those that heights need
 FIRST, LAST = 2, 1  # that heights need: the first one finds nothing of one before it
+READ = 4  # times as many turns as in training take as long where nothing is saved for backward
 
 
 def turns(tape: Tape, length: Size, left: list[Sym]) -> Iterator[int]:
@@ -35,6 +36,7 @@ def turns(tape: Tape, length: Size, left: list[Sym]) -> Iterator[int]:
     if few == "all" or not yes(length > few):
         yield from range(settled(length))
         return
+    tape.recorder.loops.add(length)
     for turn in range(few):
         if tape.turns == "heights" and turn == FIRST:
             left.append(_many(left[-1], length - few))
@@ -48,3 +50,36 @@ def _many(one: Sym, times: Size) -> Sym:
     made = new(one.tape, one.shape, one.dtype, one.strides, like.op)
     recorder.times[made.storage.ordinal] = times
     return made
+
+
+def scan(tape: Tape, length: Size) -> Iterator[int]:
+    """Yield the numbers of the turns to play of a scan, each of which leaves what its backward needs.
+
+    For heights the second turn stands for all that are not played: what it leaves to the turns after the next one is
+    there as many times, and goes at once when its backward has run. From turn to turn heights rise, or fall, by the
+    same bytes, so the highest is in the first or the last one, which are played.
+
+    >>> from oomph.tape import Tape
+    >>> tape = Tape()
+    >>> tape.turns, kept = "heights", []
+    >>> [kept.append(tape.empty((256,), "fp16")) for _ in scan(tape, 100)], max(tape.recorder.live())
+    ([None, None, None, None], 51200)
+    """
+    few = FIRST + 1 + LAST if tape.turns == "heights" else tape.turns
+    if few == "all" or not yes(length > few):
+        yield from range(settled(length))
+        return
+    recorder = tape.recorder
+    recorder.loops.add(length)
+    begin = end = start = 0
+    for turn in range(few):
+        if turn == 1:
+            begin, start = len(recorder.allocations), len(recorder.events)
+        elif turn == FIRST:
+            end = len(recorder.allocations)
+        yield turn
+        if tape.turns == "heights" and turn == FIRST:
+            freed = {~event for event in recorder.events[start:] if event < 0}
+            for ordinal in range(begin, end):
+                if ordinal not in freed:
+                    recorder.times[ordinal] = length - few + 1
