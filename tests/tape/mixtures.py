@@ -278,6 +278,22 @@ def mimo_v2_flash(rng: random.Random) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def minimax_m3_vl_text(rng: random.Random) -> dict[str, Any]:
+    """MiniMax-M3's text: blocks of tokens that an indexer picks, fused gates with bounds, dense layers or mixtures."""
+    raw = mixtral(rng) | {"model_type": "minimax_m3_vl_text", "head_dim": rng.choice([8, 16])}
+    del raw["sliding_window"], raw["hidden_act"]
+    depth, heads = raw["num_hidden_layers"], raw["num_key_value_heads"]
+    if rng.random() < 0.5:
+        raw["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
+    return raw | {
+        "dense_intermediate_size": rng.choice([17, 64]), "shared_intermediate_size": rng.choice([17, 64]),
+        "layer_types": rng.choices(["minimax_m3_sparse", "minimax_m3_sparse", "full_attention"], k=depth),
+        "mlp_layer_types": rng.choices(["dense", "sparse", "sparse"], k=depth), "index_n_heads": heads,
+        "index_head_dim": rng.choice([8, 24]), "index_block_size": rng.choice([4, 16]),
+        "index_topk_blocks": rng.choice([1, 3, 50]), "index_local_blocks": rng.choice([0, 1, 2]),
+    }  # fmt: skip
+
+
 # Almost another's code: one job of each is enough.
 KIN = ("axk1", "glm4_moe_lite", "granitemoeshared", "hunyuan_v1_moe")
 LONG = ("deepseek_v32", "deepseek_v4", "glm_moe_dsa")  # layers of many operations: one job of each kind
@@ -295,6 +311,7 @@ CONFIGS = {
     "hunyuan_v1_moe": hunyuan_v1_moe,
     "laguna": laguna,
     "mimo_v2_flash": mimo_v2_flash,
+    "minimax_m3_vl_text": minimax_m3_vl_text,
     "deepseek_v4": deepseek_v4,
     "deepseek_v32": deepseek_v32,
     "glm_moe_dsa": glm_moe_dsa,

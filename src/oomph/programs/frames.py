@@ -118,6 +118,7 @@ FRAMES: dict[str, Frame] = {
     "llama4_text": Frame(layer=layers.llama4, masks="both", ids_first=True, tables="complex", chunked=True),
     "mimo_v2_flash": replace(LAGUNA, sdpa=False),
     "minimax_m2": Frame(cache_first=True, ids_first=True),
+    **dict.fromkeys(("minimax_m3", "minimax_m3_vl_text"), MISTRAL),
     "ministral": Frame(masks="both", ids_first=True),
     "ministral3": MISTRAL,
     "mistral": MISTRAL,

@@ -434,6 +434,7 @@ STYLES: dict[str, Callable[[Bound, Sym], Any]] = {
     "llama4": llama4,
     "mimo_v2_flash": mimo_v2_flash,
     "minimax_m2": minimax_m2,
+    "minimax_m3": laguna,
     "mixtral": mixtral,
     "nemotron_h": nemotron_h,
     "olmoe": olmoe,
