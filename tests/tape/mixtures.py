@@ -294,6 +294,33 @@ def minimax_m3_vl_text(rng: random.Random) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def afmoe(rng: random.Random) -> dict[str, Any]:
+    """Trinity: four norms, gates of each channel, full layers that turn nothing, shared experts between."""
+    raw = _common(rng, "afmoe") | {"head_dim": rng.choice([8, 16, 40]), "attention_bias": rng.random() < 0.3}
+    raw |= {"num_hidden_layers": 3, "sliding_window": rng.choice(WINDOWS[1:]), "mup_enabled": rng.random() < 0.5}
+    kinds = rng.choice([["full_attention", "sliding_attention"], ["sliding_attention", "full_attention"]])
+    raw |= {"layer_types": [*kinds, rng.choice(kinds)], "num_dense_layers": rng.choice([0, 1])}
+    return raw | {"moe_intermediate_size": rng.choice([8, 24, 64]), "num_shared_experts": rng.choice([1, 2])}
+
+
+def exaone_moe(rng: random.Random) -> dict[str, Any]:
+    """K-EXAONE: DeepSeek-V3's mixture under head norms, full layers that turn nothing."""
+    raw = dots1(rng) | {"model_type": "exaone_moe"}
+    raw |= {"num_experts": raw.pop("n_routed_experts"), "num_shared_experts": raw.pop("n_shared_experts")}
+    del raw["attention_bias"]
+    depth = raw["num_hidden_layers"]
+    kinds = rng.choices(["full_attention", "sliding_attention"], k=depth)
+    return raw | {"sliding_window": rng.choice(WINDOWS[1:]), "layer_types": kinds}
+
+
+def hy_v3(rng: random.Random) -> dict[str, Any]:
+    """Hunyuan 3: one correction beside the router, experts that may be added up in fp32."""
+    raw = _common(rng, "hy_v3") | {"head_dim": rng.choice([8, 18, 40]), "attention_bias": rng.random() < 0.3}
+    raw |= {"mlp_layer_types": rng.choices(["dense", "sparse", "sparse"], k=raw["num_hidden_layers"])}
+    raw |= {"moe_intermediate_size": rng.choice([8, 24, 64]), "num_shared_experts": rng.choice([1, 2])}
+    return raw | {"mlp_bias": rng.random() < 0.3, "enable_moe_fp32_combine": rng.random() < 0.5}
+
+
 # Almost another's code: one job of each is enough.
 KIN = ("axk1", "glm4_moe_lite", "granitemoeshared", "hunyuan_v1_moe")
 LONG = ("deepseek_v32", "deepseek_v4", "glm_moe_dsa")  # layers of many operations: one job of each kind
@@ -309,6 +336,9 @@ CONFIGS = {
     "dots1": dots1,
     "glm4_moe_lite": glm4_moe_lite,
     "hunyuan_v1_moe": hunyuan_v1_moe,
+    "afmoe": afmoe,
+    "exaone_moe": exaone_moe,
+    "hy_v3": hy_v3,
     "laguna": laguna,
     "mimo_v2_flash": mimo_v2_flash,
     "minimax_m3_vl_text": minimax_m3_vl_text,

@@ -67,7 +67,10 @@ GRANITE_MOE = replace(DEEPSEEK, cache_first=True, scaled=True, scaled_late=True)
 LAGUNA = Frame(masks="as a set", captured=True)
 GEMMA2 = Frame(norms=SANDWICH, masks="both", sdpa=False)
 
+AFMOE: Norms = ("input_layernorm", "post_attention_layernorm", "pre_mlp_layernorm", "post_mlp_layernorm")
+
 FRAMES: dict[str, Frame] = {
+    "afmoe": Frame(norms=AFMOE, masks="both", cache_first=True, ids_first=True, packs=False, hands_positions=True),
     "axk1": DEEPSEEK,
     "apertus": Frame(norms=("attention_layernorm", "", "feedforward_layernorm", "")),
     "arcee": LLAMA,
@@ -79,6 +82,7 @@ FRAMES: dict[str, Frame] = {
     "dots1": Frame(captured=True),
     "ernie4_5": LLAMA,
     "ernie4_5_moe": replace(DEEPSEEK, cache_first=True),
+    "exaone_moe": LAGUNA,
     "exaone4": Frame(norms=POST, masks="full first", ids_first=True),
     "flex_olmo": Frame(norms=POST, cache_first=True),
     "gemma": MISTRAL,
@@ -107,6 +111,7 @@ FRAMES: dict[str, Frame] = {
     "helium": LLAMA,
     "hunyuan_v1_dense": LLAMA,
     "hunyuan_v1_moe": replace(DEEPSEEK, cache_first=True),
+    "hy_v3": Frame(cache_first=True, ids_first=True),
     "hyperclovax": Frame(
         norms=("input_layernorm", "post_norm1", "post_attention_layernorm", "post_norm2"), ids_first=True, scaled=True
     ),

@@ -97,6 +97,8 @@ def model(
     if frame.scaled_late:
         inputs_embeds = inputs_embeds * 1.0
     hidden_states: Sym = inputs_embeds
+    if m.embed_tokens.times:
+        hidden_states = hidden_states * 1.0
     if "embedding_dropout" in m.parts:
         hidden_states = m.embedding_dropout(hidden_states)
     position_embeddings = _tables(m, frame, hidden_states, position_ids, windows)

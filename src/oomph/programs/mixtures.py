@@ -289,6 +289,60 @@ def granitemoe_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym,
     return router_logits, top_k_weights, top_k_index
 
 
+def afmoe(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror AfmoeSparseMoeBlock.forward: the shared experts between the router and the others, added to first."""
+    batch_size, seq_len, hidden_dim = hidden_states.shape
+    hidden_states_flat = _flat(hidden_states)
+    _, top_scores, selected_experts = _routed(m, afmoe_router, hidden_states)
+    shared_output = ops.view(m.shared_experts(hidden_states_flat), (batch_size, seq_len, hidden_dim))
+    routed_output = ops.view(
+        m[m.experts_name](hidden_states_flat, selected_experts, top_scores), (batch_size, seq_len, hidden_dim)
+    )
+    return shared_output + routed_output
+
+
+def afmoe_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
+    """Mirror AfmoeTokenChoiceRouter.forward: a linear map's logits in fp32, sigmoid scores, chosen with a bias."""
+    _, _, hidden_dim = hidden_states.shape  # locals die in the order in which a frame meets their names
+    hidden_states = ops.view(hidden_states, (ops.rows(hidden_states), hidden_dim))
+    router_logits = ops.cast(router.gate(hidden_states), "fp32")
+    scores = ops.sigmoid(router_logits)
+    _, selected_experts = ops.topk(scores + m.expert_bias, m.top_k)
+    top_scores = ops.gather(scores, selected_experts)
+    denominator = ops.sum_over(top_scores, -1, keepdim=True) + 1e-20
+    top_scores = ops.divide(top_scores, denominator)
+    top_scores = top_scores * SCALE
+    return router_logits, top_scores, selected_experts
+
+
+def hy_v3(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror HYV3MoE.forward: routed and shared experts added, in fp32 if the config says so."""
+    batch_size, seq_len, hidden_dim = hidden_states.shape
+    hidden_states = _flat(hidden_states)
+    _, top_k_weights, top_k_index = _routed(m, hy_v3_router, hidden_states)
+    routed_output = m[m.experts_name](hidden_states, top_k_index, top_k_weights)
+    if m.style == "hy_v3 in fp32":
+        hidden_states = ops.cast(
+            ops.cast(routed_output, "fp32") + ops.cast(m.shared_experts(hidden_states), "fp32"), hidden_states.dtype
+        )
+    else:
+        hidden_states = routed_output + m.shared_experts(hidden_states)
+    return ops.view(hidden_states, (batch_size, seq_len, hidden_dim))
+
+
+def hy_v3_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
+    """Mirror HYV3TopKRouter.forward: in fp32, sigmoid scores, chosen with a correction."""
+    hidden_states = _flat(hidden_states)
+    router_logits = ops.linear(ops.cast(hidden_states, "fp32"), ops.cast(router.value("weight"), "fp32"))
+    routing_weights = ops.sigmoid(router_logits)
+    scores_for_choice = routing_weights + router[router.correction]
+    _, top_k_index = ops.topk(scores_for_choice, m.top_k)
+    top_k_weights = ops.gather(routing_weights, top_k_index)
+    top_k_weights = ops.divide(top_k_weights, ops.sum_over(top_k_weights, -1, keepdim=True) + 1e-20)
+    top_k_weights = top_k_weights * SCALE
+    return router_logits, top_k_weights, top_k_index
+
+
 def laguna(m: Bound, hidden_states: Sym) -> Sym:
     """Mirror LagunaSparseMoeBlock.forward and Step3p7SparseMoeBlock's: the shared expert first, added last to experts
     that a number scales.
@@ -422,6 +476,7 @@ def gemma4_router(router: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
 
 
 STYLES: dict[str, Callable[[Bound, Sym], Any]] = {
+    "afmoe": afmoe,
     "deepseek_v2": deepseek,
     "deepseek_v3": deepseek,
     "ernie4_5_moe": ernie4_5_moe,
@@ -431,6 +486,8 @@ STYLES: dict[str, Callable[[Bound, Sym], Any]] = {
     "laguna": laguna,
     "lfm2_moe": lfm2_moe,
     "hunyuan_v1_moe": hunyuan_v1_moe,
+    "hy_v3": hy_v3,
+    "hy_v3 in fp32": hy_v3,
     "llama4": llama4,
     "mimo_v2_flash": mimo_v2_flash,
     "minimax_m2": minimax_m2,
