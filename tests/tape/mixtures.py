@@ -321,6 +321,11 @@ def hy_v3(rng: random.Random) -> dict[str, Any]:
     return raw | {"mlp_bias": rng.random() < 0.3, "enable_moe_fp32_combine": rng.random() < 0.5}
 
 
+def mistral4(rng: random.Random) -> dict[str, Any]:
+    """Mistral 4: DeepSeek-V3's latents with queries that grow with their position, a softmax router."""
+    return deepseek_v3(rng) | {"model_type": "mistral4", "rope_parameters": None}
+
+
 # Almost another's code: one job of each is enough.
 KIN = ("axk1", "glm4_moe_lite", "granitemoeshared", "hunyuan_v1_moe")
 LONG = ("deepseek_v32", "deepseek_v4", "glm_moe_dsa")  # layers of many operations: one job of each kind
@@ -349,6 +354,7 @@ CONFIGS = {
     "deepseek_v2": deepseek_v2,
     "deepseek_v3": deepseek_v3,
     "llama4_text": llama4_text,
+    "mistral4": mistral4,
     "mixtral": mixtral,
     "olmoe": olmoe,
     "phimoe": phimoe,

@@ -36,8 +36,9 @@ class Frame:
     residual are multiplied by numbers, with `scaled_late` embeddings after the masks are made. `tables` of the
     rotary embedding: "complex" numbers, "halves" as wide, or of three positions, "sections" joined or "interleaved";
     "anew", of frequencies made in each forward pass.
-    `sdpa`: whether the class can use it. `packs`: masks are told the positions, `chunked`: their
-    windows are chunks. `hands_positions`: layers are told them though masks are not.
+    `sdpa`: whether the class can use it. `packs`: masks are told the positions, `chunked`: their windows are chunks;
+    `normed_first`: the last norm stands before the first layer too. `hands_positions`: layers are told them though
+    masks are not.
     """
 
     layer: Callable[..., Sym] = layers.residual
@@ -54,6 +55,7 @@ class Frame:
     packs: bool = True
     hands_positions: bool = False
     chunked: bool = False
+    normed_first: bool = False
 
 
 LLAMA = Frame()
@@ -127,7 +129,9 @@ FRAMES: dict[str, Frame] = {
     "ministral": Frame(masks="both", ids_first=True),
     "ministral3": MISTRAL,
     "mistral": MISTRAL,
+    "mistral4": replace(DEEPSEEK, cache_first=True),
     "mixtral": Frame(cache_first=True, ids_first=True),
+    "nanochat": Frame(normed_first=True),
     "nemotron": MISTRAL,
     "olmo": LLAMA,
     "olmo2": Frame(norms=POST),

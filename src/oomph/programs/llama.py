@@ -102,6 +102,8 @@ def model(
     if "embedding_dropout" in m.parts:
         hidden_states = m.embedding_dropout(hidden_states)
     position_embeddings = _tables(m, frame, hidden_states, position_ids, windows)
+    if frame.normed_first:
+        hidden_states = m.norm(hidden_states)
 
     tape.hand_out(hidden_states)
     for index, layer in enumerate(m.layers):
@@ -198,7 +200,7 @@ def _tables(
     dtype = "fp32" if isinstance(first, Attention) and first.rotary in FP32_TABLES else None
     if not has_own_tables(first):
         tables = ops.rotary_tables(hidden_states, position_ids, size, dtype)
-        told = isinstance(first, Attention) and (first.position_scaled or BLOCKS in kept_by(m))
+        told = first.position_scaled or BLOCKS in kept_by(m)
         return dict.fromkeys(windows, (*tables, position_ids) if told else tables)
     sizes = {window: rotary_size(block) for window, block in first_of_kinds(m).items()}
     return {

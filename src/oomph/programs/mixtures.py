@@ -136,7 +136,8 @@ def deepseek(m: Bound, hidden_states: Sym) -> Sym:
     """Mirror DeepseekV3MoE.forward and DeepSeek-V2's: the shared experts run last, on what came in."""
     residuals = hidden_states
     orig_shape = hidden_states.shape
-    router = deepseek_v2_router if m.style == "deepseek_v2" else deepseek_v3_router
+    routers = {"deepseek_v2": deepseek_v2_router, "mistral4": mistral4_router}
+    router = routers.get(m.style, deepseek_v3_router)
     _, topk_weights, topk_indices = _routed(m, router, hidden_states)
     hidden_states = _flat(hidden_states)
     hidden_states = ops.view(m[m.experts_name](hidden_states, topk_indices, topk_weights), orig_shape)
@@ -187,6 +188,26 @@ def deepseek_v2_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym
     topk_weights = topk_weights * SCALE
     if m.groups[0]:
         del scores, group_scores, group_idx
+    return router_logits, topk_weights, topk_indices
+
+
+def mistral4_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
+    """Mirror Mistral4TopkRouter.forward: softmax scores in the logits' dtype, first the best groups."""
+    hidden_states = _flat(hidden_states)
+    router_logits = ops.linear(hidden_states, router.value("weight"))
+    scores = ops.softmax(router_logits)
+    group_scores = ops.sum_over(ops.topk(_grouped(m, scores), 2)[0], -1)
+    group_idx = ops.topk(group_scores, m.groups[1])[1]
+    group_mask = m.tape.empty(group_scores.shape, group_scores.dtype, op="zeros_like")
+    score_mask = _spread(m, group_mask)
+    scores_for_choice = ops.masked_fill(scores, ops.unary(ops.cast(score_mask, "bool"), "bitwise_not"))
+    topk_indices = ops.topk(scores_for_choice, m.top_k)[1]
+    topk_weights = ops.gather(scores, topk_indices)
+    if m.normalised:
+        denominator = ops.sum_over(topk_weights, -1, keepdim=True) + 1e-20
+        topk_weights = ops.divide_in_place(topk_weights, denominator)
+    topk_weights = topk_weights * SCALE
+    del hidden_states, scores, group_scores, group_idx
     return router_logits, topk_weights, topk_indices
 
 
@@ -492,6 +513,7 @@ STYLES: dict[str, Callable[[Bound, Sym], Any]] = {
     "mimo_v2_flash": mimo_v2_flash,
     "minimax_m2": minimax_m2,
     "minimax_m3": laguna,
+    "mistral4": deepseek,
     "mixtral": mixtral,
     "nemotron_h": nemotron_h,
     "olmoe": olmoe,
