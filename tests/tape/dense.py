@@ -149,6 +149,7 @@ FAMILIES: dict[str, tuple[Callable[[random.Random], Config], ...]] = {
     "nemotron": (biased, partial(0.5, 1.0), tied, lambda rng: {"mlp_bias": rng.random() < 0.5}),
     "olmo": (biased, act, tied),
     "olmo2": (biased, act, tied),
+    "nanochat": (biased, tied, lambda rng: {"hidden_act": rng.choice(["relu2", "silu"])}),
     "olmo3": (biased, act, sliding, tied),
     "phi3": (act, tied, phi3),
     "internlm3": (own_heads, act, lambda rng: {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}),

@@ -291,6 +291,54 @@ def mimo_v2_flash(rng: random.Random) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def minimax_m3_vl_text(rng: random.Random) -> dict[str, Any]:
+    """MiniMax-M3's text: blocks of tokens that an indexer picks, fused gates with bounds, dense layers or mixtures."""
+    raw = mixtral(rng) | {"model_type": "minimax_m3_vl_text", "head_dim": rng.choice([8, 16])}
+    del raw["sliding_window"], raw["hidden_act"]
+    depth, heads = raw["num_hidden_layers"], raw["num_key_value_heads"]
+    if rng.random() < 0.5:
+        raw["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
+    return raw | {
+        "dense_intermediate_size": rng.choice([17, 64]), "shared_intermediate_size": rng.choice([17, 64]),
+        "layer_types": rng.choices(["minimax_m3_sparse", "minimax_m3_sparse", "full_attention"], k=depth),
+        "mlp_layer_types": rng.choices(["dense", "sparse", "sparse"], k=depth), "index_n_heads": heads,
+        "index_head_dim": rng.choice([8, 24]), "index_block_size": rng.choice([4, 16]),
+        "index_topk_blocks": rng.choice([1, 3, 50]), "index_local_blocks": rng.choice([0, 1, 2]),
+    }  # fmt: skip
+
+
+def afmoe(rng: random.Random) -> dict[str, Any]:
+    """Trinity: four norms, gates of each channel, full layers that turn nothing, shared experts between."""
+    raw = _common(rng, "afmoe") | {"head_dim": rng.choice([8, 16, 40]), "attention_bias": rng.random() < 0.3}
+    raw |= {"num_hidden_layers": 3, "sliding_window": rng.choice(WINDOWS[1:]), "mup_enabled": rng.random() < 0.5}
+    kinds = rng.choice([["full_attention", "sliding_attention"], ["sliding_attention", "full_attention"]])
+    raw |= {"layer_types": [*kinds, rng.choice(kinds)], "num_dense_layers": rng.choice([0, 1])}
+    return raw | {"moe_intermediate_size": rng.choice([8, 24, 64]), "num_shared_experts": rng.choice([1, 2])}
+
+
+def exaone_moe(rng: random.Random) -> dict[str, Any]:
+    """K-EXAONE: DeepSeek-V3's mixture under head norms, full layers that turn nothing."""
+    raw = dots1(rng) | {"model_type": "exaone_moe"}
+    raw |= {"num_experts": raw.pop("n_routed_experts"), "num_shared_experts": raw.pop("n_shared_experts")}
+    del raw["attention_bias"]
+    depth = raw["num_hidden_layers"]
+    kinds = rng.choices(["full_attention", "sliding_attention"], k=depth)
+    return raw | {"sliding_window": rng.choice(WINDOWS[1:]), "layer_types": kinds}
+
+
+def hy_v3(rng: random.Random) -> dict[str, Any]:
+    """Hunyuan 3: one correction beside the router, experts that may be added up in fp32."""
+    raw = _common(rng, "hy_v3") | {"head_dim": rng.choice([8, 18, 40]), "attention_bias": rng.random() < 0.3}
+    raw |= {"mlp_layer_types": rng.choices(["dense", "sparse", "sparse"], k=raw["num_hidden_layers"])}
+    raw |= {"moe_intermediate_size": rng.choice([8, 24, 64]), "num_shared_experts": rng.choice([1, 2])}
+    return raw | {"mlp_bias": rng.random() < 0.3, "enable_moe_fp32_combine": rng.random() < 0.5}
+
+
+def mistral4(rng: random.Random) -> dict[str, Any]:
+    """Mistral 4: DeepSeek-V3's latents with queries that grow with their position, a softmax router."""
+    return deepseek_v3(rng) | {"model_type": "mistral4", "rope_parameters": None}
+
+
 # Almost another's code: one job of each is enough.
 KIN = ("axk1", "glm4_moe_lite", "granitemoeshared", "hunyuan_v1_moe")
 LONG = ("deepseek_v32", "deepseek_v4", "glm_moe_dsa")  # layers of many operations: one job of each kind
@@ -306,8 +354,12 @@ CONFIGS = {
     "dots1": dots1,
     "glm4_moe_lite": glm4_moe_lite,
     "hunyuan_v1_moe": hunyuan_v1_moe,
+    "afmoe": afmoe,
+    "exaone_moe": exaone_moe,
+    "hy_v3": hy_v3,
     "laguna": laguna,
     "mimo_v2_flash": mimo_v2_flash,
+    "minimax_m3_vl_text": minimax_m3_vl_text,
     "deepseek_v4": deepseek_v4,
     "deepseek_v32": deepseek_v32,
     "glm_moe_dsa": glm_moe_dsa,
@@ -316,6 +368,7 @@ CONFIGS = {
     "deepseek_v3": deepseek_v3,
     "llama4_text": llama4_text,
     "mellum": mellum,
+    "mistral4": mistral4,
     "mixtral": mixtral,
     "olmoe": olmoe,
     "phimoe": phimoe,

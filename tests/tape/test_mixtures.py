@@ -61,6 +61,22 @@ def test_an_indexer_whose_map_is_packed_is_refused() -> None:
         )
 
 
+@pytest.mark.parametrize("name", ["afmoe", "hunyuan_v1_moe"])
+def test_a_router_that_is_a_linear_map_is_quantised_too(name: str) -> None:
+    """bitsandbytes takes it for one of the maps."""
+    raw = CONFIGS[name](random.Random(SEED)) | {"num_dense_layers": 0}
+    parting, ours, theirs = compare(raw, TrainJob(2, 9, method="qlora", targets="q_proj,v_proj"))
+    assert parting is None, str(parting)
+    assert ours == theirs
+
+
+def test_adapters_on_experts_of_afmoe_are_refused() -> None:
+    """PEFT takes its router, a linear map, for a parameter."""
+    model = model_from_config(CONFIGS["afmoe"](random.Random(SEED)))
+    with pytest.raises(UnsupportedError, match="router is a linear map"):
+        play(model, TrainJob(2, 9, method="lora", targets="all-linear"))
+
+
 FOLDING = CONFIGS["deepseek_v4"](random.Random(SEED)) | {
     "num_hidden_layers": 2, "layer_types": list(KINDS[1:]), "mlp_layer_types": ["hash_moe", "moe"],
 }  # fmt: skip

@@ -9,7 +9,7 @@ from dataclasses import replace
 from oomph.job import InferJob, TrainJob
 from tests.tape.dense import base
 from tests.tape.hybrids import qwen3_5_moe_text, qwen3_5_text
-from tests.tape.mixtures import deepseek_v3, glm4_moe, llama4_text
+from tests.tape.mixtures import deepseek_v3, glm4_moe, llama4_text, minimax_m3_vl_text
 from tests.tape.vision import Config, llava, qwen3_vl, siglip, vit
 from tests.tape.vision import job as draw
 from tests.tape.vision import seeing as with_images
@@ -140,12 +140,15 @@ def step3p7(rng: random.Random) -> Config:
     return {"vision_config": vision, "text_config": text}
 
 
-TEXT_ALONE = {
-    "kimi_k25": kimi_k25,
-    "glm4v": glm4v,
-    "glm4v_moe": glm4v_moe,
-    "step3p7": step3p7,
-}  # whose images are not played
+def minimax_m3_vl(rng: random.Random) -> Config:
+    """MiniMax-M3: its own tower over a decoder with an indexer of blocks."""
+    vision = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    return {"vision_config": vision, "text_config": minimax_m3_vl_text(rng)}
+
+
+TEXT_ALONE = {  # whose images are not played
+    "kimi_k25": kimi_k25, "glm4v": glm4v, "glm4v_moe": glm4v_moe, "step3p7": step3p7, "minimax_m3_vl": minimax_m3_vl,
+}  # fmt: skip
 
 
 def config(rng: random.Random, kind: str) -> Config:

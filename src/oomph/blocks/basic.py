@@ -149,13 +149,15 @@ class Shared(Buffer):
 class Embedding(Block):
     """A table of `rows` vectors: tokens, positions (kind "position_embedding"), token types.
 
-    `scaled`: vectors are multiplied by a number that lies on the device as a buffer (Gemma).
+    `scaled`: vectors are multiplied by a number that lies on the device as a buffer (Gemma); `times`: what layers read
+    is multiplied by one that does not (AfMoE).
     """
 
     rows: int
     size: int
     kind: str = "embedding"
     scaled: bool = False
+    times: bool = False
 
     @property
     def parts(self) -> Parts:

@@ -73,6 +73,7 @@ class LatentAttention(Block):
     dropout: float = 0.0
     rotary: str = "interleaved"  # neighbours are turned together; "halves": x and x + O/2; "complex": as numbers
     sliding_window: int | None = None
+    position_scaled: bool = False  # queries grow with their position, which the tables bring along (Mistral 4)
     kind: str = "attention"
 
     @property
@@ -135,17 +136,19 @@ class LatentAttention(Block):
         if m.rotary == "complex":
             q_rot, k_rot = ops.apply_rotary_complex(q_rot, k_rot, position_embeddings)
         else:
-            cos, sin = position_embeddings
+            cos, sin = position_embeddings[:2]
             turn = ops.apply_rotary_interleaved if m.rotary == "interleaved" else ops.apply_rotary
             q_rot, k_rot = turn(q_rot, k_rot, cos, sin)
         if past_key_values is not None:
             kv_nope, k_rot = past_key_values.update(kv_nope, k_rot, index)
         query_states = ops.cat((q_pass, q_rot), -1)
+        if m.position_scaled:
+            query_states = query_states * ops.position_scales(position_embeddings[2], query_states.dtype)
         key_states, value_states = expand_kv(m, kv_nope, k_rot)
         attn_output, attn_weights = ops.attention(query_states, key_states, value_states, attention_mask, m.dropout)
         attn_output = ops.contiguous(ops.view(attn_output, (batch, length, m.num_heads * m.v_head_dim)))
         attn_output = m.o_proj(attn_output)
-        if m.rotary == "complex":  # DeepSeek-V2 names the normed latent after the rotary key
+        if m.rotary == "complex" or m.position_scaled:  # DeepSeek-V2 and Mistral 4 name the normed latent last
             del q_states, q_pass, q_rot, compressed_kv, k_rot
         return attn_output, attn_weights
 

@@ -145,6 +145,25 @@ class BoundedMLP(GatedMLP):
 
 
 @dataclass(frozen=True)
+class SwigluOaiMLP(GatedMLP):
+    """MiniMax-M3's, gate and up fused: gpt-oss' activation, whose two are not interleaved."""
+
+    @staticmethod
+    def program(m: Bound, hidden_states: Sym) -> Sym:
+        """Mirror MiniMaxM3VLDenseMLP.forward."""
+        from oomph import ops
+
+        gate_up_proj, down_proj = (m[name] for name in m.names)
+        gate_up = gate_up_proj(hidden_states)
+        gate, up = ops.split(gate_up, m.ffn_size, 2)
+        gate = ops.clamp(gate)
+        up = ops.clamp_both(up)
+        glu = gate * ops.sigmoid(gate * 1.702)
+        output: Sym = down_proj((up + 1.0) * glu)
+        return output
+
+
+@dataclass(frozen=True)
 class SparseMLP(GatedMLP):
     """The same as Gemma 3n writes it, each step a variable; if `sparse`, all but the gate's largest values are zero."""
 

@@ -178,7 +178,8 @@ class MoE(Block):
 
     `expert` is one expert (a GatedMLP or MLP with role "expert"); `extra` holds what else the class keeps
     beside them (shared experts, their gate, latent projections). `stacked` are the experts as the class of
-    transformers keeps them, None where that is not known; `experts_first`: it makes them before the router. `style`
+    transformers keeps them, None where that is not known; `experts_first`: it makes them before the router,
+    `experts_last` after all else. `style`
     names the mixture's program (programs/mixtures.py), `normalised`: the weights of a token's experts add up to 1;
     `built_router` is the router as the class builds it, where that differs; `beside_router` names what of `extra` is in
     there. `groups`: how many groups of experts there are and of how many a token may use some, (1, 1) where it may use
@@ -195,6 +196,7 @@ class MoE(Block):
     extra: Parts | None = None
     stacked: StackedExperts | None = None
     experts_first: bool = False
+    experts_last: bool = False
     style: str = ""
     normalised: bool = False
     groups: tuple[int, int] = (1, 1)
@@ -224,7 +226,7 @@ class MoE(Block):
         router, experts = {self.router_name: self.built_router or self.router}, {self.experts_name: self.stacked}
         first, second = (experts, router) if self.experts_first else (router, experts)
         extra = {name: part for name, part in (self.extra or {}).items() if name not in self.beside_router}
-        return {**first, **second, **extra}
+        return {**router, **extra, **experts} if self.experts_last else {**first, **second, **extra}
 
     @staticmethod
     def program(m: Bound, hidden_states: Sym) -> Any:

@@ -5,17 +5,18 @@ Class defaults and structure: transformers 5.23, models/afmoe.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from oomph.blocks.base import Block, Module
-from oomph.blocks.basic import Norm
+from oomph.blocks.basic import Embedding, Norm
 from oomph.blocks.gated_attention import GatedAttention
 from oomph.blocks.mlp import GatedMLP
 from oomph.blocks.moe import MoE, Router, shared_expert
 from oomph.config import MAX_EXPERTS, Config
 from oomph.families.common import causal_lm
 from oomph.families.layer_types import FULL, SLIDING, full_after_sliding, listed, windows
-from oomph.families.moe_layers import by_kind, dense_first, gqa
+from oomph.families.moe_layers import by_kind, dense_first, gqa, stacked
 from oomph.model import Model
 from oomph.tensor import Tensor
 
@@ -37,19 +38,35 @@ def build(config: Config) -> Model:
     types = listed(config, layers, allowed=(SLIDING, FULL))
     places, unplayed = windows(config, types or full_after_sliding(layers, config.int("global_attn_every_n_layers")))
 
+    dense = GatedMLP(hidden, config.int("intermediate_size"), activation=config.str("hidden_act", "silu"))
+
     def layer(kind: tuple[str, int | None]) -> Module:
-        mlp = mixture(config, hidden) if kind[0] == "sparse" else GatedMLP(hidden, config.int("intermediate_size"))
+        mlp = mixture(config, hidden) if kind[0] == "sparse" else dense
         self_attn = attention(config, hidden, kind[1])
-        return Module({"self_attn": self_attn, "mlp": mlp, **{name: Norm(hidden) for name in _NORMS}})
+        return Module({"self_attn": self_attn, **{name: norm(hidden) for name in _NORMS}, "mlp": mlp})
 
     kinds = list(zip(dense_first(layers, config.int("num_dense_layers", low=0)), places, strict=True))
-    return causal_lm(config, by_kind(kinds, layer), Norm(hidden), unplayed=unplayed)
+    if not config.int("num_shared_experts", low=0):
+        unplayed = (*unplayed, "num_shared_experts=0")
+    if None not in places or len(set(places)) < 2:
+        unplayed = (*unplayed, "layers of one kind")
+    model = causal_lm(config, by_kind(kinds, layer), norm(hidden), unplayed=unplayed)
+    if not config.bool("mup_enabled"):
+        return model
+    embedding = Embedding(model.vocab_size, hidden, times=True)
+    return replace(model, parts={**model.parts, "model.embed_tokens": embedding})
+
+
+def norm(size: int) -> Norm:
+    """Return a norm whose scale is applied in fp32."""
+    return Norm(size, style="rms in fp32")
 
 
 def attention(config: Config, hidden: int, window: int | None) -> GatedAttention:
     """Return grouped-query attention with a norm on each head's queries and keys, and its gate."""
     bias = config.bool("attention_bias")
-    plain = gqa(config, hidden, qk_norm=True)
+    plain = gqa(config, hidden)
+    scale = norm(plain.head_dim)
     return GatedAttention(
         hidden,
         plain.num_heads,
@@ -57,9 +74,12 @@ def attention(config: Config, hidden: int, window: int | None) -> GatedAttention
         plain.head_dim,
         qkv_bias=bias,
         out_bias=bias,
-        q_norm=plain.q_norm,
-        k_norm=plain.k_norm,
+        q_norm=scale,
+        k_norm=scale,
+        dropout=plain.dropout,
         sliding_window=window,
+        rotary="llama" if window else "",
+        gate_style="afmoe",
         gate_size=plain.num_heads * plain.head_dim,
     )
 
@@ -67,7 +87,7 @@ def attention(config: Config, hidden: int, window: int | None) -> GatedAttention
 def mixture(config: Config, hidden: int) -> Block:
     """Return the experts, the shared ones fused into one MLP, and the frozen bias of the router."""
     experts, ffn = config.int("num_experts", high=MAX_EXPERTS), config.int("moe_intermediate_size")
-    always = config.int("num_shared_experts", low=0)
+    always, act = config.int("num_shared_experts", low=0), config.str("hidden_act", "silu")
     return MoE(
         Router(hidden, experts, linear="gate"),
         GatedMLP(hidden, ffn, role="expert"),
@@ -75,7 +95,10 @@ def mixture(config: Config, hidden: int) -> Block:
         config.int("num_experts_per_tok"),
         router_name="router",
         extra={
-            "shared_experts": shared_expert(GatedMLP(hidden, ffn * always)) if always else None,
-            "expert_bias": Tensor((experts,), "param"),
+            "shared_experts": shared_expert(GatedMLP(hidden, ffn * always, activation=act)) if always else None,
+            "expert_bias": Tensor((experts,), "param", trains=False),
         },
+        stacked=stacked(config, hidden, ffn, experts),
+        experts_last=True,
+        style="afmoe",
     )

@@ -93,6 +93,7 @@ _UNKNOWN_MTP = "The config announces multi-token-prediction layers whose content
 _CORRECTED = frozenset({"deepseek_v3", "kimi_k2", "deepseek_v32", "glm_moe_dsa", "glm4_moe_lite", "axk1"})
 STYLES = {
     "deepseek_v2": "deepseek_v2",
+    "mistral4": "mistral4",
     **dict.fromkeys(("deepseek_v3", "axk1", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa", "kimi_k2"), "deepseek_v3"),
 }
 INDEXED = ("deepseek_v32", "glm_moe_dsa")
@@ -176,7 +177,7 @@ def latent_attention(config: Config, hidden: int, indexed: bool) -> LatentAttent
         "dropout": config.rate("attention_dropout", 0.0),
     }
     if config.model_type not in INDEXED:
-        return LatentAttention(**sizes, rotary=rotary(config))
+        return LatentAttention(**sizes, rotary=rotary(config), position_scaled=config.model_type == "mistral4")
     if rank is None:
         raise ConfigError("An indexer reads the query latent, but q_lora_rank is null.", "Set q_lora_rank.")
     shares = config.model_type == "glm_moe_dsa"

@@ -82,17 +82,31 @@ def build(config: Config) -> Model:
 
     def layer(kind: tuple[str, int | None]) -> Module:
         mlp = experts(config, hidden) if kind[0] == "sparse" else dense(config, hidden)
-        return pre_norm_layer(hidden, replace(self_attn, sliding_window=kind[1]), mlp)
+        attends = replace(self_attn, sliding_window=kind[1])
+        if config.model_type == "exaone_moe" and kind[1] is None and config.optional_int("sliding_window"):
+            attends = replace(attends, rotary="")  # where some layers have windows, others turn nothing
+        return pre_norm_layer(hidden, attends, mlp)
 
     kinds = list(zip(mlp_pattern(config, layers), places, strict=True))
     model = causal_lm(config, by_kind(kinds, layer), Norm(hidden))
-    if any(places):
-        return replace(model, unplayed=(*model.unplayed, f"sliding windows of {config.model_type}"))
+    if missing := not_played(config, places):
+        return replace(model, unplayed=(*model.unplayed, *missing))
     times = predictors(config) if config.model_type == "glm4_moe" else 0
     if not times:
         return model
     predictor = next_token_layer(layer(("sparse", None)), hidden, model.vocab_size, model.vocab_size)
     return with_mtp(model, after_layers(model, times, predictor), _COPIES_NOTE)
+
+
+def not_played(config: Config, places: list[int | None]) -> tuple[str, ...]:
+    """Return what a config asks for that no program does."""
+    kind = config.model_type
+    found = [f"sliding windows of {kind}"] * (kind == "dots1" and any(places))
+    if kind in ("exaone_moe", "hy_v3") and not config.optional_int("num_shared_experts", low=0):
+        found.append("num_shared_experts=0")
+    if kind == "exaone_moe" and config.optional_int("sliding_window") is None:
+        found.append("layers without sliding_window")
+    return tuple(found)
 
 
 def sliding_windows(config: Config, layers: int) -> list[int | None]:
@@ -130,6 +144,8 @@ def attention(config: Config, hidden: int) -> Attention:
     bias = kind != "exaone_moe" and config.bool("attention_bias")
     normed = kind in ("dots1", "exaone_moe", "hy_v3") or (kind == "glm4_moe" and config.bool("use_qk_norm"))
     plain = gqa(config, hidden, bias=bias, out_bias=bias and kind not in ("glm4_moe", "solar_open"), qk_norm=normed)
+    if kind in ("exaone_moe", "hy_v3"):
+        return replace(plain, norm_place="turned")
     if kind != "glm4_moe":
         return plain
     turned = rotary_dim(config, plain.head_dim, HALF)
@@ -140,7 +156,13 @@ def experts(config: Config, hidden: int) -> Block:
     """Return the mixture; EXAONE and HY-3 name their counts their own way, deepseek-moe has no correction bias."""
     if config.model_type in ("exaone_moe", "hy_v3"):
         bias = config.model_type == "hy_v3" and config.bool("mlp_bias")
-        return routed_moe(config, hidden, experts="num_experts", shared="num_shared_experts", shared_bias=bias)
+        style = "deepseek_v3"
+        if config.model_type == "hy_v3":
+            style = "hy_v3 in fp32" if config.bool("enable_moe_fp32_combine") else "hy_v3"
+        made = routed_moe(
+            config, hidden, experts="num_experts", shared="num_shared_experts", shared_bias=bias, style=style
+        )
+        return replace(made, experts_first=config.model_type == "exaone_moe")
     correction = "" if config.model_type == "deepseek" else "e_score_correction_bias"
     return routed_moe(config, hidden, correction=correction, style=STYLES.get(config.model_type, ""))
 

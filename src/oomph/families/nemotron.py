@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from oomph.blocks.base import Module
-from oomph.blocks.basic import Norm
+from oomph.blocks.base import Block, Module
+from oomph.blocks.basic import BareNorm, Norm
 from oomph.blocks.mlp import MLP
 from oomph.config import Config
-from oomph.families.common import causal_lm, rotary_dim
+from oomph.families.common import causal_lm, rotary_dim, with_head
 from oomph.families.llama import grouped_attention
 from oomph.model import Model
 
@@ -35,6 +35,7 @@ TYPES: dict[str, dict[str, Any]] = {
         "num_attention_heads": 6, "max_position_embeddings": 2048, "tie_word_embeddings": False,
     },
 }  # fmt: skip
+BARE = BareNorm("rms bare")
 HALF = 0.5  # of a head's channels are turned
 STYLES = {"nemotron": "layer plus one"}
 
@@ -43,13 +44,15 @@ def build(config: Config) -> Model:
     """Return the decoder: RMSNorm for Arcee, LayerNorm for Nemotron and Jais, none with weights for nanochat."""
     hidden, kind = config.size("hidden_size"), config.model_type
     bias = config.bool("attention_bias")
-    norm = None if kind == "nanochat" else Norm(hidden, kind != "arcee", STYLES.get(kind, ""))
+    norm: Block = BARE if kind == "nanochat" else Norm(hidden, kind != "arcee", STYLES.get(kind, ""))
     names = ("fc1", "fc2") if kind == "nanochat" else ("up_proj", "down_proj")
     mlp_bias = kind != "nanochat" and config.bool("mlp_bias")
     activation = config.str("hidden_act", "relu2")
     attention = grouped_attention(config, hidden, qkv_bias=bias, out_bias=bias)
     if kind == "nemotron":
         attention = replace(attention, rotary=kind, rotary_dim=rotary_dim(config, attention.head_dim, HALF))
+    if kind == "nanochat":
+        attention = replace(attention, q_norm=BARE, k_norm=BARE, norm_place="rotated", rotary=kind)
     layer = Module(
         {
             "self_attn": attention,
@@ -58,4 +61,6 @@ def build(config: Config) -> Model:
             "post_attention_layernorm": norm,
         }
     )
-    return causal_lm(config, (layer,) * config.depth("num_hidden_layers"), norm)
+    model = causal_lm(config, (layer,) * config.depth("num_hidden_layers"), norm)
+    capped = kind == "nanochat" and config.raw.get("final_logit_softcapping", 1) is not None
+    return with_head(model, softcap=True) if capped else model

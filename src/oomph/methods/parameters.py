@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from oomph.blocks.base import Block, Part, Parts, rewritten
 from oomph.blocks.basic import Linear
 from oomph.blocks.moe import Router, StackedExperts
-from oomph.errors import UsageError
+from oomph.errors import UnsupportedError, UsageError
 from oomph.methods.bitsandbytes import QuantisedExperts
 from oomph.methods.targets import Names, inner, typed
 
@@ -39,6 +39,7 @@ NAMES: dict[str, tuple[str, str, str]] = {
         (GATE, UP, DOWN),
     ),
 }  # fmt: skip
+ROUTER_MAPS = ("afmoe",)  # types whose router PEFT takes for a parameter although it is a linear map
 HALF = ("bf16", "fp16")
 SCALING = 2.0  # lora_alpha / r; no byte depends on it
 
@@ -73,6 +74,11 @@ def translated(model: Model, names: Names) -> Targets:
     if has_gate != has_up:
         raise UsageError(
             f"PEFT cannot adapt {old[0]} without {old[1]}: they are one tensor for all experts.", "Name both."
+        )
+    if model.model_type in ROUTER_MAPS and any(_is(name, each) for name in names for each in (*old, ROUTER)):
+        raise UnsupportedError(
+            f"oomph cannot play adapters on experts of {model.model_type}, whose router is a linear map, yet.",
+            "Name other maps: --targets q_proj,v_proj, for one.",
         )
     rest = tuple(name for name in names if not any(_is(name, each) for each in (*old, ROUTER)))
     return Targets(rest, has_gate, any(_is(name, old[2]) for name in names), any(_is(name, ROUTER) for name in names))

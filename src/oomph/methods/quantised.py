@@ -92,7 +92,10 @@ def quantised(model: Model, job: TrainJob | Base) -> Model:
     stored = {  # by shape too, which may differ from layer to layer
         (weight.name.removesuffix(".weight"), weight.shape): fmt.store(weight, model)
         for weight in model.weights
-        if fmt.quantises(weight) and weight.name != left and not (before and weight.kind == ROUTER)
+        # Routers that are linear maps are stored as such: the format knows of which types.
+        if (fmt.quantises(weight) or weight.role == "router")
+        and weight.name != left
+        and not (before and weight.kind == ROUTER)
     }
 
     def change(path: str, part: Part) -> Part:

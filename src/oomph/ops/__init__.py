@@ -136,6 +136,7 @@ from oomph.ops.rotary_complex import apply_rotary_complex, apply_rotary_complex_
 from oomph.ops.rotary_kinds import apply_rotary_trailing, joined, rotate
 from oomph.ops.rotation import add_scaled_, block_diagonal, identity, put, rotate_blocks, solve
 from oomph.ops.routing import (
+    amax,
     divide,
     divide_in_place,
     gather,
@@ -202,6 +203,7 @@ __all__ = [
     "alibi_of_length",
     "alibi_of_mask",
     "alibi_slopes",
+    "amax",
     "apply_partial_rotary",
     "apply_rotary",
     "apply_rotary_complex",

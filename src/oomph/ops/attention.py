@@ -112,6 +112,8 @@ def sdpa_attention(query: Sym, key: Sym, value: Sym, mask: Sym | None, rate: flo
             grouped = True
         elif yes(length == 1) and not repeats:
             query = view(query, (batch, key.shape[1], times, size))
+            if mask is not None and not yes(mask.shape[1] == 1):  # one for each head
+                mask = view(mask, (mask.shape[0], key.shape[1], times, mask.shape[3]))
         else:
             key = repeat_kv(key, times)
             value = repeat_kv(value, times)

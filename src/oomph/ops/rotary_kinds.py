@@ -220,6 +220,30 @@ def rotary_modernbert(q: Sym, k: Sym, cos: Sym, sin: Sym) -> tuple[Sym, Sym]:
     return cast(q_embed, original_dtype), cast(k_embed, original_dtype)
 
 
+def rotary_nanochat(q: Sym, k: Sym, cos: Sym, sin: Sym) -> tuple[Sym, Sym]:
+    """Mirror nanochat's apply_rotary_pos_emb: Llama's turned the other way, the first half negated behind the second.
+
+    Saves only the tables. Source: transformers 5.23, models/nanochat/modeling_nanochat.py.
+
+    >>> from oomph.tape.testing import cost, frozen
+    >>> cost(rotary_nanochat, (2, 8, 4, 64), (2, 2, 4, 64), frozen(1, 4, 64), frozen(1, 4, 64))
+    Cost(allocated=46080, saved=1024, backward=46080)
+    """
+    cos = unsqueeze_heads(cos)
+    sin = unsqueeze_heads(sin)
+    q_embed = (q * cos) + (_rotate_half_back(q) * sin)
+    k_embed = (k * cos) + (_rotate_half_back(k) * sin)
+    return q_embed, k_embed
+
+
+def _rotate_half_back(x: Sym) -> Sym:
+    """Mirror nanochat's rotate_half."""
+    half = x.shape[-1] // 2
+    x1 = part(x, 0, half)
+    x2 = part(x, half, x.shape[-1])
+    return cat((x2, -x1), -1)
+
+
 def apply_rotary_trailing(x: Sym, cos: Sym, sin: Sym) -> Sym:
     """Mirror DeepSeek-V4's apply_rotary_pos_emb: the last R channels of x [B, N, S, D] turned as pairs in fp32 by cos
     and sin [P, S, R / 2], which are widened for it, and put behind the others.
@@ -255,6 +279,7 @@ ROTARY: dict[str, Callable[[Sym, Sym, Sym, Sym], tuple[Sym, Sym]]] = {
     "cohere": rotary_cohere,
     "ernie4_5": rotary_ernie,
     "modernbert": rotary_modernbert,
+    "nanochat": rotary_nanochat,
     "partial": apply_partial_rotary,
     "liger": liger_rotary,
     "liger in fp32": liger_rotary,

@@ -55,6 +55,33 @@ def largest(x: Sym, keepdim: bool = False) -> Sym:
     return made_by(values, node)
 
 
+def amax(x: Sym) -> Sym:
+    """Return x.amax(-1) of x [.., E]: [..], without indices.
+
+    Saves x and the result. Backward compares the two, keeps the gradient where they are equal and divides it by how
+    many are. Source: torch tools/autograd/derivatives.yaml (amax), torch/csrc/autograd/FunctionsManual.cpp,
+    scale_grad_by_count.
+
+    >>> from oomph.tape.testing import cost, fp32
+    >>> cost(amax, fp32(100, 8))
+    Cost(allocated=400, saved=3600, backward=8000)
+    """
+    node = record("Amax", (x,), _amax_backward)
+    out = new(x.tape, x.shape[:-1], x.dtype, op="amax")
+    save(node, x, out)
+    return made_by(out, node)
+
+
+def _amax_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    gradient, x = grad(gradients), saved[0]
+    mask = result("eq", x.shape, "bool", x)
+    own = result("mul", x.shape, gradient.dtype, mask)
+    count = new(x.tape, (*x.shape[:-1], 1), "int64", op="sum")
+    own = result("div", x.shape, gradient.dtype, own)
+    del mask, count, x
+    return [own]
+
+
 def max_with_index(x: Sym) -> tuple[Sym, Sym]:
     """Return x.max(-1, keepdim=True) of x [.., E]: the values and int64 indices, [.., 1] each.
 

@@ -45,6 +45,7 @@ PROGRAMS: dict[str, str] = {
     **dict.fromkeys(("llava_next", "llava_next_video", "llava_onevision"), "llava_next"),
     **dict.fromkeys(("m2m_100", "marian", "mbart", "pegasus"), "bart"),
     **dict.fromkeys(("internlm", "minicpm"), "remote_llama"),
+    "minimax_m3_vl": "minimax_m3_vl",
     "mllama": "mllama",
     **dict.fromkeys(("idefics3", "smolvlm"), "idefics3"),
     "mamba2": "mamba",
@@ -61,7 +62,8 @@ PROGRAMS: dict[str, str] = {
 OWN_DECODERS = ("gemma3n", "gemma4", "mllama", "qwen3_5", "qwen3_5_moe")
 # Types that transformers has no class for, and the one whose class their configs are read with. Kimi-K2's names
 # DeepseekV3ForCausalLM, and transformers reads it so inside Kimi-K2.5 (models/kimi_k25/configuration_kimi_k25.py).
-SAME_CLASS = {"kimi_k2": "deepseek_v3"}
+# MiniMax-M3's text model alone is that of minimax_m3_vl under another name.
+SAME_CLASS = {"kimi_k2": "deepseek_v3", "minimax_m3": "minimax_m3_vl_text"}
 HEADS = (  # paths of language heads
     "lm_head", "embed_out", "output", "output_projection", "transformer.output_layer", "language_model.lm_head",
 )  # fmt: skip

@@ -18,6 +18,7 @@ OLD: Final = "4.38"  # a release of transformers
 LINEAR: Final = "linear"  # in place of a window: a layer of this kind keeps states instead of keys and values
 HYBRID: Final = "hybrid"  # keeps both
 INDEXED: Final = "indexed"  # keeps an indexer's keys beside keys and values
+BLOCKS: Final = "blocks"  # the same of an indexer that picks blocks of tokens
 
 
 class DynamicLayer:
@@ -382,6 +383,10 @@ def _dynamic_layer(tape: Tape, window: Any) -> AnyLayer:
         from oomph.programs.indexed_cache import DynamicIndexedLayer
 
         return DynamicIndexedLayer()
+    if window is BLOCKS:
+        from oomph.programs.indexed_cache import DynamicBlockLayer
+
+        return DynamicBlockLayer()
     return DynamicLayer() if window is None else DynamicSlidingWindowLayer(tape, window)
 
 
@@ -401,6 +406,10 @@ def _static_layer(tape: Tape, window: Any, length: Size) -> AnyLayer:
         from oomph.programs.indexed_cache import StaticIndexedLayer
 
         return StaticIndexedLayer(tape, length)
+    if window is BLOCKS:
+        from oomph.programs.indexed_cache import StaticBlockLayer
+
+        return StaticBlockLayer(tape, length)
     return StaticLayer(tape, length) if window is None else StaticSlidingWindowLayer(tape, length, window)
 
 

@@ -104,8 +104,9 @@ def eager_experts(m: Bound, hidden_states: Sym, top_k_index: Sym, top_k_weights:
 
     The gradient of a stacked weight is made whole for every expert, and added up.
     """
-    if m.bias or not m.gated or m.bounds:
-        what = "with biases" if m.bias else "with bounds" if m.bounds else "without gates"
+    bounded = m.bounds or m.activation == "swigluoai"
+    if m.bias or not m.gated or bounded:
+        what = "with biases" if m.bias else "with bounds" if bounded else "without gates"
         raise UnsupportedError(f"oomph cannot play experts=eager {what} yet.", "Say --experts grouped_mm.")
     tape, (into, out) = m.tape, m.names
     final_hidden_states = tape.empty(hidden_states.shape, hidden_states.dtype, op="zeros_like")
@@ -197,6 +198,11 @@ def gated(m: Bound, gate_up: Sym) -> Sym:
         glu = gate * ops.sigmoid(gate * 1.702)
         return (up + 1.0) * glu
     gate, up = ops.split(gate_up, m.ffn_size, 2)
+    if m.activation == "swigluoai":
+        gate = ops.clamp(gate)
+        up = ops.clamp_both(up)
+        glu = gate * ops.sigmoid(gate * 1.702)
+        return (up + 1.0) * glu
     if m.bounds == "first":
         gate = ops.clamp(gate)
         up = ops.clamp_both(up)

@@ -36,8 +36,9 @@ class Frame:
     residual are multiplied by numbers, with `scaled_late` embeddings after the masks are made. `tables` of the
     rotary embedding: "complex" numbers, "halves" as wide, or of three positions, "sections" joined or "interleaved";
     "anew", of frequencies made in each forward pass.
-    `sdpa`: whether the class can use it. `packs`: masks are told the positions, `chunked`: their
-    windows are chunks. `hands_positions`: layers are told them though masks are not.
+    `sdpa`: whether the class can use it. `packs`: masks are told the positions, `chunked`: their windows are chunks;
+    `normed_first`: the last norm stands before the first layer too. `hands_positions`: layers are told them though
+    masks are not.
     """
 
     layer: Callable[..., Sym] = layers.residual
@@ -54,6 +55,7 @@ class Frame:
     packs: bool = True
     hands_positions: bool = False
     chunked: bool = False
+    normed_first: bool = False
 
 
 LLAMA = Frame()
@@ -67,7 +69,10 @@ GRANITE_MOE = replace(DEEPSEEK, cache_first=True, scaled=True, scaled_late=True)
 LAGUNA = Frame(masks="as a set", captured=True)
 GEMMA2 = Frame(norms=SANDWICH, masks="both", sdpa=False)
 
+AFMOE: Norms = ("input_layernorm", "post_attention_layernorm", "pre_mlp_layernorm", "post_mlp_layernorm")
+
 FRAMES: dict[str, Frame] = {
+    "afmoe": Frame(norms=AFMOE, masks="both", cache_first=True, ids_first=True, packs=False, hands_positions=True),
     "axk1": DEEPSEEK,
     "apertus": Frame(norms=("attention_layernorm", "", "feedforward_layernorm", "")),
     "arcee": LLAMA,
@@ -79,6 +84,7 @@ FRAMES: dict[str, Frame] = {
     "dots1": Frame(captured=True),
     "ernie4_5": LLAMA,
     "ernie4_5_moe": replace(DEEPSEEK, cache_first=True),
+    "exaone_moe": LAGUNA,
     "exaone4": Frame(norms=POST, masks="full first", ids_first=True),
     "flex_olmo": Frame(norms=POST, cache_first=True),
     "gemma": MISTRAL,
@@ -107,6 +113,7 @@ FRAMES: dict[str, Frame] = {
     "helium": LLAMA,
     "hunyuan_v1_dense": LLAMA,
     "hunyuan_v1_moe": replace(DEEPSEEK, cache_first=True),
+    "hy_v3": Frame(cache_first=True, ids_first=True),
     "hyperclovax": Frame(
         norms=("input_layernorm", "post_norm1", "post_attention_layernorm", "post_norm2"), ids_first=True, scaled=True
     ),
@@ -120,10 +127,13 @@ FRAMES: dict[str, Frame] = {
     "mellum": Frame(masks="as a set", captured=True),
     "mimo": QWEN,
     "minimax_m2": Frame(cache_first=True, ids_first=True),
+    **dict.fromkeys(("minimax_m3", "minimax_m3_vl_text"), MISTRAL),
     "ministral": Frame(masks="both", ids_first=True),
     "ministral3": MISTRAL,
     "mistral": MISTRAL,
+    "mistral4": replace(DEEPSEEK, cache_first=True),
     "mixtral": Frame(cache_first=True, ids_first=True),
+    "nanochat": Frame(normed_first=True),
     "nemotron": MISTRAL,
     "olmo": LLAMA,
     "olmo2": Frame(norms=POST),

@@ -20,7 +20,7 @@ from oomph.families.layer_types import FULL, SLIDING
 from oomph.job import TrainJob
 from oomph.job_words import FLASH_ATTN
 from oomph.ops.rotary_kinds import FP32_TABLES
-from oomph.programs.cache import Cache, dynamic_cache
+from oomph.programs.cache import BLOCKS, Cache, dynamic_cache
 from oomph.programs.classify import classified
 from oomph.programs.frame import project
 from oomph.programs.frames import FRAMES, Frame
@@ -71,13 +71,13 @@ def model(
     tape = m.tape
     windows = windows_of(m)
     if use_cache and past_key_values is None and frame.cache_first:
-        past_key_values = dynamic_cache(tape, windows)
+        past_key_values = dynamic_cache(tape, kept_by(m))
     if inputs_embeds is None:
         inputs_embeds = m.embed_tokens(input_ids)
     if frame.scaled and not frame.scaled_late:
         inputs_embeds = inputs_embeds * 1.0
     if use_cache and past_key_values is None:
-        past_key_values = dynamic_cache(tape, windows)
+        past_key_values = dynamic_cache(tape, kept_by(m))
     packed = position_ids
     if position_ids is None:
         position_ids = ops.unary(tape.empty((inputs_embeds.shape[1],), "int64", op="arange"), "add")
@@ -98,9 +98,13 @@ def model(
     if frame.scaled_late:
         inputs_embeds = inputs_embeds * 1.0
     hidden_states: Sym = inputs_embeds
+    if m.embed_tokens.times:
+        hidden_states = hidden_states * 1.0
     if "embedding_dropout" in m.parts:
         hidden_states = m.embedding_dropout(hidden_states)
     position_embeddings = _tables(m, frame, hidden_states, position_ids, windows)
+    if frame.normed_first:
+        hidden_states = m.norm(hidden_states)
 
     tape.hand_out(hidden_states)
     for index, layer in enumerate(m.layers):
@@ -127,8 +131,10 @@ def model(
 
 
 def updated(m: Bound, parameters: list[Sym]) -> list[Sym]:
-    """Return those of the parameters that get a gradient: no sinks, where flash-attn takes them, no layers that predict
-    further tokens, which MiMo's class makes and never calls."""
+    """Return those of the parameters that get a gradient: no sinks, where flash-attn takes them; no indexer's, which
+    hand none back; no layers that predict further tokens, which MiMo's class makes and never calls.
+    """
+    parameters = [one for one in parameters if ".indexer." not in one.made_for]
     if "mtp_layers" in m.model.parts:
         parameters = [one for one in parameters if not one.made_for.startswith(MTP_LAYERS)]
     if m.tape.kernel not in FLASH_ATTN:
@@ -138,12 +144,17 @@ def updated(m: Bound, parameters: list[Sym]) -> list[Sym]:
 
 def sliding_windows(m: Bound) -> list[Size | None]:
     """Return the window of every layer, None where attention is full."""
-    return windows_of(m.model)
+    return kept_by(m.model)
 
 
 def windows_of(m: Bound) -> list[Size | None]:
     """Return the window of every layer of a LlamaModel and its likes."""
     return [layer.self_attn.sliding_window for layer in m.layers]
+
+
+def kept_by(m: Bound) -> list[Size | None]:
+    """Return what each layer keeps of its past: a window, None all of it, or an indexer's keys too."""
+    return [BLOCKS if "indexer" in layer.self_attn.parts else layer.self_attn.sliding_window for layer in m.layers]
 
 
 def mask_order(windows: Sequence[Size | None], frame: Frame) -> list[Size | None]:
@@ -192,8 +203,8 @@ def _tables(
     dtype = "fp32" if isinstance(first, Attention) and first.rotary in FP32_TABLES else None
     if not has_own_tables(first):
         tables = ops.rotary_tables(hidden_states, position_ids, size, dtype)
-        scaled = isinstance(first, Attention) and first.position_scaled
-        return dict.fromkeys(windows, (*tables, position_ids) if scaled else tables)
+        told = first.position_scaled or BLOCKS in kept_by(m)
+        return dict.fromkeys(windows, (*tables, position_ids) if told else tables)
     sizes = {window: rotary_size(block) for window, block in first_of_kinds(m).items()}
     return {
         window: ops.rotary_tables(hidden_states, position_ids, sizes[window], dtype) for window in as_a_set(windows)

@@ -37,7 +37,7 @@ def buffers(m: Bound) -> list[Sym]:
 
 def sliding_windows(m: Bound) -> list[Size | None]:
     """Return the window of every layer, None where attention is full."""
-    return llama.windows_of(m.model.language_model)
+    return llama.kept_by(m.model.language_model)
 
 
 def inputs_of_images(m: Bound, job: TrainJob | InferJob) -> Shapes:

@@ -136,7 +136,8 @@ def deepseek(m: Bound, hidden_states: Sym) -> Sym:
     """Mirror DeepseekV3MoE.forward and DeepSeek-V2's: the shared experts run last, on what came in."""
     residuals = hidden_states
     orig_shape = hidden_states.shape
-    router = deepseek_v2_router if m.style == "deepseek_v2" else deepseek_v3_router
+    routers = {"deepseek_v2": deepseek_v2_router, "mistral4": mistral4_router}
+    router = routers.get(m.style, deepseek_v3_router)
     _, topk_weights, topk_indices = _routed(m, router, hidden_states)
     hidden_states = _flat(hidden_states)
     hidden_states = ops.view(m[m.experts_name](hidden_states, topk_indices, topk_weights), orig_shape)
@@ -187,6 +188,26 @@ def deepseek_v2_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym
     topk_weights = topk_weights * SCALE
     if m.groups[0]:
         del scores, group_scores, group_idx
+    return router_logits, topk_weights, topk_indices
+
+
+def mistral4_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
+    """Mirror Mistral4TopkRouter.forward: softmax scores in the logits' dtype, first the best groups."""
+    hidden_states = _flat(hidden_states)
+    router_logits = ops.linear(hidden_states, router.value("weight"))
+    scores = ops.softmax(router_logits)
+    group_scores = ops.sum_over(ops.topk(_grouped(m, scores), 2)[0], -1)
+    group_idx = ops.topk(group_scores, m.groups[1])[1]
+    group_mask = m.tape.empty(group_scores.shape, group_scores.dtype, op="zeros_like")
+    score_mask = _spread(m, group_mask)
+    scores_for_choice = ops.masked_fill(scores, ops.unary(ops.cast(score_mask, "bool"), "bitwise_not"))
+    topk_indices = ops.topk(scores_for_choice, m.top_k)[1]
+    topk_weights = ops.gather(scores, topk_indices)
+    if m.normalised:
+        denominator = ops.sum_over(topk_weights, -1, keepdim=True) + 1e-20
+        topk_weights = ops.divide_in_place(topk_weights, denominator)
+    topk_weights = topk_weights * SCALE
+    del hidden_states, scores, group_scores, group_idx
     return router_logits, topk_weights, topk_indices
 
 
@@ -286,6 +307,60 @@ def granitemoe_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym,
     router_logits = ops.cast(ops.linear(hidden_states, router.value("weight")), "fp32")
     top_k_logits, top_k_index = ops.topk(router_logits, m.top_k)
     top_k_weights = ops.cast(ops.softmax(top_k_logits), hidden_states.dtype)
+    return router_logits, top_k_weights, top_k_index
+
+
+def afmoe(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror AfmoeSparseMoeBlock.forward: the shared experts between the router and the others, added to first."""
+    batch_size, seq_len, hidden_dim = hidden_states.shape
+    hidden_states_flat = _flat(hidden_states)
+    _, top_scores, selected_experts = _routed(m, afmoe_router, hidden_states)
+    shared_output = ops.view(m.shared_experts(hidden_states_flat), (batch_size, seq_len, hidden_dim))
+    routed_output = ops.view(
+        m[m.experts_name](hidden_states_flat, selected_experts, top_scores), (batch_size, seq_len, hidden_dim)
+    )
+    return shared_output + routed_output
+
+
+def afmoe_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
+    """Mirror AfmoeTokenChoiceRouter.forward: a linear map's logits in fp32, sigmoid scores, chosen with a bias."""
+    _, _, hidden_dim = hidden_states.shape  # locals die in the order in which a frame meets their names
+    hidden_states = ops.view(hidden_states, (ops.rows(hidden_states), hidden_dim))
+    router_logits = ops.cast(router.gate(hidden_states), "fp32")
+    scores = ops.sigmoid(router_logits)
+    _, selected_experts = ops.topk(scores + m.expert_bias, m.top_k)
+    top_scores = ops.gather(scores, selected_experts)
+    denominator = ops.sum_over(top_scores, -1, keepdim=True) + 1e-20
+    top_scores = ops.divide(top_scores, denominator)
+    top_scores = top_scores * SCALE
+    return router_logits, top_scores, selected_experts
+
+
+def hy_v3(m: Bound, hidden_states: Sym) -> Sym:
+    """Mirror HYV3MoE.forward: routed and shared experts added, in fp32 if the config says so."""
+    batch_size, seq_len, hidden_dim = hidden_states.shape
+    hidden_states = _flat(hidden_states)
+    _, top_k_weights, top_k_index = _routed(m, hy_v3_router, hidden_states)
+    routed_output = m[m.experts_name](hidden_states, top_k_index, top_k_weights)
+    if m.style == "hy_v3 in fp32":
+        hidden_states = ops.cast(
+            ops.cast(routed_output, "fp32") + ops.cast(m.shared_experts(hidden_states), "fp32"), hidden_states.dtype
+        )
+    else:
+        hidden_states = routed_output + m.shared_experts(hidden_states)
+    return ops.view(hidden_states, (batch_size, seq_len, hidden_dim))
+
+
+def hy_v3_router(m: Bound, router: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
+    """Mirror HYV3TopKRouter.forward: in fp32, sigmoid scores, chosen with a correction."""
+    hidden_states = _flat(hidden_states)
+    router_logits = ops.linear(ops.cast(hidden_states, "fp32"), ops.cast(router.value("weight"), "fp32"))
+    routing_weights = ops.sigmoid(router_logits)
+    scores_for_choice = routing_weights + router[router.correction]
+    _, top_k_index = ops.topk(scores_for_choice, m.top_k)
+    top_k_weights = ops.gather(routing_weights, top_k_index)
+    top_k_weights = ops.divide(top_k_weights, ops.sum_over(top_k_weights, -1, keepdim=True) + 1e-20)
+    top_k_weights = top_k_weights * SCALE
     return router_logits, top_k_weights, top_k_index
 
 
@@ -422,6 +497,7 @@ def gemma4_router(router: Bound, hidden_states: Sym) -> tuple[Sym, Sym, Sym]:
 
 
 STYLES: dict[str, Callable[[Bound, Sym], Any]] = {
+    "afmoe": afmoe,
     "deepseek_v2": deepseek,
     "deepseek_v3": deepseek,
     "ernie4_5_moe": ernie4_5_moe,
@@ -431,9 +507,13 @@ STYLES: dict[str, Callable[[Bound, Sym], Any]] = {
     "laguna": laguna,
     "lfm2_moe": lfm2_moe,
     "hunyuan_v1_moe": hunyuan_v1_moe,
+    "hy_v3": hy_v3,
+    "hy_v3 in fp32": hy_v3,
     "llama4": llama4,
     "mimo_v2_flash": mimo_v2_flash,
     "minimax_m2": minimax_m2,
+    "minimax_m3": laguna,
+    "mistral4": deepseek,
     "mixtral": mixtral,
     "nemotron_h": nemotron_h,
     "olmoe": olmoe,

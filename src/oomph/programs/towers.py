@@ -9,7 +9,7 @@ from oomph import ops
 from oomph.blocks.audio import Gemma4Audio, Qwen3OmniAudio, UniversalSpeech, WhisperEncoder
 from oomph.blocks.vision import ClipVision, IdeficsVision
 from oomph.blocks.vision_gemma import Gemma4Vision
-from oomph.blocks.vision_native import GlmVision, MoonVision, PixtralVision, Qwen3Vision, QwenVision
+from oomph.blocks.vision_native import GlmVision, MinimaxVision, MoonVision, PixtralVision, Qwen3Vision, QwenVision
 from oomph.errors import UsageError
 from oomph.tape.bound import Bound
 from oomph.tape.sizes import Shapes, Size, number, yes
@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 LANGUAGE_MODEL, HEAD = "model.language_model.", "lm_head."  # how the paths of what text passes through begin
 OF_TEXT = ("input_ids", "labels", "attention_mask", "position_ids")  # inputs of a batch that are not its images'
 Images = dict[str, Any]
+AXES = 3  # of a video: time, height, width
 
 
 def updated(m: Bound, parameters: list[Sym]) -> list[Sym]:
     """Return those of the parameters that get a gradient: of text alone the language model's."""
     if m.tape.images:
         return parameters
+    parameters = [one for one in parameters if ".indexer." not in one.made_for]  # MiniMax-M3's, which hand none back
     return [one for one in parameters if one.made_for.startswith((LANGUAGE_MODEL, HEAD))]
 
 
@@ -56,6 +58,9 @@ def tower_buffers(m: Bound) -> list[Sym]:
     if isinstance(block, MoonVision):  # sines of frames and of none, and frequencies for a quarter of the channels
         times = tape.empty((block.num_frames + 1, block.hidden_size), "fp32", op="time_position_embeddings")
         return [times, *ops.rotary_buffers(tape, block.hidden_size // block.num_heads // 2)]
+    if isinstance(block, MinimaxVision):  # frequencies for a third of the channels, kept twice
+        third = block.hidden_size // block.num_heads // AXES // 2
+        return [tape.empty((third,), "fp32", op="inv_freq") for _ in range(2)]
     if isinstance(block, PixtralVision):
         return [tape.empty((block.hidden_size // block.num_heads // 2,), "fp32", op="inv_freq") for _ in range(2)]
     return []
