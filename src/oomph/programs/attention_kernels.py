@@ -19,7 +19,7 @@ NO_FLASH_ATTN = (  # of the frames
 )  # fmt: skip
 FLASH_ATTN_TYPES = (frozenset(FRAMES) - {*NO_FLASH_ATTN}) | {
     "biogpt", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "opt", "phi",
-    "bert", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta",
+    "bert", "distilbert", "electra", "modernbert", "nomic_bert", "roberta", "xlm-roberta",
     "bamba", "granitemoehybrid", "jamba", "lfm2", "lfm2_moe", "lfm3", "nemotron_h", "olmo_hybrid", "qwen3_5_moe_text",
     "qwen3_5_text", "qwen3_next",
     "bart", "m2m_100", "marian", "mbart", "pegasus", "whisper",
