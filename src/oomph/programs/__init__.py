@@ -23,7 +23,7 @@ OWN_FILES = (
     "distilbert", "electra", "falcon", "falcon_h1", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj",
     "internlm2", "jamba", "kimi_k25", "kimi_linear", "lfm2", "lfm3", "litgpt", "mamba", "minimax", "modernbert",
     "mpnet", "mpt", "nemotron_h", "nomic_bert", "olmo_hybrid", "opt", "paligemma", "phi", "qwen", "qwen3_next",
-    "recurrent_gemma", "roberta", "t5", "unsloth", "whisper", "xglm", "zamba", "zamba2",
+    "recurrent_gemma", "roberta", "t5", "umt5", "unsloth", "whisper", "xglm", "zamba", "zamba2",
 )  # fmt: skip
 PROGRAMS: dict[str, str] = {
     **dict.fromkeys(FRAMES, "llama"),

@@ -47,6 +47,7 @@ WITHOUT_FLASH_ATTN = frozenset(
         "openai-gpt",
         "mt5",
         "t5",
+        "umt5",
         "xglm",
     }
 )
