@@ -48,6 +48,7 @@ PROGRAMS: dict[str, str] = {
     **dict.fromkeys(("idefics3", "smolvlm"), "idefics3"),
     "mamba2": "mamba",
     "mt5": "t5",
+    "nemotron-nas": "decilm",
     "openai-gpt": "openai_gpt",
     **dict.fromkeys(("qwen3_5", "qwen3_5_moe"), "qwen3_5"),
     **dict.fromkeys(("qwen3_5_moe_text", "qwen3_5_text"), "qwen3_next"),

@@ -44,6 +44,7 @@ WITHOUT_FLASH_ATTN = frozenset(
         "mamba2",
         "mpnet",
         "mpt",
+        "nemotron-nas",
         "openai-gpt",
         "mt5",
         "t5",
@@ -55,7 +56,15 @@ WITHOUT_FLASH_ATTN = frozenset(
 WITH_SINKS = ("gpt_oss",)
 # Types of which AutoModelForCausalLM loads the decoder alone (transformers 5.23, models/auto/modeling_auto.py).
 WITH_A_TOWER = ("llama4", "mllama", "qwen3_5", "qwen3_5_moe")
-OWN_ATTENTION = ("deberta-v2", "mpnet")  # types whose class knows no kernel
+OWN_ATTENTION = (
+    "codegen",
+    "deberta-v2",
+    "internlm",
+    "mpnet",
+    "nemotron-nas",
+    "openai-gpt",
+    "xglm",
+)  # types whose class knows no kernel
 # By the kind of a block: what computes it in one kernel where it is installed. What is played is torch's own code.
 PACKAGES = {
     "linear_attention": "flash-linear-attention and causal-conv1d",
