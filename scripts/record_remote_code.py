@@ -11,7 +11,7 @@ written for older releases: `_older` gives them what transformers 5 no longer ha
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,7 +28,8 @@ class Code:
     """The code of a model type: its two files' names, the prefix of its classes, where it is published.
 
     `source` is owner/name@commit and, if not at its root, the folder. `changed` are pieces of text that are replaced in
-    modeling_NAME.py, each with the reason in `why`.
+    modeling_NAME.py, each with the reason in `why`; `beside` are modules that it imports, by their text, where they
+    hold only what is read from a config or what transformers has too.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Code:
     source: str
     changed: tuple[tuple[str, str], ...] = ()
     why: str = ""
+    beside: dict[str, str] = field(default_factory=dict)
 
 
 TIED = (
@@ -76,6 +78,62 @@ CODE: dict[str, Code] = {
 }
 
 
+OF_4_44 = "transformers_4_44_2__"
+CODE["nemotron-nas"] = Code(
+    "decilm",
+    "DeciLM",
+    "DeltaVector1/Chat-Prompters@d8a2e79269c06877e1ee8ded6851ed120ffc787a",
+    (
+        TIED,
+        ("ENABLE_LIGER = True", "ENABLE_LIGER = False"),
+        ("from liger_kernel.", "# from liger_kernel."),
+        ("NEED_SETUP_CACHE_CLASSES_MAPPING, GenerationMixin", "GenerationMixin"),
+        ("config.rope_scaling is not None", "False"),
+    ),
+    "Liger's loss, which is not NVIDIA's, is off; frequencies are the default's, which only their values change",
+    {
+        "block_config": """
+from types import SimpleNamespace
+AttentionConfig = FFNConfig = SimpleNamespace
+""",
+        "configuration_decilm": """
+from types import SimpleNamespace
+from transformers import PretrainedConfig
+def as_blocks(one):
+    attention = {"no_op": False, "replace_with_linear": False, "sparsify": None, "unshifted_sink": False,
+                 "is_sink": False, "is_sliding": False, "prefill_sliding_window": None, **one["attention"]}
+    ffn = {"no_op": False, "replace_with_linear": False, "sparsify": None, **one["ffn"]}
+    return SimpleNamespace(attention=SimpleNamespace(**attention), ffn=SimpleNamespace(**ffn))
+class DeciLMConfig(PretrainedConfig):
+    model_type = "nemotron-nas"
+    def __init__(self, block_configs=(), **options):
+        self.pretraining_tp, self.attention_bias, self.mlp_bias, self.attention_dropout = 1, False, False, 0.0
+        self.hidden_act, self.rms_norm_eps, self.rope_theta, self.initializer_range = "silu", 1e-5, 10000.0, 0.02
+        self.pad_token_id = None
+        super().__init__(**options)
+        self.blocks = block_configs
+    @property
+    def block_configs(self):
+        return [as_blocks(one) for one in self.blocks]
+""",
+        f"{OF_4_44}activations": "from transformers.activations import ACT2FN",
+        f"{OF_4_44}cache_utils": "from transformers.cache_utils import Cache, StaticCache",
+        f"{OF_4_44}modeling_attn_mask_utils": "AttentionMaskConverter = None",
+        f"{OF_4_44}modeling_flash_attention_utils_backward_compat": "_flash_attention_forward = None",
+        f"{OF_4_44}modeling_outputs": "from transformers.modeling_outputs import *",
+        f"{OF_4_44}pytorch_utils": "from transformers.pytorch_utils import ALL_LAYERNORM_LAYERS",
+        f"{OF_4_44}modeling_rope_utils": """
+import torch
+def default(config, device, **_):
+    size = config.hidden_size // config.num_attention_heads
+    return 1.0 / (10000.0 ** (torch.arange(0, size, 2, dtype=torch.int64).float() / size)), 1.0
+ROPE_INIT_FUNCTIONS = {"default": default}
+""",
+        "variable_cache": "VariableCache = None",
+    },
+)
+
+
 def register(folder: Path) -> None:
     """Make the classes known to transformers' auto classes."""
     import transformers
@@ -86,7 +144,11 @@ def register(folder: Path) -> None:
         package.mkdir()
         sys.path[:0] = [place, str(package)]  # some files import each other as a package's, some by their plain names
         for model_type, code in CODE.items():
+            for name, text in code.beside.items():
+                (package / f"{name}.py").write_text(text, encoding="utf-8")
             for name in (f"configuration_{code.name}", f"modeling_{code.name}"):
+                if name in code.beside:
+                    continue
                 text = (folder / f"{name}.py").read_text(encoding="utf-8")
                 (package / f"{name}.py").write_text(_changed(text, code, name), encoding="utf-8")
             modeling = import_module(f"{PACKAGE}.modeling_{code.name}")
@@ -170,8 +232,9 @@ def main() -> None:
     """Trace all jobs and write the file."""
     register(Path(sys.argv[1]))
     golden, cases = import_module("tests.tape.golden"), import_module("tests.tape.remote_code")
-    golden.record(cases.GOLDEN, cases.RECIPE, cases.CASES)
-    print(f"{len(cases.CASES)} jobs in {cases.GOLDEN.relative_to(ROOT)}")
+    jobs = cases.cases()
+    golden.record(cases.GOLDEN, cases.RECIPE, jobs)
+    print(f"{len(jobs)} jobs in {cases.GOLDEN.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":

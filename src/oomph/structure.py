@@ -27,6 +27,7 @@ STACKS = (
     "model.layers", "transformer.h", "gpt_neox.layers", "transformer.blocks", "model.decoder.layers", "biogpt.layers",
     "bert.encoder.layer", "roberta.encoder.layer", "electra.encoder.layer", "distilbert.transformer.layer",
     "deberta.encoder.layer", "ernie.encoder.layer", "mpnet.encoder.layer", "albert.encoder.albert_layer_groups",
+    "nomic_bert.layers",
     "encoder.layer", "transformer.layer", "layers",
     "decoder.block",
     "backbone.layers",

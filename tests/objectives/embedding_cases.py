@@ -53,6 +53,7 @@ def named(model_type: str, architecture: str, **more: Any) -> dict[str, Any]:
 
 XLM_ROBERTA = named("xlm-roberta", "XLMRobertaModel", type_vocab_size=1)
 MPNET = named("mpnet", "MPNetModel")
+NOMIC = named("nomic_bert", "NomicBertModel")
 
 
 def contrastive(batch: int = 3, seq_len: int = 17, **options: Any) -> TrainJob:
@@ -83,6 +84,7 @@ EMBEDDINGS: dict[str, tuple[dict[str, Any], TrainJob]] = {
     "distilbert": (DISTILBERT, contrastive(negatives=1, **AMP)),
     "modernbert": (MODERNBERT, contrastive(**AMP)),
     "modernbert, padding": (MODERNBERT, contrastive(negatives=1, anchor_len=6, padding=True)),
+    "nomic-bert": (NOMIC, contrastive(negatives=1, padding=True, **AMP)),
     "qwen3, lora": (QWEN3, contrastive(method="lora", checkpointing="non-reentrant", **AMP)),
     "qwen3, qlora, padding": (QWEN3, contrastive(method="qlora", checkpointing="reentrant", padding=True)),
     "mistral, lora": (MISTRAL, contrastive(method="lora", targets="all-linear", accumulation=2, padding=True, **AMP)),

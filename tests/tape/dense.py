@@ -11,7 +11,7 @@ from tests.tape.grid import infer_job, job
 
 Config = dict[str, Any]
 JOBS, INFER_JOBS = 2, 1  # of each family
-KIN = ("internlm3", "ministral3", "youtu")  # almost another's code: one job of each is enough
+KIN = ("internlm3", "iquestcoder", "ministral3", "youtu")  # almost another's code: one job of each is enough
 FULL, SLIDING = "full_attention", "sliding_attention"
 
 
@@ -126,6 +126,7 @@ def latent(rng: random.Random) -> Config:
 FAMILIES: dict[str, tuple[Callable[[random.Random], Config], ...]] = {
     "apertus": (biased, own_heads, tied, lambda rng: {"hidden_act": rng.choice(["relu2", "silu"])}),
     "arcee": (biased, own_heads, tied, lambda rng: {"mlp_bias": rng.random() < 0.5}),
+    "bitnet": (biased, tied, lambda rng: {"hidden_act": rng.choice(["relu2", "relu2", "silu"])}),
     "cohere": (biased, act, lambda rng: {"use_qk_norm": rng.random() < 0.5, "logit_scale": 0.5}),
     "cohere2": (biased, act, sliding, tied),
     "cwm": (own_heads, act, sliding, tied),
@@ -143,6 +144,7 @@ FAMILIES: dict[str, tuple[Callable[[random.Random], Config], ...]] = {
         lambda rng: {"rope_scaling": rng.choice([None, {"type": "dynamic", "alpha": 1000.0, "factor": 1.0}])},
     ),
     "hyperclovax": (biased, act, tied, lambda rng: {"use_post_norm": rng.random() < 0.6}),
+    "iquestcoder": (biased, own_heads, act, tied),
     "jais2": (own_heads, tied, lambda rng: {"mlp_bias": rng.random() < 0.5}),
     "ministral": (own_heads, act, sliding, tied),
     "ministral3": (own_heads, act, tied, lambda rng: {"sliding_window": rng.choice([None, 8])}),

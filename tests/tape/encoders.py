@@ -90,6 +90,12 @@ def mpnet(rng: random.Random) -> dict[str, Any]:
     return bert(rng) | {"architectures": [f"MPNetFor{rng.choice(TASKS)}"], **own}
 
 
+def nomic_bert(rng: random.Random) -> dict[str, Any]:
+    """Heads that are turned, a gated MLP, no table of positions."""
+    own = {"hidden_act": rng.choice(["silu", "silu", "gelu"]), "type_vocab_size": rng.choice([1, 2])}
+    return bert(rng) | {"architectures": [f"NomicBertFor{rng.choice(TASKS)}"], **own}
+
+
 def albert(rng: random.Random) -> dict[str, Any]:
     """One or two layers that are gone through again and again."""
     own = {"embedding_size": rng.choice([12, 24]), "inner_group_num": rng.choice([1, 1, 2])}
@@ -105,6 +111,7 @@ FAMILIES: dict[str, Sampler] = {
     "albert": albert,
     "ernie": ernie,
     "mpnet": mpnet,
+    "nomic_bert": nomic_bert,
 }
 
 

@@ -23,6 +23,14 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 
 
+NAS: dict[str, Any] = {
+    "model_type": "nemotron-nas", "block_configs": [
+        {"attention": {"n_heads_in_group": 2}, "ffn": {"ffn_mult": 0.5}},
+        {"attention": {"no_op": True}, "ffn": {"no_op": True}},
+    ],
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("raw", "job", "said"), ROWS, ids=[f"{at} {raw['model_type']}" for at, (raw, *_) in enumerate(ROWS)]
 )
@@ -35,7 +43,8 @@ def test_every_event_equals_the_recording(raw: dict[str, Any], job: TrainJob, sa
 def test_layers_fold(model_type: str) -> None:
     """A deeper model's peak, told from few layers, is the one played in full, at any length."""
     raw, job = FIRST[model_type]
-    model = model_from_config(raw | {"num_hidden_layers": 8})
+    blocks = {"block_configs": [raw["block_configs"][0]] * 8} if "block_configs" in raw else {}
+    model = model_from_config(raw | {"num_hidden_layers": 8} | blocks)
     for seq_len in (9, 64):
         other = replace(job, seq_len=seq_len, keep_outputs=False)
         assert step(model, other).peak == max(train_step(model, other).live)
@@ -49,6 +58,8 @@ def test_layers_fold(model_type: str) -> None:
         ({"rope_scaling": {"type": "longrope", "factor": 2.0}}, {}, "longrope"),
         ({"model_type": "internlm"}, {"attention": "flash_attention_2"}, "flash-attn"),
         ({}, {"loss": "liger"}, "liger"),
+        (NAS, {"checkpointing": "reentrant"}, "layers that do nothing"),
+        (NAS, {"use_cache": True}, "without a cache"),
     ],
 )
 def test_what_is_not_played_is_refused(changes: dict[str, Any], job: dict[str, Any], reason: str) -> None:

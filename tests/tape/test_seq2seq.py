@@ -21,6 +21,7 @@ T5: dict[str, Any] = {
 }  # fmt: skip
 GATED = {**T5, "feed_forward_proj": "gated-gelu", "num_decoder_layers": 3}
 MT5 = {**GATED, "model_type": "mt5"}
+UMT5 = {**GATED, "model_type": "umt5"}
 JOB: dict[str, Any] = {"batch": 2, "seq_len": 37, "attention": "eager"}
 BART: dict[str, Any] = {
     "model_type": "bart", "vocab_size": 515, "d_model": 48, "encoder_layers": 1, "decoder_layers": 2,
@@ -49,6 +50,8 @@ ROWS: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
     (GATED, {"precision": "fp32", "padding": True, "use_cache": True, "accumulation": 2, "hold_logits": False}),
     (MT5, {"precision": "bf16", "method": "lora", "target_len": 9}),
     (T5, {"precision": "amp-bf16", "method": "lora", "targets": "all-linear", "steady": False}),
+    (UMT5, {"precision": "amp-bf16", "padding": True, "use_cache": True, "target_len": 11, "steady": False}),
+    (UMT5, {"precision": "bf16", "checkpointing": "non-reentrant", "method": "lora", "targets": "q,v"}),
     (
         {**GATED, "num_layers": 1},
         {"precision": "amp-bf16", "padding": True, "checkpointing": "non-reentrant", "checkpoint_every": 2},
@@ -132,6 +135,7 @@ WRITING: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
     (T5, {"attention": "eager", "decode": 2, "padding": True}),
     (GATED, {"attention": "eager", "decode": 1, "cache": "none", "precision": "fp32"}),
     (MT5, {"attention": "eager"}),
+    (UMT5, {"attention": "eager", "decode": 2, "padding": True}),
     (BART, {"decode": 2, "padding": True}),
     (BART, {"decode": 2, "attention": "eager", "precision": "fp32"}),
     (MBART, {"decode": 2, "attention": "math", "padding": True}),

@@ -43,6 +43,7 @@ class Attention(Block):
     blocks/unsloth_attention.py).
     `position_scaled`: queries grow with their position, which the tables bring along (Ministral 3). `told_positions`:
     position ids are handed on to the kernel, of which flash-attn alone looks at them (not so in Granite 4).
+    `sub_norm` is the norm of what goes into the output map (BitNet).
     `layout` is how a fused map lays out heads, where the class has several ways; `linear` what its maps are.
 
     Llama-3-8B: 4096·128·(32 + 2·8) + 32·128·4096 parameters.
@@ -81,6 +82,7 @@ class Attention(Block):
     dynamic: int | None = None
     softcap: bool = False
     layout: str = ""
+    sub_norm: Block | None = None
     position_scaled: bool = False
     told_positions: bool = True
     kernel: str = ""
@@ -117,6 +119,7 @@ class Attention(Block):
             self.norms[0]: self.q_norm,
             self.norms[1]: self.k_norm,
             **({self.head_gate: Linear(self.hidden_size, self.num_heads)} if self.head_gate else {}),
+            **({} if self.sub_norm is None else {"attn_sub_norm": self.sub_norm}),
             "resid_dropout": self.resid_dropout,
             "sinks": Tensor((self.num_heads,), "param") if self.sinks else None,
         }
@@ -173,6 +176,8 @@ class Attention(Block):
         if m.head_gate:
             attn_output = attn_output * ops.unsqueeze(ops.sigmoid(m[m.head_gate](hidden_states)), 3)
         attn_output = ops.contiguous(ops.view(attn_output, (batch, length, m.num_heads * m.head_dim)))
+        if m.sub_norm is not None:
+            attn_output = m.attn_sub_norm(attn_output)
         if m.out_apart:
             output = m[m.out](attn_output)
             return output, attn_weights

@@ -153,6 +153,17 @@ class NormFirstLayer(EncoderLayer):
 
 
 @dataclass(frozen=True, eq=False)
+class AttentionThirdLayer(EncoderLayer):
+    """A layer whose class declares attention behind its norm and the MLP (Nomic-BERT)."""
+
+    @property
+    def parts(self) -> Parts:
+        """Norm, MLP, attention, norm."""
+        parts, names = super().parts, self.names
+        return {name: parts[name] for name in (names.attention_norm, names.mlp, names.attention, names.mlp_norm)}
+
+
+@dataclass(frozen=True, eq=False)
 class SharedLayers(Block):
     """Layers that the states pass through `times` times, with the same weights (ALBERT)."""
 

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 class GatedMLP(Block):
     """down(act(gate(x)) · up(x)): 3·H·F. `names` has three entries, or two when gate and up are fused.
 
-    `dropout` is what follows the down map; `kernel` names the one that makes act(gate) · up at once, "" none;
-    `granite` says that a fused map's result is cut as Granite cuts it; `down_second` that the class makes the down map
-    before up.
+    `dropout` is what follows the down map, `sub_norm` the norm of what goes into it (BitNet); `kernel` names the one
+    that makes act(gate) · up at once, "" none; `granite` says that a fused map's result is cut as Granite cuts it;
+    `down_second` that the class makes the down map before up.
     """
 
     hidden_size: int
@@ -29,6 +29,7 @@ class GatedMLP(Block):
     names: tuple[str, ...] = ("gate_proj", "up_proj", "down_proj")
     activation: str = "silu"
     dropout: Block | None = None
+    sub_norm: Block | None = None
     kernel: str = ""
     granite: bool = False
     down_second: bool = False
@@ -47,6 +48,7 @@ class GatedMLP(Block):
             maps = {name: maps[name] for name in (inner[0], down, *inner[1:])}
         return {
             **maps,
+            **({} if self.sub_norm is None else {"ffn_sub_norm": self.sub_norm}),
             **({} if self.dropout is None else {"dropout": self.dropout}),
         }
 
@@ -68,6 +70,9 @@ class GatedMLP(Block):
         if m.kernel:
             fused: Sym = down(ops.liger_glu(m.kernel, gate(x), up(x)))
             return fused
+        if m.sub_norm is not None:
+            normed: Sym = down(m.ffn_sub_norm(ops.activate(m.activation, gate(x)) * up(x)))
+            return normed
         down_proj: Sym = down(ops.activate(m.activation, gate(x)) * up(x))
         if m.dropout is not None:
             down_proj = m.dropout(down_proj)

@@ -79,6 +79,11 @@ TYPES: dict[str, dict[str, Any]] = {
         "num_attention_heads": 40, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 131072,
         "tie_word_embeddings": False,
     },
+    "bitnet": {
+        "vocab_size": 128256, "hidden_size": 2560, "intermediate_size": 6912, "num_hidden_layers": 30,
+        "num_attention_heads": 20, "num_key_value_heads": 5, "max_position_embeddings": 2048,
+        "tie_word_embeddings": False,
+    },
     "helium": {
         "vocab_size": 48000, "hidden_size": 2560, "intermediate_size": 7040, "num_hidden_layers": 24,
         "num_attention_heads": 20, "num_key_value_heads": 20, "head_dim": 128, "max_position_embeddings": 4096,
@@ -106,6 +111,7 @@ BIASES: dict[str, tuple[str, str, str]] = {
     "ministral3": ("", "", ""),
     "seed_oss": ("attention_bias", "attention_out_bias", "mlp_bias"),
     "ernie4_5": ("use_bias", "use_bias", "use_bias"),
+    "bitnet": ("attention_bias", "attention_bias", ""),
     "cwm": ("", "", "mlp_bias"),
     "helium": ("attention_bias", "", "mlp_bias"),
     "internlm3": ("attention_bias", "mlp_bias", "mlp_bias"),  # transformers refuses the two to differ
@@ -113,6 +119,7 @@ BIASES: dict[str, tuple[str, str, str]] = {
 }
 STYLES = {"helium": "rms all fp32", "internlm": "rms mixed"}
 ROTARY = {"helium": "helium", "ernie4_5": "ernie4_5"}
+ACTIVATION = {"bitnet": "relu2"}
 SEED_DROPOUT = 0.1
 NO_ROPE_INTERVAL = FULL_INTERVAL = 4
 MULTI_HEAD = ("internlm",)  # every head has keys and values of its own, whatever the file says
@@ -146,9 +153,19 @@ def build(config: Config) -> Model:
     post_norm = Norm(hidden) if kind == "hyperclovax" and config.bool("use_post_norm") else None
     style = STYLES.get(kind, "")
     dropout = Dropout(config.rate("residual_dropout", SEED_DROPOUT)) if kind == "seed_oss" else None
-    ffn, activation = config.int("intermediate_size"), config.str("hidden_act", "silu")
+    ffn, activation = config.int("intermediate_size"), config.str("hidden_act", ACTIVATION.get(kind, "silu"))
+    if kind == "bitnet":
+        attention = replace(attention, sub_norm=Norm(hidden))
     rest: dict[str, Part] = {
-        "mlp": GatedMLP(hidden, ffn, mlp_bias, activation=activation, dropout=dropout, down_second=kind == "internlm"),
+        "mlp": GatedMLP(
+            hidden,
+            ffn,
+            mlp_bias,
+            activation=activation,
+            dropout=dropout,
+            down_second=kind == "internlm",
+            sub_norm=Norm(ffn) if kind == "bitnet" else None,
+        ),
         "input_layernorm": Norm(hidden, style=style),
         "post_attention_layernorm": Norm(hidden, style=style),
         "post_norm1": post_norm,

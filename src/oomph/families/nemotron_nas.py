@@ -6,7 +6,7 @@ own MLP width. Structure: the code of its repositories, modeling_decilm.py and b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from oomph.blocks.attention import Attention
@@ -29,6 +29,9 @@ WEIGHTLESS = {
 }  # fmt: skip
 
 
+PLAYED_WITHOUT = WEIGHTLESS - {"hidden_act"}
+
+
 def build(config: Config) -> Model:
     """Return the decoder; layers made alike are one object."""
     hidden, depth = config.size("hidden_size"), config.depth("num_hidden_layers")
@@ -44,7 +47,15 @@ def build(config: Config) -> Model:
             made[key] = layer(config, hidden, Config(attention, where=f"block_configs.{index}.attention"),
                               Config(ffn, where=f"block_configs.{index}.ffn"))  # fmt: skip
         layers.append(made[key])
-    return causal_lm(config, layers, Norm(hidden))
+    return causal_lm(config, layers, Norm(hidden), unplayed=tuple(unplayed(config, blocks[:depth])))
+
+
+def unplayed(config: Config, blocks: Sequence[Any]) -> Iterator[str]:
+    """Yield what the tape has no rule for: windows, sinks, maps that are kept sparse."""
+    parts = [block[key] for block in blocks for key in ("attention", "ffn")]
+    yield from sorted({str(name) for part in parts for name in part if part[name] and name in PLAYED_WITHOUT})
+    if (config.optional_int("pretraining_tp") or 1) > 1:
+        yield "pretraining_tp"
 
 
 def part_of(config: Config, block: Any, key: str, index: int) -> dict[str, Any]:

@@ -10,13 +10,23 @@ from typing import Any
 
 from oomph.blocks.attention import Attention
 from oomph.blocks.base import Block, Part, Stack
-from oomph.blocks.basic import Embedding, Linear, Norm
-from oomph.blocks.encoder import EncoderLayer, LayerNames, MaskedHead
+from oomph.blocks.basic import Dropout, Embedding, Linear, Norm
+from oomph.blocks.encoder import AttentionThirdLayer, EncoderLayer, LayerNames, MaskedHead
 from oomph.blocks.mlp import MLP, GatedMLP
+from oomph.blocks.tabled_attention import with_tables
 from oomph.config import Config
 from oomph.errors import UnsupportedError
 from oomph.families.common import head_dim
-from oomph.families.heads import classifier, num_labels, pooler, table, task, two_step_classifier
+from oomph.families.heads import (
+    classifier,
+    num_labels,
+    objective_of,
+    pooler,
+    table,
+    task,
+    two_step_classifier,
+    unplayed_head,
+)
 from oomph.model import Model
 
 TYPES: dict[str, dict[str, Any]] = {
@@ -75,6 +85,7 @@ def build(config: Config) -> Model:
         "embeddings.word_embeddings": None if borrowed else Embedding(vocab, hidden),
         "embeddings.token_type_embeddings": table(types, hidden) if types or base != "gte" else None,
         "embeddings.LayerNorm": Norm(hidden, bias=True),
+        "embeddings.dropout": Dropout(config.rate("hidden_dropout_prob", 0.0)),
         "pooler": pooler(hidden) if _pooled(base, head) else None,
         "layers": Stack.of(_layer(config, base, hidden), config.depth("num_hidden_layers")),
     }
@@ -88,6 +99,8 @@ def build(config: Config) -> Model:
         vocab_size=vocab,
         tied=tied,
         context_length=config.int("max_position_embeddings"),
+        objective=objective_of(config, head) if base == "nomic_bert" else "",
+        unplayed=tuple(unplayed_head(config, head)) if base == "nomic_bert" else (),
     )
 
 
@@ -109,8 +122,15 @@ def _pooled(base: str, head: str) -> bool:
 def _layer(config: Config, base: str, hidden: int) -> EncoderLayer:
     heads, ffn = config.int("num_attention_heads"), config.int("intermediate_size")
     bias = base != "nomic_bert"
-    attention = Attention(hidden, heads, heads, head_dim(config, hidden, heads), qkv_bias=bias, out_bias=bias)
-    mlp: Block = GatedMLP(hidden, ffn)
+    attention = Attention(
+        hidden, heads, heads, head_dim(config, hidden, heads), qkv_bias=bias, out_bias=bias,
+        dropout=config.rate("attention_probs_dropout_prob", 0.0),
+    )  # fmt: skip
+    mlp: Block = GatedMLP(hidden, ffn, activation=config.str("hidden_act", "silu"))
+    if base == "nomic_bert":
+        tabled = with_tables(attention, config.int("max_position_embeddings"))
+        rate = config.rate("hidden_dropout_prob", 0.0)
+        return AttentionThirdLayer(tabled, mlp, Norm(hidden, bias=True), _LAYER, rate=rate)
     if base == "gte":
         mlp = DownBiasedMLP(hidden, ffn)
     elif base == "roberta":
@@ -132,7 +152,8 @@ def _top(config: Config, base: str, head: str, hidden: int, vocab: int, tied: bo
     labels = num_labels(config)
     if head == "ForMaskedLM" and base == "nomic_bert":
         names = ("transform.dense", "transform.layer_norm", "decoder")
-        return {"cls.predictions": MaskedHead(hidden, hidden, vocab, tied, names)}
+        activation = config.str("hidden_act", "silu")
+        return {"cls.predictions": MaskedHead(hidden, hidden, vocab, tied, names, activation=activation)}
     if head == "ForMaskedLM":
         second = "" if base == "gte" else "bias"
         return {"lm_head": MaskedHead(hidden, hidden, vocab, tied, bias=second, stores_table=base == "roberta")}
@@ -140,4 +161,7 @@ def _top(config: Config, base: str, head: str, hidden: int, vocab: int, tied: bo
         return {"classifier": two_step_classifier(hidden, labels)}
     if head == "Model":
         return {}
-    return {"qa_outputs" if head == "ForQuestionAnswering" else "classifier": classifier(hidden, labels)}
+    if head == "ForQuestionAnswering":
+        return {"qa_outputs": classifier(hidden, labels)}
+    rate = config.rate("classifier_dropout", config.rate("hidden_dropout_prob", 0.0))
+    return {"dropout": Dropout(rate) if base == "nomic_bert" else None, "classifier": classifier(hidden, labels)}

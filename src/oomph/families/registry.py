@@ -6,6 +6,7 @@ FAMILIES: dict[str, str] = {
     "arcee": "nemotron",
     "baichuan": "baichuan",
     "biogpt": "opt",
+    "bitnet": "llama",
     "bloom": "bloom",
     "chatglm": "chatglm",
     "codegen": "gptj",

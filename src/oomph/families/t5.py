@@ -111,7 +111,7 @@ def _layer(config: Config, hidden: int, decoder: bool, biased: bool) -> EncoderL
 def _top(config: Config, head: str, hidden: int, vocab: int, tied: bool) -> dict[str, Part]:
     labels = num_labels(config)
     if head in _GENERATION:
-        return {"lm_head": Head(hidden, vocab, tied, scaled=tied and config.model_type == "t5")}
+        return {"lm_head": Head(hidden, vocab, tied, scaled=tied and config.model_type in ("t5", "umt5"))}
     if head == "ForSequenceClassification":
         return {"classification_head": two_step_classifier(hidden, labels)}
     if head == "ForTokenClassification":

@@ -21,7 +21,7 @@ from oomph.tape.sym import Sym, view_of
 from oomph.tape.tape import autocast
 
 # Types whose tokenizer says which of two sentences a token is of, in the encoder's batch too.
-TOKEN_TYPED = ("bert", "electra", "ernie")
+TOKEN_TYPED = ("bert", "electra", "ernie", "nomic_bert")
 ENCODERS = (*TOKEN_TYPED, "camembert", "distilbert", "modernbert", "mpnet", "roberta", "xlm-roberta")
 Features = dict[str, Sym]
 

@@ -22,8 +22,9 @@ OWN_FILES = (
     "albert", "baichuan", "bamba", "bart", "bert", "biogpt", "bloom", "chatglm", "codegen", "dbrx", "deberta",
     "deepseek_v4", "distilbert", "electra", "falcon", "falcon_h1", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox",
     "gptj", "internlm2", "jamba", "kimi_k25", "kimi_linear", "lfm2", "lfm3", "litgpt", "mamba", "minimax",
-    "modernbert", "mpnet", "mpt", "nemotron_h", "olmo_hybrid", "opt", "paligemma", "phi", "qwen", "qwen3_next",
-    "recurrent_gemma", "roberta", "t5", "unsloth", "vipllava", "whisper", "xglm", "zamba", "zamba2",
+    "modernbert", "mpnet", "mpt", "nemotron_h", "nomic_bert", "olmo_hybrid", "opt", "paligemma", "phi", "qwen",
+    "qwen3_next", "recurrent_gemma", "roberta", "t5", "umt5", "unsloth", "vipllava", "whisper", "xglm", "zamba",
+    "zamba2",
 )  # fmt: skip
 PROGRAMS: dict[str, str] = {
     **dict.fromkeys(FRAMES, "llama"),
@@ -50,6 +51,7 @@ PROGRAMS: dict[str, str] = {
     **dict.fromkeys(("idefics3", "smolvlm"), "idefics3"),
     "mamba2": "mamba",
     "mt5": "t5",
+    "nemotron-nas": "decilm",
     "openai-gpt": "openai_gpt",
     **dict.fromkeys(("qwen3_5", "qwen3_5_moe"), "qwen3_5"),
     **dict.fromkeys(("qwen3_5_moe_text", "qwen3_5_text"), "qwen3_next"),

@@ -20,7 +20,7 @@ NO_FLASH_ATTN = (  # of the frames
 )  # fmt: skip
 FLASH_ATTN_TYPES = (frozenset(FRAMES) - {*NO_FLASH_ATTN}) | {
     "biogpt", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "opt", "phi",
-    "bert", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta",
+    "bert", "distilbert", "electra", "modernbert", "nomic_bert", "roberta", "xlm-roberta",
     "bamba", "granitemoehybrid", "jamba", "lfm2", "lfm2_moe", "lfm3", "nemotron_h", "olmo_hybrid", "qwen3_5_moe_text",
     "qwen3_5_text", "qwen3_next",
     "bart", "m2m_100", "marian", "mbart", "pegasus", "whisper",
@@ -51,9 +51,11 @@ WITHOUT_FLASH_ATTN = frozenset(
         "mpnet",
         "mpt",
         "step3p7",
+        "nemotron-nas",
         "openai-gpt",
         "mt5",
         "t5",
+        "umt5",
         "xglm",
     }
 )
@@ -62,7 +64,9 @@ WITH_SINKS = ("gpt_oss",)
 EAGER = ("deepseek_v4", "mimo_v2_flash")  # types with sinks whose class takes no other kernel than its own
 # Types of which AutoModelForCausalLM loads the decoder alone (transformers 5.23, models/auto/modeling_auto.py).
 WITH_A_TOWER = ("llama4", "mllama", "qwen3_5", "qwen3_5_moe")
-OWN_ATTENTION = ("deberta-v2", "mpnet")  # types whose class knows no kernel
+OWN_ATTENTION = (  # types whose class knows no kernel
+    "codegen", "deberta-v2", "internlm", "mpnet", "nemotron-nas", "openai-gpt", "xglm",
+)  # fmt: skip
 
 
 def kernel_of(model: Model, job: TrainJob | InferJob) -> Kernel:

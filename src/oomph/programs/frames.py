@@ -76,6 +76,7 @@ FRAMES: dict[str, Frame] = {
     "axk1": DEEPSEEK,
     "apertus": Frame(norms=("attention_layernorm", "", "feedforward_layernorm", "")),
     "arcee": LLAMA,
+    "bitnet": LLAMA,
     "cohere": Frame(layer=layers.parallel),
     "cohere2": Frame(layer=layers.parallel, masks="both"),
     "cwm": Frame(masks="both", ids_first=True),
@@ -118,6 +119,7 @@ FRAMES: dict[str, Frame] = {
         norms=("input_layernorm", "post_norm1", "post_attention_layernorm", "post_norm2"), ids_first=True, scaled=True
     ),
     "internlm3": LLAMA,
+    "iquestcoder": LLAMA,
     "jais2": LLAMA,
     "kimi_k2": DEEPSEEK,
     "laguna": LAGUNA,

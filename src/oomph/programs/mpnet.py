@@ -90,7 +90,7 @@ def relative_position_bucket(relative_position: Sym) -> Sym:
     ret = made("int64", "add")
     del scaled
     n = made("int64", "abs")  # noqa: F841
-    is_small, if_large = near_and_far(made)  # noqa: RUF059  live to the end
+    is_small, _, if_large = near_and_far(made)  # noqa: RUF059  live to the end
     chosen = made("int64", "where")
     del chosen
     return ret

@@ -37,27 +37,28 @@ def refuse(m: Bound, checkpointing: Checkpointing) -> None:
         raise UnsupportedError("oomph cannot play T5 with reentrant checkpointing yet.", fix)
 
 
-def near_and_far(made: Callable[[str, str], Sym]) -> tuple[Sym, Sym]:
-    """Return which steps are small and the buckets of those that are not, by their logarithm; both live to the end of
-    what asks.
+def near_and_far(made: Callable[[str, str], Sym], holds: bool = False) -> tuple[Sym, Sym | None, Sym]:
+    """Return which steps are small, their logarithms if a class `holds` these, and the buckets of those that are not:
+    all live to the end of what asks.
     """
     is_small = made("bool", "lt")
-    number = made("fp32", "to")
+    number: Sym | None = made("fp32", "to")
     for op in ("div", "log", "div", "mul"):
         number = made("fp32", op)
     cast = made("int64", "to")
-    del number
+    if not holds:
+        number = None
     if_large = made("int64", "add")
     del cast
     most = made("int64", "full_like")
     bounded = made("int64", "minimum")
     del most
     if_large = bounded
-    return is_small, if_large
+    return is_small, number, if_large
 
 
-def relative_position_bucket(relative_position: Sym, bidirectional: bool) -> Sym:
-    """Mirror T5Attention._relative_position_bucket: int64 [Q, K] of each step."""
+def relative_position_bucket(relative_position: Sym, bidirectional: bool, holds: bool = False) -> Sym:
+    """Mirror T5Attention._relative_position_bucket, or UMT5's, which `holds` logarithms: int64 [Q, K] of each step."""
     tape, shape = relative_position.tape, relative_position.shape
 
     def made(dtype: str, op: str) -> Sym:
@@ -79,7 +80,7 @@ def relative_position_bucket(relative_position: Sym, bidirectional: bool) -> Sym
         del zeros
         relative_position = made("int64", "neg")
         del least
-    is_small, if_large = near_and_far(made)  # noqa: RUF059  live to the end
+    is_small, log_ratio, if_large = near_and_far(made, holds)  # noqa: RUF059  live to the end
     chosen = made("int64", "where")
     if relative_buckets is None:
         relative_buckets = made("int64", "add")
@@ -87,13 +88,13 @@ def relative_position_bucket(relative_position: Sym, bidirectional: bool) -> Sym
     return relative_buckets
 
 
-def compute_bias(m: Bound, query_length: Size, key_length: Size, bidirectional: bool) -> Sym:
-    """Mirror T5Attention.compute_bias: [1, N, Q, K], a view of rows of the table."""
+def compute_bias(m: Bound, query_length: Size, key_length: Size, bidirectional: bool, holds: bool = False) -> Sym:
+    """Mirror T5Attention.compute_bias, or UMT5's: [1, N, Q, K], a view of rows of the table."""
     tape = m.tape
     context_position = ops.unary(tape.empty((query_length, 1), "int64", op="arange"), "add")
     memory_position = tape.empty((1, key_length), "int64", op="arange")
     relative_position = tape.empty((query_length, key_length), "int64", op="sub")
-    bucket = relative_position_bucket(relative_position, bidirectional)
+    bucket = relative_position_bucket(relative_position, bidirectional, holds)
     values = m.relative_attention_bias(bucket)
     values = ops.unsqueeze(ops.transpose(ops.transpose(values, 0, 2), 1, 2), 0)
     del context_position, memory_position
@@ -112,14 +113,14 @@ def attention(
 ) -> tuple[Sym, Sym, Sym]:
     """Mirror T5Attention.forward: the output, the biases and the weights."""
     batch, length = hidden_states.shape[:2]
-    query_states = _heads(m, m.q(hidden_states))
+    query_states = heads(m, m.q(hidden_states))
     current_states = hidden_states if key_value_states is None else key_value_states
     known = None if past_key_values is None or key_value_states is None else past_key_values.crossed(index)
     if known is not None:
         key_states, value_states = known
     else:
-        key_states = _heads(m, m.k(current_states))
-        value_states = _heads(m, m.v(current_states))
+        key_states = heads(m, m.k(current_states))
+        value_states = heads(m, m.v(current_states))
         if past_key_values is not None:
             key_states, value_states = past_key_values.update(key_states, value_states, index, key_value_states)
     del known
@@ -137,7 +138,8 @@ def attention(
     return attn_output, position_bias, attn_weights
 
 
-def _heads(m: Bound, x: Sym) -> Sym:
+def heads(m: Bound, x: Sym) -> Sym:
+    """Return what a map made with its heads in front."""
     return ops.transpose(ops.view(x, (*x.shape[:2], m.num_heads, m.head_dim)), 1, 2)
 
 

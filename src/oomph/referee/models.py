@@ -156,8 +156,8 @@ HEADS = {"ForSequenceClassification": "ForSequenceClassification", "ForMaskedLM"
 SEQ2SEQ = ("bart", "m2m_100", "marian", "mbart", "mt5", "pegasus", "t5", "umt5", "whisper")
 # Types whose class fills in masks where the config names none.
 ENCODERS = (
-    "albert", "bert", "camembert", "deberta-v2", "distilbert", "electra", "ernie", "modernbert", "mpnet", "roberta",
-    "xlm-roberta",
+    "albert", "bert", "camembert", "deberta-v2", "distilbert", "electra", "ernie", "modernbert", "mpnet",
+    "nomic_bert", "roberta", "xlm-roberta",
 )  # fmt: skip
 
 

@@ -195,6 +195,7 @@ SAMPLES: dict[str, Callable[[random.Random], Raw]] = {
     "apertus": apertus,
     "arcee": like("arcee", "attention_bias", "mlp_bias"),
     "biogpt": biogpt,
+    "bitnet": like("bitnet", "attention_bias", **GIVEN),
     "bloom": headed(bloom, "Bloom"),
     "codegen": partial(gpt, model_type="codegen"),
     "cohere": like("cohere", "attention_bias", "use_qk_norm"),
