@@ -48,7 +48,9 @@ def check_objective(job: TrainJob) -> None:
         if wrong:
             raise UsageError(f"The objective {name} does not go with {what}.", fix)
     if job.compares_with == "adapters-off" and job.method in PARTS:
-        raise UsageError("Fine-tuning of the weights has no adapters to switch off.", "Say --reference loaded or precomputed.")
+        raise UsageError(
+            "Fine-tuning of the weights has no adapters to switch off.", "Say --reference loaded or precomputed."
+        )
     if job.compares_with == "loaded" and job.method not in PARTS and not OBJECTIVES[job.objective].teacher:
         fix = "Say --reference adapters-off or precomputed."
         raise UsageError("A reference beside adapters is not played: TRL switches the adapters off.", fix)

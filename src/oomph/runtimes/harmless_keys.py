@@ -40,13 +40,28 @@ HARMLESS_OF: dict[str, frozenset[str]] = {
         "tokenizer_use_mistral_common", "tokens", "use_swanlab", "use_tensorboard", "wandb_run_id",
     }),
     "llama-factory": frozenset({
-        "apollo_layerwise", "apollo_proj", "apollo_proj_type", "apollo_rank", "apollo_scale", "apollo_scale_type",
-        "apollo_target", "apollo_update_interval", "dataset", "dataset_dir", "double_quantization", "eval_dataset",
-        "freeze_multi_modal_projector", "galore_layerwise", "galore_proj_type", "galore_rank", "galore_scale",
-        "galore_target", "galore_update_interval", "loraplus_lr_embedding", "loraplus_lr_ratio", "mask_history",
-        "max_samples", "overwrite_cache", "pissa_convert", "pissa_init", "pissa_iter", "plot_loss",
-        "preprocessing_num_workers", "quantization_method", "quantization_type", "ray_num_workers", "streaming",
-        "template", "tokenized_path", "train_on_prompt", "val_size",
+        "apollo_layerwise", "apollo_proj", "apollo_proj_type", "apollo_rank", "apollo_scale", "apollo_scale_front",
+        "apollo_scale_type", "apollo_target", "apollo_update_interval", "asft_alpha", "audio_sampling_rate",
+        "badam_mask_mode", "badam_mode", "badam_start_block", "badam_switch_interval", "badam_switch_mode",
+        "badam_update_ratio", "badam_verbose", "buffer_size", "cache_dir", "compute_accuracy", "crop_to_patches",
+        "data_shared_file_system", "dataset", "dataset_dir", "default_system", "disable_shuffling", "do_sample",
+        "double_quantization", "dpo_label_smoothing", "eaft_alpha", "early_stopping_steps", "enable_thinking",
+        "eval_dataset", "eval_num_beams", "eval_on_each_dataset", "fp8_backend", "freeze_trainable_layers",
+        "freeze_trainable_modules", "fsdp_transformer_layer_cls_to_wrap", "galore_layerwise", "galore_proj_type",
+        "galore_rank", "galore_scale", "galore_target", "galore_update_interval", "hf_hub_token",
+        "ignore_pad_token_for_loss", "image_do_pan_and_scan", "image_max_pixels", "image_min_pixels",
+        "include_effective_tokens_per_second", "init_special_tokens", "interleave_probs", "kto_chosen_weight",
+        "kto_rejected_weight", "length_penalty", "loraplus_lr_embedding", "loraplus_lr_ratio", "low_cpu_mem_usage",
+        "mask_history", "max_length", "max_new_tokens", "max_samples", "media_dir", "mix_strategy", "model_revision",
+        "ms_hub_token", "num_beams", "oft_block_size", "oft_target", "om_hub_token", "overwrite_cache",
+        "pissa_convert", "pissa_init", "pissa_iter", "plot_loss", "pref_bco_weight", "pref_beta", "pref_ftx",
+        "pref_loss", "preprocessing_batch_size", "preprocessing_num_workers", "print_param_status",
+        "quantization_method", "quantization_type", "ray_num_workers", "repetition_penalty", "rope_scaling",
+        "simpo_gamma", "skip_special_tokens", "split_special_tokens", "streaming", "swanlab_api_key", "swanlab_logdir",
+        "swanlab_mode", "swanlab_project", "swanlab_run_name", "swanlab_workspace", "temperature", "template",
+        "tokenized_path", "tool_format", "top_k", "top_p", "train_from_scratch", "train_on_prompt",
+        "use_audio_in_video", "use_fast_tokenizer", "use_swanlab", "val_size", "video_fps", "video_max_pixels",
+        "video_maxlen", "video_min_pixels",
     }),
     "deepspeed": frozenset({
         "activation_checkpointing", "amp", "bf16", "comms_logger", "communication_data_type", "csv_monitor",
@@ -96,6 +111,10 @@ HARMLESS_SECTIONS: dict[str, tuple[str, ...]] = {
 }
 # Keys that move memory in a way that is not counted, with what they do: an answer is given, and says so.
 NOTES: dict[str, dict[str, str]] = {
+    "llama-factory": {
+        "adapter_name_or_path": "adapters go on as they were saved; their rank and maps are taken from this file",
+        "moe_aux_loss_coef": "the loss of a mixture's router is not counted",
+    },
     "axolotl": {
         "flash_attn_cross_entropy": "flash-attn's cross entropy is not played; transformers' own is",
         "trl": "its section is not read: a reference that beta asks for and vLLM on the same GPU are not counted",

@@ -126,8 +126,8 @@ def elsewhere(said: Said, key: str) -> dict[str, Any]:
 
 
 FACTORY_SHARDED = (
-    "context_parallel_size", "expert_model_parallel_size", "pipeline_model_parallel_size", "sequence_parallel",
-    "tensor_model_parallel_size",
+    "context_parallel_size", "expert_model_parallel_size", "hyper_parallel_cp_size", "pipeline_model_parallel_size",
+    "sequence_parallel", "tensor_model_parallel_size",
 )  # fmt: skip
 SHARDED = "oomph plays one GPU"
 SMOOTHED = "its loss takes log-probabilities of all logits once more"
@@ -254,6 +254,7 @@ READERS: dict[str, dict[str, Reader]] = {
         "lisa_n_layers": lambda said, key: {"method": "lisa", "active_layers": said.whole(key)},
     },
     "llama-factory": {
+        **{key: refused(why) for key, why in llama_factory_keys.REFUSED.items()},
         "finetuning_type": llama_factory_keys.method,
         "bf16": llama_factory_keys.under_autocast("bf16"),
         "fp16": llama_factory_keys.under_autocast("fp16"),
@@ -263,10 +264,9 @@ READERS: dict[str, dict[str, Reader]] = {
         **{key: reader for key, reader in _BATCH.items() if key not in CHECKPOINTING},
         **dict.fromkeys(llama_factory_keys.CHECKPOINTING, llama_factory_keys.checkpointing),
         "torch_compile": when("compile", True),
-        "label_smoothing_factor": refused(SMOOTHED),
         "optim": optimizer,
         "stage": llama_factory_keys.stage,
-        "quantization_bit": base_keys.bits_of_factory,
+        "quantization_bit": llama_factory_keys.bits,
         "use_dora": when("method", "dora"),
         "lora_rank": number("rank"),
         "lora_dropout": rate("adapter_dropout"),
@@ -274,24 +274,19 @@ READERS: dict[str, dict[str, Reader]] = {
         "additional_target": modules,
         "flash_attn": attention,
         **dict.fromkeys(("packing", "neat_packing"), packing_keys.of_factory),
-        "enable_liger_kernel": liger,
+        "enable_liger_kernel": llama_factory_keys.liger,
         "use_unsloth": unsloth,
         "use_galore": factory_projection("galore"),
         "use_apollo": factory_projection("apollo"),
-        "use_badam": refused("layers that take turns"),
+        "use_badam": llama_factory_keys.badam,
         "use_adam_mini": when("optimizer", "adam-mini"),
-        "use_muon": refused("a Muon of its own"),
-        "freeze_trainable_layers": refused("parts that train"),
+        "use_muon": when("optimizer", "muon-llama-factory"),
         "freeze_vision_tower": switch("freeze_vision"),
-        "freeze_language_model": refused("towers that train alone"),
-        "mixture_of_depths": refused("layers that pass tokens by"),
-        "shift_attn": refused("attention in shifted groups"),
-        "upcast_layernorm": refused("norms in fp32"),
-        "upcast_lmhead_output": refused("logits cast by a hook"),
-        **dict.fromkeys(("use_dft_loss", "use_asft_loss", "use_eaft_loss"), refused("a loss of its own")),
-        "use_llama_pro": refused("blocks that are added"),
-        "fp8": refused("products in fp8"),
-        "use_kt": refused("KTransformers' experts in host memory"),
+        "freeze_multi_modal_projector": llama_factory_keys.projector,
+        "upcast_layernorm": llama_factory_keys.upcast_norms,
+        "upcast_lmhead_output": llama_factory_keys.upcast_logits,
+        **dict.fromkeys(llama_factory_keys.LOSSES, llama_factory_keys.own_loss),
+        **dict.fromkeys(llama_factory_keys.VOCABULARY, llama_factory_keys.vocabulary),
         **dict.fromkeys(FACTORY_SHARDED, refused(SHARDED)),
     },
     "torchtune": {
