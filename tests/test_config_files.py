@@ -260,6 +260,7 @@ LEAST: dict[str, dict[str, Any]] = {
     "axolotl": AXOLOTL, "llama-factory": {"finetuning_type": "lora"}, "trl": {"max_length": 64},
     "trainer": {"output_dir": "x"}, "ppo": {"reward_model_path": "a", "per_device_train_batch_size": 1},
     "torchtune": recipe("llama3.lora_llama3_8b"), "accelerate": {"compute_environment": "x"},
+    "swift": {"model": "x", "tuner_type": "lora"},
 }  # fmt: skip
 
 

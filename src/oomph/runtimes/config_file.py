@@ -34,6 +34,7 @@ KNOWN_BY: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("deepspeed", ("zero_optimization",)),
     ("axolotl", ("base_model", "micro_batch_size")),
     ("llama-factory", ("finetuning_type",)),
+    *(("swift", ("model", key)) for key in ("tuner_type", "train_type", "rlhf_type")),
     ("torchtune", ("tokenizer", "model", "optimizer", "loss")),
     ("ppo", ("reward_model_path", "per_device_train_batch_size")),
     ("trl", ("max_length",)),
