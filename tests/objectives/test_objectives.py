@@ -48,6 +48,8 @@ def test_losses_of_llama_factory_are_asked_of_llama_factory() -> None:
         factory("asft", method="lora")
     with pytest.raises(UsageError, match="Only distillation has a teacher"):
         factory("dpo", method="lora", teacher_dtype="bf16")
+    with pytest.raises(UsageError, match="LLaMA-Factory precomputes none"):
+        factory("dpo", reference="precomputed")
     assert factory("kto", 1).batch == 1  # its mismatched answers come with the data
 
 
