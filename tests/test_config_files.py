@@ -208,6 +208,7 @@ def test_llama_factory_makes_what_trains_fp32() -> None:
         ({"stage": "dpo", "pref_loss": "simpo"}, {"objective": "simpo"}),
         ({"stage": "rm", "enable_liger_kernel": True}, {"objective": "reward", "kernels": "liger"}),
         ({"use_eaft_loss": True}, {"objective": "eaft"}),
+        ({"stage": "dpo", "packing": True, "flash_attn": "fa2"}, {"objective": "dpo"}),
         ({"upcast_lmhead_output": True}, {"loss": "hf-fp32"}),
         ({"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}},
          {"checkpointing": "non-reentrant"}),

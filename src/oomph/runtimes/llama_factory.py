@@ -7,7 +7,7 @@ from typing import Any
 
 from oomph.errors import UnsupportedError
 from oomph.job_words import FLASH_ATTN, PARTS
-from oomph.objectives import OF_FACTORY
+from oomph.objectives import OF_FACTORY, OF_FACTORY_ALONE
 from oomph.runtimes import trainer
 from oomph.runtimes.base import Default, Defaults, Runtime, Versions
 
@@ -58,8 +58,9 @@ def of_objective(objective: str, versions: Versions) -> Defaults:
     found = {
         "objective_code": Default("llama-factory", "its trainers have losses of their own"),
         "loss": Default(OF_FACTORY[objective].loss, "what its trainer of this objective computes"),
-        "padding": Default(True, "answers differ in length"),
     }
+    if objective not in OF_FACTORY_ALONE:
+        found["padding"] = Default(True, "answers differ in length")
     if objective not in WITH_DROPOUT:
         found["dropout"] = Default(False, "disable_dropout is on")
     return found
