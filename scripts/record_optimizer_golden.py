@@ -1,7 +1,7 @@
 """Record what optimizers do whose packages the tests do not install.
 
     pip install lomo-optim apollo-torch grokadamw lion-pytorch came-pytorch adam-mini prodigyopt dadaptation \
-        pytorch_optimizer badam q-galore-torch 'bitsandbytes<0.50'
+        pytorch_optimizer badam q-galore-torch 'bitsandbytes<0.50' && pip install --no-deps llamafactory==0.9.5
     python scripts/record_optimizer_golden.py [DIRECTORY]
 
 Each job of tests/optimizers/golden.py is traced: the real code of the package on tensors without memory. Writes

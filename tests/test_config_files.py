@@ -198,13 +198,28 @@ def test_llama_factory_makes_what_trains_fp32() -> None:
         ({"use_unsloth_gc": True}, {"checkpointing": "unsloth"}),
         ({"additional_target": "embed_tokens,lm_head"}, {"modules_to_save": "embed_tokens,lm_head"}),
         ({"stage": "pt"}, {"method": "lora"}),
+        ({"quantization_bit": 4, "quantization_method": "hqq"}, {"method": "lora", "quantization": "hqq-4bit"}),
+        ({"finetuning_type": "oft", "quantization_bit": 4}, {"method": "oft", "block_size": 32}),
+        ({"finetuning_type": "freeze", "freeze_trainable_layers": 8}, {"method": "freeze", "active_layers": 8}),
+        ({"finetuning_type": "freeze"}, {"method": "freeze", "active_layers": 2}),
+        ({"finetuning_type": "full", "use_badam": True, "use_reentrant_gc": True}, {"method": "badam"}),
+        ({"finetuning_type": "full", "use_muon": True}, {"optimizer": "muon-llama-factory", "precision": "fp32"}),
+        ({"stage": "dpo", "pref_loss": "hinge"}, {"objective": "dpo"}),
+        ({"stage": "dpo", "pref_loss": "simpo"}, {"objective": "simpo"}),
+        ({"stage": "rm", "enable_liger_kernel": True}, {"objective": "reward", "kernels": "liger"}),
+        ({"use_eaft_loss": True}, {"objective": "eaft"}),
+        ({"stage": "dpo", "packing": True, "flash_attn": "fa2"}, {"objective": "dpo"}),
+        ({"upcast_lmhead_output": True}, {"loss": "hf-fp32"}),
+        ({"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}},
+         {"checkpointing": "non-reentrant"}),
+        ({"resize_vocab": True, "additional_target": "lm_head"}, {"modules_to_save": "lm_head"}),
         ({"neat_packing": True}, {"packing": True}),
         (
             {"neat_packing": True, "flash_attn": "fa2"},
             {"packing": True, "packed_by": "positions", "attention": "flash_attention_2"},
         ),
     ],
-)
+)  # fmt: skip
 def test_words_of_llama_factory(said: dict[str, Any], fields: dict[str, Any]) -> None:
     """Its own ways with a quantised base, checkpoints and rows."""
     found = read({"finetuning_type": "lora", **said}, "a")
@@ -215,16 +230,28 @@ def test_words_of_llama_factory(said: dict[str, Any], fields: dict[str, Any]) ->
 @pytest.mark.parametrize(
     ("said", "words"),
     [
-        ({"stage": "dpo"}, "--framework trl --objective dpo"),
-        ({"stage": "rm"}, "--framework trl --objective reward"),
+        ({"stage": "ppo"}, "--framework trl --objective ppo"),
+        ({"stage": "dpo", "pref_loss": "kto_pair"}, "pref_loss 'kto_pair' is not modelled"),
+        ({"stage": "dpo", "ref_model": "x"}, "ref_model is not modelled: a reference that is another model"),
+        ({"stage": "dpo", "ld_alpha": 0.5}, "ld_alpha is not modelled"),
         ({"quantization_bit": 3}, "quantization_bit 3 is not modelled. oomph reads 4 or 8"),
-        ({"quantization_bit": 4, "quantization_method": "hqq"}, "quantization_method 'hqq'"),
+        ({"quantization_bit": 8, "quantization_method": "eetq"}, "quantization_method 'eetq'"),
+        ({"quantization_bit": 6, "quantization_method": "hqq"}, "quantization_bit 6 is not modelled"),
+        ({"finetuning_type": "freeze", "freeze_trainable_layers": -2}, "the first layers"),
+        ({"finetuning_type": "freeze", "freeze_trainable_modules": "mlp"}, "oomph trains whole layers"),
+        ({"finetuning_type": "freeze", "freeze_extra_modules": "lm_head"}, "parts that train beside layers"),
+        ({"finetuning_type": "oft", "oft_rank": 4}, "say oft_block_size"),
+        ({"finetuning_type": "full", "use_badam": True, "badam_mode": "ratio"}, "badam_mode other than layer"),
+        ({"freeze_multi_modal_projector": False}, "Set freeze_vision_tower alike"),
+        ({"resize_vocab": True}, "additional_target: embed_tokens,lm_head"),
+        ({"use_dft_loss": True, "enable_liger_kernel": True}, "beside a loss of LLaMA-Factory's own"),
+        ({"predict_with_generate": True}, "it generates between steps"),
         ({"upcast_layernorm": True}, "upcast_layernorm is not modelled"),
         ({"tensor_model_parallel_size": 2}, "one GPU"),
     ],
 )
 def test_what_llama_factory_does_otherwise_is_refused(said: dict[str, Any], words: str) -> None:
-    """Stages with loops of their own, other quantisers, several GPUs; the error says what is near."""
+    """PPO's loop of its own, references and parts that it alone has, other quantisers; the error says what is near."""
     with pytest.raises(UnsupportedError, match=words):
         read({"finetuning_type": "lora", **said}, "a")
 
@@ -234,6 +261,7 @@ LEAST: dict[str, dict[str, Any]] = {
     "axolotl": AXOLOTL, "llama-factory": {"finetuning_type": "lora"}, "trl": {"max_length": 64},
     "trainer": {"output_dir": "x"}, "ppo": {"reward_model_path": "a", "per_device_train_batch_size": 1},
     "torchtune": recipe("llama3.lora_llama3_8b"), "accelerate": {"compute_environment": "x"},
+    "swift": {"model": "x", "tuner_type": "lora"},
 }  # fmt: skip
 
 

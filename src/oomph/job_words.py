@@ -72,13 +72,15 @@ OptimizerName = Literal[
     "galore_adamw_8bit", "galore_adamw_8bit_layerwise", "galore_adamw_layerwise", "q_galore_adamw8bit",
     "q_galore_adamw8bit_per_layer", "apollo_adamw", "apollo_adamw_layerwise", "apollo-mini", "torchao-cpu-offload",
     "adam-mini", "lion", "came", "lomo", "adalomo", "schedule_free_adamw", "schedule_free_radam", "schedule_free_sgd",
-    "stable_adamw", "grokadamw", "muon", "prodigy", "dadapt-adam", "adamw-master", "optimi-adamw", "soap", "shampoo",
-    "sophia-g", "adopt", "adan", "lamb", "lars", "adagrad_bnb_8bit", "adagrad_bnb_32bit", "sgd_bnb_8bit",
-    "sgd_bnb_32bit", "ademamix", "ademamix_8bit", "paged_ademamix_32bit", "paged_ademamix_8bit", "none",
+    "stable_adamw", "grokadamw", "muon", "muon-llama-factory", "prodigy", "dadapt-adam", "adamw-master",
+    "optimi-adamw", "soap", "shampoo", "sophia-g", "adopt", "adan", "lamb", "lars", "adagrad_bnb_8bit",
+    "adagrad_bnb_32bit", "sgd_bnb_8bit", "sgd_bnb_32bit", "ademamix", "ademamix_8bit", "paged_ademamix_32bit",
+    "paged_ademamix_8bit", "none",
 ]  # fmt: skip
 Implementation = Literal["foreach", "fused", "loop"]
 Loss = Literal[
     "hf",  # transformers' own, of logits in fp32
+    "hf-fp32",  # the same of logits that a hook has made fp32: LLaMA-Factory's upcast_lmhead_output
     "hf-4.46",  # as it was from 4.46 to 4.49: shifted fp32 logits are one more copy
     "hf-4.45",  # up to 4.45: the model's logits are fp32, and shifted ones a copy
     "shifted",  # logits shifted in their own dtype: models with code of their own

@@ -38,6 +38,7 @@ def check_objective(job: TrainJob) -> None:
         (job.packs, "packed sequences", "Leave out --packing and --padding-free: its trainer pads here."),
         (job.method in UNPLAYED, job.method, "Take method full or lora."),
         (bool(job.modules_to_save), "copies of modules", "Leave out --modules-to-save."),
+        (own and job.reference == "precomputed", "precomputed references", "LLaMA-Factory precomputes none."),
         (job.keep_outputs, "outputs that are kept", "Leave out --keep-outputs: its trainer drops them."),
         (job.kernels == "unsloth", "Unsloth's kernels", "Take other --kernels: its trainers are patched too."),
         (job.kernels == "axolotl", "axolotl's kernels", "Say --kernels torch: there they stay off by themselves."),

@@ -96,6 +96,7 @@ KINDS: Final[dict[str, Kind]] = {
     "stable_adamw": Kind("stable_adamw", "stable_adamw"),
     "grokadamw": Kind("grokadamw", "grokadamw", on_host=True),
     "muon": Kind("muon", "muon", implementations=TORCH, targets="hidden"),
+    "muon-llama-factory": Kind("factory_muon", "muon-llama-factory", targets="hidden"),
     "prodigy": Kind("prodigy", "prodigy"),
     "dadapt-adam": Kind("dadapt", "adam"),
     "adamw-master": Kind("master", "adamw"),

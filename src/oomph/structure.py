@@ -94,7 +94,8 @@ def shallow(model: Model, job: Job, layers: Size, more: int = 1) -> tuple[int, i
     `more` more too; None where it is to be played in full."""
     repeating = pattern(decoder_stack(model)[1].layers)
     # Frozen first layers differ from the others; one table holds the prefixes of all.
-    if repeating is None or (isinstance(job, TrainJob) and (job.freeze_layers or job.method == "prefix-tuning")):
+    apart = isinstance(job, TrainJob) and (job.freeze_layers or job.method in ("freeze", "prefix-tuning"))
+    if repeating is None or apart:
         return None
     # Layers that wait are not like the others; an assistant has as many as it has.
     if isinstance(job, InferJob) and (job.offload != "none" or job.assistant):
@@ -108,8 +109,8 @@ def shallow(model: Model, job: Job, layers: Size, more: int = 1) -> tuple[int, i
         ends += OFFLOADED_BEHIND
     if isinstance(job, TrainJob) and job.checkpointing == "unsloth":
         ends += 1  # what the last one begins with stays on the device, so the one before it ends otherwise
-    if isinstance(job, TrainJob) and job.method in ("lisa", "freeze"):
-        ends += job.active_layers  # the first or last ones train, those that repeat do not
+    if isinstance(job, TrainJob) and job.method == "lisa":
+        ends += job.active_layers  # the first ones train, those that repeat do not
     depth = repeating.fixed + period + ends + (rest - ends) % period
     if yes(layers > depth + more * period) and yes((layers - repeating.fixed) % period == rest):
         return depth, period

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
@@ -12,7 +13,7 @@ from oomph.errors import UnsupportedError, UsageError
 from oomph.families import model_from_config
 from oomph.job import TrainJob
 from oomph.job_words import Objective
-from oomph.objectives import KINDS, objective_file
+from oomph.objectives import KINDS, OF_FACTORY, OF_FACTORY_ALONE, objective_file
 from oomph.play import train_step
 from oomph.runtimes import runtime
 from oomph.runtimes.base import Versions
@@ -21,6 +22,7 @@ from oomph.score.asking import catalogued
 from oomph.steps import step
 from oomph.stream import ROUND
 from tests.objectives.cases import ASKED, LLAMA, pairs, ppo
+from tests.objectives.factory_cases import factory
 from tests.test_cli import as_json
 
 DEEP = LLAMA | {"num_hidden_layers": 7}
@@ -29,10 +31,26 @@ DEEP = LLAMA | {"num_hidden_layers": 7}
 def test_every_objective_is_a_file() -> None:
     """What can be asked for can be played."""
     assert set(get_args(Objective)) == set(KINDS)
-    files = {name: objective_file(name) for name in KINDS}
-    assert all(
-        callable(files[name].iterate if kind.judged else files[name].compute_loss) for name, kind in KINDS.items()
-    )
+    for code, kinds in (("trl", KINDS), ("llama-factory", OF_FACTORY)):
+        for name, kind in kinds.items():
+            file = objective_file(SimpleNamespace(objective=name, objective_code=code))  # type: ignore[arg-type]
+            assert callable(file.iterate if kind.judged else file.compute_loss)
+
+
+def test_losses_of_llama_factory_are_asked_of_llama_factory() -> None:
+    """TRL has none of them, and LLaMA-Factory no trainer of completions that is played."""
+    for name in OF_FACTORY_ALONE:
+        with pytest.raises(UsageError, match=f"TRL has no {name}"):
+            TrainJob(2, 16, objective=name)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="LLaMA-Factory has no grpo"):
+        factory("grpo", prompt_len=4)
+    with pytest.raises(UsageError, match="has no reference beside adapters"):
+        factory("asft", method="lora")
+    with pytest.raises(UsageError, match="Only distillation has a teacher"):
+        factory("dpo", method="lora", teacher_dtype="bf16")
+    with pytest.raises(UsageError, match="LLaMA-Factory precomputes none"):
+        factory("dpo", reference="precomputed")
+    assert factory("kto", 1).batch == 1  # its mismatched answers come with the data
 
 
 @pytest.mark.parametrize(
@@ -47,6 +65,12 @@ def test_every_objective_is_a_file() -> None:
         pairs(objective="grpo", prompt_len=9, method="lora"),
         pairs(objective="distill", prompt_len=9, checkpointing="reentrant"),
         ppo(accumulation=2, rollout_batch=3, precision="amp-bf16", fp32_outputs=True),
+        factory("dpo", checkpointing="reentrant", teacher_dtype="fp32"),
+        factory("kto", method="lora", clip_gradients=True),
+        factory("orpo", precision="amp-bf16", fp32_outputs=True),
+        factory("reward", checkpointing="reentrant", clip_gradients=True),
+        factory("eaft", method="lora", checkpointing="non-reentrant"),
+        factory("asft", checkpointing="reentrant"),
     ],
 )
 def test_a_folded_step_is_the_one_played_in_full(job: TrainJob) -> None:

@@ -75,6 +75,9 @@ JOBS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (GPT2, {"optimizer": "adan", "steady": False}),
     (GPT2, {"optimizer": "adamw-master", "steady": False}),
     (TIED, {"optimizer": "adamw-master", "precision": "amp-bf16", "accumulation": 2}),
+    (LLAMA, {"optimizer": "muon-llama-factory", "steady": False}),
+    (TIED, {"optimizer": "muon-llama-factory", "precision": "amp-bf16", "accumulation": 2}),
+    (GPT2, {"optimizer": "muon-llama-factory", "precision": "fp32"}),
     (models.QWEN2, {"method": "badam", "checkpointing": "reentrant", "clip_gradients": True, "set_to_none": False}),
 ]
 

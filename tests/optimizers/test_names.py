@@ -22,7 +22,8 @@ from tests.configs import LLAMA_3_8B
 # Names that are not, or no more, the HF Trainer's.
 OWN = {
     "adamw", "adamw_hf", "adamw-amsgrad", "adam", "nadam", "radam", "adamax", "adadelta", "sgd-momentum",
-    "adamw_bnb_32bit", "muon", "adafactor-torch", "adafactor-torch-foreach", "torchao-adamw-4bit", "torchao-adamw-fp8",
+    "adamw_bnb_32bit", "muon", "muon-llama-factory",
+    "adafactor-torch", "adafactor-torch-foreach", "torchao-adamw-4bit", "torchao-adamw-fp8",
     "apollo-mini", "lion", "came", "torchao-cpu-offload", "adam-mini", "prodigy", "optimi-adamw", "soap",
     "adamw-master", "lamb", "lars", "dadapt-adam", "shampoo", "sophia-g", "adopt", "adan", "adagrad_bnb_8bit",
     "adagrad_bnb_32bit", "sgd_bnb_8bit", "sgd_bnb_32bit", "q_galore_adamw8bit",

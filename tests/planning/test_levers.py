@@ -12,6 +12,7 @@ import pytest
 from oomph.job import TrainJob
 from oomph.job_words import COMPLETING
 from oomph.objectives import KINDS as OBJECTIVES
+from oomph.objectives import OF_FACTORY, OF_FACTORY_ALONE
 from oomph.planning.change import settings, together
 from oomph.planning.lever import Lever, Price
 from oomph.planning.levers import levers
@@ -124,14 +125,21 @@ def test_no_lever_is_shown_that_takes_more(seed: int) -> None:
             assert on.peak(together(job, [step])) < on.peak(job), (lever.name, step)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_no_lever_asks_for_what_an_objective_refuses(objective: str) -> None:
+@pytest.mark.parametrize(
+    ("objective", "code"),
+    [
+        *((name, "trl") for name in OBJECTIVES if name not in OF_FACTORY_ALONE),
+        *((n, "llama-factory") for n in OF_FACTORY),
+    ],
+)
+def test_no_lever_asks_for_what_an_objective_refuses(objective: str, code: str) -> None:
     """PPO knows neither checkpoints nor a quantised base, distillation no quantised one: such changes are left out."""
     prompt_len = 16 if objective in COMPLETING else 0
-    job = TrainJob(2, 64, objective=objective, prompt_len=prompt_len, targets="q_proj")
+    job = TrainJob(2, 64, objective=objective, objective_code=code, prompt_len=prompt_len, targets="q_proj")
+    jobs = (job,) if objective == "asft" else (job, replace(job, method="lora"))  # no reference beside adapters
     for model in (subject(raw).model for raw in (LLAMA, MIXTRAL)):
         for lever in (*levers(), *UPGRADES):
-            for each in (job, replace(job, method="lora")):
+            for each in jobs:
                 assert each not in list(lever.applied(each, model))
 
 

@@ -32,6 +32,8 @@ PACKAGES = {
 WIDE = 70_001  # columns that Unsloth's kernel takes in two parts
 
 CASES = [
+    ("hf-fp32", TrainJob(2, 37, loss="hf-fp32", autocast=True, fp32_outputs=True, hold_logits=False, method="lora")),
+    ("hf-fp32", TrainJob(1, 37, loss="hf-fp32", accumulation=2)),
     ("hf-4.46", TrainJob(2, 37, loss="hf-4.46", hold_logits=False)),
     ("hf-4.46", TrainJob(1, 37, "amp-bf16", loss="hf-4.46", checkpointing="non-reentrant")),
     ("hf-4.45", TrainJob(3, 10, loss="hf-4.45", fp32_outputs=True, accumulation=2)),

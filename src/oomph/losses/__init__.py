@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 LOSSES: dict[str, str] = {
     "hf": "hf",
+    "hf-fp32": "hf_fp32",
     "hf-4.46": "hf_4_46",
     "hf-4.45": "hf_4_45",
     "shifted": "shifted",

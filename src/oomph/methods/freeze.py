@@ -1,8 +1,8 @@
 """Freeze tuning: the last layers train as they are, all else is frozen; LLaMA-Factory's `finetuning_type: freeze`.
 
 Effect: gradients, states and fp32 weights of `active_layers` layers instead of all, and nothing kept of the layers
-below them, through which no gradient goes. Cost: what trains is cast to fp32 unless adapter_dtype is base, beside a base
-in 16 bit. Layers in which nothing trains are not checkpointed. Source: LLaMA-Factory 0.9.5, model/adapter.py
+below them, through which no gradient goes. Cost: what trains is cast to fp32 unless adapter_dtype is base, beside what
+stays in 16 bit. Layers in which nothing trains are not checkpointed. Source: LLaMA-Factory 0.9.5, model/adapter.py
 (_setup_freeze_tuning), model/model_utils/checkpointing.py (get_custom_gradient_checkpointing_func).
 """
 
@@ -36,7 +36,6 @@ def adapt(model: Model, job: TrainJob) -> Model:
     changed = frozen(model)
     rest = changed.parts[path]
     assert isinstance(rest, Stack)
-    made = {id(layer): typed(layer, dtype=adapter_dtype(job)) for layer in stack.layers[below:]}
-    last = tuple(made[id(layer)] for layer in stack.layers[below:])
-    layers = (*rest.layers[:below], *last)
-    return replace(changed, parts={**changed.parts, path: replace(rest, layers=layers)})
+    made = {id(layer): typed(layer, dtype=adapter_dtype(job)) for layer in stack.layers[below:]}  # one for equal ones
+    layers = (*rest.layers[:below], *(made[id(layer)] for layer in stack.layers[below:]))
+    return replace(changed, parts={**changed.parts, path: replace(rest, layers=layers)})  # type: ignore[arg-type]

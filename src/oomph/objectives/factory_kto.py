@@ -30,10 +30,10 @@ def compute_loss(passes: Passes, inputs: dict[str, Sym]) -> tuple[Sym, None]:
     """Mirror get_batch_loss_metrics with its local variables."""
     (
         policy_chosen_logps, policy_rejected_logps, policy_chosen_logits, policy_rejected_logits, policy_kl_logps,
-        policy_chosen_logps_avg,
+        _policy_chosen_logps_avg,
     ) = _concatenated_forward(passes, inputs)  # fmt: skip
     reference_chosen_logps, reference_rejected_logps, reference_kl_logps = _compute_reference_log_probs(passes, inputs)
-    losses, chosen_rewards, rejected_rewards, kl = _kto_loss(
+    losses, chosen_rewards, rejected_rewards, _kl = _kto_loss(
         (policy_chosen_logps, policy_rejected_logps, policy_kl_logps),
         (reference_chosen_logps, reference_rejected_logps, reference_kl_logps),
     )

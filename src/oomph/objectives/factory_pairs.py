@@ -65,10 +65,8 @@ def concatenated_forward(passes: Passes, batch: dict[str, Sym], is_ref_model: bo
     chosen_logps, rejected_logps = halves(all_logps)
     chosen_logits, rejected_logits = halves(all_logits)
     chosen_length, _ = halves(valid_length)
-    if passes.job.objective in AVERAGED:
-        chosen_logps_avg = chosen_logps
-    else:
-        chosen_logps_avg = ops.divided(chosen_logps, chosen_length)
+    averaged = passes.job.objective in AVERAGED
+    chosen_logps_avg = chosen_logps if averaged else ops.divided(chosen_logps, chosen_length)
     return {
         "chosen_logps": chosen_logps,
         "rejected_logps": rejected_logps,

@@ -48,8 +48,8 @@ class ValueHead(Block):
         """Mirror ValueHead.forward."""
         output = m.dropout(hidden_states)
         output = ops.cast(output, m.summary.weight.dtype)
-        output = m.summary(output)
-        return output
+        values: Sym = m.summary(output)
+        return values
 
 
 def head(passes: Passes, model: Model) -> Bound:

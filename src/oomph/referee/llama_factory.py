@@ -155,7 +155,7 @@ def trainer(job: TrainJob, model: Any, reference: Any) -> Any:
 
 def _with_one_loss_type(made: Any) -> None:
     """Let dpo_loss of TRL 0.24 hear of the type that LLaMA-Factory's own has set, which is not handed on."""
-    theirs = type(made).__mro__[1].dpo_loss
+    theirs: Any = vars(type(made).__mro__[1])["dpo_loss"]
     made.dpo_loss = lambda *given: theirs(made, *given, loss_type=made.loss_type)
 
 

@@ -169,6 +169,7 @@ def _unsloth(model: Any) -> None:
 
 
 INSTALL: dict[str, Any] = {
+    "hf-fp32": _upcast,
     "hf-4.46": _hf_4_46,
     "hf-4.45": _hf_4_45,
     "shifted": _shifted,

@@ -54,6 +54,7 @@ PACKAGES = {
     "q_galore": ("q_galore_torch", "q-galore-torch"),
     "sophia": ("sophia", "sophia.py of github.com/Liuhong99/Sophia"), "master": ("badam", "badam"),
     "grokadamw": ("grokadamw", "grokadamw"), "apollo": ("apollo_torch", "apollo-torch"),
+    "factory_muon": ("llamafactory", "llamafactory"),
 }  # fmt: skip
 
 
@@ -184,6 +185,13 @@ def _muon(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
     return Several([torch.optim.Muon(hidden, lr=LEARNING_RATE), _adamw(kind, job, model, others)])
 
 
+def _factory_muon(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
+    targets = {id(one) for one in _matrices(model, kind)}
+    made: Any = import_module("llamafactory.third_party.muon.muon").Muon
+    hidden, others = ([one for one in parameters if (id(one) in targets) is which] for which in (True, False))
+    return made(lr=LEARNING_RATE, muon_params=hidden, adamw_params=others)
+
+
 def _schedule_free(kind: Kind, job: TrainJob, model: Any, parameters: list[Any]) -> Any:
     made = getattr(import_module("schedulefree"), SCHEDULE_FREE[kind.name])
     optimizer = made(parameters, lr=LEARNING_RATE, foreach=job.implementation == "foreach")
@@ -257,6 +265,7 @@ MAKERS: dict[str, Callable[[Kind, TrainJob, Any, list[Any]], Any]] = {
     "torch_adafactor": _others_of_torch, "bnb": _bnb, "torchao": _torchao, "muon": _muon, "galore": _galore,
     "galore_8bit": _galore, "lomo": _lomo, "schedule_free": _schedule_free, "apollo": _galore,
     "cpu_offload": _cpu_offload, "adam_mini": _adam_mini, "soap": _soap, "adopt": _adopt, "master": _master,
+    "factory_muon": _factory_muon,
     **dict.fromkeys(CLASSES, _plain),
 }  # fmt: skip
 

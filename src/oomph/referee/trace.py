@@ -176,8 +176,7 @@ def trace(
             from oomph.referee import trl
 
             stack.enter_context(trl.divergences_as_on_cuda())
-        of_trl = isinstance(job, TrainJob) and job.objective_code == "trl"
-        if of_trl and job.loss == "logits" and job.objective not in ("distill", "ppo"):
+        if isinstance(job, TrainJob) and job.loss == "logits" and _takes_kernel(job):
             from oomph.referee import trl
 
             stack.enter_context(trl.with_kernel_for_logits())
@@ -205,6 +204,11 @@ def trace(
     versions = {name: version(name) for name in TESTED}
     warned = [*_untested(versions), *(_other_kernel(job, kernels) if device == "cuda" else [])]
     return Trace(stream, names, **watcher.facts, kernels=_unique(kernels), versions=versions, warnings=tuple(warned))
+
+
+def _takes_kernel(job: TrainJob) -> bool:
+    """Tell whether a trainer takes log-probabilities of logits by TRL's kernel."""
+    return job.objective_code == "trl" and job.objective not in ("distill", "ppo")
 
 
 def _import_what_makes_constants(job: TrainJob | InferJob) -> None:

@@ -94,19 +94,3 @@ def four_bit_of_axolotl(said: Said, key: str) -> dict[str, Any]:
 def eight_bit_of_axolotl(said: Said, key: str) -> dict[str, Any]:
     """Read axolotl's 8-bit loading."""
     return dict(IN_EIGHT_BITS) if said.switch(key) else {}
-
-
-def bits_of_factory(said: Said, key: str) -> dict[str, Any]:
-    """Read LLaMA-Factory's `quantization_bit`, of bitsandbytes; Unsloth's loader knows nf4 with quantised scales alone.
-
-    Source: LLaMA-Factory 0.9.5, model/model_utils/quantization.py, model/model_utils/unsloth.py.
-    """
-    how = said.values.get("quantization_method") or BITSANDBYTES[0]
-    if how not in BITSANDBYTES:
-        problem = f"{said.where}: quantization_method {str(how)[:40]!r} is not modelled."
-        raise UnsupportedError(problem, "Take bnb, or name the base's format: --quantization.")
-    if said.one_of_numbers(key, (4, 8)) == 8:
-        return dict(IN_EIGHT_BITS)
-    if said.switch("use_unsloth"):
-        return {"method": "lora", "quantization": "nf4-dq"}
-    return {"method": "lora", "quantization": stored(said, "quantization_type", "double_quantization", True)}

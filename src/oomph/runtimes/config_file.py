@@ -34,6 +34,7 @@ KNOWN_BY: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("deepspeed", ("zero_optimization",)),
     ("axolotl", ("base_model", "micro_batch_size")),
     ("llama-factory", ("finetuning_type",)),
+    *(("swift", ("model", key)) for key in ("tuner_type", "train_type", "rlhf_type")),
     ("torchtune", ("tokenizer", "model", "optimizer", "loss")),
     ("litgpt", ("checkpoint_dir", "train")),
     ("ppo", ("reward_model_path", "per_device_train_batch_size")),
@@ -51,6 +52,8 @@ KNOWN_BY: tuple[tuple[str, tuple[str, ...]], ...] = (
 # Of configs with other keys than those that train: what they are, and the keys they are told by.
 OTHERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("of LLaMA-Factory's v1 trainer", ("model", "train_dataset")),
+    ("of LLaMA-Factory's that trains nothing", ("export_dir", "model_name_or_path")),
+    ("of LLaMA-Factory's that trains nothing", ("infer_backend", "model_name_or_path")),
     ("of LLaMA-Factory's v1 trainer", ("model", "model_class")),
     ("a recipe of torchtune's that fine-tunes no model on labels", ("checkpointer",)),
     ("a recipe of torchtune's that fine-tunes no model on labels", ("orchestration", "training")),

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from oomph.job_words import FLASH_ATTN
+from collections.abc import Mapping
+from typing import Any
+
+from oomph.errors import UnsupportedError
+from oomph.job_words import FLASH_ATTN, PARTS
+from oomph.objectives import OF_FACTORY, OF_FACTORY_ALONE
 from oomph.runtimes import trainer
 from oomph.runtimes.base import Default, Defaults, Runtime, Versions
+
+WITH_DROPOUT = ("reward", "dft", "eaft", "asft")  # whose trainers do not switch it off
 
 
 def defaults(versions: Versions) -> Defaults:
@@ -12,7 +19,7 @@ def defaults(versions: Versions) -> Defaults:
     return {
         **trainer.defaults(versions),
         "checkpointing": Default("reentrant", "checkpointing is on unless disabled, use_reentrant_gc is True"),
-        "use_cache": Default(False, "checkpointing switches it off"),
+        "use_cache": Default(False, "it is switched off for training"),
         "seq_len": Default(2048, "cutoff_len is 2048"),
         "method": Default("lora", "finetuning_type is lora"),
         "rank": Default(8, "lora_rank is 8"),
@@ -44,6 +51,30 @@ def packed(versions: Versions, attention: str) -> Defaults:
     return {"packed_by": Default("mask", "neat_packing makes a mask of its own where flash-attn is not asked for")}
 
 
+def of_objective(objective: str, versions: Versions) -> Defaults:
+    """Return what its trainers of preferences, and its losses of answers, do otherwise."""
+    if objective not in OF_FACTORY:
+        raise UnsupportedError(f"oomph does not know {objective} as LLaMA-Factory runs it.", "Say --framework trl.")
+    found = {
+        "objective_code": Default("llama-factory", "its trainers have losses of their own"),
+        "loss": Default(OF_FACTORY[objective].loss, "what its trainer of this objective computes"),
+    }
+    if objective not in OF_FACTORY_ALONE:
+        found["padding"] = Default(True, "answers differ in length")
+    if objective not in WITH_DROPOUT:
+        found["dropout"] = Default(False, "disable_dropout is on")
+    return found
+
+
+def of_job(given: Mapping[str, Any]) -> Defaults:
+    """Return in which dtype a reference is loaded: the checkpoint's, as nothing casts what does not train."""
+    objective = given.get("objective", "sft")
+    loaded = objective in OF_FACTORY and OF_FACTORY[objective].reference and given.get("method", "lora") in PARTS
+    if not loaded:
+        return {}
+    return {"teacher_dtype": Default("bf16", "a reference keeps the checkpoint's dtype, which most have in bf16")}
+
+
 RUNTIME = Runtime(
     "llama-factory",
     "LLaMA-Factory",
@@ -52,4 +83,6 @@ RUNTIME = Runtime(
     quantised=quantised,
     whole=whole,
     packed=packed,
+    of_job=of_job,
+    of_objective=of_objective,
 )

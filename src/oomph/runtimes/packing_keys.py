@@ -29,6 +29,7 @@ AXOLOTL = (
     *AXOLOTL_SWITCHES, "attn_implementation", "sample_packing", "batch_flattening", "pad_to_sequence_len",
     "multipack_real_batches", "sdpa_varlen",
 )  # fmt: skip
+PREFERENCES = ("dpo", "kto", "rm")  # stages of LLaMA-Factory
 BEST_FIT = ("bfd", "bfd_split", "bfd-requeue", "ffd")  # which TRL lays out without padding; ffd was bfd's name in 0.19
 STRATEGIES = {**dict.fromkeys(BEST_FIT, True), "wrapped": False}
 
@@ -110,8 +111,14 @@ def of_factory(said: Said, key: str) -> dict[str, Any]:
 
     neat_packing tells sequences apart by position ids for flash-attn, which it gives one row alone, and for others by a
     mask that its collator makes. packing has a mask without holes; flash-attn, given one row, finds the position ids
-    beside it, in more rows nobody does. Source: LLaMA-Factory 0.9.5, data/collator.py, data/processor/supervised.py.
+    beside it, in more rows nobody does. Pairs, and answers one by one, are never packed. Source: LLaMA-Factory 0.9.5,
+    data/collator.py, data/processor/supervised.py; hparams/parser.py, which refuses neat_packing for them.
     """
+    if said.values.get("stage") in PREFERENCES:
+        if said.switch("neat_packing"):
+            problem = f"{said.where}: neat_packing is of stage sft alone."
+            raise ConfigError(problem, "Leave it out, as LLaMA-Factory asks.")
+        return {}
     flash = ATTENTION.get(str(said.values.get("flash_attn"))) in FLASH_ATTN
     one = said.values.get("per_device_train_batch_size", 1) == 1
     if said.switch("neat_packing"):
