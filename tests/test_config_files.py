@@ -292,6 +292,18 @@ def test_what_is_not_counted_is_said(capsys: pytest.CaptureFixture[str], tmp_pat
     assert not [text for text in warnings if text.startswith("Not read")]
 
 
+def test_axolotls_kernels_are_off_where_it_stops_at_them(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Its patcher wants lines of Llama's attention: a default that fails is told, one that is said is refused."""
+    path = tmp_path / "a.yaml"
+    path.write_text(json.dumps({**AXOLOTL, "base_model": "pythia-70m", "adapter": "lora", "sequence_len": 64}))
+    answer = as_json(capsys, "train", "--config", str(path))
+    assert [text for text in answer["warnings"] if "gpt_neox's attention, and axolotl stops" in text]
+    typed = as_json(capsys, "train", "--config", str(path), "--kernels", "torch")
+    assert answer["total_bytes"] == typed["total_bytes"]
+    assert not [text for text in typed["warnings"] if "axolotl stops" in text]
+    assert run(capsys, "train", "--config", str(path), "--kernels", "axolotl")[0] == 3
+
+
 @pytest.mark.parametrize(
     ("name", "config"),
     [

@@ -11,11 +11,12 @@ from oomph.cli.job_options import beside, check_kind, given, infer_job, train_jo
 from oomph.errors import UsageError
 from oomph.job import TrainJob
 from oomph.runtimes import runtime
-from oomph.runtimes.base import Versions
+from oomph.runtimes.base import Runtime, Versions
 from oomph.runtimes.trainer import use_cache
 
 if TYPE_CHECKING:
     from oomph.ledger import Ledger
+    from oomph.model import Model
 
 SHOWN = 20  # unknown keys that are listed
 
@@ -30,6 +31,8 @@ class Framework:
     warnings: tuple[str, ...]
     model: str | None
     has_length: bool = True
+    program: Runtime | None = None
+    said: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,20 @@ class Asked:
     taken: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     has_length: bool = True
+    program: Runtime | None = None
+    said: frozenset[str] = frozenset()
+
+    def with_model(self, model: Model) -> Asked:
+        """Return the same without defaults of the program's that do not go with the model, of which is warned."""
+        found = self.program.of_model(model, self.job) if self.program else {}
+        changes = {name: default for name, default in found.items() if name not in self.said}
+        if self.program is None or not changes:
+            return self
+        job = replace(self.job, **{name: default.value for name, default in changes.items()})
+        gone = tuple(f"{self.program.name}: {name}=" for name in changes)
+        taken = tuple(text for text in self.taken if not text.startswith(gone))
+        warnings = (*self.warnings, *(f"{default.why}." for default in changes.values()))
+        return replace(self, job=job, taken=taken, warnings=warnings)
 
     def within(self, context: int | None) -> Any:
         """Return the job with no more tokens than a model is made for, unless somebody said how many."""
@@ -62,7 +79,7 @@ def asked(model: str | None, values: Mapping[str, Any]) -> Asked:
     if model is None:
         why = ": the config names none" if config else ""
         raise UsageError(f"Say which MODEL{why}.", "Its name comes first: llama-3-8b.")
-    return Asked(model, job, said.taken, said.warnings, said.has_length)
+    return Asked(model, job, said.taken, said.warnings, said.has_length, said.program, said.said)
 
 
 def either_asked(model: str | None, values: Mapping[str, Any]) -> Asked:
@@ -97,4 +114,5 @@ def framework_job(name: str | None, config: str | None, values: Mapping[str, Any
     unread = ", ".join(file.unknown[:SHOWN]) + (" ..." if len(file.unknown) > SHOWN else "")
     warnings = (*((f"Not read in {config}: {unread}.",) if unread else ()), *file.notes)
     taken = tuple(f"{program.name}: {text}" for text in program.taken(Versions(), said))
-    return TrainJob(**found), Framework(taken, warnings, file.model, "seq_len" in found)
+    words = Framework(taken, warnings, file.model, "seq_len" in found, program, frozenset(said))
+    return TrainJob(**found), words

@@ -94,6 +94,9 @@ def answered(model: str, job: Job, values: dict[str, Any], said: Asked | None = 
 
         fleet = parse_gpus(values["gpu"])
     found = subject(model, offline=values["offline"], job=job)
+    if said:
+        said = said.with_model(found.model)
+        job = said.job
     context = found.model.context_length
     # A framework's length is its own, but sentence-transformers', which cuts texts to what the model has positions for.
     own = said if found.model.objective != "embedding" else None

@@ -48,6 +48,7 @@ def plan(model: str | None, **values: Any) -> int:
     fleets = _fleets(values["gpu"])
     said = training(model, values)
     found = subject(said.model, offline=values["offline"], job=said.job)
+    said = said.with_model(found.model)
     job = said.within(found.model.context_length)
     if len(fleets) > 1:
         several = on_devices(found, job, fleets)
@@ -102,6 +103,7 @@ def largest(model: str | None, over: Sequence[str], **values: Any) -> int:
     (fleet,) = _fleets(values["gpu"], most=1)
     said = either_asked(model, values)
     question = subject(said.model, offline=values["offline"], job=said.job)
+    said = said.with_model(question.model)
     found = limits(question, said.within(question.model.context_length), fleet, over)
     found = replace(found, ledger=said.told(found.ledger))
     if values["as_json"]:

@@ -45,6 +45,7 @@ def trace(model: str | None, **values: Any) -> int:
 
     asked = either_asked(model, values)
     found = subject(asked.model, offline=values["offline"], job=asked.job)
+    asked = asked.with_model(found.model)
     if found.source.config is None:
         raise ConfigError(f"{found.model.name} has no config to build its class from.", "Point oomph at one.")
     job = asked.within(found.model.context_length)

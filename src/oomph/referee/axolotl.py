@@ -44,8 +44,7 @@ def patched(model: Any) -> Iterator[None]:
     Raises UnsupportedError for a class whose code axolotl does not know.
     """
     found = _patcher()
-    base = model.get_base_model()
-    attention = next(type(each) for each in base.modules() if type(each).__name__.endswith("Attention"))
+    attention = next(type(each.self_attn) for each in found["get_layers"](model) if hasattr(each, "self_attn"))
     before = attention.forward
     cfg = SimpleNamespace(**dict.fromkeys(SWITCHES, True), use_scattermoe=False, use_sonicmoe=False)
     found["get_attention_cls_from_config"] = lambda cfg: attention

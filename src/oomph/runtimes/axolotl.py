@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from oomph.job_words import FLASH_ATTN
 from oomph.runtimes import trainer, trl
 from oomph.runtimes.base import Default, Defaults, Runtime, Versions
 from oomph.runtimes.base_keys import TYPES
+
+if TYPE_CHECKING:
+    from oomph.job import TrainJob
+    from oomph.model import Model
 
 
 def defaults(versions: Versions) -> Defaults:
@@ -36,6 +40,15 @@ def of_job(given: Mapping[str, Any]) -> Defaults:
     return {}
 
 
+def of_model(model: Model, job: TrainJob) -> Defaults:
+    """Return transformers' code where axolotl's LoRA kernels are on by default and axolotl stops with them."""
+    from oomph.kernels.axolotl import stops
+
+    why = stops(model, job.autocast) if job.kernels == "axolotl" else ""
+    told = f"{why} Its config must say lora_mlp_kernel, lora_qkv_kernel and lora_o_kernel: false, as is played"
+    return {"kernels": Default("torch", told)} if why else {}
+
+
 def quantised(versions: Versions) -> Defaults:
     """Return what it makes of PEFT's preparation: loaders/model.py, _configure_embedding_dtypes."""
     return {"kbit_preparation": Default(False, "what the preparation makes fp32 is cast back before the first step")}
@@ -56,5 +69,6 @@ RUNTIME = Runtime(
     quantised=quantised,
     packed=packed,
     of_job=of_job,
+    of_model=of_model,
     of_objective=trl.of_objective,
 )
