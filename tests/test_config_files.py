@@ -107,6 +107,9 @@ def test_configs_of_other_programs_are_not_taken_for_the_trainers(config: dict[s
         read(config, "a.yaml")
 
 
+LIGER = {"liger_rope": True, "liger_rms_norm": True, "liger_glu_activation": True}
+
+
 @pytest.mark.parametrize(
     ("said", "fields"),
     [
@@ -130,6 +133,12 @@ def test_configs_of_other_programs_are_not_taken_for_the_trainers(config: dict[s
         ({"adapter": "lora", "lora_mlp_kernel": True, "lora_qkv_kernel": True, "lora_o_kernel": True,
           "lora_embedding_kernel": False}, {"kernels": "axolotl"}),
         ({"adapter": "lora", "lora_mlp_kernel": False}, {"kernels": "torch"}),
+        ({"adapter": "lora", "lora_mlp_kernel": True, "lora_o_kernel": True}, {"kernel_parts": "mlp,o"}),
+        (LIGER, {"kernels": "liger", "kernel_parts": ""}),
+        ({**LIGER, "liger_rope": None}, {"kernels": "liger", "kernel_parts": "norm,glu"}),
+        ({**LIGER, "adapter": "lora", "lora_qkv_kernel": True}, {"kernel_parts": "qkv,rope,norm,glu"}),
+        ({**LIGER, "adapter": "lora", "lora_qkv_kernel": False}, {"kernels": "liger"}),
+        ({**LIGER, "adapter": "lora", "rl": "dpo"}, {"kernels": "liger"}),
         ({"adapter": "lora", "trust_remote_code": True}, {"kernels": "torch"}),
     ],
 )  # fmt: skip
@@ -151,18 +160,6 @@ def test_words_of_axolotl(said: dict[str, Any], fields: dict[str, Any]) -> None:
         ({"plugins": ["axolotl.integrations.spectrum.SpectrumPlugin"]}, "plugins 'axolotl.integrations.spectrum"),
         ({"gptq": True}, "gptq is not modelled"),
         ({"context_parallel_size": 2}, "context_parallel_size is not modelled: oomph plays one GPU"),
-        ({"lora_mlp_kernel": True, "lora_o_kernel": True}, "lora_o_kernel without the other kernels"),
-        (
-            {
-                "lora_mlp_kernel": True,
-                "lora_o_kernel": True,
-                "lora_qkv_kernel": True,
-                "liger_rope": True,
-                "liger_rms_norm": True,
-                "liger_glu_activation": True,
-            },
-            "lora_mlp_kernel beside Liger's kernels",
-        ),
         ({"experts_implementation": "scattermoe"}, "experts_implementation 'scattermoe'"),
     ],
 )
@@ -290,6 +287,18 @@ def test_what_is_not_counted_is_said(capsys: pytest.CaptureFixture[str], tmp_pat
     warnings = json.loads(out)["warnings"]
     assert [text for text in warnings if "use_kernels: kernels from the hub are not played" in text]
     assert not [text for text in warnings if text.startswith("Not read")]
+
+
+def test_ligers_kernels_are_beside_axolotls_own(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """LoRA kernels are on whatever Liger's switches say; where axolotl stops at them, Liger's are left."""
+    path = tmp_path / "a.yaml"
+    said = {**AXOLOTL, **LIGER, "adapter": "lora", "lora_target_linear": True, "sequence_len": 64}
+    for model, kernels in (("qwen3-0.6b", "axolotl"), ("phi-3-mini-4k-instruct", "liger")):
+        path.write_text(json.dumps({**said, "base_model": model}))
+        job = as_json(capsys, "train", "--config", str(path))["job"]
+        assert (job["kernels"], job["kernel_parts"]) == (kernels, "rope,norm,glu")
+    typed = as_json(capsys, "train", "--config", str(path), "--kernels", "torch")["job"]
+    assert (typed["kernels"], typed.get("kernel_parts", "")) == ("torch", "")
 
 
 def test_axolotls_kernels_are_off_where_it_stops_at_them(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -82,9 +82,10 @@ class TrainJob:
     says, or 2; one label is a regression, as a reward model's, whose labels are numbers. `experts`: in which form a
     mixture computes its experts; `routing`: how tokens are spread over them, evenly or all to the same ones, which
     changes bytes in the eager form only. `kernels`: whose fused kernels are put into it, of norms, rotary
-    embeddings and activations. `model_code`: whose classes and loop run, transformers' or those of a release of
-    LitGPT, which has maps, adapters and names of targets of its own (docs/frameworks.md). `autocast`: 16-bit
-    weights under autocast too, as accelerate's mixed precision over them: adapters in fp32 are cast, losses upcast.
+    embeddings and activations; `kernel_parts`: which of them, "" all, with Liger's some of axolotl's. `model_code`:
+    whose classes and loop run, transformers' or those of a release of LitGPT, which has maps, adapters and names of
+    targets of its own (docs/frameworks.md). `autocast`: 16-bit weights under autocast too, as accelerate's
+    mixed precision over them: adapters in fp32 are cast, losses upcast.
 
     The objective is what is minimised, as trainers of TRL or sentence-transformers do it; one beyond sft asks for what
     is missing: its loss, and a `reference` that goes with the method. `batch` then counts samples: a pair of answers is
@@ -152,6 +153,7 @@ class TrainJob:
     precision: Precision = "bf16"
     attention: Kernel = "flash"
     kernels: Kernels = "torch"
+    kernel_parts: str = ""
     padding: bool = False
     packing: bool = False
     sequences: int = 2

@@ -110,6 +110,8 @@ def check_training(job: TrainJob) -> None:
         _check_compiled(job)
     if job.activation_offload != "none":
         _check_offload(job)
+    if job.kernel_parts:
+        kernel_checks.check_parts(job)
     if job.kernels == "unsloth":
         kernel_checks.check_unsloth(job)
     if job.kernels == "axolotl":

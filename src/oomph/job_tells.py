@@ -66,6 +66,7 @@ TELLS: dict[str, Callable[[TrainJob], bool]] = {
     "repeats_keys": lambda job: job.repeats_keys,
     "long_samples": lambda job: job.mixed,
     "kernels": lambda job: job.kernels != "torch",
+    "kernel_parts": lambda job: job.kernel_parts != "",
     "task": lambda job: job.task != "config",
     "labels": lambda job: job.task != "config",
     "target_len": lambda job: job.target_len > 0,

@@ -28,6 +28,7 @@ SIZES: dict[str, Any] = {
     "vocab_size": 515, "num_hidden_layers": 2, "hidden_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2,
     "intermediate_size": 96, "max_position_embeddings": 128, "head_dim": 16, "pad_token_id": 0,
 }  # fmt: skip
+WINDOWS = {"layer_types": ["sliding_attention"] * 2, "sliding_window": 16}
 SLIDING = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 16}
 QLORA = {"method": "qlora", "kbit_preparation": True}
 LIGER, FOAK = {"kernels": "liger"}, {"kernels": "foak"}
@@ -140,6 +141,16 @@ CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [
         ("gemma3_text", {"layer_types": ["sliding_attention"] * 2, "sliding_window": 16}, AXOLOTL),
         ("qwen3_moe", EXPERTS, AXOLOTL),
         *((name, more, AXOLOTL) for name, more in AXOLOTL_TYPES.items()),
+        ("llama", {}, LIGER | {"kernel_parts": "norm,glu"}),
+        ("qwen3", {}, LIGER | {"kernel_parts": "norm"}),
+        ("gemma2", SLIDING, LIGER | {"kernel_parts": "rope,glu", "checkpointing": "non-reentrant"}),
+        ("llama", {}, AXOLOTL | {"kernel_parts": "rope,norm,glu"}),  # Liger's beside all of axolotl's, rope in vain
+        ("qwen3", {}, AXOLOTL_QLORA | {"kernel_parts": "norm,glu", "checkpointing": "non-reentrant"}),
+        ("llama", {}, AXOLOTL | {"kernel_parts": "norm,glu", "targets": "q_proj,v_proj,o_proj"}),
+        ("llama", {}, AXOLOTL | {"kernel_parts": "qkv,o"}),
+        ("qwen3", {}, AXOLOTL | {"kernel_parts": "mlp,glu", "adapter_dropout": 0.1}),
+        ("mistral", {}, AXOLOTL_QLORA | {"kernel_parts": "o"}),
+        ("gemma3_text", WINDOWS, AXOLOTL | {"kernel_parts": "qkv,norm"}),
     )
 ] + [
     ({"model_type": name} | more, {"batch": 2, "seq_len": 37} | AXOLOTL_QLORA | {"checkpointing": "non-reentrant"})
@@ -223,6 +234,9 @@ def test_what_is_not_patched_is_refused_by_name() -> None:
         ({"kbit_preparation": True}, "did not prepare"),
         ({"quantization": "int8"}, "bitsandbytes' 4 bits"),
         ({"precision": "amp-bf16"}, "which autocast changes"),
+        ({"kernel_parts": "mlp,moe"}, "no part 'moe'. Choose from mlp,qkv,o,rope,norm,glu"),
+        ({"kernels": "liger", "kernel_parts": "qkv"}, "no part 'qkv'"),
+        ({"kernels": "torch", "kernel_parts": "glu"}, "of --kernels liger and axolotl"),
     ):
         with pytest.raises(UsageError, match=words):
             TrainJob(**{"kernels": "axolotl", "method": "lora", **job})

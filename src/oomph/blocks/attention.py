@@ -39,7 +39,8 @@ class Attention(Block):
     their own; `longrope`: frequencies are chosen anew in each forward pass; `dynamic`: they are made for so many
     positions, which each pass looks at. `softcap`: scores are bounded by a tanh.
     `clipped`: what a fused map makes is bounded.
-    `kernel` names what computes all input maps at once, "" nothing does ("foak", "axolotl", or
+    `kernel` names what computes all input maps at once, "" nothing does ("foak", "axolotl",
+    "axolotl apart", where they stay PEFT's, or
     blocks/unsloth_attention.py).
     `position_scaled`: queries grow with their position, which the tables bring along (Ministral 3). `told_positions`:
     position ids are handed on to the kernel, of which flash-attn alone looks at them (not so in Granite 4).
@@ -229,7 +230,7 @@ def mapped_at_once(m: Bound, hidden_states: Sym) -> tuple[Sym, ...]:
     from oomph import ops
 
     maps = [m[name] for name in m.qkv]
-    if not all(hasattr(one.block, "adapted") for one in maps):
+    if m.kernel != "axolotl" or not all(hasattr(one.block, "adapted") for one in maps):
         return tuple(one(hidden_states) for one in maps)
     dropped = maps[0].block.dropped(maps[0], hidden_states)
     return ops.adapted_qkv(hidden_states, dropped, [one.block.adapted(one) for one in maps])
@@ -391,5 +392,6 @@ PROJECTIONS: dict[str, Callable[[Bound, Sym], Projected]] = {
     "fused": _fused,
     "foak": _adapters_at_once,
     "axolotl": _all_first,
+    "axolotl apart": _all_first,
     "clipped": _clipped,
 }

@@ -105,7 +105,8 @@ def framework_job(name: str | None, config: str | None, values: Mapping[str, Any
     if file.untold and "objective" not in typed:
         fix = "Say which: --objective dpo, kto, orpo, cpo ... (sft: none of them)."
         raise UsageError(f"{config}: {file.untold}", fix)
-    said = {**file.fields, **typed}
+    of_file = {name: value for name, value in file.fields.items() if name != "kernel_parts" or "kernels" not in typed}
+    said = {**of_file, **typed}
     found = program.with_defaults(Versions(), said)
     if "use_cache" not in said:
         found["use_cache"] = bool(found.get("use_cache")) and use_cache(found.get("checkpointing", "none"))

@@ -17,6 +17,8 @@ from oomph.blocks.attention import Attention
 from oomph.blocks.base import Part, Rewritten, rewritten
 from oomph.blocks.mlp import GatedMLP
 from oomph.errors import UnsupportedError
+from oomph.job_words import AXOLOTL_PARTS
+from oomph.kernels import liger
 from oomph.methods.lora import LoraLinear
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ UNPLAYED = (
 )  # fmt: skip
 
 
+APART = "axolotl apart"  # how attention is rewritten where its three maps stay PEFT's
+LIGER_BESIDE = ("norm", "glu")
 LAYER_NORMED = ("jais2", "starcoder2")
 ACTIVATIONS = ("silu", "gelu")  # SUPPORTED_ACTIVATIONS, and whatever has gelu in its name
 # What its patches look for: find_self_attn_in_layer, find_mlp_in_layer. Towers, and shared experts, lie elsewhere.
@@ -61,34 +65,46 @@ def stops(model: Model, autocast: bool) -> str:
     return ""
 
 
-def with_kernels(model: Model) -> Model:
-    """Return the model as it is, whose adapters are yet to come; raises UnsupportedError for types that axolotl stops
-    at, and for those not held against its code.
+def with_kernels(model: Model, parts: str = "") -> Model:
+    """Return the model, whose adapters are yet to come, with those of Liger's kernels that are asked for beside.
+
+    Liger's rotary embedding is none of them: axolotl has rewritten attention before Liger patches the module. Raises
+    UnsupportedError for types that axolotl stops at, and for those not held against its code.
     """
     why = stops(model, autocast=False)
     if why or model.model_type in UNPLAYED:
         raise UnsupportedError(why or f"oomph does not play axolotl's LoRA kernels in {model.model_type} yet.", OFF)
-    return model
+    beside = ",".join(name for name in parts.split(",") if name in LIGER_BESIDE)
+    return liger.with_kernels(model, beside) if beside else model
 
 
 def with_fused_adapters(model: Model, job: TrainJob) -> Model:
     """Return a model with those adapters fused that its patches take; attention first makes all of q, k and v."""
 
+    asked = [name for name in job.kernel_parts.split(",") if name in AXOLOTL_PARTS]
+    on = asked or AXOLOTL_PARTS
+    together = "axolotl" if "qkv" in on else APART
+
     def change(path: str, part: Part) -> Part:
         if not _OF_LAYER.fullmatch(path):
             return part
-        mlp = _mlp(part)
-        if isinstance(part, Attention):
-            return replace(part, kernel="axolotl")
+        block = part.block if isinstance(part, Rewritten) else part
+        if isinstance(block, Attention):
+            return _attention(part, block) if {"qkv", "o"} & {*on} else part
+        mlp = _mlp(part) if "mlp" in on else None
         if not isinstance(part, Rewritten):
             return part
-        if isinstance(part.block, Attention):
-            out = part.members[part.block.out]
-            members = {**part.members, part.block.out: _fused(out)} if isinstance(out, LoraLinear) else part.members
-            return replace(part, block=replace(part.block, kernel="axolotl"), members=members)
         if mlp and all(isinstance(part.members[name], LoraLinear) for name in mlp.names):
             return replace(part, block=replace(mlp, kernel="axolotl"))
         return part
+
+    def _attention(part: Part, block: Attention) -> Part:
+        block = replace(block, kernel=together)
+        if not isinstance(part, Rewritten):
+            return block
+        out = part.members[block.out]
+        fused = {block.out: _fused(out)} if "o" in on and isinstance(out, LoraLinear) else {}
+        return replace(part, block=block, members={**part.members, **fused})
 
     return replace(model, parts={path: rewritten(part, change, path) for path, part in model.parts.items()})
 

@@ -59,7 +59,7 @@ def adapted(model: Model, job: TrainJob | InferJob) -> Model:
     if job.kernels != "torch":
         from oomph.kernels import with_kernels
 
-        model = with_kernels(model, job.kernels)
+        model = with_kernels(model, job.kernels, job.kernel_parts)
     if job.qat != "none":
         from oomph.methods.qat import with_fake_quantisers
 

@@ -46,7 +46,7 @@ def of_model(model: Model, job: TrainJob) -> Defaults:
 
     why = stops(model, job.autocast) if job.kernels == "axolotl" else ""
     told = f"{why} Its config must say lora_mlp_kernel, lora_qkv_kernel and lora_o_kernel: false, as is played"
-    return {"kernels": Default("torch", told)} if why else {}
+    return {"kernels": Default("liger" if job.kernel_parts else "torch", told)} if why else {}
 
 
 def quantised(versions: Versions) -> Defaults:
