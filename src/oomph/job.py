@@ -129,7 +129,8 @@ class TrainJob:
     `virtual_tokens` are those that prompt tuning and its like put before each sequence; `block_size` is how wide
     OFT's blocks are, 0 as PEFT has it. `active_layers` are those that train at a time with LISA.
     `qat`: maps compute with weights and inputs as they are when they are quantised, as torchao has it.
-    `weight_quant`: Q-GaLore's int8 weights, which train.
+    `weight_quant`: Q-GaLore's int8 weights, which train. `wide_tables`: norms, embedding and head are fp32 around
+    16-bit weights that all train, as axolotl leaves them.
 
     The base. `quantization` is how a frozen one is stored, by bitsandbytes, GPTQ or HQQ, and `gptq_kernel` what
     computes with GPTQ's. bitsandbytes passes by experts that are stacked in one parameter unless `quantised_experts`
@@ -210,6 +211,7 @@ class TrainJob:
     freeze_embeddings: bool = False
     freeze_layers: int = 0
     narrow_tables: bool = False
+    wide_tables: bool = False
     keeps_4bit_inputs: bool = False
     model_code: ModelCode = "transformers"
     gptq_kernel: GptqKernel = "gptqmodel"

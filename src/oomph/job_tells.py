@@ -48,6 +48,7 @@ TELLS: dict[str, Callable[[TrainJob], bool]] = {
     "optim_rank": lambda job: _kind(job).targets == "linear",
     "update_projection": lambda job: _kind(job).targets == "linear" or _kind(job).preconditioned,
     "embedding_32bit": lambda job: _kind(job).rule == "bnb" and _kind(job).bits == EIGHT,
+    "wide_tables": lambda job: job.wide_tables,
     "freeze_embeddings": lambda job: job.method == "full",
     "freeze_layers": lambda job: job.method == "full",
     "compile": lambda job: job.compile,

@@ -141,6 +141,7 @@ HELP: dict[Job, dict[str, str]] = {
         "freeze_embeddings": "Freeze the embeddings.",
         "freeze_layers": "Freeze the first so many layers.",
         "narrow_tables": "After it embedding and head are cast back, as TRL does.",
+        "wide_tables": "Norms, embedding and head of a 16-bit model are fp32: axolotl without flash-attn.",
         "keeps_4bit_inputs": "As bitsandbytes up to 0.42: inputs of quantised maps live as long as the graph.",
         "model_code": "Whose model code runs: transformers', or that of a release of LitGPT.",
         "gptq_kernel": "What computes with a base that GPTQ quantised.",

@@ -27,7 +27,7 @@ def defaults(versions: Versions) -> Defaults:
 
 
 def of_job(given: Mapping[str, Any]) -> Defaults:
-    """Return its LoRA kernels where they switch themselves on: check_auto_enable_lora_kernels."""
+    """Return its LoRA kernels, where check_auto_enable_lora_kernels switches them on, and what full training keeps."""
     if (
         given.get("method") in ("lora", "qlora")
         and given.get("objective", "sft") == "sft"
@@ -35,15 +35,38 @@ def of_job(given: Mapping[str, Any]) -> Defaults:
         and not given.get("kbit_preparation")
     ):
         return {"kernels": Default("axolotl", "lora_mlp_kernel, lora_qkv_kernel, lora_o_kernel are on by default")}
+    if _in_fp32(given):
+        told = "without flash-attn or cut cross entropy norms, embedding and head of a model that trains stay fp32"
+        return {"wide_tables": Default(True, told)}
     if given.get("method") == "dora":
         return {"kernels": Default("torch", "its LoRA kernels, which are on by default, are not modelled with DoRA")}
     return {}
 
 
-def of_model(model: Model, job: TrainJob) -> Defaults:
-    """Return transformers' code where axolotl's LoRA kernels are on by default and axolotl stops with them."""
-    from oomph.kernels.axolotl import stops
+def _in_fp32(given: Mapping[str, Any]) -> bool:
+    """Tell whether what is made fp32 before training stays so: loaders/model.py, _configure_embedding_dtypes."""
+    return (
+        given.get("method", "full") == "full"
+        and given.get("objective", "sft") == "sft"
+        and given.get("attention") not in FLASH_ATTN
+        and given.get("loss") != "cut"
+        and given.get("precision", "bf16") in ("bf16", "fp16")
+        and given.get("autocast", True)
+        and given.get("qat", "none") == "none"
+        and not given.get("zero_stage")
+    )
 
+
+def of_model(model: Model, job: TrainJob) -> Defaults:
+    """Return transformers' code where axolotl stops with its LoRA kernels, and 16 bits where nothing else is played."""
+    from oomph.kernels.axolotl import stops
+    from oomph.methods.wide_tables import PLAYED
+
+    if job.wide_tables and model.model_type not in PLAYED:
+        told = (
+            f"axolotl keeps norms, embedding and head of {model.model_type} in fp32 here, which is not played: 16 bits"
+        )
+        return {"wide_tables": Default(False, f"{told} take less")}
     why = stops(model, job.autocast) if job.kernels == "axolotl" else ""
     told = f"{why} Its config must say lora_mlp_kernel, lora_qkv_kernel and lora_o_kernel: false, as is played"
     return {"kernels": Default("liger" if job.kernel_parts else "torch", told)} if why else {}
