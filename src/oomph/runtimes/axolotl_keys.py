@@ -10,6 +10,7 @@ from oomph.methods.qat import GROUP
 from oomph.runtimes.said import Said, shown
 
 RL: dict[str, dict[str, Any]] = {name: {"objective": name} for name in ("dpo", "ipo", "kto", "orpo", "simpo", "grpo")}
+RL["gdpo"] = {"objective": "grpo"}  # whose rewards are normalised one by one, before the update
 EXPERTS = {name: name for name in ("grouped_mm", "eager", "batched_mm")}
 SHARDED = (
     "context_parallel_size", "dp_shard_size", "expert_parallel_size", "sequence_parallel_degree",
@@ -41,6 +42,16 @@ def kernels(said: Said, key: str) -> dict[str, Any]:
     if liger:
         return {"kernels": "liger", "kernel_parts": _listed(liger if len(liger) < len(LIGER) else ())}
     return {"kernels": "torch"} if told or said.switch("trust_remote_code") else {}
+
+
+def whole_batch(said: Said, key: str) -> dict[str, Any]:
+    """Read `batch_size`, all samples of a step, by which micro-batches are counted if nothing else is said of them.
+
+    Source: axolotl 0.19, utils/config/__init__.py, normalize_config.
+    """
+    if said.values.get("gradient_accumulation_steps") is not None:
+        return {}
+    return {"accumulation": max(said.whole(key) // said.whole("micro_batch_size"), 1)}
 
 
 def _may_be_on(said: Said) -> bool:
