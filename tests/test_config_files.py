@@ -107,6 +107,9 @@ def test_configs_of_other_programs_are_not_taken_for_the_trainers(config: dict[s
         read(config, "a.yaml")
 
 
+LIGER = {"liger_rope": True, "liger_rms_norm": True, "liger_glu_activation": True}
+
+
 @pytest.mark.parametrize(
     ("said", "fields"),
     [
@@ -115,6 +118,10 @@ def test_configs_of_other_programs_are_not_taken_for_the_trainers(config: dict[s
         ({"attn_implementation": "sdpa", "sample_packing": True, "sdpa_varlen": False},
          {"attention": "flash", "packing": True, "padding_free": False}),
         ({"rl": "orpo"}, {"objective": "orpo"}),
+        ({"rl": "gdpo", "rl_beta": 0.1}, {"objective": "grpo"}),
+        ({"batch_size": 8, "micro_batch_size": 2}, {"accumulation": 4}),
+        ({"batch_size": 8, "gradient_accumulation_steps": 2}, {"accumulation": 2}),
+        ({"fsdp_version": 2, "cosine_min_lr_ratio": 0.1}, {}),
         ({"rl": "simpo"}, {"objective": "simpo"}),
         ({"reward_model": True}, {"objective": "reward"}),
         ({"adapter": "lora", "lora_modules_to_save": ["embed_tokens", "lm_head"]},
@@ -130,6 +137,12 @@ def test_configs_of_other_programs_are_not_taken_for_the_trainers(config: dict[s
         ({"adapter": "lora", "lora_mlp_kernel": True, "lora_qkv_kernel": True, "lora_o_kernel": True,
           "lora_embedding_kernel": False}, {"kernels": "axolotl"}),
         ({"adapter": "lora", "lora_mlp_kernel": False}, {"kernels": "torch"}),
+        ({"adapter": "lora", "lora_mlp_kernel": True, "lora_o_kernel": True}, {"kernel_parts": "mlp,o"}),
+        (LIGER, {"kernels": "liger", "kernel_parts": ""}),
+        ({**LIGER, "liger_rope": None}, {"kernels": "liger", "kernel_parts": "norm,glu"}),
+        ({**LIGER, "adapter": "lora", "lora_qkv_kernel": True}, {"kernel_parts": "qkv,rope,norm,glu"}),
+        ({**LIGER, "adapter": "lora", "lora_qkv_kernel": False}, {"kernels": "liger"}),
+        ({**LIGER, "adapter": "lora", "rl": "dpo"}, {"kernels": "liger"}),
         ({"adapter": "lora", "trust_remote_code": True}, {"kernels": "torch"}),
     ],
 )  # fmt: skip
@@ -150,19 +163,10 @@ def test_words_of_axolotl(said: dict[str, Any], fields: dict[str, Any]) -> None:
         ({"lora_target_parameters": ["mlp.experts.down_proj"]}, "lora_target_parameters is not modelled"),
         ({"plugins": ["axolotl.integrations.spectrum.SpectrumPlugin"]}, "plugins 'axolotl.integrations.spectrum"),
         ({"gptq": True}, "gptq is not modelled"),
+        ({"use_eaft": True}, "use_eaft is not modelled: a loss of its own"),
+        ({"use_scattermoe": True}, "kernels of experts"),
+        ({"llama4_linearized_experts": True}, "experts as linear maps"),
         ({"context_parallel_size": 2}, "context_parallel_size is not modelled: oomph plays one GPU"),
-        ({"lora_mlp_kernel": True, "lora_o_kernel": True}, "lora_o_kernel without the other kernels"),
-        (
-            {
-                "lora_mlp_kernel": True,
-                "lora_o_kernel": True,
-                "lora_qkv_kernel": True,
-                "liger_rope": True,
-                "liger_rms_norm": True,
-                "liger_glu_activation": True,
-            },
-            "lora_mlp_kernel beside Liger's kernels",
-        ),
         ({"experts_implementation": "scattermoe"}, "experts_implementation 'scattermoe'"),
     ],
 )
@@ -318,6 +322,30 @@ def test_what_is_not_counted_is_said(capsys: pytest.CaptureFixture[str], tmp_pat
     warnings = json.loads(out)["warnings"]
     assert [text for text in warnings if "use_kernels: kernels from the hub are not played" in text]
     assert not [text for text in warnings if text.startswith("Not read")]
+
+
+def test_ligers_kernels_are_beside_axolotls_own(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """LoRA kernels are on whatever Liger's switches say; where axolotl stops at them, Liger's are left."""
+    path = tmp_path / "a.yaml"
+    said = {**AXOLOTL, **LIGER, "adapter": "lora", "lora_target_linear": True, "sequence_len": 64}
+    for model, kernels in (("qwen3-0.6b", "axolotl"), ("phi-3-mini-4k-instruct", "liger")):
+        path.write_text(json.dumps({**said, "base_model": model}))
+        job = as_json(capsys, "train", "--config", str(path))["job"]
+        assert (job["kernels"], job["kernel_parts"]) == (kernels, "rope,norm,glu")
+    typed = as_json(capsys, "train", "--config", str(path), "--kernels", "torch")["job"]
+    assert (typed["kernels"], typed.get("kernel_parts", "")) == ("torch", "")
+
+
+def test_axolotls_kernels_are_off_where_it_stops_at_them(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Its patcher wants lines of Llama's attention: a default that fails is told, one that is said is refused."""
+    path = tmp_path / "a.yaml"
+    path.write_text(json.dumps({**AXOLOTL, "base_model": "pythia-70m", "adapter": "lora", "sequence_len": 64}))
+    answer = as_json(capsys, "train", "--config", str(path))
+    assert [text for text in answer["warnings"] if "gpt_neox's attention, and axolotl stops" in text]
+    typed = as_json(capsys, "train", "--config", str(path), "--kernels", "torch")
+    assert answer["total_bytes"] == typed["total_bytes"]
+    assert not [text for text in typed["warnings"] if "axolotl stops" in text]
+    assert run(capsys, "train", "--config", str(path), "--kernels", "axolotl")[0] == 3
 
 
 @pytest.mark.parametrize(

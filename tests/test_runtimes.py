@@ -306,10 +306,11 @@ def test_what_a_config_may_not_say_is_named(change: dict[str, Any], error: type[
         read({"output_dir": "out", **change}, "args.json")
 
 
-def test_single_kernels_of_liger_are_refused() -> None:
-    """axolotl switches them one by one; oomph plays all or none."""
-    with pytest.raises(UnsupportedError, match="liger_rope without the other kernels"):
-        read({"base_model": "x", "micro_batch_size": 1, "liger_rope": True}, "a.yaml")
+def test_single_kernels_of_liger_are_parts() -> None:
+    """axolotl switches them one by one."""
+    said = {"base_model": "x", "micro_batch_size": 1, "liger_rope": True, "liger_rms_norm": False}
+    found = read(said, "a").fields
+    assert (found["kernels"], found["kernel_parts"]) == ("liger", "rope")
 
 
 def test_a_config_of_no_framework_is_refused() -> None:

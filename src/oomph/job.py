@@ -86,11 +86,12 @@ class TrainJob:
     says, or 2; one label is a regression, as a reward model's, whose labels are numbers. `experts`: in which form a
     mixture computes its experts; `routing`: how tokens are spread over them, evenly or all to the same ones, which
     changes bytes in the eager form only. `kernels`: whose fused kernels are put into it, of norms, rotary
-    embeddings and activations. `mixers`: which packages its classes find for layers that keep a state, none unless
-    said: flash-linear-attention for delta rules, mamba-ssm for Mamba's scans, causal-conv1d for convolutions over
-    time. `model_code`: whose classes and loop run, transformers' or those of a release of LitGPT, which has maps,
-    adapters and names of targets of its own (docs/frameworks.md). `autocast`: 16-bit weights under autocast too, as
-    accelerate's mixed precision over them: adapters in fp32 are cast, losses upcast.
+    embeddings and activations; `kernel_parts`: which of them, "" all, with Liger's some of axolotl's. `mixers`: which
+    packages its classes find for layers that keep a state, none unless said: flash-linear-attention for delta rules,
+    mamba-ssm for Mamba's scans, causal-conv1d for convolutions over time. `model_code`: whose classes and loop run,
+    transformers' or those of a release of LitGPT, which has maps, adapters and names of targets of its own
+    (docs/frameworks.md). `autocast`: 16-bit weights under autocast too, as accelerate's mixed precision over them:
+    adapters in fp32 are cast, losses upcast.
 
     The objective is what is minimised, as trainers of TRL or sentence-transformers do it; one beyond sft asks for what
     is missing: its loss, and a `reference` that goes with the method. `batch` then counts samples: a pair of answers is
@@ -137,7 +138,8 @@ class TrainJob:
     OFT's blocks are, 0 as PEFT has it. `active_layers` are those that train, at a time with LISA, the
     last ones with freeze.
     `qat`: maps compute with weights and inputs as they are when they are quantised, as torchao has it.
-    `weight_quant`: Q-GaLore's int8 weights, which train.
+    `weight_quant`: Q-GaLore's int8 weights, which train. `wide_tables`: norms, embedding and head are fp32 around
+    16-bit weights that all train, as axolotl leaves them.
 
     The base. `quantization` is how a frozen one is stored, by bitsandbytes, GPTQ or HQQ, and `gptq_kernel` what
     computes with GPTQ's. bitsandbytes passes by experts that are stacked in one parameter unless `quantised_experts`
@@ -161,6 +163,7 @@ class TrainJob:
     precision: Precision = "bf16"
     attention: Kernel = "flash"
     kernels: Kernels = "torch"
+    kernel_parts: str = ""
     mixers: Mixers = "torch"
     padding: bool = False
     packing: bool = False
@@ -218,6 +221,7 @@ class TrainJob:
     freeze_embeddings: bool = False
     freeze_layers: int = 0
     narrow_tables: bool = False
+    wide_tables: bool = False
     keeps_4bit_inputs: bool = False
     model_code: ModelCode = "transformers"
     gptq_kernel: GptqKernel = "gptqmodel"

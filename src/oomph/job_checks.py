@@ -111,6 +111,10 @@ def check_training(job: TrainJob) -> None:
         _check_compiled(job)
     if job.activation_offload != "none":
         _check_offload(job)
+    if job.wide_tables:
+        _check_wide_tables(job)
+    if job.kernel_parts:
+        kernel_checks.check_parts(job)
     if job.kernels == "unsloth":
         kernel_checks.check_unsloth(job)
     if job.kernels == "axolotl":
@@ -364,6 +368,20 @@ def _check_compiled(job: TrainJob) -> None:
     ):
         if wrong:
             raise UsageError(f"The estimate of torch.compile does not go with {what}.", "Leave one of both out.")
+
+
+def _check_wide_tables(job: TrainJob) -> None:
+    """Refuse what axolotl does not leave norms, embedding and head in fp32 with, or what is not held against it."""
+    for wrong, what, fix in (
+        (job.method != "full", f"the method {job.method}", "They are of full fine-tuning: leave --method out."),
+        (job.precision not in ("bf16", "fp16"), f"precision {job.precision}", "Take bf16, or leave it out."),
+        (not job.autocast, "products that nothing casts", "Add --autocast."),
+        (job.objective != "sft", f"the objective {job.objective}", "Leave it out."),
+        (job.qat != "none" or job.zero_stage > 0, "fake quantisers or DeepSpeed", "Leave them out."),
+        (job.model_code != "transformers", "other code than transformers'", "Leave it out."),
+    ):
+        if wrong:
+            raise UsageError(f"wide_tables do not go with {what}.", fix)
 
 
 def _check_offload(job: TrainJob) -> None:

@@ -36,6 +36,10 @@ Kernels = Literal[
     "unsloth",  # Unsloth's own: adapters are computed with the maps beneath them
     "axolotl",  # axolotl's: adapters are computed with the maps beneath them, all else is transformers'
 ]
+# What of a library's kernels can be had alone, in its configs and as `kernel_parts`; with axolotl's, Liger's beside.
+LIGER_PARTS = ("rope", "norm", "glu")
+AXOLOTL_PARTS = ("mlp", "qkv", "o")
+KERNEL_PARTS: dict[str, tuple[str, ...]] = {"liger": LIGER_PARTS, "axolotl": (*AXOLOTL_PARTS, *LIGER_PARTS)}
 Mixers = Literal[
     "torch",  # transformers' own code
     "fla",  # the package flash-linear-attention, for delta rules

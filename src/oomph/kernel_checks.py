@@ -5,10 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from oomph.errors import UsageError
-from oomph.job_words import FOUR_BIT, PROMPTED, RANKED
+from oomph.job_words import FOUR_BIT, KERNEL_PARTS, PROMPTED, RANKED
 
 if TYPE_CHECKING:
     from oomph.job import InferJob, TrainJob
+
+
+def check_parts(job: TrainJob) -> None:
+    """Refuse parts of kernels that a library does not have."""
+    known = KERNEL_PARTS.get(job.kernels, ())
+    odd = [name for name in job.kernel_parts.split(",") if name not in known]
+    if odd:
+        fix = f"Choose from {','.join(known)}." if known else "They are of --kernels liger and axolotl."
+        raise UsageError(f"The kernels {job.kernels} have no part {odd[0][:40]!r}.", fix)
 
 
 def check_unsloth(job: TrainJob) -> None:

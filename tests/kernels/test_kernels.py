@@ -28,6 +28,7 @@ SIZES: dict[str, Any] = {
     "vocab_size": 515, "num_hidden_layers": 2, "hidden_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2,
     "intermediate_size": 96, "max_position_embeddings": 128, "head_dim": 16, "pad_token_id": 0,
 }  # fmt: skip
+WINDOWS = {"layer_types": ["sliding_attention"] * 2, "sliding_window": 16}
 SLIDING = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 16}
 QLORA = {"method": "qlora", "kbit_preparation": True}
 LIGER, FOAK = {"kernels": "liger"}, {"kernels": "foak"}
@@ -41,6 +42,44 @@ EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 
 WIDE = {"vocab_size": 40001, "hidden_size": 512, "max_position_embeddings": 131072, "num_hidden_layers": 3}
 NOTEBOOK = UNSLOTH | {
     "method": "qlora", "checkpointing": "unsloth", "loss": "unsloth", "autocast": True, "hold_logits": False,
+}  # fmt: skip
+TOWER = {"model_type": "siglip_vision_model", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+         "num_attention_heads": 2, "image_size": 32, "patch_size": 8}  # fmt: skip
+PIXTRAL = {"model_type": "pixtral", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+           "num_attention_heads": 2, "head_dim": 16, "image_size": 32, "patch_size": 8}  # fmt: skip
+# One job of each other type that axolotl patches: what is its layer's own, not a tower's or a shared expert's.
+AXOLOTL_TYPES: dict[str, dict[str, Any]] = {
+    "arcee": {}, "cohere2": {}, "cwm": {}, "ernie4_5": {}, "exaone4": {}, "glm": {}, "glm4": {}, "granite": {},
+    "helium": {"head_dim": 12}, "hunyuan_v1_dense": {}, "hyperclovax": {}, "ministral": {}, "ministral3": {},
+    "nemotron": {}, "seed_oss": {}, "smollm3": {}, "starcoder2": {}, "vaultgemma": {},
+    "mixtral": {"num_local_experts": 4}, "granitemoe": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "granitemoeshared": {"num_local_experts": 4, "num_experts_per_tok": 2, "shared_intermediate_size": 32},
+    "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2, "layer_types": SLIDING["layer_types"]},
+    "qwen2_moe": EXPERTS | {"shared_expert_intermediate_size": 64, "mlp_only_layers": [0]},
+    "dots1": {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "n_shared_experts": 1,
+              "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1, "norm_topk_prob": True},
+    "ernie4_5_moe": {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 32, "moe_num_shared_experts": 1,
+                     "moe_layer_start_index": 1},
+    "hunyuan_v1_moe": {"num_experts": 4, "moe_topk": 2, "moe_intermediate_size": [32, 32],
+                       "num_shared_expert": [1, 1]},
+    "solar_open": {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "n_shared_experts": 1,
+                   "n_group": 1, "topk_group": 1},
+    "qwen3_next": EXPERTS | {
+        "shared_expert_intermediate_size": 32, "layer_types": ["linear_attention", "full_attention"],
+        "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+    },
+}  # fmt: skip
+AXOLOTL_TOWERS: dict[str, dict[str, Any]] = {
+    "gemma3": {"text_config": SIZES | {"model_type": "gemma3_text"}, "vision_config": TOWER, "mm_tokens_per_image": 16,
+               "image_token_index": 3},
+    "mistral3": {"text_config": SIZES | {"model_type": "mistral"}, "vision_config": PIXTRAL, "image_token_index": 3},
+    "qwen3_vl": {
+        "text_config": SIZES | {"model_type": "qwen3_vl_text", "rope_scaling": {"rope_type": "default",
+                                                                                "mrope_section": [4, 2, 2]}},
+        "vision_config": {"hidden_size": 32, "num_heads": 2, "depth": 2, "patch_size": 32, "intermediate_size": 24,
+                          "out_hidden_size": 48, "num_position_embeddings": 16, "deepstack_visual_indexes": [0]},
+        "image_token_id": 3,
+    },
 }  # fmt: skip
 CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (SIZES | {"model_type": model_type} | more, {"batch": 2, "seq_len": 37} | job)
@@ -101,7 +140,21 @@ CASES: list[tuple[dict[str, Any], dict[str, Any]]] = [
         ("gemma2", SLIDING, AXOLOTL | {"adapter_dropout": 0.1}),
         ("gemma3_text", {"layer_types": ["sliding_attention"] * 2, "sliding_window": 16}, AXOLOTL),
         ("qwen3_moe", EXPERTS, AXOLOTL),
+        *((name, more, AXOLOTL) for name, more in AXOLOTL_TYPES.items()),
+        ("llama", {}, LIGER | {"kernel_parts": "norm,glu"}),
+        ("qwen3", {}, LIGER | {"kernel_parts": "norm"}),
+        ("gemma2", SLIDING, LIGER | {"kernel_parts": "rope,glu", "checkpointing": "non-reentrant"}),
+        ("llama", {}, AXOLOTL | {"kernel_parts": "rope,norm,glu"}),  # Liger's beside all of axolotl's, rope in vain
+        ("qwen3", {}, AXOLOTL_QLORA | {"kernel_parts": "norm,glu", "checkpointing": "non-reentrant"}),
+        ("llama", {}, AXOLOTL | {"kernel_parts": "norm,glu", "targets": "q_proj,v_proj,o_proj"}),
+        ("llama", {}, AXOLOTL | {"kernel_parts": "qkv,o"}),
+        ("qwen3", {}, AXOLOTL | {"kernel_parts": "mlp,glu", "adapter_dropout": 0.1}),
+        ("mistral", {}, AXOLOTL_QLORA | {"kernel_parts": "o"}),
+        ("gemma3_text", WINDOWS, AXOLOTL | {"kernel_parts": "qkv,norm"}),
     )
+] + [
+    ({"model_type": name} | more, {"batch": 2, "seq_len": 37} | AXOLOTL_QLORA | {"checkpointing": "non-reentrant"})
+    for name, more in AXOLOTL_TOWERS.items()
 ]
 PACKAGES = {"liger": "liger_kernel", "foak": "fms_acceleration_foak", "unsloth": "unsloth", "axolotl": "axolotl"}
 
@@ -170,13 +223,20 @@ def test_what_is_not_patched_is_refused_by_name() -> None:
         adapted(model_from_config(SIZES | {"model_type": "llama"}), TrainJob(kernels="foak", method="qlora"))
     with pytest.raises(UnsupportedError, match="fused MLP"):
         adapted(model_from_config(SIZES | {"model_type": "llama"}), TrainJob(**FOAK_QLORA | {"targets": "all-linear"}))
-    with pytest.raises(UnsupportedError, match="not in gpt2"):
+    with pytest.raises(UnsupportedError, match="lines in gpt2's attention"):
         with_kernels(model_from_config(SIZES | {"model_type": "gpt2"}), "axolotl")
+    with pytest.raises(UnsupportedError, match="knows silu and gelu, not relu"):
+        adapted(model_from_config(SIZES | {"model_type": "llama", "hidden_act": "relu"}), TrainJob(**AXOLOTL))
+    with pytest.raises(UnsupportedError, match="an input in fp32 under autocast"):
+        estimated(SIZES | {"model_type": "arcee"}, TrainJob(**{"seq_len": 8} | AXOLOTL_QLORA))
     for job, words in (
         ({"method": "full"}, "for LoRA"),
         ({"kbit_preparation": True}, "did not prepare"),
         ({"quantization": "int8"}, "bitsandbytes' 4 bits"),
         ({"precision": "amp-bf16"}, "which autocast changes"),
+        ({"kernel_parts": "mlp,moe"}, "no part 'moe'. Choose from mlp,qkv,o,rope,norm,glu"),
+        ({"kernels": "liger", "kernel_parts": "qkv"}, "no part 'qkv'"),
+        ({"kernels": "torch", "kernel_parts": "glu"}, "of --kernels liger and axolotl"),
     ):
         with pytest.raises(UsageError, match=words):
             TrainJob(**{"kernels": "axolotl", "method": "lora", **job})

@@ -106,7 +106,9 @@ def replay(
     >>> [r.reserved_end_bytes // 2**20 for r in (replay(steps), replay(steps, empty_cache_at=["step ends"]))]
     [22, 2]
     """
-    return _Player(CachingAllocator(config, capacity, device_bytes), lanes or stream.lanes).play(stream, empty_cache_at, then)
+    return _Player(CachingAllocator(config, capacity, device_bytes), lanes or stream.lanes).play(
+        stream, empty_cache_at, then
+    )
 
 
 def reserved_series(result: Replay) -> list[int]:

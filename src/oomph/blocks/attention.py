@@ -39,7 +39,8 @@ class Attention(Block):
     their own; `longrope`: frequencies are chosen anew in each forward pass; `dynamic`: they are made for so many
     positions, which each pass looks at. `softcap`: scores are bounded by a tanh.
     `clipped`: what a fused map makes is bounded.
-    `kernel` names what computes all input maps at once, "" nothing does ("foak", "axolotl", or
+    `kernel` names what computes all input maps at once, "" nothing does ("foak", "axolotl",
+    "axolotl apart", where they stay PEFT's, or
     blocks/unsloth_attention.py).
     `position_scaled`: queries grow with their position, which the tables bring along (Ministral 3). `told_positions`:
     position ids are handed on to the kernel, of which flash-attn alone looks at them (not so in Granite 4).
@@ -147,7 +148,7 @@ class Attention(Block):
         from oomph import ops
 
         batch, length = hidden_states.shape[:2]
-        _qkv, query_states, key_states, value_states = PROJECTIONS[_projection(m)](m, hidden_states)
+        _qkv, query_states, key_states, value_states = projected(m, hidden_states)
 
         if m.rotary:
             cos, sin = position_embeddings[:2]
@@ -190,6 +191,11 @@ class Attention(Block):
 Projected = tuple["Sym | None", "Sym", "Sym", "Sym"]  # a fused map's result, if any, and q, k, v [B, N or K, S, D]
 
 
+def projected(m: Bound, hidden_states: Sym) -> Projected:
+    """Return queries, keys and values in the way that an attention takes to them."""
+    return PROJECTIONS[_projection(m)](m, hidden_states)
+
+
 def _projection(m: Bound) -> str:
     """Return which of the ways to q, k and v an attention takes."""
     if len(m.qkv) == 1:
@@ -224,19 +230,23 @@ def _adapters_at_once(m: Bound, hidden_states: Sym) -> Projected:
     return None, query_states, key_states, value_states
 
 
+def mapped_at_once(m: Bound, hidden_states: Sym) -> tuple[Sym, ...]:
+    """Mirror axolotl's apply_qkv: one operation where all three maps have adapters, else one map after the other."""
+    from oomph import ops
+
+    maps = [m[name] for name in m.qkv]
+    if m.kernel != "axolotl" or not all(hasattr(one.block, "adapted") for one in maps):
+        return tuple(one(hidden_states) for one in maps)
+    dropped = maps[0].block.dropped(maps[0], hidden_states)
+    return ops.adapted_qkv(hidden_states, dropped, [one.block.adapted(one) for one in maps])
+
+
 def _all_first(m: Bound, hidden_states: Sym) -> Projected:
     """Mirror forwards of Llama, Qwen 3 or Gemma 3 as axolotl rewrites them: apply_qkv, then views and norms."""
     from oomph import ops
 
-    maps = [m[name] for name in m.qkv]
     query_shape, key_shape = _shapes(m, hidden_states)
-    if all(hasattr(one.block, "adapted") for one in maps):
-        dropped = maps[0].block.dropped(maps[0], hidden_states)
-        adapters = [one.block.adapted(one) for one in maps]
-        query_states, key_states, value_states = ops.adapted_qkv(hidden_states, dropped, adapters)
-        del dropped
-    else:
-        query_states, key_states, value_states = (one(hidden_states) for one in maps)
+    query_states, key_states, value_states = mapped_at_once(m, hidden_states)
     q_norm, k_norm = (m[name] for name in m.norms)
     of_heads = m.norm_place == "heads" and q_norm is not None
     query_states = ops.view(query_states, query_shape)
@@ -387,5 +397,6 @@ PROJECTIONS: dict[str, Callable[[Bound, Sym], Projected]] = {
     "fused": _fused,
     "foak": _adapters_at_once,
     "axolotl": _all_first,
+    "axolotl apart": _all_first,
     "clipped": _clipped,
 }

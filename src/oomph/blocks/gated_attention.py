@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from oomph.blocks.attention import Attention
+from oomph.blocks.attention import Attention, mapped_at_once
 from oomph.blocks.base import Parts
 from oomph.blocks.basic import Linear
 
@@ -68,14 +68,20 @@ class QueryGatedAttention(Attention):
 
         batch, length = hidden_states.shape[:2]
         size, attended = m.head_dim, m.num_heads * m.head_dim
-        query_states, gate = ops.split(
-            ops.view(m.q_proj(hidden_states), (batch, length, m.num_heads, size * 2)), size, 2
-        )  # fmt: skip
+        query_shape, key_shape = (batch, length, m.num_heads, size * 2), (batch, length, m.num_kv_heads, size)
+        if not m.kernel:
+            query_states, gate = ops.split(ops.view(m.q_proj(hidden_states), query_shape), size, 2)
+        else:
+            query_states, key_states, value_states = mapped_at_once(m, hidden_states)
+            query_states, gate = ops.split(ops.view(query_states, query_shape), size, 2)
         gate = ops.view(gate, (batch, length, attended))
-        key_shape = (batch, length, m.num_kv_heads, size)
         query_states = ops.transpose(m.q_norm(ops.view(query_states, (batch, length, m.num_heads, size))), 1, 2)
-        key_states = ops.transpose(m.k_norm(ops.view(m.k_proj(hidden_states), key_shape)), 1, 2)
-        value_states = ops.transpose(ops.view(m.v_proj(hidden_states), key_shape), 1, 2)
+        if m.kernel:
+            key_states = ops.transpose(m.k_norm(ops.view(key_states, key_shape)), 1, 2)
+            value_states = ops.transpose(ops.view(value_states, key_shape), 1, 2)
+        else:
+            key_states = ops.transpose(m.k_norm(ops.view(m.k_proj(hidden_states), key_shape)), 1, 2)
+            value_states = ops.transpose(ops.view(m.v_proj(hidden_states), key_shape), 1, 2)
         cos, sin = position_embeddings
         query_states, key_states = ops.rotate(m.rotary, query_states, key_states, cos, sin)
         if past_key_values is not None:
@@ -86,4 +92,6 @@ class QueryGatedAttention(Attention):
         attn_output = ops.contiguous(ops.view(attn_output, (batch, length, attended)))
         attn_output = attn_output * ops.sigmoid(gate)
         attn_output = m.o_proj(attn_output)
+        if m.kernel:  # where the gate's name is younger than theirs
+            del query_states, key_states, value_states
         return attn_output, attn_weights

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-from oomph.blocks.attention import Attention
+from oomph.blocks.attention import Attention, projected
 from oomph.blocks.base import Parts
 
 if TYPE_CHECKING:
@@ -43,11 +43,7 @@ class SinkAttention(Attention):
         from oomph import ops
 
         batch, length = hidden_states.shape[:2]
-        key_shape = (batch, length, m.num_kv_heads, m.head_dim)
-        query_shape = (batch, length, m.num_heads, m.head_dim)
-        query_states = ops.transpose(ops.view(m.q_proj(hidden_states), query_shape), 1, 2)
-        key_states = ops.transpose(ops.view(m.k_proj(hidden_states), key_shape), 1, 2)
-        value_states = ops.transpose(ops.view(m.v_proj(hidden_states), key_shape), 1, 2)
+        _, query_states, key_states, value_states = projected(m, hidden_states)
         cos, sin = position_embeddings
         query_states, key_states = ops.apply_rotary_halves(query_states, key_states, cos, sin)
         if past_key_values is not None:

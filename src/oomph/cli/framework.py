@@ -12,7 +12,7 @@ from oomph.errors import UsageError
 from oomph.job import TrainJob
 from oomph.programs.mixer_packages import takes
 from oomph.runtimes import runtime
-from oomph.runtimes.base import Default, Versions
+from oomph.runtimes.base import Runtime, Versions
 from oomph.runtimes.trainer import use_cache
 
 if TYPE_CHECKING:
@@ -25,14 +25,15 @@ SHOWN = 20  # unknown keys that are listed
 @dataclass(frozen=True)
 class Framework:
     """What a framework adds to an answer: defaults taken, keys not read, the model its config names, whether it or
-    somebody said how long sequences are, and the packages for mixers that come with it unless others were said.
+    somebody said how long sequences are, and which fields were said.
     """
 
     taken: tuple[str, ...]
     warnings: tuple[str, ...]
     model: str | None
     has_length: bool = True
-    mixers: Default | None = None
+    program: Runtime | None = None
+    said: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -44,16 +45,35 @@ class Asked:
     taken: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     has_length: bool = True
-    mixers: Default | None = None
+    program: Runtime | None = None
+    said: frozenset[str] = frozenset()
 
     def of(self, model: Model) -> Asked:
         """Return what is asked of this model: no more tokens than it is made for, unless somebody said how many, and
-        packages that come with a framework where its layers can take them.
+        of a program's defaults those that go with it.
         """
         job = self.job if self.has_length else within_context(self.job, model.context_length)
-        if self.mixers is None or not takes(model, self.mixers.value):
-            return replace(self, job=job)
-        return replace(self, job=replace(job, mixers=self.mixers.value), taken=(*self.taken, self.mixers.why))
+        return replace(self, job=job)._with_packages(model)._without(model)
+
+    def _with_packages(self, model: Model) -> Asked:
+        """Return the same with packages that come with the program, where the model's layers can take them."""
+        packages = self.program.mixers if self.program else None
+        if self.program is None or packages is None or "mixers" in self.said or not takes(model, packages.value):
+            return self
+        text = f"{self.program.name}: mixers={packages.value}: {packages.why}"
+        return replace(self, job=replace(self.job, mixers=packages.value), taken=(*self.taken, text))
+
+    def _without(self, model: Model) -> Asked:
+        """Return the same without defaults of the program's that do not go with the model, of which is warned."""
+        found = self.program.of_model(model, self.job) if self.program else {}
+        changes = {name: default for name, default in found.items() if name not in self.said}
+        if self.program is None or not changes:
+            return self
+        job = replace(self.job, **{name: default.value for name, default in changes.items()})
+        gone = tuple(f"{self.program.name}: {name}=" for name in changes)
+        taken = tuple(text for text in self.taken if not text.startswith(gone))
+        warnings = (*self.warnings, *(f"{default.why}." for default in changes.values()))
+        return replace(self, job=job, taken=taken, warnings=warnings)
 
     def told(self, ledger: Ledger) -> Ledger:
         """Return a ledger with what is to be told before its own."""
@@ -71,7 +91,7 @@ def asked(model: str | None, values: Mapping[str, Any]) -> Asked:
     if model is None:
         why = ": the config names none" if config else ""
         raise UsageError(f"Say which MODEL{why}.", "Its name comes first: llama-3-8b.")
-    return Asked(model, job, said.taken, said.warnings, said.has_length, said.mixers)
+    return Asked(model, job, said.taken, said.warnings, said.has_length, said.program, said.said)
 
 
 def either_asked(model: str | None, values: Mapping[str, Any]) -> Asked:
@@ -97,7 +117,8 @@ def framework_job(name: str | None, config: str | None, values: Mapping[str, Any
     if file.untold and "objective" not in typed:
         fix = "Say which: --objective dpo, kto, orpo, cpo ... (sft: none of them)."
         raise UsageError(f"{config}: {file.untold}", fix)
-    said = {**file.fields, **typed}
+    of_file = {name: value for name, value in file.fields.items() if name != "kernel_parts" or "kernels" not in typed}
+    said = {**of_file, **typed}
     found = program.with_defaults(Versions(), said)
     if "use_cache" not in said:
         found["use_cache"] = bool(found.get("use_cache")) and use_cache(found.get("checkpointing", "none"))
@@ -106,8 +127,5 @@ def framework_job(name: str | None, config: str | None, values: Mapping[str, Any
     unread = ", ".join(file.unknown[:SHOWN]) + (" ..." if len(file.unknown) > SHOWN else "")
     warnings = (*((f"Not read in {config}: {unread}.",) if unread else ()), *file.notes)
     taken = tuple(f"{program.name}: {text}" for text in program.taken(Versions(), said))
-    mixers = None
-    if program.mixers and "mixers" not in said:
-        value, why = program.mixers.value, program.mixers.why
-        mixers = Default(value, f"{program.name}: mixers={value}: {why}")
-    return TrainJob(**found), Framework(taken, warnings, file.model, "seq_len" in found, mixers)
+    words = Framework(taken, warnings, file.model, "seq_len" in found, program, frozenset(said))
+    return TrainJob(**found), words

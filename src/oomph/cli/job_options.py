@@ -97,6 +97,7 @@ HELP: dict[Job, dict[str, str]] = {
         "attention": "Attention kernel: torch's own, transformers' eager one, or the package flash-attn 2's or 3's.",
         "kernels": "Whose fused kernels for norms, rotary embeddings and activations are put into the model.",
         "mixers": "Which packages compute layers that keep a state: Mamba's scans, delta rules, convolutions.",
+        "kernel_parts": "Which of them: rope,norm,glu of liger; mlp,qkv,o of axolotl, and Liger's norm,glu beside.",
         "padding": "The batch has a padding mask, which shuts flash out; flash-attn's packages take padding out.",
         "packing": "Rows hold several sequences, told apart by position ids: a mask is built, which shuts flash out;"
         " flash-attn's packages tell them apart themselves, in batches of one row.",
@@ -154,6 +155,7 @@ HELP: dict[Job, dict[str, str]] = {
         "freeze_embeddings": "Freeze the embeddings.",
         "freeze_layers": "Freeze the first so many layers.",
         "narrow_tables": "After it embedding and head are cast back, as TRL does.",
+        "wide_tables": "Norms, embedding and head of a 16-bit model are fp32: axolotl without flash-attn.",
         "keeps_4bit_inputs": "As bitsandbytes up to 0.42: inputs of quantised maps live as long as the graph.",
         "model_code": "Whose model code runs: transformers', or that of a release of LitGPT.",
         "gptq_kernel": "What computes with a base that GPTQ quantised.",

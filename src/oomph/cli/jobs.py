@@ -94,10 +94,11 @@ def answered(model: str, job: Job, values: dict[str, Any], said: Asked | None = 
 
         fleet = parse_gpus(values["gpu"])
     found = subject(model, offline=values["offline"], job=job)
-    context = found.model.context_length
-    # A framework's length is its own, but sentence-transformers', which cuts texts to what the model has positions for.
     said = said.of(found.model) if said else None
-    job = said.job if said and found.model.objective != "embedding" else within_context(job, context)
+    job = said.job if said else job
+    # A framework's length is its own, but sentence-transformers', which cuts texts to what the model has positions for.
+    if said is None or found.model.objective == "embedding":
+        job = within_context(job, found.model.context_length)
     with _patience(job):
         ledger = job_ledger(found, job, fleet)
     ledger = replace(ledger, warnings=(*in_vain(job), *ledger.warnings))

@@ -1,8 +1,8 @@
 """Fused kernels that others put into a transformers model: functions from a Model to a Model that exchange blocks.
 
-A file holds `with_kernels(model)`, which gives blocks another way to be computed where the library patches the modules
-of that type, and refuses types that it does not patch; a library that also computes adapters together with the maps
-beneath them has `with_fused_adapters(model, job)`. What the kernels allocate is in ops/fused.py. Losses are apart.
+A file holds `with_kernels(model, parts)`, which gives blocks another way to be computed where the library patches the
+modules of that type, and refuses types that it does not patch; a library that also computes adapters together with the
+maps beneath them has `with_fused_adapters(model, job)`. What the kernels allocate is in ops/fused.py. Losses are apart.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class Patch:
     others: tuple[tuple[str, str], ...] = ()
 
 
-def with_kernels(model: Model, name: str) -> Model:
-    """Return the model with a library's kernels in it; `torch` are none."""
+def with_kernels(model: Model, name: str, parts: str = "") -> Model:
+    """Return the model with a library's kernels in it, all or those parts of them; `torch` are none."""
     if name == "torch":
         return model
-    found: Model = import_module(f"oomph.kernels.{KERNELS[name]}").with_kernels(model)
+    found: Model = import_module(f"oomph.kernels.{KERNELS[name]}").with_kernels(model, parts)
     return found
 
 

@@ -33,7 +33,7 @@ BOTH = Patch("foak", "foak")
 PATCHES: dict[str, Patch] = {"llama": BOTH, "mistral": BOTH, "granite": BOTH, "gpt_bigcode": Patch()}
 
 
-def with_kernels(model: Model) -> Model:
+def with_kernels(model: Model, parts: str = "") -> Model:
     """Return the model as the plugin patches it; GPT-BigCode has nothing but a loss to patch."""
     model = patched(model, "fms-acceleration", PATCHES)
 

@@ -8,9 +8,11 @@ transformers/monkey_patch.py, as it patches a model that is there.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from oomph.job_words import LIGER_PARTS
 from oomph.kernels import Patch, patched
 
 if TYPE_CHECKING:
@@ -41,6 +43,13 @@ PATCHES: dict[str, Patch] = {
 }
 
 
-def with_kernels(model: Model) -> Model:
-    """Return the model as apply_liger_kernel_to_<type>(model=...) leaves it."""
-    return patched(model, "Liger", PATCHES)
+def with_kernels(model: Model, parts: str = "") -> Model:
+    """Return the model as apply_liger_kernel_to_<type>(model=...) leaves it, whose switches are `parts`."""
+    on = parts.split(",") if parts else LIGER_PARTS
+    return patched(model, "Liger", {name: _of(patch, on) for name, patch in PATCHES.items()})
+
+
+def _of(patch: Patch, on: Collection[str]) -> Patch:
+    """Return what is left of a patch where some of its switches are off."""
+    patch = patch if "norm" in on else replace(patch, norm="", others=())
+    return replace(patch, rotary=patch.rotary if "rope" in on else "", mlp=patch.mlp if "glu" in on else "")

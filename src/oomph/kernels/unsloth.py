@@ -31,7 +31,7 @@ BOTH = Patch("unsloth", "unsloth")
 PATCHES: dict[str, Patch] = dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), BOTH)
 
 
-def with_kernels(model: Model) -> Model:
+def with_kernels(model: Model, parts: str = "") -> Model:
     """Return the model with Unsloth's norms, its attention and its forward pass; refuses types that have none of these.
 
     Gemma, Gemma 2, Cohere, Granite and Falcon-H1 have others; all else are transformers' classes, compiled.

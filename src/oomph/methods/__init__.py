@@ -60,7 +60,7 @@ def adapted(model: Model, job: TrainJob | InferJob) -> Model:
     if job.kernels != "torch":
         from oomph.kernels import with_kernels
 
-        model = with_kernels(model, job.kernels)
+        model = with_kernels(model, job.kernels, job.kernel_parts)
     if job.qat != "none":
         from oomph.methods.qat import with_fake_quantisers
 
@@ -69,6 +69,10 @@ def adapted(model: Model, job: TrainJob | InferJob) -> Model:
         from oomph.methods.q_galore import with_int8_weights
 
         model = with_int8_weights(model, job)
+    if job.wide_tables:
+        from oomph.methods.wide_tables import with_wide_tables
+
+        model = with_wide_tables(model)
     if job.method == "full":
         return _with_frozen_parts(model, job)
     if job.kbit_preparation:

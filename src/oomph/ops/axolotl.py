@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from oomph.errors import UnsupportedError
 from oomph.ops.elementwise import cast, grad, zeros_like
 from oomph.ops.indexing import reshaped
 from oomph.ops.kernel import end_kept, let_go, seen
@@ -117,7 +118,16 @@ def _whole(weight: Sym | FourBitWeight, tape: Tape) -> Sym:
 
 
 def _matmul_lora(x: Sym, one: Adapted, dropped: Sym | None) -> Sym:
-    """Mirror matmul_lora: x [B, S, K] times the map, and the adapter's share added in place."""
+    """Mirror matmul_lora: x [B, S, K] times the map, and the adapter's share added in place.
+
+    Raises UnsupportedError where torch refuses it: under autocast the product is in 16 bits, the adapter in x's dtype.
+    """
+    autocast = x.tape.autocast
+    if autocast is not None and not x.tape.autocast_paused and x.dtype != autocast.dtype:
+        raise UnsupportedError(
+            f"axolotl's LoRA kernels stop at an input in {x.dtype} under autocast: they add it to {autocast.dtype}.",
+            "Say --kernels torch, which is lora_mlp_kernel, lora_qkv_kernel and lora_o_kernel: false.",
+        )
     whole = _whole(one.weight, x.tape)
     rows = product(x.shape[:-1])
     out = new(x.tape, (rows, whole.shape[0]), x.dtype, op="mm")

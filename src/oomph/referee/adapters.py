@@ -18,10 +18,21 @@ from oomph.methods import boft
 from oomph.methods.oft import BLOCK_SIZE
 from oomph.methods.ranks import parsed
 from oomph.methods.targets import ALL_LINEAR, DEFAULT, has_default, split
+from oomph.methods.wide_tables import TABLES
 from oomph.referee.meta import INSTALL
 
 TOTAL_STEP = 1000  # of AdaLoRA's schedule; no byte depends on it
 COMPUTE = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+
+
+def widen(model: Any) -> None:
+    """Mirror axolotl 0.19, loaders/model.py, _convert_embedding_modules_dtype, before fine-tuning, for fp32."""
+    for name, module in model.named_modules():
+        if "norm" in name or name.endswith(".gate"):
+            module.to(torch.float32)
+        if any(table in name for table in TABLES) and hasattr(module, "weight"):
+            module.to(torch.float32)
+    model.tie_weights()  # a cast of parameters without memory makes new ones
 
 
 def adapt(model: Any, job: TrainJob, device: str) -> Any:

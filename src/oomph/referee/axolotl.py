@@ -11,7 +11,7 @@ import logging
 import re
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 from importlib import import_module
@@ -24,6 +24,7 @@ from unittest.mock import MagicMock
 import torch
 
 from oomph.errors import UnsupportedError
+from oomph.job_words import AXOLOTL_PARTS
 from oomph.referee.unsloth import cut
 
 AXOLOTL = "pip install --no-deps axolotl"
@@ -34,31 +35,34 @@ PATCHER = (
     "original_apply_o", "patch_self_attn_lora", "find_self_attn_in_layer", "find_linear_attn_in_layer",
     "find_mlp_in_layer", "get_layers", "apply_lora_kernel_patches", "_patch_embedding_layers",
 )  # fmt: skip
-SWITCHES = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel")
 
 
 @contextmanager
-def patched(model: Any) -> Iterator[None]:
-    """Give a model with adapters axolotl's kernels inside; its class of attention has its own forward back afterwards.
+def patched(model: Any, parts: Collection[str], between: Callable[[], None]) -> Iterator[None]:
+    """Give a model with adapters axolotl's kernels of mlp, qkv and o inside; its class of attention has its own forward
+    back afterwards. `between` is done where plugins patch: after attention is rewritten, before modules are patched.
 
     Raises UnsupportedError for a class whose code axolotl does not know.
     """
     found = _patcher()
-    base = model.get_base_model()
-    attention = next(type(each) for each in base.modules() if type(each).__name__.endswith("Attention"))
+    attention = next(type(each.self_attn) for each in found["get_layers"](model) if hasattr(each, "self_attn"))
     before = attention.forward
-    cfg = SimpleNamespace(**dict.fromkeys(SWITCHES, True), use_scattermoe=False, use_sonicmoe=False)
+    switches = {f"lora_{name}_kernel": name in parts for name in AXOLOTL_PARTS}
+    cfg = SimpleNamespace(**switches, lora_embedding_kernel=True, use_scattermoe=False, use_sonicmoe=False)
     found["get_attention_cls_from_config"] = lambda cfg: attention
     try:
         try:
-            found["patch_self_attn_lora"](cfg)
+            if cfg.lora_qkv_kernel or cfg.lora_o_kernel:
+                found["patch_self_attn_lora"](cfg)
         except AssertionError as error:
             raise UnsupportedError(f"axolotl's LoRA kernels: {error}.", "Leave --kernels out.") from error
+        between()
         found["apply_lora_kernel_patches"](model, cfg)
         yield
     finally:
         attention.forward = before
-        del attention._original_forward
+        if hasattr(attention, "_original_forward"):
+            del attention._original_forward
 
 
 @cache

@@ -66,7 +66,7 @@ def _train(model: Any, job: TrainJob, watcher: Watcher, warm_up: bool | None, re
     trainer = _prepared(model, reference, job, watcher)
     optimizer = make_optimizer(job, model)
     kept: list[Any] = []  # what the caller's variable holds from one forward pass to the next
-    with installed(model, job.kernels, job.attention), activation_offload.installed(model, job) as offloading:
+    with installed(model, job), activation_offload.installed(model, job) as offloading:
         if has_warm_up(job) or (job.steady and _remembers(model, job)) if warm_up is None else warm_up:
             _step(model, job, optimizer, watcher, kept, trainer, offloading)
         if job.method == "lisa":

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
@@ -16,36 +16,46 @@ from types import MethodType
 from typing import Any
 
 from oomph.errors import UnsupportedError
+from oomph.job import TrainJob
+from oomph.job_words import AXOLOTL_PARTS, LIGER_PARTS
 from oomph.referee.losses import LIGER, foak, without_triton
 
 
 @contextmanager
-def installed(model: Any, kernels: str, attention: str = "flash") -> Iterator[None]:
+def installed(model: Any, job: TrainJob) -> Iterator[None]:
     """Give a model the kernels of a job inside; Unsloth's hand one of attention keys and values as it wants them."""
-    if kernels == "axolotl":
-        with import_module("oomph.referee.axolotl").patched(model):
-            yield
-        return
-    if hasattr(model, "get_base_model"):
-        model = model.get_base_model()
-    if kernels == "torch":
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    parts = job.kernel_parts.split(",") if job.kernel_parts else []
+    if job.kernels == "torch":
         yield
         return
-    module = sys.modules[type(model).__module__]
+    module = sys.modules[type(base).__module__]
     before = dict(vars(module))
     try:
-        INSTALL[kernels](model, module)
-        if kernels == "unsloth":
-            import_module("oomph.referee.unsloth_model").install(model, attention == "efficient")
+        if job.kernels == "axolotl":
+            own, beside = ([name for name in parts if (name in AXOLOTL_PARTS) is own] for own in (True, False))
+            liger = partial(_liger, base, module, beside) if beside else lambda: None
+            with import_module("oomph.referee.axolotl").patched(model, own or AXOLOTL_PARTS, liger):
+                yield
+            return
+        if job.kernels == "liger":
+            _liger(base, module, parts or LIGER_PARTS)
+        else:
+            INSTALL[job.kernels](base, module)
+        if job.kernels == "unsloth":
+            import_module("oomph.referee.unsloth_model").install(base, job.attention == "efficient")
         yield
     finally:
         vars(module).update(before)
-        if kernels == "unsloth":
+        if job.kernels == "unsloth":
             import_module("oomph.referee.unsloth").forget()
 
 
-def _liger(model: Any, module: Any) -> None:
-    """Let Liger patch a model, all but its loss."""
+SWITCHES = {"rope": ("rope",), "norm": ("rms_norm",), "glu": ("swiglu", "geglu")}
+
+
+def _liger(model: Any, module: Any, parts: Collection[str]) -> None:
+    """Let Liger patch a model, all that is asked for but its loss."""
     if not find_spec("liger_kernel"):
         raise UnsupportedError("A trace of Liger's kernels needs liger-kernel.", f"Do: {LIGER}")
     with without_triton():
@@ -56,8 +66,10 @@ def _liger(model: Any, module: Any) -> None:
     if model.config.model_type not in known:
         raise UnsupportedError(f"Liger has no kernels for {model.config.model_type[:80]!r}.", "Leave --kernels out.")
     patch = known[model.config.model_type]
-    losses = {"cross_entropy", "fused_linear_cross_entropy"} & set(inspect.signature(patch).parameters)
-    patch(model=model, **dict.fromkeys(losses, False))
+    known_words = set(inspect.signature(patch).parameters)
+    losses = {"cross_entropy", "fused_linear_cross_entropy"} & known_words
+    on = {word: part in parts for part, words in SWITCHES.items() for word in words if word in known_words}
+    patch(model=model, **dict.fromkeys(losses, False), **on)
 
 
 def _foak(model: Any, module: Any) -> None:
@@ -113,4 +125,4 @@ def _unsloth(model: Any, module: Any) -> None:
             each.forward = MethodType(lora.apply_lora_mlp_swiglu, each)
 
 
-INSTALL: dict[str, Any] = {"liger": _liger, "foak": _foak, "unsloth": _unsloth}
+INSTALL: dict[str, Any] = {"foak": _foak, "unsloth": _unsloth}

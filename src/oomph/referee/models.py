@@ -85,6 +85,10 @@ def build(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu")
         from oomph.referee import qat
 
         model = qat.prepare(model)
+    if job.wide_tables:
+        from oomph.referee.adapters import widen
+
+        widen(model)
     if job.method != "full" or job.freeze_embeddings or job.freeze_layers or job.freeze_vision:
         from oomph.referee.adapters import adapt
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from oomph.job_words import FLASH_ATTN
 from oomph.runtimes import trainer, trl
 from oomph.runtimes.base import Default, Defaults, Runtime, Versions
 from oomph.runtimes.base_keys import TYPES
+
+if TYPE_CHECKING:
+    from oomph.job import TrainJob
+    from oomph.model import Model
 
 
 def defaults(versions: Versions) -> Defaults:
@@ -23,7 +27,7 @@ def defaults(versions: Versions) -> Defaults:
 
 
 def of_job(given: Mapping[str, Any]) -> Defaults:
-    """Return its LoRA kernels where they switch themselves on: check_auto_enable_lora_kernels."""
+    """Return its LoRA kernels, where check_auto_enable_lora_kernels switches them on, and what full training keeps."""
     if (
         given.get("method") in ("lora", "qlora")
         and given.get("objective", "sft") == "sft"
@@ -31,9 +35,41 @@ def of_job(given: Mapping[str, Any]) -> Defaults:
         and not given.get("kbit_preparation")
     ):
         return {"kernels": Default("axolotl", "lora_mlp_kernel, lora_qkv_kernel, lora_o_kernel are on by default")}
+    if _in_fp32(given):
+        told = "without flash-attn or cut cross entropy norms, embedding and head of a model that trains stay fp32"
+        return {"wide_tables": Default(True, told)}
     if given.get("method") == "dora":
         return {"kernels": Default("torch", "its LoRA kernels, which are on by default, are not modelled with DoRA")}
     return {}
+
+
+def _in_fp32(given: Mapping[str, Any]) -> bool:
+    """Tell whether what is made fp32 before training stays so: loaders/model.py, _configure_embedding_dtypes."""
+    return (
+        given.get("method", "full") == "full"
+        and given.get("objective", "sft") == "sft"
+        and given.get("attention") not in FLASH_ATTN
+        and given.get("loss") != "cut"
+        and given.get("precision", "bf16") in ("bf16", "fp16")
+        and given.get("autocast", True)
+        and given.get("qat", "none") == "none"
+        and not given.get("zero_stage")
+    )
+
+
+def of_model(model: Model, job: TrainJob) -> Defaults:
+    """Return transformers' code where axolotl stops with its LoRA kernels, and 16 bits where nothing else is played."""
+    from oomph.kernels.axolotl import stops
+    from oomph.methods.wide_tables import PLAYED
+
+    if job.wide_tables and model.model_type not in PLAYED:
+        told = (
+            f"axolotl keeps norms, embedding and head of {model.model_type} in fp32 here, which is not played: 16 bits"
+        )
+        return {"wide_tables": Default(False, f"{told} take less")}
+    why = stops(model, job.autocast) if job.kernels == "axolotl" else ""
+    told = f"{why} Its config must say lora_mlp_kernel, lora_qkv_kernel and lora_o_kernel: false, as is played"
+    return {"kernels": Default("liger" if job.kernel_parts else "torch", told)} if why else {}
 
 
 def quantised(versions: Versions) -> Defaults:
@@ -57,5 +93,6 @@ RUNTIME = Runtime(
     packed=packed,
     of_job=of_job,
     mixers=Default("fla", "flash-linear-attention is among its requirements, causal-conv1d is not"),
+    of_model=of_model,
     of_objective=trl.of_objective,
 )

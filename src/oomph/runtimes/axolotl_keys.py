@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from oomph.errors import ConfigError, UnsupportedError
@@ -10,44 +10,60 @@ from oomph.methods.qat import GROUP
 from oomph.runtimes.said import Said, shown
 
 RL: dict[str, dict[str, Any]] = {name: {"objective": name} for name in ("dpo", "ipo", "kto", "orpo", "simpo", "grpo")}
+RL["gdpo"] = {"objective": "grpo"}  # whose rewards are normalised one by one, before the update
 EXPERTS = {name: name for name in ("grouped_mm", "eager", "batched_mm")}
 SHARDED = (
     "context_parallel_size", "dp_shard_size", "expert_parallel_size", "sequence_parallel_degree",
     "tensor_parallel_size",
 )  # fmt: skip
-LIGER_PARTS = ("liger_rope", "liger_rms_norm", "liger_glu_activation")
+LIGER = {"liger_rope": "rope", "liger_rms_norm": "norm", "liger_glu_activation": "glu"}
+LORA_KERNELS = {"lora_mlp_kernel": "mlp", "lora_qkv_kernel": "qkv", "lora_o_kernel": "o"}
+KERNELS = (*LIGER, *LORA_KERNELS, "lora_embedding_kernel", "trust_remote_code")
 
 
-def liger_part(said: Said, key: str) -> dict[str, Any]:
-    """Read the switches of Liger's single kernels: all of them or none."""
-    on = [part for part in LIGER_PARTS if said.switch(part)]
-    if on and len(on) < len(LIGER_PARTS):
-        fix = f"Set {', '.join(LIGER_PARTS)} alike."
-        raise UnsupportedError(f"{said.where}: {', '.join(on)} without the other kernels is not modelled.", fix)
-    return {"kernels": "liger"} if on else {}
+def kernels(said: Said, key: str) -> dict[str, Any]:
+    """Read the switches of Liger's kernels and of axolotl's LoRA kernels, all at once.
 
-
-LORA_KERNELS = ("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel")
-
-
-def lora_kernels(said: Said, key: str) -> dict[str, Any]:
-    """Read the switches of axolotl's LoRA kernels, which none of them switches on by itself as soon as one is said.
-
-    Source: axolotl 0.19, utils/schemas/config.py, check_auto_enable_lora_kernels.
+    The latter are on with adapters unless one of them is said, or remote code is trusted: then nothing is said of
+    `kernels` here, and the program's default takes them. Source: axolotl 0.19, utils/schemas/config.py,
+    check_auto_enable_lora_kernels; integrations/liger/plugin.py.
     """
-    on = [name for name in LORA_KERNELS if said.values.get(name) is not None and said.switch(name)]
-    if on and len(on) < len(LORA_KERNELS):
-        fix = f"Set {', '.join(LORA_KERNELS)} alike."
-        raise UnsupportedError(f"{said.where}: {', '.join(on)} without the other kernels is not modelled.", fix)
-    if on and liger_part(said, key):
-        raise UnsupportedError(f"{said.where}: {on[0]} beside Liger's kernels is not modelled.", "Leave one out.")
+    liger = [part for name, part in LIGER.items() if said.switch(name)]
+    told = any(said.values.get(name) is not None for name in (*LORA_KERNELS, "lora_embedding_kernel"))
+    lora = [part for name, part in LORA_KERNELS.items() if said.values.get(name) is not None and said.switch(name)]
     adapter = said.values.get("adapter") in ("lora", "qlora")
-    return {} if liger_part(said, key) else {"kernels": "axolotl" if on and adapter else "torch"}
+    if lora and adapter:
+        return {
+            "kernels": "axolotl",
+            "kernel_parts": _listed([*(lora if len(lora) < len(LORA_KERNELS) else ()), *liger]),
+        }
+    if adapter and not told and not said.switch("trust_remote_code") and _may_be_on(said):
+        return {"kernel_parts": _listed(liger)}
+    if liger:
+        return {"kernels": "liger", "kernel_parts": _listed(liger if len(liger) < len(LIGER) else ())}
+    return {"kernels": "torch"} if told or said.switch("trust_remote_code") else {}
 
 
-def remote_code(said: Said, key: str) -> dict[str, Any]:
-    """Read `trust_remote_code`, beside which axolotl's LoRA kernels do not switch themselves on."""
-    return {"kernels": "torch"} if said.switch(key) else {}
+def whole_batch(said: Said, key: str) -> dict[str, Any]:
+    """Read `batch_size`, all samples of a step, by which micro-batches are counted if nothing else is said of them.
+
+    Source: axolotl 0.19, utils/config/__init__.py, normalize_config.
+    """
+    if said.values.get("gradient_accumulation_steps") is not None:
+        return {}
+    return {"accumulation": max(said.whole(key) // said.whole("micro_batch_size"), 1)}
+
+
+def _may_be_on(said: Said) -> bool:
+    """Tell whether nothing else that is said keeps the LoRA kernels from being on: rl, a base in 8 bits, DoRA."""
+    in_eight_bits = said.values.get("adapter") == "lora" and said.switch("load_in_8bit")
+    return not (
+        said.values.get("rl") or said.values.get("reward_model") or in_eight_bits or said.switch("peft_use_dora")
+    )
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return ",".join(parts)
 
 
 PLUGINS: dict[str, dict[str, Any]] = {

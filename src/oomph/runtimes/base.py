@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from oomph.errors import UnsupportedError
 from oomph.job import DEFAULTS, TrainJob
 from oomph.job_words import BASES, PRESETS
 from oomph.objectives import KINDS as OBJECTIVES
 from oomph.optimizer_names import KINDS
+
+if TYPE_CHECKING:
+    from oomph.model import Model
 
 Version = tuple[int, ...]
 # The newest releases whose defaults are written down here; what is newer is taken to do as they do.
@@ -99,6 +102,8 @@ class Runtime:
     of_job: Callable[[Mapping[str, Any]], Defaults] = lambda given: {}
     # Which packages for layers that keep a state come with it, where a model has such layers.
     mixers: Default | None = None
+    # What becomes of its own defaults with a model that they do not go with, each with the reason.
+    of_model: Callable[[Model, TrainJob], Defaults] = lambda model, job: {}
     # What is different for an objective beyond sft; None where such a job is not modelled as this program runs it.
     of_objective: Callable[[str, Versions], Defaults] | None = None
 

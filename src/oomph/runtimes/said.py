@@ -31,8 +31,10 @@ class Said:
         return value
 
     def switch(self, key: str) -> bool:
-        """Return True or False."""
-        value = self.values.get(key, False)
+        """Return True or False; what is null is not said."""
+        value = self.values.get(key)
+        if value is None:
+            return False
         if not isinstance(value, bool):
             raise ConfigError(f"{self.where}: {key} is {shown(value)}.", "Give true or false.")
         return value
