@@ -77,6 +77,29 @@ def _unpooled(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
     return [new(grad(gradients).tape, *node.inputs[0], op="avg_pool2d_backward")]
 
 
+def pooled_pairs(x: Sym) -> Sym:
+    """Return F.avg_pool1d(x, 2, 2) of x [B, H, T]: the means of neighbours, [B, H, T / 2]. What lies as [B, T, H] stays
+    so.
+
+    Saves x; backward makes its gradient. Source: ATen/native/Pooling.cpp, avg_pool1d; ATen/native/AveragePool2d.cpp.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(pooled_pairs, (2, 8, 16))
+    Cost(allocated=256, saved=512, backward=512)
+    """
+    batch, hidden, length = x.shape
+    half = length // 2
+    node = record("AvgPool2D", (x,), _unpooled_pairs)
+    save(node, x)
+    strides = (half * hidden, half, 1) if x.is_contiguous() else (half * hidden, 1, hidden)
+    return made_by(new(x.tape, (batch, hidden, half), x.dtype, strides, op="avg_pool2d"), node)
+
+
+def _unpooled_pairs(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    x = saved[0]
+    return [new(x.tape, x.shape, x.dtype, x.strides, op="avg_pool2d_backward")]
+
+
 def interpolated(x: Sym, shape: tuple[Size, Size]) -> Sym:
     """Return F.interpolate(x, shape, mode="bilinear") of x [1, C, H, W]: [1, C, *shape], in fp32 under autocast.
 

@@ -144,8 +144,8 @@ def rotary_tables_3d(x: Sym, position_ids: Sym, head_dim: Size, interleaved: boo
     """Mirror Qwen2_5_VLRotaryEmbedding.forward or, `interleaved`, Qwen3VLTextRotaryEmbedding.forward: cos and sin
     [B, S, D] in x's dtype, computed in fp32 without gradient for time, height and width at once.
 
-    position_ids [3, B, S] int64 or fp32. Of the three angles of a channel one counts: Qwen2-VL joins sections of them, in
-    a tensor, Qwen3-VL writes them over the first in place.
+    position_ids [3, B, S] int64 or fp32. Of the three angles of a channel one counts: Qwen2-VL joins sections of them,
+    in a tensor, Qwen3-VL writes them over the first in place.
     Saves nothing itself; the tables live as long as a layer's products keep them, once per model. Source: transformers
     5.23, models/qwen2_5_vl/modeling_qwen2_5_vl.py, models/qwen3_vl/modeling_qwen3_vl.py.
 

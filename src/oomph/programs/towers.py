@@ -26,7 +26,7 @@ Images = dict[str, Any]
 
 def updated(m: Bound, parameters: list[Sym]) -> list[Sym]:
     """Return those of the parameters that get a gradient: of text alone the language model's."""
-    if m.tape.images:
+    if m.tape.images or m.tape.audio:
         return parameters
     return [one for one in parameters if one.made_for.startswith((LANGUAGE_MODEL, HEAD))]
 
@@ -88,6 +88,15 @@ def check_room(m: Bound, length: Size, tokens: Size) -> None:
         raise UsageError(
             f"{m.tape.images} images of {number(tokens)} tokens each do not fit {number(length)} tokens.",
             f"Give a --seq of at least {number(needed)}.",
+        )
+
+
+def check_heard(m: Bound, length: Size, tokens: Size) -> None:
+    """Refuse sequences with no room for a recording, a token of text before and behind it."""
+    if not yes(tokens + 2 <= length):
+        raise UsageError(
+            f"A recording of {m.tape.audio} seconds is {number(tokens)} tokens, and does not fit {number(length)}.",
+            f"Give a --seq of at least {number(tokens + 2)}.",
         )
 
 

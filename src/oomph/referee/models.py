@@ -19,6 +19,7 @@ from oomph.programs import SAME_CLASS
 from oomph.referee.meta import clean
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+FP32_PARTS = {"voxtral": "embed_positions"}  # what from_pretrained keeps in fp32: _keep_in_fp32_modules_strict
 AUTOCAST = "amp-"  # precisions that keep fp32 weights
 
 
@@ -42,7 +43,8 @@ def build(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu")
     config = transformers.CONFIG_MAPPING[model_type](**clean(dict(raw)))
     asked, multimodal = getattr(transformers, auto_class(raw)), transformers.AutoModelForImageTextToText
     # A config with a tower may also have a class for its text alone, which its architectures would name.
-    order = (asked, multimodal) if raw.get("architectures") else (multimodal, asked)
+    order: tuple[Any, ...] = (asked, multimodal) if raw.get("architectures") else (multimodal, asked)
+    order = (*order, transformers.AutoModelForMultimodalLM)  # of sound and text
     auto: Any = next((each for each in order if type(config) in each._model_mapping), None)
     if auto is None:
         raise UnsupportedError(f"transformers has no {asked.__name__} for {model_type[:80]!r}.")
@@ -64,6 +66,9 @@ def build(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu")
             trust_remote_code=False,
             **experts,
         )
+    if model_type in FP32_PARTS and dtype != torch.float32:
+        for part in (module for name, module in model.named_modules() if name.endswith(FP32_PARTS[model_type])):
+            part.float()
     if job.quantization != "none" and job.attention in FLASH_ATTN:
         model.config._is_quantized = True  # as transformers' quantizers say before the way to flash-attn asks
     if not isinstance(job, TrainJob):
