@@ -123,7 +123,7 @@ def _glm_vision(rng: random.Random, text: Config) -> Config:
     }  # fmt: skip
 
 
-TEXT_ALONE = {"kimi_k25": kimi_k25, "glm4v": glm4v, "glm4v_moe": glm4v_moe}  # whose images are not played
+TEXT_ALONE = {"kimi_k25": kimi_k25, "glm4v": glm4v, "glm4v_moe": glm4v_moe}  # jobs of text alone
 
 
 def config(rng: random.Random, kind: str) -> Config:

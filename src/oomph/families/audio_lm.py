@@ -11,7 +11,7 @@ from typing import Any
 from oomph.blocks.base import Parts
 from oomph.blocks.basic import Linear
 from oomph.config import Config
-from oomph.families.multimodal import LM_HEAD, FeatureProjector, compose, section, text_model, two_maps
+from oomph.families.multimodal import LM_HEAD, FeatureProjector, compose, section, text_model, two_maps, with_last
 from oomph.families.towers import tower, typed_tower
 from oomph.model import Model
 
@@ -43,8 +43,3 @@ def build(config: Config) -> Model:
     dropped = "layerdrop" if config.model_type == "voxtral" else "encoder_layerdrop"
     unplayed = ("layers skipped at random",) if audio.rate(dropped, 0.0) else ()
     return replace(model, unplayed=(*model.unplayed, *unplayed))
-
-
-def with_last(parts: Parts, last: tuple[str, ...]) -> Parts:
-    """Return parts in their order, but these at the end."""
-    return {name: parts[name] for name in sorted(parts, key=lambda name: last.index(name) + 1 if name in last else 0)}

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 OWN_FILES = (
     "albert", "baichuan", "bamba", "bart", "bert", "bloom", "chatglm", "dbrx", "deberta", "distilbert", "electra",
     "falcon", "falcon_h1", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "internlm2", "jamba", "kimi_k25",
-    "kimi_linear", "lfm2", "lfm3", "litgpt", "mamba", "minimax", "modernbert", "mpnet", "mpt", "nemotron_h",
+    "kimi_linear", "lfm2", "lfm2_vl", "lfm3", "litgpt", "mamba", "minimax", "modernbert", "mpnet", "mpt", "nemotron_h",
     "olmo_hybrid", "opt", "paligemma", "phi", "qwen", "qwen3_next", "recurrent_gemma", "roberta", "t5", "unsloth",
     "vipllava", "whisper", "zamba", "zamba2",
 )  # fmt: skip
@@ -58,7 +58,7 @@ PROGRAMS: dict[str, str] = {
     **dict.fromkeys(("camembert", "xlm-roberta"), "roberta"),
 }
 # Types whose program has the layers of the language model inside too.
-OWN_DECODERS = ("gemma3n", "gemma4", "mllama", "qwen3_5", "qwen3_5_moe")
+OWN_DECODERS = ("gemma3n", "gemma4", "lfm2_vl", "mllama", "qwen3_5", "qwen3_5_moe")
 # Types that transformers has no class for, and the one whose class their configs are read with. Kimi-K2's names
 # DeepseekV3ForCausalLM, and transformers reads it so inside Kimi-K2.5 (models/kimi_k25/configuration_kimi_k25.py).
 SAME_CLASS = {"kimi_k2": "deepseek_v3"}

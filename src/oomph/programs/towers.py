@@ -34,7 +34,7 @@ def updated(m: Bound, parameters: list[Sym]) -> list[Sym]:
 def tower_buffers(m: Bound) -> list[Sym]:
     """Return what is no parameter of a tower and not stored but on the device: ids of positions, inv_freq."""
     tape, block = m.tape, m.block
-    if isinstance(block, ClipVision) and not isinstance(block, IdeficsVision):
+    if isinstance(block, ClipVision) and not isinstance(block, IdeficsVision) and not block.native_patches:
         made = tape.empty((1, block.num_positions), "int64", op="position_ids")
         m.embeddings.parts["position_ids"] = made
         return [made]
