@@ -23,7 +23,7 @@ from oomph.engines import ENGINES, engine
 from oomph.errors import UnsupportedError
 from oomph.families.registry import FAMILIES
 from oomph.formats.registry import FORMATS
-from oomph.programs import PROGRAMS, sees
+from oomph.programs import PROGRAMS, hears, sees
 from oomph.sources import catalogue
 from oomph.units import gib
 
@@ -81,6 +81,13 @@ def format_pages() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def how_played(name: str) -> str:
+    """Return how jobs of a type are played."""
+    if sees(name):
+        return "with images"
+    return "with recordings" if hears(name) else "yes" if name in PROGRAMS else ""
+
+
 def family_page() -> str:
     """Every model_type, the file that builds it, whether its jobs are played, and catalogued models of it."""
     models: dict[str, list[str]] = {}
@@ -90,7 +97,7 @@ def family_page() -> str:
         [
             f"`{name}`",
             f"[{file}](../src/oomph/families/{file}.py)",
-            "with images" if sees(name) else "yes" if name in PROGRAMS else "",
+            how_played(name),
             ", ".join(models.get(name, [])[:3]),
         ]
         for name, file in sorted(FAMILIES.items())

@@ -36,6 +36,13 @@ def qwen(fewest: int, most: int, patch: int) -> Any:
     return lambda image: processor(images=[image], return_tensors="np")["image_grid_thw"][0].tolist()[1:]
 
 
+def glm4v() -> Any:
+    """Return the rule of Glm4vImageProcessor with its defaults, for patches of 14 pixels: rows and columns of them."""
+    from transformers.models.glm4v.image_processing_glm4v import smart_resize
+
+    return lambda image: [side // 14 for side in smart_resize(2, *image.shape[:2])]
+
+
 def tiled(stub: Any, kind: Any, image_processor: Any) -> Any:
     """Return what a processor of LLaVA's makes of an image alone: how many tiles, and how many tokens."""
     stub.image_processor = image_processor
@@ -125,6 +132,7 @@ def recorded() -> dict[str, list[list[int]]]:
     kinds = {
         "qwen2_vl": qwen(3136, 12845056, 14),
         "qwen3_vl": qwen(65536, 16777216, 16),
+        "glm4v": glm4v(),
         "llava_next": llava_next(),
         "llava_onevision": llava_onevision(),
         "internvl": internvl(),

@@ -12,7 +12,7 @@ import pytest
 
 from oomph.errors import UsageError
 from oomph.families.llava import PINPOINTS
-from oomph.images import QWEN2_PIXELS, QWEN3_PIXELS, fitted, patches
+from oomph.images import QWEN2_PIXELS, QWEN3_PIXELS, fitted, glm_patches, patches
 from oomph.programs.cohere_vision import MOST
 from oomph.tiles import Tiles, best_fit, canvas, splits
 
@@ -24,6 +24,12 @@ def test_patches_are_those_of_qwens_processor(kind: str, patch: int, bounds: tup
     """An image of any size becomes as many patches a side as the real class makes of it."""
     for height, width, rows, columns in GOLDEN[kind]:
         assert patches(f"{height}x{width}", patch, 2, bounds) == (rows, columns), (height, width)
+
+
+def test_patches_are_those_of_glms_processor() -> None:
+    """An image of any size becomes as many patches a side as the real rule makes of it."""
+    for height, width, rows, columns in GOLDEN["glm4v"]:
+        assert glm_patches(f"{height}x{width}", 14, 2) == (rows, columns), (height, width)
 
 
 @pytest.mark.parametrize(

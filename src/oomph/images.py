@@ -10,6 +10,8 @@ from oomph.job_checks import pixels
 # The least and the most pixels of an image, as the preprocessor_config.json files of Qwen2-VL and Qwen2.5-VL, and of
 # Qwen3-VL and Qwen3.5, say (min_pixels and max_pixels, or shortest_edge and longest_edge of their size).
 QWEN2_PIXELS, QWEN3_PIXELS = (3136, 12845056), (65536, 16777216)
+# The same of GLM-4V, whose processor counts the pixels of two frames: the defaults of its smart_resize.
+GLM_PIXELS = (112 * 112 // 2, 14 * 14 * 2 * 2 * 6144)
 LONGEST_TO_SHORTEST = 200  # beyond which its processor raises an error
 
 
@@ -68,3 +70,19 @@ def patches(image_size: str, patch: int, merge: int, bounds: tuple[int, int] = Q
         beta = math.sqrt(fewest / (height * width))
         rows, columns = math.ceil(height * beta / factor), math.ceil(width * beta / factor)
     return rows * merge, columns * merge
+
+
+def glm_patches(image_size: str, patch: int, merge: int) -> tuple[int, int]:
+    """Return rows and columns of patches of an image, as Glm4vImageProcessor cuts it: a small one is enlarged first.
+
+    Source: transformers 5.23, models/glm4v/image_processing_glm4v.py, smart_resize.
+
+    >>> glm_patches("768x1024", 14, 2), glm_patches("10x20", 14, 2)
+    ((54, 74), (4, 8))
+    """
+    height, width = sides(image_size)
+    factor = patch * merge
+    if height < factor or width < factor:
+        scale = max(factor / height, factor / width)
+        height, width = int(height * scale), int(width * scale)
+    return patches(f"{height}x{width}", patch, merge, GLM_PIXELS)

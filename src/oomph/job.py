@@ -80,7 +80,7 @@ class TrainJob:
 
     Images. `images` of each sequence lie among its `seq_len` tokens, as many tokens each as the model's processor makes
     of them; `image_size` is their height and width in pixels, as 768x1024, which processors of towers for one size
-    change to that.
+    change to that. `audio` are seconds of a recording in each sequence, whose tokens lie among its own too.
 
     The model. `task`: what its head is for, whatever its config names; `labels` of a classifier, 0: as its config
     says, or 2; one label is a regression, as a reward model's, whose labels are numbers. `experts`: in which form a
@@ -245,6 +245,7 @@ class TrainJob:
     block_size: int = 0
     images: int = 0
     image_size: str = ""
+    audio: int = 0
     freeze_vision: bool = False
     active_layers: int = 2
     qat: Qat = "none"
@@ -372,8 +373,8 @@ class InferJob:
     `compute_fp32`: bitsandbytes brings 4-bit maps' inputs and weights to fp32 first, which it does unless a
     BitsAndBytesConfig says otherwise.
 
-    `images` of each sequence, `image_size` pixels high and wide, lie among the tokens that are read at once, as in
-    TrainJob.
+    `images` of each sequence, `image_size` pixels high and wide, or a recording of `audio` seconds lie among the tokens
+    that are read at once, as in TrainJob.
 
     `device_map` asks for a map of modules as transformers makes it for one GPU: auto, which leaves a tenth of it free,
     or sequential; with `max_memory` for modules, as 20GiB, where that is said. `offload` names modules that wait in the
@@ -413,6 +414,7 @@ class InferJob:
     offload: str = "none"
     images: int = 0
     image_size: str = ""
+    audio: int = 0
     release: Release = "5"
 
     def __post_init__(self) -> None:

@@ -30,7 +30,8 @@ PLAIN_ADAMW = ("adamw", "adamw_torch", "adamw_torch_fused")  # names of the Adam
 MAY_BE_ZERO = frozenset(
     {
         "decode", "max_cache_len", "logits_to_keep", "freeze_layers", "labels", "target_len", "zero_stage",
-        "zero_bucket", "prompt_len", "block_size", "images", "cache_axis", "candidates", "negatives", "anchor_len",
+        "zero_bucket", "prompt_len", "block_size", "images", "audio", "cache_axis", "candidates", "negatives",
+        "anchor_len",
     }
 )  # fmt: skip
 MOST_PIXELS, DIGITS = 2**14, 5  # of a side of an image, and how many digits such a number has
@@ -103,7 +104,7 @@ def check_training(job: TrainJob) -> None:
         raise UsageError(
             "Only PPO has rollouts, mini-batches and a reward model.", "Add --objective ppo, or leave it out."
         )
-    if job.images or job.image_size:
+    if job.images or job.image_size or job.audio:
         _check_images(job)
     if job.checkpoint_saves:
         _check_selection(job)
@@ -236,15 +237,15 @@ def check_serving(job: InferJob) -> None:
         raise UsageError("A device map says itself which modules wait.", "Leave out --offload, or --device-map.")
     if job.candidates:
         _check_candidates(job)
-    if job.images or job.image_size:
-        _check_pixels(job)
+    if job.images or job.image_size or job.audio:
+        given = _given(job)
         for wrong, what, fix in (
             (job.padding, "a padding mask", "Leave --padding out: sequences of equal lengths need none."),
             (job.beams > 1 or job.candidates, "beams or candidates", "Leave them out."),
             (job.cache == "none" and job.decode, "decoding without a cache", "Leave --cache out."),
         ):
             if wrong:
-                raise UsageError(f"oomph cannot play images with {what} yet.", fix)
+                raise UsageError(f"oomph cannot play {given} with {what} yet.", fix)
     plain = job.cache == "dynamic" and job.attention == "flash" and not job.padding and job.beams == 1
     if job.release == "4.38" and not plain:
         fix = "Leave out --cache, --attention, --padding and --beams."
@@ -283,17 +284,24 @@ def _check_codes(job: InferJob) -> None:
         raise UsageError("HQQ cannot read 3-bit codes back along axis 1: it takes keys for a matrix.", fix)
 
 
-def _check_pixels(job: TrainJob | InferJob) -> None:
-    """Refuse a size without images, and one that is none."""
+def _given(job: TrainJob | InferJob) -> str:
+    """Return what a job has beside text, images or a recording; refuse a size without images, and one that is none."""
+    if job.audio and (job.images or job.image_size):
+        raise UsageError("oomph plays images or a recording, not both.", "Leave --images or --audio out.")
+    if job.audio and job.attention in FLASH_ATTN:
+        raise UsageError("oomph cannot play a recording with the package flash-attn yet.", "Leave --attention out.")
+    if job.audio:
+        return "a recording"
     if not job.images:
         raise UsageError("image_size is of images.", "Say how many each sequence has: --images 1.")
     if job.image_size:
         pixels(job.image_size)
+    return "images"
 
 
 def _check_images(job: TrainJob) -> None:
-    """Refuse what is not played with images yet, and a size that is none."""
-    _check_pixels(job)
+    """Refuse what is not played with images or a recording yet, and a size that is none."""
+    given = _given(job)
     for wrong, what, fix in (
         (job.objective != "sft", f"the objective {job.objective}", "Take the objective sft."),
         (job.padding, "a padding mask", "Leave --padding out: batches of equal lengths need none."),
@@ -302,7 +310,7 @@ def _check_images(job: TrainJob) -> None:
         (job.method in PROMPTED, job.method, "Take --method lora."),
     ):
         if wrong:
-            raise UsageError(f"oomph cannot play images with {what} yet.", fix)
+            raise UsageError(f"oomph cannot play {given} with {what} yet.", fix)
 
 
 def pixels(size: str) -> tuple[int, int]:

@@ -122,6 +122,7 @@ def _check_judged(job: TrainJob) -> None:
         (job.reference == "precomputed", "a reference that is not there", "PPOTrainer asks it in every rollout."),
         (job.mixed, "lengths that differ", "Leave out --lengths: what is generated is as long as it may be."),
         (job.images > 0, "images", "Leave out --images."),
+        (job.audio > 0, "a recording", "Leave out --audio."),
     ):
         if wrong:
             raise UsageError(f"The objective {job.objective} does not go with {what}.", fix)

@@ -217,7 +217,7 @@ def _tape(model: Model, job: TrainJob, on: Place) -> Tape:
     tape.inputs_train = job.checkpointing != "none" and job.method != "freeze"
     tape.reentrant = job.checkpointing in ("reentrant", "unsloth")
     tape.experts, tape.routing = job.experts, job.routing
-    tape.images, tape.image_size = job.images, job.image_size
+    tape.images, tape.image_size, tape.audio = job.images, job.image_size, job.audio
     tape.prompt_len, tape.holes = job.prompt_len, job.padding
     tape.sequences = job.sequences_in_row if job.packs else 0
     tape.stays = _stays(model, job)

@@ -18,7 +18,7 @@ from oomph.methods import adapted
 from oomph.methods.gptq import exllama_rooms
 from oomph.model import Model
 from oomph.played import Played
-from oomph.programs import program_of, refuse_headless
+from oomph.programs import program_of, refuse_headless, refuse_unheard
 from oomph.programs.assistant import Assistant
 from oomph.programs.attention_kernels import kernel_of
 from oomph.programs.beams import repeated, search
@@ -61,7 +61,7 @@ def infer(model: Model, job: InferJob, *, on: Place = "gpu", turns: Turns = "all
     tape.mixers = frozenset(job.mixers.split("+"))
     tape.experts, tape.routing, tape.training, tape.release = job.experts, job.routing, False, job.release
     tape.heads_of_4_51 = job.release == "4.51"
-    tape.images, tape.image_size = job.images, job.image_size
+    tape.images, tape.image_size, tape.audio = job.images, job.image_size, job.audio
     if job.offload != "none":
         refuse(model, job)
         tape.waits = partial(is_away, waiting_paths(model, job.offload))
@@ -111,6 +111,7 @@ def _check(program: Any, model: Model, job: InferJob) -> None:
     if job.images and not hasattr(program, "image_features"):
         fix = "Leave out --images, or trace the real code: oomph trace --infer."
         raise UnsupportedError("oomph does not play images with this model without gradients.", fix)
+    refuse_unheard(model, job)
 
 
 def rotary_caches(bound: Bound, model: Model, job: InferJob) -> list[Sym]:
@@ -283,7 +284,7 @@ def _pass(
     tape.scope = ""
     before = _tensors(cache) if job.release == OLD else []  # noqa: F841  a tuple of its own, held by generate()
     inputs = {"input_ids": tape.note(tape.empty((job.batch, new), "int64", op="input_ids"), "input")}
-    if job.images:
+    if job.images or job.audio:
         for name, (shape, dtype) in _sights(program, bound, job, new, seen).items():
             inputs[name] = tape.note(tape.empty(shape, dtype, op=name), "input")
     inputs |= _mask(bound, job, job.batch, seen)
@@ -295,9 +296,11 @@ def _pass(
 
 
 def _sights(program: Any, bound: Bound, job: InferJob, new: Size, seen: Size) -> Shapes:
-    """Return what comes with tokens of images: with the first ones these, later what a class looks at anew, if any."""
+    """Return what comes with tokens of images or of a recording: with the first ones these, later what a class looks at
+    anew, if any.
+    """
     if yes(new == seen):
-        found: Shapes = program.inputs_of_images(bound, job)
+        found: Shapes = (program.inputs_of_audio if job.audio else program.inputs_of_images)(bound, job)
         return found
     return program.inputs_after_images(bound, job, new) if hasattr(program, "inputs_after_images") else {}
 
@@ -315,7 +318,7 @@ def _outputs(
 ) -> Any:
     """Play a forward pass; return loss, logits and cache."""
     bound.tape.scope = ""
-    seen = {"images": images(inputs)} if job.images else {}
+    seen = {"images": images(inputs)} if job.images else {"audio": images(inputs)} if job.audio else {}
     return program.causal_lm(
         bound,
         inputs["input_ids"],

@@ -116,7 +116,7 @@ def test_every_value_of_every_input_occurs(kind: type) -> None:
     missing["long_samples"] = {"drop"}  # a step has one length
     elsewhere = (  # of other optimizers, of runs, of objectives, of vision-language models, of few people
         "optim_rank", "zero_stage", "zero_bucket", "lengths", "prompt_len", "virtual_tokens", "block_size", "images",
-        "image_size", "checkpoint_saves", "teacher", "reward_model", "rollout_batch", "mini_batches",
+        "audio", "image_size", "checkpoint_saves", "teacher", "reward_model", "rollout_batch", "mini_batches",
         "negatives", "anchor_len", "mini_batch_size",
         "max_memory",  # of a device map
         "active_layers", "sequences", "rank_pattern",

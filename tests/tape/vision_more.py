@@ -8,10 +8,11 @@ from dataclasses import replace
 
 from oomph.job import InferJob, TrainJob
 from tests.tape.dense import base
-from tests.tape.vision import Config, llava, qwen2_5_vl, siglip
+from tests.tape.hybrids import lfm2
+from tests.tape.vision import Config, llava, qwen2_5_vl, siglip, vit
 from tests.tape.vision import job as draw
 from tests.tape.vision import seeing as with_images
-from tests.tape.vision_kin import llava_next, qwen3_vl_moe
+from tests.tape.vision_kin import glm4v, glm4v_moe, llava_next, qwen3_vl_moe
 
 
 def command(rng: random.Random) -> Config:
@@ -73,8 +74,25 @@ def qwen3_omni_moe_thinker(rng: random.Random) -> Config:
     }  # fmt: skip
 
 
-TEXT_ALONE = {"vipllava": vipllava}  # whose images are not played
+def lfm2_vl(rng: random.Random) -> Config:
+    """LFM2-VL: SigLIP 2 over LFM2."""
+    vision = vit(rng, model_type="siglip2_vision_model", num_patches=16, patch_size=4, vision_use_head=False)
+    return {"vision_config": vision, "text_config": lfm2(rng) | {"model_type": "lfm2"}, "image_token_id": 3}
+
+
+def glm46v(rng: random.Random) -> Config:
+    """GLM-4.6V-Flash: GLM-4V's parts."""
+    raw = glm4v(rng) | {"image_token_id": 3}
+    raw["text_config"] |= {"model_type": "glm4v_text"}
+    raw["vision_config"] |= {"model_type": "glm4v_vision"}
+    return raw
+
+
+TEXT_ALONE = {"lfm2_vl": lfm2_vl, "vipllava": vipllava}  # whose images are not played
 KINDS = {
+    "glm4v": lambda rng: glm4v(rng) | {"image_token_id": 3},
+    "glm4v_moe": lambda rng: glm4v_moe(rng) | {"image_token_id": 3},
+    "glm46v": glm46v,
     "qwen2_5_omni_thinker": qwen2_5_omni_thinker,
     "qwen3_omni_moe_thinker": qwen3_omni_moe_thinker,
     "llava_next_video": llava_next_video,
@@ -91,8 +109,8 @@ def config(rng: random.Random, kind: str) -> Config:
 def job(rng: random.Random, kind: str, images: int) -> TrainJob:
     """A job of so many images, of adapters now and then."""
     drawn = with_images(rng, draw(rng, kind), images)
-    if kind == "qwen3_omni_moe_thinker" and drawn.targets == "all-linear":
-        drawn = replace(drawn, targets="q_proj,v_proj")  # PEFT calls maps by numbers, which layers have too
+    if kind in ("qwen3_omni_moe_thinker", "glm4v_moe") and drawn.targets == "all-linear":
+        drawn = replace(drawn, targets="q_proj,v_proj")  # PEFT shortens names of maps, to those of other modules too
     return replace(drawn, seq_len=230, image_size=rng.choice(["40x90", "60x60", "64x48", "90x30"]))
 
 
@@ -107,6 +125,11 @@ def text_job(rng: random.Random) -> TrainJob:
     return TrainJob(2, 37, padding=rng.random() < 0.5, checkpointing="non-reentrant", steady=False)
 
 
+def text_infer_job(rng: random.Random) -> InferJob:
+    """A prefill of text alone, and two tokens."""
+    return InferJob(2, 37, 2, attention=rng.choice(["math", "eager", "flash"]))
+
+
 def grid(seed: int = 20261201) -> Iterator[tuple[Config, TrainJob | InferJob]]:
     """A training step of each kind with images and one of text alone, and inference."""
     rng = random.Random(seed)
@@ -116,3 +139,4 @@ def grid(seed: int = 20261201) -> Iterator[tuple[Config, TrainJob | InferJob]]:
         yield config(rng, kind), text_job(rng)
     for kind in TEXT_ALONE:
         yield config(rng, kind), text_job(rng)
+        yield config(rng, kind), text_infer_job(rng)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from oomph.blocks.base import Block, Module, Part, Parts, Stack
-from oomph.blocks.basic import Conv, Embedding, Linear, Norm
+from oomph.blocks.basic import Conv, Embedding, FixedTable, Linear, Norm
 from oomph.blocks.vision import layer_norm
 from oomph.blocks.vision_gemma import ClippedLinear
 from oomph.errors import ConfigError
@@ -25,6 +25,13 @@ def share_heads(hidden: int, heads: int) -> int:
     return hidden // heads
 
 
+@dataclass(frozen=True, eq=False)
+class WhisperHeads(Module):
+    """The maps of attention, whose widths are shared out to heads."""
+
+    num_heads: int = 1
+
+
 @dataclass(frozen=True)
 class WhisperLayer(Block):
     """One pre-norm encoder layer; Whisper's keys have no bias (`k_bias`)."""
@@ -33,6 +40,10 @@ class WhisperLayer(Block):
     ffn_size: int
     num_heads: int
     k_bias: bool = False
+    activation: str = "gelu"
+    rate: float = 0.0
+    inner_rate: float = 0.0
+    attention_rate: float = 0.0
 
     @property
     def parts(self) -> Parts:
@@ -42,7 +53,7 @@ class WhisperLayer(Block):
         biased = Linear(hidden, hidden, bias=True)
         attention = {"k_proj": Linear(hidden, hidden, self.k_bias), "v_proj": biased, "q_proj": biased}
         return {
-            "self_attn": Module({**attention, "out_proj": biased}),
+            "self_attn": WhisperHeads({**attention, "out_proj": biased}, num_heads=self.num_heads),
             "self_attn_layer_norm": layer_norm(hidden),
             "fc1": Linear(hidden, self.ffn_size, bias=True),
             "fc2": Linear(self.ffn_size, hidden, bias=True),
@@ -55,6 +66,8 @@ class WhisperEncoder(Block):
     """Whisper's encoder: two convolutions over M mel bins, a table of positions, layers, a final norm.
 
     Qwen2.5-Omni's (`out_size`) has sinusoidal positions, a begin and an end vector, and a map to the text model.
+    Qwen2-Audio's is `pooled`: of two frames one is left. The table of positions never trains; Voxtral's stays in fp32.
+    `rates` of dropout are those of states, of what the activation gives, and of attention weights.
     """
 
     hidden_size: int
@@ -64,7 +77,15 @@ class WhisperEncoder(Block):
     mel_bins: int
     num_positions: int
     out_size: int | None = None
+    pooled: bool = False
+    activation: str = "gelu"
+    rates: tuple[float, float, float] = (0.0, 0.0, 0.0)
     kind: str = "audio"
+
+    @property
+    def rate(self) -> float:
+        """Of dropout on states."""
+        return self.rates[0]
 
     @property
     def parts(self) -> Parts:
@@ -74,9 +95,11 @@ class WhisperEncoder(Block):
             "conv1": Conv(self.mel_bins, hidden, size, bias=True),
             "conv2": Conv(hidden, hidden, size, bias=True),
         }
-        layers = Stack.of(WhisperLayer(hidden, self.ffn_size, self.num_heads), self.num_layers)
+        layer = WhisperLayer(hidden, self.ffn_size, self.num_heads, False, self.activation, *self.rates)
+        layers = Stack.of(layer, self.num_layers)
         if self.out_size is None:
-            positions = Embedding(self.num_positions, hidden)
+            dtype = None if self.pooled else "fp32"
+            positions = FixedTable(self.num_positions, hidden, "position_embedding", dtype=dtype)
             return {**front, "embed_positions": positions, "layers": layers, "layer_norm": layer_norm(hidden)}
         return {
             **front,

@@ -184,12 +184,16 @@ class Embedding(Block):
 
 @dataclass(frozen=True)
 class FixedTable(Embedding):
-    """A table of sinusoids that a class stores as a parameter which never trains (Pegasus, Whisper)."""
+    """A table of sinusoids that a class stores as a parameter which never trains (Pegasus, Whisper), in the job's dtype
+    or one of its own (Voxtral).
+    """
+
+    dtype: str | None = None
 
     @property
     def parts(self) -> Parts:
         """The table."""
-        return {"weight": Tensor((self.rows, self.size), "embedding", trains=False)}
+        return {"weight": Tensor((self.rows, self.size), "embedding", self.dtype, trains=False)}
 
 
 @dataclass(frozen=True)

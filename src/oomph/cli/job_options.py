@@ -179,6 +179,7 @@ HELP: dict[Job, dict[str, str]] = {
         "block_size": "How wide OFT's blocks are; 0: as PEFT has it.",
         "images": "Images of each sequence, for a vision-language model; their tokens are among --seq.",
         "image_size": "Their height and width in pixels: 768x1024.",
+        "audio": "Seconds of a recording in each sequence, for an audio-language model; its tokens are among --seq.",
         "freeze_vision": "Freeze towers and projectors; adapters go on the language model alone.",
         "active_layers": "Layers that train: at a time with LISA, the last ones with freeze.",
         "qat": "Quantisation-aware training by torchao: int8 inputs and int4 weights in groups of 32.",
@@ -213,6 +214,7 @@ HELP: dict[Job, dict[str, str]] = {
         "offload": "Modules that wait in the machine's memory: model.layers.24-31,lm_head.",
         "images": "Images of each sequence, for a vision-language model; their tokens are among --context.",
         "image_size": "Their height and width in pixels: 768x1024.",
+        "audio": "Seconds of a recording in each sequence, for an audio-language model, among --context.",
         "release": "Whose generate(): 4.38 makes fp32 logits of every token, 4.51 repeats key heads.",
     },
 }

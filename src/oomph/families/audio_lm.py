@@ -5,15 +5,17 @@ Class defaults and structure: transformers 5.23, models/qwen2_audio and voxtral.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from oomph.blocks.base import Module, Parts
+from oomph.blocks.base import Parts
 from oomph.blocks.basic import Linear
 from oomph.config import Config
-from oomph.families.multimodal import compose, projector, section, text_model, two_maps
+from oomph.families.multimodal import LM_HEAD, FeatureProjector, compose, section, text_model, two_maps, with_last
 from oomph.families.towers import tower, typed_tower
 from oomph.model import Model
 
+TOWER, PROJECTOR = "model.audio_tower", "model.multi_modal_projector"
 TYPES: dict[str, dict[str, Any]] = {"qwen2_audio": {}, "voxtral": {}}
 
 # VoxtralConfig fills a text_config's gaps with these.
@@ -24,7 +26,7 @@ VOXTRAL_TEXT: dict[str, Any] = {
 
 
 def build(config: Config) -> Model:
-    """Return encoder, projector and decoder; neither class ties its head."""
+    """Return encoder, projector and decoder; neither class ties its head. Voxtral's has the projector last."""
     if config.model_type == "voxtral":
         text = text_model(config, "llama", init=VOXTRAL_TEXT)
         audio = typed_tower(section(config, "audio_config"), "voxtral_encoder")
@@ -34,5 +36,10 @@ def build(config: Config) -> Model:
         text = text_model(config, "qwen2")
         audio = typed_tower(section(config, "audio_config"), "qwen2_audio_encoder")
         maps = {"linear": Linear(audio.int("d_model"), text.hidden_size, bias=True)}
-    bridge: Module = projector(**maps)
-    return compose(config, text, {"model.audio_tower": tower(audio), "model.multi_modal_projector": bridge})
+    bridge = FeatureProjector(maps, activation=config.str("projector_hidden_act", "gelu"))
+    model = compose(config, text, {TOWER: tower(audio), PROJECTOR: bridge})
+    if config.model_type == "voxtral":
+        model = replace(model, parts=with_last(model.parts, (PROJECTOR, LM_HEAD)))
+    dropped = "layerdrop" if config.model_type == "voxtral" else "encoder_layerdrop"
+    unplayed = ("layers skipped at random",) if audio.rate(dropped, 0.0) else ()
+    return replace(model, unplayed=(*model.unplayed, *unplayed))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from oomph.blocks.base import Block, Module, Part
@@ -15,6 +16,7 @@ from oomph.blocks.basic import Conv, Linear, Norm
 from oomph.blocks.vision import layer_norm
 from oomph.config import MAX_SIZE, Config
 from oomph.families.multimodal import (
+    LM_HEAD,
     FeatureProjector,
     TiledProjector,
     compose,
@@ -23,6 +25,7 @@ from oomph.families.multimodal import (
     text_model,
     tied_head,
     two_maps,
+    with_last,
 )
 from oomph.families.towers import tower, typed_tower
 from oomph.model import Model
@@ -107,7 +110,10 @@ def build(config: Config) -> Model:
         "model.multi_modal_projector": after_tower(config, vision, {**before, **two_maps(features, hidden, bias)}),
         "model.vision_resampler": pooler(config, width) if kind == "llava_next_video" else None,
     }
-    return compose(config, text, towers, tied=tied_head(config, text, forwarded=kind in FORWARDED))
+    model = compose(config, text, towers, tied=tied_head(config, text, forwarded=kind in FORWARDED))
+    if kind != "llava_next_video":
+        return model
+    return replace(model, parts=with_last(model.parts, ("model.vision_resampler", LM_HEAD)))
 
 
 def pooler(config: Config, width: int) -> Block | None:

@@ -75,6 +75,11 @@ def compose(
     )
 
 
+def with_last(parts: Parts, last: tuple[str, ...]) -> Parts:
+    """Return parts in their order, but these at the end."""
+    return {name: parts[name] for name in sorted(parts, key=lambda name: last.index(name) + 1 if name in last else 0)}
+
+
 def tied_head(config: Config, text: Model, *, forwarded: bool) -> bool:
     """Tell whether the head is tied: the outer config decides; `forwarded` when a tied text model decides too."""
     return config.bool("tie_word_embeddings") or (forwarded and text.tied)

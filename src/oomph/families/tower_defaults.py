@@ -136,6 +136,7 @@ ALIASES: dict[str, dict[str, tuple[str, ...]]] = {
     "voxtral_encoder": {
         "hidden_size": ("d_model",), "num_hidden_layers": ("encoder_layers",),
         "num_attention_heads": ("encoder_attention_heads",), "intermediate_size": ("encoder_ffn_dim",),
+        "layerdrop": ("encoder_layerdrop",),
     },
     "kimi_k25_vision": {
         "pos_emb_height": ("init_pos_emb_height",), "pos_emb_width": ("init_pos_emb_width",),

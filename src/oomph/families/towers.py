@@ -273,7 +273,14 @@ def _pairs(config: Config, key: str) -> tuple[tuple[int, int], tuple[int, int]]:
 
 def whisper(config: Config) -> Block:
     """Whisper's encoder as Qwen2-Audio and Qwen2.5-Omni have it."""
-    return WhisperEncoder(*_whisper(config), config.optional_int("output_dim"))
+    out, pooled = config.optional_int("output_dim"), config.model_type == "qwen2_audio_encoder"
+    return WhisperEncoder(*_whisper(config), out, pooled, **_whisper_acts(config))
+
+
+def _whisper_acts(config: Config) -> dict[str, Any]:
+    names = ("dropout", "activation_dropout", "attention_dropout")
+    rates = [config.rate(name, 0.0) for name in names]
+    return {"activation": config.str("activation_function", "gelu"), "rates": (rates[0], rates[1], rates[2])}
 
 
 def _whisper(config: Config) -> tuple[int, int, int, int, int, int]:
@@ -286,7 +293,8 @@ def _whisper(config: Config) -> tuple[int, int, int, int, int, int]:
 
 def voxtral(config: Config) -> Block:
     """Whisper's encoder as Voxtral has it."""
-    return WhisperEncoder(*_vit(config), config.int("num_mel_bins"), config.int("max_source_positions"))
+    sizes = config.int("num_mel_bins"), config.int("max_source_positions")
+    return WhisperEncoder(*_vit(config), *sizes, **_whisper_acts(config))
 
 
 def qwen3_omni_audio(config: Config) -> Block:

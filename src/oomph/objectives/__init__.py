@@ -86,11 +86,12 @@ def objective_file(job: TrainJob) -> Any:
 def check_model(model: Model, job: TrainJob) -> None:
     """Refuse a model that an objective, or another input of a job, says nothing about."""
     from oomph.families.heads import task_of
-    from oomph.programs import refuse_headless, sees
+    from oomph.programs import refuse_headless, refuse_unheard, sees
 
     if job.images and not sees(model.model_type):
         fix = "Leave --images out: what is played is text alone, the tower in memory."
         raise UnsupportedError(f"oomph cannot play images with {model.model_type or 'this model'} yet.", fix)
+    refuse_unheard(model, job)
     if job.keeps_cache and model.model_type != "gpt_bigcode":
         raise UsageError("Checkpointing switches this model's cache off.", "Leave --keeps-cache out.")
     if job.task not in ("config", task_of(model.objective)):

@@ -37,6 +37,8 @@ def inputs(passes: Passes) -> Shapes:
     program = program_of(model)
     read = program.reads(passes.policy, job.batch, job.weight_dtype) if hasattr(program, "reads") else ids
     made = {**read, **between, "labels": labels}
+    if job.audio:
+        made |= program.inputs_of_audio(passes.policy, job)
     return made | program.inputs_of_images(passes.policy, job) if job.images else made
 
 
@@ -68,7 +70,7 @@ def compute_loss(passes: Passes, inputs: dict[str, Sym]) -> tuple[Sym | None, li
     options = {
         "attention_mask": inputs.get("attention_mask"),
         "position_ids": inputs.get("position_ids"),
-        **({"images": images(inputs)} if job.images else {}),
+        **({"images": images(inputs)} if job.images else {"audio": images(inputs)} if job.audio else {}),
         "use_cache": job.use_cache and not switched_off,
     }
     if passes.model.model_type not in WITHOUT_LENGTHS:

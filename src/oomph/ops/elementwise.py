@@ -430,5 +430,5 @@ def dropout(x: Sym, rate: float) -> Sym:
 
 
 def _dropout_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
-    gradient = grad(gradients)
-    return [result("native_dropout_backward", gradient.shape, gradient.dtype, gradient)]
+    gradient = grad(gradients)  # what is made of it is contiguous: Dropout.cu, dropout_backward_cuda
+    return [new(gradient.tape, gradient.shape, gradient.dtype, op="native_dropout_backward")]

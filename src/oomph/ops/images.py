@@ -12,7 +12,7 @@ from oomph.ops.matmul import autocast_argument
 from oomph.ops.rotary import rotate_half
 from oomph.tape.autograd import Gradients, Node, made_by, record, save
 from oomph.tape.sizes import Size, product
-from oomph.tape.sym import Sym, new
+from oomph.tape.sym import Sym, channels_last, is_channels_last, new
 from oomph.workspaces import OUTPUTS, Buffer, Step
 
 
@@ -20,8 +20,9 @@ def conv_patches(x: Sym, weight: Sym, bias: Sym | None, patches: Sequence[Size])
     """Return a convolution whose steps are as long as its kernel is wide: x [B, C, ...] to [B, O, *patches], weight
     [O, C, ...], bias [O]. Autocast casts all three.
 
-    Saves x and the weight, whichever trains; backward makes the gradients that are wanted. cuDNN's own buffers are not
-    known. Source: ATen/native/Convolution.cpp; torch tools/autograd/derivatives.yaml (convolution).
+    Saves x and the weight, whichever trains; backward makes the gradients that are wanted, with channels innermost
+    where x has them so. cuDNN's own buffers are not known. Source: ATen/native/Convolution.cpp,
+    determine_backend_memory_format; torch tools/autograd/derivatives.yaml (convolution).
 
     >>> from oomph.tape.testing import cost, frozen
     >>> cost(lambda x, weight: conv_patches(x, weight, None, (4, 4)), frozen(2, 3, 56, 56), (64, 3, 14, 14))
@@ -38,10 +39,12 @@ def conv_patches(x: Sym, weight: Sym, bias: Sym | None, patches: Sequence[Size])
 
 
 def _conv_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
-    tape = grad(gradients).tape
-    return [
-        new(tape, *each, op="convolution_backward") if node.needs(at) else None for at, each in enumerate(node.inputs)
-    ]
+    tape, inner = grad(gradients).tape, is_channels_last(saved[0])
+    made: Gradients = []
+    for at, (shape, dtype) in enumerate(node.inputs):
+        strides = channels_last(shape) if inner and len(shape) == len(saved[0].shape) else None
+        made.append(new(tape, shape, dtype, strides, op="convolution_backward") if node.needs(at) else None)
+    return made
 
 
 def unfolded(x: Sym, patch: Size) -> Sym:
@@ -75,6 +78,54 @@ def pooled(x: Sym, side: Size) -> Sym:
 
 def _unpooled(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
     return [new(grad(gradients).tape, *node.inputs[0], op="avg_pool2d_backward")]
+
+
+def pooled_pairs(x: Sym) -> Sym:
+    """Return F.avg_pool1d(x, 2, 2) of x [B, H, T]: the means of neighbours, [B, H, T / 2]. What lies as [B, T, H] stays
+    so.
+
+    Saves x; backward makes its gradient. Source: ATen/native/Pooling.cpp, avg_pool1d; ATen/native/AveragePool2d.cpp.
+
+    >>> from oomph.tape.testing import cost
+    >>> cost(pooled_pairs, (2, 8, 16))
+    Cost(allocated=256, saved=512, backward=512)
+    """
+    batch, hidden, length = x.shape
+    half = length // 2
+    node = record("AvgPool2D", (x,), _unpooled_pairs)
+    save(node, x)
+    strides = (half * hidden, half, 1) if x.is_contiguous() else (half * hidden, 1, hidden)
+    return made_by(new(x.tape, (batch, hidden, half), x.dtype, strides, op="avg_pool2d"), node)
+
+
+def _unpooled_pairs(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    x = saved[0]
+    return [new(x.tape, x.shape, x.dtype, x.strides, op="avg_pool2d_backward")]
+
+
+def sampled(x: Sym, places: Sym) -> Sym:
+    """Return F.grid_sample(x, places, mode="bicubic") of x [1, C, H, W] at places [T, 2], both fp32: [C, T], without
+    the axes of one that are left.
+
+    Saves x and the places; backward makes x's gradient, and on a GPU one of the places beside it, which is dropped.
+    Source: ATen/native/cuda/GridSampler.cpp, grid_sampler_2d_backward_cuda; torch tools/autograd/derivatives.yaml.
+
+    >>> from oomph.tape.testing import Given, cost
+    >>> places = Given((6, 2), "fp32", trains=False)
+    >>> cost(sampled, Given((1, 8, 4, 4), "fp32"), places)
+    Cost(allocated=192, saved=560, backward=560)
+    """
+    node = record("GridSampler2D", (x,), _sampled_backward)
+    save(node, places, x)  # as the node keeps them
+    return made_by(new(x.tape, (x.shape[1], places.shape[0]), x.dtype, op="grid_sampler_2d"), node)
+
+
+def _sampled_backward(node: Node, gradients: Gradients, saved: list[Any]) -> Gradients:
+    places, x = saved
+    own = new(x.tape, x.shape, x.dtype, op="grid_sampler_2d_backward")
+    of_places = new(x.tape, places.shape, places.dtype, op="grid_sampler_2d_backward")
+    del of_places
+    return [own]
 
 
 def interpolated(x: Sym, shape: tuple[Size, Size]) -> Sym:

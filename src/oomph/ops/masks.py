@@ -164,13 +164,15 @@ def window_with_images(inputs_embeds: Sym, blocks: Sym) -> Sym:
     return mask
 
 
-def bidirectional_mask(inputs_embeds: Sym, attention_mask: Sym | None, window: Size | None = None) -> Sym | None:
+def bidirectional_mask(
+    inputs_embeds: Sym, attention_mask: Sym | None, window: Size | None = None, holes: bool | None = None
+) -> Sym | None:
     """Mirror create_bidirectional_mask or, with a window to either side, create_bidirectional_sliding_window_mask: None
     where nothing is padding and the window is longer than the sequence, else booleans [B, 1, S, T], for eager numbers.
 
     inputs_embeds [B, S, H]; attention_mask [B, T] int64 of what is looked at, 0 where there is padding: of the same
-    tokens, or of an encoder's. Saved by the attention that takes
-    it, not here. Source: transformers 5.23, masking_utils.py, create_bidirectional_mask.
+    tokens, or of an encoder's; whether it has `holes` is as with the batch's unless it is said. Saved by the attention
+    that takes it, not here. Source: transformers 5.23, masking_utils.py, create_bidirectional_mask.
 
     The mask of 2·64·64 B; "any query" and its conjunction with a first boolean, 64 B each; positions as int64, 4·64 and
     3; "not padded" of 2·64 B twice; an answer that looks for padding; the first boolean.
@@ -182,6 +184,7 @@ def bidirectional_mask(inputs_embeds: Sym, attention_mask: Sym | None, window: S
     (2, 1, 64, 64)
     """
     tape, (batch, length) = inputs_embeds.tape, inputs_embeds.shape[:2]
+    holes = tape.holes if holes is None else holes
     if attention_mask is None and (window is None or yes(length < window) or tape.kernel in FLASH_ATTN):
         return None
     if attention_mask is not None:
@@ -190,7 +193,7 @@ def bidirectional_mask(inputs_embeds: Sym, attention_mask: Sym | None, window: S
             return _flash_mask(attention_mask, attention_mask.shape[1])
         answer = tape.empty((), "bool", op="all")
         del answer
-        if not tape.holes and (window is None or yes(length < window)):
+        if not holes and (window is None or yes(length < window)):
             return None
     rule = everywhere if window is None else all_of(around, everywhere)
     lengths = (length, length if attention_mask is None else attention_mask.shape[1], 0, 0)

@@ -4,7 +4,8 @@
 pass, and `buffers`, what lies on the device beside the parameters; where a forward pass leaves more there,
 `leave_behind` makes it, or `settles` is true and an earlier step is played. `cache_made_before` is true of a class
 whose forward takes a cache but does not return it. One that is played with images has `inputs_of_images`, what a batch
-then has beside its tokens and, where its layers look at them anew, `inputs_after_images` for tokens that follow.
+then has beside its tokens and, where its layers look at them anew, `inputs_after_images` for tokens that follow; one
+that is played with a recording has `inputs_of_audio`.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from oomph.errors import UnsupportedError
 from oomph.programs.frames import FRAMES
 
 if TYPE_CHECKING:
+    from oomph.job import InferJob, TrainJob
     from oomph.model import Model
 
 OWN_FILES = (
     "albert", "baichuan", "bamba", "bart", "bert", "biogpt", "bloom", "chatglm", "codegen", "dbrx", "deberta",
     "deepseek_v4", "distilbert", "electra", "falcon", "falcon_h1", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox",
-    "gptj", "internlm2", "jamba", "kimi_k25", "kimi_linear", "lfm2", "lfm3", "litgpt", "mamba", "minimax",
+    "gptj", "internlm2", "jamba", "kimi_k25", "kimi_linear", "lfm2", "lfm2_vl", "lfm3", "litgpt", "mamba", "minimax",
     "modernbert", "mpnet", "mpt", "nemotron_h", "nomic_bert", "olmo_hybrid", "opt", "paligemma", "phi", "qwen",
     "qwen3_next", "recurrent_gemma", "roberta", "t5", "umt5", "unsloth", "vipllava", "whisper", "xglm", "zamba",
     "zamba2",
@@ -55,13 +57,14 @@ PROGRAMS: dict[str, str] = {
     "openai-gpt": "openai_gpt",
     **dict.fromkeys(("qwen3_5", "qwen3_5_moe"), "qwen3_5"),
     **dict.fromkeys(("qwen3_5_moe_text", "qwen3_5_text"), "qwen3_next"),
+    **dict.fromkeys(("qwen2_audio", "voxtral"), "audio_lm"),
     **dict.fromkeys(("qwen2_5_omni_thinker", "qwen3_omni_moe_thinker"), "omni"),
     **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"), "qwen_vl"),
     "step3p7": "step3p7",
     **dict.fromkeys(("camembert", "xlm-roberta"), "roberta"),
 }
 # Types whose program has the layers of the language model inside too.
-OWN_DECODERS = ("gemma3n", "gemma4", "mllama", "qwen3_5", "qwen3_5_moe")
+OWN_DECODERS = ("gemma3n", "gemma4", "lfm2_vl", "mllama", "qwen3_5", "qwen3_5_moe")
 # Types that transformers has no class for, and the one whose class their configs are read with. Kimi-K2's names
 # DeepseekV3ForCausalLM, and transformers reads it so inside Kimi-K2.5 (models/kimi_k25/configuration_kimi_k25.py).
 # MiniMax-M3's text model alone is that of minimax_m3_vl under another name.
@@ -76,8 +79,20 @@ def sees(model_type: str) -> bool:
     return model_type in PROGRAMS and hasattr(_file(model_type), "inputs_of_images")
 
 
+def hears(model_type: str) -> bool:
+    """Tell whether jobs of a type are played with a recording."""
+    return model_type in PROGRAMS and hasattr(_file(model_type), "inputs_of_audio")
+
+
 def _file(model_type: str) -> Any:
     return import_module(f"oomph.programs.{PROGRAMS[model_type]}")
+
+
+def refuse_unheard(model: Model, job: TrainJob | InferJob) -> None:
+    """Refuse a recording where a model is not played with one."""
+    if job.audio and not hears(model.model_type):
+        fix = "Leave --audio out: what is played is text alone."
+        raise UnsupportedError(f"oomph cannot play a recording with {model.model_type or 'this model'} yet.", fix)
 
 
 def refuse_headless(model: Model) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # Types whose class hands on to the packages flash-attn 2 and 3, as programs play it; and types whose class knows none.
 NO_FLASH_ATTN = (  # of the frames
     "llama4_text", "minimax_m3", "minimax_m3_vl_text", "mimo_v2_flash", "qwen2_vl_text", "qwen2_5_vl_text",
-    "qwen3_vl_text", "step3p5", "glm4v_text", "glm4v_moe_text",
+    "qwen3_vl_text", "step3p5", "glm4v_text", "glm4v_moe_text", "qwen2_5_omni_text", "qwen3_omni_moe_text",
 )  # fmt: skip
 FLASH_ATTN_TYPES = (frozenset(FRAMES) - {*NO_FLASH_ATTN}) | {
     "biogpt", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "opt", "phi",

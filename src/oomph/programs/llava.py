@@ -26,6 +26,7 @@ from oomph.tape.sym import Sym
 if TYPE_CHECKING:
     from oomph.job import InferJob, TrainJob
 
+OF_VIDEOS = "model.vision_resampler."  # what LLaVA-NeXT-Video shrinks frames with
 See = Callable[[Bound, Images, Checkpointing], "tuple[list[Any], list[Sym]]"]
 Merge = Callable[["list[Sym]", Sym, Sym], "tuple[Sym, Sym, Any]"]
 
@@ -141,7 +142,7 @@ def projected(m: Bound, image_features: Sym) -> Sym:
 def updated(m: Bound, parameters: list[Sym]) -> list[Sym]:
     """Return those of the parameters that get a gradient: not the tower's behind the features that are taken."""
     tower, layer = m.model.vision_tower, m.model.multi_modal_projector.block.layer
-    unused = [f"{tower.path}.post_layernorm.", f"{tower.path}.head."]
+    unused = [f"{tower.path}.post_layernorm.", f"{tower.path}.head.", OF_VIDEOS]
     if m.tape.images:
         encoder = tower.transformer if isinstance(tower.block, PixtralVision) else tower.encoder
         layers = list(encoder.layers)

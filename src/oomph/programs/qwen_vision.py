@@ -13,8 +13,8 @@ from functools import partial
 from typing import Any
 
 from oomph import ops
-from oomph.blocks.vision_native import Qwen3Vision, QwenVision
-from oomph.images import QWEN2_PIXELS, QWEN3_PIXELS, patches
+from oomph.blocks.vision_native import GlmVision, Qwen3Vision, QwenVision
+from oomph.images import QWEN2_PIXELS, QWEN3_PIXELS, glm_patches, patches
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sym import Sym
@@ -56,8 +56,11 @@ def _pieces(length: int, size: int) -> list[int]:
     return [min(size, length - start) for start in range(0, length, size)]
 
 
-def grid_of(block: QwenVision | Qwen3Vision, tape: Tape, count: int) -> Grid:
+def grid_of(block: QwenVision | Qwen3Vision | GlmVision, tape: Tape, count: int) -> Grid:
     """Return how a batch's images are cut up."""
+    if isinstance(block, GlmVision):
+        merge = operator.index(block.merge)
+        return Grid(count, *glm_patches(tape.image_size, operator.index(block.patch_size), merge), merge)
     merge, newer = operator.index(block.merge), isinstance(block, Qwen3Vision) and not block.of_omni
     bounds = QWEN3_PIXELS if newer else QWEN2_PIXELS
     return Grid(count, *patches(tape.image_size, operator.index(block.patch_size), merge, bounds), merge)

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from oomph import ops
-from oomph.blocks.vision_native import Qwen3Vision, QwenVision
+from oomph.blocks.vision_native import GlmVision, Qwen3Vision, QwenVision
 from oomph.job import InferJob, TrainJob
 from oomph.ops.fused_head import take_where
-from oomph.programs import llama, qwen3_vision, qwen_vision, towers
+from oomph.programs import glm_vision, llama, qwen3_vision, qwen_vision, towers
 from oomph.programs.cache import Cache, dynamic_cache
 from oomph.programs.frames import FRAMES, Frame
 from oomph.programs.llava import sliding_windows
@@ -35,11 +35,12 @@ def buffers(m: Bound) -> list[Sym]:
 
 
 def updated(m: Bound, parameters: list[Sym]) -> list[Sym]:
-    """Return those of the parameters that get a gradient: in reentrant checkpoints of Qwen3-VL's tower none, where
-    nothing before them trains. Its class names no input embeddings, to whose output PEFT would hang a gradient.
+    """Return those of the parameters that get a gradient: in reentrant checkpoints of Qwen3-VL's tower, or
+    GLM-4V's, none where nothing before them trains. Its class names no input embeddings, to whose output PEFT would
+    hang a gradient.
     """
     found, path = towers.updated(m, parameters), m.model.visual.path
-    inputs = (f"{path}.patch_embed.", f"{path}.pos_embed.")
+    inputs = tuple(f"{path}.{name}." for name in ("patch_embed", "pos_embed", "post_conv_layernorm", "embeddings"))
     if not m.tape.reentrant or isinstance(m.model.visual.block, QwenVision):
         return found
     if any(one.made_for.startswith(inputs) for one in found):
@@ -180,7 +181,11 @@ def image_features(m: Bound, pixel_values: Sym, checkpointing: Checkpointing, gr
     return outputs
 
 
-TOWERS: dict[type, Callable[..., list[Any]]] = {QwenVision: qwen_vision.tower, Qwen3Vision: qwen3_vision.tower}
+TOWERS: dict[type, Callable[..., list[Any]]] = {
+    QwenVision: qwen_vision.tower,
+    Qwen3Vision: qwen3_vision.tower,
+    GlmVision: glm_vision.tower,
+}
 
 
 def deepstack(hidden_states: Sym, visual_pos_masks: Sym, visual_embeds: Sym) -> Sym:

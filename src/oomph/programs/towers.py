@@ -27,7 +27,7 @@ AXES = 3  # of a video: time, height, width
 
 def updated(m: Bound, parameters: list[Sym]) -> list[Sym]:
     """Return those of the parameters that get a gradient: of text alone the language model's."""
-    if m.tape.images:
+    if m.tape.images or m.tape.audio:
         return parameters
     parameters = [one for one in parameters if ".indexer." not in one.made_for]  # MiniMax-M3's, which hand none back
     return [one for one in parameters if one.made_for.startswith((LANGUAGE_MODEL, HEAD))]
@@ -36,7 +36,7 @@ def updated(m: Bound, parameters: list[Sym]) -> list[Sym]:
 def tower_buffers(m: Bound) -> list[Sym]:
     """Return what is no parameter of a tower and not stored but on the device: ids of positions, inv_freq."""
     tape, block = m.tape, m.block
-    if isinstance(block, ClipVision) and not isinstance(block, IdeficsVision):
+    if isinstance(block, ClipVision) and not isinstance(block, IdeficsVision) and not block.native_patches:
         made = tape.empty((1, block.num_positions), "int64", op="position_ids")
         m.embeddings.parts["position_ids"] = made
         return [made]
@@ -93,6 +93,15 @@ def check_room(m: Bound, length: Size, tokens: Size) -> None:
         raise UsageError(
             f"{m.tape.images} images of {number(tokens)} tokens each do not fit {number(length)} tokens.",
             f"Give a --seq of at least {number(needed)}.",
+        )
+
+
+def check_heard(m: Bound, length: Size, tokens: Size) -> None:
+    """Refuse sequences with no room for a recording, a token of text before and behind it."""
+    if not yes(tokens + 2 <= length):
+        raise UsageError(
+            f"A recording of {m.tape.audio} seconds is {number(tokens)} tokens, and does not fit {number(length)}.",
+            f"Give a --seq of at least {number(tokens + 2)}.",
         )
 
 

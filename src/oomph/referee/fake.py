@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from math import prod
 from typing import Any
 from unittest.mock import patch
 
@@ -107,8 +108,8 @@ class _Answering(QuickFakeMode):
     def _places(self, mask: Any) -> Any:
         """Return where a mask is set: everywhere, or for as many tokens of a row as are scored, or of images."""
         count = mask.numel() if self.scored is None or mask.dim() == 1 else mask.shape[0] * self.scored
-        if self.pictured is not None and mask.dim() == TOKENS_DIM:
-            count = mask.shape[0] * self.pictured
+        if self.pictured is not None and mask.dim() >= TOKENS_DIM:
+            count = mask.shape[0] * self.pictured * prod(mask.shape[TOKENS_DIM:])
         if self.halves and mask.dim() == 1:
             count //= 2
         if self.found is not None:

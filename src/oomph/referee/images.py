@@ -8,7 +8,7 @@ import torch
 
 from oomph.errors import UnsupportedError
 from oomph.families.llava import ANYRES
-from oomph.images import QWEN2_PIXELS, QWEN3_PIXELS, fitted, patches
+from oomph.images import QWEN2_PIXELS, QWEN3_PIXELS, fitted, glm_patches, patches
 from oomph.job import InferJob, TrainJob
 from oomph.job_checks import pixels
 from oomph.programs.cohere_vision import MOST
@@ -146,6 +146,8 @@ def qwen(config: Any, job: TrainJob | InferJob, device: Any) -> tuple[int, dict[
     omni = config.model_type.endswith("_thinker")
     bounds = QWEN3_PIXELS if config.model_type.startswith("qwen3") and not omni else QWEN2_PIXELS
     rows, columns = patches(job.image_size, patch, merge, bounds)
+    if config.model_type.startswith("glm"):
+        rows, columns = glm_patches(job.image_size, patch, merge)
     tokens = rows * columns // merge**2
     made = {
         "pixel_values": torch.zeros(
@@ -194,6 +196,7 @@ def seen_by(config: Any, job: TrainJob | InferJob, tokens: int, device: Any) -> 
 MADE = {
     **dict.fromkeys(("aya_vision", "cohere2_vision"), cohere),
     "gemma3": gemma,
+    **dict.fromkeys(("glm4v", "glm4v_moe", "glm46v"), qwen),
     "internvl": intern,
     "llama4": llama4,
     "llava": llava,

@@ -121,6 +121,10 @@ def _pass(model: Any, job: InferJob, new: int, seen: int, cache: Any) -> Any:
         from oomph.referee.images import add_images, add_sight
 
         (add_sight if seen - new else add_images)(inputs, model, job)
+    if job.audio and seen == new:
+        from oomph.referee.audio import add_audio
+
+        add_audio(inputs, model, job)
     outputs = _outputs(model, job, inputs, cache)
     return outputs.get(_cache_word(model), cache) if job.cache != "none" else None
 

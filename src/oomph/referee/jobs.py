@@ -287,6 +287,10 @@ def _labelled(model: Any, job: TrainJob) -> dict[str, Any]:
         from oomph.referee.images import add_images
 
         add_images(inputs, unwrapped(model), job)
+    if job.audio:
+        from oomph.referee.audio import add_audio
+
+        add_audio(inputs, unwrapped(model), job)
     return inputs
 
 

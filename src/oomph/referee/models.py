@@ -43,7 +43,8 @@ def build(raw: Mapping[str, Any], job: TrainJob | InferJob, device: str = "cpu")
     config = transformers.CONFIG_MAPPING[model_type](**clean(dict(raw)))
     asked, multimodal = getattr(transformers, auto_class(raw)), transformers.AutoModelForImageTextToText
     # A config with a tower may also have a class for its text alone, which its architectures would name.
-    order = (asked, multimodal) if raw.get("architectures") else (multimodal, asked)
+    order: tuple[Any, ...] = (asked, multimodal) if raw.get("architectures") else (multimodal, asked)
+    order = (*order, transformers.AutoModelForMultimodalLM)  # of sound and text
     auto: Any = next((each for each in order if type(config) in each._model_mapping), None)
     if auto is None:
         raise UnsupportedError(f"transformers has no {asked.__name__} for {model_type[:80]!r}.")

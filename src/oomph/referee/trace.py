@@ -159,6 +159,10 @@ def trace(
             searching = isinstance(job, InferJob) and job.beams > 1
             answers = (jobs.scored(job), jobs.read_number(job), halves, counting, searching)
             mode = stack.enter_context(fake_tensors(job.padding, packed, *answers))
+            if job.audio:
+                from oomph.referee.audio import heard_as_given
+
+                stack.enter_context(heard_as_given(raw_config, job))
         if job.attention in FLASH_ATTN:
             from oomph.referee import flash_attn
 

@@ -65,6 +65,7 @@ class Tape:
         self.scored: tuple[str, ...] = ("entropy", "is_top1")  # what TRL's fused head is asked for; these by SFTTrainer
         self.prompt_len: Size = 0  # tokens at the start of each sequence that are not scored
         self.images, self.image_size = 0, ""  # of each sequence, and how large they are
+        self.audio = 0  # seconds of a recording in each sequence
         self.holes = True  # whether a padding mask has any
         self.sequences: Size = 0  # that lie behind each other in each row; 0: no position ids come along
         self.cu_seq_lens: Sym | None = None  # where each begins, if the batch says so
