@@ -177,5 +177,7 @@ def test_what_the_package_cannot_do_is_refused_by_name() -> None:
         play(model_from_config(raw), InferJob(1, 16, decode=1, **ALONE))
     with pytest.raises(UnsupportedError, match="fails with a bias"):
         play(model_from_config(MAMBA | {"use_bias": True}), TrainJob(1, 16, **BOTH))
+    with pytest.raises(UnsupportedError, match="cu_seq_lens with mamba-ssm"):
+        play(model_from_config(MAMBA2), TrainJob(packing=True, packed_by="lengths", **BOTH))
     with pytest.raises(UnsupportedError, match="multiple of 8"):
         play(model_from_config(NEMOTRON | UNEVEN), InferJob(1, 16, **BOTH))

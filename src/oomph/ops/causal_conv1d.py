@@ -25,7 +25,7 @@ def causal_conv1d(x: Sym, weight: Sym, bias: Sym | None = None, seq_idx: Sym | N
     dtype and layout. The weight may have another dtype than x.
 
     Saves x, the weight and the bias, whichever train, and `seq_idx` [B, S] int32, to which sequence each token belongs,
-    if it is told; no more with an activation. An x whose innermost axis is
+    if that is told; no more with an activation. An x whose innermost axis is
     neither time nor channels is copied, and the copy saved. Backward makes all three gradients, wanted or not: x's in
     its dtype, the others in fp32, cast to the weight's dtype one by one; a gradient that does not lie as x does is
     copied for the time of the kernel. Source: causal-conv1d 1.7.0, causal_conv1d_interface.py, CausalConv1dFn.

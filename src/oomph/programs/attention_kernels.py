@@ -110,6 +110,9 @@ def check_packed(model: Model, job: TrainJob) -> None:
             " plain torch, which is what oomph plays.",
             f"{played} --packed-by positions, with which its mixers do not tell sequences apart.",
         )
+    if "mamba-ssm" in job.mixers.split("+"):
+        fix = "Say --packed-by positions, with which its mixers do not tell sequences apart."
+        raise UnsupportedError("oomph cannot play cu_seq_lens with mamba-ssm yet.", fix)
 
 
 def calls_flash_attn(model: Model, job: TrainJob | InferJob) -> bool:

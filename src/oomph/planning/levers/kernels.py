@@ -50,8 +50,8 @@ LEVERS = (
     Lever(
         "packages for layers that keep a state",
         Price.NOTHING,
-        "No cost, faster: delta rules and convolutions over time are kernels that compute again in their backward what "
-        "plain torch keeps; flash-linear-attention and causal-conv1d have to be installed.",
+        "No cost, faster: delta rules, Mamba's scans and convolutions over time are kernels that compute again in "
+        "their backward what plain torch keeps; the packages that --mixers names have to be installed.",
         "https://arxiv.org/abs/2412.06464",
         _packages,
     ),
