@@ -214,6 +214,7 @@ def test_llama_factory_makes_what_trains_fp32() -> None:
         ({"use_eaft_loss": True}, {"objective": "eaft"}),
         ({"stage": "dpo", "packing": True, "flash_attn": "fa2"}, {"objective": "dpo"}),
         ({"upcast_lmhead_output": True}, {"loss": "hf-fp32"}),
+        ({"upcast_layernorm": True, "quantization_bit": 4}, {"kbit_preparation": True, "narrow_tables": True}),
         ({"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}},
          {"checkpointing": "non-reentrant"}),
         ({"resize_vocab": True, "additional_target": "lm_head"}, {"modules_to_save": "lm_head"}),

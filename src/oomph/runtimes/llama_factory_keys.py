@@ -202,13 +202,20 @@ def vocabulary(said: Said, key: str) -> dict[str, Any]:
 
 
 def upcast_norms(said: Said, key: str) -> dict[str, Any]:
-    """Read the cast of norms to fp32: in full fine-tuning they are, beside a frozen base it is not modelled."""
-    if said.switch(key) and not _made_wide(said):
-        raise UnsupportedError(
-            f"{said.where}: {key} is not modelled: norms in fp32 beside a frozen base in 16 bits.",
-            "Near it: --kbit-preparation --narrow-tables, which casts biases too.",
-        )
-    return {}
+    """Read the cast of norms to fp32: on a base of bitsandbytes what PEFT's preparation does, with tables cast back.
+
+    That casts biases too, which stay here. In full fine-tuning norms are fp32 in any case. Source:
+    model/model_utils/checkpointing.py, prepare_model_for_training.
+    """
+    if not said.switch(key) or _made_wide(said):
+        return {}
+    how = said.values.get("quantization_method") or BITSANDBYTES[0]
+    if said.values.get("quantization_bit") is not None and how in BITSANDBYTES:
+        return {"kbit_preparation": True, "narrow_tables": True}
+    raise UnsupportedError(
+        f"{said.where}: {key} is not modelled: norms in fp32 beside a frozen base in 16 bits.",
+        "Leave it out, or say quantization_bit: of such a base it is read.",
+    )
 
 
 def bits(said: Said, key: str) -> dict[str, Any]:
