@@ -42,7 +42,7 @@ PROGRAMS: dict[str, str] = {
     "lfm2_moe": "lfm2",
     **dict.fromkeys(("llava", "mistral3"), "llava"),
     **dict.fromkeys(("llava_next", "llava_onevision"), "llava_next"),
-    **dict.fromkeys(("m2m_100", "marian", "mbart", "pegasus"), "bart"),
+    **dict.fromkeys(("blenderbot", "m2m_100", "marian", "mbart", "pegasus", "plbart"), "bart"),
     **dict.fromkeys(("internlm", "minicpm"), "remote_llama"),
     "mllama": "mllama",
     **dict.fromkeys(("idefics3", "smolvlm"), "idefics3"),
