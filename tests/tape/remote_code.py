@@ -83,6 +83,7 @@ def job(rng: random.Random) -> dict[str, Any]:
         "attention": rng.choice(["flash", "eager"]), "precision": rng.choice(["bf16", "fp16", "fp32", "amp-bf16"]),
         "padding": rng.random() < 0.4,
         "checkpointing": rng.choice(["none", "none", "reentrant", "non-reentrant"]), "dropout": rng.random() < 0.5,
+        "checkpoint_every": rng.choice([1, 1, 2]),
         "use_cache": rng.random() < 0.3, "hold_logits": rng.random() < 0.5,
         **rng.choice([{}, {}, {"method": "lora", "targets": "q_proj,down_proj"}]),
         "accumulation": rng.choice([1, 1, 2]),

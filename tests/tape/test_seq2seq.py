@@ -30,6 +30,8 @@ BART: dict[str, Any] = {
 }  # fmt: skip
 MBART = {**BART, "model_type": "mbart"}
 M2M_100 = {**BART, "model_type": "m2m_100", "encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0}
+PLBART = {**BART, "model_type": "plbart"}
+BLENDERBOT = {**BART, "model_type": "blenderbot"}
 PEGASUS = {**BART, "model_type": "pegasus"}
 MARIAN = {**BART, "model_type": "marian", "decoder_vocab_size": 515}
 WHISPER: dict[str, Any] = {
@@ -59,6 +61,13 @@ ROWS: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
     (BART, {**FLASH, "precision": "bf16", "target_len": 20, "checkpointing": "non-reentrant", "checkpoint_every": 2}),
     (MBART, {"precision": "amp-bf16", "padding": True, "steady": False}),
     (M2M_100, {**FLASH, "precision": "bf16", "padding": True, "checkpointing": "non-reentrant", "target_len": 11}),
+    (PLBART, {"precision": "amp-bf16", "padding": True, "use_cache": True, "target_len": 11}),
+    (PLBART, {**FLASH, "precision": "bf16", "checkpointing": "non-reentrant", "method": "lora", "targets": "q_proj"}),
+    (BLENDERBOT, {"precision": "amp-bf16", "padding": True, "use_cache": True, "target_len": 11}),
+    (
+        BLENDERBOT,
+        {**FLASH, "precision": "bf16", "checkpointing": "non-reentrant", "method": "lora", "targets": "q_proj"},
+    ),
     (M2M_100, {"precision": "fp32", "use_cache": True, "keep_outputs": True, "method": "lora", "targets": "q_proj"}),
     (PEGASUS, {**FLASH, "precision": "fp32", "padding": True, "checkpointing": "reentrant", "target_len": 11}),
     (MARIAN, {**FLASH, "precision": "bf16", "padding": True, "method": "lora", "targets": "all-linear"}),
@@ -140,6 +149,8 @@ WRITING: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
     (BART, {"decode": 2, "attention": "eager", "precision": "fp32"}),
     (MBART, {"decode": 2, "attention": "math", "padding": True}),
     (PEGASUS, {"decode": 1, "cache": "none"}),
+    (PLBART, {"decode": 2, "padding": True}),
+    (BLENDERBOT, {"decode": 2, "padding": True}),
     (MARIAN, {"decode": 2, "attention": "efficient"}),
     (WHISPER, {"decode": 3, "attention": "flash_attention_2"}),
     (WHISPER, {"decode": 2, "attention": "eager", "precision": "fp32"}),

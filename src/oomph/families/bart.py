@@ -1,6 +1,7 @@
-"""BART and its kin (mBART, M2M-100 and NLLB, Marian, Pegasus), and Whisper: encoder-decoders of one pattern.
+"""BART and its kin (mBART, M2M-100 and NLLB, Marian, Pegasus, PLBART, Blenderbot), and Whisper.
 
-Class defaults and structure: transformers 5.23, models/bart, mbart, m2m_100, marian, pegasus, whisper.
+Encoder-decoders of one pattern. Class defaults and structure: transformers 5.23, models/bart, mbart, m2m_100, marian,
+pegasus, plbart, blenderbot, whisper.
 """
 
 from __future__ import annotations
@@ -30,6 +31,15 @@ TYPES: dict[str, dict[str, Any]] = {
     "m2m_100": {**_BASE, "vocab_size": 128112},
     "marian": {**_BASE, "vocab_size": 58101, "share_encoder_decoder_embeddings": True},
     "pegasus": _BASE,
+    "blenderbot": {
+        **_BASE, "vocab_size": 8008, "max_position_embeddings": 128, "encoder_layers": 2, "encoder_ffn_dim": 10240,
+        "encoder_attention_heads": 32, "decoder_layers": 24, "decoder_ffn_dim": 10240, "decoder_attention_heads": 32,
+        "d_model": 2560,
+    },
+    "plbart": {
+        **_BASE, "vocab_size": 50005, "encoder_layers": 6, "encoder_ffn_dim": 3072, "encoder_attention_heads": 12,
+        "decoder_layers": 6, "decoder_ffn_dim": 3072, "decoder_attention_heads": 12, "d_model": 768,
+    },
     "whisper": {
         "vocab_size": 51865, "num_mel_bins": 80, "encoder_layers": 4, "encoder_attention_heads": 6,
         "encoder_ffn_dim": 1536, "decoder_layers": 4, "decoder_attention_heads": 6, "decoder_ffn_dim": 1536,
@@ -84,6 +94,15 @@ _TRAITS = {
     "m2m_100": Traits("M2M100", (), positions=None, bias_buffer=False),
     "marian": Traits("Marian", (), "MTModel", final_norm=False, pre_norm=False, fixed=True),
     "pegasus": Traits("Pegasus", (), fixed=True),
+    "blenderbot": Traits("Blenderbot", ()),
+    "plbart": Traits(
+        "PLBart",
+        ("ForSequenceClassification",),
+        positions=BART_OFFSET,
+        embedding_norm=True,
+        final_norm=False,
+        pre_norm=False,
+    ),
     "whisper": Traits("Whisper", ("ForAudioClassification",), bias_buffer=False),
 }
 DROPOUT = 0.1  # dropout of every class here but Whisper's
@@ -185,7 +204,7 @@ def _stack(config: Config, traits: Traits, hidden: int, side: str, encoder: bool
     attention = kind(
         hidden, heads, heads, config.divide(hidden, heads, "attention heads"), qkv_bias=True, out_bias=True,
         qkv=("k_proj", "v_proj", "q_proj"), out="out_proj",
-        dropout=config.rate("attention_dropout", DROPOUT if m2m else 0.0),
+        dropout=config.rate("attention_dropout", DROPOUT if m2m or config.model_type == "plbart" else 0.0),
     )  # fmt: skip
     norm, activation = Norm(hidden, bias=True), config.str("activation_function", "relu" if m2m else "gelu")
     mlp = MLP(hidden, config.int(f"{side}_ffn_dim"), bias=True, names=("fc1", "fc2"), activation=activation)

@@ -149,11 +149,13 @@ FAMILIES: dict[str, str] = {
     "xlm-roberta": "bert",
     # Encoder-decoders.
     "bart": "bart",
+    "blenderbot": "bart",
     "m2m_100": "bart",
     "marian": "bart",
     "mbart": "bart",
     "mt5": "t5",
     "pegasus": "bart",
+    "plbart": "bart",
     "t5": "t5",
     "umt5": "t5",
     "whisper": "bart",

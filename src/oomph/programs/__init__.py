@@ -46,7 +46,7 @@ PROGRAMS: dict[str, str] = {
     "lfm2_moe": "lfm2",
     **dict.fromkeys(("llava", "mistral3"), "llava"),
     **dict.fromkeys(("llava_next", "llava_next_video", "llava_onevision"), "llava_next"),
-    **dict.fromkeys(("m2m_100", "marian", "mbart", "pegasus"), "bart"),
+    **dict.fromkeys(("blenderbot", "m2m_100", "marian", "mbart", "pegasus", "plbart"), "bart"),
     **dict.fromkeys(("internlm", "minicpm"), "remote_llama"),
     "minimax_m3_vl": "minimax_m3_vl",
     "mllama": "mllama",

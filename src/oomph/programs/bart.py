@@ -22,13 +22,20 @@ from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sym import Sym
 
-M2M = "m2m_100"
+M2M, BLENDERBOT = "m2m_100", "blenderbot"
 sliding_windows = full_attention("model.decoder.layers")
-LEARNED = ("bart", "mbart")  # types whose positions train
-SCALES = (*LEARNED, M2M)  # types whose table scales what it looks up itself
-KEEPS_ONES = ("mbart", "pegasus", "marian")  # types in which a mask of ones is no longer named like the mask made of it
+LEARNED = ("bart", "mbart", "plbart")  # types whose positions begin two rows later
+ENDS_FIRST = ("mbart", "plbart")  # types in which what is written begins with each row's last token
+CACHES = (M2M, "plbart")  # types that make a cache where there are labels
+SCALES = (*LEARNED, M2M, BLENDERBOT)  # types whose table scales what it looks up itself
+KEEPS_ONES = (
+    "mbart",
+    "pegasus",
+    "marian",
+    BLENDERBOT,
+)  # types in which a mask of ones is no longer named like the mask made of it
 
-REUSES_IDS = ("mbart", "marian")  # types in which positions take the name of their numbers
+REUSES_IDS = ("mbart", "marian", BLENDERBOT)  # types in which positions take the name of their numbers
 
 
 def buffers(m: Bound) -> list[Sym]:
@@ -271,6 +278,8 @@ def decoder(
             causal_mask if model_type in KEEPS_ONES else attention_mask, encoder_hidden_states,
             encoder_attention_mask=encoder_attention_mask,
         )  # fmt: skip
+        # What Blenderbot's last layer gave is held to the end.
+        layer_outputs = hidden_states if model_type == BLENDERBOT else None  # noqa: F841
     tape.end_layers()
     if m.parts.get("layer_norm") is not None:
         hidden_states = m.layer_norm(hidden_states)
@@ -320,15 +329,15 @@ def causal_lm(
 ) -> tuple[Sym | None, Sym, Any]:
     """Mirror BartForConditionalGeneration.forward: loss, logits, and what else the output holds.
 
-    Of all these classes M2M-100's alone makes a cache where there are labels.
+    Of all these classes M2M-100's and PLBART's alone make a cache where there are labels.
     """
     refuse_positions(position_ids)
     refuse_half(m.model.shared.weight)
     if labels is None:
         raise UnsupportedError("An encoder-decoder is trained on labels.", "Play its encode and decode without them.")
     check_own(m.tape.loss)
-    decoder_input_ids = shift_tokens_right(labels) if model_type == "mbart" else shift_right(labels)
-    if use_cache and model_type == M2M:
+    decoder_input_ids = shift_tokens_right(labels) if model_type in ENDS_FIRST else shift_right(labels)
+    if use_cache and model_type in CACHES:
         past_key_values = encoder_decoder_cache(m.tape, len(m.model.decoder["layers"].stacked))
     outputs = model(
         m.model, input_ids, decoder_input_ids, checkpointing, attention_mask, model_type, past_key_values

@@ -6,6 +6,7 @@ sdpa. Source: the code of the repositories (nvidia/Llama-3_3-Nemotron-Super-49B-
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from oomph import ops
@@ -108,6 +109,7 @@ def layer(
     hidden_states: Sym,
     attention_mask: Sym,
     position_ids: Sym,
+    cache_position: Sym,
     past_key_values: None = None,
     index: int = 0,
     *,
@@ -147,7 +149,7 @@ def model(
     position_embeddings = rotary_tables(hidden_states, position_ids, attentions(m)[0].head_dim)
     for index, each in enumerate(m.layers):
         layer_outputs = call(
-            each, index, layer, checkpointing, None, hidden_states, mask, position_ids,
+            each, index, layer, checkpointing, None, hidden_states, mask, position_ids, cache_position,
             position_embeddings=position_embeddings,
         )  # fmt: skip
         hidden_states = layer_outputs[0]
@@ -176,6 +178,8 @@ def causal_lm(
     if empty and checkpointing.kind == "reentrant":
         fix = "Say --checkpointing non-reentrant."
         raise UnsupportedError("oomph cannot play reentrant checkpoints of layers that do nothing yet.", fix)
+    if checkpointing.kind != "none":
+        checkpointing = replace(checkpointing, every=1)  # the class checkpoints all its layers
     tape.kernel = "eager"
     hidden_states = model(m.model, input_ids, checkpointing, attention_mask, position_ids)
     logits = ops.cast(head(m, hidden_states), "fp32")

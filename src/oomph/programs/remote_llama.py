@@ -8,7 +8,7 @@ repositories that scripts/record_remote_code.py names (MiniCPM-2B, InternLM-7B).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -54,7 +54,7 @@ def causal_4d(inputs_embeds: Sym, attention_mask: Sym | None) -> Sym | None:
     if causal is not None:
         expanded = filled(tape, [expanded])
         del causal
-    return unmasked(expanded) if for_sdpa and not yes(length == 1) else expanded
+    return unmasked(expanded) if for_sdpa else expanded
 
 
 def filled(tape: Tape, made: list[Sym]) -> Sym:
@@ -296,8 +296,12 @@ def causal_lm(
         raise UnsupportedError(f"oomph plays {model_type} in training only.", "Say --cache none.")
     if not code.sdpa:
         tape.kernel = "eager"
+    if checkpointing.kind != "none":  # the class checkpoints all its layers
+        checkpointing = replace(checkpointing, every=1)
     if checkpointing.kind != "none" and code.reentrant:
         checkpointing = Checkpointing("reentrant", 1)
+    if code.bounded and yes(input_ids.shape[1] == 1):
+        raise UnsupportedError(f"oomph cannot play {model_type} with sequences of one token.", "Take longer ones.")
     presents: list[KeyValue] | None = [] if use_cache else None
     hidden_states = model(m.model, code, input_ids, checkpointing, attention_mask, position_ids, presents)
     logits = head(m, hidden_states / 1.0 if code.scaled else hidden_states)

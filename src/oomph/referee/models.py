@@ -158,7 +158,7 @@ HEADS = {"ForSequenceClassification": "ForSequenceClassification", "ForMaskedLM"
     ("ForConditionalGeneration", "MTModel", "WithLMHeadModel", "Seq2SeqLM"), "ForSeq2SeqLM"
 )
 # Types whose class writes what another part has read, where the config names none.
-SEQ2SEQ = ("bart", "m2m_100", "marian", "mbart", "mt5", "pegasus", "t5", "umt5", "whisper")
+SEQ2SEQ = ("bart", "blenderbot", "m2m_100", "marian", "mbart", "mt5", "pegasus", "plbart", "t5", "umt5", "whisper")
 # Types whose class fills in masks where the config names none.
 ENCODERS = (
     "albert", "bert", "camembert", "deberta-v2", "distilbert", "electra", "ernie", "modernbert", "mpnet",

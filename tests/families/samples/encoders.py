@@ -233,6 +233,8 @@ SAMPLES = {
     "m2m_100": bart_like("m2m_100", "M2M100", ("Model", "ForConditionalGeneration")),
     "marian": bart_like("marian", "Marian", ("Model", "MTModel", "ForCausalLM")),
     "mbart": bart_like("mbart", "MBart", _BART),
+    "blenderbot": bart_like("blenderbot", "Blenderbot", ("Model", "ForConditionalGeneration", "ForCausalLM")),
+    "plbart": bart_like("plbart", "PLBart", ("Model", "ForConditionalGeneration", "ForCausalLM")),
     "modernbert": modernbert,
     "mpnet": mpnet,
     "mt5": t5_like("mt5"),
