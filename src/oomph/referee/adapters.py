@@ -17,7 +17,7 @@ from oomph.job_words import PROMPTED
 from oomph.methods import boft
 from oomph.methods.oft import BLOCK_SIZE
 from oomph.methods.ranks import parsed
-from oomph.methods.targets import ALL_LINEAR, DEFAULT, split
+from oomph.methods.targets import ALL_LINEAR, DEFAULT, is_pattern, split
 from oomph.methods.wide_tables import TABLES
 from oomph.referee.meta import INSTALL
 
@@ -192,7 +192,8 @@ def _task(model: Any) -> str | None:
 def _config(peft: Any, job: TrainJob, task: str | None) -> Any:
     """Return PEFT's config of a method."""
     saved = list(split(job.modules_to_save)) or None
-    targets = {DEFAULT: None, ALL_LINEAR: ALL_LINEAR}.get(job.targets, list(split(job.targets)))
+    named = job.targets if is_pattern(job.targets) else list(split(job.targets))
+    targets = {DEFAULT: None, ALL_LINEAR: ALL_LINEAR}.get(job.targets, named)
     if job.method == "ln-tuning":
         return peft.LNTuningConfig(task_type=task, target_modules=targets, modules_to_save=saved)
     if job.method == "ia3":
