@@ -145,7 +145,7 @@ HELP: dict[Job, dict[str, str]] = {
         "method": "What trains, and what PEFT adds.",
         "rank": "Rank of adapters.",
         "rank_pattern": "Ranks of single maps (PEFT's rank_pattern): q_proj=16,mlp.down_proj=4.",
-        "targets": "Maps that get an adapter: names with commas, all-linear, or PEFT's choice for the model.",
+        "targets": "Maps that get an adapter: names with commas, a regular expression, all-linear, or PEFT's choice.",
         "adapter_dropout": "Rate of dropout on an adapter's input.",
         "adapter_dtype": "Dtype of adapters: fp32 as in PEFT, or the base's; of the layers that train with freeze.",
         "quantization": "How the frozen base is stored, by bitsandbytes (dq: scales quantised too), GPTQ, HQQ, AWQ ...",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from oomph.blocks.base import Block, Part, Rewritten, descend, rewritten
+from oomph.blocks.base import Block, Part, Rewritten, Stack, descend, rewritten
 from oomph.blocks.basic import Head, Linear
 from oomph.blocks.compressed_attention import GroupedLinear
 from oomph.blocks.dbrx import TallMoE
@@ -71,6 +72,7 @@ ALL_LINEAR = "all-linear"
 DEFAULT = "default"
 # Types whose names of maps PEFT translates to those of experts, and so shortens to numbers.
 NUMBERED = ("qwen3_omni_moe_thinker",)
+PATTERN_SIGNS = frozenset("[](){}|\\^$+?")  # which no name of a module has
 ATTENTION = "attention"  # the kind of blocks that attend
 
 Wrap = Callable[[str, Part], Block]
@@ -104,7 +106,58 @@ def names_of(model: Model, job: TrainJob, known: dict[str, tuple[str, ...]] | No
                 "Name the maps: --targets q_proj,v_proj, for one.",
             )
         return None
-    return split(job.targets)
+    return _matching(model, job.targets) if is_pattern(job.targets) else split(job.targets)
+
+
+def is_pattern(targets: str) -> bool:
+    """Tell whether targets are a regular expression, as PEFT takes one text that is no list.
+
+    >>> is_pattern("q_proj,v_proj"), is_pattern("layers.*.mlp.up_proj"), is_pattern("layers.[0-9]+.mlp.up_proj")
+    (False, False, True)
+    """
+    return not PATTERN_SIGNS.isdisjoint(targets)
+
+
+def _matching(model: Model, pattern: str) -> tuple[str, ...]:
+    """Return the paths of modules whose whole names a regular expression matches, layers that are equal under a *.
+
+    Raises UsageError for one that is none or matches nothing, UnsupportedError for one that takes some of equal layers.
+    Source: peft 0.21, tuners/tuners_utils.py, check_target_module_exists.
+    """
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise UsageError(f"{pattern[:80]!r} is no regular expression: {error}.", "Name maps: q_proj,v_proj.") from None
+    hits: dict[str, set[bool]] = {}
+    for path, name in _modules(model):
+        hits.setdefault(path, set()).add(compiled.fullmatch(name) is not None)
+    found = tuple(path for path, matched in hits.items() if True in matched)
+    some = next((path for path in found if False in hits[path]), None)
+    if some is not None:
+        fix = "Take all of them: write [0-9]+ for the number."
+        raise UnsupportedError(f"oomph cannot play adapters on {some} of some layers alone.", fix)
+    if not found:
+        fix = f"Its linear maps are {', '.join(_maps(model))}."
+        raise UsageError(f"The model has no module that {pattern[:80]!r} matches.", fix)
+    return found
+
+
+def _modules(model: Model) -> Iterator[tuple[str, str]]:
+    """Yield each module's path, a * for layers' numbers, and its name."""
+
+    def walk(part: Part, path: str, name: str) -> Iterator[tuple[str, str]]:
+        if part is None or isinstance(part, Tensor):
+            return
+        yield path, name
+        if isinstance(part, Stack):
+            for index, layer in part.parts.items():
+                yield from walk(layer, f"{path}.*", f"{name}.{index}")
+            return
+        for key, each in part.built_parts.items():
+            yield from walk(each, f"{path}.{key}", f"{name}.{key}")
+
+    for path, part in model.parts.items():
+        yield from walk(part, path, path)
 
 
 def has_default(model_type: str, method: str) -> bool:

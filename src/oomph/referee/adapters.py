@@ -17,7 +17,7 @@ from oomph.job_words import BLOCKED, PROMPTED, RANKED
 from oomph.methods import boft
 from oomph.methods.oft import BLOCK_SIZE
 from oomph.methods.ranks import parsed
-from oomph.methods.targets import ALL_LINEAR, DEFAULT, has_default, split
+from oomph.methods.targets import ALL_LINEAR, DEFAULT, has_default, is_pattern, split
 from oomph.methods.wide_tables import TABLES
 from oomph.referee.meta import INSTALL
 
@@ -199,7 +199,9 @@ def _targets(model: Any, job: TrainJob) -> str | list[str] | None:
     if job.targets == DEFAULT:
         chooses = job.method not in RANKED | BLOCKED or has_default(model.config.model_type, job.method)
         return None if chooses else ALL_LINEAR
-    return ALL_LINEAR if job.targets == ALL_LINEAR else list(split(job.targets))
+    if job.targets == ALL_LINEAR or is_pattern(job.targets):
+        return job.targets
+    return list(split(job.targets))
 
 
 def _config(peft: Any, job: TrainJob, task: str | None, targets: str | list[str] | None) -> Any:

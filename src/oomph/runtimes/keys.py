@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from oomph.errors import ConfigError, UnsupportedError
+from oomph.methods.targets import is_pattern
 from oomph.runtimes import (
     axolotl_keys,
     base_keys,
@@ -96,7 +97,9 @@ def _names(said: Said, key: str) -> list[str]:
 
 
 def targets(said: Said, key: str) -> dict[str, Any]:
-    """Read which modules get adapters."""
+    """Read which modules get adapters: a list of names, or one text, which may be a regular expression."""
+    if isinstance(said.values[key], str) and is_pattern(said.values[key]):
+        return {"targets": said.values[key]}
     names = _names(said, key)
     return {"targets": "all-linear" if names in (["all"], ["all-linear"]) else ",".join(names)}
 
