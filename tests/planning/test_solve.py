@@ -21,7 +21,7 @@ from oomph.planning.solve import Search, largest, limits
 from oomph.steps import step
 from oomph.structure import Job, with_layers
 from tests.planning.models import GPT2, LLAMA, gpu, random_job, random_model, subject
-from tests.tape import vision
+from tests.tape import state_space, vision
 
 N_FAST, N_SLOW = 10, 40
 
@@ -155,3 +155,11 @@ def test_values_that_a_job_refuses_are_not_looked_at(raw: dict[str, Any], job: J
     limit = largest(subject(raw), job, gpu(1024), axis)
     assert limit.value > 1
     check(limit, raw, job, 1024)
+
+
+def test_what_is_not_played_any_more_is_a_limit() -> None:
+    """Mamba-1's scan is played up to so many tokens: the answer is that number, and why."""
+    raw = state_space.CONFIGS["mamba"](random.Random(3))
+    limit = largest(subject(raw), TrainJob(1, 16), gpu(80_000), "seq")
+    assert (limit.value, limit.beyond) == (2048, None)
+    assert "that is as many as oomph plays, and memory would do for that" in limit.sentence

@@ -108,7 +108,12 @@ IDLE = frozenset(
         "report-to", "save-steps", "seed", "warmup-ratio", "warmup-steps", "weight-decay",
     }
 )  # fmt: skip
-MANY = frozenset({"fsdp", "nnodes", "nproc-per-node", "num-gpus", "num-processes", "pipeline-parallel-size"})
+MANY = frozenset(
+    {
+        "fsdp", "nnodes", "nproc-per-node", "num-gpus", "num-processes", "pipeline-parallel-size",
+        "tensor-parallel-size", "tp", "world-size",
+    }
+)  # fmt: skip
 # What starts a training elsewhere: a pasted command begins with it.
 LAUNCHERS = frozenset({"accelerate", "axolotl", "deepspeed", "llamafactory-cli", "swift", "torchrun", "trl", "tune"})
 JOBS = ("train", "serve")

@@ -62,7 +62,8 @@ def served(model: str | None, values: dict[str, Any]) -> Ledger:
 def _by_transformers(model: str | None, map_file: str | None, values: dict[str, Any]) -> Answered:
     if map_file is not None or values["format"] is not None:
         given = "--map" if map_file is not None else "--format"
-        raise click.UsageError(f"{given} is about an engine: say which, --engine vllm.")
+        own = "" if map_file is not None else " Weights as transformers itself quantises them: --quantization."
+        raise click.UsageError(f"{given} is about an engine: say which, --engine vllm.{own}")
     if model is None:
         raise click.UsageError("Missing argument 'MODEL'.")
     return answered(model, infer_job(values), values)

@@ -141,7 +141,8 @@ def judge(what: str, deployed: Deployment, concurrency: int) -> Verdict:
     room, safe = tightest.room_bytes or 0, tightest.safe_room_bytes
     requests = f"{context:,} tokens" if context > 1 else "1 token"
     requests = f"{concurrency} x {requests}" if concurrency > 1 else requests
-    where = f" on {tightest.name}" if len(known) > 1 else ""
+    each = f" on each of {tightest.count} GPUs" if tightest.count > 1 else ""
+    where = f" on {tightest.name}" if len(known) > 1 else each
     fixed = sum(item.n_bytes for item in tightest.items)
     capacity = tightest.capacity_bytes or fixed + room
     status, margin = "fits", safe - needed

@@ -29,6 +29,7 @@ LOOSE = {
     **dict.fromkeys(("8bit", "8bits", "q8", "w8"), EIGHT_BITS),
     **dict.fromkeys(("bnb", "bitsandbytes"), "nf4, nf4-dq, fp4, int8"),
     **dict.fromkeys(("bnb4bit", "bitsandbytes4bit", "loadin4bit", "qlora"), "nf4, nf4-dq, fp4"),
+    "gptq": "gptq-4bit-g128 (most of them), gptq-4bit-g32, gptq-8bit-g128, gptq-3bit-g128",
     "gguf": "q4_k_m, q5_k_m, q6_k, q8_0, iq4_xs, gguf-f16",
     **dict.fromkeys(("float16", "half"), "fp16"),
     "bfloat16": "bf16",

@@ -17,7 +17,7 @@ from typing import Any
 from oomph.answer import Subject
 from oomph.device_map import placed
 from oomph.devices import Fleet
-from oomph.errors import UsageError, close_matches
+from oomph.errors import UnsupportedError, UsageError, close_matches
 from oomph.job import InferJob, TrainJob
 from oomph.ledger import Ledger
 from oomph.planning.bench import Bench
@@ -61,6 +61,8 @@ def largest(found: Subject, job: Job, fleet: Fleet, over: str, bench: Bench | No
     known = len(decoder_stack(found.model)[1].layers) if axis.field == "layers" else getattr(job, axis.field)
     least = search.least = search.accepted(known)
     value = search.run()
+    if search.most < most:
+        most, why = search.most, "that is as many as oomph plays"
     at = search.ledger(value) if value else None
     beyond = search.ledger(max(value + 1, least)) if value < most else None
     bound = "memory" if beyond else why
@@ -194,7 +196,11 @@ class Search:
 
         def enough(value: int) -> bool:
             bench, job = self.at(value)
-            return bench.peak(job) <= (bench.room if room is None else room)
+            try:
+                return bench.peak(job) <= (bench.room if room is None else room)
+            except UnsupportedError:  # a scan of more tokens than are played, where fewer were: no value beyond is
+                self.most = min(self.most, value - 1)
+                return False
 
         step = 1
         while low + step <= most and enough(low + step):
