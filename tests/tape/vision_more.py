@@ -131,12 +131,14 @@ def text_infer_job(rng: random.Random) -> InferJob:
 
 
 def grid(seed: int = 20261201) -> Iterator[tuple[Config, TrainJob | InferJob]]:
-    """A training step of each kind with images and one of text alone, and inference."""
+    """A training step of each kind with images or, where these are not played, of text alone, and inference of some."""
     rng = random.Random(seed)
     for index, kind in enumerate(KINDS):
         yield config(rng, kind), replace(job(rng, kind, 1 + index % 2), accumulation=1)
-        yield config(rng, kind), infer_job(rng, 1)
-        yield config(rng, kind), text_job(rng)
+        if index % 2:
+            yield config(rng, kind), infer_job(rng, 1)
+        if kind.endswith("thinker"):  # which counts positions along a mask
+            yield config(rng, kind), replace(text_job(rng), padding=True)
     for kind in TEXT_ALONE:
         yield config(rng, kind), text_job(rng)
         yield config(rng, kind), text_infer_job(rng)
