@@ -53,10 +53,12 @@ def test_a_pattern_takes_what_it_matches_as_a_whole() -> None:
         (r"model.layers.0.mlp.(up|down)_proj", UnsupportedError, "of some layers alone"),
         (r"model.layers.[\d]+.mlp.(w1|w2)", UsageError, "no module that .* matches"),
         (r"model.layers.[\d+.mlp", UsageError, "is no regular expression"),
+        (r"(\w+)+!", UsageError, "repeats too much"),
+        (r".*.*.*.*.*(!)", UsageError, "repeats too much"),
     ],
 )
 def test_what_a_pattern_may_not_be_is_named(targets: str, error: type[Exception], words: str) -> None:
-    """One that takes some of equal layers, one that matches nothing, one that is none."""
+    """One that takes some of equal layers, one that matches nothing, one that is none, some that would hang."""
     with pytest.raises(error, match=words):
         adapted(model_from_config(LLAMA), TrainJob(method="lora", targets=targets))
 

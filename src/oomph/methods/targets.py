@@ -73,6 +73,9 @@ DEFAULT = "default"
 # Types whose names of maps PEFT translates to those of experts, and so shortens to numbers.
 NUMBERED = ("qwen3_omni_moe_thinker",)
 PATTERN_SIGNS = frozenset("[](){}|\\^$+?")  # which no name of a module has
+MOST_REPEATS = 4  # in a regular expression: each multiplies the steps by the length of a name
+_NO_SIGNS = re.compile(r"\\.|\[\^?\]?[^\]]*\]")  # escapes and sets, in which signs of repeating mean themselves
+_REPEATED_GROUP = re.compile(r"\)[*+{]")
 ATTENTION = "attention"  # the kind of blocks that attend
 
 Wrap = Callable[[str, Part], Block]
@@ -121,9 +124,13 @@ def is_pattern(targets: str) -> bool:
 def _matching(model: Model, pattern: str) -> tuple[str, ...]:
     """Return the paths of modules whose whole names a regular expression matches, layers that are equal under a *.
 
-    Raises UsageError for one that is none or matches nothing, UnsupportedError for one that takes some of equal layers.
-    Source: peft 0.21, tuners/tuners_utils.py, check_target_module_exists.
+    Raises UsageError for one that is none, matches nothing or might take for ever, UnsupportedError for one that takes
+    some of equal layers. Source: peft 0.21, tuners/tuners_utils.py, check_target_module_exists.
     """
+    bare = _NO_SIGNS.sub("x", pattern)
+    if _REPEATED_GROUP.search(bare) or sum(bare.count(sign) for sign in "*+{") > MOST_REPEATS:
+        why = f"{pattern[:80]!r} repeats too much to be matched in time."
+        raise UsageError(why, f"Write at most {MOST_REPEATS} of * + {{}}, none of them behind a bracket.")
     try:
         compiled = re.compile(pattern)
     except re.error as error:
