@@ -206,10 +206,12 @@ def attention_maps(model: Model) -> str:
         name
         for block in descend(model.parts)
         if block.kind == ATTENTION
-        for name, part in block.parts.items()
+        for name, part in block.built_parts.items()
         if isinstance(inner(part), Linear)
     )
-    return ",".join(dict.fromkeys(names))
+    # PEFT takes afmoe's gate for that of experts, and cannot adapt a map of groups.
+    left = ("gate_proj", "o_a_proj")
+    return ",".join(name for name in dict.fromkeys(names) if name not in left)
 
 
 def has_stacks(model: Model) -> bool:
