@@ -104,7 +104,7 @@ def test_train_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_what_cannot_be_played_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     """A family without a program, several GPUs, a format beside a job: each says what to do instead."""
-    code, _, err = run(capsys, "train", "jamba-v0.1")
+    code, _, err = run(capsys, "train", "jamba-v0.1", "--seq", "4k")
     assert code == 3
     assert "oomph trace" in err
     code, _, err = run(capsys, "train", "llama-3-8b", "--gpu", "2xh100")

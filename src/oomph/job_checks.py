@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     from oomph.job import InferJob, TrainJob
 
 TWO_OPTIMIZERS = ("muon", "torchao-cpu-offload")
-ALL_AT_ONCE = (*TWO_OPTIMIZERS, "adamw-master", "q_galore_adamw8bit")  # that do not step in a backward pass
+ALL_AT_ONCE = (
+    *TWO_OPTIMIZERS,
+    "muon-llama-factory",
+    "adamw-master",
+    "q_galore_adamw8bit",
+)  # that do not step in a backward pass
 SIXTEEN_BIT_LOSSES = frozenset(
     {"cut", "liger-fms", "unsloth"}
 )  # whose products fail with, or whose kernels refuse, fp32 weights

@@ -96,8 +96,8 @@ HELP: dict[Job, dict[str, str]] = {
         "precision": "Dtype of weights, gradients and states; amp: fp32 weights under autocast.",
         "attention": "Attention kernel: torch's own, transformers' eager one, or the package flash-attn 2's or 3's.",
         "kernels": "Whose fused kernels for norms, rotary embeddings and activations are put into the model.",
-        "mixers": "Which packages compute layers that keep a state: Mamba's scans, delta rules, convolutions.",
         "kernel_parts": "Which of them: rope,norm,glu of liger; mlp,qkv,o of axolotl, and Liger's norm,glu beside.",
+        "mixers": "Which packages compute layers that keep a state: Mamba's scans, delta rules, convolutions.",
         "padding": "The batch has a padding mask, which shuts flash out; flash-attn's packages take padding out.",
         "packing": "Rows hold several sequences, told apart by position ids: a mask is built, which shuts flash out;"
         " flash-attn's packages tell them apart themselves, in batches of one row.",

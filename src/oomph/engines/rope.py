@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from oomph.blocks.attention import Attention
 from oomph.blocks.base import Block, descend
+from oomph.families.layer_types import FULL, SLIDING
 from oomph.structure import decoder_stack
 
 if TYPE_CHECKING:
@@ -48,9 +49,9 @@ def tables(model: Model, config: Mapping[str, Any]) -> tuple[Table, ...]:
     positions = _size(text.get("max_position_embeddings"), model.context_length or USUAL_POSITIONS)
     video = model.model_type.startswith(VIDEO)
     kinds = {name: each for name, each in said.items() if isinstance(each, Mapping)}
-    if kinds:  # by kind of layer; those that see all may have wider heads
-        wider = {"full_attention": _size(text.get("global_head_dim"), widths[0])}
-        return tuple(_table(each, text, positions, wider.get(name, widths[0]), video) for name, each in kinds.items())
+    if kinds:  # by kind of layer, of which one may have wider heads or turn fewer of their channels
+        by_kind = _widths_by_kind(model)
+        return tuple(_table(each, text, positions, by_kind.get(name, widths[0]), video) for name, each in kinds.items())
     if model.decoder_type in IN_FP32:
         return tuple(replace(_table(said, text, positions, width, video), fp32=True) for width in widths)
     found = [_table(said, text, positions, width, video) for width in widths]
@@ -67,6 +68,17 @@ def _widths(model: Model) -> Iterator[int]:
             width = _width(block)
             if width:
                 yield width
+
+
+def _widths_by_kind(model: Model) -> dict[str, int]:
+    """Return how many numbers of a head are turned where attention sees all, and where it has a window."""
+    _, stack = decoder_stack(model)
+    found: dict[str, int] = {}
+    for layer, _ in stack.groups():
+        for block in descend({"": layer}):
+            if isinstance(block, Attention) and (width := _width(block)):
+                found.setdefault(FULL if block.sliding_window is None else SLIDING, width)
+    return found
 
 
 def _width(block: Block) -> int:

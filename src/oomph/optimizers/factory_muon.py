@@ -59,14 +59,20 @@ def step(settings: Settings, parameters: Sequence[Sym], states: Sequence[list[Sy
     pairs = list(zip(parameters, states, strict=True))
     g: Any = None
     u: Any = None
-    for p, kept in (each for each in pairs if settings.is_target(each[0])):
+    hidden = [each for each in pairs if settings.is_target(each[0])]
+    others = [each for each in pairs if not settings.is_target(each[0])]
+    if hidden:
+        hidden[0][0].tape.recorder.mark("Muon step")
+    for p, kept in hidden:
         g = p.grad
         if g is None:
             continue
         kept += [] if kept else state(settings, p)
         g = result("add", p.shape, p.dtype, g, kept[0])
         u = _zeropower(g)
-    for p, kept in (each for each in pairs if not settings.is_target(each[0])):
+    if others:
+        others[0][0].tape.recorder.mark("optimizer step")
+    for p, kept in others:
         g = p.grad
         if g is None:
             continue
