@@ -21,7 +21,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from oomph.errors import UnsupportedError
 from oomph.job import InferJob, TrainJob
@@ -124,7 +124,7 @@ def _import_causal_conv1d() -> None:
     vars(launches).update(dict.fromkeys(LAUNCHES, lambda *args: None))  # results are handed to them
     vars(launches)["causal_conv1d_bwd"] = _causal_conv1d_bwd
     as_it_is = lambda *args, **kwargs: lambda function: function  # noqa: E731
-    with _found({COMPILED: launches}), patch.object(torch.library, "custom_op", as_it_is):
+    with _found({COMPILED: launches}), patch.object(library, "custom_op", as_it_is):
         import_module("causal_conv1d")
 
 
