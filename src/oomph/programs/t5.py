@@ -300,9 +300,12 @@ def causal_lm(
     position_ids: Sym | None = None,
     past_key_values: EncoderDecoderCache | None = None,
     use_cache: bool = False,
+    stack: Callable[..., Sym] = stack,
     **options: Any,
 ) -> tuple[Sym | None, Sym, Any]:
-    """Mirror T5ForConditionalGeneration.forward: loss, logits, and what else the output holds."""
+    """Mirror T5ForConditionalGeneration.forward, whose kin have a `stack` of their own: loss, logits, and what else the
+    output holds.
+    """
     refuse_positions(position_ids)
     refuse(m, checkpointing)
     if labels is None:
@@ -327,7 +330,14 @@ def causal_lm(
     return loss, lm_logits, (hidden_states, past_key_values)
 
 
-def encode(m: Bound, input_ids: Sym, checkpointing: Checkpointing, attention_mask: Sym | None, model_type: str) -> Sym:
+def encode(
+    m: Bound,
+    input_ids: Sym,
+    checkpointing: Checkpointing,
+    attention_mask: Sym | None,
+    model_type: str,
+    stack: Callable[..., Sym] = stack,
+) -> Sym:
     """Play the encoder alone, as `generate` calls it once."""
     refuse(m, checkpointing)
     m.tape.scope = "encoder"
@@ -343,6 +353,7 @@ def decode(
     model_type: str,
     past_key_values: EncoderDecoderCache | None,
     use_cache: bool,
+    stack: Callable[..., Sym] = stack,
 ) -> tuple[Sym, EncoderDecoderCache | None]:
     """Mirror T5ForConditionalGeneration.forward where the encoder's states are given: logits and the cache."""
     if use_cache and past_key_values is None:

@@ -5,23 +5,13 @@ Source: transformers 5.23, models/umt5/modeling_umt5.py.
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 from oomph import ops
-from oomph.errors import UnsupportedError
-from oomph.losses.own import check_own
-from oomph.programs.cache import EncoderDecoderCache, encoder_decoder_cache
-from oomph.programs.frame import refuse_positions, run
-from oomph.programs.t5 import (
-    buffers,
-    compute_bias,
-    eager_attention,
-    feed_forward,
-    heads,
-    refuse,
-    shift_right,
-    sliding_windows,
-)
+from oomph.programs import t5
+from oomph.programs.cache import EncoderDecoderCache
+from oomph.programs.frame import run
+from oomph.programs.t5 import buffers, compute_bias, eager_attention, feed_forward, heads, sliding_windows
 from oomph.tape.bound import Bound
 from oomph.tape.checkpoint import Checkpointing
 from oomph.tape.sym import Sym
@@ -148,68 +138,6 @@ def stack(
     return hidden_states
 
 
-def causal_lm(
-    m: Bound,
-    input_ids: Sym,
-    labels: Sym | None,
-    checkpointing: Checkpointing,
-    model_type: str,
-    attention_mask: Sym | None = None,
-    position_ids: Sym | None = None,
-    past_key_values: EncoderDecoderCache | None = None,
-    use_cache: bool = False,
-    **options: Any,
-) -> tuple[Sym | None, Sym, Any]:
-    """Mirror UMT5ForConditionalGeneration.forward: loss, logits, and what else the output holds."""
-    refuse_positions(position_ids)
-    refuse(m, checkpointing)
-    if labels is None:
-        raise UnsupportedError("An encoder-decoder is trained on labels.", "Play its encode and decode without them.")
-    check_own(m.tape.loss)
-    m.tape.scope = "encoder"
-    hidden_states = stack(m.encoder, input_ids, checkpointing, attention_mask, None, None, None, m.shared)
-    decoder_input_ids = shift_right(labels)
-    m.tape.scope = "decoder"
-    if use_cache:
-        past_key_values = encoder_decoder_cache(m.tape, len(m.decoder["block"].stacked))
-    last = stack(
-        m.decoder, decoder_input_ids, checkpointing, None, hidden_states, attention_mask, past_key_values, m.shared
-    )
-    m.tape.scope = "lm_head"
-    sequence_output = last * 1.0 if m.lm_head.scaled else last
-    weight = m.lm_head.parts["weight"]
-    lm_logits = ops.linear(sequence_output, m.shared.weight if weight is None else weight)
-    m.tape.scope = "loss"
-    flat = ops.view(lm_logits, (ops.rows(lm_logits), lm_logits.shape[-1]))
-    loss = ops.cross_entropy(flat, ops.view(labels, (flat.shape[0],)))
-    return loss, lm_logits, (hidden_states, past_key_values)
-
-
-def encode(m: Bound, input_ids: Sym, checkpointing: Checkpointing, attention_mask: Sym | None, model_type: str) -> Sym:
-    """Play the encoder alone, as `generate` calls it once."""
-    refuse(m, checkpointing)
-    m.tape.scope = "encoder"
-    return stack(m.encoder, input_ids, checkpointing, attention_mask, None, None, None, m.shared)
-
-
-def decode(
-    m: Bound,
-    decoder_input_ids: Sym,
-    encoder_outputs: Sym,
-    checkpointing: Checkpointing,
-    attention_mask: Sym | None,
-    model_type: str,
-    past_key_values: EncoderDecoderCache | None,
-    use_cache: bool,
-) -> tuple[Sym, EncoderDecoderCache | None]:
-    """Mirror UMT5ForConditionalGeneration.forward where the encoder's states are given: logits and the cache."""
-    if use_cache and past_key_values is None:
-        past_key_values = encoder_decoder_cache(m.tape, len(m.decoder["block"].stacked))
-    m.tape.scope = "decoder"
-    last = stack(
-        m.decoder, decoder_input_ids, checkpointing, None, encoder_outputs, attention_mask, past_key_values, m.shared
-    )
-    m.tape.scope = "lm_head"
-    sequence_output = last * 1.0 if m.lm_head.scaled else last
-    weight = m.lm_head.parts["weight"]
-    return ops.linear(sequence_output, m.shared.weight if weight is None else weight), past_key_values
+causal_lm = partial(t5.causal_lm, stack=stack)
+encode = partial(t5.encode, stack=stack)
+decode = partial(t5.decode, stack=stack)
