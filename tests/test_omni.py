@@ -14,6 +14,7 @@ from oomph.families import model_from_config
 from oomph.job import InferJob, TrainJob
 from oomph.play import train_step
 from oomph.play_infer import infer
+from tests.tape.golden import estimated, traced
 from tests.tape.vision_more import config
 
 OMNI = ("qwen2_5_omni", "qwen3_omni_moe")
@@ -44,3 +45,11 @@ def test_a_mask_is_refused_without_gradients() -> None:
     model = model_from_config(config(random.Random(3), "qwen2_5_omni_thinker"))
     with pytest.raises(OomphError, match="padding mask"):
         infer(model, InferJob(2, 20, 2, padding=True))
+
+
+@pytest.mark.slow
+def test_adapters_on_experts_equal_the_trace() -> None:
+    """PEFT translates names of experts' maps to their parameters here too."""
+    raw = config(random.Random(3), "qwen3_omni_moe_thinker")
+    job = TrainJob(method="lora", targets="q_proj,gate_proj,up_proj,down_proj", batch=2, seq_len=37)
+    assert estimated(raw, job) == traced(raw, job)

@@ -31,7 +31,7 @@ RUNNABLE: dict[str, dict[str, Any]] = {
     "rwkv": {"attention_hidden_size": None},
 }
 WINDOW = 6  # shorter than the prompt, so that windows tell
-ENCODED = ("bart", "m2m_100", "marian", "mbart", "mt5", "pegasus", "t5", "umt5", "whisper")
+ENCODED = ("bart", "blenderbot", "m2m_100", "marian", "mbart", "mt5", "pegasus", "plbart", "t5", "umt5", "whisper")
 COUNTERS = (
     "cumulative_length", "_sliding_window_tensor", "indexer_cumulative_length", "indexer_position_ids",
     "idx_cumulative_length",

@@ -34,7 +34,7 @@ NAMES: dict[str, tuple[str, str, str]] = {
         (
             "afmoe", "deepseek_v2", "deepseek_v3", "deepseek_v32", "dots1", "ernie4_5_moe", "exaone_moe", "flex_olmo",
             "glm4_moe", "glm4_moe_lite", "glm4v_moe", "glm_moe_dsa", "hunyuan_v1_moe", "mellum", "olmoe", "qwen3_moe",
-            "qwen3_next", "solar_open",
+            "qwen3_next", "qwen3_omni_moe_text", "qwen3_omni_moe_thinker", "solar_open",
         ),
         (GATE, UP, DOWN),
     ),
