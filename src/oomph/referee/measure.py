@@ -108,8 +108,8 @@ def measure(
 ) -> Iterator[tuple[dict[str, Any], Progress]]:
     """Yield the row of each entry whose id is not in `done`, in order, as soon as it is there.
 
-    `seconds` is a budget: a row that would probably end after it is not begun. `snapshots` is a folder for a recording
-    per row. The processes of the next rows are started early, so that their imports cost no time.
+    `seconds` is a budget: a row that would probably end after it is not begun, but for the first one. `snapshots` is a
+    folder for a recording per row. The processes of the next rows are started early: their imports cost no time then.
     """
     began = time.monotonic()
     todo = [entry for entry in unique(entries, on) if identity(entry, on) not in done]
@@ -117,7 +117,7 @@ def measure(
     try:
         for index, entry in enumerate(todo):
             spent = time.monotonic() - began
-            if seconds is not None and spent + (spent / index if index else 0) > seconds:
+            if index and seconds is not None and spent + spent / index > seconds:
                 return
             for later in todo[index + len(waiting) : index + 1 + AHEAD]:
                 waiting.append(isolated.Worker(ROW, [str(later.config.get("model_type", ""))], gpu=True))
