@@ -53,6 +53,8 @@ def test_a_pattern_takes_what_it_matches_as_a_whole() -> None:
         (r"model.layers.0.mlp.(up|down)_proj", UnsupportedError, "of some layers alone"),
         (r"model.layers.[\d]+.mlp.(w1|w2)", UsageError, "no module that .* matches"),
         (r"model.layers.[\d+.mlp", UsageError, "is no regular expression"),
+        (r"x{99999999999}", UsageError, "is no regular expression"),
+        ("(" * 5000, UsageError, "is no regular expression"),
         (r"(\w+)+!", UsageError, "repeats too much"),
         (r".*.*.*.*.*(!)", UsageError, "repeats too much"),
     ],

@@ -57,18 +57,20 @@ class Asked:
 
     def _with_packages(self, model: Model) -> Asked:
         """Return the same with packages that come with the program, where the model's layers can take them."""
-        packages = self.program.mixers if self.program else None
-        if self.program is None or packages is None or "mixers" in self.said or not takes(model, packages.value):
+        if self.program is None or self.program.mixers is None or "mixers" in self.said:
+            return self
+        packages = self.program.mixers
+        if not takes(model, packages.value):
             return self
         text = f"{self.program.name}: mixers={packages.value}: {packages.why}"
         return replace(self, job=replace(self.job, mixers=packages.value), taken=(*self.taken, text))
 
     def _without(self, model: Model) -> Asked:
         """Return the same without defaults of the program's that do not go with the model, of which is warned."""
-        found = self.program.of_model(model, self.job) if self.program else {}
-        changes = {name: default for name, default in found.items() if name not in self.said}
-        if self.program is None or not changes:
+        if self.program is None:
             return self
+        found = self.program.of_model(model, self.job)
+        changes = {name: default for name, default in found.items() if name not in self.said}
         job = replace(self.job, **{name: default.value for name, default in changes.items()})
         gone = tuple(f"{self.program.name}: {name}=" for name in changes)
         taken = tuple(text for text in self.taken if not text.startswith(gone))

@@ -133,7 +133,7 @@ def _matching(model: Model, pattern: str) -> tuple[str, ...]:
         raise UsageError(why, f"Write at most {MOST_REPEATS} of * + {{}}, none of them behind a bracket.")
     try:
         compiled = re.compile(pattern)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise UsageError(f"{pattern[:80]!r} is no regular expression: {error}.", "Name maps: q_proj,v_proj.") from None
     hits: dict[str, set[bool]] = {}
     for path, name in _modules(model):
